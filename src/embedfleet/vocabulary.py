@@ -1,0 +1,225 @@
+"""Every shared noun and every error; read this first.
+
+This module decides what the words of the project mean. It refuses to know how anything is done:
+it imports nothing of ours, does no I/O and reads no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Encoding: TypeAlias = NDArray[np.int32]
+"""The token ids of one text, shape [tokens], end-of-text token included."""
+
+Vectors: TypeAlias = NDArray[np.float32]
+"""Embeddings of several texts, shape [texts, width], rows of unit length."""
+
+
+class Lane(StrEnum):
+    """Which of the two kinds of traffic a text belongs to."""
+
+    INTERACTIVE = "interactive"
+    """Someone waits for the answer."""
+    BULK = "bulk"
+    """Indexing and backfills: throughput matters, latency does not."""
+
+
+class Role(StrEnum):
+    """What a text is for; decides the prompt that is put before it."""
+
+    QUERY = "query"
+    DOCUMENT = "document"
+
+
+class Outcome(Enum):
+    """How a piece of work ended; health, balancing and admission all read the same three."""
+
+    SUCCEEDED = "succeeded"
+    IGNORED = "ignored"
+    """Says nothing about the replica: cancelled, or the caller's own mistake."""
+    DROPPED = "dropped"
+    """The replica failed it: lost connection, time-out, wrong or missing vector."""
+
+
+class Precision(StrEnum):
+    """The numeric class of a pool or a replica."""
+
+    F32 = "f32"
+    BF16 = "bf16"
+    FP8 = "fp8"
+    INT8 = "int8"
+
+    @property
+    def rank(self) -> int:
+        """Closeness to the reference; a replica may join pools of its own rank or lower."""
+        return {Precision.F32: 2, Precision.BF16: 1}.get(self, 0)
+
+    @property
+    def least_cosine(self) -> float:
+        """The smallest cosine to a golden vector (float32 reference) that still counts as right.
+
+        Measured on Qwen3 geometries: float32 engines agree beyond 0.99999, bf16 beyond 0.999,
+        8-bit ones on average beyond 0.995; single texts are given a little more room.
+        """
+        return {Precision.F32: 0.9999, Precision.BF16: 0.998}.get(self, 0.97)
+
+    def may_join(self, pool: Precision) -> bool:
+        """Whether a replica of this class may serve a pool that promises class `pool`."""
+        return self is pool or self.rank > pool.rank
+
+
+class ReplicaState(StrEnum):
+    """Where a replica is in its life; the moves between states are in `fleet/states.py`."""
+
+    STARTING = "starting"
+    """Its process or endpoint exists and does not answer yet."""
+    VERIFYING = "verifying"
+    """It answers and must reproduce the golden vectors before it gets traffic."""
+    READY = "ready"
+    """It gets traffic."""
+    SUSPECT = "suspect"
+    """It failed lately; it keeps what it has and gets new work only if no other replica can."""
+    EJECTED = "ejected"
+    """It gets no traffic until its ejection ends and it verifies again."""
+    DRAINING = "draining"
+    """It finishes what it has and gets nothing new."""
+    STANDBY = "standby"
+    """Loaded, verified once, and kept out of traffic."""
+    GONE = "gone"
+    """It no longer exists; its texts went back to the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What two replicas must share to be interchangeable, and what callers are told."""
+
+    name: str
+    """The name by which the model is known, for instance `Qwen/Qwen3-Embedding-0.6B`."""
+    revision: str
+    """Fingerprint of the weights and configuration (hex), the same wherever they are stored."""
+    tokenizer: str
+    """Fingerprint of the tokenizer (hex)."""
+    width: int
+    """Dimensions of a full vector."""
+    max_tokens: int
+    """Longest text in tokens, end-of-text token included."""
+    vocabulary: int
+    """Rows of the embedding table; every token id is below it."""
+    prompts: dict[str, str] = field(default_factory=dict, hash=False)
+    """Prompt by role name; an absent role has no prompt."""
+
+
+# --------------------------------------------------------------------------------------
+# Errors, by whose fault they are. Each knows the HTTP status to answer with.
+# --------------------------------------------------------------------------------------
+
+
+class EmbedfleetError(Exception):
+    """Anything that embedfleet reports on purpose."""
+
+    status: ClassVar[int] = 500
+    """HTTP status to answer with."""
+    kind: ClassVar[str] = "server_error"
+    """OpenAI's `error.type`."""
+    code: str | None = None
+    """OpenAI's `error.code`."""
+    param: str | None = None
+    """The request parameter that is wrong."""
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class CallerError(EmbedfleetError):
+    """The request is wrong; sending it again unchanged can't help."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class UnknownModelError(CallerError):
+    status = 404
+
+
+class UnknownRouteError(CallerError):
+    status = 404
+
+
+class MethodNotAllowedError(CallerError):
+    status = 405
+
+
+class BodyTooLargeError(CallerError):
+    status = 413
+
+
+class ServiceError(EmbedfleetError):
+    """We can't serve it now; the same request may succeed later."""
+
+    status = 503
+    retry_after_s: float | None = None
+    """When trying again makes sense, in seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(ServiceError):
+    status = 429
+    kind = "rate_limit_error"
+    code = "overloaded"
+
+
+class NoReplicaError(ServiceError):
+    code = "no_replica"
+
+
+class DrainingError(ServiceError):
+    code = "draining"
+
+
+class DeadlineError(ServiceError):
+    status = 504
+    code = "deadline_exceeded"
+
+
+class ReplicaError(EmbedfleetError):
+    """A replica failed a text; another one may do better."""
+
+    status = 502
+    code = "replica_failed"
+
+
+class ReplicaLostError(ReplicaError):
+    """The connection broke or the process died before the answer was whole."""
+
+
+class VectorError(ReplicaError):
+    """The engine's output for this text is no vector: NaN, Inf or zero length."""
+
+    status = 500
+    code = "invalid_vector"
+
+
+class SetupError(EmbedfleetError):
+    """The process can't start as it was asked to: settings, model files, hub, device."""
+
+
+class SettingError(SetupError):
+    """A setting is unknown, malformed or contradicts another."""
+
+
+class ModelError(SetupError):
+    """A model can't be found, fetched, read, or is of a kind that is not supported."""
