@@ -1,0 +1,33 @@
+"""Every option of embedfleet: what exists, how it is loaded, how it is explained."""
+
+from embedfleet.settings.catalogue import (
+    AdminSettings,
+    EngineSettings,
+    FleetSettings,
+    GatewaySettings,
+    LogSettings,
+    Pool,
+    ReplicaSettings,
+    Settings,
+)
+from embedfleet.settings.loading import load, trace
+from embedfleet.settings.options import Option, options
+from embedfleet.settings.rendering import as_markdown, as_toml, effective
+
+__all__ = [
+    "AdminSettings",
+    "EngineSettings",
+    "FleetSettings",
+    "GatewaySettings",
+    "LogSettings",
+    "Option",
+    "Pool",
+    "ReplicaSettings",
+    "Settings",
+    "as_markdown",
+    "as_toml",
+    "effective",
+    "load",
+    "options",
+    "trace",
+]

@@ -1,0 +1,217 @@
+"""Every option: its name, type, default, range, unit and reason.
+
+This module decides what can be configured and what a value must be on its own. It refuses to know
+where values come from (loading.py), which of them exclude each other (contradictions.py) and how
+they are shown (rendering.py). The docstring under a field is its help text and its line in
+docs/settings.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from embedfleet.vocabulary import Precision, SettingError
+
+DISTANT_S = 86_400.0
+"""The longest duration that any setting accepts: a day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a single value must satisfy, and how it is spelled."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    none: str | None = None
+    """The word that stands for `None` in files, variables and flags."""
+    flag: str | None = None
+    """Its name on the command line, where it has one."""
+
+
+def setting(
+    default: object,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    none: str | None = None,
+    flag: str | None = None,
+) -> Any:
+    """Make a dataclass field that carries its rule."""
+    return field(default=default, metadata={"rule": Rule(at_least, at_most, none, flag)})
+
+
+def duration(default: float) -> Any:
+    """Make a field of seconds: at least a millisecond, at most a day."""
+    return setting(default, at_least=0.001, at_most=DISTANT_S)
+
+
+def count(default: int | None, *, at_most: int = 2**40, none: str | None = None) -> Any:
+    """Make a field that counts something: at least one."""
+    return setting(default, at_least=1, at_most=at_most, none=none)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """The address that clients talk to, and what one request may ask for."""
+
+    host: str = setting("127.0.0.1", flag="--host")
+    """Address to listen on. Loopback by default: nobody else's machine can reach a service that
+    was started to try it out; `0.0.0.0` opens it to the network."""
+    port: int = setting(8080, at_least=0, at_most=65_535, flag="--port")
+    """TCP port; 0 takes any free one."""
+    max_body_bytes: int = count(64 * 2**20)
+    """Largest request body, in bytes. Holds 2,048 texts of 32 kB; a larger one is answered 413
+    before it is read."""
+    max_texts: int = count(2048)
+    """Most texts in one request; the limit that OpenAI's own service has."""
+    request_timeout_s: float = duration(600.0)
+    """Seconds that a request may take when it names no deadline of its own: OpenAI's client waits
+    as long."""
+    max_queued_tokens: int = count(2**24)
+    """Most tokens that wait or run at once; beyond it requests are answered 429. 16.8 million
+    tokens are one largest body at four bytes per token, and 64 MiB as token ids."""
+    max_queued_bytes: int = count(256 * 2**20)
+    """Most bytes of request bodies held at once; beyond it requests are answered 429. Four
+    largest bodies."""
+    drain_timeout_s: float = duration(30.0)
+    """Seconds that a stop waits for requests in flight; Kubernetes' own grace period."""
+    tokenizer_threads: int = count(2, at_most=256)
+    """Threads that turn texts into tokens. Two, so that one very long text does not hold up the
+    short ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """The second address, for operators: fleet and metrics."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; what it shows is not for clients."""
+    port: int | None = setting(8081, at_least=0, at_most=65_535, none="off")
+    """TCP port; 0 takes any free one, `off` opens none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    """One replica process."""
+
+    host: str = setting("127.0.0.1", flag="--host")
+    """Address to listen on; its gateway is on the same machine unless said otherwise."""
+    port: int = setting(0, at_least=0, at_most=65_535, flag="--port")
+    """TCP port; 0 takes any free one and prints it."""
+    max_body_bytes: int = count(256 * 2**20)
+    """Largest request body, in bytes; more than a gateway's, because one call to a replica
+    carries texts of many requests."""
+    max_queued_tokens: int = count(2**24)
+    """Most tokens that wait or run at once; beyond it texts are refused with 429."""
+    drain_timeout_s: float = duration(30.0)
+    """Seconds that a stop waits for texts in flight."""
+    exit_with_parent: bool = False
+    """Stop when the process that started this one is gone. A gateway sets it for the replicas
+    that it starts, so that none outlives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How a replica computes."""
+
+    device: Literal["auto", "cpu"] = setting("auto", flag="--device")
+    """Device to compute on; `auto` takes the best that this machine has."""
+    dtype: Literal["auto", "f32", "int8"] = setting("auto", flag="--dtype")
+    """Numbers to compute with. `f32` reproduces the reference; `int8` is about twice as fast on a
+    processor and moves vectors a little (cosine above 0.995); `auto` follows the pool's precision
+    and is f32 where that is auto too."""
+    threads: int | None = count(None, at_most=1024, none="auto")
+    """Threads to compute with; `auto` divides the physical cores among the replicas that share
+    the machine."""
+    batch_tokens: int | None = count(None, none="auto")
+    """Most tokens in one batch; `auto` lets the engine choose by device and model. A single longer
+    text still runs, alone."""
+    memory_mib: int | None = count(None, none="auto")
+    """Memory for intermediate results, in MiB, weights not counted; `auto` takes a share of what is
+    free. Long texts are computed in pieces that fit."""
+    max_tokens: int | None = count(None, none="auto")
+    """Longest text, in tokens; `auto` is what the model was trained for."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """How replicas are watched, retried and restarted."""
+
+    probe_interval_s: float = duration(1.0)
+    """Seconds between two looks at each replica."""
+    probe_timeout_s: float = duration(5.0)
+    """Seconds until a look that brought no answer counts as failed; longer than a processor's
+    busiest moment."""
+    start_timeout_s: float = duration(600.0)
+    """Seconds that a replica may take to load before it counts as dead; the largest models on a
+    slow disk need minutes."""
+    restart_backoff_s: float = duration(0.5)
+    """Seconds before the first restart of a dead replica; doubles with each further one."""
+    restart_backoff_ceiling_s: float = duration(30.0)
+    """Most seconds between two restarts."""
+    connect_timeout_s: float = duration(5.0)
+    """Seconds to wait for a connection to a replica."""
+    attempts: int = count(4, at_most=100)
+    """How many replicas a text may be given to before its request fails. Several, because a
+    replica that dies takes texts down that did no harm; bounded, because a text can be what
+    killed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What the processes write to stderr; never texts."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least important messages to write."""
+    format: Literal["text", "json"] = "text"
+    """`text` for people, `json` (one object a line) for collectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One model and the replicas that serve it."""
+
+    model: str = setting("", flag="MODEL")
+    """The model: a local directory, a hub id (`Qwen/Qwen3-Embedding-0.6B@revision`) or `builtin`.
+    Empty for a pool whose replicas are elsewhere: they name it."""
+    served_names: tuple[str, ...] = setting((), flag="--served-name")
+    """Names by which clients ask for it; empty means the model's own name."""
+    replicas: int = setting(2, at_least=0, at_most=256, flag="--replicas")
+    """Replica processes to start on this machine. Two, so that one may die; none where
+    `replica_urls` are given and this is not."""
+    replica_urls: tuple[str, ...] = setting((), flag="--replica")
+    """Addresses of replicas that run elsewhere, for instance `http://10.0.0.5:9000`."""
+    tokenizer_dir: Path | None = setting(None, none="none", flag="--model")
+    """Directory of the tokenizer, for replicas elsewhere that do not say which one they use."""
+    precision: Precision | None = setting(None, none="auto")
+    """Numeric class that every vector of the pool has at least; `auto` takes that of the engine's
+    dtype."""
+    golden: Path | None = setting(None, none="auto")
+    """File of golden vectors that a replica must reproduce before it gets traffic; `auto` takes the
+    one that ships with embedfleet or with the model, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All options of one process."""
+
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    admin: AdminSettings = field(default_factory=AdminSettings)
+    replica: ReplicaSettings = field(default_factory=ReplicaSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    fleet: FleetSettings = field(default_factory=FleetSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    pools: tuple[Pool, ...] = ()
+
+    def only_pool(self) -> Pool:
+        """Return the one pool of a process that serves a single model."""
+        if not self.pools:
+            raise SettingError(
+                "no model is named: give one as an argument, for instance `builtin`, "
+                "or a [[pools]] table in the settings file"
+            )
+        if len(self.pools) > 1:
+            raise SettingError(f"one pool is expected here, the settings name {len(self.pools)}")
+        return self.pools[0]

@@ -1,0 +1,91 @@
+"""Values that are right alone and wrong together.
+
+This module decides which combinations are refused. It refuses to know where values come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from embedfleet.settings.catalogue import Pool, Settings
+from embedfleet.vocabulary import Precision, SettingError
+
+
+def refuse(settings: Settings) -> None:
+    """Raise a SettingError for the first contradiction."""
+    for complaint in (*_between_areas(settings), *_between_pools(settings)):
+        raise SettingError(complaint)
+    for index, pool in enumerate(settings.pools):
+        for complaint in _within(pool, settings):
+            raise SettingError(f"pools[{index}]: {complaint}")
+
+
+def _between_areas(settings: Settings) -> Iterator[str]:
+    gateway, admin, fleet = settings.gateway, settings.admin, settings.fleet
+    if admin.port and (admin.host, admin.port) == (gateway.host, gateway.port):
+        yield (
+            f"gateway.port and admin.port are both {admin.port} on {admin.host}: give one of them "
+            "another port, or turn the admin address off with admin.port = off"
+        )
+    if gateway.max_queued_bytes < gateway.max_body_bytes:
+        yield (
+            f"gateway.max_queued_bytes ({gateway.max_queued_bytes}) is below "
+            f"gateway.max_body_bytes ({gateway.max_body_bytes}): the largest request would never "
+            "be let in"
+        )
+    longest = settings.engine.max_tokens or 0
+    if gateway.max_queued_tokens < longest:
+        yield (
+            f"gateway.max_queued_tokens ({gateway.max_queued_tokens}) is below engine.max_tokens "
+            f"({longest}): the longest text would never be let in"
+        )
+    if settings.replica.max_queued_tokens < longest:
+        yield (
+            f"replica.max_queued_tokens ({settings.replica.max_queued_tokens}) is below "
+            f"engine.max_tokens ({longest}): the longest text would never be let in"
+        )
+    if fleet.restart_backoff_ceiling_s < fleet.restart_backoff_s:
+        yield (
+            f"fleet.restart_backoff_ceiling_s ({fleet.restart_backoff_ceiling_s:g}) is below "
+            f"fleet.restart_backoff_s ({fleet.restart_backoff_s:g})"
+        )
+
+
+def _between_pools(settings: Settings) -> Iterator[str]:
+    seen: dict[str, int] = {}
+    for index, pool in enumerate(settings.pools):
+        for name in pool.served_names:
+            if name in seen:
+                yield f"pools[{seen[name]}] and pools[{index}] both serve the name {name}"
+            seen[name] = index
+
+
+def _within(pool: Pool, settings: Settings) -> Iterator[str]:
+    if pool.replicas and not pool.model:
+        yield "replicas are to be started here, but no model is named"
+    if not pool.replicas and not pool.replica_urls:
+        yield "nobody serves it: give replicas (at least 1) or replica_urls"
+    if pool.tokenizer_dir is not None and not pool.replica_urls:
+        yield "tokenizer_dir is only for replicas elsewhere; local ones use the model's own"
+    for url in pool.replica_urls:
+        if not _is_address(url):
+            yield f'replica_urls: "{url}" is not an address such as http://10.0.0.5:9000'
+    dtype = settings.engine.dtype
+    if pool.replicas and pool.precision is not None and dtype != "auto":
+        computed = Precision(dtype)
+        if not computed.may_join(pool.precision):
+            yield (
+                f"it promises {pool.precision}, which engine.dtype {dtype} can't keep; "
+                f"precision = {dtype} or another dtype would fit"
+            )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # raises for what is no port number
+    except ValueError:
+        return False
+    plain = not (parts.query or parts.fragment or parts.username)
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0 and plain

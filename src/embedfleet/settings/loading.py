@@ -1,0 +1,182 @@
+"""Defaults, one TOML file, the environment and flags into one `Settings`.
+
+This module decides which source wins and what is refused as unknown. It refuses to know the
+process: text and mappings come in, nothing here opens a file or reads the environment itself.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from embedfleet.settings.catalogue import Pool, Settings
+from embedfleet.settings.contradictions import refuse
+from embedfleet.settings.converting import UnfitError, convert
+from embedfleet.settings.options import AREAS, POOLS, PREFIX, Option, options
+from embedfleet.vocabulary import SettingError
+
+NOT_SETTINGS = re.compile(r"EMBEDFLEET_(CONFIG|TEST_\w+)")
+"""Variables with our prefix that are no settings: the file's own path, and the tests'."""
+SERVICE_LINKS = re.compile(
+    r"\w+_SERVICE_(HOST|PORT(_\w+)?)|EMBEDFLEET_SERVICE_\w+|\w+_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?"
+)
+"""Kubernetes puts such variables into every pod for a Service called `embedfleet…`."""
+
+Provenance = Mapping[str, str]
+"""Where each effective value came from, by path: `default`, `file`, a variable or a flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A value's slot: the path of its option, and which pool where it belongs to one."""
+
+    path: str
+    pool: int | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.pool is None else self.path.replace(".", f"[{self.pool}].", 1)
+
+
+_Given = dict[_Place, tuple[Any, str]]
+
+
+def load(toml: str | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
+    """Return the effective settings.
+
+    `flags` go by the option's path (`gateway.port`, `pools.model`); None means not given.
+    """
+    return trace(toml, environment, flags)[0]
+
+
+def trace(
+    toml: str | None, environment: Mapping[str, str], flags: Mapping[str, object]
+) -> tuple[Settings, Provenance]:
+    """Return the effective settings and where each of them came from."""
+    given: _Given = {}
+    pools = _read_file(toml, given)
+    first = _read_environment(environment, given) | _read_flags(flags, given)
+    if first and pools > 1:
+        stray = next(
+            source for place, (_, source) in given.items() if place.pool == 0 if source != "file"
+        )
+        raise SettingError(
+            f"{stray} is for a single pool, but the settings file names {pools}; "
+            "say it there, in the pool it is meant for"
+        )
+    return _assemble(given, max(pools, int(first)))
+
+
+def _read_file(toml: str | None, given: _Given) -> int:
+    """Take what the file says; return how many pools it names."""
+    try:
+        tables = tomllib.loads(toml or "")
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(f"the settings file is not valid TOML: {error}") from error
+    for area, table in tables.items():
+        if area not in AREAS:
+            raise _unknown(f"[{area}] in the settings file", area, AREAS)
+        many = area == POOLS
+        rows = table if many else [table]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            shape = f"[[{area}]]" if many else f"[{area}]"
+            raise SettingError(f"{area} in the settings file must be a table: {shape}")
+        for index, row in enumerate(rows):
+            for name, raw in row.items():
+                place = _Place(f"{area}.{name}", index if many else None)
+                option = options().get(place.path)
+                if option is None:
+                    known = [each.name for each in options().values() if each.area == area]
+                    raise _unknown(f"{place} in the settings file", name, known)
+                given[place] = (_fit(option, raw, f"{place} in the settings file"), "file")
+    return len(tables.get(POOLS, ()))
+
+
+def _read_environment(environment: Mapping[str, str], given: _Given) -> bool:
+    """Take what the environment says; return whether it speaks of a pool."""
+    by_variable = {option.variable: option for option in options().values()}
+    for variable, raw in environment.items():
+        if not variable.startswith(PREFIX) or _is_foreign(variable, raw):
+            continue
+        option = by_variable.get(variable)
+        where = f"environment variable {variable}"
+        if option is None:
+            raise _unknown(where, variable, by_variable)
+        given[_place(option)] = (_fit(option, raw, where, text=True), variable)
+    return any(place.pool is not None for place, (_, source) in given.items() if source != "file")
+
+
+def _read_flags(flags: Mapping[str, object], given: _Given) -> bool:
+    """Take what the command line says; return whether it speaks of a pool."""
+    spoken = False
+    for path, raw in flags.items():
+        if raw is None:
+            continue
+        option = options().get(path)
+        if option is None:
+            raise _unknown(f"flag {path}", path, options())
+        source = f"flag {option.rule.flag or path}"
+        given[_place(option)] = (_fit(option, raw, source, text=True), source)
+        spoken |= option.area == POOLS
+    return spoken
+
+
+def _assemble(given: _Given, pools: int) -> tuple[Settings, Provenance]:
+    origins: dict[str, str] = {}
+
+    def value(place: _Place, default: Any) -> Any:
+        found, origins[str(place)] = given.get(place, (default, "default"))
+        return found
+
+    areas: dict[str, Any] = {
+        area: kind(
+            **{
+                option.name: value(_Place(option.path), option.default)
+                for option in options().values()
+                if option.area == area
+            }
+        )
+        for area, kind in AREAS.items()
+        if area != POOLS
+    }
+    rows = []
+    for index in range(pools):
+        attached = bool(given.get(_Place(f"{POOLS}.replica_urls", index), ((), ""))[0])
+        row = {
+            option.name: value(
+                _Place(option.path, index),
+                0 if attached and option.name == "replicas" else option.default,
+            )
+            for option in options().values()
+            if option.area == POOLS
+        }
+        rows.append(Pool(**row))
+    settings = Settings(**areas, pools=tuple(rows))
+    refuse(settings)
+    return settings, origins
+
+
+def _place(option: Option) -> _Place:
+    return _Place(option.path, 0 if option.area == POOLS else None)
+
+
+def _is_foreign(variable: str, raw: str) -> bool:
+    if NOT_SETTINGS.fullmatch(variable) or SERVICE_LINKS.fullmatch(variable):
+        return True
+    return variable.endswith("_PORT") and "://" in raw  # a service link such as tcp://10.0.0.1:80
+
+
+def _fit(option: Option, raw: object, where: str, *, text: bool = False) -> Any:
+    try:
+        return convert(option, raw, text=text)
+    except UnfitError as error:
+        raise SettingError(f"{where}: {error}") from None
+
+
+def _unknown(where: str, word: str, known: Iterable[str]) -> SettingError:
+    nearest = get_close_matches(word, list(known), n=1, cutoff=0.0)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return SettingError(f"{where} is unknown{hint}")
