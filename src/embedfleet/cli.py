@@ -1,0 +1,317 @@
+"""The command line: flags to settings to one call.
+
+This module decides what can be typed and what is printed. It refuses to know how anything is done,
+and to read a value twice: types, ranges and help come from the settings catalogue. What a command
+calls is imported only when that command runs, so `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from embedfleet.settings import (
+    EngineSettings,
+    Settings,
+    as_markdown,
+    as_toml,
+    effective,
+    load,
+    options,
+    trace,
+)
+from embedfleet.vocabulary import SettingError, SetupError
+
+
+def _run_gateway(settings: Settings) -> int:
+    from embedfleet.gateway.server import run  # noqa: PLC0415
+
+    return run(settings)
+
+
+def _run_replica(settings: Settings) -> int:
+    from embedfleet.replica import run  # noqa: PLC0415
+
+    return run(settings)
+
+
+def _fetch(model: str) -> Path:
+    from embedfleet.model.source import resolve  # noqa: PLC0415
+
+    return resolve(model, progress=True).directory
+
+
+def _make_golden(model: str, output: Path, engine: EngineSettings) -> None:
+    from embedfleet.golden import make  # noqa: PLC0415
+
+    make(_fetch(model), output, engine)
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What the commands call; tests hand in their own."""
+
+    gateway: Callable[[Settings], int] = _run_gateway
+    replica: Callable[[Settings], int] = _run_replica
+    fetch: Callable[[str], Path] = _fetch
+    make_golden: Callable[[str, Path, EngineSettings], None] = _make_golden
+
+
+class _Refusing(TyperGroup):
+    """Turn an error of set-up into one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SetupError as error:
+            typer.echo(f"embedfleet: error: {error}", err=True)
+            raise typer.Exit(2) from error
+
+
+def _help(path: str) -> str:
+    option = options()[path]
+    return option.description.replace("[", r"\[")
+
+
+def _flag(path: str, metavar: str) -> Any:
+    """Describe a flag by its entry in the settings catalogue."""
+    return typer.Option(options()[path].rule.flag, metavar=metavar, help=_help(path))
+
+
+MODEL_HELP = _help("pools.model").partition(". ")[0] + "."
+Model = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+NamedModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Replicas = Annotated[str | None, _flag("pools.replicas", "N")]
+ReplicaUrls = Annotated[list[str] | None, _flag("pools.replica_urls", "URL")]
+TokenizerDir = Annotated[str | None, _flag("pools.tokenizer_dir", "DIR")]
+ServedNames = Annotated[list[str] | None, _flag("pools.served_names", "NAME")]
+GatewayHost = Annotated[str | None, _flag("gateway.host", "ADDRESS")]
+GatewayPort = Annotated[str | None, _flag("gateway.port", "PORT")]
+ReplicaHost = Annotated[str | None, _flag("replica.host", "ADDRESS")]
+ReplicaPort = Annotated[str | None, _flag("replica.port", "PORT")]
+Device = Annotated[str | None, _flag("engine.device", "auto|cpu")]
+Dtype = Annotated[str | None, _flag("engine.dtype", "auto|f32|int8")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        envvar="EMBEDFLEET_CONFIG",
+        help="Settings file (TOML). Flags win over variables, variables over the file.",
+    ),
+]
+
+app = typer.Typer(
+    cls=_Refusing,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Text embeddings as one dependable service: an OpenAI-compatible endpoint in front of a "
+    "fleet of engine replicas.\n\n"
+    "Start with `embedfleet serve builtin`: it needs no GPU and downloads nothing.",
+)
+golden = typer.Typer(no_args_is_help=True, help="Reference vectors that every replica must match.")
+model_commands = typer.Typer(no_args_is_help=True, help="Model files on this machine.")
+app.add_typer(golden, name="golden")
+app.add_typer(model_commands, name="model")
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"embedfleet {version('embedfleet')}")
+        raise typer.Exit
+    context.obj = context.obj or Calls()
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    model: Model = None,
+    replicas: Replicas = None,
+    host: GatewayHost = None,
+    port: GatewayPort = None,
+    served_name: ServedNames = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    config: ConfigFile = None,
+) -> None:
+    """Serve a model from this machine: a gateway and its replicas, in one command.
+
+    The small model that ships with embedfleet, on http://127.0.0.1:8080/v1:
+
+        embedfleet serve builtin
+
+    A model from the hub, under the name that your clients ask for:
+
+        embedfleet serve Qwen/Qwen3-Embedding-0.6B --served-name embeddings
+    """
+    flags = {
+        "pools.model": model,
+        "pools.replicas": replicas,
+        "pools.served_names": served_name or None,
+        "gateway.host": host,
+        "gateway.port": port,
+        "engine.device": device,
+        "engine.dtype": dtype,
+    }
+    raise typer.Exit(_calls(context).gateway(_settings(config, flags)))
+
+
+@app.command()
+def replica(
+    context: typer.Context,
+    model: Model = None,
+    host: ReplicaHost = None,
+    port: ReplicaPort = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    config: ConfigFile = None,
+) -> None:
+    """Run one replica: a single engine behind HTTP, for a gateway elsewhere.
+
+    On each machine that computes:
+
+        embedfleet replica Qwen/Qwen3-Embedding-0.6B --host 0.0.0.0 --port 9000
+
+    then `embedfleet gateway --replica http://that-machine:9000` in front.
+    """
+    flags = {
+        "pools.model": model,
+        "replica.host": host,
+        "replica.port": port,
+        "engine.device": device,
+        "engine.dtype": dtype,
+    }
+    raise typer.Exit(_calls(context).replica(_settings(config, flags)))
+
+
+@app.command()
+def gateway(
+    context: typer.Context,
+    replica: ReplicaUrls = None,
+    model: TokenizerDir = None,
+    host: GatewayHost = None,
+    port: GatewayPort = None,
+    served_name: ServedNames = None,
+    config: ConfigFile = None,
+) -> None:
+    """Run only the gateway, in front of replicas that run elsewhere.
+
+    It loads no model and needs little memory:
+
+        embedfleet gateway --replica http://10.0.0.5:9000
+
+    Give `--replica` once for each of them.
+    """
+    flags = {
+        "pools.replica_urls": replica or None,
+        "pools.tokenizer_dir": model,
+        "pools.served_names": served_name or None,
+        "gateway.host": host,
+        "gateway.port": port,
+    }
+    raise typer.Exit(_calls(context).gateway(_settings(config, flags)))
+
+
+@app.command("config")
+def show_config(
+    config: ConfigFile = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Print a complete settings file.")] = False,
+    docs: Annotated[
+        bool, typer.Option("--docs", help="Print the documentation of every option (Markdown).")
+    ] = False,
+) -> None:
+    """Show the effective settings and where each of them came from.
+
+    What would a start right here, with this file and these variables, use?
+
+        EMBEDFLEET_GATEWAY_PORT=9000 embedfleet config --config embedfleet.toml
+
+    A complete file to start from:
+
+        embedfleet config --toml > embedfleet.toml
+    """
+    if docs:
+        typer.echo(as_markdown(), nl=False)
+        return
+    settings, provenance = trace(_read(config), os.environ, {})
+    if toml:
+        typer.echo(as_toml(settings), nl=False)
+        return
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    for row in effective(settings, provenance):
+        table.add_row(row.path, row.value, row.source, style="dim" * (row.source == "default"))
+    Console(soft_wrap=True).print(table)
+
+
+@golden.command("make")
+def make_golden(
+    context: typer.Context,
+    model: NamedModel,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write them.")
+    ],
+    config: ConfigFile = None,
+) -> None:
+    """Make golden vectors with the reference engine (f32).
+
+    Do it once for each model revision, on a machine you trust; replicas must then reproduce them
+    before they get traffic:
+
+        embedfleet golden make ./my-model -o my-model.golden
+    """
+    engine = _settings(config, {"engine.dtype": "f32"}).engine
+    _calls(context).make_golden(model, output, engine)
+
+
+@model_commands.command("fetch")
+def fetch_model(
+    context: typer.Context,
+    model: NamedModel,
+) -> None:
+    """Download a model ahead of time and print its directory.
+
+        embedfleet model fetch Qwen/Qwen3-Embedding-0.6B
+
+    Only the files that are needed; an interrupted download goes on where it stopped.
+    """
+    typer.echo(_calls(context).fetch(model))
+
+
+def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
+    return load(_read(config), os.environ, flags)
+
+
+def _read(config: Path | None) -> str | None:
+    if config is None:
+        return None
+    try:
+        return config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"the settings file {config} can't be read: {error}") from error
+
+
+def _calls(context: typer.Context) -> Calls:
+    return context.obj  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(app(prog_name="embedfleet"))
