@@ -1,0 +1,152 @@
+"""Texts to token ids as the model wants them.
+
+This module decides what is computed for a text: prompt, text, and the end-of-text token exactly
+once, at the end, whatever tokenizer file, text or ids have there themselves. Over-long texts are
+cut before that token or refused. It refuses to know requests, HTTP and what a prompt is for.
+
+Token ids that come in are never decoded: they are checked against the embedding table, since one id
+beyond it kills some engines, and otherwise left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedfleet.encoding.tokenizer import Tokenizer
+from embedfleet.model.description import ModelDescription
+from embedfleet.vocabulary import CallerError, Encoding
+
+_COUNTED = 4
+"""An over-long text is counted up to this many times the limit; of longer ones the error says
+"more than"."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """One text as the engine gets it."""
+
+    ids: Encoding
+    """Token ids, int32, shape [tokens]: prompt, text, end-of-text token."""
+    truncated: bool
+    """Whether the end of the text was cut off."""
+
+
+class Encoder:
+    """Texts and ids to encodings of one model.
+
+    Threads may share an encoder. The library releases the GIL, so large requests can run in a
+    thread while the event loop goes on.
+    """
+
+    def __init__(self, description: ModelDescription) -> None:
+        """Load the tokenizer of a model; raises ModelError."""
+        identity = description.identity
+        self._limit = identity.max_tokens
+        self._vocabulary = identity.vocabulary
+        self._end_of_text = description.end_of_text
+        self._tokenizer = Tokenizer(description.tokenizer_file, identity.vocabulary)
+
+    def encode(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        *,
+        prompt: str,
+        truncate: bool,
+    ) -> list[EncodedText]:
+        """Encode texts (strings or token ids) in order.
+
+        `prompt` goes before each of them.
+
+        Raises CallerError for a blank text, an id outside the vocabulary, and, unless `truncate`,
+        a text longer than the model's limit (code `context_length_exceeded`).
+        """
+        strings = [text for text in texts if isinstance(text, str)]
+        for place, text in enumerate(texts):
+            if isinstance(text, str) and (not text or text.isspace()):
+                raise CallerError(
+                    f"`input[{place}]` is blank; leave blank texts out.",
+                    param=f"input[{place}]",
+                    code="blank_string",
+                )
+        most = self._limit if truncate else _COUNTED * self._limit
+        bodies = iter(self._tokenizer.ids([prompt + text for text in strings], most=most))
+        prompt_ids = self._prompt_ids(prompt) if len(strings) < len(texts) else None
+        encoded = []
+        for place, text in enumerate(texts):
+            if isinstance(text, str):
+                body = next(bodies)
+            else:
+                body = self._checked(text, place)
+                if prompt_ids is not None and len(prompt_ids):
+                    body = np.concatenate((prompt_ids, body))
+            encoded.append(self._ended(body, place, prompt, truncate=truncate))
+        return encoded
+
+    def _prompt_ids(self, prompt: str) -> Encoding:
+        return self._tokenizer.ids([prompt], most=self._limit)[0]
+
+    def _checked(self, ids: Sequence[int], place: int) -> Encoding:
+        """Check ids against the embedding table; they come from outside as Python integers."""
+        if not len(ids):
+            raise CallerError(
+                f"`input[{place}]` has no token ids.", param=f"input[{place}]", code="empty_array"
+            )
+        wrong = None
+        try:
+            array = np.array(ids, dtype=np.int64)
+        except OverflowError:
+            wrong = next(at for at, one in enumerate(ids) if not 0 <= one < self._vocabulary)
+        else:
+            # As unsigned numbers negative ids are large ones: one comparison sees both bounds.
+            outside = array.view(np.uint64) >= self._vocabulary
+            if outside.any():
+                wrong = int(outside.argmax())
+        if wrong is not None:
+            raise CallerError(
+                f"`input[{place}]` has token id {str(ids[wrong])[:24]} at position {wrong}; this "
+                f"model's ids are from 0 to {self._vocabulary - 1}.",
+                param=f"input[{place}]",
+                code="invalid_token_id",
+            )
+        return array.astype(np.int32)
+
+    def _ended(self, body: Encoding, place: int, prompt: str, *, truncate: bool) -> EncodedText:
+        """Put the end-of-text token, after cutting or refusing what is too long."""
+        length = len(body)
+        while length and body[length - 1] == self._end_of_text:
+            length -= 1  # put there by the caller; it is counted and computed once
+        truncated = length >= self._limit
+        if truncated:
+            if not truncate:
+                raise self._too_long(length + 1, place)
+            self._check_room(prompt)
+            length = self._limit - 1
+        ids = np.empty(length + 1, dtype=np.int32)
+        ids[:length] = body[:length]
+        ids[length] = self._end_of_text
+        return EncodedText(ids, truncated)
+
+    def _too_long(self, tokens: int, place: int) -> CallerError:
+        count = str(tokens)
+        if tokens > _COUNTED * self._limit:  # counting stopped there
+            count = f"more than {_COUNTED * self._limit}"
+        return CallerError(
+            f"This model's maximum context length is {self._limit} tokens, but `input[{place}]` "
+            f"has {count} with prompt and end-of-text token. Shorten or split it, or send "
+            '"truncate": true to have its end cut off.',
+            param="input",
+            code="context_length_exceeded",
+        )
+
+    def _check_room(self, prompt: str) -> None:
+        """Refuse to cut so much that only the prompt would be embedded."""
+        if prompt and len(self._prompt_ids(prompt)) >= self._limit - 1:
+            raise CallerError(
+                "The instruction leaves no room for the text in this model's context of "
+                f"{self._limit} tokens.",
+                param="instruction",
+                code="context_length_exceeded",
+            )

@@ -1,0 +1,27 @@
+"""Which words stand before a text.
+
+This module decides the prompt of a request from what it asks for and what the model's own files
+say. It refuses to know tokens.
+"""
+
+from __future__ import annotations
+
+from embedfleet.vocabulary import ModelIdentity, Role
+
+
+def prompt_for(identity: ModelIdentity, role: Role | None, instruction: str | None) -> str:
+    """Find the prompt to put before each text of a request, empty if there is none.
+
+    An instruction takes the place of the role's own prompt, whatever the role; without either a
+    text is embedded as it is, which is how Qwen3-Embedding embeds documents.
+    """
+    if instruction is not None:
+        return instruction_prompt(instruction)
+    if role is not None:
+        return identity.prompts.get(role.value, "")
+    return ""
+
+
+def instruction_prompt(task: str) -> str:
+    """Qwen3-Embedding's form for a task in words; no space follows `Query:`."""
+    return f"Instruct: {task}\nQuery:"

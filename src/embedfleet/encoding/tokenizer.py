@@ -1,0 +1,137 @@
+"""The tokenizer of a model, made safe for any text.
+
+This module decides how text becomes token ids: as the tokenizer file says, without its
+post-processor (the encoder puts the end-of-text token), in pieces, so that time and memory are
+bounded by what is asked for and not by the text. It refuses to know prompts, limits of the model
+and truncation.
+
+Special tokens that are written out in a text (`<|im_end|>`) are read as the tokens they name, as in
+the library's own default and in every other engine; they can only change the vector of that text.
+Tokens that the embedding table has no row for are not read so: their text is ordinary text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import orjson
+from tokenizers import Tokenizer as _Library
+
+from embedfleet.vocabulary import Encoding, ModelError
+
+_PIECE = 16_384
+"""Characters after which a text is cut for tokenising. The library needs some 200 bytes of memory
+for each, for as long as the call takes."""
+
+_LONGEST_WORD = 8 * _PIECE
+"""Characters after which a word is cut if it does not end. Upstream would merge on; nothing that
+people write is that long."""
+
+_TOGETHER = 16 * _PIECE
+"""Characters tokenised in one call of the library."""
+
+# A letter before white space or common punctuation ends a word for every byte-level tokenizer of
+# the GPT-2 family, Qwen's included: none of their patterns has a letter followed by one of these
+# in a match, and no special token has such a place. So the text can be cut there, and the tokens
+# of the pieces are the tokens of the whole.
+_CUT = re.compile(r"[^\W\d_](?=[ \n,.;:?!\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
+
+
+class Tokenizer:
+    """Text to token ids. Threads may share one: the library is thread-safe and releases the GIL."""
+
+    def __init__(self, path: Path, vocabulary: int) -> None:
+        """Load `tokenizer.json`; ids will be below `vocabulary`. Raises ModelError."""
+        try:
+            library = _Library.from_file(str(path))
+            if _largest_id(library) >= vocabulary:
+                library = _without_ids_from(path, vocabulary)
+        except ModelError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the library raises plain Exception
+            raise ModelError(f"{path} can't be read: {error}") from None
+        # A file may ask for truncation and padding; both are decided elsewhere.
+        library.no_truncation()
+        library.no_padding()
+        self._library = library
+
+    def ids(self, texts: Sequence[str], *, most: int) -> list[Encoding]:
+        """Tokenise texts, without any token added.
+
+        A text of more than `most` tokens may be given up after that many: its result has more than
+        `most` tokens, a beginning of all of them.
+        """
+        found: list[Encoding | None] = [None] * len(texts)
+        together: list[int] = []
+        characters = 0
+        for position, text in enumerate(texts):
+            if len(text) > _PIECE:
+                found[position] = self._ids_of_long(text, most)
+                continue
+            if characters + len(text) > _TOGETHER:
+                self._fill(found, texts, together)
+                together, characters = [], 0
+            together.append(position)
+            characters += len(text)
+        self._fill(found, texts, together)
+        return [one for one in found if one is not None]
+
+    def _fill(
+        self, found: list[Encoding | None], texts: Sequence[str], positions: list[int]
+    ) -> None:
+        if not positions:
+            return
+        encoded = self._library.encode_batch_fast(
+            [texts[position] for position in positions], add_special_tokens=False
+        )
+        for position, one in zip(positions, encoded, strict=True):
+            found[position] = np.array(one.ids, dtype=np.int32)
+
+    def _ids_of_long(self, text: str, most: int) -> Encoding:
+        parts: list[Encoding] = []
+        count = 0
+        for piece in _pieces(text):
+            encoded = self._library.encode_batch_fast([piece], add_special_tokens=False)[0]
+            parts.append(np.array(encoded.ids, dtype=np.int32))
+            count += len(parts[-1])
+            if count > most:
+                break
+        return np.concatenate(parts)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a text where a word ends, after at least `_PIECE` characters each."""
+    start = 0
+    while len(text) - start > _PIECE:
+        cut = _CUT.search(text, start + _PIECE - 1, start + _LONGEST_WORD)
+        end = cut.end() if cut else start + _LONGEST_WORD
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+def _largest_id(library: _Library) -> int:
+    return max(library.get_vocab(with_added_tokens=True).values())
+
+
+def _without_ids_from(path: Path, vocabulary: int) -> _Library:
+    """Load a tokenizer without its added tokens that have no row in the embedding table.
+
+    The tables of Qwen3-Embedding 4B and 8B have four rows fewer than the tokenizer of the 0.6B has
+    tokens, and a tokenizer is easily copied from one to the other.
+    """
+    definition = orjson.loads(path.read_bytes())
+    definition["added_tokens"] = [
+        token for token in definition.get("added_tokens", []) if token["id"] < vocabulary
+    ]
+    library = _Library.from_str(orjson.dumps(definition).decode())
+    if _largest_id(library) >= vocabulary:
+        raise ModelError(
+            f"{path} has token ids up to {_largest_id(library)}, the embedding table only "
+            f"{vocabulary} rows"
+        )
+    return library

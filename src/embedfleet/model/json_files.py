@@ -1,0 +1,33 @@
+"""Reading a model's JSON files with errors that name the file.
+
+This module decides how an unreadable file is reported. It refuses to know what is in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from embedfleet.vocabulary import ModelError
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file; raises ModelError if it is absent or not JSON."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror}") from None
+    except orjson.JSONDecodeError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises ModelError if the file is absent or holds something else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} does not hold a JSON object")
+    return value
