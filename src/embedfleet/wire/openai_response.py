@@ -5,7 +5,8 @@ where that happens, for fresh and for cached vectors) and which bytes go out. It
 where vectors come from, and HTTP beyond the body.
 
 Vectors never become Python floats: base64 is made from their bytes, JSON numbers by orjson from the
-array. One core of a 2.1 GHz Xeon: see `benchmarks` in `tests/wire` for the figures' origin.
+array. `benchmarks/wire.py` prints what that costs: for 64 vectors of 1,024 dimensions some 60 µs in
+base64 and 3 ms as JSON numbers, of one core.
 """
 
 from __future__ import annotations
