@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,6 +32,9 @@ from embedfleet.settings import (
 )
 from embedfleet.vocabulary import SettingError, SetupError
 
+if TYPE_CHECKING:
+    from embedfleet.model.source import ResolvedModel
+
 
 def _run_gateway(settings: Settings) -> int:
     from embedfleet.gateway.server import run  # noqa: PLC0415
@@ -45,16 +48,16 @@ def _run_replica(settings: Settings) -> int:
     return run(settings)
 
 
-def _fetch(model: str) -> Path:
+def _fetch(model: str) -> ResolvedModel:
     from embedfleet.model.source import resolve  # noqa: PLC0415
 
-    return resolve(model, progress=True).directory
+    return resolve(model, progress=True)
 
 
 def _make_golden(model: str, output: Path, engine: EngineSettings) -> None:
     from embedfleet.golden import make  # noqa: PLC0415
 
-    make(_fetch(model), output, engine)
+    make(_fetch(model).directory, output, engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Calls:
 
     gateway: Callable[[Settings], int] = _run_gateway
     replica: Callable[[Settings], int] = _run_replica
-    fetch: Callable[[str], Path] = _fetch
+    fetch: Callable[[str], ResolvedModel] = _fetch
     make_golden: Callable[[str, Path, EngineSettings], None] = _make_golden
 
 
@@ -290,9 +293,13 @@ def fetch_model(
 
         embedfleet model fetch Qwen/Qwen3-Embedding-0.6B
 
-    Only the files that are needed; an interrupted download goes on where it stopped.
+    Only the files that are needed; broken connections are resumed, and files that are whole are
+    kept from one try to the next.
     """
-    typer.echo(_calls(context).fetch(model))
+    found = _calls(context).fetch(model)
+    if found.revision is not None:
+        typer.echo(f"{found.name}@{found.revision}", err=True)
+    typer.echo(found.directory)
 
 
 def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:

@@ -47,7 +47,7 @@ def duration(default: float) -> Any:
     return setting(default, at_least=0.001, at_most=DISTANT_S)
 
 
-def count(default: int | None, *, at_most: int = 2**40, none: str | None = None) -> Any:
+def count(default: int | None, *, at_most: int | None = None, none: str | None = None) -> Any:
     """Make a field that counts something: at least one."""
     return setting(default, at_least=1, at_most=at_most, none=none)
 

@@ -50,6 +50,8 @@ def expected(option: Option) -> str:
     low, high = option.rule.at_least, option.rule.at_most
     if low is not None and high is not None:
         kind += f" from {low:,g} to {_plain(high)}"
+    elif low is not None:
+        kind += f" of at least {low:,g}"
     return kind if option.rule.none is None else f"{kind}, or {option.rule.none}"
 
 
@@ -82,14 +84,14 @@ def _string(option: Option, raw: object) -> str | Path:
 
 
 def _strings(option: Option, raw: object, *, text: bool) -> tuple[str, ...]:
+    items = raw
     if text and isinstance(raw, str):
-        raw = [part.strip() for part in raw.split(",")] if raw.strip() else []
-    if not isinstance(raw, list | tuple):
+        items = [part.strip() for part in raw.split(",")] if raw.strip() else []
+    if not isinstance(items, list | tuple):
         raise _unfit(option, raw)
-    for item in raw:
-        if not isinstance(item, str) or not item:
-            raise _unfit(option, raw)
-    return tuple(raw)
+    if not all(isinstance(item, str) and item for item in items):
+        raise _unfit(option, raw)
+    return tuple(items)
 
 
 def _boolean(option: Option, raw: object, *, text: bool) -> bool:

@@ -76,8 +76,8 @@ def _entry(option: Option) -> str:
     if option.rule.flag:
         names += f", `{option.rule.flag}`"
     return (
-        f"**`{option.path}`** — {option.description}\n"
-        f"  \nAccepts {expected(option)}. Default: `{default}`. Also {names}."
+        f"### `{option.path}`\n\n{option.description}\n\n"
+        f"Accepts {expected(option)}. Default: `{default}`. Also: {names}."
     )
 
 
@@ -99,7 +99,7 @@ def _toml(option: Option, value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     # JSON's strings, numbers, booleans and lists of strings are TOML too, once DEL is escaped.
-    return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 PREAMBLE = """\

@@ -1,0 +1,193 @@
+"""What can be typed, what it becomes, and what a person reads when it is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from embedfleet.cli import Calls, app
+from embedfleet.model.source import ResolvedModel
+from embedfleet.settings import EngineSettings, Pool, Settings
+from embedfleet.vocabulary import ModelError
+
+COMMANDS = ["serve", "replica", "gateway", "config", "golden make", "model fetch"]
+
+
+@dataclass
+class Recorder:
+    """Stands behind the commands and keeps what they hand over."""
+
+    answer: int = 0
+    seen: list[tuple[str, object]] = field(default_factory=list)
+
+    def gateway(self, settings: Settings) -> int:
+        self.seen.append(("gateway", settings))
+        return self.answer
+
+    def replica(self, settings: Settings) -> int:
+        self.seen.append(("replica", settings))
+        return self.answer
+
+    def fetch(self, model: str) -> ResolvedModel:
+        self.seen.append(("fetch", model))
+        if "/" not in model:
+            raise ModelError(f"there is no model {model}")
+        return ResolvedModel(Path("/cache/snapshot"), model, "c0ffee")
+
+    def make_golden(self, model: str, output: Path, engine: EngineSettings) -> None:
+        self.seen.append(("golden", (model, output, engine.dtype)))
+
+
+@pytest.fixture
+def behind() -> Recorder:
+    return Recorder()
+
+
+def typed(words: str, behind: Recorder, **environment: str) -> Result:
+    """Run the command line inside this process, with nothing of ours in its environment."""
+    calls = Calls(behind.gateway, behind.replica, behind.fetch, behind.make_golden)
+    cleared = {key: None for key in os.environ if key.startswith("EMBEDFLEET_")}
+    return CliRunner().invoke(app, words.split(), obj=calls, env=cleared | environment)
+
+
+def started(behind: Recorder) -> Settings:
+    """Return the settings with which the one call was made."""
+    ((_, settings),) = behind.seen
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def test_serve_without_flags_starts_two_replicas_of_the_model(behind: Recorder) -> None:
+    assert typed("serve builtin", behind).exit_code == 0
+    assert started(behind) == Settings(pools=(Pool(model="builtin", replicas=2),))
+
+
+def test_the_flags_of_serve_become_settings(behind: Recorder) -> None:
+    typed(
+        "serve org/m@v1 --replicas 3 --host 0.0.0.0 --port 9000 --served-name a --served-name b "
+        "--device cpu --dtype int8",
+        behind,
+    )
+    settings = started(behind)
+    assert settings.pools == (Pool(model="org/m@v1", served_names=("a", "b"), replicas=3),)
+    assert (settings.gateway.host, settings.gateway.port) == ("0.0.0.0", 9000)  # noqa: S104
+    assert settings.engine == EngineSettings(device="cpu", dtype="int8")
+
+
+def test_replica_takes_its_own_address_and_not_the_gateways(behind: Recorder) -> None:
+    typed("replica builtin --host 127.0.0.2 --port 9001 --dtype f32", behind)
+    settings = started(behind)
+    assert behind.seen[0][0] == "replica"
+    assert (settings.replica.host, settings.replica.port) == ("127.0.0.2", 9001)
+    assert settings.gateway == Settings().gateway
+
+
+def test_gateway_attaches_to_replicas_and_starts_none(behind: Recorder, tmp_path: Path) -> None:
+    typed(f"gateway --replica http://a:1 --replica http://b:2 --model {tmp_path}", behind)
+    (pool,) = started(behind).pools
+    assert pool == Pool(
+        replicas=0, replica_urls=("http://a:1", "http://b:2"), tokenizer_dir=tmp_path
+    )
+
+
+def test_a_file_can_be_named_by_flag_or_by_variable(behind: Recorder, tmp_path: Path) -> None:
+    file = tmp_path / "embedfleet.toml"
+    file.write_text('[[pools]]\nmodel = "builtin"\nreplicas = 1\n')
+    typed(f"serve --config {file}", behind)
+    typed("serve", behind, EMBEDFLEET_CONFIG=str(file))
+    first, second = behind.seen
+    assert first == second
+    typed(f"serve --config {file} --port 1", behind, EMBEDFLEET_GATEWAY_PORT="2")
+    assert isinstance(last := behind.seen[-1][1], Settings)
+    assert last.gateway.port == 1
+
+
+def test_the_exit_code_is_that_of_the_call(behind: Recorder) -> None:
+    behind.answer = 3
+    assert typed("serve builtin", behind).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("serve builtin --port http", 'flag --port: "http" is not a whole number'),
+        ("serve builtin --device tpu", 'flag --device: "tpu" is not one of auto, cpu'),
+        ("serve --config /absent.toml", "the settings file /absent.toml can't be read"),
+        ("gateway --replica nowhere", '"nowhere" is not an address such as'),
+        ("model fetch absent", "there is no model absent"),
+    ],
+)
+def test_an_error_of_setup_is_one_line_on_stderr_and_exit_code_two(
+    behind: Recorder, words: str, said: str
+) -> None:
+    result = typed(words, behind)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("embedfleet: error: ")
+    assert said in line
+
+
+def test_config_shows_values_with_their_origin(behind: Recorder) -> None:
+    output = typed("config", behind, EMBEDFLEET_GATEWAY_PORT="9000").stdout
+    rows = {line.split()[0]: line.split()[1:] for line in output.splitlines()}
+    assert rows["gateway.port"] == ["9000", "EMBEDFLEET_GATEWAY_PORT"]
+    assert rows["admin.port"] == ["8081", "default"]
+
+
+def test_config_prints_a_file_that_can_be_read_back(behind: Recorder, tmp_path: Path) -> None:
+    file = tmp_path / "embedfleet.toml"
+    file.write_text(typed("config --toml", behind, EMBEDFLEET_POOL_MODEL="builtin").stdout)
+    assert tomllib.loads(file.read_text())["gateway"]["port"] == 8080
+    typed(f"serve --config {file}", behind)
+    assert started(behind) == Settings(pools=(Pool(model="builtin"),))
+
+
+def test_golden_vectors_are_made_by_the_reference_engine(behind: Recorder) -> None:
+    assert (
+        typed("golden make builtin -o g.npz", behind, EMBEDFLEET_ENGINE_DTYPE="int8").exit_code == 0
+    )
+    assert behind.seen == [("golden", ("builtin", Path("g.npz"), "f32"))]
+
+
+def test_fetch_prints_the_directory_alone_on_stdout(behind: Recorder) -> None:
+    result = typed("model fetch org/m", behind)
+    assert result.stdout == "/cache/snapshot\n"
+    assert result.stderr == "org/m@c0ffee\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_shows_an_example(behind: Recorder, command: str) -> None:
+    result = typed(f"{command} --help", behind)
+    assert result.exit_code == 0
+    assert f"embedfleet {command} " in result.stdout.partition("Options")[0].partition("Usage")[2]
+
+
+def test_python_dash_m_is_the_same_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "embedfleet", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith("embedfleet 0.")
+
+
+def test_help_loads_neither_engine_nor_server() -> None:
+    program = (
+        "import sys, embedfleet.cli; "
+        "print({'openvino', 'uvicorn', 'aiohttp', 'huggingface_hub'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "set()"
