@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def requests() -> None:
     }
     for name, given in forms.items():
         body = json.dumps({"model": "m", "input": given, "encoding_format": "base64"}).encode()
-        report(name, lambda body=body: parse_request(body, limits))
+        report(name, partial(parse_request, body, limits))
 
 
 def answers(texts: int, width: int) -> None:

@@ -79,6 +79,13 @@ def tokenizer(*, post_processor: bool = True) -> Tokenizer:
     return built
 
 
+def id_of(token: str) -> int:
+    """Look up a token of the small tokenizer."""
+    found: int | None = tokenizer().token_to_id(token)
+    assert found is not None
+    return found
+
+
 def write_model(directory: Path, *, built: Tokenizer | None = None, **config: Any) -> Path:
     """Write what a gateway needs of a model: `config.json` and `tokenizer.json`."""
     built = built or tokenizer()

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, processors
 
 from embedfleet.model.description import DOCUMENTED_TOKENS, describe
 from embedfleet.vocabulary import ModelError
-from tests.small_tokenizer import END, tokenizer, write_model
+from tests.small_tokenizer import END, id_of, tokenizer, write_model
 
 QWEN_MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -79,7 +79,7 @@ class TestIdentity:
     @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "max_position_embeddings"])
     @pytest.mark.parametrize("value", [None, 0, "64", 1.5, True])
     def test_a_configuration_without_a_size_is_refused_by_its_key(
-        self, tmp_path: Path, key: str, value: object
+        self, tmp_path: Path, key: str, value: Any
     ) -> None:
         directory = write_model(tmp_path, **{key: value})
         with pytest.raises(ModelError, match=rf"config\.json: {key}"):
@@ -240,11 +240,11 @@ class TestModules:
 
 class TestEndOfText:
     def test_is_what_the_post_processor_appends(self, directory: Path) -> None:
-        assert describe(directory).end_of_text == tokenizer().token_to_id(END)
+        assert describe(directory).end_of_text == id_of(END)
 
     def test_is_known_without_a_post_processor(self, tmp_path: Path) -> None:
         directory = write_model(tmp_path, built=tokenizer(post_processor=False))
-        assert describe(directory).end_of_text == tokenizer().token_to_id(END)
+        assert describe(directory).end_of_text == id_of(END)
 
     def test_is_the_padding_token_where_the_usual_one_does_not_exist(self, tmp_path: Path) -> None:
         definition = tokenizer(post_processor=False).to_str().replace(END, "<|stop|>")
@@ -265,6 +265,6 @@ class TestEndOfText:
             describe(write_model(tmp_path, built=built))
 
     def test_must_have_a_row_in_the_embedding_table(self, tmp_path: Path) -> None:
-        directory = write_model(tmp_path, vocab_size=tokenizer().token_to_id(END))
+        directory = write_model(tmp_path, vocab_size=id_of(END))
         with pytest.raises(ModelError, match="not in the embedding table"):
             describe(directory)

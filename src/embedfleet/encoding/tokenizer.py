@@ -102,11 +102,11 @@ class Tokenizer:
         return np.concatenate(parts)
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Cut a text where a word ends, after at least `_PIECE` characters each."""
+def _pieces(text: str, *, piece: int = _PIECE) -> Iterator[str]:
+    """Cut a text where a word ends, after at least `piece` characters each."""
     start = 0
-    while len(text) - start > _PIECE:
-        cut = _CUT.search(text, start + _PIECE - 1, start + _LONGEST_WORD)
+    while len(text) - start > piece:
+        cut = _CUT.search(text, start + piece - 1, start + _LONGEST_WORD)
         end = cut.end() if cut else start + _LONGEST_WORD
         yield text[start:end]
         start = end
