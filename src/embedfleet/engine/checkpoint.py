@@ -1,0 +1,258 @@
+"""Qwen3 checkpoints: what the architecture is, and the weights by their role.
+
+This module decides which checkpoints are supported and refuses all others by name: what was
+found, where, and what would be right. It refuses to know devices and how weights are computed
+with; token ids and prompts belong to others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.engine.tensors import Floats, Matrix, Tensor, open_tensors
+from embedfleet.vocabulary import ModelError
+
+_ARCHITECTURES: Final = ("Qwen3Model", "Qwen3ForCausalLM")
+_INT8_FORMATS: Final = ("int-quantized", "naive-quantized")
+
+
+@dataclass(frozen=True, slots=True)
+class Qwen3Config:
+    """The architecture of a dense Qwen3 model."""
+
+    hidden: int
+    """Width of the residual stream and of a vector."""
+    layers: int
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key and value heads; each serves `heads / kv_heads` query heads."""
+    head_dim: int
+    """Width of a head; not always `hidden / heads`."""
+    intermediate: int
+    """Width of the gated MLP."""
+    vocabulary: int
+    """Rows of the embedding table."""
+    epsilon: float
+    """Of the RMS norms."""
+    rope_theta: float
+    max_positions: int
+    """Longest text in tokens that the model was made for."""
+    tied: bool
+    """Whether the unused language-model head shares the embedding table."""
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of all linear layers: two floating-point operations per token for each."""
+        attention = self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        return self.layers * self.hidden * (attention + 3 * self.intermediate)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """The weights of one decoder layer; matrices are [out, in]."""
+
+    input_norm: Floats
+    query: Matrix
+    key: Matrix
+    value: Matrix
+    query_norm: Floats
+    key_norm: Floats
+    output: Matrix
+    mlp_norm: Floats
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+
+
+class Checkpoint:
+    """The weights of a Qwen3 model directory, mapped and checked for names and shapes."""
+
+    def __init__(self, directory: Path) -> None:
+        """Map the checkpoint; raises ModelError naming what is missing, wrong or unsupported."""
+        self.directory = directory
+        self.config = read_config(directory / "config.json")
+        self._tensors = open_tensors(directory)
+        self._embedding = self._matrix("embed_tokens", self.config.vocabulary, self.config.hidden)
+        self.final_norm = self._vector("norm.weight", self.config.hidden)
+        for layer in range(self.config.layers):
+            self.layer(layer)  # so that a wrong tensor is refused now, not at its first use
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.directory)!r}, {self.config})"
+
+    @property
+    def stored_int8(self) -> bool:
+        """Whether the linear layers are stored as int8."""
+        return f"{_layer(0)}.mlp.down_proj.weight_scale" in self._tensors
+
+    def embed(self, ids: NDArray[np.int32]) -> Floats:
+        """Rows of the embedding table, shape [len(ids), hidden]; reads only those rows."""
+        return self._embedding.rows(ids)
+
+    def layer(self, index: int) -> LayerWeights:
+        """Weights of layer `index`, still mapped but for the norms."""
+        config, at = self.config, _layer(index)
+        hidden, inner = config.hidden, config.intermediate
+        queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        return LayerWeights(
+            input_norm=self._vector(f"{at}.input_layernorm.weight", hidden),
+            query=self._matrix(f"{at}.self_attn.q_proj", queries, hidden),
+            key=self._matrix(f"{at}.self_attn.k_proj", keys, hidden),
+            value=self._matrix(f"{at}.self_attn.v_proj", keys, hidden),
+            query_norm=self._vector(f"{at}.self_attn.q_norm.weight", config.head_dim),
+            key_norm=self._vector(f"{at}.self_attn.k_norm.weight", config.head_dim),
+            output=self._matrix(f"{at}.self_attn.o_proj", hidden, queries),
+            mlp_norm=self._vector(f"{at}.post_attention_layernorm.weight", hidden),
+            gate=self._matrix(f"{at}.mlp.gate_proj", inner, hidden),
+            up=self._matrix(f"{at}.mlp.up_proj", inner, hidden),
+            down=self._matrix(f"{at}.mlp.down_proj", hidden, inner),
+        )
+
+    def _tensor(self, name: str, *shape: int) -> Tensor:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise ModelError(
+                f"{self.directory}: tensor {name} is missing (looked for with and without the "
+                f"prefix 'model.'); config.json asks for one of shape {list(shape)}."
+            )
+        if tensor.shape != shape:
+            raise ModelError(
+                f"{self.directory}: tensor {name} has shape {list(tensor.shape)}, but config.json "
+                f"asks for {list(shape)}."
+            )
+        return tensor
+
+    def _vector(self, name: str, width: int) -> Floats:
+        tensor = self._tensor(name, width)
+        if tensor.kind == "I8":
+            raise ModelError(f"{self.directory}: tensor {name} is int8; norms must be floats.")
+        return tensor.floats()
+
+    def _matrix(self, role: str, rows: int, columns: int) -> Matrix:
+        tensor = self._tensor(f"{role}.weight", rows, columns)
+        if f"{role}.bias" in self._tensors:
+            raise ModelError(
+                f"{self.directory}: {role}.bias: Qwen3 layers with a bias are unknown."
+            )
+        if tensor.kind != "I8":
+            return Matrix(tensor)
+        scales = self._tensor(f"{role}.weight_scale", rows, 1)
+        if f"{role}.weight_zero_point" in self._tensors:
+            raise ModelError(f"{self.directory}: {role}: int8 with zero points is not supported.")
+        return Matrix(tensor, scales.floats())
+
+
+def _layer(index: int) -> str:
+    return f"layers.{index}"
+
+
+def read_config(path: Path) -> Qwen3Config:
+    """Read the architecture from a `config.json`.
+
+    Raises ModelError when the file can't be read, or asks for anything that is not supported.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing: a model directory holds config.json.") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is no JSON: {error}.") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path} holds {type(raw).__name__}, not an object.")
+    _refuse_unsupported(path, raw)
+    _refuse_quantisation(path, raw.get("quantization_config"))
+    config = Qwen3Config(
+        hidden=_count(path, raw, "hidden_size"),
+        layers=_count(path, raw, "num_hidden_layers"),
+        heads=_count(path, raw, "num_attention_heads"),
+        kv_heads=_count(path, raw, "num_key_value_heads"),
+        head_dim=_count(path, raw, "head_dim"),
+        intermediate=_count(path, raw, "intermediate_size"),
+        vocabulary=_count(path, raw, "vocab_size"),
+        epsilon=_positive(path, raw, "rms_norm_eps"),
+        rope_theta=_rope_theta(path, raw),
+        max_positions=_count(path, raw, "max_position_embeddings"),
+        tied=bool(raw.get("tie_word_embeddings", False)),
+    )
+    if config.heads % config.kv_heads:
+        raise ModelError(
+            f"{path}: num_attention_heads {config.heads} is no multiple of num_key_value_heads "
+            f"{config.kv_heads}."
+        )
+    if config.head_dim % 2:
+        raise ModelError(f"{path}: head_dim {config.head_dim} is odd; RoPE needs an even one.")
+    return config
+
+
+def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
+    model_type, names = raw.get("model_type"), raw.get("architectures")
+    if model_type != "qwen3":
+        raise ModelError(f"{path}: model_type is {model_type!r}; only 'qwen3' is supported.")
+    if names and not set(names) <= set(_ARCHITECTURES):
+        raise ModelError(
+            f"{path}: architectures is {names}; supported are {', '.join(_ARCHITECTURES)}."
+        )
+    if raw.get("hidden_act", "silu") != "silu":
+        raise ModelError(f"{path}: hidden_act is {raw['hidden_act']!r}; only 'silu' is supported.")
+    if raw.get("attention_bias", False):
+        raise ModelError(f"{path}: attention_bias is on; only models without it are supported.")
+    kinds = set(raw.get("layer_types") or ()) - {"full_attention"}
+    if raw.get("use_sliding_window", False) or kinds:
+        raise ModelError(
+            f"{path}: sliding-window attention is on (use_sliding_window or layer_types); only "
+            "full attention is supported."
+        )
+    scaling = raw.get("rope_scaling") or {}
+    parameters = raw.get("rope_parameters") or {}
+    for key, rope in (("rope_scaling", scaling), ("rope_parameters", parameters)):
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise ModelError(f"{path}: {key} asks for {kind!r}; only plain RoPE is supported.")
+
+
+def _refuse_quantisation(path: Path, raw: Mapping[str, Any] | None) -> None:
+    if not raw:
+        return
+    method, layout = raw.get("quant_method"), raw.get("format")
+    if method != "compressed-tensors" or layout not in _INT8_FORMATS:
+        raise ModelError(
+            f"{path}: quantization_config is {method!r} in format {layout!r}; supported is "
+            f"'compressed-tensors' in format {' or '.join(map(repr, _INT8_FORMATS))}."
+        )
+    for name, group in (raw.get("config_groups") or {}).items():
+        weights = group.get("weights") or {}
+        found = {key: weights.get(key) for key in ("num_bits", "type", "strategy", "symmetric")}
+        wanted = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
+        if found != wanted:
+            raise ModelError(
+                f"{path}: quantization_config.config_groups.{name}.weights has {found}; "
+                f"supported is {wanted}."
+            )
+
+
+def _rope_theta(path: Path, raw: Mapping[str, Any]) -> float:
+    # transformers 5 moved it into rope_parameters; published files have it at the top.
+    nested = raw.get("rope_parameters") or {}
+    return _positive(path, nested if "rope_theta" in nested else raw, "rope_theta")
+
+
+def _count(path: Path, raw: Mapping[str, Any], key: str) -> int:
+    value = raw.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(f"{path}: {key} is {value!r}; it must be a positive whole number.")
+    return value
+
+
+def _positive(path: Path, raw: Mapping[str, Any], key: str) -> float:
+    value = raw.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise ModelError(f"{path}: {key} is {value!r}; it must be a positive number.")
+    return float(value)

@@ -1,0 +1,108 @@
+"""How texts lie in one pass through the graph: end to end, in blocks of scratch, at positions.
+
+Decides the index arithmetic of a pass, in NumPy alone. Refuses to know the graph and when a pass
+runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.tensors import Floats
+
+BLOCK_TOKENS: Final = 32
+"""Tokens in a block of key and value scratch; fixed by OpenVINO's CPU plugin."""
+
+Arrays = dict[str, NDArray[Any]]
+"""Inputs of the graph by name."""
+
+
+class Rotations:
+    """RoPE's cosines and sines; the table grows to the longest text seen."""
+
+    def __init__(self, config: Qwen3Config) -> None:
+        self._width = config.head_dim
+        # Rounded to float32 before they meet positions, as the reference does: at position
+        # 30,000 the rounding turns angles visibly.
+        exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+        self._frequencies = (1.0 / np.float64(config.rope_theta) ** exponents).astype(np.float32)
+        self._cosines, self._sines = self._table(512)
+
+    def at(self, positions: NDArray[np.int32]) -> tuple[Floats, Floats]:
+        """Cosines and sines at `positions`, each [len(positions), 1, head_dim]."""
+        cosines, sines = self._cosines, self._sines
+        needed = int(positions.max()) + 1
+        if needed > len(cosines):
+            cosines, sines = self._table(1 << (needed - 1).bit_length())
+            # Two threads may both get here; either table will do.
+            self._cosines, self._sines = cosines, sines
+        return cosines[positions], sines[positions]
+
+    def _table(self, positions: int) -> tuple[Floats, Floats]:
+        # The product in float32, like the reference; cosine and sine of it exactly.
+        angles = np.arange(positions, dtype=np.float32)[:, None] * self._frequencies
+        both = np.concatenate([angles, angles], axis=1).astype(np.float64)
+        shape = (positions, 1, self._width)
+        cosines, sines = np.cos(both).astype(np.float32), np.sin(both).astype(np.float32)
+        return cosines.reshape(shape), sines.reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything is in one pass."""
+
+    tokens: int
+    texts: int
+    blocks: int
+    """Scratch blocks that the pass needs."""
+    positions: NDArray[np.int32]
+    """Of each token in its text, [tokens]."""
+    arrays: Arrays
+    """The graph's index inputs, for attention and pooling."""
+
+
+def whole_texts(lengths: Sequence[int]) -> Layout:
+    """Lay out a pass of complete texts of `lengths` tokens."""
+    sizes = np.asarray(lengths, dtype=np.int32)
+    begins = _from_zero(sizes)
+    block_begins = _from_zero(-(-sizes // BLOCK_TOKENS))
+    tokens, blocks = int(begins[-1]), int(block_begins[-1])
+    return Layout(
+        tokens=tokens,
+        texts=len(sizes),
+        blocks=blocks,
+        positions=np.arange(tokens, dtype=np.int32) - np.repeat(begins[:-1], sizes),
+        arrays={
+            "past": np.zeros_like(sizes),
+            "begins": begins,
+            "blocks": np.arange(blocks, dtype=np.int32),
+            "block_begins": block_begins,
+            "longest": np.array(sizes.max()),
+            "pooled": begins[1:] - np.int32(1),
+        },
+    )
+
+
+def passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
+    """Cut a batch, in its order, into passes of at most `batch_tokens` tokens.
+
+    A text longer than that gets a pass of its own.
+    """
+    start, tokens = 0, 0
+    for index, length in enumerate(lengths):
+        if tokens and tokens + length > batch_tokens:
+            yield slice(start, index)
+            start, tokens = index, 0
+        tokens += length
+    if tokens:
+        yield slice(start, len(lengths))
+
+
+def _from_zero(sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
