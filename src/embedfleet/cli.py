@@ -21,7 +21,6 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from embedfleet.settings import (
-    EngineSettings,
     Settings,
     as_markdown,
     as_toml,
@@ -55,7 +54,7 @@ def _fetch(model: str) -> ResolvedModel:
 
 
 def _make_golden(model: str, output: Path, engine: EngineSettings) -> None:
-    from embedfleet.golden import make  # noqa: PLC0415
+    from embedfleet.golden.make import make  # noqa: PLC0415
 
     make(_fetch(model).directory, output, engine)
 
@@ -67,7 +66,7 @@ class Calls:
     gateway: Callable[[Settings], int] = _run_gateway
     replica: Callable[[Settings], int] = _run_replica
     fetch: Callable[[str], ResolvedModel] = _fetch
-    make_golden: Callable[[str, Path, EngineSettings], None] = _make_golden
+    make_golden: Callable[[str, Path], None] = _make_golden
 
 
 class _Refusing(TyperGroup):
@@ -271,7 +270,6 @@ def make_golden(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write them.")
     ],
-    config: ConfigFile = None,
 ) -> None:
     """Make golden vectors with the reference engine (f32).
 
@@ -280,8 +278,7 @@ def make_golden(
 
         embedfleet golden make ./my-model -o my-model.golden
     """
-    engine = _settings(config, {"engine.dtype": "f32"}).engine
-    _calls(context).make_golden(model, output, engine)
+    _calls(context).make_golden(model, output)
 
 
 @model_commands.command("fetch")

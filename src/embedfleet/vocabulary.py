@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Encoding: TypeAlias = NDArray[np.int32]
 """The token ids of one text, shape [tokens], end-of-text token included."""
 
+Vector: TypeAlias = NDArray[np.float32]
+"""The embedding of one text, shape [width], of unit length."""
+
 Vectors: TypeAlias = NDArray[np.float32]
 """Embeddings of several texts, shape [texts, width], rows of unit length."""
 
@@ -88,8 +91,6 @@ class ReplicaState(StrEnum):
     """It gets no traffic until its ejection ends and it verifies again."""
     DRAINING = "draining"
     """It finishes what it has and gets nothing new."""
-    STANDBY = "standby"
-    """Loaded, verified once, and kept out of traffic."""
     GONE = "gone"
     """It no longer exists; its texts went back to the queue."""
 

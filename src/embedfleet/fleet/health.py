@@ -1,0 +1,86 @@
+"""Whether a replica is well: one look at it, judged.
+
+Pure. Decides which event follows from what a look saw. Refuses to look itself, and to know what
+the event leads to (`states.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedfleet.fleet.states import Event
+from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaState
+from embedfleet.wire.description import ReplicaDescription
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen when a replica was asked to describe itself."""
+
+    description: ReplicaDescription | None
+    """None when it did not answer."""
+    trouble: str = ""
+    """Why it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What every replica of a pool must be."""
+
+    identity: ModelIdentity
+    precision: Precision
+
+
+@dataclass(frozen=True, slots=True)
+class EjectionTimes:
+    """How long a replica stays ejected: the first time, and at most."""
+
+    first_s: float = 5.0
+    most_s: float = 300.0
+
+    def after(self, ejections: int) -> float:
+        """Seconds of the n-th ejection in a row; they double."""
+        return min(self.most_s, self.first_s * 2.0 ** min(ejections - 1, 30))
+
+
+def judge(state: ReplicaState, look: Look, expected: Expected | None) -> tuple[Event, str] | None:
+    """The event that a look gives rise to, with its reason; None when nothing happened."""
+    if look.description is None:
+        if state is ReplicaState.STARTING:
+            return None  # loading takes as long as it takes
+        return Event.FAILED, look.trouble
+    if look.description.draining:
+        return Event.DRAIN, "it says that it drains"
+    if expected is not None:
+        difference = mismatch(expected, look.description)
+        if difference:
+            return Event.REFUSED, difference
+    if state is ReplicaState.STARTING:
+        return Event.ANSWERED, "it described itself"
+    if state is ReplicaState.SUSPECT:
+        return Event.RECOVERED, "it answers again"
+    return None
+
+
+def mismatch(expected: Expected, found: ReplicaDescription) -> str:
+    """What makes a replica unfit for its pool; empty when nothing does."""
+    identity = expected.identity
+    if found.width != identity.width:
+        return f"its vectors have {found.width} dimensions, the pool's {identity.width}"
+    if found.tokenizer != identity.tokenizer:
+        return f"its tokenizer is {found.tokenizer}, the pool's {identity.tokenizer}"
+    if identity.revision and found.revision != identity.revision:
+        return f"its model revision is {found.revision}, the pool's {identity.revision}"
+    if not found.precision.may_join(expected.precision):
+        return (
+            f"it computes in {found.precision}, below the pool's class {expected.precision}; "
+            "start it with a finer dtype or declare a lower pools.precision"
+        )
+    return ""
+
+
+def released(state: ReplicaState, ejections: int, stayed_s: float, times: EjectionTimes) -> bool:
+    """Whether a replica that gets no traffic should be looked at afresh."""
+    if state is ReplicaState.EJECTED:
+        return stayed_s >= times.after(ejections)
+    return state is ReplicaState.DRAINING and stayed_s >= times.first_s

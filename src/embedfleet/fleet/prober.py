@@ -1,0 +1,119 @@
+"""The loop that looks at replicas and keeps the fleet's table true.
+
+A shell around `health.py`: it asks, lets the answer be judged, and applies the event. Refuses to
+judge, to start or stop replicas, and to hand out work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from embedfleet.fleet.fleet import Fleet, Member
+from embedfleet.fleet.health import EjectionTimes, Expected, Look, judge, released
+from embedfleet.fleet.states import Event
+from embedfleet.vocabulary import EmbedfleetError, ReplicaState
+from embedfleet.wire.description import ReplicaDescription
+
+log = logging.getLogger(__name__)
+
+
+class Contact(Protocol):
+    """How a pool talks to its replicas about themselves."""
+
+    async def describe(self, url: str) -> ReplicaDescription:
+        """What the replica says of itself; EmbedfleetError when it says nothing sensible."""
+        ...
+
+    async def expected(self, url: str, description: ReplicaDescription) -> Expected:
+        """What replicas of this pool must be. The first replica to answer may be asked for the
+        model's files here. EmbedfleetError when that fails.
+        """
+        ...
+
+    async def verify(self, url: str) -> str:
+        """Compare with the golden vectors: what is wrong, or empty. EmbedfleetError when the
+        replica can't be asked.
+        """
+        ...
+
+
+class Prober:
+    """Watches every member of one fleet."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        contact: Contact,
+        *,
+        interval_s: float,
+        times: EjectionTimes | None = None,
+    ) -> None:
+        self._fleet = fleet
+        self._contact = contact
+        self._interval_s = interval_s
+        self._times = times or EjectionTimes()
+        self._watches: dict[Member, asyncio.Task[None]] = {}
+        fleet.listen(self._follow)
+
+    async def close(self) -> None:
+        watches = list(self._watches.values())
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+
+    def _follow(self, member: Member, left: ReplicaState) -> None:
+        if left is ReplicaState.GONE:
+            self._watches[member] = asyncio.create_task(self._watch(member))
+        elif member.state is ReplicaState.GONE:
+            self._watches.pop(member).cancel()
+
+    async def _watch(self, member: Member) -> None:
+        while True:
+            before = member.state
+            await self._attend(member)
+            if member.state is before:
+                # A starting replica is asked more often: those who wait for it wait for this.
+                patience = 0.1 if before is ReplicaState.STARTING else 1.0
+                await asyncio.sleep(self._interval_s * patience)
+
+    async def _attend(self, member: Member) -> None:
+        stayed = time.monotonic() - member.since
+        if member.state is ReplicaState.VERIFYING:
+            await self._verify(member)
+        elif member.state in {ReplicaState.EJECTED, ReplicaState.DRAINING}:
+            if released(member.state, member.ejections, stayed, self._times):
+                self._apply(member, Event.RELEASED, "it is given another chance")
+        else:
+            await self._probe(member)
+
+    async def _probe(self, member: Member) -> None:
+        expected: Expected | None = None
+        try:
+            description = await self._contact.describe(member.url)
+            expected = await self._contact.expected(member.url, description)
+            look = Look(description)
+            member.description = description
+        except EmbedfleetError as error:
+            look = Look(None, error.message)
+        verdict = judge(member.state, look, expected)
+        if verdict is not None:
+            self._apply(member, *verdict)
+
+    async def _verify(self, member: Member) -> None:
+        try:
+            wrong = await self._contact.verify(member.url)
+        except EmbedfleetError as error:
+            self._apply(member, Event.FAILED, f"it could not be verified: {error.message}")
+            return
+        if wrong:
+            self._apply(member, Event.REFUSED, wrong)
+        else:
+            self._apply(member, Event.VERIFIED, "its vectors are right")
+
+    def _apply(self, member: Member, event: Event, reason: str) -> None:
+        if self._fleet.apply(member, event, time.monotonic(), reason):
+            level = logging.WARNING if event in {Event.FAILED, Event.REFUSED} else logging.INFO
+            log.log(level, "replica %s is %s: %s", member.name, member.state, reason)

@@ -1,0 +1,111 @@
+"""Replicas as processes on this machine.
+
+Decides how such a process is started, found and stopped. Refuses to know how many there should be
+and what to do when one ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from embedfleet.machine import usable_processors
+from embedfleet.settings import Pool, Settings, as_toml
+from embedfleet.vocabulary import SetupError
+
+log = logging.getLogger(__name__)
+
+ANNOUNCEMENT = "embedfleet replica listening on "
+"""What a replica process writes before its address, as the only line on standard output."""
+
+ANNOUNCE_TIMEOUT_S = 60.0
+"""From the start of the interpreter to the announcement; the model is loaded after it."""
+
+
+def replica_settings(settings: Settings, pool: Pool) -> Settings:
+    """The settings of one of the pool's local replica processes.
+
+    The machine's processors are shared out: two replicas that each use all of them would only get
+    in each other's way.
+    """
+    local = sum(other.replicas for other in settings.pools)
+    threads = settings.engine.threads or max(1, usable_processors() // max(1, local))
+    return dataclasses.replace(
+        settings,
+        replica=dataclasses.replace(
+            settings.replica, host="127.0.0.1", port=0, exit_with_parent=True
+        ),
+        engine=dataclasses.replace(settings.engine, threads=threads),
+        pools=(dataclasses.replace(pool, replica_urls=(), replicas=1),),
+    )
+
+
+class LocalReplica:
+    """A running replica process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self._process = process
+        self._url = url
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def ended(self) -> str:
+        code = await self._process.wait()
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    async def stop(self, grace_s: float) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), grace_s)
+        except TimeoutError:
+            log.warning("process %d did not stop within %g s and is killed", self.pid, grace_s)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+
+class LocalProvider:
+    """Starts `embedfleet replica` processes that all serve one pool."""
+
+    def __init__(self, settings: Settings, pool: Pool, directory: Path) -> None:
+        """`directory` is private to this process and outlives the provider."""
+        self._config = directory / "replica.toml"
+        self._config.write_text(as_toml(replica_settings(settings, pool)), encoding="utf-8")
+
+    async def start(self, name: str) -> LocalReplica:
+        """Start a process. It is given everything as a file, so nothing shows in `ps`."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "embedfleet", "replica", "--config", str(self._config)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None  # noqa: S101  for the type checker; PIPE was asked for
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), ANNOUNCE_TIMEOUT_S)
+        except TimeoutError:
+            line = b""
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            raise
+        text = line.decode("utf-8", "replace").strip()
+        if not text.startswith(ANNOUNCEMENT):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            code = await process.wait()
+            raise SetupError(f"replica {name} ended with exit code {code} before it had an address")
+        return LocalReplica(process, text.removeprefix(ANNOUNCEMENT))

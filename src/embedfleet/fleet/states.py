@@ -1,0 +1,72 @@
+"""The states of a replica and the events that move it: one table, checked against by everything.
+
+Pure. Decides which moves exist. Refuses to know who noticed an event, and how.
+`docs/states.md` is drawn from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from embedfleet.vocabulary import EmbedfleetError, ReplicaState
+
+
+class Event(StrEnum):
+    """What can happen to a replica."""
+
+    ANSWERED = "answered"
+    """It described itself, and its model is the pool's."""
+    VERIFIED = "verified"
+    """It reproduced the golden vectors."""
+    REFUSED = "refused"
+    """Its model, precision or vectors are not the pool's."""
+    FAILED = "failed"
+    """It lost a call, answered nonsense or missed a probe."""
+    RECOVERED = "recovered"
+    """It answered a probe again."""
+    RELEASED = "released"
+    """Its ejection has lasted long enough."""
+    DRAIN = "drain"
+    """It said, or was told, that it stops."""
+    LOST = "lost"
+    """Its process ended or its endpoint was taken away."""
+
+
+S, E = ReplicaState, Event
+
+TRANSITIONS: Mapping[ReplicaState, Mapping[Event, ReplicaState]] = {
+    S.STARTING: {E.ANSWERED: S.VERIFYING, E.REFUSED: S.EJECTED, E.LOST: S.GONE},
+    S.VERIFYING: {
+        E.VERIFIED: S.READY,
+        E.REFUSED: S.EJECTED,
+        E.FAILED: S.EJECTED,
+        E.DRAIN: S.DRAINING,
+        E.LOST: S.GONE,
+    },
+    S.READY: {E.FAILED: S.SUSPECT, E.REFUSED: S.EJECTED, E.DRAIN: S.DRAINING, E.LOST: S.GONE},
+    S.SUSPECT: {
+        E.RECOVERED: S.READY,
+        E.FAILED: S.EJECTED,
+        E.REFUSED: S.EJECTED,
+        E.DRAIN: S.DRAINING,
+        E.LOST: S.GONE,
+    },
+    S.EJECTED: {E.RELEASED: S.STARTING, E.DRAIN: S.DRAINING, E.LOST: S.GONE},
+    S.DRAINING: {E.RELEASED: S.STARTING, E.LOST: S.GONE},
+    S.GONE: {},
+}
+"""An event that a state does not list changes nothing there. A released replica starts over, for
+what answers at its address may be another process with another model by then."""
+
+
+class NoSuchStateError(EmbedfleetError):
+    """The table has a hole. This is a bug."""
+
+
+def after(state: ReplicaState, event: Event) -> ReplicaState:
+    """The state after an event."""
+    try:
+        return TRANSITIONS[state].get(event, state)
+    except KeyError:
+        raise NoSuchStateError(f"{state!r} has no row in TRANSITIONS. This is a bug.") from None

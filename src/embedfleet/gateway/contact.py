@@ -1,0 +1,123 @@
+"""What a gateway knows of its pool's model, and how it finds out.
+
+Decides which model a pool serves: the local one it was told, or the one that the first replica
+describes, whose small files it then brings over. Decides whether a replica's vectors are right, by
+the golden ones. Refuses to know states and requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from embedfleet.fleet.health import Expected
+from embedfleet.gateway.upstream import Upstream
+from embedfleet.golden import vectors as golden_vectors
+from embedfleet.golden.vectors import GoldenVectors, compare, known_file, unit_rows
+from embedfleet.model.description import ModelDescription, describe
+from embedfleet.settings import Pool as PoolSettings
+from embedfleet.vocabulary import ModelError, ReplicaError
+from embedfleet.wire.description import ReplicaDescription
+
+log = logging.getLogger(__name__)
+
+PROBE = np.array([1, 2, 3], np.int32)
+"""Token ids that every vocabulary has, for pools without golden vectors."""
+
+GOLDEN_FILE = "golden.safetensors"
+"""The name of golden vectors that lie beside a model's weights."""
+
+
+class ModelContact:
+    """A pool's model, as `fleet.prober.Contact` asks for it."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        upstream: Upstream,
+        scratch: Path,
+        *,
+        known: ModelDescription | None,
+        introduced: Callable[[ModelDescription], None],
+        refused: Callable[[], None],
+    ) -> None:
+        """`known` is the model where the gateway has its files; `introduced` is called once, as
+        soon as the model is known, by whatever way.
+        """
+        self._settings = settings
+        self._upstream = upstream
+        self._scratch = scratch
+        self._model = known
+        self._expected: Expected | None = None
+        self._golden: GoldenVectors | None = None
+        self._introduced = introduced
+        self._refused = refused
+        self._lock = asyncio.Lock()
+
+    async def describe(self, url: str) -> ReplicaDescription:
+        return await self._upstream.describe(url)
+
+    async def expected(self, url: str, description: ReplicaDescription) -> Expected:
+        """What replicas must be. The first one to answer says it where nothing else did."""
+        async with self._lock:
+            if self._expected is None:
+                model = self._model or await self._fetch(url, description)
+                identity = model.identity
+                if not identity.revision:
+                    # The gateway has no weights to take a fingerprint of: all replicas must
+                    # have those of the first.
+                    identity = description.identity
+                self._golden = self._find_golden(identity.revision, model)
+                self._expected = Expected(
+                    identity, self._settings.precision or description.precision
+                )
+                self._introduced(model)
+            return self._expected
+
+    async def verify(self, url: str) -> str:
+        """What is wrong with a replica's vectors; empty when nothing is."""
+        if self._expected is None:
+            raise ReplicaError("the model is not known yet")
+        width = self._expected.identity.width
+        if self._golden is None:
+            vectors = await self._upstream.embed(url, [PROBE], width)
+            wrong = "" if unit_rows(vectors).all() else "its vectors are not of unit length"
+        else:
+            vectors = await self._upstream.embed(url, self._golden.encodings, width)
+            verdict = compare(self._golden, vectors, self._expected.precision)
+            wrong = "" if verdict.passed else verdict.reason
+        if wrong:
+            self._refused()
+        return wrong
+
+    async def _fetch(self, url: str, description: ReplicaDescription) -> ModelDescription:
+        directory = self._scratch / description.tokenizer
+        directory.mkdir(parents=True, exist_ok=True)
+        await self._upstream.fetch_files(url, directory)
+        try:
+            return describe(directory, name=description.name, max_tokens=description.max_tokens)
+        except ModelError as error:
+            raise ReplicaError(f"the model files of {url}: {error.message}") from error
+
+    def _find_golden(self, revision: str, model: ModelDescription) -> GoldenVectors | None:
+        beside = model.directory / GOLDEN_FILE
+        path = self._settings.golden or known_file(revision)
+        path = path or (beside if beside.is_file() else None)
+        if path is None:
+            log.warning(
+                "no golden vectors for %s: replicas are only checked for vectors of unit length; "
+                "make some with `embedfleet golden make`",
+                model.identity.name,
+            )
+            return None
+        golden = golden_vectors.read(path)
+        if golden.revision != revision:
+            raise ReplicaError(
+                f"{path} holds golden vectors of revision {golden.revision}, the model is "
+                f"{revision}; make new ones with `embedfleet golden make`"
+            )
+        return golden

@@ -1,0 +1,210 @@
+"""A gateway process: pools, their fleets, the public and the admin address.
+
+Decides what is started in which order, and stopped in the reverse one. Refuses to hold logic that
+could be tested without sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedfleet.encoding.encoder import Encoder
+from embedfleet.endpoint import Endpoint, ServedModel
+from embedfleet.fleet.fleet import Fleet
+from embedfleet.fleet.prober import Prober
+from embedfleet.fleet.providers.local import LocalProvider
+from embedfleet.fleet.supervisor import Backoff, Supervisor
+from embedfleet.gateway.app import admin_app, public_app
+from embedfleet.gateway.contact import ModelContact
+from embedfleet.gateway.counting import RequestCounter, StateGauge
+from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.upstream import Upstream
+from embedfleet.model.description import ModelDescription, describe
+from embedfleet.model.source import resolve
+from embedfleet.serving import Listener, StopSignal, bind, serving
+from embedfleet.settings import Pool as PoolSettings
+from embedfleet.settings import Settings
+from embedfleet.telemetry.logs import configure_logging
+from embedfleet.telemetry.metrics import GatewayMetrics
+from embedfleet.vocabulary import ReplicaState
+from embedfleet.wire.openai import RequestLimits
+
+log = logging.getLogger(__name__)
+
+GREETING = """\
+embedfleet serves {models} at {url}/v1 (fleet and metrics: {admin})
+
+  curl {url}/v1/embeddings -H 'content-type: application/json' \\
+    -d '{{"model": "{model}", "input": "How are you today?"}}'
+"""
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal says stop; return the exit code. Raises SetupError."""
+    configure_logging(settings.log)
+    settings_check(settings)
+    # Before the event loop: a download may take long, and shows its progress meanwhile.
+    models = [local_model(pool) for pool in settings.pools]
+    with tempfile.TemporaryDirectory(prefix="embedfleet-") as scratch:
+        return asyncio.run(_run(settings, models, Path(scratch)))
+
+
+def settings_check(settings: Settings) -> None:
+    if not settings.pools:
+        settings.only_pool()  # says how to name a model
+
+
+def local_model(pool: PoolSettings) -> ModelDescription | None:
+    """The model of a pool whose files are to be on this machine; None where replicas bring it."""
+    if pool.tokenizer_dir is not None:
+        return describe(pool.tokenizer_dir)
+    if not pool.model:
+        return None
+    source = resolve(pool.model, progress=True)
+    return describe(source.directory, name=source.name)
+
+
+class Gateway:
+    """Everything that serves requests, without the sockets."""
+
+    def __init__(self, settings: Settings, scratch: Path) -> None:
+        self.settings = settings
+        self.metrics = GatewayMetrics()
+        self.pools: list[Pool] = []
+        self.models: dict[str, ServedModel] = {}
+        self.draining = False
+        self._scratch = scratch
+        self._supervisors: list[Supervisor] = []
+        self._probers: list[Prober] = []
+        self._upstream = Upstream.open(
+            connect_timeout_s=settings.fleet.connect_timeout_s,
+            probe_timeout_s=settings.fleet.probe_timeout_s,
+        )
+        limits = settings.gateway
+        self._counter = RequestCounter(self.metrics)
+        self.endpoint = Endpoint(
+            lambda: self.models,
+            limits=RequestLimits(max_texts=limits.max_texts),
+            max_body_bytes=limits.max_body_bytes,
+            timeout_s=limits.request_timeout_s,
+            tokenizer_threads=limits.tokenizer_threads,
+            answered=self._counter.count,
+        )
+
+    def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
+        """Start a pool: its local replicas, and the watch over those elsewhere."""
+        name = _names(settings, model)[0]
+        fleet = Fleet()
+        StateGauge(name, fleet, self.metrics)
+        pool = Pool(
+            name,
+            fleet,
+            self._upstream,
+            gateway=self.settings.gateway,
+            settings=self.settings.fleet,
+            metrics=self.metrics,
+        )
+        contact = ModelContact(
+            settings,
+            self._upstream,
+            self._scratch,
+            known=model,
+            introduced=lambda known: self._serve(pool, settings, known),
+            refused=self.metrics.golden_mismatches.labels(name).inc,
+        )
+        self.pools.append(pool)
+        self._probers.append(
+            Prober(fleet, contact, interval_s=self.settings.fleet.probe_interval_s)
+        )
+        if model is not None:
+            self._serve(pool, settings, model)
+        for number, url in enumerate(settings.replica_urls):
+            fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic())
+        if settings.replicas:
+            self._supervise(name, settings, fleet)
+
+    def ready(self) -> bool:
+        """Whether every pool has a replica that may get traffic."""
+        return bool(self.pools) and all(pool.fleet.count(ReplicaState.READY) for pool in self.pools)
+
+    async def close(self) -> None:
+        """Stop replicas and break off what is still in flight."""
+        grace = self.settings.gateway.drain_timeout_s
+        await asyncio.gather(*(prober.close() for prober in self._probers))
+        await asyncio.gather(*(supervisor.stop(grace) for supervisor in self._supervisors))
+        await asyncio.gather(*(pool.close() for pool in self.pools))
+        self.endpoint.close()
+        await self._upstream.close()
+
+    def _serve(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
+        """Make a model known to callers, by all its names."""
+        pool.width = model.identity.width
+        names = _names(settings, model)
+        served = ServedModel(model.identity, names, Encoder(model), pool, created=int(time.time()))
+        self.models.update(dict.fromkeys(names, served))
+
+    def _supervise(self, name: str, settings: PoolSettings, fleet: Fleet) -> None:
+        directory = Path(tempfile.mkdtemp(prefix=f"{len(self._supervisors)}-", dir=self._scratch))
+        options = self.settings.fleet
+        supervisor = Supervisor(
+            fleet,
+            LocalProvider(self.settings, settings, directory),
+            Backoff(options.restart_backoff_s, options.restart_backoff_ceiling_s),
+            restarted=self.metrics.replica_restarts.labels(name).inc,
+        )
+        supervisor.start(settings.replicas)
+        self._supervisors.append(supervisor)
+
+
+def _names(settings: PoolSettings, model: ModelDescription | None) -> tuple[str, ...]:
+    """What callers may call a pool's model; the first is the pool's own name."""
+    if settings.served_names:
+        return settings.served_names
+    name = model.identity.name if model is not None else settings.model or "default"
+    short = name.rpartition("/")[2]
+    return (name,) if short == name else (name, short)
+
+
+async def _run(settings: Settings, models: Sequence[ModelDescription | None], scratch: Path) -> int:
+    stop = StopSignal()
+    public = bind(settings.gateway.host, settings.gateway.port)
+    admin = None
+    if settings.admin.port is not None:
+        admin = bind(settings.admin.host, settings.admin.port)
+    gateway = Gateway(settings, scratch)
+    listeners = [Listener(public_app(gateway), public)]
+    if admin is not None:
+        listeners.append(Listener(admin_app(gateway), admin))
+    drain_s = settings.gateway.drain_timeout_s
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(gateway.close)
+        await stack.enter_async_context(serving(listeners, stop_timeout_s=drain_s))
+        for pool, model in zip(settings.pools, models, strict=True):
+            gateway.add_pool(pool, model)
+        greeting = asyncio.create_task(_greet(gateway, [each.address for each in listeners]))
+        stack.callback(greeting.cancel)
+        await stop.wait()
+        gateway.draining = True
+    return 0
+
+
+async def _greet(gateway: Gateway, addresses: Sequence[str]) -> None:
+    """Once everything is ready, say on standard output what to do with it."""
+    while not gateway.ready():
+        await asyncio.sleep(0.05)
+    names = list({served.names[0]: None for served in gateway.models.values()})
+    text = GREETING.format(
+        models=", ".join(names),
+        url=f"http://{addresses[0]}",
+        admin=f"http://{addresses[1]}" if len(addresses) > 1 else "off",
+        model=names[0],
+    )
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,55 @@
+"""What the processor offers this process: how many cores, and which int8 instructions.
+
+Decides the size of the machine from the affinity mask and the control group's quota; a container
+with a quota of two processors on a host of ninety-six has two. Refuses to know what they do.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+_CGROUP: Final = Path("/sys/fs/cgroup")
+_CPUINFO: Final = Path("/proc/cpuinfo")
+_INT8_DOT_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"})
+
+
+def usable_processors(cgroup: Path = _CGROUP) -> int:
+    """Processors that this process may keep busy; at least 1."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota_v2(cgroup) or _quota_v1(cgroup)
+    if quota is None:
+        return allowed
+    # Half a processor left over is still worth a thread; one thread too many is throttled.
+    return max(1, min(allowed, round(quota)))
+
+
+def _quota_v2(cgroup: Path) -> float | None:
+    try:
+        quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _quota_v1(cgroup: Path) -> float | None:
+    try:
+        quota = int((cgroup / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period = int((cgroup / "cpu/cpu.cfs_period_us").read_text(encoding="ascii"))
+        return quota / period if quota > 0 and period > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def multiplies_int8_fast(cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether the processor has int8 dot products (VNNI, AMX, or I8MM on Arm).
+
+    Without them int8 is emulated, and on old x86 saturates at 16 bits.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = (line for line in lines if line.lower().startswith(("flags", "features")))
+    return not _INT8_DOT_PRODUCTS.isdisjoint(next(flags, "").split())

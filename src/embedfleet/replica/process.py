@@ -1,0 +1,186 @@
+"""The life of a replica process: listen, load, serve, drain, exit.
+
+Decides the order of these. It listens before it loads, so that probes learn at once that the
+process lives, and it says on standard output where. Refuses to know what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+from embedfleet.encoding.encoder import Encoder
+from embedfleet.endpoint import Endpoint, ServedModel
+from embedfleet.engine.engine import Engine
+from embedfleet.engine.loading import EngineOptions, load_engine
+from embedfleet.model.description import ModelDescription, describe
+from embedfleet.model.source import resolve
+from embedfleet.replica.service import BatcherBackend, Replica
+from embedfleet.serving import Listener, StopSignal, bind, serving
+from embedfleet.settings import Settings
+from embedfleet.telemetry.logs import configure_logging
+from embedfleet.telemetry.metrics import ReplicaMetrics
+from embedfleet.vocabulary import ServiceError
+from embedfleet.wire.asgi import App, Receive, Request, Response, Router, Scope, Send
+from embedfleet.wire.openai import RequestLimits
+
+log = logging.getLogger(__name__)
+
+ANNOUNCEMENT = "embedfleet replica listening on "
+"""Begins the one line on standard output; the address follows. A provider waits for it."""
+
+PARENT_POLL_S = 0.5
+
+
+class LoadingError(ServiceError):
+    code = "loading"
+
+
+class Door:
+    """An ASGI app in front of another one that comes later: until then, it says `loading`."""
+
+    def __init__(self) -> None:
+        self._inside: App = Router(
+            {("GET", "/health/live"): self._live},
+            {("GET", "/"): self._loading, ("POST", "/"): self._loading},
+        )
+
+    def open(self, app: App) -> None:
+        self._inside = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._inside(scope, receive, send)
+
+    async def _live(self, _request: Request) -> Response:
+        return Response(b'{"status":"live"}')
+
+    async def _loading(self, _request: Request) -> Response:
+        raise LoadingError("the model is being loaded", retry_after_s=1)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to compute."""
+
+    description: ModelDescription
+    engine: Engine
+    seconds: float
+
+
+def run(settings: Settings) -> int:
+    """Serve one model until a signal says stop; return the exit code. Raises SetupError."""
+    configure_logging(settings.log)
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    stop = StopSignal()
+    door = Door()
+    listener = Listener(door, bind(settings.replica.host, settings.replica.port))
+    print(f"{ANNOUNCEMENT}http://{listener.address}", flush=True)  # noqa: T201  a provider reads it
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            serving([listener], stop_timeout_s=settings.replica.drain_timeout_s)
+        )
+        if settings.replica.exit_with_parent:
+            watch = asyncio.create_task(_watch_parent(os.getppid(), stop))
+            stack.callback(watch.cancel)
+        loading = asyncio.create_task(asyncio.to_thread(load, settings))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            await _serve(loading.result(), settings, door, stopping)
+        else:
+            log.info("stopped while the model was being loaded")
+    return 0
+
+
+def load(settings: Settings) -> LoadedModel:
+    """Find and load the model of the only pool. Raises SetupError."""
+    pool = settings.only_pool()
+    started = time.monotonic()
+    source = resolve(pool.model, progress=False)
+    options = settings.engine
+    description = describe(source.directory, name=source.name, max_tokens=options.max_tokens)
+    engine = load_engine(
+        source.directory,
+        EngineOptions(
+            device=options.device,
+            dtype=options.dtype,
+            threads=options.threads,
+            batch_tokens=options.batch_tokens,
+            memory_mib=options.memory_mib,
+            max_tokens=description.identity.max_tokens,
+        ),
+    )
+    return LoadedModel(description, engine, time.monotonic() - started)
+
+
+async def _serve(
+    loaded: LoadedModel, settings: Settings, door: Door, stopping: asyncio.Task[None]
+) -> None:
+    """Answer until told to stop, then until nothing is left to answer."""
+    pool, limits = settings.only_pool(), settings.gateway
+    identity = loaded.description.identity
+    names = pool.served_names or (identity.name,)
+    metrics = ReplicaMetrics()
+    metrics.load_duration.set(loaded.seconds)
+    replica = Replica(
+        loaded.engine,
+        identity,
+        served_names=names,
+        max_body_bytes=settings.replica.max_body_bytes,
+        max_queued_tokens=settings.replica.max_queued_tokens,
+        metrics=metrics,
+    )
+    served = ServedModel(
+        identity,
+        names,
+        Encoder(loaded.description),
+        BatcherBackend(replica),
+        created=int(time.time()),
+    )
+    models = dict.fromkeys(names, served)
+    endpoint = Endpoint(
+        lambda: models,
+        limits=RequestLimits(max_texts=limits.max_texts),
+        max_body_bytes=settings.replica.max_body_bytes,
+        timeout_s=limits.request_timeout_s,
+        tokenizer_threads=limits.tokenizer_threads,
+        answered=lambda _: None,
+    )
+    batching = asyncio.create_task(replica.batcher.run())
+    door.open(replica.app(endpoint))
+    info = loaded.engine.info
+    log.info(
+        "%s is ready after %.1f s: %s, %s, %d dimensions, batches of %d tokens",
+        *(identity.name, loaded.seconds, info.device, info.precision, info.width),
+        replica.batcher.budget_tokens,
+    )
+    await stopping
+    replica.draining = True
+    await _until_idle(replica, settings.replica.drain_timeout_s)
+    batching.cancel()
+    endpoint.close()
+    loaded.engine.close()
+
+
+async def _until_idle(replica: Replica, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not replica.idle:
+        if time.monotonic() > deadline:
+            log.warning("drained for %g s and gave up: %r", timeout_s, replica.batcher)
+            return
+        await asyncio.sleep(0.02)
+
+
+async def _watch_parent(parent: int, stop: StopSignal) -> None:
+    """Stop when the process that started this one is gone: nobody would stop it otherwise."""
+    while os.getppid() == parent:
+        await asyncio.sleep(PARENT_POLL_S)
+    log.info("the parent process is gone: draining")
+    stop.set()

@@ -1,0 +1,289 @@
+"""What a replica answers: HTTP in, batcher, engine, HTTP out.
+
+Decides how calls become jobs of the batcher and how results travel back. Refuses to know the
+gateway, the fleet and other replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from embedfleet.batching.batcher import Batcher, BatchReport, Job, Part
+from embedfleet.endpoint import Endpoint
+from embedfleet.engine.engine import Engine
+from embedfleet.telemetry.metrics import CONTENT_TYPE, ReplicaMetrics
+from embedfleet.vocabulary import (
+    CallerError,
+    DrainingError,
+    Encoding,
+    Lane,
+    ModelIdentity,
+    OverloadedError,
+    Vectors,
+)
+from embedfleet.wire import frames
+from embedfleet.wire.asgi import Request, Response, Router
+from embedfleet.wire.description import ReplicaDescription, encode_description
+
+WINDOW_BATCHES = 2
+"""Batches of work that a gateway may have here: one that computes and one that is next. Less would
+leave the engine idle between batches, more would only make texts wait where they can't be moved."""
+
+
+class CallInProgress:
+    """The texts of one call that are still to be answered."""
+
+    def __init__(self, count: int) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.remaining = count
+        self._parts: asyncio.Queue[Part | None] = asyncio.Queue()
+
+    def deliver(self, part: Part) -> None:
+        self.remaining -= len(part.jobs) + len(part.failures)
+        self._parts.put_nowait(part)
+
+    def forget(self, count: int) -> None:
+        """Expect `count` texts fewer: they were cancelled."""
+        self.remaining -= count
+        self._parts.put_nowait(None)
+
+    async def next_part(self) -> Part | None:
+        """The next part; None when texts were cancelled meanwhile."""
+        return await self._parts.get()
+
+    @property
+    def finished(self) -> bool:
+        return self.remaining <= 0 and self._parts.empty()
+
+
+class BatcherBackend:
+    """Vectors for the OpenAI endpoint, straight from the batcher."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    async def compute(
+        self, encodings: Sequence[Encoding], *, lane: Lane, deadline: float
+    ) -> Vectors:
+        replica = self._replica
+        vectors = np.empty((len(encodings), replica.identity.width), np.float32)
+        finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        missing = len(encodings)
+
+        def deliver(part: Part) -> None:
+            nonlocal missing
+            if finished.done():
+                return
+            for _, error in part.failures:
+                finished.set_exception(error)
+                return
+            vectors[[job.id for job in part.jobs]] = part.vectors
+            missing -= len(part.jobs)
+            if not missing:
+                finished.set_result(None)
+
+        now = time.monotonic()
+        jobs = [
+            Job(number, encoding, lane, deadline, now, deliver)
+            for number, encoding in enumerate(encodings)
+        ]
+        replica.submit(jobs)
+        try:
+            await finished
+        finally:
+            replica.batcher.cancel(jobs)
+        return vectors
+
+
+class Replica:
+    """The routes of a replica process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        identity: ModelIdentity,
+        *,
+        served_names: Sequence[str],
+        max_body_bytes: int,
+        max_queued_tokens: int,
+        metrics: ReplicaMetrics | None = None,
+    ) -> None:
+        self.identity = identity
+        self.metrics = metrics or ReplicaMetrics()
+        self.batcher = Batcher(engine, report=self._measure)
+        self.draining = False
+        self._engine = engine
+        self._served_names = tuple(served_names)
+        self._max_body_bytes = max_body_bytes
+        self._max_queued_tokens = max_queued_tokens
+        self._calls: dict[str, CallInProgress] = {}
+        self._open_calls = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is waiting, computing or being sent."""
+        return self.batcher.idle and not self._open_calls
+
+    @property
+    def window(self) -> int:
+        return WINDOW_BATCHES * self.batcher.budget_tokens
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Check and queue; DrainingError, OverloadedError or CallerError before anything waits."""
+        if self.draining:
+            raise DrainingError(
+                "this replica is draining; send the text to another", retry_after_s=1
+            )
+        tokens = sum(job.tokens for job in jobs)
+        waiting = self.batcher.waiting_tokens
+        if waiting and waiting + tokens > self._max_queued_tokens:
+            raise OverloadedError(
+                f"{waiting} tokens wait here already and {tokens} more would pass the limit of "
+                f"{self._max_queued_tokens} (replica.max_queued_tokens)",
+                retry_after_s=self.batcher.cost.model.seconds([waiting]),
+            )
+        for job in jobs:
+            self._check(job)
+        self.batcher.submit(jobs)
+
+    def app(self, endpoint: Endpoint) -> Router:
+        """The ASGI app: the wire, the OpenAI endpoint, health and metrics."""
+        return Router(
+            {
+                ("POST", "/v1/work"): self.work,
+                ("POST", "/v1/work/cancel"): self.cancel,
+                ("POST", "/v1/embeddings"): endpoint.embeddings,
+                ("GET", "/v1/models"): endpoint.list_models,
+                ("GET", "/v1/replica"): self.describe,
+                ("GET", "/health/live"): self.live,
+                ("GET", "/health/ready"): self.ready,
+                ("GET", "/metrics"): self.expose,
+            },
+            {("GET", "/v1/models/"): endpoint.show_model},
+        )
+
+    async def work(self, request: Request) -> None:
+        """Compute the texts of a call; frames go out as batches finish."""
+        call = frames.decode_call(await request.body(self._max_body_bytes))
+        progress = CallInProgress(len(call.texts))
+        now = time.monotonic()
+        for text in call.texts:
+            progress.jobs[text.id] = Job(
+                text.id,
+                text.encoding,
+                Lane.BULK if text.bulk else Lane.INTERACTIVE,
+                now + text.deadline_ms / 1000 if text.deadline_ms else None,
+                now,
+                progress.deliver,
+            )
+        jobs = list(progress.jobs.values())
+        self.submit(jobs)
+        self._calls[call.key] = progress
+        self._open_calls += 1
+        gone = asyncio.ensure_future(request.gone())
+        gone.add_done_callback(lambda _: progress.forget(self.batcher.cancel(jobs)))
+        try:
+            await self._send_frames(request, progress)
+        finally:
+            gone.cancel()
+            self._open_calls -= 1
+            del self._calls[call.key]
+
+    async def _send_frames(self, request: Request, progress: CallInProgress) -> None:
+        headers = [(b"content-type", frames.FRAMES_TYPE.encode())]
+        await request.send({"type": "http.response.start", "status": 200, "headers": headers})
+        while not progress.finished:
+            part = await progress.next_part()
+            if part is not None:
+                body = frames.encode_frame(self._frame(part))
+                await request.send({"type": "http.response.body", "body": body, "more_body": True})
+        await request.send({"type": "http.response.body", "body": b""})
+
+    def _frame(self, part: Part) -> frames.Frame:
+        return frames.Frame(
+            ids=[job.id for job in part.jobs],
+            vectors=frames.vector_bytes(part.vectors),
+            failures=[
+                frames.Failure(job.id, error.code or "replica_failed", error.message)
+                for job, error in part.failures
+            ],
+            queue_us=round(part.queue_s * 1e6),
+            compute_us=round(part.compute_s * 1e6),
+            window=self.window,
+        )
+
+    async def cancel(self, request: Request) -> Response:
+        """Forget texts of a call that still wait."""
+        cancel = frames.decode_cancel(await request.body(self._max_body_bytes))
+        progress = self._calls.get(cancel.key)
+        if progress is not None:
+            jobs = [progress.jobs[text] for text in cancel.ids if text in progress.jobs]
+            progress.forget(self.batcher.cancel(jobs))
+        return Response(b"{}")
+
+    async def describe(self, _request: Request) -> Response:
+        identity, info = self.identity, self._engine.info
+        return Response(
+            encode_description(
+                ReplicaDescription(
+                    name=identity.name,
+                    served_names=list(self._served_names),
+                    revision=identity.revision,
+                    tokenizer=identity.tokenizer,
+                    width=identity.width,
+                    max_tokens=identity.max_tokens,
+                    vocabulary=identity.vocabulary,
+                    prompts=identity.prompts,
+                    precision=info.precision,
+                    device=info.device,
+                    batch_tokens=self.batcher.budget_tokens,
+                    window=self.window,
+                    draining=self.draining,
+                )
+            )
+        )
+
+    async def live(self, _request: Request) -> Response:
+        return Response(b'{"status":"live"}')
+
+    async def ready(self, _request: Request) -> Response:
+        if self.draining:
+            raise DrainingError("draining")
+        return Response(b'{"status":"ready"}')
+
+    async def expose(self, _request: Request) -> Response:
+        metrics = self.metrics
+        metrics.waiting_texts.set(self.batcher.waiting_texts)
+        metrics.waiting_tokens.set(self.batcher.waiting_tokens)
+        return Response(metrics.exposition(), content_type=CONTENT_TYPE)
+
+    def _check(self, job: Job) -> None:
+        if not 0 < job.tokens <= self.identity.max_tokens:
+            raise CallerError(
+                f"text {job.id} has {job.tokens} tokens; this model takes 1 to "
+                f"{self.identity.max_tokens}",
+                code="context_length_exceeded",
+            )
+        lowest, highest = int(job.encoding.min()), int(job.encoding.max())
+        if lowest < 0 or highest >= self.identity.vocabulary:
+            raise CallerError(
+                f"text {job.id} has a token id of {lowest if lowest < 0 else highest}; ids of this "
+                f"model are 0 to {self.identity.vocabulary - 1}",
+                code="invalid_token_id",
+            )
+
+    def _measure(self, report: BatchReport) -> None:
+        metrics = self.metrics
+        metrics.texts.labels("succeeded").inc(report.texts)
+        metrics.tokens.inc(report.tokens)
+        metrics.batch_texts.observe(report.texts)
+        metrics.batch_tokens.observe(report.tokens)
+        metrics.batch_fill.observe(report.tokens / self.batcher.budget_tokens)
+        metrics.prepare.observe(report.prepare_s)
+        metrics.compute.observe(report.compute_s)
+        for seconds in report.queue_s:
+            metrics.queue.observe(seconds)

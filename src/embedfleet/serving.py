@@ -1,0 +1,119 @@
+"""HTTP servers of one process: start, tell when ready, drain on a signal, stop.
+
+Decides the order of a graceful stop: new work is refused while what was accepted is finished,
+then the sockets close. Refuses to know what the apps do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+
+import uvicorn
+
+from embedfleet.vocabulary import SetupError
+from embedfleet.wire.asgi import App
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An app and the socket it answers on."""
+
+    app: App
+    socket: socket.socket
+
+    @property
+    def address(self) -> str:
+        """For instance `127.0.0.1:8080`."""
+        host, port = self.socket.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; SetupError says what is wrong with the address. Port 0: any free one."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SetupError(
+            f"can't listen on {host}:{port}: {error.strerror or error}; choose another with "
+            "--host and --port"
+        ) from error
+    bound.setblocking(False)
+    return bound
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the process decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(listeners: Sequence[Listener], *, stop_timeout_s: float) -> AsyncIterator[None]:
+    """Answer on every listener while the block runs; then finish open answers and close."""
+    servers = [
+        (
+            _Server(
+                uvicorn.Config(
+                    listener.app,
+                    http="httptools",
+                    ws="none",
+                    lifespan="off",
+                    access_log=False,
+                    log_config=None,
+                    server_header=False,
+                    date_header=False,
+                    timeout_keep_alive=75,
+                    timeout_graceful_shutdown=max(1, round(stop_timeout_s)),
+                )
+            ),
+            listener.socket,
+        )
+        for listener in listeners
+    ]
+    tasks = [asyncio.create_task(server.serve([bound])) for server, bound in servers]
+    try:
+        yield
+    finally:
+        for server, _ in servers:
+            server.should_exit = True
+        await asyncio.gather(*tasks)
+
+
+class StopSignal:
+    """Set by SIGTERM or SIGINT; a second one stops at once, as people at a keyboard expect."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._handle, number)
+
+    def _handle(self, number: int) -> None:
+        if self._event.is_set():
+            raise SystemExit(128 + number)
+        log.info("%s: draining", signal.Signals(number).name)
+        self._event.set()
+
+    def set(self) -> None:
+        """Stop without a signal, for instance because the parent process is gone."""
+        self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        await self._event.wait()

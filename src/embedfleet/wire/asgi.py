@@ -1,0 +1,175 @@
+"""Plain ASGI: bounded bodies in, whole answers out, a table of routes.
+
+Decides how requests are read and errors become answers, for gateway and replica alike. Refuses to
+know what any route does. (Measured: plain ASGI answers about 1.6 times as many requests per core
+as the lightest framework, and this is all that a framework would be used for.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from embedfleet.vocabulary import (
+    BodyTooLargeError,
+    EmbedfleetError,
+    MethodNotAllowedError,
+    ServiceError,
+    UnknownRouteError,
+)
+from embedfleet.wire.openai import render_error
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+JSON = b"application/json"
+
+
+class ClientGoneError(Exception):
+    """The caller closed the connection; there is nobody to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, as a route sees it."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+
+    @property
+    def path(self) -> str:
+        path: str = self.scope["path"]
+        return path
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of this (lower-case) name."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                text: str = value.decode("latin-1")
+                return text
+        return None
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body; BodyTooLargeError beyond `limit` bytes, before it is read if declared."""
+        declared = self.header(b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        first: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            if len(first) > limit:
+                raise _too_large(limit)
+            return first
+        parts, size = [first], len(first)
+        while message.get("more_body", False):
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            part = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise _too_large(limit)
+        return b"".join(parts)
+
+    async def gone(self) -> None:
+        """Return when the caller has closed the connection; only after the body was read."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One whole HTTP answer."""
+
+    body: bytes
+    status: int = 200
+    content_type: bytes = JSON
+    headers: Iterable[tuple[bytes, bytes]] = ()
+
+
+Route: TypeAlias = Callable[[Request], Awaitable[Response | None]]
+"""Answers a request; None when the route has sent its answer itself."""
+
+
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the request body is larger than {limit} bytes; send fewer or shorter texts a request",
+        code="body_too_large",
+    )
+
+
+def error_response(error: EmbedfleetError) -> Response:
+    """The answer that tells the caller about an error."""
+    headers = []
+    if isinstance(error, ServiceError) and error.retry_after_s is not None:
+        seconds = max(1, -int(-error.retry_after_s // 1))
+        headers.append((b"retry-after", str(seconds).encode()))
+    return Response(render_error(error), error.status, headers=headers)
+
+
+async def send_response(send: Send, response: Response) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status,
+            "headers": [
+                (b"content-type", response.content_type),
+                (b"content-length", str(len(response.body)).encode()),
+                *response.headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": response.body})
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """An ASGI app that finds the route for a method and path and turns errors into answers."""
+
+    routes: Mapping[tuple[str, str], Route]
+    prefixes: Mapping[tuple[str, str], Route] = field(default_factory=dict)
+    """Routes for every path that begins so, for instance `/v1/models/`."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return  # no websockets here; lifespan is off
+        request = Request(scope, receive, send)
+        try:
+            response = await self._find(scope["method"], scope["path"])(request)
+        except EmbedfleetError as error:
+            response = error_response(error)
+        except ClientGoneError:
+            return
+        except Exception:  # the outermost loop of a request: it must answer whatever happens
+            log.exception("a request to %s failed. This is a bug.", scope["path"])
+            response = error_response(EmbedfleetError("internal error; the log has the details"))
+        if response is not None:
+            await send_response(send, response)
+
+    def _find(self, method: str, path: str) -> Route:
+        route = self.routes.get((method, path))
+        if route is not None:
+            return route
+        for (prefix_method, prefix), prefix_route in self.prefixes.items():
+            if method == prefix_method and path.startswith(prefix):
+                return prefix_route
+        allowed = sorted(known for known, known_path in self.routes if known_path == path)
+        if allowed:
+            raise MethodNotAllowedError(
+                f"{path} answers {' and '.join(allowed)}, not {method}", code="method_not_allowed"
+            )
+        known_paths = ", ".join(sorted({known_path for _, known_path in self.routes}))
+        raise UnknownRouteError(
+            f"there is no {path} here; this address answers {known_paths}", code="unknown_url"
+        )

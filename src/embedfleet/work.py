@@ -1,0 +1,75 @@
+"""The cost model of a batch; the only one in the project.
+
+Decides how long a batch of texts with known token counts takes on a replica, and learns it from
+what was measured. Refuses to know what a text says, where the replica is and what time it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Seconds of a batch = per_batch + per_token · ΣL + per_token² · ΣL².
+
+    ΣL is what the linear layers cost, ΣL² what attention costs (every token looks at all before
+    it), `per_batch` what any forward pass costs: launches, reading the weights.
+    """
+
+    per_batch_s: float
+    per_token_s: float
+    per_squared_token_s: float
+
+    def seconds(self, lengths: Iterable[int]) -> float:
+        """Predicted seconds of one batch of texts with these token counts."""
+        tokens = squares = 0
+        for length in lengths:
+            tokens += length
+            squares += length * length
+        return self.per_batch_s + self.per_token_s * tokens + self.per_squared_token_s * squares
+
+
+PRIOR = CostModel(per_batch_s=2e-3, per_token_s=1e-4, per_squared_token_s=1e-8)
+"""Before anything was measured: a small model on two cores (about 10,000 tokens/s)."""
+
+
+class CostFit:
+    """A cost model that follows measured batches.
+
+    Ridge regression towards the prior, in relative error, with old batches forgotten
+    exponentially: a replica whose speed changes is followed within about `memory` batches.
+    Coefficients never go below zero.
+    """
+
+    def __init__(self, prior: CostModel = PRIOR, *, memory: float = 200.0) -> None:
+        self._prior = np.array(
+            [prior.per_batch_s, prior.per_token_s, prior.per_squared_token_s], np.float64
+        )
+        self._forget = 1.0 - 1.0 / memory
+        # Information matrix and vector of the fit of factors on the prior's three terms; the
+        # prior counts as one batch in which each term was seen alone.
+        self._matrix: NDArray[np.float64] = np.eye(3)
+        self._vector: NDArray[np.float64] = np.ones(3)
+        self._model = prior
+
+    @property
+    def model(self) -> CostModel:
+        return self._model
+
+    def learn(self, lengths: Iterable[int], seconds: float) -> None:
+        """Take in one measured batch: its texts' token counts and its time in seconds."""
+        if not seconds > 0.0:
+            return
+        counts = np.fromiter(lengths, np.float64)
+        terms = np.array([1.0, counts.sum(), np.square(counts).sum()]) * self._prior / seconds
+        self._matrix = self._forget * self._matrix + np.outer(terms, terms)
+        self._vector = self._forget * self._vector + terms
+        # A trace of the prior stays, so that terms that were never told apart remain defined.
+        trace = 1e-6 * np.trace(self._matrix) * np.eye(3)
+        factors = np.linalg.solve(self._matrix + trace, self._vector + np.diag(trace))
+        self._model = CostModel(*(np.maximum(factors, 0.0) * self._prior).tolist())
