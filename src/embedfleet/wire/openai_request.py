@@ -63,6 +63,7 @@ class EmbeddingRequest:
 
 
 _TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)]
+_Dimensions: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ID)]
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -70,7 +71,7 @@ class _Body(msgspec.Struct, gc=False):
 
     model: str
     input: str | list[str | _TokenId | list[_TokenId]]
-    dimensions: int | None = None
+    dimensions: _Dimensions | None = None
     encoding_format: EncodingFormat | None = None
     user: str | None = None
     input_type: Literal["query", "document"] | None = None
