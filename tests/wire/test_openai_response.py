@@ -34,7 +34,8 @@ IDENTITY = ModelIdentity("Qwen/Qwen3-Embedding-4B", "r", "t", 2560, 32768, 15166
 
 def unit_rows(texts: int, width: int, seed: int = 0) -> Vectors:
     rows = np.random.default_rng(seed).standard_normal((texts, width), dtype=np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
 
 
 def rendered(
