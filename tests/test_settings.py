@@ -222,6 +222,12 @@ def test_a_better_engine_may_serve_a_lesser_promise() -> None:
     assert load(toml, {}, {}).pools[0].precision is Precision.FP8
 
 
+@pytest.mark.parametrize(("promise", "dtype"), [("f32", "f32"), ("bf16", "f32"), ("int8", "auto")])
+def test_an_automatic_dtype_keeps_the_promise_of_the_pool(promise: str, dtype: str) -> None:
+    settings = load(f"[[pools]]\nmodel = 'a'\nprecision = '{promise}'", {}, {})
+    assert settings.engine.dtype == dtype
+
+
 # -- what is left alone ------------------------------------------------------------------
 
 

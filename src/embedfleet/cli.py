@@ -53,10 +53,10 @@ def _fetch(model: str) -> ResolvedModel:
     return resolve(model, progress=True)
 
 
-def _make_golden(model: str, output: Path, engine: EngineSettings) -> None:
+def _make_golden(model: str, output: Path) -> None:
     from embedfleet.golden.make import make  # noqa: PLC0415
 
-    make(_fetch(model).directory, output, engine)
+    make(_fetch(model).directory, output)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,9 +119,9 @@ class EngineSettings:
     device: Literal["auto", "cpu"] = setting("auto", flag="--device")
     """Device to compute on; `auto` takes the best that this machine has."""
     dtype: Literal["auto", "f32", "int8"] = setting("auto", flag="--dtype")
-    """Numbers to compute with. `f32` reproduces the reference; `int8` is about twice as fast on a
-    processor and moves vectors a little (cosine above 0.995); `auto` follows the pool's precision
-    and is f32 where that is auto too."""
+    """Numbers to compute with. `f32` reproduces the reference; `int8` is two to three times as fast
+    on a processor with instructions for it and moves vectors a little (mean cosine above 0.995).
+    `auto` is f32 where a pool promises f32 or bf16, and else what suits the processor."""
     threads: int | None = count(None, at_most=1024, none="auto")
     """Threads to compute with; `auto` divides the physical cores among the replicas that share
     the machine."""
@@ -186,8 +186,8 @@ class Pool:
     tokenizer_dir: Path | None = setting(None, none="none", flag="--model")
     """Directory of the tokenizer, for replicas elsewhere that do not say which one they use."""
     precision: Precision | None = setting(None, none="auto")
-    """Numeric class that every vector of the pool has at least; `auto` takes that of the engine's
-    dtype."""
+    """Numeric class that every vector of the pool has at least; `auto` takes that of the first
+    replica."""
     golden: Path | None = setting(None, none="auto")
     """File of golden vectors that a replica must reproduce before it gets traffic; `auto` takes the
     one that ships with embedfleet or with the model, where there is one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,7 +17,7 @@ from embedfleet.settings.catalogue import Pool, Settings
 from embedfleet.settings.contradictions import refuse
 from embedfleet.settings.converting import UnfitError, convert
 from embedfleet.settings.options import AREAS, POOLS, PREFIX, Option, options
-from embedfleet.vocabulary import SettingError
+from embedfleet.vocabulary import Precision, SettingError
 
 NOT_SETTINGS = re.compile(r"EMBEDFLEET_(CONFIG|TEST_\w+)")
 """Variables with our prefix that are no settings: the file's own path, and the tests'."""
@@ -41,6 +41,7 @@ class _Place:
         return self.path if self.pool is None else self.path.replace(".", f"[{self.pool}].", 1)
 
 
+_EXACT = {Precision.F32, Precision.BF16}
 _Given = dict[_Place, tuple[Any, str]]
 
 
@@ -154,6 +155,8 @@ def _assemble(given: _Given, pools: int) -> tuple[Settings, Provenance]:
             if option.area == POOLS
         }
         rows.append(Pool(**row))
+    if areas["engine"].dtype == "auto" and any(row.precision in _EXACT for row in rows):
+        areas["engine"] = replace(areas["engine"], dtype="f32")  # auto could choose int8
     settings = Settings(**areas, pools=tuple(rows))
     refuse(settings)
     return settings, origins

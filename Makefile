@@ -1,0 +1,91 @@
+# Every target does its own set-up; a second run finds it done.
+#   make serve      the gateway and two replicas of the built-in model on port 8080 (PORT=… changes it)
+#   make test       the tests that take seconds each
+#   make test-all   all tests: official clients, real servers, replicas killed under load
+#   make lint       style, types and import contracts
+#   make format     let ruff format the code
+#   make docs       write the generated pages of docs/
+#   make reference  add torch and transformers, which make the fixtures and train the built-in model
+#   make lock       choose new versions of the dependencies and pin them
+#   make clean      remove what the other targets made
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PORT ?= 8080
+MODEL ?= builtin
+REPLICAS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --no-warn-script-location
+# The first Python that is new enough, unless PYTHON=… names one.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.PHONY: help serve test test-slow test-all lint format docs reference lock clean setup
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(VENV)/.dev
+
+serve: $(VENV)/.runtime
+	exec $(BIN)/embedfleet serve $(MODEL) --replicas $(REPLICAS) --port $(PORT)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m slow
+
+test-all: test test-slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.runtime
+	$(BIN)/embedfleet config --docs > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
+
+reference: $(VENV)/.dev
+	$(INSTALL) -r requirements/reference.txt
+
+lock: $(VENV)/.python
+	$(BIN)/python requirements/lock.py
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment, in steps that are each done once: a stamp file says so.
+$(VENV)/.python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "embedfleet needs Python 3.11 or newer, with its venv module (Debian: python3-venv)."; \
+		echo "Found: $$(python3 --version 2>&1 || true)"; \
+		echo "Name another one with: make PYTHON=/path/to/python3.12"; exit 1; \
+	fi >&2
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)" >&2
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: requirements/runtime.txt requirements/build.txt pyproject.toml | $(VENV)/.python
+	@echo "Installing embedfleet and its pinned dependencies; a minute or two the first time" >&2
+	$(INSTALL) -r requirements/build.txt -r requirements/runtime.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@echo "Installing the pinned development tools" >&2
+	$(INSTALL) -r requirements/dev.txt
+	@touch $@

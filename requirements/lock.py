@@ -1,0 +1,60 @@
+"""Write the locks: exact pins of everything that pip would install for each purpose.
+
+Run by `make lock` with the oldest supported Python, whose needs include those of newer ones. A
+lock holds names and versions only; where packages come from is pip's own configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+LOCKS = {
+    "build.txt": ["setuptools>=77"],
+    "runtime.txt": ["."],
+    "dev.txt": [".[dev]"],
+    "reference.txt": [".[dev,reference]"],
+}
+"""What each lock is for, smallest first: each later one starts from the pins before it."""
+OURS = "embedfleet"
+
+
+def resolve(wanted: list[str], constraints: list[str]) -> dict[str, str]:
+    """Ask pip what it would install into an empty environment."""
+    held = HERE / ".constraints.txt"
+    held.write_text("\n".join(constraints), encoding="utf-8")
+    options = ["--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", *options, "--constraint", str(held), *wanted],
+            cwd=HERE.parent,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+    finally:
+        held.unlink()
+    found = {}
+    for item in json.loads(done.stdout)["install"]:
+        metadata = item["metadata"]
+        # A local part such as `+cpu` names a build; the pin is of the release.
+        found[metadata["name"].lower().replace("_", "-")] = metadata["version"].partition("+")[0]
+    found.pop(OURS, None)
+    return found
+
+
+def main() -> None:
+    """Resolve every lock and write it."""
+    pins: list[str] = []
+    for name, wanted in LOCKS.items():
+        found = resolve(wanted, pins)
+        lines = [f"{package}=={version}" for package, version in sorted(found.items())]
+        head = f"# Exact pins for {' '.join(wanted)}; made by `make lock`, not by hand.\n"
+        (HERE / name).write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+        pins = sorted({*pins, *lines})
+
+
+if __name__ == "__main__":
+    main()
