@@ -17,7 +17,6 @@ from embedfleet.vocabulary import Precision, SettingError
 _DEVICES: Final = ("auto", "cpu")
 _DTYPES: Final = ("auto", "f32", "int8")
 _BATCH_TOKENS: Final = 1_024
-_MEMORY_MIB: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,7 @@ def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
         multiplies_int8_fast,
         usable_processors,
     )
+    from embedfleet.engine.cpu.memory import chosen_mib  # noqa: PLC0415
 
     if options.dtype == "auto":
         # With int8 dot products int8 is about three times as fast as float32, at a mean cosine
@@ -64,12 +64,13 @@ def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
         precision = Precision.INT8 if multiplies_int8_fast() else Precision.F32
     else:
         precision = Precision(options.dtype)
+    max_tokens = _max_tokens(options.max_tokens, checkpoint.config)
     settings = CpuSettings(
         precision=precision,
         threads=_at_least_one("threads", options.threads, usable_processors()),
         batch_tokens=_at_least_one("batch_tokens", options.batch_tokens, _BATCH_TOKENS),
-        memory_mib=_at_least_one("memory_mib", options.memory_mib, _MEMORY_MIB),
-        max_tokens=_max_tokens(options.max_tokens, checkpoint.config),
+        memory_mib=chosen_mib(checkpoint.config, max_tokens, options.memory_mib),
+        max_tokens=max_tokens,
     )
     return CpuEngine(checkpoint, settings)
 

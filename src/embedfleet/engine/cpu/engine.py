@@ -6,17 +6,27 @@ Refuses to know where batches come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
 import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 
 from embedfleet.engine.checkpoint import Checkpoint
-from embedfleet.engine.cpu.forward import Compiler, Program, Scratch, whole_model
-from embedfleet.engine.cpu.layout import Arrays, Layout, Rotations, passes, whole_texts
+from embedfleet.engine.cpu.forward import (
+    Compiler,
+    PassInputs,
+    Program,
+    Scratch,
+    pass_inputs,
+    whole_model,
+)
+from embedfleet.engine.cpu.layout import Rotations, passes, whole_texts
 from embedfleet.engine.cpu.linear import FloatInput, Linear, int8_input
+from embedfleet.engine.cpu.long import LongTexts
+from embedfleet.engine.cpu.memory import Budget
 from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.tensors import Floats
@@ -37,12 +47,6 @@ class CpuSettings:
     max_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    layout: Layout
-    inputs: Arrays
-
-
 class CpuEngine:
     """Qwen3 on the CPU. Any number of threads may prepare and compute; passes run one by one."""
 
@@ -50,12 +54,13 @@ class CpuEngine:
         """Compile the model; takes seconds, and the memory of one copy of the linear weights."""
         config = checkpoint.config
         linear: Linear = FloatInput if settings.precision is Precision.F32 else int8_input
+        compiler = Compiler(ov.Core(), settings.threads)
         self._checkpoint = checkpoint
-        self._settings = settings
+        self._budget = Budget(config, settings.memory_mib)
         self._rotations = Rotations(config)
         self._scratch = Scratch(config)
+        self._long = LongTexts(checkpoint, linear, compiler, self._rotations)
         self._computing = Lock()
-        compiler = Compiler(ov.Core(), settings.threads)
         self._program: Program | None = compiler.compile(whole_model(checkpoint, linear))
         self._info = EngineInfo(
             width=config.hidden,
@@ -63,7 +68,7 @@ class CpuEngine:
             vocabulary=config.vocabulary,
             precision=settings.precision,
             device="cpu",
-            batch_tokens=settings.batch_tokens,
+            batch_tokens=self._budget.batch_tokens(settings.batch_tokens),
         )
 
     def __repr__(self) -> str:
@@ -84,23 +89,40 @@ class CpuEngine:
             raise ValueError(
                 f"a batch holds texts of 1 to {self._info.max_tokens} tokens; got {lengths[:20]}"
             )
-        cuts = passes(lengths, self._settings.batch_tokens)
-        prepared = [self._prepare_pass(batch[cut]) for cut in cuts]
-        return lambda: unit_rows(np.concatenate([self._compute_pass(one) for one in prepared]))
+        cuts = passes(lengths, self._info.batch_tokens)
+        computations = [self._prepare_pass(batch[cut]) for cut in cuts]
+        return lambda: unit_rows(np.concatenate([compute() for compute in computations]))
 
-    def _prepare_pass(self, texts: Sequence[Encoding]) -> _Pass:
+    def _prepare_pass(self, texts: Sequence[Encoding]) -> Callable[[], Floats]:
         layout = whole_texts([len(text) for text in texts])
-        cosine, sine = self._rotations.at(layout.positions)
-        embedded = self._checkpoint.embed(np.concatenate(texts))
-        return _Pass(layout, layout.arrays | {"embedded": embedded, "cosine": cosine, "sine": sine})
+        if not self._budget.fits_whole(layout.tokens):
+            # Alone, as more than one text never exceeds batch_tokens, which fits.
+            return partial(self._compute_long, texts[0])
+        states = self._checkpoint.embed(np.concatenate(texts))
+        return partial(self._compute, pass_inputs(layout, states, self._rotations))
 
-    def _compute_pass(self, one: _Pass) -> Floats:
+    def _compute(self, inputs: PassInputs) -> Floats:
         with self._computing:
-            if self._program is None:
-                raise RuntimeError("the engine is closed")
-            scratch = self._scratch.arrays(one.layout.blocks)
-            return self._program.run(one.inputs | scratch).copy()
+            program = self._opened()
+            states = program.run(inputs, self._scratch).copy()
+            if inputs.layout.tokens > self._info.batch_tokens:
+                # A rare long text must not keep its memory for good.
+                program.release_memory()
+                self._scratch.release_memory()
+            return states
+
+    def _compute_long(self, text: Encoding) -> Floats:
+        chunk_tokens = self._budget.chunk_tokens(len(text), self._info.batch_tokens)
+        with self._computing:
+            self._opened().release_memory()
+            return self._long.compute(text, chunk_tokens)
+
+    def _opened(self) -> Program:
+        if self._program is None:
+            raise RuntimeError("the engine is closed")
+        return self._program
 
     def close(self) -> None:
         with self._computing:
             self._program = None
+            self._scratch.release_memory()

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
 from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
 from embedfleet.engine.cpu.graph import Decoder, make_inputs, parameter, rms_norm
-from embedfleet.engine.cpu.layout import BLOCK_TOKENS, Arrays
+from embedfleet.engine.cpu.layout import BLOCK_TOKENS, Arrays, Layout, Rotations
 from embedfleet.engine.cpu.linear import Linear
 from embedfleet.engine.tensors import Floats
 
@@ -40,56 +39,89 @@ class Compiler:
 
 
 class Program:
-    """A compiled graph with one output; one run at a time."""
+    """A compiled graph; one run at a time."""
 
-    def __init__(self, compiled: ov.CompiledModel) -> None:
+    def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._request = compiled.create_infer_request()
 
-    def run(self, arrays: Arrays) -> Floats:
-        """Compute the output for inputs by name; other threads run. Valid until the next run."""
-        for name, values in arrays.items():
+    def run(self, inputs: PassInputs, scratch: Scratch) -> Floats:
+        """Compute the states that come out; valid until the next run. Other threads run too."""
+        for name, values in (inputs.arrays() | scratch.arrays(inputs.layout.blocks)).items():
             self._request.set_tensor(name, ov.Tensor(values, shared_memory=True))
         self._request.infer()
-        output: Floats = self._request.get_output_tensor(0).data
-        return output
+        states: Floats = self._request.get_output_tensor(0).data
+        return states
 
     def release_memory(self) -> None:
-        """Give back the memory that a large run grew."""
+        """Give back what a large run grew."""
         self._compiled.release_memory()
 
 
+@dataclass(frozen=True, slots=True)
+class PassInputs:
+    """What goes into a pass, scratch aside."""
+
+    layout: Layout
+    states: Floats
+    """[tokens, hidden]"""
+    cosine: Floats
+    """[tokens, 1, head_dim]"""
+    sine: Floats
+
+    def arrays(self) -> Arrays:
+        floats = {"states": self.states, "cosine": self.cosine, "sine": self.sine}
+        return self.layout.indices | floats
+
+
+def pass_inputs(layout: Layout, states: Floats, rotations: Rotations) -> PassInputs:
+    return PassInputs(layout, states, *rotations.at(layout.positions))
+
+
 class Scratch:
-    """Memory for the keys and values of one layer; grows to the largest pass that is kept."""
+    """Memory for the keys and values of one layer; grows to the largest pass."""
 
     def __init__(self, config: Qwen3Config) -> None:
-        self._shape = (config.kv_heads, BLOCK_TOKENS, config.head_dim)
-        self._kept = self._new(0)
+        self._block = (config.kv_heads, BLOCK_TOKENS, config.head_dim)
+        self._keys = self._values = np.zeros((0, *self._block), dtype=np.float32)
 
-    def arrays(self, blocks: int, *, keep: bool = True) -> Arrays:
-        """Scratch inputs for a pass of `blocks` blocks; what they hold does not matter."""
-        keys, values = self._kept
-        if blocks > len(keys):
-            keys, values = self._new(blocks)
-            if keep:
-                self._kept = keys, values
-        return {"keys": keys, "values": values}
+    def arrays(self, blocks: int) -> Arrays:
+        """At least `blocks` blocks each for keys and values; growing forgets what they held."""
+        if blocks > len(self._keys):
+            shape = (blocks, *self._block)
+            self._keys = np.zeros(shape, dtype=np.float32)
+            self._values = np.zeros(shape, dtype=np.float32)
+        return {"keys": self._keys, "values": self._values}
 
-    def _new(self, blocks: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        shape = (blocks, *self._shape)
-        return np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    def release_memory(self) -> None:
+        self._keys = self._values = np.zeros((0, *self._block), dtype=np.float32)
 
 
 def whole_model(checkpoint: Checkpoint, linear: Linear) -> ov.Model:
-    """From `embedded` [tokens, hidden] to the final states of the rows `pooled` [texts, hidden]."""
+    """From `states` [tokens, hidden] to the final states of the rows `pooled` [texts, hidden].
+
+    The states that go in are the tokens' embeddings.
+    """
+    return _model(checkpoint, linear, 0, checkpoint.config.layers)
+
+
+def one_layer(checkpoint: Checkpoint, linear: Linear, index: int) -> ov.Model:
+    """Layer `index`, from `states` [tokens, hidden] to the states after it.
+
+    The last one puts out final states of the rows `pooled` only, [texts, hidden].
+    """
+    return _model(checkpoint, linear, index, index + 1)
+
+
+def _model(checkpoint: Checkpoint, linear: Linear, first: int, end: int) -> ov.Model:
     config = checkpoint.config
     inputs = make_inputs(config)
-    embedded = parameter("embedded", [-1, config.hidden], np.float32)
+    states = parameter("states", [-1, config.hidden], np.float32)
     pooled = parameter("pooled", [-1], np.int32)
-    decoder = Decoder(config, inputs, linear)
-    x = embedded
-    for index in range(config.layers - 1):
-        x = decoder.layer(x, checkpoint.layer(index))
-    x = decoder.layer(x, checkpoint.layer(config.layers - 1), pooled)
-    x = rms_norm(x, checkpoint.final_norm, config.epsilon)
-    return ov.Model([x], [embedded, pooled, *inputs.all()], "qwen3")
+    decoder, x = Decoder(config, inputs, linear), states
+    for index in range(first, end):
+        is_last = index == config.layers - 1
+        x = decoder.layer(x, checkpoint.layer(index), pooled if is_last else None)
+    if end == config.layers:
+        x = rms_norm(x, checkpoint.final_norm, config.epsilon)
+    return ov.Model([x], [states, pooled, *inputs.all()])

@@ -63,8 +63,8 @@ class Layout:
     """Scratch blocks that the pass needs."""
     positions: NDArray[np.int32]
     """Of each token in its text, [tokens]."""
-    arrays: Arrays
-    """The graph's index inputs, for attention and pooling."""
+    indices: Arrays
+    """Index inputs of the graph: for attention, and `pooled`, each text's last row."""
 
 
 def whole_texts(lengths: Sequence[int]) -> Layout:
@@ -78,13 +78,37 @@ def whole_texts(lengths: Sequence[int]) -> Layout:
         texts=len(sizes),
         blocks=blocks,
         positions=np.arange(tokens, dtype=np.int32) - np.repeat(begins[:-1], sizes),
-        arrays={
+        indices={
+            "pooled": begins[1:] - np.int32(1),
             "past": np.zeros_like(sizes),
             "begins": begins,
             "blocks": np.arange(blocks, dtype=np.int32),
             "block_begins": block_begins,
             "longest": np.array(sizes.max()),
-            "pooled": begins[1:] - np.int32(1),
+        },
+    )
+
+
+def chunk_of_text(start: int, stop: int, *, seen: int) -> Layout:
+    """Lay out the tokens `start` to `stop` of one text whose earlier chunks are in the scratch.
+
+    They see the `seen` tokens before them, either all (`start`) or none (0). `start` and `seen`
+    are whole blocks. The scratch holds the text's blocks in order.
+    """
+    first, end = (start - seen) // BLOCK_TOKENS, -(-stop // BLOCK_TOKENS)
+    tokens = stop - start
+    return Layout(
+        tokens=tokens,
+        texts=1,
+        blocks=end,
+        positions=np.arange(start, stop, dtype=np.int32),
+        indices={
+            "pooled": np.array([tokens - 1], dtype=np.int32),
+            "past": np.array([seen], dtype=np.int32),
+            "begins": np.array([0, tokens], dtype=np.int32),
+            "blocks": np.arange(first, end, dtype=np.int32),
+            "block_begins": np.array([0, end - first], dtype=np.int32),
+            "longest": np.array(seen + tokens, dtype=np.int32),
         },
     )
 

@@ -1,0 +1,57 @@
+"""Texts too long for one pass: layer by layer, and through each layer in chunks.
+
+Decides in which order the chunks of a long text are computed, so that only one layer's keys,
+values and weights and one chunk's activations are alive. A layer is compiled when its turn comes
+and dropped after: a fraction of a second, beside the many seconds that such a text computes.
+Refuses to know when a text counts as long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from embedfleet.engine.checkpoint import Checkpoint
+from embedfleet.engine.cpu.forward import Compiler, Program, Scratch, one_layer, pass_inputs
+from embedfleet.engine.cpu.layout import BLOCK_TOKENS, Layout, Rotations, chunk_of_text
+from embedfleet.engine.cpu.linear import Linear
+from embedfleet.engine.tensors import Floats
+from embedfleet.vocabulary import Encoding
+
+
+@dataclass(frozen=True, slots=True)
+class LongTexts:
+    """Computes one long text at a time."""
+
+    checkpoint: Checkpoint
+    linear: Linear
+    compiler: Compiler
+    rotations: Rotations
+
+    def compute(self, text: Encoding, chunk_tokens: int) -> Floats:
+        """Final state of the last token, [1, hidden]; `chunk_tokens` are whole blocks."""
+        last = self.checkpoint.config.layers - 1
+        scratch = Scratch(self.checkpoint.config)
+        scratch.arrays(-(-len(text) // BLOCK_TOKENS))  # all of it now: growing forgets
+        states = self.checkpoint.embed(text)
+        chunks = list(pairwise([*range(0, len(text), chunk_tokens), len(text)]))
+        for index in range(last):
+            program = self._layer(index)
+            for start, stop in chunks:
+                chunk = chunk_of_text(start, stop, seen=start)
+                states[start:stop] = self._run(program, chunk, states[start:stop], scratch)
+        program = self._layer(last)
+        for start, stop in chunks[:-1]:
+            # Only the last token is wanted: the chunks before its own need not see what came
+            # before them, they only have to leave their keys and values behind.
+            chunk = chunk_of_text(start, stop, seen=0)
+            self._run(program, chunk, states[start:stop], scratch)
+        start, stop = chunks[-1]
+        chunk = chunk_of_text(start, stop, seen=start)
+        return self._run(program, chunk, states[start:stop], scratch).copy()
+
+    def _layer(self, index: int) -> Program:
+        return self.compiler.compile(one_layer(self.checkpoint, self.linear, index))
+
+    def _run(self, program: Program, chunk: Layout, states: Floats, scratch: Scratch) -> Floats:
+        return program.run(pass_inputs(chunk, states, self.rotations), scratch)
