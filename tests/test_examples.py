@@ -1,0 +1,95 @@
+"""Every example runs against a real service and prints what it promises."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def base_url(request: pytest.FixtureRequest) -> str:
+    try:
+        service = request.getfixturevalue("service")
+    except pytest.FixtureLookupError:
+        pytest.skip("no fixture `service` to run the examples against")
+    return str(service.base_url).rstrip("/").removesuffix("/v1") + "/v1"
+
+
+def printed(command: list[str], base_url: str) -> list[str]:
+    """Run an example; give the lines that it printed."""
+    done = subprocess.run(
+        command,
+        env=os.environ | {"EMBEDFLEET_URL": base_url, "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def python(example: str, base_url: str) -> list[str]:
+    return printed([sys.executable, "-W", "error", str(EXAMPLES / example)], base_url)
+
+
+def test_passages_are_ranked_with_openai_s_client(base_url: str) -> None:
+    question, *ranking = python("01-openai-client/rank.py", base_url)
+    assert question.endswith("?")
+    scores = [float(line.split()[0]) for line in ranking]
+    assert scores == sorted(scores, reverse=True)
+    assert ranking[0].split()[1] == "df:"
+    assert len(ranking) == 6
+
+
+def test_the_article_s_snippet_runs_unchanged_but_for_the_port(
+    base_url: str, tmp_path: Path
+) -> None:
+    snippet = (EXAMPLES / "01-openai-client" / "article.py").read_text(encoding="utf-8")
+    with OpenAI(base_url=base_url, api_key="none") as client:
+        model = client.models.list().data[0].id
+    assert "http://localhost:8080/v1" in snippet
+    # A service for tests has a port of its own, and may not serve a model by the article's name.
+    changed = snippet.replace("http://localhost:8080/v1", base_url)
+    copy = tmp_path / "article.py"
+    copy.write_text(changed.replace("Qwen3-Embedding-4B", model), encoding="utf-8")
+    (line,) = printed([sys.executable, str(copy)], base_url)
+    assert re.fullmatch(r"\[-?[\d.e-]+(, -?[\d.e-]+){4}\]", line)
+
+
+def test_a_query_gets_a_prompt_and_finds_its_document(base_url: str) -> None:
+    _, plain, query, instruction = python("02-query-and-document/search.py", base_url)
+    tokens = [int(re.findall(r"(\d+) tokens", line)[0]) for line in (plain, query, instruction)]
+    assert tokens[0] < min(tokens[1:])
+    assert "tokens: rsync" in query
+    assert "tokens: rsync" in instruction
+
+
+def test_shorter_vectors_find_the_same_passage(base_url: str) -> None:
+    lines = python("03-dimensions/shorter.py", base_url)
+    dimensions = [int(line.split()[0]) for line in lines]
+    assert dimensions == sorted(dimensions, reverse=True)
+    assert dimensions[-1] == 32
+    assert all(": grep" in line for line in lines[:2])
+
+
+def test_curl_gets_floats_base64_and_errors(base_url: str) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    lines = printed(["sh", str(EXAMPLES / "04-curl" / "embed.sh")], base_url)
+    answers = [line for line in lines if line.startswith("{")]
+    assert len(answers) == 4
+    assert '"embedding":[' in answers[0]
+    assert '"embedding":"' in answers[1]
+    assert '"embedding":[' in answers[2]
+    assert answers[3].startswith('{"error":{"message":"`input[1]` is empty')
