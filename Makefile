@@ -21,10 +21,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-warn-script-location
+NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 # The first Python that is new enough, unless PYTHON=… names one.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
-	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	&& echo $$python && break; done)
+	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
 .PHONY: help serve test test-slow test-all lint format docs reference lock clean setup
 help:
@@ -70,9 +70,9 @@ clean:
 
 # The environment, in steps that are each done once: a stamp file says so.
 $(VENV)/.python:
-	@if [ -z "$(PYTHON)" ]; then \
-		echo "embedfleet needs Python 3.11 or newer, with its venv module (Debian: python3-venv)."; \
-		echo "Found: $$(python3 --version 2>&1 || true)"; \
+	@if ! "$(PYTHON)" -c '$(NEW_ENOUGH)' 2>/dev/null; then \
+		echo "embedfleet needs Python 3.11 or newer with its venv module (Debian: python3-venv)."; \
+		echo "Found: $(or $(PYTHON),python3), $$($(or $(PYTHON),python3) --version 2>&1 | head -n 1)"; \
 		echo "Name another one with: make PYTHON=/path/to/python3.12"; exit 1; \
 	fi >&2
 	@echo "Creating $(VENV) with $$($(PYTHON) --version)" >&2

@@ -42,8 +42,8 @@ class Recorder:
             raise ModelError(f"there is no model {model}")
         return ResolvedModel(Path("/cache/snapshot"), model, "c0ffee")
 
-    def make_golden(self, model: str, output: Path) -> None:
-        self.seen.append(("golden", (model, output)))
+    def make_golden(self, model: str, output: Path, engine: EngineSettings) -> None:
+        self.seen.append(("golden", (model, output, engine.dtype)))
 
 
 @pytest.fixture
@@ -151,9 +151,9 @@ def test_config_prints_a_file_that_can_be_read_back(behind: Recorder, tmp_path: 
     assert started(behind) == Settings(pools=(Pool(model="builtin"),))
 
 
-def test_golden_vectors_are_written_to_the_named_file(behind: Recorder) -> None:
-    assert typed("golden make builtin -o g.npz", behind).exit_code == 0
-    assert behind.seen == [("golden", ("builtin", Path("g.npz")))]
+def test_golden_vectors_are_made_in_f32_whatever_the_environment_says(behind: Recorder) -> None:
+    typed("golden make builtin -o g.npz", behind, EMBEDFLEET_ENGINE_DTYPE="int8")
+    assert behind.seen == [("golden", ("builtin", Path("g.npz"), "f32"))]
 
 
 def test_fetch_prints_the_directory_alone_on_stdout(behind: Recorder) -> None:

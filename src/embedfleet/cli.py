@@ -20,13 +20,14 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from embedfleet import flags
 from embedfleet.settings import (
+    EngineSettings,
     Settings,
     as_markdown,
     as_toml,
     effective,
     load,
-    options,
     trace,
 )
 from embedfleet.vocabulary import SettingError, SetupError
@@ -53,10 +54,10 @@ def _fetch(model: str) -> ResolvedModel:
     return resolve(model, progress=True)
 
 
-def _make_golden(model: str, output: Path) -> None:
+def _make_golden(model: str, output: Path, engine: EngineSettings) -> None:
     from embedfleet.golden.make import make  # noqa: PLC0415
 
-    make(_fetch(model).directory, output)
+    make(_fetch(model).directory, output, engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Calls:
     gateway: Callable[[Settings], int] = _run_gateway
     replica: Callable[[Settings], int] = _run_replica
     fetch: Callable[[str], ResolvedModel] = _fetch
-    make_golden: Callable[[str, Path], None] = _make_golden
+    make_golden: Callable[[str, Path, EngineSettings], None] = _make_golden
 
 
 class _Refusing(TyperGroup):
@@ -79,39 +80,6 @@ class _Refusing(TyperGroup):
             typer.echo(f"embedfleet: error: {error}", err=True)
             raise typer.Exit(2) from error
 
-
-def _help(path: str) -> str:
-    option = options()[path]
-    return option.description.replace("[", r"\[")
-
-
-def _flag(path: str, metavar: str) -> Any:
-    """Describe a flag by its entry in the settings catalogue."""
-    return typer.Option(options()[path].rule.flag, metavar=metavar, help=_help(path))
-
-
-MODEL_HELP = _help("pools.model").partition(". ")[0] + "."
-Model = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-NamedModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-Replicas = Annotated[str | None, _flag("pools.replicas", "N")]
-ReplicaUrls = Annotated[list[str] | None, _flag("pools.replica_urls", "URL")]
-TokenizerDir = Annotated[str | None, _flag("pools.tokenizer_dir", "DIR")]
-ServedNames = Annotated[list[str] | None, _flag("pools.served_names", "NAME")]
-GatewayHost = Annotated[str | None, _flag("gateway.host", "ADDRESS")]
-GatewayPort = Annotated[str | None, _flag("gateway.port", "PORT")]
-ReplicaHost = Annotated[str | None, _flag("replica.host", "ADDRESS")]
-ReplicaPort = Annotated[str | None, _flag("replica.port", "PORT")]
-Device = Annotated[str | None, _flag("engine.device", "auto|cpu")]
-Dtype = Annotated[str | None, _flag("engine.dtype", "auto|f32|int8")]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        envvar="EMBEDFLEET_CONFIG",
-        help="Settings file (TOML). Flags win over variables, variables over the file.",
-    ),
-]
 
 app = typer.Typer(
     cls=_Refusing,
@@ -145,14 +113,14 @@ def _options(
 @app.command()
 def serve(
     context: typer.Context,
-    model: Model = None,
-    replicas: Replicas = None,
-    host: GatewayHost = None,
-    port: GatewayPort = None,
-    served_name: ServedNames = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    config: ConfigFile = None,
+    model: flags.Model = None,
+    replicas: flags.Replicas = None,
+    host: flags.GatewayHost = None,
+    port: flags.GatewayPort = None,
+    served_name: flags.ServedNames = None,
+    device: flags.Device = None,
+    dtype: flags.Dtype = None,
+    config: flags.ConfigFile = None,
 ) -> None:
     """Serve a model from this machine: a gateway and its replicas, in one command.
 
@@ -164,7 +132,7 @@ def serve(
 
         embedfleet serve Qwen/Qwen3-Embedding-0.6B --served-name embeddings
     """
-    flags = {
+    chosen = {
         "pools.model": model,
         "pools.replicas": replicas,
         "pools.served_names": served_name or None,
@@ -173,18 +141,18 @@ def serve(
         "engine.device": device,
         "engine.dtype": dtype,
     }
-    raise typer.Exit(_calls(context).gateway(_settings(config, flags)))
+    raise typer.Exit(_calls(context).gateway(_settings(config, chosen)))
 
 
 @app.command()
 def replica(
     context: typer.Context,
-    model: Model = None,
-    host: ReplicaHost = None,
-    port: ReplicaPort = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    config: ConfigFile = None,
+    model: flags.Model = None,
+    host: flags.ReplicaHost = None,
+    port: flags.ReplicaPort = None,
+    device: flags.Device = None,
+    dtype: flags.Dtype = None,
+    config: flags.ConfigFile = None,
 ) -> None:
     """Run one replica: a single engine behind HTTP, for a gateway elsewhere.
 
@@ -194,25 +162,25 @@ def replica(
 
     then `embedfleet gateway --replica http://that-machine:9000` in front.
     """
-    flags = {
+    chosen = {
         "pools.model": model,
         "replica.host": host,
         "replica.port": port,
         "engine.device": device,
         "engine.dtype": dtype,
     }
-    raise typer.Exit(_calls(context).replica(_settings(config, flags)))
+    raise typer.Exit(_calls(context).replica(_settings(config, chosen)))
 
 
 @app.command()
 def gateway(
     context: typer.Context,
-    replica: ReplicaUrls = None,
-    model: TokenizerDir = None,
-    host: GatewayHost = None,
-    port: GatewayPort = None,
-    served_name: ServedNames = None,
-    config: ConfigFile = None,
+    replica: flags.ReplicaUrls = None,
+    model: flags.TokenizerDir = None,
+    host: flags.GatewayHost = None,
+    port: flags.GatewayPort = None,
+    served_name: flags.ServedNames = None,
+    config: flags.ConfigFile = None,
 ) -> None:
     """Run only the gateway, in front of replicas that run elsewhere.
 
@@ -222,19 +190,19 @@ def gateway(
 
     Give `--replica` once for each of them.
     """
-    flags = {
+    chosen = {
         "pools.replica_urls": replica or None,
         "pools.tokenizer_dir": model,
         "pools.served_names": served_name or None,
         "gateway.host": host,
         "gateway.port": port,
     }
-    raise typer.Exit(_calls(context).gateway(_settings(config, flags)))
+    raise typer.Exit(_calls(context).gateway(_settings(config, chosen)))
 
 
 @app.command("config")
 def show_config(
-    config: ConfigFile = None,
+    config: flags.ConfigFile = None,
     toml: Annotated[bool, typer.Option("--toml", help="Print a complete settings file.")] = False,
     docs: Annotated[
         bool, typer.Option("--docs", help="Print the documentation of every option (Markdown).")
@@ -266,10 +234,11 @@ def show_config(
 @golden.command("make")
 def make_golden(
     context: typer.Context,
-    model: NamedModel,
+    model: flags.NamedModel,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write them.")
     ],
+    config: flags.ConfigFile = None,
 ) -> None:
     """Make golden vectors with the reference engine (f32).
 
@@ -278,13 +247,14 @@ def make_golden(
 
         embedfleet golden make ./my-model -o my-model.golden
     """
-    _calls(context).make_golden(model, output)
+    engine = _settings(config, {"engine.dtype": "f32"}).engine
+    _calls(context).make_golden(model, output, engine)
 
 
 @model_commands.command("fetch")
 def fetch_model(
     context: typer.Context,
-    model: NamedModel,
+    model: flags.NamedModel,
 ) -> None:
     """Download a model ahead of time and print its directory.
 
@@ -299,8 +269,8 @@ def fetch_model(
     typer.echo(found.directory)
 
 
-def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
-    return load(_read(config), os.environ, flags)
+def _settings(config: Path | None, chosen: Mapping[str, object]) -> Settings:
+    return load(_read(config), os.environ, chosen)
 
 
 def _read(config: Path | None) -> str | None:

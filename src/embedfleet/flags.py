@@ -1,0 +1,48 @@
+"""The flags of the command line, made from the settings catalogue.
+
+This module decides which settings have a flag of their own and how its value is called in `--help`.
+It refuses to know commands, and to check values: the settings do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedfleet.settings import options
+
+
+def _help(path: str) -> str:
+    option = options()[path]
+    return option.description.replace("[", r"\[")
+
+
+def _flag(path: str, metavar: str) -> Any:
+    """Describe a flag by its entry in the settings catalogue."""
+    return typer.Option(options()[path].rule.flag, metavar=metavar, help=_help(path))
+
+
+MODEL_HELP = _help("pools.model").partition(". ")[0] + "."
+Model = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+NamedModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Replicas = Annotated[str | None, _flag("pools.replicas", "N")]
+ReplicaUrls = Annotated[list[str] | None, _flag("pools.replica_urls", "URL")]
+TokenizerDir = Annotated[str | None, _flag("pools.tokenizer_dir", "DIR")]
+ServedNames = Annotated[list[str] | None, _flag("pools.served_names", "NAME")]
+GatewayHost = Annotated[str | None, _flag("gateway.host", "ADDRESS")]
+GatewayPort = Annotated[str | None, _flag("gateway.port", "PORT")]
+ReplicaHost = Annotated[str | None, _flag("replica.host", "ADDRESS")]
+ReplicaPort = Annotated[str | None, _flag("replica.port", "PORT")]
+Device = Annotated[str | None, _flag("engine.device", "auto|cpu")]
+Dtype = Annotated[str | None, _flag("engine.dtype", "auto|f32|int8")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        envvar="EMBEDFLEET_CONFIG",
+        help="Settings file (TOML). Flags win over variables, variables over the file.",
+    ),
+]
