@@ -6,6 +6,7 @@ what was measured. Refuses to know what a text says, where the replica is and wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -38,6 +39,10 @@ PRIOR = CostModel(per_batch_s=2e-3, per_token_s=1e-4, per_squared_token_s=1e-8)
 """Before anything was measured: a small model on two cores (about 10,000 tokens/s)."""
 
 
+CLOCK_TICK_S = 1e-7
+"""Shorter times are no measurements: clocks that stood still or ran backwards."""
+
+
 class CostFit:
     """A cost model that follows measured batches.
 
@@ -63,7 +68,7 @@ class CostFit:
 
     def learn(self, lengths: Iterable[int], seconds: float) -> None:
         """Take in one measured batch: its texts' token counts and its time in seconds."""
-        if not seconds > 0.0:
+        if not CLOCK_TICK_S < seconds < math.inf:
             return
         counts = np.fromiter(lengths, np.float64)
         terms = np.array([1.0, counts.sum(), np.square(counts).sum()]) * self._prior / seconds

@@ -38,7 +38,7 @@ class Load:
 
 def least_outstanding(loads: Iterable[Load], tokens: int) -> Load | None:
     """The load with the fewest outstanding tokens among those where a text of `tokens` fits."""
-    fitting = [load for load in loads if load.fits(tokens)]
-    if any(not load.last_resort for load in fitting):
-        fitting = [load for load in fitting if not load.last_resort]
+    usable = list(loads)
+    first = [load for load in usable if not load.last_resort]
+    fitting = [load for load in first or usable if load.fits(tokens)]
     return min(fitting, key=lambda load: load.outstanding_tokens, default=None)

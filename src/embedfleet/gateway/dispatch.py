@@ -68,11 +68,13 @@ class Dispatcher:
         Few texts are spread, so that replicas share them; many are cut into batches.
         """
         assignments: list[Assignment] = []
+        sharing = sum(load.room_tokens > 0 for load in self._loads.values())
+        share = -(-self.queue.tokens // max(1, sharing))
         while (head := self.queue.peek()) is not None:
             load = least_outstanding(self._loads.values(), head.tokens)
             if load is None:
                 break
-            assignments.append(self._fill(load))
+            assignments.append(self._fill(load, min(share, load.batch_tokens)))
         return assignments
 
     def settle(self, assignment: Assignment, text_id: int) -> QueuedText:
@@ -103,14 +105,12 @@ class Dispatcher:
                 self.queue.put_back(text)
         return exhausted
 
-    def _fill(self, load: Load) -> Assignment:
-        """Take texts off the queue for one call: a fair share of what waits, at most a batch."""
-        sharing = sum(other.room_tokens > 0 for other in self._loads.values()) or 1
-        share = min(load.batch_tokens, -(-self.queue.tokens // sharing))
+    def _fill(self, load: Load, most_tokens: int) -> Assignment:
+        """Take texts off the queue for one call; a single one may be longer than `most_tokens`."""
         texts: dict[int, QueuedText] = {}
         taken = 0
         while (text := self.queue.peek()) is not None:
-            if texts and (taken + text.tokens > share or not load.fits(text.tokens)):
+            if texts and (taken + text.tokens > most_tokens or not load.fits(text.tokens)):
                 break
             self.queue.pop()
             text.attempts += 1

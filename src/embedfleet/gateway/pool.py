@@ -187,29 +187,19 @@ class Pool:
                 self._flights[id(text)] = flight
             call = asyncio.create_task(self._call(flight))
             self._calls[call] = flight
-            call.add_done_callback(self._calls.pop)
+            # Not in a `finally` of the call: a task that is cancelled before it ran has none.
+            call.add_done_callback(self._end)
 
     async def _call(self, flight: _Flight) -> None:
-        member, assignment = flight.member, flight.assignment
+        """Hand an assignment over and take its frames. Raises the ReplicaError that ended it."""
         now = time.monotonic()
-        texts = [_on_wire(number, text, now) for number, text in assignment.texts.items()]
-        for text in assignment.texts.values():
+        texts = []
+        for number, text in flight.assignment.texts.items():
+            texts.append(_on_wire(number, text, now))
             self._waits[text.lane].observe(now - text.arrived)
-        counted, trouble = True, "its answer ended before all texts were answered"
-        try:
-            async for frame in self._upstream.work(member.url, flight.key, texts):
-                self._take(flight, frame)
-                self._dispatch()
-        except DrainingError as error:
-            counted, trouble = False, error.message
-            self.fleet.apply(member, Event.DRAIN, time.monotonic(), "it refuses new work")
-        except ReplicaError as error:
-            trouble = error.message
-        except asyncio.CancelledError:
-            trouble = f"the replica is {member.state}"
-            raise
-        finally:
-            self._end(flight, trouble, counted=counted)
+        async for frame in self._upstream.work(flight.member.url, flight.key, texts):
+            self._take(flight, frame)
+            self._dispatch()
 
     def _take(self, flight: _Flight, frame: frames.Frame) -> None:
         """Give every text of a frame its vector or its error. Raises ReplicaError on nonsense."""
@@ -238,28 +228,42 @@ class Pool:
         self._flights.pop(id(text), None)
         return text
 
-    def _end(self, flight: _Flight, trouble: str, *, counted: bool) -> None:
+    def _end(self, call: asyncio.Task[None]) -> None:
         """What a call left unanswered goes back to the queue, for another replica."""
-        left = flight.assignment.texts
-        abandoned = [number for number, text in left.items() if text.abandoned]
-        for number in abandoned:
-            self._settle(flight, number)
-        self._count(Outcome.IGNORED, len(abandoned))
-        if left:
-            if counted:
-                log.warning(
-                    "replica %s left %d texts unanswered (%s); they go to another",
-                    *(flight.member.name, len(left), trouble),
-                )
-                self.fleet.apply(flight.member, Event.FAILED, time.monotonic(), trouble)
-            self._metrics.requeued_texts.labels(self.name).inc(len(left))
-            for text in left.values():
-                self._flights.pop(id(text), None)
-            for text in self._dispatcher.put_back(flight.assignment, counted=counted):
-                error = ReplicaError(f"{text.attempts} replicas failed this text; last: {trouble}")
-                text.claimant.failed(text.index, error)
-                self._count(Outcome.DROPPED, 1)
+        flight = self._calls.pop(call)
+        for number, text in list(flight.assignment.texts.items()):
+            if text.abandoned:
+                self._settle(flight, number)
+                self._count(Outcome.IGNORED, 1)
+        if flight.assignment.texts:
+            self._put_back(flight, None if call.cancelled() else call.exception())
+        elif not call.cancelled():
+            call.exception()  # nothing is missing: whatever was wrong at the end did no harm
         self._dispatch()
+
+    def _put_back(self, flight: _Flight, error: BaseException | None) -> None:
+        member, left = flight.member, list(flight.assignment.texts.values())
+        trouble = str(error) if error else f"it is {member.state}: {member.reason}"
+        draining = isinstance(error, DrainingError)
+        if draining:
+            self.fleet.apply(member, Event.DRAIN, time.monotonic(), "it refuses new work")
+        else:
+            bug = None if error is None or isinstance(error, ReplicaError) else error
+            log.warning(
+                "replica %s left %d texts unanswered (%s); they go to another",
+                *(member.name, len(left), trouble),
+                exc_info=bug,
+            )
+            self.fleet.apply(member, Event.FAILED, time.monotonic(), trouble)
+        self._metrics.requeued_texts.labels(self.name).inc(len(left))
+        for text in left:
+            self._flights.pop(id(text), None)
+        for text in self._dispatcher.put_back(flight.assignment, counted=not draining):
+            text.claimant.failed(
+                text.index,
+                ReplicaError(f"{text.attempts} replicas failed this text; last: {trouble}"),
+            )
+            self._count(Outcome.DROPPED, 1)
 
     def _count(self, outcome: Outcome, texts: int) -> None:
         if texts:

@@ -1,0 +1,243 @@
+"""A pool at work, against replicas that behave, break and lie."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import msgspec
+import numpy as np
+import pytest
+
+from embedfleet.fleet.fleet import Fleet, Member
+from embedfleet.fleet.states import Event
+from embedfleet.gateway.pool import Pool
+from embedfleet.settings import FleetSettings, GatewaySettings
+from embedfleet.telemetry.metrics import GatewayMetrics
+from embedfleet.vocabulary import (
+    DrainingError,
+    Encoding,
+    Lane,
+    OverloadedError,
+    ReplicaError,
+    ReplicaLostError,
+    ReplicaState,
+    VectorError,
+    Vectors,
+)
+from embedfleet.wire.frames import CallText, Failure, Frame, vector_bytes
+from tests.fakes.revealing_engine import UNLUCKY, WIDTH, vector_of
+from tests.fleet.test_health import DESCRIPTION
+
+Behaviour = Callable[[Sequence[CallText]], AsyncIterator[Frame]]
+
+
+def answer(texts: Sequence[CallText], window: int = 256) -> Frame:
+    good = [text for text in texts if UNLUCKY not in text.encoding]
+    bad = [text for text in texts if UNLUCKY in text.encoding]
+    vectors = [vector_of(text.encoding) for text in good]
+    return Frame(
+        [text.id for text in good],
+        vector_bytes(np.stack(vectors)) if vectors else b"",
+        [Failure(text.id, "invalid_vector", "no finite vector") for text in bad],
+        0,
+        0,
+        window,
+    )
+
+
+async def well(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    for at in range(0, len(texts), 2):
+        await asyncio.sleep(0)
+        yield answer(texts[at : at + 2])
+
+
+async def dying(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    yield answer(texts[:1])
+    raise ReplicaLostError("killed")
+
+
+async def uninvited(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    yield msgspec.structs.replace(answer(texts), ids=[text.id + 1000 for text in texts])
+
+
+async def shrunken(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    frame = answer(texts)
+    halves = np.frombuffer(frame.vectors, np.float32) * np.float32(0.5)
+    yield msgspec.structs.replace(frame, vectors=halves.tobytes())
+
+
+async def failing(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    failures = [Failure(text.id, "replica_failed", "out of memory") for text in texts]
+    yield Frame([], b"", failures, 0, 0, 256)
+
+
+async def draining(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    raise DrainingError("draining")
+    yield answer(texts)
+
+
+async def hanging(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    await asyncio.sleep(3600)
+    yield answer(texts)
+
+
+class FakeUpstream:
+    """Replicas as functions; remembers calls and cancellations."""
+
+    def __init__(self, **behaviours: Behaviour) -> None:
+        self.behaviours = behaviours
+        self.calls: list[tuple[str, int]] = []
+        self.cancelled: list[int] = []
+
+    async def work(self, url: str, key: str, texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+        self.calls.append((url, len(texts)))
+        async for frame in self.behaviours[url](texts):
+            yield frame
+
+    async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
+        self.cancelled += ids
+
+
+@contextlib.asynccontextmanager
+async def serving(upstream: FakeUpstream, *, max_queued_tokens: int = 10**6) -> AsyncIterator[Pool]:
+    fleet = Fleet()
+    pool = Pool(
+        "m",
+        fleet,
+        upstream,  # type: ignore[arg-type]
+        gateway=GatewaySettings(max_queued_tokens=max_queued_tokens),
+        settings=FleetSettings(),
+        metrics=GatewayMetrics(),
+    )
+    pool.width = WIDTH
+    for name in upstream.behaviours:
+        join(fleet, name)
+    yield pool
+    await pool.close()
+
+
+def join(fleet: Fleet, name: str) -> None:
+    member = fleet.add(name, name, time.monotonic())
+    member.description = DESCRIPTION
+    for event in (Event.ANSWERED, Event.VERIFIED):
+        fleet.apply(member, event, time.monotonic())
+
+
+def encodings(count: int, seed: int = 0) -> list[Encoding]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(20, 999, rng.integers(1, 30)).astype(np.int32) for _ in range(count)]
+
+
+async def compute(pool: Pool, texts: list[Encoding]) -> Vectors:
+    deadline = time.monotonic() + 10
+    async with asyncio.timeout(10):
+        return await pool.compute(texts, lane=Lane.INTERACTIVE, deadline=deadline)
+
+
+def assert_right(vectors: Vectors, texts: list[Encoding]) -> None:
+    np.testing.assert_array_equal(vectors, np.stack([vector_of(ids) for ids in texts]))
+
+
+async def test_vector_i_belongs_to_text_i() -> None:
+    """Over many requests at once and two replicas that share each of them."""
+    upstream = FakeUpstream(a=well, b=well)
+    async with serving(upstream) as pool:
+        requests = [encodings(count, count) for count in (1, 40, 3, 17, 100)]
+        answers = await asyncio.gather(*(compute(pool, texts) for texts in requests))
+
+    for vectors, texts in zip(answers, requests, strict=True):
+        assert_right(vectors, texts)
+    assert {url for url, _ in upstream.calls} == {"a", "b"}
+
+
+@pytest.mark.parametrize("bad", [dying, uninvited, shrunken, failing, draining])
+async def test_a_replica_that_fails_loses_no_request(bad: Behaviour) -> None:
+    """What it did not answer, or answered wrongly, another one does."""
+    async with serving(FakeUpstream(bad=bad, good=well)) as pool:
+        texts = encodings(60)
+
+        assert_right(await compute(pool, texts), texts)
+        assert pool.fleet["bad"].state is not ReplicaState.READY
+
+
+async def test_a_text_without_a_vector_is_an_error_of_its_request() -> None:
+    """No other replica is asked: the vector is as impossible there."""
+    upstream = FakeUpstream(a=well)
+    async with serving(upstream) as pool:
+        with pytest.raises(VectorError, match="no finite vector"):
+            await compute(pool, [np.array([UNLUCKY], np.int32)])
+
+    assert len(upstream.calls) == 1
+
+
+async def test_a_text_that_every_replica_fails_is_given_up() -> None:
+    """After the attempts that the settings allow, with the last trouble."""
+    upstream = FakeUpstream(a=failing)
+    async with serving(upstream) as pool:
+        settled = {ReplicaState.STARTING, ReplicaState.VERIFYING, ReplicaState.READY}
+
+        def come_back(member: Member, _left: ReplicaState) -> None:
+            if member.state not in settled:
+                asyncio.get_running_loop().call_soon(join, pool.fleet, "a")
+
+        pool.fleet.listen(come_back)
+        with pytest.raises(ReplicaError, match="4 replicas failed this text"):
+            await compute(pool, encodings(1))
+
+
+async def test_texts_wait_for_a_replica_to_come() -> None:
+    """Nothing is lost while all are gone."""
+    upstream = FakeUpstream()
+    async with serving(upstream) as pool:
+        texts = encodings(5)
+        waiting = asyncio.create_task(compute(pool, texts))
+        await asyncio.sleep(0.01)
+        assert pool.queued_texts == 5
+
+        upstream.behaviours["late"] = well
+        join(pool.fleet, "late")
+        assert_right(await waiting, texts)
+
+
+async def test_an_ejected_replica_gives_its_texts_back() -> None:
+    """One that hangs does not hold them until the deadline."""
+    upstream = FakeUpstream(stuck=hanging)
+    async with serving(upstream) as pool:
+        texts = encodings(5)
+        waiting = asyncio.create_task(compute(pool, texts))
+        await asyncio.sleep(0.01)
+        stuck = pool.fleet["stuck"]
+        for _ in range(2):
+            pool.fleet.apply(stuck, Event.FAILED, time.monotonic())
+        upstream.behaviours["good"] = well
+        join(pool.fleet, "good")
+
+        assert_right(await waiting, texts)
+
+
+async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
+    """Out of the queue, and out of the replica that holds some of them."""
+    upstream = FakeUpstream(stuck=hanging)
+    async with serving(upstream) as pool:
+        waiting = asyncio.create_task(compute(pool, encodings(50)))
+        await asyncio.sleep(0.01)
+        flying = sum(count for _, count in upstream.calls)
+        assert pool.queued_texts == 50 - flying
+
+        waiting.cancel()
+        await asyncio.sleep(0.01)
+        assert pool.queued_texts == 0
+        assert len(upstream.cancelled) == flying
+
+
+async def test_more_than_the_queue_may_hold_is_refused() -> None:
+    """With a time after which to try again; one request alone is never too large."""
+    async with serving(FakeUpstream(stuck=hanging), max_queued_tokens=10) as pool:
+        waiting = asyncio.create_task(compute(pool, encodings(50)))
+        await asyncio.sleep(0.01)
+
+        with pytest.raises(OverloadedError, match="max_queued_tokens") as refused:
+            await compute(pool, encodings(1))
+        assert refused.value.retry_after_s is not None
+        waiting.cancel()

@@ -1,0 +1,101 @@
+"""The one queue of a pool."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedfleet.gateway.queue import SHARES, QueuedText, TextQueue
+from embedfleet.vocabulary import EmbedfleetError, Lane, Vector
+
+INTERACTIVE, BULK = Lane.INTERACTIVE, Lane.BULK
+
+
+class Nobody:
+    """A claimant of texts that are never answered."""
+
+    def succeeded(self, index: int, vector: Vector) -> None:
+        raise AssertionError
+
+    def failed(self, index: int, error: EmbedfleetError) -> None:
+        raise AssertionError
+
+
+def text(tokens: int, lane: Lane = INTERACTIVE, index: int = 0) -> QueuedText:
+    return QueuedText(np.zeros(tokens, np.int32), lane, 1e9, 0.0, Nobody(), index)
+
+
+def test_texts_leave_in_the_order_they_came() -> None:
+    """Within their lane."""
+    queue = TextQueue()
+    texts = [text(5, index=number) for number in range(4)]
+    for each in texts:
+        queue.put(each)
+
+    assert [queue.pop() for _ in texts] == texts
+    with pytest.raises(KeyError):
+        queue.pop()
+
+
+def test_what_is_put_back_leaves_first() -> None:
+    """It has waited its turn before."""
+    queue = TextQueue()
+    lost, waiting = text(5), text(6)
+    queue.put(waiting)
+    queue.put_back(lost)
+
+    assert queue.peek() is lost
+
+
+def test_lanes_share_by_tokens_while_both_wait() -> None:
+    """Bulk gets its tenth of the tokens, not of the texts."""
+    queue = TextQueue()
+    for _ in range(1000):
+        queue.put(text(10, INTERACTIVE))
+        queue.put(text(100, BULK))
+
+    left = [queue.pop() for _ in range(500)]
+
+    tokens = {lane: sum(each.tokens for each in left if each.lane is lane) for lane in Lane}
+    assert tokens[BULK] / sum(tokens.values()) == pytest.approx(SHARES[BULK], abs=0.03)
+
+
+def test_an_idle_lane_saves_no_credit() -> None:
+    """After an hour of bulk alone, interactive work does not owe or own anything."""
+    queue = TextQueue()
+    for _ in range(1000):
+        queue.put(text(100, BULK))
+    for _ in range(900):
+        queue.pop()
+    queue.put(text(10, INTERACTIVE))
+    queue.put(text(10, INTERACTIVE))
+
+    assert {queue.pop().lane for _ in range(3)} == {INTERACTIVE, BULK}
+
+
+def test_a_text_that_nobody_waits_for_is_taken_out() -> None:
+    """Wherever it stands; and only once."""
+    queue = TextQueue()
+    first, second = text(5), text(6)
+    queue.put(first)
+    queue.put(second)
+
+    assert queue.discard(second)
+    assert not queue.discard(second)
+    assert repr(queue) == "<TextQueue [Texts: 1 interactive, 0 bulk | Tokens: 5]>"
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.sampled_from(Lane), st.booleans()), max_size=60))
+def test_nothing_is_lost_or_doubled(steps: list[tuple[int, Lane, bool]]) -> None:
+    """However putting and taking alternate, tokens and texts add up."""
+    queue = TextQueue()
+    inside: list[QueuedText] = []
+    for tokens, lane, take in steps:
+        if take and inside:
+            inside.remove(queue.pop())
+        else:
+            inside.append(text(tokens, lane))
+            queue.put(inside[-1])
+
+        assert len(queue) == len(inside)
+        assert queue.tokens == sum(each.tokens for each in inside)

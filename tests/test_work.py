@@ -1,0 +1,71 @@
+"""The cost model of a batch and its fit."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedfleet.work import PRIOR, CostFit, CostModel
+
+
+def test_seconds_add_up_the_three_terms() -> None:
+    """C + a·ΣL + b·ΣL²."""
+    model = CostModel(per_batch_s=1.0, per_token_s=0.1, per_squared_token_s=0.01)
+
+    assert model.seconds([3, 4]) == pytest.approx(1.0 + 0.1 * 7 + 0.01 * 25)
+
+
+def test_an_empty_batch_costs_the_constant_term_only() -> None:
+    """Launching nothing still launches."""
+    assert PRIOR.seconds([]) == PRIOR.per_batch_s
+
+
+def test_a_fit_starts_from_its_prior() -> None:
+    """Before the first batch the prior answers."""
+    assert CostFit().model == PRIOR
+
+
+def test_a_fit_recovers_the_model_that_made_the_measurements() -> None:
+    """Batches of one short text to many long ones tell all three coefficients apart."""
+    truth = CostModel(per_batch_s=5e-3, per_token_s=6e-5, per_squared_token_s=3e-8)
+    rng = np.random.default_rng(0)
+    fit = CostFit()
+    for _ in range(500):
+        lengths = np.exp(rng.uniform(2, 7.6, size=int(np.exp(rng.uniform(0, 4))))).astype(int)
+        fit.learn(lengths, truth.seconds(lengths) * rng.normal(1.0, 0.02))
+
+    for lengths in ([16], [32] * 64, [512] * 4, [2000] * 2):
+        assert fit.model.seconds(lengths) == pytest.approx(truth.seconds(lengths), rel=0.15)
+
+
+def test_a_fit_follows_a_replica_that_became_slower() -> None:
+    """Old batches are forgotten."""
+    rng = np.random.default_rng(1)
+    fit = CostFit(memory=50)
+    for slow in (1.0, 3.0):
+        for _ in range(300):
+            lengths = rng.integers(8, 500, size=8).tolist()
+            fit.learn(lengths, slow * PRIOR.seconds(lengths))
+
+    assert fit.model.seconds([100] * 10) == pytest.approx(3 * PRIOR.seconds([100] * 10), rel=0.1)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(1, 40_000), min_size=1, max_size=50),
+            st.one_of(st.just(float("nan")), st.floats(-1, 1e4)),
+        ),
+        max_size=30,
+    )
+)
+def test_no_measurement_makes_a_prediction_negative_or_undefined(
+    measured: list[tuple[list[int], float]],
+) -> None:
+    """Clocks that stand still, run backwards or jump do no harm."""
+    fit = CostFit()
+    for lengths, seconds in measured:
+        fit.learn(lengths, seconds)
+
+    assert fit.model.seconds([100, 200]) >= 0.0
+    assert np.isfinite(fit.model.seconds([100, 200]))
