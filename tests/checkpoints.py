@@ -142,7 +142,7 @@ def write_checkpoint(
     if layout.shards == 1:
         write_safetensors(directory / "model.safetensors", stored)
         return directory
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(layout.shards):
         file = f"model-{shard + 1:05}-of-{layout.shards:05}.safetensors"
         part = names[shard :: layout.shards]

@@ -12,6 +12,7 @@ from typing import Final
 
 from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
 from embedfleet.engine.engine import Engine
+from embedfleet.machine import multiplies_int8_fast, usable_processors
 from embedfleet.vocabulary import Precision, SettingError
 
 _DEVICES: Final = ("auto", "cpu")
@@ -52,10 +53,6 @@ def load_engine(directory: Path, options: EngineOptions) -> Engine:
 def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
     # Here, because OpenVINO takes a third of a second and 100 MB that others need not pay.
     from embedfleet.engine.cpu.engine import CpuEngine, CpuSettings  # noqa: PLC0415
-    from embedfleet.engine.cpu.machine import (  # noqa: PLC0415
-        multiplies_int8_fast,
-        usable_processors,
-    )
     from embedfleet.engine.cpu.memory import chosen_mib  # noqa: PLC0415
 
     if options.dtype == "auto":

@@ -1,0 +1,115 @@
+"""The engine on the CPU, against the suite for all engines and in what is its own."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedfleet.engine.cpu.engine import CpuEngine
+from embedfleet.engine.engine import Engine
+from embedfleet.engine.loading import EngineOptions, load_engine
+from embedfleet.engine.pooling import finite_rows
+from embedfleet.vocabulary import Encoding
+from tests.checkpoints import SMALL, random_weights, write_checkpoint
+from tests.conformance.engine_conformance import (
+    ClosingConformance,
+    EngineConformance,
+    embed,
+    random_texts,
+)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("small"), random_weights(SMALL), SMALL)
+
+
+def options(dtype: str = "f32", memory_mib: int | None = None) -> EngineOptions:
+    return EngineOptions(dtype=dtype, max_tokens=2_048, memory_mib=memory_mib)
+
+
+@pytest.fixture(scope="module", params=["f32", "int8"])
+def cpu(request: pytest.FixtureRequest, directory: Path) -> Engine:
+    return load_engine(directory, options(request.param))
+
+
+class TestCpuEngine(EngineConformance, ClosingConformance):
+    @pytest.fixture
+    def engine(self, cpu: Engine) -> Engine:
+        return cpu
+
+    @pytest.fixture
+    def closing(self, directory: Path) -> Engine:
+        return load_engine(directory, options())
+
+
+def test_preparing_does_not_wait_for_the_batch_that_computes(directory: Path) -> None:
+    engine = load_engine(directory, options())
+    assert isinstance(engine, CpuEngine)
+    with engine._computing, ThreadPoolExecutor(1) as another:  # as a computation holds it
+        prepared = another.submit(engine.prepare, random_texts(engine, [5, 9]))
+        compute = prepared.result(timeout=30)
+    assert finite_rows(compute()).all()
+
+
+def test_other_python_threads_run_while_it_computes(directory: Path) -> None:
+    engine = load_engine(directory, options())
+    compute = engine.prepare(random_texts(engine, [2_000] * 4))
+    steps = 0
+    with ThreadPoolExecutor(1) as another:
+        computing = another.submit(compute)
+        while not computing.done():
+            steps += 1
+    assert steps > 1_000  # with the interpreter locked up in the computation there are a few
+
+
+def test_a_text_that_overflows_is_not_finite_and_its_neighbours_are_untouched(
+    tmp_path: Path,
+) -> None:
+    weights = random_weights(SMALL)
+    weights["embed_tokens.weight"][7] = np.inf
+    engine = load_engine(write_checkpoint(tmp_path, weights, SMALL), options())
+    good = [text for text in random_texts(engine, [40, 33, 65]) if 7 not in text]
+    assert len(good) == 3
+    bad: Encoding = np.array([3, 7, 5], np.int32)
+    alone = embed(engine, good)
+    together = embed(engine, [good[0], bad, good[1], good[2]])
+    assert finite_rows(together).tolist() == [True, False, True, True]
+    np.testing.assert_array_equal(together[[0, 2, 3]], alone)
+    np.testing.assert_array_equal(embed(engine, good), alone)  # nothing is left behind
+
+
+class TestLongTexts:
+    """Texts beyond the memory budget go layer by layer, in chunks."""
+
+    LENGTHS = (2_048, 1_999, 1_025)
+
+    @pytest.fixture(params=["f32", "int8"])
+    def dtype(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    def test_they_have_the_vectors_of_a_single_pass(self, directory: Path, dtype: str) -> None:
+        roomy = load_engine(directory, options(dtype, memory_mib=1_024))
+        tight = load_engine(directory, options(dtype, memory_mib=24))
+        texts = random_texts(roomy, self.LENGTHS)
+        assert tight.info.batch_tokens < min(self.LENGTHS)
+        np.testing.assert_allclose(embed(tight, texts), embed(roomy, texts), atol=1e-6)
+
+    def test_they_may_lie_between_short_ones(self, directory: Path) -> None:
+        engine = load_engine(directory, options(memory_mib=24))
+        texts = random_texts(engine, [3, 1_500, 7])
+        alone = np.concatenate([embed(engine, [text]) for text in texts])
+        np.testing.assert_array_equal(embed(engine, texts), alone)
+
+    def test_the_end_of_the_text_decides_where_it_is_cut_and_changes_nothing(
+        self, directory: Path
+    ) -> None:
+        roomy = load_engine(directory, options(memory_mib=1_024))
+        tight = load_engine(directory, options(memory_mib=24))
+        (text,) = random_texts(roomy, [1_100])
+        for length in (1_056, 1_057, 1_087, 1_088, 1_100):
+            one, other = embed(roomy, [text[:length]]), embed(tight, [text[:length]])
+            np.testing.assert_allclose(one, other, atol=1e-6)

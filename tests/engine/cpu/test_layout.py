@@ -1,0 +1,76 @@
+"""How texts lie in one pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.cpu.layout import Rotations, chunk_of_text, passes, whole_texts
+
+CONFIG = Qwen3Config(64, 2, 4, 2, 32, 96, 50, 1e-6, 1e6, 4_096, tied=True)
+
+
+def test_texts_lie_end_to_end_in_blocks_of_their_own() -> None:
+    layout = whole_texts([3, 33, 1])
+    assert (layout.tokens, layout.texts, layout.blocks) == (37, 3, 4)
+    assert layout.positions.tolist() == [0, 1, 2, *range(33), 0]
+    found = {name: values.tolist() for name, values in layout.indices.items()}
+    assert found == {
+        "pooled": [2, 35, 36],
+        "past": [0, 0, 0],
+        "begins": [0, 3, 36, 37],
+        "blocks": [0, 1, 2, 3],
+        "block_begins": [0, 1, 3, 4],
+        "longest": 33,
+    }
+
+
+def test_a_later_chunk_sees_the_blocks_before_it() -> None:
+    layout = chunk_of_text(64, 100, seen=64)
+    assert layout.positions.tolist() == list(range(64, 100))
+    found = {name: values.tolist() for name, values in layout.indices.items()}
+    assert found == {
+        "pooled": [35],
+        "past": [64],
+        "begins": [0, 36],
+        "blocks": [0, 1, 2, 3],
+        "block_begins": [0, 4],
+        "longest": 100,
+    }
+
+
+def test_a_chunk_that_sees_nothing_still_fills_its_own_blocks() -> None:
+    layout = chunk_of_text(64, 96, seen=0)
+    assert layout.positions.tolist() == list(range(64, 96))
+    assert layout.indices["blocks"].tolist() == [2]
+    assert layout.indices["past"].tolist() == [0]
+    assert layout.indices["longest"] == 32
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 100))
+def test_passes_cover_the_batch_in_order_and_overflow_only_for_single_texts(
+    lengths: list[int], batch_tokens: int
+) -> None:
+    cuts = list(passes(lengths, batch_tokens))
+    assert [length for cut in cuts for length in lengths[cut]] == lengths
+    for cut in cuts:
+        assert lengths[cut]
+        assert sum(lengths[cut]) <= batch_tokens or len(lengths[cut]) == 1
+
+
+def test_rotations_keep_lengths_and_start_with_none() -> None:
+    cosine, sine = Rotations(CONFIG).at(np.array([0, 1, 3_000], np.int32))
+    assert cosine.shape == sine.shape == (3, 1, 32)
+    np.testing.assert_allclose(cosine**2 + sine**2, 1, atol=1e-6)
+    assert (cosine[0] == 1).all()
+    assert (sine[0] == 0).all()
+
+
+@pytest.mark.parametrize("position", [1, 511, 512, 4_000])
+def test_rotations_follow_the_formula_before_and_after_the_table_grew(position: int) -> None:
+    cosine, _ = Rotations(CONFIG).at(np.array([position], np.int32))
+    exact = np.cos(position * 1e6 ** (-np.arange(16) / 16))
+    np.testing.assert_allclose(cosine[0, 0], np.tile(exact, 2), atol=4e-4)

@@ -1,0 +1,59 @@
+"""From options to an engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embedfleet.engine.loading import EngineOptions, load_engine
+from embedfleet.machine import multiplies_int8_fast
+from embedfleet.vocabulary import ModelError, Precision, SettingError
+from tests.checkpoints import SMALL, random_weights, write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("small"), random_weights(SMALL), SMALL)
+
+
+def test_an_engine_says_what_it_can_do(directory: Path) -> None:
+    info = load_engine(directory, EngineOptions(dtype="f32", batch_tokens=700)).info
+    assert (info.width, info.vocabulary, info.max_tokens) == (256, 3_000, 4_096)
+    assert (info.precision, info.device, info.batch_tokens) == (Precision.F32, "cpu", 700)
+
+
+def test_by_default_precision_is_what_this_processor_does_best(directory: Path) -> None:
+    best = Precision.INT8 if multiplies_int8_fast() else Precision.F32
+    assert load_engine(directory, EngineOptions()).info.precision is best
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (EngineOptions(device="tpu"), "device is 'tpu'; there are auto, cpu"),
+        (EngineOptions(dtype="fp4"), "dtype is 'fp4'; there are auto, f32, int8"),
+        (EngineOptions(threads=0), "threads is 0"),
+        (EngineOptions(batch_tokens=-5), "batch_tokens is -5"),
+        (EngineOptions(max_tokens=4_097), "max_tokens is 4097.*made for 4096"),
+        (EngineOptions(memory_mib=2), "memory_mib is 2.*4096 tokens needs.*lower max_tokens"),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_is_refused_with_what_could(
+    directory: Path, options: EngineOptions, said: str
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        load_engine(directory, options)
+
+
+def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json is missing"):
+        load_engine(tmp_path, EngineOptions())
+
+
+def test_openvino_is_loaded_only_when_an_engine_is() -> None:
+    code = "import embedfleet.engine.loading, sys; sys.exit('openvino' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
