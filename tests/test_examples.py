@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

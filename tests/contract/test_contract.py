@@ -10,7 +10,7 @@ from tests.contract.endpoint import Endpoint
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_contract(check: Check, endpoint: Endpoint) -> None:
+def test_the_service_keeps_the_contract(check: Check, endpoint: Endpoint) -> None:
     try:
         check.run(endpoint)
     except Inapplicable as reason:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.contract.endpoint import Endpoint
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["The river flows to the sea.", "Bread is made of flour.", "天空是蓝色的。"]
 
 

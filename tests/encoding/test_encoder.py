@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedfleet.encoding.encoder import EncodedText, Encoder
@@ -64,6 +64,7 @@ class TestEndOfText:
                 ids if len(ids) <= LIMIT else [*ids[: LIMIT - 1], END_ID]
             )
 
+    @settings(deadline=None)
     @given(
         st.lists(
             st.text(max_size=8) | st.sampled_from([END, "<|im_end|>", "<think>", " "]), max_size=8
@@ -77,6 +78,7 @@ class TestEndOfText:
         assert len(ids) == 1 or ids[-2] != END_ID
         assert len(ids) <= LIMIT
 
+    @settings(deadline=None)
     @given(st.lists(st.integers(0, VOCABULARY - 1) | st.just(END_ID), min_size=1, max_size=600))
     def test_stands_exactly_once_at_the_end_of_any_ids(
         self, encoder: Encoder, ids: list[int]
@@ -189,6 +191,12 @@ class TestRefusals:
 
     def test_ids_at_the_bounds_are_fine(self, encoder: Encoder) -> None:
         assert one(encoder, [0, VOCABULARY - 1]) == [0, VOCABULARY - 1, END_ID]
+
+    @pytest.mark.parametrize("text", ["a\ud800b", "\udc00"])
+    def test_halves_of_surrogate_pairs(self, encoder: Encoder, text: str) -> None:
+        error = refusal(encoder, text)
+        assert error.param == "input[1]"
+        assert "half of a surrogate pair" in error.message
 
     def test_no_ids(self, encoder: Encoder) -> None:
         assert "no token ids" in refusal(encoder, []).message

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedfleet.encoding import tokenizer as module
@@ -75,6 +75,7 @@ words = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(words | st.text(max_size=4), max_size=60).map("".join))
 def test_pieces_never_show(ours: Tokenizer, text: str) -> None:
     pieces = list(module._pieces(text, piece=8))

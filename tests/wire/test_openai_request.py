@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedfleet.vocabulary import CallerError, Role
@@ -288,6 +288,7 @@ requests = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(requests, st.booleans())
 def test_what_a_client_writes_is_what_is_read(fields: dict[str, Any], ascii_only: bool) -> None:
     body = json.dumps(fields, ensure_ascii=ascii_only).encode()
@@ -322,6 +323,7 @@ def survives(body: bytes) -> None:
         assert 1 <= len(parse_request(body, LIMITS).inputs) <= LIMITS.max_texts
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 @example(b"\\ud800")
 @example(b'{"model":"m","input":"\\ud800')
@@ -329,11 +331,13 @@ def test_no_bytes_raise_anything_but_our_errors(body: bytes) -> None:
     survives(body)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(field_names | st.text(max_size=5), json_values, max_size=6))
 def test_no_json_raises_anything_but_our_errors(fields: dict[str, Any]) -> None:
     survives(json.dumps({"model": "m", "input": "a"} | fields).encode())
 
 
+@settings(deadline=None)
 @given(requests, st.integers(0, 400), st.binary(min_size=1, max_size=3))
 def test_no_damaged_request_raises_anything_but_our_errors(
     fields: dict[str, Any], at: int, damage: bytes

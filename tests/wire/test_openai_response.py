@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -73,6 +73,7 @@ class TestDerive:
         exact /= np.linalg.norm(exact, axis=1, keepdims=True)
         np.testing.assert_allclose(cut, exact, rtol=1e-6)
 
+    @settings(deadline=None)
     @given(st.integers(1, 40), st.integers(32, 300), st.integers(0, 2**32 - 1))
     def test_a_vector_gives_the_same_bits_alone_and_among_others(
         self, texts: int, dimensions: int, seed: int
@@ -115,6 +116,7 @@ class TestResponse:
         answer = rendered(np.array([[1.0, -2.0]], dtype=np.float32), "base64")
         assert answer["data"][0]["embedding"] == "AACAPwAAAMA="
 
+    @settings(deadline=None)
     @given(
         arrays(
             np.float32,
@@ -128,6 +130,7 @@ class TestResponse:
             assert [one["index"] for one in answer["data"]] == list(range(len(vectors)))
             assert read(answer).tobytes() == vectors.tobytes()
 
+    @settings(deadline=None)
     @given(st.text())
     def test_any_model_name_can_be_said(self, name: str) -> None:
         assert rendered(unit_rows(1, 32), "base64", model=name)["model"] == name
@@ -164,6 +167,7 @@ class TestError:
         assert json.loads(render_error(OverloadedError("x")))["error"]["code"] == "overloaded"
         assert b"invalid_request_error" in render_error(UnknownModelError("x"))
 
+    @settings(deadline=None)
     @given(st.text() | st.text(st.characters(categories=["Cs"])))
     def test_any_message_can_be_said(self, message: str) -> None:
         told = json.loads(render_error(CallerError(message, param=message)))["error"]

@@ -66,13 +66,12 @@ class Encoder:
         strings = [text for text in texts if isinstance(text, str)]
         for place, text in enumerate(texts):
             if isinstance(text, str) and (not text or text.isspace()):
-                raise CallerError(
-                    f"`input[{place}]` is blank; leave blank texts out.",
-                    param=f"input[{place}]",
-                    code="blank_string",
-                )
+                raise _wrong_text(place, "is blank; leave blank texts out", "blank_string")
         most = self._limit if truncate else _COUNTED * self._limit
-        bodies = iter(self._tokenizer.ids([prompt + text for text in strings], most=most))
+        try:
+            bodies = iter(self._tokenizer.ids([prompt + text for text in strings], most=most))
+        except TypeError:  # the library's word for half of a surrogate pair, which is no Unicode
+            raise _no_unicode(texts) from None
         prompt_ids = self._prompt_ids(prompt) if len(strings) < len(texts) else None
         encoded = []
         for place, text in enumerate(texts):
@@ -91,9 +90,7 @@ class Encoder:
     def _checked(self, ids: Sequence[int], place: int) -> Encoding:
         """Check ids against the embedding table; they come from outside as Python integers."""
         if not len(ids):
-            raise CallerError(
-                f"`input[{place}]` has no token ids.", param=f"input[{place}]", code="empty_array"
-            )
+            raise _wrong_text(place, "has no token ids", "empty_array")
         wrong = None
         try:
             array = np.array(ids, dtype=np.int64)
@@ -105,12 +102,11 @@ class Encoder:
             if outside.any():
                 wrong = int(outside.argmax())
         if wrong is not None:
-            raise CallerError(
-                f"`input[{place}]` has token id {str(ids[wrong])[:24]} at position {wrong}; this "
-                f"model's ids are from 0 to {self._vocabulary - 1}.",
-                param=f"input[{place}]",
-                code="invalid_token_id",
+            complaint = (
+                f"has token id {str(ids[wrong])[:24]} at position {wrong}; this model's ids are "
+                f"from 0 to {self._vocabulary - 1}"
             )
+            raise _wrong_text(place, complaint, "invalid_token_id")
         return array.astype(np.int32)
 
     def _ended(self, body: Encoding, place: int, prompt: str, *, truncate: bool) -> EncodedText:
@@ -150,3 +146,19 @@ class Encoder:
                 param="instruction",
                 code="context_length_exceeded",
             )
+
+
+def _wrong_text(place: int, complaint: str, code: str) -> CallerError:
+    param = f"input[{place}]"
+    return CallerError(f"`{param}` {complaint}.", param=param, code=code)
+
+
+def _no_unicode(texts: Sequence[str | Sequence[int]]) -> CallerError:
+    for place, text in enumerate(texts):
+        try:
+            if isinstance(text, str):
+                text.encode()
+        except UnicodeEncodeError as error:
+            complaint = f"has half of a surrogate pair at character {error.start}"
+            return _wrong_text(place, complaint, "invalid_unicode")
+    return CallerError("The prompt is not valid Unicode.", code="invalid_unicode")
