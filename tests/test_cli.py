@@ -110,6 +110,15 @@ def test_a_file_can_be_named_by_flag_or_by_variable(behind: Recorder, tmp_path: 
     assert last.gateway.port == 1
 
 
+def test_a_replica_can_be_started_from_its_file_alone(behind: Recorder, tmp_path: Path) -> None:
+    file = tmp_path / "replica.toml"
+    file.write_text("[replica]\nport = 1\n")
+    environment = {"EMBEDFLEET_REPLICA_PORT": "2", "EMBEDFLEET_POOL_MODEL": "other"}
+    typed(f"replica --config {file} --file-only", behind, **environment)
+    assert started(behind).replica.port == 1
+    assert started(behind).pools == ()
+
+
 def test_the_exit_code_is_that_of_the_call(behind: Recorder) -> None:
     behind.answer = 3
     assert typed("serve builtin", behind).exit_code == 3

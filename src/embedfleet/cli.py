@@ -153,6 +153,14 @@ def replica(
     device: flags.Device = None,
     dtype: flags.Dtype = None,
     config: flags.ConfigFile = None,
+    file_only: Annotated[
+        bool,
+        typer.Option(
+            "--file-only",
+            help="Take settings from the file alone and none from the environment; a gateway, "
+            "whose file holds them all, starts its replicas so.",
+        ),
+    ] = False,
 ) -> None:
     """Run one replica: a single engine behind HTTP, for a gateway elsewhere.
 
@@ -169,7 +177,7 @@ def replica(
         "engine.device": device,
         "engine.dtype": dtype,
     }
-    raise typer.Exit(_calls(context).replica(_settings(config, chosen)))
+    raise typer.Exit(_calls(context).replica(_settings(config, chosen, file_only=file_only)))
 
 
 @app.command()
@@ -269,8 +277,10 @@ def fetch_model(
     typer.echo(found.directory)
 
 
-def _settings(config: Path | None, chosen: Mapping[str, object]) -> Settings:
-    return load(_read(config), os.environ, chosen)
+def _settings(
+    config: Path | None, chosen: Mapping[str, object], *, file_only: bool = False
+) -> Settings:
+    return load(_read(config), {} if file_only else os.environ, chosen)
 
 
 def _read(config: Path | None) -> str | None:
