@@ -73,7 +73,7 @@ class TestEndOfText:
         .filter(lambda text: text.strip() != "")
     )
     def test_stands_exactly_once_at_the_end_of_any_text(self, encoder: Encoder, text: str) -> None:
-        ids = cut(encoder, text).ids
+        ids = one(encoder, text)
         assert ids[-1] == END_ID
         assert len(ids) == 1 or ids[-2] != END_ID
         assert len(ids) <= LIMIT
@@ -87,6 +87,15 @@ class TestEndOfText:
         assert encoded[-1] == END_ID
         assert len(encoded) == 1 or encoded[-2] != END_ID
         assert encoded[:-1].tolist() == ids[: len(encoded) - 1]
+
+    def test_where_the_cut_falls_it_is_not_doubled(self, encoder: Encoder) -> None:
+        ids = [1] * (LIMIT - 3) + [END_ID] * 10 + [1] * LIMIT
+        assert cut(encoder, ids).ids.tolist() == [1] * (LIMIT - 3) + [END_ID]
+
+    def test_in_endless_repetition_hides_nothing_behind_it(self, encoder: Encoder) -> None:
+        for text in ("sea" + END * 5 * LIMIT + "river", [1] + [END_ID] * 5 * LIMIT + [2]):
+            assert cut(encoder, text).truncated
+            assert refusal(encoder, text).code == "context_length_exceeded"
 
     @pytest.mark.parametrize("times", [1, 2, 3])
     def test_written_by_the_caller_it_is_not_put_again(self, encoder: Encoder, times: int) -> None:
@@ -188,6 +197,9 @@ class TestRefusals:
         assert error.param == "input[1]"
         assert f"token id {wrong} at position 2"[:40] in error.message
         assert f"from 0 to {VOCABULARY - 1}" in error.message
+
+    def test_ids_beyond_what_is_computed_are_not_looked_at(self, encoder: Encoder) -> None:
+        assert cut(encoder, [1] * (2 * LIMIT) + [-1]).truncated
 
     def test_ids_at_the_bounds_are_fine(self, encoder: Encoder) -> None:
         assert one(encoder, [0, VOCABULARY - 1]) == [0, VOCABULARY - 1, END_ID]

@@ -61,7 +61,8 @@ class Encoder:
         `prompt` goes before each of them.
 
         Raises CallerError for a blank text, an id outside the vocabulary, and, unless `truncate`,
-        a text longer than the model's limit (code `context_length_exceeded`).
+        a text longer than the model's limit (code `context_length_exceeded`). What lies far beyond
+        the limit is not looked at.
         """
         strings = [text for text in texts if isinstance(text, str)]
         for place, text in enumerate(texts):
@@ -78,10 +79,10 @@ class Encoder:
             if isinstance(text, str):
                 body = next(bodies)
             else:
-                body = self._checked(text, place)
+                body = self._checked(text[: most + 1], place)
                 if prompt_ids is not None and len(prompt_ids):
                     body = np.concatenate((prompt_ids, body))
-            encoded.append(self._ended(body, place, prompt, truncate=truncate))
+            encoded.append(self._ended(body, place, prompt, most, truncate=truncate))
         return encoded
 
     def _prompt_ids(self, prompt: str) -> Encoding:
@@ -109,21 +110,28 @@ class Encoder:
             raise _wrong_text(place, complaint, "invalid_token_id")
         return array.astype(np.int32)
 
-    def _ended(self, body: Encoding, place: int, prompt: str, *, truncate: bool) -> EncodedText:
+    def _ended(
+        self, body: Encoding, place: int, prompt: str, most: int, *, truncate: bool
+    ) -> EncodedText:
         """Put the end-of-text token, after cutting or refusing what is too long."""
-        length = len(body)
-        while length and body[length - 1] == self._end_of_text:
-            length -= 1  # put there by the caller; it is counted and computed once
+        # With more than `most` tokens the rest was not looked at, so these may not be the last.
+        length = len(body) if len(body) > most else self._without_end(body, len(body))
         truncated = length >= self._limit
         if truncated:
             if not truncate:
                 raise self._too_long(length + 1, place)
             self._check_room(prompt)
-            length = self._limit - 1
+            length = self._without_end(body, self._limit - 1)
         ids = np.empty(length + 1, dtype=np.int32)
         ids[:length] = body[:length]
         ids[length] = self._end_of_text
         return EncodedText(ids, truncated)
+
+    def _without_end(self, body: Encoding, length: int) -> int:
+        """Leave out end-of-text tokens that the caller put at the end: one is computed."""
+        while length and body[length - 1] == self._end_of_text:
+            length -= 1
+        return length
 
     def _too_long(self, tokens: int, place: int) -> CallerError:
         count = str(tokens)
