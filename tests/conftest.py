@@ -1,0 +1,22 @@
+"""What all tests share: a real service, started once, as a person would start it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.service import Service, started
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """`embedfleet serve` with two replicas of the built-in model, on ports of its own.
+
+    EMBEDFLEET_TEST_SERVICE names another model to run these tests with.
+    """
+    model = os.environ.get("EMBEDFLEET_TEST_SERVICE", "builtin")
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(started(model, log=tmp_path_factory.mktemp("service") / "log"))

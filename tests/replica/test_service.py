@@ -1,0 +1,217 @@
+"""A replica over a real socket, with an engine that reveals its texts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+import numpy as np
+import pytest
+
+from embedfleet.endpoint import Endpoint
+from embedfleet.gateway.upstream import Upstream
+from embedfleet.replica.service import Replica
+from embedfleet.serving import Listener, bind, serving
+from embedfleet.vocabulary import DrainingError, ModelIdentity, ReplicaError
+from embedfleet.wire.frames import CallText, Frame, encoding_bytes
+from embedfleet.wire.openai import RequestLimits
+from tests.fakes.revealing_engine import UNLUCKY, WIDTH, RevealingEngine, vector_of
+
+IDENTITY = ModelIdentity("fake", "r1", "t1", WIDTH, 512, 1000, {})
+
+
+@dataclass
+class Running:
+    replica: Replica
+    engine: RevealingEngine
+    upstream: Upstream
+    url: str
+
+    async def ask(self, *texts: list[int], key: str = "k") -> list[Frame]:
+        call = [CallText(n, encoding_bytes(np.array(ids)), False, 0) for n, ids in enumerate(texts)]
+        return [frame async for frame in self.upstream.work(self.url, key, call)]
+
+
+@contextlib.asynccontextmanager
+async def running() -> AsyncIterator[Running]:
+    engine = RevealingEngine()
+    replica = Replica(
+        engine, IDENTITY, served_names=["fake"], max_body_bytes=10**6, max_queued_tokens=5000
+    )
+    endpoint = Endpoint(
+        dict,
+        limits=RequestLimits(),
+        max_body_bytes=10**6,
+        timeout_s=5,
+        tokenizer_threads=1,
+        answered=lambda _: None,
+    )
+    listener = Listener(replica.app(endpoint), bind("127.0.0.1", 0))
+    upstream = Upstream.open(connect_timeout_s=2, probe_timeout_s=2)
+    batching = asyncio.create_task(replica.batcher.run())
+    async with serving([listener], stop_timeout_s=1):
+        try:
+            yield Running(replica, engine, upstream, f"http://{listener.address}")
+        finally:
+            engine.go_on.set()
+            batching.cancel()
+            endpoint.close()
+            await upstream.close()
+
+
+def by_id(frames: list[Frame]) -> dict[int, np.ndarray]:
+    return {
+        text_id: row
+        for frame in frames
+        for text_id, row in zip(frame.ids, frame.matrix(WIDTH), strict=True)
+    }
+
+
+async def test_each_text_of_a_call_gets_its_own_vector() -> None:
+    """In frames as batches finish, in any order."""
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(20, 999, rng.integers(1, 40)).tolist() for _ in range(50)]
+    async with running() as here:
+        frames = await here.ask(*texts)
+
+    assert len(frames) > 1
+    vectors = by_id(frames)
+    assert sorted(vectors) == list(range(50))
+    for number, ids in enumerate(texts):
+        np.testing.assert_array_equal(vectors[number], vector_of(ids))
+
+
+async def test_a_text_without_a_vector_fails_alone() -> None:
+    """With its own code; the rest of the call is answered."""
+    async with running() as here:
+        (frame,) = await here.ask([20], [UNLUCKY], [30])
+
+    assert [(failure.id, failure.code) for failure in frame.failures] == [(1, "invalid_vector")]
+    assert sorted(frame.ids) == [0, 2]
+
+
+async def test_frames_grant_a_window_of_two_batches() -> None:
+    """One that computes and one that is next."""
+    async with running() as here:
+        (frame,) = await here.ask([20])
+
+    assert frame.window == 2 * here.engine.info.batch_tokens
+
+
+async def test_a_replica_describes_itself() -> None:
+    """What a gateway must know before it sends anything."""
+    async with running() as here:
+        description = await here.upstream.describe(here.url)
+
+    assert description.identity == IDENTITY
+    assert (description.precision, description.device) == ("f32", "fake")
+
+
+async def test_a_draining_replica_finishes_and_refuses() -> None:
+    """What it has is answered; what is new gets 503 and goes elsewhere."""
+    async with running() as here:
+        here.engine.go_on.clear()
+        first = asyncio.create_task(here.ask([20, 21]))
+        await asyncio.sleep(0.05)
+        here.replica.draining = True
+
+        with pytest.raises(DrainingError):
+            await here.ask([30])
+        assert not here.replica.idle
+        here.engine.go_on.set()
+        assert sorted(by_id(await first)) == [0]
+        async with here.upstream.session.get(f"{here.url}/health/ready") as answer:
+            assert answer.status == 503
+
+
+async def test_a_gateway_that_leaves_takes_its_waiting_texts_along() -> None:
+    """A closed connection cancels the call."""
+    async with running() as here:
+        here.engine.go_on.clear()
+        first = asyncio.create_task(here.ask([20]))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(here.ask([30], [31], key="second"))
+        await asyncio.sleep(0.05)
+        assert here.replica.batcher.waiting_texts == 2
+
+        second.cancel()
+        await until(lambda: here.replica.batcher.waiting_texts == 0)
+        here.engine.go_on.set()
+        await first
+
+
+async def test_texts_can_be_cancelled_one_by_one() -> None:
+    """Until their batch starts; the call ends with those that are left."""
+    async with running() as here:
+        here.engine.go_on.clear()
+        first = asyncio.create_task(here.ask([20]))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(here.ask([30], [31], [32], key="second"))
+        await asyncio.sleep(0.05)
+        await here.upstream.cancel(here.url, "second", [0, 2])
+        here.engine.go_on.set()
+
+        await first
+        assert sorted(by_id(await second)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [([1000], "token id of 1000"), ([-1], "token id of -1"), ([], "0 tokens"), ([5] * 513, "513")],
+)
+async def test_ids_that_the_model_lacks_are_refused(ids: list[int], told: str) -> None:
+    """They never reach the engine, whoever sends them."""
+    async with running() as here:
+        with pytest.raises(ReplicaError, match=told):
+            await here.ask(ids)
+
+        assert here.engine.batches == []
+
+
+async def test_more_than_may_wait_is_refused() -> None:
+    """429 with a time; a gateway puts the texts back."""
+    async with running() as here:
+        here.engine.go_on.clear()
+        calls = [asyncio.create_task(here.ask([20] * 500, key=str(n))) for n in range(14)]
+        await asyncio.sleep(0.2)
+        here.engine.go_on.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+
+    refused = [str(result) for result in results if isinstance(result, ReplicaError)]
+    assert 0 < len(refused) < 5
+    assert all("429" in text and "max_queued_tokens" in text for text in refused)
+
+
+async def test_metrics_and_health_are_exposed() -> None:
+    """By Prometheus' conventions."""
+    async with running() as here:
+        await here.ask([20, 21])
+        async with here.upstream.session.get(f"{here.url}/metrics") as answer:
+            text = await answer.text()
+        async with here.upstream.session.get(f"{here.url}/health/live") as answer:
+            assert answer.status == 200
+
+    assert 'embedfleet_replica_texts_total{outcome="succeeded"} 1.0' in text
+    assert "embedfleet_replica_tokens_total 2.0" in text
+    assert "process_resident_memory_bytes" in text
+
+
+async def test_an_unknown_route_or_method_is_told_what_exists() -> None:
+    """In OpenAI's error format."""
+    async with running() as here, aiohttp.ClientSession(here.url) as session:
+        async with session.get("/v2/nothing") as answer:
+            assert answer.status == 404
+            assert "/v1/embeddings" in (await answer.json())["error"]["message"]
+        async with session.get("/v1/embeddings") as answer:
+            assert answer.status == 405
+
+
+async def until(condition: object, timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.01)

@@ -1,0 +1,89 @@
+"""`embedfleet serve` as a process, for tests that need the whole of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import selectors
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+START_TIMEOUT_S = 120.0
+
+GREETING = re.compile(r"serves .* at (http://\S+)/v1 \(fleet and metrics: (\S+)\)")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running gateway with its replicas."""
+
+    process: subprocess.Popen[str]
+    root: str
+    """For instance `http://127.0.0.1:8080`."""
+    admin: str
+    log: Path
+
+    @property
+    def base_url(self) -> str:
+        """What OpenAI's clients take."""
+        return f"{self.root}/v1"
+
+    def fleet(self) -> list[dict[str, Any]]:
+        """The replicas as the gateway sees them."""
+        with urllib.request.urlopen(f"{self.admin}/fleet", timeout=10) as answer:  # noqa: S310
+            replicas: list[dict[str, Any]] = json.load(answer)["pools"][0]["replicas"]
+            return replicas
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=10) as answer:  # noqa: S310
+            text: str = answer.read().decode()
+            return text
+
+    def wait_for(self, states: Sequence[str], timeout_s: float = 60.0) -> None:
+        """Return when the replicas are in these states, in any order."""
+        deadline = time.monotonic() + timeout_s
+        while (seen := sorted(each["state"] for each in self.fleet())) != sorted(states):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"replicas are {seen}, not {states}\n{self.log.read_text()}")
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def started(model: str, *, log: Path, arguments: Sequence[str] = ()) -> Iterator[Service]:
+    """Start a service, wait until it says that it is ready, and stop it at the end."""
+    config = log.with_suffix(".toml")
+    config.write_text("[admin]\nport = 0\n")
+    command = ["serve", model, "--port", "0", "--config", str(config), *arguments]
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "embedfleet", *command],
+            stdout=subprocess.PIPE,
+            stderr=sink,
+            text=True,
+        )
+    try:
+        root, admin = _greeting(process, log)
+        yield Service(process, root, admin, log)
+    finally:
+        process.terminate()
+        process.wait(60)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _greeting(process: subprocess.Popen[str], log: Path) -> tuple[str, str]:
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        if selector.select(START_TIMEOUT_S):
+            found = GREETING.search(process.stdout.readline())
+            if found:
+                return found[1], found[2]
+    raise TimeoutError(f"the service did not start\n{log.read_text()}")
