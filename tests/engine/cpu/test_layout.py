@@ -63,7 +63,7 @@ def test_passes_cover_the_batch_in_order_and_overflow_only_for_single_texts(
 
 def test_rotations_keep_lengths_and_start_with_none() -> None:
     cosine, sine = Rotations(CONFIG).at(np.array([0, 1, 3_000], np.int32))
-    assert cosine.shape == sine.shape == (3, 1, 32)
+    assert cosine.shape == sine.shape == (3, 1, 1, 32)
     np.testing.assert_allclose(cosine**2 + sine**2, 1, atol=1e-6)
     assert (cosine[0] == 1).all()
     assert (sine[0] == 0).all()
@@ -73,4 +73,4 @@ def test_rotations_keep_lengths_and_start_with_none() -> None:
 def test_rotations_follow_the_formula_before_and_after_the_table_grew(position: int) -> None:
     cosine, _ = Rotations(CONFIG).at(np.array([position], np.int32))
     exact = np.cos(position * 1e6 ** (-np.arange(16) / 16))
-    np.testing.assert_allclose(cosine[0, 0], np.tile(exact, 2), atol=4e-4)
+    np.testing.assert_allclose(cosine[0, 0, 0], np.tile(exact, 2), atol=4e-4)

@@ -66,7 +66,7 @@ class PassInputs:
     states: Floats
     """[tokens, hidden]"""
     cosine: Floats
-    """[tokens, 1, head_dim]"""
+    """[tokens, 1, 1, head_dim]"""
     sine: Floats
 
     def arrays(self) -> Arrays:

@@ -27,7 +27,7 @@ class Inputs:
     """What attention must know about the texts; parameters of the graph, by these names."""
 
     cosine: Node
-    """RoPE at each token's position, [tokens, 1, head_dim]."""
+    """RoPE at each token's position, [tokens, 1, 1, head_dim]."""
     sine: Node
     keys: Node
     """Scratch [blocks, kv_heads, BLOCK_TOKENS, head_dim]; all layers may share it."""
@@ -57,8 +57,8 @@ def parameter(name: str, shape: list[int], dtype: type[np.generic]) -> Node:
 def make_inputs(config: Qwen3Config) -> Inputs:
     width, scratch = config.head_dim, [-1, config.kv_heads, BLOCK_TOKENS, config.head_dim]
     return Inputs(
-        cosine=parameter("cosine", [-1, 1, width], np.float32),
-        sine=parameter("sine", [-1, 1, width], np.float32),
+        cosine=parameter("cosine", [-1, 1, 1, width], np.float32),
+        sine=parameter("sine", [-1, 1, 1, width], np.float32),
         keys=parameter("keys", scratch, np.float32),
         values=parameter("values", scratch, np.float32),
         past=parameter("past", [-1], np.int32),
@@ -107,7 +107,7 @@ class Decoder:
         return ops.add(x, self.linear(gated).times(weights.down))
 
     def _heads(self, x: Node, heads: int) -> Node:
-        return ops.reshape(x, _integers(-1, heads, self.config.head_dim), special_zero=False)
+        return ops.reshape(x, _integers(-1, heads, 1, self.config.head_dim), special_zero=False)
 
     def _attention(self, queries: Node, keys: Node, values: Node) -> Node:
         """Causal attention within each text, all [tokens, heads * head_dim].
@@ -163,15 +163,18 @@ class Rotation:
     sine: Node
 
     def of(self, x: Node) -> Node:
-        """Turn the halves of each head against each other; [tokens, heads, head_dim]."""
-        half = x.output(0).partial_shape[2].get_length() // 2
-        parts = ops.variadic_split(x, ops.constant(np.int64(-1)), _integers(half, half))
+        """Turn the halves of each head against each other; [tokens, heads, 1, head_dim].
+
+        The plugin's RoPE node takes its place only for four axes, and a split along number 3.
+        """
+        half = x.output(0).partial_shape[3].get_length() // 2
+        parts = ops.variadic_split(x, ops.constant(np.int64(3)), _integers(half, half))
         turned = ops.concat([ops.multiply(parts.output(1), np.float32(-1)), parts.output(0)], -1)
         return ops.add(ops.multiply(x, self.cosine), ops.multiply(turned, self.sine))
 
 
 def _flat(x: Node) -> Node:
-    heads, width = (x.output(0).partial_shape[axis].get_length() for axis in (1, 2))
+    heads, width = (x.output(0).partial_shape[axis].get_length() for axis in (1, 3))
     return ops.reshape(x, _integers(-1, heads * width), special_zero=False)
 
 

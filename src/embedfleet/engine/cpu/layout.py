@@ -35,7 +35,7 @@ class Rotations:
         self._cosines, self._sines = self._table(512)
 
     def at(self, positions: NDArray[np.int32]) -> tuple[Floats, Floats]:
-        """Cosines and sines at `positions`, each [len(positions), 1, head_dim]."""
+        """Cosines and sines at `positions`, each [len(positions), 1, 1, head_dim]."""
         cosines, sines = self._cosines, self._sines
         needed = int(positions.max()) + 1
         if needed > len(cosines):
@@ -48,7 +48,7 @@ class Rotations:
         # The product in float32, like the reference; cosine and sine of it exactly.
         angles = np.arange(positions, dtype=np.float32)[:, None] * self._frequencies
         both = np.concatenate([angles, angles], axis=1).astype(np.float64)
-        shape = (positions, 1, self._width)
+        shape = (positions, 1, 1, self._width)
         cosines, sines = np.cos(both).astype(np.float32), np.sin(both).astype(np.float32)
         return cosines.reshape(shape), sines.reshape(shape)
 
