@@ -231,7 +231,7 @@ def test_an_automatic_dtype_keeps_the_promise_of_the_pool(promise: str, dtype: s
 # -- what is left alone ------------------------------------------------------------------
 
 
-def test_variables_that_kubernetes_and_the_tests_set_are_no_settings() -> None:
+def test_variables_of_kubernetes_clients_and_tests_are_no_settings() -> None:
     environment = {
         "EMBEDFLEET_SERVICE_HOST": "10.96.0.1",
         "EMBEDFLEET_PORT": "tcp://10.96.0.1:8080",
@@ -240,6 +240,7 @@ def test_variables_that_kubernetes_and_the_tests_set_are_no_settings() -> None:
         "EMBEDFLEET_GATEWAY_SERVICE_PORT_HTTP": "8080",
         "EMBEDFLEET_TEST_MODELS": "/models",
         "EMBEDFLEET_CONFIG": "/etc/embedfleet.toml",
+        "EMBEDFLEET_URL": "http://127.0.0.1:8080/v1",
         "PATH": "/bin",
     }
     assert load(None, environment, {}) == Settings()

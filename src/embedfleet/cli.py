@@ -153,14 +153,7 @@ def replica(
     device: flags.Device = None,
     dtype: flags.Dtype = None,
     config: flags.ConfigFile = None,
-    file_only: Annotated[
-        bool,
-        typer.Option(
-            "--file-only",
-            help="Take settings from the file alone and none from the environment; a gateway, "
-            "whose file holds them all, starts its replicas so.",
-        ),
-    ] = False,
+    file_only: flags.FileOnly = False,
 ) -> None:
     """Run one replica: a single engine behind HTTP, for a gateway elsewhere.
 

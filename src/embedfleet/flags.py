@@ -46,3 +46,11 @@ ConfigFile = Annotated[
         help="Settings file (TOML). Flags win over variables, variables over the file.",
     ),
 ]
+FileOnly = Annotated[
+    bool,
+    typer.Option(
+        "--file-only",
+        help="Take settings from the file alone and none from the environment; a gateway, whose "
+        "file holds them all, starts its replicas so.",
+    ),
+]
