@@ -12,18 +12,16 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from tests.service import Service
+
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
-def base_url(request: pytest.FixtureRequest) -> str:
-    try:
-        service = request.getfixturevalue("service")
-    except pytest.FixtureLookupError:
-        pytest.skip("no fixture `service` to run the examples against")
-    return str(service.base_url).rstrip("/").removesuffix("/v1") + "/v1"
+def base_url(service: Service) -> str:
+    return service.base_url
 
 
 def printed(command: list[str], base_url: str) -> list[str]:

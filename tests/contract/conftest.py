@@ -1,20 +1,28 @@
-"""The service that the contract is tried on."""
+"""The services that the contract is tried on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from tests.contract.computed_in_place import answering
 from tests.contract.endpoint import Endpoint
 
+SERVICES = ["in place", pytest.param("embedfleet serve", marks=pytest.mark.slow)]
 
-@pytest.fixture(scope="session")
-def base_url(request: pytest.FixtureRequest) -> str:
+
+@pytest.fixture(scope="session", params=SERVICES)
+def base_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Where the service under test answers, ending in `/v1`."""
-    try:
+    if request.param == "embedfleet serve":
         service = request.getfixturevalue("service")
-    except pytest.FixtureLookupError:
-        pytest.skip("no fixture `service` to run the contract against")
-    return str(service.base_url).rstrip("/").removesuffix("/v1") + "/v1"
+        yield str(service.base_url)
+        return
+    with answering(tmp_path_factory.mktemp("model")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,6 @@ import pytest
 
 from tests.contract.endpoint import Endpoint
 
-pytestmark = pytest.mark.slow
-
 TEXTS = ["The river flows to the sea.", "Bread is made of flour.", "天空是蓝色的。"]
 
 

@@ -1,0 +1,92 @@
+"""An endpoint without a fleet: the API of a gateway over vectors that are made on the spot.
+
+Everything that callers see is the real thing; only the vectors come from a bag of random numbers
+per token, so that texts with words in common are near each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from embedfleet.encoding.encoder import Encoder
+from embedfleet.endpoint import Endpoint, ServedModel
+from embedfleet.model.description import describe
+from embedfleet.serving import Listener, bind, serving
+from embedfleet.vocabulary import Encoding, Lane, Vectors
+from embedfleet.wire.asgi import Router
+from embedfleet.wire.openai import RequestLimits
+from tests.small_tokenizer import write_model
+
+WIDTH = 64
+
+
+class BagOfTokens:
+    """A backend whose vectors are weighted sums of a random vector per token."""
+
+    def __init__(self, vocabulary: int) -> None:
+        rows = np.random.default_rng(0).standard_normal((vocabulary, WIDTH))
+        self._table = rows.astype(np.float32)
+
+    async def compute(
+        self, encodings: Sequence[Encoding], *, lane: Lane, deadline: float
+    ) -> Vectors:
+        # Weights that differ by position let the order of tokens count.
+        sums = [
+            self._table[ids].T @ (1 + np.arange(len(ids), dtype=np.float32) % 7)
+            for ids in encodings
+        ]
+        vectors = np.stack(sums)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
+
+
+@contextlib.contextmanager
+def answering(directory: Path) -> Iterator[str]:
+    """Answer on a free port while the block runs; gives the base URL."""
+    description = describe(write_model(directory), name="bag-of-tokens")
+    identity = description.identity
+    model = ServedModel(
+        identity,
+        (identity.name,),
+        Encoder(description),
+        BagOfTokens(identity.vocabulary),
+        created=0,
+    )
+    endpoint = Endpoint(
+        lambda: {identity.name: model},
+        limits=RequestLimits(),
+        max_body_bytes=2**26,
+        timeout_s=30,
+        tokenizer_threads=1,
+        answered=lambda _: None,
+    )
+    app = Router(
+        {
+            ("POST", "/v1/embeddings"): endpoint.embeddings,
+            ("GET", "/v1/models"): endpoint.list_models,
+        },
+        {("GET", "/v1/models/"): endpoint.show_model},
+    )
+    listener = Listener(app, bind("127.0.0.1", 0))
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with serving([listener], stop_timeout_s=1):
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        yield f"http://{listener.address}/v1"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+        endpoint.close()
