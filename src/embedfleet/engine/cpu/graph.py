@@ -107,7 +107,7 @@ class Decoder:
         return ops.add(x, self.linear(gated).times(weights.down))
 
     def _heads(self, x: Node, heads: int) -> Node:
-        return ops.reshape(x, _integers(-1, heads, 1, self.config.head_dim), special_zero=False)
+        return ops.reshape(x, _integers(-1, heads, self.config.head_dim), special_zero=False)
 
     def _attention(self, queries: Node, keys: Node, values: Node) -> Node:
         """Causal attention within each text, all [tokens, heads * head_dim].
@@ -163,11 +163,13 @@ class Rotation:
     sine: Node
 
     def of(self, x: Node) -> Node:
-        """Turn the halves of each head against each other; [tokens, heads, 1, head_dim].
+        """Turn the halves of each head against each other; [tokens, heads, head_dim].
 
-        The plugin's RoPE node takes its place only for four axes, and a split along number 3.
+        The plugin's RoPE node takes their place only with four axes, a split along number 3, and
+        a reshape before it that keeps int8 scales from moving in between.
         """
-        half = x.output(0).partial_shape[3].get_length() // 2
+        heads, width = (x.output(0).partial_shape[axis].get_length() for axis in (1, 2))
+        half, x = width // 2, ops.reshape(x, _integers(-1, heads, 1, width), special_zero=False)
         parts = ops.variadic_split(x, ops.constant(np.int64(3)), _integers(half, half))
         turned = ops.concat([ops.multiply(parts.output(1), np.float32(-1)), parts.output(0)], -1)
         return ops.add(ops.multiply(x, self.cosine), ops.multiply(turned, self.sine))

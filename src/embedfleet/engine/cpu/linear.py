@@ -61,7 +61,10 @@ class Int8Input:
 
 def int8_input(x: Node) -> Int8Input:
     """Quantise activations [tokens, in] per token."""
-    largest = ops.reduce_max(ops.abs(x), np.array([-1], dtype=np.int64), keep_dims=True)
+    last = np.array([-1], dtype=np.int64)
+    highest = ops.reduce_max(x, last, keep_dims=True)
+    lowest = ops.reduce_min(x, last, keep_dims=True)  # two reductions cost less than abs and one
+    largest = ops.maximum(highest, ops.negative(lowest))
     # A token of zeros must stay zero, not become 0/0.
     scale = ops.maximum(largest, np.float32(1e-20))
     low, high = np.float32(-1), np.float32(1)
