@@ -19,6 +19,7 @@ from embedfleet.fleet.states import Event
 from embedfleet.gateway.dispatch import Assignment, Dispatcher
 from embedfleet.gateway.gathering import Gathering
 from embedfleet.gateway.queue import QueuedText
+from embedfleet.gateway.throughput import Throughput
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.golden.vectors import unit_rows
 from embedfleet.settings import FleetSettings, GatewaySettings
@@ -71,7 +72,7 @@ class Pool:
         self._calls: dict[asyncio.Task[None], _Flight] = {}
         self._errands: set[asyncio.Task[None]] = set()
         self._flights: dict[int, _Flight] = {}
-        self._rate = _Rate()
+        self._throughput = Throughput()
         self._waits = {lane: metrics.queue_wait.labels(name, lane.value) for lane in Lane}
         fleet.listen(self._follow)
 
@@ -131,7 +132,7 @@ class Pool:
             raise OverloadedError(
                 f"{ahead} tokens are being worked on and {tokens} more would pass the limit of "
                 f"{self._max_queued_tokens} (gateway.max_queued_tokens); try again later",
-                retry_after_s=self._rate.seconds(tokens),
+                retry_after_s=self._throughput.seconds(tokens),
             )
 
     def _abandon(self, texts: Sequence[QueuedText]) -> None:
@@ -218,7 +219,7 @@ class Pool:
         for failure in failures:
             text = self._settle(flight, failure.id)
             text.claimant.failed(text.index, _TEXT_ERRORS[failure.code](failure.message))
-        self._rate.add(tokens, time.monotonic())
+        self._throughput.add(tokens, time.monotonic())
         self._metrics.tokens.labels(self.name).inc(tokens)
         self._count(Outcome.SUCCEEDED, len(frame.ids))
         self._count(Outcome.DROPPED, len(failures))
@@ -278,27 +279,6 @@ class _Flight:
         self.assignment = assignment
         self.key = secrets.token_hex(8)
         self.ids = {id(text): number for number, text in assignment.texts.items()}
-
-
-class _Rate:
-    """Tokens per second of the pool, over the last seconds."""
-
-    WINDOW_S = 10.0
-
-    def __init__(self) -> None:
-        self._seen: list[tuple[float, int]] = []
-
-    def add(self, tokens: int, now: float) -> None:
-        self._seen.append((now, tokens))
-        if self._seen[0][0] < now - 2 * self.WINDOW_S:
-            self._seen = [entry for entry in self._seen if entry[0] >= now - self.WINDOW_S]
-
-    def seconds(self, tokens: int) -> float:
-        """How long the pool needs for so many tokens; 1 s before anything was measured."""
-        if len(self._seen) < 2:
-            return 1.0
-        span = self._seen[-1][0] - self._seen[0][0]
-        return tokens * span / max(1, sum(count for _, count in self._seen))
 
 
 def _on_wire(number: int, text: QueuedText, now: float) -> frames.CallText:

@@ -1,0 +1,108 @@
+"""The loop that looks at replicas, with replicas that are functions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from embedfleet.fleet.fleet import Fleet, Member
+from embedfleet.fleet.health import EjectionTimes, Expected
+from embedfleet.fleet.prober import Prober
+from embedfleet.vocabulary import ReplicaError, ReplicaState
+from embedfleet.wire.description import ReplicaDescription
+from tests.fleet.test_health import DESCRIPTION, EXPECTED
+
+S = ReplicaState
+
+
+class FakeContact:
+    """A replica that answers what the test says."""
+
+    def __init__(self) -> None:
+        self.description: ReplicaDescription | None = DESCRIPTION
+        self.wrong = ""
+
+    async def describe(self, url: str) -> ReplicaDescription:
+        if self.description is None:
+            raise ReplicaError("connection refused")
+        return self.description
+
+    async def expected(self, url: str, description: ReplicaDescription) -> Expected:
+        return EXPECTED
+
+    async def verify(self, url: str) -> str:
+        return self.wrong
+
+
+@contextlib.asynccontextmanager
+async def watching(contact: FakeContact) -> AsyncIterator[Member]:
+    fleet = Fleet()
+    prober = Prober(fleet, contact, interval_s=0.01, times=EjectionTimes(0.05, 0.05))
+    yield fleet.add("a", "http://a", time.monotonic())
+    await prober.close()
+
+
+async def becomes(member: Member, state: ReplicaState) -> None:
+    async with asyncio.timeout(5):
+        while member.state is not state:
+            await asyncio.sleep(0.002)
+
+
+async def test_a_replica_gets_traffic_after_its_vectors_were_found_right() -> None:
+    """starting, verifying, ready."""
+    async with watching(FakeContact()) as member:
+        await becomes(member, S.READY)
+
+        assert member.description is DESCRIPTION
+
+
+async def test_wrong_vectors_keep_a_replica_out_until_they_are_right() -> None:
+    """With the reason, and tried again after a while."""
+    contact = FakeContact()
+    contact.wrong = "cosine 0.2: other weights"
+    async with watching(contact) as member:
+        await becomes(member, S.EJECTED)
+        assert member.reason == "cosine 0.2: other weights"
+
+        contact.wrong = ""
+        await becomes(member, S.READY)
+
+
+async def test_a_replica_that_stops_answering_is_ejected_and_comes_back() -> None:
+    """Suspect after one missed look, ejected after two, verified anew when it answers."""
+    contact = FakeContact()
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.description = None
+        await becomes(member, S.EJECTED)
+        assert "connection refused" in member.reason
+
+        contact.description = DESCRIPTION
+        await becomes(member, S.READY)
+
+
+async def test_another_model_behind_the_same_address_gets_no_traffic() -> None:
+    """An engine that changes its model behind our back."""
+    contact = FakeContact()
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.description = msgspec.structs.replace(DESCRIPTION, revision="other")
+        await becomes(member, S.EJECTED)
+
+        assert "revision is other" in member.reason
+
+
+async def test_a_replica_that_drains_is_asked_again_later() -> None:
+    """Its successor may answer at the same address."""
+    contact = FakeContact()
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.description = msgspec.structs.replace(DESCRIPTION, draining=True)
+        await becomes(member, S.DRAINING)
+
+        contact.description = DESCRIPTION
+        await becomes(member, S.READY)
