@@ -24,6 +24,8 @@ from embedfleet.vocabulary import (
     Encoding,
     Lane,
     ModelIdentity,
+    NoReplicaError,
+    OverloadedError,
     UnknownModelError,
     Vectors,
 )
@@ -91,6 +93,7 @@ class Endpoint:
         *,
         limits: RequestLimits,
         max_body_bytes: int,
+        max_held_bytes: int,
         timeout_s: float,
         tokenizer_threads: int,
         answered: Callable[[Answered], None],
@@ -99,17 +102,23 @@ class Endpoint:
         self._models = models
         self._limits = limits
         self._max_body_bytes = max_body_bytes
+        self._max_held_bytes = max_held_bytes
+        self._held_bytes = 0
         self._timeout_s = timeout_s
         self._answered = answered
         self._threads = ThreadPoolExecutor(tokenizer_threads, "tokenize")
+        self.active = 0
+        """Requests being answered."""
 
     async def embeddings(self, request: Request) -> Response:
         """Answer `POST /v1/embeddings`."""
         started = time.monotonic()
         model: ServedModel | None = None
-        texts = tokens = 0
+        texts = tokens = held = 0
+        self.active += 1
         try:
             body = await request.body(self._max_body_bytes)
+            held = self._hold(len(body))
             parsed = parse_request(body, self._limits)
             model = self._find(parsed.model)
             texts = len(parsed.inputs)
@@ -127,6 +136,9 @@ class Endpoint:
             )
         except EmbedfleetError as error:
             response = error_response(error)
+        finally:
+            self.active -= 1
+            self._held_bytes -= held
         name = model.names[0] if model else None
         seconds = time.monotonic() - started
         self._answered(Answered(name, response.status, seconds, texts, tokens))
@@ -148,9 +160,24 @@ class Endpoint:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _hold(self, size: int) -> int:
+        """Count a body among those held in memory; OverloadedError where they are too many."""
+        if self._held_bytes and self._held_bytes + size > self._max_held_bytes:
+            raise OverloadedError(
+                f"{self._held_bytes} bytes of requests are being worked on; the limit is "
+                f"{self._max_held_bytes} (gateway.max_queued_bytes); try again later",
+                retry_after_s=1,
+            )
+        self._held_bytes += size
+        return size
+
     def _find(self, name: str) -> ServedModel:
         models = self._models()
         model = models.get(name)
+        if not models:
+            raise NoReplicaError(
+                "no replica has answered yet, so no model is known; try again soon"
+            )
         if model is None:
             known = ", ".join(f"`{known}`" for known in models) or "none yet"
             raise UnknownModelError(

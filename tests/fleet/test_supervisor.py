@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from embedfleet.fleet.fleet import Fleet
+from embedfleet.fleet.providers.provider import End
 from embedfleet.fleet.supervisor import Backoff, Supervisor
 from embedfleet.vocabulary import SetupError
 
@@ -19,12 +20,13 @@ class FakeReplica:
         self.stopped_with: float | None = None
         self._end = asyncio.Event()
 
-    def end(self) -> None:
+    def end(self, *, hopeless: bool = False) -> None:
+        self._hopeless = hopeless
         self._end.set()
 
-    async def ended(self) -> str:
+    async def ended(self) -> End:
         await self._end.wait()
-        return "killed by SIGKILL"
+        return End("exit code 2" if self._hopeless else "killed by SIGKILL", self._hopeless)
 
     async def stop(self, grace_s: float) -> None:
         self.stopped_with = grace_s
@@ -75,6 +77,17 @@ async def test_a_replica_that_ends_is_started_again() -> None:
 
         assert [(member.name, member.url) for member in fleet] == [("local-0", "http://replica-1")]
         assert len(restarts) == 1
+
+
+async def test_a_replica_that_can_never_start_is_given_up() -> None:
+    """A wrong setting does not become right by trying again."""
+    provider = FakeProvider()
+    async with keeping(1, provider) as (fleet, _):
+        provider.started[0].end(hopeless=True)
+        await asyncio.sleep(0.05)
+
+        assert len(fleet) == 0
+        assert len(provider.started) == 1
 
 
 async def test_a_start_that_fails_is_tried_again() -> None:

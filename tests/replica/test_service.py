@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -37,15 +38,21 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running() -> AsyncIterator[Running]:
+async def running(directory: Path = Path()) -> AsyncIterator[Running]:
     engine = RevealingEngine()
     replica = Replica(
-        engine, IDENTITY, served_names=["fake"], max_body_bytes=10**6, max_queued_tokens=5000
+        engine,
+        IDENTITY,
+        served_names=["fake"],
+        directory=directory,
+        max_body_bytes=10**6,
+        max_queued_tokens=5000,
     )
     endpoint = Endpoint(
         dict,
         limits=RequestLimits(),
         max_body_bytes=10**6,
+        max_held_bytes=10**7,
         timeout_s=5,
         tokenizer_threads=1,
         answered=lambda _: None,
@@ -198,6 +205,24 @@ async def test_metrics_and_health_are_exposed() -> None:
     assert 'embedfleet_replica_texts_total{outcome="succeeded"} 1.0' in text
     assert "embedfleet_replica_tokens_total 2.0" in text
     assert "process_resident_memory_bytes" in text
+
+
+async def test_a_gateway_can_fetch_the_small_files_of_the_model(tmp_path: Path) -> None:
+    """Those that exist of a fixed list; nothing else can be read."""
+    model, copy = tmp_path / "model", tmp_path / "copy"
+    (model / "1_Pooling").mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "1_Pooling/config.json").write_text("[]")
+    (model / "model.safetensors").write_text("secret")
+    copy.mkdir()
+    async with running(model) as here:
+        await here.upstream.fetch_files(here.url, copy)
+        for name in ("model.safetensors", "../model/config.json", "/etc/passwd"):
+            async with here.upstream.session.get(f"{here.url}/v1/replica/files/{name}") as answer:
+                assert answer.status == 404
+
+    found = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
+    assert found == ["1_Pooling/config.json", "config.json"]
 
 
 async def test_an_unknown_route_or_method_is_told_what_exists() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from embedfleet.fleet.fleet import Fleet
-from embedfleet.fleet.providers.provider import Provided, Provider
+from embedfleet.fleet.providers.provider import End, Provided, Provider
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import SetupError
 
@@ -44,11 +44,14 @@ class Supervisor:
         backoff: Backoff,
         *,
         restarted: Callable[[], None] = lambda: None,
+        gave_up: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`gave_up` is told of a replica that is not started again, and why."""
         self._fleet = fleet
         self._provider = provider
         self._backoff = backoff
         self._restarted = restarted
+        self._gave_up = gave_up
         self._slots: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, Provided] = {}
 
@@ -70,22 +73,28 @@ class Supervisor:
         ends = 0
         while True:
             started = time.monotonic()
-            how = await self._live(name)
+            end = await self._live(name)
+            if end.hopeless:
+                log.error("replica %s ended (%s); starting it again can't help", name, end.reason)
+                self._gave_up(end.reason)
+                return
             ends = 1 if time.monotonic() - started > HEALTHY_S else ends + 1
             wait = self._backoff.after(ends)
-            log.warning("replica %s ended (%s); it is started again in %.1f s", name, how, wait)
+            log.warning(
+                "replica %s ended (%s); it is started again in %.1f s", name, end.reason, wait
+            )
             await asyncio.sleep(wait)
             self._restarted()
 
-    async def _live(self, name: str) -> str:
-        """One life of a replica; return how it ended."""
+    async def _live(self, name: str) -> End:
+        """One life of a replica."""
         try:
             replica = await self._provider.start(name)
         except SetupError as error:
-            return error.message
+            return End(error.message, hopeless=False)
         self._running[name] = replica
         member = self._fleet.add(name, replica.url, time.monotonic())
-        how = await replica.ended()
+        end = await replica.ended()
         del self._running[name]
-        self._fleet.apply(member, Event.LOST, time.monotonic(), how)
-        return how
+        self._fleet.apply(member, Event.LOST, time.monotonic(), end.reason)
+        return end

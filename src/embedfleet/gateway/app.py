@@ -89,4 +89,6 @@ class _Admin:
     async def metrics(self, _request: Request) -> Response:
         for pool in self._gateway.pools:
             pool.observe()
-        return Response(self._gateway.metrics.exposition(), content_type=CONTENT_TYPE)
+        metrics = self._gateway.metrics
+        metrics.active_requests.set(self._gateway.endpoint.active)
+        return Response(metrics.exposition(), content_type=CONTENT_TYPE)

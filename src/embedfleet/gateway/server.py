@@ -19,7 +19,7 @@ from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.prober import Prober
-from embedfleet.fleet.providers.local import LocalProvider
+from embedfleet.fleet.providers.local import SETUP_FAILED, LocalProvider, replica_settings
 from embedfleet.fleet.supervisor import Backoff, Supervisor
 from embedfleet.gateway.app import admin_app, public_app
 from embedfleet.gateway.contact import ModelContact
@@ -80,6 +80,8 @@ class Gateway:
         self.pools: list[Pool] = []
         self.models: dict[str, ServedModel] = {}
         self.draining = False
+        self.hopeless = asyncio.Event()
+        """Set when a pool has no replica and never will."""
         self._scratch = scratch
         self._supervisors: list[Supervisor] = []
         self._probers: list[Prober] = []
@@ -93,6 +95,7 @@ class Gateway:
             lambda: self.models,
             limits=RequestLimits(max_texts=limits.max_texts),
             max_body_bytes=limits.max_body_bytes,
+            max_held_bytes=limits.max_queued_bytes,
             timeout_s=limits.request_timeout_s,
             tokenizer_threads=limits.tokenizer_threads,
             answered=self._counter.count,
@@ -127,8 +130,8 @@ class Gateway:
             self._serve(pool, settings, model)
         for number, url in enumerate(settings.replica_urls):
             fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic())
-        if settings.replicas:
-            self._supervise(name, settings, fleet)
+        if settings.replicas and model is not None:
+            self._supervise(pool, settings, model)
 
     def ready(self) -> bool:
         """Whether every pool has a replica that may get traffic."""
@@ -150,17 +153,26 @@ class Gateway:
         served = ServedModel(model.identity, names, Encoder(model), pool, created=int(time.time()))
         self.models.update(dict.fromkeys(names, served))
 
-    def _supervise(self, name: str, settings: PoolSettings, fleet: Fleet) -> None:
+    def _supervise(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
         directory = Path(tempfile.mkdtemp(prefix=f"{len(self._supervisors)}-", dir=self._scratch))
+        names = _names(settings, model)
         options = self.settings.fleet
         supervisor = Supervisor(
-            fleet,
-            LocalProvider(self.settings, settings, directory),
+            pool.fleet,
+            LocalProvider(
+                replica_settings(self.settings, settings, model.directory, names), directory
+            ),
             Backoff(options.restart_backoff_s, options.restart_backoff_ceiling_s),
-            restarted=self.metrics.replica_restarts.labels(name).inc,
+            restarted=self.metrics.replica_restarts.labels(pool.name).inc,
+            gave_up=lambda _: self._give_up(pool),
         )
         supervisor.start(settings.replicas)
         self._supervisors.append(supervisor)
+
+    def _give_up(self, pool: Pool) -> None:
+        """A replica can never start; without any other one there is nothing to serve."""
+        if not len(pool.fleet):
+            self.hopeless.set()
 
 
 def _names(settings: PoolSettings, model: ModelDescription | None) -> tuple[str, ...]:
@@ -190,9 +202,13 @@ async def _run(settings: Settings, models: Sequence[ModelDescription | None], sc
             gateway.add_pool(pool, model)
         greeting = asyncio.create_task(_greet(gateway, [each.address for each in listeners]))
         stack.callback(greeting.cancel)
-        await stop.wait()
+        stopping = asyncio.create_task(stop.wait())
+        hopeless = asyncio.create_task(gateway.hopeless.wait())
+        await asyncio.wait({stopping, hopeless}, return_when=asyncio.FIRST_COMPLETED)
         gateway.draining = True
-    return 0
+        for waiting in (stopping, hopeless):
+            waiting.cancel()
+    return SETUP_FAILED if gateway.hopeless.is_set() else 0
 
 
 async def _greet(gateway: Gateway, addresses: Sequence[str]) -> None:

@@ -19,7 +19,8 @@ from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.model.description import ModelDescription, describe
 from embedfleet.model.source import resolve
-from embedfleet.replica.service import BatcherBackend, Replica
+from embedfleet.replica.calls import BatcherBackend
+from embedfleet.replica.service import Replica
 from embedfleet.serving import Listener, StopSignal, bind, serving
 from embedfleet.settings import Settings
 from embedfleet.telemetry.logs import configure_logging
@@ -133,6 +134,7 @@ async def _serve(
         loaded.engine,
         identity,
         served_names=names,
+        directory=loaded.description.directory,
         max_body_bytes=settings.replica.max_body_bytes,
         max_queued_tokens=settings.replica.max_queued_tokens,
         metrics=metrics,
@@ -149,6 +151,7 @@ async def _serve(
         lambda: models,
         limits=RequestLimits(max_texts=limits.max_texts),
         max_body_bytes=settings.replica.max_body_bytes,
+        max_held_bytes=limits.max_queued_bytes,
         timeout_s=limits.request_timeout_s,
         tokenizer_threads=limits.tokenizer_threads,
         answered=lambda _: None,
@@ -158,7 +161,7 @@ async def _serve(
     info = loaded.engine.info
     log.info(
         "%s is ready after %.1f s: %s, %s, %d dimensions, batches of %d tokens",
-        *(identity.name, loaded.seconds, info.device, info.precision, info.width),
+        *(names[0], loaded.seconds, info.device, info.precision, info.width),
         replica.batcher.budget_tokens,
     )
     await stopping

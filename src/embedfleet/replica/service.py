@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-
-import numpy as np
+from pathlib import Path
 
 from embedfleet.batching.batcher import Batcher, BatchReport, Job, Part
 from embedfleet.endpoint import Endpoint
 from embedfleet.engine.engine import Engine
+from embedfleet.model.files import SHARED_FILES
+from embedfleet.replica.calls import CallInProgress
 from embedfleet.telemetry.metrics import CONTENT_TYPE, ReplicaMetrics
 from embedfleet.vocabulary import (
     CallerError,
     DrainingError,
-    Encoding,
     Lane,
     ModelIdentity,
     OverloadedError,
-    Vectors,
+    UnknownRouteError,
 )
 from embedfleet.wire import frames
 from embedfleet.wire.asgi import Request, Response, Router
@@ -34,69 +34,7 @@ WINDOW_BATCHES = 2
 leave the engine idle between batches, more would only make texts wait where they can't be moved."""
 
 
-class CallInProgress:
-    """The texts of one call that are still to be answered."""
-
-    def __init__(self, count: int) -> None:
-        self.jobs: dict[int, Job] = {}
-        self.remaining = count
-        self._parts: asyncio.Queue[Part | None] = asyncio.Queue()
-
-    def deliver(self, part: Part) -> None:
-        self.remaining -= len(part.jobs) + len(part.failures)
-        self._parts.put_nowait(part)
-
-    def forget(self, count: int) -> None:
-        """Expect `count` texts fewer: they were cancelled."""
-        self.remaining -= count
-        self._parts.put_nowait(None)
-
-    async def next_part(self) -> Part | None:
-        """The next part; None when texts were cancelled meanwhile."""
-        return await self._parts.get()
-
-    @property
-    def finished(self) -> bool:
-        return self.remaining <= 0 and self._parts.empty()
-
-
-class BatcherBackend:
-    """Vectors for the OpenAI endpoint, straight from the batcher."""
-
-    def __init__(self, replica: Replica) -> None:
-        self._replica = replica
-
-    async def compute(
-        self, encodings: Sequence[Encoding], *, lane: Lane, deadline: float
-    ) -> Vectors:
-        replica = self._replica
-        vectors = np.empty((len(encodings), replica.identity.width), np.float32)
-        finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        missing = len(encodings)
-
-        def deliver(part: Part) -> None:
-            nonlocal missing
-            if finished.done():
-                return
-            for _, error in part.failures:
-                finished.set_exception(error)
-                return
-            vectors[[job.id for job in part.jobs]] = part.vectors
-            missing -= len(part.jobs)
-            if not missing:
-                finished.set_result(None)
-
-        now = time.monotonic()
-        jobs = [
-            Job(number, encoding, lane, deadline, now, deliver)
-            for number, encoding in enumerate(encodings)
-        ]
-        replica.submit(jobs)
-        try:
-            await finished
-        finally:
-            replica.batcher.cancel(jobs)
-        return vectors
+FILES_PATH = "/v1/replica/files/"
 
 
 class Replica:
@@ -108,16 +46,19 @@ class Replica:
         identity: ModelIdentity,
         *,
         served_names: Sequence[str],
+        directory: Path,
         max_body_bytes: int,
         max_queued_tokens: int,
         metrics: ReplicaMetrics | None = None,
     ) -> None:
+        """`directory` holds the model's files; gateways elsewhere may ask for the small ones."""
         self.identity = identity
         self.metrics = metrics or ReplicaMetrics()
         self.batcher = Batcher(engine, report=self._measure)
         self.draining = False
         self._engine = engine
         self._served_names = tuple(served_names)
+        self._directory = directory
         self._max_body_bytes = max_body_bytes
         self._max_queued_tokens = max_queued_tokens
         self._calls: dict[str, CallInProgress] = {}
@@ -163,7 +104,10 @@ class Replica:
                 ("GET", "/health/ready"): self.ready,
                 ("GET", "/metrics"): self.expose,
             },
-            {("GET", "/v1/models/"): endpoint.show_model},
+            {
+                ("GET", "/v1/models/"): endpoint.show_model,
+                ("GET", FILES_PATH): self.file,
+            },
         )
 
     async def work(self, request: Request) -> None:
@@ -246,6 +190,15 @@ class Replica:
                 )
             )
         )
+
+    async def file(self, request: Request) -> Response:
+        """One of the model's small files, for a gateway that has none of them."""
+        name = request.path.removeprefix(FILES_PATH)
+        path = self._directory / name
+        if name not in SHARED_FILES or not path.is_file():
+            raise UnknownRouteError(f"this model has no file {name}", code="unknown_file")
+        body = await asyncio.to_thread(path.read_bytes)
+        return Response(body, content_type=b"application/octet-stream")
 
     async def live(self, _request: Request) -> Response:
         return Response(b'{"status":"live"}')

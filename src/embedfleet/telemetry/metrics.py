@@ -66,7 +66,7 @@ class GatewayMetrics(Metrics):
         self.request_duration = self._histogram(
             "request_duration_seconds", "From the first byte read to the answer.", "pool"
         )
-        self.active_requests = self._gauge("active_requests", "Requests being answered.", "pool")
+        self.active_requests = self._gauge("active_requests", "Requests being answered.")
         self.texts = self._counter(
             "texts_total", "Texts that got a vector or an error.", "pool", "outcome"
         )

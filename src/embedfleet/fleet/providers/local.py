@@ -14,6 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
+from embedfleet.fleet.providers.provider import End
 from embedfleet.machine import usable_processors
 from embedfleet.settings import Pool, Settings, as_toml
 from embedfleet.vocabulary import SetupError
@@ -27,11 +28,13 @@ ANNOUNCE_TIMEOUT_S = 60.0
 """From the start of the interpreter to the announcement; the model is loaded after it."""
 
 
-def replica_settings(settings: Settings, pool: Pool) -> Settings:
+def replica_settings(
+    settings: Settings, pool: Pool, model: Path, names: tuple[str, ...]
+) -> Settings:
     """The settings of one of the pool's local replica processes.
 
-    The machine's processors are shared out: two replicas that each use all of them would only get
-    in each other's way.
+    The model is named by its directory: it is found, and downloaded, once. The machine's processors
+    are shared out: two replicas that each use all of them would only get in each other's way.
     """
     local = sum(other.replicas for other in settings.pools)
     threads = settings.engine.threads or max(1, usable_processors() // max(1, local))
@@ -41,8 +44,16 @@ def replica_settings(settings: Settings, pool: Pool) -> Settings:
             settings.replica, host="127.0.0.1", port=0, exit_with_parent=True
         ),
         engine=dataclasses.replace(settings.engine, threads=threads),
-        pools=(dataclasses.replace(pool, replica_urls=(), replicas=1),),
+        pools=(
+            dataclasses.replace(
+                pool, model=str(model), served_names=names, replica_urls=(), replicas=1
+            ),
+        ),
     )
+
+
+SETUP_FAILED = 2
+"""The exit code of every embedfleet command whose settings or model are wrong."""
 
 
 class LocalReplica:
@@ -60,11 +71,11 @@ class LocalReplica:
     def pid(self) -> int:
         return self._process.pid
 
-    async def ended(self) -> str:
+    async def ended(self) -> End:
         code = await self._process.wait()
         if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        return f"exit code {code}"
+            return End(f"killed by {signal.Signals(-code).name}", hopeless=False)
+        return End(f"exit code {code}", hopeless=code == SETUP_FAILED)
 
     async def stop(self, grace_s: float) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -81,15 +92,23 @@ class LocalReplica:
 class LocalProvider:
     """Starts `embedfleet replica` processes that all serve one pool."""
 
-    def __init__(self, settings: Settings, pool: Pool, directory: Path) -> None:
-        """`directory` is private to this process and outlives the provider."""
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        """`settings` are those of one replica; `directory` is private to this process."""
         self._config = directory / "replica.toml"
-        self._config.write_text(as_toml(replica_settings(settings, pool)), encoding="utf-8")
+        self._config.write_text(as_toml(settings), encoding="utf-8")
 
     async def start(self, name: str) -> LocalReplica:
         """Start a process. It is given everything as a file, so nothing shows in `ps`."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "embedfleet", "replica", "--config", str(self._config)),
+            *(
+                sys.executable,
+                "-m",
+                "embedfleet",
+                "replica",
+                "--config",
+                str(self._config),
+                "--file-only",
+            ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
         )

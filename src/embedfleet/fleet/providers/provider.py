@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a replica ended."""
+
+    reason: str
+    """For people."""
+    hopeless: bool
+    """Whether starting it again can't help: a setting or the model itself is wrong."""
 
 
 class Provided(Protocol):
@@ -11,8 +22,8 @@ class Provided(Protocol):
     @property
     def url(self) -> str: ...
 
-    async def ended(self) -> str:
-        """Wait until it is gone; how it ended, for people."""
+    async def ended(self) -> End:
+        """Wait until it is gone."""
         ...
 
     async def stop(self, grace_s: float) -> None:

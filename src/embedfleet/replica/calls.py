@@ -1,0 +1,84 @@
+"""What a replica still owes: the texts of one call, or of one OpenAI request.
+
+Decides when all of them are answered. Refuses to know HTTP and how batches are formed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedfleet.batching.batcher import Job, Part
+from embedfleet.vocabulary import Encoding, Lane, Vectors
+
+if TYPE_CHECKING:
+    from embedfleet.replica.service import Replica
+
+
+class CallInProgress:
+    """The texts of one call that are still to be answered."""
+
+    def __init__(self, count: int) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.remaining = count
+        self._parts: asyncio.Queue[Part | None] = asyncio.Queue()
+
+    def deliver(self, part: Part) -> None:
+        self.remaining -= len(part.jobs) + len(part.failures)
+        self._parts.put_nowait(part)
+
+    def forget(self, count: int) -> None:
+        """Expect `count` texts fewer: they were cancelled."""
+        self.remaining -= count
+        self._parts.put_nowait(None)
+
+    async def next_part(self) -> Part | None:
+        """The next part; None when texts were cancelled meanwhile."""
+        return await self._parts.get()
+
+    @property
+    def finished(self) -> bool:
+        return self.remaining <= 0 and self._parts.empty()
+
+
+class BatcherBackend:
+    """Vectors for the OpenAI endpoint, straight from the batcher."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    async def compute(
+        self, encodings: Sequence[Encoding], *, lane: Lane, deadline: float
+    ) -> Vectors:
+        replica = self._replica
+        vectors = np.empty((len(encodings), replica.identity.width), np.float32)
+        finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        missing = len(encodings)
+
+        def deliver(part: Part) -> None:
+            nonlocal missing
+            if finished.done():
+                return
+            for _, error in part.failures:
+                finished.set_exception(error)
+                return
+            vectors[[job.id for job in part.jobs]] = part.vectors
+            missing -= len(part.jobs)
+            if not missing:
+                finished.set_result(None)
+
+        now = time.monotonic()
+        jobs = [
+            Job(number, encoding, lane, deadline, now, deliver)
+            for number, encoding in enumerate(encodings)
+        ]
+        replica.submit(jobs)
+        try:
+            await finished
+        finally:
+            replica.batcher.cancel(jobs)
+        return vectors
