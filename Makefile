@@ -56,6 +56,8 @@ format: $(VENV)/.dev
 docs: $(VENV)/.runtime
 	$(BIN)/embedfleet config --docs > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
+	$(BIN)/python -c 'from embedfleet.fleet.drawing import as_markdown; print(as_markdown(), end="")' > docs/states.md.new
+	mv docs/states.md.new docs/states.md
 
 reference: $(VENV)/.dev
 	$(INSTALL) -r requirements/reference.txt
