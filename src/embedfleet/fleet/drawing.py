@@ -9,9 +9,9 @@ PREAMBLE = """\
 
 <!-- Written by `make docs` from TRANSITIONS in src/embedfleet/fleet/states.py. -->
 
-Every replica of a pool is in one of these states; nothing moves it but the events of this table. It
-gets traffic while it is ready, and while it is suspect if no other replica is ready. From every state
-the event `lost` leads to `gone`, which the picture leaves out.
+Every replica of a pool is in one of these states; nothing moves it but the events of this table.
+It gets traffic while it is ready, and while it is suspect if no other replica is ready. From every
+state the event `lost` leads to `gone`, which the picture leaves out.
 
 """
 
