@@ -207,6 +207,12 @@ class ReplicaLostError(ReplicaError):
     """The connection broke or the process died before the answer was whole."""
 
 
+class UnfitReplicaError(ReplicaError):
+    """It answers, and can't serve this pool as it is; the message says what would help."""
+
+    code = "unfit_replica"
+
+
 class VectorError(ReplicaError):
     """The engine's output for this text is no vector: NaN, Inf or zero length."""
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.health import EjectionTimes, Expected, Look, judge, released
 from embedfleet.fleet.states import Event
-from embedfleet.vocabulary import EmbedfleetError, ReplicaState
+from embedfleet.vocabulary import EmbedfleetError, ReplicaState, UnfitReplicaError
 from embedfleet.wire.description import ReplicaDescription
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,9 @@ class Prober:
             expected = await self._contact.expected(member.url, description)
             look = Look(description)
             member.description = description
+        except UnfitReplicaError as error:
+            self._apply(member, Event.REFUSED, error.message)
+            return
         except EmbedfleetError as error:
             look = Look(None, error.message)
         verdict = judge(member.state, look, expected)
