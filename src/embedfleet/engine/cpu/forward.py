@@ -34,6 +34,9 @@ class Compiler:
             "NUM_STREAMS": 1,
             # Replicas of one machine would be pinned to the same cores.
             "ENABLE_CPU_PINNING": False,
+            # Kernels made for shapes that came by. The default of 5,000 keeps 200 MB and more of
+            # them under mixed traffic; 512 are as fast.
+            "CPU_RUNTIME_CACHE_CAPACITY": 512,
         }
         return Program(self.core.compile_model(model, "CPU", properties))
 
