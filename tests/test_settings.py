@@ -293,6 +293,10 @@ def test_the_documentation_page_is_up_to_date() -> None:
 
 
 TIED = {
+    *(f"autoscaling.{low_or_high}_replicas" for low_or_high in ("min", "max")),
+    *("autoscaling.standby", "autoscaling.fast_window_s", "autoscaling.slow_window_s"),
+    *("autoscaling.max_wait_s", "autoscaling.slo_s", "autoscaling.target_utilisation"),
+    *("autoscaling.utilisation_ceiling", "autoscaling.tick_s", "autoscaling.stale_s"),
     "gateway.port",
     "admin.port",
     "gateway.max_body_bytes",
@@ -318,6 +322,10 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
     if option.type is float:
         # As printed with six digits, because variables carry them so in the test.
         return st.floats(low, high).map(lambda number: float(f"{number:g}"))
+    if option.type == tuple[str, ...]:
+        # Lists in variables are separated by commas.
+        item = st.text("abcdefgh 0123456789:=-", min_size=1).map(str.strip).filter(bool)
+        return st.lists(item).map(tuple)
     assert option.type is str
     return st.text(st.characters(codec="utf-8"), min_size=1)
 
@@ -326,6 +334,8 @@ def literal(value: Any) -> str:
     """The value as TOML, written independently of the code under test."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(literal, value)) + "]"
     if isinstance(value, str):
         return '"' + "".join(f"\\U{ord(character):08x}" for character in value) + '"'
     return repr(value)

@@ -1,5 +1,6 @@
 """Every option of embedfleet: what exists, how it is loaded, how it is explained."""
 
+from embedfleet.settings.autoscaling import AutoscalingSettings
 from embedfleet.settings.catalogue import (
     AdminSettings,
     EngineSettings,
@@ -16,6 +17,7 @@ from embedfleet.settings.rendering import as_markdown, as_toml, effective
 
 __all__ = [
     "AdminSettings",
+    "AutoscalingSettings",
     "EngineSettings",
     "FleetSettings",
     "GatewaySettings",

@@ -3,54 +3,19 @@
 This module decides what can be configured and what a value must be on its own. It refuses to know
 where values come from (loading.py), which of them exclude each other (contradictions.py) and how
 they are shown (rendering.py). The docstring under a field is its help text and its line in
-docs/settings.md.
+docs/settings.md. What a rule is made of is in rules.py; the autoscaler's options fill a module of
+their own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from embedfleet.settings.autoscaling import AutoscalingSettings
+from embedfleet.settings.rules import count, duration, setting
 from embedfleet.vocabulary import Precision, SettingError
-
-DISTANT_S = 86_400.0
-"""The longest duration that any setting accepts: a day."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What a single value must satisfy, and how it is spelled."""
-
-    at_least: float | None = None
-    at_most: float | None = None
-    none: str | None = None
-    """The word that stands for `None` in files, variables and flags."""
-    flag: str | None = None
-    """Its name on the command line, where it has one."""
-
-
-def setting(
-    default: object,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    none: str | None = None,
-    flag: str | None = None,
-) -> Any:
-    """Make a dataclass field that carries its rule."""
-    return field(default=default, metadata={"rule": Rule(at_least, at_most, none, flag)})
-
-
-def duration(default: float) -> Any:
-    """Make a field of seconds: at least a millisecond, at most a day."""
-    return setting(default, at_least=0.001, at_most=DISTANT_S)
-
-
-def count(default: int | None, *, at_most: int | None = None, none: str | None = None) -> Any:
-    """Make a field that counts something: at least one."""
-    return setting(default, at_least=1, at_most=at_most, none=none)
-
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
@@ -202,6 +167,7 @@ class Settings:
     replica: ReplicaSettings = field(default_factory=ReplicaSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     fleet: FleetSettings = field(default_factory=FleetSettings)
+    autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
     log: LogSettings = field(default_factory=LogSettings)
     pools: tuple[Pool, ...] = ()
 

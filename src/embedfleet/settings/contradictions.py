@@ -6,6 +6,7 @@ This module decides which combinations are refused. It refuses to know where val
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from urllib.parse import urlsplit
 
 from embedfleet.settings.catalogue import Pool, Settings
@@ -14,7 +15,8 @@ from embedfleet.vocabulary import Precision, SettingError
 
 def refuse(settings: Settings) -> None:
     """Raise a SettingError for the first contradiction."""
-    for complaint in (*_between_areas(settings), *_between_pools(settings)):
+    complaints = (_between_areas(settings), _autoscaling(settings), _between_pools(settings))
+    for complaint in chain.from_iterable(complaints):
         raise SettingError(complaint)
     for index, pool in enumerate(settings.pools):
         for complaint in _within(pool, settings):
@@ -50,6 +52,23 @@ def _between_areas(settings: Settings) -> Iterator[str]:
             f"fleet.restart_backoff_ceiling_s ({fleet.restart_backoff_ceiling_s:g}) is below "
             f"fleet.restart_backoff_s ({fleet.restart_backoff_s:g})"
         )
+
+
+def _autoscaling(settings: Settings) -> Iterator[str]:
+    chosen = settings.autoscaling
+    for low, high, reason in (
+        ("min_replicas", "max_replicas", "no number of replicas would be right"),
+        ("standby", "max_replicas", "there would be more in reserve than may ever serve"),
+        ("fast_window_s", "slow_window_s", "a burst could not be told from the level"),
+        ("max_wait_s", "slo_s", "texts that wait as long as they may would be late"),
+        ("target_utilisation", "utilisation_ceiling", "a fleet as planned would ask for more"),
+        ("tick_s", "stale_s", "signals would be stale before the next decision"),
+    ):
+        least, most = getattr(chosen, low), getattr(chosen, high)
+        if least > most:
+            yield (
+                f"autoscaling.{low} ({least:g}) is above autoscaling.{high} ({most:g}): {reason}"
+            )
 
 
 def _between_pools(settings: Settings) -> Iterator[str]:

@@ -14,7 +14,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from embedfleet.settings import catalogue
+from embedfleet.settings import autoscaling, catalogue
+from embedfleet.settings.autoscaling import AutoscalingSettings
 from embedfleet.settings.catalogue import (
     AdminSettings,
     EngineSettings,
@@ -23,8 +24,8 @@ from embedfleet.settings.catalogue import (
     LogSettings,
     Pool,
     ReplicaSettings,
-    Rule,
 )
+from embedfleet.settings.rules import Rule
 
 PREFIX = "EMBEDFLEET_"
 POOLS = "pools"
@@ -34,6 +35,7 @@ AREAS: dict[str, type[Any]] = {
     "replica": ReplicaSettings,
     "engine": EngineSettings,
     "fleet": FleetSettings,
+    "autoscaling": AutoscalingSettings,
     "log": LogSettings,
     POOLS: Pool,
 }
@@ -102,7 +104,8 @@ def _without_none(hint: Any) -> Any:
 def _descriptions() -> dict[tuple[str, str], str]:
     """Read the docstrings under the fields from the source; Python itself drops them."""
     found: dict[tuple[str, str], str] = {}
-    for node in ast.parse(inspect.getsource(catalogue)).body:
+    sources = [inspect.getsource(module) for module in (catalogue, autoscaling)]
+    for node in [node for source in sources for node in ast.parse(source).body]:
         if not isinstance(node, ast.ClassDef):
             continue
         for field, after in zip(node.body, node.body[1:], strict=False):

@@ -1,0 +1,208 @@
+"""How many replicas there should be, and why.
+
+Pure: an observation and what is remembered come in, a decision and what to remember go out. Every
+reason to have replicas is a term; the largest wins, and steadying.py decides how far the fleet
+moves towards it now. Refuses to know clocks, providers and where signals come from.
+
+What arrives and what waits ask for an absolute number: the same evidence asks for the same number
+again, however often it is looked at. A broken p99 and busy replicas only say "more than now"; they
+count what is on its way, and are quiet for a cool-down after they ordered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from embedfleet.autoscaling import steadying
+from embedfleet.autoscaling.schedule import Bounds, Schedule, bounds
+from embedfleet.autoscaling.signals import Observation, fault
+from embedfleet.autoscaling.steadying import Pace
+from embedfleet.autoscaling.surprise import Surprise
+from embedfleet.settings import AutoscalingSettings
+
+BURST = 1.5
+"""The fast rate is a burst beyond so many times the slow one."""
+BURST_UTILISATION = 0.9
+"""Replicas may be busier in a burst than for long."""
+STEEPEST = 2.0
+"""Most that a broken p99 may multiply: latency explodes near saturation, and need does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One reason to have replicas."""
+
+    name: str
+    replicas: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many replicas there should be from now on."""
+
+    planned: int
+    """Replicas that get traffic or are starting to."""
+    standby: int
+    """Replicas kept loaded beside them, out of traffic."""
+    wanted: int
+    """What the winning term asked for, before bounds and steadying."""
+    terms: tuple[Term, ...]
+    winner: str
+    """Name of the term that decided, or of what held it back."""
+    reason: str
+    """One line for people."""
+    held: bool = False
+    """Whether the signals were not good enough to act on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a decision has to remember of earlier ones. A new one is a restart."""
+
+    pace: Pace = field(default_factory=Pace)
+    surprise: Surprise = field(default_factory=Surprise)
+    late_since: float | None = None
+    """Since when the p99 has been above the SLO."""
+    busy_since: float | None = None
+    """Since when replicas have been busier than the ceiling."""
+    quiet_until: float = -math.inf
+    """Until when evidence that only says "more" has ordered enough."""
+
+
+def decide(
+    seen: Observation, memory: Memory, settings: AutoscalingSettings, schedule: Schedule = ()
+) -> tuple[Decision, Memory]:
+    """Decide for one moment."""
+    complaint = fault(seen, settings)
+    if complaint is not None:
+        return _held(seen, complaint, settings), steadying.interrupted(memory.pace, memory)
+    memory = _noticed(seen, memory, settings)
+    allowed = _allowed(seen, schedule, settings)
+    terms = tuple(_terms(seen, memory, settings, allowed))
+    winner = max(terms, key=lambda term: term.replicas)
+    late = memory.late_since is not None
+    ceiling = settings.max_replicas
+    if allowed.ceiling is not None and not late:
+        ceiling = max(settings.min_replicas, min(ceiling, allowed.ceiling))
+    target = min(winner.replicas, ceiling)
+    least = max(settings.min_replicas, min(allowed.floor, settings.max_replicas))
+    step = steadying.step(seen, max(target, least), least, memory.pace, settings)
+    decision = Decision(
+        planned=step.planned,
+        standby=min(settings.standby, settings.max_replicas - min(step.planned, ceiling)),
+        wanted=winner.replicas,
+        terms=terms,
+        winner=winner.name if step.held_by is None else step.held_by,
+        reason=_reason(seen, winner, step, ceiling),
+    )
+    quiet_until = memory.quiet_until
+    if step.planned > seen.planned and winner.name in {"slo", "utilisation"}:
+        quiet_until = seen.now + settings.up_cooldown_s
+    return decision, replace(memory, pace=step.pace, quiet_until=quiet_until)
+
+
+def _held(seen: Observation, complaint: str, settings: AutoscalingSettings) -> Decision:
+    planned = max(seen.planned, 0) if math.isfinite(seen.planned) else settings.min_replicas
+    planned = max(settings.min_replicas, planned)
+    return Decision(planned, seen.standby, planned, (), "held", f"held: {complaint}", held=True)
+
+
+def _noticed(seen: Observation, memory: Memory, settings: AutoscalingSettings) -> Memory:
+    """Remember since when what is wrong has been wrong, and learn how traffic surprises."""
+    late = seen.latency_p99_s > settings.slo_s
+    busy = seen.utilisation > settings.utilisation_ceiling  # false for NaN
+    return replace(
+        memory,
+        late_since=(seen.now if memory.late_since is None else memory.late_since) if late else None,
+        busy_since=(seen.now if memory.busy_since is None else memory.busy_since) if busy else None,
+        surprise=memory.surprise.learn(
+            seen.now, seen.arriving_slow, seen.arriving_fast, start_up_s(seen, settings)
+        ),
+    )
+
+
+def start_up_s(seen: Observation, settings: AutoscalingSettings) -> float:
+    """How long a replica ordered now takes: as measured, else as set."""
+    return settings.start_up_s if math.isnan(seen.start_up_s) else seen.start_up_s
+
+
+def _allowed(seen: Observation, schedule: Schedule, settings: AutoscalingSettings) -> Bounds:
+    if seen.clock is None or not schedule:
+        return Bounds()
+    return bounds(schedule, seen.clock, start_up_s(seen, settings) + settings.tick_s)
+
+
+def _terms(
+    seen: Observation, memory: Memory, settings: AutoscalingSettings, allowed: Bounds
+) -> Iterator[Term]:
+    """Every reason to have replicas, the plainest first; of equals the first wins."""
+    yield Term("minimum", settings.min_replicas, "never fewer")
+    if allowed.floor:
+        yield Term("schedule", allowed.floor, f"the schedule's floor is {allowed.floor}")
+    yield _traffic(seen, memory, settings)
+    if seen.arriving_fast > BURST * seen.arriving_slow:
+        wanted = math.ceil(seen.arriving_fast / (BURST_UTILISATION * seen.tokens_per_s))
+        yield Term("burst", wanted, f"{seen.arriving_fast:,.0f} tokens/s in a burst")
+    yield from _backlog(seen, settings)
+    yield from _relative(seen, memory, settings)
+
+
+def _traffic(seen: Observation, memory: Memory, settings: AutoscalingSettings) -> Term:
+    """Replicas that carry what arrives, and what may come before further ones have started."""
+    margin = memory.surprise.margin(settings.caution)
+    headroom = max(margin, 1.0 / settings.target_utilisation)
+    needed = seen.arriving_slow * headroom / seen.tokens_per_s
+    return Term(
+        "traffic",
+        math.ceil(needed),
+        f"{seen.arriving_slow:,.0f} tokens/s with {headroom:.2f} times in reserve, "
+        f"{seen.tokens_per_s:,.0f} per replica",
+    )
+
+
+def _backlog(seen: Observation, settings: AutoscalingSettings) -> Iterator[Term]:
+    """Replicas that keep up and clear what waits soon after they have started.
+
+    Work at hand beyond what those ready do within the longest wait means lateness. A replica
+    ordered now finds what is left then: what waits, and what arrives, less what is done meanwhile.
+    """
+    done_per_s = seen.ready * seen.tokens_per_s
+    if seen.waiting_tokens <= settings.max_wait_s * max(done_per_s, seen.tokens_per_s):
+        return
+    rate = max(seen.arriving_fast, seen.arriving_slow)
+    left = max(0.0, seen.waiting_tokens + (rate - done_per_s) * start_up_s(seen, settings))
+    needed = (rate + left / settings.catch_up_s) / seen.tokens_per_s
+    wait_s = seen.waiting_tokens / max(done_per_s, seen.tokens_per_s)
+    yield Term(
+        "backlog", math.ceil(needed), f"{seen.waiting_tokens:,.0f} tokens, {wait_s:.2g} s, wait"
+    )
+
+
+def _relative(seen: Observation, memory: Memory, settings: AutoscalingSettings) -> Iterator[Term]:
+    """Evidence that only says "more than the ready ones"; what is starting is credited."""
+    if seen.now < memory.quiet_until or not seen.ready:
+        return
+    late, busy = memory.late_since, memory.busy_since
+    if late is not None and seen.now - late >= settings.slo_broken_s:
+        ratio = min(seen.latency_p99_s / settings.slo_s, STEEPEST)
+        why = f"p99 is {seen.latency_p99_s:.3g} s, for {seen.now - late:.0f} s above the SLO"
+        yield Term("slo", _credited(seen, ratio), why)
+    if busy is not None and seen.now - busy >= settings.utilisation_broken_s:
+        ratio = seen.utilisation / settings.utilisation_ceiling
+        why = f"{seen.utilisation:.0%} busy, for {seen.now - busy:.0f} s too much"
+        yield Term("utilisation", _credited(seen, ratio), why)
+
+
+def _credited(seen: Observation, ratio: float) -> int:
+    return max(seen.planned, math.ceil(seen.ready * ratio))
+
+
+def _reason(seen: Observation, winner: Term, step: steadying.Step, ceiling: int) -> str:
+    text = f"{seen.planned} -> {step.planned}: {winner.name} asks for {winner.replicas}"
+    text += f" ({winner.why})"
+    if winner.replicas > ceiling:
+        text += f"; the ceiling is {ceiling}"
+    return text if step.why is None else f"{text}; {step.why}"

@@ -1,0 +1,166 @@
+"""What the autoscaler sees of a pool, and whether it can be believed.
+
+Pure. Decides what an observation is, how arrivals become rates, and what counts as missing, stale
+or absurd. Refuses to know who measured it and what follows from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from embedfleet.settings import AutoscalingSettings
+from embedfleet.work import CostModel
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A pool at one moment. NaN stands for what could not be measured."""
+
+    now: float
+    """Monotonic seconds."""
+    ready: int
+    """Replicas that get traffic."""
+    starting: int = 0
+    """Replicas ordered that do not get traffic yet."""
+    standby: int = 0
+    """Replicas kept loaded, out of traffic."""
+    arriving_fast: float = math.nan
+    """Tokens per second that were asked for over the fast window, refused ones included."""
+    arriving_slow: float = math.nan
+    """The same over the slow window."""
+    waiting_tokens: float = math.nan
+    """Tokens in the queue or with a replica, and not finished."""
+    tokens_per_s: float = math.nan
+    """What one replica can do, from the shared cost model (see `ability`)."""
+    start_up_s: float = math.nan
+    """Seconds from ordering a replica to its first traffic: a high quantile of the last ones."""
+    latency_p99_s: float = 0.0
+    """Of what finished lately; 0 where nothing did."""
+    wait_p95_s: float = 0.0
+    """Of what left the queue lately; 0 where nothing did."""
+    utilisation: float = math.nan
+    """Mean share of the time that ready replicas computed since the last observation."""
+    texts_per_s: float = 0.0
+    """Texts that were asked for over the slow window."""
+    waiting_texts: int = 0
+    """Texts in the queue or with a replica, and not finished."""
+    queued_texts: int = 0
+    """Those of them that are not being computed."""
+    memory_used: tuple[float, ...] = ()
+    """Share of memory in use on each host that could take another replica; empty if unknown."""
+    age_s: float = 0.0
+    """Seconds since the oldest of these figures was measured."""
+    clock: datetime | None = None
+    """Time of day, with its zone, for schedules; None where nobody asked for one."""
+
+    @property
+    def planned(self) -> int:
+        """Replicas there are or will be, once those on the way have started."""
+        return self.ready + self.starting
+
+
+MOST = 1e15
+"""Larger figures are no measurements of any machine."""
+
+
+def fault(seen: Observation, settings: AutoscalingSettings) -> str | None:
+    """Say why an observation must not be acted on, or None."""
+    if not 0 <= seen.age_s <= settings.stale_s:
+        return f"signals are {seen.age_s:g} s old"
+    for name, value in _needed(seen):
+        if not math.isfinite(value):
+            return f"{name} is missing"
+        if not 0 <= value < MOST:
+            return f"{name} is {value:g}"
+    if not seen.tokens_per_s:
+        return "tokens_per_s is 0"
+    return None
+
+
+def _needed(seen: Observation) -> Iterator[tuple[str, float]]:
+    yield "now", abs(seen.now)
+    yield "ready", seen.ready
+    yield "starting", seen.starting
+    yield "standby", seen.standby
+    yield "arriving_fast", seen.arriving_fast
+    yield "arriving_slow", seen.arriving_slow
+    yield "waiting_tokens", seen.waiting_tokens
+    yield "tokens_per_s", seen.tokens_per_s
+    yield "latency_p99_s", seen.latency_p99_s
+    # A backstop that is missing does no harm: NaN compares as "not busy".
+    if not math.isnan(seen.utilisation):
+        yield "utilisation", seen.utilisation
+    if not math.isnan(seen.start_up_s):
+        yield "start_up_s", seen.start_up_s
+
+
+def ability(model: CostModel, tokens_of_a_text: float, batch_tokens: int, within_s: float) -> float:
+    """Tokens per second of a replica that fills its batches, none of them longer than `within_s`.
+
+    Larger batches share the fixed cost of a pass among more texts, until one alone would break the
+    promise; a single text runs however long it takes.
+    """
+    length = max(1, round(tokens_of_a_text))
+    each = model.seconds([length]) - model.per_batch_s
+    if each <= 0.0:
+        each = model.per_batch_s or 1e-9
+    fitting = min(batch_tokens / length, (within_s - model.per_batch_s) / each)
+    texts = max(1, math.floor(fitting))
+    return length * texts / (model.per_batch_s + each * texts)
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """What was asked for lately, second by second.
+
+    The time is handed in and never runs backwards.
+    """
+
+    keep_s: float = 60.0
+    """Seconds that are remembered."""
+    _seconds: deque[tuple[int, float, int]] = field(default_factory=deque)
+    _first: float | None = None
+
+    def add(self, tokens: float, now: float, texts: int = 1) -> None:
+        """Count texts that arrived, whether they were let in or not."""
+        if self._first is None:
+            self._first = now
+        second = math.floor(now)
+        if self._seconds and self._seconds[-1][0] == second:
+            _, before, count = self._seconds[-1]
+            self._seconds[-1] = (second, before + tokens, count + texts)
+        else:
+            self._seconds.append((second, tokens, texts))
+        while self._seconds[0][0] < now - self.keep_s - 1:
+            self._seconds.popleft()
+
+    def tokens_per_s(self, window_s: float, now: float) -> float:
+        """Mean rate over the last whole seconds of the window."""
+        return self._mean([tokens for _, tokens, _ in self._within(window_s, now)], window_s, now)
+
+    def texts_per_s(self, window_s: float, now: float) -> float:
+        """Mean rate over the last whole seconds of the window."""
+        return self._mean([texts for _, _, texts in self._within(window_s, now)], window_s, now)
+
+    def _within(self, window_s: float, now: float) -> Iterator[tuple[int, float, int]]:
+        last = math.floor(now)
+        first = last - max(1, round(window_s))
+        for each in reversed(self._seconds):
+            if each[0] < first:
+                return
+            if each[0] < last:
+                yield each
+
+    def _mean(self, counts: list[float] | list[int], window_s: float, now: float) -> float:
+        if self._first is None:
+            return 0.0
+        # Shortly after the start, the time before it must not count as quiet.
+        seen_s = math.floor(now) - math.floor(self._first)
+        return sum(counts) / max(1, min(round(window_s), seen_s))

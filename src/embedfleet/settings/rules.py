@@ -1,0 +1,46 @@
+"""What a single value of a setting must satisfy, and how the catalogue says so.
+
+This module decides how a field carries its rule. It refuses to know any option.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+DISTANT_S = 86_400.0
+"""The longest duration that any setting accepts: a day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a single value must satisfy, and how it is spelled."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    none: str | None = None
+    """The word that stands for `None` in files, variables and flags."""
+    flag: str | None = None
+    """Its name on the command line, where it has one."""
+
+
+def setting(
+    default: object,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    none: str | None = None,
+    flag: str | None = None,
+) -> Any:
+    """Make a dataclass field that carries its rule."""
+    return field(default=default, metadata={"rule": Rule(at_least, at_most, none, flag)})
+
+
+def duration(default: float) -> Any:
+    """Make a field of seconds: at least a millisecond, at most a day."""
+    return setting(default, at_least=0.001, at_most=DISTANT_S)
+
+
+def count(default: int | None, *, at_most: int | None = None, none: str | None = None) -> Any:
+    """Make a field that counts something: at least one."""
+    return setting(default, at_least=1, at_most=at_most, none=none)
