@@ -12,7 +12,7 @@ from typing import Final
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _CPUINFO: Final = Path("/proc/cpuinfo")
-_INT8_DOT_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"})
+_INT8_DOT_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 def usable_processors(cgroup: Path = _CGROUP) -> int:
@@ -42,14 +42,16 @@ def _quota_v1(cgroup: Path) -> float | None:
         return None
 
 
-def multiplies_int8_fast(cpuinfo: Path = _CPUINFO) -> bool:
-    """Whether the processor has int8 dot products (VNNI, AMX, or I8MM on Arm).
+def multiplies_int8_exactly(cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether the processor has int8 dot products that add in 32 bits: VNNI or AMX.
 
-    Without them int8 is emulated, and on old x86 saturates at 16 bits.
+    Older x86 adds pairs of products in 16 bits, which overflows: measured on the tests' models,
+    the mean cosine falls from 0.9988 to 0.984, and nothing is gained in speed. Arm's int8 is not
+    counted, as nobody has measured it.
     """
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
-    flags = (line for line in lines if line.lower().startswith(("flags", "features")))
+    flags = (line for line in lines if line.startswith("flags"))
     return not _INT8_DOT_PRODUCTS.isdisjoint(next(flags, "").split())

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.engine.loading import EngineOptions, load_engine
-from embedfleet.machine import multiplies_int8_fast
+from embedfleet.engine.loading import EngineOptions, choose_precision, load_engine
 from embedfleet.vocabulary import ModelError, Precision, SettingError
 from tests.checkpoints import SMALL, random_weights, write_checkpoint
 
@@ -25,9 +24,15 @@ def test_an_engine_says_what_it_can_do(directory: Path) -> None:
     assert (info.precision, info.device, info.batch_tokens) == (Precision.F32, "cpu", 700)
 
 
-def test_by_default_precision_is_what_this_processor_does_best(directory: Path) -> None:
-    best = Precision.INT8 if multiplies_int8_fast() else Precision.F32
-    assert load_engine(directory, EngineOptions()).info.precision is best
+def test_by_default_it_computes_in_int8_where_that_is_right_and_in_float32_elsewhere() -> None:
+    assert choose_precision("auto", int8_is_exact=True) is Precision.INT8
+    assert choose_precision("auto", int8_is_exact=False) is Precision.F32
+    assert choose_precision("f32", int8_is_exact=True) is Precision.F32
+
+
+def test_int8_is_refused_where_its_products_overflow() -> None:
+    with pytest.raises(SettingError, match=r"no VNNI or AMX.*Use f32"):
+        choose_precision("int8", int8_is_exact=False)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from embedfleet.encoding.encoder import Encoder
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.model.description import describe
 from embedfleet.vocabulary import Vectors
+from tests.engine.precisions import needs_int8
 
 PROMPT = (
     "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
@@ -23,8 +24,10 @@ PROMPT = (
 QUERIES = ["What is the capital of China?", "Explain gravity"]
 DOCUMENTS = [
     "The capital of China is Beijing.",
-    "Gravity is a force that attracts two bodies towards each other. It gives weight to physical "
-    "objects and is responsible for the movement of planets around the sun.",
+    (
+        "Gravity is a force that attracts two bodies towards each other. It gives weight to "
+        "physical objects and is responsible for the movement of planets around the sun."
+    ),
 ]
 SCORES = [[0.7645568251609802, 0.14142508804798126], [0.13549736142158508, 0.5999549627304077]]
 """The model's README, computed with transformers in float32."""
@@ -70,6 +73,7 @@ def test_float32_reproduces_the_first_dimensions_that_fastembed_tests_with(f32: 
     np.testing.assert_allclose(f32(["hello world"], "")[0, :5], HELLO_WORLD, atol=1e-3)
 
 
+@needs_int8
 def test_int8_stays_close_to_the_score_matrix(model: Path) -> None:
     embed = embedder(model, "int8")
     scores = embed(QUERIES, PROMPT) @ embed(DOCUMENTS, "").T

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +17,14 @@ from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.pooling import finite_rows
 from embedfleet.vocabulary import Encoding
-from tests.checkpoints import SMALL, random_weights, write_checkpoint
+from tests.checkpoints import LARGE, SMALL, random_weights, write_checkpoint
 from tests.conformance.engine_conformance import (
     ClosingConformance,
     EngineConformance,
     embed,
     random_texts,
 )
+from tests.engine.precisions import DTYPES
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,7 @@ def options(dtype: str = "f32", memory_mib: int | None = None) -> EngineOptions:
     return EngineOptions(dtype=dtype, max_tokens=2_048, memory_mib=memory_mib)
 
 
-@pytest.fixture(scope="module", params=["f32", "int8"])
+@pytest.fixture(scope="module", params=DTYPES)
 def cpu(request: pytest.FixtureRequest, directory: Path) -> Engine:
     return load_engine(directory, options(request.param))
 
@@ -87,7 +92,7 @@ class TestLongTexts:
 
     LENGTHS = (2_048, 1_999, 1_025)
 
-    @pytest.fixture(params=["f32", "int8"])
+    @pytest.fixture(params=DTYPES)
     def dtype(self, request: pytest.FixtureRequest) -> str:
         return str(request.param)
 
@@ -113,3 +118,45 @@ class TestLongTexts:
         for length in (1_056, 1_057, 1_087, 1_088, 1_100):
             one, other = embed(roomy, [text[:length]]), embed(tight, [text[:length]])
             np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def anonymous_mib() -> float:
+    """Resident memory that no file backs."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+    return int(line.split()[1]) / 1024
+
+
+@contextmanager
+def watched_memory() -> Iterator[list[float]]:
+    """Samples of the memory beyond what there was at the start, in MiB."""
+    before, stop = anonymous_mib(), threading.Event()
+    samples = [0.0]
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            samples.append(anonymous_mib() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield samples
+    finally:
+        stop.set()
+        watcher.join()
+
+
+@pytest.mark.slow
+def test_32768_tokens_of_the_06b_geometry_fit_the_memory_that_was_set(tmp_path: Path) -> None:
+    """Two layers; one matrix [tokens, tokens] of one head alone would take 4 GiB."""
+    geometry = replace(LARGE, layers=2, vocabulary=2_000)
+    write_checkpoint(tmp_path, random_weights(geometry), geometry)
+    memory_mib = 800
+    engine = load_engine(tmp_path, EngineOptions(memory_mib=memory_mib))
+    (text,) = random_texts(engine, [32_768])
+    with watched_memory() as samples:
+        vectors = embed(engine, [text])
+    assert finite_rows(vectors).all()
+    one_layer_mib = geometry.linear_parameters / 2 * 4 / 2**20
+    assert max(samples) < memory_mib + one_layer_mib
+    assert samples[-1] < memory_mib / 4  # and it is given back

@@ -16,6 +16,7 @@ from embedfleet.engine.cpu.graph import Decoder, make_inputs, parameter, rms_nor
 from embedfleet.engine.cpu.layout import BLOCK_TOKENS, Arrays, Layout, Rotations
 from embedfleet.engine.cpu.linear import Linear
 from embedfleet.engine.tensors import Floats
+from embedfleet.vocabulary import SetupError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,14 @@ class Compiler:
             # them under mixed traffic; 512 are as fast.
             "CPU_RUNTIME_CACHE_CAPACITY": 512,
         }
-        return Program(self.core.compile_model(model, "CPU", properties))
+        try:
+            return Program(self.core.compile_model(model, "CPU", properties))
+        except RuntimeError as error:  # all that OpenVINO raises
+            reason = str(error).strip().splitlines()[-1]
+            raise SetupError(
+                f"OpenVINO {ov.__version__} can't compile the model for this processor ({reason}); "
+                "the CPU engine needs AVX2 or better."
+            ) from error
 
 
 class Program:
