@@ -36,3 +36,10 @@ def test_a_small_budget_makes_smaller_batches_and_chunks_of_whole_blocks() -> No
     chunk = budget.chunk_tokens(24_000, 1_000)
     assert 32 <= chunk < 1_000
     assert chunk % 32 == 0
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 31, 300, 2_048, 32_768])
+def test_the_least_budget_for_texts_holds_a_pass_of_the_batch_size_it_gives(tokens: int) -> None:
+    budget = Budget(QWEN_06B, needed_mib(QWEN_06B, tokens))
+    assert budget.fits_whole(budget.batch_tokens(1_024))
+    assert budget.fits_whole(budget.chunk_tokens(tokens, 1_024))

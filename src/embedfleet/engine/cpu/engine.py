@@ -51,7 +51,10 @@ class CpuEngine:
     """Qwen3 on the CPU. Any number of threads may prepare and compute; passes run one by one."""
 
     def __init__(self, checkpoint: Checkpoint, settings: CpuSettings) -> None:
-        """Compile the model; takes seconds, and the memory of one copy of the linear weights."""
+        """Compile the model; takes seconds, and memory for two copies of the linear weights.
+
+        OpenVINO keeps the weights as they are given beside those it rearranged.
+        """
         config = checkpoint.config
         linear: Linear = FloatInput if settings.precision is Precision.F32 else int8_input
         compiler = Compiler(ov.Core(), settings.threads)
@@ -105,7 +108,7 @@ class CpuEngine:
         with self._computing:
             program = self._opened()
             states = program.run(inputs, self._scratch).copy()
-            if inputs.layout.tokens > self._info.batch_tokens:
+            if inputs.layout.tokens > 2 * self._info.batch_tokens:
                 # A rare long text must not keep its memory for good.
                 program.release_memory()
                 self._scratch.release_memory()

@@ -47,7 +47,7 @@ class Budget:
 
 def needed_mib(config: Qwen3Config, tokens: int) -> int:
     """The least budget in MiB with which a text of `tokens` tokens runs at full speed."""
-    chunk = min(tokens, _SMALLEST_CHUNK)
+    chunk = max(BLOCK_TOKENS, min(tokens, _SMALLEST_CHUNK))
     return -(-(tokens * _kept_bytes(config) + chunk * _pass_bytes(config)) // _MIB)
 
 
