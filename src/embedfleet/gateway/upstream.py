@@ -64,6 +64,7 @@ class Upstream:
         connection breaks or the answer ends in the middle of a frame, ReplicaError on nonsense.
         """
         decoder = frames.FrameDecoder()
+        asked = {text.id: frames.echo(text.ids) for text in texts}
         try:
             async with self.session.post(
                 f"{url}/v1/work",
@@ -74,6 +75,7 @@ class Upstream:
                     raise await _refusal(response)
                 async for chunk in response.content.iter_any():
                     for frame in decoder.feed(chunk):
+                        frame.check_echoes(asked)
                         yield frame
         except _LOST as error:
             raise ReplicaLostError(f"lost the replica at {url}: {_told(error)}") from error

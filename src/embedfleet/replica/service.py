@@ -158,6 +158,7 @@ class Replica:
             queue_us=round(part.queue_s * 1e6),
             compute_us=round(part.compute_s * 1e6),
             window=self.window,
+            echoes=[frames.echo(job.encoding) for job in part.jobs],
         )
 
     async def cancel(self, request: Request) -> Response:

@@ -7,7 +7,8 @@ sockets and what happens to a text after it was decoded.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -80,6 +81,16 @@ class Frame(msgspec.Struct, array_like=True, frozen=True):
     """Time of the forward pass, microseconds."""
     window: int
     """Tokens of work that the gateway may now have outstanding at this replica."""
+    echoes: list[int] = []
+    """For each of `ids`, the `echo` of the token ids whose vector the replica means to answer."""
+
+    def check_echoes(self, asked: Mapping[int, int]) -> None:
+        """Compare with the echoes of what was asked, by id; ReplicaError on any difference."""
+        if self.echoes != [asked.get(text) for text in self.ids]:
+            raise ReplicaError(
+                "a frame answers other texts than were asked: the replica, or something on the "
+                "way to it, mixed texts up"
+            )
 
     def matrix(self, width: int) -> Vectors:
         """The vectors, [len(ids), width], without copying; ReplicaError if the size is wrong."""
@@ -101,6 +112,11 @@ _frame_decoder = msgspec.msgpack.Decoder(Frame)
 def encoding_bytes(encoding: Encoding) -> bytes:
     """Token ids as they travel: little-endian int32."""
     return encoding.astype(_IDS, copy=False).tobytes()
+
+
+def echo(encoding: Encoding | bytes) -> int:
+    """The CRC-32 of a text's token ids: tells texts apart without carrying them back."""
+    return zlib.crc32(encoding if isinstance(encoding, bytes) else encoding_bytes(encoding))
 
 
 def vector_bytes(vectors: Vectors) -> bytes:
