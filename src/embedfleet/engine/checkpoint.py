@@ -48,12 +48,6 @@ class Qwen3Config:
     tied: bool
     """Whether the unused language-model head shares the embedding table."""
 
-    @property
-    def linear_parameters(self) -> int:
-        """Weights of all linear layers: two floating-point operations per token for each."""
-        attention = self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * self.hidden * (attention + 3 * self.intermediate)
-
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
@@ -87,11 +81,6 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.directory)!r}, {self.config})"
-
-    @property
-    def stored_int8(self) -> bool:
-        """Whether the linear layers are stored as int8."""
-        return f"{_layer(0)}.mlp.down_proj.weight_scale" in self._tensors
 
     def embed(self, ids: NDArray[np.int32]) -> Floats:
         """Rows of the embedding table, shape [len(ids), hidden]; reads only those rows."""

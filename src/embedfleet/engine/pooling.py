@@ -1,22 +1,16 @@
-"""From hidden states to vectors: the last row of each text, at unit length.
+"""From final hidden states to vectors: rows at unit length.
 
-This module decides how rows are pooled and normalised. It refuses to know devices; a row that
-can't be normalised is left recognisable, not repaired.
+This module decides how rows are normalised. It refuses to know devices, and which rows they are:
+engines compute only each text's last one. A row that can't be normalised is left recognisable, not
+repaired.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.vocabulary import Vectors
-
-
-def last_positions(lengths: Sequence[int]) -> NDArray[np.int64]:
-    """Where each text's last token lies when texts are laid end to end, shape [texts]."""
-    return np.cumsum(np.asarray(lengths, dtype=np.int64)) - 1
 
 
 def unit_rows(states: NDArray[np.float32]) -> Vectors:
