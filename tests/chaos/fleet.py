@@ -1,0 +1,169 @@
+"""A gateway process in front of replica processes that misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.fakes.revealing_engine import WIDTH
+from tests.service import GREETING, Service
+from tests.small_tokenizer import write_model
+
+CONFIG = """\
+[admin]
+port = 0
+[gateway]
+request_timeout_s = 60
+[fleet]
+probe_interval_s = 0.2
+probe_timeout_s = 1
+connect_timeout_s = 1
+"""
+START_TIMEOUT_S = 60.0
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@dataclass
+class ChaosReplica:
+    """One replica process and the parent that brings it back."""
+
+    directory: Path
+    seed: int
+    stderr: str
+    port: int = field(default_factory=free_port)
+    parent: subprocess.Popen[bytes] | None = None
+
+    def start(self, probability: float = 0.0, faults: tuple[str, ...] = ()) -> None:
+        orders = [str(probability), ",".join(faults)] if faults else []
+        arguments = [str(self.directory), str(self.port), str(self.seed), *orders]
+        with Path(self.stderr).open("ab") as sink:
+            self.parent = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.replica_process", *arguments],
+                stderr=sink,
+                cwd=ROOT,
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+            )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def misbehave(self, probability: float, *faults: str) -> None:
+        """Let so many of its frames go wrong from now on; returns once it knows."""
+        query = f"probability={probability}&faults={','.join(faults)}"
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/chaos?{query}", timeout=5).close()  # noqa: S310
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    def kill(self) -> None:
+        """Kill -9 the serving process; it comes back at once."""
+        self._signal(signal.SIGUSR1)
+
+    def freeze(self) -> None:
+        """Kill -STOP it for two seconds."""
+        self._signal(signal.SIGUSR2)
+
+    def stop(self) -> None:
+        """End it for good."""
+        if self.parent is not None:
+            self.parent.terminate()
+            self.parent.wait(10)
+            self.parent = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.parent is not None:
+            self.parent.send_signal(number)
+
+
+@dataclass
+class ChaosFleet:
+    """What a test of this folder works with."""
+
+    service: Service
+    replicas: list[ChaosReplica]
+
+    @property
+    def gateway_mib(self) -> float:
+        """Memory that the gateway holds."""
+        held: int = psutil.Process(self.service.process.pid).memory_info().rss
+        return held / 2**20
+
+    def misbehave(self, probability: float, *faults: str) -> None:
+        for replica in self.replicas:
+            replica.misbehave(probability, *faults)
+
+
+@contextlib.contextmanager
+def chaos_fleet(
+    scratch: Path, *, replicas: int = 3, stderr: str = "", config: str = CONFIG
+) -> Iterator[ChaosFleet]:
+    """Replicas and the gateway in front of them, all ready; `stderr` is where all logs go."""
+    directory = write_model(scratch / "chaos", vocab_size=1000, hidden_size=WIDTH)
+    settings = scratch / "gateway.toml"
+    settings.write_text(config)
+    log = Path(stderr or scratch / "gateway.log")
+    with contextlib.ExitStack() as stack:
+        members = []
+        for number in range(replicas):
+            sink = stderr or str(scratch / f"replica-{number}.log")
+            members.append(ChaosReplica(directory, number, sink))
+            stack.callback(members[-1].stop)
+            members[-1].start()
+        urls = [word for member in members for word in ("--replica", member.url)]
+        command = [sys.executable, "-m", "embedfleet", "gateway", "--port", "0"]
+        with log.open("w") as sink_file:
+            process = subprocess.Popen(
+                [*command, "--config", str(settings), *urls],
+                stdout=subprocess.PIPE,
+                stderr=sink_file,
+                text=True,
+            )
+        stack.callback(_stop, process)
+        root, admin = _greeting(process)
+        service = Service(process, root, admin, log)
+        service.wait_for(["ready"] * replicas)
+        yield ChaosFleet(service, members)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    process.wait(60)
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def _greeting(process: subprocess.Popen[str]) -> tuple[str, str]:
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        if selector.select(START_TIMEOUT_S):
+            found = GREETING.search(process.stdout.readline())
+            if found:
+                return found[1], found[2]
+    raise TimeoutError("the gateway did not start")

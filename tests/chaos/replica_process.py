@@ -1,0 +1,191 @@
+"""A real replica, in a process of its own, that misbehaves on command.
+
+    python -m tests.chaos.replica_process MODEL_DIR PORT SEED [PROBABILITY FAULT,FAULT,…]
+
+It serves `embedfleet.replica.service.Replica` over an engine whose vectors reveal their texts.
+Every frame that it sends goes wrong with the given probability, in one of the given ways. A child
+serves and the parent starts another one as soon as it dies, so that a replica comes back within
+milliseconds; SIGUSR1 to the parent kills the child, SIGUSR2 stops it (kill -STOP) for two seconds.
+`GET /chaos?probability=0.1&faults=slow,die` changes what goes wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from embedfleet.endpoint import Endpoint
+from embedfleet.model.description import describe
+from embedfleet.replica.service import Replica
+from embedfleet.serving import Listener, bind, serving
+from embedfleet.wire.asgi import App, Message, Receive, Scope, Send
+from embedfleet.wire.frames import FrameDecoder
+from embedfleet.wire.openai import RequestLimits
+from tests.chaos.faults import LIES
+from tests.fakes.revealing_engine import WIDTH, RevealingEngine
+
+DEADLY = 666
+"""A token id that kills whatever process computes it, as some texts do with some engines."""
+
+log = logging.getLogger("chaos")
+
+
+class DeadlyEngine(RevealingEngine):
+    """Dies of one token id."""
+
+    def prepare(self, batch: Any) -> Any:
+        compute = super().prepare(batch)
+
+        def compute_or_die() -> Any:
+            if any(DEADLY in ids for ids in batch):
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.batches.clear()  # a test of memory must not remember everything
+            return compute()
+
+        return compute_or_die
+
+
+class Mischief:
+    """An ASGI app around a replica: most frames pass, some do not."""
+
+    def __init__(self, inside: App, dice: random.Random) -> None:
+        self._inside = inside
+        self._dice = dice
+        self.probability = 0.0
+        self.faults: tuple[str, ...] = ()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") == "/chaos":
+            self.command(scope["query_string"].decode())
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        if scope.get("path") != "/v1/work":
+            await self._inside(scope, receive, send)
+            return
+        fault = self._fault()
+        if fault == "refuse":
+            headers = [(b"content-length", b"4")]
+            await send({"type": "http.response.start", "status": 500, "headers": headers})
+            await send({"type": "http.response.body", "body": b"oops"})
+            return
+
+        async def send_or_not(message: Message) -> None:
+            nonlocal fault
+            if message.get("more_body") and message["body"]:
+                chosen, fault = fault, self._fault()
+                if chosen and chosen != "refuse":
+                    message = await self._spoil(chosen, message, send)
+                    log.warning("one more frame goes out wrong: %s", chosen)
+            await send(message)
+
+        await self._inside(scope, receive, send_or_not)
+
+    def command(self, query: str) -> None:
+        chosen = dict(parse_qsl(query))
+        self.probability = float(chosen.get("probability", 0.0))
+        self.faults = tuple(filter(None, chosen.get("faults", "").split(",")))
+
+    def _fault(self) -> str:
+        """What goes wrong next; usually nothing."""
+        if self.faults and self._dice.random() < self.probability:
+            return self._dice.choice(self.faults)
+        return ""
+
+    async def _spoil(self, fault: str, message: Message, send: Send) -> Message:
+        body: bytes = message["body"]
+        if fault == "slow":
+            await asyncio.sleep(self._dice.uniform(0.05, 0.5))
+            return message
+        if fault in LIES:
+            (frame,) = FrameDecoder().feed(body)
+            if frame.ids:
+                return {**message, "body": LIES[fault](frame, WIDTH, self._dice)}
+            return message
+        await send({**message, "body": body[: len(body) // 2]})
+        if fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        send.__self__.transport.abort()  # type: ignore[attr-defined]  # uvicorn's own object
+        return {**message, "body": b""}
+
+
+async def serve(directory: Path, port: int, dice: random.Random, orders: str) -> None:
+    identity = describe(directory).identity
+    engine = DeadlyEngine(batch_tokens=1024)
+    replica = Replica(
+        engine,
+        identity,
+        served_names=["chaos"],
+        directory=directory,
+        max_body_bytes=10**8,
+        max_queued_tokens=10**6,
+    )
+    endpoint = Endpoint(
+        dict,
+        limits=RequestLimits(),
+        max_body_bytes=10**6,
+        max_held_bytes=10**7,
+        timeout_s=5,
+        tokenizer_threads=1,
+        answered=lambda _: None,
+    )
+    mischief = Mischief(replica.app(endpoint), dice)
+    mischief.command(orders)
+    batching = asyncio.create_task(replica.batcher.run())
+    async with serving([Listener(mischief, bind("127.0.0.1", port))], stop_timeout_s=1):
+        await batching
+
+
+def child(seed: int) -> int:
+    """Serve in a process of its own; return its number."""
+    directory, port = Path(sys.argv[1]), int(sys.argv[2])
+    orders = "probability={}&faults={}".format(*sys.argv[4:6]) if len(sys.argv) > 4 else ""
+    number = os.fork()
+    if not number:
+        for each in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        asyncio.run(serve(directory, port, random.Random(seed), orders))
+        os._exit(0)
+    return number
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING)
+    seed = int(sys.argv[3])
+    number = child(seed)
+
+    def kill(_signal: int, _frame: Any) -> None:
+        os.kill(number, signal.SIGKILL)
+
+    def freeze(_signal: int, _frame: Any) -> None:
+        os.kill(number, signal.SIGSTOP)
+        signal.alarm(2)
+
+    def thaw(_signal: int, _frame: Any) -> None:
+        os.kill(number, signal.SIGCONT)
+
+    def stop(_signal: int, _frame: Any) -> None:
+        os.kill(number, signal.SIGKILL)
+        os._exit(0)
+
+    actions = {signal.SIGUSR1: kill, signal.SIGUSR2: freeze}
+    actions |= {signal.SIGALRM: thaw, signal.SIGTERM: stop}
+    for each, action in actions.items():
+        signal.signal(each, action)
+    while True:
+        os.waitpid(number, 0)
+        time.sleep(0.05)
+        seed += 1000
+        number = child(seed)
+
+
+if __name__ == "__main__":
+    main()
