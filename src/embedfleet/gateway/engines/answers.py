@@ -1,0 +1,120 @@
+"""What engines of others answer to an embeddings request, read strictly.
+
+Pure. Decides which bytes are vectors and brings them to our contract: float32, unit length, in the
+order of the texts. Decides what a refusal means. Refuses to know engines by name, and HTTP clients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+import numpy as np
+import pybase64
+from numpy.typing import NDArray
+
+from embedfleet.vocabulary import ReplicaError, Vectors
+
+_MOST_SHOWN = 300
+"""Characters of an engine's message that are repeated; a message can hold whole texts."""
+
+
+class _Row(msgspec.Struct):
+    index: int
+    embedding: list[float | None] | str
+
+
+class _Answer(msgspec.Struct):
+    data: list[_Row]
+
+
+_decoder = msgspec.json.Decoder(_Answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The vectors of one request."""
+
+    vectors: Vectors
+    """[texts, width], rows of unit length where `right`."""
+    right: NDArray[np.bool_]
+    """Which rows are vectors at all: finite and longer than zero. Shape [texts]."""
+
+
+def read_vectors(body: bytes, texts: int) -> Rows:
+    """The vectors of an answer in OpenAI's format, floats or base64; ReplicaError on nonsense."""
+    try:
+        answer = _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ReplicaError(f"it answers no embeddings: {error}") from error
+    if sorted(row.index for row in answer.data) != list(range(texts)):
+        raise ReplicaError(
+            f"it answers {len(answer.data)} vectors for {texts} texts, or numbers them wrongly"
+        )
+    rows = [_vector(row.embedding) for row in sorted(answer.data, key=lambda row: row.index)]
+    widths = {len(row) for row in rows}
+    if len(widths) != 1 or 0 in widths:
+        raise ReplicaError(f"its vectors have {sorted(widths)} dimensions, not one same number")
+    return unit(np.stack(rows))
+
+
+def unit(vectors: Vectors) -> Rows:
+    """Bring rows to unit length in float32.
+
+    Engines that normalise in bf16 are off by about 1e-3; some do not normalise at all.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    right: NDArray[np.bool_] = np.isfinite(lengths) & (lengths > 0)
+    safe = np.where(right, lengths, 1.0).astype(np.float32)
+    scaled = np.where(right[:, None], vectors, np.float32(0)) / safe[:, None]
+    return Rows(scaled.astype(np.float32, copy=False), right)
+
+
+def _vector(embedding: list[float | None] | str) -> NDArray[np.float32]:
+    if isinstance(embedding, str):
+        try:
+            return np.frombuffer(pybase64.b64decode(embedding, validate=True), "<f4")
+        except ValueError as error:  # what is no base64, or no whole number of floats
+            raise ReplicaError(f"its base64 holds no float32 numbers: {error}") from error
+    # null, for what was NaN, becomes NaN again; too large numbers become infinite.
+    with np.errstate(over="ignore"):
+        return np.array(embedding, np.float32)
+
+
+class Refusal(Enum):
+    """What it means that an engine did not answer 200."""
+
+    KEY = "key"
+    """It wants an API key, or another one."""
+    BUSY = "busy"
+    """It has too much to do; the same request may be taken later."""
+    TEXT = "text"
+    """It takes something in the request for wrong: of many texts, perhaps only one."""
+    BROKEN = "broken"
+    """Anything else: the engine is not well."""
+
+
+def judge_refusal(status: int) -> Refusal:
+    """Read a status; engines agree on these, and not on bodies."""
+    if status in {401, 403}:
+        return Refusal.KEY
+    if status in {429, 503}:
+        return Refusal.BUSY
+    if status in {400, 413, 422}:
+        return Refusal.TEXT
+    return Refusal.BROKEN
+
+
+def message_of(body: bytes) -> str:
+    """The message in an error's body, whatever its form: OpenAI's, SGLang's, TEI's, FastAPI's."""
+    try:
+        content = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return body.decode("utf-8", "replace")[:_MOST_SHOWN]
+    found: object = content
+    for key in ("error", "message", "detail"):
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+    return (found if isinstance(found, str) else body.decode("utf-8", "replace"))[:_MOST_SHOWN]

@@ -1,0 +1,70 @@
+"""Replicas at addresses of which nothing is known but the address.
+
+A shell that finds out whether embedfleet's own replica answers there or another engine, and hands
+on to the client of that kind. Refuses to know how either is talked to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from embedfleet.gateway.engines.client import ReplicaClient
+from embedfleet.gateway.engines.http import EngineHttp
+from embedfleet.vocabulary import ReplicaError, ReplicaLostError, UnfitReplicaError
+from embedfleet.wire import frames
+from embedfleet.wire.description import ReplicaDescription
+
+NO_MODEL = (
+    "it is no embedfleet replica, and engines of others do not tell which tokenizer they use: name "
+    "the directory of the model with --model DIR (tokenizer.json and config.json are enough)"
+)
+
+
+class Attached:
+    """A pool's replicas of any kind."""
+
+    def __init__(self, own: ReplicaClient, foreign: ReplicaClient | None, http: EngineHttp) -> None:
+        """`foreign` is None while the pool's model is not known."""
+        self._own = own
+        self._foreign = foreign
+        self._http = http
+        self._kinds: dict[str, ReplicaClient] = {}
+
+    async def describe(self, url: str) -> ReplicaDescription:
+        """What runs there, of whatever kind."""
+        client = self._kinds.get(url) or await self._find(url)
+        try:
+            description = await client.describe(url)
+        except ReplicaError:
+            self._kinds.pop(url, None)
+            raise
+        self._kinds[url] = client
+        return description
+
+    async def fetch_files(self, url: str, directory: Path) -> None:
+        await self._client(url).fetch_files(url, directory)
+
+    def work(
+        self, url: str, key: str, texts: Sequence[frames.CallText]
+    ) -> AsyncIterator[frames.Frame]:
+        """Hand over to the client of its kind."""
+        return self._client(url).work(url, key, texts)
+
+    async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
+        await self._client(url).cancel(url, key, ids)
+
+    def _client(self, url: str) -> ReplicaClient:
+        """The client of the kind seen last; own replicas are the usual kind."""
+        return self._kinds.get(url, self._own)
+
+    async def _find(self, url: str) -> ReplicaClient:
+        reply = await self._http.get(f"{url}/v1/replica")
+        page = reply.json if reply.status == 200 else None
+        if isinstance(page, dict) and "wire" in page:
+            return self._own
+        if reply.status >= 500:
+            raise ReplicaLostError(f"{url} answers {reply.status}: it may still be starting")
+        if self._foreign is None:
+            raise UnfitReplicaError(NO_MODEL)
+        return self._foreign

@@ -1,0 +1,65 @@
+"""The protocol of whatever runs behind a replica's address, seen from the gateway.
+
+Decides what a pool asks of it: four methods, met by embedfleet's own replicas (`upstream.py`) and
+by engines of others (`foreign.py`). Refuses to know which of them it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from embedfleet.vocabulary import Encoding, ReplicaError, Vectors
+from embedfleet.wire import frames
+from embedfleet.wire.description import ReplicaDescription
+
+
+class ReplicaClient(Protocol):
+    """How a gateway talks to replicas."""
+
+    async def describe(self, url: str) -> ReplicaDescription:
+        """What runs there. UnfitReplicaError when it can't serve, ReplicaError when it says
+        nothing sensible or nothing at all.
+        """
+        ...
+
+    async def fetch_files(self, url: str, directory: Path) -> None:
+        """Bring the small files of its model. ReplicaError where it gives none away."""
+        ...
+
+    def work(
+        self, url: str, key: str, texts: Sequence[frames.CallText]
+    ) -> AsyncIterator[frames.Frame]:
+        """Have texts computed; frames arrive as they are done, rows of unit length.
+
+        Raises DrainingError when it takes nothing new, ReplicaError when it fails.
+        """
+        ...
+
+    async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
+        """Nobody waits for these texts of a call any more. Where an engine can't forget them,
+        nothing happens.
+        """
+        ...
+
+
+async def embed(
+    client: ReplicaClient, url: str, encodings: Sequence[Encoding], width: int
+) -> Vectors:
+    """Vectors for encodings outside any request, in order: how a replica is verified.
+
+    Raises ReplicaError when one is missing.
+    """
+    texts = [
+        frames.CallText(number, frames.encoding_bytes(encoding), bulk=True, deadline_ms=0)
+        for number, encoding in enumerate(encodings)
+    ]
+    vectors = np.full((len(texts), width), np.nan, np.float32)
+    async for frame in client.work(url, "verify", texts):
+        for failure in frame.failures:
+            raise ReplicaError(f"no vector for a golden text: {failure.message}")
+        vectors[frame.ids] = frame.matrix(width)
+    return vectors

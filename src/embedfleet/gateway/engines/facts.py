@@ -1,0 +1,68 @@
+"""What an engine of others says of itself, in our words.
+
+Pure. Decides which facts a gateway needs before it sends anything, and which of them make an engine
+unfit for a pool. Refuses to know how engines spell them (`dialects.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedfleet.vocabulary import ModelIdentity, Precision
+
+DEFAULT_BATCH_TOKENS = 8_192
+"""For engines that do not say what they compute at once: enough to fill a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """An engine in its own words."""
+
+    engine: str
+    """Which one it is, with its version where it tells."""
+    model: str
+    """The name that requests must give."""
+    serving: str
+    """Everything it says about which weights it serves; another value is another model."""
+    max_tokens: int | None = None
+    """Longest text that it takes whole."""
+    batch_tokens: int | None = None
+    """Tokens that it computes at once."""
+    max_texts: int | None = None
+    """Most texts in one request."""
+    width: int | None = None
+    vocabulary: int | None = None
+    precision: Precision | None = None
+    trouble: str = ""
+    """Why it can't serve embeddings at all, in its own case."""
+
+
+def unfit(facts: Facts, identity: ModelIdentity) -> str:
+    """What makes an engine unable to serve this model as promised; empty when nothing does."""
+    if facts.trouble:
+        return facts.trouble
+    if facts.width is not None and facts.width != identity.width:
+        return f"its vectors have {facts.width} dimensions, the pool's {identity.width}"
+    if facts.vocabulary is not None and facts.vocabulary != identity.vocabulary:
+        return (
+            f"its model has {facts.vocabulary} token ids, the pool's {identity.vocabulary}: "
+            "another model, or another file of it"
+        )
+    if facts.max_tokens is not None and facts.max_tokens < identity.max_tokens:
+        return (
+            f"it takes texts of at most {facts.max_tokens} tokens, this pool promises "
+            f"{identity.max_tokens}: start it with a longer context (see `embedfleet engines`), or "
+            f"set engine.max_tokens to {facts.max_tokens}"
+        )
+    return ""
+
+
+def changed(before: Facts, now: Facts) -> str:
+    """What to say when an engine serves something else than it did; empty when it does not."""
+    if before.serving == now.serving:
+        return ""
+    return (
+        f"its model changed behind this gateway's back, from {before.serving} to {now.serving}: "
+        "vectors of the two do not belong together. Start the old one again, or restart the "
+        "gateway if the new one is meant"
+    )

@@ -1,0 +1,287 @@
+"""The client of engines of others: SGLang, vLLM, TEI, llama.cpp, another gateway, any OpenAI API.
+
+A shell that turns a pool's calls into embeddings requests and their answers into frames. What an
+engine is, how it is asked and what its answers mean is decided elsewhere in this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from embedfleet.gateway.engines.answers import Refusal, judge_refusal, message_of, read_vectors
+from embedfleet.gateway.engines.dialects import request_body
+from embedfleet.gateway.engines.facts import DEFAULT_BATCH_TOKENS, Facts, changed
+from embedfleet.gateway.engines.http import EngineHttp, Reply
+from embedfleet.gateway.engines.meeting import Acquaintance, Host
+from embedfleet.gateway.engines.search import Search
+from embedfleet.gateway.engines.texts import TextForm
+from embedfleet.gateway.engines.window import LearnedWindow
+from embedfleet.model.description import ModelDescription
+from embedfleet.vocabulary import (
+    DrainingError,
+    Encoding,
+    Precision,
+    ReplicaError,
+    ReplicaLostError,
+    UnfitReplicaError,
+)
+from embedfleet.wire import frames
+from embedfleet.wire.description import ReplicaDescription
+from embedfleet.work import PRIOR
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Waits before a refused request is sent again."""
+
+NO_TEXT = "ids_not_text"
+"""Code of a text whose token ids an engine that takes only text can't be given."""
+
+
+Sent: TypeAlias = tuple[int, Encoding | str]
+"""A text's number in its call, and what an engine is sent for it."""
+
+
+@dataclass(slots=True)
+class _Engine:
+    """What is known of one engine."""
+
+    known: Acquaintance
+    window: LearnedWindow
+    trouble: str = ""
+    """Why it turned out unfit at work; until it is met anew."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call's requests, by the texts that each still answers for."""
+
+    requests: dict[asyncio.Task[frames.Frame], set[int]] = field(default_factory=dict)
+
+
+class ForeignClient:
+    """A pool's way to engines that are not embedfleet's."""
+
+    def __init__(
+        self,
+        http: EngineHttp,
+        model: ModelDescription,
+        *,
+        precision: Precision | None,
+        window_tokens: int,
+        metrics_required: bool,
+    ) -> None:
+        """`model` is the pool's, whose tokenizer is here; `precision` what the pool promises."""
+        self._http = http
+        self._identity = model.identity
+        self._precision = precision
+        self._window_tokens = window_tokens
+        self._texts = TextForm(model.tokenizer_file, model.end_of_text)
+        self._host = Host(http, model.identity, self._texts.probe, metrics_required)
+        self._engines: dict[str, _Engine] = {}
+        self._first: dict[str, Facts] = {}
+        """What each engine served when it was met first; it must not become another model."""
+        self._calls: dict[str, _Call] = {}
+
+    async def describe(self, url: str) -> ReplicaDescription:
+        """What runs there; the first look has a text computed."""
+        engine = self._engines.get(url)
+        try:
+            if engine is None:
+                engine = await self._meet(url)
+            else:
+                now = await self._host.read(url, engine.known.dialect)
+                self._compare(url, now)
+        except ReplicaError:
+            # Whatever answers next at this address may be another process.
+            self._engines.pop(url, None)
+            raise
+        if engine.trouble:
+            raise UnfitReplicaError(engine.trouble)
+        return self._description(engine)
+
+    async def fetch_files(self, url: str, directory: Path) -> None:  # noqa: ARG002
+        raise UnfitReplicaError(
+            f"{url} gives no tokenizer away: name the directory of its model with --model DIR"
+        )
+
+    async def work(
+        self, url: str, key: str, texts: Sequence[frames.CallText]
+    ) -> AsyncIterator[frames.Frame]:
+        """Ask for the vectors in as few requests as the engine allows."""
+        engine = self._engines.get(url)
+        if engine is None:
+            raise ReplicaLostError(f"{url} was not met yet")
+        call = self._calls[key] = _Call()
+        most = engine.known.facts.max_texts or len(texts)
+        try:
+            for at in range(0, len(texts), most):
+                part = texts[at : at + most]
+                request = asyncio.create_task(self._request(url, engine, part))
+                call.requests[request] = {text.id for text in part}
+            pending = set(call.requests)
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for request in done:
+                    if not request.cancelled():
+                        yield request.result()
+        finally:
+            self._calls.pop(key, None)
+            for request in call.requests:
+                request.cancel()
+            await asyncio.gather(*call.requests, return_exceptions=True)
+
+    async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:  # noqa: ARG002
+        """Close a request once nobody waits for any of its texts: engines forget it then."""
+        call = self._calls.get(key)
+        for request, waiting in list(call.requests.items()) if call else ():
+            waiting.difference_update(ids)
+            if not waiting:
+                request.cancel()
+
+    # -- looking ------------------------------------------------------------------------
+
+    async def _meet(self, url: str) -> _Engine:
+        known = await self._host.meet(url)
+        self._compare(url, known.facts)
+        batch = known.facts.batch_tokens or DEFAULT_BATCH_TOKENS
+        engine = _Engine(known, LearnedWindow(self._window_tokens, min(batch, self._window_tokens)))
+        self._engines[url] = engine
+        log.info("%s is %s, serving %s", url, known.facts.engine, known.facts.serving)
+        return engine
+
+    def _compare(self, url: str, now: Facts) -> None:
+        difference = changed(self._first.setdefault(url, now), now)
+        if difference:
+            raise UnfitReplicaError(difference)
+
+    def _description(self, engine: _Engine) -> ReplicaDescription:
+        identity, facts = self._identity, engine.known.facts
+        batch = min(facts.batch_tokens or DEFAULT_BATCH_TOKENS, self._window_tokens)
+        return ReplicaDescription(
+            name=identity.name,
+            served_names=[facts.model],
+            revision=identity.revision,
+            tokenizer=identity.tokenizer,
+            width=engine.known.width,
+            max_tokens=identity.max_tokens,
+            vocabulary=identity.vocabulary,
+            prompts=identity.prompts,
+            precision=facts.precision or self._precision or Precision.BF16,
+            device=facts.engine + (f" ({engine.known.note})" if engine.known.note else ""),
+            batch_tokens=batch,
+            window=engine.window.tokens,
+            cost=(PRIOR.per_batch_s, PRIOR.per_token_s, PRIOR.per_squared_token_s),
+            draining=False,
+        )
+
+    # -- work ---------------------------------------------------------------------------
+
+    async def _request(
+        self, url: str, engine: _Engine, texts: Sequence[frames.CallText]
+    ) -> frames.Frame:
+        """One frame for all of these texts."""
+        started = time.monotonic()
+        sendable, failures = self._inputs(engine, texts)
+        answered: list[frames.Frame] = []
+        if sendable:
+            answered = await self._ask(url, engine, sendable, Search.among(len(sendable)))
+        sent = {text.id: text.ids for text in texts}
+        ids = [number for frame in answered for number in frame.ids]
+        return frames.Frame(
+            ids=ids,
+            vectors=b"".join(frame.vectors for frame in answered),
+            failures=failures + [each for frame in answered for each in frame.failures],
+            queue_us=0,
+            compute_us=round((time.monotonic() - started) * 1e6),
+            window=engine.window.answered(),
+            # The engine numbers its vectors by our order and tells nothing else of the texts.
+            echoes=[frames.echo(sent[number]) for number in ids],
+        )
+
+    def _inputs(
+        self, engine: _Engine, texts: Sequence[frames.CallText]
+    ) -> tuple[list[Sent], list[frames.Failure]]:
+        """Each text's id and what is sent for it; and those that can't be sent."""
+        if engine.known.dialect.takes_ids:
+            return [(text.id, text.encoding) for text in texts], []
+        sendable: list[Sent] = []
+        failures = []
+        for text in texts:
+            spelled = self._texts.of(text.encoding)
+            if spelled is None:
+                message = (
+                    "these token ids are not what any text is encoded as, and the engine behind "
+                    "this pool takes text only; send the text"
+                )
+                failures.append(frames.Failure(text.id, NO_TEXT, message))
+            else:
+                sendable.append((text.id, spelled))
+        return sendable, failures
+
+    async def _ask(
+        self, url: str, engine: _Engine, inputs: Sequence[Sent], search: Search
+    ) -> list[frames.Frame]:
+        """Ask for these; halve what is refused until the text that is to blame is found."""
+        reply = await self._post(url, engine, inputs)
+        if reply.status == 200:
+            search.answered += len(inputs)
+            return [self._frame(reply.body, [number for number, _ in inputs])]
+        message = message_of(reply.body)
+        marker = engine.known.dialect.too_long
+        if marker and marker in message:
+            engine.trouble = f"it was started for shorter texts than the pool's: {message}"
+            raise UnfitReplicaError(engine.trouble)
+        blames_text = judge_refusal(reply.status) is Refusal.TEXT
+        if len(inputs) == 1 and (blames_text or search.answered):
+            failure = frames.Failure(inputs[0][0], "invalid_vector", f"the engine says: {message}")
+            return [frames.Frame([], b"", [failure], 0, 0, engine.window.tokens)]
+        if len(inputs) == 1 or not search.may_halve():
+            raise ReplicaError(f"{url} answered {reply.status}: {message}")
+        half = len(inputs) // 2
+        found = await self._ask(url, engine, inputs[:half], search)
+        return found + await self._ask(url, engine, inputs[half:], search)
+
+    async def _post(self, url: str, engine: _Engine, inputs: Sequence[Sent]) -> Reply:
+        """Send a request; when the engine has too much to do, again, and less of all later."""
+        known = engine.known
+        body = request_body(known.dialect, known.facts.model, [each for _, each in inputs])
+        for wait_s in (*PATIENCE_S, None):
+            reply = await self._http.post(f"{url}/v1/embeddings", body)
+            refusal = None if reply.status == 200 else judge_refusal(reply.status)
+            if refusal is Refusal.KEY:
+                raise UnfitReplicaError(self._host.key_trouble(reply))
+            if refusal is not Refusal.BUSY:
+                return reply
+            engine.window.refused()
+            if wait_s is not None:
+                await asyncio.sleep(wait_s)
+        raise DrainingError(f"{url} has had too much to do: {message_of(reply.body)}")
+
+    def _frame(self, body: bytes, ids: list[int]) -> frames.Frame:
+        rows = read_vectors(body, len(ids))
+        if rows.vectors.shape[1] != self._identity.width:
+            raise ReplicaError(
+                f"it answers vectors of {rows.vectors.shape[1]} dimensions, not "
+                f"{self._identity.width}"
+            )
+        if len(ids) > 1 and not rows.right.any():
+            raise ReplicaError("none of its vectors is finite and longer than zero")
+        good = [number for number, right in zip(ids, rows.right, strict=True) if right]
+        bad = [number for number, right in zip(ids, rows.right, strict=True) if not right]
+        return frames.Frame(
+            ids=good,
+            vectors=frames.vector_bytes(rows.vectors[rows.right]),
+            failures=[
+                frames.Failure(number, "invalid_vector", "no finite vector") for number in bad
+            ],
+            queue_us=0,
+            compute_us=0,
+            window=0,
+        )

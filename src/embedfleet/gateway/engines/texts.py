@@ -1,0 +1,42 @@
+"""Token ids back to text, for engines that tokenise everything themselves.
+
+Decides whether an encoding is one that its engine would make of a text again. Refuses to know HTTP.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders
+
+from embedfleet.vocabulary import Encoding
+
+
+class TextForm:
+    """The texts that stand for encodings of one model."""
+
+    def __init__(self, tokenizer_file: Path, end_of_text: int) -> None:
+        self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        if self._tokenizer.decoder is None:
+            self._tokenizer.decoder = decoders.ByteLevel()
+        self._end = end_of_text
+
+    def of(self, encoding: Encoding) -> str | None:
+        """The text whose tokens these are; None where there is none.
+
+        Ids that callers choose need not be what any text is encoded as, and some are no valid
+        UTF-8. The engine puts the end-of-text token itself.
+        """
+        ids = encoding[:-1] if encoding[-1] == self._end else encoding
+        text: str = self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+        again = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return text if text and np.array_equal(again, ids) else None
+
+    @property
+    def probe(self) -> Encoding:
+        """The encoding of a short text."""
+        ids = self._tokenizer.encode("the sea", add_special_tokens=False).ids
+        return np.array([*ids, self._end], np.int32)
