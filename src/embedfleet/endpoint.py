@@ -18,7 +18,6 @@ from typing import Protocol
 from embedfleet.encoding.encoder import EncodedText, Encoder
 from embedfleet.encoding.prompts import prompt_for
 from embedfleet.vocabulary import (
-    CallerError,
     DeadlineError,
     EmbedfleetError,
     Encoding,
@@ -30,6 +29,14 @@ from embedfleet.vocabulary import (
     Vectors,
 )
 from embedfleet.wire.asgi import ClientGoneError, Request, Response, error_response
+from embedfleet.wire.headers import (
+    NO_PROXIES,
+    TrustedProxies,
+    client_address,
+    deadline_s,
+    lane_of,
+    timing_headers,
+)
 from embedfleet.wire.openai import (
     EmbeddingRequest,
     RequestLimits,
@@ -46,15 +53,35 @@ INLINE_CHARACTERS = 4096
 millisecond there, and a hop to a thread and back would cost more than the work."""
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What matters of who asks, beside the texts."""
+
+    lane: Lane
+    deadline: float
+    """When the answer is of no use any more, monotonic seconds."""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """The vectors of a request, and where its time went."""
+
+    vectors: Vectors
+    """[texts, width], in the order of the texts."""
+    queue_s: float
+    """Longest wait of one of its texts."""
+    compute_s: float
+    """Longest computation of a batch with one of its texts."""
+
+
 class Backend(Protocol):
     """Computes vectors for encodings."""
 
-    async def compute(
-        self, encodings: Sequence[Encoding], *, lane: Lane, deadline: float
-    ) -> Vectors:
-        """Vectors in the order of `encodings`, [texts, width]; cancelling forgets the work.
+    async def compute(self, encodings: Sequence[Encoding], caller: Caller) -> Computed:
+        """Vectors in the order of `encodings`; cancelling forgets the work.
 
-        `deadline` is on the monotonic clock. Raises the error of the first text that has none.
+        Raises the error of the first text that has none.
         """
         ...
 
@@ -95,6 +122,7 @@ class Endpoint:
         max_body_bytes: int,
         max_held_bytes: int,
         timeout_s: float,
+        trusted_proxies: TrustedProxies = NO_PROXIES,
         tokenizer_threads: int,
         answered: Callable[[Answered], None],
     ) -> None:
@@ -105,6 +133,7 @@ class Endpoint:
         self._max_held_bytes = max_held_bytes
         self._held_bytes = 0
         self._timeout_s = timeout_s
+        self._trusted_proxies = trusted_proxies
         self._answered = answered
         self._threads = ThreadPoolExecutor(tokenizer_threads, "tokenize")
         self.active = 0
@@ -125,14 +154,17 @@ class Endpoint:
             check_dimensions(parsed, model.identity.width)
             encoded = await self._encode(model, parsed)
             tokens = sum(len(text.ids) for text in encoded)
-            vectors = await self._compute(request, model, encoded, started + self._timeout_s)
+            computed = await self._compute(request, model, encoded, self._caller(request, started))
             response = Response(
                 render_response(
-                    derive(vectors, parsed.dimensions),
+                    derive(computed.vectors, parsed.dimensions),
                     encoding_format=parsed.encoding_format,
                     model=parsed.model,
                     prompt_tokens=tokens,
-                )
+                ),
+                headers=timing_headers(
+                    time.monotonic() - started, computed.queue_s, computed.compute_s
+                ),
             )
         except EmbedfleetError as error:
             response = error_response(error)
@@ -197,40 +229,25 @@ class Endpoint:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
 
+    def _caller(self, request: Request, started: float) -> Caller:
+        timeout_s = deadline_s(request.header(b"x-request-deadline-ms"), self._timeout_s)
+        lane = lane_of(request.header(b"x-embedfleet-lane"))
+        return Caller(lane, started + timeout_s, client_address(request, self._trusted_proxies))
+
     async def _compute(
-        self, request: Request, model: ServedModel, encoded: list[EncodedText], deadline: float
-    ) -> Vectors:
+        self, request: Request, model: ServedModel, encoded: list[EncodedText], caller: Caller
+    ) -> Computed:
         """Wait for the vectors, the deadline or the caller's leaving, whichever comes first."""
-        work = asyncio.ensure_future(
-            model.backend.compute(
-                [text.ids for text in encoded], lane=_lane(request), deadline=deadline
-            )
-        )
+        work = asyncio.ensure_future(model.backend.compute([text.ids for text in encoded], caller))
         gone = asyncio.ensure_future(request.gone())
         try:
-            left = deadline - time.monotonic()
+            left = caller.deadline - time.monotonic()
             await asyncio.wait({work, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
             if gone.done():
                 raise ClientGoneError
-            raise DeadlineError(
-                f"no answer within {self._timeout_s:g} s; the service is behind with its work"
-            )
+            raise DeadlineError("the deadline passed before the answer was ready")
         finally:
             work.cancel()
             gone.cancel()
-
-
-def _lane(request: Request) -> Lane:
-    value = request.header(b"x-embedfleet-lane")
-    if value is None:
-        return Lane.INTERACTIVE
-    try:
-        return Lane(value.strip().lower())
-    except ValueError:
-        raise CallerError(
-            f"header x-embedfleet-lane is {value!r}; it takes `interactive` or `bulk`",
-            param="x-embedfleet-lane",
-            code="invalid_header",
-        ) from None

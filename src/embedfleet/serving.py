@@ -73,6 +73,7 @@ async def serving(listeners: Sequence[Listener], *, stop_timeout_s: float) -> As
                     lifespan="off",
                     access_log=False,
                     log_config=None,
+                    proxy_headers=False,  # whom to believe is decided in wire/headers.py
                     server_header=False,
                     date_header=False,
                     timeout_keep_alive=75,

@@ -13,6 +13,8 @@ from embedfleet.vocabulary import Lane
 class Waiting:
     tokens: int
     lane: Lane = Lane.INTERACTIVE
+    urgency: float = 0.0
+    alone: bool = False
 
 
 def of(*tokens: int) -> list[Waiting]:
@@ -54,9 +56,32 @@ def test_interactive_texts_go_before_bulk_ones() -> None:
     assert pack([bulk, short], 110) == [bulk, short]
 
 
+def test_the_more_urgent_text_goes_first() -> None:
+    """Of two that do not fit together."""
+    patient, urgent = Waiting(60, urgency=2.0), Waiting(70, urgency=1.0)
+
+    assert pack([patient, urgent], 100) == [urgent]
+
+
+def test_a_text_that_must_run_alone_does() -> None:
+    """Neither does it join others, nor do they join it."""
+    lonely = Waiting(10, alone=True)
+
+    assert pack([lonely, *of(10, 20)], 100) == [lonely]
+    assert pack([*of(10, 20), lonely], 100) == of(10, 20)
+
+
 @given(
     st.lists(
-        st.builds(Waiting, st.integers(1, 300), st.sampled_from(Lane)), min_size=1, max_size=200
+        st.builds(
+            Waiting,
+            st.integers(1, 300),
+            st.sampled_from(Lane),
+            st.floats(0, 10),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=200,
     ),
     st.integers(1, 500),
 )

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from embedfleet.encoding.encoder import Encoder
-from embedfleet.endpoint import Endpoint, ServedModel
+from embedfleet.endpoint import Caller, Computed, Endpoint, ServedModel
 from embedfleet.model.description import describe
 from embedfleet.serving import Listener, bind, serving
-from embedfleet.vocabulary import Encoding, Lane, Vectors
+from embedfleet.vocabulary import Encoding
 from embedfleet.wire.asgi import Router
 from embedfleet.wire.openai import RequestLimits
 from tests.small_tokenizer import write_model
@@ -33,9 +33,7 @@ class BagOfTokens:
         rows = np.random.default_rng(0).standard_normal((vocabulary, WIDTH))
         self._table = rows.astype(np.float32)
 
-    async def compute(
-        self, encodings: Sequence[Encoding], *, lane: Lane, deadline: float
-    ) -> Vectors:
+    async def compute(self, encodings: Sequence[Encoding], caller: Caller) -> Computed:
         # Weights that differ by position let the order of tokens count.
         sums = [
             self._table[ids].T @ (1 + np.arange(len(ids), dtype=np.float32) % 7)
@@ -43,7 +41,7 @@ class BagOfTokens:
         ]
         vectors = np.stack(sums)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors
+        return Computed(vectors, 0.0, 0.0)
 
 
 @contextlib.contextmanager
@@ -62,6 +60,7 @@ def answering(directory: Path) -> Iterator[str]:
         lambda: {identity.name: model},
         limits=RequestLimits(),
         max_body_bytes=2**26,
+        max_held_bytes=2**28,
         timeout_s=30,
         tokenizer_threads=1,
         answered=lambda _: None,

@@ -67,3 +67,22 @@ def test_ejections_are_counted_until_it_is_ready_again() -> None:
     moved(fleet, member, E.RELEASED, E.ANSWERED, E.VERIFIED)
     assert member.ejections == 0
     assert fleet.count(S.READY) == 1
+
+
+def test_when_half_is_ejected_the_others_stay_the_last_resort() -> None:
+    """Panic: the cause is likely none of them."""
+    fleet = Fleet()
+    members = [fleet.add(name, "", 0.0) for name in "abcd"]
+    for member in members:
+        moved(fleet, member, E.ANSWERED, E.VERIFIED, E.FAILED, E.FAILED)
+
+    assert [member.state for member in members] == [S.EJECTED, S.EJECTED, S.SUSPECT, S.SUSPECT]
+
+
+def test_wrong_vectors_eject_whatever_the_others_are() -> None:
+    """No answer is better than a wrong one."""
+    fleet = Fleet()
+    member = fleet.add("a", "", 0.0)
+    moved(fleet, member, E.ANSWERED, E.VERIFIED, E.REFUSED)
+
+    assert member.state is S.EJECTED

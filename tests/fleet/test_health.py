@@ -5,7 +5,16 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from embedfleet.fleet.health import EjectionTimes, Expected, Look, judge, mismatch, released
+from embedfleet.fleet.health import (
+    EjectionTimes,
+    Expected,
+    Look,
+    judge,
+    may_eject,
+    mismatch,
+    released,
+    slowdown,
+)
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import Precision, ReplicaState
 from embedfleet.wire.description import ReplicaDescription
@@ -25,6 +34,7 @@ DESCRIPTION = ReplicaDescription(
     device="cpu",
     batch_tokens=64,
     window=128,
+    cost=(1e-3, 1e-5, 0.0),
     draining=False,
 )
 EXPECTED = Expected(DESCRIPTION.identity, Precision.INT8)
@@ -98,3 +108,30 @@ def test_ejections_grow_and_end() -> None:
     assert not released(S.EJECTED, 2, 9.9, times)
     assert released(S.EJECTED, 2, 10.0, times)
     assert not released(S.READY, 0, 1e9, times)
+
+
+def test_a_replica_far_slower_than_its_like_is_failing() -> None:
+    """Its answers are right; something is wrong with it all the same."""
+    slow = msgspec.structs.replace(DESCRIPTION, cost=(1e-3, 1e-4, 0.0))
+
+    factor = slowdown(slow, [DESCRIPTION, DESCRIPTION, DESCRIPTION])
+    assert factor > 5
+    assert event(S.READY, Look(slow, slowdown=factor)) is E.FAILED
+    assert event(S.READY, Look(slow, slowdown=slowdown(slow, [slow, DESCRIPTION, slow]))) is None
+
+
+def test_a_processor_beside_gpus_is_not_compared_with_them() -> None:
+    """It is slower, and well."""
+    slow = msgspec.structs.replace(DESCRIPTION, cost=(1e-1, 1e-2, 0.0), device="cpu")
+    gpu = msgspec.structs.replace(DESCRIPTION, device="cuda:0")
+
+    assert slowdown(slow, [gpu, gpu]) == 1.0
+
+
+def test_at_most_half_of_a_pool_is_ejected_for_failing() -> None:
+    """Never the only replica: a doubtful one is better than none."""
+    assert not may_eject(0, 1)
+    assert may_eject(0, 2)
+    assert not may_eject(1, 2)
+    assert may_eject(1, 4)
+    assert not may_eject(2, 5)

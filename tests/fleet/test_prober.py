@@ -27,6 +27,8 @@ class FakeContact:
         self.wrong = ""
 
     async def describe(self, url: str) -> ReplicaDescription:
+        if url != "http://a":
+            return DESCRIPTION
         if self.description is None:
             raise ReplicaError("connection refused")
         return self.description
@@ -35,13 +37,17 @@ class FakeContact:
         return EXPECTED
 
     async def verify(self, url: str) -> str:
-        return self.wrong
+        return self.wrong if url == "http://a" else ""
 
 
 @contextlib.asynccontextmanager
 async def watching(contact: FakeContact) -> AsyncIterator[Member]:
     fleet = Fleet()
-    prober = Prober(fleet, contact, interval_s=0.01, times=EjectionTimes(0.05, 0.05))
+    prober = Prober(
+        fleet, contact, interval_s=0.01, verify_interval_s=0.05, times=EjectionTimes(0.05, 0.05)
+    )
+    for name in ("b", "c"):
+        fleet.add(name, f"http://{name}", time.monotonic())
     yield fleet.add("a", "http://a", time.monotonic())
     await prober.close()
 
@@ -70,6 +76,15 @@ async def test_wrong_vectors_keep_a_replica_out_until_they_are_right() -> None:
 
         contact.wrong = ""
         await becomes(member, S.READY)
+
+
+async def test_vectors_that_become_wrong_in_traffic_are_noticed() -> None:
+    """The golden vectors are asked for again from time to time."""
+    contact = FakeContact()
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.wrong = "cosine 0.9"
+        await becomes(member, S.EJECTED)
 
 
 async def test_a_replica_that_stops_answering_is_ejected_and_comes_back() -> None:

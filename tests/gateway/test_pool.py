@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from embedfleet.endpoint import Caller
+from embedfleet.fleet.balancing.least_work import LeastWork
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
 from embedfleet.gateway.pool import Pool
@@ -82,6 +84,13 @@ async def hanging(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
     yield answer(texts)
 
 
+async def killed_by_seven(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    await asyncio.sleep(0)
+    if any(7 in text.encoding for text in texts):
+        raise ReplicaLostError("killed by a text")
+    yield answer(texts)
+
+
 class FakeUpstream:
     """Replicas as functions; remembers calls and cancellations."""
 
@@ -89,11 +98,16 @@ class FakeUpstream:
         self.behaviours = behaviours
         self.calls: list[tuple[str, int]] = []
         self.cancelled: list[int] = []
+        self.deaths = 0
 
     async def work(self, url: str, key: str, texts: Sequence[CallText]) -> AsyncIterator[Frame]:
         self.calls.append((url, len(texts)))
-        async for frame in self.behaviours[url](texts):
-            yield frame
+        try:
+            async for frame in self.behaviours[url](texts):
+                yield frame
+        except ReplicaLostError:
+            self.deaths += 1
+            raise
 
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
         self.cancelled += ids
@@ -106,6 +120,7 @@ async def serving(upstream: FakeUpstream, *, max_queued_tokens: int = 10**6) -> 
         "m",
         fleet,
         upstream,  # type: ignore[arg-type]
+        LeastWork(),
         gateway=GatewaySettings(max_queued_tokens=max_queued_tokens),
         settings=FleetSettings(),
         metrics=GatewayMetrics(),
@@ -129,10 +144,12 @@ def encodings(count: int, seed: int = 0) -> list[Encoding]:
     return [rng.integers(20, 999, rng.integers(1, 30)).astype(np.int32) for _ in range(count)]
 
 
-async def compute(pool: Pool, texts: list[Encoding]) -> Vectors:
-    deadline = time.monotonic() + 10
+async def compute(
+    pool: Pool, texts: list[Encoding], lane: Lane = Lane.INTERACTIVE, timeout_s: float = 10
+) -> Vectors:
+    caller = Caller(lane, time.monotonic() + timeout_s)
     async with asyncio.timeout(10):
-        return await pool.compute(texts, lane=Lane.INTERACTIVE, deadline=deadline)
+        return (await pool.compute(texts, caller)).vectors
 
 
 def assert_right(vectors: Vectors, texts: list[Encoding]) -> None:
@@ -171,19 +188,34 @@ async def test_a_text_without_a_vector_is_an_error_of_its_request() -> None:
     assert len(upstream.calls) == 1
 
 
+def revive(pool: Pool, *names: str) -> None:
+    """From now on a replica that fails is replaced at once."""
+    well_states = {ReplicaState.STARTING, ReplicaState.VERIFYING, ReplicaState.READY}
+
+    def follow(member: Member, _left: ReplicaState) -> None:
+        if member.name in names and member.state not in {*well_states, ReplicaState.GONE}:
+            asyncio.get_running_loop().call_soon(join, pool.fleet, member.name)
+
+    pool.fleet.listen(follow)
+
+
 async def test_a_text_that_every_replica_fails_is_given_up() -> None:
     """After the attempts that the settings allow, with the last trouble."""
-    upstream = FakeUpstream(a=failing)
-    async with serving(upstream) as pool:
-        settled = {ReplicaState.STARTING, ReplicaState.VERIFYING, ReplicaState.READY}
-
-        def come_back(member: Member, _left: ReplicaState) -> None:
-            if member.state not in settled:
-                asyncio.get_running_loop().call_soon(join, pool.fleet, "a")
-
-        pool.fleet.listen(come_back)
+    async with serving(FakeUpstream(a=failing)) as pool:
+        revive(pool, "a")
         with pytest.raises(ReplicaError, match="4 replicas failed this text"):
             await compute(pool, encodings(1))
+
+
+async def test_retries_of_failures_have_a_budget() -> None:
+    """A pool in which everything fails is not asked for everything four times."""
+    upstream = FakeUpstream(a=failing)
+    async with serving(upstream) as pool:
+        requests = [compute(pool, texts) for texts in ([ids] for ids in encodings(1000))]
+        results = await asyncio.gather(*requests, return_exceptions=True)
+
+    assert all(isinstance(result, ReplicaError) for result in results)
+    assert sum(count for _, count in upstream.calls) < 1300
 
 
 async def test_texts_wait_for_a_replica_to_come() -> None:
@@ -208,12 +240,42 @@ async def test_an_ejected_replica_gives_its_texts_back() -> None:
         waiting = asyncio.create_task(compute(pool, texts))
         await asyncio.sleep(0.01)
         stuck = pool.fleet["stuck"]
+        upstream.behaviours["good"] = well
+        join(pool.fleet, "good")
         for _ in range(2):
             pool.fleet.apply(stuck, Event.FAILED, time.monotonic())
+
+        assert_right(await waiting, texts)
+
+
+async def test_a_late_replica_is_hedged() -> None:
+    """Another one answers what it sits on, long before anyone calls it ill."""
+    upstream = FakeUpstream(stuck=hanging)
+    async with serving(upstream) as pool:
+        texts = encodings(5)
+        waiting = asyncio.create_task(compute(pool, texts))
+        await asyncio.sleep(0.01)
         upstream.behaviours["good"] = well
         join(pool.fleet, "good")
 
         assert_right(await waiting, texts)
+        assert pool.fleet["stuck"].state is ReplicaState.READY
+
+
+async def test_a_text_that_kills_replicas_is_found_and_its_neighbours_are_answered() -> None:
+    """As many losses as attempts, and only its own request fails."""
+    upstream = FakeUpstream(a=killed_by_seven, b=killed_by_seven)
+    async with serving(upstream) as pool:
+        revive(pool, "a", "b")
+        texts = encodings(20)
+        poisoned = asyncio.create_task(compute(pool, [np.array([7], np.int32)]))
+        others = [asyncio.create_task(compute(pool, [ids])) for ids in texts]
+
+        for task, ids in zip(others, texts, strict=True):
+            assert_right(await task, [ids])
+        with pytest.raises(ReplicaError, match="failed this text"):
+            await poisoned
+    assert upstream.deaths == 4
 
 
 async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
@@ -229,6 +291,33 @@ async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
         await asyncio.sleep(0.01)
         assert pool.queued_texts == 0
         assert len(upstream.cancelled) == flying
+
+
+async def test_bulk_is_refused_before_interactive_texts() -> None:
+    """Half of the queue is for those who wait."""
+    async with serving(FakeUpstream(stuck=hanging), max_queued_tokens=1000) as pool:
+        waiting = asyncio.create_task(compute(pool, [np.full(450, 20, np.int32)]))
+        await asyncio.sleep(0.01)
+        hundred = [np.full(100, 20, np.int32)]
+
+        with pytest.raises(OverloadedError, match="limit of 500 for bulk"):
+            await compute(pool, hundred, Lane.BULK)
+        allowed = asyncio.create_task(compute(pool, hundred))
+        await asyncio.sleep(0.01)
+        assert not allowed.done()
+        waiting.cancel()
+        allowed.cancel()
+
+
+async def test_what_cannot_be_served_before_its_deadline_is_refused_at_once() -> None:
+    """By the predicted wait, rather than after it."""
+    async with serving(FakeUpstream(stuck=hanging)) as pool:
+        waiting = asyncio.create_task(compute(pool, [np.full(500_000, 20, np.int32)]))
+        await asyncio.sleep(0.01)
+
+        with pytest.raises(OverloadedError, match=r"deadline comes in 0\.5 s"):
+            await compute(pool, encodings(1), timeout_s=0.5)
+        waiting.cancel()
 
 
 async def test_more_than_the_queue_may_hold_is_refused() -> None:

@@ -14,15 +14,15 @@ INTERACTIVE, BULK = Lane.INTERACTIVE, Lane.BULK
 class Nobody:
     """A claimant of texts that are never answered."""
 
-    def succeeded(self, index: int, vector: Vector) -> None:
+    def succeeded(self, index: int, vector: Vector, queue_s: float, compute_s: float) -> None:
         raise AssertionError
 
     def failed(self, index: int, error: EmbedfleetError) -> None:
         raise AssertionError
 
 
-def text(tokens: int, lane: Lane = INTERACTIVE, index: int = 0) -> QueuedText:
-    return QueuedText(np.zeros(tokens, np.int32), lane, 1e9, 0.0, Nobody(), index)
+def text(tokens: int, lane: Lane = INTERACTIVE, index: int = 0, arrived: float = 0.0) -> QueuedText:
+    return QueuedText(np.zeros(tokens, np.int32), lane, 1e9, arrived, Nobody(), index)
 
 
 def test_texts_leave_in_the_order_they_came() -> None:
@@ -37,14 +37,38 @@ def test_texts_leave_in_the_order_they_came() -> None:
         queue.pop()
 
 
-def test_what_is_put_back_leaves_first() -> None:
-    """It has waited its turn before."""
+def test_short_texts_pass_long_ones_but_not_for_ever() -> None:
+    """A document of 8,000 tokens lets 4 s of questions pass."""
     queue = TextQueue()
-    lost, waiting = text(5), text(6)
+    document, soon, late = text(8000), text(20, arrived=1.0), text(20, arrived=5.0)
+    for each in (document, late, soon):
+        queue.put(each)
+
+    assert [queue.pop() for _ in range(3)] == [soon, document, late]
+
+
+def test_what_is_put_back_takes_its_old_place() -> None:
+    """It keeps its age."""
+    queue = TextQueue()
+    lost, waiting = text(5), text(5, arrived=0.1)
+    queue.put(lost)
+    queue.pop()
     queue.put(waiting)
-    queue.put_back(lost)
+    queue.put(lost)
 
     assert queue.peek() is lost
+
+
+def test_a_discarded_text_may_come_back() -> None:
+    """And then leaves once."""
+    queue = TextQueue()
+    only = text(5)
+    queue.put(only)
+    queue.discard(only)
+    queue.put(only)
+
+    assert queue.pop() is only
+    assert queue.peek() is None
 
 
 def test_lanes_share_by_tokens_while_both_wait() -> None:

@@ -109,6 +109,18 @@ async def test_frames_grant_a_window_of_two_batches() -> None:
     assert frame.window == 2 * here.engine.info.batch_tokens
 
 
+async def test_two_gateways_share_the_window() -> None:
+    """Each gets half, so that together they do not overload the replica."""
+    async with running() as here:
+        other = Upstream.open(connect_timeout_s=2, probe_timeout_s=2)
+        ids = CallText(0, encoding_bytes(np.array([20])), False, 0)
+        await here.ask([20])
+        (frame,) = [frame async for frame in other.work(here.url, "k", [ids])]
+        await other.close()
+
+    assert frame.window == here.engine.info.batch_tokens
+
+
 async def test_a_replica_describes_itself() -> None:
     """What a gateway must know before it sends anything."""
     async with running() as here:
@@ -116,6 +128,7 @@ async def test_a_replica_describes_itself() -> None:
 
     assert description.identity == IDENTITY
     assert (description.precision, description.device) == ("f32", "fake")
+    assert all(coefficient >= 0 for coefficient in description.cost)
 
 
 async def test_a_draining_replica_finishes_and_refuses() -> None:

@@ -34,7 +34,7 @@ def test_a_call_arrives_as_it_was_sent(texts: list[list[int]]) -> None:
         for number, ids in enumerate(texts)
     ]
 
-    call = decode_call(encode_call("key", sent))
+    call = decode_call(encode_call("gateway", "key", sent))
 
     assert [text.encoding.tolist() for text in call.texts] == texts
     assert [text.id for text in call.texts] == list(range(len(texts)))
@@ -92,9 +92,9 @@ def test_an_absurd_length_is_refused_before_anything_is_held_for_it() -> None:
 
 def test_a_call_of_another_version_says_what_to_do() -> None:
     """Releases on both sides must fit."""
-    body = encode_call("key", []).replace(b"\x01", b"\x63", 1)
+    body = encode_call("gateway", "key", []).replace(b"\x01", b"\x63", 1)
 
-    with pytest.raises(ReplicaError, match="wire version 99.*same release"):
+    with pytest.raises(ReplicaError, match=r"wire version 99.*same release"):
         decode_call(body)
 
 

@@ -12,13 +12,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from embedfleet.batching.packing import pack
+from embedfleet.batching.urgency import urgency
 from embedfleet.engine.engine import Computation, Engine
 from embedfleet.engine.pooling import finite_rows
 from embedfleet.vocabulary import (
@@ -49,10 +50,14 @@ class Job:
     arrived: float
     deliver: Deliver
     """Called once, on the event loop, with every part of the batch that is of the same call."""
+    alone: bool = False
+    """Whether it must not share a batch, because it may be what kills engines."""
+    tokens: int = field(init=False)
+    urgency: float = field(init=False)
 
-    @property
-    def tokens(self) -> int:
-        return len(self.encoding)
+    def __post_init__(self) -> None:
+        self.tokens = len(self.encoding)
+        self.urgency = urgency(self.arrived, self.tokens, self.deadline)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Which waiting texts run together in the next batch.
 
-Pure: decides over token counts, lanes and the order of arrival. Refuses to know what an engine
+Pure: decides over token counts, lanes and urgency. Refuses to know what an engine
 is, when it is free and who waits.
 """
 
@@ -21,6 +21,14 @@ class Packable(Protocol):
     @property
     def lane(self) -> Lane: ...
 
+    @property
+    def urgency(self) -> float: ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether it must not share a batch, because it may be what kills engines."""
+        ...
+
 
 T = TypeVar("T", bound=Packable)
 
@@ -32,33 +40,28 @@ however many texts wait."""
 
 
 def pack(waiting: Iterable[T], budget_tokens: int) -> list[T]:
-    """The texts of the next batch, shortest first; `waiting` is in order of arrival.
+    """The texts of the next batch, shortest first.
 
-    Interactive texts come before bulk ones. The first text always goes, even if it alone is over
-    the budget, so that nothing waits for ever; after it, texts are taken in order while they fit.
+    Interactive texts come before bulk ones, and the more urgent (`urgency.py`) before the less.
+    The first always goes, even if it alone is over the budget, so that nothing waits for ever;
+    after it, texts are taken in order while they fit. A text that must run alone does.
     """
     chosen: list[T] = []
     room = budget_tokens
     passed = 0
-    for text in _interactive_first(waiting):
-        if chosen and text.tokens > room:
+    for text in sorted(waiting, key=_order):
+        if chosen and (text.tokens > room or text.alone):
             passed += 1
             if passed >= LOOKAHEAD:
                 break
             continue
         chosen.append(text)
         room -= text.tokens
-        if room <= 0:
+        if room <= 0 or text.alone:
             break
     chosen.sort(key=lambda text: text.tokens)
     return chosen
 
 
-def _interactive_first(waiting: Iterable[T]) -> Iterable[T]:
-    bulk: list[T] = []
-    for text in waiting:
-        if text.lane is Lane.INTERACTIVE:
-            yield text
-        else:
-            bulk.append(text)
-    yield from bulk
+def _order(text: Packable) -> tuple[bool, float]:
+    return text.lane is not Lane.INTERACTIVE, text.urgency

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from embedfleet.fleet.health import may_eject
 from embedfleet.fleet.states import Event, after
 from embedfleet.vocabulary import ReplicaState
 from embedfleet.wire.description import ReplicaDescription
@@ -27,6 +28,8 @@ class Member:
     """Why it is there, for people."""
     description: ReplicaDescription | None = None
     """What it said of itself last."""
+    weight: float = 1.0
+    """Its share where shares are set by hand."""
     ejections: int = 0
     """How often it was ejected without being ready in between."""
 
@@ -58,21 +61,27 @@ class Fleet:
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
-    def add(self, name: str, url: str, now: float) -> Member:
+    def add(self, name: str, url: str, now: float, *, weight: float = 1.0) -> Member:
         """A new replica, starting; it replaces one of the same name, which is lost first."""
         previous = self._members.get(name)
         if previous is not None:
             self.apply(previous, Event.LOST, now, "replaced")
-        member = Member(name, url, ReplicaState.STARTING, now)
+        member = Member(name, url, ReplicaState.STARTING, now, weight=weight)
         self._members[name] = member
         self._tell(member, ReplicaState.GONE)
         return member
 
     def apply(self, member: Member, event: Event, now: float, reason: str = "") -> bool:
-        """Move a replica by the table; return whether its state changed."""
+        """Move a replica by the table; return whether its state changed.
+
+        A failing replica stays suspect, and so the last resort, where too many are ejected already.
+        """
         left = member.state
         entered = after(left, event)
         if entered is left:
+            return False
+        failing = event is Event.FAILED and left is ReplicaState.SUSPECT
+        if failing and not may_eject(self.count(ReplicaState.EJECTED), len(self._members)):
             return False
         member.state, member.since, member.reason = entered, now, reason
         if entered is ReplicaState.EJECTED:

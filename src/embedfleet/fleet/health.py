@@ -6,11 +6,25 @@ the event leads to (`states.py`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaState
 from embedfleet.wire.description import ReplicaDescription
+from embedfleet.work import CostModel
+
+MOST_EJECTED = 0.5
+"""At most this share of a pool may be ejected for failing. When more fail, the cause is more likely
+load or the network than each of them, and sending all work to the few left would fell them too."""
+
+MOST_SLOWDOWN = 5.0
+"""A replica that is slower than the median of its like by more is treated as failing: something
+is wrong with it that its answers do not show. Below, balancing by work gives it less."""
+
+TYPICAL_BATCH = (128,) * 16
+"""The batch for which replicas' speeds are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +35,8 @@ class Look:
     """None when it did not answer."""
     trouble: str = ""
     """Why it did not."""
+    slowdown: float = 1.0
+    """How many times slower than the median of its like it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,8 @@ def judge(state: ReplicaState, look: Look, expected: Expected | None) -> tuple[E
         difference = mismatch(expected, look.description)
         if difference:
             return Event.REFUSED, difference
+    if look.slowdown > MOST_SLOWDOWN:
+        return Event.FAILED, f"it is {look.slowdown:.0f} times slower than its like"
     if state is ReplicaState.STARTING:
         return Event.ANSWERED, "it described itself"
     if state is ReplicaState.SUSPECT:
@@ -84,3 +102,23 @@ def released(state: ReplicaState, ejections: int, stayed_s: float, times: Ejecti
     if state is ReplicaState.EJECTED:
         return stayed_s >= times.after(ejections)
     return state is ReplicaState.DRAINING and stayed_s >= times.first_s
+
+
+def may_eject(ejected: int, total: int) -> bool:
+    """Whether one more replica of `total` may be ejected for failing; never the only one."""
+    return (ejected + 1) <= MOST_EJECTED * total
+
+
+def slowdown(own: ReplicaDescription, others: Iterable[ReplicaDescription]) -> float:
+    """How many times slower than the median of its like a replica is; 1.0 where it has none.
+
+    Its like are those on the same kind of device: a processor beside GPUs is slower and well.
+    """
+    kind = own.device.partition(":")[0]
+    like = [
+        CostModel(*other.cost).seconds(TYPICAL_BATCH)
+        for other in others
+        if other.device.partition(":")[0] == kind
+    ]
+    usual = median(like) if like else 0.0
+    return CostModel(*own.cost).seconds(TYPICAL_BATCH) / usual if usual > 0 else 1.0

@@ -12,7 +12,7 @@ import time
 from typing import Protocol
 
 from embedfleet.fleet.fleet import Fleet, Member
-from embedfleet.fleet.health import EjectionTimes, Expected, Look, judge, released
+from embedfleet.fleet.health import EjectionTimes, Expected, Look, judge, released, slowdown
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import EmbedfleetError, ReplicaState, UnfitReplicaError
 from embedfleet.wire.description import ReplicaDescription
@@ -49,11 +49,13 @@ class Prober:
         contact: Contact,
         *,
         interval_s: float,
+        verify_interval_s: float,
         times: EjectionTimes | None = None,
     ) -> None:
         self._fleet = fleet
         self._contact = contact
         self._interval_s = interval_s
+        self._verify_interval_s = verify_interval_s
         self._times = times or EjectionTimes()
         self._watches: dict[Member, asyncio.Task[None]] = {}
         fleet.listen(self._follow)
@@ -71,13 +73,24 @@ class Prober:
             self._watches.pop(member).cancel()
 
     async def _watch(self, member: Member) -> None:
+        verified = time.monotonic()
         while True:
             before = member.state
             await self._attend(member)
+            if before is ReplicaState.VERIFYING:
+                verified = time.monotonic()
+            elif self._doubtful(member, verified):
+                verified = time.monotonic()
+                await self._verify(member)
             if member.state is before:
                 # A starting replica is asked more often: those who wait for it wait for this.
                 patience = 0.1 if before is ReplicaState.STARTING else 1.0
                 await asyncio.sleep(self._interval_s * patience)
+
+    def _doubtful(self, member: Member, verified: float) -> bool:
+        """Whether a replica in traffic should prove its vectors again."""
+        due = time.monotonic() - verified >= self._verify_interval_s
+        return due and member.state is ReplicaState.READY
 
     async def _attend(self, member: Member) -> None:
         stayed = time.monotonic() - member.since
@@ -94,7 +107,12 @@ class Prober:
         try:
             description = await self._contact.describe(member.url)
             expected = await self._contact.expected(member.url, description)
-            look = Look(description)
+            others = [
+                other.description
+                for other in self._fleet
+                if other is not member and other.description is not None
+            ]
+            look = Look(description, slowdown=slowdown(description, others))
             member.description = description
         except UnfitReplicaError as error:
             self._apply(member, Event.REFUSED, error.message)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.providers.provider import End, Provided, Provider
 from embedfleet.fleet.states import Event
-from embedfleet.vocabulary import SetupError
+from embedfleet.vocabulary import SettingError, SetupError
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Supervisor:
         try:
             replica = await self._provider.start(name)
         except SetupError as error:
-            return End(error.message, hopeless=False)
+            return End(error.message, hopeless=isinstance(error, SettingError))
         self._running[name] = replica
         member = self._fleet.add(name, replica.url, time.monotonic())
         end = await replica.ended()

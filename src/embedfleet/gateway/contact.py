@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from embedfleet.fleet.health import Expected
-from embedfleet.gateway.upstream import Upstream
+from embedfleet.gateway.engines.client import ReplicaClient, embed
 from embedfleet.golden import vectors as golden_vectors
 from embedfleet.golden.vectors import GoldenVectors, compare, known_file, unit_rows
 from embedfleet.model.description import ModelDescription, describe
@@ -38,7 +38,7 @@ class ModelContact:
     def __init__(
         self,
         settings: PoolSettings,
-        upstream: Upstream,
+        client: ReplicaClient,
         scratch: Path,
         *,
         known: ModelDescription | None,
@@ -49,7 +49,7 @@ class ModelContact:
         soon as the model is known, by whatever way.
         """
         self._settings = settings
-        self._upstream = upstream
+        self._client = client
         self._scratch = scratch
         self._model = known
         self._expected: Expected | None = None
@@ -59,7 +59,7 @@ class ModelContact:
         self._lock = asyncio.Lock()
 
     async def describe(self, url: str) -> ReplicaDescription:
-        return await self._upstream.describe(url)
+        return await self._client.describe(url)
 
     async def expected(self, url: str, description: ReplicaDescription) -> Expected:
         """What replicas must be. The first one to answer says it where nothing else did."""
@@ -84,10 +84,10 @@ class ModelContact:
             raise ReplicaError("the model is not known yet")
         width = self._expected.identity.width
         if self._golden is None:
-            vectors = await self._upstream.embed(url, [PROBE], width)
+            vectors = await embed(self._client, url, [PROBE], width)
             wrong = "" if unit_rows(vectors).all() else "its vectors are not of unit length"
         else:
-            vectors = await self._upstream.embed(url, self._golden.encodings, width)
+            vectors = await embed(self._client, url, self._golden.encodings, width)
             verdict = compare(self._golden, vectors, self._expected.precision)
             wrong = "" if verdict.passed else verdict.reason
         if wrong:
@@ -97,7 +97,7 @@ class ModelContact:
     async def _fetch(self, url: str, description: ReplicaDescription) -> ModelDescription:
         directory = self._scratch / description.tokenizer
         directory.mkdir(parents=True, exist_ok=True)
-        await self._upstream.fetch_files(url, directory)
+        await self._client.fetch_files(url, directory)
         try:
             return describe(directory, name=description.name, max_tokens=description.max_tokens)
         except ModelError as error:

@@ -7,12 +7,34 @@ or on a replica that died. Refuses to do the calls it decides on, and to read cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 
-from embedfleet.fleet.balancing import Load, least_outstanding
+from embedfleet.fleet.balancing import Balancer, Candidate, Load
 from embedfleet.gateway.queue import QueuedText, TextQueue
-from embedfleet.vocabulary import ReplicaError
+from embedfleet.vocabulary import Lane, ReplicaError
+
+CRASHES_TO_ISOLATE = 2
+"""A text whose replica was lost so often runs alone from then on, on a replica that has nothing
+else: if it is what kills replicas, no other text is taken along any more."""
+
+
+LOOKED_AT = 32
+"""How many replicas are compared for one text in large pools, so that a choice among hundreds costs
+no more than one among these."""
+
+
+class Ending(Enum):
+    """Why a call left texts unanswered."""
+
+    LOST = "lost"
+    """The replica or the connection to it died: one of these texts may have killed it."""
+    FAILED = "failed"
+    """It answered, but wrongly, or not these."""
+    REFUSED = "refused"
+    """It takes nothing new, because it drains: no text was tried."""
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +44,10 @@ class Assignment:
     load: Load
     texts: dict[int, QueuedText]
     """Those not answered yet, by their id in the call."""
+    handed_s: float
+    """When they were handed over, monotonic seconds."""
+    given_up: dict[int, QueuedText] = field(default_factory=dict)
+    """Those taken back because they took too long; an answer that comes all the same is welcome."""
 
     @property
     def replica(self) -> str:
@@ -31,10 +57,18 @@ class Assignment:
 class Dispatcher:
     """The queue of a pool, the loads of its usable replicas, and the matching of the two."""
 
-    def __init__(self, *, attempts: int) -> None:
+    def __init__(self, balancer: Balancer, *, attempts: int) -> None:
         self.queue = TextQueue()
+        self._balancer = balancer
         self._attempts = attempts
         self._loads: dict[str, Load] = {}
+        self._usable: list[Load] = []
+        self._tokens_per_s = 0.0
+        self._cursor = 0
+        self._isolated: deque[QueuedText] = deque()
+        self._quarantine: Load | None = None
+        """The replica that is kept free for isolated texts; one at a time."""
+        self._outstanding_tokens = 0
 
     def __repr__(self) -> str:
         loads = ", ".join(
@@ -49,72 +83,167 @@ class Dispatcher:
 
     @property
     def outstanding_tokens(self) -> int:
-        return sum(load.outstanding_tokens for load in self._loads.values())
+        """Tokens in all calls, those of replicas that left included."""
+        return self._outstanding_tokens
 
     def join(self, load: Load) -> None:
         """A replica became usable."""
         self._loads[load.replica] = load
+        self.refresh()
 
-    def leave(self, replica: str) -> Load | None:
+    def leave(self, replica: str) -> None:
         """A replica is not usable any more; what it has is still expected of it."""
-        return self._loads.pop(replica, None)
+        if self._loads.pop(replica, None) is not None:
+            self.refresh()
 
     def load_of(self, replica: str) -> Load | None:
         return self._loads.get(replica)
 
-    def assign(self) -> list[Assignment]:
+    def refresh(self) -> None:
+        """Take note that a load's cost model or last resort changed."""
+        usable = list(self._loads.values())
+        self._usable = [load for load in usable if not load.last_resort] or usable
+        self._tokens_per_s = sum(1 / max(load.cost.per_token_s, 1e-9) for load in self._usable)
+
+    def drain_s(self, lane: Lane | None = None) -> float:
+        """Seconds that the usable replicas need for what waits (of a lane) and what they have."""
+        waiting = self.queue.tokens if lane is None else self.queue.tokens_of(lane)
+        tokens = waiting + self._outstanding_tokens
+        return tokens / self._tokens_per_s if self._usable else float("inf")
+
+    def assign(self, now: float) -> list[Assignment]:
         """Match waiting texts with replicas that have room, until one of the two runs out.
 
         Few texts are spread, so that replicas share them; many are cut into batches.
         """
-        assignments: list[Assignment] = []
-        sharing = sum(load.room_tokens > 0 for load in self._loads.values())
+        assignments = self._assign_isolated(now)
+        sharing = sum(load.fits(1, now) for load in self._usable[:LOOKED_AT])
         share = -(-self.queue.tokens // max(1, sharing))
         while (head := self.queue.peek()) is not None:
-            load = least_outstanding(self._loads.values(), head.tokens)
+            if head.crashes >= CRASHES_TO_ISOLATE:
+                self._isolated.append(self.queue.pop())
+                assignments += self._assign_isolated(now)
+                continue
+            load = self._pick(head, now)
             if load is None:
                 break
-            assignments.append(self._fill(load, min(share, load.batch_tokens)))
+            assignments.append(self._fill(load, min(share, load.batch_tokens), now))
         return assignments
 
-    def settle(self, assignment: Assignment, text_id: int) -> QueuedText:
-        """A text of a call was answered, well or badly; ReplicaError if it was not asked for."""
+    def _assign_isolated(self, now: float) -> list[Assignment]:
+        """Give the next isolated text to a replica that has nothing else, once there is one."""
+        while self._isolated and self._isolated[0].closed:
+            self._isolated.popleft()
+        if not self._isolated:
+            if self._quarantine is not None and not self._quarantine.outstanding_tokens:
+                self._quarantine = None
+            return []
+        if self._quarantine not in self._usable:
+            fewest = min(self._usable, key=lambda load: load.outstanding_tokens, default=None)
+            self._quarantine = fewest
+        load = self._quarantine
+        if load is None or load.outstanding_tokens:
+            return []
+        return [self._hand_over(load, [self._isolated.popleft()], now)]
+
+    def _pick(self, head: QueuedText, now: float) -> Load | None:
+        queue_s = self.queue.tokens / max(self._tokens_per_s, 1e-9)
+        text = Candidate(head.tokens, now, queue_s, head.client)
+        loads = self._usable
+        if head.avoid:
+            loads = [load for load in loads if load.replica not in head.avoid] or loads
+        if self._quarantine is not None:
+            loads = [load for load in loads if load is not self._quarantine]
+        if len(loads) > LOOKED_AT:
+            # Like the power of d choices; only when all of these are full, all others are asked.
+            self._cursor = (self._cursor + LOOKED_AT) % len(loads)
+            some = loads[self._cursor : self._cursor + LOOKED_AT]
+            load = self._balancer.pick(some, text)
+            if load is not None:
+                return load
+        return self._balancer.pick(loads, text)
+
+    def settle(self, assignment: Assignment, text_id: int) -> QueuedText | None:
+        """A text of a call was answered; None when another replica has answered it before.
+
+        ReplicaError when the call never had such a text, or had its answer.
+        """
         text = assignment.texts.pop(text_id, None)
-        if text is None:
-            raise ReplicaError(
-                f"replica {assignment.replica} answered text {text_id}, which it was not asked "
-                "for or has answered before"
-            )
-        assignment.load.outstanding_tokens -= text.tokens
+        if text is not None:
+            self._release(assignment.load, text)
+        else:
+            text = assignment.given_up.pop(text_id, None)
+            if text is None:
+                raise ReplicaError(
+                    f"replica {assignment.replica} answered text {text_id}, which it was not "
+                    "asked for or has answered before"
+                )
+            self.queue.discard(text)
+        if text.closed:
+            return None
+        text.closed = True
         return text
 
-    def put_back(self, assignment: Assignment, *, counted: bool) -> list[QueuedText]:
-        """Queue what a call left unanswered again, in its old order.
+    def give_up(self, assignment: Assignment, text_ids: Sequence[int]) -> None:
+        """Take texts back that take too long, for another replica; whoever is first, answers."""
+        for text_id in text_ids:
+            text = assignment.texts.pop(text_id)
+            self._release(assignment.load, text)
+            if not text.closed:
+                assignment.given_up[text_id] = text
+                text.avoid |= {assignment.replica}
+                self.queue.put(text)
 
-        Return the texts that were tried too often and must fail. `counted` is false when the
-        replica was not at fault, because it drains, say.
+    def end(
+        self, assignment: Assignment, ending: Ending, *, retry: bool = True
+    ) -> list[QueuedText]:
+        """A call ended: queue what it left unanswered again, if it may be tried again.
+
+        Return the texts that must fail: those tried too often, or all where none may be retried.
         """
+        assignment.load.calls -= 1
         exhausted: list[QueuedText] = []
-        for text_id in sorted(assignment.texts, reverse=True):
-            text = self.settle(assignment, text_id)
-            if not counted:
+        for text in assignment.texts.values():
+            self._release(assignment.load, text)
+            if text.closed:
+                continue
+            if ending is Ending.REFUSED:
                 text.attempts -= 1
-            if text.attempts >= self._attempts:
+            else:
+                text.avoid |= {assignment.replica}
+            text.crashes += ending is Ending.LOST
+            if text.attempts >= self._attempts or not retry:
+                text.closed = True
                 exhausted.append(text)
             else:
-                self.queue.put_back(text)
+                self.queue.put(text)
+        assignment.texts.clear()
         return exhausted
 
-    def _fill(self, load: Load, most_tokens: int) -> Assignment:
+    def _release(self, load: Load, text: QueuedText) -> None:
+        load.release(text.tokens)
+        self._outstanding_tokens -= text.tokens
+
+    def _fill(self, load: Load, most_tokens: int, now: float) -> Assignment:
         """Take texts off the queue for one call; a single one may be longer than `most_tokens`."""
-        texts: dict[int, QueuedText] = {}
+        texts: list[QueuedText] = []
         taken = 0
         while (text := self.queue.peek()) is not None:
-            if texts and (taken + text.tokens > most_tokens or not load.fits(text.tokens)):
+            if texts and (
+                taken + text.tokens > most_tokens
+                or load.outstanding_tokens + taken + text.tokens > load.window(now)
+                or load.replica in text.avoid
+                or text.crashes >= CRASHES_TO_ISOLATE
+            ):
                 break
-            self.queue.pop()
-            text.attempts += 1
-            texts[len(texts)] = text
+            texts.append(self.queue.pop())
             taken += text.tokens
-            load.outstanding_tokens += text.tokens
-        return Assignment(load, texts)
+        return self._hand_over(load, texts, now)
+
+    def _hand_over(self, load: Load, texts: list[QueuedText], now: float) -> Assignment:
+        for text in texts:
+            text.attempts += 1
+            load.take(text.tokens)
+            self._outstanding_tokens += text.tokens
+        load.calls += 1
+        return Assignment(load, dict(enumerate(texts)), now)

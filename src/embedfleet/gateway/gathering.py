@@ -10,6 +10,7 @@ import asyncio
 
 import numpy as np
 
+from embedfleet.endpoint import Computed
 from embedfleet.vocabulary import EmbedfleetError, Vector, Vectors
 
 
@@ -17,15 +18,18 @@ class Gathering:
     """Rows of one request, filled in any order; the first failed text fails the request."""
 
     def __init__(self, texts: int, width: int) -> None:
-        self.vectors: Vectors = np.empty((texts, width), np.float32)
-        self.finished: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
+        self.finished: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
+        self._vectors: Vectors = np.empty((texts, width), np.float32)
         self._missing = texts
+        self._queue_s = self._compute_s = 0.0
 
-    def succeeded(self, index: int, vector: Vector) -> None:
-        self.vectors[index] = vector
+    def succeeded(self, index: int, vector: Vector, queue_s: float, compute_s: float) -> None:
+        self._vectors[index] = vector
+        self._queue_s = max(self._queue_s, queue_s)
+        self._compute_s = max(self._compute_s, compute_s)
         self._missing -= 1
         if not self._missing and not self.finished.done():
-            self.finished.set_result(self.vectors)
+            self.finished.set_result(Computed(self._vectors, self._queue_s, self._compute_s))
 
     def failed(self, _index: int, error: EmbedfleetError) -> None:
         if not self.finished.done():

@@ -9,43 +9,58 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Coroutine, Sequence
 
-from embedfleet.fleet.balancing import Load
+from embedfleet.endpoint import Caller, Computed
+from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
-from embedfleet.gateway.dispatch import Assignment, Dispatcher
+from embedfleet.gateway.admission import Pressure, admit
+from embedfleet.gateway.budgets import Budget
+from embedfleet.gateway.counting import PoolCounter
+from embedfleet.gateway.dispatch import Dispatcher, Ending
+from embedfleet.gateway.engines.client import ReplicaClient
+from embedfleet.gateway.flights import Flight, Flights
 from embedfleet.gateway.gathering import Gathering
+from embedfleet.gateway.hedging import late
 from embedfleet.gateway.queue import QueuedText
-from embedfleet.gateway.throughput import Throughput
-from embedfleet.gateway.upstream import Upstream
 from embedfleet.golden.vectors import unit_rows
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import (
+    CallerError,
     DeadlineError,
     DrainingError,
     EmbedfleetError,
     Encoding,
     Lane,
     Outcome,
-    OverloadedError,
     ReplicaError,
+    ReplicaLostError,
     ReplicaState,
     VectorError,
-    Vectors,
 )
 from embedfleet.wire import frames
+from embedfleet.work import CostModel
 
 log = logging.getLogger(__name__)
 
 USABLE = {ReplicaState.READY, ReplicaState.SUSPECT}
 
-_TEXT_ERRORS = {"invalid_vector": VectorError, "deadline_exceeded": DeadlineError}
+_TEXT_ERRORS: dict[str, type[EmbedfleetError]] = {
+    "invalid_vector": VectorError,
+    "deadline_exceeded": DeadlineError,
+    "ids_not_text": CallerError,
+}
 """Failures that are the text's own. Any other is the replica's: the text stays unanswered in its
 call, and so goes to another replica when the call ends."""
+
+RETRY_SHARE = 0.10
+HEDGE_SHARE = 0.05
+
+TICK_S = 0.1
+"""How often the pool looks for late calls, and tries again what waits for a warming replica."""
 
 
 class Pool:
@@ -55,7 +70,8 @@ class Pool:
         self,
         name: str,
         fleet: Fleet,
-        upstream: Upstream,
+        upstream: ReplicaClient,
+        balancer: Balancer,
         *,
         gateway: GatewaySettings,
         settings: FleetSettings,
@@ -66,15 +82,14 @@ class Pool:
         self.width = 0
         """Dimensions of a vector; known once the model is."""
         self._upstream = upstream
-        self._max_queued_tokens = gateway.max_queued_tokens
-        self._dispatcher = Dispatcher(attempts=settings.attempts)
-        self._metrics = metrics
-        self._calls: dict[asyncio.Task[None], _Flight] = {}
+        self._most_tokens = gateway.max_queued_tokens
+        self._dispatcher = Dispatcher(balancer, attempts=settings.attempts)
+        self._counter = PoolCounter(name, metrics)
+        self._flights = Flights()
         self._errands: set[asyncio.Task[None]] = set()
-        self._flights: dict[int, _Flight] = {}
-        self._throughput = Throughput()
-        self._waits = {lane: metrics.queue_wait.labels(name, lane.value) for lane in Lane}
+        self._retries, self._hedges = Budget(RETRY_SHARE), Budget(HEDGE_SHARE)
         fleet.listen(self._follow)
+        self._start(self._tick())
 
     def __repr__(self) -> str:
         return f"<Pool {self.name} {self.fleet!r} {self._dispatcher!r}>"
@@ -83,18 +98,18 @@ class Pool:
     def queued_texts(self) -> int:
         return len(self._dispatcher.queue)
 
-    async def compute(
-        self, encodings: Sequence[Encoding], *, lane: Lane, deadline: float
-    ) -> Vectors:
+    async def compute(self, encodings: Sequence[Encoding], caller: Caller) -> Computed:
         """Vectors in order, [texts, width]; raises the error of the first text that has none.
 
         Cancelling takes the texts out of every queue that they still wait in.
         """
-        self._admit(sum(map(len, encodings)))
-        gathering = Gathering(len(encodings), self.width)
         now = time.monotonic()
+        self._admit(sum(map(len, encodings)), caller, now)
+        gathering = Gathering(len(encodings), self.width)
         texts = [
-            QueuedText(encoding, lane, deadline, now, gathering, index)
+            QueuedText(
+                encoding, caller.lane, caller.deadline, now, gathering, index, caller.address
+            )
             for index, encoding in enumerate(encodings)
         ]
         for text in texts:
@@ -108,56 +123,45 @@ class Pool:
 
     def observe(self) -> None:
         """Bring the gauges up to date, just before they are read."""
-        metrics, dispatcher = self._metrics, self._dispatcher
-        metrics.queued_texts.labels(self.name).set(len(dispatcher.queue))
-        metrics.queued_tokens.labels(self.name).set(dispatcher.queue.tokens)
-        for load in dispatcher.loads:
-            labels = (self.name, load.replica)
-            metrics.outstanding_tokens.labels(*labels).set(load.outstanding_tokens)
-            metrics.window_tokens.labels(*labels).set(load.window_tokens)
+        self._counter.observe(self._dispatcher)
 
     async def close(self) -> None:
         """Break off what is in flight."""
-        tasks = [*self._calls, *self._errands]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for errand in self._errands:
+            errand.cancel()
+        await asyncio.gather(*self._errands, return_exceptions=True)
+        await self._flights.cancel_all()
 
     # -- requests ----------------------------------------------------------------------
 
-    def _admit(self, tokens: int) -> None:
+    def _admit(self, tokens: int, caller: Caller, now: float) -> None:
         dispatcher = self._dispatcher
         ahead = dispatcher.queue.tokens + dispatcher.outstanding_tokens
-        if ahead and ahead + tokens > self._max_queued_tokens:
-            raise OverloadedError(
-                f"{ahead} tokens are being worked on and {tokens} more would pass the limit of "
-                f"{self._max_queued_tokens} (gateway.max_queued_tokens); try again later",
-                retry_after_s=self._throughput.seconds(tokens),
-            )
+        # An interactive text passes what waits in the bulk lane; a bulk text waits for all.
+        wait_s = dispatcher.drain_s(caller.lane if caller.lane is Lane.INTERACTIVE else None)
+        pressure = Pressure(ahead, 0.0 if wait_s == float("inf") else wait_s)
+        admit(tokens, caller.lane, caller.deadline - now, pressure, self._most_tokens)
 
     def _abandon(self, texts: Sequence[QueuedText]) -> None:
         """Forget texts that nobody waits for, here and in replicas."""
-        flying: dict[_Flight, list[int]] = {}
-        for text in texts:
-            text.abandoned = True
-            if self._dispatcher.queue.discard(text):
-                continue
-            flight = self._flights.get(id(text))
-            if flight is not None:
-                flying.setdefault(flight, []).append(flight.ids[id(text)])
-        for flight, ids in flying.items():
+        open_texts = [text for text in texts if not text.closed]
+        for text in open_texts:
+            text.closed = True
+            self._dispatcher.queue.discard(text)
+        self._counter.ended(Outcome.IGNORED, len(open_texts))
+        for flight, ids in self._flights.where(open_texts).items():
             self._start(self._cancel(flight, ids))
+
+    async def _cancel(self, flight: Flight, ids: list[int]) -> None:
+        try:
+            await self._upstream.cancel(flight.member.url, flight.key, ids)
+        except EmbedfleetError as error:
+            log.debug("cancelling at %s: %s", flight.member.name, error)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
-
-    async def _cancel(self, flight: _Flight, ids: list[int]) -> None:
-        try:
-            await self._upstream.cancel(flight.member.url, flight.key, ids)
-        except EmbedfleetError as error:
-            log.debug("cancelling at %s: %s", flight.member.name, error)
 
     # -- the fleet ---------------------------------------------------------------------
 
@@ -166,125 +170,131 @@ class Pool:
         if member.state in USABLE:
             load = self._dispatcher.load_of(member.name)
             if load is None and member.description is not None:
-                load = Load(member.name, member.description.window, member.description.batch_tokens)
+                told = member.description
+                load = Load(member.name, told.window, told.batch_tokens, weight=member.weight)
+                if any(self._dispatcher.loads):
+                    load.joined = member.since  # others can carry the work while it warms up
+                load.cost = CostModel(*told.cost)
                 self._dispatcher.join(load)
             if load is not None:
                 load.last_resort = member.state is ReplicaState.SUSPECT
+                self._dispatcher.refresh()
             self._dispatch()
         elif left in USABLE:
             self._dispatcher.leave(member.name)
         if member.state in {ReplicaState.EJECTED, ReplicaState.GONE}:
-            for call, flight in list(self._calls.items()):
-                if flight.member is member:
-                    call.cancel()
+            for call in self._flights.calls_of(member):
+                call.cancel()
+
+    async def _tick(self) -> None:
+        """Now and then: learn what replicas cost, hedge late calls, fill windows that grew."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            for member in self.fleet:
+                load = self._dispatcher.load_of(member.name)
+                if load is not None and member.description is not None:
+                    load.cost = CostModel(*member.description.cost)
+            self._dispatcher.refresh()
+            for flight in self._flights:
+                self._hedge(flight, now)
+            self._dispatch()
+
+    def _hedge(self, flight: Flight, now: float) -> None:
+        """Give the texts of a late call to another replica as well, if the budget allows it."""
+        assignment = flight.assignment
+        texts = list(assignment.texts)
+        others = any(load is not assignment.load for load in self._dispatcher.loads)
+        if not texts or not others:
+            return
+        if not late(now - flight.progressed, assignment.load.outstanding_s):
+            return
+        if self._hedges.spend(len(texts)):
+            log.info("replica %s is late with %d texts: hedging", flight.member.name, len(texts))
+            self._dispatcher.give_up(assignment, texts)
+            self._counter.hedged(len(texts))
 
     # -- calls -------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
         """Start the calls that are possible now."""
-        for assignment in self._dispatcher.assign():
-            flight = _Flight(self.fleet[assignment.replica], assignment)
-            for text in assignment.texts.values():
-                self._flights[id(text)] = flight
+        now = time.monotonic()
+        for assignment in self._dispatcher.assign(now):
+            flight = Flight(self.fleet[assignment.replica], assignment, now)
             call = asyncio.create_task(self._call(flight))
-            self._calls[call] = flight
+            self._flights.start(call, flight)
             # Not in a `finally` of the call: a task that is cancelled before it ran has none.
             call.add_done_callback(self._end)
 
-    async def _call(self, flight: _Flight) -> None:
+    async def _call(self, flight: Flight) -> None:
         """Hand an assignment over and take its frames. Raises the ReplicaError that ended it."""
         now = time.monotonic()
-        texts = []
-        for number, text in flight.assignment.texts.items():
-            texts.append(_on_wire(number, text, now))
-            self._waits[text.lane].observe(now - text.arrived)
+        for text in flight.assignment.texts.values():
+            self._counter.waited(text.lane, now - text.arrived)
+        texts = flight.on_wire(now)
         async for frame in self._upstream.work(flight.member.url, flight.key, texts):
             self._take(flight, frame)
             self._dispatch()
 
-    def _take(self, flight: _Flight, frame: frames.Frame) -> None:
+    def _take(self, flight: Flight, frame: frames.Frame) -> None:
         """Give every text of a frame its vector or its error. Raises ReplicaError on nonsense."""
         assignment = flight.assignment
         assignment.load.window_tokens = max(1, frame.window)
+        flight.progressed = time.monotonic()
         vectors = frame.matrix(self.width)
-        right = unit_rows(vectors)
+        if not unit_rows(vectors).all():
+            raise ReplicaError("a vector that is not finite or not of unit length")
+        queue_s, compute_s = frame.queue_us / 1e6, frame.compute_us / 1e6
         tokens = 0
         for row, text_id in enumerate(frame.ids):
-            if not right[row]:
-                raise ReplicaError("a vector that is not finite or not of unit length")
-            text = self._settle(flight, text_id)
-            tokens += text.tokens
-            text.claimant.succeeded(text.index, vectors[row])
+            text = self._dispatcher.settle(assignment, text_id)
+            if text is not None:
+                tokens += text.tokens
+                waited_s = assignment.handed_s - text.arrived + queue_s
+                text.claimant.succeeded(text.index, vectors[row], waited_s, compute_s)
         failures = [failure for failure in frame.failures if failure.code in _TEXT_ERRORS]
         for failure in failures:
-            text = self._settle(flight, failure.id)
-            text.claimant.failed(text.index, _TEXT_ERRORS[failure.code](failure.message))
-        self._throughput.add(tokens, time.monotonic())
-        self._metrics.tokens.labels(self.name).inc(tokens)
-        self._count(Outcome.SUCCEEDED, len(frame.ids))
-        self._count(Outcome.DROPPED, len(failures))
-
-    def _settle(self, flight: _Flight, text_id: int) -> QueuedText:
-        text = self._dispatcher.settle(flight.assignment, text_id)
-        self._flights.pop(id(text), None)
-        return text
+            text = self._dispatcher.settle(assignment, failure.id)
+            if text is not None:
+                text.claimant.failed(text.index, _TEXT_ERRORS[failure.code](failure.message))
+        self._counter.computed(tokens)
+        self._retries.earn(len(frame.ids))
+        self._hedges.earn(len(frame.ids))
+        self._counter.ended(Outcome.SUCCEEDED, len(frame.ids))
+        self._counter.ended(Outcome.DROPPED, len(failures))
 
     def _end(self, call: asyncio.Task[None]) -> None:
         """What a call left unanswered goes back to the queue, for another replica."""
-        flight = self._calls.pop(call)
-        for number, text in list(flight.assignment.texts.items()):
-            if text.abandoned:
-                self._settle(flight, number)
-                self._count(Outcome.IGNORED, 1)
-        if flight.assignment.texts:
-            self._put_back(flight, None if call.cancelled() else call.exception())
-        elif not call.cancelled():
-            call.exception()  # nothing is missing: whatever was wrong at the end did no harm
-        self._dispatch()
-
-    def _put_back(self, flight: _Flight, error: BaseException | None) -> None:
-        member, left = flight.member, list(flight.assignment.texts.values())
-        trouble = str(error) if error else f"it is {member.state}: {member.reason}"
-        draining = isinstance(error, DrainingError)
-        if draining:
-            self.fleet.apply(member, Event.DRAIN, time.monotonic(), "it refuses new work")
-        else:
-            bug = None if error is None or isinstance(error, ReplicaError) else error
-            log.warning(
-                "replica %s left %d texts unanswered (%s); they go to another",
-                *(member.name, len(left), trouble),
-                exc_info=bug,
-            )
-            self.fleet.apply(member, Event.FAILED, time.monotonic(), trouble)
-        self._metrics.requeued_texts.labels(self.name).inc(len(left))
-        for text in left:
-            self._flights.pop(id(text), None)
-        for text in self._dispatcher.put_back(flight.assignment, counted=not draining):
+        flight = self._flights.end(call)
+        error = asyncio.CancelledError() if call.cancelled() else call.exception()
+        left = sum(not text.closed for text in flight.assignment.texts.values())
+        ending, trouble = self._judge(flight, error, left)
+        affordable = ending is not Ending.FAILED or self._retries.spend(left)
+        exhausted = self._dispatcher.end(flight.assignment, ending, retry=affordable)
+        self._counter.requeued(left - len(exhausted))
+        for text in exhausted:
             text.claimant.failed(
                 text.index,
                 ReplicaError(f"{text.attempts} replicas failed this text; last: {trouble}"),
             )
-            self._count(Outcome.DROPPED, 1)
+        self._counter.ended(Outcome.DROPPED, len(exhausted))
+        self._dispatch()
 
-    def _count(self, outcome: Outcome, texts: int) -> None:
-        if texts:
-            self._metrics.texts.labels(self.name, outcome.value).inc(texts)
-
-
-class _Flight:
-    """A call in flight."""
-
-    def __init__(self, member: Member, assignment: Assignment) -> None:
-        self.member = member
-        self.assignment = assignment
-        self.key = secrets.token_hex(8)
-        self.ids = {id(text): number for number, text in assignment.texts.items()}
-
-
-def _on_wire(number: int, text: QueuedText, now: float) -> frames.CallText:
-    return frames.CallText(
-        number,
-        frames.encoding_bytes(text.encoding),
-        bulk=text.lane is Lane.BULK,
-        deadline_ms=max(1, round((text.deadline - now) * 1000)),
-    )
+    def _judge(self, flight: Flight, error: BaseException | None, left: int) -> tuple[Ending, str]:
+        """What the end of a call says of its replica; tell the fleet."""
+        member = flight.member
+        trouble = str(error or "") or f"it is {member.state}: {member.reason}"
+        if not left:
+            return Ending.FAILED, trouble  # nothing is missing: the end did no harm
+        if isinstance(error, DrainingError):
+            self.fleet.apply(member, Event.DRAIN, time.monotonic(), "it refuses new work")
+            return Ending.REFUSED, trouble
+        expected = error is None or isinstance(error, ReplicaError | asyncio.CancelledError)
+        log.warning(
+            "replica %s left %d texts unanswered (%s); they go to another",
+            *(member.name, left, trouble),
+            exc_info=None if expected else error,
+        )
+        self.fleet.apply(member, Event.FAILED, time.monotonic(), trouble)
+        lost = isinstance(error, ReplicaLostError | asyncio.CancelledError)
+        return Ending.LOST if lost else Ending.FAILED, trouble

@@ -14,14 +14,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
+from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.providers.local import SETUP_FAILED, LocalProvider, replica_settings
 from embedfleet.fleet.supervisor import Backoff, Supervisor
 from embedfleet.gateway.app import admin_app, public_app
+from embedfleet.gateway.attaching import replica_client
 from embedfleet.gateway.contact import ModelContact
 from embedfleet.gateway.counting import RequestCounter, StateGauge
 from embedfleet.gateway.pool import Pool
@@ -34,6 +37,7 @@ from embedfleet.settings import Settings
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import ReplicaState
+from embedfleet.wire.headers import trusted_networks
 from embedfleet.wire.openai import RequestLimits
 
 log = logging.getLogger(__name__)
@@ -97,6 +101,7 @@ class Gateway:
             max_body_bytes=limits.max_body_bytes,
             max_held_bytes=limits.max_queued_bytes,
             timeout_s=limits.request_timeout_s,
+            trusted_proxies=trusted_networks(limits.trusted_proxies),
             tokenizer_threads=limits.tokenizer_threads,
             answered=self._counter.count,
         )
@@ -105,18 +110,20 @@ class Gateway:
         """Start a pool: its local replicas, and the watch over those elsewhere."""
         name = _names(settings, model)[0]
         fleet = Fleet()
+        client = replica_client(self._upstream, settings, model)
         StateGauge(name, fleet, self.metrics)
         pool = Pool(
             name,
             fleet,
-            self._upstream,
+            client,
+            POLICIES[settings.balancing](Random()),
             gateway=self.settings.gateway,
             settings=self.settings.fleet,
             metrics=self.metrics,
         )
         contact = ModelContact(
             settings,
-            self._upstream,
+            client,
             self._scratch,
             known=model,
             introduced=lambda known: self._serve(pool, settings, known),
@@ -124,12 +131,18 @@ class Gateway:
         )
         self.pools.append(pool)
         self._probers.append(
-            Prober(fleet, contact, interval_s=self.settings.fleet.probe_interval_s)
+            Prober(
+                fleet,
+                contact,
+                interval_s=self.settings.fleet.probe_interval_s,
+                verify_interval_s=self.settings.fleet.verify_interval_s,
+            )
         )
         if model is not None:
             self._serve(pool, settings, model)
-        for number, url in enumerate(settings.replica_urls):
-            fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic())
+        weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
+        for number, (url, weight) in enumerate(zip(settings.replica_urls, weights, strict=True)):
+            fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic(), weight=weight)
         if settings.replicas and model is not None:
             self._supervise(pool, settings, model)
 

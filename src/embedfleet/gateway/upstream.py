@@ -6,15 +6,15 @@ ours. Refuses to decide which replica gets what, and what a failure means for it
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-import numpy as np
 
 from embedfleet.model.files import SHARED_FILES
-from embedfleet.vocabulary import DrainingError, Encoding, ReplicaError, ReplicaLostError, Vectors
+from embedfleet.vocabulary import DrainingError, ReplicaError, ReplicaLostError
 from embedfleet.wire import frames
 from embedfleet.wire.description import ReplicaDescription, decode_description
 
@@ -28,6 +28,8 @@ class Upstream:
 
     session: aiohttp.ClientSession
     probe_timeout_s: float
+    gateway: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Names this gateway to replicas, which divide their windows among gateways."""
 
     @classmethod
     def open(cls, *, connect_timeout_s: float, probe_timeout_s: float) -> Upstream:
@@ -68,7 +70,7 @@ class Upstream:
         try:
             async with self.session.post(
                 f"{url}/v1/work",
-                data=frames.encode_call(key, texts),
+                data=frames.encode_call(self.gateway, key, texts),
                 headers={"content-type": frames.CALL_TYPE},
             ) as response:
                 if response.status != 200:
@@ -81,22 +83,6 @@ class Upstream:
             raise ReplicaLostError(f"lost the replica at {url}: {_told(error)}") from error
         if decoder.pending:
             raise ReplicaLostError(f"the answer of {url} ended in the middle of a frame")
-
-    async def embed(self, url: str, encodings: Sequence[Encoding], width: int) -> Vectors:
-        """Vectors for encodings outside any request, in order: how a replica is verified.
-
-        Raises ReplicaError when one is missing.
-        """
-        texts = [
-            frames.CallText(number, frames.encoding_bytes(encoding), bulk=True, deadline_ms=0)
-            for number, encoding in enumerate(encodings)
-        ]
-        vectors = np.full((len(texts), width), np.nan, np.float32)
-        async for frame in self.work(url, "verify", texts):
-            for failure in frame.failures:
-                raise ReplicaError(f"no vector for a golden text: {failure.message}")
-            vectors[frame.ids] = frame.matrix(width)
-        return vectors
 
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
         """Tell a replica that nobody waits for these texts. Raises ReplicaError."""

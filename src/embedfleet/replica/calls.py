@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedfleet.batching.batcher import Job, Part
-from embedfleet.vocabulary import Encoding, Lane, Vectors
+from embedfleet.endpoint import Caller, Computed
+from embedfleet.vocabulary import Encoding, Vectors
 
 if TYPE_CHECKING:
     from embedfleet.replica.service import Replica
@@ -51,34 +52,33 @@ class BatcherBackend:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
 
-    async def compute(
-        self, encodings: Sequence[Encoding], *, lane: Lane, deadline: float
-    ) -> Vectors:
+    async def compute(self, encodings: Sequence[Encoding], caller: Caller) -> Computed:
         replica = self._replica
-        vectors = np.empty((len(encodings), replica.identity.width), np.float32)
-        finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        vectors: Vectors = np.empty((len(encodings), replica.identity.width), np.float32)
+        finished: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
         missing = len(encodings)
+        queue_s = compute_s = 0.0
 
         def deliver(part: Part) -> None:
-            nonlocal missing
+            nonlocal missing, queue_s, compute_s
             if finished.done():
                 return
             for _, error in part.failures:
                 finished.set_exception(error)
                 return
             vectors[[job.id for job in part.jobs]] = part.vectors
+            queue_s, compute_s = max(queue_s, part.queue_s), max(compute_s, part.compute_s)
             missing -= len(part.jobs)
             if not missing:
-                finished.set_result(None)
+                finished.set_result(Computed(vectors, queue_s, compute_s))
 
         now = time.monotonic()
         jobs = [
-            Job(number, encoding, lane, deadline, now, deliver)
+            Job(number, encoding, caller.lane, caller.deadline, now, deliver)
             for number, encoding in enumerate(encodings)
         ]
         replica.submit(jobs)
         try:
-            await finished
+            return await finished
         finally:
             replica.batcher.cancel(jobs)
-        return vectors

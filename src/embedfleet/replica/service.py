@@ -7,6 +7,7 @@ gateway, the fleet and other replicas.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ WINDOW_BATCHES = 2
 """Batches of work that a gateway may have here: one that computes and one that is next. Less would
 leave the engine idle between batches, more would only make texts wait where they can't be moved."""
 
+
+GATEWAY_FORGOTTEN_S = 5.0
+"""A gateway that sent nothing for so long has no part in the window any more."""
 
 FILES_PATH = "/v1/replica/files/"
 
@@ -63,6 +67,8 @@ class Replica:
         self._max_queued_tokens = max_queued_tokens
         self._calls: dict[str, CallInProgress] = {}
         self._open_calls = 0
+        self._heard: dict[str, float] = {}
+        """When each gateway called last, monotonic seconds."""
 
     @property
     def idle(self) -> bool:
@@ -71,7 +77,10 @@ class Replica:
 
     @property
     def window(self) -> int:
-        return WINDOW_BATCHES * self.batcher.budget_tokens
+        """Tokens that one gateway may have outstanding: its part of two batches."""
+        heard_after = time.monotonic() - GATEWAY_FORGOTTEN_S
+        self._heard = {name: at for name, at in self._heard.items() if at > heard_after}
+        return WINDOW_BATCHES * self.batcher.budget_tokens // max(1, len(self._heard))
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Check and queue; DrainingError, OverloadedError or CallerError before anything waits."""
@@ -114,7 +123,7 @@ class Replica:
         """Compute the texts of a call; frames go out as batches finish."""
         call = frames.decode_call(await request.body(self._max_body_bytes))
         progress = CallInProgress(len(call.texts))
-        now = time.monotonic()
+        now = self._heard[call.gateway] = time.monotonic()
         for text in call.texts:
             progress.jobs[text.id] = Job(
                 text.id,
@@ -123,6 +132,7 @@ class Replica:
                 now + text.deadline_ms / 1000 if text.deadline_ms else None,
                 now,
                 progress.deliver,
+                text.alone,
             )
         jobs = list(progress.jobs.values())
         self.submit(jobs)
@@ -187,6 +197,7 @@ class Replica:
                     device=info.device,
                     batch_tokens=self.batcher.budget_tokens,
                     window=self.window,
+                    cost=dataclasses.astuple(self.batcher.cost.model),
                     draining=self.draining,
                 )
             )

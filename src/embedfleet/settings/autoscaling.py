@@ -36,12 +36,12 @@ class AutoscalingSettings:
     catch_up_s: float = duration(30.0)
     """Seconds, counted from when a replica ordered now is ready, in which everything that waits by
     then should be done. Shorter ones order more replicas for the same backlog."""
-    target_utilisation: float = setting(0.8, at_least=0.05, at_most=1.0)
-    """Share of its ability that a replica is planned to give, on top of the margin for surprises.
-    Waits grow steeply beyond it."""
-    caution: float = setting(0.95, at_least=0.5, at_most=0.9999)
-    """Share of the time in which the replicas that are ready should carry whatever arrives until
-    further ones have started. The margin that this takes is learned from the traffic."""
+    target_utilisation: float = setting(0.55, at_least=0.05, at_most=1.0)
+    """Share of its ability that a replica is planned to give. What is left carries traffic that
+    rises while further replicas start; the slower they start, the lower this should be."""
+    peak_memory_s: float = duration(14_400.0)
+    """Seconds in which the memory of a peak of the traffic fades to 37 %: peaks come in groups, and
+    the replicas that the last one needed are kept for the next."""
     fast_window_s: float = duration(10.0)
     """Seconds over which a burst is seen."""
     slow_window_s: float = duration(60.0)
@@ -64,6 +64,8 @@ class AutoscalingSettings:
     down_cooldown_s: float = duration(600.0)
     """Quiet seconds before the fleet shrinks: nothing in them, and no growth and no restart of the
     autoscaler, asked for the replicas that would go."""
+    reserve_cooldown_s: float = duration(60.0)
+    """The same for replicas that were only kept in reserve for traffic that did not come."""
     down_most: float = setting(0.25, at_least=0.01, at_most=1.0)
     """Share of the replicas that may go in `down_interval_s`; one replica is always allowed."""
     down_interval_s: float = duration(60.0)

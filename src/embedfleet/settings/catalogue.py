@@ -17,6 +17,7 @@ from embedfleet.settings.autoscaling import AutoscalingSettings
 from embedfleet.settings.rules import count, duration, setting
 from embedfleet.vocabulary import Precision, SettingError
 
+
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """The address that clients talk to, and what one request may ask for."""
@@ -40,6 +41,9 @@ class GatewaySettings:
     max_queued_bytes: int = count(256 * 2**20)
     """Most bytes of request bodies held at once; beyond it requests are answered 429. Four
     largest bodies."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of proxies in front, for instance `10.0.0.0/8`. Only what they say of a client's
+    address (X-Forwarded-For, X-Real-IP) is believed; by default nobody's word is."""
     drain_timeout_s: float = duration(30.0)
     """Seconds that a stop waits for requests in flight; Kubernetes' own grace period."""
     tokenizer_threads: int = count(2, at_most=256)
@@ -118,10 +122,27 @@ class FleetSettings:
     """Most seconds between two restarts."""
     connect_timeout_s: float = duration(5.0)
     """Seconds to wait for a connection to a replica."""
+    verify_interval_s: float = duration(60.0)
+    """Seconds between two checks of a replica's golden vectors while it gets traffic."""
     attempts: int = count(4, at_most=100)
     """How many replicas a text may be given to before its request fails. Several, because a
     replica that dies takes texts down that did no harm; bounded, because a text can be what
     killed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSettings:
+    """Engines of others that are started on this machine (`pools.engine`)."""
+
+    gpus: int = count(1, at_most=64)
+    """GPUs of one replica. More than one only for a model that one can't hold: two replicas on a
+    GPU each are faster than one on two."""
+    memory_share: float = setting(0.85, at_least=0.05, at_most=0.98)
+    """Share of a GPU's memory that the engine may take; the rest is for its activations and for
+    what else runs there."""
+    fp8: bool = False
+    """Compute the linear layers in FP8: nearly twice as fast on Hopper and Ada, and vectors move
+    (mean cosine above 0.995)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +171,38 @@ class Pool:
     """Addresses of replicas that run elsewhere, for instance `http://10.0.0.5:9000`."""
     tokenizer_dir: Path | None = setting(None, none="none", flag="--model")
     """Directory of the tokenizer, for replicas elsewhere that do not say which one they use."""
+    engine: Literal["embedfleet", "sglang", "vllm", "tei", "llamacpp"] = setting(
+        "embedfleet", flag="--engine"
+    )
+    """What the replicas that are started here run: embedfleet's own engine, or one that is
+    installed on this machine and is started with the flags that `embedfleet engines` prints."""
+    replica_key_file: Path | None = setting(None, none="none")
+    """File with the API key that replicas elsewhere ask for. A file, so that no key stands in a
+    process list, a settings file or a log."""
+    replica_window_tokens: int = count(32_768)
+    """Most tokens of work to have outstanding at a replica that grants no window itself, which is
+    any engine but embedfleet's own; halved whenever it refuses work. Two batches of what SGLang and
+    TEI compute at once."""
+    replica_metrics_required: bool = False
+    """Refuse replicas that have no metrics. Without it they get traffic, and the fleet's table says
+    what is missing."""
     precision: Precision | None = setting(None, none="auto")
     """Numeric class that every vector of the pool has at least; `auto` takes that of the first
     replica."""
+    balancing: Literal[
+        "least-work",
+        "power-of-two",
+        "least-connections",
+        "round-robin",
+        "weighted",
+        "client-hash",
+    ] = "least-work"
+    """How replicas are chosen. `least-work` counts tokens by each replica's own measured cost, so
+    that unequal ones share fairly; `client-hash` sends a client's texts to the same replica while
+    it can."""
+    replica_weights: tuple[float, ...] = ()
+    """Weights of `replica_urls`, in their order, for `weighted`; empty means equal. A replica of
+    weight 3 gets three times the tokens of one of weight 1."""
     golden: Path | None = setting(None, none="auto")
     """File of golden vectors that a replica must reproduce before it gets traffic; `auto` takes the
     one that ships with embedfleet or with the model, where there is one."""
@@ -168,6 +218,7 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     fleet: FleetSettings = field(default_factory=FleetSettings)
     autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
+    launch: LaunchSettings = field(default_factory=LaunchSettings)
     log: LogSettings = field(default_factory=LogSettings)
     pools: tuple[Pool, ...] = ()
 

@@ -90,6 +90,13 @@ def _within(pool: Pool, settings: Settings) -> Iterator[str]:
     for url in pool.replica_urls:
         if not _is_address(url):
             yield f'replica_urls: "{url}" is not an address such as http://10.0.0.5:9000'
+    if pool.replica_weights and len(pool.replica_weights) != len(pool.replica_urls):
+        yield (
+            f"{len(pool.replica_weights)} replica_weights for {len(pool.replica_urls)} "
+            "replica_urls: give one weight for each address, or none"
+        )
+    if any(weight < 0 for weight in pool.replica_weights):
+        yield "a weight in replica_weights is below 0"
     dtype = settings.engine.dtype
     if pool.replicas and pool.precision is not None and dtype != "auto":
         computed = Precision(dtype)

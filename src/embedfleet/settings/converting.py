@@ -32,6 +32,8 @@ def convert(option: Option, raw: object, *, text: bool) -> Any:
         return _number(option, raw, text=text)
     if option.type == tuple[str, ...]:
         return _strings(option, raw, text=text)
+    if option.type == tuple[float, ...]:
+        return _numbers(option, raw, text=text)
     return _string(option, raw)
 
 
@@ -46,6 +48,7 @@ def expected(option: Option) -> str:
         bool: "true or false",
         Path: "a path",
         str: "a string",
+        tuple[float, ...]: "a list of numbers",
     }.get(option.type, "a list of strings")
     low, high = option.rule.at_least, option.rule.at_most
     if low is not None and high is not None:
@@ -92,6 +95,21 @@ def _strings(option: Option, raw: object, *, text: bool) -> tuple[str, ...]:
     if not all(isinstance(item, str) and item for item in items):
         raise _unfit(option, raw)
     return tuple(items)
+
+
+def _numbers(option: Option, raw: object, *, text: bool) -> tuple[float, ...]:
+    items = raw
+    if text and isinstance(raw, str):
+        items = [part.strip() for part in raw.split(",")] if raw.strip() else []
+    if not isinstance(items, list | tuple):
+        raise _unfit(option, raw)
+    try:
+        numbers = tuple(float(item) for item in items if not isinstance(item, bool))
+    except (TypeError, ValueError):
+        raise _unfit(option, raw) from None
+    if len(numbers) != len(items) or not all(map(math.isfinite, numbers)):
+        raise _unfit(option, raw)
+    return numbers
 
 
 def _boolean(option: Option, raw: object, *, text: bool) -> bool:

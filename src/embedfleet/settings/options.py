@@ -21,6 +21,7 @@ from embedfleet.settings.catalogue import (
     EngineSettings,
     FleetSettings,
     GatewaySettings,
+    LaunchSettings,
     LogSettings,
     Pool,
     ReplicaSettings,
@@ -36,6 +37,7 @@ AREAS: dict[str, type[Any]] = {
     "engine": EngineSettings,
     "fleet": FleetSettings,
     "autoscaling": AutoscalingSettings,
+    "launch": LaunchSettings,
     "log": LogSettings,
     POOLS: Pool,
 }

@@ -52,7 +52,7 @@ def shown(option: Option, value: Any) -> str:
     if value is None:
         return option.rule.none or ""
     if isinstance(value, tuple):
-        return ", ".join(value)
+        return ", ".join(f"{item:g}" if isinstance(item, float) else item for item in value)
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

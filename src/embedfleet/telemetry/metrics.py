@@ -79,6 +79,9 @@ class GatewayMetrics(Metrics):
         self.requeued_texts = self._counter(
             "requeued_texts_total", "Texts put back because their replica was lost.", "pool"
         )
+        self.hedged_texts = self._counter(
+            "hedged_texts_total", "Texts given to a second replica because one was late.", "pool"
+        )
         self.outstanding_tokens = self._gauge(
             "replica_outstanding_tokens", "Tokens handed to a replica.", "pool", "replica"
         )

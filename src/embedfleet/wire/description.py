@@ -28,6 +28,8 @@ class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of a batch that fills its engine."""
     window: int
     """Tokens of work that a gateway may have outstanding here."""
+    cost: tuple[float, float, float]
+    """Seconds of a batch as measured here: per batch, per token, per squared token."""
     draining: bool
     wire: int = VERSION
 

@@ -35,6 +35,8 @@ class CallText(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Whether the text is of the bulk lane."""
     deadline_ms: int
     """Milliseconds left until nobody waits for the answer any more; 0 for no deadline."""
+    alone: bool = False
+    """Whether it must not share a batch, because it may be what kills engines."""
 
     @property
     def encoding(self) -> Encoding:
@@ -46,6 +48,8 @@ class Call(msgspec.Struct, array_like=True, frozen=True):
     """Texts handed to a replica in one HTTP request."""
 
     version: int
+    gateway: str
+    """Who calls; a replica divides its window among the gateways that it hears from."""
     key: str
     """Names the call when its texts are cancelled; unguessable, so that gateways do not clash."""
     texts: list[CallText]
@@ -124,8 +128,8 @@ def vector_bytes(vectors: Vectors) -> bytes:
     return vectors.astype(_FLOATS, copy=False).tobytes()
 
 
-def encode_call(key: str, texts: Sequence[CallText]) -> bytes:
-    return _call_encoder.encode(Call(VERSION, key, list(texts)))
+def encode_call(gateway: str, key: str, texts: Sequence[CallText]) -> bytes:
+    return _call_encoder.encode(Call(VERSION, gateway, key, list(texts)))
 
 
 def decode_call(body: bytes) -> Call:

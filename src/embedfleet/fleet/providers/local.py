@@ -17,7 +17,7 @@ from pathlib import Path
 from embedfleet.fleet.providers.provider import End
 from embedfleet.machine import usable_processors
 from embedfleet.settings import Pool, Settings, as_toml
-from embedfleet.vocabulary import SetupError
+from embedfleet.vocabulary import SettingError, SetupError
 
 log = logging.getLogger(__name__)
 
@@ -126,5 +126,6 @@ class LocalProvider:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             code = await process.wait()
-            raise SetupError(f"replica {name} ended with exit code {code} before it had an address")
+            error = SettingError if code == SETUP_FAILED else SetupError
+            raise error(f"replica {name} ended with exit code {code} before it had an address")
         return LocalReplica(process, text.removeprefix(ANNOUNCEMENT))

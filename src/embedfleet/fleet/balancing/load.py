@@ -1,0 +1,97 @@
+"""What a balancing policy sees: what replicas have to do, and the text that needs one.
+
+Pure. Refuses to know requests, states and why a replica is usable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from embedfleet.work import PRIOR, CostModel
+
+RAMP_S = 10.0
+RAMP_FROM = 0.25
+"""A replica that just joined starts with a quarter of its window and has all of it after 10 s:
+caches and clocks are cold, and what is wrong with it should show on few texts."""
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """What a usable replica has to do."""
+
+    replica: str
+    window_tokens: int
+    """Tokens it may have outstanding, as it granted last."""
+    batch_tokens: int
+    """Tokens of a batch that fills its engine."""
+    outstanding_tokens: int = 0
+    """Tokens handed to it and not answered yet."""
+    last_resort: bool = False
+    """Only used when no other replica is usable."""
+    outstanding_s: float = 0.0
+    """Seconds of work handed to it and not answered yet, by its own cost model."""
+    calls: int = 0
+    """Calls in flight."""
+    cost: CostModel = PRIOR
+    """What it costs this replica to compute a batch."""
+    joined: float = float("-inf")
+    """When it became usable, monotonic seconds."""
+    weight: float = 1.0
+    """Its share where shares are set by hand."""
+
+    def window(self, now: float) -> float:
+        """Tokens it may have outstanding now, less while it warms up."""
+        age = now - self.joined
+        if age >= RAMP_S:
+            return self.window_tokens
+        return self.window_tokens * (RAMP_FROM + (1.0 - RAMP_FROM) * max(0.0, age) / RAMP_S)
+
+    def fits(self, tokens: int, now: float) -> bool:
+        """Whether a text may be handed over now.
+
+        A text longer than the room still goes once at most half of the window is outstanding: its
+        turn is next then, and waiting for an empty replica would let the engine run dry.
+        """
+        window = self.window(now)
+        return self.outstanding_tokens + tokens <= window or 2 * self.outstanding_tokens <= window
+
+    def seconds(self, tokens: int) -> float:
+        """What a text adds to its work, in seconds; the batch's own cost is shared by many."""
+        cost = self.cost
+        return cost.per_token_s * tokens + cost.per_squared_token_s * tokens * tokens
+
+    def take(self, tokens: int) -> None:
+        """Count a text that is handed over."""
+        self.outstanding_tokens += tokens
+        self.outstanding_s += self.seconds(tokens)
+
+    def release(self, tokens: int) -> None:
+        """Count a text that was answered, or taken back."""
+        self.outstanding_tokens -= tokens
+        self.outstanding_s = max(0.0, self.outstanding_s - self.seconds(tokens))
+        if not self.outstanding_tokens:
+            self.outstanding_s = 0.0  # the cost model may have moved meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A text that needs a replica, and what its choice may depend on."""
+
+    tokens: int
+    now: float
+    """Monotonic seconds."""
+    drain_s: float = 0.0
+    """How long the whole pool needs for everything that waits."""
+    client: str = ""
+    """Address of the client that sent it."""
+
+
+class Balancer(Protocol):
+    """Chooses among replicas that can be used."""
+
+    def pick(self, loads: Sequence[Load], text: Candidate) -> Load | None:
+        """The replica for a text, None to let it wait. `loads` are those that may get it at all;
+        a policy must not choose one whose window it does not fit."""
+        ...

@@ -1,0 +1,182 @@
+"""How engines of others are started: the exact command, with a reason for each flag.
+
+Pure. Decides flags. Refuses to start anything. `embedfleet engines` prints this, the local provider
+runs it. What engines do not need to be told is not said: every flag here changes something.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from embedfleet.vocabulary import SettingError
+
+LARGEST_BODY = 64 * 2**20
+"""Bytes of a request that an engine must take: as many as the gateway takes itself."""
+
+FULL_BATCH = 16_384
+"""Tokens that fill a GPU; more would only make texts wait for each other."""
+
+ANY_DIMENSIONS = json.dumps({"is_matryoshka": True})
+"""For clients that ask the engine itself; a gateway asks for whole vectors and cuts them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What an engine is started for."""
+
+    model: str
+    """Directory, hub id, or the GGUF file."""
+    port: int = 30_000
+    host: str = "127.0.0.1"
+    gpus: int = 1
+    memory_share: float = 0.85
+    max_tokens: int = 32_768
+    fp8: bool = False
+    name: str = ""
+    """Under which requests ask for the model; empty for the engine's own choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A part of a command, and why it is there."""
+
+    words: tuple[str, ...]
+    reason: str
+
+
+def command(engine: str, launch: Launch) -> list[Flag]:
+    """The command that starts an engine, the program first. SettingError for what it can't do."""
+    return list(ENGINES[engine](launch))
+
+
+def words(flags: list[Flag]) -> list[str]:
+    """The command as a process takes it."""
+    return [word for flag in flags for word in flag.words]
+
+
+def shell(flags: list[Flag]) -> str:
+    """The command as a person types it, one flag a line."""
+    return " \\\n  ".join(shlex.join(flag.words) for flag in flags)
+
+
+def _sglang(launch: Launch) -> Iterator[Flag]:
+    yield Flag(("python", "-m", "sglang.launch_server"), "SGLang's HTTP server")
+    yield Flag(("--model-path", launch.model), "the model; its directory also holds the tokenizer")
+    yield Flag(
+        ("--is-embedding",), "Qwen3-Embedding is stored as a generating model; it would chat"
+    )
+    yield from _address(launch)
+    yield from _name("--served-model-name", launch)
+    yield from _gpus("--tensor-parallel-size", launch)
+    yield Flag(
+        ("--mem-fraction-static", f"{launch.memory_share:g}"),
+        "share of GPU memory for weights and pools (--gpu-memory-utilization is vLLM's word)",
+    )
+    yield Flag(
+        ("--context-length", str(launch.max_tokens)), "longest text; longer ones are refused"
+    )
+    yield Flag(("--dtype", "bfloat16"), "float16 overflows in the 8B, for any text with `import`")
+    if launch.fp8:
+        yield Flag(("--quantization", "fp8"), "linear layers in FP8: nearly twice as fast")
+    yield Flag(("--disable-radix-cache",), "no text is computed twice here: the gateway caches")
+    yield Flag(("--chunked-prefill-size", "-1"), "texts whole: what the next flag needs")
+    yield Flag(("--prefill-only-disable-kv-cache",), "nobody reads keys and values afterwards")
+    yield Flag(("--max-prefill-tokens", str(max(FULL_BATCH, launch.max_tokens))), "a full batch")
+    yield Flag(("--json-model-override-args", ANY_DIMENSIONS), "else `dimensions` is refused")
+    yield Flag(("--enable-metrics",), "off by default; without it nobody sees its queue")
+
+
+def _vllm(launch: Launch) -> Iterator[Flag]:
+    yield Flag(("vllm", "serve", launch.model), "vLLM's HTTP server; metrics are on")
+    yield Flag(("--runner", "pooling"), "Qwen3-Embedding is stored as a generating model")
+    yield Flag(("--convert", "embed"), "vectors, not scores (`--task embed` of old)")
+    yield Flag(
+        ("--pooler-config", json.dumps({"pooling_type": "LAST"})), "the vector is the last token's"
+    )
+    yield from _address(launch)
+    yield from _name("--served-model-name", launch)
+    yield from _gpus("--tensor-parallel-size", launch)
+    yield Flag(("--gpu-memory-utilization", f"{launch.memory_share:g}"), "share of GPU memory")
+    yield Flag(("--max-model-len", str(launch.max_tokens)), "longest text; longer ones are refused")
+    yield Flag(("--dtype", "bfloat16"), "float16 overflows in the 8B, for any text with `import`")
+    if launch.fp8:
+        yield Flag(("--quantization", "fp8"), "linear layers in FP8: nearly twice as fast")
+    yield Flag(
+        ("--max-num-batched-tokens", str(max(FULL_BATCH, launch.max_tokens))), "a full batch"
+    )
+    yield Flag(("--hf-overrides", ANY_DIMENSIONS), "else `dimensions` is refused")
+
+
+def _tei(launch: Launch) -> Iterator[Flag]:
+    if launch.gpus > 1:
+        raise SettingError("TEI uses one GPU a process: start more replicas instead")
+    if launch.fp8:
+        raise SettingError("TEI computes Qwen3 in float16 only: use SGLang or vLLM for FP8")
+    yield Flag(("text-embeddings-router",), "TEI's HTTP server; metrics are on")
+    yield Flag(("--model-id", launch.model), "the model")
+    yield Flag(("--pooling", "last-token"), "local directories do not always say so")
+    yield Flag(("--hostname", launch.host), "who may reach it")
+    yield Flag(("--port", str(launch.port)), "where it listens")
+    yield from _name("--served-model-name", launch)
+    yield Flag(
+        ("--dtype", "float16"), "all that its Qwen3 has on GPUs; not for the 8B: it overflows"
+    )
+    yield Flag(
+        ("--max-batch-tokens", str(max(FULL_BATCH, launch.max_tokens))),
+        "a full batch, and the longest text: by default it cuts texts off at 16,384 tokens",
+    )
+    yield Flag(
+        ("--max-client-batch-size", "256"), "texts of one request; 32 would be many requests"
+    )
+    yield Flag(("--payload-limit", str(LARGEST_BODY)), "2 MB would refuse full batches")
+
+
+def _llamacpp(launch: Launch) -> Iterator[Flag]:
+    if launch.fp8:
+        raise SettingError("llama.cpp computes in what the GGUF file holds: choose another file")
+    yield Flag(("llama-server",), "llama.cpp's HTTP server")
+    yield Flag(("--model", launch.model), "the GGUF file")
+    yield Flag(("--embeddings",), "vectors instead of text")
+    yield Flag(("--pooling", "last"), "the vector is the last token's; older files do not say so")
+    yield from _address(launch)
+    yield from _name("--alias", launch)
+    yield Flag(("--ctx-size", str(launch.max_tokens)), "the longest text")
+    yield Flag(("--parallel", "8"), "texts that share a pass; with one, each would have its own")
+    yield Flag(("--kv-unified",), "else the context is divided among them")
+    yield Flag(("--batch-size", str(launch.max_tokens)), "a text must fit into a batch")
+    yield Flag(
+        ("--ubatch-size", str(launch.max_tokens)), "and into one pass: 512 tokens by default"
+    )
+    if launch.gpus:
+        yield Flag(("--n-gpu-layers", "999"), "all layers on the GPU")
+    yield Flag(("--metrics",), "off by default")
+
+
+def _address(launch: Launch) -> Iterator[Flag]:
+    yield Flag(("--host", launch.host), "who may reach it")
+    yield Flag(("--port", str(launch.port)), "where it listens")
+
+
+def _name(flag: str, launch: Launch) -> Iterator[Flag]:
+    if launch.name:
+        yield Flag((flag, launch.name), "the name that requests give")
+
+
+def _gpus(flag: str, launch: Launch) -> Iterator[Flag]:
+    if launch.gpus > 1:
+        yield Flag(
+            (flag, str(launch.gpus)),
+            "every layer on all of these GPUs: only for a model that one can't hold, replicas are "
+            "faster",
+        )
+
+
+ENGINES: dict[str, Callable[[Launch], Iterator[Flag]]] = {
+    "sglang": _sglang,
+    "vllm": _vllm,
+    "tei": _tei,
+    "llamacpp": _llamacpp,
+}

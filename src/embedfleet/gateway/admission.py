@@ -1,0 +1,52 @@
+"""Whether a request's texts may be queued, or should be refused at once.
+
+Pure. Decides by what waits and how fast it goes. Refuses to know what a text says and who asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedfleet.vocabulary import Lane, OverloadedError
+
+BULK_SHARE = 0.5
+"""How full the queue may be before bulk texts are refused: the rest is for those who wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How busy a pool is."""
+
+    tokens: int
+    """Tokens that wait or are being computed."""
+    lane_s: float
+    """Seconds until a text of this lane that is queued now would be computed."""
+
+
+def admit(tokens: int, lane: Lane, left_s: float, pressure: Pressure, most_tokens: int) -> None:
+    """Return if `tokens` more may be queued; OverloadedError with the time to try again if not.
+
+    `left_s` is the time until the request's deadline. A request that meets an idle pool is never
+    refused, however large it is.
+    """
+    if not pressure.tokens:
+        return
+    most = int(most_tokens * (BULK_SHARE if lane is Lane.BULK else 1.0))
+    if pressure.tokens + tokens > most:
+        over = (pressure.tokens + tokens - most) / pressure.tokens
+        raise OverloadedError(
+            f"{pressure.tokens} tokens are being worked on and {tokens} more would pass the limit "
+            f"of {most} for {lane} texts (gateway.max_queued_tokens); try again later",
+            retry_after_s=_bounded(over * pressure.lane_s),
+        )
+    if pressure.lane_s > left_s:
+        raise OverloadedError(
+            f"the wait for a replica is about {pressure.lane_s:.1f} s, the request's deadline "
+            f"comes in {left_s:.1f} s; try again later or allow more time",
+            retry_after_s=_bounded(pressure.lane_s - left_s),
+        )
+
+
+def _bounded(seconds: float) -> float:
+    """Between a second and a minute: nobody should hammer, and nobody be sent away for long."""
+    return min(60.0, max(1.0, seconds))

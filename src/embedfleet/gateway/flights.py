@@ -1,0 +1,86 @@
+"""The calls in flight of one pool: which text is where.
+
+Decides nothing; it is the index that lets a text be found, cancelled or taken back. Refuses to know
+how calls are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Iterator
+
+from embedfleet.fleet.fleet import Member
+from embedfleet.gateway.dispatch import CRASHES_TO_ISOLATE, Assignment
+from embedfleet.gateway.queue import QueuedText
+from embedfleet.vocabulary import Lane
+from embedfleet.wire.frames import CallText, encoding_bytes
+
+
+class Flight:
+    """One call in flight."""
+
+    __slots__ = ("assignment", "ids", "key", "member", "progressed")
+
+    def __init__(self, member: Member, assignment: Assignment, now: float) -> None:
+        self.member = member
+        self.assignment = assignment
+        self.key = secrets.token_hex(8)
+        self.ids = {id(text): number for number, text in assignment.texts.items()}
+        self.progressed = now
+        """When it was started or brought a frame last, monotonic seconds."""
+
+    def on_wire(self, now: float) -> list[CallText]:
+        """Its texts as they travel."""
+        return [
+            CallText(
+                number,
+                encoding_bytes(text.encoding),
+                bulk=text.lane is Lane.BULK,
+                deadline_ms=max(1, round((text.deadline - now) * 1000)),
+                alone=text.crashes >= CRASHES_TO_ISOLATE,
+            )
+            for number, text in self.assignment.texts.items()
+        ]
+
+
+class Flights:
+    """All calls in flight, by task and by text."""
+
+    def __init__(self) -> None:
+        self._by_call: dict[asyncio.Task[None], Flight] = {}
+        self._by_text: dict[int, Flight] = {}
+
+    def __iter__(self) -> Iterator[Flight]:
+        return iter(tuple(self._by_call.values()))
+
+    def start(self, call: asyncio.Task[None], flight: Flight) -> None:
+        self._by_call[call] = flight
+        for text in flight.ids:
+            self._by_text[text] = flight
+
+    def end(self, call: asyncio.Task[None]) -> Flight:
+        """Forget a call that ended."""
+        flight = self._by_call.pop(call)
+        for text in flight.ids:
+            if self._by_text.get(text) is flight:
+                del self._by_text[text]
+        return flight
+
+    def calls_of(self, member: Member) -> list[asyncio.Task[None]]:
+        return [call for call, flight in self._by_call.items() if flight.member is member]
+
+    def where(self, texts: Iterable[QueuedText]) -> dict[Flight, list[int]]:
+        """In which calls texts are, with their ids there."""
+        found: dict[Flight, list[int]] = {}
+        for text in texts:
+            flight = self._by_text.get(id(text))
+            if flight is not None:
+                found.setdefault(flight, []).append(flight.ids[id(text)])
+        return found
+
+    async def cancel_all(self) -> None:
+        calls = list(self._by_call)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)

@@ -1,0 +1,88 @@
+"""What HTTP headers say beside the body: lane, deadline, client address, timing.
+
+Pure. Decides what they mean and what is wrong with them. Refuses to know what follows from it.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import TypeAlias
+
+from embedfleet.vocabulary import CallerError, Lane, SettingError
+from embedfleet.wire.asgi import Request
+
+TrustedProxies: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
+"""Networks whose word on the client's address is believed."""
+
+NO_PROXIES: TrustedProxies = ()
+
+
+def lane_of(value: str | None) -> Lane:
+    """The lane that `x-embedfleet-lane` asks for; interactive without it."""
+    if value is None:
+        return Lane.INTERACTIVE
+    try:
+        return Lane(value.strip().lower())
+    except ValueError:
+        raise CallerError(
+            f"header x-embedfleet-lane is {value!r}; it takes `interactive` or `bulk`",
+            param="x-embedfleet-lane",
+            code="invalid_header",
+        ) from None
+
+
+def deadline_s(value: str | None, most_s: float) -> float:
+    """Seconds that `x-request-deadline-ms` gives a request; `most_s` without it, and at most."""
+    if value is None:
+        return most_s
+    text = value.strip()
+    if not text.isdecimal() or not text.isascii() or int(text) < 1:
+        raise CallerError(
+            f"header x-request-deadline-ms is {value[:40]!r}; it takes a whole number of "
+            "milliseconds from now, at least 1",
+            param="x-request-deadline-ms",
+            code="invalid_header",
+        )
+    return min(most_s, int(text) / 1000)
+
+
+def trusted_networks(names: tuple[str, ...]) -> TrustedProxies:
+    """Networks from names such as `10.0.0.0/8` or `127.0.0.1`; SettingError if one is none."""
+    try:
+        return tuple(ip_network(name, strict=False) for name in names)
+    except ValueError as error:
+        raise SettingError(f"gateway.trusted_proxies: {error}") from error
+
+
+def client_address(request: Request, trusted: TrustedProxies) -> str:
+    """The client's address; a proxy's word on it counts only where the proxy is trusted.
+
+    Of `x-forwarded-for` the last address that is no trusted proxy itself is taken: everything to
+    its left was said by somebody who is not trusted.
+    """
+    peer = (request.scope.get("client") or ("",))[0]
+    if not trusted or not _is_trusted(peer, trusted):
+        return str(peer)
+    forwarded = request.header(b"x-forwarded-for")
+    if forwarded:
+        hops = [hop.strip() for hop in forwarded.split(",")]
+        return next((hop for hop in reversed(hops) if not _is_trusted(hop, trusted)), hops[0])
+    return (request.header(b"x-real-ip") or str(peer)).strip()
+
+
+def timing_headers(total_s: float, queue_s: float, compute_s: float) -> list[tuple[bytes, bytes]]:
+    """Where a request's time went: `server-timing`, and what is neither waiting nor computing."""
+    overhead_ms = max(0.0, total_s - queue_s - compute_s) * 1e3
+    timing = f"queue;dur={queue_s * 1e3:.1f}, compute;dur={compute_s * 1e3:.1f}"
+    return [
+        (b"server-timing", timing.encode()),
+        (b"x-embedfleet-overhead-ms", f"{overhead_ms:.2f}".encode()),
+    ]
+
+
+def _is_trusted(address: str, trusted: TrustedProxies) -> bool:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in trusted)
