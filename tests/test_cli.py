@@ -18,7 +18,7 @@ from embedfleet.model.source import ResolvedModel
 from embedfleet.settings import EngineSettings, Pool, Settings
 from embedfleet.vocabulary import ModelError
 
-COMMANDS = ["serve", "replica", "gateway", "config", "golden make", "model fetch"]
+COMMANDS = ["serve", "replica", "gateway", "config", "golden make", "model fetch", "engines"]
 
 
 @dataclass
@@ -198,3 +198,16 @@ def test_help_loads_neither_engine_nor_server() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_engines_prints_a_command_on_stdout_and_its_reasons_on_stderr(behind: Recorder) -> None:
+    """So that the command can be piped or pasted."""
+    result = typed("engines sglang --model ./m --gpus 2 --max-tokens 8192", behind)
+    assert "--model-path ./m" in result.stdout
+    assert "--tensor-parallel-size 2" in result.stdout
+    assert "reason" not in result.stdout
+    assert "longest text" in result.stderr
+    assert "sglang" in typed("engines", behind).stdout
+    refused = typed("engines ollama", behind)
+    assert refused.exit_code == 2
+    assert "there are sglang, vllm, tei, llamacpp" in refused.stderr

@@ -21,6 +21,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from embedfleet import flags
+from embedfleet.engines import engines
 from embedfleet.settings import (
     EngineSettings,
     Settings,
@@ -94,6 +95,7 @@ app = typer.Typer(
 golden = typer.Typer(no_args_is_help=True, help="Reference vectors that every replica must match.")
 model_commands = typer.Typer(no_args_is_help=True, help="Model files on this machine.")
 app.add_typer(golden, name="golden")
+app.command()(engines)
 app.add_typer(model_commands, name="model")
 
 
@@ -118,6 +120,7 @@ def serve(
     host: flags.GatewayHost = None,
     port: flags.GatewayPort = None,
     served_name: flags.ServedNames = None,
+    engine: flags.Engine = None,
     device: flags.Device = None,
     dtype: flags.Dtype = None,
     config: flags.ConfigFile = None,
@@ -138,6 +141,7 @@ def serve(
         "pools.served_names": served_name or None,
         "gateway.host": host,
         "gateway.port": port,
+        "pools.engine": engine,
         "engine.device": device,
         "engine.dtype": dtype,
     }

@@ -35,6 +35,7 @@ GatewayHost = Annotated[str | None, _flag("gateway.host", "ADDRESS")]
 GatewayPort = Annotated[str | None, _flag("gateway.port", "PORT")]
 ReplicaHost = Annotated[str | None, _flag("replica.host", "ADDRESS")]
 ReplicaPort = Annotated[str | None, _flag("replica.port", "PORT")]
+Engine = Annotated[str | None, _flag("pools.engine", "embedfleet|sglang|vllm|tei|llamacpp")]
 Device = Annotated[str | None, _flag("engine.device", "auto|cpu")]
 Dtype = Annotated[str | None, _flag("engine.dtype", "auto|f32|int8")]
 ConfigFile = Annotated[

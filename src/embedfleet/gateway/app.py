@@ -78,6 +78,7 @@ class _Admin:
                         "state": member.state.value,
                         "for_s": round(now - member.since, 3),
                         "reason": member.reason,
+                        "engine": member.description.device if member.description else None,
                     }
                     for member in pool.fleet
                 ],

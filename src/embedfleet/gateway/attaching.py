@@ -1,16 +1,19 @@
-"""The client that a pool talks to its replicas through, made from its settings.
+"""What a pool needs for replicas that are not embedfleet's own, made from its settings.
 
 Decides what is put together. Refuses to know how any replica is talked to.
 """
 
 from __future__ import annotations
 
+from embedfleet.fleet.providers.commands import Launch
 from embedfleet.gateway.engines.attached import Attached
 from embedfleet.gateway.engines.foreign import ForeignClient
 from embedfleet.gateway.engines.http import EngineHttp, read_key
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.model.description import ModelDescription
 from embedfleet.settings import Pool as PoolSettings
+from embedfleet.settings import Settings
+from embedfleet.vocabulary import SettingError
 
 
 def replica_client(
@@ -28,3 +31,27 @@ def replica_client(
         metrics_required=settings.replica_metrics_required,
     )
     return Attached(own, foreign, http)
+
+
+def launch(
+    settings: Settings, pool: PoolSettings, model: ModelDescription, names: tuple[str, ...]
+) -> Launch:
+    """What an engine is started for on this machine. Raises SettingError."""
+    file = str(model.directory)
+    if pool.engine == "llamacpp":
+        found = sorted(model.directory.glob("*.gguf"))
+        if len(found) != 1:
+            raise SettingError(
+                f"pools.engine is llamacpp, and {model.directory} holds {len(found)} GGUF files: "
+                "it needs exactly one"
+            )
+        file = str(found[0])
+    chosen = settings.launch
+    return Launch(
+        model=file,
+        gpus=chosen.gpus,
+        memory_share=chosen.memory_share,
+        max_tokens=model.identity.max_tokens,
+        fp8=chosen.fp8,
+        name=names[0],
+    )

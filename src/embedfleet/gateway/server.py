@@ -16,15 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
+import uvloop
+
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
 from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.prober import Prober
+from embedfleet.fleet.providers.foreign import ForeignProvider
 from embedfleet.fleet.providers.local import SETUP_FAILED, LocalProvider, replica_settings
+from embedfleet.fleet.providers.provider import Provider
 from embedfleet.fleet.supervisor import Backoff, Supervisor
 from embedfleet.gateway.app import admin_app, public_app
-from embedfleet.gateway.attaching import replica_client
+from embedfleet.gateway.attaching import launch, replica_client
 from embedfleet.gateway.contact import ModelContact
 from embedfleet.gateway.counting import RequestCounter, StateGauge
 from embedfleet.gateway.pool import Pool
@@ -55,9 +59,9 @@ def run(settings: Settings) -> int:
     configure_logging(settings.log)
     settings_check(settings)
     # Before the event loop: a download may take long, and shows its progress meanwhile.
-    models = [local_model(pool) for pool in settings.pools]
+    models = [local_model(pool, settings.engine.max_tokens) for pool in settings.pools]
     with tempfile.TemporaryDirectory(prefix="embedfleet-") as scratch:
-        return asyncio.run(_run(settings, models, Path(scratch)))
+        return uvloop.run(_run(settings, models, Path(scratch)))
 
 
 def settings_check(settings: Settings) -> None:
@@ -65,14 +69,16 @@ def settings_check(settings: Settings) -> None:
         settings.only_pool()  # says how to name a model
 
 
-def local_model(pool: PoolSettings) -> ModelDescription | None:
+def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription | None:
     """The model of a pool whose files are to be on this machine; None where replicas bring it."""
     if pool.tokenizer_dir is not None:
-        return describe(pool.tokenizer_dir)
+        return describe(pool.tokenizer_dir, max_tokens=max_tokens)
     if not pool.model:
         return None
     source = resolve(pool.model, progress=True)
-    return describe(source.directory, name=source.name)
+    # Replicas of our own are told the limit themselves.
+    own = pool.engine == "embedfleet"
+    return describe(source.directory, name=source.name, max_tokens=None if own else max_tokens)
 
 
 class Gateway:
@@ -167,20 +173,25 @@ class Gateway:
         self.models.update(dict.fromkeys(names, served))
 
     def _supervise(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
-        directory = Path(tempfile.mkdtemp(prefix=f"{len(self._supervisors)}-", dir=self._scratch))
-        names = _names(settings, model)
         options = self.settings.fleet
         supervisor = Supervisor(
             pool.fleet,
-            LocalProvider(
-                replica_settings(self.settings, settings, model.directory, names), directory
-            ),
+            self._provider(settings, model),
             Backoff(options.restart_backoff_s, options.restart_backoff_ceiling_s),
             restarted=self.metrics.replica_restarts.labels(pool.name).inc,
             gave_up=lambda _: self._give_up(pool),
         )
         supervisor.start(settings.replicas)
         self._supervisors.append(supervisor)
+
+    def _provider(self, settings: PoolSettings, model: ModelDescription) -> Provider:
+        names = _names(settings, model)
+        if settings.engine != "embedfleet":
+            return ForeignProvider(settings.engine, launch(self.settings, settings, model, names))
+        directory = Path(tempfile.mkdtemp(prefix=f"{len(self._supervisors)}-", dir=self._scratch))
+        return LocalProvider(
+            replica_settings(self.settings, settings, model.directory, names), directory
+        )
 
     def _give_up(self, pool: Pool) -> None:
         """A replica can never start; without any other one there is nothing to serve."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -119,10 +119,8 @@ class ForeignClient:
         if engine is None:
             raise ReplicaLostError(f"{url} was not met yet")
         call = self._calls[key] = _Call()
-        most = engine.known.facts.max_texts or len(texts)
         try:
-            for at in range(0, len(texts), most):
-                part = texts[at : at + most]
+            for part in _requests(texts, engine.known.facts.max_texts or len(texts)):
                 request = asyncio.create_task(self._request(url, engine, part))
                 call.requests[request] = {text.id for text in part}
             pending = set(call.requests)
@@ -285,3 +283,10 @@ class ForeignClient:
             compute_us=0,
             window=0,
         )
+
+
+def _requests(texts: Sequence[frames.CallText], most: int) -> Iterator[Sequence[frames.CallText]]:
+    """Texts that may share a request; one that may be what kills engines shares with nobody."""
+    together = [text for text in texts if not text.alone]
+    yield from ([text] for text in texts if text.alone)
+    yield from (together[at : at + most] for at in range(0, len(together), most))

@@ -1,0 +1,72 @@
+"""`embedfleet engines`: how to start engines of others, and why so.
+
+Decides what is printed. Refuses to know flags of engines: `fleet.providers.commands` does.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from embedfleet.fleet.providers.commands import ENGINES, Launch, command, shell
+from embedfleet.vocabulary import SettingError
+
+USES = {
+    "sglang": "a GPU or several; FP8; the fastest of these for long texts",
+    "vllm": "a GPU or several; FP8; what many already run",
+    "tei": "one GPU a process, float16; small and quick to start",
+    "llamacpp": "GGUF files; processors, Macs, any GPU",
+}
+"""What each is taken for."""
+
+DEFAULTS = Launch("")
+
+
+def engines(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="sglang, vllm, tei or llamacpp.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="Directory, hub id or GGUF file.")
+    ] = "Qwen/Qwen3-Embedding-4B",
+    gpus: Annotated[int, typer.Option("--gpus", help="GPUs of one replica.", min=0)] = 1,
+    memory_share: Annotated[
+        float, typer.Option("--memory-share", help="Share of GPU memory.", min=0.05, max=0.98)
+    ] = DEFAULTS.memory_share,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", help="Longest text, in tokens.", min=2)
+    ] = DEFAULTS.max_tokens,
+    fp8: Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8.")] = False,  # noqa: FBT002
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = DEFAULTS.host,
+    port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = DEFAULTS.port,
+) -> None:
+    """Print how to start an engine that you already have, with the reason for each flag.
+
+        embedfleet engines sglang --model Qwen/Qwen3-Embedding-8B --gpus 2
+
+    Attach it to a gateway, which finds out by itself what runs there:
+
+        embedfleet gateway --model ./qwen3-embedding-8b --replica http://127.0.0.1:30000
+    """
+    if name is None:
+        _list()
+        return
+    if name not in ENGINES:
+        raise SettingError(f"no engine is called {name}; there are {', '.join(ENGINES)}")
+    launch = Launch(model, port, host, gpus, memory_share, max_tokens, fp8)
+    flags = command(name, launch)
+    typer.echo(shell(flags))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for flag in flags:
+        table.add_row(" ".join(flag.words), flag.reason)
+    Console(stderr=True, soft_wrap=True).print(table)
+
+
+def _list() -> None:
+    table = Table("engine", "for", box=None, pad_edge=False)
+    for name, use in USES.items():
+        table.add_row(name, use)
+    Console(soft_wrap=True).print(table)
