@@ -13,6 +13,8 @@ import os
 import time
 from dataclasses import dataclass
 
+import uvloop
+
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
 from embedfleet.engine.engine import Engine
@@ -75,7 +77,7 @@ class LoadedModel:
 def run(settings: Settings) -> int:
     """Serve one model until a signal says stop; return the exit code. Raises SetupError."""
     configure_logging(settings.log)
-    return asyncio.run(_run(settings))
+    return uvloop.run(_run(settings))
 
 
 async def _run(settings: Settings) -> int:

@@ -1,0 +1,91 @@
+"""A replica process that is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedfleet.gateway.upstream import Upstream
+from embedfleet.vocabulary import DrainingError, ReplicaLostError
+from embedfleet.wire.frames import CallText, encoding_bytes
+from tests.checkpoints import SMALL, random_weights, write_checkpoint
+from tests.small_tokenizer import write_model
+
+
+@asynccontextmanager
+async def replica(directory: Path) -> AsyncIterator[tuple[subprocess.Popen[bytes], str, Upstream]]:
+    """`embedfleet replica` with small random weights, once it describes itself."""
+    model = directory / "model"
+    model.mkdir()
+    write_model(model)
+    write_checkpoint(model, random_weights(SMALL), SMALL)
+    process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs yet
+        [sys.executable, "-m", "embedfleet", "replica", str(model)], stdout=subprocess.PIPE
+    )
+    upstream = Upstream.open(connect_timeout_s=5, probe_timeout_s=5)
+    try:
+        assert process.stdout is not None
+        url = (await asyncio.to_thread(process.stdout.readline)).decode().split()[-1]
+        async with asyncio.timeout(60):
+            while not await answers(upstream, url):
+                await asyncio.sleep(0.1)
+        yield process, url, upstream
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+        await upstream.close()
+
+
+async def answers(upstream: Upstream, url: str) -> bool:
+    try:
+        await upstream.describe(url)
+    except DrainingError:
+        return False  # it listens, and loads its model
+    return True
+
+
+def texts(count: int, tokens: int) -> list[CallText]:
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(10, 400, (count, tokens)).astype(np.int32)
+    return [CallText(n, encoding_bytes(ids), False, 0) for n, ids in enumerate(drawn)]
+
+
+@pytest.mark.slow
+async def test_a_replica_finishes_what_it_has_refuses_what_is_new_and_exits_with_0(
+    tmp_path: Path,
+) -> None:
+    """SIGTERM, as a supervisor or Kubernetes sends it."""
+    async with replica(tmp_path) as (process, url, upstream):
+
+        async def compute() -> list[int]:
+            work = upstream.work(url, "long", texts(200, 200))
+            return [text_id async for frame in work for text_id in frame.ids]
+
+        computing = asyncio.create_task(compute())
+        await asyncio.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        refusals = 0
+        while not computing.done():
+            try:
+                async for _ in upstream.work(url, "new", texts(1, 5)):
+                    pytest.fail("it took new work while it drained")
+            except DrainingError:
+                refusals += 1
+            except ReplicaLostError:
+                break  # it had nothing left and is gone
+            await asyncio.sleep(0.05)
+
+        assert sorted(await computing) == list(range(200))
+        assert refusals > 0
+        assert await asyncio.to_thread(process.wait, 30) == 0
