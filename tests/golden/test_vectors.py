@@ -5,7 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedfleet.golden.vectors import GoldenVectors, compare, known_file, read, unit_rows, write
+from embedfleet.golden.vectors import (
+    GoldenVectors,
+    compare,
+    known_file,
+    of_unit_length,
+    read,
+    write,
+)
 from embedfleet.vocabulary import ModelError, Precision, Vectors
 
 
@@ -84,7 +91,7 @@ def test_unit_rows_tells_vectors_from_anything_else() -> None:
     rows = np.zeros((4, 8), np.float32)
     rows[0, 0], rows[1, 0], rows[2, 0] = 1.0009, np.inf, 1.1
 
-    assert unit_rows(rows).tolist() == [True, False, False, False]
+    assert of_unit_length(rows).tolist() == [True, False, False, False]
 
 
 def test_an_unknown_revision_has_no_shipped_file() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from embedfleet.fleet.health import Expected
 from embedfleet.gateway.engines.client import ReplicaClient, embed
 from embedfleet.golden import vectors as golden_vectors
-from embedfleet.golden.vectors import GoldenVectors, compare, known_file, unit_rows
+from embedfleet.golden.vectors import GoldenVectors, compare, known_file, of_unit_length
 from embedfleet.model.description import ModelDescription, describe
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.vocabulary import ModelError, ReplicaError
@@ -85,7 +85,7 @@ class ModelContact:
         width = self._expected.identity.width
         if self._golden is None:
             vectors = await embed(self._client, url, [PROBE], width)
-            wrong = "" if unit_rows(vectors).all() else "its vectors are not of unit length"
+            wrong = "" if of_unit_length(vectors).all() else "its vectors are not of unit length"
         else:
             vectors = await embed(self._client, url, self._golden.encodings, width)
             verdict = compare(self._golden, vectors, self._expected.precision)

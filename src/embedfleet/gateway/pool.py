@@ -25,7 +25,7 @@ from embedfleet.gateway.flights import Flight, Flights
 from embedfleet.gateway.gathering import Gathering
 from embedfleet.gateway.hedging import late
 from embedfleet.gateway.queue import QueuedText
-from embedfleet.golden.vectors import unit_rows
+from embedfleet.golden.vectors import of_unit_length
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import (
@@ -242,7 +242,7 @@ class Pool:
         assignment.load.window_tokens = max(1, frame.window)
         flight.progressed = time.monotonic()
         vectors = frame.matrix(self.width)
-        if not unit_rows(vectors).all():
+        if not of_unit_length(vectors).all():
             raise ReplicaError("a vector that is not finite or not of unit length")
         queue_s, compute_s = frame.queue_us / 1e6, frame.compute_us / 1e6
         tokens = 0

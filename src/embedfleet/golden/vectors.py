@@ -80,7 +80,7 @@ def read(path: Path) -> GoldenVectors:
         ) from error
 
 
-def unit_rows(vectors: Vectors) -> NDArray[np.bool_]:
+def of_unit_length(vectors: Vectors) -> NDArray[np.bool_]:
     """Which rows are finite and of unit length: what any right vector is. Shape [texts]."""
     squares = np.einsum("ij,ij->i", vectors, vectors)
     right: NDArray[np.bool_] = np.abs(squares - 1.0) <= 2 * UNIT_TOLERANCE
@@ -92,7 +92,7 @@ def compare(golden: GoldenVectors, vectors: Vectors, precision: Precision) -> Ve
     if vectors.shape != golden.vectors.shape:
         expected = golden.vectors.shape
         return Verdict(False, float("nan"), f"vectors of {vectors.shape}, expected {expected}")
-    if not unit_rows(vectors).all():
+    if not of_unit_length(vectors).all():
         return Verdict(False, float("nan"), "vectors that are not finite or not of unit length")
     cosines = np.einsum("ij,ij->i", vectors, golden.vectors)
     least = float(cosines.min())
