@@ -38,6 +38,13 @@ ENGINES: Final = (
 )
 """The first that is installed is what the others are compared with."""
 
+CLOCKS: Final = {
+    "seconds": "wall time",
+    "processor_s": "processor time, which other work of the machine disturbs less",
+}
+Took = dict[str, float]
+"""Seconds by clock."""
+
 
 class Worker:
     """A process that computes workloads; see `cpu_worker.py`."""
@@ -77,18 +84,18 @@ class Contender:
     name: str
     worker: Worker
     load_s: float
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    took: dict[str, list[Took]] = field(default_factory=dict)
     cosine: float = float("nan")
     peak_mib: float = 0.0
     anonymous_mib: float = 0.0
 
-    def run(self, workload: Workload, output: str = "") -> float:
+    def run(self, workload: Workload, output: str = "") -> Took:
         answer = self.worker.ask(f"{workload.name}\t{output}")
         self.peak_mib, self.anonymous_mib = answer["peak_mib"], answer["anonymous_mib"]
-        return float(answer["seconds"])
+        return {kind: answer[kind] for kind in CLOCKS}
 
-    def tokens_per_s(self, workload: Workload) -> float:
-        return workload.tokens / statistics.median(self.seconds[workload.name])
+    def tokens_per_s(self, workload: Workload, clock: str) -> float:
+        return workload.tokens / statistics.median(took[clock] for took in self.took[workload.name])
 
 
 def start(kind: str, dtype: str, directory: Path, options: argparse.Namespace) -> Contender | None:
@@ -107,9 +114,9 @@ def measure(contenders: list[Contender], repetitions: int) -> None:
         times = repetitions * (5 if workload.tokens < 1_000 else 1)
         for turn in range(times + 1):
             for contender in contenders:
-                seconds = contender.run(workload)
+                took = contender.run(workload)
                 if turn:  # the first warms up
-                    contender.seconds.setdefault(workload.name, []).append(seconds)
+                    contender.took.setdefault(workload.name, []).append(took)
 
 
 def compare(contenders: list[Contender], scratch: Path) -> None:
@@ -125,19 +132,8 @@ def compare(contenders: list[Contender], scratch: Path) -> None:
 
 
 def report(contenders: list[Contender]) -> None:
-    names = [workload.name for workload in WORKLOADS]
-    print("\ntokens/s (milliseconds for single texts), median; ratio to the first line")
-    print(f"{'':22}" + "".join(f"{name:>18}" for name in names))
-    first = contenders[0]
-    for contender in contenders:
-        cells = []
-        for workload in WORKLOADS:
-            rate = contender.tokens_per_s(workload)
-            ratio = rate / first.tokens_per_s(workload)
-            single = len(workload.lengths) == 1
-            figure = f"{workload.tokens / rate * 1e3:.1f} ms" if single else f"{rate:,.0f}"
-            cells.append(f"{figure:>10} {ratio:>6.2f}x")
-        print(f"{contender.name:22}" + "".join(cells))
+    for clock, meaning in CLOCKS.items():
+        report_speed(contenders, clock, meaning)
     print(f"\n{'':22}{'load s':>10}{'peak MiB':>12}{'anonymous MiB':>16}{'mean cosine':>14}")
     for contender in contenders:
         print(
@@ -146,10 +142,28 @@ def report(contenders: list[Contender]) -> None:
         )
 
 
+def report_speed(contenders: list[Contender], clock: str, meaning: str) -> None:
+    names = [workload.name for workload in WORKLOADS]
+    print(
+        f"\ntokens per second of {meaning}, median (milliseconds for single texts); ratio to first"
+    )
+    print(f"{'':22}" + "".join(f"{name:>18}" for name in names))
+    first = contenders[0]
+    for contender in contenders:
+        cells = []
+        for workload in WORKLOADS:
+            rate = contender.tokens_per_s(workload, clock)
+            ratio = rate / first.tokens_per_s(workload, clock)
+            single = len(workload.lengths) == 1
+            figure = f"{workload.tokens / rate * 1e3:.1f} ms" if single else f"{rate:,.0f}"
+            cells.append(f"{figure:>10} {ratio:>6.2f}x")
+        print(f"{contender.name:22}" + "".join(cells))
+
+
 def save(contenders: list[Contender], options: argparse.Namespace, label: str) -> None:
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    path = results / f"cpu_engine-{label}.json"
+    path = results / f"cpu_engine-{label}-{options.threads}-threads.json"
     record = {
         "geometry": label,
         "threads": options.threads,
@@ -160,12 +174,15 @@ def save(contenders: list[Contender], options: argparse.Namespace, label: str) -
         "contenders": [
             {
                 "name": contender.name,
-                "tokens_per_s": {w.name: round(contender.tokens_per_s(w), 1) for w in WORKLOADS},
+                "tokens_per_s": {
+                    clock: {w.name: round(contender.tokens_per_s(w, clock), 1) for w in WORKLOADS}
+                    for clock in CLOCKS
+                },
                 "load_s": round(contender.load_s, 2),
                 "peak_mib": round(contender.peak_mib),
                 "anonymous_mib": round(contender.anonymous_mib),
                 "mean_cosine": contender.cosine,
-                "seconds": contender.seconds,
+                "took": contender.took,
             }
             for contender in contenders
         ],
