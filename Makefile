@@ -58,6 +58,8 @@ docs: $(VENV)/.runtime
 	mv docs/settings.md.new docs/settings.md
 	$(BIN)/python -c 'from embedfleet.fleet.drawing import as_markdown; print(as_markdown(), end="")' > docs/states.md.new
 	mv docs/states.md.new docs/states.md
+	$(BIN)/python -c 'from embedfleet.telemetry.documenting import as_markdown; print(as_markdown(), end="")' > docs/metrics.md.new
+	mv docs/metrics.md.new docs/metrics.md
 
 reference: $(VENV)/.dev
 	$(INSTALL) -r requirements/reference.txt

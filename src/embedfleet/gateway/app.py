@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -37,6 +38,7 @@ def admin_app(gateway: Gateway) -> Router:
         {
             ("GET", "/fleet"): admin.fleet,
             ("GET", "/metrics"): admin.metrics,
+            ("GET", "/targets"): admin.targets,
             ("GET", "/health/live"): health.live,
             ("GET", "/health/ready"): health.ready,
         }
@@ -86,6 +88,22 @@ class _Admin:
             for pool in self._gateway.pools
         ]
         return Response(orjson.dumps({"pools": pools}))
+
+    async def targets(self, _request: Request) -> Response:
+        """The replicas as Prometheus' HTTP service discovery takes them."""
+        found = [
+            {
+                "targets": [urlsplit(member.url).netloc],
+                "labels": {
+                    "pool": pool.name,
+                    "replica": member.name,
+                    "__scheme__": urlsplit(member.url).scheme,
+                },
+            }
+            for pool in self._gateway.pools
+            for member in pool.fleet
+        ]
+        return Response(orjson.dumps(found))
 
     async def metrics(self, _request: Request) -> Response:
         for pool in self._gateway.pools:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,10 @@ class ModelContact:
         known: ModelDescription | None,
         introduced: Callable[[ModelDescription], None],
         refused: Callable[[], None],
+        drifted: Callable[[float], None],
     ) -> None:
         """`known` is the model where the gateway has its files; `introduced` is called once, as
-        soon as the model is known, by whatever way.
+        soon as the model is known, by whatever way; `drifted` is told of every golden check.
         """
         self._settings = settings
         self._client = client
@@ -56,6 +58,7 @@ class ModelContact:
         self._golden: GoldenVectors | None = None
         self._introduced = introduced
         self._refused = refused
+        self._drifted = drifted
         self._lock = asyncio.Lock()
 
     async def describe(self, url: str) -> ReplicaDescription:
@@ -90,6 +93,8 @@ class ModelContact:
             vectors = await embed(self._client, url, self._golden.encodings, width)
             verdict = compare(self._golden, vectors, self._expected.precision)
             wrong = "" if verdict.passed else verdict.reason
+            # No cosine where vectors are not even finite: as far away as can be.
+            self._drifted(1.0 - verdict.least_cosine if isfinite(verdict.least_cosine) else 1.0)
         if wrong:
             self._refused()
         return wrong

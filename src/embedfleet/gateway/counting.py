@@ -6,11 +6,16 @@ send. Refuses to know why anything happened.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
 from embedfleet.endpoint import Answered
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.gateway.dispatch import Dispatcher
 from embedfleet.telemetry.metrics import GatewayMetrics
-from embedfleet.vocabulary import Lane, Outcome, ReplicaState
+from embedfleet.vocabulary import Lane, Outcome, ReplicaState, VectorError
 
 NO_POOL = "none"
 """The pool of requests that name no model served here."""
@@ -26,6 +31,8 @@ class RequestCounter:
         pool = answered.model or NO_POOL
         self._metrics.requests.labels(pool, str(answered.status)).inc()
         self._metrics.request_duration.labels(pool).observe(answered.seconds)
+        if answered.texts:
+            self._metrics.request_texts.labels(pool).observe(answered.texts)
 
 
 class PoolCounter:
@@ -40,6 +47,7 @@ class PoolCounter:
         self._tokens = metrics.tokens.labels(pool)
         self._hedged = metrics.hedged_texts.labels(pool)
         self._requeued = metrics.requeued_texts.labels(pool)
+        self._refused = metrics.vectors_refused.labels(pool)
 
     def waited(self, lane: Lane, seconds: float) -> None:
         self._waits[lane].observe(seconds)
@@ -55,6 +63,17 @@ class PoolCounter:
 
     def requeued(self, texts: int) -> None:
         self._requeued.inc(texts)
+
+    def failed(self, codes: Iterable[str]) -> None:
+        """Texts that failed on their own account, by the code of their error."""
+        found = list(codes)
+        self._ended[Outcome.DROPPED].inc(len(found))
+        self._refused.inc(found.count(str(VectorError.code)))
+
+    def refused(self, wrong: NDArray[np.bool_]) -> bool:
+        """Count the vectors of a frame that are wrong; return whether any is."""
+        self._refused.inc(int(wrong.sum()))
+        return bool(wrong.any())
 
     def observe(self, dispatcher: Dispatcher) -> None:
         """Bring the gauges up to date, just before they are read."""
@@ -72,11 +91,19 @@ class StateGauge:
 
     def __init__(self, pool: str, fleet: Fleet, metrics: GatewayMetrics) -> None:
         self._pool = pool
-        self._gauge = metrics.replica_state
+        self._gauge, self._entered = metrics.replica_state, metrics.replica_entered
+        self._info = metrics.replica_info
+        for state in ReplicaState:  # from the start, so that a first time is an increase
+            self._entered.labels(pool, state.value)
         fleet.listen(self._follow)
 
     def _follow(self, member: Member, left: ReplicaState) -> None:
         if left is not ReplicaState.GONE:
             self._gauge.labels(self._pool, member.name, left.value).set(0)
+        self._entered.labels(self._pool, member.state.value).inc()
         if member.state is not ReplicaState.GONE:
             self._gauge.labels(self._pool, member.name, member.state.value).set(1)
+        told = member.description
+        if told is not None and member.state is ReplicaState.READY:
+            labels = (self._pool, member.name, told.device, told.precision.value)
+            self._info.labels(*labels).set(1)

@@ -242,7 +242,7 @@ class Pool:
         assignment.load.window_tokens = max(1, frame.window)
         flight.progressed = time.monotonic()
         vectors = frame.matrix(self.width)
-        if not of_unit_length(vectors).all():
+        if self._counter.refused(~of_unit_length(vectors)):
             raise ReplicaError("a vector that is not finite or not of unit length")
         queue_s, compute_s = frame.queue_us / 1e6, frame.compute_us / 1e6
         tokens = 0
@@ -261,7 +261,7 @@ class Pool:
         self._retries.earn(len(frame.ids))
         self._hedges.earn(len(frame.ids))
         self._counter.ended(Outcome.SUCCEEDED, len(frame.ids))
-        self._counter.ended(Outcome.DROPPED, len(failures))
+        self._counter.failed(failure.code for failure in failures)
 
     def _end(self, call: asyncio.Task[None]) -> None:
         """What a call left unanswered goes back to the queue, for another replica."""

@@ -134,6 +134,7 @@ class Gateway:
             known=model,
             introduced=lambda known: self._serve(pool, settings, known),
             refused=self.metrics.golden_mismatches.labels(name).inc,
+            drifted=self.metrics.golden_drift.labels(name).observe,
         )
         self.pools.append(pool)
         self._probers.append(

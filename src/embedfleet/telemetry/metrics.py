@@ -7,6 +7,8 @@ never texts, users or paths that callers make up.
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -26,6 +28,9 @@ LATENCY_S = (
 """From a cache hit to a long document on a busy processor; 0.2 and 0.5 s are the usual targets."""
 
 TOKENS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+DRIFT = (1e-6, 1e-5, 1e-4, 1e-3, 2e-3, 1e-2, 3e-2, 1e-1, 1.0)
+"""Around what the precision classes allow: 1e-4 for f32, 2e-3 for bf16, 3e-2 for 8-bit ones."""
+
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
@@ -34,6 +39,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.build_info = self._gauge("build_info", "The release that runs here.", "version")
+        self.build_info.labels(version("embedfleet")).set(1)
         # process_resident_memory_bytes, process_cpu_seconds_total, … under their usual names
         ProcessCollector(registry=self.registry)
 
@@ -66,6 +73,9 @@ class GatewayMetrics(Metrics):
         self.request_duration = self._histogram(
             "request_duration_seconds", "From the first byte read to the answer.", "pool"
         )
+        self.request_texts = self._histogram(
+            "request_texts", "Texts of a request.", "pool", buckets=TEXTS
+        )
         self.active_requests = self._gauge("active_requests", "Requests being answered.")
         self.texts = self._counter(
             "texts_total", "Texts that got a vector or an error.", "pool", "outcome"
@@ -82,6 +92,10 @@ class GatewayMetrics(Metrics):
         self.hedged_texts = self._counter(
             "hedged_texts_total", "Texts given to a second replica because one was late.", "pool"
         )
+        self._add_replicas()
+        self._add_vectors()
+
+    def _add_replicas(self) -> None:
         self.outstanding_tokens = self._gauge(
             "replica_outstanding_tokens", "Tokens handed to a replica.", "pool", "replica"
         )
@@ -93,6 +107,26 @@ class GatewayMetrics(Metrics):
         )
         self.replica_restarts = self._counter(
             "replica_restarts_total", "Replica processes started again after an exit.", "pool"
+        )
+        self.replica_entered = self._counter(
+            "replica_entered_total", "Replicas that entered a state.", "pool", "state"
+        )
+        self.replica_info = self._gauge(
+            *("replica_info", "What runs behind a replica's address."),
+            *("pool", "replica", "engine", "precision"),
+        )
+
+    def _add_vectors(self) -> None:
+        self.vectors_refused = self._counter(
+            "vectors_refused_total",
+            "Vectors of replicas that were not finite, of unit length or of the right size.",
+            "pool",
+        )
+        self.golden_drift = self._histogram(
+            "golden_drift",
+            "One minus the least cosine to the golden vectors, at each check of a replica.",
+            "pool",
+            buckets=DRIFT,
         )
         self.golden_mismatches = self._counter(
             "golden_mismatches_total", "Replicas refused for wrong golden vectors.", "pool"

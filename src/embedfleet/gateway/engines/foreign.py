@@ -33,12 +33,15 @@ from embedfleet.vocabulary import (
 )
 from embedfleet.wire import frames
 from embedfleet.wire.description import ReplicaDescription
-from embedfleet.work import PRIOR
+from embedfleet.work import CostFit, CostModel
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Waits before a refused request is sent again."""
+
+GPU = CostModel(per_batch_s=1e-2, per_token_s=2e-5, per_squared_token_s=1e-9)
+"""What an engine is thought to cost before it was measured: a 0.6B behind HTTP on a small GPU."""
 
 NO_TEXT = "ids_not_text"
 """Code of a text whose token ids an engine that takes only text can't be given."""
@@ -54,6 +57,7 @@ class _Engine:
 
     known: Acquaintance
     window: LearnedWindow
+    cost: CostFit = field(default_factory=lambda: CostFit(GPU))
     trouble: str = ""
     """Why it turned out unfit at work; until it is met anew."""
 
@@ -161,6 +165,7 @@ class ForeignClient:
 
     def _description(self, engine: _Engine) -> ReplicaDescription:
         identity, facts = self._identity, engine.known.facts
+        cost = engine.cost.model
         batch = min(facts.batch_tokens or DEFAULT_BATCH_TOKENS, self._window_tokens)
         return ReplicaDescription(
             name=identity.name,
@@ -175,7 +180,7 @@ class ForeignClient:
             device=facts.engine + (f" ({engine.known.note})" if engine.known.note else ""),
             batch_tokens=batch,
             window=engine.window.tokens,
-            cost=(PRIOR.per_batch_s, PRIOR.per_token_s, PRIOR.per_squared_token_s),
+            cost=(cost.per_batch_s, cost.per_token_s, cost.per_squared_token_s),
             draining=False,
         )
 
@@ -190,6 +195,7 @@ class ForeignClient:
         answered: list[frames.Frame] = []
         if sendable:
             answered = await self._ask(url, engine, sendable, Search.among(len(sendable)))
+            engine.cost.learn((len(text.encoding) for text in texts), time.monotonic() - started)
         sent = {text.id: text.ids for text in texts}
         ids = [number for frame in answered for number in frame.ids]
         return frames.Frame(

@@ -1,0 +1,61 @@
+"""The page of all metrics, written from the catalogue.
+
+Decides what is said about each. Refuses to know values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from embedfleet.telemetry.metrics import GatewayMetrics, Metrics, ReplicaMetrics
+
+_INTRODUCTION = """\
+# Metrics
+
+Written by `make docs` from `src/embedfleet/telemetry/metrics.py`.
+
+A gateway shows its own at `/metrics` of its admin address (`admin.port`), a replica at `/metrics`
+of its address. `/targets` of the admin address lists the replicas for Prometheus' HTTP service
+discovery. Besides these there are the usual `process_…` of memory, processor time and open files.
+
+Labels are few whatever callers send: pools, replicas, lanes, states, statuses. A request that names
+no model served here is counted under the pool `none`. Times are in seconds.
+
+Rules, alerts and dashboards made of them are in `deploy/monitoring/`, what to do about an alert in
+[runbook.md](runbook.md).
+"""
+
+
+def catalogue(metrics: Metrics) -> Iterator[MetricWrapperBase]:
+    """Every metric of a process of one kind, in the order of the catalogue."""
+    for each in vars(metrics).values():
+        if isinstance(each, Counter | Gauge | Histogram):
+            yield each
+
+
+def exposed_name(metric: MetricWrapperBase) -> str:
+    """Its name as it is scraped; counters end in `_total`."""
+    name: str = next(iter(metric.describe())).name
+    return f"{name}_total" if isinstance(metric, Counter) else name
+
+
+def as_markdown() -> str:
+    """Write `docs/metrics.md`."""
+    parts = [_INTRODUCTION]
+    for title, metrics in (("A gateway's", GatewayMetrics()), ("A replica's", ReplicaMetrics())):
+        rows = "".join(_row(metric) for metric in catalogue(metrics))
+        parts.append(
+            f"## {title}\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n{rows}"
+        )
+    return "\n".join(parts)
+
+
+def _row(metric: MetricWrapperBase) -> str:
+    described = next(iter(metric.describe()))
+    labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # noqa: SLF001  # not public
+    return (
+        f"| `{exposed_name(metric)}` | {described.type} | {labels} | {described.documentation} |\n"
+    )
