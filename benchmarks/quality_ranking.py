@@ -87,8 +87,8 @@ class BM25Scores(Scores):
         saturation = k1 * (1 - b + b * lengths / lengths.mean())
         places: dict[str, list[tuple[int, int]]] = {}
         for document, count in enumerate(counts):
-            for word, times in count.items():
-                places.setdefault(word, []).append((document, times))
+            for word, occurrences in count.items():
+                places.setdefault(word, []).append((document, occurrences))
         self._postings: dict[str, tuple[NDArray[np.intp], Floats]] = {}
         for word, found in places.items():
             at = np.array([document for document, _ in found])
