@@ -61,6 +61,8 @@ class CostFit:
         self._matrix: NDArray[np.float64] = np.eye(3)
         self._vector: NDArray[np.float64] = np.ones(3)
         self._model = prior
+        self.batches = 0
+        """Measured batches that the model was learned from."""
 
     @property
     def model(self) -> CostModel:
@@ -70,6 +72,7 @@ class CostFit:
         """Take in one measured batch: its texts' token counts and its time in seconds."""
         if not CLOCK_TICK_S < seconds < math.inf:
             return
+        self.batches += 1
         counts = np.fromiter(lengths, np.float64)
         terms = np.array([1.0, counts.sum(), np.square(counts).sum()]) * self._prior / seconds
         self._matrix = self._forget * self._matrix + np.outer(terms, terms)

@@ -36,6 +36,7 @@ DESCRIPTION = ReplicaDescription(
     window=128,
     cost=(1e-3, 1e-5, 0.0),
     draining=False,
+    batches=1000,
 )
 EXPECTED = Expected(DESCRIPTION.identity, Precision.INT8)
 
@@ -135,3 +136,18 @@ def test_at_most_half_of_a_pool_is_ejected_for_failing() -> None:
     assert not may_eject(1, 2)
     assert may_eject(1, 4)
     assert not may_eject(2, 5)
+
+
+def test_a_replica_that_started_just_now_is_not_called_slow() -> None:
+    """It guesses its speed before it has computed; called slow it would get no work to learn by."""
+    fresh = msgspec.structs.replace(DESCRIPTION, cost=(1e-1, 1e-2, 0.0), batches=1)
+
+    assert slowdown(fresh, [DESCRIPTION, DESCRIPTION]) == 1.0
+    assert slowdown(DESCRIPTION, [fresh, fresh]) == 1.0
+
+
+def test_a_slow_replica_that_was_ejected_gets_another_chance() -> None:
+    """It must verify and compute again, or nobody would ever see that it has recovered."""
+    look = Look(DESCRIPTION, slowdown=50.0)
+
+    assert event(S.STARTING, look) is E.ANSWERED

@@ -19,6 +19,9 @@ MOST_EJECTED = 0.5
 """At most this share of a pool may be ejected for failing. When more fail, the cause is more likely
 load or the network than each of them, and sending all work to the few left would fell them too."""
 
+LEAST_BATCHES = 20
+"""A replica that computed fewer has no speed to compare: it started just now."""
+
 MOST_SLOWDOWN = 5.0
 """A replica that is slower than the median of its like by more is treated as failing: something
 is wrong with it that its answers do not show. Below, balancing by work gives it less."""
@@ -71,10 +74,10 @@ def judge(state: ReplicaState, look: Look, expected: Expected | None) -> tuple[E
         difference = mismatch(expected, look.description)
         if difference:
             return Event.REFUSED, difference
-    if look.slowdown > MOST_SLOWDOWN:
-        return Event.FAILED, f"it is {look.slowdown:.0f} times slower than its like"
     if state is ReplicaState.STARTING:
         return Event.ANSWERED, "it described itself"
+    if look.slowdown > MOST_SLOWDOWN:
+        return Event.FAILED, f"it is {look.slowdown:.0f} times slower than its like"
     if state is ReplicaState.SUSPECT:
         return Event.RECOVERED, "it answers again"
     return None
@@ -112,13 +115,16 @@ def may_eject(ejected: int, total: int) -> bool:
 def slowdown(own: ReplicaDescription, others: Iterable[ReplicaDescription]) -> float:
     """How many times slower than the median of its like a replica is; 1.0 where it has none.
 
-    Its like are those on the same kind of device: a processor beside GPUs is slower and well.
+    Its like are those on the same kind of device: a processor beside GPUs is slower and well. A
+    replica that has computed little does not know its own speed yet; what it says is a guess.
     """
+    if own.batches < LEAST_BATCHES:
+        return 1.0
     kind = own.device.partition(":")[0]
     like = [
         CostModel(*other.cost).seconds(TYPICAL_BATCH)
         for other in others
-        if other.device.partition(":")[0] == kind
+        if other.device.partition(":")[0] == kind and other.batches >= LEAST_BATCHES
     ]
     usual = median(like) if like else 0.0
     return CostModel(*own.cost).seconds(TYPICAL_BATCH) / usual if usual > 0 else 1.0

@@ -199,6 +199,7 @@ class Replica:
                     window=self.window,
                     cost=dataclasses.astuple(self.batcher.cost.model),
                     draining=self.draining,
+                    batches=self.batcher.cost.batches,
                 )
             )
         )

@@ -31,6 +31,8 @@ class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
     cost: tuple[float, float, float]
     """Seconds of a batch as measured here: per batch, per token, per squared token."""
     draining: bool
+    batches: int = 0
+    """Measured batches that `cost` was learned from."""
     wire: int = VERSION
 
     @property
