@@ -1,0 +1,502 @@
+"""Write the three Grafana dashboards: `python deploy/monitoring/write_dashboards.py`.
+
+A panel is a title, a unit and its expressions. `CONDITIONAL` names what gives no data everywhere,
+and why; the test that runs every expression against a real Prometheus expects data from all others.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent / "dashboards"
+BY_STATUS = "pool_status:embedfleet_requests:rate1m"
+WAIT_P99 = "pool_lane:embedfleet_queue_wait_seconds:p99_1m"
+ACTIVE = "embedfleet_active_requests"
+POOL = 'pool=~"$pool"'
+RATE = "[$__rate_interval]"
+
+CONDITIONAL = {
+    "DCGM_": "needs an NVIDIA GPU and its DCGM exporter",
+    "sglang:": "needs replicas that run SGLang",
+    "vllm:": "needs replicas that run vLLM",
+    "te_": "needs replicas that run TEI",
+    "llamacpp:": "needs replicas that run llama.cpp",
+    "embedfleet_replica_restarts_total": "needs replicas that the gateway itself starts",
+    "golden": "needs golden vectors of the model",
+}
+"""Beginnings of metric names (or parts of ours) that are only there under a condition."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel; expressions by their legend."""
+
+    title: str
+    unit: str
+    lines: dict[str, str]
+    kind: str = "timeseries"
+    width: int = 8
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels under a heading."""
+
+    title: str
+    panels: list[Panel] = field(default_factory=list)
+
+
+def quantile(q: float, metric: str, *by: str, where: str = POOL) -> str:
+    """A quantile of a histogram, by some labels."""
+    labels = ", ".join((*by, "le"))
+    selector = f"{{{where}}}" if where else ""
+    return f"histogram_quantile({q}, sum by ({labels}) (rate({metric}_bucket{selector}{RATE})))"
+
+
+def rate(metric: str, *by: str, where: str = POOL) -> str:
+    """A rate, summed by some labels."""
+    selector = f"{{{where}}}" if where else ""
+    return f"sum by ({', '.join(by)}) (rate({metric}{selector}{RATE}))"
+
+
+def processor(job: str) -> str:
+    """Cores in use."""
+    return f'rate(process_cpu_seconds_total{{job="embedfleet-{job}"}}{RATE})'
+
+
+SERVICE = [
+    Row(
+        "Requests",
+        [
+            Panel(
+                "Requests by status",
+                "reqps",
+                {"{{status}}": f"sum by (status) ({BY_STATUS}{{{POOL}}})"},
+            ),
+            Panel(
+                "Duration",
+                "s",
+                {
+                    "p50": f"pool:embedfleet_request_duration_seconds:p50_1m{{{POOL}}}",
+                    "p95": quantile(0.95, "embedfleet_request_duration_seconds", "pool"),
+                    "p99": f"pool:embedfleet_request_duration_seconds:p99_1m{{{POOL}}}",
+                },
+            ),
+            Panel(
+                "Errors and refusals",
+                "percentunit",
+                {
+                    "errors {{pool}}": f"pool:embedfleet_request_errors:ratio1m{{{POOL}}}",
+                    "refused {{pool}}": f"pool:embedfleet_requests_refused:ratio1m{{{POOL}}}",
+                },
+            ),
+            Panel(
+                "Requests being answered", "none", {"{{instance}}": "embedfleet_active_requests"}
+            ),
+            Panel(
+                "Texts per request",
+                "none",
+                {
+                    "p50": quantile(0.5, "embedfleet_request_texts", "pool"),
+                    "p95": quantile(0.95, "embedfleet_request_texts", "pool"),
+                },
+            ),
+            Panel(
+                "Release",
+                "none",
+                {"{{version}}": "count by (version) (embedfleet_build_info)"},
+                kind="stat",
+            ),
+        ],
+    ),
+    Row(
+        "Texts",
+        [
+            Panel(
+                "Texts by outcome",
+                "cps",
+                {"{{outcome}}": rate("embedfleet_texts_total", "outcome")},
+            ),
+            Panel("Tokens", "cps", {"{{pool}}": f"pool:embedfleet_tokens:rate1m{{{POOL}}}"}),
+            Panel(
+                "Wait for a replica, p99",
+                "s",
+                {
+                    "{{pool}} {{lane}}": f"{WAIT_P99}{{{POOL}}}",
+                },
+            ),
+            Panel(
+                "Waiting",
+                "none",
+                {
+                    "texts {{pool}}": f"embedfleet_queued_texts{{{POOL}}}",
+                    "tokens {{pool}}": f"embedfleet_queued_tokens{{{POOL}}}",
+                },
+            ),
+            Panel(
+                "Given to another replica",
+                "cps",
+                {
+                    "after a loss": rate("embedfleet_requeued_texts_total", "pool"),
+                    "because late": rate("embedfleet_hedged_texts_total", "pool"),
+                },
+            ),
+        ],
+    ),
+    Row(
+        "Right vectors",
+        [
+            Panel(
+                "Vectors refused",
+                "cps",
+                {"{{pool}}": rate("embedfleet_vectors_refused_total", "pool")},
+            ),
+            Panel(
+                "Distance to the golden vectors",
+                "none",
+                {
+                    "largest of most checks": (
+                        f"histogram_quantile(0.99, sum by (pool, le) "
+                        f"(embedfleet_golden_drift_bucket{{{POOL}}}))"
+                    )
+                },
+                about="One minus the cosine; f32 may be 1e-4 away, bf16 2e-3, 8 bits 3e-2.",
+            ),
+            Panel(
+                "Replicas refused for wrong vectors",
+                "none",
+                {"{{pool}}": f"embedfleet_golden_mismatches_total{{{POOL}}}"},
+                kind="stat",
+            ),
+        ],
+    ),
+    Row(
+        "The gateway process",
+        [
+            Panel(
+                "Memory",
+                "bytes",
+                {"{{instance}}": 'process_resident_memory_bytes{job="embedfleet-gateway"}'},
+            ),
+            Panel(
+                "Processor",
+                "percentunit",
+                {"{{instance}}": processor("gateway")},
+                about="Of one core: a gateway that is near 1 needs a second one beside it.",
+            ),
+            Panel(
+                "Open files",
+                "none",
+                {"{{instance}}": 'process_open_fds{job="embedfleet-gateway"}'},
+            ),
+        ],
+    ),
+]
+
+FLEET = [
+    Row(
+        "Replicas",
+        [
+            Panel(
+                "Replicas by state",
+                "none",
+                {"{{state}}": f"sum by (state) (embedfleet_replica_state{{{POOL}}})"},
+            ),
+            Panel(
+                "Ready",
+                "none",
+                {"{{pool}}": f"pool:embedfleet_replicas_ready:sum{{{POOL}}}"},
+                kind="stat",
+                width=4,
+            ),
+            Panel(
+                "State of each",
+                "none",
+                {"{{replica}} {{state}}": f"embedfleet_replica_state{{{POOL}}} == 1"},
+                kind="state-timeline",
+                width=12,
+            ),
+            Panel(
+                "States entered",
+                "none",
+                {
+                    "{{state}}": (
+                        "sum by (state) (increase("
+                        f"embedfleet_replica_entered_total{{{POOL}}}{RATE}))"
+                    )
+                },
+            ),
+            Panel(
+                "Started again",
+                "none",
+                {"{{pool}}": f"embedfleet_replica_restarts_total{{{POOL}}}"},
+                kind="stat",
+                width=4,
+            ),
+            Panel(
+                "What runs there",
+                "none",
+                {
+                    "{{replica}}: {{engine}}, {{precision}}": (
+                        f"sum by (replica, engine, precision) (embedfleet_replica_info{{{POOL}}})"
+                    )
+                },
+                kind="table",
+                width=12,
+            ),
+        ],
+    ),
+    Row(
+        "What a scaler looks at",
+        [
+            Panel(
+                "Share of the granted work in use",
+                "percentunit",
+                {"{{pool}}": f"pool:embedfleet_window_used:ratio{{{POOL}}}"},
+                about="Near 1 replicas are full; below a half for long, there are too many.",
+            ),
+            Panel(
+                "Seconds of work that wait",
+                "s",
+                {"{{pool}}": f"pool:embedfleet_backlog_seconds:current{{{POOL}}}"},
+            ),
+            Panel(
+                "Work done",
+                "cps",
+                {"tokens {{pool}}": f"pool:embedfleet_tokens:rate1m{{{POOL}}}"},
+            ),
+            Panel(
+                "Outstanding by replica",
+                "none",
+                {"{{replica}}": f"embedfleet_replica_outstanding_tokens{{{POOL}}}"},
+            ),
+            Panel(
+                "Window by replica",
+                "none",
+                {"{{replica}}": f"embedfleet_replica_window_tokens{{{POOL}}}"},
+                about="Tokens that a replica allows this gateway; learned where it can't say.",
+            ),
+            Panel(
+                "Loading a model took",
+                "s",
+                {"{{replica}}": f"embedfleet_replica_load_duration_seconds{{{POOL}}}"},
+            ),
+        ],
+    ),
+]
+
+SGLANG_P99 = quantile(0.99, "sglang:e2e_request_latency_seconds", "replica", where="")
+
+ENGINE = [
+    Row(
+        "embedfleet's own engine",
+        [
+            Panel(
+                "Tokens by replica",
+                "cps",
+                {"{{replica}}": rate("embedfleet_replica_tokens_total", "replica")},
+            ),
+            Panel(
+                "Texts by outcome",
+                "cps",
+                {"{{outcome}}": rate("embedfleet_replica_texts_total", "outcome")},
+            ),
+            Panel(
+                "Batch fill",
+                "percentunit",
+                {"p50": quantile(0.5, "embedfleet_replica_batch_fill_ratio", "pool")},
+                about="Tokens of a batch over its budget; low fill at high load wastes the engine.",
+            ),
+            Panel(
+                "Batches",
+                "none",
+                {
+                    "texts p50": quantile(0.5, "embedfleet_replica_batch_texts", "pool"),
+                    "tokens p50": quantile(0.5, "embedfleet_replica_batch_tokens", "pool"),
+                },
+            ),
+            Panel(
+                "A batch takes",
+                "s",
+                {
+                    "prepare p50": quantile(0.5, "embedfleet_replica_prepare_seconds", "pool"),
+                    "compute p50": quantile(0.5, "embedfleet_replica_compute_seconds", "pool"),
+                    "compute p99": quantile(0.99, "embedfleet_replica_compute_seconds", "pool"),
+                },
+            ),
+            Panel(
+                "Wait for a batch",
+                "s",
+                {"p99": quantile(0.99, "embedfleet_replica_queue_seconds", "pool")},
+            ),
+            Panel(
+                "Waiting in replicas",
+                "none",
+                {
+                    "texts {{replica}}": f"embedfleet_replica_waiting_texts{{{POOL}}}",
+                    "tokens {{replica}}": f"embedfleet_replica_waiting_tokens{{{POOL}}}",
+                },
+            ),
+            Panel(
+                "Memory",
+                "bytes",
+                {"{{replica}}": 'process_resident_memory_bytes{job="embedfleet-replica"}'},
+            ),
+            Panel(
+                "Processor",
+                "percentunit",
+                {"{{replica}}": processor("replica")},
+            ),
+        ],
+    ),
+    Row(
+        "GPUs (DCGM)",
+        [
+            Panel("Busy", "percent", {"{{Hostname}} {{gpu}}": "DCGM_FI_DEV_GPU_UTIL"}),
+            Panel(
+                "Tensor cores",
+                "percentunit",
+                {"{{Hostname}} {{gpu}}": "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE"},
+                about="What computes vectors; a GPU can be busy all the time with these idle.",
+            ),
+            Panel("SMs", "percentunit", {"{{Hostname}} {{gpu}}": "DCGM_FI_PROF_SM_ACTIVE"}),
+            Panel("Memory", "decmbytes", {"{{Hostname}} {{gpu}}": "DCGM_FI_DEV_FB_USED"}),
+            Panel("Power", "watt", {"{{Hostname}} {{gpu}}": "DCGM_FI_DEV_POWER_USAGE"}),
+            Panel("Temperature", "celsius", {"{{Hostname}} {{gpu}}": "DCGM_FI_DEV_GPU_TEMP"}),
+            Panel(
+                "Errors (XID)",
+                "none",
+                {"{{Hostname}} {{gpu}}": "DCGM_FI_DEV_XID_ERRORS"},
+                kind="stat",
+            ),
+        ],
+    ),
+    Row(
+        "Engines of others",
+        [
+            Panel(
+                "SGLang",
+                "none",
+                {"running": "sglang:num_running_reqs", "waiting": "sglang:num_queue_reqs"},
+            ),
+            Panel(
+                "SGLang, request p99",
+                "s",
+                {
+                    "{{replica}}": quantile(
+                        0.99, "sglang:e2e_request_latency_seconds", "replica", where=""
+                    )
+                },
+            ),
+            Panel(
+                "vLLM",
+                "none",
+                {"running": "vllm:num_requests_running", "waiting": "vllm:num_requests_waiting"},
+            ),
+            Panel("TEI, queue", "none", {"{{replica}}": "te_queue_size"}),
+            Panel(
+                "llama.cpp",
+                "none",
+                {
+                    "running": "llamacpp:requests_processing",
+                    "deferred": "llamacpp:requests_deferred",
+                },
+            ),
+        ],
+    ),
+]
+
+DASHBOARDS = {
+    "service": ("embedfleet: service", SERVICE),
+    "fleet": ("embedfleet: fleet and autoscaling", FLEET),
+    "engine": ("embedfleet: engine and GPU", ENGINE),
+}
+SOURCE = {"type": "prometheus", "uid": "${source}"}
+
+
+def dashboard(name: str) -> dict[str, Any]:
+    """Grafana's JSON of one dashboard."""
+    title, rows = DASHBOARDS[name]
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for row in rows:
+        panels.append(
+            {"type": "row", "title": row.title, "gridPos": {"x": 0, "y": y, "w": 24, "h": 1}}
+        )
+        y += 1
+        x = 0
+        for panel in row.panels:
+            if x + panel.width > 24:
+                x, y = 0, y + 8
+            place = {"x": x, "y": y, "w": panel.width, "h": 8}
+            panels.append(_panel(panel) | {"gridPos": place})
+            x += panel.width
+        y += 8
+    for number, each in enumerate(panels):
+        each["id"] = number + 1
+    return {
+        "uid": f"embedfleet-{name}",
+        "title": title,
+        "tags": ["embedfleet"],
+        "timezone": "browser",
+        "schemaVersion": 39,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": [_source(), _pools()]},
+        "panels": panels,
+    }
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    targets = [
+        {
+            "refId": chr(ord("A") + at),
+            "expr": expression,
+            "legendFormat": legend,
+            "datasource": SOURCE,
+        }
+        for at, (legend, expression) in enumerate(panel.lines.items())
+    ]
+    if panel.kind == "table":
+        targets = [each | {"format": "table", "instant": True} for each in targets]
+    return {
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.about,
+        "datasource": SOURCE,
+        "fieldConfig": {"defaults": {"unit": panel.unit}, "overrides": []},
+        "targets": targets,
+    }
+
+
+def _source() -> dict[str, Any]:
+    return {"name": "source", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
+
+
+def _pools() -> dict[str, Any]:
+    return {
+        "name": "pool",
+        "type": "query",
+        "label": "Pool",
+        "datasource": SOURCE,
+        "query": {"query": "label_values(embedfleet_replica_state, pool)", "refId": "pools"},
+        "includeAll": True,
+        "multi": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+        "refresh": 2,
+    }
+
+
+def text(name: str) -> str:
+    """The file of a dashboard."""
+    return json.dumps(dashboard(name), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    for each in DASHBOARDS:
+        (HERE / f"{each}.json").write_text(text(each), encoding="utf-8")

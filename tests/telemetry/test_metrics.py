@@ -1,0 +1,84 @@
+"""The catalogue of metrics: names, labels, documentation, and that each is measured and watched."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import Counter, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from embedfleet.telemetry.documenting import as_markdown, catalogue, exposed_name
+from embedfleet.telemetry.metrics import GatewayMetrics, Metrics, ReplicaMetrics
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "src" / "embedfleet"
+MONITORING = ROOT / "deploy" / "monitoring"
+
+LABELS = {
+    *("pool", "replica", "lane", "state", "status", "outcome", "version"),
+    *("engine", "precision"),
+}
+"""Labels whose values we choose or know; nothing that callers make up."""
+
+UNITS = ("_seconds", "_bytes", "_tokens", "_texts", "_ratio", "_total", "_info", "_requests")
+NO_UNIT = {"embedfleet_replica_state", "embedfleet_golden_drift"}
+
+EVERY = [
+    pytest.param(attribute, metric, id=exposed_name(metric))
+    for metrics in (GatewayMetrics(), ReplicaMetrics())
+    for attribute, metric in vars(metrics).items()
+    if metric in list(catalogue(metrics))
+]
+
+
+@pytest.mark.parametrize(("attribute", "metric"), EVERY)
+def test_names_follow_prometheus_conventions(attribute: str, metric: MetricWrapperBase) -> None:
+    """A prefix, a unit, `_total` for counters and for nothing else; help is a sentence."""
+    name = exposed_name(metric)
+    assert re.fullmatch(r"embedfleet_[a-z_]+", name)
+    assert name.endswith(UNITS) or name in NO_UNIT
+    assert name.endswith("_total") == isinstance(metric, Counter)
+    assert metric._documentation.endswith(".")
+    if isinstance(metric, Histogram):
+        assert list(metric._kwargs["buckets"]) == sorted(metric._kwargs["buckets"])
+
+
+@pytest.mark.parametrize(("attribute", "metric"), EVERY)
+def test_labels_are_bounded_whatever_callers_send(
+    attribute: str, metric: MetricWrapperBase
+) -> None:
+    assert set(metric._labelnames) <= LABELS
+
+
+@pytest.mark.parametrize(("attribute", "metric"), EVERY)
+def test_every_metric_is_measured_somewhere(attribute: str, metric: MetricWrapperBase) -> None:
+    """A name in the catalogue that nobody sets would show zero for ever."""
+    users = [
+        path
+        for path in SOURCES.rglob("*.py")
+        if re.search(rf"metrics\.{attribute}\b", path.read_text(encoding="utf-8"))
+    ]
+    assert users or attribute == "build_info"
+
+
+@pytest.mark.parametrize(("attribute", "metric"), EVERY)
+def test_every_metric_is_looked_at_by_a_rule_or_a_dashboard(
+    attribute: str, metric: MetricWrapperBase
+) -> None:
+    """What nobody looks at need not be measured."""
+    texts = [path.read_text(encoding="utf-8") for path in MONITORING.rglob("*.*")]
+    assert any(exposed_name(metric) in text for text in texts)
+
+
+def test_the_page_of_metrics_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert page == as_markdown(), "run: make docs"
+
+
+@pytest.mark.parametrize("kind", [GatewayMetrics, ReplicaMetrics])
+def test_processes_share_no_registry(kind: type[Metrics]) -> None:
+    """A gateway and a replica in one process, as in tests, count for themselves."""
+    kind()
+    assert b"embedfleet_build_info" in kind().exposition()
