@@ -188,6 +188,7 @@ class Site:
                 batch_tokens=BATCH_TOKENS,
                 window=2 * BATCH_TOKENS,
                 draining=False,
+                batches=1000,
                 cost=(
                     LEAST_BATCH_S / fast,
                     SECONDS_PER_TOKEN / fast,

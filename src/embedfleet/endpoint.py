@@ -18,7 +18,6 @@ from typing import Protocol
 from embedfleet.encoding.encoder import EncodedText, Encoder
 from embedfleet.encoding.prompts import prompt_for
 from embedfleet.vocabulary import (
-    DeadlineError,
     EmbedfleetError,
     Encoding,
     Lane,
@@ -28,7 +27,8 @@ from embedfleet.vocabulary import (
     UnknownModelError,
     Vectors,
 )
-from embedfleet.wire.asgi import ClientGoneError, Request, Response, error_response
+from embedfleet.wire.asgi import Request, Response, error_response
+from embedfleet.wire.attendance import Attendance
 from embedfleet.wire.headers import (
     NO_PROXIES,
     TrustedProxies,
@@ -238,16 +238,5 @@ class Endpoint:
         self, request: Request, model: ServedModel, encoded: list[EncodedText], caller: Caller
     ) -> Computed:
         """Wait for the vectors, the deadline or the caller's leaving, whichever comes first."""
-        work = asyncio.ensure_future(model.backend.compute([text.ids for text in encoded], caller))
-        gone = asyncio.ensure_future(request.gone())
-        try:
-            left = caller.deadline - time.monotonic()
-            await asyncio.wait({work, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return work.result()
-            if gone.done():
-                raise ClientGoneError
-            raise DeadlineError("the deadline passed before the answer was ready")
-        finally:
-            work.cancel()
-            gone.cancel()
+        async with Attendance(request, caller.deadline - time.monotonic()):
+            return await model.backend.compute([text.ids for text in encoded], caller)

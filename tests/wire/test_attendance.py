@@ -1,0 +1,83 @@
+"""Work ends when nobody waits for it any more."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from embedfleet.vocabulary import DeadlineError
+from embedfleet.wire.asgi import ClientGoneError, Request
+from embedfleet.wire.attendance import Attendance
+
+
+def asking(leaves_after_s: float) -> Request:
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(leaves_after_s)
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None: ...
+
+    return Request({"type": "http"}, receive, send)
+
+
+async def work(seconds: float, ends: list[str]) -> str:
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        ends.append("cancelled")
+        raise
+    return "done"
+
+
+async def test_work_that_is_quick_is_done() -> None:
+    """Nothing else happens."""
+    async with Attendance(asking(9), left_s=9):
+        assert await work(0.0, []) == "done"
+
+
+async def test_slow_work_is_done_while_the_caller_waits() -> None:
+    """Watched, and left in peace."""
+    async with Attendance(asking(9), left_s=9):
+        assert await work(0.1, []) == "done"
+
+
+async def test_work_ends_when_the_caller_leaves() -> None:
+    """Its own clean-up runs first."""
+    ends: list[str] = []
+    with pytest.raises(ClientGoneError):
+        async with Attendance(asking(0.05), left_s=9):
+            await work(9, ends)
+
+    assert ends == ["cancelled"]
+
+
+@pytest.mark.parametrize("left_s", [-1.0, 0.001, 0.1])
+async def test_work_ends_at_its_deadline(left_s: float) -> None:
+    """Be it near, far, or past."""
+    ends: list[str] = []
+    with pytest.raises(DeadlineError):
+        async with Attendance(asking(9), left_s):
+            await work(9, ends)
+
+    assert ends == ["cancelled"]
+
+
+async def test_an_error_of_the_work_comes_out_as_it_is() -> None:
+    """Attendance adds nothing to it."""
+    with pytest.raises(ZeroDivisionError):
+        async with Attendance(asking(9), left_s=9):
+            _ = 1 / 0
+
+
+async def test_cancelling_from_outside_is_no_deadline() -> None:
+    """Whoever cancels a task gets a cancelled one."""
+
+    async def attended() -> None:
+        async with Attendance(asking(9), left_s=9):
+            await work(9, [])
+
+    task = asyncio.create_task(attended())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
