@@ -20,6 +20,7 @@ from embedfleet.gateway.admission import Pressure, admit
 from embedfleet.gateway.budgets import Budget
 from embedfleet.gateway.counting import PoolCounter
 from embedfleet.gateway.dispatch import Dispatcher, Ending
+from embedfleet.gateway.endings import TEXT_ERRORS, ending_of
 from embedfleet.gateway.engines.client import ReplicaClient
 from embedfleet.gateway.flights import Flight, Flights
 from embedfleet.gateway.gathering import Gathering
@@ -29,17 +30,13 @@ from embedfleet.golden.vectors import of_unit_length
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import (
-    CallerError,
-    DeadlineError,
     DrainingError,
     EmbedfleetError,
     Encoding,
     Lane,
     Outcome,
     ReplicaError,
-    ReplicaLostError,
     ReplicaState,
-    VectorError,
 )
 from embedfleet.wire import frames
 from embedfleet.work import CostModel
@@ -47,14 +44,6 @@ from embedfleet.work import CostModel
 log = logging.getLogger(__name__)
 
 USABLE = {ReplicaState.READY, ReplicaState.SUSPECT}
-
-_TEXT_ERRORS: dict[str, type[EmbedfleetError]] = {
-    "invalid_vector": VectorError,
-    "deadline_exceeded": DeadlineError,
-    "ids_not_text": CallerError,
-}
-"""Failures that are the text's own. Any other is the replica's: the text stays unanswered in its
-call, and so goes to another replica when the call ends."""
 
 RETRY_SHARE = 0.10
 HEDGE_SHARE = 0.05
@@ -88,6 +77,7 @@ class Pool:
         self._flights = Flights()
         self._errands: set[asyncio.Task[None]] = set()
         self._retries, self._hedges = Budget(RETRY_SHARE), Budget(HEDGE_SHARE)
+        self._dispatching = False
         fleet.listen(self._follow)
         self._start(self._tick())
 
@@ -114,7 +104,7 @@ class Pool:
         ]
         for text in texts:
             self._dispatcher.queue.put(text)
-        self._dispatch()
+        self._dispatch_soon()
         try:
             return await gathering.finished
         finally:
@@ -216,8 +206,17 @@ class Pool:
 
     # -- calls -------------------------------------------------------------------------
 
+    def _dispatch_soon(self) -> None:
+        """Start calls when all that arrived in this turn of the event loop is queued: texts that
+        come together travel together, and a call costs what several texts cost.
+        """
+        if not self._dispatching:
+            self._dispatching = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
     def _dispatch(self) -> None:
         """Start the calls that are possible now."""
+        self._dispatching = False
         now = time.monotonic()
         for assignment in self._dispatcher.assign(now):
             flight = Flight(self.fleet[assignment.replica], assignment, now)
@@ -234,7 +233,7 @@ class Pool:
         texts = flight.on_wire(now)
         async for frame in self._upstream.work(flight.member.url, flight.key, texts):
             self._take(flight, frame)
-            self._dispatch()
+            self._dispatch_soon()
 
     def _take(self, flight: Flight, frame: frames.Frame) -> None:
         """Give every text of a frame its vector or its error. Raises ReplicaError on nonsense."""
@@ -252,11 +251,11 @@ class Pool:
                 tokens += text.tokens
                 waited_s = assignment.handed_s - text.arrived + queue_s
                 text.claimant.succeeded(text.index, vectors[row], waited_s, compute_s)
-        failures = [failure for failure in frame.failures if failure.code in _TEXT_ERRORS]
+        failures = [failure for failure in frame.failures if failure.code in TEXT_ERRORS]
         for failure in failures:
             text = self._dispatcher.settle(assignment, failure.id)
             if text is not None:
-                text.claimant.failed(text.index, _TEXT_ERRORS[failure.code](failure.message))
+                text.claimant.failed(text.index, TEXT_ERRORS[failure.code](failure.message))
         self._counter.computed(tokens)
         self._retries.earn(len(frame.ids))
         self._hedges.earn(len(frame.ids))
@@ -278,7 +277,7 @@ class Pool:
                 ReplicaError(f"{text.attempts} replicas failed this text; last: {trouble}"),
             )
         self._counter.ended(Outcome.DROPPED, len(exhausted))
-        self._dispatch()
+        self._dispatch_soon()
 
     def _judge(self, flight: Flight, error: BaseException | None, left: int) -> tuple[Ending, str]:
         """What the end of a call says of its replica; tell the fleet."""
@@ -296,5 +295,4 @@ class Pool:
             exc_info=None if expected else error,
         )
         self.fleet.apply(member, Event.FAILED, time.monotonic(), trouble)
-        lost = isinstance(error, ReplicaLostError | asyncio.CancelledError)
-        return Ending.LOST if lost else Ending.FAILED, trouble
+        return ending_of(error), trouble
