@@ -2,6 +2,8 @@
 #   make serve      the gateway and two replicas of the built-in model on port 8080 (PORT=… changes it)
 #   make test       the tests that take seconds each
 #   make test-all   all tests: official clients, real servers, replicas killed under load
+#   make packages   Debian's Prometheus and nginx, which some of them use; skipped where there is no apt
+#   make llama-server  build llama.cpp's server, which one of them uses (ten minutes)
 #   make lint       style, types and import contracts
 #   make format     let ruff format the code
 #   make docs       write the generated pages of docs/
@@ -26,7 +28,7 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help serve test test-slow test-all lint format docs reference lock clean setup
+.PHONY: help packages llama-server serve test test-slow test-all lint format docs reference lock clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -38,10 +40,25 @@ serve: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.dev packages
 	$(BIN)/python -m pytest -q -m slow
 
 test-all: test test-slow
+
+# What the slow tests want of Debian's packages. Tests are skipped with a message where they are missing.
+packages:
+	@if command -v promtool >/dev/null && command -v nginx >/dev/null; then :; \
+	elif ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
+		echo "Prometheus or nginx is missing, and installing them takes apt and root:" \
+			"their tests are skipped" >&2; \
+	else \
+		apt-get update -qq; \
+		apt-get install -y -qq --no-install-recommends prometheus nginx-light >/dev/null \
+			|| echo "apt could not install Prometheus and nginx: their tests are skipped" >&2; \
+	fi
+
+llama-server: $(VENV)/.python
+	tests/stand_ins/build_llama_server.sh "$(PIP)" build/llama.cpp
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

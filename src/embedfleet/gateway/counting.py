@@ -97,9 +97,11 @@ class StateGauge:
             self._entered.labels(pool, state.value)
         fleet.listen(self._follow)
 
-    def _follow(self, member: Member, left: ReplicaState) -> None:
-        if left is not ReplicaState.GONE:
-            self._gauge.labels(self._pool, member.name, left.value).set(0)
+    def _follow(self, member: Member, _left: ReplicaState) -> None:
+        # All of them, also when it is gone: what has no series can't be compared with zero.
+        for state in ReplicaState:
+            if state is not ReplicaState.GONE:
+                self._gauge.labels(self._pool, member.name, state.value).set(0)
         self._entered.labels(self._pool, member.state.value).inc()
         if member.state is not ReplicaState.GONE:
             self._gauge.labels(self._pool, member.name, member.state.value).set(1)
