@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 
 from embedfleet.fleet.balancing import Balancer, Candidate, Load
 from embedfleet.gateway.queue import QueuedText, TextQueue
@@ -21,9 +22,10 @@ CRASHES_TO_ISOLATE = 2
 else: if it is what kills replicas, no other text is taken along any more."""
 
 
-LOOKED_AT = 32
-"""How many replicas are compared for one text in large pools, so that a choice among hundreds costs
-no more than one among these."""
+LOOKED_AT = 8
+"""How many replicas are compared for one text in larger pools, so that a choice among hundreds costs
+no more than one among these. (The best of d drawn is close to the best of all already for small d:
+Mitzenmacher 2001.)"""
 
 
 class Ending(Enum):
@@ -62,9 +64,10 @@ class Dispatcher:
         self._balancer = balancer
         self._attempts = attempts
         self._loads: dict[str, Load] = {}
-        self._usable: list[Load] = []
+        self._usable: dict[Load, None] = {}
         self._tokens_per_s = 0.0
-        self._cursor = 0
+        self._open: dict[Load, None] = {}
+        """Usable replicas that have room for any text, in the order in which they are looked at."""
         self._isolated: deque[QueuedText] = deque()
         self._quarantine: Load | None = None
         """The replica that is kept free for isolated texts; one at a time."""
@@ -101,9 +104,11 @@ class Dispatcher:
 
     def refresh(self) -> None:
         """Take note that a load's cost model or last resort changed."""
-        usable = list(self._loads.values())
-        self._usable = [load for load in usable if not load.last_resort] or usable
+        every = self._loads.values()
+        usable = [load for load in every if not load.last_resort] or every
+        self._usable = dict.fromkeys(usable)
         self._tokens_per_s = sum(1 / max(load.cost.per_token_s, 1e-9) for load in self._usable)
+        self._open = {load: None for load in self._usable if load.open}
 
     def drain_s(self, lane: Lane | None = None) -> float:
         """Seconds that the usable replicas need for what waits (of a lane) and what they have."""
@@ -117,8 +122,7 @@ class Dispatcher:
         Few texts are spread, so that replicas share them; many are cut into batches.
         """
         assignments = self._assign_isolated(now)
-        sharing = sum(load.fits(1, now) for load in self._usable[:LOOKED_AT])
-        share = -(-self.queue.tokens // max(1, sharing))
+        share = -(-self.queue.tokens // max(1, len(self._open)))
         while (head := self.queue.peek()) is not None:
             if head.crashes >= CRASHES_TO_ISOLATE:
                 self._isolated.append(self.queue.pop())
@@ -149,19 +153,21 @@ class Dispatcher:
     def _pick(self, head: QueuedText, now: float) -> Load | None:
         queue_s = self.queue.tokens / max(self._tokens_per_s, 1e-9)
         text = Candidate(head.tokens, now, queue_s, head.client)
-        loads = self._usable
-        if head.avoid:
-            loads = [load for load in loads if load.replica not in head.avoid] or loads
+        if len(self._usable) <= LOOKED_AT:
+            return self._balancer.pick(self._eligible(list(self._usable), head), text)
+        some = list(islice(self._open, LOOKED_AT))
+        for load in some:  # the next text looks at others
+            del self._open[load]
+            self._open[load] = None
+        return self._balancer.pick(self._eligible(some, head), text)
+
+    def _eligible(self, loads: Sequence[Load], head: QueuedText) -> Sequence[Load]:
+        """Without the quarantine, and without those that failed the text if others are left."""
         if self._quarantine is not None:
             loads = [load for load in loads if load is not self._quarantine]
-        if len(loads) > LOOKED_AT:
-            # Like the power of d choices; only when all of these are full, all others are asked.
-            self._cursor = (self._cursor + LOOKED_AT) % len(loads)
-            some = loads[self._cursor : self._cursor + LOOKED_AT]
-            load = self._balancer.pick(some, text)
-            if load is not None:
-                return load
-        return self._balancer.pick(loads, text)
+        if head.avoid:
+            loads = [load for load in loads if load.replica not in head.avoid] or loads
+        return loads
 
     def settle(self, assignment: Assignment, text_id: int) -> QueuedText | None:
         """A text of a call was answered; None when another replica has answered it before.
@@ -223,6 +229,8 @@ class Dispatcher:
     def _release(self, load: Load, text: QueuedText) -> None:
         load.release(text.tokens)
         self._outstanding_tokens -= text.tokens
+        if load.open and load in self._usable:
+            self._open[load] = None
 
     def _fill(self, load: Load, most_tokens: int, now: float) -> Assignment:
         """Take texts off the queue for one call; a single one may be longer than `most_tokens`."""
@@ -246,4 +254,6 @@ class Dispatcher:
             load.take(text.tokens)
             self._outstanding_tokens += text.tokens
         load.calls += 1
+        if not load.open:
+            self._open.pop(load, None)
         return Assignment(load, dict(enumerate(texts)), now)

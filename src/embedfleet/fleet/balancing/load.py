@@ -41,6 +41,11 @@ class Load:
     weight: float = 1.0
     """Its share where shares are set by hand."""
 
+    @property
+    def open(self) -> bool:
+        """Whether any text fits, however long, once it has warmed up."""
+        return 2 * self.outstanding_tokens <= self.window_tokens
+
     def window(self, now: float) -> float:
         """Tokens it may have outstanding now, less while it warms up."""
         age = now - self.joined
