@@ -23,9 +23,9 @@ else: if it is what kills replicas, no other text is taken along any more."""
 
 
 LOOKED_AT = 8
-"""How many replicas are compared for one text in larger pools, so that a choice among hundreds costs
-no more than one among these. (The best of d drawn is close to the best of all already for small d:
-Mitzenmacher 2001.)"""
+"""How many replicas are compared for one text in larger pools, so that a choice among hundreds
+costs no more than one among these. (The best of d drawn is close to the best of all already for
+small d: Mitzenmacher 2001.)"""
 
 
 class Ending(Enum):
