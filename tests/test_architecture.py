@@ -29,7 +29,7 @@ PURE = [
     "gateway/queue.py",
     "gateway/dispatch.py",
     "fleet/balancing/*.py",
-    "batching/urgency.py",
+    "urgency.py",
     "gateway/admission.py",
     "gateway/budgets.py",
     "gateway/hedging.py",

@@ -19,9 +19,9 @@ from typing import TypeVar
 import numpy as np
 
 from embedfleet.batching.packing import pack
-from embedfleet.batching.urgency import urgency
 from embedfleet.engine.engine import Computation, Engine
 from embedfleet.engine.pooling import finite_rows
+from embedfleet.urgency import urgency
 from embedfleet.vocabulary import (
     DeadlineError,
     EmbedfleetError,

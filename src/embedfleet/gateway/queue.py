@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
-from embedfleet.batching.urgency import urgency
+from embedfleet.urgency import urgency
 from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, Vector
 
 SHARES = {Lane.INTERACTIVE: 0.9, Lane.BULK: 0.1}

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.batching.urgency import urgency
+from embedfleet.urgency import urgency
 
 
 def test_short_texts_pass_long_ones_that_came_a_little_before() -> None:
