@@ -73,7 +73,7 @@ class Encoder:
             bodies = iter(self._tokenizer.ids([prompt + text for text in strings], most=most))
         except TypeError:  # the library's word for half of a surrogate pair, which is no Unicode
             raise _no_unicode(texts) from None
-        prompt_ids = self._prompt_ids(prompt) if len(strings) < len(texts) else None
+        prompt_ids = self._prompt_ids(prompt) if prompt and len(strings) < len(texts) else None
         encoded = []
         for place, text in enumerate(texts):
             if isinstance(text, str):
