@@ -8,7 +8,6 @@ in another environment.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -83,15 +82,17 @@ def main() -> None:
         seconds, processor_s = time.perf_counter() - started, time.process_time() - used
         if output:
             np.save(output, vectors)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        memory = {"peak_mib": peak, "anonymous_mib": anonymous_mib()}
+        memory = {"peak_mib": memory_mib("VmHWM"), "anonymous_mib": memory_mib("RssAnon")}
         answer({"seconds": seconds, "processor_s": processor_s} | memory)
 
 
-def anonymous_mib() -> float:
-    """Resident memory that no file backs: what the mapped weights do not explain."""
+def memory_mib(field: str) -> float:
+    """One of the kernel's figures: VmHWM is the peak, RssAnon what no mapped weights explain.
+
+    Not `getrusage`: its peak begins with that of the process which started this one.
+    """
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+    (line,) = (line for line in status.splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) / 1024
 
 
