@@ -109,6 +109,8 @@ class Answered:
     seconds: float
     texts: int = 0
     tokens: int = 0
+    address: str = ""
+    """The client's, as far as it can be believed."""
 
 
 class Endpoint:
@@ -173,7 +175,8 @@ class Endpoint:
             self._held_bytes -= held
         name = model.names[0] if model else None
         seconds = time.monotonic() - started
-        self._answered(Answered(name, response.status, seconds, texts, tokens))
+        address = client_address(request, self._trusted_proxies)
+        self._answered(Answered(name, response.status, seconds, texts, tokens, address))
         return response
 
     async def list_models(self, _request: Request) -> Response:

@@ -72,12 +72,19 @@ def configuration(directory: Path, admin: str) -> Path:
     return config
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 @contextlib.contextmanager
 def watching(directory: Path, service: Service) -> Iterator[Prometheus]:
     """Prometheus over a service."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     with (directory / "prometheus.log").open("w") as log:
         process = subprocess.Popen(
             [

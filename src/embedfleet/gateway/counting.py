@@ -6,6 +6,7 @@ send. Refuses to know why anything happened.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,12 +18,14 @@ from embedfleet.gateway.dispatch import Dispatcher
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import Lane, Outcome, ReplicaState, VectorError
 
+log = logging.getLogger(__name__)
+
 NO_POOL = "none"
 """The pool of requests that name no model served here."""
 
 
 class RequestCounter:
-    """Counts requests as they are answered."""
+    """Counts requests as they are answered, and tells of each at the log level `debug`."""
 
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
@@ -33,6 +36,10 @@ class RequestCounter:
         self._metrics.request_duration.labels(pool).observe(answered.seconds)
         if answered.texts:
             self._metrics.request_texts.labels(pool).observe(answered.texts)
+        log.debug(
+            "%s from %s: %d texts, %d tokens, %.3f s",
+            *(answered.status, answered.address, answered.texts, answered.tokens, answered.seconds),
+        )
 
 
 class PoolCounter:
