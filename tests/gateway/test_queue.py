@@ -123,3 +123,17 @@ def test_nothing_is_lost_or_doubled(steps: list[tuple[int, Lane, bool]]) -> None
 
         assert len(queue) == len(inside)
         assert queue.tokens == sum(each.tokens for each in inside)
+
+
+def test_questions_are_not_held_up_by_a_document_that_waits_for_room() -> None:
+    """They pass it, one after the other, until they are a batch ahead of their share."""
+    queue = TextQueue()
+    queue.put(text(8000, BULK))
+    queue.put(text(8000, BULK))
+    queue.pop()
+    for _ in range(5):
+        queue.put(text(20))
+        waiting = queue.peek()
+        assert waiting is not None
+        assert waiting.lane is INTERACTIVE
+        queue.pop()

@@ -17,6 +17,10 @@ SHARES = {Lane.INTERACTIVE: 0.9, Lane.BULK: 0.1}
 """How tokens are divided while both lanes wait. Bulk work keeps a tenth, so that it always moves;
 a lane that has nothing waiting leaves its share to the other."""
 
+LEAD = 1024 / SHARES[Lane.INTERACTIVE]
+"""Interactive texts go first until they are this far ahead of their share: some fifty questions.
+Else a bulk text that is next, and waits for room that a question does not need, holds them up."""
+
 
 class Claimant(Protocol):
     """Who waits for texts: it gets exactly one call for each."""
@@ -133,7 +137,10 @@ class TextQueue:
 
     def _next_lane(self) -> Lane | None:
         waiting = [lane for lane, texts in self._counts.items() if texts]
-        return min(waiting, key=self._served.__getitem__, default=None)
+        return min(waiting, key=self._standing, default=None)
+
+    def _standing(self, lane: Lane) -> float:
+        return self._served[lane] - (LEAD if lane is Lane.INTERACTIVE else 0.0)
 
     def _wake(self, lane: Lane) -> None:
         """A lane that was empty starts level with the others: idle time earns no credit."""
