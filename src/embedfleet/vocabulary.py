@@ -207,6 +207,10 @@ class ReplicaLostError(ReplicaError):
     """The connection broke or the process died before the answer was whole."""
 
 
+class ReplicaUnreachableError(ReplicaLostError):
+    """No connection could be made: nothing was tried there."""
+
+
 class UnfitReplicaError(ReplicaError):
     """It answers, and can't serve this pool as it is; the message says what would help."""
 

@@ -37,6 +37,13 @@ class Ending(Enum):
     """It answered, but wrongly, or not these."""
     REFUSED = "refused"
     """It takes nothing new, because it drains: no text was tried."""
+    UNREACHED = "unreached"
+    """No connection to it could be made: no text was tried either."""
+
+
+SHUT_S = 0.2
+"""A replica that can't be reached is not tried again for so long. Its texts are not counted as
+tried, so without a pause they would go to it in a circle."""
 
 
 @dataclass(slots=True, eq=False)
@@ -142,8 +149,9 @@ class Dispatcher:
             if self._quarantine is not None and not self._quarantine.outstanding_tokens:
                 self._quarantine = None
             return []
-        if self._quarantine not in self._usable:
-            fewest = min(self._usable, key=lambda load: load.outstanding_tokens, default=None)
+        if self._quarantine not in self._usable or now < self._quarantine.shut_until:
+            reached = [load for load in self._usable if now >= load.shut_until]
+            fewest = min(reached, key=lambda load: load.outstanding_tokens, default=None)
             self._quarantine = fewest
         load = self._quarantine
         if load is None or load.outstanding_tokens:
@@ -208,12 +216,14 @@ class Dispatcher:
         Return the texts that must fail: those tried too often, or all where none may be retried.
         """
         assignment.load.calls -= 1
+        if ending is Ending.UNREACHED:
+            assignment.load.shut_until = assignment.handed_s + SHUT_S
         exhausted: list[QueuedText] = []
         for text in assignment.texts.values():
             self._release(assignment.load, text)
             if text.closed:
                 continue
-            if ending is Ending.REFUSED:
+            if ending in {Ending.REFUSED, Ending.UNREACHED}:
                 text.attempts -= 1
             else:
                 text.avoid |= {assignment.replica}

@@ -13,6 +13,7 @@ from embedfleet.vocabulary import (
     DeadlineError,
     EmbedfleetError,
     ReplicaLostError,
+    ReplicaUnreachableError,
     VectorError,
 )
 
@@ -27,5 +28,7 @@ call, and so goes to another replica when the call ends."""
 
 def ending_of(error: BaseException | None) -> Ending:
     """What an error that ended a call says of the texts that it left."""
+    if isinstance(error, ReplicaUnreachableError):
+        return Ending.UNREACHED
     lost = isinstance(error, ReplicaLostError | CancelledError)
     return Ending.LOST if lost else Ending.FAILED

@@ -14,7 +14,12 @@ from pathlib import Path
 import aiohttp
 
 from embedfleet.model.files import SHARED_FILES
-from embedfleet.vocabulary import DrainingError, ReplicaError, ReplicaLostError
+from embedfleet.vocabulary import (
+    DrainingError,
+    ReplicaError,
+    ReplicaLostError,
+    ReplicaUnreachableError,
+)
 from embedfleet.wire import frames
 from embedfleet.wire.description import ReplicaDescription, decode_description
 
@@ -63,7 +68,8 @@ class Upstream:
         """Hand over texts; frames arrive as the replica's batches finish.
 
         Raises DrainingError when the replica takes nothing new, ReplicaLostError when the
-        connection breaks or the answer ends in the middle of a frame, ReplicaError on nonsense.
+        connection breaks or the answer ends in the middle of a frame, ReplicaUnreachableError when
+        there never was one, ReplicaError on nonsense.
         """
         decoder = frames.FrameDecoder()
         asked = {text.id: frames.echo(text.ids) for text in texts}
@@ -79,6 +85,8 @@ class Upstream:
                     for frame in decoder.feed(chunk):
                         frame.check_echoes(asked)
                         yield frame
+        except aiohttp.ClientConnectorError as error:
+            raise ReplicaUnreachableError(f"can't reach {url}: {_told(error)}") from error
         except _LOST as error:
             raise ReplicaLostError(f"lost the replica at {url}: {_told(error)}") from error
         if decoder.pending:

@@ -40,6 +40,8 @@ class Load:
     """When it became usable, monotonic seconds."""
     weight: float = 1.0
     """Its share where shares are set by hand."""
+    shut_until: float = float("-inf")
+    """No connection to it could be made; until then, monotonic seconds, none is tried."""
 
     @property
     def open(self) -> bool:
@@ -59,6 +61,8 @@ class Load:
         A text longer than the room still goes once at most half of the window is outstanding: its
         turn is next then, and waiting for an empty replica would let the engine run dry.
         """
+        if now < self.shut_until:
+            return False
         window = self.window(now)
         return self.outstanding_tokens + tokens <= window or 2 * self.outstanding_tokens <= window
 
