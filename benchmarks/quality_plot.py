@@ -31,6 +31,9 @@ def plot(result: Path, console: Console) -> None:
             axes.axhline(scored["bm25"]["recall"], color=colour, linestyle=":", linewidth=0.8)
     axes.axvline(best["width"] // 5, color="grey", linestyle="--", linewidth=0.8)
     axes.set_xscale("log", base=2)
+    powers = [1 << power for power in range(5, best["width"].bit_length() - 1)]
+    ticks = [*powers, best["width"]]  # without the power just below the width: no room
+    axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
     axes.set_xlabel("dimensions kept (dashed line: a fifth)")
     axes.set_ylabel("recall@10 (dotted lines: BM25)")
     axes.set_title(f"{content['model']}, {best['precision']}, with the query instruction")

@@ -16,7 +16,7 @@ from training.prepare import FULL, SMOKE, prepare
 from training.recipe import GEOMETRIES, SHIPPED, STEPS
 from training.train import arguments_parser, train_step
 
-SMOKE_SETTINGS = ["--set", "batch_factor=0.005", "--updates", "4"]
+SMOKE_SETTINGS = ["--set", "batch_factor=0.005", "--updates", "2"]
 
 
 def run(folder: Path, out: Path, *, smoke: bool) -> int:
