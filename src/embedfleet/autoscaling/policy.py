@@ -19,14 +19,16 @@ from embedfleet.autoscaling import steadying
 from embedfleet.autoscaling.schedule import Bounds, Schedule, bounds
 from embedfleet.autoscaling.signals import Observation, fault
 from embedfleet.autoscaling.steadying import Pace
-from embedfleet.autoscaling.surprise import Surprise
 from embedfleet.settings import AutoscalingSettings
 
+FLEETING = {"reserve", "peak", "trend", "backlog"}
+"""Terms that speak of what may come, or of work that is done once: when they ask for less, less is
+enough. The others speak of what traffic was, and may be again."""
 BURST = 1.5
 """The fast rate is a burst beyond so many times the slow one."""
-BURST_UTILISATION = 0.9
-"""Replicas may be busier in a burst than for long."""
-STEEPEST = 2.0
+FULL = 0.9
+"""Share of its ability that a replica can give without long waits."""
+STEEPEST = 1.5
 """Most that a broken p99 may multiply: latency explodes near saturation, and need does not."""
 
 
@@ -63,7 +65,12 @@ class Memory:
     """What a decision has to remember of earlier ones. A new one is a restart."""
 
     pace: Pace = field(default_factory=Pace)
-    surprise: Surprise = field(default_factory=Surprise)
+    peak: float = 0.0
+    """The highest fast rate so far in tokens/s, fading with time."""
+    levels: tuple[tuple[float, float], ...] = ()
+    """(When, slow rate) over the start-up time, oldest first."""
+    at: float | None = None
+    """When it was last decided."""
     late_since: float | None = None
     """Since when the p99 has been above the SLO."""
     busy_since: float | None = None
@@ -78,7 +85,8 @@ def decide(
     """Decide for one moment."""
     complaint = fault(seen, settings)
     if complaint is not None:
-        return _held(seen, complaint, settings), steadying.interrupted(memory.pace, memory)
+        forgetting = replace(memory, pace=steadying.interrupted(memory.pace))
+        return _held(seen, complaint, settings), forgetting
     memory = _noticed(seen, memory, settings)
     allowed = _allowed(seen, schedule, settings)
     terms = tuple(_terms(seen, memory, settings, allowed))
@@ -89,10 +97,12 @@ def decide(
         ceiling = max(settings.min_replicas, min(ceiling, allowed.ceiling))
     target = min(winner.replicas, ceiling)
     least = max(settings.min_replicas, min(allowed.floor, settings.max_replicas))
-    step = steadying.step(seen, max(target, least), least, memory.pace, settings)
+    proven = max(term.replicas for term in terms if term.name not in FLEETING)
+    proven = max(least, min(proven, ceiling))
+    step = steadying.step(seen, max(target, least), proven, least, memory.pace, settings)
     decision = Decision(
         planned=step.planned,
-        standby=min(settings.standby, settings.max_replicas - min(step.planned, ceiling)),
+        standby=_standby(seen, step, settings),
         wanted=winner.replicas,
         terms=terms,
         winner=winner.name if step.held_by is None else step.held_by,
@@ -110,17 +120,29 @@ def _held(seen: Observation, complaint: str, settings: AutoscalingSettings) -> D
     return Decision(planned, seen.standby, planned, (), "held", f"held: {complaint}", held=True)
 
 
+def _standby(seen: Observation, step: steadying.Step, settings: AutoscalingSettings) -> int:
+    """As many as are set, as far as bounds and memory allow."""
+    room = max(0, settings.max_replicas - step.planned)
+    if step.held_by == "memory":
+        room = min(room, seen.standby)
+    return min(settings.standby, room)
+
+
 def _noticed(seen: Observation, memory: Memory, settings: AutoscalingSettings) -> Memory:
-    """Remember since when what is wrong has been wrong, and learn how traffic surprises."""
+    """Remember since when what is wrong has been wrong, and how traffic has been."""
+    elapsed_s = 0.0 if memory.at is None else max(0.0, seen.now - memory.at)
+    faded = math.exp(-elapsed_s / settings.peak_memory_s)
+    ahead_s = start_up_s(seen, settings)
+    levels = [each for each in memory.levels if seen.now - ahead_s <= each[0] < seen.now]
     late = seen.latency_p99_s > settings.slo_s
     busy = seen.utilisation > settings.utilisation_ceiling  # false for NaN
     return replace(
         memory,
         late_since=(seen.now if memory.late_since is None else memory.late_since) if late else None,
         busy_since=(seen.now if memory.busy_since is None else memory.busy_since) if busy else None,
-        surprise=memory.surprise.learn(
-            seen.now, seen.arriving_slow, seen.arriving_fast, start_up_s(seen, settings)
-        ),
+        peak=max(seen.arriving_fast, memory.peak * faded),
+        levels=(*levels, (seen.now, seen.arriving_slow)),
+        at=seen.now,
     )
 
 
@@ -142,25 +164,31 @@ def _terms(
     yield Term("minimum", settings.min_replicas, "never fewer")
     if allowed.floor:
         yield Term("schedule", allowed.floor, f"the schedule's floor is {allowed.floor}")
-    yield _traffic(seen, memory, settings)
-    if seen.arriving_fast > BURST * seen.arriving_slow:
-        wanted = math.ceil(seen.arriving_fast / (BURST_UTILISATION * seen.tokens_per_s))
-        yield Term("burst", wanted, f"{seen.arriving_fast:,.0f} tokens/s in a burst")
+    yield from _traffic(seen, memory, settings)
     yield from _backlog(seen, settings)
     yield from _relative(seen, memory, settings)
 
 
-def _traffic(seen: Observation, memory: Memory, settings: AutoscalingSettings) -> Term:
-    """Replicas that carry what arrives, and what may come before further ones have started."""
-    margin = memory.surprise.margin(settings.caution)
-    headroom = max(margin, 1.0 / settings.target_utilisation)
-    needed = seen.arriving_slow * headroom / seen.tokens_per_s
-    return Term(
-        "traffic",
-        math.ceil(needed),
-        f"{seen.arriving_slow:,.0f} tokens/s with {headroom:.2f} times in reserve, "
-        f"{seen.tokens_per_s:,.0f} per replica",
+def _traffic(seen: Observation, memory: Memory, settings: AutoscalingSettings) -> Iterator[Term]:
+    """What arrives now, what the trend brings until a replica has started, and reserves."""
+    full = FULL * seen.tokens_per_s
+    rate = max(seen.arriving_slow, seen.arriving_fast)
+    why = f"{rate:,.0f} tokens/s arrive"
+    if seen.arriving_fast > BURST * seen.arriving_slow:
+        why += " in a burst"
+    yield Term("traffic", math.ceil(rate / full), why)
+    began, before = memory.levels[0]
+    trend = seen.arriving_slow + max(0.0, seen.arriving_slow - before)
+    if trend > seen.arriving_slow:
+        why = f"{before:,.0f} became {seen.arriving_slow:,.0f} tokens/s in {seen.now - began:.0f} s"
+        yield Term("trend", math.ceil(trend / full), why)
+    reserve = seen.arriving_slow / (settings.target_utilisation * seen.tokens_per_s)
+    yield Term(
+        "reserve",
+        math.ceil(reserve),
+        f"{seen.arriving_slow:,.0f} tokens/s at {settings.target_utilisation:.0%} of ability",
     )
+    yield Term("peak", math.ceil(memory.peak / full), f"peaks up to {memory.peak:,.0f} tokens/s")
 
 
 def _backlog(seen: Observation, settings: AutoscalingSettings) -> Iterator[Term]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
 
 from embedfleet.autoscaling.signals import Observation
 from embedfleet.settings import AutoscalingSettings
@@ -18,19 +17,23 @@ ALWAYS_UP = 4
 """Replicas that may be added in an interval however small the fleet is (as in Kubernetes' HPA)."""
 
 
+Wants = tuple[tuple[float, int], ...]
+"""When, and how many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """What steadying remembers."""
 
     started: float | None = None
     """When the autoscaler, or its sight, came back."""
-    wants: tuple[tuple[float, int], ...] = ()
-    """What was wanted in the quiet window: (when, how many), the larger ones first. One that came
-    before a larger one says nothing, and is dropped."""
-    grown: tuple[tuple[float, int], ...] = ()
+    proven: Wants = ()
+    """What traffic needed in the quiet window, the larger ones first. One that came before a larger
+    one says nothing any more, and is dropped."""
+    wanted: Wants = ()
+    """What was wanted in the shorter window of reserves, likewise."""
+    grown: Wants = ()
     """Growth within the last interval: (when, by how many)."""
-    up_at: float = -math.inf
-    """When the fleet last grew."""
     down_at: float = -math.inf
     """When the fleet last shrank."""
 
@@ -45,29 +48,27 @@ class Step:
     why: str | None = None
 
 
-class Remembers(Protocol):
-    """Whoever keeps a pace."""
-
-    @property
-    def pace(self) -> Pace: ...
-
-
-M = TypeVar("M", bound=Remembers)
-
-
-def interrupted(pace: Pace, memory: M) -> M:
+def interrupted(pace: Pace) -> Pace:
     """Remember that nothing was seen for a while: what was wanted then is unknown.
 
     The quiet window starts over when sight returns.
     """
-    return replace(memory, pace=replace(pace, started=None))  # type: ignore[type-var]
+    return replace(pace, started=None)
 
 
 def step(
-    seen: Observation, wanted: int, least: int, pace: Pace, settings: AutoscalingSettings
+    seen: Observation,
+    wanted: int,
+    proven: int,
+    least: int,
+    pace: Pace,
+    settings: AutoscalingSettings,
 ) -> Step:
-    """Move towards `wanted`, which is within all bounds; `least` is never waited for."""
-    pace = _remembering(seen.now, wanted, pace, settings)
+    """Move towards `wanted`, which is within all bounds.
+
+    `proven` is the part of it that is no reserve, and `least` is never waited for.
+    """
+    pace = _remembering(seen.now, wanted, proven, pace, settings)
     if wanted > seen.planned:
         return _up(seen, wanted, least, pace, settings)
     if wanted < seen.planned:
@@ -75,15 +76,22 @@ def step(
     return Step(seen.planned, pace)
 
 
-def _remembering(now: float, wanted: int, pace: Pace, settings: AutoscalingSettings) -> Pace:
-    wants = [
-        each for each in pace.wants if each[0] > now - settings.down_cooldown_s and each[1] > wanted
-    ]
+def _remembering(
+    now: float, wanted: int, proven: int, pace: Pace, settings: AutoscalingSettings
+) -> Pace:
     return replace(
         pace,
         started=now if pace.started is None else pace.started,
-        wants=(*wants, (now, wanted)),
+        proven=_highest(pace.proven, proven, now, settings.down_cooldown_s),
+        wanted=_highest(pace.wanted, wanted, now, settings.reserve_cooldown_s),
         grown=tuple(each for each in pace.grown if each[0] > now - settings.up_interval_s),
+    )
+
+
+def _highest(before: Wants, count: int, now: float, window_s: float) -> Wants:
+    return (
+        *(each for each in before if each[0] > now - window_s and each[1] > count),
+        (now, count),
     )
 
 
@@ -101,7 +109,7 @@ def _up(
         return Step(seen.planned, pace, "pace", f"{lately} were added lately")
     grown = (*pace.grown, (seen.now, planned - seen.planned))
     why = None if planned == wanted else f"at most {planned} for now"
-    return Step(planned, replace(pace, grown=grown, up_at=seen.now), None, why)
+    return Step(planned, replace(pace, grown=grown), None, why)
 
 
 def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> Step:
@@ -114,13 +122,11 @@ def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> Step:
     started = seen.now if pace.started is None else pace.started
     if seen.now - started < quiet_s:
         return stay("restart", f"looking on for {seen.now - started:.0f} s only")
-    if seen.now - pace.up_at < quiet_s:
-        return stay("quiet", f"it grew {seen.now - pace.up_at:.0f} s ago")
     if seen.starting:
         return stay("quiet", f"{seen.starting} are still starting")
     if seen.now - pace.down_at < settings.down_interval_s:
         return stay("pace", f"it shrank {seen.now - pace.down_at:.0f} s ago")
-    highest = max(count for _, count in pace.wants)
+    highest = max(count for _, count in (*pace.proven, *pace.wanted))
     if highest >= seen.planned:
         return stay("quiet", f"{highest} were wanted within {quiet_s:.0f} s")
     most = max(1, math.floor(seen.planned * settings.down_most))

@@ -36,7 +36,7 @@ class AutoscalingSettings:
     catch_up_s: float = duration(30.0)
     """Seconds, counted from when a replica ordered now is ready, in which everything that waits by
     then should be done. Shorter ones order more replicas for the same backlog."""
-    target_utilisation: float = setting(0.55, at_least=0.05, at_most=1.0)
+    target_utilisation: float = setting(0.6, at_least=0.05, at_most=1.0)
     """Share of its ability that a replica is planned to give. What is left carries traffic that
     rises while further replicas start; the slower they start, the lower this should be."""
     peak_memory_s: float = duration(14_400.0)
@@ -56,7 +56,7 @@ class AutoscalingSettings:
     up_cooldown_s: float = setting(180.0, at_least=0, at_most=86_400)
     """Seconds in which the same evidence (a broken p99, busy replicas) does not order twice. More
     traffic or more work that waits is new evidence, and is answered at once."""
-    up_most: float = setting(1.0, at_least=0.01, at_most=100.0)
+    up_most: float = setting(4.0, at_least=0.01, at_most=100.0)
     """Growth allowed in `up_interval_s`, as a share of the replicas there are; four replicas are
     always allowed."""
     up_interval_s: float = duration(60.0)
@@ -65,7 +65,7 @@ class AutoscalingSettings:
     """Quiet seconds before the fleet shrinks: nothing in them, and no growth and no restart of the
     autoscaler, asked for the replicas that would go."""
     reserve_cooldown_s: float = duration(60.0)
-    """The same for replicas that were only kept in reserve for traffic that did not come."""
+    """The same, in seconds, for replicas that were only a reserve for traffic that did not come."""
     down_most: float = setting(0.25, at_least=0.01, at_most=1.0)
     """Share of the replicas that may go in `down_interval_s`; one replica is always allowed."""
     down_interval_s: float = duration(60.0)

@@ -1,0 +1,1 @@
+"""The production policies, queue and balancing under virtual time."""

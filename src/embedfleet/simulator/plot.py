@@ -1,0 +1,87 @@
+"""Plots of runs: what arrived, what was planned and ready, how long texts waited.
+
+Decides how a comparison looks. Needs the extra `plots`; refuses to know how runs are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from embedfleet.simulator.score import Score
+from embedfleet.vocabulary import SetupError
+
+
+def pyplot() -> Any:
+    """Matplotlib without a screen; SetupError where it is not installed."""
+    try:
+        import_module("matplotlib").use("Agg")
+        return import_module("matplotlib.pyplot")
+    except ImportError:
+        raise SetupError(
+            'plots need matplotlib: pip install "embedfleet[plots]"; tables and --json do not'
+        ) from None
+
+
+def timelines(scores: Sequence[Score], tokens_per_s: float, slo_s: float, output: Path) -> None:
+    """One column for each policy: arrivals and replicas above, wait and p99 below."""
+    plt = pyplot()
+    figure, axes = plt.subplots(
+        2, len(scores), sharex=True, sharey="row", squeeze=False, figsize=(5 * len(scores), 6)
+    )
+    for column, each in enumerate(scores):
+        above, below = axes[0][column], axes[1][column]
+        hours = [point.at_s / 3600 for point in each.line]
+        above.set_title(
+            f"{each.policy}\n{each.slo_attainment:.1%} in time, {each.mean_replicas:.1f} replicas"
+        )
+        arriving = [point.arriving / tokens_per_s for point in each.line]
+        above.plot(hours, arriving, lw=0.5, color="0.6", label="arriving, in replicas")
+        above.step(hours, [point.planned for point in each.line], lw=0.8, label="planned")
+        above.step(hours, [point.ready for point in each.line], lw=1.2, label="ready")
+        below.plot(hours, [point.p99_s for point in each.line], lw=0.7, label="p99")
+        below.plot(hours, [point.wait_s for point in each.line], lw=0.7, label="wait (p95)")
+        late = [point.p99_s > slo_s for point in each.line]
+        red = {"alpha": 0.2, "color": "red", "label": "SLO missed"}
+        below.fill_between(hours, 1e-3, slo_s, where=late, **red)
+        below.axhline(slo_s, color="red", lw=0.7)
+        below.set_yscale("log")
+        below.set_xlabel("hours")
+    axes[0][0].set_ylabel("replicas")
+    axes[1][0].set_ylabel("seconds")
+    axes[0][0].legend()
+    axes[1][0].legend()
+    _save(plt, figure, output)
+
+
+def curves(points: Mapping[str, Sequence[tuple[float, float]]], title: str, output: Path) -> None:
+    """Attainment against mean replicas: a line for each policy, through its parameter's values."""
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(9, 6))
+    for policy, values in points.items():
+        ordered = sorted(values)
+        ours = policy.startswith("embedfleet")
+        axis.plot(
+            [replicas for replicas, _ in ordered],
+            [100 * attained for _, attained in ordered],
+            marker="o",
+            ms=5 if ours else 3,
+            lw=2.5 if ours else 1,
+            color="black" if policy == "embedfleet" else None,
+            ls="--" if policy == "static" else "-",
+            label=policy,
+        )
+    axis.set_xlabel("mean replicas, all that exist")
+    axis.set_ylabel("texts answered within the SLO, %")
+    axis.set_title(title)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    _save(plt, figure, output)
+
+
+def _save(plt: Any, figure: Any, output: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(output, dpi=90)
+    plt.close(figure)

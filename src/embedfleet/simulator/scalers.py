@@ -1,0 +1,73 @@
+"""Whatever decides how many replicas there are, as the simulator runs it.
+
+Decides how the production policy, and a fleet that never changes, are plugged in. Refuses to know
+how replicas come and go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from embedfleet.autoscaling import Memory, Observation, Schedule, decide
+from embedfleet.settings import AutoscalingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How many replicas there should be from now on."""
+
+    planned: int
+    standby: int = 0
+    why: str = ""
+
+
+class Scaler(Protocol):
+    """One policy with its memory; made anew for every run."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in tables."""
+        ...
+
+    @property
+    def period_s(self) -> float:
+        """Seconds between two decisions."""
+        ...
+
+    def order(self, seen: Observation) -> Order:
+        """Decide for one moment."""
+        ...
+
+
+@dataclass(slots=True)
+class Ours:
+    """The production policy."""
+
+    settings: AutoscalingSettings
+    schedule: Schedule = ()
+    name: str = "embedfleet"
+    _memory: Memory = field(default_factory=Memory)
+
+    @property
+    def period_s(self) -> float:
+        return self.settings.tick_s
+
+    def order(self, seen: Observation) -> Order:
+        decision, self._memory = decide(seen, self._memory, self.settings, self.schedule)
+        return Order(decision.planned, decision.standby, decision.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """A fleet of always the same size."""
+
+    replicas: int
+    period_s: float = 60.0
+
+    @property
+    def name(self) -> str:
+        return f"static {self.replicas}"
+
+    def order(self, seen: Observation) -> Order:  # noqa: ARG002 - it looks at nothing
+        return Order(self.replicas)
