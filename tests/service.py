@@ -56,14 +56,23 @@ class Service:
 
 
 @contextlib.contextmanager
-def started(model: str, *, log: Path, arguments: Sequence[str] = ()) -> Iterator[Service]:
-    """Start a service, wait until it says that it is ready, and stop it at the end."""
+def started(
+    model: str,
+    *,
+    log: Path,
+    arguments: Sequence[str] = (),
+    command: Sequence[str] | None = None,
+) -> Iterator[Service]:
+    """Start a service, wait until it says that it is ready, and stop it at the end.
+
+    `command` takes the place of `serve MODEL`.
+    """
     config = log.with_suffix(".toml")
     config.write_text("[admin]\nport = 0\n")
-    command = ["serve", model, "--port", "0", "--config", str(config), *arguments]
+    words = [*(command or ["serve", model]), "--port", "0", "--config", str(config), *arguments]
     with log.open("w") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "embedfleet", *command],
+            [sys.executable, "-m", "embedfleet", *words],
             stdout=subprocess.PIPE,
             stderr=sink,
             text=True,

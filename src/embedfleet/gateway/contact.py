@@ -21,7 +21,7 @@ from embedfleet.golden import vectors as golden_vectors
 from embedfleet.golden.vectors import GoldenVectors, compare, known_file, of_unit_length
 from embedfleet.model.description import ModelDescription, describe
 from embedfleet.settings import Pool as PoolSettings
-from embedfleet.vocabulary import ModelError, ReplicaError
+from embedfleet.vocabulary import ModelError, ModelIdentity, Precision, ReplicaError
 from embedfleet.wire.description import ReplicaDescription
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,11 @@ class ModelContact:
         self._client = client
         self._scratch = scratch
         self._model = known
-        self._expected: Expected | None = None
+        self._identity: ModelIdentity | None = None
+        self._precision = settings.precision
+        """The pool's class: as set, or that of the first replica whose vectors are right."""
+        self._claimed: dict[str, Precision] = {}
+        """The class that each replica says it has."""
         self._golden: GoldenVectors | None = None
         self._introduced = introduced
         self._refused = refused
@@ -65,9 +69,13 @@ class ModelContact:
         return await self._client.describe(url)
 
     async def expected(self, url: str, description: ReplicaDescription) -> Expected:
-        """What replicas must be. The first one to answer says it where nothing else did."""
+        """What replicas must be. The first one to answer says it where nothing else did.
+
+        It does not say the pool's class: one with wrong vectors would shut the right ones out.
+        """
+        self._claimed[url] = description.precision
         async with self._lock:
-            if self._expected is None:
+            if self._identity is None:
                 model = self._model or await self._fetch(url, description)
                 identity = model.identity
                 if not identity.revision:
@@ -75,28 +83,29 @@ class ModelContact:
                     # have those of the first.
                     identity = description.identity
                 self._golden = self._find_golden(identity.revision, model)
-                self._expected = Expected(
-                    identity, self._settings.precision or description.precision
-                )
+                self._identity = identity
                 self._introduced(model)
-            return self._expected
+            return Expected(self._identity, self._precision or description.precision)
 
     async def verify(self, url: str) -> str:
         """What is wrong with a replica's vectors; empty when nothing is."""
-        if self._expected is None:
+        if self._identity is None:
             raise ReplicaError("the model is not known yet")
-        width = self._expected.identity.width
+        width = self._identity.width
+        precision = self._precision or self._claimed.get(url, Precision.F32)
         if self._golden is None:
             vectors = await embed(self._client, url, [PROBE], width)
             wrong = "" if of_unit_length(vectors).all() else "its vectors are not of unit length"
         else:
             vectors = await embed(self._client, url, self._golden.encodings, width)
-            verdict = compare(self._golden, vectors, self._expected.precision)
+            verdict = compare(self._golden, vectors, precision)
             wrong = "" if verdict.passed else verdict.reason
             # No cosine where vectors are not even finite: as far away as can be.
             self._drifted(1.0 - verdict.least_cosine if isfinite(verdict.least_cosine) else 1.0)
         if wrong:
             self._refused()
+        else:
+            self._precision = self._precision or precision
         return wrong
 
     async def _fetch(self, url: str, description: ReplicaDescription) -> ModelDescription:

@@ -1,0 +1,166 @@
+"""A real gateway before its own replicas and engines of others, good and bad ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pybase64
+import pytest
+from numpy.typing import NDArray
+
+from embedfleet.model.description import describe
+from embedfleet.model.source import resolve
+from tests.fakes.revealing_engine import UNLUCKY, vector_of
+from tests.service import Service, started
+from tests.stand_ins import gguf_file
+from tests.stand_ins.openai import VLLM
+from tests.stand_ins.server import StandIn, model
+from tests.stand_ins.sglang import SGLang
+from tests.stand_ins.tei import TEI
+
+pytestmark = pytest.mark.slow
+
+MODEL = os.environ.get("EMBEDFLEET_TEST_SERVICE", "builtin")
+PATIENCE_S = 60
+
+
+class Liar(SGLang):
+    """Answers vectors that are of the right form and of another model."""
+
+    def vector(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        return super().vector([token for token in ids if token != UNLUCKY])
+
+
+@contextlib.asynccontextmanager
+async def service(log: Path, urls: list[str], command: list[str]) -> AsyncIterator[Service]:
+    """The service, with replicas at these addresses; this loop goes on answering for them."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("EMBEDFLEET_POOL_REPLICA_URLS", ",".join(urls))
+        starting = started("", log=log, command=command)
+        running = await asyncio.to_thread(starting.__enter__)
+    try:
+        yield running
+    finally:
+        await asyncio.to_thread(starting.__exit__, None, None, None)
+
+
+async def embed(session: aiohttp.ClientSession, url: str, texts: list[str]) -> np.ndarray:
+    async with session.get(f"{url}/models") as answer:
+        name = (await answer.json())["data"][0]["id"]
+    body: dict[str, Any] = {"model": name, "input": texts, "encoding_format": "base64"}
+    async with session.post(f"{url}/embeddings", json=body) as answer:
+        content = await answer.json()
+        assert answer.status == 200, content
+        rows = [pybase64.b64decode(one["embedding"]) for one in content["data"]]
+        return np.stack([np.frombuffer(row, "<f4") for row in rows])
+
+
+async def until(condition: Callable[[list[dict[str, Any]]], bool], running: Service) -> None:
+    """Wait until the fleet's table is as wanted."""
+    for _ in range(PATIENCE_S * 5):
+        fleet = await asyncio.to_thread(running.fleet)
+        if condition(fleet):
+            return
+        await asyncio.sleep(0.2)
+    raise TimeoutError(f"{fleet}\n{running.log.read_text()}")
+
+
+async def test_engines_that_can_not_serve_get_no_traffic_and_the_rest_goes_on(
+    tmp_path: Path,
+) -> None:
+    """One lies, one wants a key, one answers nonsense, one has a short context; all say so."""
+    small = model(tmp_path)
+    width = describe(resolve(MODEL, progress=False).directory).identity
+    common: dict[str, Any] = {"directory": small.directory.parent}
+    bad: dict[str, StandIn] = {
+        "other weights or another model": Liar(
+            **common, width=width.width, context=width.max_tokens
+        ),
+        "wants an API key": VLLM(**common, key="secret"),
+        "nothing that embedfleet knows answers": TEI(**common, nonsense="html"),
+        "takes texts of at most 7 tokens": VLLM(**common, context=7),
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(engine.running()) for engine in bad.values()]
+        command = ["serve", MODEL, "--replicas", "1"]
+        running = await stack.enter_async_context(service(tmp_path / "log", urls, command))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+
+        def settled(fleet: list[dict[str, Any]]) -> bool:
+            reasons = {each["url"]: f"{each['state']}: {each['reason']}" for each in fleet}
+            return all(
+                reasons[url].startswith("ejected") and reason in reasons[url]
+                for url, reason in zip(urls, bad, strict=True)
+            )
+
+        await until(settled, running)
+        met = [len(engine.bodies) for engine in bad.values()]
+        texts = [f"text {number} of the sea" for number in range(40)]
+        for _ in range(5):
+            vectors = await embed(session, running.base_url, texts)
+            np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        # Nothing but another look, which an end of an ejection may have brought.
+        assert all(
+            len(engine.bodies) - before <= 2
+            for engine, before in zip(bad.values(), met, strict=True)
+        )
+        assert "secret" not in running.log.read_text()
+
+
+async def test_a_gateway_serves_from_engines_of_three_kinds_while_one_dies(tmp_path: Path) -> None:
+    """Every answer is right, and no request is lost."""
+    small = model(tmp_path)
+    common: dict[str, Any] = {"directory": small.directory.parent}
+    engines = [SGLang(**common), VLLM(**common), TEI(**common)]
+    async with contextlib.AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(engine.running()) for engine in engines]
+        command = ["gateway", "--model", str(small.directory)]
+        running = await stack.enter_async_context(service(tmp_path / "log", urls, command))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        await until(lambda fleet: [each["state"] for each in fleet] == ["ready"] * 3, running)
+        texts = [f"the {word} flows to the sea" for word in ("river", "capital", "mountain")]
+        right = np.stack([vector_of(engines[1].ids(text)) for text in texts])
+
+        async def client() -> None:
+            for _ in range(30):
+                vectors = await embed(session, running.base_url, texts)
+                assert (vectors * right).sum(1).min() > 0.9999
+
+        asking = [asyncio.create_task(client()) for _ in range(8)]
+        await asyncio.sleep(0.3)
+        await engines[1].die()
+        await asyncio.gather(*asking)
+        assert all(len(engine.bodies) > 2 for engine in engines), "all three had work"
+
+
+async def test_llama_cpp_is_started_as_a_local_replica(tmp_path: Path) -> None:
+    """`--engine llamacpp`: the printed command, run; its vectors pass the golden check."""
+    program = os.environ.get("EMBEDFLEET_TEST_LLAMA_SERVER") or shutil.which("llama-server")
+    if not program:
+        pytest.skip("llama-server is not installed; `make llama-server` builds it (ten minutes)")
+    found = resolve(MODEL, progress=False).directory
+    directory = tmp_path / "model"
+    shutil.copytree(found, directory)
+    gguf_file.write(describe(found), directory / "model.gguf")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PATH", f"{Path(program).parent}:{os.environ['PATH']}")
+        environment.setenv("EMBEDFLEET_LAUNCH_GPUS", "1")
+        command = ["serve", str(directory), "--engine", "llamacpp", "--replicas", "1"]
+        running = await asyncio.to_thread(
+            (starting := started("", log=tmp_path / "log", command=command)).__enter__
+        )
+    try:
+        async with aiohttp.ClientSession() as session:
+            vectors = await embed(session, running.base_url, ["How are you?", "The sea is blue."])
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert running.fleet()[0]["engine"].startswith("llama.cpp")
+    finally:
+        await asyncio.to_thread(starting.__exit__, None, None, None)
