@@ -31,6 +31,7 @@ from embedfleet.settings import (
     load,
     trace,
 )
+from embedfleet.simulator import commands
 from embedfleet.vocabulary import SettingError, SetupError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ model_commands = typer.Typer(no_args_is_help=True, help="Model files on this mac
 app.add_typer(golden, name="golden")
 app.command()(engines)
 app.add_typer(model_commands, name="model")
+commands.register(app)
 
 
 @app.callback(invoke_without_command=True)

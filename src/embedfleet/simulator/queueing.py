@@ -1,0 +1,53 @@
+"""What queueing theory says of a fleet under steady traffic.
+
+Pure arithmetic: M/G/c by Erlang's C and the approximation of Allen and Cunneen. The simulator is
+checked against it, and capacity plans are made with it. Refuses to know traffic that changes; for
+that there is the simulator.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def erlang_c(servers: int, load: float) -> float:
+    """The probability that an arrival waits; `load` in servers' worth of work (Erlangs)."""
+    if load >= servers:
+        return 1.0
+    # Erlang B by its recursion, which stays within floats where factorials would not.
+    blocked = 1.0
+    for count in range(1, servers + 1):
+        blocked = load * blocked / (count + load * blocked)
+    share = load / servers
+    return blocked / (1.0 - share * (1.0 - blocked))
+
+
+def mean_wait_s(
+    servers: int, rate: float, service_s: float, arrivals_scv: float, service_scv: float
+) -> float:
+    """Mean wait of a G/G/c queue (Allen and Cunneen); exact for M/M/c.
+
+    `rate` per second, `service_s` the mean of a service, and the squared coefficients of variation
+    of the gaps between arrivals and of services.
+    """
+    load = rate * service_s
+    if load >= servers:
+        return math.inf
+    variation = (arrivals_scv + service_scv) / 2.0
+    return erlang_c(servers, load) * service_s / (servers - load) * variation
+
+
+def wait_beyond(
+    servers: int, rate: float, service_s: float, variation: float, share: float
+) -> float:
+    """The wait in seconds that only `share` of the arrivals exceed.
+
+    Those that wait at all wait exponentially long (exact for M/M/c); `variation` stretches it.
+    """
+    load = rate * service_s
+    if load >= servers:
+        return math.inf
+    waiting = erlang_c(servers, load)
+    if waiting <= share:
+        return 0.0
+    return math.log(waiting / share) * variation * service_s / (servers - load)

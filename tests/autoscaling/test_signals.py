@@ -1,0 +1,70 @@
+"""What the autoscaler sees of a pool."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedfleet.autoscaling import Arrivals, ability
+from embedfleet.work import CostModel
+
+MODEL = CostModel(per_batch_s=4e-3, per_token_s=1 / 16_000, per_squared_token_s=0.0)
+
+
+def test_rates_are_of_whole_seconds() -> None:
+    """The second that has begun says nothing yet."""
+    arrivals = Arrivals()
+    for second in range(20):
+        arrivals.add(100, second + 0.5)
+    assert arrivals.tokens_per_s(10.0, 20.0) == 100.0
+    arrivals.add(5_000, 20.1)
+    assert arrivals.tokens_per_s(10.0, 20.2) == 100.0
+
+
+def test_time_before_the_start_is_not_quiet() -> None:
+    """After five seconds the rate is of these five, not of sixty."""
+    arrivals = Arrivals()
+    for second in range(5):
+        arrivals.add(300, second, texts=3)
+    assert arrivals.tokens_per_s(60.0, 5.0) == 300.0
+    assert arrivals.texts_per_s(60.0, 5.0) == 3.0
+
+
+def test_silence_is_a_rate_of_nothing() -> None:
+    """Also after traffic, and before any."""
+    arrivals = Arrivals()
+    assert arrivals.tokens_per_s(10.0, 7.0) == 0.0
+    arrivals.add(300, 8.0)
+    assert arrivals.tokens_per_s(10.0, 100.0) == 0.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.integers(1, 1000)), min_size=1, max_size=50))
+def test_a_window_over_everything_counts_every_token(gaps: list[tuple[float, int]]) -> None:
+    """None is lost between seconds."""
+    arrivals, now = Arrivals(keep_s=1000.0), 0.0
+    for gap, tokens in gaps:
+        now += gap
+        arrivals.add(tokens, now)
+    seconds = int(now) + 1 - int(gaps[0][0])
+    total = sum(tokens for _, tokens in gaps)
+    assert arrivals.tokens_per_s(500.0, now + 1.0) * seconds == pytest.approx(total)
+
+
+def test_ability_grows_with_the_batch_until_the_promise_ends_it() -> None:
+    """Full batches of 250 ms share the fixed 4 ms among 24 texts of 160 tokens."""
+    assert ability(MODEL, 160, 16_384, 0.25) == pytest.approx(24 * 160 / 0.244)
+    assert ability(MODEL, 160, 320, 0.25) == pytest.approx(320 / 0.024)
+
+
+def test_a_text_longer_than_the_promise_runs_alone() -> None:
+    """It has to run somewhere."""
+    assert ability(MODEL, 8_000, 16_384, 0.25) == pytest.approx(8_000 / 0.504)
+
+
+@given(st.floats(0, 1), st.floats(0, 1e-3), st.floats(0, 1e-6), st.floats(0, 1e5))
+def test_any_cost_model_gives_an_ability(
+    per_batch: float, per_token: float, squared: float, length: float
+) -> None:
+    """Also one in which a term is zero."""
+    assert ability(CostModel(per_batch, per_token, squared), length, 16_384, 0.25) > 0
