@@ -1,6 +1,6 @@
 """One training step: a time budget on one GPU, from the last step's weights to the next ones.
 
-    python -m training.train PREPARED --step 1 --seconds 480 --out step1.safetensors
+    python -m training.train PREPARED --step 1 --seconds 470 --out step1.safetensors
     python -m training.train PREPARED --step 2 --start step1.safetensors --out step2.safetensors
 
 The step's settings come from recipe.py; `--set name=value` overrides one, for comparisons. Weights
@@ -235,7 +235,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     parser.add_argument("--geometry", choices=sorted(GEOMETRIES), default="12k-512x4")
     parser.add_argument("--start", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=480.0)
+    parser.add_argument("--seconds", type=float, default=470.0)
     parser.add_argument("--updates", type=int, default=0, help="end after these, not by time")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
