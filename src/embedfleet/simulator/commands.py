@@ -30,6 +30,25 @@ ProfileFile = Annotated[
         help="What a replica is like (TOML): per_batch_s, tokens_per_s, batch_tokens, start_s, …",
     ),
 ]
+TraceFile = Annotated[Path, typer.Argument(metavar="TRACE", help="CSV: Azure's format or ours.")]
+Copies = Annotated[int, typer.Option(min=1, help="How often each text arrives.")]
+ColdStart = Annotated[
+    float | None, typer.Option(min=0, metavar="S", help="Seconds that a replica takes to start.")
+]
+Slo = Annotated[float | None, typer.Option(metavar="MS", help="Latency promised, in ms.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Runs of each policy.")]
+Fewest = Annotated[int | None, typer.Option(metavar="N", help="Fewest replicas.")]
+Most = Annotated[int, typer.Option(metavar="N", help="Most replicas.")]
+Standby = Annotated[int | None, typer.Option(metavar="N", help="Replicas kept warm.")]
+AsFlow = Annotated[
+    bool, typer.Option("--flow", help="Work instead of single texts: quick, approximate.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write every run as JSON.")
+]
+PlotFile = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw the runs (PNG, SVG, PDF).")
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings file; its area [autoscaling] counts."),
@@ -37,27 +56,19 @@ ConfigFile = Annotated[
 
 
 def simulate(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="CSV: Azure's format or ours.")],
+    trace: TraceFile,
     policy: Policies = None,
     replica_profile: ProfileFile = None,
-    copies: Annotated[int, typer.Option(min=1, help="How often each text arrives.")] = 1,
-    cold_start: Annotated[
-        float | None, typer.Option(min=0, metavar="S", help="Seconds that a replica starts.")
-    ] = None,
-    slo_ms: Annotated[float | None, typer.Option(metavar="MS", help="Latency promised.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each policy.")] = 1,
-    min_replicas: Annotated[int | None, typer.Option(metavar="N", help="Fewest replicas.")] = None,
-    max_replicas: Annotated[int, typer.Option(metavar="N", help="Most replicas.")] = 32,
-    standby: Annotated[int | None, typer.Option(metavar="N", help="Warm standby.")] = None,
-    flow: Annotated[
-        bool, typer.Option("--flow", help="Work instead of single texts: quick, approximate.")
-    ] = False,
-    json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write every run as JSON.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the runs (PNG, SVG, PDF).")
-    ] = None,
+    copies: Copies = 1,
+    cold_start: ColdStart = None,
+    slo_ms: Slo = None,
+    seeds: Seeds = 1,
+    min_replicas: Fewest = None,
+    max_replicas: Most = 32,
+    standby: Standby = None,
+    flow: AsFlow = False,
+    json: JsonFile = None,
+    plot: PlotFile = None,
     config: ConfigFile = None,
 ) -> None:
     """Replay a trace against autoscaling policies, in virtual time.
