@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import Counter, Histogram
 
 from embedfleet.endpoint import Answered
 from embedfleet.fleet.fleet import Fleet, Member
@@ -29,17 +30,30 @@ class RequestCounter:
 
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
+        self._labelled: dict[tuple[str | None, int], tuple[Counter, Histogram, Histogram]] = {}
 
     def count(self, answered: Answered) -> None:
-        pool = answered.model or NO_POOL
-        self._metrics.requests.labels(pool, str(answered.status)).inc()
-        self._metrics.request_duration.labels(pool).observe(answered.seconds)
+        # Looked up once for each of the few pools and statuses: this is done for every request.
+        kind = (answered.model, answered.status)
+        requests, duration, texts = self._labelled.get(kind) or self._label(*kind)
+        requests.inc()
+        duration.observe(answered.seconds)
         if answered.texts:
-            self._metrics.request_texts.labels(pool).observe(answered.texts)
+            texts.observe(answered.texts)
         log.debug(
             "%s from %s: %d texts, %d tokens, %.3f s",
             *(answered.status, answered.address, answered.texts, answered.tokens, answered.seconds),
         )
+
+    def _label(self, model: str | None, status: int) -> tuple[Counter, Histogram, Histogram]:
+        pool, metrics = model or NO_POOL, self._metrics
+        found = (
+            metrics.requests.labels(pool, str(status)),
+            metrics.request_duration.labels(pool),
+            metrics.request_texts.labels(pool),
+        )
+        self._labelled[model, status] = found
+        return found
 
 
 class PoolCounter:
