@@ -35,12 +35,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import gateway_measures as measures
 from benchmarks.gateway_contenders import CONTENDERS, Contender, NotHereError, debian
 from benchmarks.gateway_measures import UNEQUAL, Numbers, Stage
 from benchmarks.gateway_plot import plot
 
 import embedfleet
+from benchmarks import gateway_measures as measures
 
 HERE = Path(__file__).parent
 
