@@ -20,6 +20,10 @@ _MOST_SHOWN = 300
 """Characters of an engine's message that are repeated; a message can hold whole texts."""
 
 
+_SHORTEST = 1e-12
+"""Length below which numbers are rounding errors and no vector; raw ones are longer than 1."""
+
+
 class _Row(msgspec.Struct):
     index: int
     embedding: list[float | None] | str
@@ -39,7 +43,7 @@ class Rows:
     vectors: Vectors
     """[texts, width], rows of unit length where `right`."""
     right: NDArray[np.bool_]
-    """Which rows are vectors at all: finite and longer than zero. Shape [texts]."""
+    """Which rows are vectors at all: finite and of a length. Shape [texts]."""
 
 
 def read_vectors(body: bytes, texts: int) -> Rows:
@@ -66,8 +70,8 @@ def unit(vectors: Vectors) -> Rows:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    right: NDArray[np.bool_] = np.isfinite(lengths) & (lengths > 0)
-    safe = np.where(right, lengths, 1.0).astype(np.float32)
+    right: NDArray[np.bool_] = np.isfinite(lengths) & (lengths > _SHORTEST)
+    safe = np.where(right, lengths, 1.0)  # in float64: some lengths are no float32 numbers
     scaled = np.where(right[:, None], vectors, np.float32(0)) / safe[:, None]
     return Rows(scaled.astype(np.float32, copy=False), right)
 

@@ -1,0 +1,83 @@
+"""What settings become for replicas that are not embedfleet's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from embedfleet.gateway.attaching import launch, replica_client
+from embedfleet.gateway.engines.http import read_key
+from embedfleet.gateway.upstream import Upstream
+from embedfleet.model.description import ModelDescription, describe
+from embedfleet.settings import LaunchSettings, Pool, Settings
+from embedfleet.vocabulary import SettingError, UnfitReplicaError
+from tests.small_tokenizer import write_model
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> ModelDescription:
+    return describe(write_model(tmp_path / "small"))
+
+
+def test_an_engine_is_started_for_the_model_its_limit_and_its_name(
+    small: ModelDescription,
+) -> None:
+    settings = Settings(launch=LaunchSettings(gpus=2, memory_share=0.5, fp8=True))
+    made = launch(settings, Pool(engine="sglang"), small, ("embeddings", "other"))
+    assert (made.model, made.name) == (str(small.directory), "embeddings")
+    assert (made.gpus, made.memory_share, made.fp8) == (2, 0.5, True)
+    assert made.max_tokens == small.identity.max_tokens
+
+
+def test_llama_cpp_is_started_with_the_one_gguf_file_of_the_directory(
+    small: ModelDescription,
+) -> None:
+    """With none or several nobody can know which is meant."""
+    pool = Pool(engine="llamacpp")
+    with pytest.raises(SettingError, match="holds 0 GGUF files"):
+        launch(Settings(), pool, small, ("m",))
+    file = small.directory / "model.gguf"
+    file.touch()
+    assert launch(Settings(), pool, small, ("m",)).model == str(file)
+    (small.directory / "another.gguf").touch()
+    with pytest.raises(SettingError, match="holds 2 GGUF files"):
+        launch(Settings(), pool, small, ("m",))
+
+
+def test_a_key_is_read_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("sk-secret\n")
+    assert read_key(path) == "sk-secret"
+    assert read_key(None) == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines", "schlüssel".encode(), b"\xff"])
+def test_a_file_that_holds_no_key_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    with pytest.raises(SettingError, match=f"replica_key_file: {path}"):
+        read_key(path)
+    with pytest.raises(SettingError, match="can't be read"):
+        read_key(tmp_path / "none")
+
+
+async def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
+    """Not in a representation either, which tracebacks may print."""
+    own = Upstream.open(connect_timeout_s=1, probe_timeout_s=1)
+    path = tmp_path / "key"
+    path.write_text("sk-secret")
+    client = replica_client(own, Pool(replica_key_file=path), None)
+    assert "sk-secret" not in repr(client._http)
+    await own.close()
+
+
+async def test_engines_of_others_give_no_tokenizer_away(
+    small: ModelDescription, tmp_path: Path
+) -> None:
+    own = Upstream.open(connect_timeout_s=1, probe_timeout_s=1)
+    client = replica_client(own, Pool(), small)
+    assert client._foreign is not None
+    with pytest.raises(UnfitReplicaError, match="--model DIR"):
+        await client._foreign.fetch_files("http://10.0.0.1:1", tmp_path)
+    await own.close()
