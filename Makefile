@@ -40,7 +40,7 @@ serve: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-slow: $(VENV)/.dev packages
+test-slow: $(VENV)/.reference packages
 	$(BIN)/python -m pytest -q -m slow
 
 test-all: test test-slow
@@ -78,8 +78,7 @@ docs: $(VENV)/.runtime
 	$(BIN)/python -c 'from embedfleet.telemetry.documenting import as_markdown; print(as_markdown(), end="")' > docs/metrics.md.new
 	mv docs/metrics.md.new docs/metrics.md
 
-reference: $(VENV)/.dev
-	$(INSTALL) -r requirements/reference.txt
+reference: $(VENV)/.reference
 
 lock: $(VENV)/.python
 	$(BIN)/python requirements/lock.py
@@ -109,4 +108,9 @@ $(VENV)/.runtime: requirements/runtime.txt requirements/build.txt pyproject.toml
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@echo "Installing the pinned development tools" >&2
 	$(INSTALL) -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.reference: requirements/reference.txt training/requirements.txt $(VENV)/.dev
+	@echo "Installing torch and transformers, for training and reference values" >&2
+	$(INSTALL) -r requirements/reference.txt -r training/requirements.txt
 	@touch $@
