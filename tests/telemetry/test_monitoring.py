@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from prometheus_client import Histogram
+from typer.testing import CliRunner
 
+from embedfleet.cli import app
 from embedfleet.telemetry.documenting import catalogue, exposed_name
 from embedfleet.telemetry.metrics import GatewayMetrics, ReplicaMetrics
 
@@ -123,3 +125,18 @@ def test_grafana_finds_dashboards_and_source_where_the_compose_file_puts_them() 
     assert f"../monitoring/dashboards:{path[1]}:ro" in compose
     for mounted in re.findall(r"- (\.\./\S+?):", compose):
         assert (ROOT / "deploy" / "compose" / mounted).exists(), mounted
+
+
+def test_the_compose_files_commands_are_ones_that_embedfleet_has() -> None:
+    """It can't be started here, so at least its flags are looked up."""
+    compose = (ROOT / "deploy" / "compose" / "compose.yml").read_text(encoding="utf-8")
+    commands = [
+        json.loads(found)
+        for found in re.findall(r'command: (\["(?:replica|gateway)".*\])', compose)
+    ]
+    assert [command[0] for command in commands] == ["replica", "gateway"]
+    for name, *words in commands:
+        shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, [name, "--help"]).stdout
+        assert {word for word in words if word.startswith("--")} <= set(
+            re.findall(r"--[a-z-]+", shown)
+        )
