@@ -55,7 +55,7 @@ def test_sglang_takes_the_fast_path_of_embeddings() -> None:
 
 
 def test_vllm_pools_the_last_token() -> None:
-    assert json.loads(value("vllm", "--pooler-config")) == {"pooling_type": "LAST"}
+    assert value("vllm", "--convert") == "embed"
     assert value("vllm", "--runner") == "pooling"
     assert value("vllm", "--gpu-memory-utilization") == "0.85"
 

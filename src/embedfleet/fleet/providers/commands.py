@@ -92,10 +92,8 @@ def _sglang(launch: Launch) -> Iterator[Flag]:
 def _vllm(launch: Launch) -> Iterator[Flag]:
     yield Flag(("vllm", "serve", launch.model), "vLLM's HTTP server; metrics are on")
     yield Flag(("--runner", "pooling"), "Qwen3-Embedding is stored as a generating model")
-    yield Flag(("--convert", "embed"), "vectors, not scores (`--task embed` of old)")
-    yield Flag(
-        ("--pooler-config", json.dumps({"pooling_type": "LAST"})), "the vector is the last token's"
-    )
+    # Which pools the last token by default; the option to say so has had three names.
+    yield Flag(("--convert", "embed"), "vectors of the last token (`--task embed` of old)")
     yield from _address(launch)
     yield from _name("--served-model-name", launch)
     yield from _gpus("--tensor-parallel-size", launch)
