@@ -1,12 +1,12 @@
 """Autoscaling policies beside each other: a day of ServeGen, Azure's two hours, five seeds.
 
-    python benchmarks/autoscaling.py [--traces servegen,conv,code] [--quick]
+    python benchmarks/autoscaling.py [--traces servegen,conv,code] [--parts flows,singles] [--quick]
 
-Sweeps one parameter of each policy and writes every run to `benchmarks/results/autoscaling.json`
-and the curves of attainment against replicas as PNG. ServeGen's day has 50 to 80 million texts and
-is simulated as a flow; Azure's traces are swept as a flow too, and each policy's first value is run
-again text by text through the production queue. Seed n of ServeGen is day n of its second week; the
-policy was tuned on the first.
+Sweeps one parameter of each policy and writes every run to `benchmarks/results/autoscaling-….json`
+and the curves of attainment against replicas as PNG; a second start goes on where the first ended.
+ServeGen's day has 50 to 80 million texts and is simulated as a flow; Azure's traces are swept as a
+flow too, and each policy's first value is run again text by text through the production queue.
+Seed n of ServeGen is day n of its second week; the policy was tuned on the first.
 """
 
 from __future__ import annotations
@@ -72,11 +72,14 @@ SWEEPS: Final[dict[str, tuple[tuple[float, ...], Callable[[float], Scaler]]]] = 
     "llm-d queue": ((1, 16), lambda v: llm_d.Queue(queued=v, running=16 * v)),
     "llm-d tokens": ((0.2, 0.05, 1.0), lambda v: llm_d.Tokens(wait_s=v)),
     "llm-d SLO": ((0.5, 0.25), lambda v: llm_d.Slo(slo_s=v)),
-    "static": ((12, 10, 8, 14, 15, 16, 17, 18, 19, 20, 24), lambda v: Static(int(v))),
+    "static": ((12, 10, 8, 14, 16, 18, 20, 22), lambda v: Static(int(v))),
 }
 """What is swept of each policy: its own default or the usual value first."""
-COLD_30: Final = {"embedfleet", "HPA token rate", "Knative KPA", "llm-d SLO"}
-"""Who runs ServeGen's day with quick starts too."""
+FRONT: Final = (
+    *("embedfleet", "Knative KPA", "Knative KPA, 600 s delay", "HPA token rate"),
+    *("llm-d SLO", "article", "static"),
+)
+"""Who comes near the front on ServeGen's days; the others run on two days only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,25 +140,32 @@ class Source:
         return flow.Flow.of(parts, DAY_WINDOWS * servegen.WINDOW_S)
 
 
-def plan(traces: list[str], *, quick: bool) -> Iterator[Run]:
-    seeds = SEEDS[:1] if quick else SEEDS
+def flows(traces: list[str], *, quick: bool) -> Iterator[Run]:
+    """Sweeps; on ServeGen's days the policies near the front first, the rest on two days."""
     for trace in traces:
-        for seed in seeds:
+        near = {each: SWEEPS[each][0] for each in SWEEPS if trace in AZURE or each in FRONT}
+        far = {each: SWEEPS[each][0] for each in SWEEPS if each not in near}
+        for policies, seeds in ((near, SEEDS), (far, SEEDS[:2])):
+            for seed in seeds[:1] if quick else seeds:
+                for policy, values in policies.items():
+                    for value in values[:1] if quick else values:
+                        yield Run(trace, policy, value, seed, 120.0, exact=False)
+        for seed in SEEDS[: 1 if quick else 5 if trace in AZURE else 2]:
+            for policy in near:
+                if policy != "static":
+                    yield Run(trace, policy, SWEEPS[policy][0][0], seed, 30.0, exact=False)
+
+
+def singles(traces: list[str], *, quick: bool) -> Iterator[Run]:
+    """Text by text, minutes each: all seeds for ours, two for what it is compared with."""
+    for few in (False, True):
+        for trace in (each for each in traces if each in AZURE):
             for policy, (values, _) in SWEEPS.items():
-                for value in values[:1] if quick else values:
-                    yield Run(trace, policy, value, seed, 120.0, exact=False)
-        for seed in seeds:
-            yield from (
-                Run(trace, policy, values[0], seed, 30.0, exact=False)
-                for policy, (values, _) in SWEEPS.items()
-                if policy != "static" and (trace in AZURE or policy in COLD_30)
-            )
-    for trace in (each for each in traces if each in AZURE):
-        for policy, (values, _) in SWEEPS.items():
-            for value in (12, 16, 24) if policy == "static" else values[:1]:
-                # Minutes each: all seeds for ours, two for what it is compared with.
-                for seed in seeds if policy.startswith("embedfleet") else seeds[:2]:
-                    yield Run(trace, policy, value, seed, 120.0, exact=True)
+                if policy.startswith("embedfleet") == few:
+                    continue
+                for value in (12, 16, 24) if policy == "static" else values[:1]:
+                    for seed in SEEDS[: 1 if quick else 2 if few else 5]:
+                        yield Run(trace, policy, value, seed, 120.0, exact=True)
 
 
 def report(rows: list[dict[str, Any]]) -> None:
@@ -198,28 +208,51 @@ def draw(rows: list[dict[str, Any]], traces: list[str]) -> None:
         plot.curves(points, title, RESULTS / f"autoscaling-{trace}.png")
 
 
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(
+        row[name] for name in ("trace", "policy", "value", "seed", "cold_start_s", "exact")
+    )
+
+
+def do(runs: list[Run], output: Path) -> list[dict[str, Any]]:
+    """Run what an earlier start has not done yet; keep all in `output`."""
+    rows = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.exists() else []
+    done = {key(row) for row in rows}
+    runs = [
+        run
+        for run in runs
+        if (run.trace, run.policy, run.value, run.seed, run.cold_s, run.exact) not in done
+    ]
+    source = Source()
+    with Progress() as progress:
+        task = progress.add_task("runs", total=len(runs))
+        for run in runs:
+            progress.update(task, description=f"{run.trace} {run.policy} {run.value:g}")
+            rows.append(run.go(source))
+            progress.advance(task)
+            document = {"python": platform.python_version(), "rows": rows}
+            output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--traces", default="servegen,conv,code")
+    parser.add_argument("--parts", default="flows,singles")
     parser.add_argument("--quick", action="store_true", help="one seed, one value each")
+    parser.add_argument("--report", action="store_true", help="only show what has been run")
     options = parser.parse_args()
     traces = options.traces.split(",")
     if not DATA.exists():
         raise SystemExit(f"no {DATA}: set EMBEDFLEET_DATA to the folder of traces")
     RESULTS.mkdir(exist_ok=True)
-    source, rows = Source(), []
-    runs = list(plan(traces, quick=options.quick))
-    output = RESULTS / ("autoscaling-quick.json" if options.quick else "autoscaling.json")
-    with Progress() as progress:
-        task = progress.add_task("runs", total=len(runs))
-        for run in runs:
-            rows.append(run.go(source))
-            progress.update(task, advance=1, description=f"{run.trace} {run.policy} {run.value:g}")
-            if len(rows) % 20 == 0 or len(rows) == len(runs):
-                document = {"python": platform.python_version(), "rows": rows}
-                output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    rows = []
+    for part in options.parts.split(","):
+        runs = list({"flows": flows, "singles": singles}[part](traces, quick=options.quick))
+        name = f"autoscaling-{part}{'-quick' if options.quick else ''}.json"
+        rows += do([] if options.report else runs, RESULTS / name)
     report(rows)
-    draw(rows, traces)
+    draw(rows, [trace for trace in traces if any(row["trace"] == trace for row in rows)])
 
 
 if __name__ == "__main__":
