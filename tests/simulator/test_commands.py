@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ def test_a_flow_is_simulated_likewise(trace: Path) -> None:
     done = RUN.invoke(app, ["simulate", str(trace), "--flow", "--policy", "static-4"])
     assert done.exit_code == 0
     assert "100.00%" in done.output
+
+
+def test_a_plot_is_written_or_what_it_needs_is_named(trace: Path, tmp_path: Path) -> None:
+    """Matplotlib comes with the extra `plots` only."""
+    output = tmp_path / "runs.png"
+    done = RUN.invoke(app, ["simulate", str(trace), "--plot", str(output)])
+    if find_spec("matplotlib") is None:
+        assert done.exit_code == 2
+        assert 'plots need matplotlib: pip install "embedfleet[plots]"' in done.output
+    else:
+        assert done.exit_code == 0, done.output
+        assert output.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
