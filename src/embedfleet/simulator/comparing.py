@@ -25,6 +25,7 @@ from embedfleet.vocabulary import SettingError
 
 OURS = "embedfleet"
 STATIC = "static-"
+TABLE_WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,9 @@ def show(asked: Comparison) -> None:
     if asked.plot is not None:
         plot.pyplot()  # refused before minutes have passed
     scores = run(asked)
-    Console(soft_wrap=True).print(table(scores))
+    shown = Console(soft_wrap=True)
+    shown.width = max(shown.width, TABLE_WIDTH)  # a pipe is no reason to cut figures off
+    shown.print(table(scores))
     if asked.json is not None:
         rows = [score.as_row() for score in scores]
         asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
