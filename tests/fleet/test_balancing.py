@@ -154,3 +154,12 @@ def test_what_was_taken_and_released_leaves_nothing(tokens: list[int]) -> None:
 
     assert made.outstanding_tokens == 0
     assert made.outstanding_s == 0.0
+
+
+def test_texts_are_not_spread_thinner_than_a_batch_is_worth() -> None:
+    """A GPU takes 28 ms for any batch; 20 tokens more add a third of a millisecond to them."""
+    gpu = Load("gpu", 16_384, 8192, cost=CostModel(0.028, 14e-6, 0.0))
+    processor = Load("cpu", 2048, 1024, cost=CostModel(2e-3, 1e-4, 0.0))
+
+    assert gpu.least_share == pytest.approx(2000)
+    assert processor.least_share == pytest.approx(20)

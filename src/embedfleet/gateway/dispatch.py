@@ -138,7 +138,8 @@ class Dispatcher:
             load = self._pick(head, now)
             if load is None:
                 break
-            assignments.append(self._fill(load, min(share, load.batch_tokens), now))
+            most = min(max(share, load.least_share), load.batch_tokens)
+            assignments.append(self._fill(load, most, now))
         return assignments
 
     def _assign_isolated(self, now: float) -> list[Assignment]:

@@ -48,6 +48,12 @@ class Load:
         """Whether any text fits, however long, once it has warmed up."""
         return 2 * self.outstanding_tokens <= self.window_tokens
 
+    @property
+    def least_share(self) -> int:
+        """Tokens that cost as much as the batch itself: to spread fewer over replicas would make
+        each of them do the work that any batch is, and save nobody time."""
+        return round(self.cost.per_batch_s / max(self.cost.per_token_s, 1e-9))
+
     def window(self, now: float) -> float:
         """Tokens it may have outstanding now, less while it warms up."""
         age = now - self.joined
