@@ -75,6 +75,8 @@ SWEEPS: Final[dict[str, tuple[tuple[float, ...], Callable[[float], Scaler]]]] = 
     "static": ((12, 10, 8, 14, 16, 18, 20, 22), lambda v: Static(int(v))),
 }
 """What is swept of each policy: its own default or the usual value first."""
+PLOTTED: Final = {"servegen": 0.95, "conv": 0.6, "code": 0.3}
+"""Where the plots begin; what is worse is not shown."""
 FRONT: Final = (
     *("embedfleet", "Knative KPA", "Knative KPA, 600 s delay", "HPA token rate"),
     *("llm-d SLO", "article", "static"),
@@ -205,7 +207,7 @@ def draw(rows: list[dict[str, Any]], traces: list[str]) -> None:
             for policy, values in found.items()
         }
         title = f"{trace}: cold start 120 s, SLO 500 ms, mean of the seeds"
-        plot.curves(points, title, RESULTS / f"autoscaling-{trace}.png")
+        plot.curves(points, title, RESULTS / f"autoscaling-{trace}.png", least=PLOTTED[trace])
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:

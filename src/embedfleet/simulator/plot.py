@@ -56,11 +56,21 @@ def timelines(scores: Sequence[Score], tokens_per_s: float, slo_s: float, output
     _save(plt, figure, output)
 
 
-def curves(points: Mapping[str, Sequence[tuple[float, float]]], title: str, output: Path) -> None:
-    """Attainment against mean replicas: a line for each policy, through its parameter's values."""
+def curves(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    title: str,
+    output: Path,
+    *,
+    least: float = 0.0,
+) -> None:
+    """Attainment against mean replicas: a line for each policy, through its parameter's values.
+
+    `least` is the share in time at which the plot begins.
+    """
     plt = pyplot()
+    colours = plt.get_cmap("tab20").colors
     figure, axis = plt.subplots(figsize=(9, 6))
-    for policy, values in points.items():
+    for place, (policy, values) in enumerate(points.items()):
         ordered = sorted(values)
         ours = policy.startswith("embedfleet")
         axis.plot(
@@ -69,12 +79,13 @@ def curves(points: Mapping[str, Sequence[tuple[float, float]]], title: str, outp
             marker="o",
             ms=5 if ours else 3,
             lw=2.5 if ours else 1,
-            color="black" if policy == "embedfleet" else None,
+            color="black" if policy == "embedfleet" else colours[place % len(colours)],
             ls="--" if policy == "static" else "-",
             label=policy,
         )
     axis.set_xlabel("mean replicas, all that exist")
     axis.set_ylabel("texts answered within the SLO, %")
+    axis.set_ylim(100 * least, 100.2)
     axis.set_title(title)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
