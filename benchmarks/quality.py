@@ -35,11 +35,11 @@ from benchmarks.quality_ranking import (
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from training import corpora
 
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.model.description import describe
+from training import corpora
 
 RESULTS: Final = Path(__file__).parent / "results"
 BUILT_IN: Final = Path(__file__).parents[1] / "src" / "embedfleet" / "builtin"
