@@ -21,9 +21,9 @@ from embedfleet.autoscaling.signals import Observation, fault
 from embedfleet.autoscaling.steadying import Pace
 from embedfleet.settings import AutoscalingSettings
 
-FLEETING = {"reserve", "peak", "trend", "backlog"}
-"""Terms that speak of what may come, or of work that is done once: when they ask for less, less is
-enough. The others speak of what traffic was, and may be again."""
+FLEETING = {"trend", "backlog"}
+"""Terms that speak of work that is done once: when they ask for less, less is enough soon. The
+others speak of what traffic was, and may be again."""
 BURST = 1.5
 """The fast rate is a burst beyond so many times the slow one."""
 FULL = 0.9

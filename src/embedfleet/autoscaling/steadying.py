@@ -31,7 +31,7 @@ class Pace:
     """What traffic needed in the quiet window, the larger ones first. One that came before a larger
     one says nothing any more, and is dropped."""
     wanted: Wants = ()
-    """What was wanted in the shorter window of reserves, likewise."""
+    """What was wanted in the shorter window of backlogs, likewise."""
     grown: Wants = ()
     """Growth within the last interval: (when, by how many)."""
     down_at: float = -math.inf
@@ -66,7 +66,7 @@ def step(
 ) -> Step:
     """Move towards `wanted`, which is within all bounds.
 
-    `proven` is the part of it that is no reserve, and `least` is never waited for.
+    `proven` is the part of it that is no work done once, and `least` is never waited for.
     """
     pace = _remembering(seen.now, wanted, proven, pace, settings)
     if wanted > seen.planned:
@@ -83,7 +83,7 @@ def _remembering(
         pace,
         started=now if pace.started is None else pace.started,
         proven=_highest(pace.proven, proven, now, settings.down_cooldown_s),
-        wanted=_highest(pace.wanted, wanted, now, settings.reserve_cooldown_s),
+        wanted=_highest(pace.wanted, wanted, now, settings.backlog_cooldown_s),
         grown=tuple(each for each in pace.grown if each[0] > now - settings.up_interval_s),
     )
 

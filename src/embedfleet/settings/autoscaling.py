@@ -39,7 +39,7 @@ class AutoscalingSettings:
     target_utilisation: float = setting(0.6, at_least=0.05, at_most=1.0)
     """Share of its ability that a replica is planned to give. What is left carries traffic that
     rises while further replicas start; the slower they start, the lower this should be."""
-    peak_memory_s: float = duration(14_400.0)
+    peak_memory_s: float = duration(3600.0)
     """Seconds in which the memory of a peak of the traffic fades to 37 %: peaks come in groups, and
     the replicas that the last one needed are kept for the next."""
     fast_window_s: float = duration(10.0)
@@ -64,8 +64,9 @@ class AutoscalingSettings:
     down_cooldown_s: float = duration(600.0)
     """Quiet seconds before the fleet shrinks: nothing in them, and no growth and no restart of the
     autoscaler, asked for the replicas that would go."""
-    reserve_cooldown_s: float = duration(60.0)
-    """The same, in seconds, for replicas that were only a reserve for traffic that did not come."""
+    backlog_cooldown_s: float = duration(60.0)
+    """The same, in seconds, for replicas that only cleared what had waited, or that a trend asked
+    for: that work is done once."""
     down_most: float = setting(0.25, at_least=0.01, at_most=1.0)
     """Share of the replicas that may go in `down_interval_s`; one replica is always allowed."""
     down_interval_s: float = duration(60.0)
