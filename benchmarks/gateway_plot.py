@@ -30,7 +30,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
         names = list(medians[measure])[::-1]
         values = [medians[measure][name][key] for name in names]
         colours = ["#1b6ca8" if name == "embedfleet" else "#b8c4cf" for name in names]
-        axes.bar_label(axes.barh(names, values, color=colours), fmt="{:,.3g}", padding=3)
+        labels = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+        axes.bar_label(axes.barh(names, values, color=colours), labels, padding=3)
         axes.set_title(title, loc="left", fontsize=10)
         axes.margins(x=0.18)
         axes.spines[["top", "right"]].set_visible(False)
