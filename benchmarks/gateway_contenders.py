@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 PLACE = Path(__file__).parents[1] / "build" / "benchmarks"
-START_TIMEOUT_S = 40.0
+START_TIMEOUT_S = 120.0
 ADMIN_PORT = 8191
 
 Start = Callable[[int, Sequence[int], Path], list[str]]
