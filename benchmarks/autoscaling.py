@@ -72,7 +72,7 @@ SWEEPS: Final[dict[str, tuple[tuple[float, ...], Callable[[float], Scaler]]]] = 
     "llm-d queue": ((1, 16), lambda v: llm_d.Queue(queued=v, running=16 * v)),
     "llm-d tokens": ((0.2, 0.05, 1.0), lambda v: llm_d.Tokens(wait_s=v)),
     "llm-d SLO": ((0.5, 0.25), lambda v: llm_d.Slo(slo_s=v)),
-    "static": ((12, 10, 8, 14, 16, 18, 20, 22), lambda v: Static(int(v))),
+    "static": ((12, 10, 8, 14, 16, 17, 18, 20, 22), lambda v: Static(int(v))),
 }
 """What is swept of each policy: its own default or the usual value first."""
 PLOTTED: Final = {"servegen": 0.95, "conv": 0.6, "code": 0.3}
