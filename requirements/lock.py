@@ -15,8 +15,8 @@ HERE = Path(__file__).parent
 LOCKS = {
     "build.txt": ["setuptools>=77"],
     "runtime.txt": ["."],
-    "dev.txt": [".[dev]"],
-    "reference.txt": [".[dev,reference]"],
+    "dev.txt": [".[dev,tracing]"],
+    "reference.txt": [".[dev,tracing,reference]"],
 }
 """What each lock is for, smallest first: each later one starts from the pins before it."""
 OURS = "embedfleet"

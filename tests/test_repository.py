@@ -37,7 +37,7 @@ def test_locks_hold_exact_pins_and_nothing_else(lock: str) -> None:
     assert pins(lock)
 
 
-@pytest.mark.parametrize(("lock", "extras"), [("runtime", ()), ("dev", ("dev",))])
+@pytest.mark.parametrize(("lock", "extras"), [("runtime", ()), ("dev", ("dev", "tracing"))])
 def test_locks_hold_what_the_project_asks_for(lock: str, extras: tuple[str, ...]) -> None:
     wanted = list(PROJECT["dependencies"])
     for extra in extras:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from embedfleet.encoding.encoder import EncodedText, Encoder
 from embedfleet.encoding.prompts import prompt_for
+from embedfleet.telemetry.tracing import current_span
 from embedfleet.vocabulary import (
     EmbedfleetError,
     Encoding,
@@ -176,6 +177,8 @@ class Endpoint:
         name = model.names[0] if model else None
         seconds = time.monotonic() - started
         address = client_address(request, self._trusted_proxies)
+        if (span := current_span()) is not None:
+            span.tell(model=name or "none", texts=texts, tokens=tokens)
         self._answered(Answered(name, response.status, seconds, texts, tokens, address))
         return response
 
@@ -235,6 +238,8 @@ class Endpoint:
     def _caller(self, request: Request, started: float) -> Caller:
         timeout_s = deadline_s(request.header(b"x-request-deadline-ms"), self._timeout_s)
         lane = lane_of(request.header(b"x-embedfleet-lane"))
+        if (span := current_span()) is not None:
+            span.tell(lane=lane.value)
         return Caller(lane, started + timeout_s, client_address(request, self._trusted_proxies))
 
     async def _compute(

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from embedfleet.telemetry.metrics import CONTENT_TYPE
+from embedfleet.telemetry.tracing import traced
 from embedfleet.vocabulary import DrainingError, NoReplicaError
 from embedfleet.wire.asgi import Request, Response, Router
 
@@ -21,7 +22,9 @@ def public_app(gateway: Gateway) -> Router:
     endpoint, health = gateway.endpoint, _Health(gateway)
     return Router(
         {
-            ("POST", "/v1/embeddings"): endpoint.embeddings,
+            ("POST", "/v1/embeddings"): traced(
+                endpoint.embeddings, gateway.tracing, "POST /v1/embeddings"
+            ),
             ("GET", "/v1/models"): endpoint.list_models,
             ("GET", "/health/live"): health.live,
             ("GET", "/health/ready"): health.ready,

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 
 from embedfleet.fleet.fleet import Member
 from embedfleet.gateway.dispatch import CRASHES_TO_ISOLATE, Assignment
 from embedfleet.gateway.queue import QueuedText
+from embedfleet.telemetry.tracing import OpenSpan, calling
 from embedfleet.vocabulary import Lane
 from embedfleet.wire.frames import CallText, encoding_bytes
 
@@ -42,6 +44,13 @@ class Flight:
             )
             for number, text in self.assignment.texts.items()
         ]
+
+    def traced(self) -> AbstractContextManager[OpenSpan | None]:
+        """The span of this call: a part of the requests whose texts it carries."""
+        texts = self.assignment.texts.values()
+        requests = dict.fromkeys(text.trace for text in texts)
+        tokens = sum(text.tokens for text in texts) if any(requests) else 0
+        return calling(self.member.name, requests, texts=len(texts), tokens=tokens)
 
 
 class Flights:

@@ -29,6 +29,7 @@ from embedfleet.gateway.queue import QueuedText
 from embedfleet.golden.vectors import of_unit_length
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
+from embedfleet.telemetry.tracing import current_span
 from embedfleet.vocabulary import (
     DrainingError,
     EmbedfleetError,
@@ -95,11 +96,10 @@ class Pool:
         """
         now = time.monotonic()
         self._admit(sum(map(len, encodings)), caller, now)
-        gathering = Gathering(len(encodings), self.width)
+        gathering, trace = Gathering(len(encodings), self.width), current_span()
+        shared = (caller.lane, caller.deadline, now, gathering)
         texts = [
-            QueuedText(
-                encoding, caller.lane, caller.deadline, now, gathering, index, caller.address
-            )
+            QueuedText(encoding, *shared, index, caller.address, trace=trace)
             for index, encoding in enumerate(encodings)
         ]
         for text in texts:
@@ -231,9 +231,10 @@ class Pool:
         for text in flight.assignment.texts.values():
             self._counter.waited(text.lane, now - text.arrived)
         texts = flight.on_wire(now)
-        async for frame in self._upstream.work(flight.member.url, flight.key, texts):
-            self._take(flight, frame)
-            self._dispatch_soon()
+        with flight.traced():
+            async for frame in self._upstream.work(flight.member.url, flight.key, texts):
+                self._take(flight, frame)
+                self._dispatch_soon()
 
     def _take(self, flight: Flight, frame: frames.Frame) -> None:
         """Give every text of a frame its vector or its error. Raises ReplicaError on nonsense."""

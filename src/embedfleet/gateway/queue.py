@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
+from embedfleet.telemetry.tracing import OpenSpan
 from embedfleet.urgency import urgency
 from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, Vector
 
@@ -48,6 +49,8 @@ class QueuedText:
     """Address of the client that sent it, for balancing by client."""
     attempts: int = 0
     """How often it was handed to a replica."""
+    trace: OpenSpan | None = None
+    """The span of its request, where that is recorded."""
     crashes: int = 0
     """How many replicas were lost while they had it."""
     avoid: frozenset[str] = frozenset()

@@ -41,6 +41,7 @@ from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings import Settings
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import GatewayMetrics
+from embedfleet.telemetry.tracing import Tracing, opened
 from embedfleet.vocabulary import ReplicaState
 from embedfleet.wire.headers import trusted_networks
 from embedfleet.wire.openai import RequestLimits
@@ -59,10 +60,13 @@ def run(settings: Settings) -> int:
     """Serve until a signal says stop; return the exit code. Raises SetupError."""
     configure_logging(settings.log)
     settings_check(settings)
-    # Before the event loop: a download may take long, and shows its progress meanwhile.
-    models = [local_model(pool, settings.engine.max_tokens) for pool in settings.pools]
-    with tempfile.TemporaryDirectory(prefix="embedfleet-") as scratch:
-        return uvloop.run(_run(settings, models, Path(scratch)))
+    with (
+        opened(settings.tracing, "embedfleet-gateway") as tracing,
+        tempfile.TemporaryDirectory(prefix="embedfleet-") as scratch,
+    ):
+        # Before the event loop: a download may take long, and shows its progress meanwhile.
+        models = [local_model(pool, settings.engine.max_tokens) for pool in settings.pools]
+        return uvloop.run(_run(settings, models, Path(scratch), tracing))
 
 
 def settings_check(settings: Settings) -> None:
@@ -85,8 +89,9 @@ def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription 
 class Gateway:
     """Everything that serves requests, without the sockets."""
 
-    def __init__(self, settings: Settings, scratch: Path) -> None:
+    def __init__(self, settings: Settings, scratch: Path, tracing: Tracing | None = None) -> None:
         self.settings = settings
+        self.tracing = tracing
         self.metrics = GatewayMetrics()
         self.pools: list[Pool] = []
         self.models: dict[str, ServedModel] = {}
@@ -210,13 +215,18 @@ def _names(settings: PoolSettings, model: ModelDescription | None) -> tuple[str,
     return (name,) if short == name else (name, short)
 
 
-async def _run(settings: Settings, models: Sequence[ModelDescription | None], scratch: Path) -> int:
+async def _run(
+    settings: Settings,
+    models: Sequence[ModelDescription | None],
+    scratch: Path,
+    tracing: Tracing | None,
+) -> int:
     stop = StopSignal()
     public = bind(settings.gateway.host, settings.gateway.port)
     admin = None
     if settings.admin.port is not None:
         admin = bind(settings.admin.host, settings.admin.port)
-    gateway = Gateway(settings, scratch)
+    gateway = Gateway(settings, scratch, tracing)
     listeners = [Listener(public_app(gateway), public)]
     if admin is not None:
         listeners.append(Listener(admin_app(gateway), admin))

@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 
 from embedfleet.model.files import SHARED_FILES
+from embedfleet.telemetry.tracing import carried
 from embedfleet.vocabulary import (
     DrainingError,
     ReplicaError,
@@ -77,7 +78,7 @@ class Upstream:
             async with self.session.post(
                 f"{url}/v1/work",
                 data=frames.encode_call(self.gateway, key, texts),
-                headers={"content-type": frames.CALL_TYPE},
+                headers={"content-type": frames.CALL_TYPE, **carried()},
             ) as response:
                 if response.status != 200:
                     raise await _refusal(response)

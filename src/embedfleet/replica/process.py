@@ -27,6 +27,7 @@ from embedfleet.serving import Listener, StopSignal, bind, serving
 from embedfleet.settings import Settings
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import ReplicaMetrics
+from embedfleet.telemetry.tracing import Tracing, opened
 from embedfleet.vocabulary import ServiceError
 from embedfleet.wire.asgi import App, Receive, Request, Response, Router, Scope, Send
 from embedfleet.wire.openai import RequestLimits
@@ -77,10 +78,11 @@ class LoadedModel:
 def run(settings: Settings) -> int:
     """Serve one model until a signal says stop; return the exit code. Raises SetupError."""
     configure_logging(settings.log)
-    return uvloop.run(_run(settings))
+    with opened(settings.tracing, "embedfleet-replica") as tracing:
+        return uvloop.run(_run(settings, tracing))
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: Settings, tracing: Tracing | None) -> int:
     stop = StopSignal()
     door = Door()
     listener = Listener(door, bind(settings.replica.host, settings.replica.port))
@@ -96,7 +98,7 @@ async def _run(settings: Settings) -> int:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            await _serve(loading.result(), settings, door, stopping)
+            await _serve(loading.result(), settings, door, stopping, tracing)
         else:
             log.info("stopped while the model was being loaded")
     return 0
@@ -124,7 +126,11 @@ def load(settings: Settings) -> LoadedModel:
 
 
 async def _serve(
-    loaded: LoadedModel, settings: Settings, door: Door, stopping: asyncio.Task[None]
+    loaded: LoadedModel,
+    settings: Settings,
+    door: Door,
+    stopping: asyncio.Task[None],
+    tracing: Tracing | None,
 ) -> None:
     """Answer until told to stop, then until nothing is left to answer."""
     pool, limits = settings.only_pool(), settings.gateway
@@ -141,13 +147,8 @@ async def _serve(
         max_queued_tokens=settings.replica.max_queued_tokens,
         metrics=metrics,
     )
-    served = ServedModel(
-        identity,
-        names,
-        Encoder(loaded.description),
-        BatcherBackend(replica),
-        created=int(time.time()),
-    )
+    encoder, backend = Encoder(loaded.description), BatcherBackend(replica)
+    served = ServedModel(identity, names, encoder, backend, created=int(time.time()))
     models = dict.fromkeys(names, served)
     endpoint = Endpoint(
         lambda: models,
@@ -159,7 +160,7 @@ async def _serve(
         answered=lambda _: None,
     )
     batching = asyncio.create_task(replica.batcher.run())
-    door.open(replica.app(endpoint))
+    door.open(replica.app(endpoint, tracing))
     info = loaded.engine.info
     log.info(
         "%s is ready after %.1f s: %s, %s, %d dimensions, batches of %d tokens",

@@ -18,6 +18,7 @@ from embedfleet.engine.engine import Engine
 from embedfleet.model.files import SHARED_FILES
 from embedfleet.replica.calls import CallInProgress
 from embedfleet.telemetry.metrics import CONTENT_TYPE, ReplicaMetrics
+from embedfleet.telemetry.tracing import Tracing, current_span, traced
 from embedfleet.vocabulary import (
     CallerError,
     DrainingError,
@@ -100,11 +101,12 @@ class Replica:
             self._check(job)
         self.batcher.submit(jobs)
 
-    def app(self, endpoint: Endpoint) -> Router:
+    def app(self, endpoint: Endpoint, tracing: Tracing | None = None) -> Router:
         """The ASGI app: the wire, the OpenAI endpoint, health and metrics."""
+        work = traced(self.work, tracing, "POST /v1/work", join=True)
         return Router(
             {
-                ("POST", "/v1/work"): self.work,
+                ("POST", "/v1/work"): work,
                 ("POST", "/v1/work/cancel"): self.cancel,
                 ("POST", "/v1/embeddings"): endpoint.embeddings,
                 ("GET", "/v1/models"): endpoint.list_models,
@@ -135,6 +137,8 @@ class Replica:
                 text.alone,
             )
         jobs = list(progress.jobs.values())
+        if (span := current_span()) is not None:
+            span.tell(texts=len(jobs), tokens=sum(job.tokens for job in jobs))
         self.submit(jobs)
         self._calls[call.key] = progress
         self._open_calls += 1
@@ -153,6 +157,7 @@ class Replica:
         while not progress.finished:
             part = await progress.next_part()
             if part is not None:
+                _tell(part)
                 body = frames.encode_frame(self._frame(part))
                 await request.send({"type": "http.response.body", "body": body, "more_body": True})
         await request.send({"type": "http.response.body", "body": b""})
@@ -253,3 +258,16 @@ class Replica:
         metrics.compute.observe(report.compute_s)
         for seconds in report.queue_s:
             metrics.queue.observe(seconds)
+
+
+def _tell(part: Part) -> None:
+    """Note in the call's trace, if there is one, that a batch brought some of its texts."""
+    if (span := current_span()) is not None:
+        texts, failed = len(part.jobs), len(part.failures)
+        span.happened(
+            "batch finished",
+            texts=texts,
+            failed=failed,
+            queue_s=part.queue_s,
+            compute_s=part.compute_s,
+        )

@@ -11,6 +11,7 @@ from embedfleet.settings.catalogue import (
     Pool,
     ReplicaSettings,
     Settings,
+    TracingSettings,
 )
 from embedfleet.settings.loading import load, trace
 from embedfleet.settings.options import Option, options
@@ -28,6 +29,7 @@ __all__ = [
     "Pool",
     "ReplicaSettings",
     "Settings",
+    "TracingSettings",
     "as_markdown",
     "as_toml",
     "effective",

@@ -156,6 +156,18 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """Traces of single requests, for OpenTelemetry; takes the extra `tracing`."""
+
+    endpoint: str | None = setting(None, none="off")
+    """Where a collector takes traces by OTLP over HTTP, for instance
+    `http://127.0.0.1:4318/v1/traces`; `off` makes none."""
+    sample_ratio: float = setting(1.0, at_least=0.0, at_most=1.0)
+    """Share of requests to trace where the caller has not decided (`traceparent`). All of them: who
+    turns tracing on wants to see something; with much traffic a hundredth tells as much."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """One model and the replicas that serve it."""
 
@@ -220,6 +232,7 @@ class Settings:
     autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
     launch: LaunchSettings = field(default_factory=LaunchSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
     pools: tuple[Pool, ...] = ()
 
     def only_pool(self) -> Pool:

@@ -25,6 +25,7 @@ from embedfleet.settings.catalogue import (
     LogSettings,
     Pool,
     ReplicaSettings,
+    TracingSettings,
 )
 from embedfleet.settings.rules import Rule
 
@@ -39,6 +40,7 @@ AREAS: dict[str, type[Any]] = {
     "autoscaling": AutoscalingSettings,
     "launch": LaunchSettings,
     "log": LogSettings,
+    "tracing": TracingSettings,
     POOLS: Pool,
 }
 
