@@ -183,7 +183,12 @@ class Running:
 
     def __init__(self, command: Sequence[str], core: int, log: Path) -> None:
         self._log = log
-        quiet = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        quiet = {
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            # It refuses to start without a key; the others here check none either.
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        }
         with log.open("w") as sink:
             self.process = subprocess.Popen(
                 ["taskset", "-c", str(core), *command],

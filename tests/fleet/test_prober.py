@@ -25,6 +25,7 @@ class FakeContact:
     def __init__(self) -> None:
         self.description: ReplicaDescription | None = DESCRIPTION
         self.wrong = ""
+        self.stuck = False
 
     async def describe(self, url: str) -> ReplicaDescription:
         if url != "http://a":
@@ -37,6 +38,8 @@ class FakeContact:
         return EXPECTED
 
     async def verify(self, url: str) -> str:
+        if self.stuck and url == "http://a":
+            await asyncio.sleep(3600)
         return self.wrong if url == "http://a" else ""
 
 
@@ -44,7 +47,12 @@ class FakeContact:
 async def watching(contact: FakeContact) -> AsyncIterator[Member]:
     fleet = Fleet()
     prober = Prober(
-        fleet, contact, interval_s=0.01, verify_interval_s=0.05, times=EjectionTimes(0.05, 0.05)
+        fleet,
+        contact,
+        interval_s=0.01,
+        verify_interval_s=0.05,
+        verify_timeout_s=0.05,
+        times=EjectionTimes(0.05, 0.05),
     )
     for name in ("b", "c"):
         fleet.add(name, f"http://{name}", time.monotonic())
@@ -75,6 +83,18 @@ async def test_wrong_vectors_keep_a_replica_out_until_they_are_right() -> None:
         assert member.reason == "cosine 0.2: other weights"
 
         contact.wrong = ""
+        await becomes(member, S.READY)
+
+
+async def test_a_replica_that_never_gives_its_golden_vectors_is_ejected() -> None:
+    """One that was stopped while it was verified must not hang there for ever."""
+    contact = FakeContact()
+    contact.stuck = True
+    async with watching(contact) as member:
+        await becomes(member, S.EJECTED)
+        assert "no golden vectors within 0.05 s" in member.reason
+
+        contact.stuck = False
         await becomes(member, S.READY)
 
 

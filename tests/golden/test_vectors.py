@@ -78,6 +78,11 @@ def test_a_refusal_names_what_likely_differs(vectors: Vectors, told: str) -> Non
     assert np.any([told_part in verdict.reason for told_part in [told.replace("\\", "")]])
 
 
+def test_an_engine_that_mixes_up_the_texts_of_a_batch_is_noticed() -> None:
+    """Each vector is right, and belongs to another text."""
+    assert not compare(GOLDEN, GOLDEN.vectors[[1, 0, 2]], Precision.INT8).passed
+
+
 def test_the_worst_text_is_named() -> None:
     """One text off: truncation or tokenizer."""
     vectors = GOLDEN.vectors.copy()

@@ -50,12 +50,14 @@ class Prober:
         *,
         interval_s: float,
         verify_interval_s: float,
+        verify_timeout_s: float,
         times: EjectionTimes | None = None,
     ) -> None:
         self._fleet = fleet
         self._contact = contact
         self._interval_s = interval_s
         self._verify_interval_s = verify_interval_s
+        self._verify_timeout_s = verify_timeout_s
         self._times = times or EjectionTimes()
         self._watches: dict[Member, asyncio.Task[None]] = {}
         fleet.listen(self._follow)
@@ -125,9 +127,14 @@ class Prober:
 
     async def _verify(self, member: Member) -> None:
         try:
-            wrong = await self._contact.verify(member.url)
+            async with asyncio.timeout(self._verify_timeout_s):
+                wrong = await self._contact.verify(member.url)
         except EmbedfleetError as error:
             self._apply(member, Event.FAILED, f"it could not be verified: {error.message}")
+            return
+        except TimeoutError:
+            reason = f"no golden vectors within {self._verify_timeout_s:g} s"
+            self._apply(member, Event.FAILED, reason)
             return
         if wrong:
             self._apply(member, Event.REFUSED, wrong)

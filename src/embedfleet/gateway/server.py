@@ -149,6 +149,7 @@ class Gateway:
                 contact,
                 interval_s=self.settings.fleet.probe_interval_s,
                 verify_interval_s=self.settings.fleet.verify_interval_s,
+                verify_timeout_s=self.settings.fleet.verify_timeout_s,
             )
         )
         if model is not None:

@@ -124,6 +124,9 @@ class FleetSettings:
     """Seconds to wait for a connection to a replica."""
     verify_interval_s: float = duration(60.0)
     """Seconds between two checks of a replica's golden vectors while it gets traffic."""
+    verify_timeout_s: float = duration(120.0)
+    """Seconds that such a check may take, its wait behind other work included; a large model on a
+    processor needs most of a minute."""
     attempts: int = count(4, at_most=100)
     """How many replicas a text may be given to before its request fails. Several, because a
     replica that dies takes texts down that did no harm; bounded, because a text can be what
