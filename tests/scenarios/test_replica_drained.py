@@ -20,6 +20,10 @@ from tests.checkpoints import SMALL, random_weights, write_checkpoint
 from tests.small_tokenizer import write_model
 
 
+LONG = 2000
+"""Texts of the call that is being computed: seconds of work on any processor."""
+
+
 @asynccontextmanager
 async def replica(directory: Path) -> AsyncIterator[tuple[subprocess.Popen[bytes], str, Upstream]]:
     """`embedfleet replica` with small random weights, once it describes itself."""
@@ -68,7 +72,7 @@ async def test_a_replica_finishes_what_it_has_refuses_what_is_new_and_exits_with
     async with replica(tmp_path) as (process, url, upstream):
 
         async def compute() -> list[int]:
-            work = upstream.work(url, "long", texts(200, 200))
+            work = upstream.work(url, "long", texts(LONG, 200))
             return [text_id async for frame in work for text_id in frame.ids]
 
         computing = asyncio.create_task(compute())
@@ -86,6 +90,6 @@ async def test_a_replica_finishes_what_it_has_refuses_what_is_new_and_exits_with
                 break  # it had nothing left and is gone
             await asyncio.sleep(0.05)
 
-        assert sorted(await computing) == list(range(200))
+        assert sorted(await computing) == list(range(LONG))
         assert refusals > 0
         assert await asyncio.to_thread(process.wait, 30) == 0
