@@ -19,8 +19,7 @@ from embedfleet.wire.frames import CallText, encoding_bytes
 from tests.checkpoints import SMALL, random_weights, write_checkpoint
 from tests.small_tokenizer import write_model
 
-
-LONG = 2000
+LONG = 1000
 """Texts of the call that is being computed: seconds of work on any processor."""
 
 
