@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from embedfleet.vocabulary import ReplicaError
@@ -99,6 +99,7 @@ def test_a_call_of_another_version_says_what_to_do() -> None:
 
 
 @given(st.binary(max_size=200))
+@example(b"\x92\xa1\xff\x90")  # a cancellation whose key is no UTF-8
 def test_no_body_breaks_the_decoders(body: bytes) -> None:
     """Anything that is no call or cancellation is a ReplicaError, nothing else."""
     for decode in (decode_call, decode_cancel):

@@ -30,12 +30,10 @@ from embedfleet.telemetry.metrics import ReplicaMetrics
 from embedfleet.telemetry.tracing import Tracing, opened
 from embedfleet.vocabulary import ServiceError
 from embedfleet.wire.asgi import App, Receive, Request, Response, Router, Scope, Send
+from embedfleet.wire.description import ANNOUNCEMENT
 from embedfleet.wire.openai import RequestLimits
 
 log = logging.getLogger(__name__)
-
-ANNOUNCEMENT = "embedfleet replica listening on "
-"""Begins the one line on standard output; the address follows. A provider waits for it."""
 
 PARENT_POLL_S = 0.5
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 import msgspec
 
 from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaError
-from embedfleet.wire.frames import VERSION
+from embedfleet.wire.frames import UNREADABLE, VERSION
+
+ANNOUNCEMENT = "embedfleet replica listening on "
+"""Begins the one line that a replica process writes on standard output; its address follows.
+Whoever started the process waits for it."""
 
 
 class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +63,7 @@ def decode_description(body: bytes) -> ReplicaDescription:
     """ReplicaError when the answer is not that of a replica of this wire version."""
     try:
         description = _decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ReplicaError(f"no description of an embedfleet replica: {error}") from error
     if description.wire != VERSION:
         raise ReplicaError(

@@ -19,6 +19,9 @@ CALL_TYPE = "application/x-embedfleet-call"
 FRAMES_TYPE = "application/x-embedfleet-frames"
 VERSION = 1
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What decoding bytes from elsewhere may raise; of strings that are no UTF-8 it is the latter."""
+
 _LENGTH = struct.Struct("<I")
 _IDS = np.dtype("<i4")
 _FLOATS = np.dtype("<f4")
@@ -136,7 +139,7 @@ def decode_call(body: bytes) -> Call:
     """Raise ReplicaError when the body is no call of this version."""
     try:
         call = _call_decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ReplicaError(f"not a call of embedfleet's wire: {error}") from error
     if call.version != VERSION:
         raise ReplicaError(
@@ -153,7 +156,7 @@ def encode_cancel(key: str, ids: Sequence[int]) -> bytes:
 def decode_cancel(body: bytes) -> Cancel:
     try:
         return _cancel_decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ReplicaError(f"not a cancellation of embedfleet's wire: {error}") from error
 
 
@@ -184,7 +187,7 @@ class FrameDecoder:
             del self._buffer[:end]
             try:
                 yield _frame_decoder.decode(body)
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 raise ReplicaError(f"a frame that can't be read: {error}") from error
 
     @property

@@ -18,11 +18,9 @@ from embedfleet.fleet.providers.provider import End
 from embedfleet.machine import usable_processors
 from embedfleet.settings import Pool, Settings, as_toml
 from embedfleet.vocabulary import SettingError, SetupError
+from embedfleet.wire.description import ANNOUNCEMENT
 
 log = logging.getLogger(__name__)
-
-ANNOUNCEMENT = "embedfleet replica listening on "
-"""What a replica process writes before its address, as the only line on standard output."""
 
 ANNOUNCE_TIMEOUT_S = 60.0
 """From the start of the interpreter to the announcement; the model is loaded after it."""
