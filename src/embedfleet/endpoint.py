@@ -76,6 +76,54 @@ class Computed:
     """Longest computation of a batch with one of its texts."""
 
 
+class Pass(Protocol):
+    """What one request may use; opened before its body is read, closed when it is answered."""
+
+    lane: Lane | None
+    """The only lane that the caller may use; None leaves it to the request."""
+
+    def enter(self, model: str, texts: int) -> None:
+        """Ask for a model and a number of texts; ForbiddenError or RateLimitedError says no."""
+        ...
+
+    def charge(self, tokens: int) -> None:
+        """Pay for what has to be computed; RateLimitedError before anything is."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was taken for as long as the request runs."""
+        ...
+
+
+class Access(Protocol):
+    """Who may ask, and how much."""
+
+    def open(self, authorization: str | None) -> Pass:
+        """Tell callers apart by their `authorization` header; UnauthorizedError says no."""
+        ...
+
+
+class OpenPass:
+    """Everything is allowed."""
+
+    lane: Lane | None = None
+
+    def enter(self, model: str, texts: int) -> None: ...
+
+    def charge(self, tokens: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class OpenAccess:
+    """Everybody may ask for everything: a service that only this machine reaches."""
+
+    _pass = OpenPass()
+
+    def open(self, authorization: str | None) -> Pass:  # noqa: ARG002
+        return self._pass
+
+
 class Backend(Protocol):
     """Computes vectors for encodings."""
 
@@ -128,6 +176,7 @@ class Endpoint:
         trusted_proxies: TrustedProxies = NO_PROXIES,
         tokenizer_threads: int,
         answered: Callable[[Answered], None],
+        access: Access | None = None,
     ) -> None:
         """`models` gives the models served right now, by every name that callers may use."""
         self._models = models
@@ -138,6 +187,7 @@ class Endpoint:
         self._timeout_s = timeout_s
         self._trusted_proxies = trusted_proxies
         self._answered = answered
+        self._access = access or OpenAccess()
         self._threads = ThreadPoolExecutor(tokenizer_threads, "tokenize")
         self.active = 0
         """Requests being answered."""
@@ -146,18 +196,23 @@ class Endpoint:
         """Answer `POST /v1/embeddings`."""
         started = time.monotonic()
         model: ServedModel | None = None
+        allowed: Pass | None = None
         texts = tokens = held = 0
         self.active += 1
         try:
+            allowed = self._access.open(request.header(b"authorization"))
             body = await request.body(self._max_body_bytes)
             held = self._hold(len(body))
             parsed = parse_request(body, self._limits)
             model = self._find(parsed.model)
             texts = len(parsed.inputs)
             check_dimensions(parsed, model.identity.width)
+            allowed.enter(model.names[0], texts)
             encoded = await self._encode(model, parsed)
             tokens = sum(len(text.ids) for text in encoded)
-            computed = await self._compute(request, model, encoded, self._caller(request, started))
+            allowed.charge(tokens)
+            caller = self._caller(request, started, allowed.lane)
+            computed = await self._compute(request, model, encoded, caller)
             response = Response(
                 render_response(
                     derive(computed.vectors, parsed.dimensions),
@@ -174,6 +229,8 @@ class Endpoint:
         finally:
             self.active -= 1
             self._held_bytes -= held
+            if allowed is not None:
+                allowed.close()
         name = model.names[0] if model else None
         seconds = time.monotonic() - started
         address = client_address(request, self._trusted_proxies)
@@ -235,9 +292,9 @@ class Endpoint:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
 
-    def _caller(self, request: Request, started: float) -> Caller:
+    def _caller(self, request: Request, started: float, lane: Lane | None) -> Caller:
         timeout_s = deadline_s(request.header(b"x-request-deadline-ms"), self._timeout_s)
-        lane = lane_of(request.header(b"x-embedfleet-lane"))
+        lane = lane_of(request.header(b"x-embedfleet-lane")) if lane is None else lane
         if (span := current_span()) is not None:
             span.tell(lane=lane.value)
         return Caller(lane, started + timeout_s, client_address(request, self._trusted_proxies))

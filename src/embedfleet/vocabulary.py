@@ -149,6 +149,20 @@ class CallerError(EmbedfleetError):
         self.code = code
 
 
+class UnauthorizedError(CallerError):
+    """Who asks has no key, or one that is unknown, revoked or expired."""
+
+    status = 401
+    kind = "authentication_error"
+
+
+class ForbiddenError(CallerError):
+    """The key is right and does not allow this."""
+
+    status = 403
+    kind = "permission_error"
+
+
 class UnknownModelError(CallerError):
     status = 404
 
@@ -181,6 +195,12 @@ class OverloadedError(ServiceError):
     status = 429
     kind = "rate_limit_error"
     code = "overloaded"
+
+
+class RateLimitedError(OverloadedError):
+    """The caller's own limit is used up; others may still be served."""
+
+    code = "rate_limit_exceeded"
 
 
 class NoReplicaError(ServiceError):
