@@ -42,7 +42,8 @@ PURE = [
     "fleet/fleet.py",
     "fleet/health.py",
     "fleet/states.py",
-    "autoscaling/*.py",
+    *(f"autoscaling/{name}.py" for name in ("journal", "policy", "schedule", "signals")),
+    *(f"autoscaling/{name}.py" for name in ("steadying", "windows")),
 ]
 """Modules that decide and never do: time and chance are handed to them."""
 IMPURE = {
@@ -67,6 +68,7 @@ BROAD = {
     "encoding/tokenizer.py": "the tokenizers library raises plain Exception",
     "batching/batcher.py": "whatever an engine raises fails its batch and not the process",
     "wire/asgi.py": "the outermost loop of a request answers whatever happens",
+    "autoscaling/scaler.py": "the loop goes on whatever a sight, the policy or a target do",
 }
 """Where everything may be caught, and why."""
 

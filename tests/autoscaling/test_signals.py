@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.autoscaling import Arrivals, ability
+from embedfleet.autoscaling import Arrivals, Observation, ability, total
 from embedfleet.work import CostModel
 
 MODEL = CostModel(per_batch_s=4e-3, per_token_s=1 / 16_000, per_squared_token_s=0.0)
@@ -68,3 +70,45 @@ def test_any_cost_model_gives_an_ability(
 ) -> None:
     """Also one in which a term is zero."""
     assert ability(CostModel(per_batch, per_token, squared), length, 16_384, 0.25) > 0
+
+
+def of_gateway(**known: float) -> Observation:
+    """One gateway's part of a pool."""
+    return Observation(
+        now=1.0,
+        ready=round(known.pop("ready", 2)),
+        **{"arriving_fast": 10.0, "arriving_slow": 20.0, "waiting_tokens": 5.0, **known},  # type: ignore[arg-type]
+    )
+
+
+def test_traffic_of_several_gateways_adds_up_and_their_replicas_are_the_same() -> None:
+    """Each has a part of the traffic and sees the whole fleet."""
+    seen = total(
+        [
+            of_gateway(ready=3, tokens_per_s=1000.0, latency_p99_s=0.2, utilisation=0.4),
+            of_gateway(ready=2, tokens_per_s=1100.0, latency_p99_s=0.9, utilisation=0.5),
+        ]
+    )
+    assert (seen.arriving_fast, seen.arriving_slow, seen.waiting_tokens) == (20.0, 40.0, 10.0)
+    assert (seen.ready, seen.tokens_per_s) == (3, 1000.0)
+    assert (seen.latency_p99_s, seen.utilisation) == (0.9, 0.5)
+
+
+def test_a_gateway_that_started_just_now_hides_nothing() -> None:
+    """It has seen no replica yet; what it can't say, the others do."""
+    fresh = of_gateway(ready=0, arriving_fast=0.0)
+    assert total([fresh, of_gateway(tokens_per_s=1000.0)]).tokens_per_s == 1000.0
+    assert math.isnan(total([fresh, fresh]).tokens_per_s)
+
+
+def test_traffic_that_one_gateway_can_not_tell_is_unknown() -> None:
+    """A sum without it would be too small, so nothing must follow from it."""
+    blind = of_gateway(arriving_slow=math.nan)
+    assert math.isnan(total([of_gateway(), blind]).arriving_slow)
+
+
+def test_the_oldest_figure_says_how_old_the_sum_is() -> None:
+    """And one gateway alone is its own sum."""
+    assert total([of_gateway(age_s=1.0), of_gateway(age_s=40.0)]).age_s == 40.0
+    alone = of_gateway()
+    assert total([alone]) is alone

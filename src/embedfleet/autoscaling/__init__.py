@@ -1,18 +1,30 @@
 """How many replicas a pool should have: decided here, carried out elsewhere."""
 
+from embedfleet.autoscaling.journal import Entry, Journal, Mode
 from embedfleet.autoscaling.policy import Decision, Memory, Term, decide
+from embedfleet.autoscaling.scaler import Scaler, Sight, Target
 from embedfleet.autoscaling.schedule import Schedule, Window, parse
-from embedfleet.autoscaling.signals import Arrivals, Observation, ability
+from embedfleet.autoscaling.signals import Observation, ability, total
+from embedfleet.autoscaling.windows import Arrivals, Busy, Latencies
 
 __all__ = [
     "Arrivals",
+    "Busy",
     "Decision",
+    "Entry",
+    "Journal",
+    "Latencies",
     "Memory",
+    "Mode",
     "Observation",
+    "Scaler",
     "Schedule",
+    "Sight",
+    "Target",
     "Term",
     "Window",
     "ability",
     "decide",
     "parse",
+    "total",
 ]

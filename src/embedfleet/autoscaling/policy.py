@@ -85,8 +85,7 @@ def decide(
     """Decide for one moment."""
     complaint = fault(seen, settings)
     if complaint is not None:
-        forgetting = replace(memory, pace=steadying.interrupted(memory.pace))
-        return _held(seen, complaint, settings), forgetting
+        return held(seen, complaint, memory, settings)
     memory = _noticed(seen, memory, settings)
     allowed = _allowed(seen, schedule, settings)
     terms = tuple(_terms(seen, memory, settings, allowed))
@@ -114,10 +113,21 @@ def decide(
     return decision, replace(memory, pace=step.pace, quiet_until=quiet_until)
 
 
-def _held(seen: Observation, complaint: str, settings: AutoscalingSettings) -> Decision:
+def held(
+    seen: Observation, complaint: str, memory: Memory, settings: AutoscalingSettings
+) -> tuple[Decision, Memory]:
+    """Leave everything as it is, because what was seen must not be acted on."""
     planned = max(seen.planned, 0) if math.isfinite(seen.planned) else settings.min_replicas
     planned = max(settings.min_replicas, planned)
-    return Decision(planned, seen.standby, planned, (), "held", f"held: {complaint}", held=True)
+    forgetting = replace(memory, pace=steadying.interrupted(memory.pace))
+    reason = f"held: {complaint}"
+    return Decision(planned, seen.standby, planned, (), "held", reason, held=True), forgetting
+
+
+def unheeded(before: Memory, after: Memory) -> Memory:
+    """What to remember of a decision that nobody followed: what was seen, not what was ordered."""
+    pace = replace(after.pace, grown=before.pace.grown, down_at=before.pace.down_at)
+    return replace(after, pace=pace, quiet_until=before.quiet_until)
 
 
 def _standby(seen: Observation, step: steadying.Step, settings: AutoscalingSettings) -> int:

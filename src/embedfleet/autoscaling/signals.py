@@ -1,15 +1,15 @@
 """What the autoscaler sees of a pool, and whether it can be believed.
 
-Pure. Decides what an observation is, how arrivals become rates, and what counts as missing, stale
-or absurd. Refuses to know who measured it and what follows from it.
+Pure. Decides what an observation is, how those of several gateways make one, and what counts as
+missing, stale or absurd. Refuses to know who measured it (`windows.py` is what they measure with)
+and what follows from it.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from embedfleet.settings import AutoscalingSettings
@@ -116,51 +116,34 @@ def ability(model: CostModel, tokens_of_a_text: float, batch_tokens: int, within
     return length * texts / (model.per_batch_s + each * texts)
 
 
-@dataclass(slots=True)
-class Arrivals:
-    """What was asked for lately, second by second.
+def total(seen: Sequence[Observation]) -> Observation:
+    """One observation of a pool from those of all gateways in front of it; at least one.
 
-    The time is handed in and never runs backwards.
+    Traffic and work add up. Of what each sees of the same replicas the worst counts; a gateway that
+    has no figure for a replica's ability, because it started just now, leaves it to the others.
     """
+    first, *others = seen
+    if not others:
+        return first
+    return replace(
+        first,
+        ready=max(each.ready for each in seen),
+        arriving_fast=sum(each.arriving_fast for each in seen),
+        arriving_slow=sum(each.arriving_slow for each in seen),
+        waiting_tokens=sum(each.waiting_tokens for each in seen),
+        texts_per_s=sum(each.texts_per_s for each in seen),
+        waiting_texts=sum(each.waiting_texts for each in seen),
+        queued_texts=sum(each.queued_texts for each in seen),
+        tokens_per_s=_known(min, (each.tokens_per_s for each in seen)),
+        start_up_s=_known(max, (each.start_up_s for each in seen)),
+        utilisation=_known(max, (each.utilisation for each in seen)),
+        latency_p99_s=max(each.latency_p99_s for each in seen),
+        wait_p95_s=max(each.wait_p95_s for each in seen),
+        memory_used=max((each.memory_used for each in seen), key=len),
+        age_s=max(each.age_s for each in seen),
+    )
 
-    keep_s: float = 60.0
-    """Seconds that are remembered."""
-    _seconds: deque[tuple[int, float, int]] = field(default_factory=deque)
-    _first: float | None = None
 
-    def add(self, tokens: float, now: float, texts: int = 1) -> None:
-        """Count texts that arrived, whether they were let in or not."""
-        if self._first is None:
-            self._first = now
-        second = math.floor(now)
-        if self._seconds and self._seconds[-1][0] == second:
-            _, before, count = self._seconds[-1]
-            self._seconds[-1] = (second, before + tokens, count + texts)
-        else:
-            self._seconds.append((second, tokens, texts))
-        while self._seconds[0][0] < now - self.keep_s - 1:
-            self._seconds.popleft()
-
-    def tokens_per_s(self, window_s: float, now: float) -> float:
-        """Mean rate over the last whole seconds of the window."""
-        return self._mean([tokens for _, tokens, _ in self._within(window_s, now)], window_s, now)
-
-    def texts_per_s(self, window_s: float, now: float) -> float:
-        """Mean rate over the last whole seconds of the window."""
-        return self._mean([texts for _, _, texts in self._within(window_s, now)], window_s, now)
-
-    def _within(self, window_s: float, now: float) -> Iterator[tuple[int, float, int]]:
-        last = math.floor(now)
-        first = last - max(1, round(window_s))
-        for each in reversed(self._seconds):
-            if each[0] < first:
-                return
-            if each[0] < last:
-                yield each
-
-    def _mean(self, counts: list[float] | list[int], window_s: float, now: float) -> float:
-        if self._first is None:
-            return 0.0
-        # Shortly after the start, the time before it must not count as quiet.
-        seen_s = math.floor(now) - math.floor(self._first)
-        return sum(counts) / max(1, min(round(window_s), seen_s))
+def _known(choose: Callable[[list[float]], float], values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return choose(known) if known else math.nan

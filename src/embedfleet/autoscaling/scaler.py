@@ -1,0 +1,214 @@
+"""The loop that keeps a pool at the number of replicas that the policy wants.
+
+A shell around `policy.decide`: it looks (a `Sight`), lets it be decided, has it carried out (a
+`Target`) and remembers what was decided. Whatever goes wrong on the way holds the number, says why,
+and never ends the loop. Refuses to know what a replica is, who measures, and why a number is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Protocol
+
+from embedfleet.autoscaling.journal import Entry, Journal, Mode
+from embedfleet.autoscaling.policy import Decision, Memory, decide, held, unheeded
+from embedfleet.autoscaling.schedule import parse
+from embedfleet.autoscaling.signals import Observation
+from embedfleet.settings import AutoscalingSettings
+from embedfleet.vocabulary import CallerError, EmbedfleetError
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 200
+"""Different decisions kept for people; ten minutes in the worst case, days in a quiet pool."""
+
+
+class Sight(Protocol):
+    """Where observations of a pool come from."""
+
+    async def observe(self, now: float) -> Observation:
+        """The pool at `now`, monotonic seconds: traffic, work, latency and how many replicas are
+        ready. What can't be measured is NaN; EmbedfleetError when nothing can be. What the target
+        knows better (`starting`, `standby`, `start_up_s`) need not be told.
+        """
+        ...
+
+
+class Target(Protocol):
+    """Whatever starts and takes away a pool's replicas."""
+
+    @property
+    def planned(self) -> int:
+        """Replicas ordered to be in traffic, whether they are yet or not."""
+        ...
+
+    @property
+    def standby(self) -> int:
+        """Replicas ordered to be kept loaded beside them, out of traffic."""
+        ...
+
+    @property
+    def start_up_s(self) -> float:
+        """Seconds from an order to a replica's first traffic: three of four of the last starts
+        were quicker. NaN before the first; wake-ups from standby do not count.
+        """
+        ...
+
+    async def scale_to(self, planned: int, standby: int, reason: str) -> None:
+        """Order so many replicas; return when that is on its way, not when they are ready. Those
+        that go finish what they have. EmbedfleetError when it can't be ordered.
+        """
+        ...
+
+
+class Scaler:
+    """One pool's autoscaler."""
+
+    def __init__(
+        self,
+        pool: str,
+        sight: Sight,
+        target: Target,
+        settings: AutoscalingSettings,
+        *,
+        told: Callable[[Entry], None] = lambda _: None,
+    ) -> None:
+        """`told` hears of every decision. SettingError when the schedule can't be read."""
+        self.pool = pool
+        self.settings = settings
+        self.journal = Journal(REMEMBERED)
+        self.mode = Mode.AUTOMATIC
+        self.pinned: int | None = None
+        """The number that a person has set."""
+        self._sight = sight
+        self._target = target
+        self._schedule = parse(settings.schedule)
+        self._told = told
+        self._memory = Memory()
+        self._steered = asyncio.Event()
+
+    # -- by hand -----------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Leave the number of replicas as it is, until `resume`."""
+        self._steer(Mode.PAUSED, None)
+
+    def pin(self, replicas: int) -> None:
+        """Have this number of replicas until `resume`. CallerError beyond what is allowed."""
+        most = self.settings.max_replicas
+        if not 0 <= replicas <= most:
+            raise CallerError(
+                f"{replicas} replicas: the pool {self.pool} takes 0 to {most} "
+                "(pools.max_replicas or autoscaling.max_replicas)",
+                param="replicas",
+            )
+        self._steer(Mode.PINNED, replicas)
+
+    def resume(self) -> None:
+        """Let the policy decide again."""
+        self._steer(Mode.AUTOMATIC, None)
+
+    def _steer(self, mode: Mode, pinned: int | None) -> None:
+        self.mode, self.pinned = mode, pinned
+        log.info(
+            "pool %s: autoscaling is %s%s",
+            *(self.pool, mode, "" if pinned is None else f" at {pinned}"),
+        )
+        self._steered.set()
+
+    # -- the loop ----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Decide every tick, and at once when a person has spoken, until cancelled."""
+        while True:
+            await self.tick(time.monotonic(), datetime.now().astimezone())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._steered.wait(), self.settings.tick_s)
+            self._steered.clear()
+
+    async def tick(self, now: float, clock: datetime) -> Entry:
+        """Decide once, have it carried out, and remember it."""
+        seen, decision, memory = await self._decided(now, clock)
+        planned, standby = self._ordered(decision)
+        trouble = ""
+        if (planned, standby) != (self._target.planned, self._target.standby):
+            trouble = await self._order(planned, standby, decision)
+        followed = self.mode is Mode.AUTOMATIC and not trouble
+        self._memory = memory if followed else unheeded(self._memory, memory)
+        entry = Entry(clock, clock, 1, self.mode, seen, decision, planned, standby, trouble)
+        self._tell(entry)
+        self.journal.note(entry)
+        self._told(entry)
+        return entry
+
+    async def _decided(self, now: float, clock: datetime) -> tuple[Observation, Decision, Memory]:
+        try:
+            async with asyncio.timeout(self.settings.stale_s):
+                seen = await self._sight.observe(now)
+            seen = self._completed(seen, now, clock)
+            return (seen, *decide(seen, self._memory, self.settings, self._schedule))
+        except TimeoutError:
+            complaint = f"nothing was seen within {self.settings.stale_s:g} s"
+        except EmbedfleetError as error:
+            complaint = f"nothing can be seen: {error.message}"
+        except Exception as error:  # the loop must go on whatever sight or policy do
+            log.exception("deciding on pool %s failed. This is a bug.", self.pool)
+            complaint = f"it could not be decided: {error!r}"
+        blind = self._completed(Observation(now, self._target.planned), now, clock)
+        return (blind, *held(blind, complaint, self._memory, self.settings))
+
+    def _completed(self, seen: Observation, now: float, clock: datetime) -> Observation:
+        """With what the target knows."""
+        target = self._target
+        return replace(
+            seen,
+            now=now,
+            starting=max(0, target.planned - seen.ready),
+            standby=target.standby,
+            start_up_s=target.start_up_s,
+            clock=clock,
+        )
+
+    def _ordered(self, decision: Decision) -> tuple[int, int]:
+        """Replicas, and standby. A sight that counts absurdly many replicas orders none."""
+        match self.mode:
+            case Mode.AUTOMATIC if not decision.held:
+                most = max(self.settings.max_replicas, self._target.planned)
+                return min(decision.planned, most), decision.standby
+            case Mode.PINNED if self.pinned is not None:
+                room = self.settings.max_replicas - self.pinned
+                return self.pinned, min(self.settings.standby, room)
+            case _:
+                return self._target.planned, self._target.standby
+
+    async def _order(self, planned: int, standby: int, decision: Decision) -> str:
+        """Have it carried out; say why not, or nothing."""
+        reason = decision.reason if self.mode is Mode.AUTOMATIC else "set by hand"
+        try:
+            await self._target.scale_to(planned, standby, reason)
+        except EmbedfleetError as error:
+            log.warning("pool %s can't have %d replicas: %s", self.pool, planned, error.message)
+            return error.message
+        except Exception as error:  # the loop must go on whatever the target does
+            log.exception("scaling pool %s failed. This is a bug.", self.pool)
+            return repr(error)
+        return ""
+
+    def _tell(self, entry: Entry) -> None:
+        """A line in the log for each change, and when sight is lost or comes back."""
+        decision, last = entry.decision, self.journal.last
+        was_held = last is not None and last.decision.held
+        if decision.held and not was_held:
+            log.warning("pool %s: autoscaling is %s", self.pool, decision.reason)
+        elif was_held and not decision.held:
+            log.info("pool %s: autoscaling sees again", self.pool)
+        if entry.changed and not entry.trouble:
+            by_hand = f"{entry.seen.planned} -> {entry.ordered}: set by hand"
+            reason = decision.reason if entry.mode is Mode.AUTOMATIC else by_hand
+            log.info("pool %s: replicas %s", self.pool, reason)
