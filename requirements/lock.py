@@ -15,8 +15,9 @@ HERE = Path(__file__).parent
 LOCKS = {
     "build.txt": ["setuptools>=77"],
     "runtime.txt": ["."],
-    "dev.txt": [".[dev,tracing]"],
-    "reference.txt": [".[dev,tracing,reference]"],
+    "image.txt": [".[kubernetes,tracing]"],
+    "dev.txt": [".[dev,kubernetes,tracing]"],
+    "reference.txt": [".[dev,kubernetes,tracing,reference]"],
 }
 """What each lock is for, smallest first: each later one starts from the pins before it."""
 OURS = "embedfleet"

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LOCKS = ["build", "runtime", "dev", "reference"]
+LOCKS = ["build", "runtime", "image", "dev", "reference"]
 
 
 def pins(lock: str) -> dict[str, str]:
@@ -37,7 +37,14 @@ def test_locks_hold_exact_pins_and_nothing_else(lock: str) -> None:
     assert pins(lock)
 
 
-@pytest.mark.parametrize(("lock", "extras"), [("runtime", ()), ("dev", ("dev", "tracing"))])
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [
+        ("runtime", ()),
+        ("image", ("kubernetes", "tracing")),
+        ("dev", ("dev", "kubernetes", "tracing")),
+    ],
+)
 def test_locks_hold_what_the_project_asks_for(lock: str, extras: tuple[str, ...]) -> None:
     wanted = list(PROJECT["dependencies"])
     for extra in extras:
@@ -51,8 +58,8 @@ def test_locks_hold_what_the_project_asks_for(lock: str, extras: tuple[str, ...]
 
 
 def test_locks_agree_with_each_other() -> None:
-    runtime, dev, reference = pins("runtime"), pins("dev"), pins("reference")
-    assert runtime.items() <= dev.items() <= reference.items()
+    runtime, image, dev, reference = map(pins, LOCKS[1:])
+    assert runtime.items() <= image.items() <= dev.items() <= reference.items()
 
 
 def test_torch_is_installed_for_reference_values_alone() -> None:

@@ -141,3 +141,17 @@ async def test_a_replica_that_drains_is_asked_again_later() -> None:
 
         contact.description = DESCRIPTION
         await becomes(member, S.READY)
+
+
+async def test_a_replica_that_is_known_to_go_is_not_given_another_chance() -> None:
+    """An engine of others answers its probes to the end; traffic would come back to it."""
+    contact = FakeContact()
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        member.leaving = True
+        contact.description = msgspec.structs.replace(DESCRIPTION, draining=True)
+        await becomes(member, S.DRAINING)
+        contact.description = DESCRIPTION
+        await asyncio.sleep(0.2)  # several times as long as a drain lasts here
+
+        assert member.state is S.DRAINING

@@ -32,6 +32,8 @@ class Member:
     """Its share where shares are set by hand."""
     ejections: int = 0
     """How often it was ejected without being ready in between."""
+    leaving: bool = False
+    """Whether it is known to go: draining, it is not given another chance."""
 
 
 Listener = Callable[[Member, ReplicaState], None]

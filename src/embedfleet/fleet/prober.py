@@ -99,7 +99,7 @@ class Prober:
         if member.state is ReplicaState.VERIFYING:
             await self._verify(member)
         elif member.state in {ReplicaState.EJECTED, ReplicaState.DRAINING}:
-            if released(member.state, member.ejections, stayed, self._times):
+            if not member.leaving and released(member.state, member.ejections, stayed, self._times):
                 self._apply(member, Event.RELEASED, "it is given another chance")
         else:
             await self._probe(member)

@@ -1,0 +1,85 @@
+"""Keeps a fleet to the pods behind a Service.
+
+A shell: states of the Service's EndpointSlices come in, `endpoints.py` decides, the fleet is told.
+Refuses to judge replicas: whether one may get traffic is the prober's matter, as for any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from random import Random
+
+from embedfleet.fleet.fleet import Fleet, Member
+from embedfleet.fleet.states import Event
+from embedfleet.kubernetes.cluster import Cluster, Patience
+from embedfleet.kubernetes.endpoints import Known, Move, Service, endpoints, moves
+from embedfleet.kubernetes.following import Collection
+from embedfleet.vocabulary import ReplicaState
+
+log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Adds the pods of one Service to a fleet, and takes them out in time."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        service: Service,
+        cluster: Cluster,
+        patience: Patience | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self._fleet = fleet
+        self._service = service
+        self._slices = Collection(
+            cluster,
+            f"/apis/discovery.k8s.io/v1/namespaces/{service.namespace}/endpointslices",
+            f"kubernetes.io/service-name={service.name}",
+            patience or Patience(),
+            rng or Random(),
+        )
+        self._members: dict[str, Member] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        async for slices in self._slices.states():
+            found = endpoints(slices.values(), self._service.port)
+            known = {
+                name: Known(member.url, member.leaving) for name, member in self._members.items()
+            }
+            for move, name, url in moves(known, found):
+                log.info("pod %s at %s: %s", name, url, move)
+                self._move(move, name, url)
+
+    def _move(self, move: Move, name: str, url: str) -> None:
+        now = time.monotonic()
+        if move is Move.LOSE:
+            self._fleet.apply(self._members.pop(name), Event.LOST, now, "its pod is gone")
+        elif move is Move.LEAVE:
+            self._leave(self._members[name], now)
+        elif name in self._members:
+            member = self._members[name]
+            member.leaving = False
+            self._fleet.apply(member, Event.RELEASED, now, "its pod is ready again")
+        else:
+            self._members[name] = self._fleet.add(name, url, now)
+
+    def _leave(self, member: Member, now: float) -> None:
+        if member.state is ReplicaState.STARTING:
+            # Nothing was given to it; it joins afresh should it become ready.
+            del self._members[member.name]
+            self._fleet.apply(member, Event.LOST, now, "its pod left before it had started")
+            return
+        member.leaving = True
+        self._fleet.apply(member, Event.DRAIN, now, "its pod terminates or is not ready")

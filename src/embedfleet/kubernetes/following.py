@@ -1,0 +1,106 @@
+"""A collection of objects as it is now, kept so by listing once and watching from there.
+
+Decides when to go on from the last version and when to list again. Refuses to know what the objects
+are. The rules are those of the API's "efficient detection of changes": go on from the version of
+the last event or bookmark; after 410 (expired) list again; after a broken stream go on from where
+it broke, with growing pauses while the server is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from random import Random
+
+from embedfleet.kubernetes.cluster import Cluster, ClusterError, Document, Patience
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 300
+"""After so many seconds the server ends a watch, so that a half-dead one is noticed."""
+PAGE = 500
+"""Objects of one page of a list, as kubectl asks for them."""
+
+
+class Collection:
+    """One collection of an API server, followed."""
+
+    def __init__(
+        self, cluster: Cluster, path: str, selector: str, patience: Patience, rng: Random
+    ) -> None:
+        """`selector` chooses by labels, as `app=embedfleet`."""
+        self._cluster = cluster
+        self._path = path
+        self._selector = selector
+        self._patience = patience
+        self._rng = rng
+        self._objects: dict[str, Document] = {}
+        self._version = ""
+        """To go on from; empty when everything must be listed."""
+        self._failures = 0
+
+    async def states(self) -> AsyncIterator[dict[str, Document]]:
+        """All objects by name, at first and after each change, for ever."""
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                    yield dict(self._objects)
+                async for event in self._watch():
+                    if self._take(event):
+                        yield dict(self._objects)
+                # It ended as watches do; a server that ends each at once is not asked all the time.
+                await asyncio.sleep(self._patience.pause_s(1, self._rng))
+            except ClusterError as error:
+                await self._recover(error)
+
+    async def _recover(self, error: ClusterError) -> None:
+        if error.expired:
+            # Not a failure: too much happened since. But a server that says so at once, again and
+            # again, must not be asked without a pause.
+            self._version = ""
+        self._failures += 1
+        pause_s = self._patience.pause_s(self._failures, self._rng, error.retry_after_s)
+        level = logging.INFO if error.expired else logging.WARNING
+        log.log(level, "following %s: %s; again in %.1f s", self._path, error.message, pause_s)
+        await asyncio.sleep(pause_s)
+
+    async def _list(self) -> None:
+        objects: dict[str, Document] = {}
+        query = {"labelSelector": self._selector, "limit": str(PAGE)}
+        while True:
+            page = await self._cluster.ask("GET", self._path, query=query)
+            for item in page.get("items") or ():
+                objects[item["metadata"]["name"]] = item
+            meta = page.get("metadata") or {}
+            if not meta.get("continue"):
+                break
+            query["continue"] = meta["continue"]
+        self._objects, self._version = objects, str(meta.get("resourceVersion", ""))
+        self._failures = 0
+
+    async def _watch(self) -> AsyncIterator[Document]:
+        query = {
+            "labelSelector": self._selector,
+            "resourceVersion": self._version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_S),
+        }
+        async for event in self._cluster.watch(self._path, query):
+            self._failures = 0
+            yield event
+
+    def _take(self, event: Document) -> bool:
+        """Remember an event; return whether an object changed."""
+        kind, item = event.get("type"), event.get("object") or {}
+        meta = item.get("metadata") or {}
+        name = meta.get("name", "")
+        self._version = str(meta.get("resourceVersion", self._version))
+        if kind in {"ADDED", "MODIFIED"} and name:
+            self._objects[name] = item
+        elif kind == "DELETED":
+            self._objects.pop(name, None)
+        else:
+            return False  # a bookmark: nothing changed up to its version
+        return True
