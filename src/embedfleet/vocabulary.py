@@ -91,6 +91,8 @@ class ReplicaState(StrEnum):
     """It gets no traffic until its ejection ends and it verifies again."""
     DRAINING = "draining"
     """It finishes what it has and gets nothing new."""
+    STANDBY = "standby"
+    """It is loaded and well, and gets no traffic until it is woken."""
     GONE = "gone"
     """It no longer exists; its texts went back to the queue."""
 
@@ -125,8 +127,10 @@ class EmbedfleetError(Exception):
 
     status: ClassVar[int] = 500
     """HTTP status to answer with."""
-    kind: ClassVar[str] = "server_error"
+    kind: str = "server_error"
     """OpenAI's `error.type`."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """HTTP headers that belong to the answer."""
     code: str | None = None
     """OpenAI's `error.code`."""
     param: str | None = None
@@ -153,14 +157,13 @@ class UnauthorizedError(CallerError):
     """Who asks has no key, or one that is unknown, revoked or expired."""
 
     status = 401
-    kind = "authentication_error"
+    headers = ((b"www-authenticate", b"Bearer"),)
 
 
 class ForbiddenError(CallerError):
     """The key is right and does not allow this."""
 
     status = 403
-    kind = "permission_error"
 
 
 class UnknownModelError(CallerError):
@@ -201,6 +204,19 @@ class RateLimitedError(OverloadedError):
     """The caller's own limit is used up; others may still be served."""
 
     code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        retry_after_s: float | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        """`kind` is what there was too much of: OpenAI has `tokens` and `requests`."""
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.kind = kind
+        self.headers = headers
 
 
 class NoReplicaError(ServiceError):

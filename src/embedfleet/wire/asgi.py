@@ -111,7 +111,7 @@ def _too_large(limit: int) -> BodyTooLargeError:
 
 def error_response(error: EmbedfleetError) -> Response:
     """The answer that tells the caller about an error."""
-    headers = []
+    headers = [*error.headers]
     if isinstance(error, ServiceError) and error.retry_after_s is not None:
         seconds = max(1, -int(-error.retry_after_s // 1))
         headers.append((b"retry-after", str(seconds).encode()))

@@ -1,0 +1,72 @@
+"""What is asked of whoever decides who may ask: two protocols, and the access that lets all in.
+
+Decides where a request is stopped: before its body is read, before it is tokenised, before anything
+is computed. Refuses to know why.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from embedfleet.vocabulary import Lane
+
+
+class Pass(Protocol):
+    """What one request may use; opened before its body is read, closed when it is answered."""
+
+    key: str
+    """The id of the caller's key, for logs and metrics; empty where none is asked for."""
+    lane: Lane | None
+    """The only lane that the caller may use; None leaves it to the request."""
+
+    def enter(self, model: str, texts: int) -> None:
+        """Ask for a model and a number of texts; ForbiddenError or RateLimitedError says no."""
+        ...
+
+    def charge(self, tokens: int) -> None:
+        """Pay for what has to be computed; RateLimitedError before anything is."""
+        ...
+
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What is left of the caller's limits, to be told with the answer."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was taken for as long as the request runs."""
+        ...
+
+
+class Access(Protocol):
+    """Who may ask, and how much."""
+
+    def open(self, authorization: str | None) -> Pass:
+        """Tell callers apart by their `authorization` header.
+
+        Raises UnauthorizedError, or RateLimitedError when the caller's requests are used up.
+        """
+        ...
+
+
+class OpenPass:
+    """Everything is allowed."""
+
+    key: str = ""
+    lane: Lane | None = None
+
+    def enter(self, model: str, texts: int) -> None: ...
+
+    def charge(self, tokens: int) -> None: ...
+
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return ()
+
+    def close(self) -> None: ...
+
+
+class OpenAccess:
+    """Everybody may ask for everything: a service that only this machine reaches."""
+
+    _pass = OpenPass()
+
+    def open(self, authorization: str | None) -> Pass:  # noqa: ARG002
+        return self._pass

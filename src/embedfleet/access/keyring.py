@@ -1,0 +1,117 @@
+"""Who is let in with which key, and how much it may use.
+
+Decides on every request: whose key is it, is it good, is there quota left. Refuses to know files
+and HTTP. Limits are those of this process: several gateways each grant them.
+
+A key that was verified once is remembered under a keyed hash of its header, so that the usual
+request costs one hash and one look-up. That tells nothing by its timing: the hash can't be steered
+without its key, which never leaves the process, so what is compared while looking up is random to
+whoever sends it. Keys that are wrong are never remembered, and an unknown id costs what a wrong
+secret costs: one hash and one comparison in constant time.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from hashlib import blake2b
+
+from embedfleet.access.keys import DIGEST_BYTES, claim_of, lookup_of
+from embedfleet.access.passes import Held, KeyPass, Usage
+from embedfleet.access.records import KeyRecord
+from embedfleet.vocabulary import UnauthorizedError
+
+MOST_REMEMBERED = 4096
+"""Headers remembered: a few spellings of each of a thousand keys."""
+
+NO_KEY = "none"
+"""The key under which requests without a good one are counted."""
+
+_NOBODY = bytes(DIGEST_BYTES)
+_MISSING = (
+    "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`; clients of OpenAI "
+    "do so with `api_key`."
+)
+
+
+class KeyRing:
+    """The keys of a process; opens passes for those that are good."""
+
+    def __init__(
+        self,
+        records: Iterable[KeyRecord] = (),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        first_name: Callable[[str], str] = str,
+    ) -> None:
+        """`wall` gives seconds since 1970; `first_name` any name of a model its first one."""
+        self._clock = clock
+        self._wall = wall
+        self._first_name = first_name
+        self._salt = secrets.token_bytes(32)
+        self._held: dict[str, Held] = {}
+        self._verified: dict[bytes, Held] = {}
+        self.usage: dict[str, Usage] = {NO_KEY: Usage()}
+        """What was used, by the id of the key; of keys that are gone too."""
+        self.replace(records)
+
+    def __len__(self) -> int:
+        """Keys, those that ended included."""
+        return len(self._held)
+
+    def replace(self, records: Iterable[KeyRecord]) -> None:
+        """Take other keys from now on; who stays keeps what is left of its quotas."""
+        now = self._clock()
+        held = {}
+        for record in records:
+            usage = self.usage.setdefault(record.id, Usage())
+            usage.limit(record, now)
+            held[lookup_of(record.id, record.digest)] = Held(record, usage)
+        self._held = held
+        self._verified.clear()
+
+    def open(self, authorization: str | None) -> KeyPass:
+        """Let the bearer of a good key in.
+
+        Raises UnauthorizedError, or RateLimitedError when its requests are used up.
+        """
+        if authorization is None:
+            raise self._refuse(_MISSING, None)
+        sent = authorization.encode("latin-1", "replace")
+        mark = blake2b(sent, digest_size=16, key=self._salt).digest()
+        held = self._verified.get(mark)
+        if held is None:
+            held = self._verify(authorization)
+            if len(self._verified) >= MOST_REMEMBERED:
+                self._verified.clear()
+            self._verified[mark] = held
+        if held.expires is not None and held.expires <= self._wall():
+            raise self._refuse("This API key has expired.", "invalid_api_key")
+        opened = KeyPass(held, self._clock, self._first_name)
+        opened.begin()
+        return opened
+
+    def _verify(self, authorization: str) -> Held:
+        scheme, _, text = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            raise self._refuse(_MISSING, None)
+        claim = claim_of(text.strip())
+        held = self._held.get(claim.lookup)
+        good = hmac.compare_digest(claim.digest, held.digest if held else _NOBODY)
+        if held is None or not good:
+            raise self._refuse(
+                "Incorrect API key provided. Ask for one where this service is run.",
+                "invalid_api_key",
+            )
+        ended = held.record.ended(datetime.fromtimestamp(self._wall(), UTC))
+        if ended is not None:
+            raise self._refuse(f"This API key ({held.record.id}) is {ended}.", "invalid_api_key")
+        return held
+
+    def _refuse(self, message: str, code: str | None) -> UnauthorizedError:
+        self.usage[NO_KEY].refuse("key")
+        return UnauthorizedError(message, code=code)

@@ -1,0 +1,193 @@
+"""What one request may use of its key's limits.
+
+Decides what is refused, with which words and when to come back; OpenAI's own words, because clients
+read them. Refuses to know whether a key is good.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from embedfleet.access.bucket import Bucket
+from embedfleet.access.records import KeyRecord
+from embedfleet.vocabulary import ForbiddenError, Lane, RateLimitedError
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+NEVER: Headers = ((b"x-should-retry", b"false"),)
+"""Tells OpenAI's clients, which would send a 429 again, that it can't help."""
+
+
+class Usage:
+    """What a key has used; survives changes of its record."""
+
+    __slots__ = ("refusals", "requests", "requests_bucket", "texts", "tokens", "tokens_bucket")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        """Requests let in."""
+        self.tokens = 0
+        """Tokens charged."""
+        self.texts = 0
+        """Texts of requests that run now."""
+        self.refusals: dict[str, int] = {}
+        """Requests refused, by what for."""
+        self.tokens_bucket: Bucket | None = None
+        self.requests_bucket: Bucket | None = None
+
+    def limit(self, record: KeyRecord, now: float) -> None:
+        """Follow the limits of a record."""
+        self.tokens_bucket = _limited(self.tokens_bucket, record.tokens_per_minute, now)
+        self.requests_bucket = _limited(self.requests_bucket, record.requests_per_minute, now)
+
+    def refuse(self, reason: str) -> None:
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
+
+
+def _limited(bucket: Bucket | None, per_minute: int | None, now: float) -> Bucket | None:
+    if per_minute is None:
+        return None
+    if bucket is None:
+        return Bucket.full(per_minute, now)
+    bucket.resize(per_minute, now)
+    return bucket
+
+
+class Held:
+    """A key of the ring: its record, ready to be compared, and what it has used."""
+
+    __slots__ = ("digest", "expires", "record", "usage")
+
+    def __init__(self, record: KeyRecord, usage: Usage) -> None:
+        self.record = record
+        self.usage = usage
+        self.digest = bytes.fromhex(record.digest)
+        self.expires = None if record.expires is None else record.expires.timestamp()
+        """Seconds since 1970."""
+
+
+class KeyPass:
+    """One request of the bearer of a key."""
+
+    __slots__ = ("_clock", "_first_name", "_held", "_texts", "key", "lane")
+
+    def __init__(
+        self, held: Held, clock: Callable[[], float], first_name: Callable[[str], str]
+    ) -> None:
+        self.key: str = held.record.id
+        self.lane: Lane | None = held.record.lane
+        self._held = held
+        self._clock = clock
+        self._first_name = first_name
+        self._texts = 0
+
+    def begin(self) -> None:
+        """Count the request; RateLimitedError when there were too many in the last minute."""
+        usage = self._held.usage
+        if usage.requests_bucket is not None:
+            self._pay(usage.requests_bucket, 1, "requests")
+        usage.requests += 1
+
+    def enter(self, model: str, texts: int) -> None:
+        """Ask for a model, by its first name, and a number of texts.
+
+        Raises ForbiddenError for a model that is not the key's, RateLimitedError for too many texts
+        at once.
+        """
+        record, usage = self._held.record, self._held.usage
+        if record.models and not self._may_use(model):
+            usage.refuse("model")
+            raise ForbiddenError(
+                f"The key `{record.id}` does not have access to model `{model}`; it may use "
+                + ", ".join(f"`{each}`" for each in record.models),
+                code="model_not_found",
+            )
+        most = record.concurrent_texts
+        if most is not None and usage.texts + texts > most:
+            usage.refuse("texts")
+            fits = texts <= most
+            raise RateLimitedError(
+                f"Rate limit reached for key `{record.id}` on texts at once: Limit {most}, "
+                f"Used {usage.texts}, Requested {texts}. "
+                + ("Please try again in 1s." if fits else "Send fewer texts in a request."),
+                kind="texts",
+                retry_after_s=1.0 if fits else None,
+                headers=() if fits else NEVER,
+            )
+        usage.texts += texts
+        self._texts += texts
+
+    def charge(self, tokens: int) -> None:
+        """Pay for what has to be computed; RateLimitedError before anything is."""
+        usage = self._held.usage
+        if usage.tokens_bucket is not None and tokens:
+            self._pay(usage.tokens_bucket, tokens, "tokens")
+        usage.tokens += tokens
+
+    def headers(self) -> Headers:
+        """What is left, as OpenAI tells it; nothing where there is no limit."""
+        usage = self._held.usage
+        if usage.tokens_bucket is None and usage.requests_bucket is None:
+            return ()
+        now = self._clock()
+        return _told(usage.requests_bucket, b"requests", now) + _told(
+            usage.tokens_bucket, b"tokens", now
+        )
+
+    def close(self) -> None:
+        """Give the texts back."""
+        self._held.usage.texts -= self._texts
+        self._texts = 0
+
+    def _may_use(self, model: str) -> bool:
+        models = self._held.record.models
+        return model in models or any(self._first_name(each) == model for each in models)
+
+    def _pay(self, bucket: Bucket, amount: int, what: str) -> None:
+        now = self._clock()
+        wait_s = bucket.take(amount, now)
+        if not wait_s:
+            return
+        self._held.usage.refuse(what)
+        limit = f"{what} per min ({what[0].upper()}PM): Limit {bucket.per_minute}"
+        left = self.headers()
+        if math.isinf(wait_s):
+            raise RateLimitedError(
+                f"Request too large for key `{self.key}` on {limit}, Requested {amount}. Send "
+                "fewer or shorter texts in a request.",
+                kind=what,
+                headers=NEVER + left,
+            )
+        used = bucket.per_minute - bucket.remaining(now)
+        after = ((b"retry-after-ms", str(math.ceil(wait_s * 1e3)).encode()),)
+        raise RateLimitedError(
+            f"Rate limit reached for key `{self.key}` on {limit}, Used {used}, Requested {amount}. "
+            f"Please try again in {spelled(wait_s)}.",
+            kind=what,
+            retry_after_s=wait_s,
+            headers=after + left,
+        )
+
+
+def spelled(seconds: float) -> str:
+    """A duration as OpenAI spells it: `12ms`, `9.816s`, `6m0s`, `1h2m3s`."""
+    milliseconds = math.ceil(seconds * 1e3)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds / 1e3, 60)
+    text = f"{rest:.3f}".rstrip("0").rstrip(".") + "s"
+    if not minutes:
+        return text
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}"
+
+
+def _told(bucket: Bucket | None, what: bytes, now: float) -> Headers:
+    if bucket is None:
+        return ()
+    return (
+        (b"x-ratelimit-limit-" + what, b"%d" % bucket.per_minute),
+        (b"x-ratelimit-remaining-" + what, b"%d" % bucket.remaining(now)),
+        (b"x-ratelimit-reset-" + what, spelled(bucket.full_in_s(now)).encode()),
+    )

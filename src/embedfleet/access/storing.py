@@ -1,0 +1,68 @@
+"""The file of keys on disk.
+
+A shell: reads it, and changes it so that nobody ever sees half of it and two changes at once do not
+lose one another. Refuses to know what the records mean.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from embedfleet.access.records import KeyFileError, KeyRecord, parse, render
+
+Records = tuple[KeyRecord, ...]
+
+
+def load(path: Path) -> Records:
+    """The keys in a file. Raises KeyFileError."""
+    try:
+        return parse(path.read_bytes())
+    except OSError as error:
+        raise KeyFileError(f"the file of keys {path} can't be read: {error.strerror}") from error
+    except KeyFileError as error:
+        raise KeyFileError(f"{path}: {error}") from error
+
+
+def change(path: Path, decide: Callable[[Records], Records]) -> None:
+    """Replace the file by what `decide` makes of its keys; a missing file holds none.
+
+    Raises KeyFileError, and what `decide` raises; the file is then as it was. It is readable and
+    writable for its owner alone.
+    """
+    try:
+        with _alone(path.parent):
+            before = load(path) if path.exists() else ()
+            _replace(path, render(decide(before)))
+    except OSError as error:
+        told = error.strerror or error
+        raise KeyFileError(f"the file of keys {path} can't be written: {told}") from error
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep other changes of files in this directory waiting."""
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write beside and rename: what is read is the old file or the new one. Made with mode 0600."""
+    number, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,73 @@
+"""A file that is read again when it changes.
+
+A shell: looks at a file once a second and hands its news on. What can't be read leaves everything
+as it was. Refuses to know what the file holds.
+
+Looking beats notification here: it works on every file system and through the symbolic links by
+which Kubernetes replaces secrets, and costs one system call a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from embedfleet.vocabulary import SetupError
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 1.0
+
+_Marks = list[tuple[int, int, int] | None]
+
+
+class Watch:
+    """Some files, and what to do when one of them is another than before."""
+
+    def __init__(self, paths: Sequence[Path], read: Callable[[], None]) -> None:
+        """`read` takes the new content, and raises SetupError to leave everything as it was."""
+        self._paths = tuple(paths)
+        self._read = read
+        self._seen = self._marks()
+        self._asked = asyncio.Event()
+
+    def look(self) -> None:
+        """Look now, whatever the files' dates say; for a signal."""
+        self._asked.set()
+
+    async def run(self, interval_s: float = INTERVAL_S) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), interval_s)
+            asked = self._asked.is_set()
+            self._asked.clear()
+            marks = await asyncio.to_thread(self._marks)
+            if asked or marks != self._seen:
+                self._seen = marks
+                self._take()
+
+    def _take(self) -> None:
+        names = ", ".join(map(str, self._paths))
+        try:
+            self._read()
+        except SetupError as error:
+            told = "%s changed and is not used; what was read before holds: %s"
+            log.error(told, names, error)  # noqa: TRY400  it says what is wrong; a stack adds nothing
+        else:
+            log.info("%s was read again", names)
+
+    def _marks(self) -> _Marks:
+        """What tells one state of the files from another; a file that is replaced has a new id."""
+        found: _Marks = []
+        for path in self._paths:
+            try:
+                told = path.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((told.st_mtime_ns, told.st_size, told.st_ino))
+        return found

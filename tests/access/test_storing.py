@@ -1,0 +1,70 @@
+"""The file of keys on disk: private, whole, and changed by one at a time."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from embedfleet.access.keys import mint
+from embedfleet.access.records import KeyFileError, KeyRecord, record_of
+from embedfleet.access.storing import Records, change, load
+
+
+def new() -> KeyRecord:
+    return record_of(mint(secrets.token_bytes), "search", datetime.now(UTC))
+
+
+def test_a_change_to_a_missing_file_makes_it_for_its_owner_alone(tmp_path: Path) -> None:
+    path, record = tmp_path / "keys.json", new()
+    before = os.umask(0)
+    try:
+        change(path, lambda keys: (*keys, record))
+    finally:
+        os.umask(before)
+    assert load(path) == (record,)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_change_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path, record = tmp_path / "keys.json", new()
+    change(path, lambda _: (record,))
+
+    def fail(keys: Records) -> Records:
+        raise KeyFileError("no")
+
+    with pytest.raises(KeyFileError, match=r"^no$"):
+        change(path, fail)
+    assert load(path) == (record,)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_changes_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    records = [new() for _ in range(8)]
+    threads = [
+        threading.Thread(target=change, args=(path, lambda keys, one=one: (*keys, one)))
+        for one in records
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {record.id for record in load(path)} == {record.id for record in records}
+
+
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    with pytest.raises(KeyFileError, match=f"{path} can't be read: No such file"):
+        load(path)
+    path.write_text("{")
+    with pytest.raises(KeyFileError, match=f"{path}: this is no file of keys"):
+        load(path)
+    with pytest.raises(KeyFileError, match="can't be written: No such file"):
+        change(tmp_path / "none" / "keys.json", lambda keys: keys)

@@ -1,0 +1,79 @@
+"""A file that changes is read again; one that is broken changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from embedfleet.access.watching import Watch
+from embedfleet.vocabulary import SettingError
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_file_that_is_replaced_rewritten_or_linked_elsewhere_is_read_again(
+    tmp_path: Path,
+) -> None:
+    path, seen = tmp_path / "file", [""]
+    path.write_text("one")
+    watch = Watch([path], lambda: seen.append(path.read_text()))
+    task = asyncio.create_task(watch.run(0.01))
+    path.write_text("three")
+    await until(lambda: seen[-1] == "three")
+    beside = tmp_path / "beside"
+    beside.write_text("seven")
+    beside.replace(path)
+    await until(lambda: seen[-1] == "seven")
+    linked = tmp_path / "linked"
+    linked.write_text("eight")
+    path.unlink()
+    path.symlink_to(linked)
+    await until(lambda: seen[-1] == "eight")
+    task.cancel()
+
+
+async def test_a_file_with_the_same_date_is_read_when_somebody_asks(tmp_path: Path) -> None:
+    path, seen = tmp_path / "file", [""]
+    path.write_text("one")
+    told = path.stat()
+    watch = Watch([path], lambda: seen.append(path.read_text()))
+    task = asyncio.create_task(watch.run(60))
+    path.write_text("two")
+    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+    watch.look()
+    await until(lambda: seen[-1] == "two")
+    task.cancel()
+
+
+async def test_what_is_broken_is_told_once_and_the_next_good_one_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, taken = tmp_path / "file", ["good"]
+    path.write_text("good")
+
+    def read() -> None:
+        if not path.exists() or path.read_text() == "broken":
+            raise SettingError("it is broken")
+        taken.append(path.read_text())
+
+    task = asyncio.create_task(Watch([path], read).run(0.01))
+    with caplog.at_level(logging.ERROR):
+        path.write_text("broken")
+        await until(lambda: "it is broken" in caplog.text)
+        await asyncio.sleep(0.05)
+        assert len(caplog.records) == 1
+        path.unlink()
+        await until(lambda: len(caplog.records) == 2)
+    assert taken == ["good"]
+    path.write_text("better")
+    await until(lambda: taken[-1] == "better")
+    task.cancel()
