@@ -6,6 +6,7 @@ it imports nothing of ours, does no I/O and reads no clock.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import ClassVar, TypeAlias
@@ -176,6 +177,11 @@ class UnknownRouteError(CallerError):
 
 class MethodNotAllowedError(CallerError):
     status = 405
+
+    def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
+        """`allowed` are the methods that the path does answer."""
+        super().__init__(message, code="method_not_allowed")
+        self.headers = ((b"allow", ", ".join(allowed).encode()),)
 
 
 class BodyTooLargeError(CallerError):

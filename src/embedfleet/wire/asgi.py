@@ -164,10 +164,13 @@ class Router:
         for (prefix_method, prefix), prefix_route in self.prefixes.items():
             if method == prefix_method and path.startswith(prefix):
                 return prefix_route
-        allowed = sorted(known for known, known_path in self.routes if known_path == path)
+        allowed = sorted(
+            {known for known, known_path in self.routes if known_path == path}
+            | {known for known, prefix in self.prefixes if path.startswith(prefix)}
+        )
         if allowed:
             raise MethodNotAllowedError(
-                f"{path} answers {' and '.join(allowed)}, not {method}", code="method_not_allowed"
+                f"{path} answers {' and '.join(allowed)}, not {method}", allowed=allowed
             )
         known_paths = ", ".join(sorted({known_path for _, known_path in self.routes}))
         raise UnknownRouteError(

@@ -1,0 +1,41 @@
+"""What is answered to `/tokenize`: the token ids that vectors would be computed from.
+
+This module decides the form of the answer, which is like OpenAI's for embeddings: one object for
+each text, in order, and usage. It refuses to know tokenizers; ids never become Python integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from embedfleet.vocabulary import Encoding
+
+
+def render_tokens(
+    encodings: Sequence[Encoding], truncated: Sequence[bool], *, model: str, max_tokens: int
+) -> bytes:
+    """Write the answer to a request for tokens.
+
+    `encodings` are the texts' token ids with prompt and end-of-text token, `truncated` says of each
+    whether its end was cut off, `max_tokens` is the longest text that the model takes.
+    """
+    total = sum(map(len, encodings))
+    answer = {
+        "object": "list",
+        "data": [
+            {
+                "object": "tokens",
+                "index": index,
+                "tokens": ids,
+                "count": len(ids),
+                "truncated": cut,
+            }
+            for index, (ids, cut) in enumerate(zip(encodings, truncated, strict=True))
+        ],
+        "model": model,
+        "max_tokens": max_tokens,
+        "usage": {"prompt_tokens": total, "total_tokens": total},
+    }
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
