@@ -194,6 +194,14 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
     ("toml", "said"),
     [
         ("[admin]\nport = 8080", "gateway.port and admin.port are both 8080"),
+        ("[admin]\nhost = '0.0.0.0'", "give a key (admin.key_file), or say that this is meant"),
+        (
+            "[gateway]\ntls_key = '/k'",
+            "gateway.tls_key is given and gateway.tls_certificate is not",
+        ),
+        ("[admin]\ntls_certificate = '/c'", "admin.tls_key is not: HTTPS needs both"),
+        ("[gateway]\ncors_origins = ['https://a.org/']", "is not an origin such as"),
+        ("[gateway]\ncors_origins = ['a.org']", "is not an origin such as"),
         ("[gateway]\nmax_queued_bytes = 1", "the largest request would never be let in"),
         ("[gateway]\nmax_queued_tokens = 9\n[engine]\nmax_tokens = 10", "gateway.max_queued_tok"),
         ("[replica]\nmax_queued_tokens = 9\n[engine]\nmax_tokens = 10", "replica.max_queued_tok"),
@@ -215,6 +223,21 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
 )
 def test_contradictions_are_refused(toml: str, said: str) -> None:
     assert said in refusal(toml)
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        "[admin]\nhost = '0.0.0.0'\nkey_file = '/k'",
+        "[admin]\nhost = '0.0.0.0'\nopen = true",
+        "[admin]\nhost = '0.0.0.0'\nport = 'off'",
+        "[admin]\nhost = '::1'",
+        "[admin]\nhost = 'localhost'",
+        "[gateway]\ncors_origins = ['*', 'http://localhost:3000', 'https://a.org']",
+    ],
+)
+def test_an_admin_address_is_shut_or_opened_on_purpose(toml: str) -> None:
+    load(toml, {}, {})
 
 
 def test_a_better_engine_may_serve_a_lesser_promise() -> None:
@@ -240,6 +263,7 @@ def test_variables_of_kubernetes_clients_and_tests_are_no_settings() -> None:
         "EMBEDFLEET_GATEWAY_SERVICE_PORT_HTTP": "8080",
         "EMBEDFLEET_TEST_MODELS": "/models",
         "EMBEDFLEET_CONFIG": "/etc/embedfleet.toml",
+        "EMBEDFLEET_API_KEYS": "no-setting-and-shown-nowhere",
         "EMBEDFLEET_URL": "http://127.0.0.1:8080/v1",
         "PATH": "/bin",
     }
@@ -297,8 +321,8 @@ TIED = {
     *("autoscaling.standby", "autoscaling.fast_window_s", "autoscaling.slow_window_s"),
     *("autoscaling.max_wait_s", "autoscaling.slo_s", "autoscaling.target_utilisation"),
     *("autoscaling.utilisation_ceiling", "autoscaling.tick_s", "autoscaling.stale_s"),
-    "gateway.port",
-    "admin.port",
+    *("gateway.port", "admin.port", "admin.host", "gateway.cors_origins"),
+    *(f"{area}.tls_{file}" for area in ("gateway", "admin") for file in ("certificate", "key")),
     "gateway.max_body_bytes",
     "gateway.max_queued_bytes",
     "gateway.max_queued_tokens",
@@ -326,6 +350,8 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
         # Lists in variables are separated by commas.
         item = st.text("abcdefgh 0123456789:=-", min_size=1).map(str.strip).filter(bool)
         return st.lists(item).map(tuple)
+    if option.type is Path:
+        return st.text("abc/.-_ ", min_size=1).map(Path)
     assert option.type is str
     return st.text(st.characters(codec="utf-8"), min_size=1)
 
@@ -336,6 +362,6 @@ def literal(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return "[" + ", ".join(map(literal, value)) + "]"
-    if isinstance(value, str):
-        return '"' + "".join(f"\\U{ord(character):08x}" for character in value) + '"'
+    if isinstance(value, str | Path):
+        return '"' + "".join(f"\\U{ord(character):08x}" for character in str(value)) + '"'
     return repr(value)

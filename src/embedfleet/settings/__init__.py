@@ -1,6 +1,9 @@
 """Every option of embedfleet: what exists, how it is loaded, how it is explained."""
 
+from embedfleet.settings.access import AccessSettings
+from embedfleet.settings.addresses import is_loopback
 from embedfleet.settings.autoscaling import AutoscalingSettings
+from embedfleet.settings.cache import CacheSettings
 from embedfleet.settings.catalogue import (
     AdminSettings,
     EngineSettings,
@@ -18,8 +21,10 @@ from embedfleet.settings.options import Option, options
 from embedfleet.settings.rendering import as_markdown, as_toml, effective
 
 __all__ = [
+    "AccessSettings",
     "AdminSettings",
     "AutoscalingSettings",
+    "CacheSettings",
     "EngineSettings",
     "FleetSettings",
     "GatewaySettings",
@@ -33,6 +38,7 @@ __all__ = [
     "as_markdown",
     "as_toml",
     "effective",
+    "is_loopback",
     "load",
     "options",
     "trace",

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from embedfleet.settings.access import AccessSettings
 from embedfleet.settings.autoscaling import AutoscalingSettings
+from embedfleet.settings.cache import CacheSettings
 from embedfleet.settings.rules import count, duration, setting
 from embedfleet.vocabulary import Precision, SettingError
 
@@ -49,6 +51,14 @@ class GatewaySettings:
     tokenizer_threads: int = count(2, at_most=256)
     """Threads that turn texts into tokens. Two, so that one very long text does not hold up the
     short ones."""
+    tls_certificate: Path | None = setting(None, none="none")
+    """File of the certificate chain (PEM) to answer HTTPS with, TLS 1.2 at least; none answers
+    plain HTTP. Read again when it changes."""
+    tls_key: Path | None = setting(None, none="none")
+    """File of its private key (PEM, without a passphrase)."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may ask from a browser, for instance `https://example.org`; `*` is all.
+    None by default: a key in a web page is everybody's key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,16 @@ class AdminSettings:
     """Address to listen on; what it shows is not for clients."""
     port: int | None = setting(8081, at_least=0, at_most=65_535, none="off")
     """TCP port; 0 takes any free one, `off` opens none."""
+    key_file: Path | None = setting(None, none="none")
+    """File with a key that operators must bring (`Authorization: Bearer KEY`); read again when it
+    changes. Without one an address beyond this machine is refused."""
+    open: bool = False
+    """Answer everybody without a key, also beyond this machine: for a network that operators alone
+    reach, such as that of a compose file."""
+    tls_certificate: Path | None = setting(None, none="none")
+    """As `gateway.tls_certificate`, for this address."""
+    tls_key: Path | None = setting(None, none="none")
+    """As `gateway.tls_key`, for this address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +96,10 @@ class ReplicaSettings:
     """Most tokens that wait or run at once; beyond it texts are refused with 429."""
     drain_timeout_s: float = duration(30.0)
     """Seconds that a stop waits for texts in flight."""
+    key_file: Path | None = setting(None, none="none")
+    """File with a key that gateways must bring (their `pools.replica_key_file`); read again when it
+    changes. The replicas that a gateway starts itself listen on this machine alone and have
+    none."""
     exit_with_parent: bool = False
     """Stop when the process that started this one is gone. A gateway sets it for the replicas
     that it starts, so that none outlives it."""
@@ -156,6 +180,9 @@ class LogSettings:
     """Least important messages to write."""
     format: Literal["text", "json"] = "text"
     """`text` for people, `json` (one object a line) for collectors."""
+    access: bool = False
+    """Write a line for each request to a gateway: route, status, model, texts, tokens, seconds,
+    client, id of the key, id of the request; never texts or keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +228,10 @@ class Pool:
     replica_metrics_required: bool = False
     """Refuse replicas that have no metrics. Without it they get traffic, and the fleet's table says
     what is missing."""
+    revision: str = ""
+    """What tells the weights from others, for replicas elsewhere where `tokenizer_dir` holds none
+    and Redis is to keep vectors: any word that changes when they do. Empty takes the fingerprint of
+    the weights; where there is none, this process alone knows its vectors."""
     precision: Precision | None = setting(None, none="auto")
     """Numeric class that every vector of the pool has at least; `auto` takes that of the first
     replica."""
@@ -233,7 +264,9 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     fleet: FleetSettings = field(default_factory=FleetSettings)
     autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
     launch: LaunchSettings = field(default_factory=LaunchSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
     log: LogSettings = field(default_factory=LogSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
     pools: tuple[Pool, ...] = ()

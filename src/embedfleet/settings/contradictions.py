@@ -9,13 +9,19 @@ from collections.abc import Iterator
 from itertools import chain
 from urllib.parse import urlsplit
 
+from embedfleet.settings.addresses import is_loopback
 from embedfleet.settings.catalogue import Pool, Settings
 from embedfleet.vocabulary import Precision, SettingError
 
 
 def refuse(settings: Settings) -> None:
     """Raise a SettingError for the first contradiction."""
-    complaints = (_between_areas(settings), _autoscaling(settings), _between_pools(settings))
+    complaints = (
+        _between_areas(settings),
+        _reached(settings),
+        _autoscaling(settings),
+        _between_pools(settings),
+    )
     for complaint in chain.from_iterable(complaints):
         raise SettingError(complaint)
     for index, pool in enumerate(settings.pools):
@@ -52,6 +58,29 @@ def _between_areas(settings: Settings) -> Iterator[str]:
             f"fleet.restart_backoff_ceiling_s ({fleet.restart_backoff_ceiling_s:g}) is below "
             f"fleet.restart_backoff_s ({fleet.restart_backoff_s:g})"
         )
+
+
+def _reached(settings: Settings) -> Iterator[str]:
+    """What is wrong with who can reach the addresses."""
+    gateway, admin = settings.gateway, settings.admin
+    for name, area in (("gateway", gateway), ("admin", admin)):
+        if (area.tls_certificate is None) != (area.tls_key is None):
+            given, missing = "tls_certificate", "tls_key"
+            if area.tls_certificate is None:
+                given, missing = missing, given
+            yield f"{name}.{given} is given and {name}.{missing} is not: HTTPS needs both"
+    shown = admin.port is not None and not is_loopback(admin.host)
+    if shown and admin.key_file is None and not admin.open:
+        yield (
+            f"admin.host {admin.host} is reached from beyond this machine, and nothing is asked of "
+            "whoever does: give a key (admin.key_file), or say that this is meant (admin.open)"
+        )
+    for origin in gateway.cors_origins:
+        if origin != "*" and not _is_origin(origin):
+            yield (
+                f'gateway.cors_origins: "{origin}" is not an origin such as https://example.org '
+                "or http://localhost:3000 (no path, no slash at the end)"
+            )
 
 
 def _autoscaling(settings: Settings) -> Iterator[str]:
@@ -105,6 +134,11 @@ def _within(pool: Pool, settings: Settings) -> Iterator[str]:
                 f"it promises {pool.precision}, which engine.dtype {dtype} can't keep; "
                 f"precision = {dtype} or another dtype would fit"
             )
+
+
+def _is_origin(text: str) -> bool:
+    """Scheme, host and port alone, spelled as browsers do."""
+    return _is_address(text) and text == text.lower() and text.count("/") == 2
 
 
 def _is_address(url: str) -> bool:

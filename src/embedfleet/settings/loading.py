@@ -19,9 +19,9 @@ from embedfleet.settings.converting import UnfitError, convert
 from embedfleet.settings.options import AREAS, POOLS, PREFIX, Option, options
 from embedfleet.vocabulary import Precision, SettingError
 
-NOT_SETTINGS = re.compile(r"EMBEDFLEET_(CONFIG|URL|DATA|TEST_\w+)")
-"""Variables with our prefix that are no settings: the file's own path, where clients find the
-service, and what tests and benchmarks read."""
+NOT_SETTINGS = re.compile(r"EMBEDFLEET_(CONFIG|API_KEYS|URL|DATA|TEST_\w+)")
+"""Variables with our prefix that are no settings: the file's own path, keys, which no settings file
+may hold, where clients find the service, and what tests and benchmarks read."""
 SERVICE_LINKS = re.compile(
     r"\w+_SERVICE_(HOST|PORT(_\w+)?)|EMBEDFLEET_SERVICE_\w+|\w+_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?"
 )

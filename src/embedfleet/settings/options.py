@@ -14,7 +14,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from embedfleet.settings import autoscaling, catalogue
+from embedfleet.settings import access, autoscaling, catalogue
+from embedfleet.settings.access import AccessSettings
 from embedfleet.settings.autoscaling import AutoscalingSettings
 from embedfleet.settings.catalogue import (
     AdminSettings,
@@ -39,6 +40,7 @@ AREAS: dict[str, type[Any]] = {
     "fleet": FleetSettings,
     "autoscaling": AutoscalingSettings,
     "launch": LaunchSettings,
+    "access": AccessSettings,
     "log": LogSettings,
     "tracing": TracingSettings,
     POOLS: Pool,
@@ -108,7 +110,7 @@ def _without_none(hint: Any) -> Any:
 def _descriptions() -> dict[tuple[str, str], str]:
     """Read the docstrings under the fields from the source; Python itself drops them."""
     found: dict[tuple[str, str], str] = {}
-    sources = [inspect.getsource(module) for module in (catalogue, autoscaling)]
+    sources = [inspect.getsource(module) for module in (catalogue, autoscaling, access)]
     for node in [node for source in sources for node in ast.parse(source).body]:
         if not isinstance(node, ast.ClassDef):
             continue

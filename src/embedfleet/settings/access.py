@@ -1,0 +1,21 @@
+"""Options of who may ask.
+
+A part of the catalogue. Keys themselves are no settings: these are printed, and handed to replicas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedfleet.settings.rules import setting
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSettings:
+    """Who may ask a gateway, and how much ([security.md](security.md))."""
+
+    keys_file: Path | None = setting(None, none="none")
+    """File of API keys that `embedfleet keys` writes; read again when it changes. With it, or with
+    plain keys in the variable `EMBEDFLEET_API_KEYS` (separated by commas, without limits), every
+    request must bring a key; with neither, everybody who reaches the address may ask."""
