@@ -7,7 +7,7 @@ listens. The control path decides who is in it; the data path reads it and repor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from embedfleet.fleet.health import may_eject
 from embedfleet.fleet.states import Event, after
@@ -32,8 +32,10 @@ class Member:
     """Its share where shares are set by hand."""
     ejections: int = 0
     """How often it was ejected without being ready in between."""
-    leaving: bool = False
-    """Whether it is known to go: draining, it is not given another chance."""
+    leaving: set[str] = field(default_factory=set)
+    """Who lets it go; while anybody does, it is not given another chance."""
+    reserve: bool = False
+    """Whether it is to be on standby: well, it gets no traffic."""
 
 
 Listener = Callable[[Member, ReplicaState], None]

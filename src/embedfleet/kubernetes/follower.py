@@ -20,6 +20,9 @@ from embedfleet.vocabulary import ReplicaState
 
 log = logging.getLogger(__name__)
 
+US = "kubernetes"
+"""Who lets a replica go whose pod terminates."""
+
 
 class Follower:
     """Adds the pods of one Service to a fleet, and takes them out in time."""
@@ -56,7 +59,8 @@ class Follower:
         async for slices in self._slices.states():
             found = endpoints(slices.values(), self._service.port)
             known = {
-                name: Known(member.url, member.leaving) for name, member in self._members.items()
+                name: Known(member.url, US in member.leaving)
+                for name, member in self._members.items()
             }
             for move, name, url in moves(known, found):
                 log.info("pod %s at %s: %s", name, url, move)
@@ -70,8 +74,9 @@ class Follower:
             self._leave(self._members[name], now)
         elif name in self._members:
             member = self._members[name]
-            member.leaving = False
-            self._fleet.apply(member, Event.RELEASED, now, "its pod is ready again")
+            member.leaving.discard(US)
+            if not member.leaving:
+                self._fleet.apply(member, Event.RELEASED, now, "its pod is ready again")
         else:
             self._members[name] = self._fleet.add(name, url, now)
 
@@ -81,5 +86,5 @@ class Follower:
             del self._members[member.name]
             self._fleet.apply(member, Event.LOST, now, "its pod left before it had started")
             return
-        member.leaving = True
+        member.leaving.add(US)
         self._fleet.apply(member, Event.DRAIN, now, "its pod terminates or is not ready")

@@ -1,0 +1,248 @@
+"""A Deployment as a target of the autoscaler, in two ways.
+
+`Exported` publishes the number and leaves it to KEDA and the HPA to set it; `Direct` sets it, once
+those that go have finished what they had. Refuses to know which number is right, and to act where
+another autoscaler does. Both are `autoscaling.scaler.Target`; both may act only while this gateway
+holds the lease, which is the caller's care.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from embedfleet.fleet.fleet import Fleet, Member
+from embedfleet.fleet.states import Event
+from embedfleet.kubernetes.cluster import ClusterError
+from embedfleet.kubernetes.deletion_cost import VICTIM, Candidate, changes, victims
+from embedfleet.kubernetes.deployment import Deployment
+from embedfleet.kubernetes.start_ups import StartUps
+from embedfleet.vocabulary import ReplicaState
+
+log = logging.getLogger(__name__)
+
+US = "autoscaler"
+"""Who lets a replica go that was chosen here."""
+REFRESH_S = 5.0
+"""Between two looks at what the Deployment is to have."""
+COSTS_S = 30.0
+"""Between two looks at what pods would be missed."""
+SETTLED_S = 120.0
+"""A published number counts as ordered for so long: eight rounds of the HPA. What Kubernetes has
+made of it by then counts afterwards, be it for a quota, a maximum or nobody who listens."""
+GONE_S = 120.0
+"""A drained replica that Kubernetes has not taken by then is used again."""
+LOOK_S = 0.1
+"""Between two looks at what drained replicas still have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pods:
+    """The replicas of a pool as pods of one Deployment."""
+
+    fleet: Fleet
+    deployment: Deployment
+    outstanding: Callable[[str], int]
+    """Tokens of work that a replica has, by its name."""
+
+    def candidates(self) -> list[Candidate]:
+        return [
+            Candidate(member.name, member.state, self.outstanding(member.name))
+            for member in self.fleet
+        ]
+
+
+class Count:
+    """How many replicas the Deployment is to have, as last read, and how long starts take."""
+
+    def __init__(self, pods: Pods) -> None:
+        self.replicas = 0
+        self.start_ups = StartUps()
+        self._deployment = pods.deployment
+        self._ready: set[str] = set()
+        pods.fleet.listen(self._follow)
+
+    async def refresh(self) -> None:
+        """Read it. Raises ClusterError."""
+        self.became(await self._deployment.replicas())
+
+    def became(self, replicas: int) -> None:
+        self.start_ups.ordered(self.replicas, replicas, time.monotonic())
+        self.replicas = replicas
+
+    async def first(self) -> None:
+        """Read it until it is known; what there is already was not ordered now."""
+        while True:
+            try:
+                self.replicas = await self._deployment.replicas()
+            except ClusterError as error:
+                log.warning("%s: %s", self._deployment, error.message)
+                await asyncio.sleep(REFRESH_S)
+            else:
+                return
+
+    async def keep(self) -> None:
+        """Keep it true, until cancelled."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                await self.refresh()
+            except ClusterError as error:
+                log.warning("%s: %s", self._deployment, error.message)
+
+    def _follow(self, member: Member, _left: ReplicaState) -> None:
+        if member.state is ReplicaState.GONE:
+            self._ready.discard(member.name)
+        elif member.state is ReplicaState.READY and member.name not in self._ready:
+            self._ready.add(member.name)
+            self.start_ups.ready(time.monotonic())
+
+
+class Exported:
+    """The number is published; KEDA's ScaledObject or an HPA reads it."""
+
+    standby = 0
+
+    def __init__(self, count: Count, clock: Callable[[], float] = time.monotonic) -> None:
+        self._count = count
+        self._clock = clock
+        self._wanted: int | None = None
+        self._wanted_at = 0.0
+
+    @property
+    def planned(self) -> int:
+        fresh = self._clock() - self._wanted_at < SETTLED_S
+        return self._wanted if self._wanted is not None and fresh else self._count.replicas
+
+    @property
+    def start_up_s(self) -> float:
+        return self._count.start_ups.usual_s
+
+    async def scale_to(self, planned: int, standby: int, reason: str) -> None:
+        """Remember what is published. The metrics of decisions tell it, with their time."""
+        _no_standby(standby)
+        log.info("%d replicas are wanted: %s", planned, reason)
+        self._wanted, self._wanted_at = planned, self._clock()
+
+
+class Direct:
+    """The number is set, after those that go were chosen and have finished."""
+
+    standby = 0
+
+    def __init__(self, pods: Pods, count: Count, drain_s: float) -> None:
+        self._pods = pods
+        self._count = count
+        self._drain_s = drain_s
+        self._shrinking: asyncio.Task[None] | None = None
+        self._shrinking_to = 0
+
+    @property
+    def planned(self) -> int:
+        return self._shrinking_to if self._is_shrinking else self._count.replicas
+
+    @property
+    def start_up_s(self) -> float:
+        return self._count.start_ups.usual_s
+
+    @property
+    def _is_shrinking(self) -> bool:
+        return self._shrinking is not None and not self._shrinking.done()
+
+    async def scale_to(self, planned: int, standby: int, reason: str) -> None:
+        _no_standby(standby)
+        deployment = self._pods.deployment
+        owners = await deployment.owners()
+        if owners:
+            raise ClusterError(f"{deployment} belongs to {' and '.join(owners)}: nothing was set")
+        await self.close()
+        await self._count.refresh()
+        log.info("%s: %d to %d replicas: %s", deployment, self._count.replicas, planned, reason)
+        if planned >= self._count.replicas:
+            self._count.became(await deployment.scale(planned))
+            return
+        going = victims(self._pods.candidates(), self._count.replicas - planned)
+        await asyncio.gather(*(deployment.set_cost(name, VICTIM) for name in going))
+        self._shrinking_to = planned
+        self._shrinking = asyncio.create_task(self._shrink(planned, going))
+
+    async def close(self) -> None:
+        """Break off a shrinking: whoever was to go stays."""
+        if self._shrinking is not None:
+            self._shrinking.cancel()
+            await asyncio.gather(self._shrinking, return_exceptions=True)
+            self._shrinking = None
+
+    async def _shrink(self, planned: int, going: list[str]) -> None:
+        members = [member for member in self._pods.fleet if member.name in going]
+        for member in members:
+            member.leaving.add(US)
+            self._apply(member, Event.DRAIN, "it was chosen to go")
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._drain_s):
+                    while any(self._pods.outstanding(name) for name in going):
+                        await asyncio.sleep(LOOK_S)
+            self._count.became(await self._pods.deployment.scale(planned))
+        except ClusterError as error:
+            log.warning("shrinking failed: %s", error.message)
+        except asyncio.CancelledError:
+            self._keep(members)
+            raise
+        else:
+            self._shrinking_to = planned
+            await self._until_gone(members)
+        self._keep(members)
+
+    async def _until_gone(self, members: list[Member]) -> None:
+        """Give Kubernetes time; a ReplicaSet takes what is not ready first, whoever was chosen."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GONE_S):
+                while any(member.state is not ReplicaState.GONE for member in members):
+                    await asyncio.sleep(LOOK_S)
+
+    def _keep(self, members: list[Member]) -> None:
+        for member in members:
+            if member.state is not ReplicaState.GONE:
+                member.leaving.discard(US)
+                if not member.leaving:  # Kubernetes may have taken it meanwhile
+                    self._apply(member, Event.RELEASED, "it stays after all")
+
+    def _apply(self, member: Member, event: Event, reason: str) -> None:
+        self._pods.fleet.apply(member, event, time.monotonic(), reason)
+
+
+def _no_standby(standby: int) -> None:
+    if standby:
+        raise ClusterError("standby replicas are not kept as pods; use placeholder pods")
+
+
+class Costs:
+    """Tells Kubernetes which pods would be missed most, for when an HPA chooses who goes."""
+
+    def __init__(self, pods: Pods) -> None:
+        self._pods = pods
+        self._told: dict[str, int] = {}
+
+    async def keep(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self.tell()
+            await asyncio.sleep(COSTS_S)
+
+    async def tell(self) -> None:
+        """Write what changed; what can't be written is tried again the next time."""
+        candidates = self._pods.candidates()
+        names = {each.name for each in candidates}
+        self._told = {name: cost for name, cost in self._told.items() if name in names}
+        for name, cost in changes(candidates, self._told).items():
+            try:
+                await self._pods.deployment.set_cost(name, cost)
+            except ClusterError as error:
+                log.warning("the deletion cost of %s: %s", name, error.message)
+                return
+            self._told[name] = cost

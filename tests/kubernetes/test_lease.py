@@ -1,0 +1,214 @@
+"""Who may act: leases, decided and held against a stand-in of the API server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedfleet.kubernetes.connection import Connection
+from embedfleet.kubernetes.leading import Leadership
+from embedfleet.kubernetes.lease import Candidacy, Times, Turn, written
+from tests.kubernetes.test_follower import until
+from tests.stand_ins.kubernetes import ApiServer, Fault, api_server
+
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/embedfleet/leases"
+QUICK = Times(lease_s=0.6, act_s=0.4, retry_s=0.02)
+
+
+def lease(holder: str, renewed: str = "1") -> dict[str, Any]:
+    return {"metadata": {"name": "x"}, "spec": {"holderIdentity": holder, "renewTime": renewed}}
+
+
+def test_a_lease_that_nobody_holds_is_taken() -> None:
+    assert Candidacy("a").read(None, 0.0).turn(0.0) is Turn.TAKE
+    assert Candidacy("a").read(lease(""), 0.0).turn(0.0) is Turn.TAKE
+
+
+def test_a_holder_that_renews_keeps_it() -> None:
+    candidate = Candidacy("a")
+    for second in range(60):
+        candidate = candidate.read(lease("b", str(second)), float(second))
+        assert candidate.turn(second + 0.5) is Turn.WAIT
+        assert not candidate.leads(second)
+
+
+def test_a_silent_holder_loses_it_after_the_time_of_the_lease_by_our_own_clock() -> None:
+    candidate = Candidacy("a").read(lease("b"), 1000.0).read(lease("b"), 1010.0)
+
+    assert candidate.turn(1015.0) is Turn.WAIT
+    assert candidate.turn(1015.1) is Turn.TAKE
+
+
+def test_who_could_not_renew_stops_before_others_may_begin() -> None:
+    ours = written(None, "x", "a", "t", 15.0)
+    holder = Candidacy("a").read(None, 0.0).wrote(ours, 0.0)
+    other = Candidacy("b").read(ours, 0.0)
+
+    assert holder.leads(9.9)
+    assert not holder.leads(10.0)
+    assert other.turn(15.0) is Turn.WAIT
+
+
+def test_a_restarted_holder_of_the_same_name_must_write_before_it_acts() -> None:
+    again = Candidacy("a").read(lease("a"), 5.0)
+
+    assert again.turn(5.0) is Turn.RENEW
+    assert not again.leads(5.0)
+
+
+def test_a_lease_that_is_taken_over_counts_so_and_keeps_its_version() -> None:
+    before = {
+        "metadata": {"name": "x", "resourceVersion": "7"},
+        "spec": {"holderIdentity": "b", "leaseTransitions": 2, "acquireTime": "s"},
+    }
+    after = written(before, "x", "a", "t", 15.0)
+
+    assert after["metadata"]["resourceVersion"] == "7"
+    assert after["spec"] == {
+        "holderIdentity": "a",
+        "leaseDurationSeconds": 15,
+        "acquireTime": "t",
+        "renewTime": "t",
+        "leaseTransitions": 3,
+    }
+    assert written(after, "x", "a", "u", 15.0)["spec"]["leaseTransitions"] == 3
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.floats(0.1, 6.0), st.floats(0.0, 4.0), st.booleans()),
+        max_size=40,
+    )
+)
+def test_two_never_lead_at_once_however_late_they_look_and_write(
+    looks: list[tuple[str, float, float, bool]],
+) -> None:
+    """Each look comes after a pause, its write takes time, and may be lost on the way."""
+    held: dict[str, Any] | None = None
+    candidates = {name: Candidacy(name) for name in "ab"}
+    now, stamp = 0.0, 0
+    for name, pause, takes, lost in looks:
+        now += pause
+        assert sum(each.leads(now) for each in candidates.values()) <= 1
+        asked_at = now
+        candidates[name] = candidates[name].read(held, now)
+        if candidates[name].turn(now) is Turn.WAIT:
+            continue
+        now += takes
+        stamp += 1
+        body = written(held, "x", name, str(stamp), 15.0)
+        if not lost:
+            held = body
+            candidates[name] = candidates[name].wrote(body, asked_at)
+        assert sum(each.leads(now) for each in candidates.values()) <= 1
+
+
+class Work:
+    """Something that only one may do."""
+
+    def __init__(self) -> None:
+        self.running: set[str] = set()
+        self.began: list[str] = []
+
+    async def of(self, name: str) -> None:
+        self.running.add(name)
+        self.began.append(name)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running.discard(name)
+
+
+@contextlib.asynccontextmanager
+async def candidates(
+    server: ApiServer, work: Work, *names: str
+) -> AsyncIterator[dict[str, Leadership]]:
+    cluster = Connection.at(server.url)
+    found = {
+        name: Leadership(
+            cluster,
+            "embedfleet",
+            "engine-autoscaler",
+            name,
+            lambda name=name: work.of(name),
+            times=QUICK,
+            rng=Random(1),
+        )
+        for name in names
+    }
+    for each in found.values():
+        each.start()
+    try:
+        yield found
+    finally:
+        for each in found.values():
+            await each.close()
+        await cluster.close()
+
+
+async def test_one_of_several_works_and_another_goes_on_when_it_leaves() -> None:
+    async with api_server() as server:
+        work = Work()
+        async with candidates(server, work, "a", "b", "c") as found:
+            await until(lambda: bool(work.running))
+            (first,) = work.running
+            await found[first].close()
+            await until(lambda: bool(work.running - {first}))
+
+            assert len(work.running) == 1
+            held = server.collections[LEASES]["engine-autoscaler"]
+            assert held["spec"]["holderIdentity"] in work.running
+            assert held["spec"]["leaseTransitions"] >= 1
+
+
+async def test_a_leader_that_cannot_renew_stops_working_and_begins_again_later() -> None:
+    async with api_server() as server:
+        work = Work()
+        async with candidates(server, work, "a"):
+            await until(lambda: bool(work.running))
+            fault = Fault("GET", "leases", 503, times=10_000)
+            server.faults.append(fault)
+            await until(lambda: not work.running)
+            fault.times = 0
+            await until(lambda: bool(work.running))
+
+            assert work.began == ["a", "a"]
+
+
+@pytest.mark.parametrize("status", [0, 409, 429, 500])
+async def test_a_write_that_fails_now_and_then_costs_nobody_the_lease(status: int) -> None:
+    async with api_server() as server:
+        work = Work()
+        async with candidates(server, work, "a"):
+            await until(lambda: bool(work.running))
+            for _ in range(3):
+                done = len(server.asked)
+                server.faults.append(Fault("PUT", "leases", status))
+                await until(lambda done=done: len(server.asked) > done + 4)  # type: ignore[misc]
+
+            assert work.running == {"a"}
+            assert work.began == ["a"]
+
+
+async def test_work_that_ends_by_a_bug_is_begun_again() -> None:
+    async with api_server() as server:
+        began = 0
+
+        async def failing() -> None:
+            nonlocal began
+            began += 1
+            raise ValueError("a bug")
+
+        cluster = Connection.at(server.url)
+        leadership = Leadership(cluster, "embedfleet", "x", "a", failing, times=QUICK)
+        leadership.start()
+        await until(lambda: began > 2)
+        await leadership.close()
+        await cluster.close()
