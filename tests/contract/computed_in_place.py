@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from embedfleet.endpoint import Caller, Computed, Endpoint, ServedModel
 from embedfleet.model.description import describe
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.vocabulary import Encoding
-from embedfleet.wire.asgi import Router
+from embedfleet.wire.asgi import App, Router
 from embedfleet.wire.openai import RequestLimits
 from tests.small_tokenizer import write_model
 
@@ -44,9 +44,16 @@ class BagOfTokens:
         return Computed(vectors, 0.0, 0.0)
 
 
+def unchanged(app: App) -> App:
+    return app
+
+
 @contextlib.contextmanager
-def answering(directory: Path) -> Iterator[str]:
-    """Answer on a free port while the block runs; gives the base URL."""
+def answering(directory: Path, *, around: Callable[[App], App] = unchanged) -> Iterator[str]:
+    """Answer on a free port while the block runs; gives the base URL.
+
+    `around` may put something between the app and its callers.
+    """
     description = describe(write_model(directory), name="bag-of-tokens")
     identity = description.identity
     model = ServedModel(
@@ -72,7 +79,7 @@ def answering(directory: Path) -> Iterator[str]:
         },
         {("GET", "/v1/models/"): endpoint.show_model},
     )
-    listener = Listener(app, bind("127.0.0.1", 0))
+    listener = Listener(around(app), bind("127.0.0.1", 0))
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import openai
 import pytest
 
 from tests.contract.computed_in_place import answering
-from tests.contract.endpoint import Endpoint
 
 SERVICES = ["in place", pytest.param("embedfleet serve", marks=pytest.mark.slow)]
 
@@ -26,5 +26,7 @@ def base_url(
 
 
 @pytest.fixture(scope="session")
-def endpoint(base_url: str) -> Endpoint:
-    return Endpoint(base_url)
+def model(base_url: str) -> str:
+    """The first model that the service lists."""
+    with openai.OpenAI(base_url=base_url, api_key="none") as client:
+        return client.models.list().data[0].id

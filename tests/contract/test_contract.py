@@ -1,22 +1,23 @@
-"""embedfleet keeps OpenAI's contract, one sentence after the other."""
+"""embedfleet keeps OpenAI's contract and its own additions, one sentence after the other."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.contract import answers, errors
-from tests.contract.check import CHECKS, Check, Inapplicable
-from tests.contract.endpoint import Endpoint
+from embedfleet.conformance.check import Check
+from embedfleet.conformance.checks import all_checks
+from embedfleet.conformance.report import line
+from embedfleet.conformance.running import Verdict, run_check
+from embedfleet.conformance.service import introduced
+from embedfleet.conformance.transport import connected
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_the_service_keeps_the_contract(check: Check, endpoint: Endpoint) -> None:
-    try:
-        check.run(endpoint)
-    except Inapplicable as reason:
-        pytest.skip(str(reason))
-
-
-def test_every_module_of_checks_is_in_the_contract() -> None:
-    modules = {check.run.__module__ for check in CHECKS}
-    assert modules == {answers.__name__, errors.__name__}
+@pytest.mark.parametrize("check", all_checks(), ids=lambda check: check.name)
+async def test_the_service_keeps_the_contract(check: Check, base_url: str) -> None:
+    async with connected(base_url, key=None, timeout_s=60) as transport:
+        service = await introduced(transport, model=None, max_tokens=None, guarded=False)
+        assert service.is_embedfleet
+        result = await run_check(service, check)
+    if result.verdict is Verdict.SKIPPED:
+        pytest.skip(result.reason)
+    assert result.verdict is Verdict.PASSED, line(result).plain

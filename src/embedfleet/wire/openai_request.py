@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -22,6 +22,8 @@ from embedfleet.vocabulary import CallerError, Role
 
 EncodingFormat: TypeAlias = Literal["float", "base64"]
 """How vectors are written into the answer."""
+
+ENCODING_FORMATS: tuple[EncodingFormat, ...] = get_args(EncodingFormat)
 
 LEAST_DIMENSIONS = 32
 """Qwen3-Embedding is trained for dimensions from 32 to its width."""

@@ -1,0 +1,39 @@
+"""The sentences of the contract, a module for each subject.
+
+Each module decides what is asked and what would be right; none knows how it is run or shown.
+"""
+
+from __future__ import annotations
+
+from embedfleet.conformance.check import Check
+from embedfleet.conformance.checks import (
+    answers,
+    bodies,
+    inputs,
+    limits,
+    models,
+    prompts,
+    refusals,
+    routes,
+    unicode,
+    vectors,
+)
+
+SUITES = (
+    inputs.suite,
+    answers.suite,
+    vectors.suite,
+    unicode.suite,
+    bodies.suite,
+    refusals.suite,
+    limits.suite,
+    models.suite,
+    routes.suite,
+    prompts.suite,
+)
+"""In the order in which they are run: what everything else rests on comes first."""
+
+
+def all_checks() -> list[Check]:
+    """List every check of every suite."""
+    return [check for suite in SUITES for check in suite.checks]

@@ -1,0 +1,139 @@
+"""Fields that are wrong: refused in OpenAI's shape, and by us by their place too."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from embedfleet.conformance.check import Suite
+from embedfleet.conformance.exchange import Answer, accepted, refused
+from embedfleet.conformance.service import Service
+
+suite = Suite("refusal")
+
+WRONG_INPUTS: dict[str, tuple[Any, str]] = {
+    "an empty list": ([], "input"),
+    "an empty text among others": (["a", ""], "input[1]"),
+    "an empty list of ids": ([[1], []], "input[1]"),
+    "null": (None, "input"),
+    "a number": (3, "input"),
+    "true": (True, "input"),
+    "an object": ({"text": "a"}, "input"),
+    "null among texts": (["a", None], "input[1]"),
+    "an object among texts": (["a", {}], "input[1]"),
+    "an id among texts": (["a", 1], "input[1]"),
+    "a text among ids": ([1, "a"], "input[1]"),
+    "a text among lists of ids": ([[1], "a"], "input[1]"),
+    "an id with a fraction": ([1, 2.5], "input[1]"),
+    "true among ids": ([1, True], "input[1]"),
+    "a negative id": ([1, -1], "input[1]"),
+    "an id beyond 32 bits": ([[1], [2, 2**31]], "input[1][1]"),
+    "an id beyond 64 bits": ([10**30], "input[0]"),
+    "lists three deep": ([[[1]]], "input[0][0]"),
+}
+
+BLANK_INPUTS: dict[str, tuple[Any, str]] = {
+    # OpenAI documents that the string must not be empty, and has taken an empty one all the same.
+    "an empty string": ("", "input"),
+    "a blank string": (" \t", "input"),
+    "a blank text among others": (["a", "b", " \n\t"], "input[2]"),
+}
+
+WRONG_FIELDS: list[tuple[str, Any]] = [
+    ("dimensions", 0),
+    ("dimensions", -1),
+    ("dimensions", 10**6),
+    ("dimensions", 10**30),
+    ("dimensions", 64.5),
+    ("dimensions", "64"),
+    ("dimensions", True),
+    ("encoding_format", "hex"),
+    ("encoding_format", "BASE64"),
+    ("encoding_format", 1),
+    ("user", 1),
+    ("model", 1),
+]
+
+OUR_WRONG_FIELDS: list[tuple[str, Any]] = [
+    ("dimensions", 31),
+    ("model", ""),
+    ("input_type", "passage"),
+    ("input_type", 1),
+    ("instruction", ""),
+    ("instruction", " "),
+    ("instruction", 1),
+    ("instruction", "x" * 100_000),
+    ("truncate", "yes"),
+    ("truncate", 1),
+]
+
+
+@suite.required
+async def wrong_input_is_refused(service: Service) -> None:
+    for given, _ in WRONG_INPUTS.values():
+        refused(await service.embed(given))
+
+
+@suite.extension
+async def wrong_input_is_refused_by_its_place(service: Service) -> None:
+    for given, param in WRONG_INPUTS.values():
+        refused(await service.embed(given), param=param)
+
+
+@suite.extension
+async def blank_texts_are_refused_by_their_place(service: Service) -> None:
+    for given, param in BLANK_INPUTS.values():
+        refused(await service.embed(given), param=param)
+
+
+@suite.required
+async def wrong_fields_are_refused(service: Service) -> None:
+    for field, value in WRONG_FIELDS:
+        refused(await service.embed("a", **{field: value}))
+
+
+@suite.extension
+async def wrong_fields_are_refused_by_name(service: Service) -> None:
+    for field, value in WRONG_FIELDS + OUR_WRONG_FIELDS:
+        refused(await service.embed("a", **{field: value}), param=field)
+
+
+@suite.required
+async def missing_fields_are_refused(service: Service) -> None:
+    for field in ("model", "input"):
+        refused(await without(service, field))
+
+
+@suite.extension
+async def missing_fields_are_refused_by_name(service: Service) -> None:
+    for field in ("model", "input"):
+        refused(await without(service, field), param=field, code="missing_required_parameter")
+
+
+async def without(service: Service, field: str) -> Answer:
+    fields = {"model": service.model, "input": "a"}
+    del fields[field]
+    return await service.raw(json.dumps(fields).encode())
+
+
+@suite.required
+async def an_unknown_model_is_not_found(service: Service) -> None:
+    answer = await service.embed("a", model="no-such-model")
+    refused(answer, status=404, code="model_not_found")
+
+
+@suite.extension
+async def an_id_outside_the_vocabulary_is_refused_and_the_service_lives_on(
+    service: Service,
+) -> None:
+    refused(
+        await service.embed([[1, 2], [3, 2**31 - 1]]), param="input[1]", code="invalid_token_id"
+    )
+    accepted(await service.embed("still alive"), texts=1)
+
+
+@suite.extension
+async def headers_that_mean_nothing_are_refused_by_name(service: Service) -> None:
+    for name, value in (("x-embedfleet-lane", "fast"), ("x-request-deadline-ms", "soon")):
+        answer = await service.call("POST", "/embeddings", service.body("a"), headers={name: value})
+        refused(answer, param=name, code="invalid_header")

@@ -1,0 +1,79 @@
+"""What is told of a run: a table for people, JSON for machines.
+
+Decides words and order. Refuses to know how results came about. Texts of others are shown only as
+they are answered: a report may be kept, so no key is ever in it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from embedfleet.conformance.check import Severity
+from embedfleet.conformance.running import Result, Verdict
+
+COLOURS = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "dim"}
+
+
+def line(result: Result) -> Text:
+    """Tell one result, with what was asked, answered and right where it failed."""
+    told = Text()
+    told.append(f"{result.verdict:8}", style=COLOURS[result.verdict])
+    told.append(result.check.name)
+    if result.check.severity is Severity.EXTENSION:
+        told.append("  [extension]", style="dim")
+    if result.verdict is Verdict.SKIPPED:
+        told.append(f"\n          {result.reason}", style="dim")
+    if result.verdict is Verdict.FAILED:
+        for head, what in (
+            ("asked", result.asked),
+            ("answered", result.answered),
+            ("right", result.reason),
+        ):
+            if what:
+                told.append(f"\n          {head:9} ", style="bold")
+                told.append(what)
+    return told
+
+
+def summary(results: Sequence[Result]) -> RenderableType:
+    """Count results by severity and verdict."""
+    table = Table(
+        "", *(verdict.value for verdict in Verdict), box=None, pad_edge=False, title_justify="left"
+    )
+    for severity in Severity:
+        counts = Counter(each.verdict for each in results if each.check.severity is severity)
+        table.add_row(severity.value, *(str(counts[verdict]) for verdict in Verdict))
+    return table
+
+
+def conforms(results: Iterable[Result]) -> bool:
+    """Whether nothing failed."""
+    return all(each.verdict is not Verdict.FAILED for each in results)
+
+
+def as_json(results: Sequence[Result], *, url: str, model: str, version: str) -> dict[str, Any]:
+    """Give the run as JSON's objects."""
+    counts = Counter(each.verdict for each in results)
+    return {
+        "url": url,
+        "model": model,
+        "embedfleet": version,
+        "counts": {verdict.value: counts[verdict] for verdict in Verdict},
+        "checks": [
+            {
+                "name": each.check.name,
+                "severity": each.check.severity.value,
+                "verdict": each.verdict.value,
+                "reason": each.reason,
+                "asked": each.asked,
+                "answered": each.answered,
+            }
+            for each in results
+        ],
+    }

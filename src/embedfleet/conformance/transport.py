@@ -1,0 +1,79 @@
+"""Requests over HTTP, sent as they are told, right or wrong, and answers as they come.
+
+Decides how long to wait and what goes into a broken connection's message. Refuses to know what is
+asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+from yarl import URL
+
+from embedfleet.conformance.exchange import Answer, Ask, NoAnswerError
+from embedfleet.vocabulary import SetupError
+
+PIECE = 1024
+"""Bytes in one piece of a body that is sent in pieces."""
+
+
+def api_base(url: str) -> str:
+    """Give the address under which `/embeddings` lies: an address without a path gets `/v1`.
+
+    Raises SetupError for what is no HTTP address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise SetupError(f"{url!r} is no address; it must be like http://127.0.0.1:8080/v1")
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
+
+
+class Http:
+    """Sends requests to one base URL; make it with `connected`."""
+
+    def __init__(self, base: str, key: str | None, session: aiohttp.ClientSession) -> None:
+        self._base = base
+        self._session = session
+        self._headers = {"content-type": "application/json"}
+        if key is not None:
+            self._headers["authorization"] = f"Bearer {key}"
+
+    async def send(self, ask: Ask) -> Answer:
+        """Send one request, following no redirects."""
+        url = URL(self._base + ask.path, encoded=True)
+        body = _pieces(ask.body or b"") if ask.chunked else ask.body
+        headers = {
+            name: value for name, value in (self._headers | dict(ask.headers)).items() if value
+        }
+        try:
+            async with self._session.request(
+                ask.method, url, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                found = {name.lower(): value for name, value in response.headers.items()}
+                return Answer(ask, response.status, found, await response.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            what = str(error) or type(error).__name__
+            raise NoAnswerError(f"no answer to {ask.shown}: {what}") from error
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), PIECE):
+        yield body[start : start + PIECE]
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def connected(url: str, *, key: str | None, timeout_s: float) -> AsyncIterator[Http]:
+    """Open a transport to a service; `timeout_s` bounds every single request."""
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    # Without a jar for cookies and with nothing of the environment: what is told is what is sent.
+    async with aiohttp.ClientSession(
+        timeout=timeout,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(limit=0),
+    ) as session:
+        yield Http(api_base(url), key, session)

@@ -1,0 +1,70 @@
+"""Every `error.code` that callers can meet, with its status and its meaning.
+
+This module decides what is promised of errors: programs branch on codes, so a code never changes
+its meaning. The documentation, the OpenAPI document and a test that looks for codes in the source
+all read this one table. It refuses to know when an error happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCode:
+    """A code, and what it promises."""
+
+    status: int
+    code: str
+    meaning: str
+
+
+CODES = (
+    ErrorCode(400, "invalid_json", "the body is no JSON object"),
+    ErrorCode(400, "invalid_utf8", "the body is no UTF-8"),
+    ErrorCode(400, "invalid_unicode", "a text holds half of a surrogate pair"),
+    ErrorCode(400, "missing_required_parameter", "`model` or `input` is missing"),
+    ErrorCode(400, "invalid_type", "a field or an element of `input` is of another kind"),
+    ErrorCode(400, "invalid_value", "a field has none of its possible values"),
+    ErrorCode(400, "empty_string", "a text, the model's name or the instruction is empty"),
+    ErrorCode(400, "blank_string", "a text is only white space"),
+    ErrorCode(400, "string_above_max_length", "the instruction is too long"),
+    ErrorCode(400, "empty_array", "`input` or a list of token ids in it is empty"),
+    ErrorCode(400, "array_above_max_length", "too many texts in one request"),
+    ErrorCode(400, "integer_below_min_value", "`dimensions` is too small"),
+    ErrorCode(400, "integer_above_max_value", "`dimensions` is more than the model's width"),
+    ErrorCode(400, "invalid_token_id", "a token id is not in the model's vocabulary"),
+    ErrorCode(400, "context_length_exceeded", "a text has more tokens than the model takes"),
+    ErrorCode(400, "invalid_header", "a header means nothing"),
+    ErrorCode(401, "invalid_api_key", "no key, or one that is unknown, revoked or expired"),
+    ErrorCode(404, "model_not_found", "no model of this name is served, or not to this key"),
+    ErrorCode(404, "unknown_url", "there is nothing at this path"),
+    ErrorCode(405, "method_not_allowed", "the path answers other methods; `allow` names them"),
+    ErrorCode(413, "body_too_large", "the body has more bytes than are accepted"),
+    ErrorCode(429, "overloaded", "more work waits than can be served in time"),
+    ErrorCode(429, "rate_limit_exceeded", "a limit of the key is used up"),
+    ErrorCode(500, "invalid_vector", "the engine computed no vector for a text"),
+    ErrorCode(502, "replica_failed", "several replicas failed a text"),
+    ErrorCode(503, "no_replica", "no replica can take the request now"),
+    ErrorCode(503, "draining", "the service is about to stop"),
+    ErrorCode(504, "deadline_exceeded", "the deadline passed before the answer was ready"),
+)
+"""In the order of their statuses."""
+
+
+def codes_of(status: int) -> list[ErrorCode]:
+    """Find the codes that a status comes with."""
+    return [each for each in CODES if each.status == status]
+
+
+def statuses() -> list[int]:
+    """List the statuses of errors, each once."""
+    return list(dict.fromkeys(each.status for each in CODES))
+
+
+def as_table(codes: Iterable[ErrorCode] = CODES) -> str:
+    """Write the codes as a table in Markdown."""
+    lines = ["| status | code | what is wrong |", "|---|---|---|"]
+    lines += [f"| {each.status} | `{each.code}` | {each.meaning} |" for each in codes]
+    return "\n".join(lines) + "\n"

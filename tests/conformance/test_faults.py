@@ -1,0 +1,423 @@
+"""The judge is judged: every check notices a service that breaks its sentence, over sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from embedfleet.conformance.check import Check
+from embedfleet.conformance.checks import all_checks
+from embedfleet.conformance.running import Verdict, run_check
+from embedfleet.conformance.service import introduced
+from embedfleet.conformance.transport import connected
+from embedfleet.wire.asgi import App
+from tests.conformance import faults
+from tests.conformance.faults import Fault, Sent, Spoiling
+from tests.contract.computed_in_place import answering
+
+CHECKS = {check.name: check for check in all_checks()}
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A service that is wrong in one way, and the checks that must notice."""
+
+    way: str
+    fault: Fault
+    noticed_by: tuple[str, ...]
+    linger_s: float = 0.0
+
+
+def inputs(*kinds: type) -> faults.Condition:
+    """Whether `input` is a list whose first element is of such a kind, or is one itself."""
+
+    def condition(sent: Sent) -> bool:
+        given = sent.request.get("input")
+        return isinstance(given, kinds) or (
+            isinstance(given, list) and bool(given) and isinstance(given[0], kinds)
+        )
+
+    return condition
+
+
+def number_of_texts(sent: Sent) -> int:
+    given = sent.request.get("input")
+    return len(given) if isinstance(given, list) and isinstance(given[0], str) else 0
+
+
+def number_of_ids(sent: Sent) -> int:
+    given = sent.request.get("input")
+    return len(given) if isinstance(given, list) and all(type(one) is int for one in given) else 0
+
+
+WRONG = [
+    Wrong(
+        "vectors of the first two texts are swapped",
+        faults.of_answer(faults.swapped),
+        (
+            "a list of strings is answered in order",
+            "a list of lists of token ids is answered in order",
+            "equal texts in one request have equal vectors",
+            "truncate cuts over long texts and leaves the others",
+        ),
+    ),
+    Wrong(
+        "order is lost beyond a thousand texts",
+        faults.of_answer(faults.swapped_late),
+        ("two thousand and forty eight texts are answered in order",),
+    ),
+    Wrong(
+        "only the first text is answered",
+        faults.of_answer(faults.first_only),
+        ("a list of strings is answered in order",),
+    ),
+    Wrong(
+        "every index is 0",
+        faults.of_answer(faults.unnumbered),
+        ("a list of strings is answered in order",),
+    ),
+    Wrong(
+        "requests at the same time get each other's vectors",
+        faults.mixed_up_in_company,
+        ("requests at the same time get their own answers",),
+        linger_s=0.02,
+    ),
+    Wrong(
+        "a list is embedded in another way than its text",
+        faults.of_vectors(faults.as_a_list_another),
+        ("a list of one string is like the string",),
+    ),
+    Wrong(
+        "token ids are not taken",
+        faults.failing(inputs(int), 400),
+        ("a list of token ids is one text", "usage counts every token id"),
+    ),
+    Wrong(
+        "every text has the same vector",
+        faults.of_vectors(lambda _, vector: [1.0, *[0.0] * (len(vector) - 1)]),
+        (
+            "different texts have different vectors",
+            "input type query puts a prompt before the text",
+        ),
+    ),
+    Wrong(
+        "usage is always the same",
+        faults.of_answer(faults.counted_once),
+        (
+            "white space before a text is part of it",
+            "usage is the sum over the texts",
+            "a text one token below the limit fits",
+            "a text of the limit fits",
+        ),
+    ),
+    Wrong(
+        "usage is missing",
+        faults.of_answer(lambda answer: answer.pop("usage")),
+        ("a string is one text", "usage is the sum over the texts"),
+    ),
+    Wrong(
+        "usage depends on the format",
+        faults.counted_by_format,
+        ("usage is the same in every format",),
+    ),
+    Wrong(
+        "the answer names another model",
+        faults.of_answer(lambda answer: answer.update(model="gpt")),
+        ("the answer names the model that was asked for",),
+    ),
+    Wrong(
+        "the answer has no timing",
+        faults.without_header(b"server-timing"),
+        ("the answer tells where its time went",),
+    ),
+    Wrong(
+        "`object` is missing",
+        faults.of_answer(lambda answer: answer.pop("object")),
+        ("a string is one text",),
+    ),
+    Wrong(
+        "a vector holds null where a number overflowed",
+        faults.of_answer(lambda answer: answer["data"][0].update(embedding=[None] * 64)),
+        ("a string is one text",),
+    ),
+    Wrong(
+        "base64 is never given",
+        faults.always_written(packed=False),
+        ("base64 is given where base64 is asked for",),
+    ),
+    Wrong(
+        "base64 is always given",
+        faults.always_written(packed=True),
+        ("floats are the default", "floats are given where floats are asked for"),
+    ),
+    Wrong(
+        "base64 loses its end",
+        faults.repacked(cut=6),
+        ("base64 and floats are the same vectors",),
+    ),
+    Wrong(
+        "base64 holds big-endian numbers",
+        faults.repacked(">f4"),
+        ("base64 and floats are the same vectors",),
+    ),
+    Wrong(
+        "base64 holds float64",
+        faults.repacked("<f8"),
+        ("base64 and floats are the same vectors",),
+    ),
+    Wrong(
+        "base64 holds other bits than the floats",
+        faults.of_vectors(faults.coarse_base64),
+        ("base64 holds the very bits of the floats",),
+    ),
+    Wrong(
+        "vectors are not of unit length",
+        faults.of_vectors(lambda _, vector: vector * 1.001),
+        (
+            "vectors have unit length in float32",
+            "input type document is accepted",
+        ),
+    ),
+    Wrong(
+        "shortened vectors are not of unit length",
+        faults.of_vectors(faults.cut_and_left_short),
+        (
+            "dimensions cut the vector and bring it to length 1",
+            "any dimensions from 32 to the width are given",
+        ),
+    ),
+    Wrong(
+        "dimensions are ignored",
+        faults.of_vectors(
+            lambda request, vector: [*vector, 0.0] if request.get("dimensions") else vector
+        ),
+        ("dimensions cut the vector and bring it to length 1",),
+    ),
+    Wrong(
+        "the card tells another width",
+        faults.of_models(lambda card: card.update(dimensions=65)),
+        ("the width that the card tells is the vectors",),
+    ),
+    Wrong(
+        "some characters are an error",
+        faults.failing(faults.holding(b"\\u200b", "\u200b".encode())),
+        ("any unicode has a vector", "escapes and utf 8 are the same text"),
+    ),
+    Wrong(
+        "half of a surrogate pair is an error of the server",
+        faults.failing(faults.holding(b'"\\ud83d"')),
+        (
+            "half of a surrogate pair is no error of the server",
+            "half of a surrogate pair is refused in words",
+        ),
+    ),
+    Wrong(
+        "malformed JSON is taken",
+        faults.taking(faults.holding(b',"input":"a",}')),
+        ("malformed json is refused", "malformed json is refused by its byte"),
+    ),
+    Wrong(
+        "a list for a body is an error of the server",
+        faults.failing(lambda sent: sent.asked == b"[]"),
+        ("json that is no object is refused",),
+    ),
+    Wrong(
+        "deep nesting breaks the parser",
+        faults.failing(lambda sent: len(sent.asked) > 100_000 and b"[[[[" in sent.asked),
+        ("deeply nested json is refused and the service lives on",),
+    ),
+    Wrong(
+        "`user` changes the vector", faults.another_for("user"), ("the field user changes nothing",)
+    ),
+    Wrong(
+        "white space around the body is an error",
+        faults.failing(lambda sent: sent.asked[:1].isspace()),
+        ("white space and the order of fields mean nothing",),
+    ),
+    Wrong(
+        "only the bare content type is known",
+        faults.failing(lambda sent: "charset" in sent.told.get("content-type", ""), 415),
+        ("a content type may name its character set",),
+    ),
+    Wrong(
+        "a body needs its length beforehand",
+        faults.failing(
+            lambda sent: sent.method == "POST" and "content-length" not in sent.told, 411
+        ),
+        ("a body may come in pieces",),
+    ),
+    Wrong(
+        "null is a wrong value",
+        faults.failing(faults.holding(b'"dimensions": null'), 400),
+        ("null fields are absent fields",),
+    ),
+    Wrong(
+        "unknown fields are refused",
+        faults.failing(faults.holding(b"zz_unknown"), 400),
+        ("unknown fields are ignored",),
+    ),
+    Wrong(
+        "errors come as HTML",
+        faults.as_html,
+        (
+            "wrong input is refused",
+            "an unknown model is not found",
+            "an unknown path is not found",
+            "a wrong method is not allowed",
+            "a model that is not there is not shown",
+        ),
+    ),
+    Wrong(
+        "errors come as FastAPI words them",
+        faults.as_detail,
+        (
+            "wrong input is refused",
+            "wrong fields are refused",
+            "missing fields are refused",
+            "more than 2048 texts are refused",
+            "a text one token above the limit is refused",
+            "an over long string is refused",
+        ),
+    ),
+    Wrong(
+        "errors have a number for a code",
+        faults.of_errors(lambda error: error.update(code=400)),
+        ("wrong input is refused", "an unknown model is not found"),
+    ),
+    Wrong(
+        "errors name no parameter",
+        faults.of_errors(lambda error: error.update(param=None)),
+        (
+            "wrong input is refused by its place",
+            "blank texts are refused by their place",
+            "wrong fields are refused by name",
+            "missing fields are refused by name",
+            "headers that mean nothing are refused by name",
+        ),
+    ),
+    Wrong(
+        "errors say only that something is wrong",
+        faults.of_errors(lambda error: error.update(message="invalid")),
+        (
+            "half of a surrogate pair is refused in words",
+            "malformed json is refused by its byte",
+            "too many texts are refused with both numbers",
+            "a text above the limit is refused with both numbers",
+            "an over long string is refused by its place",
+        ),
+    ),
+    Wrong(
+        "errors have no code",
+        faults.of_errors(lambda error: error.update(code=None)),
+        (
+            "an id outside the vocabulary is refused and the service lives on",
+            "a body too large is refused before it is sent",
+            "a wrong method is told the right ones",
+            "a model that is not there is not shown",
+        ),
+    ),
+    Wrong(
+        "errors are of another type",
+        faults.of_errors(lambda error: error.update(type="BadRequestError")),
+        ("wrong input is refused", "a wrong method is not allowed"),
+    ),
+    Wrong(
+        "blank texts are embedded",
+        faults.taking(lambda sent: sent.request.get("input") == ""),
+        ("blank texts are refused by their place",),
+    ),
+    Wrong(
+        "more texts than 2,048 are taken",
+        faults.taking(lambda sent: number_of_texts(sent) > 2048),
+        ("more than 2048 texts are refused",),
+    ),
+    Wrong(
+        "a text of the limit is one too long",
+        faults.failing(lambda sent: number_of_ids(sent) >= 511, 400),
+        ("a text of the limit fits",),
+    ),
+    Wrong(
+        "over-long texts are cut without a word",
+        faults.taking(lambda sent: b"context_length" in sent.body),
+        (
+            "a text one token above the limit is refused",
+            "an over long string is refused",
+        ),
+    ),
+    Wrong(
+        "models are listed without their owner",
+        faults.of_models(lambda card: card.pop("owned_by")),
+        ("models are listed",),
+    ),
+    Wrong(
+        "a model is shown in another way than listed",
+        faults.of_models(lambda card: card.update(created=7), shown=True),
+        ("a model is shown as it is listed",),
+    ),
+    Wrong(
+        "a model's card tells nothing of its limits",
+        faults.of_models(lambda card: card.pop("max_tokens"), shown=True),
+        ("a card tells the longest text and the width",),
+    ),
+    Wrong(
+        "a wrong key is an error of the server",
+        faults.failing(lambda sent: "wrong" in sent.told.get("authorization", "")),
+        ("a wrong key is refused",),
+    ),
+    Wrong(
+        "a missing key is an error of the server",
+        faults.failing(lambda sent: "authorization" not in sent.told),
+        ("a missing key is refused",),
+    ),
+    Wrong(
+        "the instruction is put in another way",
+        faults.another_for("instruction"),
+        ("an instruction is the model s prompt with that task",),
+    ),
+    Wrong(
+        "the end-of-text token is doubled",
+        lambda sent: (
+            faults.of_vectors(lambda _, vector: vector[::-1])(sent)
+            if b"<|endoftext|>" in sent.asked
+            else sent
+        ),
+        ("an end of text token in the text is not doubled",),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Spoiling]]:
+    """A base URL, and what spoils the answers there."""
+    around: list[Spoiling] = []
+
+    def spoil(app: App) -> App:
+        around.append(Spoiling(app))
+        return around[0]
+
+    with answering(tmp_path_factory.mktemp("model"), around=spoil) as url:
+        yield url, around[0]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.way)
+async def test_a_fault_is_noticed_by_the_checks_of_its_sentence(
+    wrong: Wrong, spoiled: tuple[str, Spoiling]
+) -> None:
+    url, spoiling = spoiled
+    async with connected(url, key="none", timeout_s=30) as transport:
+        for name in wrong.noticed_by:
+            spoiling.fault, spoiling.linger_s = wrong.fault, wrong.linger_s
+            try:
+                service = await introduced(transport, model=None, max_tokens=None, guarded=True)
+                result = await run_check(service, CHECKS[name])
+            finally:
+                spoiling.fault, spoiling.linger_s = faults.right, 0.0
+            assert result.verdict is Verdict.FAILED, name
+            assert result.reason
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=lambda check: check.name)
+def test_every_check_is_known_to_notice_something(check: Check) -> None:
+    assert any(check.name in wrong.noticed_by for wrong in WRONG)
