@@ -8,6 +8,7 @@ as the lightest framework, and this is all that a framework would be used for.)
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -20,6 +21,8 @@ from embedfleet.vocabulary import (
     UnknownRouteError,
 )
 from embedfleet.wire.openai import render_error
+from embedfleet.wire.request_ids import HEADER as REQUEST_ID
+from embedfleet.wire.request_ids import request_id
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -43,6 +46,10 @@ class Request:
     scope: Scope
     receive: Receive
     send: Send
+    id: str = ""
+    """Its name in the answer and in logs."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What routes have to tell of it, to whoever follows requests."""
 
     @property
     def path(self) -> str:
@@ -102,6 +109,11 @@ Route: TypeAlias = Callable[[Request], Awaitable[Response | None]]
 """Answers a request; None when the route has sent its answer itself."""
 
 
+Follow: TypeAlias = Callable[[Request, Response | None, float], None]
+"""Takes a request, its answer and the seconds it took. No answer: the caller left, or the route has
+sent it itself."""
+
+
 def _too_large(limit: int) -> BodyTooLargeError:
     return BodyTooLargeError(
         f"the request body is larger than {limit} bytes; send fewer or shorter texts a request",
@@ -118,7 +130,8 @@ def error_response(error: EmbedfleetError) -> Response:
     return Response(render_error(error), error.status, headers=headers)
 
 
-async def send_response(send: Send, response: Response) -> None:
+async def send_response(send: Send, response: Response, name: str = "") -> None:
+    """Send a whole answer; `name` is that of the request."""
     await send(
         {
             "type": "http.response.start",
@@ -126,6 +139,7 @@ async def send_response(send: Send, response: Response) -> None:
             "headers": [
                 (b"content-type", response.content_type),
                 (b"content-length", str(len(response.body)).encode()),
+                (REQUEST_ID, name.encode()),
                 *response.headers,
             ],
         }
@@ -140,22 +154,39 @@ class Router:
     routes: Mapping[tuple[str, str], Route]
     prefixes: Mapping[tuple[str, str], Route] = field(default_factory=dict)
     """Routes for every path that begins so, for instance `/v1/models/`."""
+    follow: Follow | None = None
+    """Told of every request when it is over."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # no websockets here; lifespan is off
-        request = Request(scope, receive, send)
-        try:
-            response = await self._find(scope["method"], scope["path"])(request)
-        except EmbedfleetError as error:
-            response = error_response(error)
-        except ClientGoneError:
-            return
-        except Exception:  # the outermost loop of a request: it must answer whatever happens
-            log.exception("a request to %s failed. This is a bug.", scope["path"])
-            response = error_response(EmbedfleetError("internal error; the log has the details"))
+        request = Request(scope, receive, send, request_id(scope["headers"]))
+        started = time.monotonic() if self.follow is not None else 0.0
+        response = await self._answer(request)
         if response is not None:
-            await send_response(send, response)
+            await send_response(send, response, request.id)
+        if self.follow is not None:
+            self.follow(request, response, time.monotonic() - started)
+
+    async def _answer(self, request: Request) -> Response | None:
+        """What is to be sent; None when it was sent already, or nobody is there to read it."""
+        try:
+            return await self._find(request.scope["method"], request.path)(request)
+        except EmbedfleetError as error:
+            return error_response(error)
+        except ClientGoneError:
+            return None
+        except Exception:  # the outermost loop of a request: it must answer whatever happens
+            log.exception("request %s to %r failed. This is a bug.", request.id, request.path)
+            told = f"internal error; the log has the details of request {request.id}"
+            return error_response(EmbedfleetError(told))
+
+    def pattern(self, method: str, path: str) -> str:
+        """The route's path as it stands in the table, `-` where there is none."""
+        if (method, path) in self.routes:
+            return path
+        prefixes = (prefix for known, prefix in self.prefixes if known == method)
+        return next((prefix for prefix in prefixes if path.startswith(prefix)), "-")
 
     def _find(self, method: str, path: str) -> Route:
         route = self.routes.get((method, path))

@@ -1,0 +1,28 @@
+"""The name of a request: what its caller calls it, or one of ours.
+
+Decides which names are taken over: what is short and harmless in a header and a log line. Refuses
+to know what is done with it. A name is no secret and proves nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+from itertools import count
+
+HEADER = b"x-request-id"
+
+_HARMLESS = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_PROCESS = secrets.token_hex(6)
+_numbers = count(1)
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's name for its request if there is a harmless one, else `req_…`, used once."""
+    for name, value in headers:
+        if name == HEADER:
+            if _HARMLESS.fullmatch(value):
+                return value.decode("ascii")
+            break
+    return f"req_{_PROCESS}{next(_numbers):08x}"
