@@ -209,6 +209,16 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
         ("[[pools]]\nreplicas = 1", "pools[0]: replicas are to be started here, but no model"),
         ("[[pools]]\nmodel = 'a'\nreplicas = 0", "nobody serves it"),
         ("[[pools]]\nmodel = 'a'\ntokenizer_dir = '/t'", "only for replicas elsewhere"),
+        (
+            "[[pools]]\nmodel = 'a'\nreplicas = 1\nreplica_service = 'n/s:http'",
+            "replicas are pods: replicas must be 0",
+        ),
+        ("[[pools]]\nmodel = 'a'\nscale_target = 'n/s'", "new pods would never be found"),
+        (
+            "[autoscaling]\nstandby = 1\n"
+            "[[pools]]\nreplica_service = 'n/s:http'\nscale_target = 'n/s'",
+            "autoscaling.standby is for local replicas",
+        ),
         ("[[pools]]\nreplica_urls = ['10.0.0.5:9000']", '"10.0.0.5:9000" is not an address'),
         ("[[pools]]\nreplica_urls = ['http://a:port']", "is not an address"),
         (

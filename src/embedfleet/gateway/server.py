@@ -32,6 +32,7 @@ from embedfleet.gateway.app import admin_app, public_app
 from embedfleet.gateway.attaching import launch, replica_client
 from embedfleet.gateway.contact import ModelContact
 from embedfleet.gateway.counting import RequestCounter, StateGauge
+from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
 from embedfleet.gateway.pool import Pool
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.model.description import ModelDescription, describe
@@ -89,8 +90,16 @@ def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription 
 class Gateway:
     """Everything that serves requests, without the sockets."""
 
-    def __init__(self, settings: Settings, scratch: Path, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        scratch: Path,
+        tracing: Tracing | None = None,
+        inside: InCluster | None = None,
+    ) -> None:
+        """`inside` is the cluster, where a pool's replicas are pods."""
         self.settings = settings
+        self._inside = inside
         self.tracing = tracing
         self.metrics = GatewayMetrics()
         self.pools: list[Pool] = []
@@ -157,6 +166,8 @@ class Gateway:
         weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
         for number, (url, weight) in enumerate(zip(settings.replica_urls, weights, strict=True)):
             fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic(), weight=weight)
+        if settings.replica_service is not None:
+            needed(self._inside).follow(settings.replica_service, fleet)
         if settings.replicas and model is not None:
             self._supervise(pool, settings, model)
 
@@ -167,6 +178,8 @@ class Gateway:
     async def close(self) -> None:
         """Stop replicas and break off what is still in flight."""
         grace = self.settings.gateway.drain_timeout_s
+        if self._inside is not None:
+            await self._inside.close()
         await asyncio.gather(*(prober.close() for prober in self._probers))
         await asyncio.gather(*(supervisor.stop(grace) for supervisor in self._supervisors))
         await asyncio.gather(*(pool.close() for pool in self.pools))
@@ -227,12 +240,13 @@ async def _run(
     admin = None
     if settings.admin.port is not None:
         admin = bind(settings.admin.host, settings.admin.port)
-    gateway = Gateway(settings, scratch, tracing)
-    listeners = [Listener(public_app(gateway), public)]
-    if admin is not None:
-        listeners.append(Listener(admin_app(gateway), admin))
     drain_s = settings.gateway.drain_timeout_s
     async with contextlib.AsyncExitStack() as stack:
+        inside = await stack.enter_async_context(in_cluster(settings.pools))
+        gateway = Gateway(settings, scratch, tracing, inside)
+        listeners = [Listener(public_app(gateway), public)]
+        if admin is not None:
+            listeners.append(Listener(admin_app(gateway), admin))
         stack.push_async_callback(gateway.close)
         await stack.enter_async_context(serving(listeners, stop_timeout_s=drain_s))
         for pool, model in zip(settings.pools, models, strict=True):

@@ -211,6 +211,17 @@ class Pool:
     `replica_urls` are given and this is not."""
     replica_urls: tuple[str, ...] = setting((), flag="--replica")
     """Addresses of replicas that run elsewhere, for instance `http://10.0.0.5:9000`."""
+    replica_service: str | None = setting(None, none="none", flag="--replica-service")
+    """Service in Kubernetes whose pods are the replicas, as `namespace/name:port` (the port's name,
+    or the number on which pods listen). Pods are followed as they come and go, and nothing is sent
+    to one that terminates. Takes the extra `kubernetes`."""
+    scale_target: str | None = setting(None, none="none")
+    """Deployment in Kubernetes whose number of replicas is to be what the policy decides, as
+    `namespace/name`; it is the one behind `replica_service`."""
+    scaling: Literal["external", "direct"] = "external"
+    """How the number gets to `scale_target`. `external`: KEDA or an HPA reads it from the metrics.
+    `direct`: the gateway that holds the lease sets it, after those that go have finished; refused
+    where an HPA or a ScaledObject owns the Deployment."""
     tokenizer_dir: Path | None = setting(None, none="none", flag="--model")
     """Directory of the tokenizer, for replicas elsewhere that do not say which one they use."""
     engine: Literal["embedfleet", "sglang", "vllm", "tei", "llamacpp"] = setting(

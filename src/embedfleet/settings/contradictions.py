@@ -110,12 +110,7 @@ def _between_pools(settings: Settings) -> Iterator[str]:
 
 
 def _within(pool: Pool, settings: Settings) -> Iterator[str]:
-    if pool.replicas and not pool.model:
-        yield "replicas are to be started here, but no model is named"
-    if not pool.replicas and not pool.replica_urls:
-        yield "nobody serves it: give replicas (at least 1) or replica_urls"
-    if pool.tokenizer_dir is not None and not pool.replica_urls:
-        yield "tokenizer_dir is only for replicas elsewhere; local ones use the model's own"
+    yield from _whose_replicas(pool, settings)
     for url in pool.replica_urls:
         if not _is_address(url):
             yield f'replica_urls: "{url}" is not an address such as http://10.0.0.5:9000'
@@ -139,6 +134,22 @@ def _within(pool: Pool, settings: Settings) -> Iterator[str]:
 def _is_origin(text: str) -> bool:
     """Scheme, host and port alone, spelled as browsers do."""
     return _is_address(text) and text == text.lower() and text.count("/") == 2
+
+
+def _whose_replicas(pool: Pool, settings: Settings) -> Iterator[str]:
+    if pool.replicas and not pool.model:
+        yield "replicas are to be started here, but no model is named"
+    elsewhere = bool(pool.replica_urls or pool.replica_service)
+    if not pool.replicas and not elsewhere:
+        yield "nobody serves it: give replicas (at least 1), replica_urls or replica_service"
+    if pool.replicas and pool.replica_service:
+        yield "replica_service is for a gateway whose replicas are pods: replicas must be 0"
+    if pool.scale_target and not pool.replica_service:
+        yield "scale_target without replica_service: new pods would never be found"
+    if pool.scale_target and settings.autoscaling.standby:
+        yield "autoscaling.standby is for local replicas; in a cluster use placeholder pods"
+    if pool.tokenizer_dir is not None and not elsewhere:
+        yield "tokenizer_dir is only for replicas elsewhere; local ones use the model's own"
 
 
 def _is_address(url: str) -> bool:

@@ -146,7 +146,10 @@ def _assemble(given: _Given, pools: int) -> tuple[Settings, Provenance]:
     }
     rows = []
     for index in range(pools):
-        attached = bool(given.get(_Place(f"{POOLS}.replica_urls", index), ((), ""))[0])
+        attached = any(
+            given.get(_Place(f"{POOLS}.{name}", index), (None, ""))[0]
+            for name in ("replica_urls", "replica_service")
+        )
         row = {
             option.name: value(
                 _Place(option.path, index),
