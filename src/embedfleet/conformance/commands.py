@@ -6,9 +6,11 @@ Decides what can be typed and where a report goes. Refuses to know checks.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
@@ -16,85 +18,112 @@ from rich.console import Console
 
 from embedfleet.vocabulary import SettingError
 
+if TYPE_CHECKING:
+    from embedfleet.conformance.running import Result
+
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="Base URL, as OpenAI's clients take it.")]
+KeyFile = Annotated[
+    Path | None, typer.Option("--key-file", metavar="FILE", help="File with the API key.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Model; the first that is listed otherwise."),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        metavar="N",
+        min=2,
+        help="Longest text, in tokens, where the service does not tell it: 8192 for OpenAI.",
+    ),
+]
+Extensions = Annotated[
+    bool | None,
+    typer.Option(
+        "--extensions/--no-extensions",
+        help="Check what embedfleet promises beyond OpenAI; by default if it is embedfleet.",
+    ),
+]
+Only = Annotated[
+    str, typer.Option("--only", metavar="WORDS", help="Checks whose name has these words.")
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", metavar="S", min=0.1, help="Seconds for each request.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON.")
+]
+
 
 def conformance(
-    url: Annotated[
-        str, typer.Argument(metavar="URL", help="Base URL, as OpenAI's clients take it.")
-    ],
-    key_file: Annotated[
-        Path | None, typer.Option("--key-file", metavar="FILE", help="File with the API key.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME", help="Model; the first that is listed otherwise."),
-    ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-tokens",
-            metavar="N",
-            min=2,
-            help="Longest text, in tokens, where the service does not tell it: 8192 for OpenAI.",
-        ),
-    ] = None,
-    extensions: Annotated[
-        bool | None,
-        typer.Option(
-            "--extensions/--no-extensions",
-            help="Check what embedfleet promises beyond OpenAI; by default if it is embedfleet.",
-        ),
-    ] = None,
-    only: Annotated[
-        str, typer.Option("--only", metavar="WORDS", help="Checks whose name has these words.")
-    ] = "",
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="S", min=0.1, help="Seconds for each request.")
-    ] = 120.0,
-    json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON.")
-    ] = None,
+    url: Url,
+    key_file: KeyFile = None,
+    model: Model = None,
+    max_tokens: MaxTokens = None,
+    extensions: Extensions = None,
+    only: Only = "",
+    timeout_s: Timeout = 120.0,
+    json: JsonFile = None,
 ) -> None:
     """Check a service against OpenAI's embeddings API, sentence by sentence.
 
-    Our own, then another one:
+    Our own, then OpenAI itself:
 
         embedfleet conformance http://127.0.0.1:8080/v1
 
-        embedfleet conformance https://api.openai.com/v1 --key-file ~/.openai-key
-        --model text-embedding-3-small --max-tokens 8192
+        embedfleet conformance https://api.openai.com/v1 --key-file key.txt --model NAME
 
     Each check that fails tells what was asked, what was answered and what would be right. The exit
-    code is 1 if any failed. The requests are some hundreds, all small but two of 2,048 short texts
-    and a few at the longest text's length.
+    code is 1 if any failed. Some hundreds of requests are sent, all small but one of 2,048 short
+    texts and a few of the longest text's length.
     """
-    from embedfleet.conformance.checks import all_checks  # noqa: PLC0415
     from embedfleet.conformance.report import as_json, conforms, line, summary  # noqa: PLC0415
-    from embedfleet.conformance.running import Result, run_checks  # noqa: PLC0415
-    from embedfleet.conformance.service import introduced  # noqa: PLC0415
-    from embedfleet.conformance.transport import connected  # noqa: PLC0415
 
     console = Console(soft_wrap=True, highlight=False)
-    key = _key(key_file)
-    checks = [check for check in all_checks() if only in check.name]
-
-    async def run() -> tuple[str, list[Result]]:
-        async with connected(url, key=key, timeout_s=timeout_s) as transport:
-            service = await introduced(
-                transport, model=model, max_tokens=max_tokens, guarded=key is not None
-            )
-            ours = service.is_embedfleet if extensions is None else extensions
-            results = []
-            async for result in run_checks(service, checks, extensions=ours):
-                console.print(line(result))
-                results.append(result)
-            return service.model, results
-
-    found, results = asyncio.run(run())
+    asked = Asked(url, _key(key_file), model, max_tokens, extensions, only, timeout_s)
+    found, results = asyncio.run(asked.answered(lambda result: console.print(line(result))))
     console.print(summary(results))
     if json is not None:
         told = as_json(results, url=url, model=found, version=version("embedfleet"))
         json.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
     raise typer.Exit(0 if conforms(results) else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One run, as it was asked for."""
+
+    url: str
+    key: str | None
+    model: str | None
+    max_tokens: int | None
+    extensions: bool | None
+    only: str
+    timeout_s: float
+
+    async def answered(self, tell: Callable[[Result], None]) -> tuple[str, list[Result]]:
+        """Run the checks; give the model that was asked and how each check ended."""
+        from embedfleet.conformance.checks import all_checks  # noqa: PLC0415
+        from embedfleet.conformance.running import run_checks  # noqa: PLC0415
+        from embedfleet.conformance.service import introduced  # noqa: PLC0415
+        from embedfleet.conformance.transport import connected  # noqa: PLC0415
+
+        checks = [check for check in all_checks() if self.only in check.name]
+        async with connected(self.url, key=self.key, timeout_s=self.timeout_s) as transport:
+            service = await introduced(
+                transport,
+                model=self.model,
+                max_tokens=self.max_tokens,
+                guarded=self.key is not None,
+            )
+            ours = service.is_embedfleet if self.extensions is None else self.extensions
+            results = []
+            async for result in run_checks(service, checks, extensions=ours):
+                tell(result)
+                results.append(result)
+            return service.model, results
 
 
 def _key(file: Path | None) -> str | None:

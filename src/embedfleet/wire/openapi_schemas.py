@@ -22,6 +22,9 @@ from embedfleet.wire.openai_request import (
 Schema: TypeAlias = dict[str, Any]
 
 
+_ASKED_FOR: Schema = {"type": "string", "description": "The name asked for."}
+
+
 def reference(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
@@ -32,47 +35,17 @@ def schemas(limits: RequestLimits) -> dict[str, Schema]:
         "EmbeddingRequest": embedding_request(limits),
         "TokenizeRequest": tokenize_request(limits),
         "Input": _input(limits),
-        "EmbeddingList": _list(
-            "Embedding", {"usage": reference("Usage"), "model": _text("The name asked for.")}
-        ),
-        "Embedding": _object(
-            {
-                "object": {"const": "embedding"},
-                "index": _count("The text's place in `input`."),
-                "embedding": {
-                    "description": "Of length 1; base64 holds little-endian float32.",
-                    "anyOf": [
-                        {"type": "array", "minItems": 1, "items": {"type": "number"}},
-                        {"type": "string", "contentEncoding": "base64"},
-                    ],
-                },
-            }
-        ),
+        "EmbeddingList": _list("Embedding", {"usage": reference("Usage"), "model": _ASKED_FOR}),
+        "Embedding": _embedding(),
         "TokenList": _list(
             "Tokens",
             {
                 "usage": reference("Usage"),
-                "model": _text("The name asked for."),
+                "model": _ASKED_FOR,
                 "max_tokens": _count("Longest text that the model takes."),
             },
         ),
-        "Tokens": _object(
-            {
-                "object": {"const": "tokens"},
-                "index": _count("The text's place in `input`."),
-                "tokens": {
-                    "description": "What is computed: prompt, text, end-of-text token.",
-                    "type": "array",
-                    "minItems": 1,
-                    "items": _token_id(),
-                },
-                "count": _count("Number of tokens; their sum is what `usage` says."),
-                "truncated": {
-                    "type": "boolean",
-                    "description": "Whether the end of the text was cut off.",
-                },
-            }
-        ),
+        "Tokens": _tokens(),
         "Usage": _object({"prompt_tokens": _count(""), "total_tokens": _count("")}),
         "ModelList": _list("Model", {}),
         "Model": _object(
@@ -88,6 +61,42 @@ def schemas(limits: RequestLimits) -> dict[str, Schema]:
         "Error": _error(),
         "Health": _object({"status": _text("")}),
     }
+
+
+def _embedding() -> Schema:
+    return _object(
+        {
+            "object": {"const": "embedding"},
+            "index": _count("The text's place in `input`."),
+            "embedding": {
+                "description": "Of length 1; base64 holds little-endian float32.",
+                "anyOf": [
+                    {"type": "array", "minItems": 1, "items": {"type": "number"}},
+                    {"type": "string", "contentEncoding": "base64"},
+                ],
+            },
+        }
+    )
+
+
+def _tokens() -> Schema:
+    return _object(
+        {
+            "object": {"const": "tokens"},
+            "index": _count("The text's place in `input`."),
+            "tokens": {
+                "description": "What is computed: prompt, text, end-of-text token.",
+                "type": "array",
+                "minItems": 1,
+                "items": _token_id(),
+            },
+            "count": _count("Number of tokens; their sum is what `usage` says."),
+            "truncated": {
+                "type": "boolean",
+                "description": "Whether the end of the text was cut off.",
+            },
+        }
+    )
 
 
 def embedding_request(limits: RequestLimits) -> Schema:
@@ -174,19 +183,14 @@ def _token_id() -> Schema:
 
 
 def _error() -> Schema:
-    nullable: Schema = {"type": ["string", "null"]}
-    return _object(
-        {
-            "error": _object(
-                {
-                    "message": _text("What was wrong, where, and what would be right."),
-                    "type": _text("Whose fault it is, in OpenAI's words."),
-                    "param": nullable | {"description": "The field that was wrong."},
-                    "code": nullable | {"description": "For programs; it keeps its meaning."},
-                }
-            )
-        }
-    )
+    nullable = ["string", "null"]
+    fields: dict[str, Schema] = {
+        "message": _text("What was wrong, where, and what would be right."),
+        "type": _text("Whose fault it is, in OpenAI's words."),
+        "param": {"type": nullable, "description": "The field that was wrong."},
+        "code": {"type": nullable, "description": "For programs; it keeps its meaning."},
+    }
+    return _object({"error": _object(fields)})
 
 
 def _optional(schema: Schema) -> Schema:
@@ -202,8 +206,9 @@ def _object(properties: dict[str, Schema]) -> Schema:
 
 
 def _list(item: str, properties: dict[str, Schema]) -> Schema:
-    data = {"type": "array", "items": reference(item)}
-    return _object({"object": {"const": "list"}, "data": data} | properties)
+    data: Schema = {"type": "array", "items": reference(item)}
+    head: dict[str, Schema] = {"object": {"const": "list"}, "data": data}
+    return _object(head | properties)
 
 
 def _text(description: str) -> Schema:
