@@ -11,7 +11,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import uvicorn
@@ -30,12 +31,19 @@ class Listener:
 
     app: App
     socket: socket.socket
+    tls: ssl.SSLContext | None = None
+    """What HTTPS is answered with; None answers HTTP."""
 
     @property
     def address(self) -> str:
         """For instance `127.0.0.1:8080`."""
         host, port = self.socket.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def url(self) -> str:
+        """For instance `http://127.0.0.1:8080`."""
+        return f"http{'s' * (self.tls is not None)}://{self.address}"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -78,6 +86,7 @@ async def serving(listeners: Sequence[Listener], *, stop_timeout_s: float) -> As
                     date_header=False,
                     timeout_keep_alive=75,
                     timeout_graceful_shutdown=max(1, round(stop_timeout_s)),
+                    ssl_context_factory=_given(listener.tls),
                 )
             ),
             listener.socket,
@@ -91,6 +100,11 @@ async def serving(listeners: Sequence[Listener], *, stop_timeout_s: float) -> As
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*tasks)
+
+
+def _given(tls: ssl.SSLContext | None) -> Callable[..., ssl.SSLContext] | None:
+    """A context that exists, in the form in which uvicorn takes it."""
+    return None if tls is None else lambda *_: tls
 
 
 class StopSignal:

@@ -1,0 +1,56 @@
+"""Routes and whole apps that ask for a key first.
+
+Decides where a key is asked for. Refuses to know keys. Health is open everywhere: whoever restarts
+processes and balances between them has no key, and learns nothing but that the process lives.
+"""
+
+from __future__ import annotations
+
+from embedfleet.access.access import Access
+from embedfleet.vocabulary import EmbedfleetError
+from embedfleet.wire.asgi import (
+    App,
+    Receive,
+    Request,
+    Response,
+    Route,
+    Scope,
+    Send,
+    error_response,
+    send_response,
+)
+from embedfleet.wire.request_ids import request_id
+
+OPEN = "/health"
+
+
+def guarded(route: Route, access: Access) -> Route:
+    """The route for callers with a good key, as far as the requests of the key go."""
+
+    async def answer(request: Request) -> Response | None:
+        opened = access.open(request.header(b"authorization"))
+        request.notes["key"] = opened.key
+        try:
+            return await route(request)
+        finally:
+            opened.close()
+
+    return answer
+
+
+class Guarded:
+    """An app that wants one key for everything but health."""
+
+    def __init__(self, app: App, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith(OPEN):
+            try:
+                self._access.open(Request(scope, receive, send).header(b"authorization")).close()
+            except EmbedfleetError as error:
+                name = request_id(scope["headers"])
+                await send_response(send, error_response(error), name)
+                return
+        await self._app(scope, receive, send)

@@ -1,0 +1,91 @@
+"""Access as the settings want it, and what keeps it up to date.
+
+A shell: reads files, makes rings and certificates, and watches each file in a task. Refuses
+to know what is guarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from embedfleet.access.access import Access, OpenAccess
+from embedfleet.access.keyring import KeyRing
+from embedfleet.access.records import KeyRecord, plain
+from embedfleet.access.storing import load
+from embedfleet.access.tls import Certificate
+from embedfleet.access.watching import Watch
+from embedfleet.vocabulary import SettingError
+
+
+def callers(
+    keys_file: Path | None,
+    given: Sequence[str] | None,
+    first_name: Callable[[str], str] = str,
+) -> tuple[Access, list[Watch]]:
+    """Who may use a gateway: the keys of a file and those given as they are; else everybody.
+
+    `given` is None where no keys were given; none at all among them is refused, because whoever
+    set the variable meant to shut the door. Raises KeyFileError and SettingError.
+    """
+    if keys_file is None and given is None:
+        return OpenAccess(), []
+    if given is not None and not given:
+        raise SettingError(
+            "EMBEDFLEET_API_KEYS is set and holds no key: give some, separated by commas, or unset "
+            "it to let everybody ask"
+        )
+    fixed = plain(given or (), datetime.now(UTC), "Environment")
+    if keys_file is None:
+        return KeyRing(fixed, first_name=first_name), []
+    return _following(keys_file, lambda: (*fixed, *load(keys_file)), first_name)
+
+
+def one_key(file: Path | None, setting: str) -> tuple[Access, list[Watch]]:
+    """Whoever brings the key in a file; without a file everybody. Raises SettingError."""
+    if file is None:
+        return OpenAccess(), []
+    return _following(file, lambda: _only(file, setting))
+
+
+def certificate(chain: Path | None, key: Path | None) -> tuple[ssl.SSLContext | None, list[Watch]]:
+    """What a listener answers HTTPS with; None where it answers HTTP. Raises SettingError."""
+    if chain is None or key is None:
+        return None, []
+    pair = Certificate(chain, key)
+    context = pair.context()
+    return context, [Watch([chain, key], lambda: pair.renew(context))]
+
+
+@contextlib.asynccontextmanager
+async def followed(watches: Iterable[Watch]) -> AsyncIterator[None]:
+    """Look at the files while the block runs."""
+    tasks = [asyncio.create_task(watch.run()) for watch in watches]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _following(
+    file: Path,
+    read: Callable[[], Iterable[KeyRecord]],
+    first_name: Callable[[str], str] = str,
+) -> tuple[Access, list[Watch]]:
+    ring = KeyRing(read(), clock=time.monotonic, first_name=first_name)
+    return ring, [Watch([file], lambda: ring.replace(read()))]
+
+
+def _only(file: Path, setting: str) -> tuple[KeyRecord, ...]:
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"{setting}: {file} can't be read: {error}") from error
+    return plain([text], datetime.now(UTC), setting)
