@@ -6,6 +6,7 @@ ours. Refuses to decide which replica gets what, and what a failure means for it
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
+from embedfleet.gateway.connections import BrokenError, Connection, Connections
 from embedfleet.model.files import SHARED_FILES
 from embedfleet.telemetry.tracing import carried
 from embedfleet.vocabulary import (
@@ -33,6 +35,9 @@ class Upstream:
     """The replicas' routes, as a gateway calls them."""
 
     session: aiohttp.ClientSession
+    """For what is asked now and then."""
+    connections: Connections
+    """For calls."""
     probe_timeout_s: float
     gateway: str = field(default_factory=lambda: secrets.token_hex(8))
     """Names this gateway to replicas, which divide their windows among gateways."""
@@ -46,7 +51,7 @@ class Upstream:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
-        return cls(session, probe_timeout_s)
+        return cls(session, Connections(connect_timeout_s=connect_timeout_s), probe_timeout_s)
 
     async def describe(self, url: str) -> ReplicaDescription:
         """What the replica says of itself. Raises ReplicaError."""
@@ -74,39 +79,52 @@ class Upstream:
         """
         decoder = frames.FrameDecoder()
         asked = {text.id: frames.echo(text.ids) for text in texts}
+        body = frames.encode_call(self.gateway, key, texts)
+        connection = await self._post(url, "/v1/work", body, frames.CALL_TYPE)
         try:
-            async with self.session.post(
-                f"{url}/v1/work",
-                data=frames.encode_call(self.gateway, key, texts),
-                headers={"content-type": frames.CALL_TYPE, **carried()},
-            ) as response:
-                if response.status != 200:
-                    raise await _refusal(response)
-                async for chunk in response.content.iter_any():
-                    for frame in decoder.feed(chunk):
-                        frame.check_echoes(asked)
-                        yield frame
-        except aiohttp.ClientConnectorError as error:
-            raise ReplicaUnreachableError(f"can't reach {url}: {_told(error)}") from error
-        except _LOST as error:
-            raise ReplicaLostError(f"lost the replica at {url}: {_told(error)}") from error
+            while part := await connection.read():
+                if connection.status != 200:
+                    raise _refusal(url, connection.status, part)
+                for frame in decoder.feed(part):
+                    frame.check_echoes(asked)
+                    yield frame
+            if connection.status != 200:
+                raise _refusal(url, connection.status, b"")
+        except BrokenError as error:
+            raise ReplicaLostError(f"lost the replica at {url}: {error}") from error
+        except ReplicaError:
+            connection.close()  # what else comes on it can't be trusted
+            raise
+        finally:
+            self.connections.give_back(url, connection)
         if decoder.pending:
             raise ReplicaLostError(f"the answer of {url} ended in the middle of a frame")
 
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
         """Tell a replica that nobody waits for these texts. Raises ReplicaError."""
+        body = frames.encode_cancel(key, ids)
         try:
-            async with self.session.post(
-                f"{url}/v1/work/cancel",
-                data=frames.encode_cancel(key, ids),
-                timeout=aiohttp.ClientTimeout(total=self.probe_timeout_s),
-            ) as response:
-                await response.read()
-        except _LOST as error:
+            async with asyncio.timeout(self.probe_timeout_s):
+                connection = await self._post(url, "/v1/work/cancel", body, frames.CALL_TYPE)
+                try:
+                    while await connection.read():
+                        pass
+                finally:
+                    self.connections.give_back(url, connection)
+        except (BrokenError, TimeoutError) as error:
             raise ReplicaLostError(f"{url}: {_told(error)}") from error
 
     async def close(self) -> None:
+        self.connections.close()
         await self.session.close()
+
+    async def _post(self, url: str, route: str, body: bytes, kind: str) -> Connection:
+        """Send a call. Raises ReplicaUnreachableError."""
+        headers = [("content-type", kind), *carried().items()]
+        try:
+            return await self.connections.post(url, route, body, headers)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ReplicaUnreachableError(f"can't reach {url}: {_told(error)}") from error
 
     async def _get(self, url: str) -> bytes:
         timeout = aiohttp.ClientTimeout(total=self.probe_timeout_s)
@@ -115,7 +133,7 @@ class Upstream:
                 if response.status == 404:
                     raise MissingFileError(f"{url} does not exist")
                 if response.status != 200:
-                    raise await _refusal(response)
+                    raise _refusal(url, response.status, await response.content.read(2048))
                 return await response.read()
         except _LOST as error:
             raise ReplicaLostError(f"{url}: {_told(error)}") from error
@@ -125,11 +143,11 @@ class MissingFileError(ReplicaError):
     """The replica has no such file or route."""
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> DrainingError | ReplicaError:
-    text = (await response.content.read(2048)).decode("utf-8", "replace")
-    if response.status == DrainingError.status:
+def _refusal(url: str, status: int, body: bytes) -> DrainingError | ReplicaError:
+    text = body[:2048].decode("utf-8", "replace")
+    if status == DrainingError.status:
         return DrainingError(text)
-    return ReplicaError(f"{response.url} answered {response.status}: {text}")
+    return ReplicaError(f"{url} answered {status}: {text}")
 
 
 def _told(error: BaseException) -> str:

@@ -1,0 +1,246 @@
+"""Connections to replicas: HTTP/1.1, kept open and used again.
+
+Decides how one POST travels and how its answer is read piece by piece. Refuses to know what is
+posted. The calls of a gateway are all alike and go to few addresses, so the lightest client
+there is pays: a parser in C on a bare protocol. (Measured beside aiohttp, which serves for all that
+is rarer: see docs/decisions/0011.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+
+KEPT_S = 60.0
+"""How long an unused connection is trusted; replicas close theirs after 75 s."""
+
+MOST_UNREAD_BYTES = 4 << 20
+"""Bytes of an answer that may wait to be read; beyond it the replica is made to wait. A frame of
+256 vectors of 4,096 dimensions is as large."""
+
+MOST_HEAD_BYTES = 64 << 10
+"""Bytes that an answer may have before its body."""
+
+
+class BrokenError(Exception):
+    """The connection ended, or brought something that is no HTTP, before the answer was whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where replicas listen, and what their answers to a POST are asked with."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+    """What goes before every route."""
+    authority: str
+    """As the header `host` says it."""
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Of an address such as `http://10.0.0.5:9001`; ValueError when it is none."""
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{url} is no address of HTTP")
+        authority = parts.netloc.rpartition("@")[2]
+        port = parts.port or (443 if tls else 80)
+        return cls(parts.hostname, port, tls, parts.path.rstrip("/"), authority)
+
+
+class Connection(asyncio.Protocol):
+    """One request after the other, each answered before the next."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        """Of the answer; 0 until its head is whole."""
+        self.idle_since = 0.0
+        self.reusable = False
+        """Whether the answer was whole and another request may follow."""
+        self._transport: asyncio.Transport
+        self._parser: httptools.HttpResponseParser
+        self._parts: deque[bytes] = deque()
+        self._unread = 0
+        self._head_bytes = 0
+        self._paused = False
+        self._complete = True
+        self._broken: str | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def post(self, head: bytes, body: bytes) -> None:
+        """Send a request; `head` without content-length and the empty line."""
+        self.status = self._head_bytes = self._unread = 0
+        self._parts.clear()
+        self._complete = self.reusable = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+
+    async def read(self) -> bytes:
+        """What came of the answer since; empty at its end. BrokenError when there is no end."""
+        while not self._parts:
+            if self._complete:
+                return b""
+            if self._broken is not None:
+                raise BrokenError(self._broken)
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        part = self._parts.popleft() if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._unread = 0
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        return part
+
+    def close(self) -> None:
+        """At once, whatever is under way."""
+        self.reusable = False
+        self._transport.abort()
+
+    @property
+    def open(self) -> bool:
+        return self._broken is None
+
+    # -- what the event loop calls -----------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from it
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._break(str(error or "") or "the connection was closed")
+
+    def data_received(self, data: bytes) -> None:
+        if self._complete:  # nothing was asked, so this is nothing that can be understood
+            self._fail("an answer to no request")
+            return
+        if not self.status:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(f"not an answer of HTTP ({error})")
+            return
+        if not self.status and self._head_bytes > MOST_HEAD_BYTES:
+            self._fail(f"an answer with more than {MOST_HEAD_BYTES} bytes before its body")
+            return
+        if self._unread > MOST_UNREAD_BYTES and not self._complete and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        if self._parts or self._complete:
+            self._wake()
+
+    # -- what the parser calls ---------------------------------------------------------
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+        self._unread += len(body)
+
+    def on_message_complete(self) -> None:
+        if self.status >= 200:  # else it is a word on the way to the answer
+            self._complete = True
+            self.reusable = self._parser.should_keep_alive() and self._broken is None
+        else:
+            self.status = 0
+
+    def _fail(self, reason: str) -> None:
+        self._break(reason)
+        self._transport.abort()
+
+    def _break(self, reason: str) -> None:
+        self._broken = self._broken or reason
+        self.reusable = False
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Connections:
+    """The connections of one gateway, by address."""
+
+    def __init__(self, *, connect_timeout_s: float) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._origins: dict[str, Origin] = {}
+        self._heads: dict[tuple[str, str], bytes] = {}
+        self._idle: dict[str, deque[Connection]] = {}
+        self._all: set[Connection] = set()
+
+    async def post(
+        self, url: str, route: str, body: bytes, headers: Iterable[tuple[str, str]]
+    ) -> Connection:
+        """Send a request and return the connection that the answer is read from; give it back.
+
+        Raises OSError or TimeoutError when no connection can be made.
+        """
+        connection = self._kept(url) or await self._connect(url)
+        head = self._heads.get((url, route)) or self._head(url, route)
+        extra = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        connection.post(head + extra.encode("latin-1"), body)
+        return connection
+
+    def give_back(self, url: str, connection: Connection) -> None:
+        """Keep a connection whose answer was read to its end; close any other."""
+        if not connection.reusable:
+            self._all.discard(connection)
+            connection.close()
+            return
+        now = connection.idle_since = asyncio.get_running_loop().time()
+        idle = self._idle.setdefault(url, deque())
+        idle.append(connection)
+        while now - idle[0].idle_since > KEPT_S or not idle[0].open:
+            self._drop(idle.popleft())
+
+    def close(self) -> None:
+        for connection in self._all:
+            connection.close()
+        self._all.clear()
+        self._idle.clear()
+
+    def _kept(self, url: str) -> Connection | None:
+        """The one used last: so that those not needed any more grow old."""
+        idle = self._idle.get(url)
+        oldest = asyncio.get_running_loop().time() - KEPT_S
+        while idle:
+            connection = idle.pop()
+            if connection.open and connection.idle_since >= oldest:
+                return connection
+            self._drop(connection)
+        return None
+
+    def _drop(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        connection.close()
+
+    async def _connect(self, url: str) -> Connection:
+        origin = self._origins.get(url) or self._origins.setdefault(url, Origin.of(url))
+        context = ssl.create_default_context() if origin.tls else None
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._connect_timeout_s):
+            _, connection = await loop.create_connection(
+                Connection, origin.host, origin.port, ssl=context
+            )
+        self._all.add(connection)
+        return connection
+
+    def _head(self, url: str, route: str) -> bytes:
+        """What all requests to a route have in common."""
+        origin = self._origins.get(url) or self._origins.setdefault(url, Origin.of(url))
+        head = f"POST {origin.path}{route} HTTP/1.1\r\nhost: {origin.authority}\r\n".encode()
+        self._heads[url, route] = head
+        return head
