@@ -2,11 +2,12 @@
 #   make serve      the gateway and two replicas of the built-in model on port 8080 (PORT=… changes it)
 #   make test       the tests that take seconds each
 #   make test-all   all tests: official clients, real servers, replicas killed under load
-#   make packages   Debian's Prometheus and nginx, which some of them use; skipped where there is no apt
+#   make packages   Debian's Prometheus, nginx and Node, which some of them use; skipped where there is no apt
 #   make llama-server  build llama.cpp's server, which one of them uses (ten minutes)
 #   make lint       style, types and import contracts
 #   make format     let ruff format the code
 #   make docs       write the generated pages of docs/
+#   make sdks       install the clients made for OpenAI that some tests use, in .venv-sdks and by npm
 #   make reference  add torch and transformers, which make the fixtures and train the built-in model
 #   make lock       choose new versions of the dependencies and pin them
 #   make clean      remove what the other targets made
@@ -20,6 +21,7 @@ PORT ?= 8080
 MODEL ?= builtin
 REPLICAS ?= 2
 VENV := .venv
+SDKS := .venv-sdks
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-warn-script-location
@@ -28,7 +30,7 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help packages llama-server serve test test-slow test-all lint format docs reference lock clean setup
+.PHONY: help packages llama-server serve test test-slow test-all lint format docs sdks reference lock clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -40,7 +42,7 @@ serve: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-slow: $(VENV)/.reference packages
+test-slow: $(VENV)/.reference packages sdks
 	$(BIN)/python -m pytest -q -m slow
 
 test-all: test test-slow
@@ -55,6 +57,20 @@ packages:
 		apt-get update -qq; \
 		apt-get install -y -qq --no-install-recommends prometheus nginx-light >/dev/null \
 			|| echo "apt could not install Prometheus and nginx: their tests are skipped" >&2; \
+	fi
+	@if ! command -v npm >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq; \
+		apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null \
+			|| echo "apt could not install Node: the test of its client is skipped" >&2; \
+	fi
+
+# Clients have an environment of their own: what they depend on must not change what ours does.
+sdks: $(SDKS)/.installed
+	@if ! command -v npm >/dev/null; then \
+		echo "npm is missing: the test of OpenAI's client for Node is skipped" >&2; \
+	elif [ ! tests/sdks/node_modules/openai -nt tests/sdks/package.json ]; then \
+		cd tests/sdks && npm install --no-package-lock --no-audit --no-fund --silent \
+			&& touch node_modules/openai; \
 	fi
 
 llama-server: $(VENV)/.python
@@ -84,8 +100,8 @@ lock: $(VENV)/.python
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
-		.import_linter_cache
+	rm -rf $(VENV) $(SDKS) build dist src/*.egg-info tests/sdks/node_modules .pytest_cache \
+		.mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment, in steps that are each done once: a stamp file says so.
@@ -108,6 +124,13 @@ $(VENV)/.runtime: requirements/runtime.txt requirements/build.txt pyproject.toml
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@echo "Installing the pinned development tools" >&2
 	$(INSTALL) -r requirements/dev.txt
+	@touch $@
+
+$(SDKS)/.installed: requirements/sdks.txt | $(VENV)/.python
+	@echo "Installing clients made for OpenAI's API into $(SDKS)" >&2
+	$(PYTHON) -m venv --clear $(SDKS)
+	$(SDKS)/bin/python -m pip --disable-pip-version-check install --quiet \
+		--no-warn-script-location -r $<
 	@touch $@
 
 $(VENV)/.reference: requirements/reference.txt training/requirements.txt $(VENV)/.dev

@@ -20,6 +20,17 @@ LOCKS = {
     "reference.txt": [".[dev,kubernetes,tracing,reference]"],
 }
 """What each lock is for, smallest first: each later one starts from the pins before it."""
+
+ALONE = {
+    "sdks.txt": [
+        "haystack-ai",
+        "langchain-openai",
+        "litellm",
+        "llama-index-embeddings-openai-like",
+        "openai",
+    ],
+}
+"""Locks of environments that have nothing of ours: the clients that must get on with us."""
 OURS = "embedfleet"
 
 
@@ -50,11 +61,18 @@ def main() -> None:
     """Resolve every lock and write it."""
     pins: list[str] = []
     for name, wanted in LOCKS.items():
-        found = resolve(wanted, pins)
-        lines = [f"{package}=={version}" for package, version in sorted(found.items())]
-        head = f"# Exact pins for {' '.join(wanted)}; made by `make lock`, not by hand.\n"
-        (HERE / name).write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+        lines = write(name, wanted, resolve(wanted, pins))
         pins = sorted({*pins, *lines})
+    for name, wanted in ALONE.items():
+        write(name, wanted, resolve(wanted, []))
+
+
+def write(name: str, wanted: list[str], found: dict[str, str]) -> list[str]:
+    """Write a lock; give its lines."""
+    lines = [f"{package}=={version}" for package, version in sorted(found.items())]
+    head = f"# Exact pins for {' '.join(wanted)}; made by `make lock`, not by hand.\n"
+    (HERE / name).write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    return lines
 
 
 if __name__ == "__main__":

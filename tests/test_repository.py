@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LOCKS = ["build", "runtime", "image", "dev", "reference"]
+LOCKS = ["build", "runtime", "image", "dev", "reference", "sdks"]
 
 
 def pins(lock: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embedfleet.access import Access
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Caller, Computed, Endpoint, ServedModel
 from embedfleet.model.description import describe
@@ -49,10 +50,15 @@ def unchanged(app: App) -> App:
 
 
 @contextlib.contextmanager
-def answering(directory: Path, *, around: Callable[[App], App] = unchanged) -> Iterator[str]:
+def answering(
+    directory: Path,
+    *,
+    around: Callable[[App], App] = unchanged,
+    access: Access | None = None,
+) -> Iterator[str]:
     """Answer on a free port while the block runs; gives the base URL.
 
-    `around` may put something between the app and its callers.
+    `around` may put something between the app and its callers; `access` says who these may be.
     """
     description = describe(write_model(directory), name="bag-of-tokens")
     identity = description.identity
@@ -71,6 +77,7 @@ def answering(directory: Path, *, around: Callable[[App], App] = unchanged) -> I
         timeout_s=30,
         tokenizer_threads=1,
         answered=lambda _: None,
+        access=access,
     )
     app = Router(
         {
