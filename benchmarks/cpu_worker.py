@@ -1,102 +1,118 @@
-"""One engine in a process of its own, driven line by line; `cpu_engine.py` starts it.
+"""One contender in a process of its own, driven line by line; `cpu_engine.py` starts it.
 
-Reads a workload's name per line, answers with a line of JSON: seconds, and with `vectors NAME`
-writes its vectors to the file named. Its memory is its own, and so is its Python: rivals may run
-in another environment.
+    python -m benchmarks.cpu_worker prepare|load KIND DTYPE CHECKPOINT PREPARED THREADS
+
+`prepare` writes the model in the contender's own format and ends. `load` answers with a line of
+JSON when it is ready, and then to each line that it reads: a workload's name, `every` how many
+texts to take one, and a file for the vectors, divided by tabs; or `gemm LIBRARY DTYPE` for the rate
+of matrix products. Its memory is its own, and so is its Python: rivals run in other environments.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
 
 import numpy as np
-from benchmarks.cpu_workloads import WORKLOADS, Texts
-from numpy.typing import NDArray
+from benchmarks.cpu_gemm import Product, products, rate
+from benchmarks.cpu_rivals.contract import Embed, Rival
+from benchmarks.cpu_workloads import WORKLOADS
 
-Embed = Callable[[Texts], NDArray[np.float32]]
-
-
-def embedfleet(directory: Path, dtype: str, threads: int) -> Embed:
-    from embedfleet.engine.loading import EngineOptions, load_engine  # noqa: PLC0415
-
-    engine = load_engine(directory, EngineOptions(dtype=dtype, threads=threads))
-    return lambda texts: engine.prepare(texts)()
-
-
-def transformers(directory: Path, dtype: str, threads: int) -> Embed:
-    """As the model's card says: padded batches of 32, here sorted by length, last token, L2."""
-    import torch  # noqa: PLC0415
-    from transformers import AutoModel  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
-
-    logging.disable_progress_bar()
-    torch.set_num_threads(threads)
-    model = AutoModel.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
-
-    def embed(texts: Texts) -> NDArray[np.float32]:
-        order = np.argsort([len(text) for text in texts])
-        rows = np.zeros((len(texts), model.config.hidden_size), np.float32)
-        for start in range(0, len(texts), 32):
-            part = order[start : start + 32]
-            lengths = np.array([len(texts[index]) for index in part])
-            ids = np.zeros((len(part), lengths.max()), np.int64)
-            for row, index in enumerate(part):
-                ids[row, : lengths[row]] = texts[index]
-            mask = torch.from_numpy((np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64))
-            inputs = {"input_ids": torch.from_numpy(ids)}
-            if lengths.min() < lengths.max():
-                inputs["attention_mask"] = mask
-            with torch.inference_mode():
-                states = model(**inputs, use_cache=False).last_hidden_state
-            last = states[torch.arange(len(part)), torch.from_numpy(lengths - 1)].float()
-            rows[part] = torch.nn.functional.normalize(last, dim=1).numpy()
-        return rows
-
-    return embed
+MODULES: Final = {
+    "transformers": "torch_rival",
+    "onnxruntime": "onnx_rival",
+    "sentence-transformers": "openvino_rival",
+    "llama.cpp": "llama_rival",
+}
 
 
-KINDS = {"embedfleet": embedfleet, "transformers": transformers}
+def embedfleet(dtype: str) -> Rival:
+    """Ours in the shape of a rival."""
+
+    def prepare(checkpoint: Path, target: Path) -> None:
+        """Nothing: the engine reads the checkpoint."""
+
+    def load(checkpoint: Path, target: Path, threads: int) -> Embed:  # noqa: ARG001
+        from embedfleet.engine.loading import EngineOptions, load_engine  # noqa: PLC0415
+
+        engine = load_engine(checkpoint, EngineOptions(dtype=dtype, threads=threads))
+        return lambda texts: engine.prepare(texts)()
+
+    return SimpleNamespace(prepare=prepare, load=load)
+
+
+def rival(kind: str, dtype: str) -> Rival:
+    if kind == "embedfleet":
+        return embedfleet(dtype)
+    module: Any = importlib.import_module(f"benchmarks.cpu_rivals.{MODULES[kind]}")
+    return module
 
 
 def main() -> None:
-    kind, dtype, directory, threads = sys.argv[1:5]
-    started = time.perf_counter()
-    try:
-        embed = KINDS[kind](Path(directory), dtype, int(threads))
-    except ImportError as error:
-        answer({"missing": str(error)})
+    action, kind, dtype, checkpoint, prepared, threads = sys.argv[1:]
+    chosen = rival(kind, dtype)
+    if action == "prepare":
+        chosen.prepare(Path(checkpoint), Path(prepared))
         return
+    started = time.perf_counter()
+    embed = chosen.load(Path(checkpoint), Path(prepared), int(threads))
     embed([np.array([1, 2, 3], np.int32)])
-    answer({"load_s": time.perf_counter() - started})
-    workloads = {workload.name: workload for workload in WORKLOADS}
-    vocabulary = json.loads((Path(directory) / "config.json").read_text())["vocab_size"]
-    for line in sys.stdin:
-        name, _, output = line.rstrip("\n").partition("\t")
-        texts = workloads[name].texts(vocabulary)
+    answer({"load_s": time.perf_counter() - started} | memory())
+    Session(embed, Path(checkpoint), int(threads)).serve()
+
+
+class Session:
+    """Answers lines."""
+
+    def __init__(self, embed: Embed, checkpoint: Path, threads: int) -> None:
+        self._embed, self._threads = embed, threads
+        settings = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        self._vocabulary = settings["vocab_size"]
+        self._workloads = {workload.name: workload for workload in WORKLOADS}
+        self._products: dict[str, list[Product]] = {}
+
+    def serve(self) -> None:
+        for line in sys.stdin:
+            words = line.rstrip("\n").split("\t")
+            answer(self._gemm(*words) if words[0].startswith("gemm ") else self._run(*words))
+
+    def _run(self, name: str, every: str = "1", output: str = "") -> dict[str, float]:
+        texts = self._workloads[name].texts(self._vocabulary, int(every))
         started, used = time.perf_counter(), time.process_time()
-        vectors = embed(texts)
-        seconds, processor_s = time.perf_counter() - started, time.process_time() - used
+        vectors = self._embed(texts)
+        took = {
+            "seconds": time.perf_counter() - started,
+            "processor_s": time.process_time() - used,
+        }
         if output:
             np.save(output, vectors)
-        memory = {"peak_mib": memory_mib("VmHWM"), "anonymous_mib": memory_mib("RssAnon")}
-        answer({"seconds": seconds, "processor_s": processor_s} | memory)
+        return took | memory()
+
+    def _gemm(self, name: str) -> dict[str, float]:
+        if name not in self._products:
+            _, library, dtype = name.split()
+            self._products[name] = products(library, dtype, self._threads)
+            rate(self._products[name])
+        return {"gops": rate(self._products[name])}
 
 
-def memory_mib(field: str) -> float:
-    """One of the kernel's figures: VmHWM is the peak, RssAnon what no mapped weights explain.
+def memory() -> dict[str, float]:
+    """The kernel's figures in MiB: the peak, and what no mapped weights explain.
 
     Not `getrusage`: its peak begins with that of the process which started this one.
     """
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) / 1024
+    found = dict(line.split(":", 1) for line in status.splitlines())
+    fields = {"peak_mib": "VmHWM", "anonymous_mib": "RssAnon"}
+    return {name: int(found[field].split()[0]) / 1024 for name, field in fields.items()}
 
 
-def answer(message: dict[str, float] | dict[str, str]) -> None:
+def answer(message: dict[str, float]) -> None:
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 

@@ -30,12 +30,17 @@ class Workload:
     lengths: tuple[int, ...]
 
     @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
+    def single(self) -> bool:
+        return len(self.lengths) == 1
 
-    def texts(self, vocabulary: int) -> Texts:
+    def tokens(self, every: int = 1) -> int:
+        """Of every `every`th text; rivals that take long compute a part, at the same rate."""
+        return sum(self.lengths[::every])
+
+    def texts(self, vocabulary: int, every: int = 1) -> Texts:
         rng = np.random.default_rng(7)
-        return [rng.integers(0, vocabulary, length).astype(np.int32) for length in self.lengths]
+        texts = [rng.integers(0, vocabulary, length).astype(np.int32) for length in self.lengths]
+        return texts[::every]
 
 
 def _mix(count: int) -> tuple[int, ...]:
