@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from embedfleet.fleet.health import (
-    EjectionTimes,
+    EJECTION,
     Expected,
     Look,
     judge,
@@ -103,7 +103,7 @@ def test_eight_bit_classes_do_not_stand_in_for_each_other() -> None:
 
 def test_ejections_grow_and_end() -> None:
     """5 s, 10 s, 20 s, … at most five minutes."""
-    times = EjectionTimes()
+    times = EJECTION
 
     assert [times.after(count) for count in (1, 2, 3, 99)] == [5.0, 10.0, 20.0, 300.0]
     assert not released(S.EJECTED, 2, 9.9, times)

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
-from embedfleet.fleet.health import EjectionTimes, Expected
+from embedfleet.fleet.health import Expected
 from embedfleet.fleet.prober import Prober
+from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaError, ReplicaState
 from embedfleet.wire.description import ReplicaDescription
 from tests.fleet.test_health import DESCRIPTION, EXPECTED
@@ -52,7 +54,7 @@ async def watching(contact: FakeContact) -> AsyncIterator[Member]:
         interval_s=0.01,
         verify_interval_s=0.05,
         verify_timeout_s=0.05,
-        times=EjectionTimes(0.05, 0.05),
+        times=Backoff(0.05, 0.05),
     )
     for name in ("b", "c"):
         fleet.add(name, f"http://{name}", time.monotonic())
@@ -148,10 +150,63 @@ async def test_a_replica_that_is_known_to_go_is_not_given_another_chance() -> No
     contact = FakeContact()
     async with watching(contact) as member:
         await becomes(member, S.READY)
-        member.leaving = True
+        member.leaving.add("autoscaler")
         contact.description = msgspec.structs.replace(DESCRIPTION, draining=True)
         await becomes(member, S.DRAINING)
         contact.description = DESCRIPTION
         await asyncio.sleep(0.2)  # several times as long as a drain lasts here
 
         assert member.state is S.DRAINING
+
+
+async def test_a_replica_that_is_kept_in_reserve_goes_on_standby_once_its_vectors_are_right() -> (
+    None
+):
+    """It is looked at like any other, and never gets traffic by itself."""
+    contact = FakeContact()
+    async with watching(contact) as member:
+        member.reserve = True
+        await becomes(member, S.STANDBY)
+        await asyncio.sleep(0.1)
+        assert member.state is S.STANDBY
+
+        contact.description = None
+        await becomes(member, S.EJECTED)
+        contact.description = DESCRIPTION
+        await becomes(member, S.STANDBY)
+
+
+async def test_who_is_woken_is_verified_at_once_and_serves() -> None:
+    """Not at the next look, however far away that is."""
+    fleet, contact = Fleet(), FakeContact()
+    prober = Prober(fleet, contact, interval_s=30.0, verify_interval_s=60, verify_timeout_s=5)
+    member = fleet.add("a", "http://a", time.monotonic())
+    member.reserve = True
+    fleet.apply(member, Event.ANSWERED, 0.0)
+    await becomes(member, S.STANDBY)
+    await asyncio.sleep(0.02)
+
+    member.reserve = False
+    fleet.apply(member, Event.WOKEN, 0.0)
+    await becomes(member, S.READY)
+    await prober.close()
+
+
+async def test_a_replica_on_its_way_to_standby_is_left_alone_until_it_is_empty() -> None:
+    """Who keeps it says when."""
+    fleet, contact = Fleet(), FakeContact()
+    prober = Prober(
+        fleet,
+        contact,
+        interval_s=0.01,
+        verify_interval_s=60,
+        verify_timeout_s=5,
+        times=Backoff(0.01, 0.01),
+    )
+    member = fleet.add("a", "http://a", time.monotonic())
+    await becomes(member, S.READY)
+    member.reserve = True
+    fleet.apply(member, Event.DRAIN, time.monotonic())
+    await asyncio.sleep(0.1)
+    assert member.state is S.DRAINING
+    await prober.close()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 
-from embedfleet.fleet.fleet import Fleet
+from embedfleet.fleet.backoff import Backoff
+from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.providers.provider import End
-from embedfleet.fleet.supervisor import Backoff, Supervisor
-from embedfleet.vocabulary import SetupError
+from embedfleet.fleet.states import Event
+from embedfleet.fleet.supervisor import Supervisor, Told
+from embedfleet.vocabulary import ReplicaState, SetupError
 
 
 class FakeReplica:
@@ -18,6 +21,9 @@ class FakeReplica:
     def __init__(self, number: int) -> None:
         self.url = f"http://replica-{number}"
         self.stopped_with: float | None = None
+        self.lingers = False
+        """Whether a stop lasts until the test says that it is `gone`."""
+        self.gone = asyncio.Event()
         self._end = asyncio.Event()
 
     def end(self, *, hopeless: bool = False) -> None:
@@ -30,6 +36,8 @@ class FakeReplica:
 
     async def stop(self, grace_s: float) -> None:
         self.stopped_with = grace_s
+        if self.lingers:
+            await self.gone.wait()
         self.end()
 
 
@@ -48,12 +56,66 @@ class FakeProvider:
         return self.started[-1]
 
 
+class Rig:
+    """A supervisor whose replicas are well as soon as they are there, if the test wants it."""
+
+    def __init__(self, provider: FakeProvider, *, well: bool = True) -> None:
+        self.provider = provider
+        self.fleet = Fleet()
+        self.restarts = 0
+        self.arrived: list[str] = []
+        self.work: dict[str, int] = {}
+        self.well = well
+        self.supervisor = Supervisor(
+            self.fleet,
+            provider,
+            Backoff(0.001, 0.01),
+            outstanding=lambda name: self.work.get(name, 0),
+            grace_s=7.0,
+            told=Told(restarted=self._restart, arrived=lambda came, _: self.arrived.append(came)),
+        )
+        self.fleet.listen(self._attend)
+
+    def _restart(self) -> None:
+        self.restarts += 1
+
+    def _attend(self, member: Member, _left: ReplicaState) -> None:
+        """What the prober would do, at once."""
+        if not self.well:
+            return
+        if member.state is ReplicaState.STARTING:
+            asyncio.get_running_loop().call_soon(self._apply, member, Event.ANSWERED)
+        elif member.state is ReplicaState.VERIFYING:
+            event = Event.RESERVED if member.reserve else Event.VERIFIED
+            asyncio.get_running_loop().call_soon(self._apply, member, event)
+
+    def _apply(self, member: Member, event: Event) -> None:
+        self.fleet.apply(member, event, 0.0)
+
+    def states(self) -> dict[str, str]:
+        return {member.name: member.state.value for member in self.fleet}
+
+    async def become(self, planned: int, standby: int = 0) -> None:
+        await self.supervisor.scale_to(planned, standby, "a test")
+        await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def rigged(count: int, *, broken: int = 0, well: bool = True) -> AsyncIterator[Rig]:
+    rig = Rig(FakeProvider(broken), well=well)
+    rig.supervisor.start(count)
+    await asyncio.sleep(0.02)
+    try:
+        yield rig
+    finally:
+        await rig.supervisor.stop(7.0)
+
+
 @contextlib.asynccontextmanager
 async def keeping(count: int, provider: FakeProvider) -> AsyncIterator[tuple[Fleet, list[int]]]:
     fleet, restarts = Fleet(), []
-    supervisor = Supervisor(
-        fleet, provider, Backoff(0.001, 0.01), restarted=lambda: restarts.append(1)
-    )
+    told = Told(restarted=lambda: restarts.append(1))
+    supervisor = Supervisor(fleet, provider, Backoff(0.001, 0.01), told=told)
     supervisor.start(count)
     await asyncio.sleep(0.02)
     try:
@@ -106,6 +168,139 @@ async def test_stopping_lets_replicas_finish_and_starts_none() -> None:
 
     assert [replica.stopped_with for replica in provider.started] == [7.0, 7.0]
     assert len(provider.started) == 2
+
+
+class TestScaling:
+    async def test_growth_starts_more_replicas_under_the_lowest_free_names(self) -> None:
+        """Numbers are GPUs where engines of others are started."""
+        async with rigged(1) as rig:
+            await rig.become(3)
+            assert rig.states() == {"local-0": "ready", "local-1": "ready", "local-2": "ready"}
+            assert rig.supervisor.planned == 3
+
+    async def test_what_goes_is_out_of_traffic_at_once_and_ends_when_its_texts_are_done(
+        self,
+    ) -> None:
+        """The one with the least to do; its process lives until then."""
+        async with rigged(2) as rig:
+            rig.work = {"local-0": 10, "local-1": 90}
+            await rig.become(1)
+            assert rig.states() == {"local-0": "draining", "local-1": "ready"}
+            assert rig.provider.started[0].stopped_with is None
+            assert rig.supervisor.planned == 1
+
+            rig.work["local-0"] = 0
+            await asyncio.sleep(0.1)
+            assert rig.states() == {"local-1": "ready"}
+            assert rig.provider.started[0].stopped_with == 7.0
+            assert rig.restarts == 0
+
+    async def test_one_that_dies_while_it_drains_is_not_started_again(self) -> None:
+        """It was to go anyway."""
+        async with rigged(2) as rig:
+            rig.work = {"local-1": 5}
+            rig.work["local-0"] = 9
+            await rig.become(1)
+            rig.provider.started[1].end()
+            rig.work["local-1"] = 0
+            await asyncio.sleep(0.1)
+            assert rig.states() == {"local-0": "ready"}
+            assert len(rig.provider.started) == 2
+
+    async def test_one_that_drains_is_called_back_when_it_is_needed(self) -> None:
+        """Nothing is started."""
+        async with rigged(2) as rig:
+            rig.work = {"local-0": 9, "local-1": 9}
+            await rig.become(1)
+            await rig.become(2)
+            assert rig.states() == {"local-0": "ready", "local-1": "ready"}
+            assert len(rig.provider.started) == 2
+            rig.work = {}
+            await asyncio.sleep(0.1)
+            assert len(rig.states()) == 2
+
+    async def test_one_that_starts_and_is_not_needed_any_more_ends_at_once(self) -> None:
+        """Before those that serve."""
+        async with rigged(1) as rig:
+            rig.well = False
+            await rig.become(2)
+            assert rig.states() == {"local-0": "ready", "local-1": "starting"}
+            await rig.become(1)
+            assert rig.states() == {"local-0": "ready"}
+
+    async def test_one_that_was_about_to_end_is_started_anew_when_it_is_needed(self) -> None:
+        """In its own place, once that is free: no more replicas than places."""
+        async with rigged(2) as rig:
+            rig.provider.started[1].lingers = True
+            rig.work = {"local-0": 9}
+            await rig.become(1)
+            await rig.become(2)
+            assert rig.supervisor.planned == 2
+            assert len(rig.provider.started) == 2
+
+            rig.provider.started[1].gone.set()
+            await asyncio.sleep(0.05)
+            assert rig.states() == {"local-0": "ready", "local-1": "ready"}
+            assert len(rig.provider.started) == 3
+
+    async def test_a_dead_replica_is_restarted_in_the_part_it_had(self) -> None:
+        """A standby stays one."""
+        async with rigged(1) as rig:
+            await rig.become(1, 1)
+            rig.provider.started[1].end()
+            await asyncio.sleep(0.05)
+            assert rig.states() == {"local-0": "ready", "local-1": "standby"}
+            assert rig.restarts == 1
+
+    async def test_start_up_is_measured_from_the_order_to_the_first_traffic(self) -> None:
+        """Unknown before the first; a wake-up is none."""
+        async with rigged(0) as rig:
+            assert math.isnan(rig.supervisor.start_up_s)
+            await rig.become(1, 1)
+            assert 0 < rig.supervisor.start_up_s < 1
+            await rig.become(2)
+            assert rig.arrived == ["start", "standby"]
+
+    async def test_stopping_ends_those_on_standby_and_those_that_drain_as_well(self) -> None:
+        """No process is left over."""
+        async with rigged(3) as rig:
+            rig.work = {"local-0": 9, "local-1": 9, "local-2": 9}
+            await rig.become(1, 1)
+        assert [replica.stopped_with for replica in rig.provider.started] == [7.0] * 3
+
+
+class TestStandby:
+    async def test_it_is_started_and_verified_and_gets_no_traffic(self) -> None:
+        """Beside those that do."""
+        async with rigged(1) as rig:
+            await rig.become(1, 2)
+            assert sorted(rig.states().values()) == ["ready", "standby", "standby"]
+            assert (rig.supervisor.planned, rig.supervisor.standby) == (1, 2)
+
+    async def test_growth_wakes_it_and_replaces_it(self) -> None:
+        """By way of the golden vectors; a new one is started for the next time."""
+        async with rigged(1) as rig:
+            await rig.become(1, 1)
+            await rig.become(2, 1)
+            assert rig.states() == {"local-0": "ready", "local-1": "ready", "local-2": "standby"}
+
+    async def test_what_leaves_traffic_fills_it_once_its_texts_are_done(self) -> None:
+        """The process stays."""
+        async with rigged(2) as rig:
+            rig.work = {"local-0": 9, "local-1": 3}
+            await rig.become(1, 1)
+            assert rig.states() == {"local-0": "ready", "local-1": "draining"}
+            rig.work["local-1"] = 0
+            await asyncio.sleep(0.1)
+            assert rig.states() == {"local-0": "ready", "local-1": "standby"}
+            assert len(rig.provider.started) == 2
+
+    async def test_it_can_leave_without_ever_having_served(self) -> None:
+        """When it is not wanted any more."""
+        async with rigged(1) as rig:
+            await rig.become(1, 1)
+            await rig.become(1, 0)
+            assert rig.states() == {"local-0": "ready"}
 
 
 def test_restarts_wait_longer_each_time_up_to_a_ceiling() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
+from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaState
 from embedfleet.wire.description import ReplicaDescription
@@ -25,6 +26,9 @@ LEAST_BATCHES = 20
 MOST_SLOWDOWN = 5.0
 """A replica that is slower than the median of its like by more is treated as failing: something
 is wrong with it that its answers do not show. Below, balancing by work gives it less."""
+
+EJECTION = Backoff(5.0, 300.0)
+"""How long a replica stays ejected: the first time, and at most."""
 
 TYPICAL_BATCH = (128,) * 16
 """The batch for which replicas' speeds are compared."""
@@ -48,18 +52,6 @@ class Expected:
 
     identity: ModelIdentity
     precision: Precision
-
-
-@dataclass(frozen=True, slots=True)
-class EjectionTimes:
-    """How long a replica stays ejected: the first time, and at most."""
-
-    first_s: float = 5.0
-    most_s: float = 300.0
-
-    def after(self, ejections: int) -> float:
-        """Seconds of the n-th ejection in a row; they double."""
-        return min(self.most_s, self.first_s * 2.0 ** min(ejections - 1, 30))
 
 
 def judge(state: ReplicaState, look: Look, expected: Expected | None) -> tuple[Event, str] | None:
@@ -100,7 +92,7 @@ def mismatch(expected: Expected, found: ReplicaDescription) -> str:
     return ""
 
 
-def released(state: ReplicaState, ejections: int, stayed_s: float, times: EjectionTimes) -> bool:
+def released(state: ReplicaState, ejections: int, stayed_s: float, times: Backoff) -> bool:
     """Whether a replica that gets no traffic should be looked at afresh."""
     if state is ReplicaState.EJECTED:
         return stayed_s >= times.after(ejections)

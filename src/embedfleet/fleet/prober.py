@@ -7,12 +7,14 @@ judge, to start or stop replicas, and to hand out work.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Protocol
 
+from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
-from embedfleet.fleet.health import EjectionTimes, Expected, Look, judge, released, slowdown
+from embedfleet.fleet.health import EJECTION, Expected, Look, judge, released, slowdown
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import EmbedfleetError, ReplicaState, UnfitReplicaError
 from embedfleet.wire.description import ReplicaDescription
@@ -51,15 +53,16 @@ class Prober:
         interval_s: float,
         verify_interval_s: float,
         verify_timeout_s: float,
-        times: EjectionTimes | None = None,
+        times: Backoff = EJECTION,
     ) -> None:
         self._fleet = fleet
         self._contact = contact
         self._interval_s = interval_s
         self._verify_interval_s = verify_interval_s
         self._verify_timeout_s = verify_timeout_s
-        self._times = times or EjectionTimes()
+        self._times = times
         self._watches: dict[Member, asyncio.Task[None]] = {}
+        self._nudges: dict[Member, asyncio.Event] = {}
         fleet.listen(self._follow)
 
     async def close(self) -> None:
@@ -70,9 +73,13 @@ class Prober:
 
     def _follow(self, member: Member, left: ReplicaState) -> None:
         if left is ReplicaState.GONE:
+            self._nudges[member] = asyncio.Event()
             self._watches[member] = asyncio.create_task(self._watch(member))
         elif member.state is ReplicaState.GONE:
             self._watches.pop(member).cancel()
+            del self._nudges[member]
+        elif left in {ReplicaState.STANDBY, ReplicaState.DRAINING}:
+            self._nudges[member].set()
 
     async def _watch(self, member: Member) -> None:
         verified = time.monotonic()
@@ -87,7 +94,14 @@ class Prober:
             if member.state is before:
                 # A starting replica is asked more often: those who wait for it wait for this.
                 patience = 0.1 if before is ReplicaState.STARTING else 1.0
-                await asyncio.sleep(self._interval_s * patience)
+                await self._rest(member, self._interval_s * patience)
+
+    async def _rest(self, member: Member, seconds: float) -> None:
+        """Pause between two looks; who is wanted in traffic again is looked at at once."""
+        nudge = self._nudges[member]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(nudge.wait(), seconds)
+        nudge.clear()
 
     def _doubtful(self, member: Member, verified: float) -> bool:
         """Whether a replica in traffic should prove its vectors again."""
@@ -99,7 +113,9 @@ class Prober:
         if member.state is ReplicaState.VERIFYING:
             await self._verify(member)
         elif member.state in {ReplicaState.EJECTED, ReplicaState.DRAINING}:
-            if not member.leaving and released(member.state, member.ejections, stayed, self._times):
+            emptied = member.reserve and member.state is ReplicaState.DRAINING
+            kept = member.leaving or emptied
+            if not kept and released(member.state, member.ejections, stayed, self._times):
                 self._apply(member, Event.RELEASED, "it is given another chance")
         else:
             await self._probe(member)
@@ -138,6 +154,8 @@ class Prober:
             return
         if wrong:
             self._apply(member, Event.REFUSED, wrong)
+        elif member.reserve and member.state is ReplicaState.VERIFYING:
+            self._apply(member, Event.RESERVED, "its vectors are right, and it is kept on standby")
         else:
             self._apply(member, Event.VERIFIED, "its vectors are right")
 

@@ -29,6 +29,10 @@ class Event(StrEnum):
     """Its ejection has lasted long enough."""
     DRAIN = "drain"
     """It said, or was told, that it stops."""
+    RESERVED = "reserved"
+    """It is kept loaded, out of traffic, and has nothing left to do."""
+    WOKEN = "woken"
+    """It is wanted in traffic again."""
     LOST = "lost"
     """Its process ended or its endpoint was taken away."""
 
@@ -39,6 +43,7 @@ TRANSITIONS: Mapping[ReplicaState, Mapping[Event, ReplicaState]] = {
     S.STARTING: {E.ANSWERED: S.VERIFYING, E.REFUSED: S.EJECTED, E.LOST: S.GONE},
     S.VERIFYING: {
         E.VERIFIED: S.READY,
+        E.RESERVED: S.STANDBY,
         E.REFUSED: S.EJECTED,
         E.FAILED: S.EJECTED,
         E.DRAIN: S.DRAINING,
@@ -53,7 +58,14 @@ TRANSITIONS: Mapping[ReplicaState, Mapping[Event, ReplicaState]] = {
         E.LOST: S.GONE,
     },
     S.EJECTED: {E.RELEASED: S.STARTING, E.DRAIN: S.DRAINING, E.LOST: S.GONE},
-    S.DRAINING: {E.RELEASED: S.STARTING, E.LOST: S.GONE},
+    S.DRAINING: {E.RELEASED: S.STARTING, E.RESERVED: S.STANDBY, E.LOST: S.GONE},
+    S.STANDBY: {
+        E.WOKEN: S.VERIFYING,
+        E.FAILED: S.EJECTED,
+        E.REFUSED: S.EJECTED,
+        E.DRAIN: S.DRAINING,
+        E.LOST: S.GONE,
+    },
     S.GONE: {},
 }
 """An event that a state does not list changes nothing there. A released replica starts over, for

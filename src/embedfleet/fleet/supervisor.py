@@ -1,100 +1,244 @@
-"""Keeps a number of replicas alive: starts them, notices their end, starts them again.
+"""Keeps a number of replicas alive: starts them, starts them again when they end, lets some go.
 
-Decides when a dead replica is started again. Refuses to know what a replica is: a provider does.
+Decides when a dead replica is started again, and in which order one leaves: out of traffic first,
+then its texts are finished, then it ends or waits on standby. Which ones come and go is decided in
+`sizing.py`. Refuses to know what a replica is (a provider does) and why a number is right.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from embedfleet.fleet.fleet import Fleet
+import numpy as np
+
+from embedfleet.fleet.backoff import Backoff
+from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.providers.provider import End, Provided, Provider
+from embedfleet.fleet.sizing import Part, Standing, changes
 from embedfleet.fleet.states import Event
-from embedfleet.vocabulary import SettingError, SetupError
+from embedfleet.vocabulary import ReplicaState, SettingError, SetupError
 
 log = logging.getLogger(__name__)
 
 HEALTHY_S = 60.0
 """A replica that lived this long was well; its next end is a new matter, not a repeated one."""
+STARTS = 20
+"""So many of the last starts say how long one takes."""
+LOOK_S = 0.05
+"""How often it is looked whether a replica that leaves has finished."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Seconds before each restart in a row: doubling, up to a ceiling."""
+@dataclass(slots=True, eq=False)
+class Slot:
+    """The place of one replica, whatever process fills it."""
 
-    first_s: float
-    most_s: float
+    number: int
+    part: Part
+    keeping: asyncio.Task[None] | None = None
+    """Keeps a process in it."""
+    emptying: asyncio.Task[None] | None = None
+    """Takes it out of traffic."""
+    ending: bool = False
+    """Whether its process was told to end: too late to be called back."""
+    replica: Provided | None = None
+    member: Member | None = None
+    awaited: tuple[str, float] | None = None
+    """Since when it is awaited in traffic, and from where: `start` or `standby`."""
 
-    def after(self, ends: int) -> float:
-        """Seconds after the n-th end in a row, n from 1."""
-        return min(self.most_s, self.first_s * 2.0 ** min(ends - 1, 30))
+    @property
+    def name(self) -> str:
+        return f"local-{self.number}"
 
 
+@dataclass(slots=True)
+class Told:
+    """Who hears of what happens to replicas."""
+
+    restarted: Callable[[], None] = lambda: None
+    gave_up: Callable[[str], None] = lambda _: None
+    """Of a replica that is not started again, and why."""
+    arrived: Callable[[str, float], None] = lambda _came, _seconds: None
+    """Of a replica that gets traffic: whether it came from a `start` or `standby`, and how long
+    that took."""
+
+
+@dataclass(slots=True)
 class Supervisor:
     """Replicas of one pool that must exist."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        provider: Provider,
-        backoff: Backoff,
-        *,
-        restarted: Callable[[], None] = lambda: None,
-        gave_up: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """`gave_up` is told of a replica that is not started again, and why."""
-        self._fleet = fleet
-        self._provider = provider
-        self._backoff = backoff
-        self._restarted = restarted
-        self._gave_up = gave_up
-        self._slots: dict[str, asyncio.Task[None]] = {}
-        self._running: dict[str, Provided] = {}
+    fleet: Fleet
+    provider: Provider
+    backoff: Backoff
+    outstanding: Callable[[str], int] = lambda _: 0
+    """Tokens that a replica, by name, still has to answer."""
+    grace_s: float = 30.0
+    """How long a replica that goes may take to finish what it has."""
+    told: Told = field(default_factory=Told)
+    _slots: dict[int, Slot] = field(init=False, default_factory=dict)
+    _starts_s: list[float] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.fleet.listen(self._follow)
+
+    @property
+    def planned(self) -> int:
+        """Replicas that are, or will be, in traffic."""
+        return sum(slot.part is Part.TRAFFIC for slot in self._slots.values())
+
+    @property
+    def standby(self) -> int:
+        """Replicas that are, or will be, kept loaded out of traffic."""
+        return sum(slot.part is Part.STANDBY for slot in self._slots.values())
+
+    @property
+    def start_up_s(self) -> float:
+        """Three of four of the last starts were quicker; NaN before the first."""
+        return float(np.quantile(self._starts_s, 0.75)) if self._starts_s else math.nan
 
     def start(self, count: int) -> None:
         """Keep `count` replicas alive from now on."""
-        for number in range(count):
-            name = f"local-{number}"
-            self._slots[name] = asyncio.create_task(self._keep(name))
+        self._become(count, self.standby)
+
+    async def scale_to(self, planned: int, standby: int, reason: str) -> None:
+        """Have `planned` replicas in traffic and `standby` beside them; returns at once."""
+        log.debug("%d replicas and %d on standby: %s", planned, standby, reason)
+        self._become(planned, standby)
 
     async def stop(self, grace_s: float) -> None:
         """Stop restarting, then stop every replica; they finish what they have."""
-        for slot in self._slots.values():
-            slot.cancel()
-        await asyncio.gather(*self._slots.values(), return_exceptions=True)
-        await asyncio.gather(*(replica.stop(grace_s) for replica in self._running.values()))
-        self._running.clear()
+        slots = list(self._slots.values())
+        tasks = [task for slot in slots for task in (slot.keeping, slot.emptying) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        running = [slot.replica for slot in slots if slot.replica is not None]
+        await asyncio.gather(*(replica.stop(grace_s) for replica in running))
+        self._slots.clear()
 
-    async def _keep(self, name: str) -> None:
-        ends = 0
+    # -- who is there ------------------------------------------------------------------
+
+    def _become(self, planned: int, standby: int) -> None:
+        todo = changes([self._standing(slot) for slot in self._slots.values()], planned, standby)
+        for number, part in todo.parts:
+            self._assign(self._slots[number], part)
+        for part in todo.starts:
+            number = next(each for each in range(len(self._slots) + 1) if each not in self._slots)
+            slot = self._slots[number] = Slot(number, part)
+            slot.keeping = asyncio.create_task(self._keep(slot))
+
+    def _standing(self, slot: Slot) -> Standing:
+        member = None if slot.ending else slot.member
+        state = ReplicaState.GONE if member is None else member.state
+        return Standing(slot.number, slot.part, state, self.outstanding(slot.name))
+
+    def _assign(self, slot: Slot, part: Part) -> None:
+        """Give a replica another part."""
+        log.debug("replica %s: from %s to %s", slot.name, slot.part, part)
+        slot.part = part
+        if slot.ending:
+            return  # its place is filled anew once it is free
+        if slot.emptying is not None:
+            slot.emptying.cancel()
+            slot.emptying = None
+        self._mark(slot)
+        if part is Part.TRAFFIC:
+            self._bring_back(slot)
+        else:
+            self._apply(slot, Event.DRAIN, "it is not needed any more")
+            emptying = self._reserve(slot) if part is Part.STANDBY else self._remove(slot)
+            slot.emptying = asyncio.create_task(emptying)
+
+    def _mark(self, slot: Slot) -> None:
+        """Let whoever watches the replica know its part."""
+        if slot.member is not None:
+            slot.member.leaving = slot.part is Part.LEAVING
+            slot.member.reserve = slot.part is Part.STANDBY
+
+    def _bring_back(self, slot: Slot) -> None:
+        if slot.member is not None and slot.member.state is ReplicaState.STANDBY:
+            slot.awaited = ("standby", time.monotonic())
+        self._apply(slot, Event.WOKEN, "it is woken")
+        self._apply(slot, Event.RELEASED, "it is needed after all")
+
+    async def _reserve(self, slot: Slot) -> None:
+        await self._emptied(slot)
+        self._apply(slot, Event.RESERVED, "it is kept on standby")
+
+    async def _remove(self, slot: Slot) -> None:
+        await self._emptied(slot, self.grace_s)
+        slot.ending = True
+        if slot.keeping is not None:
+            slot.keeping.cancel()
+            await asyncio.gather(slot.keeping, return_exceptions=True)
+        if slot.replica is not None:
+            await slot.replica.stop(self.grace_s)
+            slot.replica = None
+        self._apply(slot, Event.LOST, "it was not needed any more")
+        slot.member, slot.ending, slot.emptying = None, False, None
+        if slot.part is Part.LEAVING:
+            del self._slots[slot.number]
+        else:  # it was wanted again meanwhile
+            slot.keeping = asyncio.create_task(self._keep(slot))
+
+    async def _emptied(self, slot: Slot, at_most_s: float = math.inf) -> None:
+        deadline = time.monotonic() + at_most_s
+        while self.outstanding(slot.name) and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_S)
+
+    # -- processes ---------------------------------------------------------------------
+
+    async def _keep(self, slot: Slot) -> None:
+        ends, name = 0, slot.name
         while True:
             started = time.monotonic()
-            end = await self._live(name)
+            end = await self._live(slot)
+            if slot.part is Part.LEAVING:
+                return
             if end.hopeless:
                 log.error("replica %s ended (%s); starting it again can't help", name, end.reason)
-                self._gave_up(end.reason)
+                self.told.gave_up(end.reason)
                 return
             ends = 1 if time.monotonic() - started > HEALTHY_S else ends + 1
-            wait = self._backoff.after(ends)
+            wait = self.backoff.after(ends)
             log.warning(
                 "replica %s ended (%s); it is started again in %.1f s", name, end.reason, wait
             )
             await asyncio.sleep(wait)
-            self._restarted()
+            self.told.restarted()
 
-    async def _live(self, name: str) -> End:
+    async def _live(self, slot: Slot) -> End:
         """One life of a replica."""
+        slot.awaited = ("start", time.monotonic())
         try:
-            replica = await self._provider.start(name)
+            slot.replica = await self.provider.start(slot.name)
         except SetupError as error:
             return End(error.message, hopeless=isinstance(error, SettingError))
-        self._running[name] = replica
-        member = self._fleet.add(name, replica.url, time.monotonic())
-        end = await replica.ended()
-        del self._running[name]
-        self._fleet.apply(member, Event.LOST, time.monotonic(), end.reason)
+        slot.member = self.fleet.add(slot.name, slot.replica.url, time.monotonic())
+        self._mark(slot)
+        end = await slot.replica.ended()
+        slot.replica = None
+        self._apply(slot, Event.LOST, end.reason)
         return end
+
+    def _apply(self, slot: Slot, event: Event, reason: str) -> None:
+        if slot.member is not None:
+            self.fleet.apply(slot.member, event, time.monotonic(), reason)
+
+    def _follow(self, member: Member, _left: ReplicaState) -> None:
+        """Measure how long replicas take until they get traffic."""
+        slot = next((each for each in self._slots.values() if each.member is member), None)
+        if slot is None or slot.awaited is None:
+            return
+        if member.state is ReplicaState.STANDBY:
+            slot.awaited = None
+        elif member.state is ReplicaState.READY:
+            came, since = slot.awaited
+            seconds, slot.awaited = time.monotonic() - since, None
+            if came == "start":
+                self._starts_s = [*self._starts_s[1 - STARTS :], seconds]
+            self.told.arrived(came, seconds)

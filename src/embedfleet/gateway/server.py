@@ -21,13 +21,14 @@ import uvloop
 
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
+from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.providers.foreign import ForeignProvider
 from embedfleet.fleet.providers.local import SETUP_FAILED, LocalProvider, replica_settings
 from embedfleet.fleet.providers.provider import Provider
-from embedfleet.fleet.supervisor import Backoff, Supervisor
+from embedfleet.fleet.supervisor import Supervisor, Told
 from embedfleet.gateway.app import admin_app, public_app
 from embedfleet.gateway.attaching import launch, replica_client
 from embedfleet.gateway.contact import ModelContact
@@ -199,8 +200,10 @@ class Gateway:
             pool.fleet,
             self._provider(settings, model),
             Backoff(options.restart_backoff_s, options.restart_backoff_ceiling_s),
-            restarted=self.metrics.replica_restarts.labels(pool.name).inc,
-            gave_up=lambda _: self._give_up(pool),
+            told=Told(
+                restarted=self.metrics.replica_restarts.labels(pool.name).inc,
+                gave_up=lambda _: self._give_up(pool),
+            ),
         )
         supervisor.start(settings.replicas)
         self._supervisors.append(supervisor)

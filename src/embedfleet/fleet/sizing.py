@@ -1,0 +1,98 @@
+"""Which replicas come, go and change their part, so that a pool has the number it should.
+
+Pure. Decides who is taken into traffic first (the one that will serve soonest) and who goes first
+(the one that is missed least). Refuses to know why a number is right, and how anything is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from embedfleet.vocabulary import ReplicaState
+
+S = ReplicaState
+
+
+class Part(StrEnum):
+    """What a replica is there for."""
+
+    TRAFFIC = "traffic"
+    STANDBY = "standby"
+    """Loaded, out of traffic, until it is woken."""
+    LEAVING = "leaving"
+    """It finishes what it has and ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One replica at this moment."""
+
+    number: int
+    """Unique among its like; lower ones are kept longer."""
+    part: Part
+    state: ReplicaState
+    """`gone` while there is no process: it is being started, or about to be."""
+    outstanding: int = 0
+    """Tokens that it still has to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is to be done."""
+
+    parts: tuple[tuple[int, Part], ...] = ()
+    """Replicas that get another part, by number."""
+    starts: tuple[Part, ...] = ()
+    """Replicas to start, by the part they will have."""
+
+
+SOONEST = (S.READY, S.SUSPECT, S.DRAINING, S.STANDBY, S.VERIFYING, S.STARTING, S.EJECTED, S.GONE)
+"""In whose order replicas outside traffic would serve: who drains is warm, and so first."""
+LEAST_MISSED = (S.GONE, S.STARTING, S.EJECTED, S.VERIFYING, S.SUSPECT, S.READY)
+"""In whose order replicas in traffic go: first those that do not serve anyway."""
+UNFIT = {S.EJECTED, S.DRAINING}
+"""Who is not well, or ends by itself, is no reserve."""
+
+
+def changes(replicas: Sequence[Standing], planned: int, standby: int) -> Changes:
+    """What leads to `planned` replicas in traffic, or on their way, and `standby` beside them."""
+    parts: dict[int, Part] = {}
+    starts: list[Part] = []
+    traffic = [each for each in replicas if each.part is Part.TRAFFIC]
+    others = sorted((each for each in replicas if each.part is not Part.TRAFFIC), key=_soonest)
+    reserve = sum(each.part is Part.STANDBY for each in others)
+
+    for _ in range(planned - len(traffic)):
+        if others:
+            woken = others.pop(0)
+            reserve -= woken.part is Part.STANDBY
+            parts[woken.number] = Part.TRAFFIC
+        else:
+            starts.append(Part.TRAFFIC)
+    for victim in sorted(traffic, key=_least_missed)[: max(0, len(traffic) - planned)]:
+        kept = reserve < standby and victim.state not in UNFIT
+        reserve += kept
+        parts[victim.number] = Part.STANDBY if kept else Part.LEAVING
+
+    spare = [each.number for each in reversed(others) if each.part is Part.STANDBY]
+    parts |= dict.fromkeys(spare[: max(0, reserve - standby)], Part.LEAVING)
+    for _ in range(standby - reserve):
+        leaving = next((each for each in others if each.part is Part.LEAVING), None)
+        if leaving is None:
+            starts.append(Part.STANDBY)
+        else:
+            others.remove(leaving)
+            parts[leaving.number] = Part.STANDBY
+    return Changes(tuple(parts.items()), tuple(starts))
+
+
+def _soonest(replica: Standing) -> tuple[int, int]:
+    return SOONEST.index(replica.state), replica.number
+
+
+def _least_missed(replica: Standing) -> tuple[int, int, int]:
+    known = replica.state in LEAST_MISSED
+    rank = LEAST_MISSED.index(replica.state) if known else 0
+    return rank, replica.outstanding, -replica.number
