@@ -12,9 +12,11 @@ import logging
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
+from embedfleet.endpoint import Promise
 from embedfleet.fleet.health import Expected
 from embedfleet.gateway.engines.client import ReplicaClient, embed
 from embedfleet.golden import vectors as golden_vectors
@@ -63,7 +65,21 @@ class ModelContact:
         self._introduced = introduced
         self._refused = refused
         self._drifted = drifted
+        self._promise: Promise | None = None
         self._lock = asyncio.Lock()
+
+    def promise(self) -> Promise | None:
+        """What every vector of the pool is, once that is known: from the settings and the model's
+        files at once, else with the first replica that is right.
+        """
+        if self._promise is None and self._precision is not None:
+            identity = self._identity or (self._model.identity if self._model else None)
+            if identity is not None and (identity.revision or self._identity is not None):
+                # Nobody can tell the weights: what was computed is only right in this process,
+                # whose replicas may not become another model.
+                revision = identity.revision or f"unknown {uuid4().hex}"
+                self._promise = Promise(revision, self._precision)
+        return self._promise
 
     async def describe(self, url: str) -> ReplicaDescription:
         return await self._client.describe(url)

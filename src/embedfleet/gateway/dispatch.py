@@ -181,6 +181,8 @@ class Dispatcher:
     def settle(self, assignment: Assignment, text_id: int) -> QueuedText | None:
         """A text of a call was answered; None when another replica has answered it before.
 
+        One that nobody waits for any more is given once, too: its batch had begun.
+
         ReplicaError when the call never had such a text, or had its answer.
         """
         text = assignment.texts.pop(text_id, None)
@@ -194,9 +196,9 @@ class Dispatcher:
                     "asked for or has answered before"
                 )
             self.queue.discard(text)
-        if text.closed:
+        if text.closed and not text.abandoned:
             return None
-        text.closed = True
+        text.closed, text.abandoned = True, False
         return text
 
     def give_up(self, assignment: Assignment, text_ids: Sequence[int]) -> None:

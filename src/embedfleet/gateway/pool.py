@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Coroutine, Sequence
 
+from embedfleet.cache.single_flight import Arrived
 from embedfleet.endpoint import Caller, Computed
 from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
@@ -26,6 +27,7 @@ from embedfleet.gateway.flights import Flight, Flights
 from embedfleet.gateway.gathering import Gathering
 from embedfleet.gateway.hedging import late
 from embedfleet.gateway.queue import QueuedText
+from embedfleet.gateway.workload import Workload
 from embedfleet.golden.vectors import of_unit_length
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
@@ -46,8 +48,7 @@ log = logging.getLogger(__name__)
 
 USABLE = {ReplicaState.READY, ReplicaState.SUSPECT}
 
-RETRY_SHARE = 0.10
-HEDGE_SHARE = 0.05
+RETRY_SHARE, HEDGE_SHARE = 0.10, 0.05
 
 TICK_S = 0.1
 """How often the pool looks for late calls, and tries again what waits for a warming replica."""
@@ -76,6 +77,7 @@ class Pool:
         self._dispatcher = Dispatcher(balancer, attempts=settings.attempts)
         self._counter = PoolCounter(name, metrics)
         self._flights = Flights()
+        self.workload = Workload(self._dispatcher, self._flights)
         self._errands: set[asyncio.Task[None]] = set()
         self._retries, self._hedges = Budget(RETRY_SHARE), Budget(HEDGE_SHARE)
         self._dispatching = False
@@ -85,18 +87,16 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool {self.name} {self.fleet!r} {self._dispatcher!r}>"
 
-    @property
-    def queued_texts(self) -> int:
-        return len(self._dispatcher.queue)
-
-    async def compute(self, encodings: Sequence[Encoding], caller: Caller) -> Computed:
+    async def compute(
+        self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
+    ) -> Computed:
         """Vectors in order, [texts, width]; raises the error of the first text that has none.
 
         Cancelling takes the texts out of every queue that they still wait in.
         """
         now = time.monotonic()
         self._admit(sum(map(len, encodings)), caller, now)
-        gathering, trace = Gathering(len(encodings), self.width), current_span()
+        gathering, trace = Gathering(len(encodings), self.width, arrived), current_span()
         shared = (caller.lane, caller.deadline, now, gathering)
         texts = [
             QueuedText(encoding, *shared, index, caller.address, trace=trace)
@@ -136,7 +136,7 @@ class Pool:
         """Forget texts that nobody waits for, here and in replicas."""
         open_texts = [text for text in texts if not text.closed]
         for text in open_texts:
-            text.closed = True
+            text.closed = text.abandoned = True
             self._dispatcher.queue.discard(text)
         self._counter.ended(Outcome.IGNORED, len(open_texts))
         for flight, ids in self._flights.where(open_texts).items():
@@ -194,8 +194,7 @@ class Pool:
         """Give the texts of a late call to another replica as well, if the budget allows it."""
         assignment = flight.assignment
         texts = list(assignment.texts)
-        others = any(load is not assignment.load for load in self._dispatcher.loads)
-        if not texts or not others:
+        if not texts or all(load is assignment.load for load in self._dispatcher.loads):
             return
         if not late(now - flight.progressed, assignment.load.outstanding_s):
             return

@@ -57,6 +57,8 @@ class QueuedText:
     """Replicas that failed it or were too slow: it goes to another one while there is one."""
     closed: bool = False
     """It was answered, or nobody waits for it any more."""
+    abandoned: bool = False
+    """Nobody waits for it any more; a vector that comes all the same is for the cache."""
     tokens: int = field(init=False)
     urgency: float = field(init=False)
 

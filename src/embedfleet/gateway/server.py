@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from random import Random
 
 import uvloop
 
+from embedfleet.access import OpenAccess
+from embedfleet.access.opening import followed
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
 from embedfleet.fleet.backoff import Backoff
@@ -29,16 +30,19 @@ from embedfleet.fleet.providers.foreign import ForeignProvider
 from embedfleet.fleet.providers.local import SETUP_FAILED, LocalProvider, replica_settings
 from embedfleet.fleet.providers.provider import Provider
 from embedfleet.fleet.supervisor import Supervisor, Told
-from embedfleet.gateway.app import admin_app, public_app
+from embedfleet.gateway.app import listeners
 from embedfleet.gateway.attaching import launch, replica_client
+from embedfleet.gateway.caching import vector_cache
 from embedfleet.gateway.contact import ModelContact
 from embedfleet.gateway.counting import RequestCounter, StateGauge
+from embedfleet.gateway.greeting import greet
+from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
 from embedfleet.gateway.pool import Pool
 from embedfleet.gateway.upstream import Upstream
-from embedfleet.model.description import ModelDescription, describe
+from embedfleet.model.description import ModelDescription, describe, with_revision
 from embedfleet.model.source import resolve
-from embedfleet.serving import Listener, StopSignal, bind, serving
+from embedfleet.serving import StopSignal, bind, serving
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings import Settings
 from embedfleet.telemetry.logs import configure_logging
@@ -50,16 +54,12 @@ from embedfleet.wire.openai import RequestLimits
 
 log = logging.getLogger(__name__)
 
-GREETING = """\
-embedfleet serves {models} at {url}/v1 (fleet and metrics: {admin})
 
-  curl {url}/v1/embeddings -H 'content-type: application/json' \\
-    -d '{{"model": "{model}", "input": "How are you today?"}}'
-"""
+def run(settings: Settings, api_keys: Sequence[str] | None = None) -> int:
+    """Serve until a signal says stop; return the exit code. Raises SetupError.
 
-
-def run(settings: Settings) -> int:
-    """Serve until a signal says stop; return the exit code. Raises SetupError."""
+    `api_keys` are keys beside those of the file, None where none were given.
+    """
     configure_logging(settings.log)
     settings_check(settings)
     with (
@@ -68,7 +68,7 @@ def run(settings: Settings) -> int:
     ):
         # Before the event loop: a download may take long, and shows its progress meanwhile.
         models = [local_model(pool, settings.engine.max_tokens) for pool in settings.pools]
-        return uvloop.run(_run(settings, models, Path(scratch), tracing))
+        return uvloop.run(_run(settings, models, Path(scratch), tracing, api_keys))
 
 
 def settings_check(settings: Settings) -> None:
@@ -79,7 +79,7 @@ def settings_check(settings: Settings) -> None:
 def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription | None:
     """The model of a pool whose files are to be on this machine; None where replicas bring it."""
     if pool.tokenizer_dir is not None:
-        return describe(pool.tokenizer_dir, max_tokens=max_tokens)
+        return with_revision(describe(pool.tokenizer_dir, max_tokens=max_tokens), pool.revision)
     if not pool.model:
         return None
     source = resolve(pool.model, progress=True)
@@ -97,6 +97,7 @@ class Gateway:
         scratch: Path,
         tracing: Tracing | None = None,
         inside: InCluster | None = None,
+        api_keys: Sequence[str] | None = None,
     ) -> None:
         """`inside` is the cluster, where a pool's replicas are pods."""
         self.settings = settings
@@ -115,7 +116,9 @@ class Gateway:
             connect_timeout_s=settings.fleet.connect_timeout_s,
             probe_timeout_s=settings.fleet.probe_timeout_s,
         )
+        self.cache = vector_cache(settings.cache, self.metrics)
         limits = settings.gateway
+        self.guards = Guards.of(settings, api_keys, self._first_name)
         self._counter = RequestCounter(self.metrics)
         self.endpoint = Endpoint(
             lambda: self.models,
@@ -126,6 +129,8 @@ class Gateway:
             trusted_proxies=trusted_networks(limits.trusted_proxies),
             tokenizer_threads=limits.tokenizer_threads,
             answered=self._counter.count,
+            access=self.guards.callers,
+            cache=self.cache,
         )
 
     def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
@@ -148,7 +153,7 @@ class Gateway:
             client,
             self._scratch,
             known=model,
-            introduced=lambda known: self._serve(pool, settings, known),
+            introduced=lambda known: self._serve(pool, settings, known, contact),
             refused=self.metrics.golden_mismatches.labels(name).inc,
             drifted=self.metrics.golden_drift.labels(name).observe,
         )
@@ -163,7 +168,7 @@ class Gateway:
             )
         )
         if model is not None:
-            self._serve(pool, settings, model)
+            self._serve(pool, settings, model, contact)
         weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
         for number, (url, weight) in enumerate(zip(settings.replica_urls, weights, strict=True)):
             fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic(), weight=weight)
@@ -183,15 +188,24 @@ class Gateway:
             await self._inside.close()
         await asyncio.gather(*(prober.close() for prober in self._probers))
         await asyncio.gather(*(supervisor.stop(grace) for supervisor in self._supervisors))
+        if self.cache is not None:
+            await self.cache.close()
         await asyncio.gather(*(pool.close() for pool in self.pools))
         self.endpoint.close()
         await self._upstream.close()
 
-    def _serve(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
+    def _first_name(self, name: str) -> str:
+        served = self.models.get(name)
+        return name if served is None else served.names[0]
+
+    def _serve(
+        self, pool: Pool, settings: PoolSettings, model: ModelDescription, contact: ModelContact
+    ) -> None:
         """Make a model known to callers, by all its names."""
         pool.width = model.identity.width
         names = _names(settings, model)
-        served = ServedModel(model.identity, names, Encoder(model), pool, created=int(time.time()))
+        now, encoder = int(time.time()), Encoder(model)
+        served = ServedModel(model.identity, names, encoder, pool, now, contact.promise)
         self.models.update(dict.fromkeys(names, served))
 
     def _supervise(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
@@ -237,6 +251,7 @@ async def _run(
     models: Sequence[ModelDescription | None],
     scratch: Path,
     tracing: Tracing | None,
+    api_keys: Sequence[str] | None,
 ) -> int:
     stop = StopSignal()
     public = bind(settings.gateway.host, settings.gateway.port)
@@ -246,16 +261,15 @@ async def _run(
     drain_s = settings.gateway.drain_timeout_s
     async with contextlib.AsyncExitStack() as stack:
         inside = await stack.enter_async_context(in_cluster(settings.pools))
-        gateway = Gateway(settings, scratch, tracing, inside)
-        listeners = [Listener(public_app(gateway), public)]
-        if admin is not None:
-            listeners.append(Listener(admin_app(gateway), admin))
+        gateway = Gateway(settings, scratch, tracing, inside, api_keys)
+        await stack.enter_async_context(followed(gateway.guards.watches))
+        doors = listeners(gateway, public, admin)
         stack.push_async_callback(gateway.close)
-        await stack.enter_async_context(serving(listeners, stop_timeout_s=drain_s))
+        await stack.enter_async_context(serving(doors, stop_timeout_s=drain_s))
         for pool, model in zip(settings.pools, models, strict=True):
             gateway.add_pool(pool, model)
         _collect_rarely()
-        greeting = asyncio.create_task(_greet(gateway, [each.address for each in listeners]))
+        greeting = asyncio.create_task(_greet(gateway, [each.url for each in doors]))
         stack.callback(greeting.cancel)
         stopping = asyncio.create_task(stop.wait())
         hopeless = asyncio.create_task(gateway.hopeless.wait())
@@ -277,16 +291,9 @@ def _collect_rarely() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def _greet(gateway: Gateway, addresses: Sequence[str]) -> None:
-    """Once everything is ready, say on standard output what to do with it."""
+async def _greet(gateway: Gateway, urls: Sequence[str]) -> None:
+    """Once everything is ready, say so."""
     while not gateway.ready():
         await asyncio.sleep(0.05)
     names = list({served.names[0]: None for served in gateway.models.values()})
-    text = GREETING.format(
-        models=", ".join(names),
-        url=f"http://{addresses[0]}",
-        admin=f"http://{addresses[1]}" if len(addresses) > 1 else "off",
-        model=names[0],
-    )
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    greet(names, urls, keys=not isinstance(gateway.guards.callers, OpenAccess))

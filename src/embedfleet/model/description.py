@@ -8,7 +8,7 @@ the engine's to judge, and where models come from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,13 @@ def describe(
             f"of {vocabulary} rows (vocab_size in config.json)"
         )
     return ModelDescription(directory, identity, end_of_text)
+
+
+def with_revision(model: ModelDescription, revision: str) -> ModelDescription:
+    """The same, known by this revision where its files have no weights to take a fingerprint of."""
+    if model.identity.revision or not revision:
+        return model
+    return replace(model, identity=replace(model.identity, revision=revision))
 
 
 def _count(config: dict[str, Any], key: str, directory: Path) -> int:

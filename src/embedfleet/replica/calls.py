@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedfleet.batching.batcher import Job, Part
+from embedfleet.batching.jobs import Job, Part
+from embedfleet.cache.single_flight import Arrived
 from embedfleet.endpoint import Caller, Computed
 from embedfleet.vocabulary import Encoding, Vectors
 
@@ -52,7 +53,9 @@ class BatcherBackend:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
 
-    async def compute(self, encodings: Sequence[Encoding], caller: Caller) -> Computed:
+    async def compute(
+        self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
+    ) -> Computed:
         replica = self._replica
         vectors: Vectors = np.empty((len(encodings), replica.identity.width), np.float32)
         finished: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
@@ -61,6 +64,9 @@ class BatcherBackend:
 
         def deliver(part: Part) -> None:
             nonlocal missing, queue_s, compute_s
+            if arrived is not None:
+                for job, vector in zip(part.jobs, part.vectors, strict=True):
+                    arrived(job.id, vector, part.queue_s, part.compute_s)
             if finished.done():
                 return
             for _, error in part.failures:

@@ -37,8 +37,8 @@ class CacheSettings:
     redis_cluster: bool = False
     """Whether `redis_url` is a node of a cluster."""
     redis_prefix: str = "embedfleet:"
-    """Begins every key, so that others may use the same Redis. `embedfleet cache clear` deletes what
-    begins so."""
+    """Begins every key, so that others may use the same Redis. `embedfleet cache clear` deletes
+    what begins so."""
     redis_ttl_s: float = duration(3600.0)
     """Seconds that Redis keeps a vector after it was computed."""
     redis_timeout_s: float = duration(0.05)

@@ -105,16 +105,33 @@ class ReplicaSettings:
     that it starts, so that none outlives it."""
 
 
+_OVERFLOWS = dict.fromkeys(
+    ("f16", "fp16", "float16"),
+    "Qwen3-Embedding overflows in it (the 8B gives NaN for any text that begins with `import`); "
+    "bf16 is as fast and as small",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """How a replica computes."""
 
-    device: Literal["auto", "cpu"] = setting("auto", flag="--device")
-    """Device to compute on; `auto` takes the best that this machine has."""
-    dtype: Literal["auto", "f32", "int8"] = setting("auto", flag="--dtype")
-    """Numbers to compute with. `f32` reproduces the reference; `int8` is two to three times as fast
-    on a processor with instructions for it and moves vectors a little (mean cosine above 0.995).
-    `auto` is f32 where a pool promises f32 or bf16, and else what suits the processor."""
+    device: Literal["auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3"] = setting(
+        "auto", flag="--device"
+    )
+    """Device to compute on; `cuda` is the first GPU. `auto` takes a GPU where there is one and torch
+    is installed (the extra `cuda`), else the processor."""
+    dtype: Literal["auto", "f32", "bf16", "fp8", "int8"] = setting(
+        "auto", flag="--dtype", refused=_OVERFLOWS
+    )
+    """Numbers to compute with. `f32` reproduces the reference. On a GPU `bf16` is the usual one
+    (cosine above 0.999), and `fp8` nearly twice as fast (mean cosine about 0.998 on a trained
+    model). On a processor with instructions for it `int8` is two to three times as fast as f32
+    (mean cosine above 0.995). `f16` is refused: the models overflow in it. `auto` is bf16 on a GPU;
+    elsewhere it is int8 where that suits the processor and no pool promises more."""
+    deterministic: bool = False
+    """On a GPU, give a text the same bits whatever it is computed with. Without it the last bits
+    depend on the batch. Costs speed, for short texts above all."""
     threads: int | None = count(None, at_most=1024, none="auto")
     """Threads to compute with; `auto` divides the physical cores among the replicas that share
     the machine."""
@@ -230,7 +247,8 @@ class Pool:
     """What the replicas that are started here run: embedfleet's own engine, or one that is
     installed on this machine and is started with the flags that `embedfleet engines` prints."""
     replica_key_file: Path | None = setting(None, none="none")
-    """File with the API key that replicas elsewhere ask for. A file, so that no key stands in a
+    """File with the API key that replicas elsewhere ask for, embedfleet's own (`replica.key_file`)
+    and engines of others. A file, so that no key stands in a
     process list, a settings file or a log."""
     replica_window_tokens: int = count(32_768)
     """Most tokens of work to have outstanding at a replica that grants no window itself, which is

@@ -15,8 +15,10 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from embedfleet.settings import access, autoscaling, catalogue
+from embedfleet.settings import cache as caching
 from embedfleet.settings.access import AccessSettings
 from embedfleet.settings.autoscaling import AutoscalingSettings
+from embedfleet.settings.cache import CacheSettings
 from embedfleet.settings.catalogue import (
     AdminSettings,
     EngineSettings,
@@ -39,6 +41,7 @@ AREAS: dict[str, type[Any]] = {
     "engine": EngineSettings,
     "fleet": FleetSettings,
     "autoscaling": AutoscalingSettings,
+    "cache": CacheSettings,
     "launch": LaunchSettings,
     "access": AccessSettings,
     "log": LogSettings,
@@ -110,7 +113,7 @@ def _without_none(hint: Any) -> Any:
 def _descriptions() -> dict[tuple[str, str], str]:
     """Read the docstrings under the fields from the source; Python itself drops them."""
     found: dict[tuple[str, str], str] = {}
-    sources = [inspect.getsource(module) for module in (catalogue, autoscaling, access)]
+    sources = [inspect.getsource(module) for module in (catalogue, autoscaling, access, caching)]
     for node in [node for source in sources for node in ast.parse(source).body]:
         if not isinstance(node, ast.ClassDef):
             continue

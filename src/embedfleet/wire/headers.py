@@ -5,6 +5,7 @@ Pure. Decides what they mean and what is wrong with them. Refuses to know what f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
@@ -36,14 +37,40 @@ def deadline_s(value: str | None, most_s: float) -> float:
     if value is None:
         return most_s
     text = value.strip()
-    if not text.isdecimal() or not text.isascii() or int(text) < 1:
+    digits = text.lstrip("0")
+    if not text.isdecimal() or not text.isascii() or not digits:
         raise CallerError(
             f"header x-request-deadline-ms is {value[:40]!r}; it takes a whole number of "
             "milliseconds from now, at least 1",
             param="x-request-deadline-ms",
             code="invalid_header",
         )
-    return min(most_s, int(text) / 1000)
+    # Thousands of digits are more than Python reads as a number; twelve are a lifetime.
+    return min(most_s, int(digits[:12]) / 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheWishes:
+    """What a caller allows a cache to do."""
+
+    answer: bool
+    """Answer from it."""
+    store: bool
+    """Keep what is computed for this request."""
+
+
+_ANY_CACHE = CacheWishes(answer=True, store=True)
+
+
+def cache_wishes(value: str | None) -> CacheWishes:
+    """What `cache-control` asks for, as RFC 9111 has it for requests (5.2.1): `no-cache` wants
+    nothing that was stored, `no-store` wants nothing to be stored. Other directives are about age,
+    which a vector has none of.
+    """
+    if value is None:
+        return _ANY_CACHE
+    directives = {word.partition("=")[0].strip().lower() for word in value.split(",")}
+    return CacheWishes(answer="no-cache" not in directives, store="no-store" not in directives)
 
 
 def trusted_networks(names: tuple[str, ...]) -> TrustedProxies:

@@ -24,20 +24,21 @@ from embedfleet.wire.openai_request import EncodingFormat
 
 def derive(
     vectors: Vectors | Sequence[NDArray[np.float32]], dimensions: int | None = None
-) -> Vectors:
+) -> Vectors | Sequence[NDArray[np.float32]]:
     """Make the answer's vectors, shape [texts, dimensions], from full ones of unit length.
 
     `vectors` is a float32 matrix [texts, width] or one float32 array [width] per text. Full width
     (also by None) gives the same bits; fewer dimensions are cut off and the rest is brought to unit
-    length, in float32. A row's result does not depend on the rows beside it.
+    length, in float32. A row's result does not depend on the rows beside it. What is not cut comes
+    back as it is, a matrix or rows.
 
     Raises ValueError for dimensions below 1 or above the width, VectorError if nothing but zeros
     is left of a vector.
     """
-    full = vectors if isinstance(vectors, np.ndarray) else np.stack(vectors)
-    width = full.shape[1]
+    width = len(vectors[0])
     if dimensions is None or dimensions == width:
-        return full
+        return vectors
+    full = vectors if isinstance(vectors, np.ndarray) else np.stack(vectors)
     if not 1 <= dimensions < width:
         raise ValueError(f"no {dimensions} dimensions in vectors of {width}")
     # One copy makes rows contiguous, so that every row is summed in the same order, however many
@@ -50,14 +51,20 @@ def derive(
 
 
 def render_response(
-    vectors: Vectors, *, encoding_format: EncodingFormat, model: str, prompt_tokens: int
+    vectors: Vectors | Sequence[NDArray[np.float32]],
+    *,
+    encoding_format: EncodingFormat,
+    model: str,
+    prompt_tokens: int,
 ) -> bytes:
     """Write the answer to an embeddings request.
 
-    `vectors` has shape [texts, dimensions], in the order of the request's texts; `prompt_tokens` is
-    the sum over them, end-of-text tokens included. base64 holds little-endian float32.
+    `vectors` has shape [texts, dimensions], or is one float32 array a text, in the order of the
+    request's texts; `prompt_tokens` is the sum over them, end-of-text tokens included. base64 holds
+    little-endian float32.
     """
-    rows = np.ascontiguousarray(vectors, dtype="<f4")
+    # Rows of a cache are contiguous and go out as they lie there.
+    rows = np.ascontiguousarray(vectors, "<f4") if isinstance(vectors, np.ndarray) else vectors
     parts = [b'{"object":"list","data":[']
     if encoding_format == "base64":
         for index, row in enumerate(rows):

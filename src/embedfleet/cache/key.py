@@ -1,0 +1,81 @@
+"""What a vector is found by.
+
+Pure. Decides which texts have the same vector: those of which everything is equal that determines
+it. Refuses to know where vectors lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+
+import numpy as np
+
+from embedfleet.vocabulary import Precision
+
+KEY_BYTES = 32
+"""Nobody finds two texts with the same key of 256 bits, not even on purpose."""
+
+_SCHEME = b"embedfleet vector 1"
+"""Changes with the meaning of a field, and with the way in which keys are made."""
+
+_TEXT, _IDS = b"text", b"ids."
+
+
+@dataclass(frozen=True, slots=True)
+class VectorIdentity:
+    """All that determines a text's vector, beside the text. Every field goes into the key.
+
+    What a caller asks for beyond it (`dimensions`, `encoding_format`) is derived from the vector.
+    """
+
+    revision: str
+    """Fingerprint of the weights."""
+    precision: Precision
+    """The class that the pool promises; never that of the replica which computed it."""
+    tokenizer: str
+    """Fingerprint of the tokenizer."""
+    width: int
+    max_tokens: int
+    """Where a text that is too long is cut, or refused."""
+    prompt: str
+    """What stands before the text, word for word; two ways to ask for it are one prompt."""
+    truncate: bool
+    """Whether a text that is too long is cut; else it has no vector."""
+
+
+class Keys:
+    """Keys of texts under one identity."""
+
+    __slots__ = ("_state", "identity")
+
+    def __init__(self, identity: VectorIdentity) -> None:
+        self.identity = identity
+        # The identity is hashed once; each text goes on from a copy of that state.
+        self._state = blake2b(_part(_SCHEME), digest_size=KEY_BYTES)
+        for field in fields(identity):
+            self._state.update(_part(field.name.encode()))
+            self._state.update(_part(_spelled(getattr(identity, field.name))))
+
+    def of(self, text: str | Sequence[int]) -> bytes:
+        """The key of a text or of its token ids; a text that spells ids is not those ids.
+
+        Half a surrogate pair, which no tokenizer takes, has a key like any other text.
+        """
+        state = self._state.copy()
+        if isinstance(text, str):
+            state.update(_TEXT + text.encode("utf-8", "surrogatepass"))
+        else:
+            state.update(_IDS + np.array(text, "<i8").tobytes())
+        return state.digest()
+
+
+def _spelled(value: object) -> bytes:
+    """A field's value with its type, so that `1`, `"1"` and `True` differ."""
+    return f"{type(value).__name__}:{value}".encode("utf-8", "surrogatepass")
+
+
+def _part(content: bytes) -> bytes:
+    """With its length, so that nothing can move from one part to the next."""
+    return len(content).to_bytes(8, "little") + content

@@ -1,0 +1,124 @@
+"""The cache as its users see it: memory, then Redis.
+
+A shell around `memory` and `redis`: asks one tier after the other, keeps in one what the other had,
+and counts. Refuses to know how texts become vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from embedfleet.cache.entry import Entry, Numbers, is_entry, pack, unpack
+from embedfleet.cache.memory import Memory
+from embedfleet.cache.single_flight import Order, SingleFlight
+from embedfleet.vocabulary import Vector
+
+
+class RemoteTier(Protocol):
+    """A tier that other gateways share. Nothing of it raises: what fails is not there."""
+
+    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of these keys, in their order, in one round trip."""
+        ...
+
+    def store(self, key: bytes, value: bytes) -> None:
+        """Write soon, in the background; or not at all when too much is waiting."""
+        ...
+
+    async def clear(self) -> int | None:
+        """Forget everything; return how many entries, None if that could not be done."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since the start, in texts."""
+
+    memory_hits: int = 0
+    memory_misses: int = 0
+    remote_hits: int = 0
+    remote_misses: int = 0
+    rejected: int = 0
+    """Values of Redis that were no entries of their keys."""
+
+
+class VectorCache:
+    """Entries by key, in two tiers, and the texts that are being computed."""
+
+    def __init__(
+        self, memory: Memory, remote: RemoteTier | None = None, *, numbers: Numbers = "float32"
+    ) -> None:
+        self.memory = memory
+        self.remote = remote
+        self.counts = Counts()
+        self.flights = SingleFlight(self._keep, self._hold)
+        self._numbers = numbers
+
+    def recall(self, key: bytes) -> Entry | None:
+        """What memory holds of a text."""
+        value = self.memory.get(key)
+        if value is None:
+            self.counts.memory_misses += 1
+            return None
+        self.counts.memory_hits += 1
+        return unpack(value)
+
+    def peek(self, key: bytes) -> Entry | None:
+        """What memory holds of a text that was looked up before: counted then."""
+        value = self.memory.get(key)
+        return None if value is None else unpack(value)
+
+    async def fetch(self, keys: Sequence[bytes], width: int) -> list[Entry | None]:
+        """What Redis holds of texts that memory does not; it is kept in memory from then on."""
+        if self.remote is None:
+            return [None] * len(keys)
+        found: list[Entry | None] = []
+        for key, value in zip(keys, await self.remote.fetch(keys), strict=True):
+            found.append(self._accept(key, value, width))
+        return found
+
+    async def clear(self) -> tuple[int, int | None]:
+        """Forget everything; return the entries of either tier."""
+        entries = self.memory.clear()
+        return entries, await self.remote.clear() if self.remote is not None else 0
+
+    async def close(self) -> None:
+        """Break off what is computed, and write what waits to be written."""
+        self.flights.close()
+        if self.remote is not None:
+            await self.remote.close()
+
+    def _accept(self, key: bytes, value: bytes | None, width: int) -> Entry | None:
+        if value is None:
+            self.counts.remote_misses += 1
+            return None
+        if not is_entry(key, value, width):
+            self.counts.rejected += 1
+            self.counts.remote_misses += 1
+            return None
+        self.counts.remote_hits += 1
+        self.memory.put(key, value)
+        return unpack(value)
+
+    def _keep(self, order: Order, vector: Vector) -> Entry:
+        value = self._pack(order, vector)
+        self.memory.put(order.key, value)
+        if self.remote is not None:
+            self.remote.store(order.key, value)
+        return self._answer(order, vector, value)
+
+    def _hold(self, order: Order, vector: Vector) -> Entry:
+        return Entry(vector.astype("<f4"), order.tokens, order.truncated)
+
+    def _pack(self, order: Order, vector: Vector) -> bytes:
+        return pack(
+            order.key, vector, order.tokens, truncated=order.truncated, numbers=self._numbers
+        )
+
+    def _answer(self, order: Order, vector: Vector, value: bytes) -> Entry:
+        """A miss is answered with the computed numbers, also where fewer bits of them are kept."""
+        return unpack(value) if self._numbers == "float32" else self._hold(order, vector)

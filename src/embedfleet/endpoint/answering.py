@@ -1,0 +1,252 @@
+"""OpenAI's embeddings API over anything that computes vectors.
+
+Decides the way of one request from its bytes to the answer's bytes: parse, find the model, check,
+look up, tokenise, charge, compute, derive, render. A gateway and a replica answer with this same
+code, so that both keep the same contract. Refuses to know where vectors come from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from embedfleet.access import Access, OpenAccess, Pass
+from embedfleet.cache.tiers import VectorCache
+from embedfleet.endpoint.recalling import Recalling, Recollection
+from embedfleet.endpoint.seams import Answered, Caller, ServedModel
+from embedfleet.endpoint.tokenizing import Tokenizing
+from embedfleet.telemetry.tracing import current_span
+from embedfleet.vocabulary import (
+    EmbedfleetError,
+    NoReplicaError,
+    OverloadedError,
+    UnknownModelError,
+    Vector,
+    Vectors,
+)
+from embedfleet.wire.asgi import Request, Response, error_response
+from embedfleet.wire.attendance import Attendance
+from embedfleet.wire.headers import (
+    NO_PROXIES,
+    TrustedProxies,
+    cache_wishes,
+    client_address,
+    deadline_s,
+    lane_of,
+    timing_headers,
+)
+from embedfleet.wire.openai import (
+    EmbeddingRequest,
+    RequestLimits,
+    check_dimensions,
+    derive,
+    parse_request,
+    render_model,
+    render_models,
+    render_response,
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+NO_MODEL = "no replica has answered yet, so no model is known; try again soon"
+
+
+@dataclass(slots=True)
+class _Found:
+    """A request's vectors, full width, and what is told of them."""
+
+    vectors: Vectors | Sequence[Vector]
+    tokens: int
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    hits: int | None = None
+    """Texts that a cache knew; None without one."""
+
+
+class Endpoint:
+    """`/v1/embeddings` and `/v1/models`."""
+
+    def __init__(  # noqa: PLR0913  by name, and each says what it is
+        self,
+        models: Callable[[], Mapping[str, ServedModel]],
+        *,
+        limits: RequestLimits,
+        max_body_bytes: int,
+        max_held_bytes: int,
+        timeout_s: float,
+        trusted_proxies: TrustedProxies = NO_PROXIES,
+        tokenizer_threads: int,
+        answered: Callable[[Answered], None],
+        access: Access | None = None,
+        cache: VectorCache | None = None,
+    ) -> None:
+        """`models` gives the models served right now, by every name that callers may use."""
+        self._models = models
+        self._limits = limits
+        self._max_body_bytes = max_body_bytes
+        self._max_held_bytes = max_held_bytes
+        self._held_bytes = 0
+        self._timeout_s = timeout_s
+        self._trusted_proxies = trusted_proxies
+        self._answered = answered
+        self._access = access or OpenAccess()
+        self._tokenizing = Tokenizing(tokenizer_threads)
+        self._recalling = Recalling(cache, self._tokenizing) if cache is not None else None
+        self.active = 0
+        """Requests being answered."""
+
+    async def embeddings(self, request: Request) -> Response:
+        """Answer `POST /v1/embeddings`."""
+        return await self._embeddings(request, self._access)
+
+    async def warm(self, request: Request) -> Response:
+        """Have texts computed that are not known yet, for an operator: no key, no vectors back.
+
+        The body is an embeddings request, so that entries are found by what traffic asks for. The
+        answer's `x-embedfleet-cache` says how many were known.
+        """
+        response = await self._embeddings(request, OpenAccess())
+        if response.status != 200:
+            return response
+        return Response(b"{}", headers=response.headers)
+
+    async def _embeddings(self, request: Request, access: Access) -> Response:
+        started = time.monotonic()
+        model: ServedModel | None = None
+        allowed: Pass | None = None
+        texts = tokens = held = 0
+        hits: int | None = None
+        address = client_address(request, self._trusted_proxies)
+        self.active += 1
+        try:
+            allowed = access.open(request.header(b"authorization"))
+            body = await request.body(self._max_body_bytes)
+            held = self._hold(len(body))
+            parsed = parse_request(body, self._limits)
+            model = self._find(parsed.model)
+            texts = len(parsed.inputs)
+            check_dimensions(parsed, model.identity.width)
+            allowed.enter(model.names[0], texts)
+            caller = self._caller(request, started, address, allowed)
+            found = await self._vectors(request, model, parsed, caller, allowed)
+            tokens, hits = found.tokens, found.hits
+            response = Response(
+                render_response(
+                    derive(found.vectors, parsed.dimensions),
+                    encoding_format=parsed.encoding_format,
+                    model=parsed.model,
+                    prompt_tokens=tokens,
+                ),
+                headers=[*_headers(found, texts, started), *allowed.headers()],
+            )
+        except EmbedfleetError as error:
+            response = error_response(error)
+        finally:
+            self.active -= 1
+            self._held_bytes -= held
+            if allowed is not None:
+                allowed.close()
+        name = model.names[0] if model else None
+        if (span := current_span()) is not None:
+            span.tell(model=name or "none", texts=texts, tokens=tokens)
+        key = allowed.key if allowed is not None else ""
+        seconds = time.monotonic() - started
+        told = Answered(name, response.status, seconds, texts, tokens, address, key, hits)
+        request.notes["answered"] = told
+        self._answered(told)
+        return response
+
+    async def list_models(self, _request: Request) -> Response:
+        """Answer `GET /v1/models`."""
+        known = {model.names[0]: model for model in self._models().values()}
+        return Response(
+            render_models([(name, model.created, model.identity) for name, model in known.items()])
+        )
+
+    async def show_model(self, request: Request) -> Response:
+        """Answer `GET /v1/models/{name}`; names may hold slashes."""
+        name = request.path.removeprefix("/v1/models/")
+        model = self._find(name)
+        return Response(render_model(name, model.created, model.identity))
+
+    def close(self) -> None:
+        self._tokenizing.close()
+
+    def _hold(self, size: int) -> int:
+        """Count a body among those held in memory; OverloadedError where they are too many."""
+        if self._held_bytes and self._held_bytes + size > self._max_held_bytes:
+            raise OverloadedError(
+                f"{self._held_bytes} bytes of requests are being worked on; the limit is "
+                f"{self._max_held_bytes} (gateway.max_queued_bytes); try again later",
+                retry_after_s=1,
+            )
+        self._held_bytes += size
+        return size
+
+    def _find(self, name: str) -> ServedModel:
+        models = self._models()
+        model = models.get(name)
+        if not models:
+            raise NoReplicaError(NO_MODEL)
+        if model is None:
+            known = ", ".join(f"`{known}`" for known in models) or "none yet"
+            raise UnknownModelError(
+                f"the model `{name}` does not exist here; served: {known}",
+                param="model",
+                code="model_not_found",
+            )
+        return model
+
+    def _caller(self, request: Request, started: float, address: str, allowed: Pass) -> Caller:
+        timeout_s = deadline_s(request.header(b"x-request-deadline-ms"), self._timeout_s)
+        lane = allowed.lane
+        if lane is None:
+            lane = lane_of(request.header(b"x-embedfleet-lane"))
+        if (span := current_span()) is not None:
+            span.tell(lane=lane.value)
+        return Caller(lane, started + timeout_s, address)
+
+    async def _vectors(
+        self,
+        request: Request,
+        model: ServedModel,
+        parsed: EmbeddingRequest,
+        caller: Caller,
+        allowed: Pass,
+    ) -> _Found:
+        """From the cache what it knows; the rest, or all without one, from the backend."""
+        seen: Recollection | None = None
+        if self._recalling is not None:
+            wishes = cache_wishes(request.header(b"cache-control"))
+            seen = self._recalling.begin(model, parsed, wishes)
+        if self._recalling is None or seen is None:
+            return await self._compute(request, model, parsed, caller, allowed)
+        if seen.hits < len(seen.keys):
+            await self._recalling.complete(seen, request, caller, allowed)
+        vectors = [entry.vector for entry in seen.entries if entry is not None]
+        return _Found(vectors, seen.tokens, seen.queue_s, seen.compute_s, seen.hits)
+
+    async def _compute(
+        self,
+        request: Request,
+        model: ServedModel,
+        parsed: EmbeddingRequest,
+        caller: Caller,
+        allowed: Pass,
+    ) -> _Found:
+        """Wait for the vectors, the deadline or the caller's leaving, whichever comes first."""
+        encoded = await self._tokenizing.encode(model, parsed, parsed.inputs)
+        tokens = sum(len(text.ids) for text in encoded)
+        allowed.charge(tokens)
+        async with Attendance(request, caller.deadline - time.monotonic()):
+            computed = await model.backend.compute([text.ids for text in encoded], caller)
+        return _Found(computed.vectors, tokens, computed.queue_s, computed.compute_s)
+
+
+def _headers(found: _Found, texts: int, started: float) -> Headers:
+    headers = timing_headers(time.monotonic() - started, found.queue_s, found.compute_s)
+    if found.hits is not None:
+        told = b"hit=%d; miss=%d" % (found.hits, texts - found.hits)
+        headers.append((b"x-embedfleet-cache", told))
+    return headers

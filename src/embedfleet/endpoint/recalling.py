@@ -1,0 +1,221 @@
+"""The texts of a request that were computed before, and the way of the others.
+
+Decides what is looked up, what is waited for because somebody else has it computed, and what is
+tokenised, charged and computed. Refuses to know where entries lie, and HTTP beyond a caller's
+leaving.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from embedfleet.access import Pass
+from embedfleet.cache.entry import Entry
+from embedfleet.cache.key import Keys, VectorIdentity
+from embedfleet.cache.single_flight import Claim, LeaderFailedError, Order
+from embedfleet.cache.tiers import VectorCache
+from embedfleet.encoding.encoder import EncodedText
+from embedfleet.encoding.prompts import prompt_for
+from embedfleet.endpoint.seams import Caller, Promise, ServedModel
+from embedfleet.endpoint.tokenizing import Tokenizing
+from embedfleet.vocabulary import CallerError, EmbedfleetError
+from embedfleet.wire.asgi import Request
+from embedfleet.wire.attendance import Attendance
+from embedfleet.wire.headers import CacheWishes
+from embedfleet.wire.openai import EmbeddingRequest
+
+MOST_IDENTITIES = 1024
+"""Prompts whose state of hashing is remembered; callers make them up, so there must be an end."""
+
+
+@dataclass(slots=True, eq=False)
+class Recollection:
+    """What is known of a request's texts so far."""
+
+    model: ServedModel
+    parsed: EmbeddingRequest
+    wishes: CacheWishes
+    keys: list[bytes]
+    entries: list[Entry | None]
+    """In the order of the texts; None where nothing is known yet."""
+    hits: int
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return sum(entry.tokens for entry in self.entries if entry is not None)
+
+    def missing(self) -> dict[bytes, int]:
+        """The first place of each text that is missing; equal ones are one."""
+        found: dict[bytes, int] = {}
+        for place, (key, entry) in enumerate(zip(self.keys, self.entries, strict=True)):
+            if entry is None:
+                found.setdefault(key, place)
+        return found
+
+    def fill(self, known: dict[bytes, Entry]) -> int:
+        """Put entries to all places of their texts; return how many those are."""
+        filled = 0
+        for place, key in enumerate(self.keys):
+            if self.entries[place] is None and (entry := known.get(key)) is not None:
+                self.entries[place] = entry
+                filled += 1
+        return filled
+
+
+class Recalling:
+    """Vectors of requests, through a cache."""
+
+    def __init__(self, cache: VectorCache, tokenizing: Tokenizing) -> None:
+        self._cache = cache
+        self._tokenizing = tokenizing
+        self._keys: dict[tuple[Promise, str, str, bool], Keys] = {}
+
+    def begin(
+        self, model: ServedModel, parsed: EmbeddingRequest, wishes: CacheWishes
+    ) -> Recollection | None:
+        """Look up in memory; None while it is not known what the model's pool promises."""
+        promise = model.promise()
+        if promise is None:
+            return None
+        of = self._keys_for(promise, model, parsed).of
+        keys = [of(text) for text in parsed.inputs]
+        if not wishes.answer:
+            return Recollection(model, parsed, wishes, keys, [None] * len(keys), 0)
+        recall = self._cache.recall
+        entries = [recall(key) for key in keys]
+        return Recollection(model, parsed, wishes, keys, entries, len(keys) - entries.count(None))
+
+    async def complete(
+        self, seen: Recollection, request: Request, caller: Caller, allowed: Pass
+    ) -> None:
+        """Get what is missing: from Redis, from whoever has it computed, or from the backend.
+
+        Raises what a request without a cache would.
+        """
+        if seen.wishes.answer:
+            await self._fetch(seen)
+        try:
+            missing = seen.missing()
+            if missing:
+                await self._compute(seen, missing, request, caller, allowed, follows=True)
+        except LeaderFailedError:
+            # Whoever it was computed for had an error that need not be ours: alone, then.
+            missing = seen.missing()
+            try:
+                await self._compute(seen, missing, request, caller, allowed, follows=False)
+            except LeaderFailedError as error:
+                raise EmbedfleetError("vectors are missing in an answer. This is a bug.") from error
+
+    async def _fetch(self, seen: Recollection) -> None:
+        missing = list(seen.missing())
+        if not missing or self._cache.remote is None:
+            return
+        found = await self._cache.fetch(missing, seen.model.identity.width)
+        # What came meanwhile is in memory by now.
+        later = (entry or self._cache.peek(key) for key, entry in zip(missing, found, strict=True))
+        known = {key: entry for key, entry in zip(missing, later, strict=True) if entry}
+        seen.hits += seen.fill(known)
+
+    async def _compute(
+        self,
+        seen: Recollection,
+        missing: dict[bytes, int],
+        request: Request,
+        caller: Caller,
+        allowed: Pass,
+        *,
+        follows: bool,
+    ) -> None:
+        """Wait for what others have computed, have the rest computed."""
+        flights = self._cache.flights
+        follows = follows and seen.wishes.answer
+        keys = list(missing)
+        claim = Claim(len(keys), stores=seen.wishes.store)
+        try:
+            alone = []
+            for at, key in enumerate(keys):
+                if follows and flights.flying(key, caller.lane):
+                    flights.follow(claim, at, key)
+                else:
+                    alone.append(at)
+            if alone:
+                encoded = await self._encode(seen, [missing[keys[at]] for at in alone])
+                self._lead(seen, claim, keys, alone, encoded, caller, allowed, follows=follows)
+            async with Attendance(request, caller.deadline - time.monotonic()):
+                await claim.finished
+        finally:
+            flights.leave(claim)
+            seen.queue_s, seen.compute_s = claim.queue_s, claim.compute_s
+            pairs = zip(keys, claim.entries, strict=True)
+            seen.fill({key: entry for key, entry in pairs if entry is not None})
+
+    def _lead(
+        self,
+        seen: Recollection,
+        claim: Claim,
+        keys: Sequence[bytes],
+        alone: Sequence[int],
+        encoded: Sequence[EncodedText],
+        caller: Caller,
+        allowed: Pass,
+        *,
+        follows: bool,
+    ) -> None:
+        """Have texts computed, but for those that others began with while these were encoded."""
+        flights = self._cache.flights
+        led: list[tuple[int, EncodedText]] = []
+        for at, text in zip(alone, encoded, strict=True):
+            entry = self._cache.peek(keys[at]) if follows else None
+            if entry is not None:
+                claim.take(at, entry)
+            elif follows and flights.flying(keys[at], caller.lane):
+                flights.follow(claim, at, keys[at])
+            else:
+                led.append((at, text))
+        if not led:
+            return
+        allowed.charge(sum(len(text.ids) for _, text in led))
+        orders = [Order(keys[at], len(text.ids), text.truncated) for at, text in led]
+        compute = partial(seen.model.backend.compute, [text.ids for _, text in led], caller)
+        flights.lead(claim, [at for at, _ in led], orders, caller.lane, compute)
+
+    async def _encode(self, seen: Recollection, places: Sequence[int]) -> list[EncodedText]:
+        parsed = seen.parsed
+        texts = [parsed.inputs[place] for place in places]
+        try:
+            return await self._tokenizing.encode(seen.model, parsed, texts)
+        except CallerError:
+            # Say it of the whole request, as if there were no cache: with the right position.
+            await self._tokenizing.encode(seen.model, parsed, parsed.inputs)
+            raise
+
+    def _keys_for(self, promise: Promise, model: ServedModel, parsed: EmbeddingRequest) -> Keys:
+        prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
+        known = (promise, model.identity.tokenizer, prompt, parsed.truncate)
+        keys = self._keys.get(known)
+        if keys is None:
+            if len(self._keys) >= MOST_IDENTITIES:
+                self._keys.clear()
+            keys = self._keys[known] = Keys(vector_identity(promise, model, prompt, parsed))
+        return keys
+
+
+def vector_identity(
+    promise: Promise, model: ServedModel, prompt: str, parsed: EmbeddingRequest
+) -> VectorIdentity:
+    """What determines the vectors of a request's texts, beside these."""
+    identity = model.identity
+    return VectorIdentity(
+        revision=promise.revision,
+        precision=promise.precision,
+        tokenizer=identity.tokenizer,
+        width=identity.width,
+        max_tokens=identity.max_tokens,
+        prompt=prompt,
+        truncate=parsed.truncate,
+    )
