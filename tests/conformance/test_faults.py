@@ -385,6 +385,26 @@ WRONG = [
         ),
         ("an end of text token in the text is not doubled",),
     ),
+    Wrong(
+        "tokenize gives ids of another tokenizer",
+        faults.of_tokens(lambda one: one.update(tokens=one["tokens"][::-1])),
+        ("the ids of tokenize have the vector of the text",),
+    ),
+    Wrong(
+        "tokenize does not tell that a text was cut",
+        faults.of_tokens(lambda one: one.update(truncated=False)),
+        ("tokenize tells which texts were cut",),
+    ),
+    Wrong(
+        "tokenize counts in another way than usage",
+        faults.of_answer(faults.counted_once),
+        ("tokenize counts what embeddings count",),
+    ),
+    Wrong(
+        "tokenize takes what embeddings refuse",
+        faults.taking(lambda sent: sent.path.endswith("/tokenize")),
+        ("tokenize refuses what embeddings refuse",),
+    ),
 ]
 
 

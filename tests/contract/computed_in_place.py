@@ -82,7 +82,10 @@ def answering(
     app = Router(
         {
             ("POST", "/v1/embeddings"): endpoint.embeddings,
+            ("POST", "/v1/tokenize"): endpoint.tokenize,
+            ("POST", "/tokenize"): endpoint.tokenize,
             ("GET", "/v1/models"): endpoint.list_models,
+            ("GET", "/openapi.json"): endpoint.describe,
         },
         {("GET", "/v1/models/"): endpoint.show_model},
     )

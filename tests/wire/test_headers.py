@@ -43,6 +43,8 @@ def test_a_deadline_is_at_most_what_the_service_allows() -> None:
     assert deadline_s(None, 600.0) == 600.0
     assert deadline_s("1500", 600.0) == 1.5
     assert deadline_s("99999999999", 600.0) == 600.0
+    assert deadline_s("9" * 10_000, 600.0) == 600.0
+    assert deadline_s("0" * 10_000 + "7", 600.0) == 0.007
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "", "٣", "1e3"])

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 from embedfleet.access import Access, OpenAccess, Pass
 from embedfleet.cache.tiers import VectorCache
+from embedfleet.endpoint.counting_tokens import TokenCounting
+from embedfleet.endpoint.describing import ApiDescription
+from embedfleet.endpoint.intake import Intake
 from embedfleet.endpoint.recalling import Recalling, Recollection
 from embedfleet.endpoint.seams import Answered, Caller, ServedModel
 from embedfleet.endpoint.tokenizing import Tokenizing
 from embedfleet.telemetry.tracing import current_span
 from embedfleet.vocabulary import (
     EmbedfleetError,
-    NoReplicaError,
-    OverloadedError,
-    UnknownModelError,
     Vector,
     Vectors,
 )
@@ -49,8 +49,6 @@ from embedfleet.wire.openai import (
 
 Headers = list[tuple[bytes, bytes]]
 
-NO_MODEL = "no replica has answered yet, so no model is known; try again soon"
-
 
 @dataclass(slots=True)
 class _Found:
@@ -65,7 +63,7 @@ class _Found:
 
 
 class Endpoint:
-    """`/v1/embeddings` and `/v1/models`."""
+    """`/v1/embeddings`, `/v1/models`, `/tokenize` and `/openapi.json`."""
 
     def __init__(  # noqa: PLR0913  by name, and each says what it is
         self,
@@ -82,17 +80,17 @@ class Endpoint:
         cache: VectorCache | None = None,
     ) -> None:
         """`models` gives the models served right now, by every name that callers may use."""
-        self._models = models
-        self._limits = limits
-        self._max_body_bytes = max_body_bytes
-        self._max_held_bytes = max_held_bytes
-        self._held_bytes = 0
+        self._intake = Intake(
+            models, limits=limits, max_body_bytes=max_body_bytes, max_held_bytes=max_held_bytes
+        )
         self._timeout_s = timeout_s
         self._trusted_proxies = trusted_proxies
         self._answered = answered
         self._access = access or OpenAccess()
         self._tokenizing = Tokenizing(tokenizer_threads)
         self._recalling = Recalling(cache, self._tokenizing) if cache is not None else None
+        self._counting = TokenCounting(self._intake, self._tokenizing, self._access)
+        self._description = ApiDescription(self._intake)
         self.active = 0
         """Requests being answered."""
 
@@ -121,10 +119,10 @@ class Endpoint:
         self.active += 1
         try:
             allowed = access.open(request.header(b"authorization"))
-            body = await request.body(self._max_body_bytes)
-            held = self._hold(len(body))
-            parsed = parse_request(body, self._limits)
-            model = self._find(parsed.model)
+            body = await self._intake.body(request)
+            held = self._intake.hold(len(body))
+            parsed = parse_request(body, self._intake.limits)
+            model = self._intake.find(parsed.model)
             texts = len(parsed.inputs)
             check_dimensions(parsed, model.identity.width)
             allowed.enter(model.names[0], texts)
@@ -144,7 +142,7 @@ class Endpoint:
             response = error_response(error)
         finally:
             self.active -= 1
-            self._held_bytes -= held
+            self._intake.release(held)
             if allowed is not None:
                 allowed.close()
         name = model.names[0] if model else None
@@ -159,7 +157,7 @@ class Endpoint:
 
     async def list_models(self, _request: Request) -> Response:
         """Answer `GET /v1/models`."""
-        known = {model.names[0]: model for model in self._models().values()}
+        known = {model.names[0]: model for model in self._intake.models().values()}
         return Response(
             render_models([(name, model.created, model.identity) for name, model in known.items()])
         )
@@ -167,36 +165,23 @@ class Endpoint:
     async def show_model(self, request: Request) -> Response:
         """Answer `GET /v1/models/{name}`; names may hold slashes."""
         name = request.path.removeprefix("/v1/models/")
-        model = self._find(name)
+        model = self._intake.find(name)
         return Response(render_model(name, model.created, model.identity))
+
+    async def tokenize(self, request: Request) -> Response:
+        """Answer `POST /tokenize`."""
+        self.active += 1
+        try:
+            return await self._counting.answer(request)
+        finally:
+            self.active -= 1
+
+    async def describe(self, request: Request) -> Response:
+        """Answer `GET /openapi.json`."""
+        return await self._description.show(request)
 
     def close(self) -> None:
         self._tokenizing.close()
-
-    def _hold(self, size: int) -> int:
-        """Count a body among those held in memory; OverloadedError where they are too many."""
-        if self._held_bytes and self._held_bytes + size > self._max_held_bytes:
-            raise OverloadedError(
-                f"{self._held_bytes} bytes of requests are being worked on; the limit is "
-                f"{self._max_held_bytes} (gateway.max_queued_bytes); try again later",
-                retry_after_s=1,
-            )
-        self._held_bytes += size
-        return size
-
-    def _find(self, name: str) -> ServedModel:
-        models = self._models()
-        model = models.get(name)
-        if not models:
-            raise NoReplicaError(NO_MODEL)
-        if model is None:
-            known = ", ".join(f"`{known}`" for known in models) or "none yet"
-            raise UnknownModelError(
-                f"the model `{name}` does not exist here; served: {known}",
-                param="model",
-                code="model_not_found",
-            )
-        return model
 
     def _caller(self, request: Request, started: float, address: str, allowed: Pass) -> Caller:
         timeout_s = deadline_s(request.header(b"x-request-deadline-ms"), self._timeout_s)

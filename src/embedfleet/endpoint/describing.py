@@ -5,37 +5,27 @@ Decides when it is written: for each caller, as models come and go. Refuses to k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 import orjson
 
-from embedfleet.endpoint.seams import ServedModel
+from embedfleet.endpoint.intake import Intake
 from embedfleet.wire.asgi import Request, Response
-from embedfleet.wire.openai import RequestLimits
 from embedfleet.wire.openapi import openapi_document
 
 
 class ApiDescription:
     """Answers `GET /openapi.json`."""
 
-    def __init__(
-        self,
-        models: Callable[[], Mapping[str, ServedModel]],
-        *,
-        limits: RequestLimits,
-        max_body_bytes: int,
-    ) -> None:
-        self._models = models
-        self._limits = limits
-        self._max_body_bytes = max_body_bytes
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
         self._version = version("embedfleet")
 
     async def show(self, _request: Request) -> Response:
         document = openapi_document(
-            self._limits,
-            max_body_bytes=self._max_body_bytes,
-            models=list(self._models()),
+            self._intake.limits,
+            max_body_bytes=self._intake.max_body_bytes,
+            models=list(self._intake.models()),
             version=self._version,
         )
         return Response(orjson.dumps(document))

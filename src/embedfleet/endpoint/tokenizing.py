@@ -6,14 +6,17 @@ Decides what is tokenised on the event loop and what in a thread. Refuses to kno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 from embedfleet.encoding.encoder import EncodedText
 from embedfleet.encoding.prompts import prompt_for
 from embedfleet.endpoint.seams import ServedModel
 from embedfleet.wire.openai import EmbeddingRequest
+
+Done = TypeVar("Done")
 
 INLINE_CHARACTERS = 4096
 """Requests with no more text than this are tokenised on the event loop: they take well under a
@@ -37,7 +40,11 @@ class Tokenizing:
         encode = partial(model.encoder.encode, texts, prompt=prompt, truncate=parsed.truncate)
         if sum(len(text) for text in texts) <= INLINE_CHARACTERS:
             return encode()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
+        return await self.apart(encode)
+
+    async def apart(self, work: Callable[[], Done]) -> Done:
+        """Do other work on texts or tokens in one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -22,20 +22,25 @@ def render_tokens(
     whether its end was cut off, `max_tokens` is the longest text that the model takes.
     """
     total = sum(map(len, encodings))
-    answer = {
-        "object": "list",
-        "data": [
+    data = b",".join(
+        orjson.dumps(
             {
                 "object": "tokens",
                 "index": index,
                 "tokens": ids,
                 "count": len(ids),
                 "truncated": cut,
-            }
-            for index, (ids, cut) in enumerate(zip(encodings, truncated, strict=True))
-        ],
-        "model": model,
-        "max_tokens": max_tokens,
-        "usage": {"prompt_tokens": total, "total_tokens": total},
-    }
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+            },
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+        # One by one: the interpreter is held for a text at most, not for all of them.
+        for index, (ids, cut) in enumerate(zip(encodings, truncated, strict=True))
+    )
+    told = orjson.dumps(
+        {
+            "model": model,
+            "max_tokens": max_tokens,
+            "usage": {"prompt_tokens": total, "total_tokens": total},
+        }
+    )
+    return b'{"object":"list","data":[%b],%b' % (data, told[1:])

@@ -15,6 +15,7 @@ from embedfleet.conformance.checks import (
     prompts,
     refusals,
     routes,
+    tokens,
     unicode,
     vectors,
 )
@@ -30,6 +31,7 @@ SUITES = (
     models.suite,
     routes.suite,
     prompts.suite,
+    tokens.suite,
 )
 """In the order in which they are run: what everything else rests on comes first."""
 

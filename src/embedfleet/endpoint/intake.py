@@ -1,0 +1,68 @@
+"""What every route with a body shares: the room for bodies, and the models by their names.
+
+Decides which requests are too much to hold at once, and which names are known. Refuses to know what
+is done with a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from embedfleet.endpoint.seams import ServedModel
+from embedfleet.vocabulary import NoReplicaError, OverloadedError, UnknownModelError
+from embedfleet.wire.asgi import Request
+from embedfleet.wire.openai import RequestLimits
+
+NO_MODEL = "no replica has answered yet, so no model is known; try again soon"
+
+
+class Intake:
+    """Bodies in, models found."""
+
+    def __init__(
+        self,
+        models: Callable[[], Mapping[str, ServedModel]],
+        *,
+        limits: RequestLimits,
+        max_body_bytes: int,
+        max_held_bytes: int,
+    ) -> None:
+        """`models` gives the models served right now, by every name that callers may use."""
+        self.models = models
+        self.limits = limits
+        self.max_body_bytes = max_body_bytes
+        self._max_held_bytes = max_held_bytes
+        self._held_bytes = 0
+
+    async def body(self, request: Request) -> bytes:
+        """The body of a request; BodyTooLargeError. To be held for as long as it is worked on."""
+        return await request.body(self.max_body_bytes)
+
+    def hold(self, size: int) -> int:
+        """Count bytes among those held in memory; OverloadedError where they are too many."""
+        if self._held_bytes and self._held_bytes + size > self._max_held_bytes:
+            raise OverloadedError(
+                f"{self._held_bytes} bytes of requests are being worked on; the limit is "
+                f"{self._max_held_bytes} (gateway.max_queued_bytes); try again later",
+                retry_after_s=1,
+            )
+        self._held_bytes += size
+        return size
+
+    def release(self, size: int) -> None:
+        self._held_bytes -= size
+
+    def find(self, name: str) -> ServedModel:
+        """The model of this name; UnknownModelError, or NoReplicaError while none is known."""
+        models = self.models()
+        model = models.get(name)
+        if not models:
+            raise NoReplicaError(NO_MODEL)
+        if model is None:
+            known = ", ".join(f"`{known}`" for known in models)
+            raise UnknownModelError(
+                f"the model `{name}` does not exist here; served: {known}",
+                param="model",
+                code="model_not_found",
+            )
+        return model
