@@ -1,0 +1,168 @@
+"""An endpoint over a backend whose vectors reveal their texts, and someone who asks it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+import pybase64
+
+from embedfleet.access import Access
+from embedfleet.cache.single_flight import Arrived
+from embedfleet.cache.tiers import VectorCache
+from embedfleet.encoding.encoder import Encoder
+from embedfleet.endpoint import Answered, Caller, Computed, Endpoint, Promise, ServedModel
+from embedfleet.model.description import describe
+from embedfleet.vocabulary import EmbedfleetError, Encoding, Precision, Vector
+from embedfleet.wire.asgi import Request, Response
+from embedfleet.wire.openai import RequestLimits
+from tests.small_tokenizer import write_model
+
+WIDTH = 64
+MODEL = "revealing"
+
+
+def vector_of(ids: Encoding) -> Vector:
+    """The one right vector of an encoding."""
+    digest = hashlib.blake2b(np.asarray(ids, "<i4").tobytes(), digest_size=8).digest()
+    values = np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(WIDTH)
+    unit: Vector = (values / np.linalg.norm(values)).astype(np.float32)
+    return unit
+
+
+async def at_once(_encodings: Sequence[Encoding]) -> None: ...
+
+
+@dataclass
+class RevealingBackend:
+    """Computes one text after the other; `before` may wait or raise."""
+
+    before: Callable[[Sequence[Encoding]], Awaitable[None]] = at_once
+    computed: list[bytes] = field(default_factory=list)
+    """The ids of every text that was computed, in order."""
+    cancelled: int = 0
+
+    async def compute(
+        self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
+    ) -> Computed:
+        try:
+            await self.before(encodings)
+            vectors = []
+            for index, ids in enumerate(encodings):
+                await asyncio.sleep(0)
+                vectors.append(vector_of(ids))
+                self.computed.append(ids.tobytes())
+                if arrived is not None:
+                    arrived(index, vectors[-1], 0.5, 0.25)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return Computed(np.stack(vectors), 0.5, 0.25)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An answer."""
+
+    status: int
+    body: Any
+    headers: dict[bytes, bytes]
+
+    @property
+    def vectors(self) -> list[bytes]:
+        return [pybase64.b64decode(row["embedding"]) for row in self.body["data"]]
+
+    @property
+    def tokens(self) -> int:
+        tokens: int = self.body["usage"]["prompt_tokens"]
+        return tokens
+
+    @property
+    def cache(self) -> str:
+        return self.headers[b"x-embedfleet-cache"].decode()
+
+
+class Asker:
+    """Sends requests to an endpoint that serves one small model."""
+
+    def __init__(
+        self,
+        directory: Path,
+        cache: VectorCache | None,
+        *,
+        backend: RevealingBackend | None = None,
+        access: Access | None = None,
+        promise: Promise | None = None,
+    ) -> None:
+        description = describe(write_model(directory), name=MODEL)
+        self.encoder = Encoder(description)
+        self.backend = backend or RevealingBackend()
+        self.cache = cache
+        self.promise: Promise | None = promise or Promise("revision", Precision.F32)
+        self.model = ServedModel(
+            description.identity, (MODEL,), self.encoder, self.backend, 0, lambda: self.promise
+        )
+        self.told: list[Answered] = []
+        self.endpoint = Endpoint(
+            lambda: {MODEL: self.model},
+            limits=RequestLimits(),
+            max_body_bytes=2**20,
+            max_held_bytes=2**24,
+            timeout_s=30,
+            tokenizer_threads=1,
+            answered=self.told.append,
+            access=access,
+            cache=cache,
+        )
+
+    async def ask(
+        self,
+        texts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]],
+        *,
+        headers: dict[str, str] | None = None,
+        gone: asyncio.Event | None = None,
+        **fields: Any,
+    ) -> Heard:
+        """`gone`: set when the caller leaves."""
+        body = {"model": MODEL, "input": texts, "encoding_format": "base64"} | fields
+        response = await self.endpoint.embeddings(request(body, headers or {}, gone))
+        return heard(response)
+
+    def right(self, text: str | Sequence[int], *, prompt: str = "") -> bytes:
+        """The bytes that a text must be answered with."""
+        (encoded,) = self.encoder.encode([text], prompt=prompt, truncate=True)
+        return vector_of(encoded.ids).tobytes()
+
+
+def request(body: object, headers: dict[str, str], gone: asyncio.Event | None) -> Request:
+    """A POST whose sender stays until `gone` is set."""
+    unread = [msgspec.json.encode(body)]
+
+    async def receive() -> dict[str, Any]:
+        if unread:
+            return {"type": "http.request", "body": unread.pop()}
+        await (gone or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None: ...
+
+    given = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "headers": given, "client": ("127.0.0.1", 1)}, receive, send)
+
+
+def heard(response: Response) -> Heard:
+    return Heard(response.status, orjson.loads(response.body), dict(response.headers))
+
+
+def failing(error: EmbedfleetError) -> Callable[[Sequence[Encoding]], Awaitable[None]]:
+    async def fail(_encodings: Sequence[Encoding]) -> None:
+        raise error
+
+    return fail
