@@ -25,6 +25,9 @@ from embedfleet.vocabulary import ReplicaState, SettingError, SetupError
 
 log = logging.getLogger(__name__)
 
+US = "supervisor"
+"""Who lets a replica go."""
+
 HEALTHY_S = 60.0
 """A replica that lived this long was well; its next end is a new matter, not a repeated one."""
 STARTS = 20
@@ -156,7 +159,7 @@ class Supervisor:
     def _mark(self, slot: Slot) -> None:
         """Let whoever watches the replica know its part."""
         if slot.member is not None:
-            slot.member.leaving = slot.part is Part.LEAVING
+            slot.member.leaving = {US} if slot.part is Part.LEAVING else set()
             slot.member.reserve = slot.part is Part.STANDBY
 
     def _bring_back(self, slot: Slot) -> None:
