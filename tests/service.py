@@ -17,7 +17,7 @@ from typing import Any
 
 START_TIMEOUT_S = 120.0
 
-GREETING = re.compile(r"serves .* at (http://\S+)/v1 \(fleet and metrics: (\S+)\)")
+GREETING = re.compile(r"serves .* at (https?://\S+)/v1 \(fleet and metrics: (\S+)\)")
 
 
 @dataclass(frozen=True)

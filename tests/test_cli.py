@@ -18,7 +18,10 @@ from embedfleet.model.source import ResolvedModel
 from embedfleet.settings import EngineSettings, Pool, Settings
 from embedfleet.vocabulary import ModelError
 
-COMMANDS = ["serve", "replica", "gateway", "config", "golden make", "model fetch", "engines"]
+COMMANDS = [
+    *("serve", "replica", "gateway", "config", "golden make", "model fetch", "engines"),
+    *("keys create", "keys list", "keys revoke"),
+]
 
 
 @dataclass

@@ -25,6 +25,7 @@ CONDITIONAL = {
     "te_": "needs replicas that run TEI",
     "llamacpp:": "needs replicas that run llama.cpp",
     "embedfleet_replica_restarts_total": "needs replicas that the gateway itself starts",
+    "embedfleet_key_": "needs API keys",
     "golden": "needs golden vectors of the model",
 }
 """Beginnings of metric names (or parts of ours) that are only there under a condition."""
@@ -171,6 +172,32 @@ SERVICE = [
                 "none",
                 {"{{pool}}": f"embedfleet_golden_mismatches_total{{{POOL}}}"},
                 kind="stat",
+            ),
+        ],
+    ),
+    Row(
+        "API keys",
+        [
+            Panel(
+                "Tokens charged by key",
+                "cps",
+                {"{{key}}": rate("embedfleet_key_tokens_total", "key", where="")},
+                about="Tokens that no cache knew; limits are granted by each gateway.",
+            ),
+            Panel(
+                "Requests by key",
+                "reqps",
+                {"{{key}}": rate("embedfleet_key_requests_total", "key", where="")},
+            ),
+            Panel(
+                "Refused by key",
+                "reqps",
+                {
+                    "{{key}}: {{reason}}": rate(
+                        "embedfleet_key_refusals_total", "key", "reason", where=""
+                    )
+                },
+                about="`none` brought no key or a wrong one.",
             ),
         ],
     ),

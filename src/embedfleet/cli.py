@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,9 +20,10 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from embedfleet import flags
+from embedfleet.access.commands import keys
+from embedfleet.calls import Calls, calls
 from embedfleet.engines import engines
 from embedfleet.settings import (
-    EngineSettings,
     Settings,
     as_markdown,
     as_toml,
@@ -34,42 +34,7 @@ from embedfleet.settings import (
 from embedfleet.simulator import commands
 from embedfleet.vocabulary import SettingError, SetupError
 
-if TYPE_CHECKING:
-    from embedfleet.model.source import ResolvedModel
-
-
-def _run_gateway(settings: Settings) -> int:
-    from embedfleet.gateway.server import run  # noqa: PLC0415
-
-    return run(settings)
-
-
-def _run_replica(settings: Settings) -> int:
-    from embedfleet.replica import run  # noqa: PLC0415
-
-    return run(settings)
-
-
-def _fetch(model: str) -> ResolvedModel:
-    from embedfleet.model.source import resolve  # noqa: PLC0415
-
-    return resolve(model, progress=True)
-
-
-def _make_golden(model: str, output: Path, engine: EngineSettings) -> None:
-    from embedfleet.golden.make import make  # noqa: PLC0415
-
-    make(_fetch(model).directory, output, engine)
-
-
-@dataclass(frozen=True, slots=True)
-class Calls:
-    """What the commands call; tests hand in their own."""
-
-    gateway: Callable[[Settings], int] = _run_gateway
-    replica: Callable[[Settings], int] = _run_replica
-    fetch: Callable[[str], ResolvedModel] = _fetch
-    make_golden: Callable[[str, Path, EngineSettings], None] = _make_golden
+API_KEYS = "EMBEDFLEET_API_KEYS"
 
 
 class _Refusing(TyperGroup):
@@ -96,6 +61,7 @@ app = typer.Typer(
 golden = typer.Typer(no_args_is_help=True, help="Reference vectors that every replica must match.")
 model_commands = typer.Typer(no_args_is_help=True, help="Model files on this machine.")
 app.add_typer(golden, name="golden")
+app.add_typer(keys, name="keys")
 app.command()(engines)
 app.add_typer(model_commands, name="model")
 commands.register(app)
@@ -111,7 +77,7 @@ def _options(
     if show_version:
         typer.echo(f"embedfleet {version('embedfleet')}")
         raise typer.Exit
-    context.obj = context.obj or Calls()
+    context.obj = context.obj or calls(_api_keys())
 
 
 @app.command()
@@ -289,6 +255,12 @@ def _read(config: Path | None) -> str | None:
         return config.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"the settings file {config} can't be read: {error}") from error
+
+
+def _api_keys() -> tuple[str, ...] | None:
+    """The keys in the environment, taken out of it: no process that starts from here gets them."""
+    given = os.environ.pop(API_KEYS, None)
+    return None if given is None else tuple(filter(None, map(str.strip, given.split(","))))
 
 
 def _calls(context: typer.Context) -> Calls:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,19 +37,6 @@ async def test_a_file_that_is_replaced_rewritten_or_linked_elsewhere_is_read_aga
     path.unlink()
     path.symlink_to(linked)
     await until(lambda: seen[-1] == "eight")
-    task.cancel()
-
-
-async def test_a_file_with_the_same_date_is_read_when_somebody_asks(tmp_path: Path) -> None:
-    path, seen = tmp_path / "file", [""]
-    path.write_text("one")
-    told = path.stat()
-    watch = Watch([path], lambda: seen.append(path.read_text()))
-    task = asyncio.create_task(watch.run(60))
-    path.write_text("two")
-    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
-    watch.look()
-    await until(lambda: seen[-1] == "two")
     task.cancel()
 
 

@@ -69,6 +69,7 @@ async def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
     path.write_text("sk-secret")
     client = replica_client(own, Pool(replica_key_file=path), None)
     assert "sk-secret" not in repr(client._http)
+    assert "sk-secret" not in repr(client._own)
     await own.close()
 
 

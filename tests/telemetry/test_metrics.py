@@ -19,6 +19,7 @@ MONITORING = ROOT / "deploy" / "monitoring"
 LABELS = {
     *("pool", "replica", "lane", "state", "status", "outcome", "version"),
     *("engine", "precision"),
+    *("key", "reason"),
 }
 """Labels whose values we choose or know; nothing that callers make up."""
 

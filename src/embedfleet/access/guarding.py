@@ -6,7 +6,7 @@ processes and balances between them has no key, and learns nothing but that the 
 
 from __future__ import annotations
 
-from embedfleet.access.access import Access
+from embedfleet.access.access import Access, OpenAccess
 from embedfleet.vocabulary import EmbedfleetError
 from embedfleet.wire.asgi import (
     App,
@@ -36,6 +36,11 @@ def guarded(route: Route, access: Access) -> Route:
             opened.close()
 
     return answer
+
+
+def behind(app: App, access: Access) -> App:
+    """The app behind a key; the app itself where everybody may ask."""
+    return app if isinstance(access, OpenAccess) else Guarded(app, access)
 
 
 class Guarded:

@@ -10,7 +10,6 @@ which Kubernetes replaces secrets, and costs one system call a second.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,21 +31,13 @@ class Watch:
         self._paths = tuple(paths)
         self._read = read
         self._seen = self._marks()
-        self._asked = asyncio.Event()
-
-    def look(self) -> None:
-        """Look now, whatever the files' dates say; for a signal."""
-        self._asked.set()
 
     async def run(self, interval_s: float = INTERVAL_S) -> None:
         """Look again and again until cancelled."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), interval_s)
-            asked = self._asked.is_set()
-            self._asked.clear()
+            await asyncio.sleep(interval_s)
             marks = await asyncio.to_thread(self._marks)
-            if asked or marks != self._seen:
+            if marks != self._seen:
                 self._seen = marks
                 self._take()
 

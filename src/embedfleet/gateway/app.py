@@ -3,35 +3,60 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+from socket import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import orjson
 
+from embedfleet.access.guarding import guarded
+from embedfleet.gateway.access_log import AccessLog
+from embedfleet.gateway.counting import KeyCounter
+from embedfleet.serving import Listener
 from embedfleet.telemetry.metrics import CONTENT_TYPE
 from embedfleet.telemetry.tracing import traced
 from embedfleet.vocabulary import DrainingError, NoReplicaError
-from embedfleet.wire.asgi import Request, Response, Router
+from embedfleet.wire.asgi import Follow, Request, Response, Router
+from embedfleet.wire.headers import trusted_networks
 
 if TYPE_CHECKING:
     from embedfleet.gateway.server import Gateway
 
 
+def listeners(gateway: Gateway, public: socket, admin: socket | None) -> list[Listener]:
+    """Both apps on their sockets, behind what guards them."""
+    guards = gateway.guards
+    found = [Listener(guards.public(public_app(gateway)), public, guards.public_tls)]
+    if admin is not None:
+        found.append(Listener(guards.admin(admin_app(gateway)), admin, guards.admin_tls))
+    return found
+
+
 def public_app(gateway: Gateway) -> Router:
     """What callers reach."""
     endpoint, health = gateway.endpoint, _Health(gateway)
+    asked = partial(guarded, access=gateway.guards.callers)
     return Router(
         {
             ("POST", "/v1/embeddings"): traced(
                 endpoint.embeddings, gateway.tracing, "POST /v1/embeddings"
             ),
-            ("GET", "/v1/models"): endpoint.list_models,
+            ("GET", "/v1/models"): asked(endpoint.list_models),
             ("GET", "/health/live"): health.live,
             ("GET", "/health/ready"): health.ready,
             ("GET", "/health"): health.ready,
         },
-        {("GET", "/v1/models/"): endpoint.show_model},
+        {("GET", "/v1/models/"): asked(endpoint.show_model)},
+        _follow(gateway),
     )
+
+
+def _follow(gateway: Gateway) -> Follow | None:
+    settings = gateway.settings
+    if not settings.log.access:
+        return None
+    return AccessLog(trusted_networks(settings.gateway.trusted_proxies))
 
 
 def admin_app(gateway: Gateway) -> Router:
@@ -44,7 +69,8 @@ def admin_app(gateway: Gateway) -> Router:
             ("GET", "/targets"): admin.targets,
             ("GET", "/health/live"): health.live,
             ("GET", "/health/ready"): health.ready,
-        }
+        },
+        follow=_follow(gateway),
     )
 
 
@@ -68,6 +94,7 @@ class _Health:
 class _Admin:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._keys = KeyCounter(gateway.guards.callers, gateway.metrics)
 
     async def fleet(self, _request: Request) -> Response:
         """Every pool and replica, as they are now."""
@@ -113,4 +140,5 @@ class _Admin:
             pool.observe()
         metrics = self._gateway.metrics
         metrics.active_requests.set(self._gateway.endpoint.active)
+        self._keys.observe()
         return Response(metrics.exposition(), content_type=CONTENT_TYPE)

@@ -5,6 +5,8 @@ Decides what is put together. Refuses to know how any replica is talked to.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from embedfleet.fleet.providers.commands import Launch
 from embedfleet.gateway.engines.attached import Attached
 from embedfleet.gateway.engines.foreign import ForeignClient
@@ -20,7 +22,9 @@ def replica_client(
     own: Upstream, settings: PoolSettings, model: ModelDescription | None
 ) -> Attached:
     """`model` is known where its tokenizer is on this machine. Raises SettingError."""
-    http = EngineHttp(own.session, own.probe_timeout_s, read_key(settings.replica_key_file))
+    key = read_key(settings.replica_key_file)
+    own = replace(own, key=key)
+    http = EngineHttp(own.session, own.probe_timeout_s, key)
     if model is None:
         return Attached(own, None, http)
     foreign = ForeignClient(

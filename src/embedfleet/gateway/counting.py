@@ -7,12 +7,14 @@ send. Refuses to know why anything happened.
 from __future__ import annotations
 
 import logging
+from collections import Counter as Counts
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Counter, Histogram
 
+from embedfleet.access import Access, KeyRing
 from embedfleet.endpoint import Answered
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.gateway.dispatch import Dispatcher
@@ -54,6 +56,34 @@ class RequestCounter:
         )
         self._labelled[model, status] = found
         return found
+
+
+class KeyCounter:
+    """Brings into the metrics what keys have used, just before these are read.
+
+    Requests themselves only add to plain numbers. Labels are ids of keys that there are or were;
+    who brings none, or a wrong one, is counted under `none`.
+    """
+
+    def __init__(self, access: Access, metrics: GatewayMetrics) -> None:
+        self._usage = access.usage if isinstance(access, KeyRing) else {}
+        self._metrics = metrics
+        self._told: Counts[tuple[str, str]] = Counts()
+
+    def observe(self) -> None:
+        metrics = self._metrics
+        for key, usage in self._usage.items():
+            metrics.key_requests.labels(key).inc(self._news(key, "requests", usage.requests))
+            metrics.key_tokens.labels(key).inc(self._news(key, "tokens", usage.tokens))
+            for reason, count in usage.refusals.items():
+                news = self._news(key, f"refused for {reason}", count)
+                metrics.key_refusals.labels(key, reason).inc(news)
+
+    def _news(self, key: str, what: str, count: int) -> int:
+        """What is new since the last time."""
+        before = self._told[key, what]
+        self._told[key, what] = count
+        return count - before
 
 
 class PoolCounter:

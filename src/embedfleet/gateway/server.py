@@ -101,6 +101,7 @@ class Gateway:
     ) -> None:
         """`inside` is the cluster, where a pool's replicas are pods."""
         self.settings = settings
+        self.guards = Guards.of(settings, api_keys, self._first_name)
         self._inside = inside
         self.tracing = tracing
         self.metrics = GatewayMetrics()
@@ -118,7 +119,6 @@ class Gateway:
         )
         self.cache = vector_cache(settings.cache, self.metrics)
         limits = settings.gateway
-        self.guards = Guards.of(settings, api_keys, self._first_name)
         self._counter = RequestCounter(self.metrics)
         self.endpoint = Endpoint(
             lambda: self.models,

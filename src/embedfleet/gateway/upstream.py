@@ -41,6 +41,8 @@ class Upstream:
     probe_timeout_s: float
     gateway: str = field(default_factory=lambda: secrets.token_hex(8))
     """Names this gateway to replicas, which divide their windows among gateways."""
+    key: str = field(default="", repr=False)
+    """What replicas may ask for (`replica.key_file`); empty sends none."""
 
     @classmethod
     def open(cls, *, connect_timeout_s: float, probe_timeout_s: float) -> Upstream:
@@ -120,16 +122,24 @@ class Upstream:
 
     async def _post(self, url: str, route: str, body: bytes, kind: str) -> Connection:
         """Send a call. Raises ReplicaUnreachableError."""
-        headers = [("content-type", kind), *carried().items()]
+        headers = [("content-type", kind), *self._authorization().items(), *carried().items()]
         try:
             return await self.connections.post(url, route, body, headers)
         except (OSError, TimeoutError, ValueError) as error:
             raise ReplicaUnreachableError(f"can't reach {url}: {_told(error)}") from error
 
+    def _authorization(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
+
     async def _get(self, url: str) -> bytes:
         timeout = aiohttp.ClientTimeout(total=self.probe_timeout_s)
         try:
-            async with self.session.get(url, timeout=timeout) as response:
+            async with self.session.get(
+                url,
+                timeout=timeout,
+                headers=self._authorization(),
+                allow_redirects=False,  # a key goes to nobody else
+            ) as response:
                 if response.status == 404:
                     raise MissingFileError(f"{url} does not exist")
                 if response.status != 200:

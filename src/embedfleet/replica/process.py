@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 import uvloop
 
+from embedfleet.access import OpenAccess
+from embedfleet.access.guarding import behind
+from embedfleet.access.opening import followed, one_key
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
 from embedfleet.engine.engine import Engine
@@ -24,7 +27,7 @@ from embedfleet.model.source import resolve
 from embedfleet.replica.calls import BatcherBackend
 from embedfleet.replica.service import Replica
 from embedfleet.serving import Listener, StopSignal, bind, serving
-from embedfleet.settings import Settings
+from embedfleet.settings import Settings, is_loopback
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import ReplicaMetrics
 from embedfleet.telemetry.tracing import Tracing, opened
@@ -83,9 +86,14 @@ def run(settings: Settings) -> int:
 async def _run(settings: Settings, tracing: Tracing | None) -> int:
     stop = StopSignal()
     door = Door()
-    listener = Listener(door, bind(settings.replica.host, settings.replica.port))
+    host, port = settings.replica.host, settings.replica.port
+    access, watches = one_key(settings.replica.key_file, "replica.key_file")
+    if isinstance(access, OpenAccess) and not is_loopback(host):
+        log.warning("everybody who reaches %s may use this replica: see replica.key_file", host)
+    listener = Listener(behind(door, access), bind(host, port))
     print(f"{ANNOUNCEMENT}http://{listener.address}", flush=True)  # noqa: T201  a provider reads it
     async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(followed(watches))
         await stack.enter_async_context(
             serving([listener], stop_timeout_s=settings.replica.drain_timeout_s)
         )

@@ -21,8 +21,9 @@ A gateway shows its own at `/metrics` of its admin address (`admin.port`), a rep
 of its address. `/targets` of the admin address lists the replicas for Prometheus' HTTP service
 discovery. Besides these there are the usual `process_…` of memory, processor time and open files.
 
-Labels are few whatever callers send: pools, replicas, lanes, states, statuses. A request that names
-no model served here is counted under the pool `none`. Times are in seconds.
+Labels are few whatever callers send: pools, replicas, lanes, states, statuses, ids of API keys. A
+request that names no model served here is counted under the pool `none`, one without a good key
+under the key `none`. Times are in seconds.
 
 Rules, alerts and dashboards made of them are in `deploy/monitoring/`, what to do about an alert in
 [runbook.md](runbook.md).

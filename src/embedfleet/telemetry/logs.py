@@ -11,7 +11,7 @@ from embedfleet.settings import LogSettings
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line; a record's `fields`, if it has any, stand beside its message."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
@@ -20,6 +20,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "process": record.process,
             "message": record.getMessage(),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)

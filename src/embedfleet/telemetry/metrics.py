@@ -94,6 +94,19 @@ class GatewayMetrics(Metrics):
         )
         self._add_replicas()
         self._add_vectors()
+        self._add_keys()
+
+    def _add_keys(self) -> None:
+        self.key_requests = self._counter(
+            "key_requests_total", "Requests let in, by the id of their API key.", "key"
+        )
+        self.key_tokens = self._counter(
+            "key_tokens_total", "Tokens charged: those that no cache knew.", "key"
+        )
+        self.key_refusals = self._counter(
+            *("key_refusals_total", "Requests refused by what their key allows."),
+            *("key", "reason"),
+        )
 
     def _add_replicas(self) -> None:
         self.outstanding_tokens = self._gauge(

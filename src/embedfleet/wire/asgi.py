@@ -109,9 +109,9 @@ Route: TypeAlias = Callable[[Request], Awaitable[Response | None]]
 """Answers a request; None when the route has sent its answer itself."""
 
 
-Follow: TypeAlias = Callable[[Request, Response | None, float], None]
-"""Takes a request, its answer and the seconds it took. No answer: the caller left, or the route has
-sent it itself."""
+Follow: TypeAlias = Callable[[str, Request, Response | None, float], None]
+"""Takes a route's pattern, a request, its answer and the seconds it took. No answer: the caller
+left, or the route has sent it itself."""
 
 
 def _too_large(limit: int) -> BodyTooLargeError:
@@ -166,7 +166,8 @@ class Router:
         if response is not None:
             await send_response(send, response, request.id)
         if self.follow is not None:
-            self.follow(request, response, time.monotonic() - started)
+            route = self.pattern(scope["method"], scope["path"])
+            self.follow(route, request, response, time.monotonic() - started)
 
     async def _answer(self, request: Request) -> Response | None:
         """What is to be sent; None when it was sent already, or nobody is there to read it."""

@@ -39,7 +39,7 @@ def replica_settings(
     return dataclasses.replace(
         settings,
         replica=dataclasses.replace(
-            settings.replica, host="127.0.0.1", port=0, exit_with_parent=True
+            settings.replica, host="127.0.0.1", port=0, exit_with_parent=True, key_file=None
         ),
         engine=dataclasses.replace(settings.engine, threads=threads),
         pools=(

@@ -1,0 +1,56 @@
+"""What the commands call, imported only when one of them runs, so that `--help` is quick.
+
+Decides which function stands behind which command. Refuses to know flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedfleet.settings import EngineSettings, Settings
+
+if TYPE_CHECKING:
+    from embedfleet.model.source import ResolvedModel
+
+
+def _run_gateway(settings: Settings, api_keys: tuple[str, ...] | None = None) -> int:
+    from embedfleet.gateway.server import run  # noqa: PLC0415
+
+    return run(settings, api_keys)
+
+
+def _run_replica(settings: Settings) -> int:
+    from embedfleet.replica import run  # noqa: PLC0415
+
+    return run(settings)
+
+
+def _fetch(model: str) -> ResolvedModel:
+    from embedfleet.model.source import resolve  # noqa: PLC0415
+
+    return resolve(model, progress=True)
+
+
+def _make_golden(model: str, output: Path, engine: EngineSettings) -> None:
+    from embedfleet.golden.make import make  # noqa: PLC0415
+
+    make(_fetch(model).directory, output, engine)
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What the commands call; tests hand in their own."""
+
+    gateway: Callable[[Settings], int] = _run_gateway
+    replica: Callable[[Settings], int] = _run_replica
+    fetch: Callable[[str], ResolvedModel] = _fetch
+    make_golden: Callable[[str, Path, EngineSettings], None] = _make_golden
+
+
+def calls(api_keys: tuple[str, ...] | None) -> Calls:
+    """The real ones; a gateway takes these keys beside those of its file. None: none are given."""
+    return Calls(gateway=partial(_run_gateway, api_keys=api_keys))

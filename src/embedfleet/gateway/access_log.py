@@ -1,0 +1,59 @@
+"""One line for each request: who asked for what, how it ended. Never a text, never a key.
+
+Decides what is written. Refuses to know how lines look: text or JSON, as all others of the process.
+What callers choose freely is not in it, or not as they wrote it: routes stand as in the table,
+models by their first name, names of requests and addresses only where they are harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from embedfleet.endpoint import Answered
+from embedfleet.wire.asgi import Request, Response
+from embedfleet.wire.headers import TrustedProxies, client_address
+
+log = logging.getLogger("embedfleet.access")
+
+GONE = 499
+"""What nginx calls a request whose caller left before the answer."""
+
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]{1,45}(%\w{1,15})?")
+_METHOD = re.compile(r"[A-Z]{1,16}")
+
+
+class AccessLog:
+    """Follows the requests of an app."""
+
+    def __init__(self, trusted_proxies: TrustedProxies) -> None:
+        self._trusted_proxies = trusted_proxies
+        log.setLevel(logging.INFO)  # it was asked for, whatever else is written
+
+    def __call__(
+        self, route: str, request: Request, response: Response | None, seconds: float
+    ) -> None:
+        answered = request.notes.get("answered")
+        method = request.scope["method"]
+        address = client_address(request, self._trusted_proxies)
+        fields: dict[str, object] = {
+            "method": method if _METHOD.fullmatch(method) else "-",
+            "route": route,
+            "status": GONE if response is None else response.status,
+        }
+        if isinstance(answered, Answered):
+            fields |= {
+                "model": answered.model or "-",
+                "texts": answered.texts,
+                "tokens": answered.tokens,
+                "hits": "-" if answered.hits is None else answered.hits,
+            }
+        key = answered.key if isinstance(answered, Answered) else request.notes.get("key", "")
+        fields |= {
+            "seconds": round(seconds, 6),
+            "client": address if _ADDRESS.fullmatch(address) else "-",
+            "key": key or "-",
+            "request": request.id,
+        }
+        line = " ".join(f"{name}={value}" for name, value in fields.items())
+        log.info("%s", line, extra={"fields": fields})

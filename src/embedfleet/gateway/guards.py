@@ -1,0 +1,61 @@
+"""Who is let in at the two addresses of a gateway, and what protects the connections.
+
+Decides which setting guards what, and warns of doors that stand open. Refuses to know keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from embedfleet.access import Access, OpenAccess
+from embedfleet.access.cors import Cors
+from embedfleet.access.guarding import behind
+from embedfleet.access.opening import callers, certificate, one_key
+from embedfleet.access.watching import Watch
+from embedfleet.settings import Settings, is_loopback
+from embedfleet.wire.asgi import App
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What stands between the network and the routes of a gateway."""
+
+    callers: Access
+    operators: Access
+    public_tls: ssl.SSLContext | None
+    admin_tls: ssl.SSLContext | None
+    watches: tuple[Watch, ...]
+    """Files that may change while the process runs."""
+    origins: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, settings: Settings, given: Sequence[str] | None, first_name: Callable[[str], str]
+    ) -> Guards:
+        """`given` are keys beside those of the file. Raises SetupError."""
+        gateway, admin = settings.gateway, settings.admin
+        asking, ring = callers(settings.access.keys_file, given, first_name)
+        operating, own = one_key(admin.key_file, "admin.key_file")
+        public_tls, renewed = certificate(gateway.tls_certificate, gateway.tls_key)
+        admin_tls, renewed_too = certificate(admin.tls_certificate, admin.tls_key)
+        if isinstance(asking, OpenAccess) and not is_loopback(gateway.host):
+            log.warning(
+                "everybody who reaches %s:%d may ask: there are no API keys (`embedfleet keys "
+                "create`, access.keys_file)",
+                *(gateway.host, gateway.port),
+            )
+        watches = (*ring, *own, *renewed, *renewed_too)
+        return cls(asking, operating, public_tls, admin_tls, watches, gateway.cors_origins)
+
+    def public(self, app: App) -> App:
+        """The public app as it is shown; its routes ask for keys themselves."""
+        return Cors(app, self.origins) if self.origins else app
+
+    def admin(self, app: App) -> App:
+        """The admin app as it is shown."""
+        return behind(app, self.operators)
