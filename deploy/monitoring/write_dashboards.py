@@ -25,6 +25,8 @@ CONDITIONAL = {
     "te_": "needs replicas that run TEI",
     "llamacpp:": "needs replicas that run llama.cpp",
     "embedfleet_replica_restarts_total": "needs replicas that the gateway itself starts",
+    "embedfleet_replica_start_seconds": "needs replicas that the gateway itself starts",
+    "embedfleet_autoscaling_": "needs a pool whose replicas follow the load",
     "embedfleet_key_": "needs API keys",
     "golden": "needs golden vectors of the model",
 }
@@ -315,6 +317,65 @@ FLEET = [
         ],
     ),
 ]
+
+SCALING = Row(
+    "Autoscaling",
+    [
+        Panel(
+            "Wanted, planned, ready",
+            "none",
+            {
+                f"{name} {{{{pool}}}}": f"embedfleet_autoscaling_{name}_replicas{{{POOL}}}"
+                for name in ("wanted", "planned", "ready", "standby", "max")
+            },
+            about="Planned are ordered, ready get traffic. Wanted above max: the bound is too low.",
+        ),
+        Panel(
+            "What each reason asks for",
+            "none",
+            {"{{pool}} {{term}}": f"embedfleet_autoscaling_term_replicas{{{POOL}}}"},
+            about="The largest one wins; `embedfleet autoscale explain` tells it in words.",
+        ),
+        Panel(
+            "What decides",
+            "none",
+            {"{{pool}} {{winner}}": f"embedfleet_autoscaling_winner{{{POOL}}} == 1"},
+            kind="state-timeline",
+        ),
+        Panel(
+            "From the order to the first traffic",
+            "s",
+            {
+                "p75 {{pool}} from {{came_from}}": (
+                    "histogram_quantile(0.75, sum by (pool, came_from, le) "
+                    f"(embedfleet_replica_start_seconds_bucket{{{POOL}}}))"
+                )
+            },
+        ),
+        Panel(
+            "Changes",
+            "none",
+            {
+                "{{pool}} {{direction}}": (
+                    "sum by (pool, direction) (increase("
+                    f"embedfleet_autoscaling_changes_total{{{POOL}}}{RATE}))"
+                )
+            },
+        ),
+        Panel(
+            "Held, by hand, last decision",
+            "none",
+            {
+                "held {{pool}}": f"embedfleet_autoscaling_held{{{POOL}}}",
+                "by hand {{pool}}": f"embedfleet_autoscaling_by_hand{{{POOL}}}",
+                "seconds ago {{pool}}": (
+                    f"time() - embedfleet_autoscaling_decision_timestamp_seconds{{{POOL}}}"
+                ),
+            },
+        ),
+    ],
+)
+FLEET.append(SCALING)
 
 SGLANG_P99 = quantile(0.99, "sglang:e2e_request_latency_seconds", "replica", where="")
 

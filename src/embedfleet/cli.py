@@ -20,6 +20,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from embedfleet import flags
+from embedfleet.autoscale import autoscale
 from embedfleet.access.commands import keys
 from embedfleet.calls import Calls, calls
 from embedfleet.engines import engines
@@ -63,6 +64,7 @@ model_commands = typer.Typer(no_args_is_help=True, help="Model files on this mac
 app.add_typer(golden, name="golden")
 app.add_typer(keys, name="keys")
 app.command()(engines)
+app.add_typer(autoscale, name="autoscale")
 app.add_typer(model_commands, name="model")
 commands.register(app)
 
@@ -85,6 +87,8 @@ def serve(
     context: typer.Context,
     model: flags.Model = None,
     replicas: flags.Replicas = None,
+    min_replicas: flags.MinReplicas = None,
+    max_replicas: flags.MaxReplicas = None,
     host: flags.GatewayHost = None,
     port: flags.GatewayPort = None,
     served_name: flags.ServedNames = None,
@@ -102,10 +106,17 @@ def serve(
     A model from the hub, under the name that your clients ask for:
 
         embedfleet serve Qwen/Qwen3-Embedding-0.6B --served-name embeddings
+
+    As many replicas as the load needs, instead of a fixed number:
+
+        embedfleet serve builtin --min-replicas 1 --max-replicas 4
     """
     chosen = {
         "pools.model": model,
         "pools.replicas": replicas,
+        "autoscaling.enabled": None if min_replicas is max_replicas is None else "true",
+        "autoscaling.min_replicas": min_replicas,
+        "autoscaling.max_replicas": max_replicas,
         "pools.served_names": served_name or None,
         "gateway.host": host,
         "gateway.port": port,

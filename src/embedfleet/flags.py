@@ -28,6 +28,8 @@ MODEL_HELP = _help("pools.model").partition(". ")[0] + "."
 Model = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 NamedModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 Replicas = Annotated[str | None, _flag("pools.replicas", "N")]
+MinReplicas = Annotated[str | None, _flag("autoscaling.min_replicas", "N")]
+MaxReplicas = Annotated[str | None, _flag("autoscaling.max_replicas", "N")]
 ReplicaUrls = Annotated[list[str] | None, _flag("pools.replica_urls", "URL")]
 TokenizerDir = Annotated[str | None, _flag("pools.tokenizer_dir", "DIR")]
 ServedNames = Annotated[list[str] | None, _flag("pools.served_names", "NAME")]

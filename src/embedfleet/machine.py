@@ -12,6 +12,7 @@ from typing import Final
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _CPUINFO: Final = Path("/proc/cpuinfo")
+_MEMINFO: Final = Path("/proc/meminfo")
 _INT8_DOT_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
@@ -39,6 +40,35 @@ def _quota_v1(cgroup: Path) -> float | None:
         period = int((cgroup / "cpu/cpu.cfs_period_us").read_text(encoding="ascii"))
         return quota / period if quota > 0 and period > 0 else None
     except (OSError, ValueError):
+        return None
+
+
+def memory_used(cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO) -> float | None:
+    """Share of memory in use: the host's, or the control group's where that is fuller.
+
+    What can be given back at once, such as cached files, does not count. None where nobody tells.
+    """
+    known = [share for share in (_host_memory(meminfo), _group_memory(cgroup)) if share is not None]
+    return max(known, default=None)
+
+
+def _host_memory(meminfo: Path) -> float | None:
+    try:
+        rows = [line.split() for line in meminfo.read_text(encoding="ascii").splitlines()]
+        sizes = {name.rstrip(":"): int(size) for name, size, *_ in rows}
+        return 1.0 - sizes["MemAvailable"] / sizes["MemTotal"]
+    except (OSError, ValueError, KeyError, ZeroDivisionError):
+        return None
+
+
+def _group_memory(cgroup: Path) -> float | None:
+    try:
+        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
+        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
+        rows = [line.split() for line in (cgroup / "memory.stat").read_text().splitlines()]
+        cached = {name: int(size) for name, size in rows}.get("inactive_file", 0)
+        return None if limit == "max" else (used - cached) / int(limit)
+    except (OSError, ValueError, ZeroDivisionError):
         return None
 
 

@@ -225,7 +225,7 @@ async def test_texts_wait_for_a_replica_to_come() -> None:
         texts = encodings(5)
         waiting = asyncio.create_task(compute(pool, texts))
         await asyncio.sleep(0.01)
-        assert pool.queued_texts == 5
+        assert pool.workload.queued_texts == 5
 
         upstream.behaviours["late"] = well
         join(pool.fleet, "late")
@@ -285,11 +285,11 @@ async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
         waiting = asyncio.create_task(compute(pool, encodings(50)))
         await asyncio.sleep(0.01)
         flying = sum(count for _, count in upstream.calls)
-        assert pool.queued_texts == 50 - flying
+        assert pool.workload.queued_texts == 50 - flying
 
         waiting.cancel()
         await asyncio.sleep(0.01)
-        assert pool.queued_texts == 0
+        assert pool.workload.queued_texts == 0
         assert len(upstream.cancelled) == flying
 
 

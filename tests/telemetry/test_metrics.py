@@ -19,12 +19,19 @@ MONITORING = ROOT / "deploy" / "monitoring"
 LABELS = {
     *("pool", "replica", "lane", "state", "status", "outcome", "version"),
     *("engine", "precision"),
+    *("term", "winner", "direction", "came_from"),
     *("key", "reason"),
 }
 """Labels whose values we choose or know; nothing that callers make up."""
 
-UNITS = ("_seconds", "_bytes", "_tokens", "_texts", "_ratio", "_total", "_info", "_requests")
-NO_UNIT = {"embedfleet_replica_state", "embedfleet_golden_drift"}
+UNITS = (
+    *("_seconds", "_bytes", "_tokens", "_texts", "_ratio", "_total", "_info", "_requests"),
+    "_replicas",
+)
+NO_UNIT = {
+    *("embedfleet_replica_state", "embedfleet_golden_drift"),
+    *(f"embedfleet_autoscaling_{name}" for name in ("winner", "held", "by_hand")),
+}
 
 EVERY = [
     pytest.param(attribute, metric, id=exposed_name(metric))

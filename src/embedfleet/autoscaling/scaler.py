@@ -205,7 +205,9 @@ class Scaler:
         decision, last = entry.decision, self.journal.last
         was_held = last is not None and last.decision.held
         if decision.held and not was_held:
-            log.warning("pool %s: autoscaling is %s", self.pool, decision.reason)
+            # At the start it is usual: no replica has said yet what it can do.
+            level = logging.INFO if last is None else logging.WARNING
+            log.log(level, "pool %s: autoscaling is %s", self.pool, decision.reason)
         elif was_held and not decision.held:
             log.info("pool %s: autoscaling sees again", self.pool)
         if entry.changed and not entry.trouble:

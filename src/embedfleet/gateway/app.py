@@ -14,6 +14,7 @@ from embedfleet.access.guarding import guarded
 from embedfleet.gateway.access_log import AccessLog
 from embedfleet.gateway.counting import KeyCounter
 from embedfleet.serving import Listener
+from embedfleet.gateway.scaling_routes import scaling_routes
 from embedfleet.telemetry.metrics import CONTENT_TYPE
 from embedfleet.telemetry.tracing import traced
 from embedfleet.vocabulary import DrainingError, NoReplicaError
@@ -67,6 +68,7 @@ def admin_app(gateway: Gateway) -> Router:
             ("GET", "/fleet"): admin.fleet,
             ("GET", "/metrics"): admin.metrics,
             ("GET", "/targets"): admin.targets,
+            **scaling_routes(gateway.scaling),
             ("GET", "/health/live"): health.live,
             ("GET", "/health/ready"): health.ready,
         },
@@ -102,7 +104,7 @@ class _Admin:
         pools = [
             {
                 "name": pool.name,
-                "queued_texts": pool.queued_texts,
+                "queued_texts": pool.workload.queued_texts,
                 "replicas": [
                     {
                         "name": member.name,

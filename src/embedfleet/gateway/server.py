@@ -22,16 +22,13 @@ from embedfleet.access import OpenAccess
 from embedfleet.access.opening import followed
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
-from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.prober import Prober
-from embedfleet.fleet.providers.foreign import ForeignProvider
-from embedfleet.fleet.providers.local import SETUP_FAILED, LocalProvider, replica_settings
-from embedfleet.fleet.providers.provider import Provider
-from embedfleet.fleet.supervisor import Supervisor, Told
+from embedfleet.fleet.providers.local import SETUP_FAILED
+from embedfleet.fleet.supervisor import Supervisor
 from embedfleet.gateway.app import listeners
-from embedfleet.gateway.attaching import launch, replica_client
+from embedfleet.gateway.attaching import replica_client
 from embedfleet.gateway.caching import vector_cache
 from embedfleet.gateway.contact import ModelContact
 from embedfleet.gateway.counting import RequestCounter, StateGauge
@@ -39,7 +36,10 @@ from embedfleet.gateway.greeting import greet
 from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
 from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.scaling import Scaling
+from embedfleet.gateway.starting import provider, supervisor
 from embedfleet.gateway.upstream import Upstream
+from embedfleet.machine import memory_used
 from embedfleet.model.description import ModelDescription, describe, with_revision
 from embedfleet.model.source import resolve
 from embedfleet.serving import StopSignal, bind, serving
@@ -111,6 +111,7 @@ class Gateway:
         self.hopeless = asyncio.Event()
         """Set when a pool has no replica and never will."""
         self._scratch = scratch
+        self.scaling = Scaling(settings.autoscaling, self.metrics)
         self._supervisors: list[Supervisor] = []
         self._probers: list[Prober] = []
         self._upstream = Upstream.open(
@@ -158,6 +159,7 @@ class Gateway:
             drifted=self.metrics.golden_drift.labels(name).observe,
         )
         self.pools.append(pool)
+        self.scaling.see(pool, memory_used if settings.replicas else lambda: None)
         self._probers.append(
             Prober(
                 fleet,
@@ -186,6 +188,7 @@ class Gateway:
         grace = self.settings.gateway.drain_timeout_s
         if self._inside is not None:
             await self._inside.close()
+        await self.scaling.close()
         await asyncio.gather(*(prober.close() for prober in self._probers))
         await asyncio.gather(*(supervisor.stop(grace) for supervisor in self._supervisors))
         if self.cache is not None:
@@ -205,31 +208,18 @@ class Gateway:
         pool.width = model.identity.width
         names = _names(settings, model)
         now, encoder = int(time.time()), Encoder(model)
-        served = ServedModel(model.identity, names, encoder, pool, now, contact.promise)
+        sight = self.scaling.sights[pool.name]
+        served = ServedModel(model.identity, names, encoder, sight, now, contact.promise)
         self.models.update(dict.fromkeys(names, served))
 
     def _supervise(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
-        options = self.settings.fleet
-        supervisor = Supervisor(
-            pool.fleet,
-            self._provider(settings, model),
-            Backoff(options.restart_backoff_s, options.restart_backoff_ceiling_s),
-            told=Told(
-                restarted=self.metrics.replica_restarts.labels(pool.name).inc,
-                gave_up=lambda _: self._give_up(pool),
-            ),
-        )
-        supervisor.start(settings.replicas)
-        self._supervisors.append(supervisor)
-
-    def _provider(self, settings: PoolSettings, model: ModelDescription) -> Provider:
-        names = _names(settings, model)
-        if settings.engine != "embedfleet":
-            return ForeignProvider(settings.engine, launch(self.settings, settings, model, names))
-        directory = Path(tempfile.mkdtemp(prefix=f"{len(self._supervisors)}-", dir=self._scratch))
-        return LocalProvider(
-            replica_settings(self.settings, settings, model.directory, names), directory
-        )
+        scaled = self.settings.autoscaling
+        starts = provider(self.settings, settings, model, _names(settings, model), self._scratch)
+        keeps = supervisor(pool, starts, self.settings, self.metrics, lambda _: self._give_up(pool))
+        self._supervisors.append(keeps)
+        keeps.start(scaled.min_replicas if scaled.enabled else settings.replicas)
+        if scaled.enabled:
+            self.scaling.start(pool.name, keeps)
 
     def _give_up(self, pool: Pool) -> None:
         """A replica can never start; without any other one there is nothing to serve."""

@@ -61,6 +61,7 @@ class Replica:
         self.metrics = metrics or ReplicaMetrics()
         self.batcher = Batcher(engine, report=self._measure)
         self.draining = False
+        self._busy_s = 0.0
         self._engine = engine
         self._served_names = tuple(served_names)
         self._directory = directory
@@ -205,6 +206,7 @@ class Replica:
                     cost=dataclasses.astuple(self.batcher.cost.model),
                     draining=self.draining,
                     batches=self.batcher.cost.batches,
+                    busy_s=self._busy_s,
                 )
             )
         )
@@ -256,6 +258,7 @@ class Replica:
         metrics.batch_fill.observe(report.tokens / self.batcher.budget_tokens)
         metrics.prepare.observe(report.prepare_s)
         metrics.compute.observe(report.compute_s)
+        self._busy_s += report.compute_s
         for seconds in report.queue_s:
             metrics.queue.observe(seconds)
 

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from embedfleet.settings.rules import count, duration, setting
+from embedfleet.settings.rules import duration, setting
 
 
 @dataclass(frozen=True, slots=True)
 class AutoscalingSettings:
     """How many replicas a pool should have, and how fast that may change."""
 
-    min_replicas: int = setting(2, at_least=0, at_most=4096)
-    """Fewest replicas, at any time. Two, so that one may die."""
-    max_replicas: int = count(8, at_most=4096)
-    """Most replicas, at any time."""
+    enabled: bool = False
+    """Let load decide how many replicas each pool has; `pools.replicas` is then not used where
+    replicas are started on this machine. The flags of the two bounds turn it on."""
+    min_replicas: int = setting(2, at_least=0, at_most=4096, flag="--min-replicas")
+    """Fewest replicas of a pool, at any time. Two, so that one may die."""
+    max_replicas: int = setting(8, at_least=1, at_most=4096, flag="--max-replicas")
+    """Most replicas of a pool, at any time, standby included. On a processor the machine's cores
+    are shared out for so many."""
     standby: int = setting(0, at_least=0, at_most=4096)
     """Replicas kept loaded and out of traffic, woken in seconds where a start takes minutes. They
     cost what a ready one costs, so none unless asked for."""

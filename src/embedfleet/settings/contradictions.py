@@ -98,6 +98,17 @@ def _autoscaling(settings: Settings) -> Iterator[str]:
             yield (
                 f"autoscaling.{low} ({least:g}) is above autoscaling.{high} ({most:g}): {reason}"
             )
+    if chosen.enabled and not chosen.min_replicas:
+        yield (
+            "autoscaling.min_replicas is 0 while autoscaling.enabled is true: with no replica at "
+            "all, requests fail and nobody learns how fast one is; give at least 1"
+        )
+    for index, pool in enumerate(settings.pools):
+        if chosen.enabled and pool.replicas and pool.replica_urls:
+            yield (
+                f"pools[{index}]: autoscaling.enabled decides how many replicas are started here, "
+                "and does not count those at replica_urls: give it a pool of its own"
+            )
 
 
 def _between_pools(settings: Settings) -> Iterator[str]:

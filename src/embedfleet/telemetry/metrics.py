@@ -31,6 +31,9 @@ TOKENS = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 DRIFT = (1e-6, 1e-5, 1e-4, 1e-3, 2e-3, 1e-2, 3e-2, 1e-1, 1.0)
 """Around what the precision classes allow: 1e-4 for f32, 2e-3 for bf16, 3e-2 for 8-bit ones."""
 
+START_UP_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""From waking a standby replica to loading a large model from a slow disk."""
+
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
@@ -94,6 +97,7 @@ class GatewayMetrics(Metrics):
         )
         self._add_replicas()
         self._add_vectors()
+        self._add_autoscaling()
         self._add_keys()
 
     def _add_keys(self) -> None:
@@ -143,6 +147,31 @@ class GatewayMetrics(Metrics):
         )
         self.golden_mismatches = self._counter(
             "golden_mismatches_total", "Replicas refused for wrong golden vectors.", "pool"
+        )
+
+
+    def _add_autoscaling(self) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return self._gauge(f"autoscaling_{name}", text, "pool", *labels)
+
+        self.wanted = gauge("wanted_replicas", "What the winning term asks for, before bounds.")
+        self.planned = gauge("planned_replicas", "Replicas ordered to be in traffic.")
+        self.serving = gauge("ready_replicas", "Replicas in traffic, when it was last decided.")
+        self.standby = gauge("standby_replicas", "Replicas ordered to be loaded out of traffic.")
+        self.most = gauge("max_replicas", "Most replicas that are allowed.")
+        self.term = gauge("term_replicas", "What each term asks for; 0 where it is silent.", "term")
+        self.winner = gauge("winner", "1 for the term that decided, or what held it.", "winner")
+        self.held = gauge("held", "1 while signals are missing or absurd, and nothing changes.")
+        self.by_hand = gauge("by_hand", "1 while it is paused, or a person has set the number.")
+        self.decided = gauge("decision_timestamp_seconds", "When it was last decided.")
+        self.scaled = self._counter(
+            *("autoscaling_changes_total", "Orders of more or fewer replicas."),
+            *("pool", "direction"),
+        )
+        self.start_up = self._histogram(
+            *("replica_start_seconds", "From ordering a replica to its first traffic."),
+            *("pool", "came_from"),
+            buckets=START_UP_S,
         )
 
 

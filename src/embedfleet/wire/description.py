@@ -37,6 +37,8 @@ class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool
     batches: int = 0
     """Measured batches that `cost` was learned from."""
+    busy_s: float | None = None
+    """Seconds that it has computed since it started; None where nobody counts them."""
     wire: int = VERSION
 
     @property

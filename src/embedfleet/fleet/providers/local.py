@@ -32,9 +32,15 @@ def replica_settings(
     """The settings of one of the pool's local replica processes.
 
     The model is named by its directory: it is found, and downloaded, once. The machine's processors
-    are shared out: two replicas that each use all of them would only get in each other's way.
+    are shared out: two replicas that each use all of them would only get in each other's way. Where
+    their number follows the load they are shared out for the largest one, so that what a replica
+    can do, by which the number is decided, does not fall as others join it.
     """
-    local = sum(other.replicas for other in settings.pools)
+    scaled = settings.autoscaling
+    local = sum(
+        max(scaled.max_replicas, 1) if scaled.enabled and other.replicas else other.replicas
+        for other in settings.pools
+    )
     threads = settings.engine.threads or max(1, usable_processors() // max(1, local))
     return dataclasses.replace(
         settings,

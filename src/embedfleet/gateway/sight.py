@@ -1,0 +1,101 @@
+"""What the autoscaler sees of a pool, measured where its requests pass.
+
+Decides what is measured and where: traffic as it is asked for, refused texts included; latency of
+interactive texts alone, because bulk ones wait by intent; ability from what replicas measured of
+themselves. Refuses to know what follows from it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from statistics import mean
+
+from embedfleet.autoscaling import Arrivals, Busy, Latencies, Observation, ability
+from embedfleet.cache.single_flight import Arrived
+from embedfleet.endpoint import Caller, Computed
+from embedfleet.gateway.pool import Pool
+from embedfleet.settings import AutoscalingSettings
+from embedfleet.vocabulary import Encoding, Lane, OverloadedError, ReplicaState
+from embedfleet.wire.description import ReplicaDescription
+from embedfleet.work import CostModel
+
+USUAL_TOKENS = 128.0
+"""Length of a text before any came."""
+
+
+def _unknown() -> float | None:
+    return None
+
+
+class PoolSight:
+    """A pool as requests see it, and what it looks like from here.
+
+    It stands before the pool and computes through it; `observe` tells what went by.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        settings: AutoscalingSettings,
+        memory_used: Callable[[], float | None] = _unknown,
+    ) -> None:
+        """`memory_used` tells how full the host is that would take another replica."""
+        self.pool = pool
+        self._settings = settings
+        self._memory_used = memory_used
+        self._arrivals = Arrivals(keep_s=settings.slow_window_s)
+        self._latencies = Latencies(keep_s=settings.slo_broken_s)
+        self._busy = Busy()
+        self._length = USUAL_TOKENS
+        self._tokens_per_s = math.nan
+
+    async def compute(
+        self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
+    ) -> Computed:
+        """As the pool does."""
+        began = time.monotonic()
+        self._arrivals.add(sum(map(len, encodings)), began, len(encodings))
+        counted = True
+        try:
+            return await self.pool.compute(encodings, caller, arrived)
+        except OverloadedError:
+            counted = False  # it was no slow answer; that it was asked for is counted already
+            raise
+        finally:
+            if counted and caller.lane is Lane.INTERACTIVE:
+                now = time.monotonic()
+                self._latencies.add(now - began, now, len(encodings))
+
+    async def observe(self, now: float) -> Observation:
+        """The pool at `now`; how many replicas are on their way, others know."""
+        settings, arrivals, workload = self._settings, self._arrivals, self.pool.workload
+        ready = [each for each in self.pool.fleet if each.state is ReplicaState.READY]
+        told = {each.name: each.description for each in ready if each.description is not None}
+        slow = arrivals.tokens_per_s(settings.slow_window_s, now)
+        texts = arrivals.texts_per_s(settings.slow_window_s, now)
+        if texts:
+            self._length = slow / texts
+        if told:
+            self._tokens_per_s = mean(map(self._ability, told.values()))
+        busy_s = {name: said.busy_s for name, said in told.items() if said.busy_s is not None}
+        used = self._memory_used()
+        return Observation(
+            now=now,
+            ready=len(ready),
+            arriving_fast=arrivals.tokens_per_s(settings.fast_window_s, now),
+            arriving_slow=slow,
+            waiting_tokens=workload.waiting_tokens,
+            tokens_per_s=self._tokens_per_s,
+            latency_p99_s=self._latencies.quantile(0.99, now),
+            utilisation=self._busy.share(busy_s, now),
+            texts_per_s=texts,
+            queued_texts=workload.queued_texts,
+            memory_used=() if used is None else (used,),
+        )
+
+    def _ability(self, told: ReplicaDescription) -> float:
+        """In batches that leave half of the promised latency for the wait."""
+        cost = CostModel(*told.cost)
+        return ability(cost, self._length, told.batch_tokens, self._settings.slo_s / 2)

@@ -1,0 +1,60 @@
+"""Replicas that a gateway starts on its own machine, made from settings.
+
+Decides what is put together: who provides them, who keeps them alive, and what is told of them.
+Refuses to know how many there should be.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from embedfleet.fleet.backoff import Backoff
+from embedfleet.fleet.providers.foreign import ForeignProvider
+from embedfleet.fleet.providers.local import LocalProvider, replica_settings
+from embedfleet.fleet.providers.provider import Provider
+from embedfleet.fleet.supervisor import Supervisor, Told
+from embedfleet.gateway.attaching import launch
+from embedfleet.gateway.pool import Pool
+from embedfleet.model.description import ModelDescription
+from embedfleet.settings import Pool as PoolSettings
+from embedfleet.settings import Settings
+from embedfleet.telemetry.metrics import GatewayMetrics
+
+
+def provider(
+    settings: Settings,
+    pool: PoolSettings,
+    model: ModelDescription,
+    names: tuple[str, ...],
+    scratch: Path,
+) -> Provider:
+    """Whatever starts one replica of a pool. Raises SettingError."""
+    if pool.engine != "embedfleet":
+        return ForeignProvider(pool.engine, launch(settings, pool, model, names))
+    directory = Path(tempfile.mkdtemp(prefix="replica-", dir=scratch))
+    return LocalProvider(replica_settings(settings, pool, model.directory, names), directory)
+
+
+def supervisor(
+    pool: Pool,
+    provides: Provider,
+    settings: Settings,
+    metrics: GatewayMetrics,
+    gave_up: Callable[[str], None],
+) -> Supervisor:
+    """Whoever keeps a pool's replicas alive, and takes them out of traffic before they end."""
+    fleet = settings.fleet
+
+    def arrived(came_from: str, seconds: float) -> None:
+        metrics.start_up.labels(pool.name, came_from).observe(seconds)
+
+    return Supervisor(
+        pool.fleet,
+        provides,
+        Backoff(fleet.restart_backoff_s, fleet.restart_backoff_ceiling_s),
+        outstanding=pool.workload.outstanding,
+        grace_s=settings.gateway.drain_timeout_s,
+        told=Told(metrics.replica_restarts.labels(pool.name).inc, gave_up, arrived),
+    )

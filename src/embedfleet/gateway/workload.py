@@ -1,0 +1,39 @@
+"""What a pool has to do: waiting in its queue, and handed to its replicas.
+
+Decides what counts as unfinished. Refuses to know who asks: autoscaling, and whoever takes a
+replica out of traffic and must know when it is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedfleet.gateway.dispatch import Dispatcher
+from embedfleet.gateway.flights import Flights
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Read-only sight of a pool's work at this moment."""
+
+    _dispatcher: Dispatcher
+    _flights: Flights
+
+    @property
+    def queued_texts(self) -> int:
+        """Texts that wait for a replica."""
+        return len(self._dispatcher.queue)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens in the queue or with a replica."""
+        return self._dispatcher.queue.tokens + self._dispatcher.outstanding_tokens
+
+    def outstanding(self, replica: str) -> int:
+        """Tokens that a replica still has to answer, also one that gets nothing new."""
+        return sum(
+            text.tokens
+            for flight in self._flights
+            if flight.member.name == replica
+            for text in flight.assignment.texts.values()
+        )
