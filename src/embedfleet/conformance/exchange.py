@@ -135,9 +135,11 @@ def accepted(answer: Answer, *, texts: int | None = None) -> Embedded:
         raise Violation("`data` must be a list", answer)
     if texts is not None:
         expect(len(data) == texts, f"there must be {texts} vectors, not {len(data)}", answer)
+    expect(bool(data), "`data` must hold a vector for each text", answer)
     vectors = [_vector(one, place, answer) for place, one in enumerate(data)]
     widths = {len(one) for one in vectors}
     expect(len(widths) == 1, f"vectors must be of one length, not of {sorted(widths)}", answer)
+    expect(widths != {0}, "vectors must have numbers", answer)
     matrix = np.stack(vectors)
     expect(bool(np.isfinite(matrix).all()), "vectors must be finite", answer)
     kinds = {isinstance(one["embedding"], str) for one in data}
@@ -157,7 +159,8 @@ def _vector(one: Any, place: int, answer: Answer) -> Floats:
         return _from_base64(embedding, place, answer)
     whole = isinstance(embedding, list) and all(type(each) in (int, float) for each in embedding)
     expect(whole, f"`data[{place}].embedding` must be a list of numbers or base64", answer)
-    return np.array(embedding, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 can't hold is found not to be finite
+        return np.array(embedding, dtype=np.float32)
 
 
 def _from_base64(text: str, place: int, answer: Answer) -> Floats:

@@ -66,4 +66,8 @@ async def run_check(service: Service, check: Check) -> Result:
             answer.asked.shown if answer else "",
             answer.shown if answer else "",
         )
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # A check reads on where an answer must have a field; another service's may have none.
+        missing = f"the answer must have the form of the contract ({error!r})"
+        return Result(check, Verdict.FAILED, missing)
     return Result(check, Verdict.PASSED)
