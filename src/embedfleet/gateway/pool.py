@@ -28,7 +28,6 @@ from embedfleet.gateway.gathering import Gathering
 from embedfleet.gateway.hedging import late
 from embedfleet.gateway.queue import QueuedText
 from embedfleet.gateway.workload import Workload
-from embedfleet.gateway.workload import Workload
 from embedfleet.golden.vectors import of_unit_length
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
@@ -78,7 +77,6 @@ class Pool:
         self._dispatcher = Dispatcher(balancer, attempts=settings.attempts)
         self._counter = PoolCounter(name, metrics)
         self._flights = Flights()
-        self.workload = Workload(self._dispatcher, self._flights)
         self.workload = Workload(self._dispatcher, self._flights)
         self._errands: set[asyncio.Task[None]] = set()
         self._retries, self._hedges = Budget(RETRY_SHARE), Budget(HEDGE_SHARE)
