@@ -38,8 +38,8 @@ GatewayPort = Annotated[str | None, _flag("gateway.port", "PORT")]
 ReplicaHost = Annotated[str | None, _flag("replica.host", "ADDRESS")]
 ReplicaPort = Annotated[str | None, _flag("replica.port", "PORT")]
 Engine = Annotated[str | None, _flag("pools.engine", "embedfleet|sglang|vllm|tei|llamacpp")]
-Device = Annotated[str | None, _flag("engine.device", "auto|cpu")]
-Dtype = Annotated[str | None, _flag("engine.dtype", "auto|f32|int8")]
+Device = Annotated[str | None, _flag("engine.device", "auto|cpu|cuda|cuda:N")]
+Dtype = Annotated[str | None, _flag("engine.dtype", "auto|f32|bf16|fp8|int8")]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(

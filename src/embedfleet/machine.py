@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
+_DEVICES: Final = Path("/dev")
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _MEMINFO: Final = Path("/proc/meminfo")
 _INT8_DOT_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -85,3 +86,8 @@ def multiplies_int8_exactly(cpuinfo: Path = _CPUINFO) -> bool:
         return False
     flags = (line for line in lines if line.startswith("flags"))
     return not _INT8_DOT_PRODUCTS.isdisjoint(next(flags, "").split())
+
+
+def has_nvidia_driver(devices: Path = _DEVICES) -> bool:
+    """Whether the driver of an NVIDIA GPU is there, of Windows' Linux too; loads nothing."""
+    return any((devices / name).exists() for name in ("nvidiactl", "dxg"))

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from embedfleet.batching.batcher import Batcher, BatchReport, Job, Part
+from embedfleet.batching.batcher import Batcher
+from embedfleet.batching.jobs import BatchReport, Job, Part
 from embedfleet.vocabulary import Lane
 from tests.fakes.revealing_engine import POISON, UNLUCKY, RevealingEngine, vector_of
 

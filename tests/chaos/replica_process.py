@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from embedfleet.endpoint import Endpoint
+from embedfleet.engine.engine import Computation
 from embedfleet.model.description import describe
 from embedfleet.replica.service import Replica
 from embedfleet.serving import Listener, bind, serving
@@ -50,7 +51,7 @@ class DeadlyEngine(RevealingEngine):
             self.batches.clear()  # a test of memory must not remember everything
             return compute()
 
-        return compute_or_die
+        return Computation(compute_or_die)
 
 
 class Mischief:

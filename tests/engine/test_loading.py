@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.engine.loading import EngineOptions, choose_precision, load_engine
+from embedfleet.engine.loading import (
+    EngineOptions,
+    choose_cuda_precision,
+    choose_precision,
+    load_engine,
+)
 from embedfleet.vocabulary import ModelError, Precision, SettingError
 from tests.checkpoints import SMALL, random_weights, write_checkpoint
 
@@ -30,6 +35,21 @@ def test_by_default_it_computes_in_int8_where_that_is_right_and_in_float32_elsew
     assert choose_precision("f32", int8_is_exact=True) is Precision.F32
 
 
+def test_on_a_gpu_it_computes_in_bf16_unless_the_pool_promises_more() -> None:
+    assert choose_cuda_precision("auto", None) is Precision.BF16
+    assert choose_cuda_precision("auto", Precision.BF16) is Precision.BF16
+    assert choose_cuda_precision("auto", Precision.F32) is Precision.F32
+    assert choose_cuda_precision("fp8", None) is Precision.FP8
+    with pytest.raises(SettingError, match="int8, which is for processors"):
+        choose_cuda_precision("int8", None)
+
+
+def test_on_a_processor_auto_keeps_what_the_pool_promises(directory: Path) -> None:
+    for promise in (Precision.BF16, Precision.F32):
+        engine = load_engine(directory, EngineOptions(device="cpu", at_least=promise))
+        assert engine.info.precision is Precision.F32
+
+
 def test_int8_is_refused_where_its_products_overflow() -> None:
     with pytest.raises(SettingError, match=r"no VNNI or AMX.*Use f32"):
         choose_precision("int8", int8_is_exact=False)
@@ -38,8 +58,10 @@ def test_int8_is_refused_where_its_products_overflow() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (EngineOptions(device="tpu"), "device is 'tpu'; there are auto, cpu"),
-        (EngineOptions(dtype="fp4"), "dtype is 'fp4'; there are auto, f32, int8"),
+        (EngineOptions(device="tpu"), "device is 'tpu'; there are auto, cpu, cuda and cuda:N"),
+        (EngineOptions(dtype="fp4"), "dtype is 'fp4'; there are auto, f32, bf16, fp8, int8"),
+        (EngineOptions(dtype="f16"), "dtype is f16: Qwen3-Embedding overflows.*Use bf16"),
+        (EngineOptions(device="cpu", dtype="fp8"), "fp8, which is for GPUs; .* f32 or int8"),
         (EngineOptions(threads=0), "threads is 0"),
         (EngineOptions(batch_tokens=-5), "batch_tokens is -5"),
         (EngineOptions(max_tokens=4_097), "max_tokens is 4097.*made for 4096"),

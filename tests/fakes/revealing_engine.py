@@ -61,7 +61,7 @@ class RevealingEngine:
             finally:
                 self._computing.release()
 
-        return compute
+        return Computation(compute)
 
     def close(self) -> None:
         self.go_on.set()

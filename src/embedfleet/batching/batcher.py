@@ -1,32 +1,31 @@
 """The loop beside an engine: takes what waits whenever the engine is free.
 
-Decides when a batch is formed; which texts it takes is decided in `packing`. There is no timer: a
-free engine starts at once. A batch is prepared ahead only when a full one waits already, for then
-nothing is lost by fixing its texts early. Refuses to know HTTP and where texts come from.
+Does what `waiting` and `packing` decide: forms batches, prepares and computes them in threads, and
+gives every call its part of what comes out. Refuses to know HTTP and where texts come from.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from embedfleet.batching.packing import pack
+from embedfleet.batching.jobs import BatchReport, Deliver, Job, Part
+from embedfleet.batching.times import Times
+from embedfleet.batching.waiting import Rhythm, Waiting
 from embedfleet.engine.engine import Computation, Engine
 from embedfleet.engine.pooling import finite_rows
-from embedfleet.urgency import urgency
 from embedfleet.vocabulary import (
     DeadlineError,
     EmbedfleetError,
-    Encoding,
-    Lane,
     ReplicaError,
     VectorError,
     Vectors,
@@ -38,54 +37,15 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """One text waiting for its vector."""
-
-    id: int
-    encoding: Encoding
-    lane: Lane
-    deadline: float | None
-    """On the monotonic clock, seconds."""
-    arrived: float
-    deliver: Deliver
-    """Called once, on the event loop, with every part of the batch that is of the same call."""
-    alone: bool = False
-    """Whether it must not share a batch, because it may be what kills engines."""
-    tokens: int = field(init=False)
-    urgency: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.tokens = len(self.encoding)
-        self.urgency = urgency(self.arrived, self.tokens, self.deadline)
-
-
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What a batch gave to the jobs that share one `deliver`."""
+class Prepared:
+    """A batch that only the device is missing to."""
 
-    jobs: Sequence[Job]
-    """Those that have a vector, in row order."""
-    vectors: Vectors
-    """[len(jobs), width]"""
-    failures: Sequence[tuple[Job, EmbedfleetError]]
-    queue_s: float
-    """Longest wait among these jobs."""
-    compute_s: float
-
-
-Deliver = Callable[[Part], None]
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """What was measured of one batch."""
-
-    texts: int
-    tokens: int
+    batch: list[Job]
+    computation: Computation
+    started: float
+    """When it was formed, monotonic seconds."""
     prepare_s: float
-    compute_s: float
-    queue_s: Sequence[float]
 
 
 class Batcher:
@@ -98,28 +58,36 @@ class Batcher:
         budget_tokens: int | None = None,
         report: Callable[[BatchReport], None] = lambda _: None,
     ) -> None:
+        info = engine.info
         self._engine = engine
-        self._budget = budget_tokens or engine.info.batch_tokens
         self._report = report
-        self._waiting: dict[int, Job] = {}
-        self._waiting_tokens = 0
+        self._waiting: Waiting[Job] = Waiting(
+            Rhythm(
+                budget_tokens or info.batch_tokens,
+                info.in_flight,
+                info.enough_tokens,
+                info.long_beside,
+            )
+        )
         self._running = 0
-        self._arrived = asyncio.Event()
-        self._free = asyncio.Event()
-        self._free.set()
+        self._batches = 0
+        self._long_runs = False
+        self._changed = asyncio.Event()
+        self._free = asyncio.Semaphore(info.in_flight)
+        self._times = Times()
         self._preparer = ThreadPoolExecutor(1, "prepare")
-        self._computer = ThreadPoolExecutor(1, "compute")
+        self._computer = ThreadPoolExecutor(info.in_flight + info.long_beside, "compute")
         self.cost = CostFit()
 
     def __repr__(self) -> str:
         return (
             f"<Batcher [Texts: {len(self._waiting)} waiting, {self._running} running | "
-            f"Tokens: {self._waiting_tokens} waiting]>"
+            f"Tokens: {self._waiting.tokens} waiting]>"
         )
 
     @property
     def budget_tokens(self) -> int:
-        return self._budget
+        return self._waiting.rhythm.budget_tokens
 
     @property
     def waiting_texts(self) -> int:
@@ -127,7 +95,7 @@ class Batcher:
 
     @property
     def waiting_tokens(self) -> int:
-        return self._waiting_tokens
+        return self._waiting.tokens
 
     @property
     def idle(self) -> bool:
@@ -135,100 +103,92 @@ class Batcher:
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue texts; each is answered once through its `deliver`, unless cancelled before."""
-        for job in jobs:
-            self._waiting[id(job)] = job
-            self._waiting_tokens += job.tokens
-        self._arrived.set()
+        self._waiting.add(jobs)
+        self._changed.set()
 
     def cancel(self, jobs: Sequence[Job]) -> int:
         """Forget those that still wait; return how many. Texts of a started batch go on."""
-        cancelled = 0
-        for job in jobs:
-            if self._waiting.pop(id(job), None) is not None:
-                self._waiting_tokens -= job.tokens
-                cancelled += 1
-        return cancelled
+        return self._waiting.remove(jobs)
 
     async def run(self) -> None:
         """Until cancelled: form, prepare and compute batches; close the engine's threads after."""
+        tasks: set[asyncio.Task[None]] = set()
         try:
             while True:
-                await self._room_for_next()
+                self._changed.clear()
                 batch = self._take()
                 if not batch:
+                    await self._changed.wait()
                     continue
-                started = time.monotonic()
-                try:
-                    computation = await _in_thread(
-                        self._preparer,
-                        partial(self._engine.prepare, [job.encoding for job in batch]),
-                    )
-                except Exception as error:  # noqa: BLE001  whatever an engine raises fails its batch
-                    self._fail(batch, error)
-                    continue
-                prepared = time.monotonic()
-                await self._free.wait()
-                self._free.clear()
-                task = asyncio.create_task(self._compute(batch, computation, started, prepared))
-                task.add_done_callback(lambda _: self._free.set())
+                prepared = await self._prepare(batch)
+                if prepared is not None:
+                    task = asyncio.create_task(self._compute(prepared))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
         finally:
             self._preparer.shutdown(wait=False, cancel_futures=True)
             self._computer.shutdown(wait=False, cancel_futures=True)
 
-    async def _room_for_next(self) -> None:
-        """Return when a batch should be formed: texts wait, and the engine is free or a full
-        batch is there to be prepared while it computes.
-        """
-        while True:
-            self._arrived.clear()
-            if not self._waiting:
-                await self._arrived.wait()
-            elif self._free.is_set() or self._waiting_tokens >= self._budget:
-                return
-            else:
-                waits = [
-                    asyncio.ensure_future(self._free.wait()),
-                    asyncio.ensure_future(self._arrived.wait()),
-                ]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for wait in waits:
-                    wait.cancel()
-
     def _take(self) -> list[Job]:
-        """The next batch, without those whose deadline has passed."""
+        """The next batch, without texts whose deadline has passed; none while none is to be."""
         now = time.monotonic()
-        late = [job for job in self._waiting.values() if job.deadline and job.deadline <= now]
+        late = [job for job in self._waiting if job.deadline and job.deadline <= now]
         if late:
             self.cancel(late)
             self._answer(late, None, [(job, _too_late()) for job in late], now, 0.0)
-        batch = pack(self._waiting.values(), self._budget)
-        self.cancel(batch)
-        self._running += len(batch)
+        batch = self._waiting.take(self._batches, long_runs=self._long_runs)
+        if batch:
+            self._count(batch, 1)
         return batch
 
-    async def _compute(
-        self, batch: list[Job], computation: Computation, started: float, prepared: float
-    ) -> None:
-        begun = time.monotonic()
+    def _count(self, batch: Sequence[Job], change: int) -> None:
+        """A batch has come into being (1) or ended (-1)."""
+        self._running += change * len(batch)
+        if self._waiting.is_beside(batch[0]):
+            self._long_runs = change > 0
+        else:
+            self._batches += change
+        if change < 0:
+            self._changed.set()
+
+    async def _prepare(self, batch: list[Job]) -> Prepared | None:
+        started = time.monotonic()
         try:
-            vectors = await _in_thread(self._computer, computation)
-            self._check_shape(batch, vectors)
+            computation = await _in_thread(
+                self._preparer,
+                partial(self._engine.prepare, [job.encoding for job in batch]),
+            )
         except Exception as error:  # noqa: BLE001  whatever an engine raises fails its batch
             self._fail(batch, error)
-            return
-        seconds = time.monotonic() - begun
+            return None
+        return Prepared(batch, computation, started, time.monotonic() - started)
+
+    async def _compute(self, prepared: Prepared) -> None:
+        batch, beside = prepared.batch, self._waiting.is_beside(prepared.batch[0])
+        async with contextlib.nullcontext() if beside else self._free:
+            span = self._times.begin(time.monotonic(), beside=beside)
+            try:
+                vectors = await _in_thread(self._computer, prepared.computation)
+                self._check_shape(batch, vectors)
+            except Exception as error:  # noqa: BLE001  whatever an engine raises fails its batch
+                self._times.end(span, time.monotonic())
+                self._fail(batch, error)
+                return
+        seconds = self._times.end(span, time.monotonic())
         lengths = [job.tokens for job in batch]
-        self.cost.learn(lengths, seconds)
+        if span.tells:
+            self.cost.learn(lengths, seconds)
         self._report(
             BatchReport(
                 texts=len(batch),
                 tokens=sum(lengths),
-                prepare_s=prepared - started,
+                padding_tokens=prepared.computation.padding_tokens,
+                prepare_s=prepared.prepare_s,
                 compute_s=seconds,
-                queue_s=[started - job.arrived for job in batch],
+                queue_s=[prepared.started - job.arrived for job in batch],
             )
         )
-        self._running -= len(batch)
+        self._count(batch, -1)
         good = finite_rows(vectors)
         failures = [
             (job, _no_vector(job)) for job, fine in zip(batch, good, strict=True) if not fine
@@ -236,7 +196,7 @@ class Batcher:
         if failures:
             vectors = vectors[good]
             batch = [job for job, fine in zip(batch, good, strict=True) if fine]
-        self._answer(batch, vectors, failures, started, seconds)
+        self._answer(batch, vectors, failures, prepared.started, seconds)
 
     def _check_shape(self, batch: list[Job], vectors: Vectors) -> None:
         expected = (len(batch), self._engine.info.width)
@@ -248,7 +208,7 @@ class Batcher:
 
     def _fail(self, batch: list[Job], error: Exception) -> None:
         log.error("a batch of %d texts failed", len(batch), exc_info=error)
-        self._running -= len(batch)
+        self._count(batch, -1)
         known = (
             error
             if isinstance(error, EmbedfleetError)

@@ -74,7 +74,7 @@ class Checkpoint:
         self.directory = directory
         self.config = read_config(directory / "config.json")
         self._tensors = open_tensors(directory)
-        self._embedding = self._matrix("embed_tokens", self.config.vocabulary, self.config.hidden)
+        self.embedding = self._matrix("embed_tokens", self.config.vocabulary, self.config.hidden)
         self.final_norm = self._vector("norm.weight", self.config.hidden)
         for layer in range(self.config.layers):
             self.layer(layer)  # so that a wrong tensor is refused now, not at its first use
@@ -84,7 +84,7 @@ class Checkpoint:
 
     def embed(self, ids: NDArray[np.int32]) -> Floats:
         """Rows of the embedding table, shape [len(ids), hidden]; reads only those rows."""
-        return self._embedding.rows(ids)
+        return self.embedding.rows(ids)
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`, still mapped but for the norms."""

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from embedfleet.vocabulary import Encoding, Precision, Vectors
 
-Computation: TypeAlias = Callable[[], Vectors]
-"""A prepared batch: calling it computes the vectors, shape [texts, width], in batch order.
 
-Rows have unit length; a row that could not be computed is not finite (NaN or Inf somewhere), and
-the caller must check that."""
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """A prepared batch: calling it computes the vectors, shape [texts, width], in batch order.
+
+    Rows have unit length; a row that could not be computed is not finite (NaN or Inf somewhere),
+    and the caller must check that."""
+
+    compute: Callable[[], Vectors]
+    padding_tokens: int = 0
+    """Tokens of no text that are computed beside the texts', to fill a fixed size."""
+
+    def __call__(self) -> Vectors:
+        return self.compute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,16 @@ class EngineInfo:
     """For people and metrics, for instance `cpu` or `cuda:0`."""
     batch_tokens: int
     """The batch size in tokens at which the engine runs best; packing fills batches up to it."""
+    in_flight: int = 1
+    """Batches that may be computed at once. A second one is for a device that works on its own: it
+    is given the next batch while it computes, and never waits for the processor."""
+    enough_tokens: int | None = None
+    """Waiting tokens from which on a further batch is begun while another computes: with so many
+    the device is as fast as with any more. None: with a full batch."""
+    long_beside: bool = False
+    """Whether a text over `batch_tokens` computes beside batches and does not hold them up."""
+    device_uuid: str | None = None
+    """Which GPU it is, as the driver knows it; None for others."""
 
 
 class Engine(Protocol):

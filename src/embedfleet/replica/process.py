@@ -126,6 +126,8 @@ def load(settings: Settings) -> LoadedModel:
             batch_tokens=options.batch_tokens,
             memory_mib=options.memory_mib,
             max_tokens=description.identity.max_tokens,
+            deterministic=options.deterministic,
+            at_least=pool.precision,
         ),
     )
     return LoadedModel(description, engine, time.monotonic() - started)

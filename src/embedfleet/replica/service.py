@@ -12,11 +12,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedfleet.batching.batcher import Batcher, BatchReport, Job, Part
+from embedfleet.batching.batcher import Batcher
+from embedfleet.batching.jobs import BatchReport, Job, Part
 from embedfleet.endpoint import Endpoint
 from embedfleet.engine.engine import Engine
 from embedfleet.model.files import SHARED_FILES
 from embedfleet.replica.calls import CallInProgress
+from embedfleet.telemetry.gpu import open_gpu
 from embedfleet.telemetry.metrics import CONTENT_TYPE, ReplicaMetrics
 from embedfleet.telemetry.tracing import Tracing, current_span, traced
 from embedfleet.vocabulary import (
@@ -63,6 +65,7 @@ class Replica:
         self.draining = False
         self._busy_s = 0.0
         self._engine = engine
+        self._gpu = open_gpu(engine.info.device_uuid)
         self._served_names = tuple(served_names)
         self._directory = directory
         self._max_body_bytes = max_body_bytes
@@ -232,6 +235,12 @@ class Replica:
         metrics = self.metrics
         metrics.waiting_texts.set(self.batcher.waiting_texts)
         metrics.waiting_tokens.set(self.batcher.waiting_tokens)
+        if self._gpu is not None:
+            state = await asyncio.to_thread(self._gpu.read)
+            metrics.gpu_busy.set(state.busy)
+            metrics.gpu_memory.set(state.memory_used_bytes)
+            metrics.gpu_memory_total.set(state.memory_total_bytes)
+            metrics.gpu_power.set(state.power_w)
         return Response(metrics.exposition(), content_type=CONTENT_TYPE)
 
     def _check(self, job: Job) -> None:
@@ -253,6 +262,7 @@ class Replica:
         metrics = self.metrics
         metrics.texts.labels("succeeded").inc(report.texts)
         metrics.tokens.inc(report.tokens)
+        metrics.padding.inc(report.padding_tokens)
         metrics.batch_texts.observe(report.texts)
         metrics.batch_tokens.observe(report.tokens)
         metrics.batch_fill.observe(report.tokens / self.batcher.budget_tokens)

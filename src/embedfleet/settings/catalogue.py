@@ -119,8 +119,8 @@ class EngineSettings:
     device: Literal["auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3"] = setting(
         "auto", flag="--device"
     )
-    """Device to compute on; `cuda` is the first GPU. `auto` takes a GPU where there is one and torch
-    is installed (the extra `cuda`), else the processor."""
+    """Device to compute on; `cuda` is the first GPU. `auto` takes a GPU where there is one and
+    torch is installed (the extra `cuda`), else the processor."""
     dtype: Literal["auto", "f32", "bf16", "fp8", "int8"] = setting(
         "auto", flag="--dtype", refused=_OVERFLOWS
     )

@@ -63,7 +63,9 @@ def _plain(number: float) -> str:
 
 
 def _unfit(option: Option, raw: object) -> UnfitError:
-    return UnfitError(f"{_shown(raw)} is not {expected(option)}")
+    reason = option.rule.refused.get(raw) if isinstance(raw, str) else None
+    why = f": {reason}" if reason else ""
+    return UnfitError(f"{_shown(raw)} is not {expected(option)}{why}")
 
 
 def _shown(raw: object) -> str:

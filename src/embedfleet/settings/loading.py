@@ -42,7 +42,6 @@ class _Place:
         return self.path if self.pool is None else self.path.replace(".", f"[{self.pool}].", 1)
 
 
-_EXACT = {Precision.F32, Precision.BF16}
 _Given = dict[_Place, tuple[Any, str]]
 
 
@@ -159,8 +158,8 @@ def _assemble(given: _Given, pools: int) -> tuple[Settings, Provenance]:
             if option.area == POOLS
         }
         rows.append(Pool(**row))
-    if areas["engine"].dtype == "auto" and any(row.precision in _EXACT for row in rows):
-        areas["engine"] = replace(areas["engine"], dtype="f32")  # auto could choose int8
+    if areas["engine"].dtype == "auto" and any(row.precision is Precision.F32 for row in rows):
+        areas["engine"] = replace(areas["engine"], dtype="f32")  # auto could choose less
     settings = Settings(**areas, pools=tuple(rows))
     refuse(settings)
     return settings, origins

@@ -5,6 +5,7 @@ This module decides how a field carries its rule. It refuses to know any option.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ class Rule:
     """The word that stands for `None` in files, variables and flags."""
     flag: str | None = None
     """Its name on the command line, where it has one."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Values that people may expect to be right, and why each is not."""
 
 
 def setting(
@@ -31,9 +34,11 @@ def setting(
     at_most: float | None = None,
     none: str | None = None,
     flag: str | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> Any:
     """Make a dataclass field that carries its rule."""
-    return field(default=default, metadata={"rule": Rule(at_least, at_most, none, flag)})
+    rule = Rule(at_least, at_most, none, flag, refused or {})
+    return field(default=default, metadata={"rule": rule})
 
 
 def duration(default: float) -> Any:

@@ -195,7 +195,23 @@ class ReplicaMetrics(Metrics):
             "Tokens of a batch over the batch budget.",
             buckets=(0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 2.0),
         )
+        self.padding = self._counter(
+            "replica_padding_tokens_total",
+            "Tokens of no text, computed to fill a captured size; texts themselves are not padded.",
+        )
         self.queue = self._histogram("replica_queue_seconds", "A text's wait for its batch.")
         self.prepare = self._histogram("replica_prepare_seconds", "Preparing a batch.")
         self.compute = self._histogram("replica_compute_seconds", "Computing a batch.")
         self.load_duration = self._gauge("replica_load_duration_seconds", "Loading the model.")
+        self._add_gpu()
+
+    def _add_gpu(self) -> None:
+        """0 where a replica computes on a processor."""
+        self.gpu_busy = self._gauge(
+            "replica_gpu_busy_ratio", "Share of the last moments in which the GPU ran a kernel."
+        )
+        self.gpu_memory = self._gauge(
+            "replica_gpu_memory_used_bytes", "Memory of the GPU in use, by all processes."
+        )
+        self.gpu_memory_total = self._gauge("replica_gpu_memory_bytes", "Memory of the GPU.")
+        self.gpu_power = self._gauge("replica_gpu_power_watts", "Power that the GPU draws.")

@@ -94,7 +94,9 @@ class CpuEngine:
             )
         cuts = passes(lengths, self._info.batch_tokens)
         computations = [self._prepare_pass(batch[cut]) for cut in cuts]
-        return lambda: unit_rows(np.concatenate([compute() for compute in computations]))
+        return Computation(
+            lambda: unit_rows(np.concatenate([compute() for compute in computations]))
+        )
 
     def _prepare_pass(self, texts: Sequence[Encoding]) -> Callable[[], Floats]:
         layout = whole_texts([len(text) for text in texts])

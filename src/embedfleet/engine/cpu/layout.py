@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.rope import cosines_and_sines
 from embedfleet.engine.tensors import Floats
 
 BLOCK_TOKENS: Final = 32
@@ -27,11 +28,7 @@ class Rotations:
     """RoPE's cosines and sines; the table grows to the longest text seen."""
 
     def __init__(self, config: Qwen3Config) -> None:
-        self._width = config.head_dim
-        # Rounded to float32 before they meet positions, as the reference does: at position
-        # 30,000 the rounding turns angles visibly.
-        exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-        self._frequencies = (1.0 / np.float64(config.rope_theta) ** exponents).astype(np.float32)
+        self._config = config
         self._cosines, self._sines = self._table(512)
 
     def at(self, positions: NDArray[np.int32]) -> tuple[Floats, Floats]:
@@ -45,12 +42,12 @@ class Rotations:
         return cosines[positions], sines[positions]
 
     def _table(self, positions: int) -> tuple[Floats, Floats]:
-        # The product in float32, like the reference; cosine and sine of it exactly.
-        angles = np.arange(positions, dtype=np.float32)[:, None] * self._frequencies
-        both = np.concatenate([angles, angles], axis=1).astype(np.float64)
-        shape = (positions, 1, 1, self._width)
-        cosines, sines = np.cos(both).astype(np.float32), np.sin(both).astype(np.float32)
-        return cosines.reshape(shape), sines.reshape(shape)
+        shape = (positions, 1, 1, self._config.head_dim)
+        cosines, sines = (
+            np.concatenate([each, each], axis=1).reshape(shape)
+            for each in cosines_and_sines(self._config, positions)
+        )
+        return cosines, sines
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,65 @@
+"""One text's way through the batcher: what comes in, what goes out, what is measured.
+
+Decides the shapes alone. Refuses to know when batches are formed and where texts come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from embedfleet.urgency import urgency
+from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, Vectors
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One text waiting for its vector."""
+
+    id: int
+    encoding: Encoding
+    lane: Lane
+    deadline: float | None
+    """On the monotonic clock, seconds."""
+    arrived: float
+    deliver: Deliver
+    """Called once, on the event loop, with every part of the batch that is of the same call."""
+    alone: bool = False
+    """Whether it must not share a batch, because it may be what kills engines."""
+    tokens: int = field(init=False)
+    urgency: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = len(self.encoding)
+        self.urgency = urgency(self.arrived, self.tokens, self.deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a batch gave to the jobs that share one `deliver`."""
+
+    jobs: Sequence[Job]
+    """Those that have a vector, in row order."""
+    vectors: Vectors
+    """[len(jobs), width]"""
+    failures: Sequence[tuple[Job, EmbedfleetError]]
+    queue_s: float
+    """Longest wait among these jobs."""
+    compute_s: float
+
+
+Deliver: TypeAlias = Callable[[Part], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What was measured of one batch."""
+
+    texts: int
+    tokens: int
+    padding_tokens: int
+    """Computed beside them to fill a fixed size."""
+    prepare_s: float
+    compute_s: float
+    queue_s: Sequence[float]

@@ -1,0 +1,49 @@
+"""How long each batch took, where batches overlap on one device.
+
+Decides how much of the clock a batch is charged with: a batch that was given to a busy device is
+charged from the end of the one before it, and a long text that others ran beside is not charged
+with their time. Pure: refuses to know the clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Span:
+    """One batch on the device."""
+
+    begun: float
+    beside: bool
+    """Whether it is a long text that others run beside."""
+    tells: bool
+    """Whether its time says what such a batch costs: it does not if a long text ran beside it."""
+    others_s: float = 0.0
+    """Charged to batches that ran beside it."""
+
+
+class Times:
+    """All batches of one device; `now` are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._last_end = float("-inf")
+        self._beside: Span | None = None
+
+    def begin(self, now: float, *, beside: bool) -> Span:
+        span = Span(now, beside, tells=beside or self._beside is None)
+        if beside:
+            self._beside = span
+        return span
+
+    def end(self, span: Span, now: float) -> float:
+        """Seconds that the batch took."""
+        if span.beside:
+            self._beside = None
+            return max(0.0, now - span.begun - span.others_s)
+        seconds = now - max(span.begun, self._last_end)
+        self._last_end = now
+        if self._beside is not None:
+            span.tells = False
+            self._beside.others_s += seconds
+        return seconds

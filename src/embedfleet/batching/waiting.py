@@ -1,0 +1,100 @@
+"""The texts that wait beside an engine, and whether a batch is formed of them now.
+
+Pure: decides when from counts alone, and leaves which texts to `packing`. Refuses to know what
+texts are for and how batches are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from embedfleet.batching.packing import Packable, pack
+
+T = TypeVar("T", bound=Packable)
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """When an engine takes batches."""
+
+    budget_tokens: int
+    """Of one batch; a longer text is a batch of its own."""
+    in_flight: int = 1
+    """Batches that the engine computes at once."""
+    enough_tokens: int | None = None
+    """Waiting tokens that are worth a further batch while one is there; None: a full batch."""
+    long_beside: bool = False
+    """Whether one text over the budget computes beside the batches."""
+
+    @property
+    def most(self) -> int:
+        """Batches that may be there: one beyond the first is fixed early, in no case more."""
+        return max(2, self.in_flight)
+
+    @property
+    def enough(self) -> int:
+        return self.budget_tokens if self.enough_tokens is None else self.enough_tokens
+
+
+class Waiting(Generic[T]):
+    """Texts in the order they came, those that compute beside batches apart from the others."""
+
+    def __init__(self, rhythm: Rhythm) -> None:
+        self.rhythm = rhythm
+        self.tokens = 0
+        """Of all that wait."""
+        self._texts: dict[int, T] = {}
+        self._texts_tokens = 0
+        self._long: dict[int, T] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts) + len(self._long)
+
+    def __iter__(self) -> Iterator[T]:
+        yield from self._texts.values()
+        yield from self._long.values()
+
+    def is_beside(self, text: T) -> bool:
+        """Whether a text computes beside batches instead of in one."""
+        return self.rhythm.long_beside and text.tokens > self.rhythm.budget_tokens
+
+    def add(self, texts: Iterable[T]) -> None:
+        for text in texts:
+            self.tokens += text.tokens
+            if self.is_beside(text):
+                self._long[id(text)] = text
+            else:
+                self._texts[id(text)] = text
+                self._texts_tokens += text.tokens
+
+    def remove(self, texts: Iterable[T]) -> int:
+        """Forget those that are here; how many they were."""
+        removed = 0
+        for text in texts:
+            if self._long.pop(id(text), None) is not None:
+                self.tokens -= text.tokens
+                removed += 1
+            elif self._texts.pop(id(text), None) is not None:
+                self.tokens -= text.tokens
+                self._texts_tokens -= text.tokens
+                removed += 1
+        return removed
+
+    def take(self, batches: int, *, long_runs: bool) -> list[T]:
+        """The next batch, or none while it is better to wait.
+
+        `batches` are there already, and so is a text beside them if `long_runs`. With none there
+        one is formed of whatever waits: no timer. With one there, another is formed of `enough`
+        tokens: waiting for more gains nothing, and the device never stops between the two.
+        """
+        rhythm = self.rhythm
+        if self._long and not long_runs:
+            batch = pack(self._long.values(), rhythm.budget_tokens)
+        elif not batches or (batches < rhythm.most and self._texts_tokens >= rhythm.enough):
+            batch = pack(self._texts.values(), rhythm.budget_tokens)
+        else:
+            return []
+        self.remove(batch)
+        return batch

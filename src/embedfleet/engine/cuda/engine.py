@@ -1,0 +1,193 @@
+"""The engine on NVIDIA GPUs: torch and Triton behind the protocol of engines.
+
+Decides what is done in `prepare` and what in the computation, and which passes go to the device in
+steps. All work is in one stream, in the order it was given: the next batch is given while one
+computes, so that the device never waits. Refuses to know where batches come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedfleet.engine.checkpoint import Checkpoint
+from embedfleet.engine.cuda.devices import Device
+from embedfleet.engine.cuda.forward import Forward, Steps, run
+from embedfleet.engine.cuda.graphs import CapturedPass, capture
+from embedfleet.engine.cuda.layout import Layout, Shape, lay_out, passes, rounded_up
+from embedfleet.engine.cuda.memory import Need, chosen_sizes
+from embedfleet.engine.cuda.operations import Kit, chosen_kit
+from embedfleet.engine.cuda.plain import Texts
+from embedfleet.engine.cuda.sizes import captured_shapes, fitting
+from embedfleet.engine.cuda.turns import Turns
+from embedfleet.engine.cuda.weights import Loading
+from embedfleet.engine.engine import Computation, EngineInfo
+from embedfleet.vocabulary import Encoding, Precision, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class CudaSettings:
+    """What the engine may use."""
+
+    precision: Precision
+    """F32, BF16 or FP8."""
+    batch_tokens: int
+    """Tokens in one pass, unless a single text is longer."""
+    max_tokens: int
+    memory_mib: int | None = None
+    """Memory for intermediate results; None: what the device has."""
+    deterministic: bool = False
+    """Whether a text's vector has the same bits whatever it is batched with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Some texts of a batch, ready for the device."""
+
+    layout: Layout
+    shape: Shape
+    inputs: Tensor
+    """[shape.size] int32, in memory that the device can fetch by itself."""
+
+
+class CudaEngine:
+    """Qwen3 on a GPU. Any number of threads may prepare and compute."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: CudaSettings, device: Device) -> None:
+        """Bring the weights over and capture small passes; seconds to a minute.
+
+        Raises SettingError when the model does not fit.
+        """
+        config = checkpoint.config
+        sizes = chosen_sizes(
+            Need(config, settings.precision),
+            batch_tokens=settings.batch_tokens,
+            max_tokens=settings.max_tokens,
+            wanted_mib=settings.memory_mib,
+            free_mib=device.free_mib(),
+        )
+        self._name = checkpoint.directory.name
+        self._device = device
+        self._kit: Kit = chosen_kit(
+            config,
+            device.torch_device,
+            precision=settings.precision,
+            max_tokens=settings.max_tokens,
+            deterministic=settings.deterministic,
+        )
+        self._turns = Turns()
+        self._captured: dict[Shape, CapturedPass] = {}
+        with device.stream():
+            loading = Loading(device.torch_device, settings.precision, self._kit.fixed_rows)
+            weights = loading.load(checkpoint)
+            operations = self._kit.operations
+            self._forward: Forward | None = Forward(config, weights, operations, sizes.batch_tokens)
+            self._info = EngineInfo(
+                width=config.hidden,
+                max_tokens=settings.max_tokens,
+                vocabulary=config.vocabulary,
+                precision=settings.precision,
+                device=device.name,
+                batch_tokens=sizes.batch_tokens,
+                in_flight=2,
+                enough_tokens=min(self._kit.enough_tokens, sizes.batch_tokens),
+                long_beside=True,
+                device_uuid=device.uuid,
+            )
+            if self._kit.captures:
+                shapes = captured_shapes(sizes.batch_tokens, self._kit.tile_tokens)
+                self._captured = capture(shapes, self._whole, device.torch_device)
+            device.wait()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._forward is None else "open"
+        return f"CudaEngine({self._name!r}, {self._info}, {state})"
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def prepare(self, batch: Sequence[Encoding]) -> Computation:
+        """Lay the texts out in memory that the device can fetch; the computation runs the model.
+
+        Raises ValueError for an empty batch, an empty text or one over `info.max_tokens`.
+        """
+        lengths = [len(encoding) for encoding in batch]
+        if not lengths or not all(0 < length <= self._info.max_tokens for length in lengths):
+            raise ValueError(
+                f"a batch holds texts of 1 to {self._info.max_tokens} tokens; got {lengths[:20]}"
+            )
+        cuts = passes(lengths, self._info.batch_tokens)
+        prepared = [self._prepare_pass(batch[cut]) for cut in cuts]
+        padding = sum(each.shape.tokens - each.layout.tokens for each in prepared)
+        return Computation(lambda: self._compute(prepared), padding)
+
+    def _prepare_pass(self, texts: Sequence[Encoding]) -> Pass:
+        layout = lay_out(
+            [len(text) for text in texts],
+            tile_tokens=self._kit.tile_tokens,
+            alone_from=self._kit.alone_from,
+        )
+        least = layout.shape
+        if self._kit.fixed_rows is not None:
+            least = rounded_up(least, self._kit.fixed_rows)
+        shape = least if layout.alone else fitting(self._by_size, least) or least
+        inputs = self._device.empty_input(shape.size)
+        layout.write(texts, shape, inputs.numpy())
+        return Pass(layout, shape, inputs)
+
+    def _compute(self, prepared: Sequence[Pass]) -> Vectors:
+        with torch.inference_mode(), self._device.stream():
+            waits = [self._start(each) for each in prepared]
+            return np.concatenate([wait() for wait in waits])
+
+    def _start(self, each: Pass) -> Callable[[], Vectors]:
+        """Give a pass to the device; what is returned waits for its vectors."""
+        captured = self._captured.get(each.shape)
+        if captured is None and each.layout.tokens > self._info.batch_tokens:
+            vectors = self._turns.in_steps(self._steps(each), self._device.mark)
+            with self._turns.whole():
+                return self._device.fetch(vectors, len(each.layout.lengths))
+        with self._turns.whole():
+            if captured is not None:
+                self._opened()
+                vectors = captured.run(each.inputs)
+            else:
+                vectors = run(self._steps(each))
+            return self._device.fetch(vectors, len(each.layout.lengths))
+
+    def _steps(self, each: Pass) -> Steps:
+        inputs = each.inputs.to(self._device.torch_device, non_blocking=True)
+        return self._opened().steps(*_parts(inputs, each.shape, each.layout))
+
+    def _whole(self, inputs: Tensor, shape: Shape) -> Tensor:
+        """Compute a pass whose sizes alone are known."""
+        nobody = lay_out([], tile_tokens=1, alone_from=1)
+        with torch.inference_mode():
+            return run(self._opened().steps(*_parts(inputs, shape, nobody)))
+
+    @property
+    def _by_size(self) -> list[Shape]:
+        return sorted(self._captured, key=lambda shape: shape.tokens)
+
+    def _opened(self) -> Forward:
+        if self._forward is None:
+            raise RuntimeError("the engine is closed")
+        return self._forward
+
+    def close(self) -> None:
+        with self._turns.whole():
+            self._forward = None
+            self._captured = {}
+        self._device.release_memory()
+
+
+def _parts(inputs: Tensor, shape: Shape, layout: Layout) -> tuple[Tensor, Texts]:
+    """Token ids, and the texts they are of, as views of one array on the device."""
+    parts = {name: inputs[where] for name, where in shape.parts.items()}
+    ids = parts.pop("ids")
+    return ids, Texts(layout, **parts)

@@ -1,0 +1,136 @@
+"""How texts lie in one pass: end to end, in tiles of attention, in one array of integers.
+
+Decides the index arithmetic of a pass, in NumPy alone. Refuses to know devices and weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.vocabulary import Encoding
+
+Integers = NDArray[np.int32]
+
+_ALIGNED: Final = 4
+"""Parts begin at whole 16 bytes: kernels are compiled for aligned pointers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of the arrays of a pass, which may be larger than what the texts need."""
+
+    tokens: int
+    texts: int
+    tiles: int
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Where each array lies in the one that goes to the device."""
+        sizes = {
+            "ids": self.tokens,
+            "positions": self.tokens,
+            "pooled": self.texts,
+            "tiles": 4 * self.tiles,
+            "last_tiles": 4 * self.texts,
+        }
+        parts, begin = {}, 0
+        for name, size in sizes.items():
+            parts[name] = slice(begin, begin + size)
+            begin += -(-size // _ALIGNED) * _ALIGNED
+        return parts
+
+    @property
+    def size(self) -> int:
+        """Integers of all parts together."""
+        end: int = self.parts["last_tiles"].stop
+        return -(-end // _ALIGNED) * _ALIGNED
+
+    def holds(self, other: Shape) -> bool:
+        return (
+            self.tokens >= other.tokens and self.texts >= other.texts and self.tiles >= other.tiles
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything is in one pass of whole texts."""
+
+    lengths: tuple[int, ...]
+    begins: Integers
+    """Of each text's rows, and the end of the last, [texts + 1]."""
+    tiles: Integers
+    """Tiles of attention, [tiles, 4]: first query row, query rows, first key row, and how many keys
+    come before the first query's own. Those with most keys come first: they take longest."""
+    alone: tuple[int, ...]
+    """Texts without tiles, which are so long that their attention is computed one by one."""
+
+    @property
+    def tokens(self) -> int:
+        return int(self.begins[-1])
+
+    @property
+    def shape(self) -> Shape:
+        """The least that holds it."""
+        return Shape(self.tokens, len(self.lengths), len(self.tiles))
+
+    def write(self, texts: Sequence[Encoding], shape: Shape, to: Integers) -> None:
+        """Fill `to` [shape.size]; what is beyond the texts belongs to none and is never read."""
+        to[:] = 0
+        parts = shape.parts
+        tokens, count = self.tokens, len(self.lengths)
+        begins, lengths = self.begins[:-1], np.diff(self.begins)
+        np.concatenate(texts, out=to[parts["ids"]][:tokens])
+        to[parts["positions"]][:tokens] = np.arange(tokens) - np.repeat(begins, lengths)
+        to[parts["pooled"]][:count] = self.begins[1:] - 1
+        to[parts["tiles"]][: 4 * len(self.tiles)] = self.tiles.reshape(-1)
+        # In the last layer only each text's last token asks, in a row of its own.
+        rows = np.arange(count, dtype=np.int32)
+        ones = np.ones_like(rows)
+        last = np.stack([rows, ones, begins, lengths - 1], axis=1)
+        to[parts["last_tiles"]][: 4 * count] = last.reshape(-1)
+
+
+def lay_out(lengths: Sequence[int], *, tile_tokens: int, alone_from: int) -> Layout:
+    """Lay out texts of `lengths` tokens; those of `alone_from` tokens or more get no tiles."""
+    sizes = np.asarray(lengths, dtype=np.int32)
+    begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    tiled = np.flatnonzero(sizes < alone_from)
+    counts = -(-sizes[tiled] // tile_tokens)
+    text = np.repeat(tiled, counts)
+    number = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    before = number * tile_tokens
+    rows = np.minimum(tile_tokens, sizes[text] - before)
+    tiles = np.stack([begins[text] + before, rows, begins[text], before], axis=1)
+    order = np.argsort(-before, kind="stable")
+    return Layout(
+        lengths=tuple(int(size) for size in sizes),
+        begins=begins,
+        tiles=tiles[order].astype(np.int32),
+        alone=tuple(int(one) for one in np.flatnonzero(sizes >= alone_from)),
+    )
+
+
+def passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
+    """Cut a batch, in its order, into passes of at most `batch_tokens` tokens.
+
+    A text longer than that gets a pass of its own.
+    """
+    start, tokens = 0, 0
+    for index, length in enumerate(lengths):
+        if tokens and tokens + length > batch_tokens:
+            yield slice(start, index)
+            start, tokens = index, 0
+        tokens += length
+    if tokens:
+        yield slice(start, len(lengths))
+
+
+def rounded_up(shape: Shape, rows: int) -> Shape:
+    """The least shape whose tokens and texts are whole multiples of `rows`."""
+    tokens, texts = (-(-size // rows) * rows for size in (shape.tokens, shape.texts))
+    return Shape(tokens, texts, shape.tiles)

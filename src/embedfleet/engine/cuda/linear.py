@@ -1,0 +1,142 @@
+"""Weight matrices on the device, and their products.
+
+Decides how a product is computed: in the numbers of the weights, or in FP8 with one scale per token
+and one per output channel. Refuses to know where in the model a matrix stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+LARGEST_FP8 = 448.0
+"""The largest number of e4m3."""
+SMALLEST_SCALE = 1e-12
+"""A row of zeros must stay zero, not become 0/0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Activations as matrices take them, [tokens, in]."""
+
+    values: Tensor
+    scales: Tensor | None = None
+    """Of FP8 values: one per token, [tokens, 1]."""
+
+    def rows(self, indices: Tensor) -> Ready:
+        if self.scales is None:
+            return Ready(self.values.index_select(0, indices))
+        # Bytes, because torch gathers no FP8.
+        values = self.values.view(torch.uint8).index_select(0, indices).view(self.values.dtype)
+        return Ready(values, self.scales.index_select(0, indices))
+
+    def between(self, begin: int, end: int) -> Ready:
+        scales = None if self.scales is None else self.scales[begin:end]
+        return Ready(self.values[begin:end], scales)
+
+
+class Matrix(Protocol):
+    """A weight matrix [out, in] on the device."""
+
+    def times(self, ready: Ready) -> Tensor:
+        """[tokens, in] times the transposed matrix: [tokens, out]."""
+        ...
+
+    def added(self, x: Tensor, ready: Ready) -> Tensor | None:
+        """Add the product to `x` in place, or return it, to be added by what reads `x` next."""
+        ...
+
+    def outputs(self, begin: int, end: int) -> Matrix:
+        """Rows `begin` to `end` as a matrix of their own; no copy."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FloatMatrix:
+    """bf16 or float32."""
+
+    weight: Tensor
+
+    def times(self, ready: Ready) -> Tensor:
+        return torch.mm(ready.values, self.weight.t())
+
+    def added(self, x: Tensor, ready: Ready) -> Tensor | None:
+        x.addmm_(ready.values, self.weight.t())
+        return None
+
+    def outputs(self, begin: int, end: int) -> Matrix:
+        return FloatMatrix(self.weight[begin:end])
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8Matrix:
+    """e4m3 with one scale per output channel; the products are summed in float32."""
+
+    weight: Tensor
+    scales: Tensor
+    """[1, out], float32."""
+
+    def times(self, ready: Ready) -> Tensor:
+        if self.weight.device.type != "cuda":
+            return self._widened(ready)
+        product: Tensor = torch._scaled_mm(  # noqa: SLF001  # the name that 2.11 and 2.13 share
+            ready.values,
+            self.weight.t(),
+            scale_a=ready.scales,
+            scale_b=self.scales,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+        return product
+
+    def added(self, x: Tensor, ready: Ready) -> Tensor | None:  # noqa: ARG002
+        return self.times(ready)
+
+    def outputs(self, begin: int, end: int) -> Matrix:
+        return Fp8Matrix(self.weight[begin:end], self.scales[:, begin:end])
+
+    def _widened(self, ready: Ready) -> Tensor:
+        """Multiply the same numbers where there are no FP8 units."""
+        wide = ready.values.float() @ self.weight.float().t()
+        return (wide * ready.scales * self.scales).to(torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedRows:
+    """A matrix whose products all have the same number of rows.
+
+    A library picks another kernel, and so another order of summing, for another number of rows;
+    with one number a row's product has the same bits whatever is beside it. Inputs must have whole
+    multiples of `count` rows.
+    """
+
+    matrix: Matrix
+    count: int
+
+    def times(self, ready: Ready) -> Tensor:
+        products = [self.matrix.times(part) for part in self._parts(ready)]
+        return products[0] if len(products) == 1 else torch.cat(products)
+
+    def added(self, x: Tensor, ready: Ready) -> Tensor | None:  # noqa: ARG002
+        return self.times(ready)
+
+    def outputs(self, begin: int, end: int) -> Matrix:
+        return FixedRows(self.matrix.outputs(begin, end), self.count)
+
+    def _parts(self, ready: Ready) -> Iterator[Ready]:
+        rows = len(ready.values)
+        if rows % self.count:
+            raise ValueError(f"{rows} rows are no multiple of {self.count}. This is a bug.")
+        for begin in range(0, rows, self.count):
+            yield ready.between(begin, begin + self.count)
+
+
+def quantised(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in e4m3 and their scales [rows, 1]: each row's largest magnitude becomes 448."""
+    wide = values.float()
+    scales = (wide.abs().amax(1, keepdim=True) / LARGEST_FP8).clamp(min=SMALLEST_SCALE)
+    return (wide / scales).to(torch.float8_e4m3fn), scales

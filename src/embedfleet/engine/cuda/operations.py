@@ -1,0 +1,67 @@
+"""Which operations an engine computes with, and the sizes that suit them.
+
+Decides by device and precision. Refuses to know how operations are computed; Triton loads only
+where there is a GPU for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.cuda.plain import Operations, PlainOperations, Rotation
+from embedfleet.engine.rope import cosines_and_sines
+from embedfleet.vocabulary import Precision
+
+FIXED_ROWS: Final = 512
+"""Rows of every product in the deterministic mode: the fewest that run at full speed."""
+ALONE_FROM: Final = 1_024
+"""Tokens from which on a text's attention is computed by cuDNN, one text at a time."""
+_NEVER: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What a device computes with."""
+
+    operations: Operations
+    tile_tokens: int
+    """Query tokens of a tile of attention."""
+    alone_from: int
+    """Texts of so many tokens get attention of their own instead of tiles."""
+    captures: bool
+    """Whether small passes are captured as CUDA graphs."""
+    fixed_rows: int | None
+    """Rows of every product, where bits must not depend on what is beside a text."""
+    enough_tokens: int = FIXED_ROWS
+    """Tokens at which the device is as fast as with any more."""
+
+
+def chosen_kit(
+    config: Qwen3Config,
+    device: torch.device,
+    *,
+    precision: Precision,
+    max_tokens: int,
+    deterministic: bool,
+) -> Kit:
+    """Fused kernels on GPUs; plain torch elsewhere, and where numbers must be true float32."""
+    table = cosines_and_sines(config, max_tokens)
+    rotation = Rotation(*(torch.from_numpy(each).to(device) for each in table))
+    fixed_rows = FIXED_ROWS if deterministic else None
+    fp8 = precision is Precision.FP8
+    if device.type != "cuda" or precision is Precision.F32:
+        plain = PlainOperations(config, rotation, fp8=fp8)
+        return Kit(plain, 64, _NEVER, captures=False, fixed_rows=fixed_rows)
+    from embedfleet.engine.cuda.fused import FusedOperations, tile_tokens  # noqa: PLC0415
+
+    return Kit(
+        FusedOperations(config, rotation, fp8=fp8),
+        tile_tokens(config),
+        ALONE_FROM,
+        captures=not deterministic,
+        fixed_rows=fixed_rows,
+    )

@@ -1,0 +1,151 @@
+"""What happens between the matrix products, in plain torch: the meaning of the fused kernels.
+
+Decides the exact mathematics. Used on CPUs, for float32, and as what kernels are checked against.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.cuda.layout import Layout
+from embedfleet.engine.cuda.linear import Ready, quantised
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Which rows of a pass are which texts, on the device and, as `layout`, here."""
+
+    layout: Layout
+    positions: Tensor
+    """Of each row in its text, [tokens]."""
+    pooled: Tensor
+    """Each text's last row, [texts]."""
+    tiles: Tensor
+    last_tiles: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """RoPE's table on the device, each [positions, head_dim / 2] float32."""
+
+    cosines: Tensor
+    sines: Tensor
+
+
+class Operations(Protocol):
+    """All that is computed between the matrix products."""
+
+    def norm(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Ready:
+        """Add `delta` to `x` in place, then its RMS norm, ready for matrices."""
+        ...
+
+    def ready(self, x: Tensor) -> Ready: ...
+
+    def gate(self, gate_up: Tensor) -> Ready:
+        """SwiGLU of rows [gate, up]."""
+        ...
+
+    def rotate(
+        self, x: Tensor, positions: Tensor, norms: tuple[Tensor, Tensor], heads: tuple[int, int]
+    ) -> None:
+        """Norm and RoPE of the query and key heads that begin the rows of `x`, in place."""
+        ...
+
+    def attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, texts: Texts, *, last: bool
+    ) -> Tensor:
+        """Causal attention within each text, [queries, heads * head_dim].
+
+        `last`: there is one query per text, its last token's.
+        """
+        ...
+
+    def unit(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Tensor:
+        """RMS norm of the rows of `x + delta`, at length 1, float32."""
+        ...
+
+
+class PlainOperations:
+    """In torch's own operations; any device, any numbers."""
+
+    def __init__(self, config: Qwen3Config, rotation: Rotation, *, fp8: bool) -> None:
+        self._config = config
+        self._rotation = rotation
+        self._fp8 = fp8
+
+    def norm(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Ready:
+        if delta is not None:
+            x.add_(delta)
+        return self._made_ready(self._normed(x, weight), x.dtype)
+
+    def ready(self, x: Tensor) -> Ready:
+        return self._made_ready(x, x.dtype)
+
+    def gate(self, gate_up: Tensor) -> Ready:
+        gate, up = gate_up.float().chunk(2, dim=1)
+        return self._made_ready(functional.silu(gate) * up, gate_up.dtype)
+
+    def rotate(
+        self, x: Tensor, positions: Tensor, norms: tuple[Tensor, Tensor], heads: tuple[int, int]
+    ) -> None:
+        cosines = self._rotation.cosines[positions].unsqueeze(1)
+        sines = self._rotation.sines[positions].unsqueeze(1)
+        begin = 0
+        for norm, count in zip(norms, heads, strict=True):
+            part = x[:, begin : begin + count * self._config.head_dim]
+            states = self._normed(part.reshape(len(x), count, self._config.head_dim), norm)
+            first, second = states.chunk(2, dim=-1)
+            turned = torch.cat(
+                (first * cosines - second * sines, second * cosines + first * sines), dim=-1
+            )
+            part.copy_(turned.reshape(part.shape))
+            begin += count * self._config.head_dim
+
+    def attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, texts: Texts, *, last: bool
+    ) -> Tensor:
+        config, begins = self._config, texts.layout.begins.tolist()
+        out = queries.new_zeros(len(queries), config.heads * config.head_dim)
+        for index, (begin, end) in enumerate(pairwise(begins)):
+            at = slice(index, index + 1) if last else slice(begin, end)
+            out[at] = attention_of_one(
+                *(queries[at], keys[begin:end], values[begin:end]), config, causal=not last
+            )
+        return out
+
+    def unit(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Tensor:
+        states = self._normed(x if delta is None else x + delta, weight)
+        # Zero and infinite lengths make NaN of the row, so that nobody takes it for a vector.
+        return states / states.double().square().sum(1, keepdim=True).sqrt().float()
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        wide = x.float()
+        squares = wide.square().mean(dim=-1, keepdim=True)
+        return wide * torch.rsqrt(squares + self._config.epsilon) * weight.float()
+
+    def _made_ready(self, values: Tensor, dtype: torch.dtype) -> Ready:
+        return Ready(*quantised(values)) if self._fp8 else Ready(values.to(dtype))
+
+
+def attention_of_one(
+    queries: Tensor, keys: Tensor, values: Tensor, config: Qwen3Config, *, causal: bool
+) -> Tensor:
+    """Of one text's rows; `causal` unless the only query is the last token's."""
+    heads, width = config.heads, config.head_dim
+
+    def split(x: Tensor, count: int) -> Tensor:
+        return x.reshape(1, len(x), count, width).transpose(1, 2)
+
+    attended = functional.scaled_dot_product_attention(
+        *(split(queries, heads), split(keys, config.kv_heads), split(values, config.kv_heads)),
+        is_causal=causal,
+        enable_gqa=True,
+    )
+    return attended.transpose(1, 2).reshape(len(queries), heads * width)

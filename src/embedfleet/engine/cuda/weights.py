@@ -1,0 +1,115 @@
+"""From a checkpoint to weights on the device.
+
+Decides which matrices lie in one piece, so that one product serves several of them, and how they
+are brought over and quantised. Refuses to know what is computed with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedfleet.engine import tensors
+from embedfleet.engine.checkpoint import Checkpoint, LayerWeights
+from embedfleet.engine.cuda.linear import FixedRows, FloatMatrix, Fp8Matrix, Matrix, quantised
+from embedfleet.vocabulary import Precision
+
+_TYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_BITS: Final = {"BF16": np.int16, "F16": np.int16, "F32": np.int32}
+"""NumPy has no bfloat16: weights travel as whole numbers of their size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer; matrices are [out, in]."""
+
+    input_norm: Tensor
+    query_key_value: Matrix
+    query_norm: Tensor
+    key_norm: Tensor
+    output: Matrix
+    mlp_norm: Tensor
+    gate_up: Matrix
+    down: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model on the device."""
+
+    embedding: Tensor
+    """[vocabulary, hidden]"""
+    layers: tuple[Layer, ...]
+    final_norm: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How weights are brought to a device."""
+
+    device: torch.device
+    precision: Precision
+    fixed_rows: int | None = None
+    """Rows of every product, where texts must have the same bits in any batch."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.precision is Precision.F32 else torch.bfloat16
+
+    def load(self, checkpoint: Checkpoint) -> Weights:
+        """Bring the whole model over; the checkpoint's files are read once, in order."""
+        layers = range(checkpoint.config.layers)
+        return Weights(
+            embedding=self._joined([checkpoint.embedding]),
+            layers=tuple(self._layer(checkpoint.layer(index)) for index in layers),
+            final_norm=self._norm(checkpoint.final_norm),
+        )
+
+    def _layer(self, weights: LayerWeights) -> Layer:
+        return Layer(
+            input_norm=self._norm(weights.input_norm),
+            query_key_value=self._matrix(weights.query, weights.key, weights.value),
+            query_norm=self._norm(weights.query_norm),
+            key_norm=self._norm(weights.key_norm),
+            output=self._matrix(weights.output),
+            mlp_norm=self._norm(weights.mlp_norm),
+            gate_up=self._matrix(weights.gate, weights.up),
+            down=self._matrix(weights.down),
+        )
+
+    def _matrix(self, *parts: tensors.Matrix) -> Matrix:
+        joined = self._joined(parts)
+        matrix: Matrix = FloatMatrix(joined)
+        if self.precision is Precision.FP8:
+            values, scales = quantised(joined)
+            matrix = Fp8Matrix(values, scales.t().contiguous())
+        return matrix if self.fixed_rows is None else FixedRows(matrix, self.fixed_rows)
+
+    def _joined(self, parts: Sequence[tensors.Matrix]) -> Tensor:
+        """Matrices one below the other, in one tensor on the device."""
+        rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
+        joined = torch.empty(rows, columns, dtype=self.dtype, device=self.device)
+        begin = 0
+        for part in parts:
+            end = begin + part.shape[0]
+            joined[begin:end] = self._brought(part)
+            begin = end
+        return joined
+
+    def _brought(self, matrix: tensors.Matrix) -> Tensor:
+        """A matrix on the device, in the numbers it is stored in."""
+        if matrix.scales is not None:
+            return torch.from_numpy(matrix.floats()).to(self.device)
+        kind = matrix.tensor.kind
+        # A copy, because torch takes no memory that can't be written; the page cache is read once.
+        bits: NDArray[Any] = np.array(matrix.tensor.stored.view(_BITS[kind]))
+        return torch.from_numpy(bits).to(self.device).view(_TYPES[kind])
+
+    def _norm(self, values: tensors.Floats) -> Tensor:
+        return torch.from_numpy(values).to(self.device, self.dtype)

@@ -1,0 +1,81 @@
+"""Whether a batch is formed now, and which texts compute beside batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedfleet.batching.waiting import Rhythm, Waiting
+from embedfleet.vocabulary import Lane
+
+
+@dataclass(eq=False)
+class Text:
+    tokens: int
+    urgency: float = 0.0
+    lane: Lane = Lane.INTERACTIVE
+    alone: bool = False
+
+
+def waiting(rhythm: Rhythm, *tokens: int) -> Waiting[Text]:
+    texts: Waiting[Text] = Waiting(rhythm)
+    texts.add([Text(count, urgency=place) for place, count in enumerate(tokens)])
+    return texts
+
+
+def lengths(batch: list[Text]) -> list[int]:
+    return [text.tokens for text in batch]
+
+
+ONE = Rhythm(100)
+OVERLAPPING = Rhythm(100, in_flight=2, enough_tokens=40, long_beside=True)
+
+
+def test_with_no_batch_there_one_is_formed_of_whatever_waits() -> None:
+    assert lengths(waiting(ONE, 3).take(0, long_runs=False)) == [3]
+    assert lengths(waiting(OVERLAPPING, 3).take(0, long_runs=False)) == [3]
+
+
+def test_nothing_waits_and_nothing_is_formed() -> None:
+    assert waiting(ONE).take(0, long_runs=False) == []
+
+
+def test_an_engine_that_computes_one_at_a_time_gets_the_next_early_only_if_it_is_full() -> None:
+    assert waiting(ONE, 60, 39).take(1, long_runs=False) == []
+    assert lengths(waiting(ONE, 60, 40).take(1, long_runs=False)) == [40, 60]
+
+
+def test_an_engine_that_overlaps_gets_the_next_as_soon_as_it_is_worth_a_batch() -> None:
+    assert waiting(OVERLAPPING, 39).take(1, long_runs=False) == []
+    assert lengths(waiting(OVERLAPPING, 39, 1).take(1, long_runs=False)) == [1, 39]
+
+
+def test_no_more_than_two_batches_are_fixed_early() -> None:
+    for rhythm in (ONE, OVERLAPPING):
+        assert waiting(rhythm, 90, 90, 90).take(2, long_runs=False) == []
+
+
+def test_a_long_text_starts_beside_batches_however_many_there_are() -> None:
+    texts = waiting(OVERLAPPING, 5, 500)
+    assert lengths(texts.take(2, long_runs=False)) == [500]
+    assert len(texts) == 1
+
+
+def test_one_long_text_runs_at_a_time_and_short_ones_pass_it() -> None:
+    texts = waiting(OVERLAPPING, 500, 5)
+    assert lengths(texts.take(0, long_runs=True)) == [5]
+    assert texts.take(0, long_runs=True) == []
+    assert texts.tokens == 500
+
+
+def test_where_nothing_computes_beside_batches_a_long_text_is_a_batch() -> None:
+    texts = waiting(ONE, 500, 5)
+    assert lengths(texts.take(0, long_runs=False)) == [500]
+
+
+def test_texts_are_counted_until_they_are_taken_or_forgotten() -> None:
+    texts = waiting(OVERLAPPING, 500, 5, 7)
+    everything = list(texts)
+    assert (len(texts), texts.tokens) == (3, 512)
+    assert texts.remove(everything[:1]) == 1
+    assert texts.remove(everything) == 2
+    assert (len(texts), texts.tokens) == (0, 0)

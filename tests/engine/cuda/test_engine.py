@@ -1,0 +1,186 @@
+"""The engine for GPUs on torch's CPU device: its own code, in plain torch instead of kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed; `make reference` adds it")
+
+from embedfleet.engine.checkpoint import Checkpoint
+from embedfleet.engine.cuda.devices import Processor
+from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings
+from embedfleet.engine.engine import Engine
+from embedfleet.engine.loading import EngineOptions, load_engine
+from embedfleet.engine.pooling import finite_rows
+from embedfleet.vocabulary import Encoding, Precision, SettingError, Vectors
+from tests.checkpoints import NARROW, SMALL, Layout, random_weights, write_checkpoint
+from tests.conformance.engine_conformance import (
+    ClosingConformance,
+    EngineConformance,
+    embed,
+    random_texts,
+)
+
+pytestmark = pytest.mark.slow
+
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "qwen3_reference.npz"
+PRECISIONS = [Precision.F32, Precision.BF16, Precision.FP8]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("small"), random_weights(SMALL), SMALL)
+
+
+def cuda_engine(
+    directory: Path,
+    precision: Precision = Precision.F32,
+    *,
+    batch_tokens: int = 1_024,
+    deterministic: bool = False,
+) -> CudaEngine:
+    settings = CudaSettings(precision, batch_tokens, 2_048, deterministic=deterministic)
+    return CudaEngine(Checkpoint(directory), settings, Processor())
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def usual(request: pytest.FixtureRequest, directory: Path) -> Engine:
+    return cuda_engine(directory, request.param)
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def deterministic(request: pytest.FixtureRequest, directory: Path) -> Engine:
+    return cuda_engine(directory, request.param, deterministic=True)
+
+
+class TestCudaEngine(EngineConformance, ClosingConformance):
+    @pytest.fixture
+    def engine(self, usual: Engine) -> Engine:
+        return usual
+
+    @pytest.fixture
+    def closing(self, directory: Path) -> Engine:
+        return cuda_engine(directory)
+
+
+class TestDeterministicCudaEngine(EngineConformance):
+    tolerance = 0.0
+
+    @pytest.fixture
+    def engine(self, deterministic: Engine) -> Engine:
+        return deterministic
+
+
+@pytest.mark.parametrize("name", ["small", "narrow"])
+class TestAgainstTransformers:
+    """In float32, for the same weights; texts of 1 to 2,048 tokens."""
+
+    @pytest.fixture
+    def reference(self, name: str, tmp_path: Path) -> tuple[Path, list[Encoding], Vectors]:
+        geometry = {"small": SMALL, "narrow": NARROW}[name]
+        write_checkpoint(tmp_path, random_weights(geometry), geometry)
+        with np.load(FIXTURE) as fixture:
+            ids = fixture[f"{name}_ids"].astype(np.int32)
+            texts = np.split(ids, np.cumsum(fixture["lengths"])[:-1])
+            return tmp_path, texts, fixture[f"{name}_vectors"]
+
+    def cosines(
+        self, reference: tuple[Path, list[Encoding], Vectors], precision: Precision
+    ) -> Vectors:
+        directory, texts, expected = reference
+        found = embed(cuda_engine(directory, precision), texts)
+        products: Vectors = np.einsum("ij,ij->i", found.astype(np.float64), expected)
+        return products
+
+    def test_float32_agrees(self, reference: tuple[Path, list[Encoding], Vectors]) -> None:
+        assert self.cosines(reference, Precision.F32).min() > 0.99999
+
+    def test_bf16_has_cosines_above_0_999(
+        self, reference: tuple[Path, list[Encoding], Vectors]
+    ) -> None:
+        assert self.cosines(reference, Precision.BF16).min() > 0.999
+
+    def test_fp8_is_as_far_off_as_three_bits_of_mantissa_make_white_noise(
+        self, reference: tuple[Path, list[Encoding], Vectors]
+    ) -> None:
+        """Weights of pure noise are the worst case; `test_fp8_keeps_a_trained_models_vectors`."""
+        assert self.cosines(reference, Precision.FP8).mean() > 0.98
+
+
+def test_fp8_keeps_a_trained_models_vectors() -> None:
+    from embedfleet.model.source import resolve  # noqa: PLC0415
+
+    directory = resolve("builtin", progress=False).directory
+    exact, small = (cuda_engine(directory, each) for each in (Precision.F32, Precision.FP8))
+    texts = random_texts(exact, [1, 3, 8, 20, 64, 200, 700])
+    cosines = np.einsum("ij,ij->i", embed(exact, texts), embed(small, texts))
+    assert cosines.mean() > 0.995
+
+
+def test_a_text_that_overflows_is_not_finite_and_its_neighbours_are_untouched(
+    tmp_path: Path,
+) -> None:
+    weights = random_weights(SMALL)
+    weights["embed_tokens.weight"][7] = np.inf
+    engine = cuda_engine(write_checkpoint(tmp_path, weights, SMALL))
+    good = [text for text in random_texts(engine, [40, 33, 65]) if 7 not in text]
+    bad: Encoding = np.array([3, 7, 5], np.int32)
+    together = embed(engine, [good[0], bad, good[1], good[2]])
+    assert finite_rows(together).tolist() == [True, False, True, True]
+    np.testing.assert_allclose(together[[0, 2, 3]], embed(engine, good), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_text_longer_than_a_batch_goes_in_steps_and_has_the_same_vector(
+    directory: Path, precision: Precision
+) -> None:
+    roomy, tight = (
+        cuda_engine(directory, precision),
+        cuda_engine(directory, precision, batch_tokens=600),
+    )
+    texts = random_texts(roomy, [3, 1_500, 2_048, 7])
+    np.testing.assert_allclose(embed(tight, texts), embed(roomy, texts), atol=2e-3)
+
+
+def test_weights_in_every_layout_mean_the_same(tmp_path: Path) -> None:
+    weights = random_weights(SMALL)
+    text = [np.arange(50, dtype=np.int32)]
+    first, *others = (
+        embed(cuda_engine(write_checkpoint(tmp_path / str(layout), weights, SMALL, layout)), text)
+        for layout in (Layout(), Layout("F32", shards=2), Layout("F16", prefix="model."))
+    )
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=1e-5)
+
+
+def test_weights_stored_as_int8_are_widened(tmp_path: Path) -> None:
+    weights = random_weights(SMALL)
+    stored = write_checkpoint(tmp_path / "int8", weights, SMALL, Layout("I8"))
+    whole = write_checkpoint(tmp_path / "bf16", weights, SMALL)
+    text = [np.arange(50, dtype=np.int32)]
+    (one,), (other,) = embed(cuda_engine(stored), text), embed(cuda_engine(whole), text)
+    assert one @ other > 0.995
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(directory: Path) -> None:
+    settings = CudaSettings(Precision.BF16, 1_024, 2_048)
+    with pytest.raises(SettingError, match="does not fit"):
+        CudaEngine(Checkpoint(directory), settings, Processor(free_mib=100))
+
+
+def test_it_says_how_it_wants_to_be_fed(directory: Path) -> None:
+    info = cuda_engine(directory, Precision.BF16).info
+    assert (info.precision, info.width, info.in_flight) == (Precision.BF16, 256, 2)
+    assert info.long_beside
+    assert info.enough_tokens == 512
+
+
+def test_a_machine_without_a_gpu_is_told_so(directory: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(SettingError, match="sees no GPU here: look at nvidia-smi"):
+        load_engine(directory, EngineOptions(device="cuda"))
