@@ -2,7 +2,7 @@
 #   make serve      the gateway and two replicas of the built-in model on port 8080 (PORT=… changes it)
 #   make test       the tests that take seconds each
 #   make test-all   all tests: official clients, real servers, replicas killed under load
-#   make packages   Debian's Prometheus, nginx and Node, which some of them use; skipped where there is no apt
+#   make packages   Debian's Prometheus, nginx, Redis and Node, which some of them use; skipped where there is no apt
 #   make llama-server  build llama.cpp's server, which one of them uses (ten minutes)
 #   make lint       style, types and import contracts
 #   make format     let ruff format the code
@@ -63,6 +63,11 @@ packages:
 		apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null \
 			|| echo "apt could not install Node: the test of its client is skipped" >&2; \
 	fi
+	@if ! command -v redis-server >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq; \
+		apt-get install -y -qq --no-install-recommends redis-server >/dev/null \
+			|| echo "apt could not install Redis: the tests of the shared cache are skipped" >&2; \
+	fi
 
 # Clients have an environment of their own: what they depend on must not change what ours does.
 sdks: $(SDKS)/.installed
@@ -93,6 +98,7 @@ docs: $(VENV)/.runtime
 	mv docs/states.md.new docs/states.md
 	$(BIN)/python -c 'from embedfleet.telemetry.documenting import as_markdown; print(as_markdown(), end="")' > docs/metrics.md.new
 	mv docs/metrics.md.new docs/metrics.md
+	$(BIN)/python deploy/kubernetes/write_monitoring.py
 
 reference: $(VENV)/.reference
 
