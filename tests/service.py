@@ -62,13 +62,14 @@ def started(
     log: Path,
     arguments: Sequence[str] = (),
     command: Sequence[str] | None = None,
+    settings: str = "",
 ) -> Iterator[Service]:
     """Start a service, wait until it says that it is ready, and stop it at the end.
 
-    `command` takes the place of `serve MODEL`.
+    `command` takes the place of `serve MODEL`, `settings` are further lines of the settings file.
     """
     config = log.with_suffix(".toml")
-    config.write_text("[admin]\nport = 0\n")
+    config.write_text(f"[admin]\nport = 0\n{settings}")
     words = [*(command or ["serve", model]), "--port", "0", "--config", str(config), *arguments]
     with log.open("w") as sink:
         process = subprocess.Popen(

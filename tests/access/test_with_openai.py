@@ -179,6 +179,15 @@ async def test_a_request_that_never_fits_is_not_sent_again(file: Path, tmp_path:
         assert usage(service, key).refusals == {"tokens": 1}
 
 
+async def test_what_a_cache_knew_costs_nothing(file: Path, tmp_path: Path) -> None:
+    key = new_key(file, tokens_per_minute=60)
+    async with running(tmp_path, kept(file)) as service, service.client(key.text) as client:
+        for _ in range(3):
+            answer = await embed(client, [[5] * 39])
+            assert answer.usage.prompt_tokens == 40
+        assert usage(service, key).tokens == 40
+
+
 async def test_requests_beyond_the_limit_are_refused(file: Path, tmp_path: Path) -> None:
     key = new_key(file, requests_per_minute=2)
     async with running(tmp_path, kept(file)) as service, service.client(key.text) as client:

@@ -18,6 +18,18 @@ Headers = tuple[tuple[bytes, bytes], ...]
 NEVER: Headers = ((b"x-should-retry", b"false"),)
 """Tells OpenAI's clients, which would send a 429 again, that it can't help."""
 
+REQUESTS_LEFT = (
+    b"x-ratelimit-limit-requests",
+    b"x-ratelimit-remaining-requests",
+    b"x-ratelimit-reset-requests",
+)
+TOKENS_LEFT = (
+    b"x-ratelimit-limit-tokens",
+    b"x-ratelimit-remaining-tokens",
+    b"x-ratelimit-reset-tokens",
+)
+"""OpenAI's names for what a caller has left."""
+
 
 class Usage:
     """What a key has used; survives changes of its record."""
@@ -131,8 +143,8 @@ class KeyPass:
         if usage.tokens_bucket is None and usage.requests_bucket is None:
             return ()
         now = self._clock()
-        return _told(usage.requests_bucket, b"requests", now) + _told(
-            usage.tokens_bucket, b"tokens", now
+        return _told(usage.requests_bucket, REQUESTS_LEFT, now) + _told(
+            usage.tokens_bucket, TOKENS_LEFT, now
         )
 
     def close(self) -> None:
@@ -183,11 +195,12 @@ def spelled(seconds: float) -> str:
     return f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}"
 
 
-def _told(bucket: Bucket | None, what: bytes, now: float) -> Headers:
+def _told(bucket: Bucket | None, names: tuple[bytes, bytes, bytes], now: float) -> Headers:
     if bucket is None:
         return ()
+    limit, remaining, reset = names
     return (
-        (b"x-ratelimit-limit-" + what, b"%d" % bucket.per_minute),
-        (b"x-ratelimit-remaining-" + what, b"%d" % bucket.remaining(now)),
-        (b"x-ratelimit-reset-" + what, spelled(bucket.full_in_s(now)).encode()),
+        (limit, b"%d" % bucket.per_minute),
+        (remaining, b"%d" % bucket.remaining(now)),
+        (reset, spelled(bucket.full_in_s(now)).encode()),
     )
