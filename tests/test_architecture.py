@@ -27,6 +27,8 @@ PURE = [
     "wire/openai*.py",
     "batching/packing.py",
     "gateway/queue.py",
+    "serving/limits.py",
+    "serving/target.py",
     "gateway/dispatch.py",
     "fleet/balancing/*.py",
     "urgency.py",
@@ -69,6 +71,7 @@ BROAD = {
     "model/description.py": "the tokenizers library raises plain Exception",
     "encoding/tokenizer.py": "the tokenizers library raises plain Exception",
     "batching/batcher.py": "whatever an engine raises fails its batch and not the process",
+    "serving/connection.py": "what an app raises ends its connection and not the process",
     "wire/asgi.py": "the outermost loop of a request answers whatever happens",
     "autoscaling/scaler.py": "the loop goes on whatever a sight, the policy or a target do",
 }

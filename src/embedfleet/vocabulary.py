@@ -176,6 +176,8 @@ class UnknownRouteError(CallerError):
 
 
 class MethodNotAllowedError(CallerError):
+    """The path answers, and not to this method."""
+
     status = 405
 
     def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
@@ -186,6 +188,14 @@ class MethodNotAllowedError(CallerError):
 
 class BodyTooLargeError(CallerError):
     status = 413
+
+
+class HeadersTooLargeError(CallerError):
+    status = 431
+
+
+class SlowClientError(CallerError):
+    status = 408
 
 
 class ServiceError(EmbedfleetError):

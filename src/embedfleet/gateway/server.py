@@ -42,7 +42,7 @@ from embedfleet.gateway.upstream import Upstream
 from embedfleet.machine import memory_used
 from embedfleet.model.description import ModelDescription, describe, with_revision
 from embedfleet.model.source import resolve
-from embedfleet.serving import StopSignal, bind, serving
+from embedfleet.serving import ClientLimits, StopSignal, bind, serving
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings import Settings
 from embedfleet.telemetry.logs import configure_logging
@@ -255,7 +255,8 @@ async def _run(
         await stack.enter_async_context(followed(gateway.guards.watches))
         doors = listeners(gateway, public, admin)
         stack.push_async_callback(gateway.close)
-        await stack.enter_async_context(serving(doors, stop_timeout_s=drain_s))
+        limits = ClientLimits.of(settings.gateway)
+        await stack.enter_async_context(serving(doors, stop_timeout_s=drain_s, limits=limits))
         for pool, model in zip(settings.pools, models, strict=True):
             gateway.add_pool(pool, model)
         _collect_rarely()

@@ -8,7 +8,6 @@ from embedfleet.settings.catalogue import (
     AdminSettings,
     EngineSettings,
     FleetSettings,
-    GatewaySettings,
     LaunchSettings,
     LogSettings,
     Pool,
@@ -16,6 +15,7 @@ from embedfleet.settings.catalogue import (
     Settings,
     TracingSettings,
 )
+from embedfleet.settings.gateway import GatewaySettings
 from embedfleet.settings.loading import load, trace
 from embedfleet.settings.options import Option, options
 from embedfleet.settings.rendering import as_markdown, as_toml, effective

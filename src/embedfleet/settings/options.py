@@ -14,7 +14,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from embedfleet.settings import access, autoscaling, catalogue
+from embedfleet.settings import access, autoscaling, catalogue, gateway
 from embedfleet.settings import cache as caching
 from embedfleet.settings.access import AccessSettings
 from embedfleet.settings.autoscaling import AutoscalingSettings
@@ -23,13 +23,13 @@ from embedfleet.settings.catalogue import (
     AdminSettings,
     EngineSettings,
     FleetSettings,
-    GatewaySettings,
     LaunchSettings,
     LogSettings,
     Pool,
     ReplicaSettings,
     TracingSettings,
 )
+from embedfleet.settings.gateway import GatewaySettings
 from embedfleet.settings.rules import Rule
 
 PREFIX = "EMBEDFLEET_"
@@ -81,6 +81,10 @@ class Option:
         return tuple(getattr(self.type, "__members__", {}).values())
 
 
+MODULES = (catalogue, gateway, autoscaling, access, caching)
+"""Where options are described."""
+
+
 @cache
 def options() -> dict[str, Option]:
     """Return every option by its path, in the order of the catalogue."""
@@ -113,7 +117,7 @@ def _without_none(hint: Any) -> Any:
 def _descriptions() -> dict[tuple[str, str], str]:
     """Read the docstrings under the fields from the source; Python itself drops them."""
     found: dict[tuple[str, str], str] = {}
-    sources = [inspect.getsource(module) for module in (catalogue, autoscaling, access, caching)]
+    sources = [inspect.getsource(module) for module in MODULES]
     for node in [node for source in sources for node in ast.parse(source).body]:
         if not isinstance(node, ast.ClassDef):
             continue

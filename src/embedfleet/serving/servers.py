@@ -14,15 +14,20 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import uvicorn
 
+from embedfleet.serving.connection import HttpConnection
+from embedfleet.serving.limits import ClientLimits
 from embedfleet.vocabulary import SetupError
 from embedfleet.wire.asgi import App
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
+USUAL = ClientLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +74,19 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(listeners: Sequence[Listener], *, stop_timeout_s: float) -> AsyncIterator[None]:
-    """Answer on every listener while the block runs; then finish open answers and close."""
+async def serving(
+    listeners: Sequence[Listener], *, stop_timeout_s: float, limits: ClientLimits = USUAL
+) -> AsyncIterator[None]:
+    """Answer on every listener while the block runs; then finish open answers and close.
+
+    `limits` hold for each listener's clients.
+    """
     servers = [
         (
             _Server(
                 uvicorn.Config(
                     listener.app,
-                    http="httptools",
+                    http=cast("type[asyncio.Protocol]", partial(HttpConnection, limits=limits)),
                     ws="none",
                     lifespan="off",
                     access_log=False,
@@ -84,7 +94,6 @@ async def serving(listeners: Sequence[Listener], *, stop_timeout_s: float) -> As
                     proxy_headers=False,  # whom to believe is decided in wire/headers.py
                     server_header=False,
                     date_header=False,
-                    timeout_keep_alive=75,
                     timeout_graceful_shutdown=max(1, round(stop_timeout_s)),
                     ssl_context_factory=_given(listener.tls),
                 )

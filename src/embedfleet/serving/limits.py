@@ -1,0 +1,55 @@
+"""What a client may take up before its request is whole.
+
+Pure. Decides how much and how long. Refuses to know sockets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedfleet.settings import GatewaySettings
+from embedfleet.vocabulary import HeadersTooLargeError
+
+LEAST_BYTES_PER_S = 1000
+"""A body may take longer than its time-out, a second for so many bytes: whoever sends at least as
+fast is not cut off, and a byte now and then holds no connection open. (As Apache's MinRate.)"""
+
+KEPT_S = 75.0
+"""How long a connection may rest between requests: longer than the 60 s after which common clients
+and proxies (nginx, this gateway itself) let go of theirs, so that they are the ones who do."""
+
+LINGER_S = 2.0
+"""How long a client may go on sending what nobody reads, after an answer that came before the end
+of its request: to close at once would take that answer away from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """Limits on one server's clients; the settings of a gateway say why they are what they are."""
+
+    connections: int = 8192
+    head_bytes: int = 64 * 2**10
+    headers: int = 100
+    """As many as Apache takes."""
+    head_s: float = 10.0
+    body_s: float = 30.0
+
+    @classmethod
+    def of(cls, settings: GatewaySettings) -> ClientLimits:
+        """Those of a gateway's clients."""
+        return cls(
+            connections=settings.max_connections,
+            head_bytes=settings.max_header_bytes,
+            head_s=settings.header_timeout_s,
+            body_s=settings.body_timeout_s,
+        )
+
+    def body_due_s(self, received: int) -> float:
+        """Seconds after its head by which a body must be whole, or have brought more bytes."""
+        return self.body_s + received / LEAST_BYTES_PER_S
+
+    def too_large(self) -> HeadersTooLargeError:
+        return HeadersTooLargeError(
+            f"request line and headers may have {self.head_bytes} bytes and {self.headers} "
+            "headers; send less"
+        )

@@ -1,0 +1,65 @@
+"""Options of a gateway towards its clients.
+
+Decides what can be configured there and what a value must be on its own. Refuses to know what
+follows from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedfleet.settings.rules import count, duration, setting
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """The address that clients talk to, and what one request may ask for."""
+
+    host: str = setting("127.0.0.1", flag="--host")
+    """Address to listen on. Loopback by default: nobody else's machine can reach a service that
+    was started to try it out; `0.0.0.0` opens it to the network."""
+    port: int = setting(8080, at_least=0, at_most=65_535, flag="--port")
+    """TCP port; 0 takes any free one."""
+    max_body_bytes: int = count(64 * 2**20)
+    """Largest request body, in bytes. Holds 2,048 texts of 32 kB; a larger one is answered 413
+    before it is read."""
+    max_texts: int = count(2048)
+    """Most texts in one request; the limit that OpenAI's own service has."""
+    request_timeout_s: float = duration(600.0)
+    """Seconds that a request may take when it names no deadline of its own: OpenAI's client waits
+    as long."""
+    max_queued_tokens: int = count(2**24)
+    """Most tokens that wait or run at once; beyond it requests are answered 429. 16.8 million
+    tokens are one largest body at four bytes per token, and 64 MiB as token ids."""
+    max_queued_bytes: int = count(256 * 2**20)
+    """Most bytes of request bodies held at once; beyond it requests are answered 429. Four
+    largest bodies."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of proxies in front, for instance `10.0.0.0/8`. Only what they say of a client's
+    address (X-Forwarded-For, X-Real-IP) is believed; by default nobody's word is."""
+    drain_timeout_s: float = duration(30.0)
+    """Seconds that a stop waits for requests in flight; Kubernetes' own grace period."""
+    max_connections: int = count(8192)
+    """Most connections of clients at once; beyond it a new one is answered 503. Each takes a file
+    descriptor (see `ulimit -n`) and, at rest, about 10 kB."""
+    max_header_bytes: int = count(64 * 2**10)
+    """Largest request line with headers, in bytes; more, or over 100 headers, is answered 431. What
+    proxies add for single sign-on needs some kB, and 32 kB is the most that nginx takes."""
+    header_timeout_s: float = duration(10.0)
+    """Seconds until a request's headers must be whole, from their first byte; later it is answered
+    408. They fit in a packet or two: whoever needs longer holds a connection for nothing."""
+    body_timeout_s: float = duration(30.0)
+    """Seconds until a request's body must be whole, and one more for every 1,000 bytes of it that
+    came; later it is answered 408. So slow lines are served, and drips are not."""
+    tokenizer_threads: int = count(2, at_most=256)
+    """Threads that turn texts into tokens. Two, so that one very long text does not hold up the
+    short ones."""
+    tls_certificate: Path | None = setting(None, none="none")
+    """File of the certificate chain (PEM) to answer HTTPS with, TLS 1.2 at least; none answers
+    plain HTTP. Read again when it changes."""
+    tls_key: Path | None = setting(None, none="none")
+    """File of its private key (PEM, without a passphrase)."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may ask from a browser, for instance `https://example.org`; `*` is all.
+    None by default: a key in a web page is everybody's key."""
