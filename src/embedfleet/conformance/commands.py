@@ -79,11 +79,22 @@ def conformance(
     code is 1 if any failed. Some hundreds of requests are sent, all small but one of 2,048 short
     texts and a few of the longest text's length.
     """
-    from embedfleet.conformance.report import as_json, conforms, line, summary  # noqa: PLC0415
+    from embedfleet.conformance.report import (  # noqa: PLC0415
+        as_json,
+        conforms,
+        line,
+        summary,
+        worth_a_line,
+    )
 
     console = Console(soft_wrap=True, highlight=False)
     asked = Asked(url, _key(key_file), model, max_tokens, extensions, only, timeout_s)
-    found, results = asyncio.run(asked.answered(lambda result: console.print(line(result))))
+
+    def tell(result: Result) -> None:
+        if worth_a_line(result):
+            console.print(line(result))
+
+    found, results = asyncio.run(asked.answered(tell))
     console.print(summary(results))
     if json is not None:
         told = as_json(results, url=url, model=found, version=version("embedfleet"))

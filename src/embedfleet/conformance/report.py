@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from embedfleet.conformance.check import Severity
-from embedfleet.conformance.running import Result, Verdict
+from embedfleet.conformance.running import NOT_OURS, Result, Verdict
 
 COLOURS = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "dim"}
 
@@ -41,15 +41,20 @@ def line(result: Result) -> Text:
     return told
 
 
+def worth_a_line(result: Result) -> bool:
+    """Whether a result is told on its own: extensions that nobody asked for are only counted."""
+    return result.reason != NOT_OURS
+
+
 def summary(results: Sequence[Result]) -> RenderableType:
     """Count results by severity and verdict."""
-    table = Table(
-        "", *(verdict.value for verdict in Verdict), box=None, pad_edge=False, title_justify="left"
-    )
+    table = Table("", *(verdict.value for verdict in Verdict), box=None, pad_edge=False)
     for severity in Severity:
         counts = Counter(each.verdict for each in results if each.check.severity is severity)
         table.add_row(severity.value, *(str(counts[verdict]) for verdict in Verdict))
-    return table
+    if all(map(worth_a_line, results)):
+        return table
+    return Group(table, "Extensions of embedfleet were not checked here; --extensions checks them.")
 
 
 def conforms(results: Iterable[Result]) -> bool:

@@ -35,7 +35,8 @@ class Result:
     answered: str = ""
 
 
-NOT_OURS = "an extension of embedfleet; --extensions would run it"
+NOT_OURS = "an extension of embedfleet"
+"""Why extensions are skipped where nobody promised them."""
 
 
 async def run_checks(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from embedfleet.conformance.check import Suite
 from embedfleet.conformance.exchange import expect, refused
 from embedfleet.conformance.service import Service
@@ -34,7 +36,7 @@ async def a_model_is_shown_as_it_is_listed(service: Service) -> None:
     listed = (await service.call("GET", "/models")).json
     for card in listed["data"]:
         if card["id"] == service.model:
-            answer = await service.call("GET", f"/models/{card['id']}")
+            answer = await service.call("GET", f"/models/{quote(card['id'])}")
             expect(answer.status == 200, "the status must be 200", answer)
             expect(answer.json == card, f"it must be {card}", answer)
 
@@ -47,7 +49,7 @@ async def a_model_that_is_not_there_is_not_shown(service: Service) -> None:
 
 @suite.extension
 async def a_card_tells_the_longest_text_and_the_width(service: Service) -> None:
-    answer = await service.call("GET", f"/models/{service.model}")
+    answer = await service.call("GET", f"/models/{quote(service.model)}")
     for key in ("max_tokens", "dimensions"):
         found = answer.json.get(key)
         expect(type(found) is int and found > 0, f"`{key}` must be a positive integer", answer)
