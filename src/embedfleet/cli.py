@@ -23,6 +23,7 @@ from embedfleet import flags
 from embedfleet.autoscale import autoscale
 from embedfleet.access.commands import keys
 from embedfleet.calls import Calls, calls
+from embedfleet.conformance.commands import conformance
 from embedfleet.engines import engines
 from embedfleet.settings import (
     Settings,
@@ -65,6 +66,7 @@ app.add_typer(golden, name="golden")
 app.add_typer(keys, name="keys")
 app.command()(engines)
 app.add_typer(autoscale, name="autoscale")
+app.command()(conformance)
 app.add_typer(model_commands, name="model")
 commands.register(app)
 

@@ -43,6 +43,9 @@ def public_app(gateway: Gateway) -> Router:
             ("POST", "/v1/embeddings"): traced(
                 endpoint.embeddings, gateway.tracing, "POST /v1/embeddings"
             ),
+            ("POST", "/v1/tokenize"): endpoint.tokenize,
+            ("POST", "/tokenize"): endpoint.tokenize,
+            ("GET", "/openapi.json"): asked(endpoint.describe),
             ("GET", "/v1/models"): asked(endpoint.list_models),
             ("GET", "/health/live"): health.live,
             ("GET", "/health/ready"): health.ready,
