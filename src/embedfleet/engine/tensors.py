@@ -24,6 +24,7 @@ Floats = NDArray[np.float32]
 
 _INDEX: Final = "model.safetensors.index.json"
 _SINGLE: Final = "model.safetensors"
+_CACHED_VALUES: Final = 1 << 16
 _LARGEST_HEADER: Final = 100_000_000  # the limit of the safetensors format itself
 
 # NumPy has no bfloat16: its bits are kept as uint16 and widened by `_widened`.
@@ -86,10 +87,20 @@ class Matrix:
         """Values in -127..127 and one scale per output row [out, 1]; stored int8 stays as it is."""
         if self.scales is not None:
             return np.ascontiguousarray(self.tensor.stored), self.scales
-        values = self.tensor.floats()
-        scales = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
-        scales[scales == 0] = 1  # a row of zeros
-        return np.rint(values / scales).astype(np.int8), scales.astype(np.float32)
+        rows, columns = self.shape
+        values = np.empty((rows, columns), dtype=np.int8)
+        scales = np.empty((rows, 1), dtype=np.float32)
+        # A few rows at a time stay in the processor's cache: a third of the time.
+        step = max(1, _CACHED_VALUES // columns)
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            floats = _widened(self.tensor.kind, self.tensor.stored[part])
+            largest = np.maximum(floats.max(axis=1), -floats.min(axis=1))
+            largest[largest == 0] = 127  # a row of zeros
+            scales[part, 0] = largest / np.float32(127)
+            floats /= scales[part]
+            values[part] = np.rint(floats, out=floats)
+        return values, scales
 
 
 def _widened(kind: str, stored: NDArray[Any]) -> Floats:

@@ -24,7 +24,7 @@ from embedfleet.engine.cpu.forward import (
     whole_model,
 )
 from embedfleet.engine.cpu.layout import Rotations, passes, whole_texts
-from embedfleet.engine.cpu.linear import FloatInput, Linear, int8_input
+from embedfleet.engine.cpu.linear import FloatLinear, Int8Linear, Linear
 from embedfleet.engine.cpu.long import LongTexts
 from embedfleet.engine.cpu.memory import Budget
 from embedfleet.engine.engine import Computation, EngineInfo
@@ -56,7 +56,7 @@ class CpuEngine:
         OpenVINO keeps the weights as they are given beside those it rearranged.
         """
         config = checkpoint.config
-        linear: Linear = FloatInput if settings.precision is Precision.F32 else int8_input
+        linear: Linear = FloatLinear() if settings.precision is Precision.F32 else Int8Linear()
         compiler = Compiler(ov.Core(), settings.threads)
         self._checkpoint = checkpoint
         self._budget = Budget(config, settings.memory_mib)

@@ -5,18 +5,23 @@ Decides how graphs are compiled and fed. Refuses to know which texts are in a pa
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
+import openvino.opset13 as ops  # type: ignore[import-untyped]
 
 from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
-from embedfleet.engine.cpu.graph import Decoder, make_inputs, parameter, rms_norm
+from embedfleet.engine.cpu.graph import Decoder, constants, make_inputs, parameter, rms_norm
 from embedfleet.engine.cpu.layout import BLOCK_TOKENS, Arrays, Layout, Rotations
 from embedfleet.engine.cpu.linear import Linear
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import SetupError
+
+_READERS: Final = 4
+"""Threads that read weights; each holds a part of a matrix in float32 meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +130,18 @@ def one_layer(checkpoint: Checkpoint, linear: Linear, index: int) -> ov.Model:
 
 
 def _model(checkpoint: Checkpoint, linear: Linear, first: int, end: int) -> ov.Model:
-    config = checkpoint.config
+    config, indices = checkpoint.config, range(first, end)
+    with ThreadPoolExecutor(min(len(indices), _READERS)) as readers:
+        layers = list(
+            readers.map(lambda index: constants(checkpoint.layer(index), linear), indices)
+        )
     inputs = make_inputs(config)
     states = parameter("states", [-1, config.hidden], np.float32)
     pooled = parameter("pooled", [-1], np.int32)
     decoder, x = Decoder(config, inputs, linear), states
-    for index in range(first, end):
+    for index, weights in zip(indices, layers, strict=True):
         is_last = index == config.layers - 1
-        x = decoder.layer(x, checkpoint.layer(index), pooled if is_last else None)
+        x = decoder.layer(x, weights, pooled if is_last else None)
     if end == config.layers:
-        x = rms_norm(x, checkpoint.final_norm, config.epsilon)
+        x = rms_norm(x, ops.constant(checkpoint.final_norm), config.epsilon)
     return ov.Model([x], [states, pooled, *inputs.all()])

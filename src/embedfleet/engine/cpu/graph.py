@@ -17,7 +17,7 @@ from openvino.op import _PagedAttentionExtension as PagedAttention  # type: igno
 from embedfleet.engine.checkpoint import LayerWeights, Qwen3Config
 from embedfleet.engine.cpu.layout import BLOCK_TOKENS
 from embedfleet.engine.cpu.linear import Linear
-from embedfleet.engine.tensors import Floats
+from embedfleet.engine.tensors import Matrix
 
 Node: TypeAlias = Any  # OpenVINO ships no types
 
@@ -70,6 +70,34 @@ def make_inputs(config: Qwen3Config) -> Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerConstants:
+    """The weights of a layer as constants of the graph; named as in LayerWeights."""
+
+    input_norm: Node
+    query: Node
+    key: Node
+    value: Node
+    query_norm: Node
+    key_norm: Node
+    output: Node
+    mlp_norm: Node
+    gate: Node
+    up: Node
+    down: Node
+
+
+def constants(weights: LayerWeights, linear: Linear) -> LayerConstants:
+    """Read a layer's weights into memory, in the form that `linear` computes with."""
+    found = {name: getattr(weights, name) for name in LayerConstants.__dataclass_fields__}
+    return LayerConstants(
+        **{
+            name: linear.weight(weight) if isinstance(weight, Matrix) else ops.constant(weight)
+            for name, weight in found.items()
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Decoder:
     """Builds decoder layers over the same inputs."""
 
@@ -77,7 +105,7 @@ class Decoder:
     inputs: Inputs
     linear: Linear
 
-    def layer(self, x: Node, weights: LayerWeights, pooled: Node | None = None) -> Node:
+    def layer(self, x: Node, weights: LayerConstants, pooled: Node | None = None) -> Node:
         """One layer, [tokens, hidden] to [tokens, hidden].
 
         With `pooled` (row numbers [texts]) only those rows come out, [texts, hidden]: keys and
@@ -85,12 +113,12 @@ class Decoder:
         """
         config, rotation = self.config, Rotation(self.inputs.cosine, self.inputs.sine)
         normed = rms_norm(x, weights.input_norm, config.epsilon)
-        ready = self.linear(normed)
+        ready = self.linear.ready(normed)
         keys = self._heads(ready.times(weights.key), config.kv_heads)
         keys = _flat(rotation.of(rms_norm(keys, weights.key_norm, config.epsilon)))
         values = ready.times(weights.value)
         if pooled is not None:
-            x, ready = rows(x, pooled), self.linear(rows(normed, pooled))
+            x, ready = rows(x, pooled), self.linear.ready(rows(normed, pooled))
             rotation = Rotation(rows(self.inputs.cosine, pooled), rows(self.inputs.sine, pooled))
         queries = self._heads(ready.times(weights.query), config.heads)
         queries = _flat(rotation.of(rms_norm(queries, weights.query_norm, config.epsilon)))
@@ -99,12 +127,11 @@ class Decoder:
         attended = self._attention(queries, keys, values)
         if pooled is not None:
             attended = rows(attended, pooled)
-        return self._mlp(ops.add(x, self.linear(attended).times(weights.output)), weights)
+        return self._mlp(ops.add(x, self.linear.ready(attended).times(weights.output)), weights)
 
-    def _mlp(self, x: Node, weights: LayerWeights) -> Node:
-        ready = self.linear(rms_norm(x, weights.mlp_norm, self.config.epsilon))
-        gated = ops.multiply(ops.swish(ready.times(weights.gate)), ready.times(weights.up))
-        return ops.add(x, self.linear(gated).times(weights.down))
+    def _mlp(self, x: Node, weights: LayerConstants) -> Node:
+        ready = self.linear.ready(rms_norm(x, weights.mlp_norm, self.config.epsilon))
+        return ops.add(x, ready.gated(weights.gate, weights.up).times(weights.down))
 
     def _heads(self, x: Node, heads: int) -> Node:
         return ops.reshape(x, _integers(-1, heads, self.config.head_dim), special_zero=False)
@@ -143,11 +170,11 @@ class Decoder:
         return ops.reshape(node.output(0), _integers(-1, width), special_zero=False)
 
 
-def rms_norm(x: Node, weight: Floats, epsilon: float) -> Node:
+def rms_norm(x: Node, weight: Node, epsilon: float) -> Node:
     """Over the last axis; becomes the plugin's RMS node."""
     squares = ops.reduce_mean(ops.power(x, np.float32(2)), _integers(-1), keep_dims=True)
     scale = ops.divide(np.float32(1), ops.sqrt(ops.add(squares, np.float32(epsilon))))
-    return ops.multiply(ops.multiply(x, scale), ops.constant(weight))
+    return ops.multiply(ops.multiply(x, scale), weight)
 
 
 def rows(x: Node, indices: Node) -> Node:
