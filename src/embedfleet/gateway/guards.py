@@ -14,6 +14,7 @@ from embedfleet.access import Access, OpenAccess
 from embedfleet.access.cors import Cors
 from embedfleet.access.guarding import behind
 from embedfleet.access.opening import callers, certificate, one_key
+from embedfleet.access.pages import NoPages
 from embedfleet.access.watching import Watch
 from embedfleet.settings import Settings, is_loopback
 from embedfleet.wire.asgi import App
@@ -32,6 +33,8 @@ class Guards:
     watches: tuple[Watch, ...]
     """Files that may change while the process runs."""
     origins: tuple[str, ...]
+    at_home: bool
+    """The admin address is reached from this machine alone."""
 
     @classmethod
     def of(
@@ -50,12 +53,24 @@ class Guards:
                 *(gateway.host, gateway.port),
             )
         watches = (*ring, *own, *renewed, *renewed_too)
-        return cls(asking, operating, public_tls, admin_tls, watches, gateway.cors_origins)
+        return cls(
+            asking,
+            operating,
+            public_tls,
+            admin_tls,
+            watches,
+            gateway.cors_origins,
+            is_loopback(admin.host),
+        )
 
     def public(self, app: App) -> App:
         """The public app as it is shown; its routes ask for keys themselves."""
+        if isinstance(self.callers, OpenAccess):
+            app = NoPages(app, self.origins)
         return Cors(app, self.origins) if self.origins else app
 
     def admin(self, app: App) -> App:
         """The admin app as it is shown."""
+        if isinstance(self.operators, OpenAccess):
+            return NoPages(app, by_name=not self.at_home)
         return behind(app, self.operators)

@@ -1,0 +1,70 @@
+"""What a web page may do with a service that asks for no key: nothing.
+
+Any page that somebody on this machine looks at can make their browser send requests to
+`http://127.0.0.1`: read the answers it can't, but a POST has done its work by then (cross-site
+request forgery). A page whose name was made to point at this machine meanwhile could even read them
+(DNS rebinding); it gives itself away by the name it asks for. Keys make both pointless, so this is
+for services without.
+
+An ASGI app around another. Decides by the headers that browsers send and pages can't change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import ip_address
+
+from embedfleet.vocabulary import ForbiddenError
+from embedfleet.wire.asgi import App, Receive, Scope, Send, error_response, send_response
+from embedfleet.wire.request_ids import request_id
+
+
+class NoPages:
+    """An app that pages of other origins can't use."""
+
+    def __init__(self, app: App, origins: Collection[str] = (), *, by_name: bool = True) -> None:
+        """`origins` may ask; `by_name` takes any name, else addresses and localhost alone."""
+        self._app = app
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._by_name = by_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refuse(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            await send_response(send, error_response(refusal), request_id(scope["headers"]))
+
+    def _refuse(self, scope: Scope) -> ForbiddenError | None:
+        origin = host = b""
+        for name, value in scope["headers"]:
+            if name == b"origin":
+                origin = value
+            elif name == b"host":
+                host = value
+        if not self._by_name and not is_local_name(host):
+            return ForbiddenError(
+                "this address is asked by localhost or by number, and not by any other name",
+                code="host_not_allowed",
+            )
+        if not origin or origin in self._origins or b"*" in self._origins:
+            return None
+        if is_local_name(host) and origin.partition(b"//")[2] == host:
+            return None  # a page of this very address
+        return ForbiddenError(
+            "pages of other origins may not ask here; gateway.cors_origins names those that may",
+            code="origin_not_allowed",
+        )
+
+
+def is_local_name(host: bytes) -> bool:
+    """Whether a `host` header is one that no name server can point elsewhere; so is none at all."""
+    name = host.decode("latin-1")
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    if name in {"", "localhost"}:
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
