@@ -28,6 +28,8 @@ CONDITIONAL = {
     "embedfleet_replica_start_seconds": "needs replicas that the gateway itself starts",
     "embedfleet_autoscaling_": "needs a pool whose replicas follow the load",
     "embedfleet_key_": "needs API keys",
+    "embedfleet_cache_redis_": "needs a Redis",
+    "embedfleet_cache_rejected_": "needs a Redis",
     "golden": "needs golden vectors of the model",
 }
 """Beginnings of metric names (or parts of ours) that are only there under a condition."""
@@ -174,6 +176,69 @@ SERVICE = [
                 "none",
                 {"{{pool}}": f"embedfleet_golden_mismatches_total{{{POOL}}}"},
                 kind="stat",
+            ),
+        ],
+    ),
+    Row(
+        "Cache",
+        [
+            Panel(
+                "Texts by what the cache knew",
+                "cps",
+                {
+                    "{{tier}}: {{result}}": rate(
+                        "embedfleet_cache_texts_total", "tier", "result", where=""
+                    ),
+                    "computed for another": rate("embedfleet_cache_shared_texts_total", where=""),
+                },
+                about="What memory does not know is looked up in Redis, where there is one.",
+            ),
+            Panel(
+                "Memory of vectors",
+                "bytes",
+                {"{{instance}}": "embedfleet_cache_held_bytes"},
+            ),
+            Panel(
+                "Vectors in memory",
+                "none",
+                {
+                    "held {{instance}}": "embedfleet_cache_held_texts",
+                    "let go": rate("embedfleet_cache_evicted_texts_total", where=""),
+                },
+            ),
+            Panel(
+                "Redis: a look-up",
+                "s",
+                {
+                    "p50": quantile(0.5, "embedfleet_cache_redis_seconds", where=""),
+                    "p99": quantile(0.99, "embedfleet_cache_redis_seconds", where=""),
+                },
+            ),
+            Panel(
+                "Redis: writes",
+                "cps",
+                {
+                    "{{result}}": rate("embedfleet_cache_redis_writes_total", "result", where=""),
+                    "rejected values": rate("embedfleet_cache_rejected_texts_total", where=""),
+                },
+            ),
+            Panel(
+                "Redis: bytes",
+                "bytes",
+                {
+                    "written a second": rate(
+                        "embedfleet_cache_redis_written_bytes_total", where=""
+                    ),
+                    "waiting": "embedfleet_cache_redis_queued_bytes",
+                },
+            ),
+            Panel(
+                "Redis is asked",
+                "none",
+                {"{{instance}} {{state}}": "embedfleet_cache_redis_state == 1"},
+                kind="state-timeline",
+                width=24,
+                about="closed: yes; open: it failed, requests go on without; half-open: one tries.",
             ),
         ],
     ),

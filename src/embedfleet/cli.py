@@ -20,10 +20,12 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from embedfleet import flags
-from embedfleet.autoscale import autoscale
 from embedfleet.access.commands import keys
+from embedfleet.autoscale import autoscale
+from embedfleet.cache_commands import cache
 from embedfleet.calls import Calls, calls
 from embedfleet.conformance.commands import conformance
+from embedfleet.deploying.commands import app as deploying
 from embedfleet.engines import engines
 from embedfleet.settings import (
     Settings,
@@ -66,7 +68,9 @@ app.add_typer(golden, name="golden")
 app.add_typer(keys, name="keys")
 app.command()(engines)
 app.add_typer(autoscale, name="autoscale")
+app.add_typer(cache, name="cache")
 app.command()(conformance)
+app.add_typer(deploying, name="deploy")
 app.add_typer(model_commands, name="model")
 commands.register(app)
 

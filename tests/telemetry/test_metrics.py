@@ -21,6 +21,7 @@ LABELS = {
     *("engine", "precision"),
     *("term", "winner", "direction", "came_from"),
     *("key", "reason"),
+    *("tier", "result"),
 }
 """Labels whose values we choose or know; nothing that callers make up."""
 
@@ -29,7 +30,7 @@ UNITS = (
     "_replicas",
 )
 NO_UNIT = {
-    *("embedfleet_replica_state", "embedfleet_golden_drift"),
+    *("embedfleet_replica_state", "embedfleet_golden_drift", "embedfleet_cache_redis_state"),
     *(f"embedfleet_autoscaling_{name}" for name in ("winner", "held", "by_hand")),
 }
 

@@ -180,7 +180,7 @@ async def test_a_call_for_several_requests_is_linked_to_each_of_them(tmp_path: P
     async with traced(tmp_path) as running:
         running.engine.go_on.clear()
         # More than the window: what comes next waits, and leaves in one call.
-        long = asyncio.create_task(running.ask(*[[40] * 30] * 20))
+        long = asyncio.create_task(running.ask(*([60 + number] * 30 for number in range(20))))
         async with asyncio.timeout(10):
             while not running.pool.workload.queued_texts:
                 await asyncio.sleep(0.01)

@@ -12,9 +12,10 @@ import orjson
 
 from embedfleet.access.guarding import guarded
 from embedfleet.gateway.access_log import AccessLog
+from embedfleet.gateway.caching import CacheCounter, cache_routes
 from embedfleet.gateway.counting import KeyCounter
-from embedfleet.serving import Listener
 from embedfleet.gateway.scaling_routes import scaling_routes
+from embedfleet.serving import Listener
 from embedfleet.telemetry.metrics import CONTENT_TYPE
 from embedfleet.telemetry.tracing import traced
 from embedfleet.vocabulary import DrainingError, NoReplicaError
@@ -72,6 +73,7 @@ def admin_app(gateway: Gateway) -> Router:
             ("GET", "/metrics"): admin.metrics,
             ("GET", "/targets"): admin.targets,
             **scaling_routes(gateway.scaling),
+            **cache_routes(gateway.cache, gateway.endpoint),
             ("GET", "/health/live"): health.live,
             ("GET", "/health/ready"): health.ready,
         },
@@ -100,6 +102,7 @@ class _Admin:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._keys = KeyCounter(gateway.guards.callers, gateway.metrics)
+        self._cache = CacheCounter(gateway.cache, gateway.metrics)
 
     async def fleet(self, _request: Request) -> Response:
         """Every pool and replica, as they are now."""
@@ -146,4 +149,5 @@ class _Admin:
         metrics = self._gateway.metrics
         metrics.active_requests.set(self._gateway.endpoint.active)
         self._keys.observe()
+        self._cache.observe()
         return Response(metrics.exposition(), content_type=CONTENT_TYPE)

@@ -1,19 +1,143 @@
 """The cache of a gateway, made from its settings, and what it tells.
 
-Decides which tiers there are. Refuses to know what they do.
+Decides which tiers there are, and the JSON and metrics of what they did. Refuses to know how they
+do it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from prometheus_client import Counter
+
+from embedfleet.cache.breaker import State
 from embedfleet.cache.memory import Memory
-from embedfleet.cache.tiers import RemoteTier, VectorCache
+from embedfleet.cache.tiers import VectorCache
+from embedfleet.endpoint import Endpoint
 from embedfleet.settings import CacheSettings
 from embedfleet.telemetry.metrics import GatewayMetrics
+from embedfleet.vocabulary import CallerError
+from embedfleet.wire.asgi import Request, Response, Route
+
+if TYPE_CHECKING:
+    from embedfleet.cache.redis import RedisTier
 
 
 def vector_cache(settings: CacheSettings, metrics: GatewayMetrics) -> VectorCache | None:
     """None where the settings want none. Raises SettingError."""
-    remote: RemoteTier | None = None
+    remote: RedisTier | None = None
+    if settings.redis_url is not None:
+        # Only here: who has no Redis need not wait for its library to be loaded.
+        from embedfleet.cache.redis import open_redis  # noqa: PLC0415
+
+        remote = open_redis(settings, looked_up=metrics.cache_redis.observe)
     if not settings.memory_mib and remote is None:
         return None
     return VectorCache(Memory(settings.memory_mib * 2**20), remote, numbers=settings.numbers)
+
+
+def cache_routes(cache: VectorCache | None, endpoint: Endpoint) -> Mapping[tuple[str, str], Route]:
+    """What `embedfleet cache` asks for at the admin address."""
+
+    async def stats(_request: Request) -> Response:
+        return Response(orjson.dumps(told(_wanted(cache))))
+
+    async def clear(_request: Request) -> Response:
+        memory, redis = await _wanted(cache).clear()
+        return Response(orjson.dumps({"memory": memory, "redis": redis}))
+
+    async def warm(request: Request) -> Response:
+        _wanted(cache)
+        return await endpoint.warm(request)
+
+    return {
+        ("GET", "/cache"): stats,
+        ("POST", "/cache/clear"): clear,
+        ("POST", "/cache/warm"): warm,
+    }
+
+
+def told(cache: VectorCache) -> dict[str, Any]:
+    """Every figure of a cache, by its name."""
+    memory, counts, remote = cache.memory, cache.counts, _redis(cache)
+    redis = None
+    if remote is not None:
+        did = remote.counts
+        redis = {
+            "state": remote.state.value,
+            "hits": counts.remote_hits,
+            "misses": counts.remote_misses,
+            "rejected": counts.rejected,
+            "unasked": did.unasked,
+            "written": did.written,
+            "refused": did.refused,
+            "unwritten": did.unwritten,
+            "queued_bytes": remote.queued_bytes,
+        }
+    return {
+        "memory": {
+            "texts": len(memory),
+            "bytes": memory.bytes,
+            "most_bytes": memory.most_bytes,
+            "hits": counts.memory_hits,
+            "misses": counts.memory_misses,
+            "evicted": memory.evictions,
+        },
+        "redis": redis,
+        "in_flight": len(cache.flights),
+        "shared": cache.flights.shared,
+    }
+
+
+class CacheCounter:
+    """Brings what a cache counted into the metrics, just before these are read.
+
+    Requests themselves only add to plain numbers.
+    """
+
+    def __init__(self, cache: VectorCache | None, metrics: GatewayMetrics) -> None:
+        self._cache = cache
+        self._metrics = metrics
+        self._before: dict[Counter, float] = {}
+
+    def observe(self) -> None:
+        cache, metrics = self._cache, self._metrics
+        if cache is None:
+            return
+        counts, memory = cache.counts, cache.memory
+        texts = metrics.cache_texts.labels
+        self._raise(texts("memory", "hit"), counts.memory_hits)
+        self._raise(texts("memory", "miss"), counts.memory_misses)
+        self._raise(metrics.cache_shared, cache.flights.shared)
+        self._raise(metrics.cache_evicted, memory.evictions)
+        metrics.cache_bytes.set(memory.bytes)
+        metrics.cache_held.set(len(memory))
+        remote = _redis(cache)
+        if remote is not None:
+            self._raise(texts("redis", "hit"), counts.remote_hits)
+            self._raise(texts("redis", "miss"), counts.remote_misses)
+            self._raise(texts("redis", "unasked"), remote.counts.unasked)
+            self._raise(metrics.cache_rejected, counts.rejected)
+            for result in ("written", "refused", "unwritten"):
+                made = getattr(remote.counts, result)
+                self._raise(metrics.cache_writes.labels(result), made)
+            self._raise(metrics.cache_written, remote.counts.written_bytes)
+            metrics.cache_queued.set(remote.queued_bytes)
+            for state in State:
+                metrics.cache_redis_state.labels(state.value).set(remote.state is state)
+
+    def _raise(self, counter: Counter, total: float) -> None:
+        counter.inc(total - self._before.get(counter, 0))
+        self._before[counter] = total
+
+
+def _wanted(cache: VectorCache | None) -> VectorCache:
+    if cache is None:
+        raise CallerError("this gateway has no cache: cache.memory_mib is 0", code="no_cache")
+    return cache
+
+
+def _redis(cache: VectorCache) -> RedisTier | None:
+    return cache.remote  # type: ignore[return-value]  # the only remote tier that there is

@@ -99,6 +99,36 @@ class GatewayMetrics(Metrics):
         self._add_vectors()
         self._add_autoscaling()
         self._add_keys()
+        self._add_cache()
+
+    def _add_cache(self) -> None:
+        self.cache_texts = self._counter(
+            "cache_texts_total",
+            "Texts looked up in a tier of the cache; `unasked` went on without Redis.",
+            *("tier", "result"),
+        )
+        self.cache_shared = self._counter(
+            "cache_shared_texts_total", "Texts that were already being computed for another caller."
+        )
+        self.cache_held = self._gauge("cache_held_texts", "Texts whose vectors are in memory.")
+        self.cache_bytes = self._gauge("cache_held_bytes", "Memory of these vectors.")
+        self.cache_evicted = self._counter(
+            "cache_evicted_texts_total", "Texts that went from memory to make room."
+        )
+        self.cache_rejected = self._counter(
+            "cache_rejected_texts_total", "Values of Redis that were damaged or of others."
+        )
+        self.cache_writes = self._counter(
+            "cache_redis_writes_total", "Texts for Redis, by what became of the write.", "result"
+        )
+        self.cache_written = self._counter("cache_redis_written_bytes_total", "Bytes written.")
+        self.cache_queued = self._gauge("cache_redis_queued_bytes", "Bytes waiting to be written.")
+        self.cache_redis = self._histogram(
+            "cache_redis_seconds", "Looking up the texts of a request in Redis."
+        )
+        self.cache_redis_state = self._gauge(
+            "cache_redis_state", "1 for the state of the breaker before Redis.", "state"
+        )
 
     def _add_keys(self) -> None:
         self.key_requests = self._counter(
@@ -149,13 +179,15 @@ class GatewayMetrics(Metrics):
             "golden_mismatches_total", "Replicas refused for wrong golden vectors.", "pool"
         )
 
-
     def _add_autoscaling(self) -> None:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return self._gauge(f"autoscaling_{name}", text, "pool", *labels)
 
         self.wanted = gauge("wanted_replicas", "What the winning term asks for, before bounds.")
         self.planned = gauge("planned_replicas", "Replicas ordered to be in traffic.")
+        self.deployed = gauge(
+            "deployment_replicas", "Replicas that the Deployment is to have, as last read."
+        )
         self.serving = gauge("ready_replicas", "Replicas in traffic, when it was last decided.")
         self.standby = gauge("standby_replicas", "Replicas ordered to be loaded out of traffic.")
         self.most = gauge("max_replicas", "Most replicas that are allowed.")
