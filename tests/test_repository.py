@@ -106,4 +106,6 @@ def test_a_wheel_holds_the_package_its_types_and_its_data(tmp_path: Path) -> Non
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert expected - held == set()
+    assert "embedfleet/deploying/files/kubernetes/overlays/gateway/deployment.yaml" in held
+    assert "embedfleet/deploying/files/monitoring/dashboards/fleet.json" in held
     assert not {name for name in held if name.startswith(("tests/", "training/"))}

@@ -61,9 +61,11 @@ def _ratio(metrics: Sequence[int], target: int) -> float:
     return (sum(metrics) // len(metrics)) / target
 
 
-def replicas_for_total(value: float, target_average: float, current: int) -> int:
+def replicas_for_total(
+    value: float, target_average: float, current: int, *, tolerance: float = TOLERANCE
+) -> int:
     """Pods for an external metric with a target of type AverageValue."""
-    if current and within(value / (target_average * current)):
+    if current and within(value / (target_average * current), tolerance):
         return current
     return math.ceil(value / target_average)
 

@@ -1,0 +1,1 @@
+"""Manifests for one case, made from those that are reviewed in `deploy/`."""

@@ -1,0 +1,110 @@
+"""`embedfleet deploy kubernetes`: manifests for one case, as files to read and keep.
+
+Decides what can be typed and what is written where. Refuses to apply anything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embedfleet.deploying import fitting, manifests
+from embedfleet.deploying.case import Case, Engine, Mode
+from embedfleet.vocabulary import SettingError
+
+NOTE = "# Written by `embedfleet deploy kubernetes`; the reasons are in the files.\n"
+HEAD = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
+
+app = typer.Typer(no_args_is_help=True, help="Files to run embedfleet elsewhere.")
+
+
+@app.callback()
+def _deploy() -> None:
+    """Keep `kubernetes` a command of its own beside others to come."""
+
+
+@app.command()
+def kubernetes(
+    model: Annotated[str, typer.Option(help="org/name@COMMIT, or builtin.")],
+    image: Annotated[str, typer.Option(help="embedfleet's image, registry/name@sha256:…")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to fill.")],
+    engine: Annotated[Engine, typer.Option(help="What computes.")] = Engine.SGLANG,
+    gpu: Annotated[str, typer.Option(help="Label nvidia.com/gpu.product of the nodes.")] = "",
+    gpus_per_replica: Annotated[int, typer.Option(help="Limit and tensor parallelism.")] = 1,
+    fp8: Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8 (SGLang).")] = False,
+    engine_image: Annotated[str, typer.Option(help="The engine's image, with its digest.")] = "",
+    min_replicas: Annotated[int, typer.Option(help="Fewest engines.")] = 2,
+    max_replicas: Annotated[int, typer.Option(help="Most engines.")] = 8,
+    scaling: Annotated[Mode, typer.Option(help="Who sets their number.")] = Mode.KEDA,
+    tolerance: Annotated[
+        float, typer.Option(help="Of the cluster's HPA: 0.1 before Kubernetes 1.35.")
+    ] = 0.0,
+    namespace: Annotated[str, typer.Option(help="Of everything.")] = "embedfleet",
+    served_name: Annotated[str, typer.Option(help="Name that clients ask for.")] = "",
+    host: Annotated[str, typer.Option(help="Host name of an Ingress; none without.")] = "",
+    storage_class: Annotated[str, typer.Option(help="Of the volume for weights.")] = "",
+    storage: Annotated[str, typer.Option(help="Size of that volume, such as 40Gi.")] = "",
+    redis: Annotated[bool, typer.Option("--redis", help="A cache that gateways share.")] = False,
+    monitoring: Annotated[bool, typer.Option(help="Monitors, rules, dashboards.")] = True,
+    monitoring_namespace: Annotated[str, typer.Option(help="Where Prometheus is.")] = "monitoring",
+    release: Annotated[
+        str, typer.Option(help="Label by which its operator chooses.")
+    ] = "kube-prometheus-stack",
+    prometheus: Annotated[str, typer.Option(help="Address for KEDA.")] = "",
+    warm_nodes: Annotated[int, typer.Option(help="Nodes to hold ready.", min=0)] = 0,
+) -> None:
+    """Write the manifests of one deployment: plain YAML with the reasons in it, to review and keep.
+
+    embedfleet deploy kubernetes --model Qwen/Qwen3-Embedding-4B@5cf2132a… --gpu NVIDIA-L40S
+      --image registry.example.com/embedfleet@sha256:… -o deployment
+
+    kubectl apply -k deployment
+    """
+    case = Case(
+        model=model,
+        image=image,
+        engine=engine,
+        engine_image=engine_image,
+        gpu=gpu,
+        gpus=gpus_per_replica,
+        fp8=fp8,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        mode=scaling,
+        tolerance=tolerance,
+        namespace=namespace,
+        served_name=served_name,
+        host=host,
+        storage_class=storage_class,
+        storage=storage,
+        redis=redis,
+        monitoring=monitoring,
+        monitoring_namespace=monitoring_namespace,
+        release=release,
+        prometheus=prometheus,
+        warm_nodes=warm_nodes,
+    )
+    written = write(case, output)
+    typer.echo(f"{len(written)} files in {output}: kubectl apply -k {output}")
+
+
+def write(case: Case, folder: Path) -> list[Path]:
+    """Fill a folder; return the files. Raises SettingError."""
+    case.check()
+    files = [file for bundle in fitting.bundles(case) for file in manifests.files(bundle)]
+    texts = {file.name: manifests.text(file.documents) for file in fitting.fit(files, case)}
+    if len(texts) < len(files) and case.model != "builtin":
+        raise SettingError("two manifests have one name. This is a bug.")
+    texts["kustomization.yaml"] = NOTE + HEAD + "".join(f"  - {name}\n" for name in texts)
+    folder.mkdir(parents=True, exist_ok=True)
+    strangers = sorted({each.name for each in folder.iterdir()} - set(texts))
+    if strangers:
+        raise SettingError(
+            f"{folder} holds files that this case does not have ({', '.join(strangers[:3])}): "
+            "give an empty folder, or delete them"
+        )
+    for name, content in texts.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / name for name in texts]
