@@ -19,7 +19,7 @@ from embedfleet.gateway.app import listeners
 from embedfleet.gateway.server import Gateway
 from embedfleet.model.description import describe
 from embedfleet.replica.service import Replica
-from embedfleet.serving import Listener, bind, serving
+from embedfleet.serving import ClientLimits, Listener, bind, serving
 from embedfleet.settings import Pool, Settings
 from embedfleet.wire.openai import RequestLimits
 from tests.fakes.revealing_engine import WIDTH, RevealingEngine
@@ -56,6 +56,7 @@ async def running(
     replica_access: Access | None = None,
     replica_key_file: Path | None = None,
     patience_s: float = 20.0,
+    clients: ClientLimits | None = None,
 ) -> AsyncIterator[Running]:
     """Serve while the block runs; `given` are keys as they are, `settings` all but the pool.
 
@@ -101,7 +102,11 @@ async def running(
     public, admin = listeners(gateway, bind("127.0.0.1", 0), bind("127.0.0.1", 0))
     batching = asyncio.create_task(replica.batcher.run())
     async with (
-        serving([replica_listener, public, admin], stop_timeout_s=1),
+        serving(
+            [replica_listener, public, admin],
+            stop_timeout_s=1,
+            limits=clients or ClientLimits(),
+        ),
         followed(gateway.guards.watches),
         aiohttp.ClientSession() as session,
     ):

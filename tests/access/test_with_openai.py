@@ -22,7 +22,13 @@ from embedfleet.access.keys import ApiKey, mint
 from embedfleet.access.passes import Usage
 from embedfleet.access.records import plain, record_of
 from embedfleet.access.storing import change
-from embedfleet.settings import AccessSettings, AdminSettings, LogSettings, Settings
+from embedfleet.settings import (
+    AccessSettings,
+    AdminSettings,
+    CacheSettings,
+    LogSettings,
+    Settings,
+)
 from embedfleet.telemetry.logs import JsonFormatter
 from tests.access.gateway import MODEL, Running, running
 
@@ -186,6 +192,16 @@ async def test_what_a_cache_knew_costs_nothing(file: Path, tmp_path: Path) -> No
             answer = await embed(client, [[5] * 39])
             assert answer.usage.prompt_tokens == 40
         assert usage(service, key).tokens == 40
+
+
+async def test_without_a_cache_no_answer_tells_what_others_asked(tmp_path: Path) -> None:
+    """With one, a caller can find out whether somebody had this very text computed before."""
+    known = replace(Settings(), cache=CacheSettings(memory_mib=0))
+    async with running(tmp_path, known) as service, service.client() as client:
+        for _ in range(2):
+            create = client.embeddings.with_raw_response.create
+            answer = await create(model=MODEL, input=UNMISTAKABLE)
+            assert "x-embedfleet-cache" not in answer.headers
 
 
 async def test_requests_beyond_the_limit_are_refused(file: Path, tmp_path: Path) -> None:
