@@ -128,8 +128,10 @@ class Scaler:
         """Decide every tick, and at once when a person has spoken, until cancelled."""
         while True:
             await self.tick(time.monotonic(), datetime.now().astimezone())
+            # Not wait_for: before Python 3.12 it may swallow a cancellation that meets its time-out.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._steered.wait(), self.settings.tick_s)
+                async with asyncio.timeout(self.settings.tick_s):
+                    await self._steered.wait()
             self._steered.clear()
 
     async def tick(self, now: float, clock: datetime) -> Entry:

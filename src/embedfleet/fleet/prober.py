@@ -99,8 +99,10 @@ class Prober:
     async def _rest(self, member: Member, seconds: float) -> None:
         """Pause between two looks; who is wanted in traffic again is looked at at once."""
         nudge = self._nudges[member]
+        # Not wait_for: before Python 3.12 it may swallow a cancellation that meets its time-out.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(nudge.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await nudge.wait()
         nudge.clear()
 
     def _doubtful(self, member: Member, verified: float) -> bool:
