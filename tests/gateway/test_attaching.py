@@ -10,8 +10,10 @@ from embedfleet.gateway.attaching import launch, replica_client
 from embedfleet.gateway.engines.http import read_key
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.model.description import ModelDescription, describe
+from embedfleet.serving import Listener, bind, serving
 from embedfleet.settings import LaunchSettings, Pool, Settings
-from embedfleet.vocabulary import SettingError, UnfitReplicaError
+from embedfleet.vocabulary import ReplicaError, SettingError, UnfitReplicaError
+from embedfleet.wire.asgi import Request, Response, Router
 from tests.small_tokenizer import write_model
 
 
@@ -82,3 +84,29 @@ async def test_engines_of_others_give_no_tokenizer_away(
     with pytest.raises(UnfitReplicaError, match="--model DIR"):
         await client._foreign.fetch_files("http://10.0.0.1:1", tmp_path)
     await own.close()
+
+
+async def test_a_key_does_not_follow_to_where_an_address_sends_it(tmp_path: Path) -> None:
+    """Who answers there may not be who was meant."""
+    asked: list[str | None] = []
+
+    async def elsewhere(request: Request) -> Response:
+        asked.append(request.header(b"authorization"))
+        return Response(b"{}")
+
+    target = Listener(Router({("GET", "/v1/replica"): elsewhere}), bind("127.0.0.1", 0))
+
+    async def moved(_: Request) -> Response:
+        return Response(b"", 307, headers=[(b"location", f"{target.url}/v1/replica".encode())])
+
+    address = Listener(Router({("GET", "/v1/replica"): moved}), bind("127.0.0.1", 0))
+    path = tmp_path / "key"
+    path.write_text("sk-secret")
+    async with serving([target, address], stop_timeout_s=1):
+        own = Upstream.open(connect_timeout_s=1, probe_timeout_s=1)
+        client = replica_client(own, Pool(replica_key_file=path), None)
+        for describe_it in (client.describe, client._own.describe):
+            with pytest.raises(ReplicaError):
+                await describe_it(address.url)
+        await own.close()
+    assert asked == []
