@@ -7,6 +7,7 @@ import pytest
 
 from embedfleet.golden.vectors import (
     GoldenVectors,
+    all_of_unit_length,
     compare,
     known_file,
     of_unit_length,
@@ -103,3 +104,19 @@ def test_an_unknown_revision_has_no_shipped_file() -> None:
     """Neither has a model whose weights are elsewhere."""
     assert known_file("no such revision") is None
     assert known_file("") is None
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 3e38, 0.0, 0.5])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_one_wrong_row_is_seen_among_any_number(wrong: float, rows: int) -> None:
+    """Also where squares are larger than any number."""
+    vectors = np.tile(np.eye(1, 8, dtype=np.float32), (rows, 1))
+    assert all_of_unit_length(vectors)
+
+    vectors[-1, 0] = wrong
+    assert not all_of_unit_length(vectors)
+
+
+def test_no_rows_are_all_right() -> None:
+    """A frame of failures alone has none."""
+    assert all_of_unit_length(np.empty((0, 8), np.float32))

@@ -94,21 +94,20 @@ class Encoder:
             raise _wrong_text(place, "has no token ids", "empty_array")
         wrong = None
         try:
-            array = np.array(ids, dtype=np.int64)
+            # Unsigned, so that negative ids are refused on the way.
+            array = np.fromiter(ids, np.uint32, len(ids))
         except OverflowError:
             wrong = next(at for at, one in enumerate(ids) if not 0 <= one < self._vocabulary)
         else:
-            # As unsigned numbers negative ids are large ones: one comparison sees both bounds.
-            outside = array.view(np.uint64) >= self._vocabulary
-            if outside.any():
-                wrong = int(outside.argmax())
+            if int(array.max()) >= self._vocabulary:
+                wrong = int((array >= self._vocabulary).argmax())
         if wrong is not None:
             complaint = (
                 f"has token id {str(ids[wrong])[:24]} at position {wrong}; this model's ids are "
                 f"from 0 to {self._vocabulary - 1}"
             )
             raise _wrong_text(place, complaint, "invalid_token_id")
-        return array.astype(np.int32)
+        return array.view(np.int32)
 
     def _ended(
         self, body: Encoding, place: int, prompt: str, most: int, *, truncate: bool

@@ -10,8 +10,6 @@ import logging
 from collections import Counter as Counts
 from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import Counter, Histogram
 
 from embedfleet.access import Access, KeyRing
@@ -121,10 +119,9 @@ class PoolCounter:
         self._ended[Outcome.DROPPED].inc(len(found))
         self._refused.inc(found.count(str(VectorError.code)))
 
-    def refused(self, wrong: NDArray[np.bool_]) -> bool:
-        """Count the vectors of a frame that are wrong; return whether any is."""
-        self._refused.inc(int(wrong.sum()))
-        return bool(wrong.any())
+    def refused(self, vectors: int) -> None:
+        """Vectors of a frame that are not finite or not of unit length."""
+        self._refused.inc(vectors)
 
     def observe(self, dispatcher: Dispatcher) -> None:
         """Bring the gauges up to date, just before they are read."""

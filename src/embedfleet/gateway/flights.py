@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from itertools import count
 
 from embedfleet.fleet.fleet import Member
 from embedfleet.gateway.dispatch import CRASHES_TO_ISOLATE, Assignment
@@ -17,6 +18,9 @@ from embedfleet.gateway.queue import QueuedText
 from embedfleet.telemetry.tracing import OpenSpan, calling
 from embedfleet.vocabulary import Lane
 from embedfleet.wire.frames import CallText, encoding_bytes
+
+_PROCESS, _calls = secrets.token_hex(8), count()
+"""Together they name a call: other gateways have other names for theirs."""
 
 
 class Flight:
@@ -27,7 +31,7 @@ class Flight:
     def __init__(self, member: Member, assignment: Assignment, now: float) -> None:
         self.member = member
         self.assignment = assignment
-        self.key = secrets.token_hex(8)
+        self.key = f"{_PROCESS}{next(_calls):x}"
         self.ids = {id(text): number for number, text in assignment.texts.items()}
         self.progressed = now
         """When it was started or brought a frame last, monotonic seconds."""

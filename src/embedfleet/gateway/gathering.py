@@ -21,7 +21,7 @@ class Gathering:
     def __init__(self, texts: int, width: int, arrived: Arrived | None = None) -> None:
         """`arrived` is told of each vector, also of those that come when nobody waits any more."""
         self.finished: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
-        self._vectors: Vectors = np.empty((texts, width), np.float32)
+        self._vectors: Vectors | None = np.empty((texts, width), np.float32) if texts > 1 else None
         self._missing = texts
         self._arrived = arrived
         self._queue_s = self._compute_s = 0.0
@@ -29,12 +29,16 @@ class Gathering:
     def succeeded(self, index: int, vector: Vector, queue_s: float, compute_s: float) -> None:
         if self._arrived is not None:
             self._arrived(index, vector, queue_s, compute_s)
-        self._vectors[index] = vector
+        if self._vectors is None:  # the only one is the whole
+            vectors = vector[np.newaxis]
+        else:
+            vectors = self._vectors
+            vectors[index] = vector
         self._queue_s = max(self._queue_s, queue_s)
         self._compute_s = max(self._compute_s, compute_s)
         self._missing -= 1
         if not self._missing and not self.finished.done():
-            self.finished.set_result(Computed(self._vectors, self._queue_s, self._compute_s))
+            self.finished.set_result(Computed(vectors, self._queue_s, self._compute_s))
 
     def failed(self, _index: int, error: EmbedfleetError) -> None:
         if not self.finished.done():

@@ -28,7 +28,7 @@ from embedfleet.gateway.gathering import Gathering
 from embedfleet.gateway.hedging import late
 from embedfleet.gateway.queue import QueuedText
 from embedfleet.gateway.workload import Workload
-from embedfleet.golden.vectors import of_unit_length
+from embedfleet.golden.vectors import all_of_unit_length, of_unit_length
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.telemetry.tracing import current_span
@@ -241,7 +241,8 @@ class Pool:
         assignment.load.window_tokens = max(1, frame.window)
         flight.progressed = time.monotonic()
         vectors = frame.matrix(self.width)
-        if self._counter.refused(~of_unit_length(vectors)):
+        if not all_of_unit_length(vectors):
+            self._counter.refused(len(vectors) - int(of_unit_length(vectors).sum()))
             raise ReplicaError("a vector that is not finite or not of unit length")
         queue_s, compute_s = frame.queue_us / 1e6, frame.compute_us / 1e6
         tokens = 0
@@ -260,7 +261,8 @@ class Pool:
         self._retries.earn(len(frame.ids))
         self._hedges.earn(len(frame.ids))
         self._counter.ended(Outcome.SUCCEEDED, len(frame.ids))
-        self._counter.failed(failure.code for failure in failures)
+        if failures:
+            self._counter.failed(failure.code for failure in failures)
 
     def _end(self, call: asyncio.Task[None]) -> None:
         """What a call left unanswered goes back to the queue, for another replica."""

@@ -172,8 +172,7 @@ class HttpConnection(asyncio.Protocol):
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        size = len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
-        if size > self._limits.head_bytes or len(self._headers) > self._limits.headers:
+        if self._limits.passed_by(self._url, self._headers):
             self._refusal = self._limits.too_large()
             raise self._refusal
         parser = self._parser

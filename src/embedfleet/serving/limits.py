@@ -5,6 +5,7 @@ Pure. Decides how much and how long. Refuses to know sockets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embedfleet.settings import GatewaySettings
@@ -43,6 +44,13 @@ class ClientLimits:
             head_s=settings.header_timeout_s,
             body_s=settings.body_timeout_s,
         )
+
+    def passed_by(self, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Whether a request has too much before its body."""
+        size = len(target)
+        for name, value in headers:
+            size += len(name) + len(value)
+        return size > self.head_bytes or len(headers) > self.headers
 
     def body_due_s(self, received: int) -> float:
         """Seconds after its head by which a body must be whole, or have brought more bytes."""

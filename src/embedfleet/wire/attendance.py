@@ -6,12 +6,48 @@ Decides when work is broken off, and with which error. Refuses to know what the 
 from __future__ import annotations
 
 import asyncio
+from weakref import WeakKeyDictionary
 
 from embedfleet.vocabulary import DeadlineError
 from embedfleet.wire.asgi import ClientGoneError, Request
 
-PATIENCE_S = 0.02
-"""Work is watched from then on: most is done before, and a watch costs a task."""
+PATIENCE_S = 0.1
+"""Work is watched after one or two of these: most is done before, and a watch costs a task."""
+
+
+class _Rounds:
+    """One timer for all work of an event loop: a timer for each costs as much as tokenising."""
+
+    __slots__ = ("_loop", "_new", "_old", "_running")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._new: dict[Attendance, None] = {}
+        self._old: dict[Attendance, None] = {}
+        self._running = False
+
+    def join(self, attendance: Attendance) -> None:
+        self._new[attendance] = None
+        if not self._running:
+            self._running = True
+            self._loop.call_later(PATIENCE_S, self._go)
+
+    def leave(self, attendance: Attendance) -> None:
+        if attendance in self._new:
+            del self._new[attendance]
+        else:
+            self._old.pop(attendance, None)
+
+    def _go(self) -> None:
+        for attendance in self._old:
+            attendance.begin()
+        self._old, self._new = self._new, {}
+        self._running = bool(self._old)
+        if self._running:
+            self._loop.call_later(PATIENCE_S, self._go)
+
+
+_rounds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Rounds] = WeakKeyDictionary()
 
 
 class Attendance:
@@ -20,22 +56,31 @@ class Attendance:
     The body of the request must have been read.
     """
 
-    __slots__ = ("_left_s", "_reason", "_request", "_start", "_watch", "_work")
+    __slots__ = ("_deadline", "_left_s", "_loop", "_reason", "_request", "_soon", "_watch", "_work")
 
     def __init__(self, request: Request, left_s: float) -> None:
         """`left_s` are the seconds until the deadline."""
         self._request = request
         self._left_s = left_s
+        self._soon: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
         self._reason: Exception | None = None
 
     async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._work = asyncio.current_task(loop)
-        self._start = loop.call_later(max(0.0, min(PATIENCE_S, self._left_s)), self._begin)
+        self._deadline = loop.time() + self._left_s
+        if self._left_s < 2 * PATIENCE_S:
+            self._soon = loop.call_later(max(0.0, self._left_s), self.begin)
+        else:
+            rounds = _rounds.get(loop) or _rounds.setdefault(loop, _Rounds(loop))
+            rounds.join(self)
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._start.cancel()
+        if self._soon is not None:
+            self._soon.cancel()
+        else:
+            _rounds[self._loop].leave(self)
         if self._watch is not None:
             self._watch.cancel()
         if self._reason is not None and self._work is not None:
@@ -43,12 +88,14 @@ class Attendance:
             if kind is asyncio.CancelledError and not cancelled_by_others:
                 raise self._reason from None
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Watch from now on."""
         self._watch = asyncio.ensure_future(self._attend())
 
     async def _attend(self) -> None:
         try:
-            await asyncio.wait_for(self._request.gone(), max(0.0, self._left_s - PATIENCE_S))
+            left_s = self._deadline - self._loop.time()
+            await asyncio.wait_for(self._request.gone(), max(0.0, left_s))
             self._reason = ClientGoneError()
         except TimeoutError:
             self._reason = DeadlineError("the deadline passed before the answer was ready")
