@@ -21,6 +21,7 @@ from embedfleet.vocabulary import ModelError
 COMMANDS = [
     *("serve", "replica", "gateway", "config", "golden make", "model fetch", "engines"),
     *("keys create", "keys list", "keys revoke"),
+    *("autoscale explain", "autoscale pause", "autoscale resume", "autoscale scale"),
 ]
 
 
@@ -83,6 +84,23 @@ def test_the_flags_of_serve_become_settings(behind: Recorder) -> None:
     assert settings.pools == (Pool(model="org/m@v1", served_names=("a", "b"), replicas=3),)
     assert (settings.gateway.host, settings.gateway.port) == ("0.0.0.0", 9000)  # noqa: S104
     assert settings.engine == EngineSettings(device="cpu", dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "bounds"),
+    [
+        ("--min-replicas 1 --max-replicas 4", (True, 1, 4)),
+        ("--max-replicas 3", (True, 2, 3)),
+        ("--min-replicas 3", (True, 3, 8)),
+        ("", (False, 2, 8)),
+    ],
+)
+def test_a_bound_of_the_replicas_lets_load_decide_their_number(
+    behind: Recorder, flags: str, bounds: tuple[bool, int, int]
+) -> None:
+    typed(f"serve builtin {flags}", behind)
+    chosen = started(behind).autoscaling
+    assert (chosen.enabled, chosen.min_replicas, chosen.max_replicas) == bounds
 
 
 def test_replica_takes_its_own_address_and_not_the_gateways(behind: Recorder) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.machine import multiplies_int8_exactly, usable_processors
+from embedfleet.machine import memory_used, multiplies_int8_exactly, usable_processors
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -26,6 +26,31 @@ def test_a_container_s_quota_counts_rounded_and_never_below_one(tmp_path: Path) 
     assert usable_processors(write_quota(tmp_path, "100000 100000")) == 1
     assert usable_processors(write_quota(tmp_path, "20000 100000")) == 1
     assert usable_processors(write_quota(tmp_path, "9600000 100000")) == ALLOWED
+
+
+def write_memory(directory: Path, total: int, available: int) -> Path:
+    file = directory / "meminfo"
+    file.write_text(f"MemTotal: {total} kB\nMemFree: 1 kB\nMemAvailable: {available} kB\n")
+    return file
+
+
+def test_memory_in_use_is_what_could_not_be_given_back(tmp_path: Path) -> None:
+    assert memory_used(tmp_path, write_memory(tmp_path, 1000, 250)) == 0.75
+
+
+def test_the_control_group_counts_where_it_is_fuller_than_the_host(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("950\n")
+    (tmp_path / "memory.stat").write_text("anon 800\ninactive_file 50\n")
+    assert memory_used(tmp_path, write_memory(tmp_path, 1000, 250)) == 0.9
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory_used(tmp_path, write_memory(tmp_path, 1000, 250)) == 0.75
+
+
+def test_memory_that_nobody_tells_is_unknown(tmp_path: Path) -> None:
+    assert memory_used(tmp_path, tmp_path / "none") is None
+    (tmp_path / "meminfo").write_text("MemTotal: many kB\n")
+    assert memory_used(tmp_path, tmp_path / "meminfo") is None
 
 
 def test_the_older_control_groups_count_too(tmp_path: Path) -> None:

@@ -209,6 +209,13 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
         ("[fleet]\nrestart_backoff_s = 60", "fleet.restart_backoff_ceiling_s (30) is below"),
         ("[[pools]]\nreplicas = 1", "pools[0]: replicas are to be started here, but no model"),
         ("[[pools]]\nmodel = 'a'\nreplicas = 0", "nobody serves it"),
+        ("[autoscaling]\nmax_replicas = 1", "autoscaling.min_replicas (2) is above"),
+        ("[autoscaling]\nenabled = true\nmin_replicas = 0", "give at least 1"),
+        (
+            "[autoscaling]\nenabled = true\n"
+            "[[pools]]\nmodel = 'a'\nreplicas = 1\nreplica_urls = ['http://a']",
+            "give it a pool of its own",
+        ),
         ("[[pools]]\nmodel = 'a'\ntokenizer_dir = '/t'", "only for replicas elsewhere"),
         (
             "[[pools]]\nmodel = 'a'\nreplicas = 1\nreplica_service = 'n/s:http'",

@@ -68,13 +68,19 @@ def explain(
 
 @autoscale.command()
 def pause(pool: PoolName = None, admin: Admin = ADMIN, key_file: KeyFile = None) -> None:
-    """Leave the number of replicas as it is; decisions are still made, and shown."""
+    """Leave the number of replicas as it is; decisions are still made, and shown.
+
+        embedfleet autoscale pause
+    """
     _order(admin, "pause", key_file, pool)
 
 
 @autoscale.command()
 def resume(pool: PoolName = None, admin: Admin = ADMIN, key_file: KeyFile = None) -> None:
-    """Let the policy decide again."""
+    """Let the policy decide again.
+
+        embedfleet autoscale resume
+    """
     _order(admin, "resume", key_file, pool)
 
 
@@ -85,7 +91,10 @@ def scale(
     admin: Admin = ADMIN,
     key_file: KeyFile = None,
 ) -> None:
-    """Have N replicas, whatever the load, until `resume`."""
+    """Have N replicas, whatever the load, until `resume`.
+
+        embedfleet autoscale scale 4
+    """
     _order(admin, "scale", key_file, pool, replicas)
 
 

@@ -128,7 +128,7 @@ class Scaler:
         """Decide every tick, and at once when a person has spoken, until cancelled."""
         while True:
             await self.tick(time.monotonic(), datetime.now().astimezone())
-            # Not wait_for: before Python 3.12 it may swallow a cancellation that meets its time-out.
+            # Not wait_for: before 3.12 it may swallow a cancellation that meets its time-out.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.tick_s):
                     await self._steered.wait()

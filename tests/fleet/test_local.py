@@ -1,0 +1,40 @@
+"""The settings of replica processes on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from embedfleet.fleet.providers.local import replica_settings
+from embedfleet.machine import usable_processors
+from embedfleet.settings import AutoscalingSettings, EngineSettings, Pool, Settings
+
+POOL = Pool(model="a", replicas=2)
+
+
+def threads(settings: Settings) -> int | None:
+    return replica_settings(settings, POOL, Path("/m"), ("a",)).engine.threads
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 64])
+def test_the_processors_are_divided_among_the_replicas(replicas: int) -> None:
+    """At least one thread each."""
+    settings = Settings(pools=(replace(POOL, replicas=replicas),))
+    assert threads(settings) == max(1, usable_processors() // replicas)
+
+
+def test_where_load_decides_they_are_divided_among_the_most_there_may_be() -> None:
+    """What one replica can do must not fall when another joins."""
+    scaled = AutoscalingSettings(enabled=True, min_replicas=1, max_replicas=2)
+    assert threads(Settings(pools=(POOL,), autoscaling=scaled)) == max(1, usable_processors() // 2)
+    elsewhere = Pool(replicas=0, replica_urls=("http://b",))
+    both = Settings(pools=(POOL, elsewhere), autoscaling=scaled)
+    assert threads(both) == max(1, usable_processors() // 2)
+
+
+def test_a_number_of_threads_that_is_set_holds() -> None:
+    """Whoever sets it knows why."""
+    settings = Settings(pools=(POOL,), engine=EngineSettings(threads=5))
+    assert threads(settings) == 5
