@@ -24,6 +24,7 @@ LIMITS = RequestLimits(max_texts=7, max_instruction_characters=9)
 
 NOT_FOR_CALLERS = {
     "loading": "a replica that starts, seen by its gateway alone",
+    "no_cache": "an operator's routes",
     "unfit_replica": "a replica that may not join its pool",
     "unknown_file": "a replica's files, for its gateway",
 }

@@ -39,6 +39,14 @@ CODES = (
     ErrorCode(400, "invalid_header", "a header means nothing"),
     ErrorCode(401, "invalid_api_key", "no key, or one that is unknown, revoked or expired"),
     ErrorCode(403, "model_not_found", "the key does not allow this model"),
+    ErrorCode(
+        403,
+        "origin_not_allowed",
+        "a web page of another origin asks; `gateway.cors_origins` names those that may",
+    ),
+    ErrorCode(
+        403, "host_not_allowed", "this address is asked by localhost or by number, not by a name"
+    ),
     ErrorCode(404, "model_not_found", "no model of this name is served"),
     ErrorCode(404, "unknown_url", "there is nothing at this path"),
     ErrorCode(405, "method_not_allowed", "the path answers other methods; `allow` names them"),

@@ -130,7 +130,7 @@ def _operation(
     errors: Schema | None = None,
 ) -> Schema:
     left_out = (set() if work else ONLY_OF_WORK - {429}) | (set() if body else ONLY_OF_BODIES)
-    responses: Schema = {"200": _answer(answer, "What was asked for.", _told() if work else None)}
+    responses: Schema = {"200": _answer(answer, "What was asked for.", _told() if work else {})}
     for status in statuses():
         if status not in left_out and status != 405:
             examples = errors if status == 400 else None
@@ -154,12 +154,13 @@ def _keyed(examples: dict[str, Schema]) -> Schema:
     return {name.replace(" ", "-"): {"summary": name} | one for name, one in examples.items()}
 
 
-def _answer(schema: str, description: str, headers: Schema | None = None) -> Schema:
-    found: Schema = {
+def _answer(schema: str, description: str, headers: Schema) -> Schema:
+    name = _header("string", "The request's name, for asking about it; the caller's own if sent.")
+    return {
         "description": description,
+        "headers": {"x-request-id": name} | headers,
         "content": {JSON: {"schema": reference(schema)}},
     }
-    return found | ({"headers": headers} if headers else {})
 
 
 def _refusal(status: int, examples: Schema | None) -> Schema:
@@ -169,7 +170,7 @@ def _refusal(status: int, examples: Schema | None) -> Schema:
         503: {"retry-after": _header("integer", "Seconds after which to try again.")},
         401: {"www-authenticate": _header("string", "How to send a key.")},
     }
-    refusal = _answer("Error", found, headers.get(status))
+    refusal = _answer("Error", found, headers.get(status, {}))
     if examples:
         refusal["content"][JSON]["examples"] = examples
     return refusal
@@ -200,6 +201,13 @@ def _headers() -> list[Schema]:
             "description": "Milliseconds after which nobody waits for the answer any more.",
             "schema": {"type": "integer", "minimum": 1},
         },
+        {
+            "name": "cache-control",
+            "in": "header",
+            "description": "`no-cache`: compute anew; `no-store`: keep nothing of this request. "
+            "Anything else is ignored.",
+            "schema": {"type": "string", "examples": ["no-cache", "no-store"]},
+        },
     ]
 
 
@@ -207,6 +215,7 @@ def _told() -> Schema:
     return {
         "server-timing": _header("string", "Milliseconds of waiting and of computing."),
         "x-embedfleet-overhead-ms": _header("number", "Milliseconds of everything else."),
+        "x-embedfleet-cache": _header("string", "How many texts were known: `hit=2; miss=1`."),
     }
 
 
