@@ -21,6 +21,7 @@ from embedfleet.vocabulary import ModelError
 COMMANDS = [
     *("serve", "replica", "gateway", "config", "golden make", "model fetch", "engines"),
     *("keys create", "keys list", "keys revoke"),
+    "conformance",
     *("autoscale explain", "autoscale pause", "autoscale resume", "autoscale scale"),
 ]
 
