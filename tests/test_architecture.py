@@ -48,6 +48,7 @@ PURE = [
     "fleet/states.py",
     *(f"autoscaling/{name}.py" for name in ("journal", "policy", "schedule", "signals")),
     *(f"autoscaling/{name}.py" for name in ("steadying", "windows")),
+    *(f"access/{name}.py" for name in ("access", "bucket", "keys", "passes")),
 ]
 """Modules that decide and never do: time and chance are handed to them."""
 IMPURE = {

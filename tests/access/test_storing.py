@@ -32,6 +32,17 @@ def test_a_change_to_a_missing_file_makes_it_for_its_owner_alone(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_a_file_stays_its_owners_when_root_changes_it(tmp_path: Path) -> None:
+    """Or the service, which runs as somebody less, could not read it any more."""
+    path = tmp_path / "keys.json"
+    change(path, lambda _: (new(),))
+    os.chown(path, 12345, 23456)
+    change(path, lambda keys: (*keys, new()))
+    told = path.stat()
+    assert (told.st_uid, told.st_gid, stat.S_IMODE(told.st_mode)) == (12345, 23456, 0o600)
+
+
 def test_a_change_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path, record = tmp_path / "keys.json", new()
     change(path, lambda _: (record,))

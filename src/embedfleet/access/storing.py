@@ -55,14 +55,20 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write beside and rename: what is read is the old file or the new one. Made with mode 0600."""
+    """Write beside and rename: what is read is the old file or the new one. Made with mode 0600.
+
+    It stays its owner's where somebody else (root) changes it: the service must still be able to
+    read it.
+    """
     number, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(number, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            if path.exists() and os.geteuid() == 0:
+                owner = path.stat()
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    finally:
+        Path(beside).unlink(missing_ok=True)  # it is there only where something failed
