@@ -249,6 +249,11 @@ WRONG = [
         ("a body may come in pieces",),
     ),
     Wrong(
+        "nobody may wait for leave to send",
+        faults.failing(lambda sent: "expect" in sent.told, 417),
+        ("a client may wait for leave to send its body",),
+    ),
+    Wrong(
         "null is a wrong value",
         faults.failing(faults.holding(b'"dimensions": null'), 400),
         ("null fields are absent fields",),

@@ -85,6 +85,13 @@ async def a_body_may_come_in_pieces(service: Service) -> None:
     same(pieces, accepted(await service.raw(body)), "pieces must be read as one body")
 
 
+@suite.required
+async def a_client_may_wait_for_leave_to_send_its_body(service: Service) -> None:
+    # curl does so with every body beyond a megabyte.
+    headers = {"expect": "100-continue"}
+    accepted(await service.call("POST", "/embeddings", service.body(TEXTS[0]), headers=headers))
+
+
 @suite.extension
 async def null_fields_are_absent_fields(service: Service) -> None:
     nulls = accepted(await service.embed(TEXTS[0], **dict.fromkeys(OPTIONAL)))
