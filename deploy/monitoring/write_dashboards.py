@@ -391,7 +391,7 @@ SCALING = Row(
             "none",
             {
                 f"{name} {{{{pool}}}}": f"embedfleet_autoscaling_{name}_replicas{{{POOL}}}"
-                for name in ("wanted", "planned", "ready", "standby", "max")
+                for name in ("wanted", "planned", "deployment", "ready", "standby", "max")
             },
             about="Planned are ordered, ready get traffic. Wanted above max: the bound is too low.",
         ),

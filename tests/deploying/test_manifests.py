@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from pathlib import Path
 
@@ -97,6 +98,16 @@ def test_bundles_that_belong_together_do_not_overlap(engine: str, mode: str) -> 
     chosen = ["base", f"overlays/engine-{engine}", f"overlays/{mode}"]
     chosen += [f"overlays/{name}" for name in ("gateway", "redis", "monitoring", "ingress")]
     named([document for name in chosen for document in bundle(name)])
+
+
+def test_the_rules_are_those_of_the_monitoring_folder() -> None:
+    spec = importlib.util.spec_from_file_location("w", KUBERNETES / "write_monitoring.py")
+    assert spec is not None
+    assert spec.loader is not None
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    written = (KUBERNETES / "overlays/monitoring/rules.yaml").read_text(encoding="utf-8")
+    assert written == writer.rules(), "run: make docs"
 
 
 def test_comments_survive_what_a_case_changes() -> None:

@@ -492,6 +492,7 @@ def test_namespaces_fit_wherever_one_is_named() -> None:
             if case.namespace != "embedfleet":
                 assert ".embedfleet.svc" not in str(document)
                 assert "embedfleet/engine:" not in str(document)
+                assert "embedfleet/gateway:" not in str(document)
 
 
 def of_settings(documents: list[Document]) -> dict[str, Any]:

@@ -1,39 +1,139 @@
-"""Which pools need a cluster."""
+"""A gateway in a cluster: whose pods it follows, and how its decisions become replicas."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+
 import pytest
 
+from embedfleet.autoscaling import Observation
+from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet
+from embedfleet.gateway.attaching import replica_client
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
+from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.scaling import Scaling
+from embedfleet.gateway.server import Gateway
+from embedfleet.gateway.upstream import Upstream
 from embedfleet.kubernetes.connection import Connection
-from embedfleet.settings import Pool
+from embedfleet.settings import Settings, load
+from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import SettingError
 from tests.kubernetes.test_follower import SLICES, ready, until
-from tests.stand_ins.kubernetes import api_server
+from tests.kubernetes.test_targets import DEPLOYMENTS, HPAS
+from tests.stand_ins.kubernetes import ApiServer, Fault, api_server
+
+POOL = "embeddings"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/embedfleet/leases"
+BUSY = Observation(
+    now=0.0,
+    ready=2,
+    arriving_fast=100_000.0,
+    arriving_slow=100_000.0,
+    waiting_tokens=0.0,
+    tokens_per_s=20_000.0,
+)
+"""Asks for nine replicas: 100,000 tokens/s at 60 % of 20,000 each."""
+
+
+@dataclass
+class Seen:
+    """What a gateway sees, as a test says it."""
+
+    observation: Observation = BUSY
+    asked: int = field(default=0)
+
+    async def observe(self, now: float) -> Observation:
+        self.asked += 1
+        return replace(self.observation, now=now)
+
+
+def settings(scaling: str | None = None) -> Settings:
+    toml = (
+        "[autoscaling]\ntick_s = 0.02\nmax_replicas = 12\n"
+        f"[[pools]]\nserved_names = ['{POOL}']\nreplica_service = 'embedfleet/engine:http'\n"
+    )
+    if scaling is not None:
+        toml += f"scale_target = 'embedfleet/engine'\nscaling = '{scaling}'\n"
+    return load(toml, {}, {})
+
+
+@dataclass
+class Here:
+    """A gateway's pool whose Deployment is scaled, and what the gateway sees."""
+
+    pool: Pool
+    scaling: Scaling
+    metrics: GatewayMetrics
+    seen: Seen
+
+    @property
+    def decides(self) -> bool:
+        return POOL in self.scaling.scalers
+
+
+@contextlib.asynccontextmanager
+async def here(
+    server: ApiServer, scaling: str, observation: Observation = BUSY, me: str = "gateway-a"
+) -> AsyncIterator[Here]:
+    chosen = settings(scaling)
+    cluster, upstream = (
+        Connection.at(server.url),
+        Upstream.open(connect_timeout_s=1, probe_timeout_s=1),
+    )
+    inside, metrics, seen = InCluster(cluster, chosen, me), GatewayMetrics(), Seen(observation)
+    pool = Pool(
+        POOL,
+        Fleet(),
+        replica_client(upstream, chosen.pools[0], None),
+        POLICIES["least-work"](Random(1)),
+        gateway=chosen.gateway,
+        settings=chosen.fleet,
+        metrics=metrics,
+    )
+    scales = Scaling(chosen.autoscaling, metrics)
+    scales.see(pool, lambda: None)
+    inside.scale(pool, chosen.pools[0], scales, metrics, seen)
+    try:
+        yield Here(pool, scales, metrics, seen)
+    finally:
+        await inside.close()
+        await scales.close()
+        await pool.close()
+        await upstream.close()
+        await cluster.close()
+
+
+def replicas(server: ApiServer) -> int:
+    return int(server.collections[DEPLOYMENTS]["engine"]["spec"]["replicas"])
+
+
+def deploy(server: ApiServer, count: int) -> None:
+    server.put(DEPLOYMENTS, {"metadata": {"name": "engine"}, "spec": {"replicas": count}})
 
 
 async def test_a_gateway_without_pods_speaks_to_no_api_server() -> None:
-    async with in_cluster([Pool(model="builtin")]) as inside:
+    async with in_cluster(load("[[pools]]\nmodel = 'builtin'", {}, {})) as inside:
         assert inside is None
     with pytest.raises(SettingError, match="needs a cluster"):
         needed(None)
 
 
-async def test_each_pool_follows_a_service_of_its_own() -> None:
+async def test_a_pool_follows_its_service(tmp_path: Path) -> None:
     async with api_server() as server:
+        server.put(SLICES, ready("a", "b"))
         cluster = Connection.at(server.url)
-        inside, first, second = InCluster(cluster), Fleet(), Fleet()
-        other = ready("z")
-        other["metadata"] = {"name": "o", "labels": {"kubernetes.io/service-name": "other"}}
-        server.put(SLICES, ready("a"))
-        server.put(SLICES, other)
-        inside.follow("embedfleet/engine:http", first)
-        inside.follow("embedfleet/other:9000", second)
-        await until(lambda: len(first) == len(second) == 1)
+        made = Gateway(settings(), tmp_path, inside=InCluster(cluster, settings(), "gateway-a"))
+        made.add_pool(settings().pools[0], None)
+        (pool,) = made.pools
+        await until(lambda: {member.name for member in pool.fleet} == {"a", "b"})
 
-        assert [member.name for member in (*first, *second)] == ["a", "z"]
-        await inside.close()
+        assert not server.count("GET", "leases")
+        await made.close()
         await cluster.close()
 
 
@@ -41,5 +141,68 @@ async def test_a_service_that_is_none_is_refused_at_once() -> None:
     async with api_server() as server:
         cluster = Connection.at(server.url)
         with pytest.raises(SettingError, match="embedfleet/engine:http"):
-            InCluster(cluster).follow("engine", Fleet())
+            InCluster(cluster, settings(), "gateway-a").follow("engine", Fleet())
+        await cluster.close()
+
+
+async def test_direct_the_decision_is_set_by_who_holds_the_lease() -> None:
+    async with api_server() as server:
+        deploy(server, 2)
+        async with here(server, "direct") as at:
+            await until(lambda: replicas(server) == 9)
+            holder = server.collections[LEASES]["engine-autoscaler"]["spec"]["holderIdentity"]
+
+            assert holder == "gateway-a"
+            text = at.metrics.exposition().decode()
+            assert f'embedfleet_autoscaling_deployment_replicas{{pool="{POOL}"}} 9.0' in text
+            assert at.scaling.find(POOL).pool == POOL
+
+
+async def test_external_the_decision_is_published_and_nothing_is_set() -> None:
+    async with api_server() as server:
+        deploy(server, 2)
+        async with here(server, "external") as at:
+            published = f'embedfleet_autoscaling_planned_replicas{{pool="{POOL}"}} 9.0'
+            await until(lambda: published in at.metrics.exposition().decode())
+
+            assert replicas(server) == 2
+            assert not server.count("PATCH", "scale")
+
+
+async def test_of_two_gateways_one_decides_and_the_other_goes_on_without_shrinking() -> None:
+    quiet = replace(BUSY, arriving_fast=0.0, arriving_slow=0.0, ready=6)
+    async with api_server() as server:
+        deploy(server, 6)
+        async with here(server, "direct", quiet, "gateway-b") as second:
+            async with here(server, "direct", quiet, "gateway-a") as first:
+                await until(lambda: first.decides or second.decides)
+                await until(lambda: first.seen.asked + second.seen.asked > 3)
+                assert first.decides != second.decides
+            await until(
+                lambda: second.decides and second.scaling.find(POOL).journal.last is not None
+            )
+
+            last = second.scaling.find(POOL).journal.last
+            assert last is not None
+            assert last.decision.winner == "restart"
+            assert replicas(server) == 6
+
+
+async def test_direct_is_refused_where_an_hpa_owns_the_deployment() -> None:
+    async with api_server() as server:
+        deploy(server, 2)
+        target = {"kind": "Deployment", "name": "engine"}
+        server.put(HPAS, {"metadata": {"name": "h"}, "spec": {"scaleTargetRef": target}})
+        cluster = Connection.at(server.url)
+        with pytest.raises(SettingError, match="HorizontalPodAutoscaler h owns"):
+            await InCluster(cluster, settings("direct"), "a").check()
+        await InCluster(cluster, settings("external"), "a").check()
+        await cluster.close()
+
+
+async def test_an_api_server_that_is_away_at_the_start_is_no_reason_not_to_serve() -> None:
+    async with api_server() as server:
+        server.faults.append(Fault("GET", "horizontalpodautoscalers", 403, times=9))
+        cluster = Connection.at(server.url)
+        await InCluster(cluster, settings("direct"), "a").check()
         await cluster.close()

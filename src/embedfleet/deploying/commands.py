@@ -32,12 +32,14 @@ def kubernetes(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to fill.")],
     engine: Annotated[Engine, typer.Option(help="What computes.")] = Engine.SGLANG,
     gpu: Annotated[str, typer.Option(help="Label nvidia.com/gpu.product of the nodes.")] = "",
-    gpus_per_replica: Annotated[int, typer.Option(help="Limit and tensor parallelism.")] = 1,
+    gpus: Annotated[
+        int, typer.Option("--gpus-per-replica", help="Limit and tensor parallelism.")
+    ] = 1,
     fp8: Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8 (SGLang).")] = False,
     engine_image: Annotated[str, typer.Option(help="The engine's image, with its digest.")] = "",
     min_replicas: Annotated[int, typer.Option(help="Fewest engines.")] = 2,
     max_replicas: Annotated[int, typer.Option(help="Most engines.")] = 8,
-    scaling: Annotated[Mode, typer.Option(help="Who sets their number.")] = Mode.KEDA,
+    mode: Annotated[Mode, typer.Option("--scaling", help="Who sets their number.")] = Mode.KEDA,
     tolerance: Annotated[
         float, typer.Option(help="Of the cluster's HPA: 0.1 before Kubernetes 1.35.")
     ] = 0.0,
@@ -62,30 +64,8 @@ def kubernetes(
 
     kubectl apply -k deployment
     """
-    case = Case(
-        model=model,
-        image=image,
-        engine=engine,
-        engine_image=engine_image,
-        gpu=gpu,
-        gpus=gpus_per_replica,
-        fp8=fp8,
-        min_replicas=min_replicas,
-        max_replicas=max_replicas,
-        mode=scaling,
-        tolerance=tolerance,
-        namespace=namespace,
-        served_name=served_name,
-        host=host,
-        storage_class=storage_class,
-        storage=storage,
-        redis=redis,
-        monitoring=monitoring,
-        monitoring_namespace=monitoring_namespace,
-        release=release,
-        prometheus=prometheus,
-        warm_nodes=warm_nodes,
-    )
+    # Parameters are called as the fields of a case.
+    case = Case(**{name: value for name, value in locals().items() if name != "output"})
     written = write(case, output)
     typer.echo(f"{len(written)} files in {output}: kubectl apply -k {output}")
 

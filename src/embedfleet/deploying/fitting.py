@@ -70,6 +70,7 @@ def _words(case: Case) -> Callable[[str], str]:
         (old.host, case.host),
         (old.prometheus, case.prometheus or _prometheus(case)),
         ("embedfleet/engine", f"{case.namespace}/engine"),
+        ("embedfleet/gateway:", f"{case.namespace}/gateway:"),
         (".embedfleet.svc", f".{case.namespace}.svc"),
     ]
 

@@ -1,53 +1,146 @@
-"""A gateway's pools in Kubernetes: whose pods they follow.
+"""A gateway's pools in Kubernetes: whose pods they follow, and who decides how many there are.
 
-Decides whether a cluster is needed and when its API server is spoken to. Refuses to know what
-endpoints are (`kubernetes/`) and what a replica is.
+Decides whether a cluster is needed, when its API server is spoken to, and what is put together to
+scale a Deployment. Refuses to know what endpoints, leases and decisions are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+import logging
+import socket
+from collections.abc import AsyncIterator
 
+import aiohttp
+
+from embedfleet.autoscaling import Sight, Target
 from embedfleet.fleet.fleet import Fleet
-from embedfleet.kubernetes import endpoints
-from embedfleet.kubernetes.cluster import Cluster
+from embedfleet.gateway.engines.http import read_key
+from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.scaling import Scaling
+from embedfleet.gateway.together import Together
+from embedfleet.kubernetes import deployment, endpoints
+from embedfleet.kubernetes.cluster import Cluster, ClusterError
 from embedfleet.kubernetes.connection import Connection
+from embedfleet.kubernetes.deployment import Deployment
 from embedfleet.kubernetes.follower import Follower
+from embedfleet.kubernetes.leading import Leadership
+from embedfleet.kubernetes.peers import Peers
+from embedfleet.kubernetes.targets import Costs, Count, Direct, Exported, Pods, Told
 from embedfleet.settings import Pool as PoolSettings
+from embedfleet.settings import Settings
+from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import SettingError
+
+log = logging.getLogger(__name__)
 
 
 class InCluster:
     """What a gateway does in the cluster that it runs in."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, settings: Settings, me: str) -> None:
+        """`me` is this pod's name."""
         self.cluster = cluster
-        self._followers: list[Follower] = []
+        self._settings = settings
+        self._me = me
+        self._parts: list[Follower | Peers | Leadership] = []
+        self._peers: Peers | None = None
+        if settings.admin.peer_service is not None:
+            self._peers = Peers(cluster, endpoints.parse(settings.admin.peer_service), me)
+            self._run(self._peers)
 
     def follow(self, service: str, fleet: Fleet) -> None:
         """Keep a fleet to the pods of `namespace/name:port`. Raises SettingError."""
-        follower = Follower(fleet, endpoints.parse(service), self.cluster)
-        follower.start()
-        self._followers.append(follower)
+        self._run(Follower(fleet, endpoints.parse(service), self.cluster))
+
+    def scale(
+        self,
+        pool: Pool,
+        settings: PoolSettings,
+        scaling: Scaling,
+        metrics: GatewayMetrics,
+        sight: Sight,
+    ) -> None:
+        """Have the policy decide about a pool's Deployment, here or in another gateway."""
+        pods = Pods(pool.fleet, self._deployment(settings), pool.workload.outstanding)
+        started = metrics.start_up.labels(pool.name, "start").observe
+        count = Count(pods, Told(metrics.deployed.labels(pool.name).set, started))
+        drain_s = self._settings.gateway.drain_timeout_s
+
+        async def decide() -> None:
+            await count.first()
+            direct = Direct(pods, count, drain_s) if settings.scaling == "direct" else None
+            target: Target = direct or Exported(count)
+            scaler = scaling.scaler(pool.name, target, sight)  # a new one: it shrinks nothing yet
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for work in (scaler.run(), count.keep(), Costs(pods).keep()):
+                        tasks.create_task(work)
+            finally:
+                if scaling.scalers.get(pool.name) is scaler:
+                    del scaling.scalers[pool.name]  # by hand is a matter of who decides
+                if direct is not None:
+                    await direct.close()
+
+        name = f"{pods.deployment.name}-autoscaler"
+        namespace = pods.deployment.namespace
+        self._run(Leadership(self.cluster, namespace, name, self._me, decide))
+
+    def together(self, pool: str, own: Sight, session: aiohttp.ClientSession) -> Sight:
+        """What all gateways of the cluster see, where they are named; else what this one does."""
+        if self._peers is None:
+            return own
+        key = read_key(self._settings.admin.key_file)
+        return Together(pool, own, self._peers.urls, session, key)
+
+    async def check(self) -> None:
+        """Refuse to scale what another autoscaler owns. Raises SettingError.
+
+        An API server that can't be asked now is asked again before anything is set.
+        """
+        for pool in self._settings.pools:
+            if pool.scale_target is None or pool.scaling != "direct":
+                continue
+            found = self._deployment(pool)
+            try:
+                owners = await found.owners()
+            except ClusterError as error:
+                log.warning("who else scales %s is not known: %s", found, error.message)
+                continue
+            if owners:
+                raise SettingError(
+                    f"pools.scaling is direct, but {' and '.join(owners)} owns {found}: delete it, "
+                    "or use pools.scaling = external"
+                )
 
     async def close(self) -> None:
-        await asyncio.gather(*(follower.close() for follower in self._followers))
+        parts, self._parts = self._parts, []
+        await asyncio.gather(*(part.close() for part in parts))
+
+    def _run(self, part: Follower | Peers | Leadership) -> None:
+        part.start()
+        self._parts.append(part)
+
+    def _deployment(self, settings: PoolSettings) -> Deployment:
+        return Deployment(self.cluster, *deployment.parse(settings.scale_target or ""))
 
 
 @contextlib.asynccontextmanager
-async def in_cluster(pools: Iterable[PoolSettings]) -> AsyncIterator[InCluster | None]:
+async def in_cluster(settings: Settings) -> AsyncIterator[InCluster | None]:
     """The cluster, where a pool needs one. Raises SettingError and ClusterSetupError."""
-    if not any(pool.replica_service for pool in pools):
+    if not any(pool.replica_service for pool in settings.pools):
         yield None
         return
     connection = await Connection.open()
-    inside = InCluster(connection)
     try:
-        yield inside
+        inside = InCluster(connection, settings, socket.gethostname())
+        try:
+            await inside.check()
+            yield inside
+        finally:
+            await inside.close()
     finally:
-        await inside.close()
         await connection.close()
 
 

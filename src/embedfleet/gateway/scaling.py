@@ -53,10 +53,15 @@ class Scaling:
 
         SettingError when the schedule can't be read.
         """
+        scaler = self.scaler(pool, target, sight)
+        self._loops.append(asyncio.create_task(scaler.run()))
+        return scaler
+
+    def scaler(self, pool: str, target: Target, sight: Sight | None = None) -> Scaler:
+        """The same, for whoever runs it himself; it takes the place of the pool's last one."""
         counter = ScalingCounter(pool, self.settings.max_replicas, self._metrics)
         scaler = Scaler(pool, sight or self.sights[pool], target, self.settings, told=counter.count)
         self.scalers[pool] = scaler
-        self._loops.append(asyncio.create_task(scaler.run()))
         return scaler
 
     def find(self, pool: str | None) -> Scaler:

@@ -175,7 +175,7 @@ class Gateway:
         for number, (url, weight) in enumerate(zip(settings.replica_urls, weights, strict=True)):
             fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic(), weight=weight)
         if settings.replica_service is not None:
-            needed(self._inside).follow(settings.replica_service, fleet)
+            self._follow(pool, settings)
         if settings.replicas and model is not None:
             self._supervise(pool, settings, model)
 
@@ -211,6 +211,15 @@ class Gateway:
         sight = self.scaling.sights[pool.name]
         served = ServedModel(model.identity, names, encoder, sight, now, contact.promise)
         self.models.update(dict.fromkeys(names, served))
+
+    def _follow(self, pool: Pool, settings: PoolSettings) -> None:
+        """Replicas are pods: follow them, and where it is asked for, decide how many."""
+        inside = needed(self._inside)
+        if settings.scale_target is not None:
+            own = self.scaling.sights[pool.name]
+            sight = inside.together(pool.name, own, self._upstream.session)
+            inside.scale(pool, settings, self.scaling, self.metrics, sight)
+        inside.follow(settings.replica_service or "", pool.fleet)
 
     def _supervise(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
         scaled = self.settings.autoscaling
@@ -250,7 +259,7 @@ async def _run(
         admin = bind(settings.admin.host, settings.admin.port)
     drain_s = settings.gateway.drain_timeout_s
     async with contextlib.AsyncExitStack() as stack:
-        inside = await stack.enter_async_context(in_cluster(settings.pools))
+        inside = await stack.enter_async_context(in_cluster(settings))
         gateway = Gateway(settings, scratch, tracing, inside, api_keys)
         await stack.enter_async_context(followed(gateway.guards.watches))
         doors = listeners(gateway, public, admin)

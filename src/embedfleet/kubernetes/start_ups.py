@@ -30,12 +30,14 @@ class StartUps:
         for _ in range(min(before - after, len(self._open))):
             self._open.pop()
 
-    def ready(self, now: float) -> None:
-        """A replica got its first traffic."""
+    def ready(self, now: float) -> float | None:
+        """A replica got its first traffic; return how long its order took, if it was one."""
         while self._open and self._open[0] < now - LONGEST_S:
             self._open.popleft()
-        if self._open:
-            self._took.append(now - self._open.popleft())
+        if not self._open:
+            return None
+        self._took.append(now - self._open.popleft())
+        return self._took[-1]
 
     @property
     def usual_s(self) -> float:

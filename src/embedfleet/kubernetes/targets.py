@@ -56,12 +56,27 @@ class Pods:
         ]
 
 
+def _unheard(_: float) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who hears of what is counted."""
+
+    replicas: Callable[[int], None] = _unheard
+    """How many the Deployment is to have."""
+    started: Callable[[float], None] = _unheard
+    """Seconds from an order to a pod's first traffic."""
+
+
 class Count:
     """How many replicas the Deployment is to have, as last read, and how long starts take."""
 
-    def __init__(self, pods: Pods) -> None:
+    def __init__(self, pods: Pods, told: Told | None = None) -> None:
         self.replicas = 0
         self.start_ups = StartUps()
+        self._told = told or Told()
         self._deployment = pods.deployment
         self._ready: set[str] = set()
         pods.fleet.listen(self._follow)
@@ -73,6 +88,7 @@ class Count:
     def became(self, replicas: int) -> None:
         self.start_ups.ordered(self.replicas, replicas, time.monotonic())
         self.replicas = replicas
+        self._told.replicas(replicas)
 
     async def first(self) -> None:
         """Read it until it is known; what there is already was not ordered now."""
@@ -83,6 +99,7 @@ class Count:
                 log.warning("%s: %s", self._deployment, error.message)
                 await asyncio.sleep(REFRESH_S)
             else:
+                self._told.replicas(self.replicas)
                 return
 
     async def keep(self) -> None:
@@ -99,7 +116,9 @@ class Count:
             self._ready.discard(member.name)
         elif member.state is ReplicaState.READY and member.name not in self._ready:
             self._ready.add(member.name)
-            self.start_ups.ready(time.monotonic())
+            took_s = self.start_ups.ready(time.monotonic())
+            if took_s is not None:
+                self._told.started(took_s)
 
 
 class Exported:

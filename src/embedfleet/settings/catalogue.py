@@ -35,6 +35,9 @@ class AdminSettings:
     open: bool = False
     """Answer everybody without a key, also beyond this machine: for a network that operators alone
     reach, such as that of a compose file."""
+    peer_service: str | None = setting(None, none="none")
+    """Service in Kubernetes of all gateways' admin addresses, as `namespace/name:port`: whoever
+    decides how many replicas there should be asks the others what they see."""
     tls_certificate: Path | None = setting(None, none="none")
     """As `gateway.tls_certificate`, for this address."""
     tls_key: Path | None = setting(None, none="none")

@@ -1,0 +1,80 @@
+"""What several gateways see of a pool, as one observation.
+
+Decides that all must answer: a gateway that is there and silent has traffic that nobody knows of.
+Refuses to know where the others come from, and how observations are added up (`autoscaling`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields
+
+import aiohttp
+import msgspec
+
+from embedfleet.autoscaling import Observation, Sight, total
+from embedfleet.vocabulary import ServiceError
+
+ASK_TIMEOUT_S = 3.0
+TOLD = {field.name for field in fields(Observation)} - {"now", "clock", "memory_used"}
+"""What another gateway knows; its clock is its own."""
+
+
+class Together:
+    """A sight that adds those of other gateways to its own."""
+
+    def __init__(
+        self,
+        pool: str,
+        own: Sight,
+        others: Callable[[], Awaitable[Sequence[str]]],
+        session: aiohttp.ClientSession,
+        key: str = "",
+    ) -> None:
+        """`others` gives their admin addresses, `key` is what those ask for."""
+        self._pool = pool
+        self._own = own
+        self._others = others
+        self._session = session
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+
+    async def observe(self, now: float) -> Observation:
+        """Raises ServiceError when one of them does not answer."""
+        own, others = await self._own.observe(now), await self._others()
+        seen = await asyncio.gather(*(self._ask(url, now) for url in others))
+        return total([own, *seen])
+
+    async def _ask(self, url: str, now: float) -> Observation:
+        address = f"{url}/observation"
+        timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
+        try:
+            async with self._session.get(
+                address, headers=self._headers, timeout=timeout, allow_redirects=False
+            ) as answer:
+                body = await answer.read()
+                if answer.status != 200:
+                    raise ServiceError(f"the gateway at {url} answers {answer.status}")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ServiceError(f"the gateway at {url} does not answer: {error!r}") from error
+        return self._read(body, url, now)
+
+    def _read(self, body: bytes, url: str, now: float) -> Observation:
+        try:
+            pools = msgspec.json.decode(body, type=dict[str, dict[str, dict[str, object]]])
+            told = pools["pools"][self._pool]
+            figures = {name: _figure(told[name]) for name in TOLD if name in told}
+            return Observation(now=now, **figures)  # type: ignore[arg-type]  # each is a number
+        except (msgspec.MsgspecError, KeyError, TypeError) as error:
+            raise ServiceError(
+                f"the gateway at {url} tells nothing of {self._pool} that is understood"
+            ) from error
+
+
+def _figure(value: object) -> float:
+    if value is None:
+        return math.nan  # JSON has no word for it
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no figure")
+    return value
