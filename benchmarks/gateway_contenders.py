@@ -67,7 +67,8 @@ def debian(*packages: str, program: str) -> None:
 
 def _embedfleet(port: int, replicas: Sequence[int], place: Path) -> list[str]:
     config = place / "embedfleet.toml"
-    config.write_text(f"[admin]\nport = {ADMIN_PORT}\n")
+    # The same text again and again: without a cache, or no replica would be asked.
+    config.write_text(f"[admin]\nport = {ADMIN_PORT}\n[cache]\nmemory_mib = 0\n")
     urls = [word for each in replicas for word in ("--replica", f"http://127.0.0.1:{each}")]
     start = [sys.executable, "-m", "embedfleet", "gateway", "--port", str(port)]
     return [*start, "--config", str(config), *urls]

@@ -199,14 +199,22 @@ async def test_what_waits_to_be_written_is_bounded(server: RedisServer, tmp_path
         assert (remote.counts.written, remote.counts.unwritten) == (3, 7)
 
 
-async def test_more_requests_than_connections_go_on_without(
+async def test_requests_that_come_together_share_a_round_trip(
     server: RedisServer, tmp_path: Path
 ) -> None:
+    """And each gets the values of its own texts."""
     async with tier(server, redis_connections=1) as remote:
-        asker = gateway(tmp_path, remote)
-        answers = await asyncio.gather(*(asker.ask(f"text {n}") for n in range(20)))
-        assert {answer.status for answer in answers} == {200}
-        assert remote.counts.unasked == 19
+        asker = gateway(tmp_path, remote, memory_bytes=0)
+        texts = [[f"text {n}", f"text {n + 1}"] for n in range(20)]
+        await asker.ask([f"text {n}" for n in range(15)])
+        await written(remote, 15)
+        server.tell("config", "resetstat")
+        answers = await asyncio.gather(*(asker.ask(each) for each in texts))
+        for asked, answer in zip(texts, answers, strict=True):
+            assert answer.vectors == [asker.right(text) for text in asked]
+        assert answers[0].cache == "hit=2; miss=0"
+        told = server.tell("info", "commandstats")
+        assert "cmdstat_mget:calls=1," in told
 
 
 async def test_a_password_is_read_from_a_file(tmp_path: Path) -> None:

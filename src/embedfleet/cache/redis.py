@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -31,7 +32,8 @@ log = logging.getLogger(__name__)
 TROUBLE = (RedisError, OSError, TimeoutError)
 
 MOST_AT_ONCE = 128
-"""Entries written in one pipeline: half a MiB of 1,024 dimensions, some ten milliseconds."""
+"""Entries written in one pipeline, or read in one answer beyond a request's own: half a MiB of
+1,024 dimensions, a few milliseconds."""
 
 WRITE_TIMEOUT_S = 1.0
 """Nobody waits for a write; it may take longer than a read."""
@@ -42,13 +44,21 @@ class RedisCounts:
     """What happened since the start, in texts."""
 
     unasked: int = 0
-    """Looked up without Redis: it was left alone, slow, gone, or all connections were busy."""
+    """Looked up without Redis: it was left alone, or did not answer in time."""
     written: int = 0
     refused: int = 0
     """Writes that Redis refused, for instance because it is full."""
     unwritten: int = 0
     """Writes that were left out: too many waited, or Redis was not there."""
     written_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Question:
+    """The keys of one request, and the values that it waits for."""
+
+    keys: Sequence[bytes]
+    answer: asyncio.Future[list[bytes | None]]
 
 
 def ignored(_seconds: float) -> None:
@@ -70,11 +80,13 @@ class RedisTier:
         self._prefix = settings.redis_prefix
         self._ttl_ms = round(settings.redis_ttl_s * 1000)
         self._timeout_s = settings.redis_timeout_s
-        self._most_busy = settings.redis_connections
+        self._most_rounds = settings.redis_connections
         self._most_queued = settings.redis_queued_bytes
         self._looked_up = looked_up
         self._breaker = Breaker()
-        self._busy = 0
+        self._questions: deque[_Question] = deque()
+        self._rounds: set[asyncio.Task[None]] = set()
+        self._asking = False
         self._queue: deque[tuple[bytes, bytes]] = deque()
         self.queued_bytes = 0
         self._writer: asyncio.Task[None] | None = None
@@ -89,23 +101,18 @@ class RedisTier:
         """The values of these keys, in their order, in one round trip; None for what is not known
         in time.
         """
-        started = time.monotonic()
-        if self._busy >= self._most_busy or not self._breaker.admits(started):
+        if not self._breaker.admits(time.monotonic()):
             self.counts.unasked += len(keys)
             return [None] * len(keys)
-        self._busy += 1
+        question = _Question(keys, asyncio.get_running_loop().create_future())
+        self._questions.append(question)
+        self._ask_soon()
         try:
             async with asyncio.timeout(self._timeout_s):
-                values = await self._get([self._name(key) for key in keys])
-        except TROUBLE as error:
-            self._failed("reading", error)
+                return await question.answer
+        except TimeoutError:
             self.counts.unasked += len(keys)
             return [None] * len(keys)
-        finally:
-            self._busy -= 1
-        self._breaker.succeeded()
-        self._looked_up(time.monotonic() - started)
-        return values
 
     def store(self, key: bytes, value: bytes) -> None:
         """Write soon; or not at all when too much waits, or Redis is left alone."""
@@ -140,6 +147,8 @@ class RedisTier:
 
     async def close(self) -> None:
         """Write what waits, as far as that goes quickly, and close the connections."""
+        for task in self._rounds:
+            task.cancel()
         if self._writer is not None:
             await asyncio.wait({self._writer}, timeout=WRITE_TIMEOUT_S)
             self._writer.cancel()
@@ -147,6 +156,49 @@ class RedisTier:
 
     def _name(self, key: bytes) -> str:
         return self._prefix + key.hex()
+
+    def _ask_soon(self) -> None:
+        """When all that arrived in this turn of the event loop is there: questions that come
+        together travel together, and so do those that come while every connection is busy.
+        """
+        if not self._asking:
+            self._asking = True
+            asyncio.get_running_loop().call_soon(self._ask)
+
+    def _ask(self) -> None:
+        """Use the connections that are free."""
+        self._asking = False
+        while self._questions and len(self._rounds) < self._most_rounds:
+            together, texts = [self._questions.popleft()], 0
+            while self._questions and texts < MOST_AT_ONCE:
+                together.append(self._questions.popleft())
+                texts += len(together[-1].keys)
+            task = asyncio.create_task(self._round(together))
+            self._rounds.add(task)
+            task.add_done_callback(self._rounds.discard)
+
+    async def _round(self, together: Sequence[_Question]) -> None:
+        """One round trip: who still waits gets an answer, also when there is none."""
+        started = time.monotonic()
+        together = [each for each in together if not each.answer.done()]
+        names = [self._name(key) for each in together for key in each.keys]
+        values: list[bytes | None] = [None] * len(names)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                values = await self._get(names) if names else []
+        except TROUBLE as error:
+            self._failed("reading", error)
+            self.counts.unasked += len(names)
+        else:
+            self._breaker.succeeded()
+            self._looked_up(time.monotonic() - started)
+        answers = iter(values)
+        for each in together:
+            answer = list(islice(answers, len(each.keys)))
+            if not each.answer.done():
+                each.answer.set_result(answer)
+        if self._questions:
+            self._ask_soon()
 
     async def _get(self, names: list[str]) -> list[bytes | None]:
         if isinstance(self._client, RedisCluster):  # keys of a request are on many nodes

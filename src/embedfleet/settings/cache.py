@@ -44,7 +44,8 @@ class CacheSettings:
     redis_timeout_s: float = duration(0.05)
     """Seconds that a request waits for Redis before it goes on without; a healthy one answers 64
     texts within a millisecond. Five such waits in a row, and it is left alone for a while."""
-    redis_connections: int = count(16, at_most=1024)
-    """Connections to Redis at most; a request that would need one more goes on without."""
+    redis_connections: int = count(4, at_most=1024)
+    """Connections to read from Redis by. Few: what is asked while all are busy goes together in the
+    next round trip."""
     redis_queued_bytes: int = count(32 * 2**20)
     """Most bytes that wait to be written to Redis; what comes on top is not written."""
