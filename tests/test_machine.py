@@ -7,25 +7,75 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.machine import memory_used, multiplies_int8_exactly, usable_processors
+from embedfleet.machine import Sources, memory_used, multiplies_int8_exactly, usable_processors
 
-ALLOWED = len(os.sched_getaffinity(0))
-
-
-def write_quota(directory: Path, quota: str) -> Path:
-    (directory / "cpu.max").write_text(quota + "\n", encoding="ascii")
-    return directory
+FOUR = frozenset(range(4))
 
 
-def test_without_a_quota_the_affinity_mask_decides(tmp_path: Path) -> None:
-    assert usable_processors(tmp_path) == ALLOWED
-    assert usable_processors(write_quota(tmp_path, "max 100000")) == ALLOWED
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    """A machine whose kernel says nothing yet."""
+    return Sources(tmp_path / "cgroup", tmp_path / "membership", tmp_path / "cpu")
 
 
-def test_a_container_s_quota_counts_rounded_and_never_below_one(tmp_path: Path) -> None:
-    assert usable_processors(write_quota(tmp_path, "100000 100000")) == 1
-    assert usable_processors(write_quota(tmp_path, "20000 100000")) == 1
-    assert usable_processors(write_quota(tmp_path, "9600000 100000")) == ALLOWED
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="ascii")
+
+
+def test_the_machine_at_hand_has_at_least_one_processor() -> None:
+    assert 1 <= usable_processors() <= len(os.sched_getaffinity(0))
+
+
+def test_without_a_quota_the_affinity_mask_decides(sources: Sources) -> None:
+    assert usable_processors(sources, FOUR) == 4
+    write(sources.cgroup / "cpu.max", "max 100000")
+    assert usable_processors(sources, FOUR) == 4
+
+
+@pytest.mark.parametrize(
+    ("quota", "processors"),
+    [("100000 100000", 1), ("20000 100000", 1), ("260000 100000", 3), ("9600000 100000", 4)],
+)
+def test_a_container_s_quota_counts_rounded_and_never_below_one(
+    sources: Sources, quota: str, processors: int
+) -> None:
+    write(sources.cgroup / "cpu.max", quota)
+    assert usable_processors(sources, FOUR) == processors
+
+
+def test_the_least_quota_of_the_groups_around_the_process_holds(sources: Sources) -> None:
+    write(sources.membership, "0::/fleet/replicas")
+    write(sources.cgroup / "fleet" / "replicas" / "cpu.max", "max 100000")
+    write(sources.cgroup / "fleet" / "cpu.max", "200000 100000")
+    write(sources.cgroup / "others" / "cpu.max", "100000 100000")
+    assert usable_processors(sources, FOUR) == 2
+
+
+def test_of_a_path_that_a_container_does_not_show_the_top_is_left(sources: Sources) -> None:
+    write(sources.membership, "0::/kubepods/pod7/abc")
+    write(sources.cgroup / "cpu.max", "300000 100000")
+    assert usable_processors(sources, FOUR) == 3
+
+
+@pytest.mark.parametrize("folder", ["cpu", "cpu,cpuacct"])
+def test_the_older_control_groups_count_too(sources: Sources, folder: str) -> None:
+    write(sources.membership, f"3:memory:/\n4:{folder}:/docker/abc")
+    group = sources.cgroup / folder / "docker" / "abc"
+    write(group / "cpu.cfs_period_us", "100000")
+    write(group / "cpu.cfs_quota_us", "100000")
+    assert usable_processors(sources, FOUR) == 1
+    write(group / "cpu.cfs_quota_us", "-1")
+    assert usable_processors(sources, FOUR) == 4
+
+
+def test_two_threads_of_one_core_count_once(sources: Sources) -> None:
+    for number in range(4):
+        siblings = f"{number % 2},{number % 2 + 2}"
+        write(sources.topology / f"cpu{number}" / "topology" / "thread_siblings_list", siblings)
+    assert usable_processors(sources, FOUR) == 2
+    assert usable_processors(sources, frozenset({1, 3})) == 1
+    assert usable_processors(sources, frozenset({0, 1})) == 2
 
 
 def write_memory(directory: Path, total: int, available: int) -> Path:
@@ -51,16 +101,6 @@ def test_memory_that_nobody_tells_is_unknown(tmp_path: Path) -> None:
     assert memory_used(tmp_path, tmp_path / "none") is None
     (tmp_path / "meminfo").write_text("MemTotal: many kB\n")
     assert memory_used(tmp_path, tmp_path / "meminfo") is None
-
-
-def test_the_older_control_groups_count_too(tmp_path: Path) -> None:
-    folder = tmp_path / "cpu"
-    folder.mkdir()
-    (folder / "cpu.cfs_period_us").write_text("100000", encoding="ascii")
-    (folder / "cpu.cfs_quota_us").write_text("100000", encoding="ascii")
-    assert usable_processors(tmp_path) == 1
-    (folder / "cpu.cfs_quota_us").write_text("-1", encoding="ascii")
-    assert usable_processors(tmp_path) == ALLOWED
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
-"""What the processor offers this process: how many cores, and which int8 instructions.
+"""What the machine offers this process: how many cores, which int8 instructions, a GPU's driver.
 
-Decides the size of the machine from the affinity mask and the control group's quota; a container
+Decides the size of the machine from the affinity mask and the quotas of control groups; a container
 with a quota of two processors on a host of ninety-six has two. Refuses to know what they do.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
@@ -17,31 +19,78 @@ _MEMINFO: Final = Path("/proc/meminfo")
 _INT8_DOT_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
-def usable_processors(cgroup: Path = _CGROUP) -> int:
-    """Processors that this process may keep busy; at least 1."""
-    allowed = len(os.sched_getaffinity(0))
-    quota = _quota_v2(cgroup) or _quota_v1(cgroup)
-    if quota is None:
-        return allowed
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the kernel tells about processors; tests write their own."""
+
+    cgroup: Path = _CGROUP
+    membership: Path = Path("/proc/self/cgroup")
+    topology: Path = Path("/sys/devices/system/cpu")
+
+
+_KERNEL: Final = Sources()
+
+
+def usable_processors(sources: Sources = _KERNEL, allowed: frozenset[int] | None = None) -> int:
+    """Threads that compute at full speed side by side in this process; at least 1.
+
+    `allowed` are processor numbers, by default those of the affinity mask, which cpusets narrow.
+    Two of one core count once: they share its arithmetic units, which matrix products keep busy
+    with one thread.
+    """
+    numbers = frozenset(os.sched_getaffinity(0)) if allowed is None else allowed
+    cores = len({_siblings(sources.topology, number) for number in numbers})
+    quota = min(_quotas(sources), default=float(cores))
     # Half a processor left over is still worth a thread; one thread too many is throttled.
-    return max(1, min(allowed, round(quota)))
+    return max(1, min(cores, round(quota)))
 
 
-def _quota_v2(cgroup: Path) -> float | None:
+def _siblings(topology: Path, processor: int) -> str:
+    """The processors of one core, as the kernel lists them; where it is silent, each is a core."""
     try:
-        quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
+        path = topology / f"cpu{processor}" / "topology" / "thread_siblings_list"
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return str(processor)
 
 
-def _quota_v1(cgroup: Path) -> float | None:
+def _quotas(sources: Sources) -> Iterator[float]:
+    """In processors, of this process's control group and all around it, old and new."""
+    for line in _memberships(sources.membership):
+        _, controllers, path = line.split(":", 2)
+        group = PurePosixPath(path).relative_to("/")
+        # In a container the path may be the host's, of which only the top is mounted.
+        for around in (group, *group.parents):
+            if not controllers:
+                yield from _quota_v2(sources.cgroup / around)
+            elif "cpu" in controllers.split(","):
+                yield from _quota_v1(sources.cgroup / controllers / around)
+
+
+def _memberships(path: Path) -> list[str]:
     try:
-        quota = int((cgroup / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii"))
-        period = int((cgroup / "cpu/cpu.cfs_period_us").read_text(encoding="ascii"))
-        return quota / period if quota > 0 and period > 0 else None
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ["0::/", "1:cpu:/"]  # a sandbox without the file may still show the top
+
+
+def _quota_v2(group: Path) -> Iterator[float]:
+    try:
+        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            yield int(quota) / int(period)
     except (OSError, ValueError):
-        return None
+        return
+
+
+def _quota_v1(group: Path) -> Iterator[float]:
+    try:
+        quota = int((group / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period = int((group / "cpu.cfs_period_us").read_text(encoding="ascii"))
+        if quota > 0 and period > 0:
+            yield quota / period
+    except (OSError, ValueError):
+        return
 
 
 def memory_used(cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO) -> float | None:
