@@ -93,3 +93,12 @@ def test_curl_gets_floats_base64_and_errors(base_url: str) -> None:
     assert '"embedding":"' in answers[1]
     assert '"embedding":[' in answers[2]
     assert answers[3].startswith('{"error":{"message":"`input[1]` is empty')
+
+
+def test_a_long_document_is_counted_and_cut_into_pieces_that_fit(base_url: str) -> None:
+    total, *pieces, usage = python("05-counting-tokens/split.py", base_url)
+    limit = int(total.rpartition(" ")[2].replace(",", ""))
+    sizes = [int(re.findall(r"(\d+) tokens", line)[0]) for line in pieces]
+    assert len(sizes) > 1
+    assert max(sizes) < limit
+    assert f"usage: {sum(sizes) + len(sizes):,} tokens" in usage
