@@ -144,7 +144,7 @@ def main() -> None:
     print(f"waking is {ratio:.0f} times as quick")
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python -m benchmarks.standby", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {usable_processors()} processors",
         "dtype": options.dtype,
         "seconds": found,

@@ -20,7 +20,7 @@ from embedfleet.autoscaling import Observation, ability
 from embedfleet.simulator.cluster import Cluster
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.scalers import Scaler
-from embedfleet.simulator.score import Answers, Point, Score, quantiles, score
+from embedfleet.simulator.score import Answers, Point, Score, quantiles, score_of
 from embedfleet.simulator.traffic import Trace
 
 BIN_S = 0.1
@@ -230,14 +230,4 @@ def simulate(
     run = _Run(flow, scaler, profile, seed)
     run.cluster.begin(ready, standby)
     run.run()
-    return score(
-        scaler.name,
-        seed,
-        run.answers(),
-        slo_s=slo_s,
-        seconds=flow.seconds,
-        replica_s=run.cluster.replica_s,
-        events=run.cluster.events,
-        rejected=0,
-        line=tuple(run.line),
-    )
+    return score_of(run, seed, slo_s=slo_s, seconds=flow.seconds)

@@ -7,9 +7,13 @@ that exists is paid for. Refuses to know how the run was made.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from embedfleet.simulator.cluster import Cluster
+from embedfleet.simulator.scalers import Scaler
 
 Floats = NDArray[np.float64]
 
@@ -82,37 +86,42 @@ def quantiles(values: Floats, weights: Floats, shares: tuple[float, ...]) -> lis
     return [float(values[order[min(place, len(order) - 1)]]) for place in places]
 
 
-def score(
-    policy: str,
-    seed: int,
-    answers: Answers,
-    *,
-    slo_s: float,
-    seconds: float,
-    replica_s: float,
-    events: int,
-    rejected: int,
-    line: tuple[Point, ...] = (),
-) -> Score:
-    """Sum a run up."""
+class Run(Protocol):
+    """A simulation that is over, of whatever kind."""
+
+    @property
+    def scaler(self) -> Scaler: ...
+
+    @property
+    def cluster(self) -> Cluster: ...
+
+    @property
+    def line(self) -> list[Point]: ...
+
+    def answers(self) -> Answers: ...
+
+
+def score_of(run: Run, seed: int, *, slo_s: float, seconds: float, rejected: int = 0) -> Score:
+    """How well a run went; `seconds` is how long its traffic lasted."""
+    answers, cluster = run.answers(), run.cluster
     texts = float(answers.weight.sum()) + rejected
     shares = (0.5, 0.99, 0.999)
     waits = quantiles(answers.wait_s, answers.weight, shares)
     latencies = quantiles(answers.latency_s, answers.weight, shares)
     return Score(
-        policy=policy,
+        policy=run.scaler.name,
         seed=seed,
         texts=round(texts),
         slo_attainment=answers.attained(slo_s) / texts if texts else 1.0,
-        mean_replicas=replica_s / seconds,
-        replica_hours=replica_s / 3600.0,
+        mean_replicas=cluster.replica_s / seconds,
+        replica_hours=cluster.replica_s / 3600.0,
         wait_p50_s=waits[0],
         wait_p99_s=waits[1],
         wait_p999_s=waits[2],
         latency_p50_s=latencies[0],
         latency_p99_s=latencies[1],
         latency_p999_s=latencies[2],
-        scale_events=events,
+        scale_events=cluster.events,
         rejected=rejected,
-        line=line,
+        line=tuple(run.line),
     )

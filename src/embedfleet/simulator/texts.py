@@ -19,7 +19,7 @@ from embedfleet.autoscaling import Arrivals, Observation, ability
 from embedfleet.simulator.cluster import Cluster
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.scalers import Order, Scaler
-from embedfleet.simulator.score import Answers, Point, Score, score
+from embedfleet.simulator.score import Answers, Point, Score, score_of
 from embedfleet.simulator.traffic import Trace
 from embedfleet.simulator.virtual_pool import Answer, Replica, VirtualPool
 
@@ -222,14 +222,5 @@ def simulate(
     run.run()
     run.now = trace.seconds
     run.cluster.advance(max(run.cluster.now, trace.seconds))
-    return score(
-        scaler.name,
-        seed,
-        run.answers(),
-        slo_s=slo_s,
-        seconds=trace.seconds,
-        replica_s=run.cluster.replica_s,
-        events=run.cluster.events,
-        rejected=int(run.refused.sum()),
-        line=tuple(run.line),
-    )
+    rejected = int(run.refused.sum())
+    return score_of(run, seed, slo_s=slo_s, seconds=trace.seconds, rejected=rejected)
