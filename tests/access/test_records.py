@@ -63,6 +63,12 @@ def test_a_file_that_is_none_is_refused_with_the_place(text: bytes, said: str) -
         parse(text)
 
 
+@given(st.binary() | st.text().map(str.encode))
+def test_no_bytes_raise_anything_but_our_error(text: bytes) -> None:
+    with pytest.raises(KeyFileError):
+        parse(text)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -58,7 +58,10 @@ def test_a_service_with_keys_https_and_an_access_log(tmp_path: Path) -> None:
     chain, certificate_key = make_certificate(tmp_path)
     keys = tmp_path / "keys.json"
     key = typed("keys", "create", "--file", str(keys), "--name", "test", "--lane", "bulk")
+    admin_key = tmp_path / "admin.key"
+    admin_key.write_text("a-key-for-operators\n")
     settings = (
+        f'tls_certificate = "{chain}"\ntls_key = "{certificate_key}"\nkey_file = "{admin_key}"\n'
         f'[gateway]\ntls_certificate = "{chain}"\ntls_key = "{certificate_key}"\n'
         f'[access]\nkeys_file = "{keys}"\n[log]\naccess = true\nformat = "json"\n'
     )
@@ -75,14 +78,20 @@ def test_a_service_with_keys_https_and_an_access_log(tmp_path: Path) -> None:
             ask(client)
         with client_of(service, key) as client, pytest.raises(openai.APIConnectionError):
             ask(client)  # nobody vouches for this certificate
+        assert service.admin.startswith("https://")
+        for sent, expected in (("Bearer a-key-for-operators", 200), (f"Bearer {key}", 401)):
+            headers = {"authorization": sent}
+            answer = httpx2.get(f"{service.admin}/metrics", headers=headers, verify=trusted)
+            assert answer.status_code == expected
         typed("keys", "revoke", "--file", str(keys), key)
     text = log.read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     told = [line for line in lines if line["logger"] == "embedfleet.access"]
-    assert [line["status"] for line in told] == [200, 401]
+    assert [line["status"] for line in told] == [200, 401, 200]
     assert told[0]["key"] == key.split("-")[1]
     assert told[0]["texts"] == 1
-    for secret in (key, key.rpartition("-")[2], "sk-wrong", UNMISTAKABLE):
+    secret_of_key = key.rpartition("-")[2]
+    for secret in (key, secret_of_key, "sk-wrong", "a-key-for-operators", UNMISTAKABLE):
         assert secret not in text
 
 

@@ -43,6 +43,14 @@ def test_a_file_stays_its_owners_when_root_changes_it(tmp_path: Path) -> None:
     assert (told.st_uid, told.st_gid, stat.S_IMODE(told.st_mode)) == (12345, 23456, 0o600)
 
 
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    path, link = tmp_path / "keys.json", tmp_path / "link.json"
+    link.symlink_to(path)
+    change(link, lambda _: (new(),))
+    assert link.is_symlink()
+    assert load(link) == load(path)
+
+
 def test_a_change_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path, record = tmp_path / "keys.json", new()
     change(path, lambda _: (record,))

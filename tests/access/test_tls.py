@@ -129,16 +129,15 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path:
         Certificate(chain, locked).context()
 
 
-async def test_a_renewal_by_half_of_a_pair_leaves_the_old_one_in_use(tmp_path: Path) -> None:
+async def test_half_of_a_renewed_pair_leaves_the_old_one_in_use(tmp_path: Path) -> None:
     chain, key = make_certificate(tmp_path, "old.example")
-    pair = Certificate(chain, key)
-    context = pair.context()
+    context, (watch,) = certificate(chain, key)
     trusted = ssl.create_default_context(cafile=chain)
     trusted.check_hostname = False
     newer, _ = make_certificate(tmp_path / "newer", "new.example")
     chain.write_bytes(newer.read_bytes())
-    with pytest.raises(SettingError):
-        pair.renew(context)
+    with pytest.raises(SettingError, match="mismatch"):
+        watch._read()
     listener = Listener(APP, bind("127.0.0.1", 0), context)
     async with serving([listener], stop_timeout_s=1):
         assert await connect(listener.socket.getsockname()[1], trusted) == "old.example"

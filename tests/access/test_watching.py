@@ -24,7 +24,12 @@ async def test_a_file_that_is_replaced_rewritten_or_linked_elsewhere_is_read_aga
 ) -> None:
     path, seen = tmp_path / "file", [""]
     path.write_text("one")
-    watch = Watch([path], lambda: seen.append(path.read_text()))
+
+    def read() -> Callable[[], None]:
+        text = path.read_text()
+        return lambda: seen.append(text)
+
+    watch = Watch([path], read)
     task = asyncio.create_task(watch.run(0.01))
     path.write_text("three")
     await until(lambda: seen[-1] == "three")
@@ -46,10 +51,11 @@ async def test_what_is_broken_is_told_once_and_the_next_good_one_is_taken(
     path, taken = tmp_path / "file", ["good"]
     path.write_text("good")
 
-    def read() -> None:
+    def read() -> Callable[[], None]:
         if not path.exists() or path.read_text() == "broken":
             raise SettingError("it is broken")
-        taken.append(path.read_text())
+        text = path.read_text()
+        return lambda: taken.append(text)
 
     task = asyncio.create_task(Watch([path], read).run(0.01))
     with caplog.at_level(logging.ERROR):

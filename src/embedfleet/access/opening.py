@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,8 +57,14 @@ def certificate(chain: Path | None, key: Path | None) -> tuple[ssl.SSLContext | 
     if chain is None or key is None:
         return None, []
     pair = Certificate(chain, key)
+
+    def read() -> Callable[[], None]:
+        pair.context()  # a pair that can't be used is found out here
+        return lambda: pair.load(context)
+
+    watch = Watch([chain, key], read)
     context = pair.context()
-    return context, [Watch([chain, key], lambda: pair.renew(context))]
+    return context, [watch]
 
 
 @contextlib.asynccontextmanager
@@ -79,8 +84,13 @@ def _following(
     read: Callable[[], Iterable[KeyRecord]],
     first_name: Callable[[str], str] = str,
 ) -> tuple[Access, list[Watch]]:
-    ring = KeyRing(read(), clock=time.monotonic, first_name=first_name)
-    return ring, [Watch([file], lambda: ring.replace(read()))]
+    def renew() -> Callable[[], None]:
+        records = tuple(read())
+        return lambda: ring.replace(records)
+
+    watch = Watch([file], renew)
+    ring = KeyRing(read(), first_name=first_name)
+    return ring, [watch]
 
 
 def _only(file: Path, setting: str) -> tuple[KeyRecord, ...]:

@@ -34,6 +34,7 @@ def change(path: Path, decide: Callable[[Records], Records]) -> None:
     Raises KeyFileError, and what `decide` raises; the file is then as it was. It is readable and
     writable for its owner alone.
     """
+    path = path.resolve()  # what a symbolic link points to is replaced, not the link
     try:
         with _alone(path.parent):
             before = load(path) if path.exists() else ()

@@ -25,18 +25,15 @@ class Certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        self._load(context)
+        self.load(context)
         return context
 
-    def renew(self, context: ssl.SSLContext) -> None:
+    def load(self, context: ssl.SSLContext) -> None:
         """Let new connections meet the files as they are now. Raises SettingError.
 
-        They are tried apart first: half of a pair would leave the context without a usable key.
+        Try them with a context of their own first: half of a pair would leave this one without a
+        usable key.
         """
-        self.context()
-        self._load(context)
-
-    def _load(self, context: ssl.SSLContext) -> None:
         try:
             # An empty passphrase: OpenSSL would ask for one on the terminal and wait.
             context.load_cert_chain(self.chain, self.key, password="")

@@ -26,8 +26,12 @@ _Marks = list[tuple[int, int, int] | None]
 class Watch:
     """Some files, and what to do when one of them is another than before."""
 
-    def __init__(self, paths: Sequence[Path], read: Callable[[], None]) -> None:
-        """`read` takes the new content, and raises SetupError to leave everything as it was."""
+    def __init__(self, paths: Sequence[Path], read: Callable[[], Callable[[], None]]) -> None:
+        """`read` reads in a thread and returns what takes the news over, on the event loop.
+
+        Either raises SetupError to leave everything as it was. Make this before the files are read
+        for the first time, so that no change in between is missed.
+        """
         self._paths = tuple(paths)
         self._read = read
         self._seen = self._marks()
@@ -39,12 +43,13 @@ class Watch:
             marks = await asyncio.to_thread(self._marks)
             if marks != self._seen:
                 self._seen = marks
-                self._take()
+                await self._take()
 
-    def _take(self) -> None:
+    async def _take(self) -> None:
         names = ", ".join(map(str, self._paths))
         try:
-            self._read()
+            take_over = await asyncio.to_thread(self._read)
+            take_over()
         except SetupError as error:
             told = "%s changed and is not used; what was read before holds: %s"
             log.error(told, names, error)  # noqa: TRY400  it says what is wrong; a stack adds nothing
