@@ -137,3 +137,39 @@ def test_questions_are_not_held_up_by_a_document_that_waits_for_room() -> None:
         assert waiting is not None
         assert waiting.lane is INTERACTIVE
         queue.pop()
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.sampled_from([0.0, 0.001, 0.01, 0.1, 1.0, 5.0])),
+            st.tuples(st.sampled_from(["pop", "discard", "put back"]), st.integers(0, 20)),
+        ),
+        max_size=80,
+    )
+)
+def test_whatever_comes_and_goes_the_most_urgent_leaves_first(
+    steps: list[tuple[str, float]],
+) -> None:
+    """Also what comes late and is more urgent than all that was looked at before; of two that are
+    equal, the first that came."""
+    queue, waiting, left = TextQueue(), list[QueuedText](), list[QueuedText]()
+    for what, how in steps:
+        if what == "put":
+            waiting.append(text(5, arrived=how))
+            queue.put(waiting[-1])
+        elif what == "put back" and left:
+            waiting.append(left.pop(int(how) % len(left)))
+            queue.put(waiting[-1])
+        elif what == "discard" and waiting:
+            gone = waiting.pop(int(how) % len(waiting))
+            assert queue.discard(gone)
+            assert not queue.discard(gone)
+        elif what == "pop" and waiting:
+            first = min(waiting, key=lambda each: each.urgency)
+            assert queue.peek() is first
+            left.append(queue.pop())
+            waiting.remove(left[-1])
+        assert (len(queue), queue.tokens) == (len(waiting), 5 * len(waiting))
+
+    assert [queue.pop() for _ in waiting] == sorted(waiting, key=lambda each: each.urgency)

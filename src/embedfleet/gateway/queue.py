@@ -6,8 +6,9 @@ Pure: decides the order in which texts leave. Refuses to know replicas, sockets 
 from __future__ import annotations
 
 import heapq
+from bisect import insort_left
 from dataclasses import dataclass, field
-from itertools import count
+from operator import attrgetter
 from typing import Protocol
 
 from embedfleet.telemetry.tracing import OpenSpan
@@ -21,6 +22,10 @@ a lane that has nothing waiting leaves its share to the other."""
 LEAD = 1024 / SHARES[Lane.INTERACTIVE]
 """Interactive texts go first until they are this far ahead of their share: some fifty questions.
 Else a bulk text that is next, and waits for room that a question does not need, holds them up."""
+
+
+SPAN_S = 1 / 64
+"""Texts whose urgencies are this close are put in order together."""
 
 
 class Claimant(Protocol):
@@ -59,6 +64,8 @@ class QueuedText:
     """It was answered, or nobody waits for it any more."""
     abandoned: bool = False
     """Nobody waits for it any more; a vector that comes all the same is for the cache."""
+    queued: bool = False
+    """It is in a queue."""
     tokens: int = field(init=False)
     urgency: float = field(init=False)
 
@@ -67,87 +74,146 @@ class QueuedText:
         self.urgency = urgency(self.arrived, self.tokens, self.deadline)
 
 
-class TextQueue:
-    """Texts by urgency within their lane; lanes share by tokens.
+_urgency = attrgetter("urgency")
 
-    A heap for each lane: putting and taking cost the logarithm of what waits. A text that is
-    discarded stays in its heap until it comes to the top.
+
+def _lateness(text: QueuedText) -> float:
+    return -text.urgency
+
+
+class _Texts:
+    """The texts of one lane by urgency: a calendar of short spans of time.
+
+    The texts of a span are only put in order when it is the first one. So a text costs the same
+    whether a hundred wait or a million, where a heap compares as many texts as it is deep, most of
+    them far apart in memory. A text that is discarded stays until it is the first.
     """
 
+    __slots__ = ("_days", "_order", "_ordered", "served", "share", "texts", "tokens")
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.texts = 0
+        """How many wait."""
+        self.tokens = 0
+        """Theirs."""
+        self.served = 0.0
+        """Tokens that left, for its share."""
+        self._days: dict[int, list[QueuedText]] = {}
+        """By the number of a span; once in order, the first is at the end."""
+        self._order: list[int] = []
+        """A heap of the spans' numbers."""
+        self._ordered: set[int] = set()
+        """Spans whose texts are in order."""
+
+    def put(self, text: QueuedText) -> None:
+        number = int(text.urgency / SPAN_S)
+        day = self._days.get(number)
+        if day is None:
+            self._days[number] = [text]
+            heapq.heappush(self._order, number)
+        elif number in self._ordered:
+            insort_left(day, text, key=_lateness)
+        else:
+            day.append(text)
+        text.queued = True
+        self.texts += 1
+        self.tokens += text.tokens
+
+    def first(self) -> QueuedText:
+        """The most urgent text, of equal ones the one that came first; there must be one."""
+        return self._first_day()[-1]
+
+    def take(self) -> QueuedText:
+        """Take out the most urgent text; there must be one."""
+        text = self._first_day().pop()
+        self.forget(text)
+        self.served += text.tokens / self.share
+        return text
+
+    def forget(self, text: QueuedText) -> None:
+        text.queued = False
+        self.texts -= 1
+        self.tokens -= text.tokens
+
+    def _first_day(self) -> list[QueuedText]:
+        """The first span with a text that waits, in order, that text at its end."""
+        while True:
+            number = self._order[0]
+            day = self._days[number]
+            if number not in self._ordered:
+                day.sort(key=_urgency)
+                day.reverse()
+                self._ordered.add(number)
+            while day and not day[-1].queued:
+                day.pop()
+            if day:
+                return day
+            heapq.heappop(self._order)
+            self._ordered.discard(number)
+            del self._days[number]
+
+
+class TextQueue:
+    """Texts by urgency within their lane; lanes share by tokens."""
+
     def __init__(self) -> None:
-        self._heaps: dict[Lane, list[tuple[float, int, QueuedText]]] = {lane: [] for lane in Lane}
-        self._waiting: dict[int, QueuedText] = {}
-        self._counts = dict.fromkeys(Lane, 0)
-        self._served = dict.fromkeys(Lane, 0.0)
-        self._tokens = dict.fromkeys(Lane, 0)
-        self._arrivals = count()
+        self._interactive = _Texts(SHARES[Lane.INTERACTIVE])
+        self._bulk = _Texts(SHARES[Lane.BULK])
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return self._interactive.texts + self._bulk.texts
 
     def __repr__(self) -> str:
-        lanes = ", ".join(f"{texts} {lane}" for lane, texts in self._counts.items())
+        lanes = ", ".join(f"{self._of(lane).texts} {lane}" for lane in Lane)
         return f"<TextQueue [Texts: {lanes} | Tokens: {self.tokens}]>"
 
     @property
     def tokens(self) -> int:
-        return sum(self._tokens.values())
+        return self._interactive.tokens + self._bulk.tokens
 
     def tokens_of(self, lane: Lane) -> int:
-        return self._tokens[lane]
+        return self._of(lane).tokens
 
     def put(self, text: QueuedText) -> None:
         """Queue a text; one that was here before takes its old place, for it keeps its age."""
-        if not self._counts[text.lane]:
-            self._wake(text.lane)
-        heapq.heappush(self._heaps[text.lane], (text.urgency, next(self._arrivals), text))
-        self._waiting[id(text)] = text
-        self._counts[text.lane] += 1
-        self._tokens[text.lane] += text.tokens
+        lane = self._of(text.lane)
+        if not lane.texts:
+            self._wake(lane)
+        lane.put(text)
 
     def peek(self) -> QueuedText | None:
         """The text that leaves next."""
-        lane = self._next_lane()
-        return None if lane is None else self._top(lane)
+        lane = self._next()
+        return None if lane is None else lane.first()
 
     def pop(self) -> QueuedText:
         """Take out the text that leaves next; KeyError when the queue is empty."""
-        lane = self._next_lane()
+        lane = self._next()
         if lane is None:
             raise KeyError("the queue is empty")
-        text = self._top(lane)
-        heapq.heappop(self._heaps[lane])
-        self._forget(text)
-        self._served[lane] += text.tokens / SHARES[lane]
-        return text
+        return lane.take()
 
     def discard(self, text: QueuedText) -> bool:
         """Take out a text that nobody waits for any more; return whether it was still here."""
-        if id(text) not in self._waiting:
+        if not text.queued:
             return False
-        self._forget(text)
+        self._of(text.lane).forget(text)
         return True
 
-    def _forget(self, text: QueuedText) -> None:
-        del self._waiting[id(text)]
-        self._counts[text.lane] -= 1
-        self._tokens[text.lane] -= text.tokens
+    def _of(self, lane: Lane) -> _Texts:
+        return self._interactive if lane is Lane.INTERACTIVE else self._bulk
 
-    def _top(self, lane: Lane) -> QueuedText:
-        """The lane's most urgent text; those discarded meanwhile are dropped on the way."""
-        heap = self._heaps[lane]
-        while id(heap[0][2]) not in self._waiting:
-            heapq.heappop(heap)
-        return heap[0][2]
+    def _next(self) -> _Texts | None:
+        """The lane whose turn it is."""
+        interactive, bulk = self._interactive, self._bulk
+        if not bulk.texts:
+            return interactive if interactive.texts else None
+        if interactive.texts and interactive.served - LEAD <= bulk.served:
+            return interactive
+        return bulk
 
-    def _next_lane(self) -> Lane | None:
-        waiting = [lane for lane, texts in self._counts.items() if texts]
-        return min(waiting, key=self._standing, default=None)
-
-    def _standing(self, lane: Lane) -> float:
-        return self._served[lane] - (LEAD if lane is Lane.INTERACTIVE else 0.0)
-
-    def _wake(self, lane: Lane) -> None:
-        """A lane that was empty starts level with the others: idle time earns no credit."""
-        busy = [self._served[other] for other, texts in self._counts.items() if texts]
-        self._served[lane] = max(self._served[lane], min(busy, default=0.0))
+    def _wake(self, lane: _Texts) -> None:
+        """A lane that was empty starts level with the other: idle time earns no credit."""
+        other = self._bulk if lane is self._interactive else self._interactive
+        lane.served = max(lane.served, other.served if other.texts else 0.0)
