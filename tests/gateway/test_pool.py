@@ -330,3 +330,32 @@ async def test_more_than_the_queue_may_hold_is_refused() -> None:
             await compute(pool, encodings(1))
         assert refused.value.retry_after_s is not None
         waiting.cancel()
+
+
+async def test_a_vector_that_comes_when_nobody_waits_any_more_is_told_all_the_same() -> None:
+    """Its batch had begun: it is paid for, and the cache can have it."""
+    go_on, began = asyncio.Event(), asyncio.Event()
+
+    async def held(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+        began.set()
+        await go_on.wait()
+        yield answer(texts)
+
+    told: dict[int, np.ndarray] = {}
+
+    def arrived(index: int, vector: np.ndarray, queue_s: float, compute_s: float) -> None:
+        told[index] = vector.copy()
+
+    async with serving(FakeUpstream(a=held)) as pool:
+        texts = encodings(3)
+        caller = Caller(Lane.INTERACTIVE, time.monotonic() + 10)
+        request = asyncio.create_task(pool.compute(texts, caller, arrived))
+        await began.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        go_on.set()
+        async with asyncio.timeout(5):
+            while len(told) < len(texts):
+                await asyncio.sleep(0)
+    assert_right(np.stack([told[index] for index in range(3)]), texts)

@@ -35,6 +35,7 @@ from embedfleet.gateway.counting import RequestCounter, StateGauge
 from embedfleet.gateway.greeting import greet
 from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
+from embedfleet.gateway.patience import patient
 from embedfleet.gateway.pool import Pool
 from embedfleet.gateway.scaling import Scaling
 from embedfleet.gateway.starting import provider, supervisor
@@ -206,10 +207,10 @@ class Gateway:
     ) -> None:
         """Make a model known to callers, by all its names."""
         pool.width = model.identity.width
-        names = _names(settings, model)
-        now, encoder = int(time.time()), Encoder(model)
-        sight = self.scaling.sights[pool.name]
-        served = ServedModel(model.identity, names, encoder, sight, now, contact.promise)
+        names, encoder, now = _names(settings, model), Encoder(model), int(time.time())
+        patience_s = self.settings.fleet.no_replica_timeout_s
+        backend = patient(self.scaling.sights[pool.name], pool.name, pool.fleet, patience_s)
+        served = ServedModel(model.identity, names, encoder, backend, now, contact.promise)
         self.models.update(dict.fromkeys(names, served))
 
     def _follow(self, pool: Pool, settings: PoolSettings) -> None:

@@ -131,6 +131,10 @@ class FleetSettings:
     verify_timeout_s: float = duration(120.0)
     """Seconds that such a check may take, its wait behind other work included; a large model on a
     processor needs most of a minute."""
+    no_replica_timeout_s: float | None = setting(None, at_least=0.001, none="off")
+    """Seconds that texts wait while no replica of their pool is there; from then until one is back,
+    requests for them are answered 503. `off` lets them wait until their deadline, since a replica
+    that died on this machine is started again. For gateways whose replicas are elsewhere."""
     attempts: int = count(4, at_most=100)
     """How many replicas a text may be given to before its request fails. Several, because a
     replica that dies takes texts down that did no harm; bounded, because a text can be what
