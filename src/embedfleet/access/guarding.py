@@ -6,6 +6,8 @@ processes and balances between them has no key, and learns nothing but that the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from embedfleet.access.access import Access, OpenAccess
 from embedfleet.vocabulary import EmbedfleetError
 from embedfleet.wire.asgi import (
@@ -36,6 +38,20 @@ def guarded(route: Route, access: Access) -> Route:
             opened.close()
 
     return answer
+
+
+def asking(access: Access) -> Callable[[Request], None] | None:
+    """Whatever asks for a key before a route is looked for; None where everybody may ask."""
+    if isinstance(access, OpenAccess):
+        return None
+
+    def guard(request: Request) -> None:
+        if not request.path.startswith(OPEN):
+            opened = access.open(request.header(b"authorization"))
+            request.notes["key"] = opened.key
+            opened.close()
+
+    return guard
 
 
 def behind(app: App, access: Access) -> App:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from embedfleet.access.guarding import guarded
+from embedfleet.access.guarding import asking, guarded
 from embedfleet.gateway.access_log import AccessLog
 from embedfleet.gateway.caching import CacheCounter, cache_routes
 from embedfleet.gateway.counting import KeyCounter
@@ -78,6 +78,7 @@ def admin_app(gateway: Gateway) -> Router:
             ("GET", "/health/ready"): health.ready,
         },
         follow=_follow(gateway),
+        guard=asking(gateway.guards.operators),
     )
 
 

@@ -156,6 +156,8 @@ class Router:
     """Routes for every path that begins so, for instance `/v1/models/`."""
     follow: Follow | None = None
     """Told of every request when it is over."""
+    guard: Callable[[Request], None] | None = None
+    """Raises EmbedfleetError to refuse a request, before its route is looked for."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -172,6 +174,8 @@ class Router:
     async def _answer(self, request: Request) -> Response | None:
         """What is to be sent; None when it was sent already, or nobody is there to read it."""
         try:
+            if self.guard is not None:
+                self.guard(request)
             return await self._find(request.scope["method"], request.path)(request)
         except EmbedfleetError as error:
             return error_response(error)
