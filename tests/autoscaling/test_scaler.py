@@ -129,6 +129,25 @@ async def test_standby_is_ordered_beside_as_far_as_there_is_room() -> None:
     assert (rig.target.planned, rig.target.standby) == (7, 1)
 
 
+async def test_the_schedule_holds_by_the_clock_on_the_wall() -> None:
+    """A floor in some zone is met before its window starts: by a start-up time and a tick."""
+    window = "mon 10:01-12:00 Europe/Berlin min=4"  # 09:01 in UTC
+    rig = Rig(replace(SETTINGS, schedule=(window,)), planned=1)
+    assert (await rig.tick(20.0)).decision.winner == "minimum"
+    entry = await rig.tick(10.0)
+    assert (entry.decision.winner, entry.ordered) == ("schedule", 4)
+
+
+async def test_a_full_host_gets_no_further_replica() -> None:
+    """It would end others; what is there stays."""
+    rig = Rig()
+    rig.sight.rate = 3 * V
+    rig.sight.changed = {"memory_used": (0.95,)}  # type: ignore[dict-item]
+    entry = await rig.tick()
+    assert (entry.decision.winner, entry.ordered) == ("memory", 2)
+    assert rig.target.orders == []
+
+
 class TestDoubt:
     @pytest.mark.parametrize(
         ("error", "complaint"),
