@@ -219,7 +219,8 @@ class Pool:
     process list, a settings file or a log."""
     replica_window_tokens: int = count(32_768)
     """Most tokens of work to have outstanding at a replica that grants no window itself, which is
-    any engine but embedfleet's own; halved whenever it refuses work. Two batches of what SGLang and
+    any engine but embedfleet's own; half of it whenever it refuses work, and less while it answers
+    later than it does with little to do. Two batches of what SGLang and
     TEI compute at once."""
     replica_metrics_required: bool = False
     """Refuse replicas that have no metrics. Without it they get traffic, and the fleet's table says

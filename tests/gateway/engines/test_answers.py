@@ -128,9 +128,53 @@ def test_a_window_halves_with_refusals_and_comes_back_with_answers() -> None:
     window = LearnedWindow(1000, 200)
     assert [window.refused() for _ in range(4)] == [500, 250, 200, 200]
     for _ in range(100):
-        window.answered()
+        window.answered(50, 0.1)
     assert window.tokens == 1000
     assert LearnedWindow(100, 200).refused() == 100
+
+
+@given(st.integers(1, 16), st.floats(0.001, 10.0))
+def test_a_window_finds_what_keeps_an_engine_busy_and_no_more(batches: int, batch_s: float) -> None:
+    """An engine that computes one batch after the other, however large the setting is: latencies
+    grow with what is outstanding, and three batches are where tolerance and search meet."""
+    window = LearnedWindow(1000 * batches, 1000)
+    window.answered(700, batch_s)  # alone there, once
+    for _ in range(60):
+        outstanding = window.tokens / 1000
+        window.answered(700, batch_s * outstanding)
+
+    assert min(2, batches) <= window.tokens / 1000 <= 3.2
+
+
+def test_large_requests_are_not_taken_for_late_ones() -> None:
+    """Each is compared with its like."""
+    window = LearnedWindow(8000, 1000)
+    for _ in range(50):
+        window.answered(10, 0.03)
+        window.answered(8000, 0.5)
+
+    assert window.tokens == 8000
+
+
+def test_an_engine_that_has_become_slower_gets_its_window_back() -> None:
+    """What it once could is forgotten in time."""
+    window = LearnedWindow(8000, 1000)
+    window.answered(10, 0.01)
+    for _ in range(200):
+        window.answered(10, 0.05)
+    assert 2000 <= window.tokens < 2500
+    for _ in range(8000):
+        window.answered(10, 0.05)
+
+    assert window.tokens == 8000
+
+
+def test_a_single_late_answer_says_little() -> None:
+    """The engine may have been stopped for a moment."""
+    window = LearnedWindow(8000, 1000)
+    window.answered(10, 0.01)
+
+    assert window.answered(10, 60.0) > 7000
 
 
 def test_a_search_for_one_bad_text_among_many_comes_to_its_end() -> None:

@@ -190,21 +190,23 @@ class ForeignClient:
         self, url: str, engine: _Engine, texts: Sequence[frames.CallText]
     ) -> frames.Frame:
         """One frame for all of these texts."""
-        started = time.monotonic()
+        started, seconds, window = time.monotonic(), 0.0, engine.window.tokens
         sendable, failures = self._inputs(engine, texts)
         answered: list[frames.Frame] = []
         if sendable:
             answered = await self._ask(url, engine, sendable, Search.among(len(sendable)))
-            engine.cost.learn((len(text.encoding) for text in texts), time.monotonic() - started)
+            seconds, lengths = time.monotonic() - started, [len(text.encoding) for text in texts]
+            engine.cost.learn(lengths, seconds)
+            window = engine.window.answered(sum(lengths), seconds)
         sent = {text.id: text.ids for text in texts}
         ids = [number for frame in answered for number in frame.ids]
         return frames.Frame(
-            ids=ids,
-            vectors=b"".join(frame.vectors for frame in answered),
+            ids,
+            b"".join(frame.vectors for frame in answered),
             failures=failures + [each for frame in answered for each in frame.failures],
             queue_us=0,
-            compute_us=round((time.monotonic() - started) * 1e6),
-            window=engine.window.answered(),
+            compute_us=round(seconds * 1e6),
+            window=window,
             # The engine numbers its vectors by our order and tells nothing else of the texts.
             echoes=[frames.echo(sent[number]) for number in ids],
         )
