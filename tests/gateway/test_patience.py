@@ -81,6 +81,16 @@ async def test_a_replica_that_comes_back_ends_it() -> None:
     assert (await patience.compute(TEXT, CALLER)).vectors.shape == (1, 2)
 
 
+async def test_the_only_replica_counts_as_gone_while_it_does_not_answer() -> None:
+    """It is not ejected, since no other one could take its work, but it is not there either."""
+    fleet = Fleet()
+    come(fleet)
+    patience = Patience(Waiting(), "m", fleet, PATIENCE_S)
+    fleet.apply(fleet["a"], Event.FAILED, time.monotonic(), "connection refused")
+    with pytest.raises(NoReplicaError):
+        await patience.compute(TEXT, CALLER)
+
+
 async def test_a_caller_who_leaves_is_no_missing_replica() -> None:
     patience = Patience(Waiting(), "m", Fleet(), 5.0)
     asking = asyncio.create_task(patience.compute(TEXT, CALLER))

@@ -15,8 +15,6 @@ from embedfleet.endpoint import Backend, Caller, Computed
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.vocabulary import Encoding, NoReplicaError, ReplicaState
 
-USABLE = {ReplicaState.READY, ReplicaState.SUSPECT}
-
 
 class Patience:
     """A backend that waits so long for a replica, and no longer."""
@@ -59,8 +57,12 @@ class Patience:
         self._watch()
 
     def _watch(self) -> None:
-        """Start to count while nobody is there, and stop when somebody is."""
-        if any(member.state in USABLE for member in self._fleet):
+        """Start to count while nobody is there, and stop when somebody is.
+
+        A suspect replica does not count: the only one of a pool stays suspect while it is gone, and
+        one that answers is ready again with the next look at it.
+        """
+        if self._fleet.count(ReplicaState.READY):
             self._gone = False
             if self._end is not None:
                 self._end.cancel()

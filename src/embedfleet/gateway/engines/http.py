@@ -13,7 +13,12 @@ from typing import Any
 import aiohttp
 import orjson
 
-from embedfleet.vocabulary import ReplicaError, ReplicaLostError, SettingError
+from embedfleet.vocabulary import (
+    ReplicaError,
+    ReplicaLostError,
+    ReplicaUnreachableError,
+    SettingError,
+)
 
 LARGEST_ANSWER = 1 << 30
 """Bytes of an answer; a full batch of JSON floats stays far below."""
@@ -70,6 +75,9 @@ class EngineHttp:
                 allow_redirects=False,  # a key goes to nobody else
             ) as response:
                 return Reply(response.status, await _bounded(response))
+        except aiohttp.ClientConnectorError as error:
+            # Nobody was there to do harm or have it: the text is not counted as tried.
+            raise ReplicaUnreachableError(f"{url}: {error}") from error
         except _LOST as error:
             raise ReplicaLostError(f"{url}: {str(error) or type(error).__name__}") from error
 
