@@ -94,7 +94,7 @@ def kustomized(folder: Path) -> list[Document]:
     """What kubectl makes of a folder."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        pytest.skip("kubectl is not installed: `make packages` tries to")
+        pytest.skip("kubectl is not installed (Debian's is too old: 1.21 or newer)")
     done = subprocess.run(
         [kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60
     )

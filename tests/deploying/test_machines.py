@@ -1,0 +1,160 @@
+"""The container's definition, the compose file and systemd's units, as far as files can tell."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from embedfleet.cli import app
+from embedfleet.deploying.case import DIGEST
+from embedfleet.settings import load, options
+from tests.deploying.rendered import ROOT
+
+CONTAINERFILE = ROOT / "deploy" / "container" / "Containerfile"
+COMPOSE: dict[str, Any] = yaml.safe_load(
+    (ROOT / "deploy" / "compose" / "compose.yml").read_text(encoding="utf-8")
+)
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Of the container's definition, continued lines joined."""
+    text = CONTAINERFILE.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    found = [line.partition(" ") for line in lines]
+    return [(word, rest.strip()) for word, _, rest in found]
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """Instructions by stage, those of the stages it is made from included."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    name = ""
+    for word, rest in instructions():
+        if word == "FROM":
+            origin, _, name = rest.partition(" AS ")
+            found[name] = list(found.get(origin, []))
+        elif name:
+            found[name].append((word, rest))
+    return found
+
+
+def test_the_containers_definition_has_nothing_that_hadolint_minds() -> None:
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if hadolint is None:
+        pytest.skip("hadolint is not installed: `make setup` brings it")
+    done = subprocess.run(
+        [hadolint, str(CONTAINERFILE)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_base_is_pinned_by_digest_and_nothing_else_is_pulled() -> None:
+    (base,) = [rest for word, rest in instructions() if word == "ARG" and rest.startswith("BASE=")]
+    assert DIGEST.fullmatch(base.removeprefix("BASE="))
+    origins = {rest.partition(" AS ")[0] for word, rest in instructions() if word == "FROM"}
+    assert origins - set(stages()) == {"${BASE}"}
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_an_image_runs_as_nobody_special_and_hears_signals(target: str) -> None:
+    stage = stages()[target]
+    assert [rest for word, rest in stage if word == "USER"][-1] == "10001:10001"
+    assert [rest for word, rest in stage if word == "ENTRYPOINT"] == ['["embedfleet"]']
+    (copied,) = [rest for word, rest in stage if word == "COPY"]
+    assert copied.endswith("/opt/embedfleet /opt/embedfleet")
+
+
+def test_everything_that_is_copied_is_there_and_not_ignored() -> None:
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    for word, rest in instructions():
+        if word != "COPY" or rest.startswith("--from"):
+            continue
+        *sources, _ = rest.split()
+        for source in sources:
+            assert (ROOT / source).exists(), source
+            assert source.split("/")[0] not in ignored
+
+
+def test_what_is_installed_comes_from_the_locks() -> None:
+    runs = [rest for word, rest in stages()["installed"] if word == "RUN"]
+    assert "pip install -r requirements/build.txt -r requirements/image.txt" in runs
+    assert "pip install --no-deps --no-build-isolation ." in runs
+
+
+def test_compose_pins_what_it_pulls_and_locks_what_it_runs() -> None:
+    for name, service in COMPOSE["services"].items():
+        if "build" not in service:
+            assert DIGEST.fullmatch(service["image"]), name
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["restart"] == "unless-stopped"
+        for port in service.get("ports", ()):
+            assert port.startswith("127.0.0.1:"), "nobody else's machine gets in"
+
+
+def test_compose_builds_a_target_that_there_is() -> None:
+    build = COMPOSE["services"]["gateway"]["build"]
+    assert (ROOT / build["dockerfile"]) == CONTAINERFILE
+    assert build["target"] in stages()
+
+
+def test_composes_settings_are_ones_that_a_gateway_takes() -> None:
+    given = COMPOSE["services"]["gateway"]["environment"]
+    settings = load(None, given, {"pools.replica_urls": ["http://replica:9000"]})
+    assert settings.cache.redis_url == "redis://redis:6379/0"
+    assert settings.admin.open
+
+
+def of_unit(unit: Path, key: str) -> list[str]:
+    return re.findall(rf"(?m)^{key}=(.*)$", unit.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_unit_is_one_that_systemd_accepts(unit: Path, tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    copy = tmp_path / unit.name
+    program = "/opt/embedfleet/bin/embedfleet"  # must exist to be accepted
+    copy.write_text(unit.read_text(encoding="utf-8").replace(program, sys.executable))
+    done = subprocess.run(
+        [analyze, "verify", str(copy)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("part", "most"), [("gateway", 20), ("replica@", 40)])
+def test_a_unit_may_do_little(part: str, most: int) -> None:
+    """Systemd's own judgement, in tenths: 100 is a service without any restriction."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    unit = ROOT / "deploy" / "systemd" / f"embedfleet-{part}.service"
+    done = subprocess.run(
+        [analyze, "security", "--offline=true", f"--threshold={most}", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-400:]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_unit_starts_a_command_that_there_is_and_waits_for_its_end(unit: Path) -> None:
+    (line,) = of_unit(unit, "ExecStart")
+    _, command, *words = line.split()
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert [word for word in words if word.startswith("--") and word not in shown.stdout] == []
+    (stop_s,) = of_unit(unit, "TimeoutStopSec")
+    assert float(stop_s) > options()[f"{command}.drain_timeout_s"].default
+    assert of_unit(unit, "RestartPreventExitStatus") == ["2"]
