@@ -57,9 +57,12 @@ class Worker:
                 return message
         raise SystemExit("a worker ended early; see its message above")
 
-    def ask(self, *words: str) -> dict[str, float]:
+    def send(self, *words: str) -> None:
         self._lines.write("\t".join(words) + "\n")
         self._lines.flush()
+
+    def ask(self, *words: str) -> dict[str, float]:
+        self.send(*words)
         return self.answer()
 
     def stop(self) -> None:
