@@ -12,6 +12,7 @@ from embedfleet.engine.loading import (
     EngineOptions,
     choose_cuda_precision,
     choose_precision,
+    gpu_of,
     load_engine,
 )
 from embedfleet.vocabulary import ModelError, Precision, SettingError
@@ -42,6 +43,22 @@ def test_on_a_gpu_it_computes_in_bf16_unless_the_pool_promises_more() -> None:
     assert choose_cuda_precision("fp8", None) is Precision.FP8
     with pytest.raises(SettingError, match="int8, which is for processors"):
         choose_cuda_precision("int8", None)
+
+
+@pytest.mark.parametrize(
+    ("device", "place", "gpus", "chosen"),
+    [
+        ("auto", 0, 1, "cuda:0"),
+        ("cuda", 3, 4, "cuda:3"),
+        ("auto", 5, 4, "cuda:1"),
+        ("cuda:2", 0, 4, "cuda:2"),
+        ("cuda", 0, 0, "cuda"),
+    ],
+)
+def test_each_replica_of_a_machine_has_a_gpu_of_its_own_while_there_are_enough(
+    device: str, place: int, gpus: int, chosen: str
+) -> None:
+    assert gpu_of(device, place, gpus) == chosen
 
 
 def test_on_a_processor_auto_keeps_what_the_pool_promises(directory: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.fleet.providers.local import replica_settings
+from embedfleet.fleet.providers.local import placed, replica_settings
 from embedfleet.machine import usable_processors
 from embedfleet.settings import AutoscalingSettings, EngineSettings, Pool, Settings
 

@@ -43,6 +43,8 @@ class EngineOptions:
     """Whether a text has the same bits whatever it is batched with, on GPUs."""
     at_least: Precision | None = None
     """What `auto` must keep: the precision that the pool promises."""
+    place: int = 0
+    """Which of the replicas on this machine it is for, where no GPU is named."""
 
 
 def load_engine(directory: Path, options: EngineOptions) -> Engine:
@@ -84,7 +86,7 @@ def _load_cuda(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
             "pip install 'embedfleet[cuda]'."
         )
     # Here, because torch takes seconds and hundreds of megabytes that others need not pay.
-    from embedfleet.engine.cuda.devices import find_device  # noqa: PLC0415
+    from embedfleet.engine.cuda.devices import find_device, gpus  # noqa: PLC0415
     from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings  # noqa: PLC0415
 
     settings = CudaSettings(
@@ -94,8 +96,15 @@ def _load_cuda(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
         memory_mib=options.memory_mib,
         deterministic=options.deterministic,
     )
-    device = "cuda" if options.device == "auto" else options.device
+    device = gpu_of(options.device, options.place, gpus())
     return CudaEngine(checkpoint, settings, find_device(device))
+
+
+def gpu_of(device: str, place: int, count: int) -> str:
+    """The GPU that is named; else the n-th of `count` for the n-th replica, and round again."""
+    if ":" in device or not count:
+        return "cuda" if device == "auto" else device
+    return f"cuda:{place % count}"
 
 
 def choose_cuda_precision(dtype: str, at_least: Precision | None) -> Precision:

@@ -128,6 +128,7 @@ def load(settings: Settings) -> LoadedModel:
             max_tokens=description.identity.max_tokens,
             deterministic=options.deterministic,
             at_least=pool.precision,
+            place=settings.replica.place,
         ),
     )
     return LoadedModel(description, engine, time.monotonic() - started)

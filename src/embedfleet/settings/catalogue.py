@@ -63,6 +63,9 @@ class ReplicaSettings:
     """File with a key that gateways must bring (their `pools.replica_key_file`); read again when it
     changes. The replicas that a gateway starts itself listen on this machine alone and have
     none."""
+    place: int = setting(0, at_least=0)
+    """Which of its pool's replicas on this machine it is, from 0: where several GPUs are and none
+    is named, the n-th replica takes the n-th. A gateway sets it for those that it starts."""
     exit_with_parent: bool = False
     """Stop when the process that started this one is gone. A gateway sets it for the replicas
     that it starts, so that none outlives it."""

@@ -56,6 +56,14 @@ def replica_settings(
     )
 
 
+def placed(settings: Settings, name: str) -> Settings:
+    """The settings of the replica `local-N`: it knows its number."""
+    place = int(name.rpartition("-")[2])
+    return dataclasses.replace(
+        settings, replica=dataclasses.replace(settings.replica, place=place)
+    )
+
+
 SETUP_FAILED = 2
 """The exit code of every embedfleet command whose settings or model are wrong."""
 
@@ -97,12 +105,14 @@ class LocalProvider:
     """Starts `embedfleet replica` processes that all serve one pool."""
 
     def __init__(self, settings: Settings, directory: Path) -> None:
-        """`settings` are those of one replica; `directory` is private to this process."""
-        self._config = directory / "replica.toml"
-        self._config.write_text(as_toml(settings), encoding="utf-8")
+        """`settings` are those of any replica; `directory` is private to this process."""
+        self._settings = settings
+        self._directory = directory
 
     async def start(self, name: str) -> LocalReplica:
         """Start a process. It is given everything as a file, so nothing shows in `ps`."""
+        config = self._directory / f"{name}.toml"
+        config.write_text(as_toml(placed(self._settings, name)), encoding="utf-8")
         process = await asyncio.create_subprocess_exec(
             *(
                 sys.executable,
@@ -110,7 +120,7 @@ class LocalProvider:
                 "embedfleet",
                 "replica",
                 "--config",
-                str(self._config),
+                str(config),
                 "--file-only",
             ),
             stdin=asyncio.subprocess.DEVNULL,
