@@ -38,3 +38,10 @@ def test_a_number_of_threads_that_is_set_holds() -> None:
     """Whoever sets it knows why."""
     settings = Settings(pools=(POOL,), engine=EngineSettings(threads=5))
     assert threads(settings) == 5
+
+
+def test_each_replica_knows_which_one_it_is() -> None:
+    """By its name; where there are GPUs it takes the one of that number."""
+    settings = Settings(pools=(POOL,))
+    assert placed(settings, "local-0") == settings
+    assert placed(settings, "local-3").replica.place == 3

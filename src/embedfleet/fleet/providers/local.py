@@ -59,9 +59,7 @@ def replica_settings(
 def placed(settings: Settings, name: str) -> Settings:
     """The settings of the replica `local-N`: it knows its number."""
     place = int(name.rpartition("-")[2])
-    return dataclasses.replace(
-        settings, replica=dataclasses.replace(settings.replica, place=place)
-    )
+    return dataclasses.replace(settings, replica=dataclasses.replace(settings.replica, place=place))
 
 
 SETUP_FAILED = 2
