@@ -70,7 +70,7 @@ def explain(
 def pause(pool: PoolName = None, admin: Admin = ADMIN, key_file: KeyFile = None) -> None:
     """Leave the number of replicas as it is; decisions are still made, and shown.
 
-        embedfleet autoscale pause
+    embedfleet autoscale pause
     """
     _order(admin, "pause", key_file, pool)
 
@@ -79,7 +79,7 @@ def pause(pool: PoolName = None, admin: Admin = ADMIN, key_file: KeyFile = None)
 def resume(pool: PoolName = None, admin: Admin = ADMIN, key_file: KeyFile = None) -> None:
     """Let the policy decide again.
 
-        embedfleet autoscale resume
+    embedfleet autoscale resume
     """
     _order(admin, "resume", key_file, pool)
 
@@ -93,7 +93,7 @@ def scale(
 ) -> None:
     """Have N replicas, whatever the load, until `resume`.
 
-        embedfleet autoscale scale 4
+    embedfleet autoscale scale 4
     """
     _order(admin, "scale", key_file, pool, replicas)
 
