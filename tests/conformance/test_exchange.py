@@ -119,6 +119,7 @@ def test_an_error_without_its_object_or_a_field_is_a_violation() -> None:
 def test_a_long_body_is_clipped_and_its_size_told() -> None:
     assert clipped(b"short") == "short"
     assert clipped(b"\xff") == "\\xff"
+    assert clipped(b'{\r\n  "a": 1\n}') == '{ "a": 1 }'
     long = clipped(b"a" * 10_000)
     assert len(long) < 200
     assert long.endswith("… (10,000 bytes)")

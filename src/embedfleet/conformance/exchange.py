@@ -118,8 +118,8 @@ def expect(holds: bool, right: str, answer: Answer | None = None) -> None:  # no
 
 
 def clipped(body: bytes) -> str:
-    """Shorten a body for a report; the end of it is left out."""
-    text = body[: 4 * SHOWN].decode("utf-8", "backslashreplace")
+    """Shorten a body for a report, to one line; the end of it is left out."""
+    text = " ".join(body[: 4 * SHOWN].decode("utf-8", "backslashreplace").split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(body):,} bytes)"
 
 
