@@ -34,7 +34,14 @@ def test_float16_comes_back_within_a_thousandth(width: int, seed: int) -> None:
     assert np.abs(back - vector(width, seed)).max() < 1e-3
     assert abs(np.linalg.norm(back) - 1) < 1e-6
     assert len(value) == HEAD_BYTES + 2 * width
-    assert is_entry(KEY, value, width)
+    assert is_entry(KEY, value, width, "float16")
+
+
+def test_coarser_numbers_than_wanted_are_none() -> None:
+    """Where gateways that share a Redis differ; finer ones are welcome."""
+    halves = pack(KEY, vector(), 3, truncated=False, numbers="float16")
+    assert not is_entry(KEY, halves, 64, "float32")
+    assert is_entry(KEY, pack(KEY, vector(), 3, truncated=False), 64, "float16")
 
 
 def test_a_row_of_a_matrix_is_kept_by_itself() -> None:

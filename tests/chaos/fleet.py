@@ -30,6 +30,8 @@ request_timeout_s = 60
 probe_interval_s = 0.2
 probe_timeout_s = 1
 connect_timeout_s = 1
+[cache]
+memory_mib = 4
 """
 START_TIMEOUT_S = 60.0
 ROOT = Path(__file__).parents[2]

@@ -56,7 +56,8 @@ async def embed(session: aiohttp.ClientSession, url: str, texts: list[str]) -> n
     async with session.get(f"{url}/models") as answer:
         name = (await answer.json())["data"][0]["id"]
     body: dict[str, Any] = {"model": name, "input": texts, "encoding_format": "base64"}
-    async with session.post(f"{url}/embeddings", json=body) as answer:
+    fresh = {"cache-control": "no-cache"}  # engines are to have work
+    async with session.post(f"{url}/embeddings", json=body, headers=fresh) as answer:
         content = await answer.json()
         assert answer.status == 200, content
         rows = [pybase64.b64decode(one["embedding"]) for one in content["data"]]

@@ -60,12 +60,20 @@ def unpack(value: bytes) -> Entry:
     return Entry(vector, tokens, bool(flags & _TRUNCATED))
 
 
-def is_entry(key: bytes, value: bytes, width: int) -> bool:
-    """Whether bytes from elsewhere are an entry of this key, whole and of the right width."""
+def is_entry(key: bytes, value: bytes, width: int, numbers: Numbers = "float32") -> bool:
+    """Whether bytes from elsewhere are an entry of this key, whole, of the right width and with
+    numbers that are no coarser than wanted.
+    """
     if len(value) < HEAD_BYTES:
         return False
     magic, kind, flags, zero, tokens, wide, checksum = _HEAD.unpack_from(value)
-    if magic != _MAGIC or kind >= len(_TYPES) or wide != width or not tokens:
+    if (
+        magic != _MAGIC
+        or kind >= len(_TYPES)
+        or wide != width
+        or not tokens
+        or kind > _KINDS[numbers]
+    ):
         return False
     body = memoryview(value)[HEAD_BYTES:]
     if len(body) != width * _TYPES[kind].itemsize:

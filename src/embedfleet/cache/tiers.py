@@ -96,7 +96,7 @@ class VectorCache:
         if value is None:
             self.counts.remote_misses += 1
             return None
-        if not is_entry(key, value, width):
+        if not is_entry(key, value, width, self._numbers):
             self.counts.rejected += 1
             self.counts.remote_misses += 1
             return None
