@@ -128,6 +128,16 @@ def test_point_4_shared_memory_is_large_and_within_the_limit(name: str) -> None:
     )
 
 
+def test_point_5_a_gateway_waits_for_its_tokenizer() -> None:
+    pod = deployment("gateway")["spec"]["template"]["spec"]
+    (waits,) = pod["initContainers"]
+    settings = of_settings(bundle("overlays/gateway"))
+    revision = waits["args"][-1].partition("@")[2]
+    assert settings["pools"][0]["tokenizer_dir"].endswith(f"/snapshots/{revision}")
+    mounts = {each["mountPath"]: each for each in engine_of(deployment("gateway"))["volumeMounts"]}
+    assert mounts["/models"]["readOnly"] is True
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_point_5_weights_come_from_a_volume_at_a_pinned_revision_and_offline(name: str) -> None:
     pod = deployment(name)["spec"]["template"]["spec"]

@@ -49,6 +49,7 @@ class Follower:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._follow())
+        self._task.add_done_callback(_ended)
 
     async def close(self) -> None:
         if self._task is not None:
@@ -88,3 +89,9 @@ class Follower:
             return
         member.leaving.add(US)
         self._fleet.apply(member, Event.DRAIN, now, "its pod terminates or is not ready")
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """It follows for ever; a bug that ends it must not pass in silence."""
+    if not task.cancelled():
+        log.critical("pods are no longer followed. This is a bug.", exc_info=task.exception())
