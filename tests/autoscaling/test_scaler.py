@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from embedfleet.autoscaling import Entry, Mode, Observation, Scaler
 from embedfleet.settings import AutoscalingSettings
 from embedfleet.vocabulary import CallerError, EmbedfleetError, SettingError, SetupError
+from tests.conformance.scaling_conformance import SightConformance, TargetConformance
 
 START = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 V = 10_000.0
@@ -59,6 +60,22 @@ class FakeSight:
             tokens_per_s=V,
         )
         return replace(seen, **self.changed)
+
+
+class TestFakeTarget(TargetConformance):
+    """The fake is held to what the real ones are."""
+
+    @pytest.fixture
+    def target(self) -> FakeTarget:
+        return FakeTarget(planned=2)
+
+
+class TestFakeSight(SightConformance):
+    """The fake is held to what the real ones are."""
+
+    @pytest.fixture
+    def sight(self) -> FakeSight:
+        return FakeSight(FakeTarget())
 
 
 class Rig:

@@ -7,12 +7,15 @@ import contextlib
 import math
 from collections.abc import AsyncIterator
 
+import pytest
+
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.providers.provider import End
 from embedfleet.fleet.states import Event
 from embedfleet.fleet.supervisor import Supervisor, Told
 from embedfleet.vocabulary import ReplicaState, SetupError
+from tests.conformance.scaling_conformance import TargetConformance
 
 
 class FakeReplica:
@@ -267,6 +270,15 @@ class TestScaling:
             rig.work = {"local-0": 9, "local-1": 9, "local-2": 9}
             await rig.become(1, 1)
         assert [replica.stopped_with for replica in rig.provider.started] == [7.0] * 3
+
+
+class TestAsTarget(TargetConformance):
+    """What the autoscaler relies on."""
+
+    @pytest.fixture
+    async def target(self) -> AsyncIterator[Supervisor]:
+        async with rigged(2) as rig:
+            yield rig.supervisor
 
 
 class TestStandby:

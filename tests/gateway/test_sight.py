@@ -20,6 +20,7 @@ from embedfleet.fleet.states import Event
 from embedfleet.gateway.sight import PoolSight
 from embedfleet.settings import AutoscalingSettings
 from embedfleet.vocabulary import Encoding, Lane, OverloadedError
+from tests.conformance.scaling_conformance import SightConformance
 from tests.fleet.test_health import DESCRIPTION
 
 
@@ -68,6 +69,14 @@ class Rig:
 
     async def seen(self, later_s: float = 1.0) -> Observation:
         return await self.sight.observe(time.monotonic() + later_s)
+
+
+class TestAsSight(SightConformance):
+    """What the autoscaler relies on."""
+
+    @pytest.fixture
+    def sight(self) -> PoolSight:
+        return Rig().sight
 
 
 async def test_what_is_asked_for_is_counted_also_where_it_is_refused() -> None:
