@@ -105,8 +105,10 @@ class Matrix:
 
 def _widened(kind: str, stored: NDArray[Any]) -> Floats:
     if kind == "BF16":
-        # bfloat16 is the upper half of a float32.
-        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        # bfloat16 is the upper half of a float32. In place: fresh memory costs more than the shift.
+        bits = stored.astype(np.uint32)
+        bits <<= np.uint32(16)
+        return bits.view(np.float32)
     return stored.astype(np.float32)
 
 
