@@ -216,6 +216,16 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
             "[[pools]]\nmodel = 'a'\nreplicas = 1\nreplica_urls = ['http://a']",
             "give it a pool of its own",
         ),
+        ("[cache]\nredis_url = 'localhost:6379'", "cache.redis_url must begin with redis://"),
+        (
+            "[cache]\nredis_url = 'redis://:secret@localhost'",
+            "put it into a file, cache.redis_password_file",
+        ),
+        (
+            "[cache]\nredis_url = 'redis://localhost'\nredis_ca_file = '/ca'",
+            "let cache.redis_url begin with rediss://",
+        ),
+        ("[cache]\nredis_cluster = true", "cache.redis_url is off"),
         ("[[pools]]\nmodel = 'a'\ntokenizer_dir = '/t'", "only for replicas elsewhere"),
         (
             "[[pools]]\nmodel = 'a'\nreplicas = 1\nreplica_service = 'n/s:http'",
@@ -348,6 +358,10 @@ TIED = {
     "engine.max_tokens",
     "fleet.restart_backoff_s",
     "fleet.restart_backoff_ceiling_s",
+    "cache.redis_url",
+    "cache.redis_cluster",
+    "cache.redis_password_file",
+    "cache.redis_ca_file",
 }
 """Options that can contradict others, so not every value of theirs is valid beside defaults."""
 

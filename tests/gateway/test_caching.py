@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -22,6 +24,13 @@ def test_memory_is_on_by_default_and_zero_turns_it_off() -> None:
     assert made is not None
     assert made.memory.most_bytes == 256 * 2**20
     assert vector_cache(CacheSettings(memory_mib=0), GatewayMetrics()) is None
+
+
+def test_a_gateway_without_redis_does_not_load_its_library() -> None:
+    """Nor an engine: its start and its memory are those of a small process."""
+    program = "import sys, embedfleet.gateway.server; print({'redis', 'openvino'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert done.stdout == b"set()\n"
 
 
 async def test_redis_alone_is_a_cache_too() -> None:

@@ -169,7 +169,8 @@ class RedisTier:
         """Use the connections that are free."""
         self._asking = False
         while self._questions and len(self._rounds) < self._most_rounds:
-            together, texts = [self._questions.popleft()], 0
+            together: list[_Question] = []
+            texts = 0
             while self._questions and texts < MOST_AT_ONCE:
                 together.append(self._questions.popleft())
                 texts += len(together[-1].keys)

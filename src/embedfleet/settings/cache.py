@@ -5,9 +5,11 @@ Decides what can be set. Refuses to know what a cache does with it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from embedfleet.settings.rules import count, duration, setting
 
@@ -49,3 +51,19 @@ class CacheSettings:
     next round trip."""
     redis_queued_bytes: int = count(32 * 2**20)
     """Most bytes that wait to be written to Redis; what comes on top is not written."""
+
+
+def redis_complaints(settings: CacheSettings) -> Iterator[str]:
+    """What is wrong with where Redis is said to be."""
+    url = settings.redis_url
+    if url is None:
+        if settings.redis_cluster or settings.redis_password_file or settings.redis_ca_file:
+            yield "cache.redis_url is off, but other settings say how to reach Redis"
+        return
+    parts = urlsplit(url)
+    if parts.scheme not in {"redis", "rediss", "unix"}:
+        yield "cache.redis_url must begin with redis://, rediss:// (TLS) or unix://"
+    elif parts.password:
+        yield "cache.redis_url has a password in it: put it into a file, cache.redis_password_file"
+    elif settings.redis_ca_file is not None and parts.scheme != "rediss":
+        yield "cache.redis_ca_file is for TLS: let cache.redis_url begin with rediss://"

@@ -10,6 +10,7 @@ from itertools import chain
 from urllib.parse import urlsplit
 
 from embedfleet.settings.addresses import is_loopback
+from embedfleet.settings.cache import redis_complaints
 from embedfleet.settings.catalogue import Pool, Settings
 from embedfleet.vocabulary import Precision, SettingError
 
@@ -20,6 +21,7 @@ def refuse(settings: Settings) -> None:
         _between_areas(settings),
         _reached(settings),
         _autoscaling(settings),
+        redis_complaints(settings.cache),
         _between_pools(settings),
     )
     for complaint in chain.from_iterable(complaints):
