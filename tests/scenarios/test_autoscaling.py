@@ -159,3 +159,42 @@ def test_the_number_can_be_set_by_hand_and_given_back(scaled: Service) -> None:
     scaled.wait_for(["ready"])
     time.sleep(0.2)
     assert scaled.process.poll() is None
+
+
+@pytest.mark.slow
+def test_a_replica_on_standby_is_loaded_gets_no_traffic_and_serves_when_it_is_woken(
+    tmp_path: Path,
+) -> None:
+    """Its process is the same before and after, and goes back when it is not needed."""
+
+    def processes(service: Service) -> set[int]:
+        return {child.pid for child in psutil.Process(service.process.pid).children()}
+
+    async def ask(service: Service) -> None:
+        async with aiohttp.ClientSession() as session:
+            await embed(session, service, TEXTS[:40])
+
+    def scale(service: Service, count: str) -> None:
+        words = ["autoscale", "scale", count, "--admin", service.admin]
+        subprocess.run([sys.executable, "-m", "embedfleet", *words], check=True)
+
+    config = tmp_path / "standby.toml"
+    config.write_text(SETTINGS + "standby = 1\n")
+    words = ["--config", str(config), "--min-replicas", "1", "--max-replicas", "2"]
+    with started("builtin", log=tmp_path / "log", arguments=words) as service:
+        service.wait_for(["ready", "standby"])
+        before = processes(service)
+        asyncio.run(ask(service))
+        spare = next(each["name"] for each in service.fleet() if each["state"] == "standby")
+        assert f'embedfleet_replica_window_tokens{{pool="builtin",replica="{spare}"' not in (
+            service.metrics()
+        )
+
+        scale(service, "2")
+        service.wait_for(["ready", "ready"])
+        asyncio.run(ask(service))
+        assert metric(service, 'replica_start_seconds_count{came_from="standby",pool="builtin"}')
+
+        scale(service, "1")
+        service.wait_for(["ready", "standby"])
+        assert processes(service) == before
