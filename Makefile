@@ -4,6 +4,7 @@
 #   make test-all   all tests: official clients, real servers, replicas killed under load
 #   make packages   Debian's Prometheus, nginx, Redis and Node, which some of them use; skipped where there is no apt
 #   make llama-server  build llama.cpp's server, which one of them uses (ten minutes)
+#   make cpu-rivals environments of the CPU engine's rivals, for its benchmark (five minutes)
 #   make lint       style, types and import contracts
 #   make format     let ruff format the code
 #   make docs       write the generated pages of docs/
@@ -30,7 +31,7 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help packages llama-server serve test test-slow test-all lint format docs sdks reference lock clean setup
+.PHONY: help packages llama-server cpu-rivals serve test test-slow test-all lint format docs sdks reference lock clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -63,6 +64,11 @@ packages:
 		apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null \
 			|| echo "apt could not install Node: the test of its client is skipped" >&2; \
 	fi
+	@if ! command -v qemu-x86_64 >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq; \
+		apt-get install -y -qq --no-install-recommends qemu-user >/dev/null \
+			|| echo "apt could not install QEMU: the test of older processors is skipped" >&2; \
+	fi
 	@if ! command -v redis-server >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq; \
 		apt-get install -y -qq --no-install-recommends redis-server >/dev/null \
@@ -80,6 +86,9 @@ sdks: $(SDKS)/.installed
 
 llama-server: $(VENV)/.python
 	tests/stand_ins/build_llama_server.sh "$(PIP)" build/llama.cpp
+
+cpu-rivals: $(VENV)/.runtime
+	$(BIN)/python -m benchmarks.cpu_rivals
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
