@@ -136,6 +136,17 @@ async def test_ability_is_remembered_while_no_replica_is_ready() -> None:
     assert (seen.ready, seen.tokens_per_s) == (0, pytest.approx(10_000.0))
 
 
+async def test_what_a_new_replica_guesses_of_itself_counts_only_while_nobody_knows() -> None:
+    """Else every growth would look like slowness, and order more."""
+    rig = Rig()
+    rig.pool.ready("a", cost=(0.0, 1e-3, 0.0), batches=1)
+    assert (await rig.seen()).tokens_per_s == pytest.approx(1000.0)
+    rig.pool.ready("b", cost=(0.0, 1e-5, 0.0), batches=500)
+    assert (await rig.seen()).tokens_per_s == pytest.approx(100_000.0)
+    rig.pool.fleet.apply(rig.pool.fleet["b"], Event.LOST, 0.0)
+    assert (await rig.seen()).tokens_per_s == pytest.approx(100_000.0)
+
+
 async def test_utilisation_comes_from_what_replicas_computed() -> None:
     """Unknown where none says it, which is no reason to hold."""
     rig = Rig()

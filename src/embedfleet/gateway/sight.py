@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from statistics import mean
 
 from embedfleet.autoscaling import Arrivals, Busy, Latencies, Observation, ability
 from embedfleet.cache.single_flight import Arrived
 from embedfleet.endpoint import Caller, Computed
+from embedfleet.fleet.health import LEAST_BATCHES
 from embedfleet.gateway.pool import Pool
 from embedfleet.settings import AutoscalingSettings
 from embedfleet.vocabulary import Encoding, Lane, OverloadedError, ReplicaState
@@ -50,6 +51,8 @@ class PoolSight:
         self._busy = Busy()
         self._length = USUAL_TOKENS
         self._tokens_per_s = math.nan
+        self._measured = False
+        """Whether that was measured, and is no guess."""
 
     async def compute(
         self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
@@ -77,8 +80,7 @@ class PoolSight:
         texts = arrivals.texts_per_s(settings.slow_window_s, now)
         if texts:
             self._length = slow / texts
-        if told:
-            self._tokens_per_s = mean(map(self._ability, told.values()))
+        self._learn(told.values())
         busy_s = {name: said.busy_s for name, said in told.items() if said.busy_s is not None}
         used = self._memory_used()
         return Observation(
@@ -94,6 +96,17 @@ class PoolSight:
             queued_texts=workload.queued_texts,
             memory_used=() if used is None else (used,),
         )
+
+    def _learn(self, told: Collection[ReplicaDescription]) -> None:
+        """Take the replicas' ability from those that measured it.
+
+        What a new one says of itself is a guess. It counts while nobody knows better: mixed with
+        what is known it would make each growth look like slowness, and order more.
+        """
+        known = [each for each in told if each.batches >= LEAST_BATCHES]
+        if known or (told and not self._measured):
+            self._measured = bool(known)
+            self._tokens_per_s = mean(map(self._ability, known or told))
 
     def _ability(self, told: ReplicaDescription) -> float:
         """In batches that leave half of the promised latency for the wait."""
