@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -251,6 +252,19 @@ def test_the_metrics_in_the_queries_are_those_that_gateways_expose() -> None:
     for name in ("planned_replicas", "decision_timestamp_seconds", "deployment_replicas"):
         assert f'embedfleet_autoscaling_{name}{{pool="{POOL}"}}' in text
         assert f"embedfleet_autoscaling_{name}" in nudged("n", POOL, 0.1)
+
+
+def test_the_adapters_rule_asks_the_same_question() -> None:
+    found = named(rendered("sglang-hpa-only"))
+    (rule,) = yaml.safe_load(
+        found["ConfigMap", "prometheus-adapter-rule"]["data"]["external.yaml"]
+    )["externalRules"]
+    metric = found["HorizontalPodAutoscaler", "engine"]["spec"]["metrics"][0]["external"]
+    assert rule["name"]["as"] == metric["metric"]["name"]
+    assert metric["metric"]["selector"]["matchLabels"] == {"pool": POOL}
+    labels = f'namespace="embedfleet",pool="{POOL}"'
+    query = rule["metricsQuery"].replace("<<.LabelMatchers>>", labels)
+    assert query == wanted("embedfleet", POOL)
 
 
 def test_the_shipped_query_is_the_one_that_was_tried() -> None:

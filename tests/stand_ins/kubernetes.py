@@ -63,6 +63,8 @@ class ApiServer:
     """Objects of a page at most, whatever is asked for; 0 for no limit."""
     watches: int = 0
     """Open ones."""
+    token: str = ""
+    """What clients must bring; empty lets everybody in."""
 
     def __post_init__(self) -> None:
         self._events: deque[tuple[int, str, Document]] = deque()
@@ -119,6 +121,8 @@ class ApiServer:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = orjson.loads(await request.read()) if request.can_read_body else None
         self.asked.append((request.method, request.path_qs, body))
+        if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
+            return refused(401, "Unauthorized")
         for fault in self.faults:
             fits = fault.method == request.method and fault.part in request.path_qs
             if fits and fault.times > 0:

@@ -54,16 +54,18 @@ class Connection:
         self._client = client
 
     @classmethod
-    async def open(cls, *, in_pod: bool | None = None) -> Connection:
+    async def open(cls, kubeconfig: Path | None = None) -> Connection:
         """As a pod does it, else as kubectl does. Raises ClusterSetupError."""
         library = _library()
         settings = library.client.Configuration()
+        unreadable = library.config.kube_config.yaml.YAMLError
         try:
-            if runs_in_a_pod() if in_pod is None else in_pod:
+            if kubeconfig is None and runs_in_a_pod():
                 library.config.load_incluster_config(client_configuration=settings)
             else:
-                await library.config.load_kube_config(client_configuration=settings)
-        except (library.config.ConfigException, OSError, TypeError) as error:
+                file = None if kubeconfig is None else str(kubeconfig)
+                await library.config.load_kube_config(file, client_configuration=settings)
+        except (library.config.ConfigException, unreadable, OSError, TypeError) as error:
             raise ClusterSetupError(
                 f"no cluster is known here ({error}): run as a pod with a service account, or "
                 "give a kubeconfig"
