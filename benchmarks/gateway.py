@@ -1,6 +1,6 @@
 """embedfleet's gateway beside nginx, HAProxy, sglang-router and LiteLLM, over the same replicas.
 
-    python -m benchmarks.gateway [--only abcde] [--contenders embedfleet,nginx,…] [--rounds 3]
+    python -m benchmarks.gateway [--only abcdef] [--contenders embedfleet,nginx,…] [--rounds 3]
                                  [--seconds 10] [--lanes]
 
 Rivals are installed by the benchmark itself (Debian and PyPI). They take turns in every round, each
@@ -11,9 +11,11 @@ route, as embedfleet's own replicas do and engines of others do not.
 
     a  20-token queries at a steady rate while 8,000-token documents saturate two replicas
     b  two replicas of which one is three times as fast
-    c  requests of one text, 64 connections: texts per second of one core, with ids and with text
+    c  requests of one text, 64 connections: texts per second of one core, with ids and with text;
+       and out of the cache, with keys and limits
     d  one of three replicas is killed at half time
     e  what the gateway adds to a replica's own time when nothing else happens
+    f  20-token queries beside bulk over two real replicas, the built-in model on a thread each
 
 Prints a table and writes `benchmarks/results/gateway….json` and, with matplotlib, a plot.
 """
@@ -35,7 +37,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.gateway_contenders import CONTENDERS, Contender, NotHereError, debian
+from benchmarks.gateway_contenders import CONTENDERS, IN_FULL, Contender, NotHereError, debian
 from benchmarks.gateway_measures import UNEQUAL, Numbers, Stage
 from benchmarks.gateway_plot import plot
 
@@ -92,6 +94,9 @@ def _single(chosen: list[Contender], stage: Stage) -> Iterator[Turn]:
             yield f"c {width} ids", each.name, partial(one, text=False)
             if each.name == "embedfleet":
                 yield f"c {width} text", each.name, partial(one, text=True)
+                hit = partial(measures.single_texts, wide, IN_FULL)
+                yield f"c {width} cached ids", each.name, partial(hit, text=False)
+                yield f"c {width} cached text", each.name, partial(hit, text=True)
 
 
 def _death(chosen: list[Contender], stage: Stage) -> Iterator[Turn]:
@@ -105,12 +110,18 @@ def _latency(chosen: list[Contender], stage: Stage) -> Iterator[Turn]:
         yield "e", each.name, partial(measures.latency, stage, each)
 
 
+def _processors(chosen: list[Contender], stage: Stage) -> Iterator[Turn]:
+    for each in chosen:
+        yield "f", each.name, partial(measures.processors, stage, each)
+
+
 MEASURES: Final = {
     "a": _beside_bulk,
     "b": _unequal,
     "c": _single,
     "d": _death,
     "e": _latency,
+    "f": _processors,
 }
 
 

@@ -38,6 +38,12 @@ class Contender:
     name: str
     command: Start
     install: Callable[[], None] = lambda: None
+    keyed: bool = False
+    """Whether it asks for the key in the file `key`."""
+
+    def key(self, place: Path) -> str:
+        """What its clients send; known once its command was made."""
+        return (place / "key").read_text().strip() if self.keyed else "none"
 
 
 def environment(name: str, *installs: Sequence[str]) -> Path:
@@ -66,12 +72,31 @@ def debian(*packages: str, program: str) -> None:
 
 
 def _embedfleet(port: int, replicas: Sequence[int], place: Path) -> list[str]:
-    config = place / "embedfleet.toml"
     # The same text again and again: without a cache, or no replica would be asked.
-    config.write_text(f"[admin]\nport = {ADMIN_PORT}\n[cache]\nmemory_mib = 0\n")
+    return _embedfleet_with("[cache]\nmemory_mib = 0\n", port, replicas, place)
+
+
+def _embedfleet_in_full(port: int, replicas: Sequence[int], place: Path) -> list[str]:
+    keys = place / "keys.json"
+    if not keys.exists():
+        limits = ("--requests-per-minute", str(10**9), "--tokens-per-minute", str(10**12))
+        create = ["keys", "create", "--file", str(keys), "--name", "benchmark", *limits]
+        made = subprocess.run(
+            [sys.executable, "-m", "embedfleet", *create],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        (place / "key").write_text(made.stdout)
+    return _embedfleet_with(f'[access]\nkeys_file = "{keys}"\n', port, replicas, place)
+
+
+def _embedfleet_with(more: str, port: int, replicas: Sequence[int], place: Path) -> list[str]:
+    config = place / "embedfleet.toml"
+    config.write_text(f"[admin]\nport = {ADMIN_PORT}\n{more}")
     urls = [word for each in replicas for word in ("--replica", f"http://127.0.0.1:{each}")]
     start = [sys.executable, "-m", "embedfleet", "gateway", "--port", str(port)]
-    return [*start, "--config", str(config), *urls]
+    return [*start, "--served-name", "bench", "--config", str(config), *urls]
 
 
 def _nginx(port: int, replicas: Sequence[int], place: Path) -> list[str]:
@@ -167,6 +192,9 @@ litellm_settings: {{cache: false, telemetry: false, set_verbose: false}}
     return [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
 
 
+IN_FULL = Contender("embedfleet", _embedfleet_in_full, keyed=True)
+"""With a cache, keys and limits: what others have no part of."""
+
 CONTENDERS = {
     each.name: each
     for each in (
@@ -211,10 +239,12 @@ class Running:
         held = [one.memory_info().rss for one in (process, *process.children(recursive=True))]
         return sum(held) / 2**20
 
-    def wait_until_it_answers(self, url: str, body: bytes | None = None) -> bytes:
+    def wait_until_it_answers(
+        self, url: str, body: bytes | None = None, key: str = "none"
+    ) -> bytes:
         """Return the answer of the first request that succeeds."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        headers = {"content-type": "application/json", "authorization": "Bearer none"}
+        headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
         while True:
             try:
                 request = urllib.request.Request(url, body, headers)  # noqa: S310

@@ -197,7 +197,7 @@ class Wrk:
 _LUA = """wrk.method = "POST"
 wrk.body = [==[%s]==]
 wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "Bearer none"
+wrk.headers["Authorization"] = "Bearer %s"
 done = function(summary, latency)
   local e = summary.errors
   local errors = e.connect + e.read + e.write + e.status + e.timeout
@@ -207,10 +207,19 @@ end
 """
 
 
-def wrk(port: int, body: str, place: Path, *, connections: int, seconds: float, core: int) -> Wrk:
+def wrk(
+    port: int,
+    body: str,
+    place: Path,
+    *,
+    connections: int,
+    seconds: float,
+    core: int,
+    key: str = "none",
+) -> Wrk:
     """Ask as fast as it goes, from one thread on one core."""
     script = place / "load.lua"
-    script.write_text(_LUA % body)
+    script.write_text(_LUA % (body, key))
     output = subprocess.run(
         [
             *("taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s"),

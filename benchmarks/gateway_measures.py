@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, cast
 
@@ -60,18 +61,35 @@ class Set:
     """Where to send requests."""
 
 
+def _emulated(stage: Stage, port: int, speed: float) -> list[str]:
+    command = [sys.executable, str(HERE / "gateway_replica.py"), "--port", str(port)]
+    options = ["--model", str(stage.model), "--width", str(stage.width)]
+    return [*command, *options, "--speed", str(speed), *(["--lanes"] if stage.lanes else [])]
+
+
+def _real(stage: Stage, port: int) -> list[str]:
+    """The built-in model on a thread of this processor."""
+    config = stage.place / "replica.toml"
+    config.write_text(
+        '[engine]\nthreads = 1\n[[pools]]\nmodel = "builtin"\nserved_names = ["bench"]\n'
+    )
+    command = [sys.executable, "-m", "embedfleet", "replica", "builtin", "--port", str(port)]
+    return [*command, "--config", str(config)]
+
+
 @contextmanager
 def running(stage: Stage, contender: Contender | None, speeds: Sequence[float]) -> Iterator[Set]:
-    """Start replicas of these speeds and the gateway; without one, the first replica is asked."""
+    """Start replicas of these speeds and the gateway; without one, the first replica is asked.
+
+    A speed that is negative makes it a real replica on a processor.
+    """
     ports = [stage.first_port + number for number in range(len(speeds))]
     body = texts_body(1, QUERY_TOKENS)
     with ExitStack() as stack:
         replicas = []
         cores = spread(len(speeds), os.cpu_count() or 1)
         for port, speed, core in zip(ports, speeds, cores, strict=True):
-            command = [sys.executable, str(HERE / "gateway_replica.py"), "--port", str(port)]
-            options = ["--model", str(stage.model), "--width", str(stage.width)]
-            command += [*options, "--speed", str(speed), *(["--lanes"] if stage.lanes else [])]
+            command = _real(stage, port) if speed < 0 else _emulated(stage, port, speed)
             replicas.append(Running(command, core, stage.place / f"replica-{port}.log"))
             stack.callback(replicas[-1].stop)
         for port, replica in zip(ports, replicas, strict=True):
@@ -83,7 +101,7 @@ def running(stage: Stage, contender: Contender | None, speeds: Sequence[float]) 
         gateway = Running(command, 0, stage.place / f"{contender.name}.log")
         stack.callback(gateway.stop)
         url = f"http://127.0.0.1:{stage.gateway_port}/v1/embeddings"
-        answer = gateway.wait_until_it_answers(url, body)
+        answer = gateway.wait_until_it_answers(url, body, contender.key(stage.place))
         if b'"embedding":"' not in answer:
             raise RuntimeError(f"{contender.name} answers {answer[:200]!r}")
         time.sleep(WARM_UP_S if contender.name == "embedfleet" and all(speeds) else 2.5)
@@ -145,10 +163,11 @@ def single_texts(stage: Stage, contender: Contender, *, text: bool) -> Numbers:
     with running(stage, contender, [0.0, 0.0, 0.0]) as here:
         gateway = cast("Running", here.gateway)
         core = 1 if (os.cpu_count() or 1) > 1 else 0
-        load = {"connections": 64, "core": core}
-        wrk(here.port, body, stage.place, seconds=2, **load)
+        load = partial(wrk, here.port, body, stage.place, connections=64, core=core)
+        key = contender.key(stage.place)
+        load(seconds=2, key=key)
         before = gateway.cpu_s
-        seen = wrk(here.port, body, stage.place, seconds=stage.seconds, **load)
+        seen = load(seconds=stage.seconds, key=key)
         cpu_s = gateway.cpu_s - before
         return {
             "texts_per_s": seen.requests / seen.seconds,
@@ -201,4 +220,30 @@ def latency(stage: Stage, contender: Contender | None) -> Numbers:
             "p50_ms": answered.percentile_ms(50),
             "p99_ms": answered.percentile_ms(99),
             "errors": float(answered.errors),
+        }
+
+
+def processors(stage: Stage, contender: Contender) -> Numbers:
+    """(f) Queries at a steady rate beside bulk, over two real replicas of the built-in model."""
+    with running(stage, contender, [-1.0, -1.0]) as here:
+
+        async def load() -> tuple[Answered, Answered, float]:
+            query = request_bytes(texts_body(1, QUERY_TOKENS), lane="interactive")
+            bulk = request_bytes(texts_body(16, 256), lane="bulk")
+            began = time.monotonic()
+            length = stage.seconds + 3
+            queries, documents = await asyncio.gather(
+                Clients(here.port).steady(query, 10, length),
+                Clients(here.port).saturate(bulk, 12, length),
+            )
+            return queries, documents, began
+
+        queries, documents, began = asyncio.run(load())
+        start, end = began + 3, began + 3 + stage.seconds
+        measured = queries.between(start, end)
+        return {
+            "query_p50_ms": measured.percentile_ms(50),
+            "query_p99_ms": measured.percentile_ms(99),
+            "tokens_per_s": documents.per_second(start, end) * 16 * 256,
+            "errors": float(queries.errors + documents.errors),
         }

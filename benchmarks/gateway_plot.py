@@ -12,6 +12,7 @@ PANELS = (
     ("c 1024 ids", "texts_per_s", "(c) single texts/s, one core"),
     ("d", "errors", "(d) errors when a replica dies"),
     ("e", "p50_ms", "(e) p50 of a lone query, ms"),
+    ("f", "query_p99_ms", "(f) p99 of queries, replicas on processors, ms"),
 )
 
 
