@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 from embedfleet.cli import app
 from embedfleet.deploying.case import Mode
 from tests.deploying import test_points
-from tests.deploying.rendered import KUBERNETES, ROOT
+from tests.deploying.rendered import KUBERNETES, ROOT, containers, kustomized, named
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 POINTS = (ROOT / "docs" / "from-the-article.md").read_text(encoding="utf-8")
@@ -62,6 +64,18 @@ def test_every_overlay_is_told_of() -> None:
     overlays = {path.name for path in (KUBERNETES / "overlays").iterdir() if path.is_dir()}
     assert {name for name in overlays if f"`{name}`" not in PAGE} == set()
     assert {mode for mode in Mode if f"`{mode}`" not in PAGE} == set()
+
+
+def test_the_example_of_a_kustomization_is_one_and_names_every_image(tmp_path: Path) -> None:
+    text = (KUBERNETES / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    here = os.path.relpath(ROOT, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(example.replace("- deploy/", f"- {here}/deploy/"))
+    found = named(kustomized(tmp_path))
+    assert {("Deployment", name) for name in ("gateway", "engine", "redis")} <= set(found)
+    images = {each["image"] for document in found.values() for each in containers(document)}
+    assert {image for image in images if "registry.invalid" in image} == set()
+    assert [image for image in images if image.startswith("registry.example.com/embedfleet@")]
 
 
 def test_each_of_the_points_has_its_test() -> None:

@@ -263,7 +263,7 @@ def test_point_12_updates_need_no_spare_gpu_and_wait_for_what_loads(name: str) -
     rolling = spec["strategy"]["rollingUpdate"]
     scarce = name in GPU_ENGINES
     assert rolling == {"maxSurge": 0 if scarce else 1, "maxUnavailable": 1 if scarce else 0}
-    assert spec["minReadySeconds"] >= 10
+    assert spec["minReadySeconds"] >= (10 if name == "gateway" else 60)
     startup = engine_of(deployment(name))["startupProbe"]
     assert spec["progressDeadlineSeconds"] > 2 * seconds(startup)
     assert spec["revisionHistoryLimit"]
