@@ -122,15 +122,16 @@ class _LeastRecentlyUsed:
 
 
 class _Theine:
-    """W-TinyLFU of the library theine, which counts entries and takes keys of text."""
+    """W-TinyLFU of the library theine, which counts entries."""
 
     def __init__(self, entries: int) -> None:
         from theine import Cache  # type: ignore[import-not-found]  # noqa: PLC0415
 
-        self._cache: Any = Cache("tlfu", entries)
+        self._cache: Any = Cache(entries)
 
     def get(self, key: bytes) -> object:
-        return self._cache.get(key.hex())
+        value, known = self._cache.get(key.hex())
+        return value if known else None
 
     def put(self, key: bytes, value: bytes) -> None:
         self._cache.set(key.hex(), value)

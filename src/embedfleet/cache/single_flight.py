@@ -14,9 +14,10 @@ theirs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from embedfleet.cache.entry import Entry
 from embedfleet.vocabulary import Lane, Vector
@@ -30,7 +31,7 @@ class Arrived(Protocol):
         ...
 
 
-Compute: TypeAlias = Callable[[Arrived], Awaitable[object]]
+Compute: TypeAlias = Callable[[Arrived], Coroutine[Any, Any, object]]
 """Computes the texts of a work; raises the error of the first one that has no vector."""
 
 
@@ -38,8 +39,7 @@ class LeaderFailedError(Exception):
     """The computation that a claim waited for failed; whose fault it was is not known here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """A text to be computed, and what is known of it."""
 
     key: bytes
@@ -141,8 +141,8 @@ class SingleFlight:
         def arrived(index: int, vector: Vector, queue_s: float, compute_s: float) -> None:
             self._land(work.flights[index], vector, queue_s, compute_s)
 
-        work.task = asyncio.ensure_future(_awaited(compute, arrived))
-        work.task.add_done_callback(lambda task: self._end(work, task))
+        work.task = asyncio.get_running_loop().create_task(compute(arrived))
+        work.task.add_done_callback(partial(self._end, work))
 
     def leave(self, claim: Claim) -> None:
         """Nobody waits for this claim any more; what is then for nobody is cancelled."""
@@ -206,7 +206,3 @@ class SingleFlight:
             # Nothing may hold a vector that nobody waits for until the garbage is collected.
             flight.work = None
         work.task = None
-
-
-async def _awaited(compute: Compute, arrived: Arrived) -> object:
-    return await compute(arrived)
