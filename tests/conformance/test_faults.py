@@ -329,6 +329,13 @@ WRONG = [
         ("wrong input is refused", "a wrong method is not allowed"),
     ),
     Wrong(
+        "errors repeat what was sent",
+        lambda sent: faults.of_errors(lambda error: error.update(message=sent.asked.decode()))(
+            sent
+        ),
+        ("a refusal repeats no more of a value than people read",),
+    ),
+    Wrong(
         "blank texts are embedded",
         faults.taking(lambda sent: sent.request.get("input") == ""),
         ("blank texts are refused by their place",),

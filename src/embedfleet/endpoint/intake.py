@@ -13,6 +13,9 @@ from embedfleet.vocabulary import NoReplicaError, OverloadedError, UnknownModelE
 from embedfleet.wire.asgi import Request
 from embedfleet.wire.openai import RequestLimits
 
+QUOTED = 200
+"""Characters of a name that an error repeats: bodies are large, and errors are logged."""
+
 NO_MODEL = "no replica has answered yet, so no model is known; try again soon"
 
 
@@ -60,8 +63,9 @@ class Intake:
             raise NoReplicaError(NO_MODEL)
         if model is None:
             known = ", ".join(f"`{known}`" for known in models)
+            shown = name if len(name) <= QUOTED else f"{name[:QUOTED]}…"
             raise UnknownModelError(
-                f"the model `{name}` does not exist here; served: {known}",
+                f"the model `{shown}` does not exist here; served: {known}",
                 param="model",
                 code="model_not_found",
             )

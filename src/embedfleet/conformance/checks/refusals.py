@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from embedfleet.conformance.check import Suite
-from embedfleet.conformance.exchange import Answer, accepted, refused
+from embedfleet.conformance.exchange import Answer, accepted, expect, refused
 from embedfleet.conformance.service import Service
 
 suite = Suite("refusal")
@@ -120,6 +120,18 @@ async def without(service: Service, field: str) -> Answer:
 async def an_unknown_model_is_not_found(service: Service) -> None:
     answer = await service.embed("a", model="no-such-model")
     refused(answer, status=404, code="model_not_found")
+
+
+@suite.extension
+async def a_refusal_repeats_no_more_of_a_value_than_people_read(service: Service) -> None:
+    long = "x" * 100_000
+    for answer in (
+        await service.embed("a", model=long),
+        await service.embed("a", encoding_format=long),
+        await service.embed([long, 1]),
+    ):
+        right = "an error must not repeat a value of 100,000 characters"
+        expect(answer.status >= 400 and len(answer.body) < 10_000, right, answer)
 
 
 @suite.extension
