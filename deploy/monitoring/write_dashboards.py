@@ -298,7 +298,10 @@ FLEET = [
             Panel(
                 "Replicas by state",
                 "none",
-                {"{{state}}": f"sum by (state) (embedfleet_replica_state{{{POOL}}})"},
+                {
+                    "{{state}}": "max by (state) (sum by (state, instance) "
+                    f"(embedfleet_replica_state{{{POOL}}}))"
+                },
             ),
             Panel(
                 "Ready",
