@@ -173,6 +173,23 @@ async def test_stopping_lets_replicas_finish_and_starts_none() -> None:
     assert len(provider.started) == 2
 
 
+async def test_a_replica_that_never_answers_is_ended_and_started_again() -> None:
+    """A load that hangs would else keep its place for ever; one that serves is left alone."""
+    async with rigged(1) as rig:
+        rig.supervisor.start_timeout_s = 0.1
+        rig.well = False
+        await rig.become(2)
+        assert rig.states() == {"local-0": "ready", "local-1": "starting"}
+        await asyncio.sleep(0.25)
+        assert rig.restarts >= 1
+        assert rig.provider.started[0].stopped_with is None
+        assert rig.provider.started[1].stopped_with is not None
+
+        rig.well = True
+        await asyncio.sleep(0.2)
+        assert rig.states() == {"local-0": "ready", "local-1": "ready"}
+
+
 class TestScaling:
     async def test_growth_starts_more_replicas_under_the_lowest_free_names(self) -> None:
         """Numbers are GPUs where engines of others are started."""

@@ -81,6 +81,8 @@ class Supervisor:
     """Tokens that a replica, by name, still has to answer."""
     grace_s: float = 30.0
     """How long a replica that goes may take to finish what it has."""
+    start_timeout_s: float = 600.0
+    """How long one may take to load before it counts as dead."""
     told: Told = field(default_factory=Told)
     _slots: dict[int, Slot] = field(init=False, default_factory=dict)
     _starts_s: list[float] = field(init=False, default_factory=list)
@@ -223,10 +225,23 @@ class Supervisor:
             return End(error.message, hopeless=isinstance(error, SettingError))
         slot.member = self.fleet.add(slot.name, slot.replica.url, time.monotonic())
         self._mark(slot)
-        end = await slot.replica.ended()
+        end = await self._ended(slot.replica, slot)
         slot.replica = None
         self._apply(slot, Event.LOST, end.reason)
         return end
+
+    async def _ended(self, replica: Provided, slot: Slot) -> End:
+        """How its life ended. One that does not answer in time is ended: it may hang for ever."""
+        ending = asyncio.ensure_future(replica.ended())
+        try:
+            await asyncio.wait({ending}, timeout=self.start_timeout_s)
+            silent = slot.member is not None and slot.member.state is ReplicaState.STARTING
+            if not ending.done() and silent and slot.awaited is not None:
+                await replica.stop(LOOK_S)
+                return End(f"no answer within {self.start_timeout_s:g} s", hopeless=False)
+            return await ending
+        finally:
+            ending.cancel()
 
     def _apply(self, slot: Slot, event: Event, reason: str) -> None:
         if slot.member is not None:

@@ -56,5 +56,6 @@ def supervisor(
         Backoff(fleet.restart_backoff_s, fleet.restart_backoff_ceiling_s),
         outstanding=pool.workload.outstanding,
         grace_s=settings.gateway.drain_timeout_s,
+        start_timeout_s=fleet.start_timeout_s,
         told=Told(metrics.replica_restarts.labels(pool.name).inc, gave_up, arrived),
     )
