@@ -7,6 +7,8 @@ import pytest
 from embedfleet.vocabulary import CallerError, Lane, SettingError
 from embedfleet.wire.asgi import Message, Request
 from embedfleet.wire.headers import (
+    CacheWishes,
+    cache_wishes,
     client_address,
     deadline_s,
     lane_of,
@@ -36,6 +38,22 @@ def test_the_lane_is_interactive_unless_asked() -> None:
     assert lane_of(" Bulk ") is Lane.BULK
     with pytest.raises(CallerError, match="`interactive` or `bulk`"):
         lane_of("fast")
+
+
+@pytest.mark.parametrize(
+    ("value", "wishes"),
+    [
+        (None, CacheWishes(answer=True, store=True)),
+        ("no-store", CacheWishes(answer=True, store=False)),
+        ("No-Cache", CacheWishes(answer=False, store=True)),
+        ("max-age=0 , no-cache,no-store", CacheWishes(answer=False, store=False)),
+        ("only-if-cached, max-stale=60, no-cached", CacheWishes(answer=True, store=True)),
+        (",,;", CacheWishes(answer=True, store=True)),
+    ],
+)
+def test_a_caller_says_what_a_cache_may_do(value: str | None, wishes: CacheWishes) -> None:
+    """RFC 9111, 5.2.1; what it knows nothing of it leaves alone."""
+    assert cache_wishes(value) == wishes
 
 
 def test_a_deadline_is_at_most_what_the_service_allows() -> None:

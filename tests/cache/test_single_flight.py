@@ -1,0 +1,169 @@
+"""Who waits for whose computation, and what becomes of it when they leave."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from embedfleet.cache.memory import Memory
+from embedfleet.cache.single_flight import Arrived, Claim, LeaderFailedError, Order, SingleFlight
+from embedfleet.cache.tiers import VectorCache
+from embedfleet.vocabulary import Lane, ReplicaError, Vector
+
+KEYS = [bytes([number]) * 32 for number in range(3)]
+ORDERS = [Order(key, 5, truncated=False) for key in KEYS]
+VECTORS = np.eye(3, 8, dtype=np.float32)
+
+
+@dataclass
+class Backend:
+    """A computation that tells of vectors when it is told to."""
+
+    arrived: Arrived | None = None
+    finish: asyncio.Event = field(default_factory=asyncio.Event)
+    error: Exception | None = None
+    cancelled: bool = False
+
+    async def compute(self, arrived: Arrived) -> None:
+        self.arrived = arrived
+        try:
+            await self.finish.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        if self.error is not None:
+            raise self.error
+
+    def bring(self, index: int, vector: Vector | None = None) -> None:
+        assert self.arrived is not None
+        self.arrived(index, VECTORS[index] if vector is None else vector, 0.5, 0.25)
+
+
+@pytest.fixture
+def cached() -> VectorCache:
+    return VectorCache(Memory(2**20))
+
+
+async def led(
+    flights: SingleFlight, backend: Backend, *, texts: int = 1, lane: Lane = Lane.INTERACTIVE
+) -> Claim:
+    claim = Claim(texts, stores=True)
+    flights.lead(claim, range(texts), ORDERS[:texts], lane, backend.compute)
+    await asyncio.sleep(0)
+    return claim
+
+
+def followed(flights: SingleFlight, key: bytes) -> Claim:
+    claim = Claim(1, stores=True)
+    flights.follow(claim, 0, key)
+    return claim
+
+
+async def test_a_follower_waits_for_its_text_alone(cached: VectorCache) -> None:
+    """Not for the other sixty-three of the request that has it computed."""
+    backend = Backend()
+    leader = await led(cached.flights, backend, texts=3)
+    follower = followed(cached.flights, KEYS[1])
+    backend.bring(1)
+    await follower.finished
+    assert follower.entries[0] is not None
+    assert follower.entries[0].vector.tobytes() == VECTORS[1].tobytes()
+    assert (follower.queue_s, follower.compute_s) == (0.5, 0.25)
+    assert not leader.finished.done()
+    backend.bring(0)
+    backend.bring(2)
+    await leader.finished
+    assert [each is not None for each in leader.entries] == [True] * 3
+
+
+async def test_a_text_that_has_landed_is_in_memory_and_flies_no_more(cached: VectorCache) -> None:
+    backend = Backend()
+    await led(cached.flights, backend)
+    assert cached.flights.flying(KEYS[0], Lane.INTERACTIVE)
+    backend.bring(0)
+    assert not cached.flights.flying(KEYS[0], Lane.INTERACTIVE)
+    assert cached.recall(KEYS[0]) is not None
+
+
+async def test_vectors_whose_batch_had_begun_are_kept_when_nobody_waits_any_more(
+    cached: VectorCache,
+) -> None:
+    backend = Backend()
+    claim = await led(cached.flights, backend, texts=2)
+    cached.flights.leave(claim)
+    await asyncio.sleep(0)
+    assert backend.cancelled
+    backend.bring(1)
+    await asyncio.sleep(0)
+    assert cached.recall(KEYS[0]) is None
+    assert cached.recall(KEYS[1]) is not None
+
+
+async def test_an_error_is_for_who_had_the_work_done(cached: VectorCache) -> None:
+    backend = Backend(error=ReplicaError("broken"))
+    leader = await led(cached.flights, backend)
+    follower = followed(cached.flights, KEYS[0])
+    backend.finish.set()
+    with pytest.raises(ReplicaError):
+        await leader.finished
+    with pytest.raises(LeaderFailedError):
+        await follower.finished
+    assert len(cached.flights) == 0
+
+
+async def test_a_work_that_forgets_a_text_fails_it(cached: VectorCache) -> None:
+    """Instead of leaving its callers to their deadlines."""
+    backend = Backend()
+    leader = await led(cached.flights, backend, texts=2)
+    backend.bring(0)
+    backend.finish.set()
+    with pytest.raises(LeaderFailedError):
+        await leader.finished
+
+
+async def test_a_second_vector_for_a_text_changes_nothing(cached: VectorCache) -> None:
+    """As a hedged call brings it."""
+    backend = Backend()
+    leader = await led(cached.flights, backend)
+    backend.bring(0)
+    backend.bring(0, VECTORS[2])
+    await leader.finished
+    assert leader.entries[0] is not None
+    assert leader.entries[0].vector.tobytes() == VECTORS[0].tobytes()
+    entry = cached.recall(KEYS[0])
+    assert entry is not None
+    assert entry.vector.tobytes() == VECTORS[0].tobytes()
+
+
+async def test_bulk_follows_interactive_and_not_the_other_way_round(cached: VectorCache) -> None:
+    await led(cached.flights, Backend(), lane=Lane.BULK)
+    assert cached.flights.flying(KEYS[0], Lane.BULK)
+    assert not cached.flights.flying(KEYS[0], Lane.INTERACTIVE)
+    await led(cached.flights, Backend())
+    assert cached.flights.flying(KEYS[0], Lane.BULK)
+    cached.flights.close()
+    await asyncio.sleep(0)
+
+
+async def test_the_end_of_an_older_flight_leaves_the_newer_one(cached: VectorCache) -> None:
+    old, new = Backend(), Backend()
+    await led(cached.flights, old, lane=Lane.BULK)
+    claim = await led(cached.flights, new)
+    old.bring(0)
+    old.finish.set()
+    await asyncio.sleep(0)
+    assert cached.flights.flying(KEYS[0], Lane.INTERACTIVE)
+    new.bring(0)
+    await claim.finished
+
+
+async def test_closing_breaks_everything_off(cached: VectorCache) -> None:
+    backend = Backend()
+    claim = await led(cached.flights, backend)
+    await cached.close()
+    with pytest.raises(LeaderFailedError):
+        await claim.finished
+    assert backend.cancelled
