@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from embedfleet.cache_commands import AT_ONCE, read_texts, requested
 from embedfleet.cli import app
 from embedfleet.vocabulary import SetupError
+from tests.service import Service
 
 STATS = {
     "memory": {
@@ -138,3 +140,22 @@ def test_a_gateway_that_is_not_there_is_said_in_one_line(unused_tcp_port: int) -
     done = CliRunner().invoke(app, ["cache", "stats", "--admin", admin])
     assert done.exit_code == 2
     assert "--admin says where it is" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_real_service_is_warmed_once(service: Service, tmp_path: Path) -> None:
+    """What was computed for an operator is found by traffic."""
+    file = tmp_path / "texts"
+    file.write_text("A boat is warmed.\nTwo boats are warmed.\n")
+    with urllib.request.urlopen(f"{service.base_url}/models", timeout=10) as answer:  # noqa: S310
+        model = json.load(answer)["data"][0]["id"]
+    words = ["warm", str(file), "--model", model, "--admin", service.admin]
+    assert run(*words) == "2 texts: 0 were known, 2 were computed\n"
+    assert run(*words) == "2 texts: 2 were known, 0 were computed\n"
+    body = json.dumps({"model": model, "input": "Two boats are warmed."}).encode()
+    asked = urllib.request.Request(  # noqa: S310
+        f"{service.base_url}/embeddings", body, {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310
+        assert answer.headers["x-embedfleet-cache"] == "hit=1; miss=0"
+    assert "texts known" in run("stats", "--admin", service.admin)
