@@ -212,8 +212,10 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
         ("[autoscaling]\nmax_replicas = 1", "autoscaling.min_replicas (2) is above"),
         ("[autoscaling]\nenabled = true\nmin_replicas = 0", "give at least 1"),
         (
-            "[autoscaling]\nenabled = true\n"
-            "[[pools]]\nmodel = 'a'\nreplicas = 1\nreplica_urls = ['http://a']",
+            (
+                "[autoscaling]\nenabled = true\n"
+                "[[pools]]\nmodel = 'a'\nreplicas = 1\nreplica_urls = ['http://a']"
+            ),
             "give it a pool of its own",
         ),
         ("[cache]\nredis_url = 'localhost:6379'", "cache.redis_url must begin with redis://"),
@@ -233,8 +235,10 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
         ),
         ("[[pools]]\nmodel = 'a'\nscale_target = 'n/s'", "new pods would never be found"),
         (
-            "[autoscaling]\nstandby = 1\n"
-            "[[pools]]\nreplica_service = 'n/s:http'\nscale_target = 'n/s'",
+            (
+                "[autoscaling]\nstandby = 1\n"
+                "[[pools]]\nreplica_service = 'n/s:http'\nscale_target = 'n/s'"
+            ),
             "autoscaling.standby is for local replicas",
         ),
         ("[[pools]]\nreplica_urls = ['10.0.0.5:9000']", '"10.0.0.5:9000" is not an address'),
