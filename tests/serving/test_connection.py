@@ -121,7 +121,10 @@ class Client:
     async def ended(self) -> bool:
         """Whether the server said that nothing more comes."""
         async with asyncio.timeout(5):
-            return await self.reader.read() == b""
+            try:
+                return await self.reader.read() == b""
+            except ConnectionResetError:
+                return True
 
 
 @contextlib.asynccontextmanager
@@ -400,6 +403,14 @@ async def test_too_many_connections_are_answered_503() -> None:
             for each in (one, two):
                 await each.say(post("/echo", b"b"))
                 assert (await each.answer())[0] == 200
+
+
+async def test_far_too_many_connections_are_closed_without_a_word() -> None:
+    """Telling them so takes a moment and memory, too."""
+    async with site(replace(LIMITS, connections=1)) as here, client(here), client(here) as two:
+        async with client(here) as three:
+            assert await three.ended()
+        assert (await two.answer())[0] == 503
 
 
 LEAVING: dict[str, Callable[[Client], None]] = {

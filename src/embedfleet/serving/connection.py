@@ -93,10 +93,12 @@ class HttpConnection(asyncio.Protocol):
             "client": (transport.get_extra_info("peername") or ("", 0))[:2],
             "root_path": "",
         }
-        full = len(self._server.connections) >= self._limits.connections
+        others, most = len(self._server.connections), self._limits.connections
         self._server.connections.add(self)  # type: ignore[arg-type]
         self._alarm.set(KEPT_S)
-        if full:
+        if others >= 2 * most:
+            self.transport.abort()  # those that are being told so are too many as well
+        elif others >= most:
             self._refuse(ServiceError("too many connections; try again later", retry_after_s=1))
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -105,7 +107,6 @@ class HttpConnection(asyncio.Protocol):
         for exchange in (self._active, self._reading, *self._queued):
             if exchange is not None:
                 exchange.left()
-        self._queued.clear()
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
