@@ -77,11 +77,8 @@ SWEEPS: Final[dict[str, tuple[tuple[float, ...], Callable[[float], Scaler]]]] = 
 """What is swept of each policy: its own default or the usual value first."""
 PLOTTED: Final = {"servegen": 0.95, "conv": 0.6, "code": 0.3}
 """Where the plots begin; what is worse is not shown."""
-FRONT: Final = (
-    *("embedfleet", "Knative KPA", "Knative KPA, 600 s delay", "HPA token rate"),
-    *("llm-d SLO", "article", "static"),
-)
-"""Who comes near the front on ServeGen's days; the others run on two days only."""
+NEAREST: Final = "Knative KPA, 600 s delay"
+"""The rival whose curve comes nearest on ServeGen's days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +140,19 @@ class Source:
 
 
 def flows(traces: list[str], *, quick: bool) -> Iterator[Run]:
-    """Sweeps; on ServeGen's days the policies near the front first, the rest on two days."""
+    """Sweeps, day by day, because drawing one of ServeGen's takes longer than running a policy.
+
+    Starts of 30 s are run with each policy's first value, and swept for the nearest two.
+    """
     for trace in traces:
-        near = {each: SWEEPS[each][0] for each in SWEEPS if trace in AZURE or each in FRONT}
-        far = {each: SWEEPS[each][0] for each in SWEEPS if each not in near}
-        for policies, seeds in ((near, SEEDS), (far, SEEDS[:2])):
-            for seed in seeds[:1] if quick else seeds:
-                for policy, values in policies.items():
-                    for value in values[:1] if quick else values:
-                        yield Run(trace, policy, value, seed, 120.0, exact=False)
-        for seed in SEEDS[: 1 if quick else 5 if trace in AZURE else 2]:
-            for policy in near:
+        for seed in SEEDS[:1] if quick else SEEDS:
+            for policy, (values, _) in SWEEPS.items():
+                for value in values[:1] if quick else values:
+                    yield Run(trace, policy, value, seed, 120.0, exact=False)
                 if policy != "static":
-                    yield Run(trace, policy, SWEEPS[policy][0][0], seed, 30.0, exact=False)
+                    near = trace == "servegen" and policy in {"embedfleet", NEAREST}
+                    for value in values if near and not quick else values[:1]:
+                        yield Run(trace, policy, value, seed, 30.0, exact=False)
 
 
 def singles(traces: list[str], *, quick: bool) -> Iterator[Run]:
