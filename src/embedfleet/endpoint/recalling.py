@@ -47,7 +47,7 @@ class Recollection:
 
     @property
     def tokens(self) -> int:
-        return sum(entry.tokens for entry in self.entries if entry is not None)
+        return sum([entry.tokens for entry in self.entries if entry is not None])
 
     def missing(self) -> dict[bytes, int]:
         """The first place of each text that is missing; equal ones are one."""

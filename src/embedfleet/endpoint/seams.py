@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from embedfleet.cache.single_flight import Arrived
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.vocabulary import Encoding, Lane, ModelIdentity, Precision, Vectors
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """What matters of who asks, beside the texts."""
 
     lane: Lane
@@ -79,8 +78,7 @@ class ServedModel:
     """The same object each time, once it is known; without it nothing is answered from a cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """What is told of each finished request, to be counted."""
 
     model: str | None
