@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 import time
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ from embedfleet.wire.openai import RequestLimits
 log = logging.getLogger(__name__)
 
 PARENT_POLL_S = 0.5
+SWITCH_INTERVAL_S = 0.0005
 
 
 class LoadingError(ServiceError):
@@ -131,6 +133,9 @@ def load(settings: Settings) -> LoadedModel:
             place=settings.replica.place,
         ),
     )
+    if engine.info.in_flight > 1:
+        # The thread that feeds the device must not wait 5 ms for the one that answers requests.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
     return LoadedModel(description, engine, time.monotonic() - started)
 
 

@@ -82,7 +82,9 @@ class CudaEngine:
         self._turns = Turns()
         self._captured: dict[Shape, CapturedPass] = {}
         with device.stream():
-            loading = Loading(device.torch_device, settings.precision, self._kit.fixed_rows)
+            loading = Loading(
+                device.torch_device, settings.precision, self._kit.fixed_rows, self._kit.few_rows
+            )
             weights = loading.load(checkpoint)
             operations = self._kit.operations
             self._forward: Forward | None = Forward(config, weights, operations, sizes.batch_tokens)
@@ -101,7 +103,13 @@ class CudaEngine:
             if self._kit.captures:
                 shapes = captured_shapes(sizes.batch_tokens, self._kit.tile_tokens)
                 self._captured = capture(shapes, self._whole, device.torch_device)
-            device.wait()
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Let libraries load, compile and allocate before the first text comes, not with it."""
+        longest = self._info.max_tokens
+        for tokens in self._kit.warm_up_tokens:
+            self.prepare([np.zeros(min(tokens, longest), np.int32)])()
 
     def __repr__(self) -> str:
         state = "closed" if self._forward is None else "open"

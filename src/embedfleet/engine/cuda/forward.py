@@ -15,7 +15,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from embedfleet.engine.checkpoint import Qwen3Config
-from embedfleet.engine.cuda.plain import Operations, Texts
+from embedfleet.engine.cuda.plain import Heads, Operations, Texts
 from embedfleet.engine.cuda.weights import Layer, Weights
 
 Steps: TypeAlias = Generator[None, None, Tensor]
@@ -34,16 +34,13 @@ class Forward:
 
     def steps(self, ids: Tensor, texts: Texts) -> Steps:
         """From token ids [tokens] to vectors [texts, hidden], float32, rows of unit length."""
-        operations, config = self.operations, self.config
-        heads = (config.heads, config.kv_heads)
+        operations = self.operations
         x, delta = self.weights.embedding.index_select(0, ids), None
         for layer in self.weights.layers[:-1]:
             ready = operations.norm(x, layer.input_norm, delta)
             mixed = layer.query_key_value.times(ready)
             del ready
-            norms = layer.query_norm, layer.key_norm
-            operations.rotate(mixed, texts.positions, norms, heads)
-            attended = operations.attend(*self._split(mixed), texts, last=False)
+            attended = operations.attend(self._heads(mixed, layer), texts, last=False)
             del mixed
             yield
             chunks = list(pairwise([*range(0, len(x), self.chunk_tokens), len(x)]))
@@ -58,20 +55,14 @@ class Forward:
 
     def _last_layer(self, x: Tensor, delta: Tensor | None, texts: Texts) -> Tensor:
         """Keys and values of all rows; queries and all behind them of the pooled rows alone."""
-        operations, config, layer = self.operations, self.config, self.weights.layers[-1]
-        norms = layer.query_norm, layer.key_norm
-        queries_end = config.heads * config.head_dim
-        keys_end = queries_end + config.kv_heads * config.head_dim
-        values_end = keys_end + config.kv_heads * config.head_dim
+        operations, layer = self.operations, self.weights.layers[-1]
+        matrix, (asking, _, end) = layer.query_key_value, self._ends
         ready = operations.norm(x, layer.input_norm, delta)
-        matrix = layer.query_key_value
-        seen = matrix.outputs(queries_end, values_end).times(ready)
-        asking = matrix.outputs(0, queries_end).times(ready.rows(texts.pooled))
-        operations.rotate(seen, texts.positions, norms, (0, config.kv_heads))
-        positions = texts.positions.index_select(0, texts.pooled)
-        operations.rotate(asking, positions, norms, (config.heads, 0))
-        width = keys_end - queries_end
-        attended = operations.attend(asking, seen[:, :width], seen[:, width:], texts, last=True)
+        seen = matrix.outputs(asking, end).times(ready)
+        queries = matrix.outputs(0, asking).times(ready.rows(texts.pooled))
+        keys, values = seen.chunk(2, dim=1)
+        heads = Heads(queries, keys, values, layer.query_norm, layer.key_norm)
+        attended = operations.attend(heads, texts, last=True)
         x = x.index_select(0, texts.pooled)
         delta = self._behind_attention(x, attended, layer)
         return operations.unit(x, self.weights.final_norm, delta)
@@ -83,11 +74,20 @@ class Forward:
         ready = operations.norm(x, layer.mlp_norm, delta)
         return layer.down.added(x, operations.gate(layer.gate_up.times(ready)))
 
-    def _split(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, mixed: Tensor, layer: Layer) -> Heads:
         """Queries, keys and values of all rows; views."""
+        queries, keys, values = self._ends
+        return Heads(
+            *(mixed[:, :queries], mixed[:, queries:keys], mixed[:, keys:values]),
+            *(layer.query_norm, layer.key_norm),
+        )
+
+    @property
+    def _ends(self) -> tuple[int, int, int]:
+        """Where queries, keys and values end among the outputs of their common matrix."""
         queries = self.config.heads * self.config.head_dim
-        keys = queries + self.config.kv_heads * self.config.head_dim
-        return mixed[:, :queries], mixed[:, queries:keys], mixed[:, keys:]
+        keys = self.config.kv_heads * self.config.head_dim
+        return queries, queries + keys, queries + 2 * keys
 
 
 def run(steps: Steps) -> Tensor:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cuda import kernels
+from embedfleet.engine.cuda.attention_kernel import attention_kernel
 from embedfleet.engine.cuda.linear import Ready
-from embedfleet.engine.cuda.long_attention import LongAttention
-from embedfleet.engine.cuda.plain import Rotation, Texts
+from embedfleet.engine.cuda.long_attention import LongAttention, groups
+from embedfleet.engine.cuda.plain import Heads, Rotation, Texts
 
-TILE_ROWS: Final = 128
+TILE_ROWS: Final = 64
 """Rows of a tile of attention: query tokens times the heads that share a key head."""
 TILE_KEYS: Final = 64
 _GATE_COLUMNS: Final = 1_024
@@ -72,53 +73,62 @@ class FusedOperations:
     def gate(self, gate_up: Tensor) -> Ready:
         rows, width = len(gate_up), gate_up.shape[1] // 2
         ready, scales = self._empty(rows, width, gate_up)
-        # A scale needs the whole row at once.
-        columns = triton.next_power_of_2(width) if self._fp8 else _GATE_COLUMNS
-        kernels.gate_kernel[(rows, triton.cdiv(width, columns))](
-            *(gate_up, ready.values, scales, width),
-            WIDTH=columns,
-            QUANTISES=self._fp8,
-            num_warps=16 if self._fp8 else 4,
-        )
+        if self._fp8:
+            # A scale needs the whole row at once: a power of two, and one for the rest.
+            first = 1 << (width.bit_length() - 1)
+            kernels.gate_quantise_kernel[(rows,)](
+                *(gate_up, ready.values, scales, width),
+                FIRST=first,
+                REST=triton.next_power_of_2(max(width - first, 1)),
+                num_warps=8,
+            )
+        else:
+            kernels.gate_kernel[(rows, triton.cdiv(width, _GATE_COLUMNS))](
+                *(gate_up, ready.values, width), WIDTH=_GATE_COLUMNS, num_warps=4
+            )
         return ready
 
-    def rotate(
-        self, x: Tensor, positions: Tensor, norms: tuple[Tensor, Tensor], heads: tuple[int, int]
-    ) -> None:
-        together = self._rotated_heads
-        kernels.rotate_kernel[(len(x), sum(heads) // together)](
-            *(x, positions, self._rotation.cosines, self._rotation.sines, *norms),
-            *(self._config.epsilon, x.stride(0), heads[0] // together),
-            HEADS=together,
-            HALF=self._config.head_dim // 2,
+    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Tensor:
+        out = heads.queries.new_empty(heads.queries.shape)
+        self._rotate(heads.keys, texts.positions, heads.key_norm)
+        tiles = texts.last_tiles if last else texts.tiles
+        if len(tiles):
+            self._attend_tiles(heads, tiles, out)
+        if not last:
+            for group in groups(texts.layout):
+                rows = slice(group.begin, group.begin + group.count * group.tokens)
+                queries = heads.queries[rows]
+                self._rotate(queries, texts.positions[rows], heads.query_norm)
+                self._long.attend(queries, heads.keys[rows], heads.values[rows], out[rows], group)
+        return out
+
+    def _attend_tiles(self, heads: Heads, tiles: Tensor, out: Tensor) -> None:
+        """Tiles norm and turn their queries themselves: one trip through memory less."""
+        config, pack = self._config, packed_heads(self._config)
+        attention_kernel[(len(tiles) // 4, config.heads // pack)](
+            *(heads.queries, heads.keys, heads.values, out, tiles),
+            *(self._rotation.cosines, self._rotation.sines, heads.query_norm, config.epsilon),
+            config.head_dim**-0.5 / math.log(2),  # for powers of two instead of e
+            *(heads.queries.stride(0), heads.keys.stride(0)),
+            GROUP=config.heads // config.kv_heads,
+            PACK=pack,
+            ROWS=TILE_ROWS,
+            KEYS=TILE_KEYS,
+            WIDTH=config.head_dim,
+            HEADS=config.heads,
+            num_warps=4,
+            num_stages=3,
         )
 
-    def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, texts: Texts, *, last: bool
-    ) -> Tensor:
-        config = self._config
-        out = queries.new_empty(len(queries), config.heads * config.head_dim)
-        tiles = texts.last_tiles if last else texts.tiles
-        pack = packed_heads(config)
-        if len(tiles):
-            kernels.attention_kernel[(len(tiles) // 4, config.heads // pack)](
-                *(queries, keys, values, out, tiles),
-                config.head_dim**-0.5 / math.log(2),  # for powers of two instead of e
-                *(queries.stride(0), keys.stride(0)),
-                GROUP=config.heads // config.kv_heads,
-                PACK=pack,
-                ROWS=TILE_ROWS,
-                KEYS=TILE_KEYS,
-                WIDTH=config.head_dim,
-                HEADS=config.heads,
-                num_warps=8,
-                num_stages=3,
-            )
-        if not last:
-            for index in texts.layout.alone:
-                begin, end = texts.layout.begins[index : index + 2].tolist()
-                self._long.attend(queries, keys, values, out, begin, end)
-        return out
+    def _rotate(self, x: Tensor, positions: Tensor, norm: Tensor) -> None:
+        """Norm and RoPE of the heads in the rows of `x`, in place."""
+        together, width = self._rotated_heads, self._config.head_dim
+        kernels.rotate_kernel[(len(x), x.shape[1] // width // together)](
+            *(x, positions, self._rotation.cosines, self._rotation.sines, norm),
+            *(self._config.epsilon, x.stride(0)),
+            HEADS=together,
+            HALF=width // 2,
+        )
 
     def unit(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Tensor:
         states = x if delta is None else x + delta

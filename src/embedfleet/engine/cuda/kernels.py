@@ -5,7 +5,7 @@ their bytes cost. Decides how a row or a tile is computed; refuses to know the m
 launches them, `plain.py` says in torch what each one means.
 
 Rows are computed one by one, in an order that depends on their own sizes alone: a text's numbers
-are the same bits whatever else is in the batch.
+are the same bits whatever else is in the batch. Attention has a module of its own.
 """
 
 from __future__ import annotations
@@ -79,22 +79,43 @@ def quantise_kernel(
 
 
 @triton.jit
-def gate_kernel(
+def gated(x: tl.tensor, row: tl.tensor, columns: tl.tensor, width: tl.tensor) -> tl.tensor:
+    """silu(gate) * up at some columns of a row [gate, up] of 2 * width numbers."""
+    inside = columns < width
+    at = x + row * 2 * width + columns
+    gate = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(at + width, mask=inside, other=0.0).to(tl.float32)
+    return gate * tl.sigmoid(gate) * up
+
+
+@triton.jit
+def gate_kernel(x: tl.tensor, out: tl.tensor, width: tl.tensor, WIDTH: tl.constexpr) -> None:
+    """SwiGLU of rows, WIDTH columns at a time."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    values = gated(x, row, columns, width)
+    tl.store(out + row * width + columns, values.to(out.dtype.element_ty), mask=columns < width)
+
+
+@triton.jit
+def gate_quantise_kernel(
     x: tl.tensor,
     out: tl.tensor,
     scales: tl.tensor,
     width: tl.tensor,
-    WIDTH: tl.constexpr,
-    QUANTISES: tl.constexpr,
+    FIRST: tl.constexpr,
+    REST: tl.constexpr,
 ) -> None:
-    """SwiGLU: of rows [gate, up] of 2 * width numbers write silu(gate) * up."""
+    """SwiGLU of rows, in FP8 with a scale each; FIRST + REST columns hold a row."""
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    inside = columns < width
-    gate = tl.load(x + row * 2 * width + columns, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(x + row * 2 * width + width + columns, mask=inside, other=0.0).to(tl.float32)
-    gated = gate * tl.sigmoid(gate) * up
-    store_row(gated, out + row * width + columns, scales, row, inside, QUANTISES)
+    first, rest = tl.arange(0, FIRST), FIRST + tl.arange(0, REST)
+    left, right = gated(x, row, first, width), gated(x, row, rest, width)
+    largest = tl.maximum(tl.max(tl.abs(left), 0), tl.max(tl.abs(right), 0))
+    scale = tl.maximum(largest / LARGEST_FP8, SMALLEST_SCALE)
+    tl.store(scales + row, scale)
+    to = out + row * width
+    tl.store(to + first, (left / scale).to(out.dtype.element_ty))
+    tl.store(to + rest, (right / scale).to(out.dtype.element_ty), mask=rest < width)
 
 
 @triton.jit
@@ -103,30 +124,23 @@ def rotate_kernel(
     positions: tl.tensor,
     cosines: tl.tensor,
     sines: tl.tensor,
-    query_norm: tl.tensor,
-    key_norm: tl.tensor,
+    norm: tl.tensor,
     epsilon: tl.tensor,
     stride: tl.tensor,
-    query_blocks: tl.tensor,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
 ) -> None:
-    """RMS norm and RoPE over HEADS heads of a token, in place; `query_blocks` blocks are queries.
-
-    A row of `x` begins with the query heads, and then the key heads.
-    """
+    """RMS norm and RoPE over HEADS heads of a token, in place."""
     token = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1)
     half = tl.arange(0, HALF)
-    heads = block * HEADS + tl.arange(0, HEADS)
+    heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     at = x + token * stride + heads[:, None] * (2 * HALF) + half[None, :]
     first = tl.load(at).to(tl.float32)
     second = tl.load(at + HALF).to(tl.float32)
-    weight = tl.where(block < query_blocks, query_norm, key_norm)
     squares = tl.sum(first * first, 1) + tl.sum(second * second, 1)
     factor = tl.rsqrt(squares / (2 * HALF) + epsilon)[:, None]
-    first = first * factor * tl.load(weight + half).to(tl.float32)[None, :]
-    second = second * factor * tl.load(weight + HALF + half).to(tl.float32)[None, :]
+    first = first * factor * tl.load(norm + half).to(tl.float32)[None, :]
+    second = second * factor * tl.load(norm + HALF + half).to(tl.float32)[None, :]
     place = tl.load(positions + token).to(tl.int64) * HALF + half
     cosine, sine = tl.load(cosines + place)[None, :], tl.load(sines + place)[None, :]
     tl.store(at, (first * cosine - second * sine).to(x.dtype.element_ty))
@@ -155,93 +169,45 @@ def unit_kernel(
 
 
 @triton.jit
-def attend_keys(
-    state: tl.tensor,
-    query: tl.tensor,
-    keys: tl.tensor,
-    values: tl.tensor,
-    stride: tl.tensor,
-    scale: tl.tensor,
-    first: tl.tensor,
-    end: tl.tensor,
-    visible: tl.tensor,
-    KEYS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    MASKED: tl.constexpr,
-) -> tl.tuple:
-    """Add keys `first` to `end` to the running softmax; a row sees the first `visible` of all."""
-    total, highest, weights = state
-    dims, columns = tl.arange(0, WIDTH), tl.arange(0, KEYS)
-    for start in tl.range(first, end, KEYS):
-        places = start + columns
-        at = places[:, None] * stride + dims[None, :]
-        if MASKED:
-            key = tl.load(keys + at, mask=places[:, None] < end, other=0.0)
-            value = tl.load(values + at, mask=places[:, None] < end, other=0.0)
-        else:
-            key = tl.load(keys + at)
-            value = tl.load(values + at)
-        scores = tl.dot(query, tl.trans(key)) * scale
-        if MASKED:
-            scores = tl.where(places[None, :] < visible[:, None], scores, float("-inf"))
-        top = tl.maximum(highest, tl.max(scores, 1))
-        shares = tl.exp2(scores - top[:, None])
-        fade = tl.exp2(highest - top)
-        weights = weights * fade + tl.sum(shares, 1)
-        total = tl.dot(shares.to(value.dtype), value, total * fade[:, None])
-        highest = top
-    return total, highest, weights
-
-
-@triton.jit
-def attention_kernel(
-    queries: tl.tensor,
-    keys: tl.tensor,
-    values: tl.tensor,
+def few_rows_kernel(
+    x: tl.tensor,
+    weight: tl.tensor,
     out: tl.tensor,
-    tiles: tl.tensor,
-    scale: tl.tensor,
-    query_stride: tl.tensor,
-    stride: tl.tensor,
-    GROUP: tl.constexpr,
-    PACK: tl.constexpr,
+    x_scales: tl.tensor,
+    weight_scales: tl.tensor,
+    rows: tl.tensor,
+    outputs: tl.tensor,
     ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    INPUTS: tl.constexpr,
     WIDTH: tl.constexpr,
-    HEADS: tl.constexpr,
+    SCALES: tl.constexpr,
+    ADDS: tl.constexpr,
 ) -> None:
-    """Causal attention of one tile: some tokens of one text, PACK query heads of one key head.
+    """Products of few rows with a matrix [outputs, WIDTH]: what they cost is to read the matrix.
 
-    A tile is [first query row, query rows, first key row, keys before the first query's own]. Keys
-    are taken in blocks that begin at the text's first, wherever it lies in the batch.
+    With SCALES both are FP8, one scale per row and one per output; with ADDS the products are added
+    to what is in `out`.
     """
-    tile = tiles + tl.program_id(0) * 4
-    query_row, count = tl.load(tile), tl.load(tile + 1)
-    key_row, before = tl.load(tile + 2), tl.load(tile + 3)
-    if count == 0:  # a tile that pads a captured graph
-        return
-    head = tl.program_id(1) * PACK
-    rows, dims = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    tokens = rows // PACK
-    columns = (head + rows % PACK)[:, None] * WIDTH + dims[None, :]
-    inside = tokens[:, None] < count
-    at = (query_row + tokens)[:, None]
-    query = tl.load(queries + at * query_stride + columns, mask=inside, other=0.0)
-    base = key_row.to(tl.int64) * stride + head // GROUP * WIDTH
-    visible = before + tokens + 1
-    state = (
-        tl.zeros([ROWS, WIDTH], tl.float32),
-        tl.full([ROWS], float("-inf"), tl.float32),
-        tl.zeros([ROWS], tl.float32),
-    )
-    seen_by_all = (before + 1) // KEYS * KEYS
-    state = attend_keys(
-        *(state, query, keys + base, values + base, stride, scale, 0, seen_by_all, visible),
-        *(KEYS, WIDTH, False),
-    )
-    total, _, weights = attend_keys(
-        *(state, query, keys + base, values + base, stride, scale, seen_by_all, before + count),
-        *(visible, KEYS, WIDTH, True),
-    )
-    result = (total / weights[:, None]).to(out.dtype.element_ty)
-    tl.store(out + at * (HEADS * WIDTH) + columns, result, mask=inside)
+    number = tl.arange(0, ROWS)
+    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    inputs = tl.arange(0, INPUTS)
+    present, wanted = number[:, None] < rows, output[:, None] < outputs
+    x_at = x + number[:, None] * WIDTH + inputs[None, :]
+    weight_at = weight + output[:, None].to(tl.int64) * WIDTH + inputs[None, :]
+    total = tl.zeros([OUTPUTS, ROWS], tl.float32)
+    for start in tl.range(0, WIDTH, INPUTS):
+        weights = tl.load(weight_at + start, mask=wanted, other=0.0)
+        values = tl.load(x_at + start, mask=present, other=0.0)
+        if SCALES:  # float16 holds every FP8 number
+            weights, values = weights.to(tl.float16), values.to(tl.float16)
+        total = tl.dot(weights, tl.trans(values), total)
+    products = tl.trans(total)
+    at = number[:, None] * outputs + output[None, :]
+    inside = present & (output[None, :] < outputs)
+    if SCALES:
+        products *= tl.load(x_scales + number, mask=number < rows, other=0.0)[:, None]
+        products *= tl.load(weight_scales + output, mask=output < outputs, other=0.0)[None, :]
+    if ADDS:
+        products += tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, products.to(out.dtype.element_ty), mask=inside)

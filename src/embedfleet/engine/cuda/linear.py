@@ -6,7 +6,6 @@ and one per output channel. Refuses to know where in the model a matrix stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,8 +41,8 @@ class Ready:
 class Matrix(Protocol):
     """A weight matrix [out, in] on the device."""
 
-    def times(self, ready: Ready) -> Tensor:
-        """[tokens, in] times the transposed matrix: [tokens, out]."""
+    def times(self, ready: Ready, into: Tensor | None = None) -> Tensor:
+        """[tokens, in] times the transposed matrix: [tokens, out], in `into` if given."""
         ...
 
     def added(self, x: Tensor, ready: Ready) -> Tensor | None:
@@ -55,21 +54,39 @@ class Matrix(Protocol):
         ...
 
 
+class FewRows(Protocol):
+    """Products of few rows, for which libraries' kernels read matrices slower than they could."""
+
+    def suits(self, rows: int, weight: Tensor) -> bool: ...
+
+    def times(
+        self, ready: Ready, weight: Tensor, scales: Tensor | None, added_to: Tensor | None
+    ) -> Tensor:
+        """[rows, out]; in `added_to`, on top of what is there, if given."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FloatMatrix:
     """bf16 or float32."""
 
     weight: Tensor
+    few: FewRows | None = None
 
-    def times(self, ready: Ready) -> Tensor:
-        return torch.mm(ready.values, self.weight.t())
+    def times(self, ready: Ready, into: Tensor | None = None) -> Tensor:
+        if self.few is not None and self.few.suits(len(ready.values), self.weight):
+            return self.few.times(ready, self.weight, None, None)
+        return torch.mm(ready.values, self.weight.t(), out=into)
 
     def added(self, x: Tensor, ready: Ready) -> Tensor | None:
-        x.addmm_(ready.values, self.weight.t())
+        if self.few is not None and self.few.suits(len(x), self.weight):
+            self.few.times(ready, self.weight, None, x)
+        else:
+            x.addmm_(ready.values, self.weight.t())
         return None
 
     def outputs(self, begin: int, end: int) -> Matrix:
-        return FloatMatrix(self.weight[begin:end])
+        return FloatMatrix(self.weight[begin:end], self.few)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +96,34 @@ class Fp8Matrix:
     weight: Tensor
     scales: Tensor
     """[1, out], float32."""
+    few: FewRows | None = None
 
-    def times(self, ready: Ready) -> Tensor:
+    def times(self, ready: Ready, into: Tensor | None = None) -> Tensor:
+        if self.few is not None and self.few.suits(len(ready.values), self.weight):
+            return self.few.times(ready, self.weight, self.scales, None)
+        product: Tensor
         if self.weight.device.type != "cuda":
-            return self._widened(ready)
-        product: Tensor = torch._scaled_mm(  # noqa: SLF001  # the name that 2.11 and 2.13 share
+            product = self._widened(ready)
+            return product if into is None else into.copy_(product)
+        product = torch._scaled_mm(  # noqa: SLF001  # the name that 2.11 and 2.13 share
             ready.values,
             self.weight.t(),
             scale_a=ready.scales,
             scale_b=self.scales,
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
+            out=into,
         )
         return product
 
-    def added(self, x: Tensor, ready: Ready) -> Tensor | None:  # noqa: ARG002
+    def added(self, x: Tensor, ready: Ready) -> Tensor | None:
+        if self.few is not None and self.few.suits(len(x), self.weight):
+            self.few.times(ready, self.weight, self.scales, x)
+            return None
         return self.times(ready)
 
     def outputs(self, begin: int, end: int) -> Matrix:
-        return Fp8Matrix(self.weight[begin:end], self.scales[:, begin:end])
+        return Fp8Matrix(self.weight[begin:end], self.scales[:, begin:end], self.few)
 
     def _widened(self, ready: Ready) -> Tensor:
         """Multiply the same numbers where there are no FP8 units."""
@@ -117,22 +143,40 @@ class FixedRows:
     matrix: Matrix
     count: int
 
-    def times(self, ready: Ready) -> Tensor:
-        products = [self.matrix.times(part) for part in self._parts(ready)]
-        return products[0] if len(products) == 1 else torch.cat(products)
+    def times(self, ready: Ready, into: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        self._check(ready)
+        return self._with_the_rest(self.matrix.times(ready.between(0, self.count)), ready)
 
-    def added(self, x: Tensor, ready: Ready) -> Tensor | None:  # noqa: ARG002
-        return self.times(ready)
+    def added(self, x: Tensor, ready: Ready) -> Tensor | None:
+        self._check(ready)
+        first = self.matrix.added(x[: self.count], ready.between(0, self.count))
+        if first is not None:
+            return self._with_the_rest(first, ready)
+        for begin in range(self.count, len(x), self.count):
+            end = begin + self.count
+            self.matrix.added(x[begin:end], ready.between(begin, end))
+        return None
+
+    def _with_the_rest(self, first: Tensor, ready: Ready) -> Tensor:
+        """All products, of which the first rows' are there already."""
+        rows = len(ready.values)
+        if rows == self.count:
+            return first
+        products = first.new_empty(rows, first.shape[1])
+        products[: self.count] = first
+        for begin in range(self.count, rows, self.count):
+            end = begin + self.count
+            self.matrix.times(ready.between(begin, end), products[begin:end])
+        return products
 
     def outputs(self, begin: int, end: int) -> Matrix:
         return FixedRows(self.matrix.outputs(begin, end), self.count)
 
-    def _parts(self, ready: Ready) -> Iterator[Ready]:
-        rows = len(ready.values)
-        if rows % self.count:
-            raise ValueError(f"{rows} rows are no multiple of {self.count}. This is a bug.")
-        for begin in range(0, rows, self.count):
-            yield ready.between(begin, begin + self.count)
+    def _check(self, ready: Ready) -> None:
+        if len(ready.values) % self.count:
+            raise ValueError(
+                f"{len(ready.values)} rows are no multiple of {self.count}. This is a bug."
+            )
 
 
 def quantised(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,15 @@
-"""Attention of one long text, by cuDNN's kernels for Hopper.
+"""Attention of long texts, by cuDNN's kernels for Hopper.
 
-Decides how many rows cuDNN is asked for. It prepares a plan for every size that it has not seen, so
-sizes are rounded up: what lies behind a text's end is hidden from it by causality, and its own rows
-are thrown away. Refuses to know which texts count as long.
+Decides how many rows cuDNN is asked for, and which texts it computes together. It prepares a plan
+for every size that it has not seen (40 ms), so sizes are rounded up: what lies behind a text's end
+is hidden from it by causality, and its own rows are thrown away. Refuses to know which texts count
+as long.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from torch import Tensor
@@ -14,6 +17,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.cuda.layout import Layout
 
 _STEPS: Final = 8
 """Sizes between one power of two and the next: at most an eighth is computed in vain."""
@@ -21,37 +25,60 @@ _SMALLEST: Final = 256
 
 
 class LongAttention:
-    """Causal attention of texts, one by one."""
+    """Causal attention of texts, one by one or several of the same length at once."""
 
     def __init__(self, config: Qwen3Config) -> None:
         self._config = config
 
     def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, out: Tensor, begin: int, end: int
+        self, queries: Tensor, keys: Tensor, values: Tensor, out: Tensor, group: Group
     ) -> None:
-        """Of the text in rows `begin` to `end`, into those rows of `out`."""
+        """Of the texts in `group`, whose rows these are; queries and keys are normed and turned."""
+        size = padded_size(group.tokens)
         heads, kv_heads = self._config.heads, self._config.kv_heads
-        size = padded_size(end - begin)
-        # Keys and values behind the end are hidden, but 0 times another text's NaN would be NaN.
-        padding = (0, 0, 0, size - (end - begin))
-        keys, values = (functional.pad(x[begin:end], padding) for x in (keys, values))
-        if begin + size > len(queries):
-            queries, begin_of_queries = functional.pad(queries[begin:end], padding), 0
-        else:
-            begin_of_queries = begin
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             attended = functional.scaled_dot_product_attention(
-                self._split(queries[begin_of_queries : begin_of_queries + size], heads),
-                self._split(keys, kv_heads),
-                self._split(values, kv_heads),
+                self._split(queries, heads, group, size),
+                self._split(keys, kv_heads, group, size),
+                self._split(values, kv_heads, group, size),
                 is_causal=True,
                 enable_gqa=True,
             )
-        out[begin:end] = attended[0].transpose(0, 1)[: end - begin].flatten(1)
+        found = attended.transpose(1, 2)[:, : group.tokens]
+        out.view(found.shape).copy_(found)
 
-    def _split(self, x: Tensor, heads: int) -> Tensor:
-        """Rows as heads, [1, heads, rows, head_dim]; a view."""
-        return x.unflatten(1, (heads, self._config.head_dim)).transpose(0, 1).unsqueeze(0)
+    def _split(self, x: Tensor, heads: int, group: Group, size: int) -> Tensor:
+        """Rows as heads, [texts, heads, size, head_dim]; a view if nothing is to be padded."""
+        texts = x.unflatten(0, (group.count, group.tokens))
+        if size > group.tokens:
+            # With zeros: the next text's NaN would come through, as 0 times NaN is NaN.
+            texts = functional.pad(texts, (0, 0, 0, size - group.tokens))
+        return texts.unflatten(2, (heads, self._config.head_dim)).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Texts of the same length that lie one behind the other."""
+
+    begin: int
+    tokens: int
+    count: int
+
+
+def groups(layout: Layout) -> Iterator[Group]:
+    """The texts of a pass that have no tiles, those of equal length together."""
+    at = 0
+    alone = layout.alone
+    while at < len(alone):
+        first = at
+        tokens = layout.lengths[alone[first]]
+        while (
+            at < len(alone)
+            and alone[at] == alone[first] + at - first
+            and layout.lengths[alone[at]] == tokens
+        ):
+            at += 1
+        yield Group(int(layout.begins[alone[first]]), tokens, at - first)
 
 
 def padded_size(tokens: int) -> int:

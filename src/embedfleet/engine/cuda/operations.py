@@ -12,14 +12,15 @@ from typing import Final
 import torch
 
 from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.cuda.linear import FewRows
 from embedfleet.engine.cuda.plain import Operations, PlainOperations, Rotation
 from embedfleet.engine.rope import cosines_and_sines
 from embedfleet.vocabulary import Precision
 
 FIXED_ROWS: Final = 512
 """Rows of every product in the deterministic mode: the fewest that run at full speed."""
-ALONE_FROM: Final = 1_024
-"""Tokens from which on a text's attention is computed by cuDNN, one text at a time."""
+ALONE_FROM: Final = 2_048
+"""Tokens from which on a text's attention is computed by cuDNN; below, tiles are as fast."""
 _NEVER: Final = 1 << 30
 
 
@@ -36,6 +37,9 @@ class Kit:
     """Whether small passes are captured as CUDA graphs."""
     fixed_rows: int | None
     """Rows of every product, where bits must not depend on what is beside a text."""
+    few_rows: FewRows | None = None
+    warm_up_tokens: tuple[int, ...] = ()
+    """Texts to compute before the first real one: one for each kind of kernels."""
     enough_tokens: int = FIXED_ROWS
     """Tokens at which the device is as fast as with any more."""
 
@@ -56,6 +60,7 @@ def chosen_kit(
     if device.type != "cuda" or precision is Precision.F32:
         plain = PlainOperations(config, rotation, fp8=fp8)
         return Kit(plain, 64, _NEVER, captures=False, fixed_rows=fixed_rows)
+    from embedfleet.engine.cuda.few_rows import FewRowsKernel  # noqa: PLC0415
     from embedfleet.engine.cuda.fused import FusedOperations, tile_tokens  # noqa: PLC0415
 
     return Kit(
@@ -64,4 +69,6 @@ def chosen_kit(
         ALONE_FROM,
         captures=not deterministic,
         fixed_rows=fixed_rows,
+        few_rows=None if deterministic else FewRowsKernel(),
+        warm_up_tokens=(ALONE_FROM - 1, ALONE_FROM, 2 * ALONE_FROM),
     )

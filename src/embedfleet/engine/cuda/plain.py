@@ -39,6 +39,17 @@ class Rotation:
     sines: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What attention is made of, as it leaves its products; rows are tokens, all heads in each."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    query_norm: Tensor
+    key_norm: Tensor
+
+
 class Operations(Protocol):
     """All that is computed between the matrix products."""
 
@@ -52,18 +63,11 @@ class Operations(Protocol):
         """SwiGLU of rows [gate, up]."""
         ...
 
-    def rotate(
-        self, x: Tensor, positions: Tensor, norms: tuple[Tensor, Tensor], heads: tuple[int, int]
-    ) -> None:
-        """Norm and RoPE of the query and key heads that begin the rows of `x`, in place."""
-        ...
+    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Tensor:
+        """Norm and RoPE of queries and keys, and causal attention within each text.
 
-    def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, texts: Texts, *, last: bool
-    ) -> Tensor:
-        """Causal attention within each text, [queries, heads * head_dim].
-
-        `last`: there is one query per text, its last token's.
+        [queries, heads * head_dim]. `last`: there is one query per text, its last token's. What is
+        in `heads` may be overwritten.
         """
         ...
 
@@ -92,33 +96,29 @@ class PlainOperations:
         gate, up = gate_up.float().chunk(2, dim=1)
         return self._made_ready(functional.silu(gate) * up, gate_up.dtype)
 
-    def rotate(
-        self, x: Tensor, positions: Tensor, norms: tuple[Tensor, Tensor], heads: tuple[int, int]
-    ) -> None:
-        cosines = self._rotation.cosines[positions].unsqueeze(1)
-        sines = self._rotation.sines[positions].unsqueeze(1)
-        begin = 0
-        for norm, count in zip(norms, heads, strict=True):
-            part = x[:, begin : begin + count * self._config.head_dim]
-            states = self._normed(part.reshape(len(x), count, self._config.head_dim), norm)
-            first, second = states.chunk(2, dim=-1)
-            turned = torch.cat(
-                (first * cosines - second * sines, second * cosines + first * sines), dim=-1
-            )
-            part.copy_(turned.reshape(part.shape))
-            begin += count * self._config.head_dim
-
-    def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, texts: Texts, *, last: bool
-    ) -> Tensor:
+    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Tensor:
         config, begins = self._config, texts.layout.begins.tolist()
-        out = queries.new_zeros(len(queries), config.heads * config.head_dim)
+        asking = texts.positions.index_select(0, texts.pooled) if last else texts.positions
+        queries = self._turned(heads.queries, asking, heads.query_norm)
+        keys = self._turned(heads.keys, texts.positions, heads.key_norm)
+        out = queries.new_zeros(queries.shape)
         for index, (begin, end) in enumerate(pairwise(begins)):
             at = slice(index, index + 1) if last else slice(begin, end)
             out[at] = attention_of_one(
-                *(queries[at], keys[begin:end], values[begin:end]), config, causal=not last
+                *(queries[at], keys[begin:end], heads.values[begin:end]), config, causal=not last
             )
         return out
+
+    def _turned(self, x: Tensor, positions: Tensor, norm: Tensor) -> Tensor:
+        """Norm and RoPE of the heads in the rows of `x`."""
+        cosines = self._rotation.cosines[positions].unsqueeze(1)
+        sines = self._rotation.sines[positions].unsqueeze(1)
+        states = self._normed(x.unflatten(1, (-1, self._config.head_dim)), norm)
+        first, second = states.chunk(2, dim=-1)
+        turned = torch.cat(
+            (first * cosines - second * sines, second * cosines + first * sines), dim=-1
+        )
+        return turned.flatten(1).to(x.dtype)
 
     def unit(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Tensor:
         states = self._normed(x if delta is None else x + delta, weight)

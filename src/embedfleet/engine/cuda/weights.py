@@ -17,7 +17,14 @@ from torch import Tensor
 
 from embedfleet.engine import tensors
 from embedfleet.engine.checkpoint import Checkpoint, LayerWeights
-from embedfleet.engine.cuda.linear import FixedRows, FloatMatrix, Fp8Matrix, Matrix, quantised
+from embedfleet.engine.cuda.linear import (
+    FewRows,
+    FixedRows,
+    FloatMatrix,
+    Fp8Matrix,
+    Matrix,
+    quantised,
+)
 from embedfleet.vocabulary import Precision
 
 _TYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -57,6 +64,7 @@ class Loading:
     precision: Precision
     fixed_rows: int | None = None
     """Rows of every product, where texts must have the same bits in any batch."""
+    few: FewRows | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,10 +93,10 @@ class Loading:
 
     def _matrix(self, *parts: tensors.Matrix) -> Matrix:
         joined = self._joined(parts)
-        matrix: Matrix = FloatMatrix(joined)
+        matrix: Matrix = FloatMatrix(joined, self.few)
         if self.precision is Precision.FP8:
             values, scales = quantised(joined)
-            matrix = Fp8Matrix(values, scales.t().contiguous())
+            matrix = Fp8Matrix(values, scales.t().contiguous(), self.few)
         return matrix if self.fixed_rows is None else FixedRows(matrix, self.fixed_rows)
 
     def _joined(self, parts: Sequence[tensors.Matrix]) -> Tensor:
