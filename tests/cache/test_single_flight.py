@@ -167,3 +167,14 @@ async def test_closing_breaks_everything_off(cached: VectorCache) -> None:
     with pytest.raises(LeaderFailedError):
         await claim.finished
     assert backend.cancelled
+
+
+async def test_a_claim_that_was_left_may_fail_unheard(cached: VectorCache) -> None:
+    """Its caller left in the same moment; asyncio would complain of an error nobody looked at."""
+    backend = Backend(error=ReplicaError("broken"))
+    claim = await led(cached.flights, backend)
+    backend.finish.set()
+    await asyncio.sleep(0.01)
+    assert claim.finished.done()
+    cached.flights.leave(claim)
+    del claim

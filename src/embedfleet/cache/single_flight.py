@@ -146,7 +146,8 @@ class SingleFlight:
 
     def leave(self, claim: Claim) -> None:
         """Nobody waits for this claim any more; what is then for nobody is cancelled."""
-        claim.finished.cancel()
+        if not claim.finished.cancel() and not claim.finished.cancelled():
+            claim.finished.exception()  # or asyncio complains that nobody has looked at it
         for flight in claim.flights:
             if flight.done or flight.work is None:
                 continue

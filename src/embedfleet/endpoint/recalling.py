@@ -105,9 +105,9 @@ class Recalling:
                 await self._compute(seen, missing, request, caller, allowed, follows=True)
         except LeaderFailedError:
             # Whoever it was computed for had an error that need not be ours: alone, then.
-            missing = seen.missing()
             try:
-                await self._compute(seen, missing, request, caller, allowed, follows=False)
+                if missing := seen.missing():
+                    await self._compute(seen, missing, request, caller, allowed, follows=False)
             except LeaderFailedError as error:
                 raise EmbedfleetError("vectors are missing in an answer. This is a bug.") from error
 
