@@ -20,11 +20,11 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from benchmarks.cpu_processes import Clocks, Worker, prepare
-from benchmarks.cpu_report import Measured, Rates, report, save
+from benchmarks.cpu_report import Measured, Rates, record_of, report, save
 from benchmarks.cpu_rivals.environments import DEFAULT_FOLDER, python, ready, size_mib
 from benchmarks.cpu_workloads import GEOMETRIES, WORKLOADS
 
@@ -175,19 +175,23 @@ def main() -> None:
     clocks = Clocks()
     measured = start(taking_part, options)
     rates: list[Rates] = []
+    record: dict[str, Any] = {}
     for number in range(options.rounds + 1):
         found = one_round(measured, number)
-        if number:
-            rates += found
-        elapsed = time.perf_counter() - began
-        print(f"round {number} of {options.rounds} after {elapsed:.0f} s", flush=True)
-    compare(measured)
+        print(f"round {number} after {time.perf_counter() - began:.0f} s", flush=True)
+        if number == 0:
+            compare(measured)
+            continue
+        rates += found
+        record = record_of(measured, rates, options.geometry, options.layers)
+        record["rounds"] = number
+        save(record, options)  # whoever stops the benchmark keeps the rounds so far
     for contender in measured:
         contender.worker.stop()
-    record = report(measured, rates, options.geometry, options.layers, options.threads)
+    report(measured, record)
     record["seconds"] = round(time.perf_counter() - began)
     record["foreign_share_of_a_processor"] = round(clocks.foreign_share(), 3)
-    save(record, options)
+    print(f"\nwritten to {save(record, options)}")
 
 
 if __name__ == "__main__":

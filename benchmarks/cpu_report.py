@@ -64,25 +64,27 @@ class Measured:
         return statistics.geometric_mean(self.tokens_per_s(workload) for workload in WORKLOADS)
 
 
-def report(
-    measured: list[Measured],
-    rates: list[Rates],
-    geometry: str,
-    layers: int,
-    threads: int,
-) -> dict[str, Any]:
-    """Print tables; the record that is kept."""
-    limits = _limits(rates)
+def report(measured: list[Measured], record: dict[str, Any]) -> None:
+    """Print tables."""
     _print_speed(measured)
     _print_facts(measured)
+    shares = {one["name"]: one["share_of_products"] for one in record["contenders"]}
+    _print_shares(shares, record["matrix_products_gops"])
+
+
+def record_of(
+    measured: list[Measured], rates: list[Rates], geometry: str, layers: int
+) -> dict[str, Any]:
+    """What the JSON file says of the rounds so far."""
+    limits = _limits(rates)
     shares = {m.name: _shares(m, geometry, layers, limits) for m in measured if _packed(m)}
-    _print_shares(shares, limits)
     return {
         "geometry": geometry,
         "layers": layers,
-        "threads": threads,
         "matrix_products_gops": limits,
-        "contenders": [_record(m) | {"share_of_products": shares.get(m.name)} for m in measured],
+        "contenders": [
+            _record(m) | {"share_of_products": shares.get(m.name, {})} for m in measured
+        ],
     }
 
 
@@ -156,9 +158,9 @@ def _print_shares(shares: dict[str, dict[str, float]], limits: Rates) -> None:
     print("\nmatrix products alone, Gop/s: " + json.dumps(limits))
     print("share of the best of them that is reached")
     for name, share in shares.items():
-        print(
-            f"{name:28}" + "".join(f"{workload}: {part:.0%}  " for workload, part in share.items())
-        )
+        cells = [f"{workload}: {part:.0%}" for workload, part in share.items()]
+        if cells:
+            print(f"{name:28}" + "   ".join(cells))
 
 
 def _record(m: Measured) -> dict[str, Any]:
@@ -180,8 +182,8 @@ def _record(m: Measured) -> dict[str, Any]:
     }
 
 
-def save(record: dict[str, Any], options: Namespace) -> None:
-    """Write the JSON file and the plot."""
+def save(record: dict[str, Any], options: Namespace) -> Path:
+    """Write the JSON file and the plot; where they are."""
     RESULTS.mkdir(exist_ok=True)
     label = f"cpu_engine-{options.geometry}-{options.layers}-layers-{options.threads}-threads"
     path = RESULTS / f"{label}.json"
@@ -189,12 +191,13 @@ def save(record: dict[str, Any], options: Namespace) -> None:
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "command": " ".join(["python", "-m", "benchmarks.cpu_engine", *sys.argv[1:]]),
         "processor": processor(),
+        "threads": options.threads,
         "python": platform.python_version(),
         "load_average": os.getloadavg(),
     }
     path.write_text(json.dumps(facts | record, indent=1) + "\n", encoding="utf-8")
     plot(facts | record, path.with_suffix(".png"))
-    print(f"\nwritten to {path}")
+    return path
 
 
 def processor() -> str:
