@@ -52,7 +52,7 @@ CONTENDERS: Final = (
     Contender("embedfleet", "int8", "embedfleet"),
     Contender("onnxruntime", "int8", "onnxruntime"),
     Contender("sentence-transformers", "int8", "openvino"),
-    Contender("llama.cpp", "q8_0", "llamacpp", every=4),
+    Contender("llama.cpp", "q8_0", "llamacpp", every=8),
 )
 """The first is what the vectors of the others are compared with."""
 
