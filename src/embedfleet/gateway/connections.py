@@ -3,7 +3,7 @@
 Decides how one POST travels and how its answer is read piece by piece. Refuses to know what is
 posted. The calls of a gateway are all alike and go to few addresses, so the lightest client
 there is pays: a parser in C on a bare protocol. (Measured beside aiohttp, which serves for all that
-is rarer: see docs/decisions/0011.)
+is rarer: see docs/decisions/0013.)
 """
 
 from __future__ import annotations
