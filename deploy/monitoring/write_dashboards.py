@@ -510,6 +510,40 @@ ENGINE = [
         ],
     ),
     Row(
+        "embedfleet's own engine on GPUs",
+        [
+            Panel(
+                "GPU busy",
+                "percentunit",
+                {"{{replica}}": f"embedfleet_replica_gpu_busy_ratio{{{POOL}}}"},
+                about="A kernel ran; what it is worth shows in tokens by replica.",
+            ),
+            Panel(
+                "GPU memory",
+                "bytes",
+                {
+                    "used {{replica}}": f"embedfleet_replica_gpu_memory_used_bytes{{{POOL}}}",
+                    "there {{replica}}": f"embedfleet_replica_gpu_memory_bytes{{{POOL}}}",
+                },
+            ),
+            Panel(
+                "GPU power",
+                "watt",
+                {"{{replica}}": f"embedfleet_replica_gpu_power_watts{{{POOL}}}"},
+            ),
+            Panel(
+                "Padding",
+                "percentunit",
+                {
+                    "{{replica}}": rate("embedfleet_replica_padding_tokens_total", "replica")
+                    + " / "
+                    + rate("embedfleet_replica_tokens_total", "replica")
+                },
+                about="Tokens of nobody in small passes; large ones have none.",
+            ),
+        ],
+    ),
+    Row(
         "GPUs (DCGM)",
         [
             Panel("Busy", "percent", {"{{Hostname}} {{gpu}}": "DCGM_FI_DEV_GPU_UTIL"}),
