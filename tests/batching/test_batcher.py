@@ -177,3 +177,61 @@ async def test_each_batch_is_reported_and_learned_from() -> None:
 
         assert batcher.cost.model != before
     assert [(report.texts, report.tokens) for report in reports] == [(2, 3)]
+
+
+async def test_an_engine_that_overlaps_gets_a_second_batch_while_the_first_computes() -> None:
+    """And no third one."""
+    engine = RevealingEngine(batch_tokens=4, in_flight=2, enough_tokens=3)
+    engine.go_on.clear()
+    async with running(engine) as batcher:
+        calls = [Call([20, 21, 22]) for _ in range(4)]
+        for call in calls:
+            batcher.submit(call.jobs)
+        await asyncio.sleep(0.05)
+
+        assert batcher.waiting_texts == 2
+        assert engine.started == 2
+        engine.go_on.set()
+        for call in calls:
+            await call.answered()
+
+    for call in calls:
+        np.testing.assert_array_equal(call.vectors[0], vector_of([20, 21, 22]))
+
+
+async def test_a_long_text_computes_beside_short_ones_and_they_do_not_wait_for_it() -> None:
+    """Only the long one is held up here."""
+    engine = RevealingEngine(batch_tokens=4, in_flight=1, enough_tokens=1, long_beside=True)
+    engine.hold_from_tokens = 5
+    engine.go_on.clear()
+    async with running(engine) as batcher:
+        long, short = Call([20] * 9), Call([30, 31])
+        batcher.submit(long.jobs)
+        await asyncio.sleep(0.05)
+        batcher.submit(short.jobs)
+        await short.answered()
+
+        assert not long.vectors
+        engine.go_on.set()
+        await long.answered()
+
+    np.testing.assert_array_equal(long.vectors[0], vector_of([20] * 9))
+
+
+async def test_a_batch_beside_a_long_text_teaches_the_cost_model_nothing() -> None:
+    """It waited for pieces of the long one."""
+    engine = RevealingEngine(batch_tokens=4, in_flight=1, enough_tokens=1, long_beside=True)
+    engine.hold_from_tokens = 5
+    engine.go_on.clear()
+    async with running(engine) as batcher:
+        long, short = Call([20] * 9), Call([30, 31])
+        batcher.submit(long.jobs)
+        await asyncio.sleep(0.05)
+        batcher.submit(short.jobs)
+        await short.answered()
+
+        assert batcher.cost.batches == 0
+        engine.go_on.set()
+        await long.answered()
+
+        assert batcher.cost.batches == 1

@@ -38,8 +38,8 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path = Path()) -> AsyncIterator[Running]:
-    engine = RevealingEngine()
+async def running(directory: Path = Path(), **overlap: object) -> AsyncIterator[Running]:
+    engine = RevealingEngine(**overlap)  # type: ignore[arg-type]
     replica = Replica(
         engine,
         IDENTITY,
@@ -107,6 +107,15 @@ async def test_frames_grant_a_window_of_two_batches() -> None:
         (frame,) = await here.ask([20])
 
     assert frame.window == 2 * here.engine.info.batch_tokens
+
+
+async def test_a_text_that_computes_beside_batches_has_room_of_its_own_in_the_window() -> None:
+    """Else it would keep those out of the replica that it does not hold up there."""
+    async with running(in_flight=2, long_beside=True) as here:
+        (frame,) = await here.ask([20, 21])
+
+    info = here.engine.info
+    assert frame.window == 2 * info.batch_tokens + info.max_tokens
 
 
 async def test_two_gateways_share_the_window() -> None:

@@ -82,10 +82,16 @@ class Replica:
 
     @property
     def window(self) -> int:
-        """Tokens that one gateway may have outstanding: its part of two batches."""
+        """Tokens that one gateway may have outstanding: its part of two batches.
+
+        And of the longest text, where the engine computes it beside batches: it holds no short ones
+        up there, so it must not keep them out of here either.
+        """
         heard_after = time.monotonic() - GATEWAY_FORGOTTEN_S
         self._heard = {name: at for name, at in self._heard.items() if at > heard_after}
-        return WINDOW_BATCHES * self.batcher.budget_tokens // max(1, len(self._heard))
+        info, budget = self._engine.info, self.batcher.budget_tokens
+        beside = info.max_tokens if info.long_beside and info.max_tokens > budget else 0
+        return (WINDOW_BATCHES * budget + beside) // max(1, len(self._heard))
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Check and queue; DrainingError, OverloadedError or CallerError before anything waits."""

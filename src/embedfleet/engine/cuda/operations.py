@@ -19,6 +19,8 @@ from embedfleet.vocabulary import Precision
 
 FIXED_ROWS: Final = 512
 """Rows of every product in the deterministic mode: the fewest that run at full speed."""
+FEW_FIXED_ROWS: Final = 64
+"""The same on a processor, where nobody waits for matrix units."""
 ALONE_FROM: Final = 2_048
 """Tokens from which on a text's attention is computed by cuDNN; below, tiles are as fast."""
 _NEVER: Final = 1 << 30
@@ -55,9 +57,11 @@ def chosen_kit(
     """Fused kernels on GPUs; plain torch elsewhere, and where numbers must be true float32."""
     table = cosines_and_sines(config, max_tokens)
     rotation = Rotation(*(torch.from_numpy(each).to(device) for each in table))
-    fixed_rows = FIXED_ROWS if deterministic else None
+    on_gpu = device.type == "cuda"
+    rows = FIXED_ROWS if on_gpu else FEW_FIXED_ROWS
+    fixed_rows = rows if deterministic else None
     fp8 = precision is Precision.FP8
-    if device.type != "cuda" or precision is Precision.F32:
+    if not on_gpu or precision is Precision.F32:
         plain = PlainOperations(config, rotation, fp8=fp8)
         return Kit(plain, 64, _NEVER, captures=False, fixed_rows=fixed_rows)
     from embedfleet.engine.cuda.few_rows import FewRowsKernel  # noqa: PLC0415
