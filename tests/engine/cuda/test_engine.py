@@ -9,9 +9,10 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed; `make reference` adds it")
 
-from embedfleet.engine.checkpoint import Checkpoint
+from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
 from embedfleet.engine.cuda.devices import Processor
 from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings
+from embedfleet.engine.cuda.plain import attention_of_one
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.pooling import finite_rows
@@ -143,6 +144,19 @@ def test_a_text_longer_than_a_batch_goes_in_steps_and_has_the_same_vector(
     )
     texts = random_texts(roomy, [3, 1_500, 2_048, 7])
     np.testing.assert_allclose(embed(tight, texts), embed(roomy, texts), atol=2e-3)
+
+
+def test_attention_of_long_texts_in_blocks_is_that_of_all_at_once() -> None:
+    config = Qwen3Config(64, 1, 4, 2, 16, 64, 100, 1e-6, 1e6, 4_096, True)
+    torch = pytest.importorskip("torch")
+    queries, keys, values = (torch.randn(2_600, 16 * heads) for heads in (4, 2, 2))
+    found = attention_of_one(queries, keys, values, config, causal=True)
+    for length in (1, 600, 2_000):  # short enough to be computed at once
+        part = (queries[:length], keys[:length], values[:length])
+        expected = attention_of_one(*part, config, causal=True)
+        torch.testing.assert_close(found[:length], expected, atol=1e-5, rtol=1e-4)
+    (last,) = attention_of_one(queries[-1:], keys, values, config, causal=False)
+    torch.testing.assert_close(found[-1], last, atol=1e-5, rtol=1e-4)
 
 
 def test_weights_in_every_layout_mean_the_same(tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ RESERVED_MIB: Final = 1_536
 the allocator can't use of its blocks."""
 
 
+BLOCK_TOKENS: Final = 512
+"""Queries of a long text that are computed at once where no kernel does without the scores."""
+
+
 @dataclass(frozen=True, slots=True)
 class Need:
     """What a model asks of a device."""
@@ -42,6 +46,9 @@ class Need:
         kept = self._wide * (2 * config.hidden + 3 * queries + 4 * keys)
         # gate and up, their product, and the part that is still to be added.
         chunk = self._wide * (3 * config.intermediate + 2 * config.hidden)
+        if self.precision is Precision.F32:
+            # Scores of a block of queries with all keys, and their softmax.
+            kept += 2 * self._wide * config.heads * BLOCK_TOKENS
         return -(-(tokens * kept + min(tokens, chunk_tokens) * chunk) // _MIB)
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from torch.nn import functional
 from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cuda.layout import Layout
 from embedfleet.engine.cuda.linear import Ready, quantised
+from embedfleet.engine.cuda.memory import BLOCK_TOKENS
+
+WHOLE_TOKENS: Final = 2_048
+"""Texts up to this many tokens may have a square matrix for each head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +141,41 @@ class PlainOperations:
 def attention_of_one(
     queries: Tensor, keys: Tensor, values: Tensor, config: Qwen3Config, *, causal: bool
 ) -> Tensor:
-    """Of one text's rows; `causal` unless the only query is the last token's."""
-    heads, width = config.heads, config.head_dim
+    """Of one text's rows; `causal` unless the only query is the last token's.
 
-    def split(x: Tensor, count: int) -> Tensor:
-        return x.reshape(1, len(x), count, width).transpose(1, 2)
+    Torch has no kernel for all of these numbers, devices and shared key heads that holds no square
+    matrix, so queries of long texts come in blocks, each with the keys that it may see.
+    """
+    if not causal or len(queries) <= WHOLE_TOKENS:
+        return _attended(queries, keys, values, config, None, causal=causal)
+    blocks = []
+    places = torch.arange(len(keys), device=keys.device)
+    for begin in range(0, len(queries), BLOCK_TOKENS):
+        end = min(begin + BLOCK_TOKENS, len(queries))
+        visible = places[None, :end] <= places[begin:end, None]
+        seen = keys[:end], values[:end]
+        blocks.append(_attended(queries[begin:end], *seen, config, visible, causal=False))
+    return torch.cat(blocks)
 
-    attended = functional.scaled_dot_product_attention(
-        *(split(queries, heads), split(keys, config.kv_heads), split(values, config.kv_heads)),
+
+def _attended(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    config: Qwen3Config,
+    visible: Tensor | None,
+    *,
+    causal: bool,
+) -> Tensor:
+    def split(x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(1, (heads, config.head_dim)).transpose(0, 1).unsqueeze(0)
+
+    found = functional.scaled_dot_product_attention(
+        split(queries, config.heads),
+        split(keys, config.kv_heads),
+        split(values, config.kv_heads),
+        attn_mask=visible,
         is_causal=causal,
         enable_gqa=True,
     )
-    return attended.transpose(1, 2).reshape(len(queries), heads * width)
+    return found[0].transpose(0, 1).flatten(1)
