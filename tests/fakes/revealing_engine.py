@@ -56,9 +56,7 @@ class RevealingEngine:
         texts = [ids.tolist() for ids in batch]
 
         def compute() -> Vectors:
-            assert self._computing.acquire(blocking=False), (
-                "more at once than it says"
-            )
+            assert self._computing.acquire(blocking=False), "more at once than it says"
             try:
                 self.started += 1
                 if sum(map(len, texts)) >= self.hold_from_tokens:
