@@ -22,8 +22,11 @@ def waiting(rhythm: Rhythm, *tokens: int) -> Waiting[Text]:
     return texts
 
 
-def lengths(batch: list[Text]) -> list[int]:
-    return [text.tokens for text in batch]
+def taken(texts: Waiting[Text], batches: int, *, long_runs: bool = False) -> list[int]:
+    """Token counts of the batch that is formed; none while it is better to wait."""
+    if not texts.ready(batches, long_runs=long_runs):
+        return []
+    return [text.tokens for text in texts.take(long_runs=long_runs)]
 
 
 ONE = Rhythm(100)
@@ -31,45 +34,45 @@ OVERLAPPING = Rhythm(100, in_flight=2, enough_tokens=40, long_beside=True)
 
 
 def test_with_no_batch_there_one_is_formed_of_whatever_waits() -> None:
-    assert lengths(waiting(ONE, 3).take(0, long_runs=False)) == [3]
-    assert lengths(waiting(OVERLAPPING, 3).take(0, long_runs=False)) == [3]
+    assert taken(waiting(ONE, 3), 0) == [3]
+    assert taken(waiting(OVERLAPPING, 3), 0) == [3]
 
 
 def test_nothing_waits_and_nothing_is_formed() -> None:
-    assert waiting(ONE).take(0, long_runs=False) == []
+    assert taken(waiting(ONE), 0) == []
 
 
 def test_an_engine_that_computes_one_at_a_time_gets_the_next_early_only_if_it_is_full() -> None:
-    assert waiting(ONE, 60, 39).take(1, long_runs=False) == []
-    assert lengths(waiting(ONE, 60, 40).take(1, long_runs=False)) == [40, 60]
+    assert taken(waiting(ONE, 60, 39), 1) == []
+    assert taken(waiting(ONE, 60, 40), 1) == [40, 60]
 
 
 def test_an_engine_that_overlaps_gets_the_next_as_soon_as_it_is_worth_a_batch() -> None:
-    assert waiting(OVERLAPPING, 39).take(1, long_runs=False) == []
-    assert lengths(waiting(OVERLAPPING, 39, 1).take(1, long_runs=False)) == [1, 39]
+    assert taken(waiting(OVERLAPPING, 39), 1) == []
+    assert taken(waiting(OVERLAPPING, 39, 1), 1) == [1, 39]
 
 
 def test_no_more_than_two_batches_are_fixed_early() -> None:
     for rhythm in (ONE, OVERLAPPING):
-        assert waiting(rhythm, 90, 90, 90).take(2, long_runs=False) == []
+        assert taken(waiting(rhythm, 90, 90, 90), 2) == []
 
 
 def test_a_long_text_starts_beside_batches_however_many_there_are() -> None:
     texts = waiting(OVERLAPPING, 5, 500)
-    assert lengths(texts.take(2, long_runs=False)) == [500]
+    assert taken(texts, 2, long_runs=False) == [500]
     assert len(texts) == 1
 
 
 def test_one_long_text_runs_at_a_time_and_short_ones_pass_it() -> None:
     texts = waiting(OVERLAPPING, 500, 5)
-    assert lengths(texts.take(0, long_runs=True)) == [5]
-    assert texts.take(0, long_runs=True) == []
+    assert taken(texts, 0, long_runs=True) == [5]
+    assert taken(texts, 0, long_runs=True) == []
     assert texts.tokens == 500
 
 
 def test_where_nothing_computes_beside_batches_a_long_text_is_a_batch() -> None:
     texts = waiting(ONE, 500, 5)
-    assert lengths(texts.take(0, long_runs=False)) == [500]
+    assert taken(texts, 0, long_runs=False) == [500]
 
 
 def test_texts_are_counted_until_they_are_taken_or_forgotten() -> None:

@@ -131,14 +131,17 @@ class Batcher:
 
     def _take(self) -> list[Job]:
         """The next batch, without texts whose deadline has passed; none while none is to be."""
+        if not self._waiting.ready(self._batches, long_runs=self._long_runs):
+            return []
         now = time.monotonic()
         late = [job for job in self._waiting if job.deadline and job.deadline <= now]
         if late:
             self.cancel(late)
             self._answer(late, None, [(job, _too_late()) for job in late], now, 0.0)
-        batch = self._waiting.take(self._batches, long_runs=self._long_runs)
-        if batch:
-            self._count(batch, 1)
+            self._changed.set()  # fewer wait now: whether a batch is to be formed is asked again
+            return []
+        batch = self._waiting.take(long_runs=self._long_runs)
+        self._count(batch, 1)
         return batch
 
     def _count(self, batch: Sequence[Job], change: int) -> None:

@@ -82,8 +82,8 @@ class Waiting(Generic[T]):
                 removed += 1
         return removed
 
-    def take(self, batches: int, *, long_runs: bool) -> list[T]:
-        """The next batch, or none while it is better to wait.
+    def ready(self, batches: int, *, long_runs: bool) -> bool:
+        """Whether a batch is to be formed now.
 
         `batches` are there already, and so is a text beside them if `long_runs`. With none there
         one is formed of whatever waits: no timer. With one there, another is formed of `enough`
@@ -91,10 +91,14 @@ class Waiting(Generic[T]):
         """
         rhythm = self.rhythm
         if self._long and not long_runs:
-            batch = pack(self._long.values(), rhythm.budget_tokens)
-        elif not batches or (batches < rhythm.most and self._texts_tokens >= rhythm.enough):
-            batch = pack(self._texts.values(), rhythm.budget_tokens)
-        else:
-            return []
+            return True
+        if not batches:
+            return bool(self._texts)
+        return batches < rhythm.most and self._texts_tokens >= rhythm.enough
+
+    def take(self, *, long_runs: bool) -> list[T]:
+        """The next batch, and forget its texts; to be called when it is `ready`."""
+        chosen = self._long if self._long and not long_runs else self._texts
+        batch = pack(chosen.values(), self.rhythm.budget_tokens)
         self.remove(batch)
         return batch
