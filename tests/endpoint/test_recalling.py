@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from embedfleet.cache.memory import Memory
+from embedfleet.cache.single_flight import Arrived
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.endpoint import Promise
+from embedfleet.endpoint import Caller, Computed, Promise
 from embedfleet.vocabulary import (
     Encoding,
     OverloadedError,
     Precision,
     RateLimitedError,
     ReplicaError,
+    Vector,
 )
 from embedfleet.wire.asgi import ClientGoneError
 from tests.fakes.asking import MODEL, Asker, RevealingBackend, failing, heard, request
@@ -41,6 +43,21 @@ class Held(RevealingBackend):
     async def _wait(self, _encodings: Sequence[Encoding]) -> None:
         self.begun += 1
         await self.go_on.wait()
+
+
+class Forgetful(RevealingBackend):
+    """Tells nobody of the last but one vector of its work, or of the only one."""
+
+    async def compute(
+        self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
+    ) -> Computed:
+        forgotten = max(0, len(encodings) - 2)
+
+        def tell(index: int, vector: Vector, queue_s: float, compute_s: float) -> None:
+            if arrived is not None and index != forgotten:
+                arrived(index, vector, queue_s, compute_s)
+
+        return await super().compute(encodings, caller, tell)
 
 
 async def begun(backend: Held, works: int) -> None:
@@ -283,7 +300,8 @@ class TestSharing:
             await leader
         backend.go_on.set()
         assert (await follower).vectors == [asker.right("same")]
-        assert (backend.begun, backend.cancelled) == (1, 0)
+        await settled()
+        assert (backend.begun, len(backend.computed)) == (1, 1), "nobody waits for its own text"
 
     async def test_what_nobody_waits_for_is_cancelled(self, asker: Asker, backend: Held) -> None:
         """Once the last one has left, be it the leader or a follower."""
@@ -357,3 +375,48 @@ class TestSharing:
         assert (await leader).status == error.status
         for answer in await asyncio.gather(*followers):
             assert answer.vectors == [asker.right("same")]
+
+    async def test_a_leader_that_fails_costs_its_followers_only_the_text_they_shared(
+        self, tmp_path: Path
+    ) -> None:
+        """Their own are computed once and charged once."""
+        fail, go_on = asyncio.Event(), asyncio.Event()
+        works = 0
+
+        async def fail_once(_encodings: Sequence[Encoding]) -> None:
+            nonlocal works
+            works += 1
+            if works == 1:
+                await fail.wait()
+                raise ReplicaError("a text beside")
+            await go_on.wait()
+
+        async def working(number: int) -> None:
+            async with asyncio.timeout(5):
+                while works < number:
+                    await asyncio.sleep(0)
+
+        backend, purse = RevealingBackend(fail_once), Purse()
+        cache = VectorCache(Memory(ROOM))
+        asker = Asker(tmp_path / "model", cache, backend=backend, access=purse)
+        leader = asyncio.create_task(asker.ask(["same", "bad"]))
+        await working(1)
+        texts = ["own one", "same", "own two"]
+        follower = asyncio.create_task(asker.ask(texts))
+        await working(2)
+        fail.set()
+        assert (await leader).status == 502
+        await settled()
+        go_on.set()
+        answer = await follower
+        assert answer.vectors == [asker.right(text) for text in texts]
+        assert (works, len(backend.computed), backend.cancelled) == (3, 3, 0)
+        assert sum(purse.charged[1:]) == answer.tokens
+
+    async def test_a_vector_that_never_comes_fails_the_request_and_moves_no_other_vector(
+        self, tmp_path: Path
+    ) -> None:
+        asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=Forgetful())
+        answer = await asker.ask(["one", "forgotten", "three"])
+        assert (answer.status, answer.body["error"]["type"]) == (500, "server_error")
+        assert "This is a bug" in answer.body["error"]["message"]

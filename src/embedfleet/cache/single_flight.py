@@ -5,10 +5,10 @@ Refuses to know how vectors are computed, and requests beyond the texts that one
 
 A *flight* is one text being computed; a *work* is one call of the backend with the flights that it
 carries; a *claim* is what one request waits for. A work goes on while anybody claims one of its
-texts, and is cancelled when nobody does. Texts whose batch has begun by then come back all the
-same, and are kept. An error belongs to the request that had the work done: others try again for
-themselves, because it may be the fault of a text beside theirs, or of a deadline that is not
-theirs.
+texts that are not there yet, and is cancelled when nobody does. Texts whose batch has begun by then
+come back all the same, and are kept. An error belongs to the request that had the work done: others
+lose the texts that they shared with it, and nothing else. They try again for themselves, because it
+may be the fault of a text beside theirs, or of a deadline that is not theirs.
 """
 
 from __future__ import annotations
@@ -35,10 +35,6 @@ Compute: TypeAlias = Callable[[Arrived], Coroutine[Any, Any, object]]
 """Computes the texts of a work; raises the error of the first one that has no vector."""
 
 
-class LeaderFailedError(Exception):
-    """The computation that a claim waited for failed; whose fault it was is not known here."""
-
-
 class Order(NamedTuple):
     """A text to be computed, and what is known of it."""
 
@@ -52,7 +48,10 @@ class _Work:
     flights: list[_Flight]
     leader: Claim
     wanted: int = 0
-    """Claims on its flights, summed."""
+    """Claims on its flights that are not done, summed."""
+    left: int = 0
+    """Flights that are not done."""
+    cancelled: bool = False
     task: asyncio.Task[object] | None = None
 
 
@@ -68,7 +67,10 @@ class _Flight:
 
 
 class Claim:
-    """What one request waits for: so many texts, each by its place."""
+    """What one request waits for: so many texts, each by its place.
+
+    It is finished when every one is there or lost, or with the error of its own work.
+    """
 
     def __init__(self, texts: int, *, stores: bool) -> None:
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -83,13 +85,20 @@ class Claim:
         self.entries[place] = entry
         self.queue_s = max(self.queue_s, queue_s)
         self.compute_s = max(self.compute_s, compute_s)
-        self._missing -= 1
-        if not self._missing and not self.finished.done():
-            self.finished.set_result(None)
+        self._one_less()
+
+    def lose(self) -> None:
+        """One of the texts does not come: it has no entry, and the others are waited for."""
+        self._one_less()
 
     def fail(self, error: BaseException) -> None:
         if not self.finished.done():
             self.finished.set_exception(error)
+
+    def _one_less(self) -> None:
+        self._missing -= 1
+        if not self._missing and not self.finished.done():
+            self.finished.set_result(None)
 
 
 class SingleFlight:
@@ -134,6 +143,7 @@ class SingleFlight:
         for place, order in zip(places, orders, strict=True):
             flight = _Flight(order, lane, claim.stores, work=work)
             work.flights.append(flight)
+            work.left += 1
             self._flights[order.key] = flight
             self._join(flight, claim, place)
         self._works.add(work)
@@ -153,8 +163,7 @@ class SingleFlight:
                 continue
             flight.claims = [one for one in flight.claims if one[0] is not claim]
             flight.work.wanted -= 1
-            if not flight.work.wanted:
-                self._cancel(flight.work)
+            self._break_off_unwanted(flight.work)
 
     def close(self) -> None:
         """Break off everything."""
@@ -177,19 +186,29 @@ class SingleFlight:
         claims, flight.claims = flight.claims, []
         for claim, place in claims:
             claim.take(place, entry, queue_s, compute_s)
+        if flight.work is not None:
+            self._break_off_unwanted(flight.work)
 
     def _close(self, flight: _Flight) -> None:
         flight.done = True
         self._forget(flight)
         if flight.work is not None:
             flight.work.wanted -= len(flight.claims)
+            flight.work.left -= 1
 
     def _forget(self, flight: _Flight) -> None:
         """Nobody can follow it any more; another one for the same text may have taken its place."""
         if self._flights.get(flight.order.key) is flight:
             del self._flights[flight.order.key]
 
+    def _break_off_unwanted(self, work: _Work) -> None:
+        if work.left and not work.wanted:
+            self._cancel(work)
+
     def _cancel(self, work: _Work) -> None:
+        if work.cancelled:  # once: it may be tidying up
+            return
+        work.cancelled = True
         for flight in work.flights:
             self._forget(flight)
         if work.task is not None:
@@ -198,12 +217,14 @@ class SingleFlight:
     def _end(self, work: _Work, task: asyncio.Task[object]) -> None:
         self._works.discard(work)
         error = None if task.cancelled() else task.exception()
-        others = LeaderFailedError("the text was not computed")
         for flight in work.flights:
             self._forget(flight)
             claims, flight.claims = flight.claims, []
             for claim, _ in claims:
-                claim.fail(error or others if claim is work.leader else others)
+                if error is not None and claim is work.leader:
+                    claim.fail(error)
+                else:
+                    claim.lose()
             # Nothing may hold a vector that nobody waits for until the garbage is collected.
             flight.work = None
         work.task = None

@@ -15,7 +15,7 @@ from functools import partial
 from embedfleet.access import Pass
 from embedfleet.cache.entry import Entry
 from embedfleet.cache.key import Keys, VectorIdentity
-from embedfleet.cache.single_flight import Claim, LeaderFailedError, Order
+from embedfleet.cache.single_flight import Claim, Order
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import EncodedText
 from embedfleet.encoding.prompts import prompt_for
@@ -99,17 +99,13 @@ class Recalling:
         """
         if seen.wishes.answer:
             await self._fetch(seen)
-        try:
-            missing = seen.missing()
-            if missing:
-                await self._compute(seen, missing, request, caller, allowed, follows=True)
-        except LeaderFailedError:
-            # Whoever it was computed for had an error that need not be ours: alone, then.
-            try:
-                if missing := seen.missing():
-                    await self._compute(seen, missing, request, caller, allowed, follows=False)
-            except LeaderFailedError as error:
-                raise EmbedfleetError("vectors are missing in an answer. This is a bug.") from error
+        for follows in (True, False):
+            # Whoever a text was computed for may have had an error that need not be ours: what was
+            # lost by it is computed alone, then.
+            if missing := seen.missing():
+                await self._compute(seen, missing, request, caller, allowed, follows=follows)
+        if seen.missing():
+            raise EmbedfleetError("vectors are missing in an answer. This is a bug.")
 
     async def _fetch(self, seen: Recollection) -> None:
         missing = list(seen.missing())
@@ -150,7 +146,8 @@ class Recalling:
                 await claim.finished
         finally:
             flights.leave(claim)
-            seen.queue_s, seen.compute_s = claim.queue_s, claim.compute_s
+            seen.queue_s = max(seen.queue_s, claim.queue_s)
+            seen.compute_s = max(seen.compute_s, claim.compute_s)
             pairs = zip(keys, claim.entries, strict=True)
             seen.fill({key: entry for key, entry in pairs if entry is not None})
 
