@@ -105,6 +105,18 @@ async def test_clearing_leaves_what_belongs_to_others(server: RedisServer, tmp_p
     assert "other" in server.tell("keys", "*")
 
 
+async def test_clearing_reading_and_writing_at_once_have_connections_enough(
+    server: RedisServer,
+) -> None:
+    async with tier(server, redis_connections=1) as remote:
+        remote.store(b"a" * 32, b"value")
+        cleared, found = await asyncio.gather(remote.clear(), remote.fetch([b"b" * 32]))
+        assert cleared in {0, 1}
+        assert found == [None]
+        await written(remote, 1)
+        assert remote.counts.written == 1
+
+
 @pytest.mark.parametrize("value", ["", "foreign", "EFV1" + "\0" * 300])
 async def test_a_foreign_value_is_a_miss_and_counted(
     server: RedisServer, tmp_path: Path, value: str

@@ -13,9 +13,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis, RedisCluster
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 TROUBLE = (RedisError, OSError, TimeoutError)
 
+Values: TypeAlias = list[bytes | None]
+"""In the order of their keys; None where there is none."""
+
 MOST_AT_ONCE = 128
 """Entries written in one pipeline, or read in one answer beyond a request's own: half a MiB of
 1,024 dimensions, a few milliseconds."""
@@ -44,7 +48,7 @@ class RedisCounts:
     """What happened since the start, in texts."""
 
     unasked: int = 0
-    """Looked up without Redis: it was left alone, or did not answer in time."""
+    """Looked up without Redis: it was left alone, or did not answer (in time). No misses."""
     written: int = 0
     refused: int = 0
     """Writes that Redis refused, for instance because it is full."""
@@ -58,7 +62,7 @@ class _Question:
     """The keys of one request, and the values that it waits for."""
 
     keys: Sequence[bytes]
-    answer: asyncio.Future[list[bytes | None]]
+    answer: asyncio.Future[Values | None]
 
 
 def ignored(_seconds: float) -> None:
@@ -97,22 +101,19 @@ class RedisTier:
     def state(self) -> State:
         return self._breaker.state(time.monotonic())
 
-    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of these keys, in their order, in one round trip; None for what is not known
-        in time.
-        """
-        if not self._breaker.admits(time.monotonic()):
+    async def fetch(self, keys: Sequence[bytes]) -> Values | None:
+        """The values of these keys, in one round trip; None if it was not asked, or too slow."""
+        values: Values | None = None
+        if self._breaker.admits(time.monotonic()):
+            question = _Question(keys, asyncio.get_running_loop().create_future())
+            self._questions.append(question)
+            self._ask_soon()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout_s):
+                    values = await question.answer
+        if values is None:
             self.counts.unasked += len(keys)
-            return [None] * len(keys)
-        question = _Question(keys, asyncio.get_running_loop().create_future())
-        self._questions.append(question)
-        self._ask_soon()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await question.answer
-        except TimeoutError:
-            self.counts.unasked += len(keys)
-            return [None] * len(keys)
+        return values
 
     def store(self, key: bytes, value: bytes) -> None:
         """Write soon; or not at all when too much waits, or Redis is left alone."""
@@ -147,6 +148,7 @@ class RedisTier:
 
     async def close(self) -> None:
         """Write what waits, as far as that goes quickly, and close the connections."""
+        self._questions.clear()
         for task in self._rounds:
             task.cancel()
         if self._writer is not None:
@@ -157,7 +159,7 @@ class RedisTier:
     def _name(self, key: bytes) -> str:
         return self._prefix + key.hex()
 
-    def _ask_soon(self) -> None:
+    def _ask_soon(self, _ended: object = None) -> None:
         """When all that arrived in this turn of the event loop is there: questions that come
         together travel together, and so do those that come while every connection is busy.
         """
@@ -166,47 +168,47 @@ class RedisTier:
             asyncio.get_running_loop().call_soon(self._ask)
 
     def _ask(self) -> None:
-        """Use the connections that are free."""
+        """Use the connections that are free, for questions that somebody still asks."""
         self._asking = False
         while self._questions and len(self._rounds) < self._most_rounds:
             together: list[_Question] = []
             texts = 0
             while self._questions and texts < MOST_AT_ONCE:
-                together.append(self._questions.popleft())
-                texts += len(together[-1].keys)
+                if not (question := self._questions.popleft()).answer.done():
+                    together.append(question)
+                    texts += len(question.keys)
+            if not together:
+                return
             task = asyncio.create_task(self._round(together))
             self._rounds.add(task)
             task.add_done_callback(self._rounds.discard)
+            task.add_done_callback(self._ask_soon)  # its connection is free for what came meanwhile
 
     async def _round(self, together: Sequence[_Question]) -> None:
         """One round trip: who still waits gets an answer, also when there is none."""
         started = time.monotonic()
-        together = [each for each in together if not each.answer.done()]
         names = [self._name(key) for each in together for key in each.keys]
-        values: list[bytes | None] = [None] * len(names)
+        values: Values | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                values = await self._get(names) if names else []
+                values = await self._get(names)
         except TROUBLE as error:
             self._failed("reading", error)
-            self.counts.unasked += len(names)
         else:
             self._breaker.succeeded()
             self._looked_up(time.monotonic() - started)
-        answers = iter(values)
+        rest = iter(values or ())
         for each in together:
-            answer = list(islice(answers, len(each.keys)))
+            answer = None if values is None else list(islice(rest, len(each.keys)))
             if not each.answer.done():
                 each.answer.set_result(answer)
-        if self._questions:
-            self._ask_soon()
 
-    async def _get(self, names: list[str]) -> list[bytes | None]:
+    async def _get(self, names: list[str]) -> Values:
         if isinstance(self._client, RedisCluster):  # keys of a request are on many nodes
             found = await self._client.mget_nonatomic(names)
         else:
             found = await self._client.mget(names)
-        return cast("list[bytes | None]", found)
+        return cast("Values", found)
 
     async def _delete(self, names: Sequence[bytes]) -> int:
         pipeline = self._pipeline()
@@ -243,8 +245,7 @@ class RedisTier:
         pipeline = self._pipeline()
         for key, value in batch:
             pipeline.set(self._name(key), value, px=self._ttl_ms)
-        answers: list[Any] = await pipeline.execute(raise_on_error=False)
-        return answers
+        return cast("list[Any]", await pipeline.execute(raise_on_error=False))
 
     def _pipeline(self) -> Any:
         if isinstance(self._client, RedisCluster):
@@ -254,9 +255,8 @@ class RedisTier:
     def _failed(self, doing: str, error: Exception) -> None:
         if self._breaker.failed(time.monotonic()):
             reason = str(error) or type(error).__name__
-            log.warning(
-                "Redis is left alone for now, requests go on without: %s: %s", doing, reason
-            )
+            told = "Redis is left alone for now, requests go on without: %s: %s"
+            log.warning(told, doing, reason)
 
 
 def open_redis(
@@ -267,7 +267,7 @@ def open_redis(
     options: dict[str, Any] = {
         "username": settings.redis_user,
         "password": _password(settings),
-        "max_connections": settings.redis_connections + 1,  # one to write
+        "max_connections": settings.redis_connections + 2,  # one to write, one to clear
         "socket_connect_timeout": settings.redis_timeout_s,
         "socket_timeout": WRITE_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),

@@ -19,8 +19,8 @@ from embedfleet.vocabulary import Vector
 class RemoteTier(Protocol):
     """A tier that other gateways share. Nothing of it raises: what fails is not there."""
 
-    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of these keys, in their order, in one round trip."""
+    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
+        """The values of these keys, in their order, in one round trip; None if it was not asked."""
         ...
 
     def store(self, key: bytes, value: bytes) -> None:
@@ -74,10 +74,11 @@ class VectorCache:
 
     async def fetch(self, keys: Sequence[bytes], width: int) -> list[Entry | None]:
         """What Redis holds of texts that memory does not; it is kept in memory from then on."""
-        if self.remote is None:
+        values = await self.remote.fetch(keys) if self.remote is not None else None
+        if values is None:
             return [None] * len(keys)
         found: list[Entry | None] = []
-        for key, value in zip(keys, await self.remote.fetch(keys), strict=True):
+        for key, value in zip(keys, values, strict=True):
             found.append(self._accept(key, value, width))
         return found
 
