@@ -78,6 +78,7 @@ BROAD = {
     "batching/batcher.py": "whatever an engine raises fails its batch and not the process",
     "serving/connection.py": "what an app raises ends its connection and not the process",
     "wire/asgi.py": "the outermost loop of a request answers whatever happens",
+    "access/watching.py": "a watch that ended would let revoked keys work on",
     "autoscaling/scaler.py": "the loop goes on whatever a sight, the policy or a target do",
 }
 """Where everything may be caught, and why."""

@@ -56,6 +56,7 @@ def test_no_secret_is_in_the_file() -> None:
         (b'{"version": 2, "keys": []}', r"version"),
         (b'{"version": 1, "keys": [{"id": "a"}]}', r"`name`"),
         (b'{"version": 1, "keys": [], "key": 1}', "unknown field `key`"),
+        (b'{"version": 1, "keys": [{"id": "a", "name": "M\xfcller"}]}', "utf-8"),
     ],
 )
 def test_a_file_that_is_none_is_refused_with_the_place(text: bytes, said: str) -> None:

@@ -69,3 +69,22 @@ async def test_what_is_broken_is_told_once_and_the_next_good_one_is_taken(
     path.write_text("better")
     await until(lambda: taken[-1] == "better")
     task.cancel()
+
+
+async def test_no_error_ends_a_watch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Or a key that is revoked later would work on."""
+    path, taken = tmp_path / "file", ["good"]
+    path.write_text("good")
+
+    def read() -> Callable[[], None]:
+        text = path.read_bytes().decode()
+        return lambda: taken.append(text)
+
+    task = asyncio.create_task(Watch([path], read).run(0.01))
+    with caplog.at_level(logging.ERROR):
+        path.write_bytes(b"no UTF-8: \xff")
+        await until(lambda: "what was read before holds" in caplog.text)
+    path.write_text("better")
+    await until(lambda: taken[-1] == "better")
+    assert taken == ["good", "better"]
+    task.cancel()

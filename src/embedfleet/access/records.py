@@ -63,7 +63,7 @@ def parse(text: bytes) -> tuple[KeyRecord, ...]:
     """The keys of a file. Raises KeyFileError that says what is wrong and where."""
     try:
         keys = msgspec.json.decode(text, type=_File).keys
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise KeyFileError(f"this is no file of keys: {error}") from error
     seen: set[str] = set()
     for key in keys:

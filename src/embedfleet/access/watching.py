@@ -1,7 +1,7 @@
 """A file that is read again when it changes.
 
 A shell: looks at a file once a second and hands its news on. What can't be read leaves everything
-as it was. Refuses to know what the file holds.
+as it was, and the watch goes on whatever happened. Refuses to know what the file holds.
 
 Looking beats notification here: it works on every file system and through the symbolic links by
 which Kubernetes replaces secrets, and costs one system call a second.
@@ -53,6 +53,8 @@ class Watch:
         except SetupError as error:
             told = "%s changed and is not used; what was read before holds: %s"
             log.error(told, names, error)  # noqa: TRY400  it says what is wrong; a stack adds nothing
+        except Exception:  # a watch that ends would let revoked keys work on
+            log.exception("%s changed and could not be read; what was read before holds", names)
         else:
             log.info("%s was read again", names)
 
