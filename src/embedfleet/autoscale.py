@@ -7,8 +7,6 @@ anything is decided.
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,24 +15,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from embedfleet.admin_client import ADMIN, Admin, KeyFile, ask
 from embedfleet.vocabulary import SetupError
-
-TIMEOUT_S = 10.0
-ADMIN = "http://127.0.0.1:8081"
-"""Where a gateway's admin address is unless the settings say otherwise."""
 
 autoscale = typer.Typer(
     no_args_is_help=True,
     help="What the autoscaler of a running gateway decides, and the number of replicas by hand.",
 )
 
-Admin = Annotated[str, typer.Option("--admin", metavar="URL", help="The gateway's admin address.")]
 PoolName = Annotated[
     str | None, typer.Option("--pool", metavar="NAME", help="Which pool, where there are several.")
-]
-KeyFile = Annotated[
-    Path | None,
-    typer.Option("--key-file", metavar="FILE", help="File with the key that the address asks for."),
 ]
 
 
@@ -52,7 +42,7 @@ def explain(
 
     Decisions that repeat are one row, with how often.
     """
-    found = _ask(admin, "/autoscaling", key_file)["pools"]
+    found = ask(admin, "/autoscaling", key_file).body["pools"]
     pools = [each for each in found if pool in {None, each["name"]}]
     if not pools:
         names = ", ".join(each["name"] for each in found) or "none"
@@ -138,42 +128,6 @@ def _order(
     admin: str, verb: str, key_file: Path | None, pool: str | None, replicas: int | None = None
 ) -> None:
     order = {"pool": pool} | ({} if replicas is None else {"replicas": replicas})
-    answer = _ask(admin, f"/autoscaling/{verb}", key_file, order)
+    answer = ask(admin, f"/autoscaling/{verb}", key_file, json.dumps(order).encode()).body
     by_hand = "" if answer["pinned"] is None else f" at {answer['pinned']}"
     typer.echo(f"{answer['name']}: {answer['mode']}{by_hand}")
-
-
-def _ask(admin: str, path: str, key_file: Path | None, order: dict[str, Any] | None = None) -> Any:
-    """Ask a gateway; SetupError says what is wrong."""
-    url = admin.rstrip("/") + path
-    if not url.startswith(("http://", "https://")):
-        raise SetupError(f'--admin: "{admin}" is no address such as {ADMIN}')
-    request = urllib.request.Request(  # noqa: S310  it is HTTP, as checked above
-        url,
-        None if order is None else json.dumps(order).encode(),
-        {"content-type": "application/json"},
-    )
-    if key_file is not None:
-        request.add_header("authorization", f"Bearer {_read(key_file)}")
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        raise SetupError(f"{url}: {_told(error)}") from error
-    except (OSError, ValueError) as error:
-        raise SetupError(f"no gateway answers at {url}: {error}; name it with --admin") from error
-
-
-def _told(error: urllib.error.HTTPError) -> str:
-    with error:
-        try:
-            return str(json.load(error)["error"]["message"])
-        except (OSError, ValueError, LookupError, TypeError):
-            return f"status {error.code}"
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"the key file {file} can't be read: {error}") from error

@@ -7,10 +7,8 @@ found: a gateway is asked as traffic would ask it.
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +17,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from embedfleet.admin_client import ADMIN, Admin, Answer, KeyFile, ask
 from embedfleet.vocabulary import SetupError
 
-ADMIN = "http://127.0.0.1:8081"
-"""Where a gateway's admin address is unless the settings say otherwise."""
-
 TIMEOUT_S = 600.0
-"""A batch of long texts on a processor takes minutes."""
+"""A batch of long texts on a processor takes minutes, and so does clearing a large Redis."""
 
 AT_ONCE = 64
 """Texts in a request: enough to fill batches, few enough that progress is seen."""
@@ -33,12 +29,6 @@ AT_ONCE = 64
 cache = typer.Typer(
     no_args_is_help=True, help="What a running gateway's cache of vectors holds; empty or fill it."
 )
-
-Admin = Annotated[str, typer.Option("--admin", metavar="URL", help="The gateway's admin address.")]
-KeyFile = Annotated[
-    Path | None,
-    typer.Option("--key-file", metavar="FILE", help="File with the key that the address asks for."),
-]
 
 
 @cache.command()
@@ -51,7 +41,7 @@ def stats(
 
     embedfleet cache stats
     """
-    found = _asked(admin, key_file, "/cache").body
+    found = ask(admin, "/cache", key_file).body
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
@@ -67,7 +57,7 @@ def clear(admin: Admin = ADMIN, key_file: KeyFile = None) -> None:
 
     Never needed for a new model or new weights: their vectors are found by other keys.
     """
-    found = _asked(admin, key_file, "/cache/clear", b"").body
+    found = ask(admin, "/cache/clear", key_file, b"", timeout_s=TIMEOUT_S).body
     redis = "could not be cleared" if found["redis"] is None else f"{found['redis']} texts"
     typer.echo(f"memory: {found['memory']} texts; Redis: {redis}")
 
@@ -100,8 +90,13 @@ def warm(
     console = Console(stderr=True)
     for batch in track(requests, "computing", console=console, disable=quiet):
         body = json.dumps(fields | {"input": batch}).encode()
-        told = _asked(admin, key_file, "/cache/warm", body)
-        hits, misses = hits + told.hits, misses + told.misses
+        answer = ask(
+            *(admin, "/cache/warm", key_file, body),
+            headers={"x-embedfleet-lane": "bulk"},
+            timeout_s=TIMEOUT_S,
+        )
+        hit, miss = _known(answer)
+        hits, misses = hits + hit, misses + miss
     typer.echo(f"{len(texts)} texts: {hits} were known, {misses} were computed")
 
 
@@ -140,47 +135,10 @@ def described(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "in flight", f"{found['in_flight']:,} texts; {found['shared']:,} did not run twice"
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    body: dict[str, Any]
-    hits: int = 0
-    misses: int = 0
-
-
-def _asked(admin: str, key_file: Path | None, path: str, body: bytes | None = None) -> _Told:
-    """Ask the admin address; POST with a body. Raises SetupError with what it answers."""
-    request = urllib.request.Request(admin.rstrip("/") + path, body)  # noqa: S310
-    request.add_header("content-type", "application/json")
-    request.add_header("x-embedfleet-lane", "bulk")
-    if key_file is not None:
-        request.add_header("authorization", f"Bearer {_key(key_file)}")
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-            header = answer.headers.get("x-embedfleet-cache", "")
-            counts = dict(part.split("=") for part in header.split("; ") if part)
-            hits, misses = int(counts.get("hit", 0)), int(counts.get("miss", 0))
-            return _Told(json.load(answer), hits, misses)
-    except urllib.error.HTTPError as error:
-        raise SetupError(f"{admin} answers {error.code}: {_message(error)}") from error
-    except (OSError, ValueError) as error:
-        raise SetupError(
-            f"no gateway answers at {admin} ({error}); --admin says where it is"
-        ) from error
-
-
-def _key(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"{file} can't be read: {error}") from error
-
-
-def _message(error: urllib.error.HTTPError) -> str:
-    try:
-        message: str = json.load(error)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return error.reason
-    return message
+def _known(answer: Answer) -> tuple[int, int]:
+    """Texts of a request that the cache knew, and that it did not."""
+    counts = dict(re.findall(r"(\w+)=(\d+)", answer.headers.get("x-embedfleet-cache", "")))
+    return int(counts.get("hit", 0)), int(counts.get("miss", 0))
 
 
 def _parsed(file: Path, number: int, line: str) -> str | list[int]:
