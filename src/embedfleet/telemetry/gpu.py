@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -16,13 +18,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """One look at a GPU."""
+    """One look at a GPU; NaN is what the driver does not tell."""
 
     busy: float
     """Share of the last moments in which any kernel ran, 0 to 1."""
-    memory_used_bytes: int
+    memory_used_bytes: float
     """By all processes."""
-    memory_total_bytes: int
+    memory_total_bytes: float
     power_w: float
     """Watts."""
 
@@ -34,18 +36,32 @@ class Gpu:
         """`nvml` is the module pynvml; its own errors come out where it finds no such GPU."""
         self._nvml = nvml
         nvml.nvmlInit()
+        self._untold: set[str] = set()
         self._handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
 
     def read(self) -> GpuState:
         """Ask the driver; takes about a millisecond."""
-        nvml, handle = self._nvml, self._handle
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        nvml = self._nvml
+        memory = self._asked("memory", nvml.nvmlDeviceGetMemoryInfo)
+        rates = self._asked("utilisation", nvml.nvmlDeviceGetUtilizationRates)
+        milliwatts = self._asked("power", nvml.nvmlDeviceGetPowerUsage)
         return GpuState(
-            busy=nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
-            memory_used_bytes=memory.used,
-            memory_total_bytes=memory.total,
-            power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            busy=nan if rates is None else rates.gpu / 100,
+            memory_used_bytes=nan if memory is None else memory.used,
+            memory_total_bytes=nan if memory is None else memory.total,
+            power_w=nan if milliwatts is None else milliwatts / 1000,
         )
+
+    def _asked(self, what: str, ask: Callable[[Any], Any]) -> Any:
+        """What the driver says; None, and once a note, where it does not: parts of a GPU tell no
+        utilisation, some GPUs no power, and one that is lost nothing."""
+        try:
+            return ask(self._handle)
+        except self._nvml.NVMLError as error:
+            if what not in self._untold:
+                self._untold.add(what)
+                log.warning("the driver does not tell the GPU's %s: %s", what, error)
+            return None
 
 
 def open_gpu(uuid: str | None) -> Gpu | None:

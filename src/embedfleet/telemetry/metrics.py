@@ -8,6 +8,7 @@ never texts, users or paths that callers make up.
 from __future__ import annotations
 
 from importlib.metadata import version
+from math import nan
 
 from prometheus_client import (
     CollectorRegistry,
@@ -238,7 +239,7 @@ class ReplicaMetrics(Metrics):
         self._add_gpu()
 
     def _add_gpu(self) -> None:
-        """0 where a replica computes on a processor."""
+        """NaN where nobody measures: on a processor, or where the driver does not tell."""
         self.gpu_busy = self._gauge(
             "replica_gpu_busy_ratio", "Share of the last moments in which the GPU ran a kernel."
         )
@@ -247,3 +248,5 @@ class ReplicaMetrics(Metrics):
         )
         self.gpu_memory_total = self._gauge("replica_gpu_memory_bytes", "Memory of the GPU.")
         self.gpu_power = self._gauge("replica_gpu_power_watts", "Power that the GPU draws.")
+        for gauge in (self.gpu_busy, self.gpu_memory, self.gpu_memory_total, self.gpu_power):
+            gauge.set(nan)
