@@ -15,6 +15,10 @@ def test_seconds_add_up_the_three_terms() -> None:
     assert model.seconds([3, 4]) == pytest.approx(1.0 + 0.1 * 7 + 0.01 * 25)
 
 
+def test_tokens_of_unknown_texts_cost_what_short_ones_do() -> None:
+    assert CostModel(1.0, 0.1, 10.0).linear_seconds(100) == pytest.approx(11.0)
+
+
 def test_an_empty_batch_costs_the_constant_term_only() -> None:
     """Launching nothing still launches."""
     assert PRIOR.seconds([]) == PRIOR.per_batch_s

@@ -263,6 +263,10 @@ class ReplicaUnreachableError(ReplicaLostError):
     """No connection could be made: nothing was tried there."""
 
 
+class EngineLostError(ReplicaError):
+    """The engine's device is lost: nothing more can be computed before the process starts anew."""
+
+
 class UnfitReplicaError(ReplicaError):
     """It answers, and can't serve this pool as it is; the message says what would help."""
 

@@ -34,6 +34,10 @@ class CostModel:
             squares += length * length
         return self.per_batch_s + self.per_token_s * tokens + self.per_squared_token_s * squares
 
+    def linear_seconds(self, tokens: int) -> float:
+        """The same of so many tokens of texts that are short, or whose lengths nobody knows."""
+        return self.per_batch_s + self.per_token_s * tokens
+
 
 PRIOR = CostModel(per_batch_s=2e-3, per_token_s=1e-4, per_squared_token_s=1e-8)
 """Before anything was measured: a small model on two cores (about 10,000 tokens/s)."""

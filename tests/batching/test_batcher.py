@@ -10,8 +10,8 @@ import pytest
 
 from embedfleet.batching.batcher import Batcher
 from embedfleet.batching.jobs import BatchReport, Job, Part
-from embedfleet.vocabulary import Lane
-from tests.fakes.revealing_engine import POISON, UNLUCKY, RevealingEngine, vector_of
+from embedfleet.vocabulary import EngineLostError, Lane, ReplicaError
+from tests.fakes.revealing_engine import LOST, POISON, UNLUCKY, RevealingEngine, vector_of
 
 
 class Call:
@@ -98,6 +98,65 @@ async def test_an_engine_that_raises_fails_its_batch_and_goes_on(
     assert bad.errors == {0: "ReplicaError", 1: "ReplicaError"}
     assert set(good.vectors) == {0}
     assert "poisoned" in caplog.text
+
+
+async def test_when_the_engine_is_lost_what_waits_is_answered_and_the_loop_ends_with_it() -> None:
+    """Nobody waits for vectors that never come."""
+    engine = RevealingEngine(batch_tokens=2)
+    engine.go_on.clear()
+    batcher = Batcher(engine)
+    running = asyncio.create_task(batcher.run())
+    calls = [Call([LOST, 20]), *(Call([30 + number, 20]) for number in range(5))]
+    for call in calls:
+        batcher.submit(call.jobs)
+    await asyncio.sleep(0.05)
+    engine.go_on.set()
+    with pytest.raises(EngineLostError):
+        await asyncio.wait_for(running, 10)
+    for call in calls:
+        await call.answered()
+
+    assert calls[0].errors == calls[-1].errors == {0: "EngineLostError"}
+    with pytest.raises(EngineLostError):
+        batcher.submit(Call([40]).jobs)
+
+
+async def test_when_the_loop_itself_breaks_what_waits_is_answered_too() -> None:
+    """Here because who measures it raises."""
+
+    def report(_: BatchReport) -> None:
+        raise ZeroDivisionError
+
+    engine = RevealingEngine(batch_tokens=2)
+    engine.go_on.clear()
+    batcher = Batcher(engine, report=report)
+    running = asyncio.create_task(batcher.run())
+    calls = [Call([30 + number, 20]) for number in range(6)]
+    for call in calls:
+        batcher.submit(call.jobs)
+    await asyncio.sleep(0.05)
+    engine.go_on.set()
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(running, 10)
+
+    assert calls[-1].errors == {0: "ReplicaError"}
+    assert not batcher.waiting_texts
+    with pytest.raises(ReplicaError, match="ZeroDivisionError"):
+        batcher.submit(Call([40]).jobs)
+
+
+async def test_texts_that_got_no_vector_are_counted() -> None:
+    """Those of a batch that failed as a whole, and those whose own vector was none."""
+    reports: list[BatchReport] = []
+    failed: list[int] = []
+    engine = RevealingEngine()
+    async with running(engine, report=reports.append, failed=failed.append) as batcher:
+        for call in (Call([POISON], [20]), Call([UNLUCKY], [21], [22])):
+            batcher.submit(call.jobs)
+            await call.answered()
+
+    assert failed == [2]
+    assert [(report.texts, report.failed_texts) for report in reports] == [(3, 1)]
 
 
 async def test_texts_that_arrive_while_the_engine_is_busy_share_the_next_batch() -> None:
@@ -212,6 +271,7 @@ async def test_a_long_text_computes_beside_short_ones_and_they_do_not_wait_for_i
         await short.answered()
 
         assert not long.vectors
+        assert batcher.long_tokens == 9
         engine.go_on.set()
         await long.answered()
 

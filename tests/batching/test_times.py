@@ -33,6 +33,14 @@ def test_a_long_text_is_not_charged_with_those_that_ran_beside_it() -> None:
     assert long.tells
 
 
+def test_a_batch_that_began_before_the_long_text_charges_it_with_what_they_shared() -> None:
+    times = Times()
+    early = times.begin(0.0, beside=False)
+    long = times.begin(3.0, beside=True)
+    assert times.end(early, 4.0) == 4.0
+    assert times.end(long, 10.0) == pytest.approx(6.0)
+
+
 def test_what_comes_after_the_long_text_tells_again() -> None:
     times = Times()
     times.end(times.begin(0.0, beside=True), 1.0)

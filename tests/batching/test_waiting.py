@@ -33,6 +33,13 @@ ONE = Rhythm(100)
 OVERLAPPING = Rhythm(100, in_flight=2, enough_tokens=40, long_beside=True)
 
 
+def test_tokens_of_texts_that_compute_beside_batches_are_told_while_they_wait() -> None:
+    texts = waiting(OVERLAPPING, 3, 101, 100, 500)
+    assert (texts.tokens, texts.long_tokens) == (704, 601)
+    assert taken(texts, 0) == [101]
+    assert (texts.tokens, texts.long_tokens) == (603, 500)
+
+
 def test_with_no_batch_there_one_is_formed_of_whatever_waits() -> None:
     assert taken(waiting(ONE, 3), 0) == [3]
     assert taken(waiting(OVERLAPPING, 3), 0) == [3]

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from embedfleet.engine.engine import Computation, EngineInfo
-from embedfleet.vocabulary import Encoding, Precision, Vector, Vectors
+from embedfleet.vocabulary import Encoding, EngineLostError, Precision, Vector, Vectors
 
 WIDTH = 32
 POISON = 13
 """A token id that makes the whole batch fail."""
 UNLUCKY = 17
 """A token id that makes its own text's vector NaN."""
+LOST = 19
+"""A token id that is the end of the engine's device."""
 
 
 def vector_of(ids: Sequence[int] | Encoding) -> Vector:
@@ -62,6 +64,8 @@ class RevealingEngine:
                 if sum(map(len, texts)) >= self.hold_from_tokens:
                     assert self.go_on.wait(10)
                 self.batches.append(texts)
+                if any(LOST in ids for ids in texts):
+                    raise EngineLostError("the device is gone")
                 if any(POISON in ids for ids in texts):
                     raise RuntimeError("poisoned")
                 vectors = np.stack([vector_of(ids) for ids in texts])

@@ -13,14 +13,17 @@ import aiohttp
 import numpy as np
 import pytest
 
+from embedfleet.batching.jobs import Job, Part
 from embedfleet.endpoint import Endpoint
+from embedfleet.fleet.balancing.load import Load
 from embedfleet.gateway.upstream import Upstream
-from embedfleet.replica.service import Replica
+from embedfleet.replica.service import RETRY_AFTER_AT_MOST_S, Replica
 from embedfleet.serving import Listener, bind, serving
-from embedfleet.vocabulary import DrainingError, ModelIdentity, ReplicaError
+from embedfleet.vocabulary import DrainingError, Lane, ModelIdentity, OverloadedError, ReplicaError
 from embedfleet.wire.frames import CallText, Frame, encoding_bytes
 from embedfleet.wire.openai import RequestLimits
-from tests.fakes.revealing_engine import UNLUCKY, WIDTH, RevealingEngine, vector_of
+from embedfleet.work import CostFit, CostModel
+from tests.fakes.revealing_engine import POISON, UNLUCKY, WIDTH, RevealingEngine, vector_of
 
 IDENTITY = ModelIdentity("fake", "r1", "t1", WIDTH, 512, 1000, {})
 
@@ -37,10 +40,8 @@ class Running:
         return [frame async for frame in self.upstream.work(self.url, key, call)]
 
 
-@contextlib.asynccontextmanager
-async def running(directory: Path = Path(), **overlap: object) -> AsyncIterator[Running]:
-    engine = RevealingEngine(**overlap)  # type: ignore[arg-type]
-    replica = Replica(
+def replica_of(engine: RevealingEngine, directory: Path = Path()) -> Replica:
+    return Replica(
         engine,
         IDENTITY,
         served_names=["fake"],
@@ -48,6 +49,12 @@ async def running(directory: Path = Path(), **overlap: object) -> AsyncIterator[
         max_body_bytes=10**6,
         max_queued_tokens=5000,
     )
+
+
+@contextlib.asynccontextmanager
+async def running(directory: Path = Path(), **overlap: object) -> AsyncIterator[Running]:
+    engine = RevealingEngine(**overlap)  # type: ignore[arg-type]
+    replica = replica_of(engine, directory)
     endpoint = Endpoint(
         dict,
         limits=RequestLimits(),
@@ -110,12 +117,28 @@ async def test_frames_grant_a_window_of_two_batches() -> None:
 
 
 async def test_a_text_that_computes_beside_batches_has_room_of_its_own_in_the_window() -> None:
-    """Else it would keep those out of the replica that it does not hold up there."""
+    """While it is there: else it would keep those out of the replica that it does not hold up."""
     async with running(in_flight=2, long_beside=True) as here:
-        (frame,) = await here.ask([20, 21])
+        (before,) = await here.ask([20, 21])
+        here.engine.hold_from_tokens = 300
+        here.engine.go_on.clear()
+        long = asyncio.create_task(here.ask([20] * 300, key="long"))
+        await asyncio.sleep(0.05)
+        (beside,) = await here.ask([20, 21], key="short")
+        here.engine.go_on.set()
+        (after,) = await long
 
-    info = here.engine.info
-    assert frame.window == 2 * info.batch_tokens + info.max_tokens
+    usual = 2 * here.engine.info.batch_tokens
+    assert (before.window, beside.window, after.window) == (usual, usual + 300, usual)
+
+    # What a gateway makes of it: half of the usual window is enough for the long text to get in,
+    # and then the granted one has room for the batch that was there and another.
+    batch = here.engine.info.batch_tokens
+    load = Load("replica", before.window, batch, outstanding_tokens=batch)
+    assert load.fits(300, now=0.0)
+    load.take(300)
+    load.window_tokens = beside.window
+    assert load.fits(batch, now=0.0)
 
 
 async def test_two_gateways_share_the_window() -> None:
@@ -215,6 +238,46 @@ async def test_more_than_may_wait_is_refused() -> None:
     assert all("429" in text and "max_queued_tokens" in text for text in refused)
 
 
+def refused_after_s(replica: Replica) -> tuple[int, float]:
+    """Tokens that wait in a full replica, and after how many seconds one may ask again."""
+
+    def nowhere(_: Part) -> None: ...
+
+    jobs = [
+        Job(number, np.full(500, 20, np.int32), Lane.BULK, None, 0.0, nowhere)
+        for number in range(11)
+    ]
+    replica.submit(jobs[:10])
+    with pytest.raises(OverloadedError) as refused:
+        replica.submit(jobs[10:])
+    return replica.batcher.waiting_tokens, refused.value.retry_after_s or 0.0
+
+
+async def test_who_is_refused_may_come_back_when_what_waits_is_computed() -> None:
+    """Counted as many texts, not as one that is as long as all together; a minute at most."""
+    replica = replica_of(RevealingEngine())
+    cost = replica.batcher.cost.model
+    waiting, seconds = refused_after_s(replica)
+    assert seconds == pytest.approx(cost.per_batch_s + waiting * cost.per_token_s)
+
+    slow = replica_of(RevealingEngine())
+    slow.batcher.cost = CostFit(CostModel(1.0, 1.0, 0.0))
+    assert refused_after_s(slow)[1] == RETRY_AFTER_AT_MOST_S
+
+
+async def test_texts_without_a_vector_are_counted_as_failed() -> None:
+    """Of a batch that failed, and of one that gave a vector to the others."""
+    async with running() as here:
+        await here.ask([UNLUCKY], [20])
+        with contextlib.suppress(ReplicaError):
+            await here.ask([POISON], [20])
+        async with here.upstream.session.get(f"{here.url}/metrics") as answer:
+            text = await answer.text()
+
+    assert 'embedfleet_replica_texts_total{outcome="succeeded"} 1.0' in text
+    assert 'embedfleet_replica_texts_total{outcome="failed"} 3.0' in text
+
+
 async def test_metrics_and_health_are_exposed() -> None:
     """By Prometheus' conventions."""
     async with running() as here:
@@ -227,6 +290,7 @@ async def test_metrics_and_health_are_exposed() -> None:
     assert 'embedfleet_replica_texts_total{outcome="succeeded"} 1.0' in text
     assert "embedfleet_replica_tokens_total 2.0" in text
     assert "process_resident_memory_bytes" in text
+    assert "embedfleet_replica_gpu_power_watts NaN" in text  # nobody measures it here
 
 
 async def test_a_gateway_can_fetch_the_small_files_of_the_model(tmp_path: Path) -> None:

@@ -18,18 +18,20 @@ from typing import TypeVar
 
 import numpy as np
 
-from embedfleet.batching.jobs import BatchReport, Deliver, Job, Part
+from embedfleet.batching.jobs import (
+    BatchReport,
+    Deliver,
+    Job,
+    Part,
+    as_known,
+    no_vector,
+    too_late,
+)
 from embedfleet.batching.times import Times
 from embedfleet.batching.waiting import Rhythm, Waiting
 from embedfleet.engine.engine import Computation, Engine
 from embedfleet.engine.pooling import finite_rows
-from embedfleet.vocabulary import (
-    DeadlineError,
-    EmbedfleetError,
-    ReplicaError,
-    VectorError,
-    Vectors,
-)
+from embedfleet.vocabulary import EmbedfleetError, EngineLostError, ReplicaError, Vectors
 from embedfleet.work import CostFit
 
 T = TypeVar("T")
@@ -57,10 +59,14 @@ class Batcher:
         *,
         budget_tokens: int | None = None,
         report: Callable[[BatchReport], None] = lambda _: None,
+        failed: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """`report` is told of each computed batch, `failed` how many texts got nothing but an error
+        of the engine, without a batch that could be measured."""
         info = engine.info
         self._engine = engine
         self._report = report
+        self._failed = failed
         self._waiting: Waiting[Job] = Waiting(
             Rhythm(
                 budget_tokens or info.batch_tokens,
@@ -71,7 +77,10 @@ class Batcher:
         )
         self._running = 0
         self._batches = 0
-        self._long_runs = False
+        self._long_running_tokens = 0
+        self._broken: Exception | None = None
+        """What ended this batcher, or will at its next turn."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._free = asyncio.Semaphore(info.in_flight)
         self._times = Times()
@@ -98,11 +107,21 @@ class Batcher:
         return self._waiting.tokens
 
     @property
+    def long_tokens(self) -> int:
+        """Of texts that wait for computing beside the batches, or do."""
+        return self._waiting.long_tokens + self._long_running_tokens
+
+    @property
     def idle(self) -> bool:
         return not self._waiting and not self._running
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue texts; each is answered once through its `deliver`, unless cancelled before."""
+        """Queue texts; each is answered once through its `deliver`, unless cancelled before.
+
+        Raises ReplicaError once `run` has ended by an error.
+        """
+        if self._broken is not None:
+            raise as_known(self._broken)
         self._waiting.add(jobs)
         self._changed.set()
 
@@ -111,36 +130,65 @@ class Batcher:
         return self._waiting.remove(jobs)
 
     async def run(self) -> None:
-        """Until cancelled: form, prepare and compute batches; close the engine's threads after."""
-        tasks: set[asyncio.Task[None]] = set()
+        """Until cancelled: form, prepare and compute batches; close the engine's threads after.
+
+        Raises EngineLostError when the engine is lost, and whatever else goes wrong outside of an
+        engine. All that waits is answered with that error before.
+        """
         try:
-            while True:
-                self._changed.clear()
-                batch = self._take()
-                if not batch:
-                    await self._changed.wait()
-                    continue
-                prepared = await self._prepare(batch)
-                if prepared is not None:
-                    task = asyncio.create_task(self._compute(prepared))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
+            await self._run()
+        except Exception as error:
+            self._give_up(error)
+            raise
         finally:
             self._preparer.shutdown(wait=False, cancel_futures=True)
             self._computer.shutdown(wait=False, cancel_futures=True)
 
+    async def _run(self) -> None:
+        while self._broken is None:
+            self._changed.clear()
+            batch = self._take()
+            if not batch:
+                await self._changed.wait()
+                continue
+            prepared = await self._prepare(batch)
+            if prepared is not None:
+                task = asyncio.create_task(self._compute(prepared))
+                self._tasks.add(task)
+                task.add_done_callback(self._computed)
+        raise self._broken
+
+    def _computed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """Let `run` end with this error."""
+        self._broken = self._broken or error
+        self._changed.set()
+
+    def _give_up(self, error: Exception) -> None:
+        """Answer what waits; batches that compute end by themselves."""
+        self._broken = error
+        left = list(self._waiting)
+        self._waiting.remove(left)
+        self._failed(len(left))
+        known = as_known(error)
+        self._answer([], None, [(job, known) for job in left], time.monotonic(), 0.0)
+
     def _take(self) -> list[Job]:
         """The next batch, without texts whose deadline has passed; none while none is to be."""
-        if not self._waiting.ready(self._batches, long_runs=self._long_runs):
+        if not self._waiting.ready(self._batches, long_runs=self._long_running_tokens > 0):
             return []
         now = time.monotonic()
         late = [job for job in self._waiting if job.deadline and job.deadline <= now]
         if late:
             self.cancel(late)
-            self._answer(late, None, [(job, _too_late()) for job in late], now, 0.0)
+            self._answer(late, None, [(job, too_late()) for job in late], now, 0.0)
             self._changed.set()  # fewer wait now: whether a batch is to be formed is asked again
             return []
-        batch = self._waiting.take(long_runs=self._long_runs)
+        batch = self._waiting.take(long_runs=self._long_running_tokens > 0)
         self._count(batch, 1)
         return batch
 
@@ -148,7 +196,7 @@ class Batcher:
         """A batch has come into being (1) or ended (-1)."""
         self._running += change * len(batch)
         if self._waiting.is_beside(batch[0]):
-            self._long_runs = change > 0
+            self._long_running_tokens += change * batch[0].tokens
         else:
             self._batches += change
         if change < 0:
@@ -181,6 +229,7 @@ class Batcher:
         lengths = [job.tokens for job in batch]
         if span.tells:
             self.cost.learn(lengths, seconds)
+        good = finite_rows(vectors)
         self._report(
             BatchReport(
                 texts=len(batch),
@@ -189,12 +238,12 @@ class Batcher:
                 prepare_s=prepared.prepare_s,
                 compute_s=seconds,
                 queue_s=[prepared.started - job.arrived for job in batch],
+                failed_texts=len(batch) - int(good.sum()),
             )
         )
         self._count(batch, -1)
-        good = finite_rows(vectors)
         failures = [
-            (job, _no_vector(job)) for job, fine in zip(batch, good, strict=True) if not fine
+            (job, no_vector(job)) for job, fine in zip(batch, good, strict=True) if not fine
         ]
         if failures:
             vectors = vectors[good]
@@ -211,12 +260,11 @@ class Batcher:
 
     def _fail(self, batch: list[Job], error: Exception) -> None:
         log.error("a batch of %d texts failed", len(batch), exc_info=error)
+        if isinstance(error, EngineLostError):
+            self._break(error)
         self._count(batch, -1)
-        known = (
-            error
-            if isinstance(error, EmbedfleetError)
-            else ReplicaError(f"the engine failed: {type(error).__name__}")
-        )
+        self._failed(len(batch))
+        known = as_known(error)
         self._answer([], None, [(job, known) for job in batch], time.monotonic(), 0.0)
 
     def _answer(
@@ -245,14 +293,3 @@ class Batcher:
 
 async def _in_thread(pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(pool, function)
-
-
-def _too_late() -> DeadlineError:
-    return DeadlineError("the deadline passed before the text's batch started")
-
-
-def _no_vector(job: Job) -> VectorError:
-    return VectorError(
-        f"the model gave no finite vector for a text of {job.tokens} tokens; "
-        "a wider number format may help (f32 or bf16 instead of fp16)"
-    )

@@ -1,6 +1,7 @@
 """One text's way through the batcher: what comes in, what goes out, what is measured.
 
-Decides the shapes alone. Refuses to know when batches are formed and where texts come from.
+Decides the shapes, and the words of errors. Refuses to know when batches are formed and where texts
+come from.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from embedfleet.urgency import urgency
-from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, Vectors
+from embedfleet.vocabulary import (
+    DeadlineError,
+    EmbedfleetError,
+    Encoding,
+    Lane,
+    ReplicaError,
+    VectorError,
+    Vectors,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -63,3 +72,23 @@ class BatchReport:
     prepare_s: float
     compute_s: float
     queue_s: Sequence[float]
+    failed_texts: int = 0
+    """Of `texts`, those for which no finite vector came out."""
+
+
+def as_known(error: Exception) -> EmbedfleetError:
+    """What callers are told of it."""
+    if isinstance(error, EmbedfleetError):
+        return error
+    return ReplicaError(f"the engine failed: {type(error).__name__}")
+
+
+def too_late() -> DeadlineError:
+    return DeadlineError("the deadline passed before the text's batch started")
+
+
+def no_vector(job: Job) -> VectorError:
+    return VectorError(
+        f"the model gave no finite vector for a text of {job.tokens} tokens; "
+        "a wider number format may help (f32 or bf16 instead of fp16)"
+    )

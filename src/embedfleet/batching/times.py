@@ -20,7 +20,7 @@ class Span:
     tells: bool
     """Whether its time says what such a batch costs: it does not if a long text ran beside it."""
     others_s: float = 0.0
-    """Charged to batches that ran beside it."""
+    """Of its own time, charged to batches that ran beside it."""
 
 
 class Times:
@@ -41,9 +41,9 @@ class Times:
         if span.beside:
             self._beside = None
             return max(0.0, now - span.begun - span.others_s)
-        seconds = now - max(span.begun, self._last_end)
+        begun = max(span.begun, self._last_end)
         self._last_end = now
         if self._beside is not None:
             span.tells = False
-            self._beside.others_s += seconds
-        return seconds
+            self._beside.others_s += now - max(begun, self._beside.begun)
+        return now - begun

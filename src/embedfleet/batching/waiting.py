@@ -48,6 +48,8 @@ class Waiting(Generic[T]):
         self._texts: dict[int, T] = {}
         self._texts_tokens = 0
         self._long: dict[int, T] = {}
+        self.long_tokens = 0
+        """Of those that compute beside batches."""
 
     def __len__(self) -> int:
         return len(self._texts) + len(self._long)
@@ -65,6 +67,7 @@ class Waiting(Generic[T]):
             self.tokens += text.tokens
             if self.is_beside(text):
                 self._long[id(text)] = text
+                self.long_tokens += text.tokens
             else:
                 self._texts[id(text)] = text
                 self._texts_tokens += text.tokens
@@ -75,6 +78,7 @@ class Waiting(Generic[T]):
         for text in texts:
             if self._long.pop(id(text), None) is not None:
                 self.tokens -= text.tokens
+                self.long_tokens -= text.tokens
                 removed += 1
             elif self._texts.pop(id(text), None) is not None:
                 self.tokens -= text.tokens

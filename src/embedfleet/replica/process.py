@@ -1,7 +1,8 @@
 """The life of a replica process: listen, load, serve, drain, exit.
 
-Decides the order of these. It listens before it loads, so that probes learn at once that the
-process lives, and it says on standard output where. Refuses to know what is served.
+Decides the order of these, and that the process ends when its engine is lost: whoever started it
+starts it again. It listens before it loads, so that probes learn at once that the process lives,
+and it says on standard output where. Refuses to know what is served.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import uvloop
@@ -41,6 +43,8 @@ log = logging.getLogger(__name__)
 
 PARENT_POLL_S = 0.5
 SWITCH_INTERVAL_S = 0.0005
+ENGINE_LOST = 1
+"""The exit code when nothing can be computed any more; a new process may."""
 
 
 class LoadingError(ServiceError):
@@ -79,7 +83,10 @@ class LoadedModel:
 
 
 def run(settings: Settings) -> int:
-    """Serve one model until a signal says stop; return the exit code. Raises SetupError."""
+    """Serve one model until a signal says stop or the engine is lost; return the exit code.
+
+    Raises SetupError.
+    """
     configure_logging(settings.log)
     with opened(settings.tracing, "embedfleet-replica") as tracing:
         return uvloop.run(_run(settings, tracing))
@@ -106,9 +113,8 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            await _serve(loading.result(), settings, door, stopping, tracing)
-        else:
-            log.info("stopped while the model was being loaded")
+            return await serve(loading.result(), settings, door, stopping, tracing)
+        log.info("stopped while the model was being loaded")
     return 0
 
 
@@ -139,15 +145,18 @@ def load(settings: Settings) -> LoadedModel:
     return LoadedModel(description, engine, time.monotonic() - started)
 
 
-async def _serve(
+async def serve(
     loaded: LoadedModel,
     settings: Settings,
     door: Door,
     stopping: asyncio.Task[None],
     tracing: Tracing | None,
-) -> None:
-    """Answer until told to stop, then until nothing is left to answer."""
-    pool, limits = settings.only_pool(), settings.gateway
+) -> int:
+    """Answer until told to stop or the engine is lost, then until nothing is left to answer.
+
+    Returns the exit code.
+    """
+    pool = settings.only_pool()
     identity = loaded.description.identity
     names = pool.served_names or (identity.name,)
     metrics = ReplicaMetrics()
@@ -164,15 +173,7 @@ async def _serve(
     encoder, backend = Encoder(loaded.description), BatcherBackend(replica)
     served = ServedModel(identity, names, encoder, backend, created=int(time.time()))
     models = dict.fromkeys(names, served)
-    endpoint = Endpoint(
-        lambda: models,
-        limits=RequestLimits(max_texts=limits.max_texts),
-        max_body_bytes=settings.replica.max_body_bytes,
-        max_held_bytes=limits.max_queued_bytes,
-        timeout_s=limits.request_timeout_s,
-        tokenizer_threads=limits.tokenizer_threads,
-        answered=lambda _: None,
-    )
+    endpoint = _endpoint(models, settings)
     batching = asyncio.create_task(replica.batcher.run())
     door.open(replica.app(endpoint, tracing))
     info = loaded.engine.info
@@ -181,12 +182,30 @@ async def _serve(
         *(names[0], loaded.seconds, info.device, info.precision, info.width),
         replica.batcher.budget_tokens,
     )
-    await stopping
+    await asyncio.wait({stopping, batching}, return_when=asyncio.FIRST_COMPLETED)
     replica.draining = True
+    if batching.done():
+        log.critical("nothing is computed any more: exiting", exc_info=batching.exception())
     await _until_idle(replica, settings.replica.drain_timeout_s)
-    batching.cancel()
     endpoint.close()
-    loaded.engine.close()
+    if batching.done():
+        return ENGINE_LOST  # a lost device can't be asked to give its memory back
+    batching.cancel()
+    await asyncio.to_thread(loaded.engine.close)
+    return 0
+
+
+def _endpoint(models: Mapping[str, ServedModel], settings: Settings) -> Endpoint:
+    limits = settings.gateway
+    return Endpoint(
+        lambda: models,
+        limits=RequestLimits(max_texts=limits.max_texts),
+        max_body_bytes=settings.replica.max_body_bytes,
+        max_held_bytes=limits.max_queued_bytes,
+        timeout_s=limits.request_timeout_s,
+        tokenizer_threads=limits.tokenizer_threads,
+        answered=lambda _: None,
+    )
 
 
 async def _until_idle(replica: Replica, timeout_s: float) -> None:

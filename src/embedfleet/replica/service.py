@@ -38,6 +38,9 @@ WINDOW_BATCHES = 2
 leave the engine idle between batches, more would only make texts wait where they can't be moved."""
 
 
+RETRY_AFTER_AT_MOST_S = 60.0
+"""Longer guesses help nobody: other replicas may be free long before."""
+
 GATEWAY_FORGOTTEN_S = 5.0
 """A gateway that sent nothing for so long has no part in the window any more."""
 
@@ -61,7 +64,8 @@ class Replica:
         """`directory` holds the model's files; gateways elsewhere may ask for the small ones."""
         self.identity = identity
         self.metrics = metrics or ReplicaMetrics()
-        self.batcher = Batcher(engine, report=self._measure)
+        failed = self.metrics.texts.labels("failed")
+        self.batcher = Batcher(engine, report=self._measure, failed=failed.inc)
         self.draining = False
         self._busy_s = 0.0
         self._engine = engine
@@ -84,17 +88,18 @@ class Replica:
     def window(self) -> int:
         """Tokens that one gateway may have outstanding: its part of two batches.
 
-        And of the longest text, where the engine computes it beside batches: it holds no short ones
-        up there, so it must not keep them out of here either.
+        And of the long texts that are here, where the engine computes them beside batches: they
+        hold no short ones up there, so they must not keep them out of here either.
         """
         heard_after = time.monotonic() - GATEWAY_FORGOTTEN_S
         self._heard = {name: at for name, at in self._heard.items() if at > heard_after}
-        info, budget = self._engine.info, self.batcher.budget_tokens
-        beside = info.max_tokens if info.long_beside and info.max_tokens > budget else 0
-        return (WINDOW_BATCHES * budget + beside) // max(1, len(self._heard))
+        batcher = self.batcher
+        tokens = WINDOW_BATCHES * batcher.budget_tokens + batcher.long_tokens
+        return tokens // max(1, len(self._heard))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Check and queue; DrainingError, OverloadedError or CallerError before anything waits."""
+        """Check and queue, or raise before anything waits: DrainingError, OverloadedError,
+        CallerError, or ReplicaError where the engine is lost."""
         if self.draining:
             raise DrainingError(
                 "this replica is draining; send the text to another", retry_after_s=1
@@ -102,10 +107,11 @@ class Replica:
         tokens = sum(job.tokens for job in jobs)
         waiting = self.batcher.waiting_tokens
         if waiting and waiting + tokens > self._max_queued_tokens:
+            seconds = self.batcher.cost.model.linear_seconds(waiting)
             raise OverloadedError(
                 f"{waiting} tokens wait here already and {tokens} more would pass the limit of "
                 f"{self._max_queued_tokens} (replica.max_queued_tokens)",
-                retry_after_s=self.batcher.cost.model.seconds([waiting]),
+                retry_after_s=min(seconds, RETRY_AFTER_AT_MOST_S),
             )
         for job in jobs:
             self._check(job)
@@ -266,7 +272,8 @@ class Replica:
 
     def _measure(self, report: BatchReport) -> None:
         metrics = self.metrics
-        metrics.texts.labels("succeeded").inc(report.texts)
+        metrics.texts.labels("succeeded").inc(report.texts - report.failed_texts)
+        metrics.texts.labels("failed").inc(report.failed_texts)
         metrics.tokens.inc(report.tokens)
         metrics.padding.inc(report.padding_tokens)
         metrics.batch_texts.observe(report.texts)
