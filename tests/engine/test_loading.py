@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedfleet.engine.loading import (
+    Capability,
     EngineOptions,
     choose_cuda_precision,
     choose_precision,
@@ -45,20 +46,56 @@ def test_on_a_gpu_it_computes_in_bf16_unless_the_pool_promises_more() -> None:
         choose_cuda_precision("int8", None)
 
 
+T4, A100, L4, H100 = (7, 5), (8, 0), (8, 9), (9, 0)
+
+
 @pytest.mark.parametrize(
-    ("device", "place", "gpus", "chosen"),
+    ("device", "place", "count", "chosen"),
     [
         ("auto", 0, 1, "cuda:0"),
         ("cuda", 3, 4, "cuda:3"),
         ("auto", 5, 4, "cuda:1"),
         ("cuda:2", 0, 4, "cuda:2"),
         ("cuda", 0, 0, "cuda"),
+        ("cuda:7", 0, 4, "cuda:7"),  # that there is none is said where devices are opened
     ],
 )
 def test_each_replica_of_a_machine_has_a_gpu_of_its_own_while_there_are_enough(
-    device: str, place: int, gpus: int, chosen: str
+    device: str, place: int, count: int, chosen: str
 ) -> None:
-    assert gpu_of(device, place, gpus) == chosen
+    assert gpu_of(device, place, [H100] * count, Precision.BF16) == chosen
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "place", "chosen"),
+    [
+        ("auto", Precision.BF16, 1, "cuda:2"),
+        ("cuda", Precision.FP8, 1, "cuda:3"),
+        ("auto", Precision.F32, 0, "cuda:1"),
+        ("cuda", Precision.F32, 0, "cuda:0"),
+        ("cuda:0", Precision.F32, 0, "cuda:0"),
+    ],
+)
+def test_gpus_that_are_too_old_for_the_numbers_are_passed_over(
+    device: str, precision: Precision, place: int, chosen: str
+) -> None:
+    gpus = [T4, A100, L4, H100]
+    assert gpu_of(device, place, gpus, precision) == chosen
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "gpus", "said"),
+    [
+        ("cuda:0", Precision.BF16, [T4, H100], "bf16 takes .* 8.0 or newer; cuda:0 has 7.5"),
+        ("cuda", Precision.FP8, [A100], "fp8 takes .* 8.9 or newer; cuda:0 has 8.0. Use bf16"),
+        ("auto", Precision.BF16, [T4], "Use device cpu"),
+    ],
+)
+def test_where_every_gpu_that_may_be_used_is_too_old_it_says_which_would_do(
+    device: str, precision: Precision, gpus: list[Capability], said: str
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        gpu_of(device, 0, gpus, precision)
 
 
 def test_on_a_processor_auto_keeps_what_the_pool_promises(directory: Path) -> None:

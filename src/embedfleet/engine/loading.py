@@ -7,9 +7,10 @@ engines compute; an engine's libraries load only when it is chosen.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
 from embedfleet.engine.engine import Engine
@@ -18,6 +19,13 @@ from embedfleet.vocabulary import Precision, SettingError
 
 _DEVICES: Final = ("auto", "cpu", "cuda")
 _DTYPES: Final = ("auto", "f32", "bf16", "fp8", "int8")
+Capability: TypeAlias = tuple[int, int]
+"""Of a GPU, as NVIDIA numbers them: 8.0 is A100, 8.9 is L4 and L40S, 9.0 is H100 and H200."""
+
+_LEAST_CAPABILITY: Final = {Precision.F32: (0, 0), Precision.BF16: (8, 0), Precision.FP8: (8, 9)}
+"""From which on a GPU has matrix units for these numbers."""
+_AUTO_CAPABILITY: Final = (8, 0)
+"""From which on `auto` takes a GPU."""
 _CPU_BATCH_TOKENS: Final = 1_024
 _CUDA_BATCH_TOKENS: Final = 8_192
 """A tenth of a second of the 4B on an H200. Twice as many are 1 % faster, in FP8 3 %."""
@@ -71,12 +79,12 @@ def load_engine(directory: Path, options: EngineOptions) -> Engine:
 
 
 def _cuda_is_there() -> bool:
-    """Whether torch is installed and sees a GPU; torch loads only where a driver is."""
+    """Whether torch is installed and sees a GPU for `auto`; it loads only where a driver is."""
     if not has_nvidia_driver() or importlib.util.find_spec("torch") is None:
         return False
-    from embedfleet.engine.cuda.devices import gpus  # noqa: PLC0415
+    from embedfleet.engine.cuda.devices import capabilities  # noqa: PLC0415
 
-    return gpus() > 0
+    return any(capability >= _AUTO_CAPABILITY for capability in capabilities())
 
 
 def _load_cuda(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
@@ -86,7 +94,7 @@ def _load_cuda(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
             "pip install 'embedfleet[cuda]'."
         )
     # Here, because torch takes seconds and hundreds of megabytes that others need not pay.
-    from embedfleet.engine.cuda.devices import find_device, gpus  # noqa: PLC0415
+    from embedfleet.engine.cuda.devices import capabilities, find_device  # noqa: PLC0415
     from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings  # noqa: PLC0415
 
     precision = choose_cuda_precision(options.dtype, options.at_least)
@@ -99,15 +107,37 @@ def _load_cuda(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
         memory_mib=options.memory_mib,
         deterministic=options.deterministic,
     )
-    device = gpu_of(options.device, options.place, gpus())
+    device = gpu_of(options.device, options.place, capabilities(), precision)
     return CudaEngine(checkpoint, settings, find_device(device))
 
 
-def gpu_of(device: str, place: int, count: int) -> str:
-    """The GPU that is named; else the n-th of `count` for the n-th replica, and round again."""
-    if ":" in device or not count:
+def gpu_of(device: str, place: int, gpus: Sequence[Capability], precision: Precision) -> str:
+    """The GPU that is named; else the n-th fit one for the n-th replica, and round again.
+
+    Raises SettingError when it, or every one, is too old for `precision`. Whether there is a GPU
+    of that number at all is found out later.
+    """
+    least = _LEAST_CAPABILITY[precision]
+    if device == "auto":
+        least = max(least, _AUTO_CAPABILITY)
+    fit = [number for number, capability in enumerate(gpus) if capability >= least]
+    named = device.partition(":")[2]
+    if named.isdigit() and int(named) < len(gpus) and int(named) not in fit:
+        raise _too_old(precision, least, gpus)
+    if named or not gpus:
         return "cuda" if device == "auto" else device
-    return f"cuda:{place % count}"
+    if not fit:
+        raise _too_old(precision, least, gpus)
+    return f"cuda:{fit[place % len(fit)]}"
+
+
+def _too_old(precision: Precision, least: Capability, gpus: Sequence[Capability]) -> SettingError:
+    there = ", ".join(f"cuda:{n} has {major}.{minor}" for n, (major, minor) in enumerate(gpus))
+    other = "bf16, or device cpu" if precision is Precision.FP8 else "device cpu"
+    return SettingError(
+        f"dtype {precision} takes a GPU of compute capability {least[0]}.{least[1]} or newer; "
+        f"{there}. Use {other}."
+    )
 
 
 def choose_cuda_precision(dtype: str, at_least: Precision | None) -> Precision:

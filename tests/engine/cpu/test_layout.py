@@ -74,3 +74,22 @@ def test_rotations_follow_the_formula_before_and_after_the_table_grew(position: 
     cosine, _ = Rotations(CONFIG).at(np.array([position], np.int32))
     exact = np.cos(position * 1e6 ** (-np.arange(16) / 16))
     np.testing.assert_allclose(cosine[0, 0, 0], np.tile(exact, 2), atol=4e-4)
+
+
+class ReadAtEachWrite(Rotations):
+    """Between any two of its writes another thread may read; here one always does."""
+
+    reading = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if self.reading:
+            cosines, sines = self.at(np.array([0, 600], np.int32))
+            assert cosines.shape == sines.shape
+
+
+def test_tables_may_be_read_while_another_thread_makes_them_longer() -> None:
+    rotations = ReadAtEachWrite(CONFIG)
+    rotations.__dict__["reading"] = True
+    cosines, sines = rotations.at(np.array([700], np.int32))
+    np.testing.assert_allclose(cosines**2 + sines**2, 1.0, rtol=1e-6)

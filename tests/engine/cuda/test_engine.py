@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed; `make reference` adds it")
 
+import torch
+
 from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
-from embedfleet.engine.cuda.devices import Processor
+from embedfleet.engine.cuda.devices import Processor, is_loss
 from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings
 from embedfleet.engine.cuda.plain import attention_of_one
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.pooling import finite_rows
-from embedfleet.vocabulary import Encoding, Precision, SettingError, Vectors
+from embedfleet.vocabulary import Encoding, EngineLostError, Precision, SettingError, Vectors
 from tests.checkpoints import NARROW, SMALL, Layout, random_weights, write_checkpoint
 from tests.conformance.engine_conformance import (
     ClosingConformance,
@@ -146,6 +150,53 @@ def test_a_text_longer_than_a_batch_goes_in_steps_and_has_the_same_vector(
     np.testing.assert_allclose(embed(tight, texts), embed(roomy, texts), atol=2e-3)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_bits_are_the_same_with_a_batch_of_any_size(directory: Path, precision: Precision) -> None:
+    odd = cuda_engine(directory, precision, batch_tokens=1_000, deterministic=True)
+    even = cuda_engine(directory, precision, batch_tokens=1_024, deterministic=True)
+    texts = random_texts(odd, [3, 990, 1_500, 7])
+    np.testing.assert_array_equal(embed(odd, texts), embed(even, texts))
+    np.testing.assert_array_equal(embed(odd, texts[2:3]), embed(odd, texts)[2:3])
+
+
+class LosingDevice(Processor):
+    """A device that is gone as soon as vectors are fetched from it."""
+
+    said = "CUDA error: an illegal memory access was encountered"
+    lost = False
+
+    def fetch(self, vectors: Any, count: int) -> Callable[[], Vectors]:
+        if self.lost:
+            raise torch.AcceleratorError(f"{self.said}\nCUDA kernel errors might be reported later")
+        return super().fetch(vectors, count)
+
+
+def test_a_lost_device_is_told_from_a_failed_batch(directory: Path) -> None:
+    device = LosingDevice()
+    settings = CudaSettings(Precision.F32, 1_024, 2_048)
+    engine = CudaEngine(Checkpoint(directory), settings, device)
+    device.lost = True
+    with pytest.raises(EngineLostError, match=r"cpu is lost .*: CUDA error: an illegal") as told:
+        embed(engine, random_texts(engine, [3]))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+        (RuntimeError("the engine is closed"), False),
+    ],
+    ids=str,
+)
+def test_missing_memory_and_errors_of_one_batch_are_no_loss(
+    error: RuntimeError, lost: bool
+) -> None:
+    assert is_loss(error) is lost
+
+
 def test_attention_of_long_texts_in_blocks_is_that_of_all_at_once() -> None:
     config = Qwen3Config(64, 1, 4, 2, 16, 64, 100, 1e-6, 1e6, 4_096, True)
     torch = pytest.importorskip("torch")
@@ -193,7 +244,6 @@ def test_it_says_how_it_wants_to_be_fed(directory: Path) -> None:
 
 
 def test_a_machine_without_a_gpu_is_told_so(directory: Path) -> None:
-    torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(SettingError, match="sees no GPU here: look at nvidia-smi"):

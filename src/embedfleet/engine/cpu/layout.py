@@ -29,16 +29,15 @@ class Rotations:
 
     def __init__(self, config: Qwen3Config) -> None:
         self._config = config
-        self._cosines, self._sines = self._table(512)
+        self._tables = self._table(512)
 
     def at(self, positions: NDArray[np.int32]) -> tuple[Floats, Floats]:
         """Cosines and sines at `positions`, each [len(positions), 1, 1, head_dim]."""
-        cosines, sines = self._cosines, self._sines
+        cosines, sines = self._tables
         needed = int(positions.max()) + 1
         if needed > len(cosines):
-            cosines, sines = self._table(1 << (needed - 1).bit_length())
-            # Two threads may both get here; either table will do.
-            self._cosines, self._sines = cosines, sines
+            # Two threads may both get here, and either's tables will do: one store, one pair.
+            self._tables = cosines, sines = self._table(1 << (needed - 1).bit_length())
         return cosines[positions], sines[positions]
 
     def _table(self, positions: int) -> tuple[Floats, Floats]:

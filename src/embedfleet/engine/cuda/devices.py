@@ -6,15 +6,15 @@ it is called, which is what tests of the engine run on. Refuses to know what is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from embedfleet.engine.cuda.turns import Wait
-from embedfleet.vocabulary import SettingError, Vectors
+from embedfleet.vocabulary import EngineLostError, SettingError, Vectors
 
 _MIB = 1 << 20
 
@@ -131,15 +131,42 @@ def _nothing() -> None:
     pass
 
 
-def gpus() -> int:
-    """GPUs that torch can use here."""
-    count: int = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return count
+def is_loss(error: RuntimeError) -> bool:
+    """Whether a device that raised this computes nothing more: CUDA repeats such errors for ever.
+
+    Memory that was missing for one batch may be there for the next.
+    """
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+        return False
+    fatal = getattr(torch, "AcceleratorError", None)
+    return "CUDA error" in str(error) if fatal is None else isinstance(error, fatal)
+
+
+@contextmanager
+def telling_of_loss(device: str) -> Iterator[None]:
+    """Raise EngineLostError instead of torch's own error when the device is lost inside."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_loss(error):
+            raise
+        said = str(error).partition("\n")[0]
+        raise EngineLostError(
+            f"{device} is lost and computes nothing more until this process is started again: "
+            f"{said}"
+        ) from error
+
+
+def capabilities() -> list[tuple[int, int]]:
+    """Compute capability of each GPU that torch can use here, by its number."""
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_capability(n) for n in range(torch.cuda.device_count())]
 
 
 def find_device(name: str) -> CudaDevice:
     """`cuda` or `cuda:N`; raises SettingError when there is no such GPU."""
-    count = gpus()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         raise SettingError(
             f"device is {name}, but torch {torch.__version__} sees no GPU here: look at "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from embedfleet.engine.checkpoint import Checkpoint
-from embedfleet.engine.cuda.devices import Device
+from embedfleet.engine.cuda.devices import Device, telling_of_loss
 from embedfleet.engine.cuda.forward import Forward, Steps, run
 from embedfleet.engine.cuda.graphs import CapturedPass, capture
 from embedfleet.engine.cuda.layout import Layout, Shape, lay_out, passes, rounded_up
@@ -86,8 +86,9 @@ class CudaEngine:
                 device.torch_device, settings.precision, self._kit.fixed_rows, self._kit.few_rows
             )
             weights = loading.load(checkpoint)
+            chunk = _whole_rows(sizes.batch_tokens, self._kit.fixed_rows or 1)
             operations = self._kit.operations
-            self._forward: Forward | None = Forward(config, weights, operations, sizes.batch_tokens)
+            self._forward: Forward | None = Forward(config, weights, operations, chunk)
             self._info = EngineInfo(
                 width=config.hidden,
                 max_tokens=settings.max_tokens,
@@ -122,7 +123,8 @@ class CudaEngine:
     def prepare(self, batch: Sequence[Encoding]) -> Computation:
         """Lay the texts out in memory that the device can fetch; the computation runs the model.
 
-        Raises ValueError for an empty batch, an empty text or one over `info.max_tokens`.
+        Raises ValueError for an empty batch, an empty text or one over `info.max_tokens`; both
+        raise EngineLostError when the device is lost.
         """
         lengths = [len(encoding) for encoding in batch]
         if not lengths or not all(0 < length <= self._info.max_tokens for length in lengths):
@@ -130,7 +132,8 @@ class CudaEngine:
                 f"a batch holds texts of 1 to {self._info.max_tokens} tokens; got {lengths[:20]}"
             )
         cuts = passes(lengths, self._info.batch_tokens)
-        prepared = [self._prepare_pass(batch[cut]) for cut in cuts]
+        with telling_of_loss(self._device.name):
+            prepared = [self._prepare_pass(batch[cut]) for cut in cuts]
         padding = sum(each.shape.tokens - each.layout.tokens for each in prepared)
         return Computation(lambda: self._compute(prepared), padding)
 
@@ -149,7 +152,11 @@ class CudaEngine:
         return Pass(layout, shape, inputs)
 
     def _compute(self, prepared: Sequence[Pass]) -> Vectors:
-        with torch.inference_mode(), self._device.stream():
+        with (
+            telling_of_loss(self._device.name),
+            torch.inference_mode(),
+            self._device.stream(),
+        ):
             waits = [self._start(each) for each in prepared]
             return np.concatenate([wait() for wait in waits])
 
@@ -192,6 +199,11 @@ class CudaEngine:
             self._forward = None
             self._captured = {}
         self._device.release_memory()
+
+
+def _whole_rows(tokens: int, rows: int) -> int:
+    """The least multiple of `rows` that is no less than `tokens`."""
+    return -(-tokens // rows) * rows
 
 
 def _parts(inputs: Tensor, shape: Shape, layout: Layout) -> tuple[Tensor, Texts]:
