@@ -82,19 +82,31 @@ _OVERFLOWS = dict.fromkeys(
 class EngineSettings:
     """How a replica computes."""
 
-    device: Literal["auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3"] = setting(
-        "auto", flag="--device"
-    )
-    """Device to compute on; `cuda` is the first GPU. `auto` takes a GPU where there is one and
-    torch is installed (the extra `cuda`), else the processor."""
+    device: Literal[
+        "auto",
+        "cpu",
+        "cuda",
+        "cuda:0",
+        "cuda:1",
+        "cuda:2",
+        "cuda:3",
+        "cuda:4",
+        "cuda:5",
+        "cuda:6",
+        "cuda:7",
+    ] = setting("auto", flag="--device")
+    """Device to compute on; `cuda` is the n-th GPU for the n-th replica of the machine. `auto`
+    does the same where there is a GPU of compute capability 8.0 or newer and torch is installed
+    (the extra `cuda`); else it is the processor."""
     dtype: Literal["auto", "f32", "bf16", "fp8", "int8"] = setting(
         "auto", flag="--dtype", refused=_OVERFLOWS
     )
     """Numbers to compute with. `f32` reproduces the reference. On a GPU `bf16` is the usual one
-    (cosine above 0.999), and `fp8` nearly twice as fast (mean cosine about 0.998 on a trained
-    model). On a processor with instructions for it `int8` is two to three times as fast as f32
-    (mean cosine above 0.995). `f16` is refused: the models overflow in it. `auto` is bf16 on a GPU;
-    elsewhere it is int8 where that suits the processor and no pool promises more."""
+    (cosine above 0.999), and `fp8` 1.7 times as fast, measured on an H200 (mean cosine about 0.998
+    on a trained model; compute capability 8.9 or newer). On a processor with instructions for it
+    `int8` is two to three times as fast as f32 (mean cosine above 0.995). `f16` is refused: the
+    models overflow in it. `auto` is bf16 on a GPU; elsewhere it is int8 where that suits the
+    processor and no pool promises more."""
     deterministic: bool = False
     """On a GPU, give a text the same bits whatever it is computed with. Without it the last bits
     depend on the batch. Costs speed, for short texts above all."""
@@ -105,8 +117,9 @@ class EngineSettings:
     """Most tokens in one batch; `auto` lets the engine choose by device and model. A single longer
     text still runs, alone."""
     memory_mib: int | None = count(None, none="auto")
-    """Memory for intermediate results, in MiB, weights not counted; `auto` takes a share of what is
-    free. Long texts are computed in pieces that fit."""
+    """Memory for intermediate results, in MiB, weights not counted. `auto` is on a GPU all that is
+    free beside the weights; on a processor 1,024, or what the longest text needs. Batches are made
+    smaller, and long texts computed in pieces, until they fit."""
     max_tokens: int | None = count(None, none="auto")
     """Longest text, in tokens; `auto` is what the model was trained for."""
 
