@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from embedfleet.fleet.providers.local import placed, replica_settings
+from embedfleet.fleet.providers.local import LocalReplica, placed, replica_settings
 from embedfleet.machine import usable_processors
 from embedfleet.settings import AutoscalingSettings, EngineSettings, Pool, Settings
 
@@ -45,3 +47,29 @@ def test_each_replica_knows_which_one_it_is() -> None:
     settings = Settings(pools=(POOL,))
     assert placed(settings, "local-0") == settings
     assert placed(settings, "local-3").replica.place == 3
+
+
+class Ending:
+    """A process that ends when it is told here."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def terminate(self) -> None:
+        pass
+
+    async def wait(self) -> int:
+        return await self.code
+
+
+async def test_who_stops_a_replica_can_be_cancelled_in_the_moment_in_which_it_ends() -> None:
+    """Python 3.11's wait_for forgets the cancellation then."""
+    process: Any = Ending()
+    stopping = asyncio.create_task(LocalReplica(process, "http://a").stop(9.0))
+    await asyncio.sleep(0.01)
+    process.code.set_result(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping

@@ -62,6 +62,22 @@ async def test_work_ends_at_its_deadline(left_s: float) -> None:
     assert ends == ["cancelled"]
 
 
+async def test_a_caller_who_leaves_as_the_work_ends_cancels_nothing_that_comes_after_it() -> None:
+    """Python 3.11's wait_for forgets a cancellation in that moment."""
+    left = asyncio.get_running_loop().create_future()
+
+    async def receive() -> dict[str, Any]:
+        await left
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None: ...
+
+    async with Attendance(Request({"type": "http"}, receive, send), left_s=9):
+        await asyncio.sleep(0.25)  # it is watched
+        left.set_result(None)
+    await asyncio.sleep(0.05)
+
+
 async def test_an_error_of_the_work_comes_out_as_it_is() -> None:
     """Attendance adds nothing to it."""
     with pytest.raises(ZeroDivisionError):

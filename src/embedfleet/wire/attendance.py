@@ -95,7 +95,9 @@ class Attendance:
     async def _attend(self) -> None:
         try:
             left_s = self._deadline - self._loop.time()
-            await asyncio.wait_for(self._request.gone(), max(0.0, left_s))
+            # Not wait_for: in Python 3.11 it swallows a cancellation that meets its end.
+            async with asyncio.timeout(max(0.0, left_s)):
+                await self._request.gone()
             self._reason = ClientGoneError()
         except TimeoutError:
             self._reason = DeadlineError("the deadline passed before the answer was ready")

@@ -91,7 +91,9 @@ class LocalReplica:
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), grace_s)
+            # Not wait_for: in Python 3.11 it swallows a cancellation that meets its end.
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
         except TimeoutError:
             log.warning("process %d did not stop within %g s and is killed", self.pid, grace_s)
             with contextlib.suppress(ProcessLookupError):
@@ -126,7 +128,8 @@ class LocalProvider:
         )
         assert process.stdout is not None  # noqa: S101  for the type checker; PIPE was asked for
         try:
-            line = await asyncio.wait_for(process.stdout.readline(), ANNOUNCE_TIMEOUT_S)
+            async with asyncio.timeout(ANNOUNCE_TIMEOUT_S):
+                line = await process.stdout.readline()
         except TimeoutError:
             line = b""
         except asyncio.CancelledError:
