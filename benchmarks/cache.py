@@ -60,8 +60,10 @@ PORT, ADMIN, REDIS, REPLICAS = 19_250, 19_251, 19_252, (19_253, 19_254)
 CONNECTIONS = 16
 """Of traffic at a hit rate; the hit path has 64. Few, for the sake of LiteLLM, whose requests would
 each wait for seconds behind 63 others."""
-PREPARED = 60_000
-"""Requests that wrk has ready for one measurement: more than a contender answers in it."""
+PREPARED_PER_S = 30_000
+"""Requests that wrk has ready for each measured second: more than a contender answers in it."""
+WARM_UP = 2_000
+"""Requests before it, which may be repeated."""
 
 Numbers = dict[str, float]
 
@@ -213,8 +215,12 @@ def load(
     *,
     key: str = "none",
     connections: int = CONNECTIONS,
+    repeated: bool = False,
 ) -> Numbers:
-    """Ask one after the other on every connection, as fast as it goes."""
+    """Ask one after the other on every connection, as fast as it goes.
+
+    Raises RuntimeError when there were too few requests, unless they may be `repeated`.
+    """
     lines, script = place.directory / "bodies", place.directory / "load.lua"
     lines.write_bytes(b"\n".join(bodies) + b"\n")
     script.write_text(_LUA % (lines, key))
@@ -232,6 +238,8 @@ def load(
     if found is None:
         raise RuntimeError(output)
     requests, micros, p50, p99, errors = map(int, found.groups())
+    if not repeated:
+        check_enough(len(bodies), asked=requests + connections)
     return {
         "texts_per_s": requests / micros * 1e6,
         "p50_ms": p50 / 1e3,
@@ -239,6 +247,15 @@ def load(
         "errors": float(errors),
         "requests": float(requests),
     }
+
+
+def check_enough(prepared: int, *, asked: int) -> None:
+    """Raise RuntimeError when requests were asked twice: what was new would be a hit then."""
+    if asked > prepared:
+        raise RuntimeError(
+            f"{asked} requests were asked and {prepared} were prepared: the hit rate is not what "
+            "it should be. Raise PREPARED_PER_S."
+        )
 
 
 def computed() -> int:
@@ -272,12 +289,13 @@ def at_every_rate(contender: Contender, place: Place, number: int) -> Iterator[t
         if contender.name != "none":
             warm(gateway)
         for rate in RATES:
-            asked = traffic(rate, PREPARED, place.new, seed=1000 * number + round(100 * rate))
+            count = WARM_UP + round(PREPARED_PER_S * max(1.0, place.seconds))
+            asked = traffic(rate, count, place.new, seed=1000 * number + round(100 * rate))
             bodies = [body(each) for each in asked.questions]
-            load(place, bodies[:2000], 1)
+            load(place, bodies[:WARM_UP], 1, repeated=True)
             time.sleep(1)  # what a rival still computes of it is not this measurement's
             before, cpu_s = computed(), gateway.cpu_s
-            seen = load(place, bodies[2000:], place.seconds)
+            seen = load(place, bodies[WARM_UP:], place.seconds)
             wanted = max(1.0, seen["requests"]) * tokens_of(contender, asked, place)
             seen["work_saved"] = 1 - (computed() - before) / wanted
             seen["cpu_us_per_text"] = (gateway.cpu_s - cpu_s) / max(1.0, seen["requests"]) * 1e6
@@ -304,9 +322,9 @@ def hit_path(place: Place) -> Numbers:
     asked = [body("What is the capital of France, and how large is its metropolitan area today?")]
     with running(CONTENDERS["memory"], place, keys=keys) as gateway:
         wait_for_key(asked[0], key)
-        load(place, asked, 1, key=key, connections=64)
+        load(place, asked, 1, key=key, connections=64, repeated=True)
         before, cpu_s = computed(), gateway.cpu_s
-        seen = load(place, asked, place.seconds, key=key, connections=64)
+        seen = load(place, asked, place.seconds, key=key, connections=64, repeated=True)
         cpu_s = gateway.cpu_s - cpu_s
         seen["cpu_us_per_text"] = cpu_s / seen["requests"] * 1e6
         seen["core_busy"] = cpu_s * seen["texts_per_s"] / seen["requests"]

@@ -100,8 +100,16 @@ def memory_of_vectors() -> dict[str, float]:
 
 
 class _Cache(Protocol):
-    def get(self, key: bytes) -> object: ...
-    def put(self, key: bytes, value: bytes) -> None: ...
+    def get(self, key: Any) -> object: ...
+    def put(self, key: Any, value: bytes) -> None: ...
+
+
+def _bytes_key(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def _text_key(number: int) -> str:
+    return _bytes_key(number).hex()
 
 
 class _LeastRecentlyUsed:
@@ -122,19 +130,19 @@ class _LeastRecentlyUsed:
 
 
 class _Theine:
-    """W-TinyLFU of the library theine, which counts entries."""
+    """W-TinyLFU of the library theine, which counts entries and takes texts as keys."""
 
     def __init__(self, entries: int) -> None:
         from theine import Cache  # type: ignore[import-not-found]  # noqa: PLC0415
 
         self._cache: Any = Cache(entries)
 
-    def get(self, key: bytes) -> object:
-        value, known = self._cache.get(key.hex())
+    def get(self, key: str) -> object:
+        value, known = self._cache.get(key)
         return value if known else None
 
-    def put(self, key: bytes, value: bytes) -> None:
-        self._cache.set(key.hex(), value)
+    def put(self, key: str, value: bytes) -> None:
+        self._cache.set(key, value)
 
 
 def _zipf(rng: Random, distinct: int) -> Callable[[], int]:
@@ -160,19 +168,19 @@ def _asked(rng: Random, *, scan: bool) -> Iterator[int]:
 def admission() -> dict[str, dict[str, float]]:
     """Hit ratios of questions with room for a tenth of them, and microseconds of one access."""
     entries = 5_000
-    made: dict[str, Callable[[], _Cache]] = {
-        "S3-FIFO (ours)": lambda: Memory(entries * (1 + OVERHEAD_BYTES)),
-        "LRU": lambda: _LeastRecentlyUsed(entries),
-        "W-TinyLFU (theine)": lambda: _Theine(entries),
+    made: dict[str, tuple[Callable[[], _Cache], Callable[[int], object]]] = {
+        "S3-FIFO (ours)": (lambda: Memory(entries * (1 + OVERHEAD_BYTES)), _bytes_key),
+        "LRU": (lambda: _LeastRecentlyUsed(entries), _bytes_key),
+        "W-TinyLFU (theine)": (lambda: _Theine(entries), _text_key),
     }
     traces = {scan: list(_asked(Random(3), scan=scan)) for scan in (False, True)}
     results: dict[str, dict[str, float]] = {}
-    for name, make in made.items():
+    for name, (make, key_of) in made.items():
         try:
             results[name] = {}
             for scan, trace in traces.items():
                 cache, hits, asked = make(), 0, 0
-                keys = [number.to_bytes(32, "big") for number in trace]
+                keys = [key_of(number) for number in trace]
                 began = time.process_time()
                 for number, key in zip(trace, keys, strict=True):
                     known = cache.get(key) is not None

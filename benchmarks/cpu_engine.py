@@ -7,9 +7,9 @@ Qwen3-Embedding-0.6B's geometry with random weights (seeded): speed does not dep
 do. Each contender is a process with an environment of its own (`python -m benchmarks.cpu_rivals`
 makes them all); those whose environment is missing are left out with a message. The checkpoint,
 and what rivals convert it to, are kept under the folder. Contenders take turns on every workload,
-so that whatever else the machine does meets all of them; slow ones compute a part of the texts
-(`every`), which leaves rates as they are. Prints tables, writes JSON and a plot to
-`benchmarks/results/`.
+so that whatever else the machine does meets all of them; where texts are of one length, slow ones
+compute a part of them (`every`), which leaves rates as they are. Prints tables, writes JSON and a
+plot to `benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Contender:
     dtype: str
     environment: str
     every: int = 1
-    """Of how many texts it computes one."""
+    """Of how many texts of one length it computes one."""
 
     @property
     def name(self) -> str:

@@ -46,13 +46,18 @@ class Measured:
     def run(
         self, workload: Workload, every: int | None = None, output: str = ""
     ) -> dict[str, float]:
-        answer = self.worker.ask(workload.name, str(every or self.every), output)
+        every = every or self.every_of(workload)
+        answer = self.worker.ask(workload.name, str(every), output)
         self.peak_mib, self.anonymous_mib = answer["peak_mib"], answer["anonymous_mib"]
         return {clock: answer[clock] for clock in ("seconds", "processor_s")}
 
+    def every_of(self, workload: Workload) -> int:
+        """Of how many texts it computes one: a part of mixed lengths would be another mix."""
+        return self.every if workload.even else 1
+
     def tokens_per_s(self, workload: Workload, clock: str = CLOCK) -> float:
         times = [took[clock] for took in self.took[workload.name]]
-        return workload.tokens(self.every) / statistics.median(times)
+        return workload.tokens(self.every_of(workload)) / statistics.median(times)
 
     def spread(self, workload: Workload) -> float:
         """Of the middle half of the times, relative to the median."""

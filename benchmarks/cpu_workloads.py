@@ -33,8 +33,13 @@ class Workload:
     def single(self) -> bool:
         return len(self.lengths) == 1
 
+    @property
+    def even(self) -> bool:
+        """Whether a part of the texts has the rate of all: they are all of one length."""
+        return len(set(self.lengths)) == 1
+
     def tokens(self, every: int = 1) -> int:
-        """Of every `every`th text; rivals that take long compute a part, at the same rate."""
+        """Of every `every`th text; of even texts, rivals that take long compute such a part."""
         return sum(self.lengths[::every])
 
     def texts(self, vocabulary: int, every: int = 1) -> Texts:

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_client '{"url": …, "texts": 64, "tokens": "32", …}' result.json
 
 Token ids in, answers read and not parsed, as in the recording of SGLang. Each of `connections`
-sends its next request when its last is answered. Counted is what is answered within the measured
-seconds; others warm up. Decides nothing about the server.
+sends its next request when its last is answered. Counted is what is answered with vectors within
+the measured seconds, and how many failed; others warm up. Decides nothing about the server.
 """
 
 from __future__ import annotations
@@ -72,6 +72,15 @@ class Seen:
     failed: int = 0
     received_bytes: int = 0
 
+    def count(self, status: int, seconds: float, tokens: int, received_bytes: int) -> None:
+        """An answer: one that failed has computed nothing, however quickly it came."""
+        if status != 200:
+            self.failed += 1
+            return
+        self.latencies_s.append(seconds)
+        self.tokens += tokens
+        self.received_bytes += received_bytes
+
 
 async def run(load: Load) -> Seen:
     dice = random.Random(load.seed)
@@ -88,10 +97,8 @@ async def run(load: Load) -> Seen:
             async with session.post(load.url, data=body, headers=headers) as answer:
                 content = await answer.read()
             if load.begin_at <= time.time() < until:
-                seen.latencies_s.append(time.perf_counter() - started)
-                seen.tokens += tokens
-                seen.received_bytes += len(content)
-                seen.failed += answer.status != 200
+                seconds = time.perf_counter() - started
+                seen.count(answer.status, seconds, tokens, len(content))
             if answer.status != 200 and seen.failed < 2:
                 print(answer.status, content[:200], file=sys.stderr)
 

@@ -22,6 +22,7 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -160,17 +161,23 @@ def _of_replica(
         "prepare_ms": 1e3 * gained.get("replica_prepare_seconds_sum", 0.0) / batches,
         "compute_ms": 1e3 * gained.get("replica_compute_seconds_sum", 0.0) / batches,
         "processor_share": gained.get("process_cpu_seconds_total", 0.0),
-        "gpu_busy": state.get("replica_gpu_busy_ratio", 0.0),
-        "gpu_power_w": state.get("replica_gpu_power_watts", 0.0),
-        "gpu_memory_gb": state.get("replica_gpu_memory_used_bytes", 0.0) / 1e9,
-    }
+    } | of_gpu(state)
+
+
+def of_gpu(state: dict[str, float]) -> dict[str, float | None]:
+    """What the driver told; None where it told nothing, as NaN is no JSON."""
+    busy = state.get("replica_gpu_busy_ratio", nan)
+    power = state.get("replica_gpu_power_watts", nan)
+    memory = state.get("replica_gpu_memory_used_bytes", nan) / 1e9
+    told = {"gpu_busy": busy, "gpu_power_w": power, "gpu_memory_gb": memory}
+    return {name: None if isnan(value) else value for name, value in told.items()}
 
 
 def scraped() -> dict[str, float]:
     """The replica's figures without labels, by name without our prefix."""
     with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=30) as answer:
         text = answer.read().decode()
-    rows = re.findall(r"^([a-z_]+) ([0-9.e+-]+)$", text, re.MULTILINE)
+    rows = re.findall(r"^([a-z_]+) ([0-9.e+-]+|NaN)$", text, re.MULTILINE)
     return {name.removeprefix("embedfleet_"): float(value) for name, value in rows}
 
 
@@ -232,10 +239,14 @@ def shown(size: str, dtype: str, result: dict[str, Any], rivals: dict[str, Any])
             f"{name:30} {row['texts_s']:8,.1f} {row['tokens_s']:9,.0f} {row.get('p50_ms', 0):8.1f} "
             f"{row.get('p99_ms', 0):8.1f} {row['tokens_s'] / best:6.0%} {ratio:>7} "
             f"{row['batch_tokens']:6.0f} {row['padding_share']:5.0%} "
-            f"{row['processor_share'] / result['seconds']:5.2f} {row['gpu_power_w']:4.0f}"
+            f"{row['processor_share'] / result['seconds']:5.2f} {watts(row['gpu_power_w']):>4}"
             + (f"  FAILED {row['failed']}" if row["failed"] else "")
         )
     return "\n".join(lines)
+
+
+def watts(power_w: float | None) -> str:
+    return "-" if power_w is None else f"{power_w:.0f}"
 
 
 def main() -> None:
