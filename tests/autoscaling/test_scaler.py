@@ -114,6 +114,15 @@ async def test_traffic_that_grows_is_followed_and_what_goes_is_let_go_slowly() -
     assert [planned for planned, _, _ in rig.target.orders] == [5, 4, 3, 2, 1]
 
 
+async def test_a_step_down_is_not_taken_back_while_who_goes_still_serves() -> None:
+    """In a cluster he is ready for minutes yet: the number that was ordered counts."""
+    rig = Rig(planned=8)
+    rig.sight.rate = 4 * V
+    rig.sight.changed = {"ready": 8}
+    await rig.through(1800)
+    assert [planned for planned, _, _ in rig.target.orders] == [7]
+
+
 async def test_an_order_carries_its_reason() -> None:
     """The target's own log can tell why."""
     rig = Rig()
@@ -186,6 +195,14 @@ class TestDoubt:
 
         rig.sight.error = None
         assert not (await rig.tick()).decision.held
+
+    @pytest.mark.parametrize("ready", [math.nan, math.inf, -math.inf, -1.0, 1e300])
+    async def test_a_number_of_ready_replicas_that_is_none_holds(self, ready: float) -> None:
+        """It is not mistaken for those that were ordered."""
+        rig = Rig()
+        rig.sight.changed = {"ready": ready}
+        entry = await rig.tick()
+        assert entry.decision.reason.startswith("held: ready is")
 
     async def test_a_sight_that_never_answers_is_given_up(self) -> None:
         """After as long as signals would be stale."""

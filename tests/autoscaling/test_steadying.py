@@ -84,8 +84,26 @@ def test_a_peak_is_remembered_beyond_the_quiet_window() -> None:
 def test_nothing_goes_while_a_replica_is_starting() -> None:
     """What it was ordered for is not known to be over."""
     pool = Watching(12)
-    decision = pool.watch(1200, V, starting=1)
+    pool.watch(600, V)
+    decision = pool.watch(180, V, starting=1)
     assert (decision.planned, decision.winner) == (13, "quiet")
+
+
+def test_a_replica_that_never_becomes_ready_keeps_the_others_for_three_start_ups_only() -> None:
+    """A minute each; a pod without a place may wait for ever."""
+    pool = Watching(12)
+    pool.watch(600, V)
+    pool.watch(180, V, starting=1)
+    assert pool.ready == 12
+    pool.watch(20, V, starting=1)
+    assert pool.ready < 12
+
+
+def test_those_that_never_become_ready_carry_nothing() -> None:
+    """Nine that are planned could carry 54,000 tokens/s at 60 %; the eight that serve could not."""
+    pool = Watching(8)
+    decision = pool.watch(1200, 5.4 * V, starting=2)
+    assert (decision.planned, decision.winner) == (10, "safety")
 
 
 def test_nothing_goes_while_work_waits() -> None:

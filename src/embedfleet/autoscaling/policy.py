@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from embedfleet.autoscaling import steadying
 from embedfleet.autoscaling.schedule import Bounds, Schedule, bounds
-from embedfleet.autoscaling.signals import Observation, fault
+from embedfleet.autoscaling.signals import Observation, fault, start_up_s
 from embedfleet.autoscaling.steadying import Pace
 from embedfleet.settings import AutoscalingSettings
 
@@ -154,11 +154,6 @@ def _noticed(seen: Observation, memory: Memory, settings: AutoscalingSettings) -
         levels=(*levels, (seen.now, seen.arriving_slow)),
         at=seen.now,
     )
-
-
-def start_up_s(seen: Observation, settings: AutoscalingSettings) -> float:
-    """How long a replica ordered now takes: as measured, else as set."""
-    return settings.start_up_s if math.isnan(seen.start_up_s) else seen.start_up_s
 
 
 def _allowed(seen: Observation, schedule: Schedule, settings: AutoscalingSettings) -> Bounds:

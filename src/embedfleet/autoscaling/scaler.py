@@ -19,7 +19,7 @@ from typing import Protocol
 from embedfleet.autoscaling.journal import Entry, Journal, Mode
 from embedfleet.autoscaling.policy import Decision, Memory, decide, held, unheeded
 from embedfleet.autoscaling.schedule import parse
-from embedfleet.autoscaling.signals import Observation
+from embedfleet.autoscaling.signals import MOST, Observation
 from embedfleet.settings import AutoscalingSettings
 from embedfleet.vocabulary import CallerError, EmbedfleetError
 
@@ -166,12 +166,18 @@ class Scaler:
         return (blind, *held(blind, complaint, self._memory, self.settings))
 
     def _completed(self, seen: Observation, now: float, clock: datetime) -> Observation:
-        """With what the target knows."""
+        """With what the target knows.
+
+        Who was told to go may serve for minutes yet; he is no replica that is planned, or every
+        step down would be taken back at the next tick. Absurd figures are left for `fault`.
+        """
         target = self._target
+        ready = min(seen.ready, target.planned) if seen.ready < MOST else seen.ready
         return replace(
             seen,
             now=now,
-            starting=max(0, target.planned - seen.ready),
+            ready=ready,
+            starting=max(0, target.planned - ready),
             standby=target.standby,
             start_up_s=target.start_up_s,
             clock=clock,

@@ -101,6 +101,11 @@ def _needed(seen: Observation) -> Iterator[tuple[str, float]]:
         yield "start_up_s", seen.start_up_s
 
 
+def start_up_s(seen: Observation, settings: AutoscalingSettings) -> float:
+    """How long a replica ordered now takes: as measured, else as set."""
+    return settings.start_up_s if math.isnan(seen.start_up_s) else seen.start_up_s
+
+
 def ability(model: CostModel, tokens_of_a_text: float, batch_tokens: int, within_s: float) -> float:
     """Tokens per second of a replica that fills its batches, none of them longer than `within_s`.
 

@@ -1,7 +1,7 @@
 """How far the fleet moves now towards what is wanted.
 
 Pure. Decides pace: up at once and in bounded steps, down only after a quiet window, in small steps,
-if the rest could carry the load, and never while the autoscaler is new or replicas are starting.
+if the rest could carry the load, and never while the autoscaler is new or replicas start in time.
 Refuses to know why a number is wanted.
 """
 
@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from embedfleet.autoscaling.signals import Observation
+from embedfleet.autoscaling.signals import Observation, start_up_s
 from embedfleet.settings import AutoscalingSettings
 
 ALWAYS_UP = 4
 """Replicas that may be added in an interval however small the fleet is (as in Kubernetes' HPA)."""
+LATE = 3.0
+"""After so many usual start-ups without a new order, who still starts is not waited for: three of
+four start within one, and one that never does must not keep the others for ever."""
 
 
 Wants = tuple[tuple[float, int], ...]
@@ -36,6 +39,8 @@ class Pace:
     """Growth within the last interval: (when, by how many)."""
     down_at: float = -math.inf
     """When the fleet last shrank."""
+    starting_since: float | None = None
+    """Since when replicas have been starting without any more having been ordered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ def step(
 
     `proven` is the part of it that is no work done once, and `least` is never waited for.
     """
-    pace = _remembering(seen.now, wanted, proven, pace, settings)
+    pace = _remembering(seen, wanted, proven, pace, settings)
     if wanted > seen.planned:
         return _up(seen, wanted, least, pace, settings)
     if wanted < seen.planned:
@@ -77,14 +82,16 @@ def step(
 
 
 def _remembering(
-    now: float, wanted: int, proven: int, pace: Pace, settings: AutoscalingSettings
+    seen: Observation, wanted: int, proven: int, pace: Pace, settings: AutoscalingSettings
 ) -> Pace:
+    now, since = seen.now, pace.starting_since
     return replace(
         pace,
         started=now if pace.started is None else pace.started,
         proven=_highest(pace.proven, proven, now, settings.down_cooldown_s),
         wanted=_highest(pace.wanted, wanted, now, settings.backlog_cooldown_s),
         grown=tuple(each for each in pace.grown if each[0] > now - settings.up_interval_s),
+        starting_since=(now if since is None else since) if seen.starting else None,
     )
 
 
@@ -109,7 +116,7 @@ def _up(
         return Step(seen.planned, pace, "pace", f"{lately} were added lately")
     grown = (*pace.grown, (seen.now, planned - seen.planned))
     why = None if planned == wanted else f"at most {planned} for now"
-    return Step(planned, replace(pace, grown=grown), None, why)
+    return Step(planned, replace(pace, grown=grown, starting_since=seen.now), None, why)
 
 
 def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> Step:
@@ -122,7 +129,7 @@ def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> Step:
     started = seen.now if pace.started is None else pace.started
     if seen.now - started < quiet_s:
         return stay("restart", f"looking on for {seen.now - started:.0f} s only")
-    if seen.starting:
+    if _in_time(seen, pace, settings):
         return stay("quiet", f"{seen.starting} are still starting")
     if seen.now - pace.down_at < settings.down_interval_s:
         return stay("pace", f"it shrank {seen.now - pace.down_at:.0f} s ago")
@@ -131,10 +138,16 @@ def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> Step:
         return stay("quiet", f"{highest} were wanted within {quiet_s:.0f} s")
     most = max(1, math.floor(seen.planned * settings.down_most))
     planned = max(highest, seen.planned - most)
-    refusal = _overloads(seen, planned, settings)
+    refusal = _overloads(seen, min(planned, seen.ready), settings)
     if refusal is not None:
         return stay("safety", refusal)
     return Step(planned, replace(pace, down_at=seen.now))
+
+
+def _in_time(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> bool:
+    """Whether replicas are starting of which it is too early to say that they never will."""
+    since = seen.now if pace.starting_since is None else pace.starting_since
+    return seen.starting > 0 and seen.now - since < LATE * start_up_s(seen, settings)
 
 
 def _overloads(seen: Observation, planned: int, settings: AutoscalingSettings) -> str | None:
