@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from collections.abc import AsyncIterator
 
 import msgspec
+import pytest
 
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
@@ -28,6 +30,7 @@ class FakeContact:
         self.description: ReplicaDescription | None = DESCRIPTION
         self.wrong = ""
         self.stuck = False
+        self.error: Exception | None = None
 
     async def describe(self, url: str) -> ReplicaDescription:
         if url != "http://a":
@@ -37,11 +40,15 @@ class FakeContact:
         return self.description
 
     async def expected(self, url: str, description: ReplicaDescription) -> Expected:
+        if self.error is not None and url == "http://a":
+            raise self.error
         return EXPECTED
 
     async def verify(self, url: str) -> str:
         if self.stuck and url == "http://a":
             await asyncio.sleep(3600)
+        if self.error is not None and url == "http://a":
+            raise self.error
         return self.wrong if url == "http://a" else ""
 
 
@@ -157,6 +164,42 @@ async def test_a_replica_that_is_known_to_go_is_not_given_another_chance() -> No
         await asyncio.sleep(0.2)  # several times as long as a drain lasts here
 
         assert member.state is S.DRAINING
+
+
+async def test_a_replica_that_is_to_go_before_it_served_gets_no_traffic() -> None:
+    """It was chosen while it was starting; its vectors are found right afterwards."""
+    async with watching(FakeContact()) as member:
+        member.leaving.add("autoscaler")
+        await becomes(member, S.DRAINING)
+        await asyncio.sleep(0.1)
+        assert member.state is S.DRAINING
+
+
+async def test_a_full_disk_here_is_no_end_of_looking() -> None:
+    """The model's files are fetched here; a replica that serves is one that was not looked at."""
+    contact = FakeContact()
+    contact.error = OSError(errno.ENOSPC, "No space left on device")
+    async with watching(contact) as member:
+        await asyncio.sleep(0.05)
+        assert member.state is S.STARTING
+
+        contact.error = None
+        await becomes(member, S.READY)
+        contact.error = OSError(errno.ENOSPC, "No space left on device")
+        await becomes(member, S.EJECTED)
+        assert "No space left" in member.reason
+
+
+async def test_a_bug_that_ends_looking_at_a_replica_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It would keep its state for ever."""
+    contact = FakeContact()
+    contact.error = ZeroDivisionError("a bug")
+    async with watching(contact):
+        async with asyncio.timeout(5):
+            while "watching a ended. This is a bug." not in caplog.messages:
+                await asyncio.sleep(0.002)
 
 
 async def test_a_replica_that_is_kept_in_reserve_goes_on_standby_once_its_vectors_are_right() -> (

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -47,14 +49,15 @@ class FakeReplica:
 class FakeProvider:
     """Starts fake replicas; the first `broken` starts fail."""
 
-    def __init__(self, broken: int = 0) -> None:
+    def __init__(self, broken: int = 0, error: Exception | None = None) -> None:
         self.started: list[FakeReplica] = []
         self.broken = broken
+        self.error = error or SetupError("no memory")
 
     async def start(self, name: str) -> FakeReplica:
         if self.broken:
             self.broken -= 1
-            raise SetupError("no memory")
+            raise self.error
         self.started.append(FakeReplica(len(self.started)))
         return self.started[-1]
 
@@ -188,6 +191,41 @@ async def test_a_replica_that_never_answers_is_ended_and_started_again() -> None
         rig.well = True
         await asyncio.sleep(0.2)
         assert rig.states() == {"local-0": "ready", "local-1": "ready"}
+
+
+async def test_a_replica_that_hangs_after_it_has_served_is_ended_and_started_again() -> None:
+    """The only one is never ejected; it would stay suspect for ever."""
+    async with rigged(0) as rig:
+        rig.supervisor.start_timeout_s = 0.05
+        await rig.become(1)
+        await asyncio.sleep(0.1)
+        assert rig.provider.started[0].stopped_with is None
+
+        rig.fleet.apply(rig.fleet["local-0"], Event.FAILED, time.monotonic())
+        async with asyncio.timeout(5):
+            while len(rig.provider.started) < 2:
+                await asyncio.sleep(0.002)
+        await asyncio.sleep(0.02)
+        assert rig.provider.started[0].stopped_with is not None
+        assert rig.states() == {"local-0": "ready"}
+        assert rig.restarts == 1
+
+
+async def test_a_start_for_which_the_machine_has_no_room_is_tried_again() -> None:
+    """No memory to fork, no room on the disk: it may have some later."""
+    provider = FakeProvider(broken=2, error=OSError(errno.ENOSPC, "No space left on device"))
+    async with keeping(1, provider) as (fleet, _):
+        await asyncio.sleep(0.05)
+
+        assert len(fleet) == 1
+
+
+async def test_a_bug_that_ends_the_care_for_a_replica_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody would start it again."""
+    async with keeping(1, FakeProvider(broken=1, error=ZeroDivisionError("a bug"))):
+        assert "keeping local-0 ended. This is a bug." in caplog.messages
 
 
 class TestScaling:

@@ -74,7 +74,9 @@ class Prober:
     def _follow(self, member: Member, left: ReplicaState) -> None:
         if left is ReplicaState.GONE:
             self._nudges[member] = asyncio.Event()
-            self._watches[member] = asyncio.create_task(self._watch(member))
+            watch = asyncio.create_task(self._watch(member), name=f"watching {member.name}")
+            watch.add_done_callback(_ended)
+            self._watches[member] = watch
         elif member.state is ReplicaState.GONE:
             self._watches.pop(member).cancel()
             del self._nudges[member]
@@ -139,6 +141,8 @@ class Prober:
             return
         except EmbedfleetError as error:
             look = Look(None, error.message)
+        except OSError as error:  # no room for the model's files, no file left to open
+            look = Look(None, str(error))
         verdict = judge(member.state, look, expected)
         if verdict is not None:
             self._apply(member, *verdict)
@@ -150,12 +154,17 @@ class Prober:
         except EmbedfleetError as error:
             self._apply(member, Event.FAILED, f"it could not be verified: {error.message}")
             return
-        except TimeoutError:
+        except TimeoutError:  # before OSError, of which it is one
             reason = f"no golden vectors within {self._verify_timeout_s:g} s"
             self._apply(member, Event.FAILED, reason)
             return
+        except OSError as error:
+            self._apply(member, Event.FAILED, f"it could not be verified: {error}")
+            return
         if wrong:
             self._apply(member, Event.REFUSED, wrong)
+        elif member.leaving and member.state is ReplicaState.VERIFYING:
+            self._apply(member, Event.DRAIN, "its vectors are right, and it is to go")
         elif member.reserve and member.state is ReplicaState.VERIFYING:
             self._apply(member, Event.RESERVED, "its vectors are right, and it is kept on standby")
         else:
@@ -165,3 +174,9 @@ class Prober:
         if self._fleet.apply(member, event, time.monotonic(), reason):
             level = logging.WARNING if event in {Event.FAILED, Event.REFUSED} else logging.INFO
             log.log(level, "replica %s is %s: %s", member.name, member.state, reason)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """It watches until it is cancelled; a bug that ends it must not pass in silence."""
+    if not task.cancelled():
+        log.critical("%s ended. This is a bug.", task.get_name(), exc_info=task.exception())

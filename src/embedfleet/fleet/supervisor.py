@@ -34,6 +34,10 @@ STARTS = 20
 """So many of the last starts say how long one takes."""
 LOOK_S = 0.05
 """How often it is looked whether a replica that leaves has finished."""
+LOOKS = 10
+"""How often it is looked within `start_timeout_s` whether a replica hangs."""
+SILENT = {ReplicaState.STARTING, ReplicaState.SUSPECT}
+"""In these a replica stays that does not answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +86,7 @@ class Supervisor:
     grace_s: float = 30.0
     """How long a replica that goes may take to finish what it has."""
     start_timeout_s: float = 600.0
-    """How long one may take to load before it counts as dead."""
+    """How long one may not answer, loading or later, before it counts as dead."""
     told: Told = field(default_factory=Told)
     _slots: dict[int, Slot] = field(init=False, default_factory=dict)
     _starts_s: list[float] = field(init=False, default_factory=list)
@@ -134,7 +138,11 @@ class Supervisor:
         for part in todo.starts:
             number = next(each for each in range(len(self._slots) + 1) if each not in self._slots)
             slot = self._slots[number] = Slot(number, part)
-            slot.keeping = asyncio.create_task(self._keep(slot))
+            self._begin(slot)
+
+    def _begin(self, slot: Slot) -> None:
+        slot.keeping = asyncio.create_task(self._keep(slot), name=f"keeping {slot.name}")
+        slot.keeping.add_done_callback(_tell_of)
 
     def _standing(self, slot: Slot) -> Standing:
         member = None if slot.ending else slot.member
@@ -156,7 +164,8 @@ class Supervisor:
         else:
             self._apply(slot, Event.DRAIN, "it is not needed any more")
             emptying = self._reserve(slot) if part is Part.STANDBY else self._remove(slot)
-            slot.emptying = asyncio.create_task(emptying)
+            slot.emptying = asyncio.create_task(emptying, name=f"emptying {slot.name}")
+            slot.emptying.add_done_callback(_tell_of)
 
     def _mark(self, slot: Slot) -> None:
         """Let whoever watches the replica know its part."""
@@ -188,7 +197,7 @@ class Supervisor:
         if slot.part is Part.LEAVING:
             del self._slots[slot.number]
         else:  # it was wanted again meanwhile
-            slot.keeping = asyncio.create_task(self._keep(slot))
+            self._begin(slot)
 
     async def _emptied(self, slot: Slot, at_most_s: float = math.inf) -> None:
         deadline = time.monotonic() + at_most_s
@@ -223,6 +232,8 @@ class Supervisor:
             slot.replica = await self.provider.start(slot.name)
         except SetupError as error:
             return End(error.message, hopeless=isinstance(error, SettingError))
+        except OSError as error:  # no memory for a process, no room for its file
+            return End(f"it could not be started: {error}", hopeless=False)
         slot.member = self.fleet.add(slot.name, slot.replica.url, time.monotonic())
         self._mark(slot)
         end = await self._ended(slot.replica, slot)
@@ -234,14 +245,20 @@ class Supervisor:
         """How its life ended. One that does not answer in time is ended: it may hang for ever."""
         ending = asyncio.ensure_future(replica.ended())
         try:
-            await asyncio.wait({ending}, timeout=self.start_timeout_s)
-            silent = slot.member is not None and slot.member.state is ReplicaState.STARTING
-            if not ending.done() and silent and slot.awaited is not None:
-                await replica.stop(LOOK_S)
-                return End(f"no answer within {self.start_timeout_s:g} s", hopeless=False)
+            while not ending.done():
+                await asyncio.wait({ending}, timeout=self.start_timeout_s / LOOKS)
+                if not ending.done() and self._hangs(slot):
+                    await replica.stop(LOOK_S)
+                    return End(f"no answer within {self.start_timeout_s:g} s", hopeless=False)
             return await ending
         finally:
             ending.cancel()
+
+    def _hangs(self, slot: Slot) -> bool:
+        member = slot.member
+        if member is None or member.state not in SILENT:
+            return False
+        return time.monotonic() - member.since > self.start_timeout_s
 
     def _apply(self, slot: Slot, event: Event, reason: str) -> None:
         if slot.member is not None:
@@ -260,3 +277,9 @@ class Supervisor:
             if came == "start":
                 self._starts_s = [*self._starts_s[1 - STARTS :], seconds]
             self.told.arrived(came, seconds)
+
+
+def _tell_of(task: asyncio.Task[None]) -> None:
+    """A bug that ends it must not pass in silence: nobody else would look after the replica."""
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("%s ended. This is a bug.", task.get_name(), exc_info=task.exception())

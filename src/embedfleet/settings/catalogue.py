@@ -134,8 +134,8 @@ class FleetSettings:
     """Seconds until a look that brought no answer counts as failed; longer than a processor's
     busiest moment."""
     start_timeout_s: float = duration(600.0)
-    """Seconds that a replica may take to load before it counts as dead; the largest models on a
-    slow disk need minutes."""
+    """Seconds that a replica may take to load, or later not answer, before it counts as dead and a
+    local one is started again; the largest models on a slow disk need minutes."""
     restart_backoff_s: float = duration(0.5)
     """Seconds before the first restart of a dead replica; doubles with each further one."""
     restart_backoff_ceiling_s: float = duration(30.0)
