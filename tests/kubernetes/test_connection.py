@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from kubernetes_asyncio.client import ApiClient, Configuration
+from kubernetes_asyncio.config import ConfigException
 
 from embedfleet.kubernetes.cluster import ClusterError, ClusterSetupError
 from embedfleet.kubernetes.connection import Connection
@@ -44,6 +46,24 @@ async def test_a_wrong_token_is_an_error_that_does_not_show_it(tmp_path: Path) -
             await connection.ask("GET", PODS)
         assert not refusal.value.passing
         assert "guessed" not in str(refusal.value)
+        await connection.close()
+
+
+async def test_a_token_that_cannot_be_renewed_is_an_error_like_others() -> None:
+    """Its file is empty for a moment: a bug of nobody's, and no end of any work."""
+
+    async def empty(_: object) -> None:
+        raise ConfigException("Token file exists but empty.")
+
+    async with api_server() as server:
+        settings = Configuration(host=server.url, api_key={"BearerToken": "secret"})
+        settings.refresh_api_key_hook = empty
+        connection = Connection(ApiClient(configuration=settings))
+        with pytest.raises(ClusterError, match="Token file exists but empty") as refusal:
+            await connection.ask("GET", PODS)
+        assert refusal.value.passing
+        with pytest.raises(ClusterError, match="Token file exists but empty"):
+            await anext(connection.watch(PODS, {}))
         await connection.close()
 
 

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedfleet.kubernetes.cluster import Document, Query
 from embedfleet.kubernetes.connection import Connection
 from embedfleet.kubernetes.leading import Leadership
 from embedfleet.kubernetes.lease import Candidacy, Times, Turn, written
@@ -210,5 +211,50 @@ async def test_work_that_ends_by_a_bug_is_begun_again() -> None:
         leadership = Leadership(cluster, "embedfleet", "x", "a", failing, times=QUICK)
         leadership.start()
         await until(lambda: began > 2)
+        await leadership.close()
+        await cluster.close()
+
+
+class Breaking:
+    """A server behind a client that has a bug while the test says so."""
+
+    def __init__(self, cluster: Connection) -> None:
+        self.broken = False
+        self._cluster = cluster
+
+    async def ask(
+        self,
+        method: Literal["GET", "POST", "PUT", "PATCH"],
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Document | None = None,
+    ) -> Document:
+        if self.broken:
+            raise ZeroDivisionError("a bug")
+        return await self._cluster.ask(method, path, query=query, body=body)
+
+    def watch(self, path: str, query: Query) -> AsyncIterator[Document]:
+        return self._cluster.watch(path, query)
+
+    async def close(self) -> None:
+        await self._cluster.close()
+
+
+async def test_a_bug_while_it_renews_ends_the_work_and_not_the_renewing() -> None:
+    """Another takes the lease then: there must not be two who decide."""
+    async with api_server() as server:
+        work, cluster = Work(), Breaking(Connection.at(server.url))
+        leadership = Leadership(
+            cluster, "embedfleet", "x", "a", lambda: work.of("a"), times=QUICK, rng=Random(1)
+        )
+        leadership.start()
+        await until(lambda: bool(work.running))
+        cluster.broken = True
+        await until(lambda: not work.running)
+        cluster.broken = False
+        await until(lambda: bool(work.running))
+
+        assert work.began == ["a", "a"]
         await leadership.close()
         await cluster.close()

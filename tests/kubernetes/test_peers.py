@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from embedfleet.kubernetes.connection import Connection
 from embedfleet.kubernetes.endpoints import Service
 from embedfleet.kubernetes.peers import Peers
 from tests.kubernetes.test_endpoints import pod, slice_of
-from tests.kubernetes.test_follower import SLICES, ready
+from tests.kubernetes.test_follower import SLICES, ready, until
 from tests.stand_ins.kubernetes import api_server
 
 
@@ -26,5 +28,16 @@ async def test_others_are_asked_and_this_one_and_those_that_leave_are_not() -> N
         async with asyncio.timeout(5):
             while await peers.urls() != ["http://10.0.0.99:8081"]:
                 await asyncio.sleep(0.002)
+        await peers.close()
+        await cluster.close()
+
+
+async def test_a_bug_that_ends_the_following_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with api_server() as server:
+        cluster = Connection.at(server.url)
+        peers = Peers(cluster, Service("embedfleet", "engine", "8081"), "b")
+        server.put(SLICES, slice_of() | {"endpoints": [7]})
+        peers.start()
+        await until(lambda: "gateways are no longer followed. This is a bug." in caplog.messages)
         await peers.close()
         await cluster.close()

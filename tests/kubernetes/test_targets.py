@@ -7,11 +7,14 @@ import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from random import Random
 from typing import Any
 
 import pytest
 
+from embedfleet.autoscaling import Observation, Scaler, Target
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.states import Event
 from embedfleet.kubernetes.cluster import ClusterError, Patience
@@ -19,6 +22,7 @@ from embedfleet.kubernetes.connection import Connection
 from embedfleet.kubernetes.deletion_cost import ANNOTATION, VICTIM
 from embedfleet.kubernetes.deployment import Deployment, parse
 from embedfleet.kubernetes.targets import SETTLED_S, Costs, Count, Direct, Exported, Pods
+from embedfleet.settings import AutoscalingSettings
 from embedfleet.vocabulary import ReplicaState, SettingError
 from tests.kubernetes.test_follower import until
 from tests.stand_ins.kubernetes import ApiServer, Fault, api_server
@@ -252,6 +256,100 @@ async def test_a_published_number_counts_as_ordered_until_kubernetes_had_its_tim
 
         now += SETTLED_S  # and did not: its maximum, a quota
         assert target.planned == 2
+
+
+class AllServe:
+    """A pool of eight in which each serves, whatever was ordered; six could not carry it."""
+
+    async def observe(self, now: float) -> Observation:
+        rate = 40_000.0
+        return Observation(
+            now,
+            ready=8,
+            arriving_fast=rate,
+            arriving_slow=rate,
+            waiting_tokens=0.0,
+            tokens_per_s=10_000.0,
+        )
+
+
+async def orders(target: Target) -> list[int]:
+    """Numbers that an autoscaler orders in a quarter of an hour, each once."""
+    scaler = Scaler("p", AllServe(), target, AutoscalingSettings(max_replicas=8))
+    start = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+    ordered = [
+        (await scaler.tick(float(now), start + timedelta(seconds=now))).ordered
+        for now in range(5, 900, 5)
+    ]
+    return [number for number, _ in groupby(ordered)]
+
+
+async def test_a_published_number_falls_and_stays_while_who_goes_still_serves() -> None:
+    async with deployed(*"abcdefgh") as cluster:
+        assert await orders(Exported(cluster.count)) == [8, 7]
+
+
+async def test_a_deployment_shrinks_while_who_goes_still_serves() -> None:
+    async with deployed(*"abcdefgh") as cluster:
+        cluster.work.update(dict.fromkeys("abcdefgh", 100))
+        target = direct(cluster)
+        assert await orders(target) == [8, 7]
+
+        cluster.work.clear()
+        await until(lambda: cluster.replicas == 7)
+        await target.close()
+
+
+async def test_a_further_step_down_waits_for_the_one_under_way() -> None:
+    """A drain may last longer than the pause between steps; begun anew it would never end."""
+    async with deployed("a", "b", "c") as cluster:
+        cluster.work.update(a=100, b=200, c=300)
+        first, second = cluster.fleet["a"], cluster.fleet["b"]
+        target = direct(cluster)
+        await target.scale_to(2, 0, "quiet")
+        await until(lambda: first.state is S.DRAINING)
+        await target.scale_to(1, 0, "quieter")
+        assert (first.state, second.state) == (S.DRAINING, S.READY)
+        assert (cluster.replicas, target.planned) == (3, 1)
+
+        cluster.work["a"] = 0
+        await until(lambda: cluster.replicas == 2)
+        cluster.fleet.apply(first, Event.LOST, time.monotonic())
+        await until(lambda: second.state is S.DRAINING)
+        cluster.work["b"] = 0
+        await until(lambda: cluster.replicas == 1)
+        assert cluster.fleet["c"].state is S.READY
+        await target.close()
+
+
+async def test_a_shrinking_that_is_broken_off_takes_its_deletion_cost_back() -> None:
+    """Else an HPA, or the next step, would take who has become the busiest meanwhile."""
+    async with deployed("a", "b") as cluster:
+        cluster.work.update(a=100, b=200)
+        costs, target = Costs(cluster.pods), direct(cluster)
+        await costs.tell()
+        await target.scale_to(1, 0, "quiet")
+        await until(lambda: cluster.fleet["a"].state is S.DRAINING)
+        assert cluster.cost("a") == str(VICTIM)
+
+        await target.scale_to(2, 0, "a burst")
+        for event in (Event.ANSWERED, Event.VERIFIED):
+            cluster.fleet.apply(cluster.fleet["a"], event, time.monotonic())
+        await costs.tell()
+        assert cluster.cost("a") == "0"
+
+
+async def test_costs_leave_those_alone_that_were_chosen_to_go() -> None:
+    async with deployed("a", "b") as cluster:
+        cluster.work.update(a=100, b=200)
+        costs, target = Costs(cluster.pods), direct(cluster)
+        await costs.tell()
+        await target.scale_to(1, 0, "quiet")
+        await until(lambda: cluster.fleet["a"].state is S.DRAINING)
+        await costs.tell()
+
+        assert cluster.cost("a") == str(VICTIM)
+        await target.close()
 
 
 async def test_costs_are_told_once_and_again_when_they_change() -> None:

@@ -125,16 +125,19 @@ class Connection:
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = MERGE if method == "PATCH" else "application/json"
-        response: aiohttp.ClientResponse = await self._client.call_api(
-            path,
-            method,
-            query_params=list(query.items()),
-            header_params=headers,
-            body=body,
-            auth_settings=["BearerToken"],
-            _preload_content=False,
-            _request_timeout=limits,
-        )
+        try:
+            response: aiohttp.ClientResponse = await self._client.call_api(
+                path,
+                method,
+                query_params=list(query.items()),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _request_timeout=limits,
+            )
+        except _library().config.ConfigException as error:  # the token can't be renewed now
+            raise _unreached(method, path, error) from error
         return response
 
 

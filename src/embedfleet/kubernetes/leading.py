@@ -66,16 +66,23 @@ class Leadership:
     async def _contend(self) -> None:
         while True:
             try:
-                # A slow server must not keep us from noticing that our time is over.
-                async with asyncio.timeout(self._remaining_s(self._times.act_s)):
-                    await self._look()
-            except ClusterError as error:
-                log.warning("the lease %s: %s", self._name, error.message)
-            except TimeoutError:
-                log.warning("the lease %s: the API server is slow", self._name)
-            await self._follow()
+                await self._renew()
+                await self._follow()
+            except Exception:  # who no longer renews must not act: others will
+                log.exception("holding the lease %s failed. This is a bug.", self._name)
+                await self._stop_working()
             pause_s = self._times.retry_s * (0.8 + 0.4 * self._rng.random())
             await asyncio.sleep(self._remaining_s(pause_s))
+
+    async def _renew(self) -> None:
+        try:
+            # A slow server must not keep us from noticing that our time is over.
+            async with asyncio.timeout(self._remaining_s(self._times.act_s)):
+                await self._look()
+        except ClusterError as error:
+            log.warning("the lease %s: %s", self._name, error.message)
+        except TimeoutError:
+            log.warning("the lease %s: the API server is slow", self._name)
 
     def _remaining_s(self, most_s: float) -> float:
         """Seconds to spend before it must be known whether we still lead."""

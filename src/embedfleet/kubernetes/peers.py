@@ -6,11 +6,14 @@ A shell around `endpoints.py`. Refuses to know what they are asked.
 from __future__ import annotations
 
 import asyncio
+import logging
 from random import Random
 
 from embedfleet.kubernetes.cluster import Cluster, Patience
 from embedfleet.kubernetes.endpoints import Service, endpoints
 from embedfleet.kubernetes.following import Collection
+
+log = logging.getLogger(__name__)
 
 
 class Peers:
@@ -33,6 +36,7 @@ class Peers:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._follow())
+        self._task.add_done_callback(_ended)
 
     async def close(self) -> None:
         if self._task is not None:
@@ -51,3 +55,9 @@ class Peers:
                 each.url for name, each in sorted(found.items()) if each.ready and name != self._me
             ]
             self._known.set()
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """It follows for ever; a bug that ends it must not pass in silence."""
+    if not task.cancelled():
+        log.critical("gateways are no longer followed. This is a bug.", exc_info=task.exception())

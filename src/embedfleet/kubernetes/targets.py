@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
@@ -48,12 +48,20 @@ class Pods:
     deployment: Deployment
     outstanding: Callable[[str], int]
     """Tokens of work that a replica has, by its name."""
+    costs: dict[str, int] = field(default_factory=dict)
+    """Deletion costs as last written by this gateway."""
 
     def candidates(self) -> list[Candidate]:
         return [
             Candidate(member.name, member.state, self.outstanding(member.name))
             for member in self.fleet
         ]
+
+    async def set_cost(self, name: str, cost: int) -> None:
+        """Tell how much a pod would be missed, and remember it. Raises ClusterError."""
+        self.costs.pop(name, None)  # a write that fails may have been done nevertheless
+        await self.deployment.set_cost(name, cost)
+        self.costs[name] = cost
 
 
 def _unheard(_: float) -> None:
@@ -178,14 +186,18 @@ class Direct:
         owners = await deployment.owners()
         if owners:
             raise ClusterError(f"{deployment} belongs to {' and '.join(owners)}: nothing was set")
+        if self._is_shrinking and planned <= self._shrinking_to:
+            # Broken off at every step down, a drain that outlasts their pace would never end.
+            log.info("%s: from %d to %d next: %s", deployment, self._shrinking_to, planned, reason)
+            self._shrinking_to = planned
+            return
         await self.close()
         await self._count.refresh()
         log.info("%s: %d to %d replicas: %s", deployment, self._count.replicas, planned, reason)
         if planned >= self._count.replicas:
             self._count.became(await deployment.scale(planned))
             return
-        going = victims(self._pods.candidates(), self._count.replicas - planned)
-        await asyncio.gather(*(deployment.set_cost(name, VICTIM) for name in going))
+        going = await self._chosen(planned)
         self._shrinking_to = planned
         self._shrinking = asyncio.create_task(self._shrink(planned, going))
 
@@ -196,7 +208,23 @@ class Direct:
             await asyncio.gather(self._shrinking, return_exceptions=True)
             self._shrinking = None
 
+    async def _chosen(self, planned: int) -> list[str]:
+        """Choose those to go, and name them to Kubernetes. Raises ClusterError."""
+        going = victims(self._pods.candidates(), self._count.replicas - planned)
+        await asyncio.gather(*(self._pods.set_cost(name, VICTIM) for name in going))
+        return going
+
     async def _shrink(self, planned: int, going: list[str]) -> None:
+        try:
+            await self._let_go(planned, going)
+            while self._shrinking_to < min(planned, self._count.replicas):
+                planned = self._shrinking_to  # fewer were ordered meanwhile
+                await self._let_go(planned, await self._chosen(planned))
+        except ClusterError as error:
+            log.warning("shrinking failed: %s", error.message)
+
+    async def _let_go(self, planned: int, going: list[str]) -> None:
+        """Have them finish and taken; who is not taken stays after all. Raises ClusterError."""
         members = [member for member in self._pods.fleet if member.name in going]
         for member in members:
             member.leaving.add(US)
@@ -207,15 +235,9 @@ class Direct:
                     while any(self._pods.outstanding(name) for name in going):
                         await asyncio.sleep(LOOK_S)
             self._count.became(await self._pods.deployment.scale(planned))
-        except ClusterError as error:
-            log.warning("shrinking failed: %s", error.message)
-        except asyncio.CancelledError:
-            self._keep(members)
-            raise
-        else:
-            self._shrinking_to = planned
             await self._until_gone(members)
-        self._keep(members)
+        finally:
+            self._keep(members)
 
     async def _until_gone(self, members: list[Member]) -> None:
         """Give Kubernetes time; a ReplicaSet takes what is not ready first, whoever was chosen."""
@@ -245,23 +267,24 @@ class Costs:
 
     def __init__(self, pods: Pods) -> None:
         self._pods = pods
-        self._told: dict[str, int] = {}
 
     async def keep(self) -> None:
         """Until cancelled."""
+        self._pods.costs.clear()  # what another gateway wrote meanwhile is not known
         while True:
             await self.tell()
             await asyncio.sleep(COSTS_S)
 
     async def tell(self) -> None:
         """Write what changed; what can't be written is tried again the next time."""
-        candidates = self._pods.candidates()
-        names = {each.name for each in candidates}
-        self._told = {name: cost for name, cost in self._told.items() if name in names}
-        for name, cost in changes(candidates, self._told).items():
+        pods = self._pods
+        for name in pods.costs.keys() - {member.name for member in pods.fleet}:
+            del pods.costs[name]
+        chosen = {member.name for member in pods.fleet if US in member.leaving}
+        others = [each for each in pods.candidates() if each.name not in chosen]
+        for name, cost in changes(others, pods.costs).items():
             try:
-                await self._pods.deployment.set_cost(name, cost)
+                await pods.set_cost(name, cost)
             except ClusterError as error:
                 log.warning("the deletion cost of %s: %s", name, error.message)
                 return
-            self._told[name] = cost
