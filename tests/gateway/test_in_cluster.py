@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -167,6 +169,21 @@ async def test_external_the_decision_is_published_and_nothing_is_set() -> None:
 
             assert replicas(server) == 2
             assert not server.count("PATCH", "scale")
+
+
+async def test_a_gateway_that_never_gets_the_lease_says_since_when_nothing_was_decided() -> None:
+    """The alert about it compares that with now; what has no series is older than nothing."""
+    async with api_server() as server:
+        deploy(server, 2)
+        server.faults.append(Fault("GET", "leases", 403, times=10_000))
+        before = time.time()
+        async with here(server, "direct") as at:
+            text = at.metrics.exposition().decode()
+            series = "embedfleet_autoscaling_decision_timestamp_seconds"
+            (found,) = re.findall(rf'^{series}{{pool="{POOL}"}} (\S+)$', text, re.MULTILINE)
+            assert before <= float(found) <= time.time()
+            assert "embedfleet_autoscaling_planned_replicas{" not in text
+            assert not at.decides
 
 
 async def test_of_two_gateways_one_decides_and_the_other_goes_on_without_shrinking() -> None:

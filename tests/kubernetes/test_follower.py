@@ -127,8 +127,10 @@ async def test_a_pod_that_leaves_before_it_had_started_is_forgotten() -> None:
         server.put(SLICES, ready("a"))
         async with following(server) as fleet:
             await until(lambda: len(fleet) == 1)
+            member = fleet["a"]
             server.put(SLICES, slice_of(pod("a", "10.0.0.97", ready=False)))
             await until(lambda: not len(fleet))
+            assert member.leaving  # it was let go, not lost
             server.put(SLICES, ready("a"))
             await until(lambda: len(fleet) == 1)
 

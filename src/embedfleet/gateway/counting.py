@@ -150,7 +150,8 @@ class StateGauge:
         for state in ReplicaState:
             if state is not ReplicaState.GONE:
                 self._gauge.labels(self._pool, member.name, state.value).set(0)
-        self._entered.labels(self._pool, member.state.value).inc()
+        if member.state is not ReplicaState.GONE or not member.leaving:  # who was let go is no loss
+            self._entered.labels(self._pool, member.state.value).inc()
         if member.state is not ReplicaState.GONE:
             self._gauge.labels(self._pool, member.name, member.state.value).set(1)
         told = member.description

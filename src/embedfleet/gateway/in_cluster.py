@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -67,6 +68,8 @@ class InCluster:
         started = metrics.start_up.labels(pool.name, "start").observe
         count = Count(pods, Told(metrics.deployed.labels(pool.name).set, started))
         drain_s = self._settings.gateway.drain_timeout_s
+        # Nobody may ever get the lease: that nothing was decided since now can be noticed, too.
+        metrics.decided.labels(pool.name).set(time.time())
 
         async def decide() -> None:
             await count.first()

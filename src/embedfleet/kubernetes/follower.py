@@ -82,12 +82,12 @@ class Follower:
             self._members[name] = self._fleet.add(name, url, now)
 
     def _leave(self, member: Member, now: float) -> None:
+        member.leaving.add(US)
         if member.state is ReplicaState.STARTING:
             # Nothing was given to it; it joins afresh should it become ready.
             del self._members[member.name]
             self._fleet.apply(member, Event.LOST, now, "its pod left before it had started")
             return
-        member.leaving.add(US)
         self._fleet.apply(member, Event.DRAIN, now, "its pod terminates or is not ready")
 
 

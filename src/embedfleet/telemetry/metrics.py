@@ -157,7 +157,8 @@ class GatewayMetrics(Metrics):
             "replica_restarts_total", "Replica processes started again after an exit.", "pool"
         )
         self.replica_entered = self._counter(
-            "replica_entered_total", "Replicas that entered a state.", "pool", "state"
+            *("replica_entered_total", "Replicas that entered a state; `gone` is who was lost."),
+            *("pool", "state"),
         )
         self.replica_info = self._gauge(
             *("replica_info", "What runs behind a replica's address."),
@@ -196,7 +197,7 @@ class GatewayMetrics(Metrics):
         self.winner = gauge("winner", "1 for the term that decided, or what held it.", "winner")
         self.held = gauge("held", "1 while signals are missing or absurd, and nothing changes.")
         self.by_hand = gauge("by_hand", "1 while it is paused, or a person has set the number.")
-        self.decided = gauge("decision_timestamp_seconds", "When it was last decided.")
+        self.decided = gauge("decision_timestamp_seconds", "When it was last decided, or begun.")
         self.scaled = self._counter(
             *("autoscaling_changes_total", "Orders of more or fewer replicas."),
             *("pool", "direction"),
