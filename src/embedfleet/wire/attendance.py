@@ -83,8 +83,9 @@ class Attendance:
             _rounds[self._loop].leave(self)
         if self._watch is not None:
             self._watch.cancel()
-        if self._reason is not None and self._work is not None:
-            cancelled_by_others = self._work.uncancel()
+        work, self._work = self._work, None  # a watch that ends only now has nothing to cancel
+        if self._reason is not None and work is not None:
+            cancelled_by_others = work.uncancel()
             if kind is asyncio.CancelledError and not cancelled_by_others:
                 raise self._reason from None
 
