@@ -80,6 +80,7 @@ BROAD = {
     "wire/asgi.py": "the outermost loop of a request answers whatever happens",
     "access/watching.py": "a watch that ended would let revoked keys work on",
     "autoscaling/scaler.py": "the loop goes on whatever a sight, the policy or a target do",
+    "kubernetes/leading.py": "a loop that ended would leave two gateways that both decide",
 }
 """Where everything may be caught, and why."""
 
