@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedfleet.gateway.app import admin_app, public_app
-from tests.access.gateway import running
+from embedfleet.model.description import describe
+from embedfleet.settings import Pool
+from tests.access.gateway import MODEL, running
 
 SHARED = {"/health/live", "/health/ready"}
 
@@ -33,3 +35,29 @@ async def test_every_route_of_callers_but_health_asks_for_a_key(tmp_path: Path) 
             async with service.http.request(method, service.url + path) as answer:
                 expected = 200 if path.startswith("/health") else 401
                 assert answer.status == expected, (method, path)
+
+
+async def test_readiness_names_the_pool_that_has_no_replica(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        url = f"{service.url}/health/ready"
+        async with service.http.get(url) as answer:
+            assert answer.status == 200
+        idle = Pool(served_names=("idle",), replicas=0, replica_urls=("http://127.0.0.1:9",))
+        service.gateway.add_pool(idle, describe(tmp_path / "model"))
+        async with service.http.get(url) as answer:
+            assert answer.status == 503
+            told = (await answer.json())["error"]["message"]
+    assert told == "no replica of idle is ready"
+
+
+async def test_head_is_answered_wherever_get_is(tmp_path: Path) -> None:
+    """Balancers and monitors ask so; anything else is refused as before."""
+    async with running(tmp_path) as service:
+        for path in ("/health", "/health/live", "/v1/models", f"/v1/models/{MODEL}"):
+            async with service.http.get(service.url + path) as got:
+                body = await got.read()
+            async with service.http.head(service.url + path) as answer:
+                assert (answer.status, await answer.read()) == (200, b"")
+                assert int(answer.headers["content-length"]) == len(body)
+        async with service.http.head(f"{service.url}/v1/embeddings") as answer:
+            assert answer.status == 405

@@ -87,6 +87,25 @@ def test_a_trusted_proxy_is_believed() -> None:
     assert client_address(request("10.0.0.1"), PROXIES) == "10.0.0.1"
 
 
+def lines(name: bytes, *values: bytes) -> Request:
+    """A request with a header on several lines."""
+    pairs = [(b"host", b"here"), *((name, value) for value in values)]
+    return Request({"client": ("127.0.0.1", 1234), "headers": pairs}, nothing, nowhere)
+
+
+def test_a_proxy_may_tell_the_address_in_a_line_of_its_own() -> None:
+    """HAProxy appends one; the line before it is what the client wrote."""
+    appended = lines(b"x-forwarded-for", b"6.6.6.6", b"9.9.9.9")
+    assert client_address(appended, PROXIES) == "9.9.9.9"
+
+
+def test_a_list_on_several_lines_is_one_list() -> None:
+    """RFC 9110, 5.3."""
+    asked = lines(b"cache-control", b"no-cache", b"max-age=0, no-store")
+    assert cache_wishes(asked.listed(b"cache-control")) == CacheWishes(answer=False, store=False)
+    assert lines(b"cache-control").listed(b"cache-control") is None
+
+
 def test_a_network_that_is_none_is_a_wrong_setting() -> None:
     """With the setting's name."""
     with pytest.raises(SettingError, match=r"gateway\.trusted_proxies"):

@@ -66,7 +66,6 @@ class Cors:
             (b"access-control-allow-methods", b"GET, POST"),
             (b"access-control-allow-headers", names),
             (b"access-control-max-age", str(PREFLIGHT_S).encode()),
-            (b"content-length", b"0"),
         ]
         await send({"type": "http.response.start", "status": 204, "headers": told})
         await send({"type": "http.response.body", "body": b""})

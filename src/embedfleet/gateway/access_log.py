@@ -11,13 +11,10 @@ import logging
 import re
 
 from embedfleet.endpoint import Answered
-from embedfleet.wire.asgi import Request, Response
+from embedfleet.wire.asgi import ClientGoneError, Request, Response
 from embedfleet.wire.headers import TrustedProxies, client_address
 
 log = logging.getLogger("embedfleet.access")
-
-GONE = 499
-"""What nginx calls a request whose caller left before the answer."""
 
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{1,45}(%\w{1,15})?")
 _METHOD = re.compile(r"[A-Z]{1,16}")
@@ -39,7 +36,7 @@ class AccessLog:
         fields: dict[str, object] = {
             "method": method if _METHOD.fullmatch(method) else "-",
             "route": route,
-            "status": GONE if response is None else response.status,
+            "status": ClientGoneError.status if response is None else response.status,
         }
         if isinstance(answered, Answered):
             fields |= {

@@ -18,7 +18,7 @@ from embedfleet.gateway.scaling_routes import scaling_routes
 from embedfleet.serving import Listener
 from embedfleet.telemetry.metrics import CONTENT_TYPE
 from embedfleet.telemetry.tracing import traced
-from embedfleet.vocabulary import DrainingError, NoReplicaError
+from embedfleet.vocabulary import DrainingError, NoReplicaError, ReplicaState
 from embedfleet.wire.asgi import Follow, Request, Response, Router
 from embedfleet.wire.headers import trusted_networks
 
@@ -94,8 +94,10 @@ class _Health:
         if self._gateway.draining:
             raise DrainingError("draining")
         for pool in self._gateway.pools:
-            if not self._gateway.ready():
+            if not pool.fleet.count(ReplicaState.READY):
                 raise NoReplicaError(f"no replica of {pool.name} is ready", retry_after_s=1)
+        if not self._gateway.ready():
+            raise NoReplicaError("no pool has begun", retry_after_s=1)
         return Response(b'{"status":"ready"}')
 
 

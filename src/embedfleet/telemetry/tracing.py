@@ -172,7 +172,10 @@ def _context_of(request: Request) -> Context:
         TraceContextTextMapPropagator,
     )
 
-    sent = {name: request.header(name.encode()) for name in ("traceparent", "tracestate")}
+    sent = {
+        "traceparent": request.header(b"traceparent"),
+        "tracestate": request.listed(b"tracestate"),
+    }
     known = {name: value for name, value in sent.items() if value is not None}
     return TraceContextTextMapPropagator().extract(known, Context())
 

@@ -38,6 +38,9 @@ JSON = b"application/json"
 class ClientGoneError(Exception):
     """The caller closed the connection; there is nobody to answer."""
 
+    status = 499
+    """What nginx calls it, for logs and metrics; nobody is sent it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -64,30 +67,34 @@ class Request:
                 return text
         return None
 
-    async def body(self, limit: int) -> bytes:
-        """The whole body; BodyTooLargeError beyond `limit` bytes, before it is read if declared."""
+    def listed(self, name: bytes) -> str | None:
+        """All headers of this (lower-case) name as the one list that they are (RFC 9110, 5.3)."""
+        lines = [value for key, value in self.scope["headers"] if key == name]
+        return b",".join(lines).decode("latin-1") if lines else None
+
+    async def body(self, limit: int, hold: Callable[[int], None] | None = None) -> bytes:
+        """The whole body; BodyTooLargeError beyond `limit` bytes, before it is read if declared.
+
+        `hold` is told the size of each part as it comes, and may raise to end it.
+        """
         declared = self.header(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
-        message = await self.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        first: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            if len(first) > limit:
-                raise _too_large(limit)
-            return first
-        parts, size = [first], len(first)
-        while message.get("more_body", False):
+        parts: list[bytes] = []
+        size, more = 0, True
+        while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
-            part = message.get("body", b"")
-            parts.append(part)
+            part: bytes = message.get("body", b"")
+            more = message.get("more_body", False)
             size += len(part)
             if size > limit:
                 raise _too_large(limit)
-        return b"".join(parts)
+            if hold is not None:
+                hold(len(part))
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def gone(self) -> None:
         """Return when the caller has closed the connection; only after the body was read."""
@@ -188,17 +195,23 @@ class Router:
 
     def pattern(self, method: str, path: str) -> str:
         """The route's path as it stands in the table, `-` where there is none."""
+        method = self._kin(method, path)
         if (method, path) in self.routes:
             return path
         prefixes = (prefix for known, prefix in self.prefixes if known == method)
         return next((prefix for prefix in prefixes if path.startswith(prefix)), "-")
 
+    def _kin(self, method: str, path: str) -> str:
+        """GET for HEAD, whose answer is the same but for the body (RFC 9110, 9.3.2)."""
+        return "GET" if method == "HEAD" and (method, path) not in self.routes else method
+
     def _find(self, method: str, path: str) -> Route:
-        route = self.routes.get((method, path))
+        kin = self._kin(method, path)
+        route = self.routes.get((kin, path))
         if route is not None:
             return route
         for (prefix_method, prefix), prefix_route in self.prefixes.items():
-            if method == prefix_method and path.startswith(prefix):
+            if kin == prefix_method and path.startswith(prefix):
                 return prefix_route
         allowed = sorted(
             {known for known, known_path in self.routes if known_path == path}

@@ -90,7 +90,7 @@ def client_address(request: Request, trusted: TrustedProxies) -> str:
     peer = (request.scope.get("client") or ("",))[0]
     if not trusted or not _is_trusted(peer, trusted):
         return str(peer)
-    forwarded = request.header(b"x-forwarded-for")
+    forwarded = request.listed(b"x-forwarded-for")  # HAProxy adds a line of its own
     if forwarded:
         hops = [hop.strip() for hop in forwarded.split(",")]
         return next((hop for hop in reversed(hops) if not _is_trusted(hop, trusted)), hops[0])
