@@ -102,6 +102,12 @@ async def test_what_can_t_be_embedded_is_refused_and_holds_nothing(
     assert asker.endpoint.active == 0
 
 
+async def test_a_length_that_no_vector_has_is_refused_as_for_vectors(asker: Asker) -> None:
+    with pytest.raises(CallerError, match="`dimensions` must be from 32 to 64") as refused:
+        await tokens(asker, "one", dimensions=65)
+    assert (refused.value.param, refused.value.code) == ("dimensions", "integer_above_max_value")
+
+
 async def test_a_key_is_wanted_and_its_limits_hold(tmp_path: Path) -> None:
     asker = guarded(tmp_path / "model", requests_per_minute=2, models=("other",))
     with pytest.raises(UnauthorizedError):
@@ -120,11 +126,16 @@ async def test_counting_costs_a_key_no_tokens(tmp_path: Path) -> None:
 
 def test_bodies_beyond_the_room_for_them_are_refused_until_others_are_gone() -> None:
     intake = Intake(dict, limits=RequestLimits(), max_body_bytes=100, max_held_bytes=100)
-    held = intake.hold(90)
-    with pytest.raises(OverloadedError, match="90 bytes of requests are being worked on"):
-        intake.hold(11)
-    intake.release(held)
-    intake.release(intake.hold(1000))  # a single one is always let in
+    first, second = intake.holding(), intake.holding()
+    first.take(90)
+    second.take(5)
+    with pytest.raises(OverloadedError, match="95 bytes of requests are being worked on"):
+        second.take(6)
+    first.release()
+    second.take(500)
+    second.take(500)  # a single one is always let in
+    second.release()
+    first.take(1000)
 
 
 def test_without_a_replica_no_model_is_known_yet() -> None:

@@ -101,6 +101,32 @@ async def test_what_all_callers_hold_at_once_is_bounded(
         assert await answered(service, url, body([[6] * 30])) == 200
 
 
+async def test_bodies_are_counted_while_they_come(tmp_path: Path) -> None:
+    """Those of many slow senders would fill the memory together, before any is whole."""
+    sent = body([[5] * 30])
+    sent += b" " * (3000 - len(sent))
+    head = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: 3000\r\n\r\n"
+    async with running(tmp_path, limited(max_queued_bytes=3000, max_body_bytes=3000)) as service:
+        url = f"{service.url}/v1/embeddings"
+        intake = service.gateway.endpoint._intake
+        reader, writer = await asyncio.open_connection(*url.split("/")[2].split(":"))
+        writer.write(head + sent[:2000])
+        async with asyncio.timeout(10):
+            while intake._held_bytes != 2000:
+                await asyncio.sleep(0.005)
+            assert await answered(service, url, sent[:2000]) == 429
+            writer.write(sent[2000:])
+            assert b" 200 " in await reader.readline()
+            assert intake._held_bytes == 0
+            writer.write(head + sent[:2000])
+            while intake._held_bytes != 2000:
+                await asyncio.sleep(0.005)
+            writer.close()
+            while intake._held_bytes:  # who leaves gives it back
+                await asyncio.sleep(0.005)
+        assert await answered(service, url, sent) == 200
+
+
 async def test_senders_that_never_come_to_an_end_are_cut_off_and_hold_nobody_up(
     tmp_path: Path,
 ) -> None:

@@ -25,7 +25,7 @@ from embedfleet.vocabulary import (
     Vector,
     Vectors,
 )
-from embedfleet.wire.asgi import Request, Response, error_response
+from embedfleet.wire.asgi import ClientGoneError, Request, Response, error_response
 from embedfleet.wire.attendance import Attendance
 from embedfleet.wire.headers import (
     NO_PROXIES,
@@ -38,6 +38,7 @@ from embedfleet.wire.headers import (
 )
 from embedfleet.wire.openai import (
     EmbeddingRequest,
+    EncodingFormat,
     RequestLimits,
     check_dimensions,
     derive,
@@ -48,6 +49,9 @@ from embedfleet.wire.openai import (
 )
 
 Headers = list[tuple[bytes, bytes]]
+
+INLINE_NUMBERS: Mapping[EncodingFormat, int] = {"float": 16_384, "base64": 1 << 20}
+"""Vectors of no more numbers are written on the event loop: about a millisecond either way."""
 
 
 @dataclass(slots=True)
@@ -113,14 +117,15 @@ class Endpoint:
         started = time.monotonic()
         model: ServedModel | None = None
         allowed: Pass | None = None
-        texts = tokens = held = 0
+        texts = tokens = 0
         hits: int | None = None
+        status = EmbedfleetError.status  # unless it turns out otherwise
+        held = self._intake.holding()
         address = client_address(request, self._trusted_proxies)
         self.active += 1
         try:
             allowed = access.open(request.header(b"authorization"))
-            body = await self._intake.body(request)
-            held = self._intake.hold(len(body))
+            body = await self._intake.body(request, held)
             parsed = parse_request(body, self._intake.limits)
             model = self._intake.find(parsed.model)
             texts = len(parsed.inputs)
@@ -129,31 +134,33 @@ class Endpoint:
             caller = self._caller(request, started, address, allowed)
             found = await self._vectors(request, model, parsed, caller, allowed)
             tokens, hits = found.tokens, found.hits
-            response = Response(
-                render_response(
-                    derive(found.vectors, parsed.dimensions),
-                    encoding_format=parsed.encoding_format,
-                    model=parsed.model,
-                    prompt_tokens=tokens,
-                ),
-                headers=[*_headers(found, texts, started), *allowed.headers()],
-            )
+            written = await self._write(found, parsed)
+            told = [*_headers(found, texts, started), *allowed.headers()]
+            response = Response(written, headers=told)
+            status = response.status
         except EmbedfleetError as error:
-            response = error_response(error)
+            response, status = error_response(error), error.status
+        except ClientGoneError as left:
+            status = left.status
+            raise
         finally:
             self.active -= 1
-            self._intake.release(held)
+            held.release()
+            key = ""
             if allowed is not None:
                 allowed.close()
-        name = model.names[0] if model else None
-        if (span := current_span()) is not None:
-            span.tell(model=name or "none", texts=texts, tokens=tokens)
-        key = allowed.key if allowed is not None else ""
-        seconds = time.monotonic() - started
-        told = Answered(name, response.status, seconds, texts, tokens, address, key, hits)
-        request.notes["answered"] = told
-        self._answered(told)
+                key = allowed.key
+            name = model.names[0] if model else None
+            seconds = time.monotonic() - started
+            self._tell(request, Answered(name, status, seconds, texts, tokens, address, key, hits))
         return response
+
+    def _tell(self, request: Request, answered: Answered) -> None:
+        """However it ended: what went wrong here is counted as well, and who left."""
+        if (span := current_span()) is not None:
+            span.tell(model=answered.model or "none", texts=answered.texts, tokens=answered.tokens)
+        request.notes["answered"] = answered
+        self._answered(answered)
 
     async def list_models(self, _request: Request) -> Response:
         """Answer `GET /v1/models`."""
@@ -203,8 +210,8 @@ class Endpoint:
         """From the cache what it knows; the rest, or all without one, from the backend."""
         seen: Recollection | None = None
         if self._recalling is not None:
-            wishes = cache_wishes(request.header(b"cache-control"))
-            seen = self._recalling.begin(model, parsed, wishes)
+            wishes = cache_wishes(request.listed(b"cache-control"))
+            seen = await self._recalling.begin(model, parsed, wishes)
         if self._recalling is None or seen is None:
             return await self._compute(request, model, parsed, caller, allowed)
         if seen.hits < len(seen.keys):
@@ -227,6 +234,22 @@ class Endpoint:
         async with Attendance(request, caller.deadline - time.monotonic()):
             computed = await model.backend.compute([text.ids for text in encoded], caller)
         return _Found(computed.vectors, tokens, computed.queue_s, computed.compute_s)
+
+    async def _write(self, found: _Found, parsed: EmbeddingRequest) -> bytes:
+        """The answer's body; a large one is written beside the event loop."""
+
+        def write() -> bytes:
+            return render_response(
+                derive(found.vectors, parsed.dimensions),
+                encoding_format=parsed.encoding_format,
+                model=parsed.model,
+                prompt_tokens=found.tokens,
+            )
+
+        numbers = len(found.vectors) * len(found.vectors[0])
+        if numbers <= INLINE_NUMBERS[parsed.encoding_format]:
+            return write()
+        return await self._tokenizing.apart(write)
 
 
 def _headers(found: _Found, texts: int, started: float) -> Headers:

@@ -12,7 +12,7 @@ from embedfleet.access import Access
 from embedfleet.endpoint.intake import Intake
 from embedfleet.endpoint.tokenizing import Tokenizing
 from embedfleet.wire.asgi import Request, Response
-from embedfleet.wire.openai import parse_request
+from embedfleet.wire.openai import check_dimensions, parse_request
 from embedfleet.wire.openai_tokens import render_tokens
 
 INLINE_TOKENS = 16_384
@@ -32,18 +32,18 @@ class TokenCounting:
 
     async def answer(self, request: Request) -> Response:
         """Answer one request; raises the errors that a request for vectors would be answered."""
-        held = 0
+        held = self._intake.holding()
         allowed = self._access.open(request.header(b"authorization"))
         request.notes["key"] = allowed.key
         try:
-            body = await self._intake.body(request)
-            held += self._intake.hold(len(body))
+            body = await self._intake.body(request, held)
             parsed = parse_request(body, self._intake.limits)
             model = self._intake.find(parsed.model)
+            check_dimensions(parsed, model.identity.width)
             allowed.enter(model.names[0], len(parsed.inputs))
             encoded = await self._tokenizing.encode(model, parsed, parsed.inputs)
             tokens = sum(len(text.ids) for text in encoded)
-            held += self._intake.hold(BYTES_OF_TOKEN * tokens)
+            held.take(BYTES_OF_TOKEN * tokens)
             render = partial(
                 render_tokens,
                 [text.ids for text in encoded],
@@ -54,5 +54,5 @@ class TokenCounting:
             written = render() if tokens <= INLINE_TOKENS else await self._tokenizing.apart(render)
             return Response(written, headers=allowed.headers())
         finally:
-            self._intake.release(held)
+            held.release()
             allowed.close()

@@ -19,6 +19,26 @@ QUOTED = 200
 NO_MODEL = "no replica has answered yet, so no model is known; try again soon"
 
 
+class Holding:
+    """What one request holds in memory."""
+
+    __slots__ = ("_intake", "_size")
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._size = 0
+
+    def take(self, size: int) -> None:
+        """Hold more; OverloadedError where all requests together hold too much."""
+        self._intake.hold(size, self._size)
+        self._size += size
+
+    def release(self) -> None:
+        """Give it all back."""
+        self._intake.release(self._size)
+        self._size = 0
+
+
 class Intake:
     """Bodies in, models found."""
 
@@ -37,20 +57,27 @@ class Intake:
         self._max_held_bytes = max_held_bytes
         self._held_bytes = 0
 
-    async def body(self, request: Request) -> bytes:
-        """The body of a request; BodyTooLargeError. To be held for as long as it is worked on."""
-        return await request.body(self.max_body_bytes)
+    def holding(self) -> Holding:
+        """For one request, to be released at its end."""
+        return Holding(self)
 
-    def hold(self, size: int) -> int:
-        """Count bytes among those held in memory; OverloadedError where they are too many."""
-        if self._held_bytes and self._held_bytes + size > self._max_held_bytes:
+    async def body(self, request: Request, held: Holding) -> bytes:
+        """The body of a request, held as it comes; BodyTooLargeError, OverloadedError."""
+        return await request.body(self.max_body_bytes, held.take)
+
+    def hold(self, size: int, own: int = 0) -> None:
+        """Count bytes among those held in memory; OverloadedError where they are too many.
+
+        `own` are those that the same request holds already: a single one is always let in.
+        """
+        others = self._held_bytes - own
+        if others and self._held_bytes + size > self._max_held_bytes:
             raise OverloadedError(
                 f"{self._held_bytes} bytes of requests are being worked on; the limit is "
                 f"{self._max_held_bytes} (gateway.max_queued_bytes); try again later",
                 retry_after_s=1,
             )
         self._held_bytes += size
-        return size
 
     def release(self, size: int) -> None:
         self._held_bytes -= size

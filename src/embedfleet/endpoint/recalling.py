@@ -30,6 +30,9 @@ from embedfleet.wire.openai import EmbeddingRequest
 MOST_IDENTITIES = 1024
 """Prompts whose state of hashing is remembered; callers make them up, so there must be an end."""
 
+INLINE_KEYED = 16_384
+"""Requests with no more characters or ids get their keys on the event loop; a millisecond."""
+
 
 @dataclass(slots=True, eq=False)
 class Recollection:
@@ -75,7 +78,7 @@ class Recalling:
         self._tokenizing = tokenizing
         self._keys: dict[tuple[Promise, str, str, bool], Keys] = {}
 
-    def begin(
+    async def begin(
         self, model: ServedModel, parsed: EmbeddingRequest, wishes: CacheWishes
     ) -> Recollection | None:
         """Look up in memory; None while it is not known what the model's pool promises."""
@@ -83,7 +86,10 @@ class Recalling:
         if promise is None:
             return None
         of = self._keys_for(promise, model, parsed).of
-        keys = [of(text) for text in parsed.inputs]
+        if sum(map(len, parsed.inputs)) <= INLINE_KEYED:
+            keys = [of(text) for text in parsed.inputs]
+        else:
+            keys = await self._tokenizing.apart(lambda: [of(text) for text in parsed.inputs])
         if not wishes.answer:
             return Recollection(model, parsed, wishes, keys, [None] * len(keys), 0)
         recall = self._cache.recall

@@ -19,8 +19,8 @@ from embedfleet.wire.openai import EmbeddingRequest
 Done = TypeVar("Done")
 
 INLINE_CHARACTERS = 4096
-"""Requests with no more text than this are tokenised on the event loop: they take well under a
-millisecond there, and a hop to a thread and back would cost more than the work."""
+"""Requests with no more text than this, prompts included, are tokenised on the event loop: they
+take well under a millisecond there, and a hop to a thread and back would cost more than that."""
 
 
 class Tokenizing:
@@ -38,7 +38,8 @@ class Tokenizing:
         """
         prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
         encode = partial(model.encoder.encode, texts, prompt=prompt, truncate=parsed.truncate)
-        if sum(len(text) for text in texts) <= INLINE_CHARACTERS:
+        # The prompt stands before every text, and is tokenised with each.
+        if sum(map(len, texts)) + len(prompt) * len(texts) <= INLINE_CHARACTERS:
             return encode()
         return await self.apart(encode)
 

@@ -72,7 +72,9 @@ class GatewayMetrics(Metrics):
     def __init__(self) -> None:
         super().__init__()
         self.requests = self._counter(
-            "requests_total", "Requests answered, by pool and HTTP status.", "pool", "status"
+            "requests_total",
+            "Requests that ended, by pool and HTTP status; 499: the caller had left.",
+            *("pool", "status"),
         )
         self.request_duration = self._histogram(
             "request_duration_seconds", "From the first byte read to the answer.", "pool"
