@@ -12,7 +12,7 @@ import pytest
 
 from embedfleet.access.opening import certificate, followed
 from embedfleet.access.tls import Certificate
-from embedfleet.serving import Listener, bind, serving
+from embedfleet.serving import ClientLimits, Listener, bind, serving
 from embedfleet.vocabulary import SettingError
 from embedfleet.wire.asgi import Request, Response, Router
 
@@ -88,6 +88,19 @@ async def test_nothing_older_than_tls_1_2_is_spoken(tmp_path: Path) -> None:
             )
             told, _ = await asyncio.wait_for(process.communicate(), 30)
             assert (b"CONNECTION ESTABLISHED" in told) is spoken, told
+
+
+async def test_a_handshake_that_does_not_come_is_cut_off(tmp_path: Path) -> None:
+    """Whoever connects and says nothing is in no other limit yet."""
+    context, _ = certificate(*make_certificate(tmp_path))
+    listener = Listener(APP, bind("127.0.0.1", 0), context)
+    port = listener.socket.getsockname()[1]
+    async with serving([listener], stop_timeout_s=1, limits=ClientLimits(head_s=0.3)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_certificate_that_is_replaced_is_served_without_a_restart(tmp_path: Path) -> None:

@@ -21,13 +21,10 @@ from uvicorn.server import ServerState
 from embedfleet.serving.alarm import Alarm
 from embedfleet.serving.exchange import Exchange, render_last
 from embedfleet.serving.limits import KEPT_S, LINGER_S, ClientLimits
+from embedfleet.serving.pace import BodyPace
 from embedfleet.serving.target import scope_of, without_offer
-from embedfleet.vocabulary import (
-    CallerError,
-    EmbedfleetError,
-    ServiceError,
-    SlowClientError,
-)
+from embedfleet.serving.unsent import Unsent
+from embedfleet.vocabulary import CallerError, EmbedfleetError, ServiceError, SlowClientError
 from embedfleet.wire.asgi import error_response
 
 log = logging.getLogger(__name__)
@@ -75,16 +72,15 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects = False
-        self._head_bytes = self._body_bytes = 0
-        self._body_began = 0.0
+        self._head_bytes = 0
+        self._pace = BodyPace(limits)
         self._alarm = Alarm(self._loop, self._overdue)
-        self._paused = False
-        self._unwritable: asyncio.Future[None] | None = None
 
     # -- what the event loop and uvicorn call ------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from it
+        self._unsent = Unsent(self._loop, self.transport, self._limits.stall_s)
         self._about = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -107,9 +103,10 @@ class HttpConnection(asyncio.Protocol):
         for exchange in (self._active, self._reading, *self._queued):
             if exchange is not None:
                 exchange.left()
-        self.resume_writing()
+        self._unsent.lost()
 
     def data_received(self, data: bytes) -> None:
+        size, reading = len(data), self._reading
         while data and self._phase is not Phase.DEAF:
             if self._phase is Phase.HEAD:
                 self._head_bytes += len(data)
@@ -119,8 +116,11 @@ class HttpConnection(asyncio.Protocol):
                 self._alarm.set(self._limits.head_s)
             elif self._head_bytes > self._limits.head_bytes:
                 self._refuse(self._limits.too_large())
-        elif self._phase is Phase.BODY and not self._alarm.on:
-            self._alarm.set(self._limits.body_s)
+        elif self._phase is Phase.BODY:
+            if self._reading is reading and not self._pace.read(size):
+                self._refuse(self._limits.too_much_between())
+            elif not self._alarm.on:
+                self._alarm.set(self._limits.body_s)
 
     def _feed(self, data: bytes) -> bytes:
         """Give data to the parser; return what is left of it."""
@@ -138,21 +138,20 @@ class HttpConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The client has gone: whoever closes sends the same as who is only done with asking, and
-        work for those who left must end."""
+        work for those who left must end. The transport closes itself."""
+        self._unsent.watch()
 
     def pause_writing(self) -> None:
-        self._unwritable = self._loop.create_future()
+        self._unsent.pause()
 
     def resume_writing(self) -> None:
-        waiting, self._unwritable = self._unwritable, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
+        self._unsent.resume()
 
     def shutdown(self) -> None:
         """The server stops: end when everything that was asked is answered."""
         self.stopping = True
         if self._active is None and self._phase is Phase.REST:
-            self.transport.close()
+            self._unsent.close()
 
     # -- what the parser calls ---------------------------------------------------------
 
@@ -185,7 +184,7 @@ class HttpConnection(asyncio.Protocol):
             self, scope, keep_alive=parser.should_keep_alive(), expects=self._expects
         )
         self._reading, self._phase = exchange, Phase.BODY
-        self._body_bytes, self._body_began = 0, self._loop.time()
+        self._pace.begin(self._loop.time())
         self._alarm.off()
         if self._active is None:
             self._start(exchange)
@@ -195,7 +194,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if self._reading is not None:
-            self._body_bytes += len(body)
+            self._pace.arrived(len(body), self._loop.time())
             self._reading.arrived(body)
             if self._reading.unread > MOST_UNREAD_BYTES:
                 self._pause()
@@ -234,7 +233,6 @@ class HttpConnection(asyncio.Protocol):
         if not exchange.keep_alive:
             self._close(linger=not exchange.whole)
         elif self._queued:
-            self._body_began = self._loop.time()
             self._start(self._queued.popleft())
         elif self._refusal is not None:
             self._refuse(self._refusal)
@@ -265,7 +263,7 @@ class HttpConnection(asyncio.Protocol):
             self.read_on()
             self._alarm.set(LINGER_S)
         else:
-            self.transport.close()
+            self._unsent.close()
 
     # -- time and flow -----------------------------------------------------------------
 
@@ -274,27 +272,25 @@ class HttpConnection(asyncio.Protocol):
         if self._phase is Phase.HEAD:
             self._refuse(SlowClientError("the request's headers did not arrive in time"))
         elif self._phase is Phase.BODY:
-            due = self._body_began + self._limits.body_due_s(self._body_bytes)
-            left_s = due - self._loop.time()
-            if self._paused or left_s > 0:  # while it is made to wait, it can't be too slow
+            left_s = self._pace.left_s(self._loop.time())
+            if self._pace.paused or left_s > 0:  # while it is made to wait, it can't be too slow
                 self._alarm.set(max(left_s, 1.0))
             else:
                 self._refuse(SlowClientError("the request's body did not arrive in time"))
         else:
-            self.transport.close()
+            self._unsent.close()
 
     def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
+        if not self._pace.paused:
+            self._pace.pause(self._loop.time())
             self.transport.pause_reading()
 
     def read_on(self) -> None:
         """There is room again."""
-        if self._paused and not self._queued:
-            self._paused = False
+        if self._pace.paused and not self._queued:
+            self._pace.resume(self._loop.time())
             self.transport.resume_reading()
 
     async def writable(self) -> None:
         """Wait until the client has taken what was written."""
-        if self._unwritable is not None:
-            await self._unwritable
+        await self._unsent.room()

@@ -34,6 +34,9 @@ class ClientLimits:
     """As many as Apache takes."""
     head_s: float = 10.0
     body_s: float = 30.0
+    stall_s: float = 30.0
+    """Seconds in which a client must take something of an answer that waits for it. (nginx gives
+    60; what a system buffers on its way comes on top.)"""
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> ClientLimits:
@@ -52,12 +55,22 @@ class ClientLimits:
             size += len(name) + len(value)
         return size > self.head_bytes or len(headers) > self.headers
 
-    def body_due_s(self, received: int) -> float:
-        """Seconds after its head by which a body must be whole, or have brought more bytes."""
-        return self.body_s + received / LEAST_BYTES_PER_S
+    def body_due(self, began: float, last: float, received: int) -> float:
+        """When a body must be whole, or have brought more bytes.
+
+        `began` when its head was whole; `last` when the last of the `received` bytes came: what
+        came fast gives no right to a long pause.
+        """
+        return min(began + self.body_s + received / LEAST_BYTES_PER_S, last + self.body_s)
 
     def too_large(self) -> HeadersTooLargeError:
         return HeadersTooLargeError(
             f"request line and headers may have {self.head_bytes} bytes and {self.headers} "
             "headers; send less"
+        )
+
+    def too_much_between(self) -> HeadersTooLargeError:
+        return HeadersTooLargeError(
+            f"between and after the chunks of a body may be {self.head_bytes} bytes of extensions "
+            "and trailers; send less"
         )

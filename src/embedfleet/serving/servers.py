@@ -68,6 +68,27 @@ def bind(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: the process decides when to stop."""
 
+    def __init__(self, config: uvicorn.Config, *, handshake_s: float) -> None:
+        super().__init__(config)
+        self._handshake_s = handshake_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's for sockets that are bound, but with an end to the handshakes of TLS."""
+        config, loop = self.config, asyncio.get_running_loop()
+        protocol = cast("Callable[..., asyncio.Protocol]", config.http_protocol_class)
+        made = partial(protocol, config, self.server_state, {})
+        self.servers = [
+            await loop.create_server(
+                made,
+                sock=each,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=self._handshake_s if config.ssl else None,
+            )
+            for each in sockets or ()
+        ]
+        self.started = True
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -96,7 +117,8 @@ async def serving(
                     date_header=False,
                     timeout_graceful_shutdown=max(1, round(stop_timeout_s)),
                     ssl_context_factory=_given(listener.tls),
-                )
+                ),
+                handshake_s=limits.head_s,
             ),
             listener.socket,
         )

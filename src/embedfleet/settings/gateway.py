@@ -33,8 +33,8 @@ class GatewaySettings:
     """Most tokens that wait or run at once; beyond it requests are answered 429. 16.8 million
     tokens are one largest body at four bytes per token, and 64 MiB as token ids."""
     max_queued_bytes: int = count(256 * 2**20)
-    """Most bytes of request bodies held at once; beyond it requests are answered 429. Four
-    largest bodies."""
+    """Most bytes of request bodies held at once, counted while they come; beyond it requests are
+    answered 429. Four largest bodies."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks of proxies in front, for instance `10.0.0.0/8`. Only what they say of a client's
     address (X-Forwarded-For, X-Real-IP) is believed; by default nobody's word is."""
@@ -48,10 +48,12 @@ class GatewaySettings:
     proxies add for single sign-on needs some kB, and 32 kB is the most that nginx takes."""
     header_timeout_s: float = duration(10.0)
     """Seconds until a request's headers must be whole, from their first byte; later it is answered
-    408. They fit in a packet or two: whoever needs longer holds a connection for nothing."""
+    408. They fit in a packet or two: whoever needs longer holds a connection for nothing. A
+    handshake of TLS has as long."""
     body_timeout_s: float = duration(30.0)
     """Seconds until a request's body must be whole, and one more for every 1,000 bytes of it that
-    came; later it is answered 408. So slow lines are served, and drips are not."""
+    came; no pause in it may be longer either. Later it is answered 408. So slow lines are served,
+    and drips are not."""
     tokenizer_threads: int = count(2, at_most=256)
     """Threads that turn texts into tokens. Two, so that one very long text does not hold up the
     short ones."""

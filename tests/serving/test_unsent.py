@@ -1,0 +1,133 @@
+"""Clients that take their time to take an answer, or never do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import uvloop
+
+from embedfleet.serving import ClientLimits
+from embedfleet.serving.unsent import Unsent
+from tests.serving.test_connection import LIMITS, Client, Site, client, post, site
+
+ONE_PLACE: ClientLimits = replace(LIMITS, connections=1, stall_s=0.3)
+POUR = b"GET /pour HTTP/1.1\r\nHost: here\r\n"
+
+
+@contextlib.asynccontextmanager
+async def unreading(here: Site, sent: bytes) -> AsyncIterator[socket.socket]:
+    """A client that asks and never reads."""
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small.setblocking(False)
+    with small:
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(small, ("127.0.0.1", here.port))
+        await loop.sock_sendall(small, sent)
+        yield small
+
+
+def stay(_: socket.socket) -> None:
+    """Leave the connection as it is."""
+
+
+IDLE: dict[str, tuple[bytes, Callable[[socket.socket], None]]] = {
+    "one answer": (POUR + b"\r\n", stay),
+    "a second one waits": ((POUR + b"\r\n") * 2, stay),
+    "the last answer": (POUR + b"Connection: close\r\n\r\n", stay),
+    "half closed": (POUR + b"\r\n", lambda one: one.shutdown(socket.SHUT_WR)),
+}
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(("sent", "then"), IDLE.values(), ids=IDLE.keys())
+def test_a_client_that_takes_nothing_of_its_answer_loses_its_place(
+    sent: bytes,
+    then: Callable[[socket.socket], None],
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
+    """To close a connection sends what is left first, and that would never end."""
+    run(waiting_for_the_place_of(sent, then))
+
+
+async def waiting_for_the_place_of(sent: bytes, then: Callable[[socket.socket], None]) -> None:
+    """Return once another client has the only place there is."""
+    async with site(ONE_PLACE) as here, unreading(here, sent) as idle:
+        async with asyncio.timeout(20):
+            while not here.poured:
+                await asyncio.sleep(0.01)
+            then(idle)
+            while not await served(here):
+                await asyncio.sleep(0.05)
+
+
+async def served(here: Site) -> bool:
+    """Whether there is a place for another client."""
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        async with client(here) as other:
+            await other.say(post("/echo", b"a"))
+            return (await other.answer())[0] == 200
+    return False
+
+
+async def test_a_client_that_reads_late_gets_all_of_its_answer() -> None:
+    """Whoever takes something in time keeps its place."""
+    async with site(replace(LIMITS, stall_s=5.0)) as here, unreading(here, POUR + b"\r\n") as late:
+        async with asyncio.timeout(20):
+            while not here.poured:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        reading = Client(*await asyncio.open_connection(sock=late.dup(), limit=1 << 26))
+        assert len((await reading.answer())[2]) == 8 << 20
+        reading.writer.close()
+        await reading.writer.wait_closed()
+
+
+class Slow(asyncio.Transport):
+    """Says how much waits each time when it is looked at; closed only by force."""
+
+    def __init__(self, *left: int) -> None:
+        super().__init__()
+        self.left = list(left)
+        self.aborted = asyncio.Event()
+
+    def get_write_buffer_size(self) -> int:
+        return self.left.pop(0)
+
+    def is_closing(self) -> bool:
+        return True
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+async def test_a_client_is_cut_off_only_after_a_time_in_which_it_took_nothing() -> None:
+    """Also once the connection is closed, and room was made meanwhile."""
+    transport = Slow(50, 40, 10, 10)
+    unsent = Unsent(asyncio.get_running_loop(), transport, 0.01)
+    unsent.close()
+    unsent.resume()
+    await asyncio.wait_for(transport.aborted.wait(), 5)
+    unsent.lost()
+    assert transport.left == []
+
+
+async def test_a_client_that_took_everything_is_left_in_peace() -> None:
+    """Nothing is looked at any more."""
+    transport = Slow(50, 0)
+    unsent = Unsent(asyncio.get_running_loop(), transport, 0.001)
+    unsent.pause()
+    async with asyncio.timeout(5):
+        while transport.left:
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    unsent.lost()
+    assert not transport.aborted.is_set()
