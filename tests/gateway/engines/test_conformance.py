@@ -24,6 +24,7 @@ from embedfleet.vocabulary import (
     Precision,
     ReplicaError,
     ReplicaLostError,
+    ReplicaUnreachableError,
     UnfitReplicaError,
 )
 from embedfleet.wire.openai import RequestLimits
@@ -221,6 +222,29 @@ async def test_what_nobody_waits_for_is_taken_back(kind: Kind, small: ModelDescr
         assert await working == []
         while not engine.closed:
             await asyncio.sleep(0.01)
+
+
+@each_kind
+async def test_texts_after_a_failed_look_are_not_counted_as_tried(
+    kind: Kind, small: ModelDescription
+) -> None:
+    """Nothing is sent, least of all on our own replicas' wire, before it is looked at anew."""
+    engine = stand_in(kind, small)
+    asked = texts(small, 3)
+    async with engine.running() as url, attached(small) as client:
+        await client.describe(url)
+        engine.nonsense = "html"
+        with pytest.raises(ReplicaError):
+            await client.describe(url)
+        engine.nonsense = ""
+        with pytest.raises(ReplicaUnreachableError):
+            await compute(client, url, asked, WIDTH)
+
+        await client.describe(url)
+        vectors, failures, _ = await compute(client, url, asked, WIDTH)
+
+    assert not failures
+    assert_right(vectors, asked, kind.least_cosine)
 
 
 @each_kind

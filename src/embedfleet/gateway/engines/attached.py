@@ -30,15 +30,20 @@ class Attached:
         self._foreign = foreign
         self._http = http
         self._kinds: dict[str, ReplicaClient] = {}
+        self._doubtful: set[str] = set()
+        """Addresses whose last look failed: whatever answers there next may be another kind."""
 
     async def describe(self, url: str) -> ReplicaDescription:
         """What runs there, of whatever kind."""
-        client = self._kinds.get(url) or await self._find(url)
+        client = None if url in self._doubtful else self._kinds.get(url)
         try:
+            client = client or await self._find(url)
             description = await client.describe(url)
         except ReplicaError:
-            self._kinds.pop(url, None)
+            # Its kind is kept for work: a replica that missed one look is still used.
+            self._doubtful.add(url)
             raise
+        self._doubtful.discard(url)
         self._kinds[url] = client
         return description
 

@@ -28,7 +28,7 @@ from embedfleet.vocabulary import (
     Encoding,
     Precision,
     ReplicaError,
-    ReplicaLostError,
+    ReplicaUnreachableError,
     UnfitReplicaError,
 )
 from embedfleet.wire import frames
@@ -118,10 +118,13 @@ class ForeignClient:
     async def work(
         self, url: str, key: str, texts: Sequence[frames.CallText]
     ) -> AsyncIterator[frames.Frame]:
-        """Ask for the vectors in as few requests as the engine allows."""
+        """Ask for the vectors in as few requests as the engine allows.
+
+        ReplicaUnreachableError where the last look failed: nothing is tried before the next one.
+        """
         engine = self._engines.get(url)
         if engine is None:
-            raise ReplicaLostError(f"{url} was not met yet")
+            raise ReplicaUnreachableError(f"{url} was not met since a look at it failed")
         call = self._calls[key] = _Call()
         try:
             for part in _requests(texts, engine.known.facts.max_texts or len(texts)):
