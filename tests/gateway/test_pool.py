@@ -13,6 +13,7 @@ from embedfleet.endpoint import Caller
 from embedfleet.fleet.balancing.least_work import LeastWork
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
+from embedfleet.gateway.flights import FORSAKEN_S
 from embedfleet.gateway.pool import Pool
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
@@ -291,6 +292,24 @@ async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
         await asyncio.sleep(0.01)
         assert pool.workload.queued_texts == 0
         assert len(upstream.cancelled) == flying
+
+
+async def test_a_call_that_nobody_waits_for_does_not_hold_its_replica_for_ever() -> None:
+    """One that hangs on a dead connection would keep the only replica's window full."""
+    upstream = FakeUpstream(a=hanging)
+    async with serving(upstream) as pool:
+        waiting = asyncio.create_task(compute(pool, encodings(5)))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.sleep(0.01)
+        assert pool.workload.waiting_tokens
+
+        for flight in pool._flights:
+            flight.progressed -= FORSAKEN_S
+        async with asyncio.timeout(5):
+            while pool.workload.waiting_tokens:
+                await asyncio.sleep(0.01)
+        assert pool.fleet["a"].state is ReplicaState.READY
 
 
 async def test_bulk_is_refused_before_interactive_texts() -> None:

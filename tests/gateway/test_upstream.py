@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import numpy as np
 import pytest
 
 from embedfleet.gateway.connections import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, Connections, Origin
+from embedfleet.gateway.keepalive import OPTIONS, watched_socket
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.vocabulary import (
     DrainingError,
@@ -326,6 +328,20 @@ async def test_an_answer_that_nobody_reads_makes_its_replica_wait() -> None:
         connections.close()
 
     assert received == total
+
+
+async def test_the_kernel_asks_whether_a_silent_host_is_still_there() -> None:
+    """One that lost its power ends no connection; nothing else would notice."""
+    async with asking(answering) as (_, upstream, url):
+        connection = await upstream.connections.post(url, "/", b"", [])
+        ours = connection._transport.get_extra_info("socket")
+        family, kind, protocol = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+        with watched_socket((family, kind, protocol, "", ("127.0.0.1", 1))) as of_engines:
+            for sock in (ours, of_engines):
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                for name, value in OPTIONS.items():
+                    option = getattr(socket, name, None)
+                    assert option is None or sock.getsockopt(socket.IPPROTO_TCP, option) == value
 
 
 async def test_a_cancellation_does_not_wait_for_ever() -> None:

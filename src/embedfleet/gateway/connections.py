@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from embedfleet.gateway.keepalive import keep_alive
+
 KEPT_S = 60.0
 """How long an unused connection is trusted; replicas close theirs after 75 s."""
 
@@ -117,6 +119,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from it
+        keep_alive(transport.get_extra_info("socket"))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._break(str(error or "") or "the connection was closed")

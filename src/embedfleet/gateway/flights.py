@@ -19,6 +19,10 @@ from embedfleet.telemetry.tracing import OpenSpan, calling
 from embedfleet.vocabulary import Lane
 from embedfleet.wire.frames import CallText, encoding_bytes
 
+FORSAKEN_S = 60.0
+"""How long a call that nobody waits for may bring nothing. Its vectors would still be for the
+cache, but a replica that hangs must not hold its window for ever."""
+
 _PROCESS, _calls = secrets.token_hex(8), count()
 """Together they name a call: other gateways have other names for theirs."""
 
@@ -35,6 +39,15 @@ class Flight:
         self.ids = {id(text): number for number, text in assignment.texts.items()}
         self.progressed = now
         """When it was started or brought a frame last, monotonic seconds."""
+
+    def forsaken(self, now: float) -> bool:
+        """Whether nobody waits for any of its texts, and it has brought nothing for long."""
+        if now - self.progressed < FORSAKEN_S:
+            return False
+        assignment = self.assignment
+        return all(
+            text.closed for text in (*assignment.texts.values(), *assignment.given_up.values())
+        )
 
     def on_wire(self, now: float) -> list[CallText]:
         """Its texts as they travel."""
@@ -82,6 +95,10 @@ class Flights:
 
     def calls_of(self, member: Member) -> list[asyncio.Task[None]]:
         return [call for call, flight in self._by_call.items() if flight.member is member]
+
+    def forsaken(self, now: float) -> list[asyncio.Task[None]]:
+        """Calls to break off: see `Flight.forsaken`."""
+        return [call for call, flight in self._by_call.items() if flight.forsaken(now)]
 
     def where(self, texts: Iterable[QueuedText]) -> dict[Flight, list[int]]:
         """In which calls texts are, with their ids there."""

@@ -17,7 +17,7 @@ from embedfleet.endpoint import Caller, Computed
 from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
-from embedfleet.gateway.admission import Pressure, admit
+from embedfleet.gateway.admission import admit
 from embedfleet.gateway.budgets import Budget
 from embedfleet.gateway.counting import PoolCounter
 from embedfleet.gateway.dispatch import Dispatcher, Ending
@@ -36,7 +36,6 @@ from embedfleet.vocabulary import (
     DrainingError,
     EmbedfleetError,
     Encoding,
-    Lane,
     Outcome,
     ReplicaError,
     ReplicaState,
@@ -94,8 +93,9 @@ class Pool:
 
         Cancelling takes the texts out of every queue that they still wait in.
         """
-        now = time.monotonic()
-        self._admit(sum(map(len, encodings)), caller, now)
+        now, tokens = time.monotonic(), sum(map(len, encodings))
+        pressure = self.workload.pressure(caller.lane)
+        admit(tokens, caller.lane, caller.deadline - now, pressure, self._most_tokens)
         gathering, trace = Gathering(len(encodings), self.width, arrived), current_span()
         shared = (caller.lane, caller.deadline, now, gathering)
         texts = [
@@ -123,14 +123,6 @@ class Pool:
         await self._flights.cancel_all()
 
     # -- requests ----------------------------------------------------------------------
-
-    def _admit(self, tokens: int, caller: Caller, now: float) -> None:
-        dispatcher = self._dispatcher
-        ahead = dispatcher.queue.tokens + dispatcher.outstanding_tokens
-        # An interactive text passes what waits in the bulk lane; a bulk text waits for all.
-        wait_s = dispatcher.drain_s(caller.lane if caller.lane is Lane.INTERACTIVE else None)
-        pressure = Pressure(ahead, 0.0 if wait_s == float("inf") else wait_s)
-        admit(tokens, caller.lane, caller.deadline - now, pressure, self._most_tokens)
 
     def _abandon(self, texts: Sequence[QueuedText]) -> None:
         """Forget texts that nobody waits for, here and in replicas."""
@@ -188,6 +180,8 @@ class Pool:
             self._dispatcher.refresh()
             for flight in self._flights:
                 self._hedge(flight, now)
+            for call in self._flights.forsaken(now):
+                call.cancel()
             self._dispatch()
 
     def _hedge(self, flight: Flight, now: float) -> None:

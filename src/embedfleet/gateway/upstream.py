@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from embedfleet.gateway.connections import BrokenError, Connection, Connections
+from embedfleet.gateway.keepalive import watched_socket
 from embedfleet.model.files import SHARED_FILES
 from embedfleet.telemetry.tracing import carried
 from embedfleet.vocabulary import (
@@ -48,7 +49,9 @@ class Upstream:
     def open(cls, *, connect_timeout_s: float, probe_timeout_s: float) -> Upstream:
         """A client without limits of its own: windows bound what is in flight."""
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=60, socket_factory=watched_socket
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from embedfleet.gateway.admission import Pressure
 from embedfleet.gateway.dispatch import Dispatcher
 from embedfleet.gateway.flights import Flights
+from embedfleet.vocabulary import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,12 @@ class Workload:
     def waiting_tokens(self) -> int:
         """Tokens in the queue or with a replica."""
         return self._dispatcher.queue.tokens + self._dispatcher.outstanding_tokens
+
+    def pressure(self, lane: Lane) -> Pressure:
+        """What is ahead of a text that comes to this lane now."""
+        # An interactive text passes what waits in the bulk lane; a bulk text waits for all.
+        wait_s = self._dispatcher.drain_s(lane if lane is Lane.INTERACTIVE else None)
+        return Pressure(self.waiting_tokens, 0.0 if wait_s == float("inf") else wait_s)
 
     def outstanding(self, replica: str) -> int:
         """Tokens that a replica still has to answer, also one that gets nothing new."""
