@@ -1,13 +1,19 @@
-"""What a gateway counts of its replicas."""
+"""What a gateway counts of its replicas, and how long it shows it."""
 
 from __future__ import annotations
 
 import time
 
-from embedfleet.fleet.fleet import Fleet
+import msgspec
+
+from embedfleet.fleet.balancing import Load
+from embedfleet.fleet.balancing.least_work import LeastWork
+from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
-from embedfleet.gateway.counting import StateGauge
+from embedfleet.gateway.counting import MOST_GONE, PoolCounter, StateGauge
+from embedfleet.gateway.dispatch import Dispatcher
 from embedfleet.telemetry.metrics import GatewayMetrics
+from tests.fleet.test_health import DESCRIPTION
 
 
 def gone(metrics: GatewayMetrics) -> str:
@@ -15,6 +21,72 @@ def gone(metrics: GatewayMetrics) -> str:
     lines = metrics.exposition().decode().splitlines()
     (found,) = (line.removeprefix(series) for line in lines if line.startswith(series))
     return found
+
+
+def shown(metrics: GatewayMetrics, name: str, replica: str) -> list[float]:
+    """The values of all series of a metric about a replica."""
+    return [
+        sample.value
+        for metric in metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == f"embedfleet_{name}" and sample.labels["replica"] == replica
+    ]
+
+
+def ready(fleet: Fleet, name: str) -> Member:
+    member = fleet.add(name, f"http://{name}", 0.0)
+    member.description = DESCRIPTION
+    for event in (Event.ANSWERED, Event.VERIFIED):
+        fleet.apply(member, event, 0.0)
+    return member
+
+
+def test_what_a_replica_has_to_do_is_shown_while_it_is_used() -> None:
+    """A last value would stay for ever, and be summed up with those of others."""
+    metrics = GatewayMetrics()
+    counter, dispatcher = PoolCounter("m", metrics), Dispatcher(LeastWork(), attempts=4)
+    gauges = ("replica_outstanding_tokens", "replica_window_tokens")
+    for name in ("a", "b"):
+        dispatcher.join(Load(name, 100, 50, outstanding_tokens=7))
+    counter.observe(dispatcher)
+    dispatcher.leave("a")
+    counter.observe(dispatcher)
+    assert [shown(metrics, each, "a") for each in gauges] == [[], []]
+    assert [shown(metrics, each, "b") for each in gauges] == [[7], [100]]
+
+    dispatcher.join(Load("a", 100, 50))
+    counter.observe(dispatcher)
+    assert [shown(metrics, each, "a") for each in gauges] == [[0], [100]]
+
+
+def test_what_runs_at_a_replica_is_shown_once_and_until_it_is_gone() -> None:
+    """Also when it is another engine after it was away."""
+    metrics, fleet = GatewayMetrics(), Fleet()
+    StateGauge("m", fleet, metrics)
+    member = ready(fleet, "a")
+    fleet.apply(member, Event.FAILED, 0.0)
+    member.description = msgspec.structs.replace(DESCRIPTION, device="another")
+    fleet.apply(member, Event.RECOVERED, 0.0)
+    assert shown(metrics, "replica_info", "a") == [1]
+
+    fleet.apply(member, Event.LOST, 0.0)
+    assert shown(metrics, "replica_info", "a") == []
+
+
+def test_a_replica_that_is_gone_keeps_its_zeros_until_many_others_are_gone_too() -> None:
+    """Alerts about it need them for a while; names that are never used again need none."""
+    metrics, fleet = GatewayMetrics(), Fleet()
+    StateGauge("m", fleet, metrics)
+    for number in range(MOST_GONE):
+        fleet.apply(ready(fleet, f"r{number}"), Event.LOST, 0.0)
+    assert set(shown(metrics, "replica_state", "r0")) == {0}
+
+    ready(fleet, "r0")  # it is back: the one that is gone for longest is now another
+    for number in range(MOST_GONE, MOST_GONE + 2):
+        fleet.apply(ready(fleet, f"r{number}"), Event.LOST, 0.0)
+    assert sum(shown(metrics, "replica_state", "r0")) == 1
+    assert shown(metrics, "replica_state", "r1") == []
+    assert set(shown(metrics, "replica_state", "r2")) == {0}
 
 
 def test_a_replica_that_was_lost_counts_as_gone_and_one_that_was_let_go_does_not() -> None:

@@ -97,6 +97,8 @@ class PoolCounter:
         self._hedged = metrics.hedged_texts.labels(pool)
         self._requeued = metrics.requeued_texts.labels(pool)
         self._refused = metrics.vectors_refused.labels(pool)
+        self._shown: set[str] = set()
+        """Replicas that have gauges."""
 
     def waited(self, lane: Lane, seconds: float) -> None:
         self._waits[lane].observe(seconds)
@@ -132,6 +134,16 @@ class PoolCounter:
             labels = (self._pool, load.replica)
             metrics.outstanding_tokens.labels(*labels).set(load.outstanding_tokens)
             metrics.window_tokens.labels(*labels).set(load.window_tokens)
+        usable = {load.replica for load in dispatcher.loads}
+        for replica in self._shown - usable:  # a last value would stay for ever
+            metrics.outstanding_tokens.remove(self._pool, replica)
+            metrics.window_tokens.remove(self._pool, replica)
+        self._shown = usable
+
+
+MOST_GONE = 64
+"""Replicas that are gone and still have series. The latest keep their zeros, so that alerts about
+them end; but where replicas come and go, names are new each time and would pile up."""
 
 
 class StateGauge:
@@ -141,6 +153,10 @@ class StateGauge:
         self._pool = pool
         self._gauge, self._entered = metrics.replica_state, metrics.replica_entered
         self._info = metrics.replica_info
+        self._told: dict[str, tuple[str, ...]] = {}
+        """Labels of the information about each replica."""
+        self._gone: dict[str, None] = {}
+        """Names of replicas that left, the latest last."""
         for state in ReplicaState:  # from the start, so that a first time is an increase
             self._entered.labels(pool, state.value)
         fleet.listen(self._follow)
@@ -157,4 +173,19 @@ class StateGauge:
         told = member.description
         if told is not None and member.state is ReplicaState.READY:
             labels = (self._pool, member.name, told.device, told.precision.value)
+            self._forget_info(member.name)
             self._info.labels(*labels).set(1)
+            self._told[member.name] = labels
+        self._gone.pop(member.name, None)
+        if member.state is ReplicaState.GONE:
+            self._forget_info(member.name)
+            self._gone[member.name] = None
+        while len(self._gone) > MOST_GONE:
+            longest = next(iter(self._gone))
+            del self._gone[longest]
+            for state in ReplicaState:
+                self._gauge.remove(self._pool, longest, state.value)
+
+    def _forget_info(self, replica: str) -> None:
+        if replica in self._told:
+            self._info.remove(*self._told.pop(replica))
