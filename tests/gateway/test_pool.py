@@ -115,7 +115,12 @@ class FakeUpstream:
 
 
 @contextlib.asynccontextmanager
-async def serving(upstream: FakeUpstream, *, max_queued_tokens: int = 10**6) -> AsyncIterator[Pool]:
+async def serving(
+    upstream: FakeUpstream,
+    *,
+    max_queued_tokens: int = 10**6,
+    metrics: GatewayMetrics | None = None,
+) -> AsyncIterator[Pool]:
     fleet = Fleet()
     pool = Pool(
         "m",
@@ -124,7 +129,7 @@ async def serving(upstream: FakeUpstream, *, max_queued_tokens: int = 10**6) -> 
         LeastWork(),
         gateway=GatewaySettings(max_queued_tokens=max_queued_tokens),
         settings=FleetSettings(),
-        metrics=GatewayMetrics(),
+        metrics=metrics or GatewayMetrics(),
     )
     pool.width = WIDTH
     for name in upstream.behaviours:
@@ -261,6 +266,63 @@ async def test_a_late_replica_is_hedged() -> None:
 
         assert_right(await waiting, texts)
         assert pool.fleet["stuck"].state is ReplicaState.READY
+
+
+def counted(metrics: GatewayMetrics) -> dict[str, float]:
+    """Texts by what they were counted as."""
+    (family,) = metrics.texts.collect()
+    return {
+        sample.labels["outcome"]: sample.value
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.value
+    }
+
+
+async def test_a_text_that_two_replicas_answer_is_counted_once() -> None:
+    """And is worth one text to the budgets."""
+    go_on, done = asyncio.Event(), asyncio.Event()
+
+    async def late(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+        await go_on.wait()
+        yield answer(texts)
+        done.set()
+
+    metrics, upstream = GatewayMetrics(), FakeUpstream(late=late)
+    async with serving(upstream, metrics=metrics) as pool:
+        texts = encodings(5)
+        waiting = asyncio.create_task(compute(pool, texts))
+        await asyncio.sleep(0.01)
+        upstream.behaviours["good"] = well
+        join(pool.fleet, "good")
+        await waiting
+        saved = pool._hedges.saved
+        go_on.set()
+        await asyncio.wait_for(done.wait(), 5)
+        assert pool._hedges.saved == saved
+    assert counted(metrics) == {"succeeded": 5}
+
+
+@pytest.mark.parametrize("token", [20, UNLUCKY])
+async def test_a_text_that_was_abandoned_and_ends_all_the_same_is_counted_once(
+    token: int,
+) -> None:
+    """As one that nobody waited for, whatever came of it."""
+    go_on, done = asyncio.Event(), asyncio.Event()
+
+    async def late(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+        await go_on.wait()
+        yield answer(texts)
+        done.set()
+
+    metrics = GatewayMetrics()
+    async with serving(FakeUpstream(late=late), metrics=metrics) as pool:
+        waiting = asyncio.create_task(compute(pool, [np.array([token], np.int32)]))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.sleep(0.01)
+        go_on.set()
+        await asyncio.wait_for(done.wait(), 5)
+    assert counted(metrics) == {"ignored": 1}
 
 
 async def test_a_text_that_kills_replicas_is_found_and_its_neighbours_are_answered() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter as Counts
-from collections.abc import Iterable
 
 from prometheus_client import Counter, Histogram
 
@@ -17,7 +16,7 @@ from embedfleet.endpoint import Answered
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.gateway.dispatch import Dispatcher
 from embedfleet.telemetry.metrics import GatewayMetrics
-from embedfleet.vocabulary import Lane, Outcome, ReplicaState, VectorError
+from embedfleet.vocabulary import Lane, Outcome, ReplicaState
 
 log = logging.getLogger(__name__)
 
@@ -115,14 +114,8 @@ class PoolCounter:
     def requeued(self, texts: int) -> None:
         self._requeued.inc(texts)
 
-    def failed(self, codes: Iterable[str]) -> None:
-        """Texts that failed on their own account, by the code of their error."""
-        found = list(codes)
-        self._ended[Outcome.DROPPED].inc(len(found))
-        self._refused.inc(found.count(str(VectorError.code)))
-
     def refused(self, vectors: int) -> None:
-        """Vectors of a frame that are not finite or not of unit length."""
+        """Vectors that are not finite or not of unit length."""
         self._refused.inc(vectors)
 
     def observe(self, dispatcher: Dispatcher) -> None:

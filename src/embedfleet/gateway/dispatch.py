@@ -196,9 +196,9 @@ class Dispatcher:
                     "asked for or has answered before"
                 )
             self.queue.discard(text)
-        if text.closed and not text.abandoned:
+        if text.settled:
             return None
-        text.closed, text.abandoned = True, False
+        text.closed = text.settled = True
         return text
 
     def give_up(self, assignment: Assignment, text_ids: Sequence[int]) -> None:
@@ -232,7 +232,7 @@ class Dispatcher:
                 text.avoid |= {assignment.replica}
             text.crashes += ending is Ending.LOST
             if text.attempts >= self._attempts or not retry:
-                text.closed = True
+                text.closed = text.settled = True
                 exhausted.append(text)
             else:
                 self.queue.put(text)

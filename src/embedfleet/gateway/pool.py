@@ -39,6 +39,7 @@ from embedfleet.vocabulary import (
     Outcome,
     ReplicaError,
     ReplicaState,
+    VectorError,
 )
 from embedfleet.wire import frames
 from embedfleet.work import CostModel
@@ -239,24 +240,28 @@ class Pool:
             self._counter.refused(len(vectors) - int(of_unit_length(vectors).sum()))
             raise ReplicaError("a vector that is not finite or not of unit length")
         queue_s, compute_s = frame.queue_us / 1e6, frame.compute_us / 1e6
-        tokens = 0
+        answered = succeeded = dropped = tokens = 0
         for row, text_id in enumerate(frame.ids):
             text = self._dispatcher.settle(assignment, text_id)
             if text is not None:
                 tokens += text.tokens
+                answered += 1
+                succeeded += not text.abandoned  # that was counted when it was abandoned
                 waited_s = assignment.handed_s - text.arrived + queue_s
                 text.claimant.succeeded(text.index, vectors[row], waited_s, compute_s)
         failures = [failure for failure in frame.failures if failure.code in TEXT_ERRORS]
         for failure in failures:
             text = self._dispatcher.settle(assignment, failure.id)
             if text is not None:
+                dropped += not text.abandoned
                 text.claimant.failed(text.index, TEXT_ERRORS[failure.code](failure.message))
         self._counter.computed(tokens)
-        self._retries.earn(len(frame.ids))
-        self._hedges.earn(len(frame.ids))
-        self._counter.ended(Outcome.SUCCEEDED, len(frame.ids))
+        self._retries.earn(answered)
+        self._hedges.earn(answered)
+        self._counter.ended(Outcome.SUCCEEDED, succeeded)
         if failures:
-            self._counter.failed(failure.code for failure in failures)
+            self._counter.ended(Outcome.DROPPED, dropped)
+            self._counter.refused(sum(each.code == VectorError.code for each in failures))
 
     def _end(self, call: asyncio.Task[None]) -> None:
         """What a call left unanswered goes back to the queue, for another replica."""

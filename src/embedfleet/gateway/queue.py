@@ -64,6 +64,8 @@ class QueuedText:
     """It was answered, or nobody waits for it any more."""
     abandoned: bool = False
     """Nobody waits for it any more; a vector that comes all the same is for the cache."""
+    settled: bool = False
+    """Its claimant was told what became of it."""
     queued: bool = False
     """It is in a queue."""
     tokens: int = field(init=False)
