@@ -10,7 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import numpy as np
 import pytest
 
-from embedfleet.gateway.connections import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, Connections, Origin
+from embedfleet.gateway.connections import (
+    KEPT_S,
+    MOST_HEAD_BYTES,
+    MOST_UNREAD_BYTES,
+    Connections,
+    Origin,
+)
 from embedfleet.gateway.keepalive import OPTIONS, watched_socket
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.vocabulary import (
@@ -146,6 +152,37 @@ async def test_a_connection_is_used_again() -> None:
     assert server.connections == 3
     cancel = decode_cancel(server.bodies[3])
     assert (cancel.key, cancel.ids) == ("key", [1, 2])
+
+
+async def test_connections_of_a_replica_that_is_gone_are_closed() -> None:
+    """Nobody calls it any more; they grow old, and the next replica's first call closes them."""
+    closed = asyncio.Event()
+
+    async def until_closed(server: Server, reader: Reader, writer: Writer) -> None:
+        try:
+            await answering(server, reader, writer)
+        finally:
+            closed.set()
+
+    async with asking(until_closed) as (_, upstream, url), asking(answering) as (_, _, other):
+        connections = upstream.connections
+        connection = await connections.post(url, "/v1/work", b"", [])
+        while await connection.read():
+            pass
+        connections.give_back(url, connection)
+        await work(upstream, other)
+        assert set(connections._addresses) == {url, other}
+
+        connection.idle_since -= KEPT_S + 1
+        await asyncio.gather(*(work(upstream, other) for _ in range(2)))
+        await asyncio.wait_for(closed.wait(), 2)
+        assert set(connections._addresses) == {other}
+
+
+async def test_the_authorities_of_the_machine_are_read_once() -> None:
+    """Not for each connection, and not while everybody waits."""
+    connections = Connections(connect_timeout_s=1)
+    assert await connections._context() is await connections._context()
 
 
 async def test_a_connection_that_its_replica_closed_is_not_used_again() -> None:

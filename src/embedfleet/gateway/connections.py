@@ -12,7 +12,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -174,15 +174,25 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
 
+@dataclass(slots=True)
+class _Address:
+    """What is kept of an address while it has idle connections."""
+
+    origin: Origin
+    heads: dict[str, bytes] = field(default_factory=dict)
+    """By route, what all requests to it have in common."""
+    idle: deque[Connection] = field(default_factory=deque)
+    """The one used last at the end."""
+
+
 class Connections:
     """The connections of one gateway, by address."""
 
     def __init__(self, *, connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
-        self._origins: dict[str, Origin] = {}
-        self._heads: dict[tuple[str, str], bytes] = {}
-        self._idle: dict[str, deque[Connection]] = {}
+        self._addresses: dict[str, _Address] = {}
         self._all: set[Connection] = set()
+        self._tls: ssl.SSLContext | None = None
 
     async def post(
         self, url: str, route: str, body: bytes, headers: Iterable[tuple[str, str]]
@@ -191,8 +201,9 @@ class Connections:
 
         Raises OSError or TimeoutError when no connection can be made.
         """
-        connection = self._kept(url) or await self._connect(url)
-        head = self._heads.get((url, route)) or self._head(url, route)
+        address = self._address(url)
+        connection = self._kept(address) or await self._connect(address.origin)
+        head = address.heads.get(route) or self._head(address, route)
         extra = "".join(f"{name}: {value}\r\n" for name, value in headers)
         connection.post(head + extra.encode("latin-1"), body)
         return connection
@@ -204,20 +215,25 @@ class Connections:
             connection.close()
             return
         now = connection.idle_since = asyncio.get_running_loop().time()
-        idle = self._idle.setdefault(url, deque())
+        idle = self._address(url).idle
         idle.append(connection)
-        while now - idle[0].idle_since > KEPT_S or not idle[0].open:
-            self._drop(idle.popleft())
+        self._drop_old(idle, now)
 
     def close(self) -> None:
         for connection in self._all:
             connection.close()
         self._all.clear()
-        self._idle.clear()
+        self._addresses.clear()
 
-    def _kept(self, url: str) -> Connection | None:
+    def _address(self, url: str) -> _Address:
+        address = self._addresses.get(url)
+        if address is None:
+            address = self._addresses[url] = _Address(Origin.of(url))
+        return address
+
+    def _kept(self, address: _Address) -> Connection | None:
         """The one used last: so that those not needed any more grow old."""
-        idle = self._idle.get(url)
+        idle = address.idle
         oldest = asyncio.get_running_loop().time() - KEPT_S
         while idle:
             connection = idle.pop()
@@ -230,9 +246,29 @@ class Connections:
         self._all.discard(connection)
         connection.close()
 
-    async def _connect(self, url: str) -> Connection:
-        origin = self._origins.get(url) or self._origins.setdefault(url, Origin.of(url))
-        context = ssl.create_default_context() if origin.tls else None
+    def _drop_old(self, idle: deque[Connection], now: float) -> None:
+        while idle and (now - idle[0].idle_since > KEPT_S or not idle[0].open):
+            self._drop(idle.popleft())
+
+    def _sweep(self) -> None:
+        """Let go of addresses without idle connections: replicas that are gone ask for nothing, so
+        nobody else would close theirs.
+        """
+        now = asyncio.get_running_loop().time()
+        for url, address in list(self._addresses.items()):
+            self._drop_old(address.idle, now)
+            if not address.idle:
+                del self._addresses[url]
+
+    async def _context(self) -> ssl.SSLContext:
+        """Made once, and not on the event loop: it reads all authorities of the machine."""
+        if self._tls is None:
+            self._tls = await asyncio.to_thread(ssl.create_default_context)
+        return self._tls
+
+    async def _connect(self, origin: Origin) -> Connection:
+        self._sweep()
+        context = await self._context() if origin.tls else None
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_timeout_s):
             _, connection = await loop.create_connection(
@@ -241,9 +277,8 @@ class Connections:
         self._all.add(connection)
         return connection
 
-    def _head(self, url: str, route: str) -> bytes:
-        """What all requests to a route have in common."""
-        origin = self._origins.get(url) or self._origins.setdefault(url, Origin.of(url))
+    def _head(self, address: _Address, route: str) -> bytes:
+        origin = address.origin
         head = f"POST {origin.path}{route} HTTP/1.1\r\nhost: {origin.authority}\r\n".encode()
-        self._heads[url, route] = head
+        address.heads[route] = head
         return head
