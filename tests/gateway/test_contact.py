@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,7 +36,9 @@ class Replicas:
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
         raise ReplicaError(url)
 
-    async def work(self, url: str, key: str, texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    async def work(
+        self, url: str, key: str, texts: Sequence[CallText]
+    ) -> AsyncGenerator[Frame, None]:
         sign = -1 if url in self.wrong else 1
         rows = np.stack([sign * vector_of(text.encoding) for text in texts])
         yield Frame([text.id for text in texts], vector_bytes(rows), [], 0, 0, 1)

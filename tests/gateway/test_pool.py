@@ -99,6 +99,7 @@ class FakeUpstream:
         self.behaviours = behaviours
         self.calls: list[tuple[str, int]] = []
         self.cancelled: list[int] = []
+        self.ended: list[str] = []
         self.deaths = 0
 
     async def work(self, url: str, key: str, texts: Sequence[CallText]) -> AsyncIterator[Frame]:
@@ -109,6 +110,8 @@ class FakeUpstream:
         except ReplicaLostError:
             self.deaths += 1
             raise
+        finally:
+            self.ended.append(url)
 
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
         self.cancelled += ids
@@ -182,6 +185,22 @@ async def test_a_replica_that_fails_loses_no_request(bad: Behaviour) -> None:
 
         assert_right(await compute(pool, texts), texts)
         assert pool.fleet["bad"].state is not ReplicaState.READY
+
+
+async def test_a_call_whose_frame_is_refused_is_over_at_once() -> None:
+    """Its connection is closed there and then, not when garbage is collected."""
+    ended: list[str] = []
+
+    def follow(_member: Member, left: ReplicaState) -> None:
+        if left is ReplicaState.READY:
+            ended.extend(upstream.ended)
+
+    upstream = FakeUpstream(bad=shrunken)
+    async with serving(upstream) as pool:
+        pool.fleet.listen(follow)
+        with pytest.raises(ReplicaError):
+            await compute(pool, encodings(1))
+    assert ended == ["bad"]
 
 
 async def test_a_text_without_a_vector_is_an_error_of_its_request() -> None:

@@ -6,6 +6,9 @@ a share of the texts that were answered well. Texts of a replica that died are o
 
 from __future__ import annotations
 
+RETRY_SHARE, HEDGE_SHARE = 0.10, 0.05
+"""Tries that each answered text earns."""
+
 RESERVE = 256.0
 """Texts that may be tried again after a quiet time: what a few failed calls hold, so that one bad
 replica fails no request. More failures than that are a failure of the pool."""

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import aclosing
 
 from embedfleet.cache.single_flight import Arrived
 from embedfleet.endpoint import Caller, Computed
@@ -18,7 +19,7 @@ from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
 from embedfleet.gateway.admission import admit
-from embedfleet.gateway.budgets import Budget
+from embedfleet.gateway.budgets import HEDGE_SHARE, RETRY_SHARE, Budget
 from embedfleet.gateway.counting import PoolCounter
 from embedfleet.gateway.dispatch import Dispatcher, Ending
 from embedfleet.gateway.endings import TEXT_ERRORS, ending_of
@@ -47,8 +48,6 @@ from embedfleet.work import CostModel
 log = logging.getLogger(__name__)
 
 USABLE = {ReplicaState.READY, ReplicaState.SUSPECT}
-
-RETRY_SHARE, HEDGE_SHARE = 0.10, 0.05
 
 TICK_S = 0.1
 """How often the pool looks for late calls, and tries again what waits for a warming replica."""
@@ -225,10 +224,12 @@ class Pool:
         for text in flight.assignment.texts.values():
             self._counter.waited(text.lane, now - text.arrived)
         texts = flight.on_wire(now)
+        work = self._upstream.work(flight.member.url, flight.key, texts)
         with flight.traced():
-            async for frame in self._upstream.work(flight.member.url, flight.key, texts):
-                self._take(flight, frame)
-                self._dispatch_soon()
+            async with aclosing(work):  # at once also where a frame is refused
+                async for frame in work:
+                    self._take(flight, frame)
+                    self._dispatch_soon()
 
     def _take(self, flight: Flight, frame: frames.Frame) -> None:
         """Give every text of a frame its vector or its error. Raises ReplicaError on nonsense."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class Upstream:
 
     async def work(
         self, url: str, key: str, texts: Sequence[frames.CallText]
-    ) -> AsyncIterator[frames.Frame]:
+    ) -> AsyncGenerator[frames.Frame, None]:
         """Hand over texts; frames arrive as the replica's batches finish.
 
         Raises DrainingError when the replica takes nothing new, ReplicaLostError when the

@@ -6,7 +6,7 @@ on to the client of that kind. Refuses to know how either is talked to.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from embedfleet.gateway.engines.client import ReplicaClient
@@ -52,7 +52,7 @@ class Attached:
 
     def work(
         self, url: str, key: str, texts: Sequence[frames.CallText]
-    ) -> AsyncIterator[frames.Frame]:
+    ) -> AsyncGenerator[frames.Frame, None]:
         """Hand over to the client of its kind."""
         return self._client(url).work(url, key, texts)
 

@@ -6,7 +6,8 @@ by engines of others (`foreign.py`). Refuses to know which of them it is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol
 
@@ -32,10 +33,11 @@ class ReplicaClient(Protocol):
 
     def work(
         self, url: str, key: str, texts: Sequence[frames.CallText]
-    ) -> AsyncIterator[frames.Frame]:
+    ) -> AsyncGenerator[frames.Frame, None]:
         """Have texts computed; frames arrive as they are done, rows of unit length.
 
-        Raises DrainingError when it takes nothing new, ReplicaError when it fails.
+        Who takes no more frames closes the iterator. Raises DrainingError when it takes nothing
+        new, ReplicaError when it fails.
         """
         ...
 
@@ -58,8 +60,9 @@ async def embed(
         for number, encoding in enumerate(encodings)
     ]
     vectors = np.full((len(texts), width), np.nan, np.float32)
-    async for frame in client.work(url, "verify", texts):
-        for failure in frame.failures:
-            raise ReplicaError(f"no vector for a golden text: {failure.message}")
-        vectors[frame.ids] = frame.matrix(width)
+    async with aclosing(client.work(url, "verify", texts)) as answer:
+        async for frame in answer:
+            for failure in frame.failures:
+                raise ReplicaError(f"no vector for a golden text: {failure.message}")
+            vectors[frame.ids] = frame.matrix(width)
     return vectors

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -117,11 +117,8 @@ class ForeignClient:
 
     async def work(
         self, url: str, key: str, texts: Sequence[frames.CallText]
-    ) -> AsyncIterator[frames.Frame]:
-        """Ask for the vectors in as few requests as the engine allows.
-
-        ReplicaUnreachableError where the last look failed: nothing is tried before the next one.
-        """
+    ) -> AsyncGenerator[frames.Frame, None]:
+        """Ask for the vectors in as few requests as the engine allows."""
         engine = self._engines.get(url)
         if engine is None:
             raise ReplicaUnreachableError(f"{url} was not met since a look at it failed")
