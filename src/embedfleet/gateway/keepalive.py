@@ -7,6 +7,7 @@ call on one of them would hold its replica's window for ever. Refuses to know wh
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import Protocol
 
 from aiohttp import AddrInfoType
@@ -34,11 +35,12 @@ def keep_alive(sock: Socket) -> None:
     """Have the kernel ask whether the host is still there: `SILENT_S` after its last word the
     connection is reset.
     """
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in OPTIONS.items():
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    with suppress(OSError):  # some platforms refuse it where the other end has closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in OPTIONS.items():
+            option = getattr(socket, name, None)
+            if option is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def watched_socket(address: AddrInfoType) -> socket.socket:
