@@ -11,7 +11,7 @@ import pytest
 from embedfleet.batching.batcher import Batcher
 from embedfleet.batching.jobs import BatchReport, Job, Part
 from embedfleet.vocabulary import EngineLostError, Lane, ReplicaError
-from tests.fakes.revealing_engine import LOST, POISON, UNLUCKY, RevealingEngine, vector_of
+from tests.fakes.revealing_engine import POISON, UNLUCKY, RevealingEngine, vector_of
 
 
 class Call:
@@ -106,10 +106,11 @@ async def test_when_the_engine_is_lost_what_waits_is_answered_and_the_loop_ends_
     engine.go_on.clear()
     batcher = Batcher(engine)
     running = asyncio.create_task(batcher.run())
-    calls = [Call([LOST, 20]), *(Call([30 + number, 20]) for number in range(5))]
+    calls = [Call([30 + number, 20]) for number in range(6)]
     for call in calls:
         batcher.submit(call.jobs)
     await asyncio.sleep(0.05)
+    engine.lost = True
     engine.go_on.set()
     with pytest.raises(EngineLostError):
         await asyncio.wait_for(running, 10)

@@ -17,8 +17,6 @@ POISON = 13
 """A token id that makes the whole batch fail."""
 UNLUCKY = 17
 """A token id that makes its own text's vector NaN."""
-LOST = 19
-"""A token id that is the end of the engine's device."""
 
 
 def vector_of(ids: Sequence[int] | Encoding) -> Vector:
@@ -49,6 +47,8 @@ class RevealingEngine:
         """While it is not set, computations wait."""
         self.hold_from_tokens = 0
         """Those of fewer tokens do not."""
+        self.lost = False
+        """Whether its device is gone."""
         self.started = 0
         """Computations that began."""
         self.go_on.set()
@@ -64,7 +64,7 @@ class RevealingEngine:
                 if sum(map(len, texts)) >= self.hold_from_tokens:
                     assert self.go_on.wait(10)
                 self.batches.append(texts)
-                if any(LOST in ids for ids in texts):
+                if self.lost:
                     raise EngineLostError("the device is gone")
                 if any(POISON in ids for ids in texts):
                     raise RuntimeError("poisoned")

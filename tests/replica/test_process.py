@@ -16,7 +16,7 @@ from embedfleet.model.source import resolve
 from embedfleet.replica.process import ENGINE_LOST, Door, LoadedModel, serve
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.settings import Pool, Settings
-from tests.fakes.revealing_engine import LOST, RevealingEngine
+from tests.fakes.revealing_engine import RevealingEngine
 
 
 class ClosedSomewhere(RevealingEngine):
@@ -75,7 +75,8 @@ async def test_a_replica_whose_engine_is_lost_answers_and_exits_so_that_it_is_st
 ) -> None:
     """It would live and answer probes, and never compute again."""
     async with process() as here:
-        assert await here.embed(LOST, 20) == 502
+        here.engine.lost = True
+        assert await here.embed(20, 21) == 502
         assert await here.exit_code() == ENGINE_LOST == 1
 
     assert "nothing is computed any more" in caplog.text
