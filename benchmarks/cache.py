@@ -50,6 +50,7 @@ from benchmarks.gateway_contenders import (
     debian,
     environment,
 )
+from benchmarks.gateway_load import RESULT_LUA
 
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.model.description import describe
@@ -199,12 +200,6 @@ request = function()
   at = at %% #requests + 1
   return requests[at]
 end
-done = function(summary, latency)
-  local e = summary.errors
-  local errors = e.connect + e.read + e.write + e.status + e.timeout
-  io.write(string.format("RESULT %%d %%d %%d %%d %%d\\n", summary.requests, summary.duration,
-    latency:percentile(50), latency:percentile(99), errors))
-end
 """
 
 
@@ -223,7 +218,7 @@ def load(
     """
     lines, script = place.directory / "bodies", place.directory / "load.lua"
     lines.write_bytes(b"\n".join(bodies) + b"\n")
-    script.write_text(_LUA % (lines, key))
+    script.write_text((_LUA + RESULT_LUA) % (lines, key))
     pinned = ["taskset", "-c", str(other_core()), "wrk", "-t1", f"-c{connections}"]
     output = subprocess.run(
         [

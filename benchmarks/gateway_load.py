@@ -194,16 +194,19 @@ class Wrk:
     errors: int
 
 
-_LUA = """wrk.method = "POST"
-wrk.body = [==[%s]==]
-wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "Bearer %s"
-done = function(summary, latency)
+RESULT_LUA = """done = function(summary, latency)
   local e = summary.errors
   local errors = e.connect + e.read + e.write + e.status + e.timeout
   io.write(string.format("RESULT %%d %%d %%d %%d %%d\\n", summary.requests, summary.duration,
     latency:percentile(50), latency:percentile(99), errors))
 end
+"""
+"""What wrk prints at the end, for a script that is filled in with `%`."""
+
+_LUA = """wrk.method = "POST"
+wrk.body = [==[%s]==]
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "Bearer %s"
 """
 
 
@@ -219,7 +222,7 @@ def wrk(
 ) -> Wrk:
     """Ask as fast as it goes, from one thread on one core."""
     script = place / "load.lua"
-    script.write_text(_LUA % (body, key))
+    script.write_text((_LUA + RESULT_LUA) % (body, key))
     output = subprocess.run(
         [
             *("taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s"),

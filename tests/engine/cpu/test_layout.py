@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.engine.checkpoint import Qwen3Config
-from embedfleet.engine.cpu.layout import Rotations, chunk_of_text, passes, whole_texts
+from embedfleet.engine.cpu.layout import Rotations, chunk_of_text, whole_texts
+from embedfleet.engine.passes import passes
 
 CONFIG = Qwen3Config(64, 2, 4, 2, 32, 96, 50, 1e-6, 1e6, 4_096, tied=True)
 

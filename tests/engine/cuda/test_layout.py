@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as some
 
-from embedfleet.engine.cuda.layout import Layout, Shape, lay_out, passes, rounded_up
+from embedfleet.engine.cuda.layout import Layout, Shape, lay_out, rounded_up
+from embedfleet.engine.passes import passes
 
 NEVER = 1 << 30
 LENGTHS = some.lists(some.integers(1, 300), min_size=1, max_size=12)

@@ -23,11 +23,12 @@ from embedfleet.engine.cpu.forward import (
     pass_inputs,
     whole_model,
 )
-from embedfleet.engine.cpu.layout import Rotations, passes, whole_texts
+from embedfleet.engine.cpu.layout import Rotations, whole_texts
 from embedfleet.engine.cpu.linear import FloatLinear, Int8Linear, Linear
 from embedfleet.engine.cpu.long import LongTexts
 from embedfleet.engine.cpu.memory import Budget
 from embedfleet.engine.engine import Computation, EngineInfo
+from embedfleet.engine.passes import passes
 from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Encoding, Precision

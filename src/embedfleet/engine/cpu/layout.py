@@ -6,7 +6,7 @@ runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -107,21 +107,6 @@ def chunk_of_text(start: int, stop: int, *, seen: int) -> Layout:
             "longest": np.array(seen + tokens, dtype=np.int32),
         },
     )
-
-
-def passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
-    """Cut a batch, in its order, into passes of at most `batch_tokens` tokens.
-
-    A text longer than that gets a pass of its own.
-    """
-    start, tokens = 0, 0
-    for index, length in enumerate(lengths):
-        if tokens and tokens + length > batch_tokens:
-            yield slice(start, index)
-            start, tokens = index, 0
-        tokens += length
-    if tokens:
-        yield slice(start, len(lengths))
 
 
 def _from_zero(sizes: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -18,7 +18,7 @@ from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.cuda.devices import Device, telling_of_loss
 from embedfleet.engine.cuda.forward import Forward, Steps, run
 from embedfleet.engine.cuda.graphs import CapturedPass, capture
-from embedfleet.engine.cuda.layout import Layout, Shape, lay_out, passes, rounded_up
+from embedfleet.engine.cuda.layout import Layout, Shape, lay_out, rounded_up
 from embedfleet.engine.cuda.memory import Need, chosen_sizes
 from embedfleet.engine.cuda.operations import Kit, chosen_kit
 from embedfleet.engine.cuda.plain import Texts
@@ -26,6 +26,7 @@ from embedfleet.engine.cuda.sizes import captured_shapes, fitting
 from embedfleet.engine.cuda.turns import Turns
 from embedfleet.engine.cuda.weights import Loading
 from embedfleet.engine.engine import Computation, EngineInfo
+from embedfleet.engine.passes import passes
 from embedfleet.vocabulary import Encoding, Precision, Vectors
 
 

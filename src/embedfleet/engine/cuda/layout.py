@@ -5,7 +5,7 @@ Decides the index arithmetic of a pass, in NumPy alone. Refuses to know devices 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -113,21 +113,6 @@ def lay_out(lengths: Sequence[int], *, tile_tokens: int, alone_from: int) -> Lay
         tiles=tiles[order].astype(np.int32),
         alone=tuple(int(one) for one in np.flatnonzero(sizes >= alone_from)),
     )
-
-
-def passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
-    """Cut a batch, in its order, into passes of at most `batch_tokens` tokens.
-
-    A text longer than that gets a pass of its own.
-    """
-    start, tokens = 0, 0
-    for index, length in enumerate(lengths):
-        if tokens and tokens + length > batch_tokens:
-            yield slice(start, index)
-            start, tokens = index, 0
-        tokens += length
-    if tokens:
-        yield slice(start, len(lengths))
 
 
 def rounded_up(shape: Shape, rows: int) -> Shape:

@@ -1,0 +1,23 @@
+"""Which texts of a batch go through the model together.
+
+Pure: decides by token counts alone. Refuses to know devices, and how a pass is laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+
+def passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
+    """Cut a batch, in its order, into passes of at most `batch_tokens` tokens.
+
+    A text longer than that gets a pass of its own.
+    """
+    start, tokens = 0, 0
+    for index, length in enumerate(lengths):
+        if tokens and tokens + length > batch_tokens:
+            yield slice(start, index)
+            start, tokens = index, 0
+        tokens += length
+    if tokens:
+        yield slice(start, len(lengths))
