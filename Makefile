@@ -2,7 +2,7 @@
 #   make serve      the gateway and two replicas of the built-in model on port 8080 (PORT=… changes it)
 #   make test       the tests that take seconds each
 #   make test-all   all tests: official clients, real servers, replicas killed under load
-#   make packages   Debian's Prometheus, nginx, Redis and Node, which some of them use; skipped where there is no apt
+#   make packages   Debian's Prometheus, nginx, Redis, Node and gcc, which some of them use; skipped where there is no apt
 #   make llama-server  build llama.cpp's server, which one of them uses (ten minutes)
 #   make cpu-rivals environments of the CPU engine's rivals, for its benchmark (five minutes)
 #   make lint       style, types and import contracts
@@ -23,7 +23,14 @@ MODEL ?= builtin
 REPLICAS ?= 2
 VENV := .venv
 SDKS := .venv-sdks
+# The CPU engine's kernels. A compiler is not required: one that comes later is noticed by a stamp of its own.
+KERNELS := $(wildcard src/embedfleet/engine/native/kernels/*.[ch])
+LIBRARY := src/embedfleet/engine/native/_kernels.so
+COMPILER := $(shell command -v $(firstword $(CC)))
+RUNTIME := $(VENV)/.runtime$(if $(COMPILER),,-without-compiler)
 BIN := $(VENV)/bin
+NO_KERNELS := $(if $(COMPILER),The kernels did not compile ($(BIN)/python setup.py build_ext tells \
+	why),There is no C compiler (Debian: apt install gcc libc6-dev; then make again))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-warn-script-location
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -31,25 +38,28 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help packages llama-server cpu-rivals serve test test-slow test-all lint format docs sdks reference lock clean setup
+.PHONY: help packages compiler llama-server cpu-rivals serve test test-slow test-all lint format docs sdks reference lock clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
 setup: $(VENV)/.dev
 
-serve: $(VENV)/.runtime
+serve: $(RUNTIME)
 	exec $(BIN)/embedfleet serve $(MODEL) --replicas $(REPLICAS) --port $(PORT)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-slow: $(VENV)/.reference packages sdks
+# What is installed comes after the packages: a compiler may be among them.
+test-slow: packages sdks
+	@$(MAKE) --no-print-directory reference
 	$(BIN)/python -m pytest -q -m slow
 
-test-all: test test-slow
+test-all: packages
+	@$(MAKE) --no-print-directory test test-slow
 
 # What the slow tests want of Debian's packages. Tests are skipped with a message where they are missing.
-packages:
+packages: compiler
 	@if command -v promtool >/dev/null && command -v nginx >/dev/null; then :; \
 	elif ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
 		echo "Prometheus or nginx is missing, and installing them takes apt and root:" \
@@ -75,6 +85,18 @@ packages:
 			|| echo "apt could not install Redis: the tests of the shared cache are skipped" >&2; \
 	fi
 
+# `make serve` installs no compiler; those who test want the kernels to be there.
+compiler:
+ifeq ($(COMPILER),)
+	@if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
+		echo "There is no C compiler, and installing one takes apt and root:" \
+			"tests of the CPU engine's kernels are skipped" >&2; \
+	else \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null; } \
+			|| echo "apt could not install gcc: tests of the CPU engine's kernels are skipped" >&2; \
+	fi
+endif
+
 # Clients have an environment of their own: what they depend on must not change what ours does.
 sdks: $(SDKS)/.installed
 	@if ! command -v npm >/dev/null; then \
@@ -87,7 +109,7 @@ sdks: $(SDKS)/.installed
 llama-server: $(VENV)/.python
 	tests/stand_ins/build_llama_server.sh "$(PIP)" build/llama.cpp
 
-cpu-rivals: $(VENV)/.runtime
+cpu-rivals: $(RUNTIME)
 	$(BIN)/python -m benchmarks.cpu_rivals
 
 lint: $(VENV)/.dev
@@ -100,7 +122,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.runtime
+docs: $(RUNTIME)
 	$(BIN)/embedfleet config --docs > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 	$(BIN)/python -c 'from embedfleet.fleet.drawing import as_markdown; print(as_markdown(), end="")' > docs/states.md.new
@@ -115,7 +137,7 @@ lock: $(VENV)/.python
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf $(VENV) $(SDKS) build dist src/*.egg-info tests/sdks/node_modules .pytest_cache \
+	rm -rf $(VENV) $(SDKS) build dist src/*.egg-info $(LIBRARY) tests/sdks/node_modules .pytest_cache \
 		.mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -130,13 +152,17 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.runtime: requirements/runtime.txt requirements/build.txt pyproject.toml | $(VENV)/.python
+$(RUNTIME): requirements/runtime.txt requirements/build.txt pyproject.toml setup.py $(KERNELS) | $(VENV)/.python
 	@echo "Installing embedfleet and its pinned dependencies; a minute or two the first time" >&2
 	$(INSTALL) -r requirements/build.txt -r requirements/runtime.txt
-	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@rm -f $(LIBRARY) $(VENV)/.runtime*
+	CC="$(CC)" $(INSTALL) --no-deps --no-build-isolation --editable .
+	@if [ ! -e $(LIBRARY) ] && grep -qsw avx512_vnni /proc/cpuinfo; then \
+		echo "$(NO_KERNELS): int8 on this processor takes longer" >&2; \
+	fi
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+$(VENV)/.dev: requirements/dev.txt $(RUNTIME)
 	@echo "Installing the pinned development tools" >&2
 	$(INSTALL) -r requirements/dev.txt
 	@touch $@

@@ -89,6 +89,14 @@ def test_what_is_installed_comes_from_the_locks() -> None:
     assert "pip install --no-deps --no-build-isolation ." in runs
 
 
+def test_the_compiler_comes_before_the_package_and_is_not_in_the_image_for_processors() -> None:
+    runs = [rest for word, rest in stages()["installed"] if word == "RUN"]
+    (installs,) = [at for at, run in enumerate(runs) if "gcc=" in run]
+    assert installs < runs.index("pip install --no-deps --no-build-isolation .")
+    assert any("test" in run and "_kernels.so" in run for run in runs)
+    assert not [rest for _, rest in stages()["cpu"] if "gcc" in rest]
+
+
 def test_compose_pins_what_it_pulls_and_locks_what_it_runs() -> None:
     for name, service in COMPOSE["services"].items():
         if "build" not in service:
