@@ -200,7 +200,7 @@ def write_safetensors(path: Path, tensors: dict[str, tuple[str, NDArray[Any]]]) 
 
 def as_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rounded to the nearest bfloat16, still float32."""
-    return (_bfloat16_bits(values).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return (bfloat16_bits(values).astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def int8_rows(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -209,7 +209,7 @@ def int8_rows(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     return np.clip(np.rint(values / scales), -127, 127).astype(np.int8), scales
 
 
-def _bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounding = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return ((bits + rounding) >> np.uint32(16)).astype(np.uint16)
@@ -222,10 +222,10 @@ def _stored(
         quantised, scales = int8_rows(values)
         return {
             name: ("I8", quantised),
-            name + "_scale": ("BF16", _bfloat16_bits(scales)),
+            name + "_scale": ("BF16", bfloat16_bits(scales)),
         }
     if kind == "F32":
         return {name: ("F32", values)}
     if kind == "F16":
         return {name: ("F16", values.astype(np.float16))}
-    return {name: ("BF16", _bfloat16_bits(values))}
+    return {name: ("BF16", bfloat16_bits(values))}

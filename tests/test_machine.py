@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.machine import Sources, memory_used, multiplies_int8_exactly, usable_processors
+from embedfleet.machine import (
+    Sources,
+    memory_used,
+    multiplies_int8_exactly,
+    processor_flags,
+    usable_processors,
+)
 
 FOUR = frozenset(range(4))
 
@@ -122,3 +128,10 @@ def test_int8_is_exact_with_vnni_or_amx_alone(tmp_path: Path, flags: str, *, exa
 
 def test_a_machine_that_says_nothing_is_not_trusted_with_int8(tmp_path: Path) -> None:
     assert not multiplies_int8_exactly(tmp_path / "absent")
+
+
+def test_instructions_are_those_of_the_first_processor_listed(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor : 0\nflags\t\t: fpu avx2 fma\nprocessor : 1\nflags : fpu\n")
+    assert processor_flags(path) == {"fpu", "avx2", "fma"}
+    assert not processor_flags(tmp_path / "absent")

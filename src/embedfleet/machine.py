@@ -1,4 +1,4 @@
-"""What the machine offers this process: how many cores, which int8 instructions, a GPU's driver.
+"""What the machine offers this process: how many cores, which instructions, a GPU's driver.
 
 Decides the size of the machine from the affinity mask and the quotas of control groups; a container
 with a quota of two processors on a host of ninety-six has two. Refuses to know what they do.
@@ -129,12 +129,17 @@ def multiplies_int8_exactly(cpuinfo: Path = _CPUINFO) -> bool:
     the mean cosine falls from 0.9988 to 0.984, and nothing is gained in speed. Arm's int8 is not
     counted, as nobody has measured it.
     """
+    return not _INT8_DOT_PRODUCTS.isdisjoint(processor_flags(cpuinfo))
+
+
+def processor_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
+    """Instructions by the kernel's names for them; none where it is silent, or this is no x86."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return False
+        return frozenset()
     flags = (line for line in lines if line.startswith("flags"))
-    return not _INT8_DOT_PRODUCTS.isdisjoint(next(flags, "").split())
+    return frozenset(next(flags, "").partition(":")[2].split())
 
 
 def has_nvidia_driver(devices: Path = _DEVICES) -> bool:

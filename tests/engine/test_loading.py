@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from embedfleet.engine.loading import (
 )
 from embedfleet.vocabulary import ModelError, Precision, SettingError
 from tests.checkpoints import SMALL, random_weights, write_checkpoint
+from tests.engine.kernels import KERNELS, needs_native
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,7 @@ def test_int8_is_refused_where_its_products_overflow() -> None:
         (EngineOptions(dtype="fp4"), "dtype is 'fp4'; there are auto, f32, bf16, fp8, int8"),
         (EngineOptions(dtype="f16"), "dtype is f16: Qwen3-Embedding overflows.*Use bf16"),
         (EngineOptions(device="cpu", dtype="fp8"), "fp8, which is for GPUs; .* f32 or int8"),
+        (EngineOptions(kernels="mkl"), "kernels is 'mkl'; there are auto, native, openvino"),
         (EngineOptions(threads=0), "threads is 0"),
         (EngineOptions(batch_tokens=-5), "batch_tokens is -5"),
         (EngineOptions(max_tokens=4_097), "max_tokens is 4097.*made for 4096"),
@@ -138,3 +141,40 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_openvino_is_loaded_only_when_an_engine_is() -> None:
     code = "import embedfleet.engine.loading, sys; sys.exit('openvino' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+LOADING = """
+import sys
+from pathlib import Path
+from embedfleet.engine.loading import EngineOptions, load_engine
+
+load_engine(Path(sys.argv[1]), EngineOptions(kernels="native", threads=1))
+sys.exit("openvino" in sys.modules)
+"""
+
+
+@needs_native
+def test_who_computes_with_our_kernels_does_not_pay_for_openvino(directory: Path) -> None:
+    command = [sys.executable, "-c", LOADING, directory]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_an_engine_says_whose_kernels_compute(directory: Path, kernels: str) -> None:
+    engine = load_engine(directory, EngineOptions(device="cpu", kernels=kernels))
+    assert engine.info.kernels == kernels
+
+
+@needs_native
+def test_by_default_our_kernels_compute_where_they_can(directory: Path) -> None:
+    engine = load_engine(directory, EngineOptions(device="cpu", dtype="f32"))
+    assert engine.info.kernels == "native"
+
+
+def test_a_shape_that_our_kernels_can_not_divide_is_computed_by_openvino(tmp_path: Path) -> None:
+    odd = replace(SMALL, hidden=260)
+    write_checkpoint(tmp_path, random_weights(odd), odd)
+    engine = load_engine(tmp_path, EngineOptions(device="cpu", dtype="f32"))
+    assert engine.info.kernels == "openvino"
+    with pytest.raises(SettingError, match="kernels is native, but "):
+        load_engine(tmp_path, EngineOptions(device="cpu", kernels="native"))

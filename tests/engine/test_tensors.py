@@ -80,3 +80,12 @@ def test_a_type_that_is_not_supported_is_named(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "model.safetensors", {"a": ("F64", values)})
     with pytest.raises(ModelError, match="tensor a has type F64; supported are F32, F16, BF16, I8"):
         open_tensors(tmp_path)
+
+
+def test_what_was_read_may_be_left_and_read_again(tmp_path: Path) -> None:
+    write(tmp_path)
+    tensors = open_tensors(tmp_path)
+    before = tensors["a"].floats()
+    tensors["a"].leave()
+    np.testing.assert_array_equal(tensors["a"].floats(), before)
+    np.testing.assert_array_equal(tensors["b"].floats(), VALUES.astype(np.int8))

@@ -52,6 +52,8 @@ class EngineInfo:
     """Whether a text over `batch_tokens` computes beside batches and does not hold them up."""
     device_uuid: str | None = None
     """Which GPU it is, as the driver knows it; None for others."""
+    kernels: str = ""
+    """For people: whose compute on a processor, `native` or `openvino`; a GPU has no choice."""
 
 
 class Engine(Protocol):

@@ -7,6 +7,7 @@ engines compute; an engine's libraries load only when it is chosen.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,19 @@ from typing import Final, TypeAlias
 
 from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
 from embedfleet.engine.engine import Engine
-from embedfleet.machine import has_nvidia_driver, multiplies_int8_exactly, usable_processors
+from embedfleet.engine.native.choice import choose_kernels, lacking, misfit
+from embedfleet.engine.native.engine import NativeEngine, NativeSettings
+from embedfleet.engine.native.library import absence
+from embedfleet.engine.native.memory import chosen_mib
+from embedfleet.machine import (
+    has_nvidia_driver,
+    multiplies_int8_exactly,
+    processor_flags,
+    usable_processors,
+)
 from embedfleet.vocabulary import Precision, SettingError
+
+log = logging.getLogger(__name__)
 
 _DEVICES: Final = ("auto", "cpu", "cuda")
 _DTYPES: Final = ("auto", "f32", "bf16", "fp8", "int8")
@@ -53,6 +65,8 @@ class EngineOptions:
     """What `auto` must keep: the precision that the pool promises."""
     place: int = 0
     """Which of the replicas on this machine it is for, where no GPU is named."""
+    kernels: str = "auto"
+    """Whose compute on a processor: `auto`, `native` (embedfleet's own) or `openvino`."""
 
 
 def load_engine(directory: Path, options: EngineOptions) -> Engine:
@@ -150,22 +164,49 @@ def choose_cuda_precision(dtype: str, at_least: Precision | None) -> Precision:
 
 
 def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
-    # Here, because OpenVINO takes a third of a second and 100 MB that others need not pay.
-    from embedfleet.engine.cpu.engine import CpuEngine, CpuSettings  # noqa: PLC0415
-    from embedfleet.engine.cpu.memory import chosen_mib  # noqa: PLC0415
-
     if options.dtype in {"bf16", "fp8"}:
         raise SettingError(
             f"dtype is {options.dtype}, which is for GPUs; the processor computes in f32 or int8."
         )
     exact = options.at_least is not None and options.at_least.rank > 0
     dtype = "f32" if options.dtype == "auto" and exact else options.dtype
+    precision = choose_precision(dtype, int8_is_exact=multiplies_int8_exactly())
+    flags, config = processor_flags(), checkpoint.config
+    obstacle = None
+    if options.kernels != "openvino":
+        # In this order: on a processor without their instructions kernels must not be loaded.
+        obstacle = lacking(flags) or misfit(config) or absence()
+    choice = choose_kernels(options.kernels, precision, flags, obstacle)
+    log.info("%s kernels compute: %s", choice.kernels, choice.reason)
+    load = _load_native if choice.kernels == "native" else _load_openvino
+    return load(checkpoint, options, precision)
+
+
+def _load_native(checkpoint: Checkpoint, options: EngineOptions, precision: Precision) -> Engine:
+    config = checkpoint.config
+    max_tokens = _max_tokens(options.max_tokens, config)
+    threads = _at_least_one("threads", options.threads, usable_processors())
+    settings = NativeSettings(
+        precision=precision,
+        threads=threads,
+        batch_tokens=_at_least_one("batch_tokens", options.batch_tokens, _CPU_BATCH_TOKENS),
+        memory_mib=chosen_mib(config, threads, max_tokens, options.memory_mib),
+        max_tokens=max_tokens,
+    )
+    return NativeEngine(checkpoint, settings)
+
+
+def _load_openvino(checkpoint: Checkpoint, options: EngineOptions, precision: Precision) -> Engine:
+    # Here, because OpenVINO takes a third of a second and 100 MB that others need not pay.
+    from embedfleet.engine.cpu import memory  # noqa: PLC0415
+    from embedfleet.engine.cpu.engine import CpuEngine, CpuSettings  # noqa: PLC0415
+
     max_tokens = _max_tokens(options.max_tokens, checkpoint.config)
     settings = CpuSettings(
-        precision=choose_precision(dtype, int8_is_exact=multiplies_int8_exactly()),
+        precision=precision,
         threads=_at_least_one("threads", options.threads, usable_processors()),
         batch_tokens=_at_least_one("batch_tokens", options.batch_tokens, _CPU_BATCH_TOKENS),
-        memory_mib=chosen_mib(checkpoint.config, max_tokens, options.memory_mib),
+        memory_mib=memory.chosen_mib(checkpoint.config, max_tokens, options.memory_mib),
         max_tokens=max_tokens,
     )
     return CpuEngine(checkpoint, settings)

@@ -1,6 +1,7 @@
 """RoPE's angles: one table for all engines.
 
-Decides at which precision positions and frequencies meet. Refuses to know how heads are turned.
+Decides at which precision positions and frequencies meet, and how far tables reach. Refuses to know
+how heads are turned.
 """
 
 from __future__ import annotations
@@ -20,3 +21,20 @@ def cosines_and_sines(config: Qwen3Config, positions: int) -> tuple[Floats, Floa
     # The product in float32, like the reference; cosine and sine of it exactly.
     angles = (np.arange(positions, dtype=np.float32)[:, None] * frequencies).astype(np.float64)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+class Tables:
+    """Cosines and sines of the positions so far; they grow to the longest text seen."""
+
+    def __init__(self, config: Qwen3Config) -> None:
+        self._config = config
+        self._tables = cosines_and_sines(config, 512)
+
+    def up_to(self, positions: int) -> tuple[Floats, Floats]:
+        """Of at least `positions` positions, each [.., head_dim / 2]. Threads may share them."""
+        tables = self._tables
+        if positions > len(tables[0]):
+            # Two threads may both get here, and either's tables will do: one store, one pair.
+            longer = 1 << (positions - 1).bit_length()
+            self._tables = tables = cosines_and_sines(self._config, longer)
+        return tables

@@ -39,6 +39,20 @@ _TYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Bytes of a mapped file."""
+
+    content: mmap.mmap
+    begin: int
+    end: int
+
+    def leave(self) -> None:
+        """Count no longer as memory of this process, until touched again."""
+        begin = self.begin // mmap.PAGESIZE * mmap.PAGESIZE
+        self.content.madvise(mmap.MADV_DONTNEED, begin, self.end - begin)
+
+
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """A stored tensor of any shape; its bytes stay in the file until they are touched."""
 
@@ -46,6 +60,8 @@ class Tensor:
     kind: str
     """The safetensors type: F32, F16, BF16 or I8."""
     stored: NDArray[Any]
+    place: Place | None = None
+    """Where it is in its file; None for numbers that come from elsewhere."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,6 +70,11 @@ class Tensor:
     def floats(self) -> Floats:
         """All values as float32, in the stored shape; a copy."""
         return _widened(self.kind, self.stored)
+
+    def leave(self) -> None:
+        """Say that its numbers were read and are not needed soon; any may be read again."""
+        if self.place is not None:
+            self.place.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,4 +198,4 @@ def _tensor(path: Path, content: mmap.mmap, start: int, name: str, entry: Any) -
             f"({begin} to {end} of {len(content) - start}); the file was cut off or damaged."
         )
     stored = np.frombuffer(content, dtype=dtype, count=count, offset=start + begin)
-    return Tensor(name, kind, stored.reshape(shape))
+    return Tensor(name, kind, stored.reshape(shape), Place(content, start + begin, start + end))

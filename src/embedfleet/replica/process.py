@@ -137,6 +137,7 @@ def load(settings: Settings) -> LoadedModel:
             deterministic=options.deterministic,
             at_least=pool.precision,
             place=settings.replica.place,
+            kernels=options.kernels,
         ),
     )
     if engine.info.in_flight > 1:

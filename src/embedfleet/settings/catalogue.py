@@ -110,6 +110,10 @@ class EngineSettings:
     deterministic: bool = False
     """On a GPU, give a text the same bits whatever it is computed with. Without it the last bits
     depend on the batch. Costs speed, for short texts above all."""
+    kernels: Literal["auto", "native", "openvino"] = "auto"
+    """Whose kernels compute on a processor: `native` are embedfleet's own, for x86 with AVX-512 and
+    VNNI; `openvino` compute on any other. `auto` takes ours where they were compiled, processor and
+    model suit them, and there are no tiles (AMX) that int8 is better left to."""
     threads: int | None = count(None, at_most=1024, none="auto")
     """Threads to compute with; `auto` divides the physical cores among the replicas that share
     the machine."""

@@ -1,11 +1,8 @@
-"""The engine on the CPU, against the suite for all engines and in what is its own."""
+"""The engine on OpenVINO, against the suite for all engines and in what is its own."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from tests.conformance.engine_conformance import (
     random_texts,
 )
 from tests.engine.precisions import DTYPES
+from tests.engine.watching import watched_memory
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +31,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(dtype: str = "f32", memory_mib: int | None = None) -> EngineOptions:
-    return EngineOptions(dtype=dtype, max_tokens=2_048, memory_mib=memory_mib)
+    return EngineOptions(dtype=dtype, max_tokens=2_048, memory_mib=memory_mib, kernels="openvino")
 
 
 @pytest.fixture(scope="module", params=DTYPES)
@@ -120,39 +118,13 @@ class TestLongTexts:
             np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def anonymous_mib() -> float:
-    """Resident memory that no file backs."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
-    return int(line.split()[1]) / 1024
-
-
-@contextmanager
-def watched_memory() -> Iterator[list[float]]:
-    """Samples of the memory beyond what there was at the start, in MiB."""
-    before, stop = anonymous_mib(), threading.Event()
-    samples = [0.0]
-
-    def watch() -> None:
-        while not stop.wait(0.02):
-            samples.append(anonymous_mib() - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield samples
-    finally:
-        stop.set()
-        watcher.join()
-
-
 @pytest.mark.slow
 def test_32768_tokens_of_the_06b_geometry_fit_the_memory_that_was_set(tmp_path: Path) -> None:
     """Two layers; one matrix [tokens, tokens] of one head alone would take 4 GiB."""
     geometry = replace(LARGE, layers=2, vocabulary=2_000)
     write_checkpoint(tmp_path, random_weights(geometry), geometry)
     memory_mib = 800
-    engine = load_engine(tmp_path, EngineOptions(memory_mib=memory_mib))
+    engine = load_engine(tmp_path, EngineOptions(memory_mib=memory_mib, kernels="openvino"))
     (text,) = random_texts(engine, [32_768])
     with watched_memory() as samples:
         vectors = embed(engine, [text])

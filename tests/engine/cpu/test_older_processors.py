@@ -28,7 +28,8 @@ import numpy as np
 from embedfleet.engine.loading import EngineOptions, load_engine
 
 directory, texts, vectors = map(Path, sys.argv[1:])
-engine = load_engine(directory, EngineOptions(dtype="f32", threads=1))
+options = EngineOptions(dtype="f32", threads=1, kernels="openvino")
+engine = load_engine(directory, options)
 np.save(vectors, engine.prepare([np.load(texts)])())
 """
 
@@ -43,5 +44,6 @@ def test_a_processor_with_avx2_alone_computes_the_same(tmp_path: Path) -> None:
         check=True,
         timeout=600,
     )
-    here = load_engine(directory, EngineOptions(dtype="f32", threads=1)).prepare([text])()
+    options = EngineOptions(dtype="f32", threads=1, kernels="openvino")
+    here = load_engine(directory, options).prepare([text])()
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), here, atol=5e-6)

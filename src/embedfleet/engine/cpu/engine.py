@@ -73,6 +73,7 @@ class CpuEngine:
             precision=settings.precision,
             device="cpu",
             batch_tokens=self._budget.batch_tokens(settings.batch_tokens),
+            kernels="openvino",
         )
 
     def __repr__(self) -> str:

@@ -11,12 +11,10 @@ from typing import Final
 
 from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cpu.layout import BLOCK_TOKENS
-from embedfleet.vocabulary import SettingError
+from embedfleet.engine.memory import MIB, granted_mib
 
-_MIB: Final = 1 << 20
 _SMALLEST_CHUNK: Final = 256
 """Tokens; the speed of the linear layers falls below."""
-_USUAL_MIB: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Budget:
 
     @property
     def _bytes(self) -> int:
-        return self.mib * _MIB
+        return self.mib * MIB
 
     def fits_whole(self, tokens: int) -> bool:
         """Whether a pass of `tokens` tokens may go through the whole model at once."""
@@ -48,7 +46,7 @@ class Budget:
 def needed_mib(config: Qwen3Config, tokens: int) -> int:
     """The least budget in MiB with which a text of `tokens` tokens runs at full speed."""
     chunk = max(BLOCK_TOKENS, min(tokens, _SMALLEST_CHUNK))
-    return -(-(tokens * _kept_bytes(config) + chunk * _pass_bytes(config)) // _MIB)
+    return -(-(tokens * _kept_bytes(config) + chunk * _pass_bytes(config)) // MIB)
 
 
 def chosen_mib(config: Qwen3Config, max_tokens: int, wanted: int | None) -> int:
@@ -56,13 +54,7 @@ def chosen_mib(config: Qwen3Config, max_tokens: int, wanted: int | None) -> int:
 
     Raises SettingError when texts of `max_tokens` tokens can't be computed with what is wanted.
     """
-    needed = needed_mib(config, max_tokens)
-    if wanted is not None and wanted < needed:
-        raise SettingError(
-            f"memory_mib is {wanted}, but a text of {max_tokens} tokens needs {needed}; "
-            "raise memory_mib or lower max_tokens."
-        )
-    return max(_USUAL_MIB, needed) if wanted is None else wanted
+    return granted_mib(needed_mib(config, max_tokens), max_tokens, wanted)
 
 
 def _pass_bytes(config: Qwen3Config) -> int:

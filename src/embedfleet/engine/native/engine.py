@@ -1,0 +1,121 @@
+"""The engine on processors with AVX-512 VNNI: our own kernels behind the protocol of engines.
+
+Decides what is done in `prepare` and what in the computation. Refuses to know where batches come
+from, and how kernels compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+
+from embedfleet.engine.checkpoint import Checkpoint
+from embedfleet.engine.engine import Computation, EngineInfo
+from embedfleet.engine.native.library import load
+from embedfleet.engine.native.memory import Budget
+from embedfleet.engine.native.model import Model
+from embedfleet.engine.passes import passes
+from embedfleet.engine.pooling import unit_rows
+from embedfleet.engine.rope import Tables
+from embedfleet.engine.tensors import Floats
+from embedfleet.vocabulary import Encoding, Precision
+
+
+@dataclass(frozen=True, slots=True)
+class NativeSettings:
+    """What the engine may use."""
+
+    precision: Precision
+    """F32 or INT8."""
+    threads: int
+    batch_tokens: int
+    """Tokens in one pass through the model, unless a single text is longer."""
+    memory_mib: int
+    """Working memory of a pass in MiB, beside the weights; enough for `max_tokens`."""
+    max_tokens: int
+
+
+class NativeEngine:
+    """Qwen3 on the CPU. Any number of threads may prepare and compute; passes run one by one."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: NativeSettings) -> None:
+        """Pack the weights: about a second, and memory for one copy of them.
+
+        The processor must have the kernels' instructions (`choice.lacking`), the model sizes that
+        they can divide (`choice.misfit`), and the kernels must be there (`library.absence`).
+        """
+        config = checkpoint.config
+        budget = Budget(config, settings.threads, settings.memory_mib)
+        self._checkpoint = checkpoint
+        self._tables = Tables(config)
+        self._computing = Lock()
+        self._model = Model(checkpoint, settings.precision, load(), settings.threads)
+        self._info = EngineInfo(
+            width=config.hidden,
+            max_tokens=settings.max_tokens,
+            vocabulary=config.vocabulary,
+            precision=settings.precision,
+            device="cpu",
+            batch_tokens=budget.batch_tokens(settings.batch_tokens),
+            kernels="native",
+        )
+
+    def __repr__(self) -> str:
+        state = "open" if self._model.is_open else "closed"
+        return f"NativeEngine({self._checkpoint.directory.name!r}, {self._info}, {state})"
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def prepare(self, batch: Sequence[Encoding]) -> Computation:
+        """Look up embeddings; the computation runs the kernels.
+
+        Raises ValueError for an empty batch, an empty text or one over `info.max_tokens`.
+        """
+        lengths = [len(encoding) for encoding in batch]
+        if not lengths or not all(0 < length <= self._info.max_tokens for length in lengths):
+            raise ValueError(
+                f"a batch holds texts of 1 to {self._info.max_tokens} tokens; got {lengths[:20]}"
+            )
+        tables = self._tables.up_to(max(lengths))
+        cuts = passes(lengths, self._info.batch_tokens)
+        prepared = [_Pass(batch[cut], self._checkpoint) for cut in cuts]
+        return Computation(
+            lambda: unit_rows(np.concatenate([self._compute(one, tables) for one in prepared]))
+        )
+
+    def _compute(self, one: _Pass, tables: tuple[Floats, Floats]) -> Floats:
+        with self._computing:
+            if not self._model.is_open:
+                raise RuntimeError("the engine is closed")
+            final = self._model.run(one.begins, one.take_states(), tables)
+            if one.tokens > 2 * self._info.batch_tokens:
+                # A rare long text must not keep its memory for good.
+                self._model.release_memory()
+            return final
+
+    def close(self) -> None:
+        with self._computing:
+            self._model.close()
+
+
+class _Pass:
+    """Texts end to end, and their embeddings, which the kernels overwrite."""
+
+    def __init__(self, texts: Sequence[Encoding], checkpoint: Checkpoint) -> None:
+        self._ids, self._checkpoint = np.concatenate(texts), checkpoint
+        self._states: Floats | None = self._looked_up()
+        self.tokens = len(self._ids)
+        self.begins = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+
+    def take_states(self) -> Floats:
+        """Embeddings [tokens, hidden] of one's own; who runs a pass again looks them up again."""
+        states, self._states = self._states, None
+        return self._looked_up() if states is None else states
+
+    def _looked_up(self) -> Floats:
+        return np.ascontiguousarray(self._checkpoint.embed(self._ids))

@@ -1,0 +1,82 @@
+"""A model that the kernels have opened over packed weights.
+
+Decides how long weights, threads and memory of a model live. Refuses to know which texts a pass
+holds and who may run it when.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.engine.checkpoint import Checkpoint
+from embedfleet.engine.native.library import FLOAT, INT8, Shape, address
+from embedfleet.engine.native.weights import Weights
+from embedfleet.engine.tensors import Floats
+from embedfleet.vocabulary import Precision
+
+
+class Model:
+    """Threads over weights. One call at a time; other Python threads run meanwhile."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, precision: Precision, kernels: ctypes.CDLL, threads: int
+    ) -> None:
+        """Pack the weights and start `threads` threads, of which whoever calls `run` is one."""
+        self._kernels, self._hidden = kernels, checkpoint.config.hidden
+        weights = Weights(checkpoint, precision, kernels, threads)
+        norm = address(weights.final_norm)
+        shape = _shape(checkpoint, precision)
+        self._model = kernels.embedfleet_open(shape, weights.layers, norm, threads)
+        if not self._model:
+            raise MemoryError(f"there is no memory for a model on {threads} threads, or no thread")
+        # Whoever forgets to close an engine must not leave its threads behind. It holds the
+        # weights, which are read until then.
+        self._close = weakref.finalize(self, _close, kernels, self._model, weights)
+
+    @property
+    def is_open(self) -> bool:
+        return self._close.alive
+
+    def run(
+        self, begins: NDArray[np.int32], states: Floats, tables: tuple[Floats, Floats]
+    ) -> Floats:
+        """Final states of each text's last token, [texts, hidden]; `states` are overwritten.
+
+        `begins` [texts + 1] are the rows at which texts begin, `tables` RoPE's. Raises MemoryError.
+        """
+        texts = len(begins) - 1
+        final = np.empty((texts, self._hidden), np.float32)
+        pointers = [address(array) for array in (begins, states, *tables, final)]
+        if self._kernels.embedfleet_run(self._model, texts, *pointers):
+            raise MemoryError(f"there is no memory for a pass of {len(states)} tokens")
+        return final
+
+    def release_memory(self) -> None:
+        """Give back what a large run grew."""
+        self._kernels.embedfleet_release(self._model)
+
+    def close(self) -> None:
+        """End threads and give back memory; again does nothing."""
+        self._close()
+
+
+def _close(kernels: ctypes.CDLL, model: int, _weights: Weights) -> None:
+    kernels.embedfleet_close(model)
+
+
+def _shape(checkpoint: Checkpoint, precision: Precision) -> Shape:
+    config = checkpoint.config
+    return Shape(
+        hidden=config.hidden,
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        intermediate=config.intermediate,
+        epsilon=config.epsilon,
+        kind=FLOAT if precision is Precision.F32 else INT8,
+    )

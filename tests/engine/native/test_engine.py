@@ -1,0 +1,235 @@
+"""The engine on our own kernels, against the suite for all engines and in what is its own."""
+
+from __future__ import annotations
+
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedfleet.engine.checkpoint import read_config
+from embedfleet.engine.engine import Engine
+from embedfleet.engine.loading import EngineOptions, load_engine
+from embedfleet.engine.native.engine import NativeEngine
+from embedfleet.engine.native.memory import needed_mib
+from embedfleet.engine.pooling import finite_rows
+from embedfleet.vocabulary import Encoding
+from tests.checkpoints import LARGE, SMALL, Geometry, random_weights, write_checkpoint
+from tests.conformance.engine_conformance import (
+    ClosingConformance,
+    EngineConformance,
+    embed,
+    random_texts,
+)
+from tests.engine.kernels import needs_native
+from tests.engine.watching import watched_memory
+
+pytestmark = needs_native
+
+DTYPES = ("f32", "int8")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("small"), random_weights(SMALL), SMALL)
+
+
+def engine_of(
+    directory: Path, dtype: str = "f32", threads: int | None = None, batch_tokens: int | None = None
+) -> Engine:
+    return load_engine(
+        directory,
+        EngineOptions(
+            dtype=dtype,
+            max_tokens=2_048,
+            threads=threads,
+            batch_tokens=batch_tokens,
+            kernels="native",
+        ),
+    )
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def native(request: pytest.FixtureRequest, directory: Path) -> Engine:
+    return engine_of(directory, request.param)
+
+
+class TestNativeEngine(EngineConformance, ClosingConformance):
+    tolerance: ClassVar[float] = 0.0
+
+    @pytest.fixture
+    def engine(self, native: Engine) -> Engine:
+        return native
+
+    @pytest.fixture
+    def closing(self, directory: Path) -> Engine:
+        return engine_of(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    engines: list[Engine]
+    """Of other threads and other passes: what is shared out differs in each."""
+    texts: list[Encoding]
+    alone: list[bytes]
+    """The vector of each text, computed alone by the first engine."""
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def bits(request: pytest.FixtureRequest, directory: Path) -> Bits:
+    counts = ((1, 1_024), (2, 1_024), (3, 1_024), (5, 256), (2, 64))
+    engines = [engine_of(directory, request.param, *each) for each in counts]
+    lengths = np.random.default_rng(5).lognormal(3, 1.2, 32).astype(int).clip(1, 400)
+    texts = random_texts(engines[0], [1, 2, 15, 16, 17, 95, 96, 97, *lengths])
+    return Bits(engines, texts, [embed(engines[0], [text])[0].tobytes() for text in texts])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_text_has_the_same_bits_alone_and_anywhere_in_any_batch_on_any_threads(
+    bits: Bits, data: st.DataObject
+) -> None:
+    engine = data.draw(st.sampled_from(bits.engines))
+    any_text = st.integers(0, len(bits.texts) - 1)
+    batch = data.draw(st.lists(any_text, min_size=1, max_size=30))
+    vectors = embed(engine, [bits.texts[index] for index in batch])
+    assert [vector.tobytes() for vector in vectors] == [bits.alone[index] for index in batch]
+
+
+SHAPES = (
+    Geometry(hidden=256, layers=2, heads=4, kv_heads=4, head_dim=64, intermediate=512),
+    Geometry(hidden=128, layers=2, heads=8, kv_heads=4, head_dim=32, intermediate=320),
+    Geometry(hidden=192, layers=2, heads=8, kv_heads=2, head_dim=128, intermediate=448),
+    Geometry(hidden=640, layers=1, heads=10, kv_heads=2, head_dim=64, intermediate=1_536),
+    Geometry(hidden=64, layers=3, heads=4, kv_heads=1, head_dim=32, intermediate=64),
+    Geometry(hidden=128, layers=2, heads=2, kv_heads=1, head_dim=256, intermediate=128),
+)
+"""Key heads shared by 1, 2, 4 and 5 query heads; heads of 32 to 256."""
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_any_shape_agrees_with_openvino(shape: Geometry, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, random_weights(shape), shape)
+    ours, theirs = (
+        load_engine(tmp_path, EngineOptions(dtype="f32", kernels=kernels))
+        for kernels in ("native", "openvino")
+    )
+    texts = random_texts(ours, [1, 2, 3, 16, 33, 100, 257])
+    np.testing.assert_allclose(embed(ours, texts), embed(theirs, texts), atol=5e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("f32", 5e-6), ("int8", 0.02)])
+def test_a_long_text_agrees_with_openvino(directory: Path, dtype: str, tolerance: float) -> None:
+    ours, theirs = (
+        load_engine(directory, EngineOptions(dtype=dtype, kernels=kernels))
+        for kernels in ("native", "openvino")
+    )
+    texts = random_texts(ours, [4_096])
+    np.testing.assert_allclose(embed(ours, texts), embed(theirs, texts), atol=tolerance)
+
+
+def test_a_long_text_between_short_ones_changes_none_of_them(directory: Path) -> None:
+    engine = engine_of(directory, batch_tokens=64)
+    texts = random_texts(engine, [3, 1_500, 7, 2_048, 64])
+    alone = np.concatenate([embed(engine, [text]) for text in texts])
+    np.testing.assert_array_equal(embed(engine, texts), alone)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan], ids=str)
+def test_a_text_that_overflows_is_not_finite_and_its_neighbours_are_untouched(
+    tmp_path: Path, dtype: str, wrong: float
+) -> None:
+    weights = random_weights(SMALL)
+    weights["embed_tokens.weight"][7] = wrong
+    engine = engine_of(write_checkpoint(tmp_path, weights, SMALL), dtype)
+    good = [text[text != 7] for text in random_texts(engine, [40, 33, 65])]
+    bad: Encoding = np.array([3, 7, 5], np.int32)
+    alone = embed(engine, good)
+    together = embed(engine, [good[0], bad, good[1], good[2]])
+    assert finite_rows(together).tolist() == [True, False, True, True]
+    np.testing.assert_array_equal(together[[0, 2, 3]], alone)
+    np.testing.assert_array_equal(embed(engine, good), alone)  # nothing is left behind
+
+
+def test_preparing_does_not_wait_for_the_batch_that_computes(directory: Path) -> None:
+    engine = engine_of(directory)
+    assert isinstance(engine, NativeEngine)
+    with engine._computing, ThreadPoolExecutor(1) as another:  # as a computation holds it
+        prepared = another.submit(engine.prepare, random_texts(engine, [5, 9]))
+        compute = prepared.result(timeout=30)
+    assert finite_rows(compute()).all()
+
+
+def test_other_python_threads_run_while_it_computes(directory: Path) -> None:
+    engine = engine_of(directory, threads=1)
+    compute = engine.prepare(random_texts(engine, [2_000] * 4))
+    steps = 0
+    with ThreadPoolExecutor(1) as another:
+        computing = another.submit(compute)
+        while not computing.done():
+            steps += 1
+    assert steps > 1_000  # with the interpreter locked up in the computation there are a few
+
+
+def tasks() -> set[str]:
+    """The threads of this process, as the kernel numbers them."""
+    return {task.name for task in Path("/proc/self/task").iterdir()}
+
+
+def end(threads: set[str]) -> bool:
+    """Whether they do; Python waits for none of its own to the very end."""
+    return any(not threads & tasks() or time.sleep(0.01) for _ in range(1_000))
+
+
+def test_closing_ends_its_threads(directory: Path) -> None:
+    before = tasks()
+    engine = engine_of(directory, threads=4)
+    embed(engine, random_texts(engine, [100]))
+    started = tasks() - before
+    assert len(started) >= 3  # and the one that calls
+    engine.close()
+    assert end(started)
+
+
+def test_an_engine_that_nobody_closed_leaves_no_thread_behind(directory: Path) -> None:
+    before = tasks()
+    engine = engine_of(directory, threads=4)
+    started = tasks() - before
+    assert len(started) >= 3
+    del engine
+    gc.collect()
+    assert end(started)
+
+
+@pytest.mark.slow
+def test_32768_tokens_of_the_06b_geometry_fit_the_memory_that_was_set(tmp_path: Path) -> None:
+    """Two layers; one matrix [tokens, tokens] of one head alone would take 4 GiB."""
+    geometry = replace(LARGE, layers=2, vocabulary=2_000)
+    write_checkpoint(tmp_path, random_weights(geometry), geometry)
+    memory_mib = needed_mib(read_config(tmp_path / "config.json"), 2, 32_768)
+    options = EngineOptions(threads=2, memory_mib=memory_mib, kernels="native")
+    engine = load_engine(tmp_path, options)
+    (text,) = random_texts(engine, [32_768])
+    with watched_memory() as samples:
+        vectors = embed(engine, [text])
+    assert finite_rows(vectors).all()
+    assert max(samples) < memory_mib
+    assert samples[-1] < memory_mib / 4  # and it is given back
+
+
+@pytest.mark.slow
+def test_loading_takes_hardly_more_memory_than_the_packed_weights(tmp_path: Path) -> None:
+    geometry = replace(LARGE, layers=4, vocabulary=2_000)
+    write_checkpoint(tmp_path, random_weights(geometry), geometry)
+    with watched_memory() as samples:
+        engine = load_engine(tmp_path, EngineOptions(dtype="int8", kernels="native"))
+    assert engine.info.kernels == "native"
+    assert max(samples) < 1.2 * geometry.linear_parameters / 2**20

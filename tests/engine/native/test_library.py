@@ -1,0 +1,65 @@
+"""What Python says of the kernels is what their header says."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import embedfleet.engine.native
+from embedfleet.engine.native.library import (
+    FUNCTIONS,
+    PackedLayer,
+    PackedMatrix,
+    Shape,
+    address,
+    load,
+)
+from tests.engine.kernels import needs_native
+
+HEADER = (Path(embedfleet.engine.native.__file__).parent / "kernels" / "model.h").read_text(
+    encoding="utf-8"
+)
+CODE = re.sub(r"/\*.*?\*/", "", HEADER, flags=re.DOTALL)
+
+
+def members(name: str) -> list[str]:
+    """Of a structure, in order."""
+    (body,) = re.findall(r"typedef struct \{([^}]*)\} " + name + ";", CODE)
+    return [word.lstrip("* ") for line in body.split(";") for word in _names(line)]
+
+
+def _names(line: str) -> list[str]:
+    first, *others = line.split(",")
+    return [first.split()[-1], *others] if first.strip() else []
+
+
+@pytest.mark.parametrize(
+    ("name", "structure"), [("Shape", Shape), ("Matrix", PackedMatrix), ("Layer", PackedLayer)]
+)
+def test_structures_have_the_members_of_the_header_in_its_order(
+    name: str, structure: type[ctypes.Structure]
+) -> None:
+    assert [field[0].rstrip("_") for field in structure._fields_] == members(name)
+
+
+def test_functions_are_those_of_the_header_with_as_many_arguments() -> None:
+    declared = re.findall(r"EXPORTED [^;(]*?(embedfleet_\w+)\(([^)]*)\)", CODE)
+    assert {name: len(arguments.split(",")) for name, arguments in declared} == {
+        name: len(arguments) for name, (arguments, _) in FUNCTIONS.items()
+    }
+
+
+@needs_native
+def test_the_library_is_loaded_once() -> None:
+    assert load() is load()
+
+
+def test_numbers_with_gaps_are_never_handed_to_c() -> None:
+    values = np.zeros((4, 6), np.float32)
+    assert address(values) == values.ctypes.data
+    with pytest.raises(ValueError, match=r"\(4, 3\) has gaps"):
+        address(values[:, ::2])

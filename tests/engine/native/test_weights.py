@@ -1,0 +1,105 @@
+"""Packing: the numbers of `Matrix.int8()` and `Matrix.floats()`, in another order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from embedfleet.engine.native.library import address, load
+from embedfleet.engine.native.weights import Memory, Panels, pack, packed_bytes
+from embedfleet.engine.tensors import Floats, Matrix, Tensor
+from embedfleet.vocabulary import Precision
+from tests.checkpoints import bfloat16_bits, int8_rows
+from tests.engine.kernels import needs_native
+
+pytestmark = needs_native
+
+SHAPES = ((32, 64), (64, 128), (96, 192), (320, 896), (1_056, 320))
+
+
+def matrix(kind: str, shape: tuple[int, int], seed: int = 0) -> Matrix:
+    """Rows of very different magnitude, one of zeros."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(shape, dtype=np.float32)
+    values *= np.logspace(-3, 2, shape[0], dtype=np.float32)[:, None]
+    values[shape[0] // 2] = 0
+    if kind == "BF16":
+        return Matrix(Tensor("w", kind, bfloat16_bits(values)))
+    if kind == "I8":
+        values[shape[0] // 2, 0] = 1  # whose scale would be zero
+        quantised, scales = int8_rows(values)
+        return Matrix(Tensor("w", kind, quantised), scales)
+    return Matrix(Tensor("w", kind, values.astype(np.float16 if kind == "F16" else np.float32)))
+
+
+def packed(matrix: Matrix, precision: Precision) -> Panels:
+    memory = Memory(packed_bytes(matrix, precision))
+    panels = Panels.empty(matrix, precision, memory)
+    pack(matrix, panels, load())
+    return panels
+
+
+def panels_of_int8(values: NDArray[np.int8]) -> NDArray[np.int8]:
+    """As `pack.c` says: [out / 32][in / 4][32][4]."""
+    out, in_ = values.shape
+    return values.reshape(out // 32, 32, in_ // 4, 4).transpose(0, 2, 1, 3).reshape(-1)
+
+
+def panels_of_floats(values: Floats) -> Floats:
+    """As `pack.c` says: [out / 32][in][32]."""
+    out, in_ = values.shape
+    return values.reshape(out // 32, 32, in_).transpose(0, 2, 1).reshape(-1)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", ["BF16", "F16", "F32", "I8"])
+def test_int8_is_to_the_bit_that_of_the_matrix(kind: str, shape: tuple[int, int]) -> None:
+    weight = matrix(kind, shape)
+    values, scales = weight.int8()
+    panels = packed(weight, Precision.INT8)
+    np.testing.assert_array_equal(panels.packed, panels_of_int8(values))
+    np.testing.assert_array_equal(panels.scales, scales[:, 0])
+    np.testing.assert_array_equal(panels.sums, 128 * values.sum(axis=1, dtype=np.int32))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", ["BF16", "F16", "F32", "I8"])
+def test_floats_are_to_the_bit_those_of_the_matrix(kind: str, shape: tuple[int, int]) -> None:
+    weight = matrix(kind, shape)
+    panels = packed(weight, Precision.F32)
+    np.testing.assert_array_equal(panels.packed, panels_of_floats(weight.floats()))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_any_finite_bfloat16_is_quantised_like_in_python(seed: int) -> None:
+    """All exponents: tiny rows whose quotients are inexact, halves that are rounded to even."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 1 << 16, (32, 64)).astype(np.uint16)
+    bits[(bits & 0x7F80) == 0x7F80] = 0  # no Inf, no NaN
+    spread = rng.integers(1, 255)
+    bits = np.where((bits >> 7 & 0xFF) > spread, bits & 0x807F, bits).astype(np.uint16)
+    weight = Matrix(Tensor("w", "BF16", bits))
+    panels = packed(weight, Precision.INT8)
+    values, scales = weight.int8()
+    np.testing.assert_array_equal(panels.scales, scales[:, 0])
+    np.testing.assert_array_equal(panels.packed, panels_of_int8(values))
+
+
+def test_numbers_at_an_odd_address_are_packed_too() -> None:
+    weight = matrix("BF16", (32, 64))
+    content = b"x" + weight.tensor.stored.tobytes()
+    odd = np.frombuffer(content, np.uint16, 32 * 64, offset=1).reshape(32, 64)
+    assert not odd.flags.aligned
+    panels = packed(Matrix(Tensor("w", "BF16", odd)), Precision.INT8)
+    np.testing.assert_array_equal(panels.packed, packed(weight, Precision.INT8).packed)
+
+
+def test_arrays_begin_at_cache_lines_and_do_not_overlap() -> None:
+    memory = Memory(4_096)
+    arrays = [memory.take(count, np.float32) for count in (1, 16, 17, 0, 3)]
+    begins = [address(array) for array in arrays]
+    assert all(begin % 64 == 0 for begin in begins)
+    assert np.diff(begins).tolist() == [64, 64, 128, 0]
