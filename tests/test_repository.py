@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -16,7 +18,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DEFINITION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = DEFINITION["project"]
+LIBRARY = "embedfleet/engine/native/_kernels.so"
 LOCKS = ["build", "runtime", "image", "dev", "reference"]
 ALONE = ["sdks"]
 
@@ -63,6 +67,12 @@ def test_locks_agree_with_each_other() -> None:
     assert runtime.items() <= image.items() <= dev.items() <= reference.items()
 
 
+def test_building_takes_no_package_but_the_one_that_is_locked_for_it() -> None:
+    wanted = [Requirement(text) for text in DEFINITION["build-system"]["requires"]]
+    assert pins("build").keys() == {canonicalize_name(each.name) for each in wanted}
+    assert all(pins("build")[each.name] in each.specifier for each in wanted)
+
+
 def test_torch_is_installed_for_reference_values_alone() -> None:
     assert "torch" not in pins("dev")
     assert pins("reference")["torch"] == "2.13.0"
@@ -88,24 +98,78 @@ def test_a_python_that_is_too_old_is_refused_in_words(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.slow
-def test_a_wheel_holds_the_package_its_types_and_its_data(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(
-        ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
-    )
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return a copy of what is kept in the repository, and nothing that was built from it."""
+    made = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "*.so")
+    return Path(shutil.copytree(ROOT, tmp_path / "source", ignore=made))
+
+
+def a_wheel(source: Path, **environment: str) -> tuple[str, set[str]]:
+    """Build one; return its name and those of its files."""
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(source)], timeout=300, check=True)
-    (wheel,) = tmp_path.glob("embedfleet-*.whl")
+    subprocess.run(
+        [*pip, "--wheel-dir", str(source.parent), str(source)],
+        env=os.environ | environment,
+        timeout=300,
+        check=True,
+    )
+    (wheel,) = source.parent.glob("embedfleet-*.whl")
     with zipfile.ZipFile(wheel) as opened:
-        held = set(opened.namelist())
+        return wheel.name, set(opened.namelist())
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_package_its_types_and_its_data(source: Path) -> None:
+    _, held = a_wheel(source)
     package = ROOT / "src" / "embedfleet"
     expected = {
         f"embedfleet/{path.relative_to(package).as_posix()}"
         for path in package.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", "kernels"} & set(path.parts)
     }
     assert expected - held == set()
     assert "embedfleet/deploying/files/kubernetes/overlays/gateway/deployment.yaml" in held
     assert "embedfleet/deploying/files/monitoring/dashboards/fleet.json" in held
     assert not {name for name in held if name.startswith(("tests/", "training/"))}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sysconfig.get_platform() != "linux-x86_64", reason="has no kernels")
+def test_a_wheel_is_for_any_python_and_holds_the_kernels_if_they_compile(source: Path) -> None:
+    name, held = a_wheel(source)
+    assert name.endswith("-py3-none-linux_x86_64.whl")
+    assert (LIBRARY in held) == (shutil.which("cc") is not None)
+    assert not {name for name in held if name.endswith((".c", ".h"))}
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_wheel_lacks_the_kernels_and_nothing_else(source: Path) -> None:
+    _, held = a_wheel(source, CC="/nonexistent/cc")
+    assert LIBRARY not in held
+    assert "embedfleet/engine/native/library.py" in held
+
+
+@pytest.mark.slow
+def test_for_other_processors_nothing_is_compiled(source: Path) -> None:
+    name, held = a_wheel(source, _PYTHON_HOST_PLATFORM="linux-aarch64", CC="/nonexistent/cc")
+    assert name.endswith("-py3-none-any.whl")
+    assert LIBRARY not in held
+
+
+@pytest.mark.slow
+def test_a_source_distribution_holds_the_kernels_wherever_it_is_made(source: Path) -> None:
+    code = "from setuptools import build_meta; build_meta.build_sdist('..')"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=source,
+        env=os.environ | {"_PYTHON_HOST_PLATFORM": "linux-aarch64"},
+        stdout=subprocess.DEVNULL,
+        timeout=300,
+        check=True,
+    )
+    (archive,) = source.parent.glob("embedfleet-*.tar.gz")
+    with tarfile.open(archive) as opened:
+        held = {name.partition("/")[2] for name in opened.getnames()}
+    kernels = (source / "src/embedfleet/engine/native/kernels").iterdir()
+    assert {str(path.relative_to(source)) for path in kernels} | {"setup.py"} <= held
