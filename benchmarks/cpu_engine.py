@@ -50,6 +50,7 @@ CONTENDERS: Final = (
     Contender("transformers", "float32", "transformers", every=4),
     Contender("embedfleet", "f32", "embedfleet"),
     Contender("embedfleet", "int8", "embedfleet"),
+    Contender("embedfleet on OpenVINO", "int8", "embedfleet"),
     Contender("onnxruntime", "int8", "onnxruntime"),
     Contender("sentence-transformers", "int8", "openvino"),
     Contender("llama.cpp", "q8_0", "llamacpp", every=8),
@@ -61,7 +62,7 @@ LIMITS: Final = (
     ("f32", "embedfleet f32", "openvino"),
     ("f32", "onnxruntime int8", "onnxruntime"),
     ("int8", "transformers float32", "torch"),
-    ("int8", "embedfleet int8", "openvino"),
+    ("int8", "embedfleet on OpenVINO int8", "openvino"),
     ("int8", "onnxruntime int8", "onnxruntime"),
 )
 """Matrix products of a precision, in whose process, by which library."""

@@ -120,7 +120,7 @@ def _work(workload: Workload, geometry: str, layers: int) -> float:
 
 def _shares(measured: Measured, geometry: str, layers: int, limits: Rates) -> dict[str, float]:
     """How near each workload comes to nothing but matrix products at the best library's rate."""
-    dtype = measured.name.split()[1]
+    dtype = measured.name.split()[-1]
     if dtype not in limits:
         return {}
     limit = max(limits[dtype].values()) * 1e9

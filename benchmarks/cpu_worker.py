@@ -31,7 +31,11 @@ MODULES: Final = {
 }
 
 
-def embedfleet(dtype: str) -> Rival:
+OURS: Final = {"embedfleet": "auto", "embedfleet on OpenVINO": "openvino"}
+"""Whose kernels compute; `auto` is what everybody gets."""
+
+
+def embedfleet(dtype: str, kernels: str) -> Rival:
     """Ours in the shape of a rival."""
 
     def prepare(checkpoint: Path, target: Path) -> None:
@@ -40,15 +44,16 @@ def embedfleet(dtype: str) -> Rival:
     def load(checkpoint: Path, target: Path, threads: int) -> Embed:  # noqa: ARG001
         from embedfleet.engine.loading import EngineOptions, load_engine  # noqa: PLC0415
 
-        engine = load_engine(checkpoint, EngineOptions(dtype=dtype, threads=threads))
+        options = EngineOptions(dtype=dtype, threads=threads, kernels=kernels)
+        engine = load_engine(checkpoint, options)
         return lambda texts: engine.prepare(texts)()
 
     return SimpleNamespace(prepare=prepare, load=load)
 
 
 def rival(kind: str, dtype: str) -> Rival:
-    if kind == "embedfleet":
-        return embedfleet(dtype)
+    if kind in OURS:
+        return embedfleet(dtype, OURS[kind])
     module: Any = importlib.import_module(f"benchmarks.cpu_rivals.{MODULES[kind]}")
     return module
 

@@ -17,7 +17,7 @@ def anonymous_mib() -> float:
 
 @contextmanager
 def watched_memory() -> Iterator[list[float]]:
-    """Samples of the memory beyond what there was at the start, in MiB."""
+    """Samples of the memory beyond what there was at the start, in MiB; the last is of the end."""
     before, stop = anonymous_mib(), threading.Event()
     samples = [0.0]
 
@@ -32,3 +32,4 @@ def watched_memory() -> Iterator[list[float]]:
     finally:
         stop.set()
         watcher.join()
+        samples.append(anonymous_mib() - before)
