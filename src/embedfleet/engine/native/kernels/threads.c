@@ -5,12 +5,11 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Looks at a flag before a thread goes to sleep: some ten microseconds, which is about what falling
+/* Looks at a word before a thread goes to sleep: some ten microseconds, which is about what falling
  * asleep and being woken costs. Steps of a pass are far shorter apart than passes. */
 #define LOOKS 500
 
@@ -19,10 +18,11 @@ struct Pool {
     pthread_t *handles;
     Work *work;
     void *context;
-    int closing;
-    atomic_int jobs;     /* counts up when there is work */
-    atomic_int arrived;  /* threads at the barrier */
-    atomic_int barriers; /* counts up when all have come */
+    atomic_int jobs;    /* counts up when there is work */
+    atomic_int open;    /* whether the work may still be begun */
+    atomic_int entered; /* how often, since ever, and how often left */
+    atomic_int left;
+    atomic_int closing;
 };
 
 typedef struct {
@@ -30,21 +30,48 @@ typedef struct {
     int thread;
 } Worker;
 
-static void sleep_while(atomic_int *word, int value)
+/* The word's value when it is no longer `value`. */
+static int other_than(atomic_int *word, int value)
 {
-    for (int look = 0; look < LOOKS; look++) {
-        if (atomic_load_explicit(word, memory_order_acquire) != value)
-            return;
+    int found = atomic_load(word);
+    for (int look = 0; found == value && look < LOOKS; look++) {
         _mm_pause();
+        found = atomic_load(word);
     }
-    while (atomic_load_explicit(word, memory_order_acquire) == value)
+    while (found == value) {
         syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+        found = atomic_load(word);
+    }
+    return found;
 }
 
-static void count_up(atomic_int *word)
+static void wake(atomic_int *word)
 {
-    atomic_fetch_add_explicit(word, 1, memory_order_acq_rel);
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+int step_take(Step *step, int count, int size, int *first)
+{
+    /* Looked at first: a thread that comes late would count it up for nothing. */
+    if (atomic_load(&step->taken) >= count)
+        return 0;
+    *first = atomic_fetch_add(&step->taken, size);
+    if (*first >= count)
+        return 0;
+    return count - *first < size ? count - *first : size;
+}
+
+void step_did(Step *step, int count, int things)
+{
+    if (atomic_fetch_add(&step->done, things) + things == count)
+        wake(&step->done);
+}
+
+void step_wait(Step *step, int count)
+{
+    int done = atomic_load(&step->done);
+    while (done < count)
+        done = other_than(&step->done, done);
 }
 
 static void *work_on(void *argument)
@@ -52,12 +79,16 @@ static void *work_on(void *argument)
     Worker worker = *(Worker *)argument;
     Pool *pool = worker.pool;
     free(argument);
-    for (int seen = 0;; seen++) {
-        sleep_while(&pool->jobs, seen);
-        if (pool->closing)
+    for (int seen = 0;;) {
+        seen = other_than(&pool->jobs, seen);
+        if (atomic_load(&pool->closing))
             return NULL;
-        pool->work(pool->context, worker.thread);
-        pool_wait(pool);
+        /* Entered first and looked after: the caller shuts first and counts after. */
+        atomic_fetch_add(&pool->entered, 1);
+        if (atomic_load(&pool->open))
+            pool->work(pool->context, worker.thread);
+        atomic_fetch_add(&pool->left, 1);
+        wake(&pool->left);
     }
 }
 
@@ -101,29 +132,23 @@ void pool_run(Pool *pool, Work *work, void *context)
 {
     pool->work = work;
     pool->context = context;
-    if (pool->threads > 1)
-        count_up(&pool->jobs);
-    work(context, 0);
-    pool_wait(pool);
-}
-
-void pool_wait(Pool *pool)
-{
-    if (pool->threads == 1)
-        return;
-    int barrier = atomic_load_explicit(&pool->barriers, memory_order_acquire);
-    if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) == pool->threads - 1) {
-        atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
-        count_up(&pool->barriers);
-    } else {
-        sleep_while(&pool->barriers, barrier);
+    if (pool->threads > 1) {
+        atomic_store(&pool->open, 1);
+        atomic_fetch_add(&pool->jobs, 1);
+        wake(&pool->jobs);
     }
+    work(context, 0);
+    atomic_store(&pool->open, 0);
+    int left = atomic_load(&pool->left);
+    while (left != atomic_load(&pool->entered))
+        left = other_than(&pool->left, left);
 }
 
 void pool_close(Pool *pool)
 {
-    pool->closing = 1;
-    count_up(&pool->jobs);
+    atomic_store(&pool->closing, 1);
+    atomic_fetch_add(&pool->jobs, 1);
+    wake(&pool->jobs);
     for (int thread = 1; thread <= pool->started; thread++)
         pthread_join(pool->handles[thread], NULL);
     free(pool->handles);
