@@ -14,56 +14,85 @@ static inline float widened(uint16_t bfloat16)
     return value;
 }
 
-static void pack_row(const int8_t *row, int output, int in, int8_t *packed, int32_t *sums)
+/* Inputs that are packed for all outputs of a panel before the next ones: what is written meanwhile
+ * stays in the nearest cache until it is whole. */
+#define INPUTS 64
+
+static inline float *float_place(float *packed, int output, int input, int in)
 {
-    int8_t *to = packed + (int64_t)(output / PANEL) * PANEL * in + output % PANEL * 4;
-    int32_t sum = 0;
-    for (int i = 0; i < in; i++)
-        sum += row[i];
-    for (int i = 0; i < in; i += 4, to += 4 * PANEL)
-        memcpy(to, row + i, 4);
-    sums[output] = 128 * sum;
+    return packed + (int64_t)(output / PANEL) * PANEL * in + input * PANEL + output % PANEL;
+}
+
+static void pack_panel(int8_t rows[PANEL][INPUTS], int8_t *to)
+{
+    for (int output = 0; output < PANEL; output++)
+        for (int i = 0; i < INPUTS; i += 4)
+            memcpy(to + i * PANEL + output * 4, &rows[output][i], 4);
 }
 
 void embedfleet_pack_int8(const int8_t *values, int32_t out, int32_t in, int8_t *packed,
                           int32_t *sums)
 {
-    for (int output = 0; output < out; output++)
-        pack_row(values + (int64_t)output * in, output, in, packed, sums);
+    int8_t rows[PANEL][INPUTS];
+    memset(sums, 0, (size_t)out * sizeof *sums);
+    for (int output = 0; output < out; output += PANEL)
+        for (int i = 0; i < in; i += INPUTS) {
+            for (int row = 0; row < PANEL; row++) {
+                memcpy(rows[row], values + (int64_t)(output + row) * in + i, INPUTS);
+                for (int j = 0; j < INPUTS; j++)
+                    sums[output + row] += 128 * rows[row][j];
+            }
+            pack_panel(rows, packed + (int64_t)output * in + i * PANEL);
+        }
+}
+
+static float scale_of(const uint16_t *values, int in)
+{
+    int16_t largest = 0; /* without their signs, bits of floats are in the order of floats */
+    for (int i = 0; i < in; i++) {
+        int16_t bits = values[i] & 0x7fff;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest ? widened((uint16_t)largest) / 127.0f : 1.0f;
 }
 
 void embedfleet_quantise_bf16(const uint16_t *values, int32_t out, int32_t in, int8_t *packed,
                               float *scales, int32_t *sums)
 {
-    int8_t row[in];
-    for (int output = 0; output < out; output++, values += in) {
-        int32_t largest = 0; /* without their signs, bits of floats are in the order of floats */
-        for (int i = 0; i < in; i++) {
-            int32_t bits = (int32_t)(values[i] & 0x7fff) << 16;
-            largest = bits > largest ? bits : largest;
+    int8_t rows[PANEL][INPUTS];
+    memset(sums, 0, (size_t)out * sizeof *sums);
+    for (int output = 0; output < out; output++)
+        scales[output] = scale_of(values + (int64_t)output * in, in);
+    for (int output = 0; output < out; output += PANEL)
+        for (int i = 0; i < in; i += INPUTS) {
+            for (int row = 0; row < PANEL; row++) {
+                const uint16_t *from = values + (int64_t)(output + row) * in + i;
+                float scale = scales[output + row];
+                int32_t sum = 0;
+                for (int j = 0; j < INPUTS; j++) {
+                    rows[row][j] = (int8_t)(int32_t)rintf(widened(from[j]) / scale);
+                    sum += rows[row][j];
+                }
+                sums[output + row] += 128 * sum;
+            }
+            pack_panel(rows, packed + (int64_t)output * in + i * PANEL);
         }
-        float scale = largest ? widened((uint16_t)(largest >> 16)) / 127.0f : 1.0f;
-        for (int i = 0; i < in; i++)
-            row[i] = (int8_t)(int32_t)rintf(widened(values[i]) / scale);
-        pack_row(row, output, in, packed, sums);
-        scales[output] = scale;
-    }
 }
 
 void embedfleet_pack_bf16(const uint16_t *values, int32_t out, int32_t in, float *packed)
 {
-    for (int output = 0; output < out; output++) {
-        float *to = packed + (int64_t)(output / PANEL) * PANEL * in + output % PANEL;
-        for (int i = 0; i < in; i++, to += PANEL)
-            *to = widened(*values++);
-    }
+    for (int panel = 0; panel < out; panel += PANEL)
+        for (int i = 0; i < in; i += INPUTS)
+            for (int output = panel; output < panel + PANEL; output++)
+                for (int j = i; j < i + INPUTS; j++)
+                    *float_place(packed, output, j, in) = widened(values[(int64_t)output * in + j]);
 }
 
 void embedfleet_pack_float(const float *values, int32_t out, int32_t in, float *packed)
 {
-    for (int output = 0; output < out; output++) {
-        float *to = packed + (int64_t)(output / PANEL) * PANEL * in + output % PANEL;
-        for (int i = 0; i < in; i++, to += PANEL)
-            *to = *values++;
-    }
+    for (int panel = 0; panel < out; panel += PANEL)
+        for (int i = 0; i < in; i += INPUTS)
+            for (int output = panel; output < panel + PANEL; output++)
+                for (int j = i; j < i + INPUTS; j++)
+                    *float_place(packed, output, j, in) = values[(int64_t)output * in + j];
 }
