@@ -1,10 +1,11 @@
 """One text of 32,768 tokens on the full 0.6B geometry: its time, and the memory of the process.
 
     python -m benchmarks.cpu_long [--tokens 32768] [--dtype int8] [--threads N] [--layers N]
-                                  [--memory-mib N] [--folder build/cpu-rivals]
+                                  [--memory-mib N] [--kernels auto] [--folder build/cpu-rivals]
 
-Random weights in the checkpoint of `cpu_engine.py`. The text goes layer by layer and in chunks (see
-`engine/cpu/long.py`); attention grows with the square of the tokens and takes most of the time.
+Random weights in the checkpoint of `cpu_engine.py`. Our own kernels take the text in one pass;
+OpenVINO's layer by layer and in chunks (see `engine/cpu/long.py`). Attention grows with the square
+of the tokens and takes most of the time.
 Writes `benchmarks/results/cpu_long-….json`.
 """
 
@@ -30,6 +31,7 @@ from benchmarks.cpu_workloads import GEOMETRIES
 
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
+from embedfleet.engine.native.choice import KERNELS
 
 GEOMETRY = "0.6b"
 
@@ -67,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--layers", type=int, default=GEOMETRIES[GEOMETRY].layers)
     parser.add_argument("--memory-mib", type=int, help="working memory beside the weights")
+    parser.add_argument("--kernels", choices=KERNELS, default="auto", help="whose compute")
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER)
     return parser.parse_args()
 
@@ -79,7 +82,12 @@ def main() -> None:
     clocks, began = Clocks(), time.perf_counter()
     engine = load_engine(
         checkpoint,
-        EngineOptions(dtype=options.dtype, threads=options.threads, memory_mib=options.memory_mib),
+        EngineOptions(
+            dtype=options.dtype,
+            threads=options.threads,
+            memory_mib=options.memory_mib,
+            kernels=options.kernels,
+        ),
     )
     load_s = time.perf_counter() - began
     found = measure(engine, options.tokens)
@@ -91,6 +99,7 @@ def main() -> None:
         "threads": options.threads,
         "geometry": label,
         "dtype": options.dtype,
+        "kernels": engine.info.kernels,
         "tokens": options.tokens,
         "load_s": round(load_s, 1),
         "foreign_share_of_a_processor": round(clocks.foreign_share(), 2),

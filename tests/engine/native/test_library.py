@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import embedfleet.engine.native
+from embedfleet.engine.native import choice, memory, weights
 from embedfleet.engine.native.library import (
     FUNCTIONS,
     PackedLayer,
@@ -20,9 +21,8 @@ from embedfleet.engine.native.library import (
 )
 from tests.engine.kernels import needs_native
 
-HEADER = (Path(embedfleet.engine.native.__file__).parent / "kernels" / "model.h").read_text(
-    encoding="utf-8"
-)
+KERNELS = Path(embedfleet.engine.native.__file__).parent / "kernels"
+HEADER = (KERNELS / "model.h").read_text(encoding="utf-8")
 CODE = re.sub(r"/\*.*?\*/", "", HEADER, flags=re.DOTALL)
 
 
@@ -63,3 +63,19 @@ def test_numbers_with_gaps_are_never_handed_to_c() -> None:
     assert address(values) == values.ctypes.data
     with pytest.raises(ValueError, match=r"\(4, 3\) has gaps"):
         address(values[:, ::2])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BLOCK_ROWS", memory.BLOCK_ROWS),
+        ("FEW_ROWS", memory.FEW_ROWS),
+        ("KEY_BLOCK", memory.KEY_BLOCK),
+        ("PANEL", weights.PANEL),
+        ("MOST_HEAD_DIM", choice.WIDEST_HEAD),
+        ("TASK_ROWS", choice.MOST_SHARING),
+    ],
+)
+def test_sizes_that_python_reckons_with_are_those_of_the_kernels(name: str, value: int) -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in KERNELS.iterdir())
+    assert re.findall(rf"^#define {name} (\d+)$", sources, flags=re.MULTILINE) == [str(value)]

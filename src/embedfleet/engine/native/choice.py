@@ -20,8 +20,8 @@ _IN: Final = 64
 """A matrix has a multiple of so many inputs: a cache line of int8."""
 _OUT: Final = 32
 """And of so many outputs, as many as a panel has; heads are read in the same steps."""
-_WIDEST_HEAD: Final = 256
-_MOST_SHARING: Final = 48
+WIDEST_HEAD: Final = 256
+MOST_SHARING: Final = 48
 """Query heads of one key head."""
 
 
@@ -76,11 +76,11 @@ def misfit(config: Qwen3Config) -> str | None:
     for name, size, divisor in sizes:
         if size % divisor:
             return f"the model's {name} is {size}, which is no multiple of {divisor}"
-    if config.head_dim > _WIDEST_HEAD:
-        return f"the model's head_dim is {config.head_dim}, which is above {_WIDEST_HEAD}"
+    if config.head_dim > WIDEST_HEAD:
+        return f"the model's head_dim is {config.head_dim}, which is above {WIDEST_HEAD}"
     sharing = config.heads // config.kv_heads
-    if sharing > _MOST_SHARING:
-        return f"{sharing} query heads of the model share a key head, more than {_MOST_SHARING}"
+    if sharing > MOST_SHARING:
+        return f"{sharing} query heads of the model share a key head, more than {MOST_SHARING}"
     return None
 
 

@@ -1,7 +1,7 @@
 """How much memory a pass takes beside the weights, and what therefore fits a budget.
 
 Decides from sizes alone, before anything runs. Refuses to know how memory is allocated; the numbers
-are those of `kernels/model.c`.
+are those of `kernels/pass.c` and `kernels/model.c`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Final
 from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.memory import MIB, granted_mib
 
-_BLOCK_ROWS: Final = 96
+BLOCK_ROWS: Final = 192
 """Tokens that a thread takes through a layer at a time."""
-_FEW_ROWS: Final = 24
+FEW_ROWS: Final = 24
 """Times the threads: a pass of fewer tokens is computed by all threads together."""
-_KEY_BLOCK: Final = 16
+KEY_BLOCK: Final = 16
 """Keys and values of a text take memory for a multiple of so many tokens."""
 _INDEX_BYTES: Final = 64
 """Of positions, places and tasks, of a token."""
@@ -53,7 +53,8 @@ def chosen_mib(config: Qwen3Config, threads: int, max_tokens: int, wanted: int |
 def _token_bytes(config: Qwen3Config) -> int:
     """Of a token of a long text: its state and queries, keys and values of a layer, in float32.
 
-    And its cosines and sines, in tables that may be twice as long as the text.
+    And its cosines and sines, in tables that may be twice as long as the text. On a processor with
+    instructions for bfloat16, int8 keeps keys and values in half of what is reckoned here.
     """
     queries, keys = _widths(config)
     floats = config.hidden + queries + 2 * keys + 2 * config.head_dim
@@ -66,15 +67,15 @@ def _single_bytes(config: Qwen3Config) -> int:
     State and queries of a text's last token are kept twice.
     """
     queries, keys = _widths(config)
-    return 4 * (2 * config.hidden + 2 * queries + 2 * _KEY_BLOCK * keys) + 2 * _INDEX_BYTES
+    return 4 * (2 * config.hidden + 2 * queries + 2 * KEY_BLOCK * keys) + 2 * _INDEX_BYTES
 
 
 def _scratch_bytes(config: Qwen3Config, threads: int) -> int:
     """Of what threads work on: a block's rows and their keys, made ready, gated."""
     queries, keys = _widths(config)
     row = max(queries, config.hidden, config.intermediate) + keys + config.intermediate + 1
-    rows = max(_BLOCK_ROWS, _FEW_ROWS * threads) + (threads - 1) * _BLOCK_ROWS
-    return 4 * (rows * row + threads * threads * config.hidden)
+    rows = max(BLOCK_ROWS, FEW_ROWS * threads) + (threads - 1) * BLOCK_ROWS
+    return 4 * rows * row
 
 
 def _widths(config: Qwen3Config) -> tuple[int, int]:

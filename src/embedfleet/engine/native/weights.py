@@ -28,7 +28,7 @@ N = TypeVar("N", bound=np.generic)
 
 _LINE: Final = 64
 """Bytes of a cache line, at which every array begins."""
-_PANEL: Final = 32
+PANEL: Final = 32
 """Rows of a panel: panels follow each other, so that whole ones can be packed by themselves."""
 _PART_VALUES: Final = 1 << 18
 """Of what is widened or quantised on the way, at a time; 1 MiB of floats."""
@@ -175,7 +175,7 @@ def _pack_int8(matrix: Matrix, panels: Panels, kernels: ctypes.CDLL) -> None:
 
 def _parts(matrix: Matrix, panels: Panels) -> Iterator[tuple[Matrix, Panels]]:
     """Pieces of whole panels that stay small when they are widened."""
-    step = max(1, _PART_VALUES // panels.in_ // _PANEL) * _PANEL
+    step = max(1, _PART_VALUES // panels.in_ // PANEL) * PANEL
     for start in range(0, panels.out, step):
         stop = min(panels.out, start + step)
         tensor = Tensor(matrix.tensor.name, matrix.tensor.kind, matrix.tensor.stored[start:stop])
