@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from benchmarks.cpu_gemm import PROCESSOR
 from benchmarks.cpu_processes import Clocks, Worker, prepare
 from benchmarks.cpu_report import Measured, Rates, record_of, report, save
 from benchmarks.cpu_rivals.environments import DEFAULT_FOLDER, python, ready, size_mib
@@ -58,9 +60,11 @@ CONTENDERS: Final = (
 """The first is what the vectors of the others are compared with."""
 
 LIMITS: Final = (
+    ("f32", "embedfleet f32", PROCESSOR),
     ("f32", "transformers float32", "torch"),
     ("f32", "embedfleet f32", "openvino"),
     ("f32", "onnxruntime int8", "onnxruntime"),
+    ("int8", "embedfleet int8", PROCESSOR),
     ("int8", "transformers float32", "torch"),
     ("int8", "embedfleet on OpenVINO int8", "openvino"),
     ("int8", "onnxruntime int8", "onnxruntime"),
@@ -124,6 +128,8 @@ def limits(measured: list[Measured]) -> Rates:
     """Gop/s of matrix products by precision and library."""
     found: Rates = {}
     for dtype, name, library in LIMITS:
+        if library == PROCESSOR and shutil.which("cc") is None:
+            continue
         for contender in measured:
             if contender.name == name:
                 rate = contender.worker.ask("gemm " + library + " " + dtype)["gops"]

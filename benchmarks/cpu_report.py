@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from benchmarks.cpu_gemm import PROCESSOR
 from benchmarks.cpu_processes import Worker
 from benchmarks.cpu_workloads import GEOMETRIES, WORKLOADS, Workload
 from numpy.typing import NDArray
@@ -21,6 +22,10 @@ from numpy.typing import NDArray
 RESULTS: Final = Path(__file__).parent / "results"
 PACKED: Final = ("embedfleet", "onnxruntime")
 """Those that compute neither padding nor what the last layer's other tokens need."""
+LIMITS: Final = {
+    "share_of_products": "the best library's products",
+    "share_of_processor": "what the processor multiplies on registers alone",
+}
 CLOCK: Final = "seconds"
 """Wall time; processor time is in the file, too."""
 
@@ -73,8 +78,10 @@ def report(measured: list[Measured], record: dict[str, Any]) -> None:
     """Print tables."""
     _print_speed(measured)
     _print_facts(measured)
-    shares = {one["name"]: one["share_of_products"] for one in record["contenders"]}
-    _print_shares(shares, record["matrix_products_gops"])
+    print("\nmatrix products alone, Gop/s: " + json.dumps(record["matrix_products_gops"]))
+    for limit, name in LIMITS.items():
+        print(f"share of {name} that is reached")
+        _print_shares({one["name"]: one[limit] for one in record["contenders"]})
 
 
 def record_of(
@@ -82,14 +89,11 @@ def record_of(
 ) -> dict[str, Any]:
     """What the JSON file says of the rounds so far."""
     limits = _limits(rates)
-    shares = {m.name: _shares(m, geometry, layers, limits) for m in measured if _packed(m)}
     return {
         "geometry": geometry,
         "layers": layers,
         "matrix_products_gops": limits,
-        "contenders": [
-            _record(m) | {"share_of_products": shares.get(m.name, {})} for m in measured
-        ],
+        "contenders": [_record(m) | _shares(m, geometry, layers, limits) for m in measured],
     }
 
 
@@ -98,7 +102,7 @@ def _packed(measured: Measured) -> bool:
 
 
 def _limits(rates: list[Rates]) -> Rates:
-    """Medians over the rounds; the best library is the limit."""
+    """Medians over the rounds."""
     found: Rates = {}
     for dtype in rates[0] if rates else {}:
         libraries = rates[0][dtype]
@@ -118,15 +122,23 @@ def _work(workload: Workload, geometry: str, layers: int) -> float:
     return 2.0 * (tokens * (layer * (layers - 1) + keys_values) + texts * (layer - keys_values))
 
 
-def _shares(measured: Measured, geometry: str, layers: int, limits: Rates) -> dict[str, float]:
-    """How near each workload comes to nothing but matrix products at the best library's rate."""
-    dtype = measured.name.split()[-1]
-    if dtype not in limits:
-        return {}
-    limit = max(limits[dtype].values()) * 1e9
+def _shares(
+    measured: Measured, geometry: str, layers: int, limits: Rates
+) -> dict[str, dict[str, float]]:
+    """How near each workload comes to nothing but multiplications at the limits' rates."""
+    rates = dict(limits.get(measured.name.split()[-1], {})) if _packed(measured) else {}
+    processor = rates.pop(PROCESSOR, None)
+    found = (max(rates.values(), default=None), processor)
     return {
-        w.name: round(_work(w, geometry, layers) * measured.tokens_per_s(w) / w.tokens() / limit, 3)
-        for w in WORKLOADS
+        name: {
+            w.name: round(
+                _work(w, geometry, layers) / w.tokens() * measured.tokens_per_s(w) / limit / 1e9, 3
+            )
+            for w in WORKLOADS
+        }
+        if limit
+        else {}
+        for name, limit in zip(LIMITS, found, strict=True)
     }
 
 
@@ -159,9 +171,7 @@ def _print_facts(measured: list[Measured]) -> None:
         )
 
 
-def _print_shares(shares: dict[str, dict[str, float]], limits: Rates) -> None:
-    print("\nmatrix products alone, Gop/s: " + json.dumps(limits))
-    print("share of the best of them that is reached")
+def _print_shares(shares: dict[str, dict[str, float]]) -> None:
     for name, share in shares.items():
         cells = [f"{workload}: {part:.0%}" for workload, part in share.items()]
         if cells:
