@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -209,6 +212,36 @@ def test_an_engine_that_nobody_closed_leaves_no_thread_behind(directory: Path) -
     assert end(started)
 
 
+NO_MEMORY = """
+import resource
+import sys
+from pathlib import Path
+import numpy as np
+from embedfleet.engine.loading import EngineOptions, load_engine
+
+engine = load_engine(Path(sys.argv[1]), EngineOptions(dtype="f32", threads=2, kernels="native"))
+short, long = (engine.prepare([np.arange(tokens, dtype=np.int32) % 3_000]) for tokens in (9, 4_096))
+before = short()
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+_, most = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20), most))
+try:
+    long()
+except MemoryError as error:
+    assert "4096 tokens" in str(error), error
+else:
+    sys.exit("there was memory")
+np.testing.assert_array_equal(short(), before)
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+assert np.isfinite(long()).all()
+"""
+
+
+def test_a_pass_without_memory_fails_alone_and_the_engine_serves_on(directory: Path) -> None:
+    only = {"MALLOC_ARENA_MAX": "1"}  # what other threads have reserved is no memory to count on
+    subprocess.run([sys.executable, "-c", NO_MEMORY, directory], check=True, env=os.environ | only)
+
+
 @pytest.mark.slow
 def test_32768_tokens_of_the_06b_geometry_fit_the_memory_that_was_set(tmp_path: Path) -> None:
     """Two layers; one matrix [tokens, tokens] of one head alone would take 4 GiB."""
@@ -226,10 +259,13 @@ def test_32768_tokens_of_the_06b_geometry_fit_the_memory_that_was_set(tmp_path: 
 
 
 @pytest.mark.slow
-def test_loading_takes_hardly_more_memory_than_the_packed_weights(tmp_path: Path) -> None:
+def test_loading_takes_hardly_more_memory_than_the_packed_weights_and_closing_gives_it_back(
+    tmp_path: Path,
+) -> None:
     geometry = replace(LARGE, layers=4, vocabulary=2_000)
     write_checkpoint(tmp_path, random_weights(geometry), geometry)
     with watched_memory() as samples:
         engine = load_engine(tmp_path, EngineOptions(dtype="int8", kernels="native"))
-    assert engine.info.kernels == "native"
+        engine.close()
     assert max(samples) < 1.2 * geometry.linear_parameters / 2**20
+    assert samples[-1] < 0.1 * geometry.linear_parameters / 2**20

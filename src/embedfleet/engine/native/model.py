@@ -36,6 +36,7 @@ class Model:
         # Whoever forgets to close an engine must not leave its threads behind. It holds the
         # weights, which are read until then.
         self._close = weakref.finalize(self, _close, kernels, self._model, weights)
+        self._close.atexit = False  # a thread may still compute, and the process ends anyway
 
     @property
     def is_open(self) -> bool:
