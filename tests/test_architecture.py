@@ -75,6 +75,7 @@ FEWEST_WORDS = 3
 BROAD = {
     "model/description.py": "the tokenizers library raises plain Exception",
     "encoding/tokenizer.py": "the tokenizers library raises plain Exception",
+    "gateway/connections.py": "what a reader raises comes out where the answer is waited for",
     "batching/batcher.py": "whatever an engine raises fails its batch and not the process",
     "serving/connection.py": "what an app raises ends its connection and not the process",
     "wire/asgi.py": "the outermost loop of a request answers whatever happens",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from embedfleet.model.description import ModelDescription, describe
 from embedfleet.settings import Pool
 from embedfleet.vocabulary import Precision, ReplicaError
 from embedfleet.wire.description import ReplicaDescription
-from embedfleet.wire.frames import CallText, Frame, vector_bytes
+from embedfleet.wire.frames import CallText, Frame, Take, vector_bytes
 from tests.fakes.revealing_engine import WIDTH, vector_of
 from tests.fleet.test_health import DESCRIPTION
 from tests.small_tokenizer import write_model
@@ -36,12 +36,10 @@ class Replicas:
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
         raise ReplicaError(url)
 
-    async def work(
-        self, url: str, key: str, texts: Sequence[CallText]
-    ) -> AsyncGenerator[Frame, None]:
+    async def work(self, url: str, key: str, texts: Sequence[CallText], take: Take) -> None:
         sign = -1 if url in self.wrong else 1
         rows = np.stack([sign * vector_of(text.encoding) for text in texts])
-        yield Frame([text.id for text in texts], vector_bytes(rows), [], 0, 0, 1)
+        take(Frame([text.id for text in texts], vector_bytes(rows), [], 0, 0, 1))
 
 
 @pytest.fixture

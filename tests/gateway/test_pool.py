@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -28,11 +28,11 @@ from embedfleet.vocabulary import (
     VectorError,
     Vectors,
 )
-from embedfleet.wire.frames import CallText, Failure, Frame, vector_bytes
+from embedfleet.wire.frames import CallText, Failure, Frame, Take, vector_bytes
 from tests.fakes.revealing_engine import UNLUCKY, WIDTH, vector_of
 from tests.fleet.test_health import DESCRIPTION
 
-Behaviour = Callable[[Sequence[CallText]], AsyncIterator[Frame]]
+Behaviour = Callable[[Sequence[CallText]], AsyncGenerator[Frame, None]]
 
 
 def answer(texts: Sequence[CallText], window: int = 256) -> Frame:
@@ -49,43 +49,43 @@ def answer(texts: Sequence[CallText], window: int = 256) -> Frame:
     )
 
 
-async def well(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+async def well(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
     for at in range(0, len(texts), 2):
         await asyncio.sleep(0)
         yield answer(texts[at : at + 2])
 
 
-async def dying(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+async def dying(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
     yield answer(texts[:1])
     raise ReplicaLostError("killed")
 
 
-async def uninvited(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+async def uninvited(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
     yield msgspec.structs.replace(answer(texts), ids=[text.id + 1000 for text in texts])
 
 
-async def shrunken(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+async def shrunken(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
     frame = answer(texts)
     halves = np.frombuffer(frame.vectors, np.float32) * np.float32(0.5)
     yield msgspec.structs.replace(frame, vectors=halves.tobytes())
 
 
-async def failing(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+async def failing(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
     failures = [Failure(text.id, "replica_failed", "out of memory") for text in texts]
     yield Frame([], b"", failures, 0, 0, 256)
 
 
-async def draining(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+async def draining(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
     raise DrainingError("draining")
     yield answer(texts)
 
 
-async def hanging(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+async def hanging(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
     await asyncio.sleep(3600)
     yield answer(texts)
 
 
-async def killed_by_seven(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+async def killed_by_seven(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
     await asyncio.sleep(0)
     if any(7 in text.encoding for text in texts):
         raise ReplicaLostError("killed by a text")
@@ -102,11 +102,12 @@ class FakeUpstream:
         self.ended: list[str] = []
         self.deaths = 0
 
-    async def work(self, url: str, key: str, texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    async def work(self, url: str, key: str, texts: Sequence[CallText], take: Take) -> None:
         self.calls.append((url, len(texts)))
         try:
-            async for frame in self.behaviours[url](texts):
-                yield frame
+            async with contextlib.aclosing(self.behaviours[url](texts)) as frames:
+                async for frame in frames:
+                    take(frame)
         except ReplicaLostError:
             self.deaths += 1
             raise
@@ -301,7 +302,7 @@ async def test_a_text_that_two_replicas_answer_is_counted_once() -> None:
     """And is worth one text to the budgets."""
     go_on, done = asyncio.Event(), asyncio.Event()
 
-    async def late(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    async def late(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
         await go_on.wait()
         yield answer(texts)
         done.set()
@@ -328,7 +329,7 @@ async def test_a_text_that_was_abandoned_and_ends_all_the_same_is_counted_once(
     """As one that nobody waited for, whatever came of it."""
     go_on, done = asyncio.Event(), asyncio.Event()
 
-    async def late(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    async def late(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
         await go_on.wait()
         yield answer(texts)
         done.set()
@@ -436,7 +437,7 @@ async def test_a_vector_that_comes_when_nobody_waits_any_more_is_told_all_the_sa
     """Its batch had begun: it is paid for, and the cache can have it."""
     go_on, began = asyncio.Event(), asyncio.Event()
 
-    async def held(texts: Sequence[CallText]) -> AsyncIterator[Frame]:
+    async def held(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
         began.set()
         await go_on.wait()
         yield answer(texts)

@@ -11,6 +11,7 @@ from embedfleet.gateway.queue import QueuedText
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.vocabulary import Lane, ReplicaLostError, ReplicaUnreachableError
 from embedfleet.wire.frames import CallText
+from tests.fakes.taking import frames_of
 from tests.gateway.test_dispatch import Answers
 
 
@@ -72,8 +73,7 @@ async def test_a_refused_connection_is_told_from_a_lost_one(unused_tcp_port: int
     """Nobody listens there."""
     upstream = Upstream.open(connect_timeout_s=1, probe_timeout_s=1)
     text = CallText(0, b"\0\0\0\0", bulk=False, deadline_ms=0)
-    frames = upstream.work(f"http://127.0.0.1:{unused_tcp_port}", "k", [text])
 
     with pytest.raises(ReplicaUnreachableError):
-        await anext(aiter(frames))
+        await frames_of(upstream, f"http://127.0.0.1:{unused_tcp_port}", "k", [text])
     await upstream.close()

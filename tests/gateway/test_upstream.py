@@ -13,7 +13,6 @@ import pytest
 from embedfleet.gateway.connections import (
     KEPT_S,
     MOST_HEAD_BYTES,
-    MOST_UNREAD_BYTES,
     Connections,
     Origin,
 )
@@ -26,6 +25,7 @@ from embedfleet.vocabulary import (
     ReplicaUnreachableError,
 )
 from embedfleet.wire.frames import CallText, Frame, decode_call, decode_cancel, echo, encode_frame
+from tests.fakes.taking import frames_of
 
 WIDTH = 4
 IDS = np.array([5, 6, 7], np.int32).tobytes()
@@ -90,10 +90,11 @@ def chunk(data: bytes) -> bytes:
 
 async def work(upstream: Upstream, url: str, count: int = 1) -> list[int]:
     """Ids in the order in which they were answered."""
-    found: list[int] = []
-    async for each in upstream.work(url, "key", texts(count)):
-        found += each.ids
-    return found
+    return [
+        number
+        for each in await frames_of(upstream, url, "key", texts(count))
+        for number in each.ids
+    ]
 
 
 async def test_frames_come_out_whole_however_their_bytes_arrive() -> None:
@@ -127,10 +128,13 @@ async def test_a_frame_is_given_before_the_next_one_is_there() -> None:
         await writer.drain()
 
     async with asking(slow) as (_, upstream, url):
-        frames = upstream.work(url, "key", texts(2))
-        assert (await anext(frames)).ids == [0]
+        frames: asyncio.Queue[Frame] = asyncio.Queue()
+        call = asyncio.create_task(upstream.work(url, "key", texts(2), frames.put_nowait))
+        assert (await frames.get()).ids == [0]
+        assert not call.done()
         go_on.set()
-        assert [each.ids async for each in frames] == [[1]]
+        await call
+        assert frames.get_nowait().ids == [1]
 
 
 async def answering(server: Server, reader: Reader, writer: Writer) -> None:
@@ -167,8 +171,7 @@ async def test_connections_of_a_replica_that_is_gone_are_closed() -> None:
     async with asking(until_closed) as (_, upstream, url), asking(answering) as (_, _, other):
         connections = upstream.connections
         connection = await connections.post(url, "/v1/work", b"", [])
-        while await connection.read():
-            pass
+        await connection.answered()
         connections.give_back(url, connection)
         await work(upstream, other)
         assert set(connections._addresses) == {url, other}
@@ -339,32 +342,46 @@ async def test_a_caller_that_goes_away_closes_the_connection() -> None:
         await asyncio.wait_for(closed.wait(), 2)
 
 
-async def test_an_answer_that_nobody_reads_makes_its_replica_wait() -> None:
-    """Memory is bounded, and everything still arrives."""
-    sent = 0
-    total = 6 * MOST_UNREAD_BYTES
+async def test_an_answer_is_handed_on_as_it_comes_and_kept_nowhere() -> None:
+    """Memory is bounded, however large it is."""
+    total = 24 << 20
 
     async def pouring(server: Server, reader: Reader, writer: Writer) -> None:
-        nonlocal sent
         await server.hear(reader)
         writer.write(OK + b"content-length: %d\r\n\r\n" % total)
-        while sent < total:
+        for _ in range(total >> 16):
             writer.write(b"x" * (1 << 16))
-            sent += 1 << 16
             await writer.drain()
 
-    async with asking(pouring) as (_, _, url):
-        connections = Connections(connect_timeout_s=1)
-        connection = await connections.post(url, "/", b"", [])
-        await asyncio.sleep(0.3)
-        assert sent < total
-        received = 0
-        while part := await connection.read():
-            received += len(part)
-        connections.give_back(url, connection)
-        connections.close()
+    sizes: list[int] = []
+    async with asking(pouring) as (_, upstream, url):
+        connection = await upstream.connections.post(
+            url, "/", b"", [], lambda _status, part: sizes.append(len(part))
+        )
+        await connection.answered()
+        upstream.connections.give_back(url, connection)
 
-    assert received == total
+    assert sum(sizes) == total
+    assert max(sizes) < 1 << 20
+
+
+async def test_a_frame_that_its_taker_refuses_ends_the_call() -> None:
+    """With what the taker raised, and without the rest of the answer."""
+
+    def refuse(_frame: Frame) -> None:
+        raise ReplicaError("too short")
+
+    async def endless(server: Server, reader: Reader, writer: Writer) -> None:
+        await server.hear(reader)
+        writer.write(CHUNKED + chunk(frame(0)))
+        assert await reader.read() == b""
+
+    async with asking(endless) as (server, upstream, url):
+        for _ in range(2):
+            with pytest.raises(ReplicaError, match="too short"):
+                await upstream.work(url, "key", texts(2), refuse)
+
+    assert server.connections == 2
 
 
 async def test_the_kernel_asks_whether_a_silent_host_is_still_there() -> None:

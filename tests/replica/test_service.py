@@ -24,6 +24,7 @@ from embedfleet.wire.frames import CallText, Frame, encoding_bytes
 from embedfleet.wire.openai import RequestLimits
 from embedfleet.work import CostFit, CostModel
 from tests.fakes.revealing_engine import POISON, UNLUCKY, WIDTH, RevealingEngine, vector_of
+from tests.fakes.taking import frames_of
 
 IDENTITY = ModelIdentity("fake", "r1", "t1", WIDTH, 512, 1000, {})
 
@@ -37,7 +38,7 @@ class Running:
 
     async def ask(self, *texts: list[int], key: str = "k") -> list[Frame]:
         call = [CallText(n, encoding_bytes(np.array(ids)), False, 0) for n, ids in enumerate(texts)]
-        return [frame async for frame in self.upstream.work(self.url, key, call)]
+        return await frames_of(self.upstream, self.url, key, call)
 
 
 def replica_of(engine: RevealingEngine, directory: Path = Path()) -> Replica:
@@ -147,7 +148,7 @@ async def test_two_gateways_share_the_window() -> None:
         other = Upstream.open(connect_timeout_s=2, probe_timeout_s=2)
         ids = CallText(0, encoding_bytes(np.array([20])), False, 0)
         await here.ask([20])
-        (frame,) = [frame async for frame in other.work(here.url, "k", [ids])]
+        (frame,) = await frames_of(other, here.url, "k", [ids])
         await other.close()
 
     assert frame.window == here.engine.info.batch_tokens

@@ -17,6 +17,7 @@ from embedfleet.gateway.upstream import Upstream
 from embedfleet.vocabulary import DrainingError, ReplicaLostError
 from embedfleet.wire.frames import CallText, encoding_bytes
 from tests.checkpoints import SMALL, random_weights, write_checkpoint
+from tests.fakes.taking import frames_of
 from tests.small_tokenizer import write_model
 
 LONG = 1000
@@ -71,8 +72,8 @@ async def test_a_replica_finishes_what_it_has_refuses_what_is_new_and_exits_with
     async with replica(tmp_path) as (process, url, upstream):
 
         async def compute() -> list[int]:
-            work = upstream.work(url, "long", texts(LONG, 200))
-            return [text_id async for frame in work for text_id in frame.ids]
+            taken = await frames_of(upstream, url, "long", texts(LONG, 200))
+            return [text_id for frame in taken for text_id in frame.ids]
 
         computing = asyncio.create_task(compute())
         await asyncio.sleep(0.3)
@@ -81,8 +82,8 @@ async def test_a_replica_finishes_what_it_has_refuses_what_is_new_and_exits_with
         refusals = 0
         while not computing.done():
             try:
-                async for _ in upstream.work(url, "new", texts(1, 5)):
-                    pytest.fail("it took new work while it drained")
+                await frames_of(upstream, url, "new", texts(1, 5))
+                pytest.fail("it took new work while it drained")
             except DrainingError:
                 refusals += 1
             except ReplicaLostError:

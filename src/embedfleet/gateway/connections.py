@@ -1,7 +1,7 @@
 """Connections to replicas: HTTP/1.1, kept open and used again.
 
-Decides how one POST travels and how its answer is read piece by piece. Refuses to know what is
-posted. The calls of a gateway are all alike and go to few addresses, so the lightest client
+Decides how one POST travels, and hands its answer on piece by piece as it comes. Refuses to know
+what is posted. The calls of a gateway are all alike and go to few addresses, so the lightest client
 there is pays: a parser in C on a bare protocol. (Measured beside aiohttp, which serves for all that
 is rarer: see docs/decisions/0013.)
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeAlias, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -23,12 +23,13 @@ from embedfleet.gateway.keepalive import keep_alive
 KEPT_S = 60.0
 """How long an unused connection is trusted; replicas close theirs after 75 s."""
 
-MOST_UNREAD_BYTES = 4 << 20
-"""Bytes of an answer that may wait to be read; beyond it the replica is made to wait. A frame of
-256 vectors of 4,096 dimensions is as large."""
-
 MOST_HEAD_BYTES = 64 << 10
 """Bytes that an answer may have before its body."""
+
+
+Headers: TypeAlias = Iterable[tuple[str, str]]
+Read: TypeAlias = Callable[[int, bytes], None]
+"""Takes the status of an answer and a piece of its body; what it raises ends the call."""
 
 
 class BrokenError(Exception):
@@ -70,45 +71,45 @@ class Connection(asyncio.Protocol):
         """Whether the answer was whole and another request may follow."""
         self._transport: asyncio.Transport
         self._parser: httptools.HttpResponseParser
-        self._parts: deque[bytes] = deque()
-        self._unread = 0
+        self._read: Read = unread
+        self._parts: list[bytes] = []
         self._head_bytes = 0
-        self._paused = False
         self._complete = True
         self._broken: str | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._refused: Exception | None = None
+        """What `read` raised."""
+        self._ended: asyncio.Future[None] | None = None
 
-    def post(self, head: bytes, body: bytes) -> None:
-        """Send a request; `head` without content-length and the empty line."""
-        self.status = self._head_bytes = self._unread = 0
-        self._parts.clear()
+    def post(self, head: bytes, body: bytes, read: Read) -> None:
+        """Send a request; `head` without content-length and the empty line.
+
+        `read` is given the answer where it arrives: to wake a task for each piece would cost more
+        than most pieces do. So nothing waits to be read either, and the kernel makes a replica wait
+        that sends faster than this process reads.
+        """
+        self.status = self._head_bytes = 0
         self._complete = self.reusable = False
+        self._read = read
         self._parser = httptools.HttpResponseParser(self)
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
 
-    async def read(self) -> bytes:
-        """What came of the answer since; empty at its end. BrokenError when there is no end."""
-        while not self._parts:
-            if self._complete:
-                return b""
-            if self._broken is not None:
-                raise BrokenError(self._broken)
-            self._waiter = asyncio.get_running_loop().create_future()
+    async def answered(self) -> None:
+        """Wait for the end of the answer. BrokenError when there is none, or what `read` raised."""
+        if not self._complete and self._broken is None:
+            self._ended = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                await self._ended
             finally:
-                self._waiter = None
-        part = self._parts.popleft() if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._unread = 0
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
-        return part
+                self._ended = None
+        if self._refused is not None:
+            raise self._refused
+        if not self._complete:
+            raise BrokenError(self._broken)
 
     def close(self) -> None:
         """At once, whatever is under way."""
         self.reusable = False
+        self._read = unread
         self._transport.abort()
 
     @property
@@ -130,19 +131,28 @@ class Connection(asyncio.Protocol):
             return
         if not self.status:
             self._head_bytes += len(data)
+        trouble = ""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(f"not an answer of HTTP ({error})")
-            return
+            trouble = f"not an answer of HTTP ({error})"
+        if self._parts:
+            self._hand_over()
         if not self.status and self._head_bytes > MOST_HEAD_BYTES:
-            self._fail(f"an answer with more than {MOST_HEAD_BYTES} bytes before its body")
-            return
-        if self._unread > MOST_UNREAD_BYTES and not self._complete and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
-        if self._parts or self._complete:
+            trouble = f"an answer with more than {MOST_HEAD_BYTES} bytes before its body"
+        if trouble:
+            self._fail(trouble)
+        elif self._complete:
+            self._read = unread  # what it holds of the call must not live as long as this
             self._wake()
+
+    def _hand_over(self) -> None:
+        parts, self._parts = self._parts, []
+        try:
+            self._read(self.status, parts[0] if len(parts) == 1 else b"".join(parts))
+        except Exception as error:  # noqa: BLE001  comes out where the call is waited for
+            self._refused = error
+            self._fail(str(error))
 
     # -- what the parser calls ---------------------------------------------------------
 
@@ -151,7 +161,6 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
-        self._unread += len(body)
 
     def on_message_complete(self) -> None:
         if self.status >= 200:  # else it is a word on the way to the answer
@@ -170,8 +179,12 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+
+def unread(_status: int, _part: bytes) -> None:
+    """Of an answer that nobody is interested in."""
 
 
 @dataclass(slots=True)
@@ -195,9 +208,9 @@ class Connections:
         self._tls: ssl.SSLContext | None = None
 
     async def post(
-        self, url: str, route: str, body: bytes, headers: Iterable[tuple[str, str]]
+        self, url: str, route: str, body: bytes, headers: Headers, read: Read = unread
     ) -> Connection:
-        """Send a request and return the connection that the answer is read from; give it back.
+        """Send a request, have its answer read, and return its connection, to be given back.
 
         Raises OSError or TimeoutError when no connection can be made.
         """
@@ -205,7 +218,7 @@ class Connections:
         connection = self._kept(address) or await self._connect(address.origin)
         head = address.heads.get(route) or self._head(address, route)
         extra = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        connection.post(head + extra.encode("latin-1"), body)
+        connection.post(head + extra.encode("latin-1"), body, read)
         return connection
 
     def give_back(self, url: str, connection: Connection) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
-from contextlib import aclosing
+from functools import partial
 
 from embedfleet.cache.single_flight import Arrived
 from embedfleet.endpoint import Caller, Computed
@@ -224,12 +224,9 @@ class Pool:
         for text in flight.assignment.texts.values():
             self._counter.waited(text.lane, now - text.arrived)
         texts = flight.on_wire(now)
-        work = self._upstream.work(flight.member.url, flight.key, texts)
+        take = partial(self._take, flight)
         with flight.traced():
-            async with aclosing(work):  # at once also where a frame is refused
-                async for frame in work:
-                    self._take(flight, frame)
-                    self._dispatch_soon()
+            await self._upstream.work(flight.member.url, flight.key, texts, take)
 
     def _take(self, flight: Flight, frame: frames.Frame) -> None:
         """Give every text of a frame its vector or its error. Raises ReplicaError on nonsense."""
@@ -263,6 +260,7 @@ class Pool:
         if failures:
             self._counter.ended(Outcome.DROPPED, dropped)
             self._counter.refused(sum(each.code == VectorError.code for each in failures))
+        self._dispatch_soon()
 
     def _end(self, call: asyncio.Task[None]) -> None:
         """What a call left unanswered goes back to the queue, for another replica."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
-from embedfleet.gateway.connections import BrokenError, Connection, Connections
+from embedfleet.gateway.connections import BrokenError, Connections, Read, unread
 from embedfleet.gateway.keepalive import watched_socket
 from embedfleet.model.files import SHARED_FILES
 from embedfleet.telemetry.tracing import carried
@@ -74,34 +74,28 @@ class Upstream:
             target.write_bytes(body)
 
     async def work(
-        self, url: str, key: str, texts: Sequence[frames.CallText]
-    ) -> AsyncGenerator[frames.Frame, None]:
-        """Hand over texts; frames arrive as the replica's batches finish.
+        self, url: str, key: str, texts: Sequence[frames.CallText], take: frames.Take
+    ) -> None:
+        """Hand over texts; `take` gets frames as the replica's batches finish.
 
         Raises DrainingError when the replica takes nothing new, ReplicaLostError when the
         connection breaks or the answer ends in the middle of a frame, ReplicaUnreachableError when
-        there never was one, ReplicaError on nonsense.
+        there never was one, ReplicaError on nonsense, and what `take` raises.
         """
         decoder = frames.FrameDecoder()
         asked = {text.id: frames.echo(text.ids) for text in texts}
+
+        def read(status: int, part: bytes) -> None:
+            if status != 200:
+                raise _refusal(url, status, part)
+            for frame in decoder.feed(part):
+                frame.check_echoes(asked)
+                take(frame)
+
         body = frames.encode_call(self.gateway, key, texts)
-        connection = await self._post(url, "/v1/work", body, frames.CALL_TYPE)
-        try:
-            while part := await connection.read():
-                if connection.status != 200:
-                    raise _refusal(url, connection.status, part)
-                for frame in decoder.feed(part):
-                    frame.check_echoes(asked)
-                    yield frame
-            if connection.status != 200:
-                raise _refusal(url, connection.status, b"")
-        except BrokenError as error:
-            raise ReplicaLostError(f"lost the replica at {url}: {error}") from error
-        except ReplicaError:
-            connection.close()  # what else comes on it can't be trusted
-            raise
-        finally:
-            self.connections.give_back(url, connection)
+        status = await self._post(url, "/v1/work", body, read)
+        if status != 200:
+            raise _refusal(url, status, b"")
         if decoder.pending:
             raise ReplicaLostError(f"the answer of {url} ended in the middle of a frame")
 
@@ -110,26 +104,29 @@ class Upstream:
         body = frames.encode_cancel(key, ids)
         try:
             async with asyncio.timeout(self.probe_timeout_s):
-                connection = await self._post(url, "/v1/work/cancel", body, frames.CALL_TYPE)
-                try:
-                    while await connection.read():
-                        pass
-                finally:
-                    self.connections.give_back(url, connection)
-        except (BrokenError, TimeoutError) as error:
+                await self._post(url, "/v1/work/cancel", body, unread)
+        except TimeoutError as error:
             raise ReplicaLostError(f"{url}: {_told(error)}") from error
 
     async def close(self) -> None:
         self.connections.close()
         await self.session.close()
 
-    async def _post(self, url: str, route: str, body: bytes, kind: str) -> Connection:
-        """Send a call. Raises ReplicaUnreachableError."""
-        headers = [("content-type", kind), *self._authorization().items(), *carried().items()]
+    async def _post(self, url: str, route: str, body: bytes, read: Read) -> int:
+        """Make a call to its end; return its status. Raises ReplicaError, or what `read` does."""
+        kind = ("content-type", frames.CALL_TYPE)
+        headers = [kind, *self._authorization().items(), *carried().items()]
         try:
-            return await self.connections.post(url, route, body, headers)
+            connection = await self.connections.post(url, route, body, headers, read)
         except (OSError, TimeoutError, ValueError) as error:
             raise ReplicaUnreachableError(f"can't reach {url}: {_told(error)}") from error
+        try:
+            await connection.answered()
+        except BrokenError as error:
+            raise ReplicaLostError(f"lost the replica at {url}: {error}") from error
+        finally:
+            self.connections.give_back(url, connection)
+        return connection.status
 
     def _authorization(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key}"} if self.key else {}

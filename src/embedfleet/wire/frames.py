@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -109,6 +110,9 @@ class Frame(msgspec.Struct, array_like=True, frozen=True):
             )
         return np.frombuffer(self.vectors, _FLOATS).reshape(len(self.ids), width)
 
+
+Take: TypeAlias = Callable[[Frame], None]
+"""Is given the frames of a call as they come; what it raises ends the call."""
 
 _call_encoder = msgspec.msgpack.Encoder()
 _call_decoder = msgspec.msgpack.Decoder(Call)

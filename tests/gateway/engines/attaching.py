@@ -14,6 +14,7 @@ from embedfleet.gateway.upstream import Upstream
 from embedfleet.model.description import ModelDescription
 from embedfleet.vocabulary import Encoding, Precision
 from embedfleet.wire.frames import CallText, Frame, encoding_bytes
+from tests.fakes.taking import frames_of
 
 WINDOW = 4096
 
@@ -57,9 +58,8 @@ async def compute(
     """Vectors in order (NaN where there is none), failures by text, and the frames."""
     vectors = np.full((len(encodings), width), np.nan, np.float32)
     failures: dict[int, str] = {}
-    seen = []
-    async for frame in client.work(url, "call", call(encodings)):
+    seen = await frames_of(client, url, "call", call(encodings))
+    for frame in seen:
         vectors[frame.ids] = frame.matrix(width)
         failures |= {failure.id: failure.code for failure in frame.failures}
-        seen.append(frame)
     return vectors, failures, seen

@@ -29,6 +29,7 @@ from embedfleet.vocabulary import (
 )
 from embedfleet.wire.openai import RequestLimits
 from tests.fakes.revealing_engine import UNLUCKY, WIDTH, RevealingEngine, vector_of
+from tests.fakes.taking import frames_of
 from tests.gateway.engines.attaching import WINDOW, attached, call, compute
 from tests.small_tokenizer import id_of
 from tests.stand_ins.openai import VLLM, Gateway, LlamaCpp, OpenAICompatible
@@ -209,10 +210,7 @@ async def test_what_nobody_waits_for_is_taken_back(kind: Kind, small: ModelDescr
         asked = texts(small, 5)
         met = len(engine.bodies)
 
-        async def work() -> list[Any]:
-            return [frame async for frame in client.work(url, "k", call(asked))]
-
-        working = asyncio.create_task(work())
+        working = asyncio.create_task(frames_of(client, url, "k", call(asked)))
         while len(engine.bodies) == met:
             await asyncio.sleep(0.01)
         await client.cancel(url, "k", [0, 1])

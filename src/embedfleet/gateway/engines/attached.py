@@ -6,7 +6,7 @@ on to the client of that kind. Refuses to know how either is talked to.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from embedfleet.gateway.engines.client import ReplicaClient
@@ -50,11 +50,11 @@ class Attached:
     async def fetch_files(self, url: str, directory: Path) -> None:
         await self._client(url).fetch_files(url, directory)
 
-    def work(
-        self, url: str, key: str, texts: Sequence[frames.CallText]
-    ) -> AsyncGenerator[frames.Frame, None]:
+    async def work(
+        self, url: str, key: str, texts: Sequence[frames.CallText], take: frames.Take
+    ) -> None:
         """Hand over to the client of its kind."""
-        return self._client(url).work(url, key, texts)
+        await self._client(url).work(url, key, texts, take)
 
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
         await self._client(url).cancel(url, key, ids)

@@ -6,8 +6,7 @@ by engines of others (`foreign.py`). Refuses to know which of them it is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,13 +30,13 @@ class ReplicaClient(Protocol):
         """Bring the small files of its model. ReplicaError where it gives none away."""
         ...
 
-    def work(
-        self, url: str, key: str, texts: Sequence[frames.CallText]
-    ) -> AsyncGenerator[frames.Frame, None]:
-        """Have texts computed; frames arrive as they are done, rows of unit length.
+    async def work(
+        self, url: str, key: str, texts: Sequence[frames.CallText], take: frames.Take
+    ) -> None:
+        """Have texts computed; `take` gets frames as they are done, rows of unit length.
 
-        Who takes no more frames closes the iterator. Raises DrainingError when it takes nothing
-        new, ReplicaError when it fails.
+        What `take` raises ends the call and comes out; so does cancelling. Raises DrainingError
+        when it takes nothing new, ReplicaError when it fails.
         """
         ...
 
@@ -60,9 +59,11 @@ async def embed(
         for number, encoding in enumerate(encodings)
     ]
     vectors = np.full((len(texts), width), np.nan, np.float32)
-    async with aclosing(client.work(url, "verify", texts)) as answer:
-        async for frame in answer:
-            for failure in frame.failures:
-                raise ReplicaError(f"no vector for a golden text: {failure.message}")
-            vectors[frame.ids] = frame.matrix(width)
+
+    def take(frame: frames.Frame) -> None:
+        for failure in frame.failures:
+            raise ReplicaError(f"no vector for a golden text: {failure.message}")
+        vectors[frame.ids] = frame.matrix(width)
+
+    await client.work(url, "verify", texts, take)
     return vectors

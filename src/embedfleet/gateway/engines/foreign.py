@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -116,8 +116,8 @@ class ForeignClient:
         )
 
     async def work(
-        self, url: str, key: str, texts: Sequence[frames.CallText]
-    ) -> AsyncGenerator[frames.Frame, None]:
+        self, url: str, key: str, texts: Sequence[frames.CallText], take: frames.Take
+    ) -> None:
         """Ask for the vectors in as few requests as the engine allows."""
         engine = self._engines.get(url)
         if engine is None:
@@ -132,7 +132,7 @@ class ForeignClient:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for request in done:
                     if not request.cancelled():
-                        yield request.result()
+                        take(request.result())
         finally:
             self._calls.pop(key, None)
             for request in call.requests:
