@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import msgspec
 
+from embedfleet.endpoint import Answered
 from embedfleet.fleet.balancing import Load
 from embedfleet.fleet.balancing.least_work import LeastWork
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
-from embedfleet.gateway.counting import MOST_GONE, PoolCounter, StateGauge
+from embedfleet.gateway.counting import MOST_GONE, PoolCounter, RequestCounter, StateGauge
 from embedfleet.gateway.dispatch import Dispatcher
 from embedfleet.telemetry.metrics import GatewayMetrics
 from tests.fleet.test_health import DESCRIPTION
@@ -39,6 +41,36 @@ def ready(fleet: Fleet, name: str) -> Member:
     for event in (Event.ANSWERED, Event.VERIFIED):
         fleet.apply(member, event, 0.0)
     return member
+
+
+async def test_requests_are_counted_after_their_answers_have_left() -> None:
+    """In the next turn of the event loop, those of one turn together."""
+    metrics = GatewayMetrics()
+    counter = RequestCounter(metrics)
+
+    def counted() -> float | None:
+        labels = {"pool": "m", "status": "200"}
+        return metrics.registry.get_sample_value("embedfleet_requests_total", labels)
+
+    for _ in range(3):
+        counter.count(Answered("m", 200, 0.01, texts=2))
+    assert counted() is None
+    await asyncio.sleep(0)
+    assert counted() == 3
+    counter.count(Answered("m", 200, 0.01))
+    await asyncio.sleep(0)
+    assert counted() == 4
+
+
+async def test_what_is_read_has_all_that_was_counted() -> None:
+    """Nobody who reads metrics must wait for a turn of the event loop."""
+    metrics = GatewayMetrics()
+    counter = PoolCounter("m", metrics)
+    counter.computed(20)
+    counter.observe(Dispatcher(LeastWork(), attempts=4))
+    assert metrics.registry.get_sample_value("embedfleet_tokens_total", {"pool": "m"}) == 20
+    await asyncio.sleep(0)
+    assert metrics.registry.get_sample_value("embedfleet_tokens_total", {"pool": "m"}) == 20
 
 
 def test_what_a_replica_has_to_do_is_shown_while_it_is_used() -> None:

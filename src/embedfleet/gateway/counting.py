@@ -6,8 +6,11 @@ send. Refuses to know why anything happened.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter as Counts
+from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import Counter, Histogram
 
@@ -24,14 +27,40 @@ NO_POOL = "none"
 """The pool of requests that name no model served here."""
 
 
+class Later:
+    """Counts in the next turn of the event loop, all of one turn together.
+
+    What is counted for a text takes a tenth of the time that the text takes, and ten times as long
+    where little happens and caches are cold: calls and answers leave first.
+    """
+
+    def __init__(self) -> None:
+        self._due: list[tuple[Callable[[Any], None], Any]] = []
+
+    def do(self, count: Callable[[Any], None], what: Any) -> None:
+        self._due.append((count, what))
+        if len(self._due) == 1:
+            asyncio.get_running_loop().call_soon(self.now)
+
+    def now(self) -> None:
+        """Bring everything up to date."""
+        due, self._due = self._due, []
+        for count, what in due:
+            count(what)
+
+
 class RequestCounter:
     """Counts requests as they are answered, and tells of each at the log level `debug`."""
 
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
+        self._later = Later()
         self._labelled: dict[tuple[str | None, int], tuple[Counter, Histogram, Histogram]] = {}
 
     def count(self, answered: Answered) -> None:
+        self._later.do(self._count, answered)
+
+    def _count(self, answered: Answered) -> None:
         # Looked up once for each of the few pools and statuses: this is done for every request.
         kind = (answered.model, answered.status)
         requests, duration, texts = self._labelled.get(kind) or self._label(*kind)
@@ -89,6 +118,7 @@ class PoolCounter:
     def __init__(self, pool: str, metrics: GatewayMetrics) -> None:
         self._pool = pool
         self._metrics = metrics
+        self._later = Later()
         # Looked up once: these are counted for every text.
         self._waits = {lane: metrics.queue_wait.labels(pool, lane.value) for lane in Lane}
         self._ended = {each: metrics.texts.labels(pool, each.value) for each in Outcome}
@@ -100,13 +130,13 @@ class PoolCounter:
         """Replicas that have gauges."""
 
     def waited(self, lane: Lane, seconds: float) -> None:
-        self._waits[lane].observe(seconds)
+        self._later.do(self._waits[lane].observe, seconds)
 
     def ended(self, outcome: Outcome, texts: int) -> None:
-        self._ended[outcome].inc(texts)
+        self._later.do(self._ended[outcome].inc, texts)
 
     def computed(self, tokens: int) -> None:
-        self._tokens.inc(tokens)
+        self._later.do(self._tokens.inc, tokens)
 
     def hedged(self, texts: int) -> None:
         self._hedged.inc(texts)
@@ -119,7 +149,8 @@ class PoolCounter:
         self._refused.inc(vectors)
 
     def observe(self, dispatcher: Dispatcher) -> None:
-        """Bring the gauges up to date, just before they are read."""
+        """Bring everything up to date, just before it is read."""
+        self._later.now()
         metrics = self._metrics
         metrics.queued_texts.labels(self._pool).set(len(dispatcher.queue))
         metrics.queued_tokens.labels(self._pool).set(dispatcher.queue.tokens)

@@ -222,7 +222,7 @@ class Pool:
         """Hand an assignment over and take its frames. Raises the ReplicaError that ended it."""
         now = time.monotonic()
         for text in flight.assignment.texts.values():
-            self._counter.waited(text.lane, now - text.arrived)
+            self._counter.waited(text.lane, now - text.arrived)  # once it has left
         texts = flight.on_wire(now)
         take = partial(self._take, flight)
         with flight.traced():
