@@ -95,10 +95,15 @@ class Slow(asyncio.Transport):
     def __init__(self, *left: int) -> None:
         super().__init__()
         self.left = list(left)
+        self.limits: list[int | None] = []
         self.aborted = asyncio.Event()
 
     def get_write_buffer_size(self) -> int:
         return self.left.pop(0)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert low is None
+        self.limits.append(high)
 
     def is_closing(self) -> bool:
         return True
@@ -131,3 +136,12 @@ async def test_a_client_that_took_everything_is_left_in_peace() -> None:
     await asyncio.sleep(0.01)
     unsent.lost()
     assert not transport.aborted.is_set()
+
+
+async def test_an_answer_that_is_alone_leaves_as_soon_as_it_is_written() -> None:
+    """Among others it leaves with them; the transport is told when that changes."""
+    transport = Slow()
+    unsent = Unsent(asyncio.get_running_loop(), transport, 1.0)
+    for alone in (False, True, True, False, False, True):
+        unsent.hurry(alone=alone)
+    assert transport.limits == [0, None, 0]

@@ -81,10 +81,11 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from it
         self._unsent = Unsent(self._loop, self.transport, self._limits.stall_s)
+        self._tls = transport.get_extra_info("sslcontext") is not None
         self._about = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
+            "scheme": "https" if self._tls else "http",
             "server": (transport.get_extra_info("sockname") or ("", None))[:2],
             "client": (transport.get_extra_info("peername") or ("", 0))[:2],
             "root_path": "",
@@ -213,6 +214,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._active = exchange
+        if not self._tls:
+            self._unsent.hurry(alone=not self._server.tasks)
         task = self._loop.create_task(self._run(exchange))
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)
