@@ -11,7 +11,7 @@ beyond it kills some engines, and otherwise left alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ _COUNTED = 4
 "more than"."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedText:
+class EncodedText(NamedTuple):
     """One text as the engine gets it."""
 
     ids: Encoding
@@ -99,7 +98,8 @@ class Encoder:
         except OverflowError:
             wrong = next(at for at, one in enumerate(ids) if not 0 <= one < self._vocabulary)
         else:
-            if int(array.max()) >= self._vocabulary:
+            # What `max` does, without the function of Python that it is in.
+            if np.maximum.reduce(array) >= self._vocabulary:
                 wrong = int((array >= self._vocabulary).argmax())
         if wrong is not None:
             complaint = (

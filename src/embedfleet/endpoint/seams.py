@@ -23,8 +23,7 @@ class Caller(NamedTuple):
     address: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
+class Computed(NamedTuple):
     """The vectors of a request, and where its time went."""
 
     vectors: Vectors

@@ -5,7 +5,7 @@ Pure. Decides by what waits and how fast it goes. Refuses to know what a text sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from embedfleet.vocabulary import Lane, OverloadedError
 
@@ -13,8 +13,7 @@ BULK_SHARE = 0.5
 """How full the queue may be before bulk texts are refused: the rest is for those who wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pressure:
+class Pressure(NamedTuple):
     """How busy a pool is."""
 
     tokens: int

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import msgspec
+
 from embedfleet.vocabulary import (
     BodyTooLargeError,
     EmbedfleetError,
@@ -42,8 +44,7 @@ class ClientGoneError(Exception):
     """What nginx calls it, for logs and metrics; nobody is sent it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One HTTP request, as a route sees it."""
 
     scope: Scope
@@ -51,7 +52,7 @@ class Request:
     send: Send
     id: str = ""
     """Its name in the answer and in logs."""
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = msgspec.field(default_factory=dict)
     """What routes have to tell of it, to whoever follows requests."""
 
     @property
@@ -102,8 +103,7 @@ class Request:
             pass
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """One whole HTTP answer."""
 
     body: bytes

@@ -45,8 +45,7 @@ class RequestLimits:
     """Length of `instruction`, which is put before every text of the request."""
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingRequest:
+class EmbeddingRequest(msgspec.Struct, frozen=True):
     """One embeddings request, checked as far as that goes without knowing the model."""
 
     model: str
@@ -145,7 +144,7 @@ def _inputs(
     if not given:
         raise _empty("input", f"{_INPUT_FORMS}, with something in it", code="empty_array")
     kind = type(given[0])
-    if any(type(one) is not kind for one in given):
+    if len(set(map(type, given))) > 1:
         raise _mixed(given)
     if kind is int:
         return (given,)  # type: ignore[return-value]  # all of one kind: a list of ids

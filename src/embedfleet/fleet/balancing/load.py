@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from embedfleet.work import PRIOR, CostModel
 
@@ -90,8 +90,7 @@ class Load:
             self.outstanding_s = 0.0  # the cost model may have moved meanwhile
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A text that needs a replica, and what its choice may depend on."""
 
     tokens: int
