@@ -31,22 +31,21 @@ async def work(seconds: float, ends: list[str]) -> str:
 
 async def test_work_that_is_quick_is_done() -> None:
     """Nothing else happens."""
-    async with Attendance(asking(9), left_s=9):
+    with Attendance(asking(9), left_s=9):
         assert await work(0.0, []) == "done"
 
 
 async def test_slow_work_is_done_while_the_caller_waits() -> None:
     """Watched, and left in peace."""
-    async with Attendance(asking(9), left_s=9):
+    with Attendance(asking(9), left_s=9):
         assert await work(0.1, []) == "done"
 
 
 async def test_work_ends_when_the_caller_leaves() -> None:
     """Its own clean-up runs first."""
     ends: list[str] = []
-    with pytest.raises(ClientGoneError):
-        async with Attendance(asking(0.05), left_s=9):
-            await work(9, ends)
+    with pytest.raises(ClientGoneError), Attendance(asking(0.05), left_s=9):
+        await work(9, ends)
 
     assert ends == ["cancelled"]
 
@@ -55,9 +54,8 @@ async def test_work_ends_when_the_caller_leaves() -> None:
 async def test_work_ends_at_its_deadline(left_s: float) -> None:
     """Be it near, far, or past."""
     ends: list[str] = []
-    with pytest.raises(DeadlineError):
-        async with Attendance(asking(9), left_s):
-            await work(9, ends)
+    with pytest.raises(DeadlineError), Attendance(asking(9), left_s):
+        await work(9, ends)
 
     assert ends == ["cancelled"]
 
@@ -72,7 +70,7 @@ async def test_a_caller_who_leaves_as_the_work_ends_cancels_nothing_that_comes_a
 
     async def send(_message: Any) -> None: ...
 
-    async with Attendance(Request({"type": "http"}, receive, send), left_s=9):
+    with Attendance(Request({"type": "http"}, receive, send), left_s=9):
         await asyncio.sleep(0.25)  # it is watched
         left.set_result(None)
     await asyncio.sleep(0.05)
@@ -80,16 +78,15 @@ async def test_a_caller_who_leaves_as_the_work_ends_cancels_nothing_that_comes_a
 
 async def test_an_error_of_the_work_comes_out_as_it_is() -> None:
     """Attendance adds nothing to it."""
-    with pytest.raises(ZeroDivisionError):
-        async with Attendance(asking(9), left_s=9):
-            _ = 1 / 0
+    with pytest.raises(ZeroDivisionError), Attendance(asking(9), left_s=9):
+        _ = 1 / 0
 
 
 async def test_cancelling_from_outside_is_no_deadline() -> None:
     """Whoever cancels a task gets a cancelled one."""
 
     async def attended() -> None:
-        async with Attendance(asking(9), left_s=9):
+        with Attendance(asking(9), left_s=9):
             await work(9, [])
 
     task = asyncio.create_task(attended())

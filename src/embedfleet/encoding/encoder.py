@@ -10,7 +10,7 @@ beyond it kills some engines, and otherwise left alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,8 +68,10 @@ class Encoder:
             if isinstance(text, str) and (not text or text.isspace()):
                 raise _wrong_text(place, "is blank; leave blank texts out", "blank_string")
         most = self._limit if truncate else _COUNTED * self._limit
+        bodies: Iterator[Encoding] = iter(())
         try:
-            bodies = iter(self._tokenizer.ids([prompt + text for text in strings], most=most))
+            if strings:
+                bodies = iter(self._tokenizer.ids([prompt + text for text in strings], most=most))
         except TypeError:  # the library's word for half of a surrogate pair, which is no Unicode
             raise _no_unicode(texts) from None
         prompt_ids = self._prompt_ids(prompt) if prompt and len(strings) < len(texts) else None

@@ -231,7 +231,7 @@ class Endpoint:
         encoded = await self._tokenizing.encode(model, parsed, parsed.inputs)
         tokens = sum(len(text.ids) for text in encoded)
         allowed.charge(tokens)
-        async with Attendance(request, caller.deadline - time.monotonic()):
+        with Attendance(request, caller.deadline - time.monotonic()):
             computed = await model.backend.compute([text.ids for text in encoded], caller)
         return _Found(computed.vectors, tokens, computed.queue_s, computed.compute_s)
 

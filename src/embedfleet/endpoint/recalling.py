@@ -148,7 +148,7 @@ class Recalling:
             if alone:
                 encoded = await self._encode(seen, [missing[keys[at]] for at in alone])
                 self._lead(seen, claim, keys, alone, encoded, caller, allowed, follows=follows)
-            async with Attendance(request, caller.deadline - time.monotonic()):
+            with Attendance(request, caller.deadline - time.monotonic()):
                 await claim.finished
         finally:
             flights.leave(claim)

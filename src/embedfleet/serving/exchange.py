@@ -39,12 +39,10 @@ class Framing(Enum):
 
 def render_head(status: int, headers: Headers) -> bytes:
     """An answer as far as its body; RuntimeError where a header would break out of its line."""
-    parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-    for name, value in headers:
-        parts += (name, b": ", value, b"\r\n")
-    parts.append(b"\r\n")
-    head = b"".join(parts)
-    lines = (len(parts) - 2) // 4 + 2
+    parts = [b"%b: %b\r\n" % header for header in headers]
+    first = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    head = b"".join((first, *parts, b"\r\n"))
+    lines = len(parts) + 2
     if head.count(b"\n") != lines or head.count(b"\r") != lines:
         raise RuntimeError("a header of an answer has a line break in it")
     return head

@@ -66,7 +66,7 @@ class Attendance:
         self._watch: asyncio.Task[None] | None = None
         self._reason: Exception | None = None
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._work = asyncio.current_task(loop)
         self._deadline = loop.time() + self._left_s
@@ -76,7 +76,7 @@ class Attendance:
             rounds = _rounds.get(loop) or _rounds.setdefault(loop, _Rounds(loop))
             rounds.join(self)
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._soon is not None:
             self._soon.cancel()
         else:
