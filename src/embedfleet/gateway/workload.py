@@ -14,6 +14,9 @@ from embedfleet.gateway.flights import Flights
 from embedfleet.vocabulary import Lane
 
 
+IDLE = Pressure(0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """Read-only sight of a pool's work at this moment."""
@@ -33,6 +36,8 @@ class Workload:
 
     def pressure(self, lane: Lane) -> Pressure:
         """What is ahead of a text that comes to this lane now."""
+        if not self.waiting_tokens:
+            return IDLE
         # An interactive text passes what waits in the bulk lane; a bulk text waits for all.
         wait_s = self._dispatcher.drain_s(lane if lane is Lane.INTERACTIVE else None)
         return Pressure(self.waiting_tokens, 0.0 if wait_s == float("inf") else wait_s)

@@ -100,11 +100,8 @@ def client_address(request: Request, trusted: TrustedProxies) -> str:
 def timing_headers(total_s: float, queue_s: float, compute_s: float) -> list[tuple[bytes, bytes]]:
     """Where a request's time went: `server-timing`, and what is neither waiting nor computing."""
     overhead_ms = max(0.0, total_s - queue_s - compute_s) * 1e3
-    timing = f"queue;dur={queue_s * 1e3:.1f}, compute;dur={compute_s * 1e3:.1f}"
-    return [
-        (b"server-timing", timing.encode()),
-        (b"x-embedfleet-overhead-ms", f"{overhead_ms:.2f}".encode()),
-    ]
+    timing = b"queue;dur=%.1f, compute;dur=%.1f" % (queue_s * 1e3, compute_s * 1e3)
+    return [(b"server-timing", timing), (b"x-embedfleet-overhead-ms", b"%.2f" % overhead_ms)]
 
 
 def _is_trusted(address: str, trusted: TrustedProxies) -> bool:
