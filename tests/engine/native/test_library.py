@@ -72,6 +72,7 @@ def test_numbers_with_gaps_are_never_handed_to_c() -> None:
         ("FEW_ROWS", memory.FEW_ROWS),
         ("KEY_BLOCK", memory.KEY_BLOCK),
         ("PANEL", weights.PANEL),
+        ("GROUP_INPUTS", weights.GROUP_INPUTS),
         ("MOST_HEAD_DIM", choice.WIDEST_HEAD),
         ("TASK_ROWS", choice.MOST_SHARING),
     ],

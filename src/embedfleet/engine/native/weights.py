@@ -30,6 +30,8 @@ _LINE: Final = 64
 """Bytes of a cache line, at which every array begins."""
 PANEL: Final = 32
 """Rows of a panel: panels follow each other, so that whole ones can be packed by themselves."""
+GROUP_INPUTS: Final = 256
+"""Inputs of a token that share a scale in int8; as many as the kernels have."""
 _PART_VALUES: Final = 1 << 18
 """Of what is widened or quantised on the way, at a time; 1 MiB of floats."""
 
@@ -70,16 +72,16 @@ class Panels:
     scales: Floats
     """Of each output [out]; empty for floats, and so are the sums."""
     sums: NDArray[np.int32]
-    """Of each output's weights times 128."""
+    """Of each output's weights times 128, group by group: [out / 32][groups][32]."""
 
     @classmethod
     def empty(cls, matrix: Matrix, precision: Precision, memory: Memory) -> Panels:
         out, in_ = matrix.shape
         floats = precision is Precision.F32
         packed = memory.take(out * in_, np.float32) if floats else memory.take(out * in_, np.int8)
-        factors = 0 if floats else out
-        scales, sums = memory.take(factors, np.float32), memory.take(factors, np.int32)
-        return cls(out, in_, packed, scales, sums)
+        outputs = 0 if floats else out
+        scales = memory.take(outputs, np.float32)
+        return cls(out, in_, packed, scales, memory.take(outputs * _groups(in_), np.int32))
 
     def rows(self, start: int, stop: int) -> Panels:
         """The panels of some outputs; whole panels."""
@@ -88,7 +90,7 @@ class Panels:
             self.in_,
             self.packed[start * self.in_ : stop * self.in_],
             self.scales[start:stop],
-            self.sums[start:stop],
+            self.sums[start * _groups(self.in_) : stop * _groups(self.in_)],
         )
 
     def pointers(self) -> PackedMatrix:
@@ -141,7 +143,11 @@ def packed_bytes(matrix: Matrix, precision: Precision) -> int:
     out, in_ = matrix.shape
     if precision is Precision.F32:
         return padded(4 * out * in_)
-    return padded(out * in_) + 2 * padded(4 * out)
+    return padded(out * in_) + padded(4 * out) + padded(4 * out * _groups(in_))
+
+
+def _groups(inputs: int) -> int:
+    return -(-inputs // GROUP_INPUTS)
 
 
 def _pack_floats(matrix: Matrix, panels: Panels, kernels: ctypes.CDLL) -> None:

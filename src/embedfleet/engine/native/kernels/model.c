@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "pass.h"
+#include "product.h"
 
 static int make_scratch(const Shape *shape, Scratch *scratch, int rows)
 {
@@ -14,7 +15,7 @@ static int make_scratch(const Shape *shape, Scratch *scratch, int rows)
     widest = widest > hidden ? widest : hidden;
     widest = widest > inner ? widest : inner;
     scratch->ready = aligned_alloc(64, count * widest * (shape->kind == INT8 ? 1 : sizeof(float)));
-    scratch->scales = aligned_alloc(64, count * sizeof(float));
+    scratch->scales = aligned_alloc(64, count * (size_t)groups_of((int)widest) * sizeof(float));
     scratch->keys = aligned_alloc(64, count * (size_t)key_width(shape) * sizeof(float));
     scratch->product = aligned_alloc(64, count * inner * sizeof(float));
     return scratch->ready && scratch->scales && scratch->keys && scratch->product ? 0 : -1;

@@ -10,7 +10,7 @@
 #define EXPORTED __attribute__((visibility("default")))
 
 enum Kind {
-    INT8 = 0,  /* int8 weights with a scale per output, int8 activations with a scale per token */
+    INT8 = 0,  /* int8 weights with a scale per output, int8 activations with a scale per group */
     FLOAT = 1, /* float32 weights and activations */
 };
 
@@ -20,11 +20,15 @@ typedef struct {
     int32_t kind;
 } Shape;
 
+/* Inputs of a token that share a scale, in int8: a number far larger than the others costs those of
+ * its group exactness, and not those of the whole token. The last group may have fewer. */
+#define GROUP_INPUTS 256
+
 /* A weight matrix [out, in] in panels of 32 outputs. `out` is a multiple of 32, `in` of 64. */
 typedef struct {
     const void *packed;   /* 64-byte aligned; int8 or float [out / 32] panels, see pack.c */
     const float *scales;  /* of each output [out]; int8 only */
-    const int32_t *sums;  /* of each output's weights times 128 [out]; int8 only */
+    const int32_t *sums;  /* of weights times 128 [out / 32][groups][32]; int8 only */
     int32_t out, in;
 } Matrix;
 

@@ -23,6 +23,17 @@ static inline float *float_place(float *packed, int output, int input, int in)
     return packed + (int64_t)(output / PANEL) * PANEL * in + input * PANEL + output % PANEL;
 }
 
+/* Add up what products of bytes that are values + 128 will hold too much. */
+static void add_sums(int8_t rows[PANEL][INPUTS], int input, int32_t (*sums)[PANEL])
+{
+    for (int output = 0; output < PANEL; output++) {
+        int32_t sum = 0;
+        for (int i = 0; i < INPUTS; i++)
+            sum += rows[output][i];
+        sums[input / GROUP_INPUTS][output] += 128 * sum;
+    }
+}
+
 static void pack_panel(int8_t rows[PANEL][INPUTS], int8_t *to)
 {
     for (int output = 0; output < PANEL; output++)
@@ -30,18 +41,26 @@ static void pack_panel(int8_t rows[PANEL][INPUTS], int8_t *to)
             memcpy(to + i * PANEL + output * 4, &rows[output][i], 4);
 }
 
+static int32_t (*sums_of(int32_t *sums, int output, int in))[PANEL]
+{
+    return (int32_t (*)[PANEL])(sums + (int64_t)(output / PANEL) * groups_of(in) * PANEL);
+}
+
+static void zero(int32_t *sums, int out, int in)
+{
+    memset(sums, 0, (size_t)out * (size_t)groups_of(in) * sizeof *sums);
+}
+
 void embedfleet_pack_int8(const int8_t *values, int32_t out, int32_t in, int8_t *packed,
                           int32_t *sums)
 {
     int8_t rows[PANEL][INPUTS];
-    memset(sums, 0, (size_t)out * sizeof *sums);
+    zero(sums, out, in);
     for (int output = 0; output < out; output += PANEL)
         for (int i = 0; i < in; i += INPUTS) {
-            for (int row = 0; row < PANEL; row++) {
+            for (int row = 0; row < PANEL; row++)
                 memcpy(rows[row], values + (int64_t)(output + row) * in + i, INPUTS);
-                for (int j = 0; j < INPUTS; j++)
-                    sums[output + row] += 128 * rows[row][j];
-            }
+            add_sums(rows, i, sums_of(sums, output, in));
             pack_panel(rows, packed + (int64_t)output * in + i * PANEL);
         }
 }
@@ -60,7 +79,7 @@ void embedfleet_quantise_bf16(const uint16_t *values, int32_t out, int32_t in, i
                               float *scales, int32_t *sums)
 {
     int8_t rows[PANEL][INPUTS];
-    memset(sums, 0, (size_t)out * sizeof *sums);
+    zero(sums, out, in);
     for (int output = 0; output < out; output++)
         scales[output] = scale_of(values + (int64_t)output * in, in);
     for (int output = 0; output < out; output += PANEL)
@@ -68,13 +87,10 @@ void embedfleet_quantise_bf16(const uint16_t *values, int32_t out, int32_t in, i
             for (int row = 0; row < PANEL; row++) {
                 const uint16_t *from = values + (int64_t)(output + row) * in + i;
                 float scale = scales[output + row];
-                int32_t sum = 0;
-                for (int j = 0; j < INPUTS; j++) {
+                for (int j = 0; j < INPUTS; j++)
                     rows[row][j] = (int8_t)(int32_t)rintf(widened(from[j]) / scale);
-                    sum += rows[row][j];
-                }
-                sums[output + row] += 128 * sum;
             }
+            add_sums(rows, i, sums_of(sums, output, in));
             pack_panel(rows, packed + (int64_t)output * in + i * PANEL);
         }
 }

@@ -25,7 +25,7 @@
 /* Buffers for the rows of a block, or of a pass of few. */
 typedef struct {
     void *ready;    /* bytes or floats [rows, the widest input] */
-    float *scales;  /* [rows] */
+    float *scales;  /* [rows, groups of the widest] */
     float *keys;    /* [rows, kv_heads * head_dim] */
     float *product; /* [rows, intermediate] */
 } Scratch;

@@ -38,20 +38,29 @@
 #define DOT(sum, bytes, weights) \
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(weights))
 
+/* What turns sums of products into numbers. */
 typedef struct {
-    __m512i sums_low, sums_high;
+    __m512i sums_low, sums_high; /* of the weights of each output, times 128 */
     __m512 scales_low, scales_high;
-} Columns;
+    const float *rows; /* scales of rows */
+    int64_t stride;
+    int more; /* whether the tile holds something already, to which they are added */
+} Factors;
 
-static inline void finish_int8(__m512i low, __m512i high, const Columns *columns, float scale,
+static inline void finish_int8(__m512i low, __m512i high, const Factors *factors, int row,
                                float *out)
 {
     /* Bytes were values + 128: what 128 times the weights added goes off again. */
-    __m512 row = _mm512_set1_ps(scale);
-    __m512 left = _mm512_cvtepi32_ps(_mm512_sub_epi32(low, columns->sums_low));
-    __m512 right = _mm512_cvtepi32_ps(_mm512_sub_epi32(high, columns->sums_high));
-    _mm512_store_ps(out, _mm512_mul_ps(_mm512_mul_ps(left, columns->scales_low), row));
-    _mm512_store_ps(out + 16, _mm512_mul_ps(_mm512_mul_ps(right, columns->scales_high), row));
+    __m512 scale = _mm512_set1_ps(factors->rows[row * factors->stride]);
+    __m512 left = _mm512_cvtepi32_ps(_mm512_sub_epi32(low, factors->sums_low));
+    __m512 right = _mm512_cvtepi32_ps(_mm512_sub_epi32(high, factors->sums_high));
+    __m512 zero = _mm512_setzero_ps();
+    left = _mm512_mul_ps(left, factors->scales_low);
+    right = _mm512_mul_ps(right, factors->scales_high);
+    __m512 old_left = factors->more ? _mm512_load_ps(out) : zero;
+    __m512 old_right = factors->more ? _mm512_load_ps(out + 16) : zero;
+    _mm512_store_ps(out, _mm512_fmadd_ps(left, scale, old_left));
+    _mm512_store_ps(out + 16, _mm512_fmadd_ps(right, scale, old_right));
 }
 
 #define ZERO_INT8(r) __m512i low##r = _mm512_setzero_si512(), high##r = low##r;
@@ -61,12 +70,11 @@ static inline void finish_int8(__m512i low, __m512i high, const Columns *columns
         DOT(low##r, x, left);                                     \
         DOT(high##r, x, right);                                   \
     }
-#define FINISH_INT8(r) finish_int8(low##r, high##r, columns, scales[r], tile[r]);
+#define FINISH_INT8(r) finish_int8(low##r, high##r, factors, r, tile[r]);
 
 #define INT8_KERNEL(count)                                                                     \
     static void int8_##count(const uint8_t *a, int64_t stride, const int8_t *panel, int in,    \
-                             int64_t ahead, const Columns *columns, const float *scales,       \
-                             Tile tile)                                                        \
+                             int64_t ahead, const Factors *factors, Tile tile)                 \
     {                                                                                          \
         const uint8_t *b = a + 4 * stride, *c = a + 8 * stride;                                \
         int64_t triple = 3 * stride;                                                           \
@@ -111,8 +119,8 @@ EACH_COUNT(INT8_KERNEL)
     }
 EACH_COUNT(FLOAT_KERNEL)
 
-typedef void Int8Kernel(const uint8_t *, int64_t, const int8_t *, int, int64_t, const Columns *,
-                        const float *, Tile);
+typedef void Int8Kernel(const uint8_t *, int64_t, const int8_t *, int, int64_t, const Factors *,
+                        Tile);
 typedef void FloatKernel(const float *, int64_t, const float *, int, int64_t, Tile);
 
 #define INT8_NAME(count) int8_##count,
@@ -120,26 +128,38 @@ typedef void FloatKernel(const float *, int64_t, const float *, int, int64_t, Ti
 static Int8Kernel *const INT8_KERNELS[] = {EACH_COUNT(INT8_NAME)};
 static FloatKernel *const FLOAT_KERNELS[] = {EACH_COUNT(FLOAT_NAME)};
 
+static void product_int8(const Input *input, int row, int rows, const Matrix *matrix, int panel,
+                         int64_t ahead, Tile tile)
+{
+    const uint8_t *values = (const uint8_t *)input->values + row * input->stride;
+    const int8_t *weights = (const int8_t *)matrix->packed + (int64_t)panel * PANEL * matrix->in;
+    int64_t groups = groups_of(matrix->in);
+    const int32_t *sums = matrix->sums + panel * groups * PANEL;
+    const float *scales = matrix->scales + panel * PANEL;
+    Factors factors = {
+        .scales_low = _mm512_loadu_ps(scales),
+        .scales_high = _mm512_loadu_ps(scales + 16),
+        .rows = input->scales + row * groups,
+        .stride = groups,
+    };
+    for (int from = 0; from < matrix->in; from += GROUP_INPUTS, sums += PANEL, factors.rows++) {
+        int inputs = matrix->in - from < GROUP_INPUTS ? matrix->in - from : GROUP_INPUTS;
+        factors.sums_low = _mm512_loadu_si512(sums);
+        factors.sums_high = _mm512_loadu_si512(sums + 16);
+        factors.more = from > 0;
+        INT8_KERNELS[rows - 1](values + from, input->stride, weights + (int64_t)from * PANEL,
+                               inputs, ahead, &factors, tile);
+    }
+}
+
 void product(const Input *input, int row, int rows, const Matrix *matrix, int panel, Tile tile)
 {
     /* The first rows that a panel meets fetch the next panel from far away. */
-    int64_t ahead = row ? 0 : (int64_t)PANEL * matrix->in;
-    int64_t begin = (int64_t)panel * PANEL * matrix->in, stride = input->stride;
-    if (!matrix->scales) {
-        const float *values = (const float *)input->values + row * stride;
-        FLOAT_KERNELS[rows - 1](values, stride, (const float *)matrix->packed + begin, matrix->in,
-                                ahead, tile);
-        return;
-    }
-    const int32_t *sums = matrix->sums + panel * PANEL;
-    const float *scales = matrix->scales + panel * PANEL;
-    Columns columns = {
-        _mm512_loadu_si512(sums),
-        _mm512_loadu_si512(sums + 16),
-        _mm512_loadu_ps(scales),
-        _mm512_loadu_ps(scales + 16),
-    };
-    INT8_KERNELS[rows - 1]((const uint8_t *)input->values + row * stride, stride,
-                           (const int8_t *)matrix->packed + begin, matrix->in, ahead, &columns,
-                           input->scales + row, tile);
+    int64_t size = (int64_t)PANEL * matrix->in, ahead = row ? 0 : size;
+    if (matrix->scales)
+        product_int8(input, row, rows, matrix, panel, ahead, tile);
+    else
+        FLOAT_KERNELS[rows - 1]((const float *)input->values + row * input->stride, input->stride,
+                                (const float *)matrix->packed + panel * size, matrix->in, ahead,
+                                tile);
 }

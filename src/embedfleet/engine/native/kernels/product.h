@@ -14,12 +14,14 @@
 
 typedef float Tile[TILE_ROWS][PANEL] __attribute__((aligned(64)));
 
-/* Rows made ready for products: float32, or bytes that are values + 128, and a scale for each. */
+/* Rows made ready for products: float32, or bytes that are values / scale + 128. */
 typedef struct {
     const void *values;
-    const float *scales;
-    int64_t stride; /* elements from a row to the next */
+    const float *scales; /* [rows, groups] */
+    int64_t stride;      /* elements from a row to the next */
 } Input;
+
+static inline int groups_of(int inputs) { return (inputs + GROUP_INPUTS - 1) / GROUP_INPUTS; }
 
 /* tile[r][c] = row `row + r` times output `panel * 32 + c`, for 1 to 12 rows. */
 void product(const Input *input, int row, int rows, const Matrix *matrix, int panel, Tile tile);
