@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from prometheus_client import Counter, Histogram
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
 from embedfleet.telemetry.documenting import as_markdown, catalogue, exposed_name
-from embedfleet.telemetry.metrics import GatewayMetrics, Metrics, ReplicaMetrics
+from embedfleet.telemetry.metrics import LATENCY_S, GatewayMetrics, Metrics, ReplicaMetrics, Tally
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "embedfleet"
@@ -91,3 +93,26 @@ def test_processes_share_no_registry(kind: type[Metrics]) -> None:
     """A gateway and a replica in one process, as in tests, count for themselves."""
     kind()
     assert b"embedfleet_build_info" in kind().exposition()
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, *LATENCY_S]) | st.floats(0, 1e4))))
+def test_a_tally_shows_what_the_librarys_histogram_shows(seen: list[list[float]]) -> None:
+    """Read as often as one likes, at the bounds of buckets too."""
+    registries = []
+    for kind in (Histogram, Tally):
+        registry = CollectorRegistry()
+        shown = kind("seconds", "What.", ["pool"], buckets=LATENCY_S, registry=registry).labels("a")
+        for some in seen:
+            for each in some:
+                shown.observe(each)
+            registry.get_sample_value("seconds_count", {"pool": "a"})
+        registries.append(registry)
+    by_library, by_us = (
+        [line for line in generate_latest(each).splitlines() if not line.startswith(b"seconds_sum")]
+        for each in registries
+    )
+    assert [line for line in by_us if b"_created" not in line] == [
+        line for line in by_library if b"_created" not in line
+    ]
+    sums = [each.get_sample_value("seconds_sum", {"pool": "a"}) for each in registries]
+    assert sums[0] == pytest.approx(sums[1])

@@ -13,7 +13,6 @@ from embedfleet.gateway.dispatch import Dispatcher
 from embedfleet.gateway.flights import Flights
 from embedfleet.vocabulary import Lane
 
-
 IDLE = Pressure(0, 0.0)
 
 

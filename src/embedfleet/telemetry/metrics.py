@@ -7,8 +7,11 @@ never texts, users or paths that callers make up.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
 from importlib.metadata import version
 from math import nan
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -38,6 +41,30 @@ START_UP_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
+class Tally(Histogram):
+    """A histogram of one thread, for what is observed with every text.
+
+    It adds to plain numbers, which become the library's when they are read: the library takes two
+    locks for each observation, and looks for its bucket one by one (1.1 us, here 0.2).
+    """
+
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._new = [0] * len(self._upper_bounds)
+        self._new_sum = 0.0
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:  # noqa: ARG002
+        self._new[bisect_left(self._upper_bounds, amount)] += 1
+        self._new_sum += amount
+
+    def _child_samples(self) -> Iterable[Any]:
+        for bucket, count in zip(self._buckets, self._new, strict=True):
+            bucket.inc(count)
+        self._sum.inc(self._new_sum)
+        self._new, self._new_sum = [0] * len(self._new), 0.0
+        return super()._child_samples()
+
+
 class Metrics:
     """What both kinds of process share: a registry of their own, and its exposition."""
 
@@ -59,11 +86,14 @@ class Metrics:
         return Gauge(f"embedfleet_{name}", text, labels, registry=self.registry)
 
     def _histogram(
-        self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = LATENCY_S
+        self,
+        name: str,
+        text: str,
+        *labels: str,
+        buckets: tuple[float, ...] = LATENCY_S,
+        kind: type[Histogram] = Histogram,
     ) -> Histogram:
-        return Histogram(
-            f"embedfleet_{name}", text, labels, registry=self.registry, buckets=buckets
-        )
+        return kind(f"embedfleet_{name}", text, labels, registry=self.registry, buckets=buckets)
 
 
 class GatewayMetrics(Metrics):
@@ -77,10 +107,13 @@ class GatewayMetrics(Metrics):
             *("pool", "status"),
         )
         self.request_duration = self._histogram(
-            "request_duration_seconds", "From the first byte read to the answer.", "pool"
+            "request_duration_seconds",
+            "From the first byte read to the answer.",
+            "pool",
+            kind=Tally,
         )
         self.request_texts = self._histogram(
-            "request_texts", "Texts of a request.", "pool", buckets=TEXTS
+            "request_texts", "Texts of a request.", "pool", buckets=TEXTS, kind=Tally
         )
         self.active_requests = self._gauge("active_requests", "Requests being answered.")
         self.texts = self._counter(
@@ -88,7 +121,9 @@ class GatewayMetrics(Metrics):
         )
         self.tokens = self._counter("tokens_total", "Tokens of texts that got a vector.", "pool")
         self.queue_wait = self._histogram(
-            "queue_wait_seconds", "From queueing a text to handing it to a replica.", "pool", "lane"
+            *("queue_wait_seconds", "From queueing a text to handing it to a replica."),
+            *("pool", "lane"),
+            kind=Tally,
         )
         self.queued_texts = self._gauge("queued_texts", "Texts waiting for a replica.", "pool")
         self.queued_tokens = self._gauge("queued_tokens", "Their tokens.", "pool")
