@@ -1,6 +1,8 @@
-"""Packing: the numbers of `Matrix.int8()` and `Matrix.floats()`, in another order."""
+"""Packing: numbers of `Matrix.int8()` by groups, and of `Matrix.floats()`, in another order."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,11 +50,26 @@ def panels_of_int8(values: NDArray[np.int8]) -> NDArray[np.int8]:
     return values.reshape(out // 32, 32, in_ // 4, 4).transpose(0, 2, 1, 3).reshape(-1)
 
 
+def quantised(weight: Matrix) -> tuple[NDArray[np.int8], Floats]:
+    """Values, and scales [out, groups] of every 256 inputs."""
+    begins = range(0, weight.shape[1], 256)
+    if weight.scales is not None:  # what is stored as int8 stays so
+        values, scales = weight.int8()
+        return values, np.repeat(scales, len(begins), axis=1)
+    floats = weight.floats()
+    groups = [Matrix(Tensor("w", "F32", floats[:, begin : begin + 256])).int8() for begin in begins]
+    return np.hstack([values for values, _ in groups]), np.hstack([scales for _, scales in groups])
+
+
+def panels_of_factors(factors: NDArray[Any]) -> NDArray[Any]:
+    """As `model.h` says: [out / 32][groups][32]."""
+    return factors.reshape(len(factors) // 32, 32, -1).transpose(0, 2, 1).reshape(-1)
+
+
 def sums_of_groups(values: NDArray[np.int8]) -> NDArray[np.int32]:
-    """As `model.h` says: [out / 32][groups][32], of every 256 inputs, times 128."""
+    """Of every 256 inputs, times 128; [out, groups]."""
     wide = 128 * values.astype(np.int32)
-    sums = np.add.reduceat(wide, np.arange(0, values.shape[1], 256), axis=1)
-    return sums.reshape(len(values) // 32, 32, -1).transpose(0, 2, 1).reshape(-1)
+    return np.add.reduceat(wide, np.arange(0, values.shape[1], 256), axis=1)
 
 
 def panels_of_floats(values: Floats) -> Floats:
@@ -65,11 +82,11 @@ def panels_of_floats(values: Floats) -> Floats:
 @pytest.mark.parametrize("kind", ["BF16", "F16", "F32", "I8"])
 def test_int8_is_to_the_bit_that_of_the_matrix(kind: str, shape: tuple[int, int]) -> None:
     weight = matrix(kind, shape)
-    values, scales = weight.int8()
+    values, scales = quantised(weight)
     panels = packed(weight, Precision.INT8)
     np.testing.assert_array_equal(panels.packed, panels_of_int8(values))
-    np.testing.assert_array_equal(panels.scales, scales[:, 0])
-    np.testing.assert_array_equal(panels.sums, sums_of_groups(values))
+    np.testing.assert_array_equal(panels.scales, panels_of_factors(scales))
+    np.testing.assert_array_equal(panels.sums, panels_of_factors(sums_of_groups(values)))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -90,8 +107,8 @@ def test_any_finite_bfloat16_is_quantised_like_in_python(seed: int) -> None:
     bits = np.where((bits >> 7 & 0xFF) > spread, bits & 0x807F, bits).astype(np.uint16)
     weight = Matrix(Tensor("w", "BF16", bits))
     panels = packed(weight, Precision.INT8)
-    values, scales = weight.int8()
-    np.testing.assert_array_equal(panels.scales, scales[:, 0])
+    values, scales = quantised(weight)
+    np.testing.assert_array_equal(panels.scales, panels_of_factors(scales))
     np.testing.assert_array_equal(panels.packed, panels_of_int8(values))
 
 

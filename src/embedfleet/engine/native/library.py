@@ -68,6 +68,7 @@ _PACK: Final = [c_void_p, c_int32, c_int32]
 FUNCTIONS: Final[dict[str, tuple[list[Any], Any]]] = {
     "embedfleet_pack_int8": ([*_PACK, c_void_p, c_void_p], None),
     "embedfleet_quantise_bf16": ([*_PACK, c_void_p, c_void_p, c_void_p], None),
+    "embedfleet_quantise_float": ([*_PACK, c_void_p, c_void_p, c_void_p], None),
     "embedfleet_pack_bf16": ([*_PACK, c_void_p], None),
     "embedfleet_pack_float": ([*_PACK, c_void_p], None),
     "embedfleet_open": ([POINTER(Shape), POINTER(PackedLayer), c_void_p, c_int32], c_void_p),

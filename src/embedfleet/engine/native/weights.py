@@ -70,27 +70,28 @@ class Panels:
     packed: NDArray[Any]
     """[out * in], int8 or float32."""
     scales: Floats
-    """Of each output [out]; empty for floats, and so are the sums."""
+    """Of each output's groups, [out / 32][groups][32]; empty for floats, and so are the sums."""
     sums: NDArray[np.int32]
-    """Of each output's weights times 128, group by group: [out / 32][groups][32]."""
+    """Of the weights of each group, times 128."""
 
     @classmethod
     def empty(cls, matrix: Matrix, precision: Precision, memory: Memory) -> Panels:
         out, in_ = matrix.shape
         floats = precision is Precision.F32
         packed = memory.take(out * in_, np.float32) if floats else memory.take(out * in_, np.int8)
-        outputs = 0 if floats else out
-        scales = memory.take(outputs, np.float32)
-        return cls(out, in_, packed, scales, memory.take(outputs * _groups(in_), np.int32))
+        factors = 0 if floats else out * _groups(in_)
+        scales, sums = memory.take(factors, np.float32), memory.take(factors, np.int32)
+        return cls(out, in_, packed, scales, sums)
 
     def rows(self, start: int, stop: int) -> Panels:
         """The panels of some outputs; whole panels."""
+        factors = slice(start * _groups(self.in_), stop * _groups(self.in_))
         return Panels(
             stop - start,
             self.in_,
             self.packed[start * self.in_ : stop * self.in_],
-            self.scales[start:stop],
-            self.sums[start * _groups(self.in_) : stop * _groups(self.in_)],
+            self.scales[factors],
+            self.sums[factors],
         )
 
     def pointers(self) -> PackedMatrix:
@@ -143,7 +144,7 @@ def packed_bytes(matrix: Matrix, precision: Precision) -> int:
     out, in_ = matrix.shape
     if precision is Precision.F32:
         return padded(4 * out * in_)
-    return padded(out * in_) + padded(4 * out) + padded(4 * out * _groups(in_))
+    return padded(out * in_) + 2 * padded(4 * out * _groups(in_))
 
 
 def _groups(inputs: int) -> int:
@@ -163,20 +164,28 @@ def _pack_floats(matrix: Matrix, panels: Panels, kernels: ctypes.CDLL) -> None:
 
 def _pack_int8(matrix: Matrix, panels: Panels, kernels: ctypes.CDLL) -> None:
     if matrix.tensor.kind == "BF16":
-        values, pointers = _readable(matrix.tensor.stored), panels.pointers()
-        kernels.embedfleet_quantise_bf16(
-            address(values),
-            *(panels.out, panels.in_),
-            *(pointers.packed, pointers.scales, pointers.sums),
-        )
+        _quantise(kernels.embedfleet_quantise_bf16, _readable(matrix.tensor.stored), panels)
         return
     for part, to in _parts(matrix, panels):
-        quantised, factors = part.int8()
-        pointers = to.pointers()
-        kernels.embedfleet_pack_int8(
-            address(_readable(quantised)), to.out, to.in_, pointers.packed, pointers.sums
-        )
-        to.scales[:] = factors[:, 0]
+        if part.scales is None:
+            _quantise(kernels.embedfleet_quantise_float, part.floats(), to)
+        else:
+            _keep(part.int8(), to, kernels)
+
+
+def _quantise(function: Any, values: NDArray[Any], panels: Panels) -> None:
+    pointers = panels.pointers()
+    to = (pointers.packed, pointers.scales, pointers.sums)
+    function(address(values), panels.out, panels.in_, *to)
+
+
+def _keep(stored: tuple[NDArray[np.int8], Floats], panels: Panels, kernels: ctypes.CDLL) -> None:
+    """What is int8 with one scale for an output stays so: its groups have the same."""
+    values, pointers = _readable(stored[0]), panels.pointers()
+    to = (pointers.packed, pointers.sums)
+    kernels.embedfleet_pack_int8(address(values), panels.out, panels.in_, *to)
+    scales = panels.scales.reshape(-1, _groups(panels.in_), PANEL)
+    scales[:] = stored[1].reshape(-1, 1, PANEL)
 
 
 def _parts(matrix: Matrix, panels: Panels) -> Iterator[tuple[Matrix, Panels]]:

@@ -10,7 +10,7 @@
 #define EXPORTED __attribute__((visibility("default")))
 
 enum Kind {
-    INT8 = 0,  /* int8 weights with a scale per output, int8 activations with a scale per group */
+    INT8 = 0,  /* int8 weights and activations, both with a scale for each group of inputs */
     FLOAT = 1, /* float32 weights and activations */
 };
 
@@ -20,14 +20,14 @@ typedef struct {
     int32_t kind;
 } Shape;
 
-/* Inputs of a token that share a scale, in int8: a number far larger than the others costs those of
- * its group exactness, and not those of the whole token. The last group may have fewer. */
+/* Inputs that share a scale in int8, those of a token as those of an output: a number far larger
+ * than the others costs those of its group exactness, and no more. The last group may have fewer. */
 #define GROUP_INPUTS 256
 
 /* A weight matrix [out, in] in panels of 32 outputs. `out` is a multiple of 32, `in` of 64. */
 typedef struct {
     const void *packed;   /* 64-byte aligned; int8 or float [out / 32] panels, see pack.c */
-    const float *scales;  /* of each output [out]; int8 only */
+    const float *scales;  /* of weights [out / 32][groups][32]; int8 only */
     const int32_t *sums;  /* of weights times 128 [out / 32][groups][32]; int8 only */
     int32_t out, in;
 } Matrix;
@@ -42,9 +42,11 @@ typedef struct Model Model;
 /* From float32, bfloat16 bits or int8 [out, in] to panels. `packed` has out * in elements. */
 EXPORTED void embedfleet_pack_int8(const int8_t *values, int32_t out, int32_t in,
                                    int8_t *packed, int32_t *sums);
-/* One scale per output: its largest magnitude / 127; values rounded half to even. */
+/* The scale of a group is its largest magnitude / 127; values are rounded, halves to even. */
 EXPORTED void embedfleet_quantise_bf16(const uint16_t *values, int32_t out, int32_t in,
                                        int8_t *packed, float *scales, int32_t *sums);
+EXPORTED void embedfleet_quantise_float(const float *values, int32_t out, int32_t in,
+                                        int8_t *packed, float *scales, int32_t *sums);
 EXPORTED void embedfleet_pack_bf16(const uint16_t *values, int32_t out, int32_t in, float *packed);
 EXPORTED void embedfleet_pack_float(const float *values, int32_t out, int32_t in, float *packed);
 

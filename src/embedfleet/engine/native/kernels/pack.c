@@ -14,6 +14,95 @@ static inline float widened(uint16_t bfloat16)
     return value;
 }
 
+/* A group of inputs of a panel, on its way. */
+typedef struct {
+    float values[PANEL][GROUP_INPUTS];
+    int8_t bytes[PANEL][GROUP_INPUTS];
+    int width; /* inputs */
+} Group;
+
+static void put_bytes(Group *group, int8_t *to, int32_t *sums)
+{
+    for (int i = 0; i < group->width; i += 4)
+        for (int output = 0; output < PANEL; output++)
+            memcpy(to + i * PANEL + output * 4, &group->bytes[output][i], 4);
+    for (int output = 0; output < PANEL; output++) {
+        /* What products of bytes that are values + 128 will hold too much. */
+        int32_t sum = 0;
+        for (int i = 0; i < group->width; i++)
+            sum += group->bytes[output][i];
+        sums[output] = 128 * sum;
+    }
+}
+
+static float quantise_weights(const float *values, int width, int8_t *bytes)
+{
+    float largest = 0;
+    for (int i = 0; i < width; i++)
+        largest = fabsf(values[i]) > largest ? fabsf(values[i]) : largest;
+    float scale = largest > 0 ? largest / 127.0f : 1.0f;
+    for (int i = 0; i < width; i++)
+        bytes[i] = (int8_t)(int32_t)rintf(values[i] / scale);
+    return scale;
+}
+
+/* The group from input `begin` on of the panel from `output` on: into `packed`, and its scales and
+ * sums to their places. Without `scales` it is bytes already. */
+static void put_group(Group *group, int output, int begin, int in, int8_t *packed, float *scales,
+                      int32_t *sums)
+{
+    int64_t number = (int64_t)(output / PANEL) * groups_of(in) + begin / GROUP_INPUTS;
+    for (int row = 0; scales && row < PANEL; row++)
+        scales[number * PANEL + row] =
+            quantise_weights(group->values[row], group->width, group->bytes[row]);
+    put_bytes(group, packed + ((int64_t)output * in + (int64_t)begin * PANEL), sums + number * PANEL);
+}
+
+enum Source { FROM_INT8, FROM_BF16, FROM_FLOAT };
+
+static void fill(Group *group, int row, const void *values, int64_t at, enum Source source)
+{
+    size_t width = (size_t)group->width;
+    if (source == FROM_INT8)
+        memcpy(group->bytes[row], (const int8_t *)values + at, width);
+    else if (source == FROM_FLOAT)
+        memcpy(group->values[row], (const float *)values + at, width * sizeof(float));
+    else
+        for (size_t i = 0; i < width; i++)
+            group->values[row][i] = widened(((const uint16_t *)values)[at + (int64_t)i]);
+}
+
+static void pack_groups(const void *values, enum Source source, int out, int in, int8_t *packed,
+                        float *scales, int32_t *sums)
+{
+    Group group;
+    for (int output = 0; output < out; output += PANEL)
+        for (int begin = 0; begin < in; begin += GROUP_INPUTS) {
+            group.width = in - begin < GROUP_INPUTS ? in - begin : GROUP_INPUTS;
+            for (int row = 0; row < PANEL; row++)
+                fill(&group, row, values, (int64_t)(output + row) * in + begin, source);
+            put_group(&group, output, begin, in, packed, scales, sums);
+        }
+}
+
+void embedfleet_pack_int8(const int8_t *values, int32_t out, int32_t in, int8_t *packed,
+                          int32_t *sums)
+{
+    pack_groups(values, FROM_INT8, out, in, packed, NULL, sums);
+}
+
+void embedfleet_quantise_float(const float *values, int32_t out, int32_t in, int8_t *packed,
+                               float *scales, int32_t *sums)
+{
+    pack_groups(values, FROM_FLOAT, out, in, packed, scales, sums);
+}
+
+void embedfleet_quantise_bf16(const uint16_t *values, int32_t out, int32_t in, int8_t *packed,
+                              float *scales, int32_t *sums)
+{
+    pack_groups(values, FROM_BF16, out, in, packed, scales, sums);
+}
+
 /* Inputs that are packed for all outputs of a panel before the next ones: what is written meanwhile
  * stays in the nearest cache until it is whole. */
 #define INPUTS 64
@@ -21,78 +110,6 @@ static inline float widened(uint16_t bfloat16)
 static inline float *float_place(float *packed, int output, int input, int in)
 {
     return packed + (int64_t)(output / PANEL) * PANEL * in + input * PANEL + output % PANEL;
-}
-
-/* Add up what products of bytes that are values + 128 will hold too much. */
-static void add_sums(int8_t rows[PANEL][INPUTS], int input, int32_t (*sums)[PANEL])
-{
-    for (int output = 0; output < PANEL; output++) {
-        int32_t sum = 0;
-        for (int i = 0; i < INPUTS; i++)
-            sum += rows[output][i];
-        sums[input / GROUP_INPUTS][output] += 128 * sum;
-    }
-}
-
-static void pack_panel(int8_t rows[PANEL][INPUTS], int8_t *to)
-{
-    for (int output = 0; output < PANEL; output++)
-        for (int i = 0; i < INPUTS; i += 4)
-            memcpy(to + i * PANEL + output * 4, &rows[output][i], 4);
-}
-
-static int32_t (*sums_of(int32_t *sums, int output, int in))[PANEL]
-{
-    return (int32_t (*)[PANEL])(sums + (int64_t)(output / PANEL) * groups_of(in) * PANEL);
-}
-
-static void zero(int32_t *sums, int out, int in)
-{
-    memset(sums, 0, (size_t)out * (size_t)groups_of(in) * sizeof *sums);
-}
-
-void embedfleet_pack_int8(const int8_t *values, int32_t out, int32_t in, int8_t *packed,
-                          int32_t *sums)
-{
-    int8_t rows[PANEL][INPUTS];
-    zero(sums, out, in);
-    for (int output = 0; output < out; output += PANEL)
-        for (int i = 0; i < in; i += INPUTS) {
-            for (int row = 0; row < PANEL; row++)
-                memcpy(rows[row], values + (int64_t)(output + row) * in + i, INPUTS);
-            add_sums(rows, i, sums_of(sums, output, in));
-            pack_panel(rows, packed + (int64_t)output * in + i * PANEL);
-        }
-}
-
-static float scale_of(const uint16_t *values, int in)
-{
-    int16_t largest = 0; /* without their signs, bits of floats are in the order of floats */
-    for (int i = 0; i < in; i++) {
-        int16_t bits = values[i] & 0x7fff;
-        largest = bits > largest ? bits : largest;
-    }
-    return largest ? widened((uint16_t)largest) / 127.0f : 1.0f;
-}
-
-void embedfleet_quantise_bf16(const uint16_t *values, int32_t out, int32_t in, int8_t *packed,
-                              float *scales, int32_t *sums)
-{
-    int8_t rows[PANEL][INPUTS];
-    zero(sums, out, in);
-    for (int output = 0; output < out; output++)
-        scales[output] = scale_of(values + (int64_t)output * in, in);
-    for (int output = 0; output < out; output += PANEL)
-        for (int i = 0; i < in; i += INPUTS) {
-            for (int row = 0; row < PANEL; row++) {
-                const uint16_t *from = values + (int64_t)(output + row) * in + i;
-                float scale = scales[output + row];
-                for (int j = 0; j < INPUTS; j++)
-                    rows[row][j] = (int8_t)(int32_t)rintf(widened(from[j]) / scale);
-            }
-            add_sums(rows, i, sums_of(sums, output, in));
-            pack_panel(rows, packed + (int64_t)output * in + i * PANEL);
-        }
 }
 
 void embedfleet_pack_bf16(const uint16_t *values, int32_t out, int32_t in, float *packed)

@@ -135,20 +135,22 @@ static void product_int8(const Input *input, int row, int rows, const Matrix *ma
     const int8_t *weights = (const int8_t *)matrix->packed + (int64_t)panel * PANEL * matrix->in;
     int64_t groups = groups_of(matrix->in);
     const int32_t *sums = matrix->sums + panel * groups * PANEL;
-    const float *scales = matrix->scales + panel * PANEL;
+    const float *scales = matrix->scales + panel * groups * PANEL;
     Factors factors = {
-        .scales_low = _mm512_loadu_ps(scales),
-        .scales_high = _mm512_loadu_ps(scales + 16),
         .rows = input->scales + row * groups,
         .stride = groups,
     };
-    for (int from = 0; from < matrix->in; from += GROUP_INPUTS, sums += PANEL, factors.rows++) {
+    for (int from = 0; from < matrix->in; from += GROUP_INPUTS, factors.rows++) {
         int inputs = matrix->in - from < GROUP_INPUTS ? matrix->in - from : GROUP_INPUTS;
         factors.sums_low = _mm512_loadu_si512(sums);
         factors.sums_high = _mm512_loadu_si512(sums + 16);
+        factors.scales_low = _mm512_loadu_ps(scales);
+        factors.scales_high = _mm512_loadu_ps(scales + 16);
         factors.more = from > 0;
         INT8_KERNELS[rows - 1](values + from, input->stride, weights + (int64_t)from * PANEL,
                                inputs, ahead, &factors, tile);
+        sums += PANEL;
+        scales += PANEL;
     }
 }
 
