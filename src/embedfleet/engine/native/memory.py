@@ -11,6 +11,7 @@ from typing import Final
 
 from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.memory import MIB, granted_mib
+from embedfleet.engine.native.weights import groups
 
 BLOCK_ROWS: Final = 192
 """Tokens that a thread takes through a layer at a time."""
@@ -73,7 +74,8 @@ def _single_bytes(config: Qwen3Config) -> int:
 def _scratch_bytes(config: Qwen3Config, threads: int) -> int:
     """Of what threads work on: a block's rows and their keys, made ready, gated."""
     queries, keys = _widths(config)
-    row = max(queries, config.hidden, config.intermediate) + keys + config.intermediate + 1
+    widest, inner = max(queries, config.hidden, config.intermediate), config.intermediate
+    row = widest + groups(inner) + keys + inner
     rows = max(BLOCK_ROWS, FEW_ROWS * threads) + (threads - 1) * BLOCK_ROWS
     return 4 * rows * row
 

@@ -79,13 +79,13 @@ class Panels:
         out, in_ = matrix.shape
         floats = precision is Precision.F32
         packed = memory.take(out * in_, np.float32) if floats else memory.take(out * in_, np.int8)
-        factors = 0 if floats else out * _groups(in_)
+        factors = 0 if floats else out * groups(in_)
         scales, sums = memory.take(factors, np.float32), memory.take(factors, np.int32)
         return cls(out, in_, packed, scales, sums)
 
     def rows(self, start: int, stop: int) -> Panels:
         """The panels of some outputs; whole panels."""
-        factors = slice(start * _groups(self.in_), stop * _groups(self.in_))
+        factors = slice(start * groups(self.in_), stop * groups(self.in_))
         return Panels(
             stop - start,
             self.in_,
@@ -144,10 +144,11 @@ def packed_bytes(matrix: Matrix, precision: Precision) -> int:
     out, in_ = matrix.shape
     if precision is Precision.F32:
         return padded(4 * out * in_)
-    return padded(out * in_) + 2 * padded(4 * out * _groups(in_))
+    return padded(out * in_) + 2 * padded(4 * out * groups(in_))
 
 
-def _groups(inputs: int) -> int:
+def groups(inputs: int) -> int:
+    """Of so many inputs, the last of which may be smaller; each has a scale in int8."""
     return -(-inputs // GROUP_INPUTS)
 
 
@@ -184,7 +185,7 @@ def _keep(stored: tuple[NDArray[np.int8], Floats], panels: Panels, kernels: ctyp
     values, pointers = _readable(stored[0]), panels.pointers()
     to = (pointers.packed, pointers.sums)
     kernels.embedfleet_pack_int8(address(values), panels.out, panels.in_, *to)
-    scales = panels.scales.reshape(-1, _groups(panels.in_), PANEL)
+    scales = panels.scales.reshape(-1, groups(panels.in_), PANEL)
     scales[:] = stored[1].reshape(-1, 1, PANEL)
 
 
