@@ -34,7 +34,10 @@ typedef struct {
 #define EACH_SUM_3(M, lanes) EACH_SUM_2(M, lanes) EACH_ROW(M, 2, lanes)
 #define EACH_SUM_4(M, lanes) EACH_SUM_3(M, lanes) EACH_ROW(M, 3, lanes)
 
-#define LOAD(j, from) __m512i y##j = _mm512_load_si512(from);
+/* What the first rows load, they also fetch for the keys after: `ahead` is 0 for the others. */
+#define LOAD(j, from)                       \
+    __m512i y##j = _mm512_load_si512(from); \
+    _mm_prefetch((from) + ahead, _MM_HINT_T0);
 #define LOAD_1(from, step) LOAD(0, from)
 #define LOAD_2(from, step) LOAD_1(from, step) LOAD(1, from + step)
 #define LOAD_3(from, step) LOAD_2(from, step) LOAD(2, from + 2 * step)
@@ -47,7 +50,7 @@ typedef struct {
 #define QUERY(r, j, lanes) __m512i x##r = _mm512_set1_epi32((int)queries[r][i]);
 #define SCORES(blocks, lanes)                                                              \
     static void scores_##blocks##_##lanes(uint32_t (*queries)[MOST_HEAD_DIM],              \
-                                          const uint32_t *keys, int words,                 \
+                                          const uint32_t *keys, int words, int64_t ahead,  \
                                           float (*scores)[KEYS])                           \
     {                                                                                      \
         const int64_t block = (int64_t)words * KEY_BLOCK;                                  \
@@ -69,7 +72,7 @@ typedef struct {
 #define FOUND(parts, lanes)                                                                  \
     static void found_##parts##_##lanes(uint32_t (*powers)[KEYS], const float *correction,   \
                                         const uint32_t *values, int words, int head_dim,     \
-                                        float (*found)[MOST_HEAD_DIM])                       \
+                                        int64_t ahead, float (*found)[MOST_HEAD_DIM])        \
     {                                                                                        \
         EACH_SUM_##parts(FOUND_BEGIN, lanes) /* one after another */                         \
         for (int i = 0; i < words; i++, values += head_dim) {                                \
@@ -85,8 +88,9 @@ typedef struct {
 KERNELS(1)
 KERNELS(2)
 
-typedef void ScoreKernel(uint32_t (*)[MOST_HEAD_DIM], const uint32_t *, int, float (*)[KEYS]);
-typedef void FoundKernel(uint32_t (*)[KEYS], const float *, const uint32_t *, int, int,
+typedef void ScoreKernel(uint32_t (*)[MOST_HEAD_DIM], const uint32_t *, int, int64_t,
+                         float (*)[KEYS]);
+typedef void FoundKernel(uint32_t (*)[KEYS], const float *, const uint32_t *, int, int, int64_t,
                          float (*)[MOST_HEAD_DIM]);
 
 static ScoreKernel *const SCORE_KERNELS[2][BLOCKS] = {
@@ -212,9 +216,10 @@ static void gather(State *state, int tile, int words, const uint32_t *values, co
 {
     FoundKernel *const *kernels = FOUND_KERNELS[cache->lanes - 1];
     int head_dim = cache->head_dim, row = tile * TILE;
+    int64_t ahead = tile ? 0 : KEYS / cache->lanes * head_dim;
     for (int part = 0; part < head_dim; part += 64)
         kernels[head_dim - part >= 64](
-            state->powers + row, state->correction + row, values + part, words, head_dim,
+            state->powers + row, state->correction + row, values + part, words, head_dim, ahead,
             (float (*)[MOST_HEAD_DIM])(state->found[row] + part));
 }
 
@@ -231,7 +236,7 @@ static inline void meet(State *state, const Cache *cache, const Queries *queries
         for (int row = 0; row < count || row % TILE; row++) {
             if (row % TILE == 0)
                 SCORE_KERNELS[lanes - 1][blocks - 1](state->queries + row, key, words,
-                                                     state->scores + row);
+                                                     row ? 0 : KEYS * words, state->scores + row);
             int visible = row < count ? queries->position + row / group + 1 - first : here;
             soften(state, row, visible, blocks, lanes);
         }
