@@ -214,7 +214,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._active = exchange
-        if not self._tls:
+        if not self._tls:  # whose transports say of an empty buffer without room that it is full
             self._unsent.hurry(alone=not self._server.tasks)
         task = self._loop.create_task(self._run(exchange))
         self._server.tasks.add(task)
