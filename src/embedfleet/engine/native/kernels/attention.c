@@ -34,7 +34,8 @@ typedef struct {
 #define EACH_SUM_3(M, lanes) EACH_SUM_2(M, lanes) EACH_ROW(M, 2, lanes)
 #define EACH_SUM_4(M, lanes) EACH_SUM_3(M, lanes) EACH_ROW(M, 3, lanes)
 
-/* What the first rows load, they also fetch for the keys after: `ahead` is 0 for the others. */
+/* What the first rows load, they also fetch for the keys after; `ahead` is 0 for the others, and
+ * where no keys come after. */
 #define LOAD(j, from)                       \
     __m512i y##j = _mm512_load_si512(from); \
     _mm_prefetch((from) + ahead, _MM_HINT_T0);
@@ -212,11 +213,11 @@ static inline void soften(State *state, int row, int visible, int blocks, int la
 }
 
 /* Add what a tile of rows finds at `words` words of keys. */
-static void gather(State *state, int tile, int words, const uint32_t *values, const Cache *cache)
+static void gather(State *state, int tile, int words, const uint32_t *values, int64_t ahead,
+                   const Cache *cache)
 {
     FoundKernel *const *kernels = FOUND_KERNELS[cache->lanes - 1];
     int head_dim = cache->head_dim, row = tile * TILE;
-    int64_t ahead = tile ? 0 : KEYS / cache->lanes * head_dim;
     for (int part = 0; part < head_dim; part += 64)
         kernels[head_dim - part >= 64](
             state->powers + row, state->correction + row, values + part, words, head_dim, ahead,
@@ -233,15 +234,16 @@ static inline void meet(State *state, const Cache *cache, const Queries *queries
     for (int first = 0; first < keys; first += KEYS, key += KEYS * words, value += KEYS * words) {
         int here = keys - first < KEYS ? keys - first : KEYS;
         int blocks = (here + KEY_BLOCK - 1) / KEY_BLOCK;
+        int64_t ahead = keys - first > KEYS ? KEYS * words : 0; /* for values it is as much */
         for (int row = 0; row < count || row % TILE; row++) {
             if (row % TILE == 0)
                 SCORE_KERNELS[lanes - 1][blocks - 1](state->queries + row, key, words,
-                                                     row ? 0 : KEYS * words, state->scores + row);
+                                                     row ? 0 : ahead, state->scores + row);
             int visible = row < count ? queries->position + row / group + 1 - first : here;
             soften(state, row, visible, blocks, lanes);
         }
         for (int tile = 0; tile * TILE < count; tile++)
-            gather(state, tile, (here + lanes - 1) / lanes, value, cache);
+            gather(state, tile, (here + lanes - 1) / lanes, value, tile ? 0 : ahead, cache);
     }
 }
 
