@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import embedfleet.engine.native
-from embedfleet.engine.native import choice, memory, weights
+from embedfleet.engine.native import choice, library, memory, weights
 from embedfleet.engine.native.library import (
     FUNCTIONS,
     PackedLayer,
@@ -48,14 +50,30 @@ def test_structures_have_the_members_of_the_header_in_its_order(
 
 def test_functions_are_those_of_the_header_with_as_many_arguments() -> None:
     declared = re.findall(r"EXPORTED [^;(]*?(embedfleet_\w+)\(([^)]*)\)", CODE)
-    assert {name: len(arguments.split(",")) for name, arguments in declared} == {
-        name: len(arguments) for name, (arguments, _) in FUNCTIONS.items()
+    counts = {
+        name: 0 if arguments == "void" else len(arguments.split(","))
+        for name, arguments in declared
     }
+    assert counts == {name: len(arguments) for name, (arguments, _) in FUNCTIONS.items()}
 
 
 @needs_native
 def test_the_library_is_loaded_once() -> None:
     assert load() is load()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("abi", [library.ABI - 1, None], ids=["older", "without a number"])
+def test_what_was_compiled_from_another_version_is_refused(abi: int | None, tmp_path: Path) -> None:
+    names = [name for name in library.FUNCTIONS if name != "embedfleet_abi"]
+    source = "".join(f"int {name}(void) {{ return 0; }}\n" for name in names)
+    if abi is not None:
+        source += f"int embedfleet_abi(void) {{ return {abi}; }}\n"
+    (tmp_path / "old.c").write_text(source, encoding="utf-8")
+    compiled = tmp_path / "old.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", compiled, tmp_path / "old.c"], check=True)
+    with pytest.raises(OSError, match="another version; install embedfleet again"):
+        library.opened(compiled)
 
 
 def test_numbers_with_gaps_are_never_handed_to_c() -> None:
@@ -68,6 +86,7 @@ def test_numbers_with_gaps_are_never_handed_to_c() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("ABI", library.ABI),
         ("BLOCK_ROWS", memory.BLOCK_ROWS),
         ("FEW_ROWS", memory.FEW_ROWS),
         ("KEY_BLOCK", memory.KEY_BLOCK),

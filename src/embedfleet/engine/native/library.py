@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 _MODULE: Final = f"{__package__}._kernels"
 """Built like an extension module, so that it is found like one; Python can't import it."""
 
+ABI: Final = 1
+"""Of `kernels/model.h`, as this module declares it."""
 INT8: Final = 0
 FLOAT: Final = 1
 
@@ -66,6 +68,7 @@ class PackedLayer(Structure):
 _PACK: Final = [c_void_p, c_int32, c_int32]
 """Values, outputs and inputs, which every packing function begins with."""
 FUNCTIONS: Final[dict[str, tuple[list[Any], Any]]] = {
+    "embedfleet_abi": ([], c_int32),
     "embedfleet_pack_int8": ([*_PACK, c_void_p, c_void_p], None),
     "embedfleet_quantise_bf16": ([*_PACK, c_void_p, c_void_p, c_void_p], None),
     "embedfleet_quantise_float": ([*_PACK, c_void_p, c_void_p, c_void_p], None),
@@ -94,13 +97,21 @@ def load() -> ctypes.CDLL:
     path = find()
     if path is None:
         raise FileNotFoundError("the kernels were not compiled when embedfleet was installed")
+    return opened(path)
+
+
+def opened(path: Path) -> ctypes.CDLL:
+    """The library at `path`. Raises OSError, also when it is not of this version."""
     library = ctypes.CDLL(str(path))
-    for name, (arguments, result) in FUNCTIONS.items():
-        try:
+    try:
+        for name, (arguments, result) in FUNCTIONS.items():
             function = getattr(library, name)
-        except AttributeError as error:
-            raise OSError(f"{path} has no {name}: it is of another version") from error
-        function.argtypes, function.restype = arguments, result
+            function.argtypes, function.restype = arguments, result
+        abi = library.embedfleet_abi()
+    except AttributeError:
+        abi = None
+    if abi != ABI:
+        raise OSError(f"{path} was compiled from another version; install embedfleet again")
     return library
 
 

@@ -8,6 +8,8 @@
 #include "pass.h"
 #include "product.h"
 
+int32_t embedfleet_abi(void) { return ABI; }
+
 static int make_scratch(const Shape *shape, Scratch *scratch, int rows)
 {
     size_t widest = (size_t)query_width(shape), count = ((size_t)rows + 15) / 16 * 16;

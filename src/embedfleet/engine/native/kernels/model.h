@@ -9,6 +9,11 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 
+/* Counts up with every change of what is declared here, or of the order in which weights are
+ * packed: a library that was compiled before must not be given what is made for this one. */
+#define ABI 1
+EXPORTED int32_t embedfleet_abi(void);
+
 enum Kind {
     INT8 = 0,  /* int8 weights and activations, both with a scale for each group of inputs */
     FLOAT = 1, /* float32 weights and activations */
