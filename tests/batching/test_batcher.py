@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
 
 from embedfleet.batching.batcher import Batcher
 from embedfleet.batching.jobs import BatchReport, Job, Part
-from embedfleet.vocabulary import EngineLostError, Lane, ReplicaError
+from embedfleet.engine.engine import Computation
+from embedfleet.vocabulary import Encoding, EngineLostError, Lane, ReplicaError
 from tests.fakes.revealing_engine import POISON, UNLUCKY, RevealingEngine, vector_of
 
 
@@ -257,6 +259,28 @@ async def test_an_engine_that_overlaps_gets_a_second_batch_while_the_first_compu
 
     for call in calls:
         np.testing.assert_array_equal(call.vectors[0], vector_of([20, 21, 22]))
+
+
+class Noting(RevealingEngine):
+    """Notes in which thread it prepared a batch of so many tokens."""
+
+    def __init__(self, *, at_once_tokens: int) -> None:
+        super().__init__(at_once_tokens=at_once_tokens)
+        self.threads: dict[int, threading.Thread] = {}
+
+    def prepare(self, batch: Sequence[Encoding]) -> Computation:
+        self.threads[sum(map(len, batch))] = threading.current_thread()
+        return super().prepare(batch)
+
+
+async def test_a_thread_is_woken_only_for_batches_that_take_longer_than_that() -> None:
+    engine = Noting(at_once_tokens=3)
+    async with running(engine) as batcher:
+        for call in (Call([20, 21, 22]), Call([20, 21, 22, 23])):
+            batcher.submit(call.jobs)
+            await call.answered()
+    assert engine.threads[3] is threading.current_thread()
+    assert engine.threads[4] is not threading.current_thread()
 
 
 async def test_a_long_text_computes_beside_short_ones_and_they_do_not_wait_for_it() -> None:

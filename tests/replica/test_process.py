@@ -16,6 +16,7 @@ from embedfleet.model.source import resolve
 from embedfleet.replica.process import ENGINE_LOST, Door, LoadedModel, serve
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.settings import Pool, Settings
+from embedfleet.vocabulary import EngineLostError
 from tests.fakes.revealing_engine import RevealingEngine
 
 
@@ -27,6 +28,8 @@ class ClosedSomewhere(RevealingEngine):
     def close(self) -> None:
         self.closed_by = threading.get_ident()
         super().close()
+        if self.lost:
+            raise EngineLostError("the device is gone")
 
 
 @dataclass
@@ -89,3 +92,15 @@ async def test_a_replica_that_is_told_to_stop_closes_its_engine_beside_the_event
         assert await here.exit_code() == 0
 
     assert here.engine.closed_by not in {None, threading.get_ident()}
+
+
+async def test_an_engine_that_was_lost_before_it_is_closed_is_told_as_such(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No text came that would have shown it."""
+    async with process() as here:
+        here.engine.lost = True
+        here.stop.set()
+        assert await here.exit_code() == ENGINE_LOST
+
+    assert "the engine was lost before it was closed" in caplog.text

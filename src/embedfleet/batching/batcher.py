@@ -205,10 +205,11 @@ class Batcher:
     async def _prepare(self, batch: list[Job]) -> Prepared | None:
         started = time.monotonic()
         try:
-            computation = await _in_thread(
-                self._preparer,
-                partial(self._engine.prepare, [job.encoding for job in batch]),
-            )
+            prepare = partial(self._engine.prepare, [job.encoding for job in batch])
+            if sum(job.tokens for job in batch) <= self._engine.info.at_once_tokens:
+                computation = prepare()
+            else:
+                computation = await _in_thread(self._preparer, prepare)
         except Exception as error:  # noqa: BLE001  whatever an engine raises fails its batch
             self._fail(batch, error)
             return None

@@ -50,6 +50,8 @@ class EngineInfo:
     the device is as fast as with any more. None: with a full batch."""
     long_beside: bool = False
     """Whether a text over `batch_tokens` computes beside batches and does not hold them up."""
+    at_once_tokens: int = 0
+    """Batches up to this long are prepared in less time than it takes to wake a thread for it."""
     device_uuid: str | None = None
     """Which GPU it is, as the driver knows it; None for others."""
     kernels: str = ""

@@ -34,7 +34,7 @@ from embedfleet.settings import Settings, is_loopback
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import ReplicaMetrics
 from embedfleet.telemetry.tracing import Tracing, opened
-from embedfleet.vocabulary import ServiceError
+from embedfleet.vocabulary import EngineLostError, ServiceError
 from embedfleet.wire.asgi import App, Receive, Request, Response, Router, Scope, Send
 from embedfleet.wire.description import ANNOUNCEMENT
 from embedfleet.wire.openai import RequestLimits
@@ -192,7 +192,16 @@ async def serve(
     if batching.done():
         return ENGINE_LOST  # a lost device can't be asked to give its memory back
     batching.cancel()
-    await asyncio.to_thread(loaded.engine.close)
+    return await asyncio.to_thread(_closed, loaded.engine)
+
+
+def _closed(engine: Engine) -> int:
+    """Close it; the exit code."""
+    try:
+        engine.close()
+    except EngineLostError:
+        log.exception("the engine was lost before it was closed")
+        return ENGINE_LOST
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,15 @@ pytestmark = pytest.mark.slow
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "qwen3_reference.npz"
 PRECISIONS = [Precision.F32, Precision.BF16, Precision.FP8]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Torch divides a sum among threads by its size, which deterministic modes of GPUs know not."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ Skipped where there is none, as in CI; runs on a GPU are recorded in benchmarks/
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,18 @@ if not torch.cuda.is_available():
     pytest.skip("there is no GPU here", allow_module_level=True)
 
 from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config, read_config
-from embedfleet.engine.cuda.devices import CudaDevice, Processor, find_device
+from embedfleet.engine.cuda.devices import (
+    CudaDevice,
+    Processor,
+    brings_up_early,
+    capabilities,
+    find_device,
+)
 from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings
 from embedfleet.engine.cuda.few_rows import FewRowsKernel
 from embedfleet.engine.cuda.fused import FusedOperations, tile_tokens
 from embedfleet.engine.cuda.layout import lay_out
-from embedfleet.engine.cuda.linear import Fp8Matrix, Ready, quantised
+from embedfleet.engine.cuda.linear import Ready, quantised
 from embedfleet.engine.cuda.operations import ALONE_FROM
 from embedfleet.engine.cuda.plain import Heads, PlainOperations, Rotation, Texts
 from embedfleet.engine.engine import Engine
@@ -40,8 +48,11 @@ from tests.conformance.engine_conformance import (
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[3]
+
 FOUR_B = Qwen3Config(2560, 36, 32, 8, 128, 9728, 151_665, 1e-6, 1e6, 40_960, True)
 SMALLEST = Qwen3Config(1024, 28, 16, 8, 128, 3072, 151_669, 1e-6, 1e6, 32_768, True)
+EARLY = brings_up_early(torch.device("cuda"))
 LENGTHS = [1, 5, 15, 16, 17, 33, 64, 150, 1_000, ALONE_FROM - 1, ALONE_FROM, ALONE_FROM, 3_000]
 
 
@@ -80,7 +91,8 @@ class TestKernels:
     @pytest.fixture
     def operations(self, config: Qwen3Config, fp8: bool) -> tuple[FusedOperations, PlainOperations]:
         table = rotation(config)
-        return FusedOperations(config, table, fp8=fp8), PlainOperations(config, table, fp8=fp8)
+        fused = FusedOperations(config, table, fp8=fp8, early=EARLY)
+        return fused, PlainOperations(config, table, fp8=fp8)
 
     def test_norms_with_and_without_a_sum(
         self, operations: Any, config: Qwen3Config, fp8: bool
@@ -138,20 +150,32 @@ class TestKernels:
         assert far(fused.attend(heads(mixed, last), texts, last=True), expected) < 6e-3
 
 
-def test_products_of_few_rows_are_products() -> None:
-    random, kernel = Random(), FewRowsKernel()
-    for rows in (1, 7, 16):
-        x, weight, before = random(rows, 2560), random(6144, 2560), random(rows, 6144)
+@pytest.mark.parametrize("early", [False, True] if EARLY else [False])
+@pytest.mark.parametrize("shape", [(6144, 2560), (2560, 9728), (2576, 4096), (48, 256)])
+def test_products_of_few_rows_are_products(early: bool, shape: tuple[int, int]) -> None:
+    random, kernel = Random(), FewRowsKernel(torch.device("cuda"), early=early)
+    outputs, inputs = shape
+    weight = random(outputs, inputs)
+    weights, weight_scales = quantised(weight)
+    across = weight_scales.t().contiguous()
+    for rows in (1, 7, 16, 33, 64):
+        x, before = random(rows, inputs), random(rows, outputs)
         product = x.double() @ weight.double().t()
         assert far(kernel.times(Ready(x), weight, None, None), product) < 3e-3
         added = before.clone()
         kernel.times(Ready(x), weight, None, added)
         assert far(added, before.double() + product) < 3e-3
-        values, scales = quantised(x)
-        weights, weight_scales = quantised(weight)
-        ready, across = Ready(values, scales), weight_scales.t().contiguous()
-        found = kernel.times(ready, weights, across, None)
-        assert far(found, Fp8Matrix(weights, across).times(ready)) < 5e-3
+        ready = Ready(*quantised(x))
+        exact = (ready.values.double() * ready.scales) @ (weights.double() * weight_scales).t()
+        assert far(kernel.times(ready, weights, across, None), exact) < 3e-3
+
+
+def test_products_of_few_rows_have_the_same_bits_each_time() -> None:
+    random, kernel = Random(), FewRowsKernel(torch.device("cuda"), early=EARLY)
+    x, weight = Ready(random(16, 9728)), random(2560, 9728)
+    first = kernel.times(x, weight, None, None)
+    for _ in range(50):
+        assert torch.equal(kernel.times(x, weight, None, None), first)
 
 
 def engine_on(
@@ -225,6 +249,38 @@ def test_it_names_its_gpu_and_refuses_one_that_is_not_there(directory: Path) -> 
     assert info.device_uuid
     with pytest.raises(SettingError, match="this machine has cuda:0"):
         find_device("cuda:63")
+
+
+LOSES_ITS_GPU = """
+import numpy as np, torch
+from pathlib import Path
+from embedfleet.engine.loading import EngineOptions, load_engine
+from embedfleet.vocabulary import EngineLostError
+
+options = EngineOptions(device="cuda", dtype="bf16", max_tokens=512)
+engine = load_engine(Path("src/embedfleet/builtin"), options)
+text = [np.array([5, 6], np.int32)]
+engine.prepare(text)()
+torch.zeros(4, device="cuda").index_select(0, torch.tensor([9], device="cuda"))
+for _ in range(2):
+    try:
+        engine.prepare(text)()
+    except EngineLostError as error:
+        print(error, flush=True)
+"""
+
+
+def test_an_engine_whose_gpu_is_lost_says_so_each_time() -> None:
+    """In a process of its own, which torch may end by a signal: its GPU is lost for good."""
+    command = [sys.executable, "-c", LOSES_ITS_GPU]
+    told = subprocess.run(command, stdout=subprocess.PIPE, check=False, cwd=ROOT, text=True).stdout
+    assert told.count("cuda:0 is lost and computes nothing more") == 2
+
+
+def test_it_tells_what_its_gpus_can() -> None:
+    found = capabilities()
+    assert len(found) == torch.cuda.device_count()
+    assert (found[0][0] >= 9) == EARLY
 
 
 def test_the_geometry_of_the_small_model_is_what_tests_think(directory: Path) -> None:

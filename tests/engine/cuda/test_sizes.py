@@ -19,6 +19,12 @@ def test_sizes_above_the_batch_are_not_captured() -> None:
     assert [shape.tokens for shape in captured_shapes(64, 32)] == [16, 32, 64]
 
 
+def test_where_rows_come_in_whole_blocks_so_do_tokens_and_texts() -> None:
+    shapes = captured_shapes(2_048, 32, rows=512)
+    assert [shape.tokens for shape in shapes] == [512, 1_024, 1_536, 2_048]
+    assert all(shape.texts == 512 for shape in shapes)
+
+
 def test_a_short_text_gets_the_smallest_pass() -> None:
     found = fitting(SHAPES, least([16]))
     assert found is not None
@@ -26,13 +32,20 @@ def test_a_short_text_gets_the_smallest_pass() -> None:
 
 
 def test_what_is_larger_than_every_size_is_not_captured() -> None:
-    assert fitting(SHAPES, least([2_049])) is None
+    assert fitting(SHAPES, least([4_097])) is None
 
 
 def test_many_tiny_texts_get_a_size_with_room_for_each_of_them() -> None:
     found = fitting(SHAPES, least([1] * 40))
     assert found is not None
     assert found.texts >= 40
+
+
+@given(some.lists(some.integers(16, 64), min_size=32, max_size=64))
+def test_a_batch_of_single_texts_is_filled_up_by_a_quarter_at_most(lengths: list[int]) -> None:
+    found = fitting(SHAPES, least(lengths))
+    assert found is not None
+    assert found.tokens <= 1.25 * sum(lengths)
 
 
 @given(some.lists(some.integers(8, 128), min_size=1, max_size=16))

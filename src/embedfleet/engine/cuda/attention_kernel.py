@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from embedfleet.engine.cuda.kernels import take_turn
+
 
 @triton.jit
 def attend_keys(
@@ -129,6 +131,7 @@ def attention_kernel(
     KEYS: tl.constexpr,
     WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     """Causal attention of one tile: some tokens of one text, PACK query heads of one key head.
 
@@ -136,9 +139,10 @@ def attention_kernel(
     query rows, first key row, keys before the first query's own]. Keys are taken in blocks that
     begin at the text's first, wherever it lies in the batch.
     """
-    tile = tiles + tl.program_id(0) * 4
+    tile = tiles + tl.program_id(0) * 4  # of the pass's input, which no kernel writes
     query_row, count = tl.load(tile), tl.load(tile + 1)
     key_row, before = tl.load(tile + 2), tl.load(tile + 3)
+    take_turn(EARLY)
     if count == 0:  # a tile that pads a captured graph
         return
     head = tl.program_id(1) * PACK

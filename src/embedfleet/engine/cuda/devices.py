@@ -164,6 +164,12 @@ def capabilities() -> list[tuple[int, int]]:
     return [torch.cuda.get_device_capability(n) for n in range(torch.cuda.device_count())]
 
 
+def brings_up_early(device: torch.device) -> bool:
+    """Whether a GPU can bring a kernel up while the one before it runs: Hopper and newer."""
+    major: int = torch.cuda.get_device_capability(device)[0]
+    return major >= 9
+
+
 def find_device(name: str) -> CudaDevice:
     """`cuda` or `cuda:N`; raises SettingError when there is no such GPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

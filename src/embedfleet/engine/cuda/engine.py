@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.cuda.devices import Device, telling_of_loss
 from embedfleet.engine.cuda.forward import Forward, Steps, run
 from embedfleet.engine.cuda.graphs import CapturedPass, capture
-from embedfleet.engine.cuda.layout import Layout, Shape, lay_out, rounded_up
+from embedfleet.engine.cuda.layout import Integers, Layout, Shape, lay_out, rounded_up
 from embedfleet.engine.cuda.memory import Need, chosen_sizes
 from embedfleet.engine.cuda.operations import Kit, chosen_kit
 from embedfleet.engine.cuda.plain import Texts
@@ -43,6 +44,19 @@ class CudaSettings:
     """Memory for intermediate results; None: what the device has."""
     deterministic: bool = False
     """Whether a text's vector has the same bits whatever it is batched with."""
+
+
+_REMEMBERED_TOKENS: Final = 64
+"""Passes of one text up to this long are laid out once: beside theirs, that time is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How texts lie in a pass, and the integers that say so, without token ids."""
+
+    layout: Layout
+    shape: Shape
+    integers: Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,7 @@ class CudaEngine:
         )
         self._turns = Turns()
         self._captured: dict[Shape, CapturedPass] = {}
+        self._plans: dict[int, Plan] = {}
         with device.stream():
             loading = Loading(
                 device.torch_device, settings.precision, self._kit.fixed_rows, self._kit.few_rows
@@ -100,12 +115,17 @@ class CudaEngine:
                 in_flight=2,
                 enough_tokens=min(self._kit.enough_tokens, sizes.batch_tokens),
                 long_beside=True,
+                at_once_tokens=_REMEMBERED_TOKENS,
                 device_uuid=device.uuid,
             )
             if self._kit.captures:
-                shapes = captured_shapes(sizes.batch_tokens, self._kit.tile_tokens)
-                self._captured = capture(shapes, self._whole, device.torch_device)
+                self._captured = self._capture()
         self._warm_up()
+
+    def _capture(self) -> dict[Shape, CapturedPass]:
+        kit = self._kit
+        shapes = captured_shapes(self._info.batch_tokens, kit.tile_tokens, kit.fixed_rows or 1)
+        return capture(shapes, self._whole, self._device.torch_device)
 
     def _warm_up(self) -> None:
         """Let libraries load, compile and allocate before the first text comes, not with it."""
@@ -139,18 +159,35 @@ class CudaEngine:
         return Computation(lambda: self._compute(prepared), padding)
 
     def _prepare_pass(self, texts: Sequence[Encoding]) -> Pass:
+        if len(texts) == 1 and len(texts[0]) <= _REMEMBERED_TOKENS:
+            return self._remembered(texts[0])
+        layout, shape = self._laid_out([len(text) for text in texts])
+        inputs = self._device.empty_input(shape.size)
+        layout.write(texts, shape, inputs.numpy())
+        return Pass(layout, shape, inputs)
+
+    def _remembered(self, text: Encoding) -> Pass:
+        """A pass of one text, whose integers but for its ids are those of any other as long."""
+        plan = self._plans.get(len(text))
+        if plan is None:
+            layout, shape = self._laid_out([len(text)])
+            plan = Plan(layout, shape, np.empty(shape.size, np.int32))
+            layout.write([text], shape, plan.integers)
+            self._plans[len(text)] = plan
+        inputs = self._device.empty_input(plan.shape.size)
+        integers = inputs.numpy()
+        integers[:] = plan.integers
+        integers[plan.shape.parts["ids"]][: len(text)] = text
+        return Pass(plan.layout, plan.shape, inputs)
+
+    def _laid_out(self, lengths: Sequence[int]) -> tuple[Layout, Shape]:
         layout = lay_out(
-            [len(text) for text in texts],
-            tile_tokens=self._kit.tile_tokens,
-            alone_from=self._kit.alone_from,
+            lengths, tile_tokens=self._kit.tile_tokens, alone_from=self._kit.alone_from
         )
         least = layout.shape
         if self._kit.fixed_rows is not None:
             least = rounded_up(least, self._kit.fixed_rows)
-        shape = least if layout.alone else fitting(self._by_size, least) or least
-        inputs = self._device.empty_input(shape.size)
-        layout.write(texts, shape, inputs.numpy())
-        return Pass(layout, shape, inputs)
+        return layout, least if layout.alone else fitting(self._by_size, least) or least
 
     def _compute(self, prepared: Sequence[Pass]) -> Vectors:
         with (
@@ -196,10 +233,12 @@ class CudaEngine:
         return self._forward
 
     def close(self) -> None:
+        """Raises EngineLostError when the device was lost meanwhile."""
         with self._turns.whole():
             self._forward = None
             self._captured = {}
-        self._device.release_memory()
+        with telling_of_loss(self._device.name):
+            self._device.release_memory()
 
 
 def _whole_rows(tokens: int, rows: int) -> int:

@@ -39,7 +39,9 @@ def tile_tokens(config: Qwen3Config) -> int:
 class FusedOperations:
     """In one kernel each; on CUDA devices, in bf16 or FP8."""
 
-    def __init__(self, config: Qwen3Config, rotation: Rotation, *, fp8: bool) -> None:
+    def __init__(self, config: Qwen3Config, rotation: Rotation, *, fp8: bool, early: bool) -> None:
+        """`early`: whether the device brings kernels up while others still run."""
+        self._turn = {"EARLY": early, "launch_pdl": early}
         self._config = config
         self._rotation = rotation
         self._fp8 = fp8
@@ -56,6 +58,7 @@ class FusedOperations:
             ADDS=delta is not None,
             QUANTISES=self._fp8,
             num_warps=8,
+            **self._turn,
         )
         return ready
 
@@ -67,6 +70,7 @@ class FusedOperations:
             *(x, ready.values, scales, x.shape[1]),
             WIDTH=triton.next_power_of_2(x.shape[1]),
             num_warps=8,
+            **self._turn,
         )
         return ready
 
@@ -81,10 +85,14 @@ class FusedOperations:
                 FIRST=first,
                 REST=triton.next_power_of_2(max(width - first, 1)),
                 num_warps=8,
+                **self._turn,
             )
         else:
             kernels.gate_kernel[(rows, triton.cdiv(width, _GATE_COLUMNS))](
-                *(gate_up, ready.values, width), WIDTH=_GATE_COLUMNS, num_warps=4
+                *(gate_up, ready.values, width),
+                WIDTH=_GATE_COLUMNS,
+                num_warps=4,
+                **self._turn,
             )
         return ready
 
@@ -118,6 +126,7 @@ class FusedOperations:
             HEADS=config.heads,
             num_warps=4,
             num_stages=3,
+            **self._turn,
         )
 
     def _rotate(self, x: Tensor, positions: Tensor, norm: Tensor) -> None:
@@ -128,6 +137,7 @@ class FusedOperations:
             *(self._config.epsilon, x.stride(0)),
             HEADS=together,
             HALF=width // 2,
+            **self._turn,
         )
 
     def unit(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Tensor:
@@ -137,6 +147,7 @@ class FusedOperations:
             *(states, weight, out, self._config.epsilon, x.shape[1]),
             WIDTH=triton.next_power_of_2(x.shape[1]),
             num_warps=8,
+            **self._turn,
         )
         return out
 

@@ -5,18 +5,31 @@ their bytes cost. Decides how a row or a tile is computed; refuses to know the m
 launches them, `plain.py` says in torch what each one means.
 
 Rows are computed one by one, in an order that depends on their own sizes alone: a text's numbers
-are the same bits whatever else is in the batch. Attention has a module of its own.
+are the same bits whatever else is in the batch. Attention and products have modules of their own.
+
+Where a device can (EARLY), each kernel is brought up while the one before it still runs, lets the
+next one do the same, and waits before it touches what others write.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 LARGEST_FP8: tl.constexpr = tl.constexpr(448.0)
 """The largest number of e4m3."""
 SMALLEST_SCALE: tl.constexpr = tl.constexpr(1e-12)
 """A row of zeros must stay zero, not become 0/0."""
+
+
+@triton.jit
+def take_turn(EARLY: tl.constexpr) -> None:
+    """Let the next kernel be brought up, and wait for the one before. Every kernel must: the next
+    one takes its end for the end of all before it."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
 
 
 @triton.jit
@@ -48,8 +61,10 @@ def norm_kernel(
     WIDTH: tl.constexpr,
     ADDS: tl.constexpr,
     QUANTISES: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     """Add `delta` to the rows of `x` in place (if ADDS), and write their RMS norm."""
+    take_turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
     inside = columns < width
@@ -67,9 +82,15 @@ def norm_kernel(
 
 @triton.jit
 def quantise_kernel(
-    x: tl.tensor, out: tl.tensor, scales: tl.tensor, width: tl.tensor, WIDTH: tl.constexpr
+    x: tl.tensor,
+    out: tl.tensor,
+    scales: tl.tensor,
+    width: tl.tensor,
+    WIDTH: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     """Write rows in FP8, each with its scale."""
+    take_turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
     inside = columns < width
@@ -89,8 +110,11 @@ def gated(x: tl.tensor, row: tl.tensor, columns: tl.tensor, width: tl.tensor) ->
 
 
 @triton.jit
-def gate_kernel(x: tl.tensor, out: tl.tensor, width: tl.tensor, WIDTH: tl.constexpr) -> None:
+def gate_kernel(
+    x: tl.tensor, out: tl.tensor, width: tl.tensor, WIDTH: tl.constexpr, EARLY: tl.constexpr
+) -> None:
     """SwiGLU of rows, WIDTH columns at a time."""
+    take_turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     values = gated(x, row, columns, width)
@@ -105,8 +129,10 @@ def gate_quantise_kernel(
     width: tl.tensor,
     FIRST: tl.constexpr,
     REST: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     """SwiGLU of rows, in FP8 with a scale each; FIRST + REST columns hold a row."""
+    take_turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     first, rest = tl.arange(0, FIRST), FIRST + tl.arange(0, REST)
     left, right = gated(x, row, first, width), gated(x, row, rest, width)
@@ -129,8 +155,10 @@ def rotate_kernel(
     stride: tl.tensor,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     """RMS norm and RoPE over HEADS heads of a token, in place."""
+    take_turn(EARLY)
     token = tl.program_id(0).to(tl.int64)
     half = tl.arange(0, HALF)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
@@ -155,8 +183,10 @@ def unit_kernel(
     epsilon: tl.tensor,
     width: tl.tensor,
     WIDTH: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     """RMS norm of rows, then length 1, in float32; a row that is not finite has a NaN somewhere."""
+    take_turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
     inside = columns < width
@@ -166,48 +196,3 @@ def unit_kernel(
     normed *= tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
     length = tl.sqrt_rn(tl.sum(normed * normed, 0))
     tl.store(out + at, tl.div_rn(normed, length), mask=inside)
-
-
-@triton.jit
-def few_rows_kernel(
-    x: tl.tensor,
-    weight: tl.tensor,
-    out: tl.tensor,
-    x_scales: tl.tensor,
-    weight_scales: tl.tensor,
-    rows: tl.tensor,
-    outputs: tl.tensor,
-    ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    INPUTS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    SCALES: tl.constexpr,
-    ADDS: tl.constexpr,
-) -> None:
-    """Products of few rows with a matrix [outputs, WIDTH]: what they cost is to read the matrix.
-
-    With SCALES both are FP8, one scale per row and one per output; with ADDS the products are added
-    to what is in `out`.
-    """
-    number = tl.arange(0, ROWS)
-    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    inputs = tl.arange(0, INPUTS)
-    present, wanted = number[:, None] < rows, output[:, None] < outputs
-    x_at = x + number[:, None] * WIDTH + inputs[None, :]
-    weight_at = weight + output[:, None].to(tl.int64) * WIDTH + inputs[None, :]
-    total = tl.zeros([OUTPUTS, ROWS], tl.float32)
-    for start in tl.range(0, WIDTH, INPUTS):
-        weights = tl.load(weight_at + start, mask=wanted, other=0.0)
-        values = tl.load(x_at + start, mask=present, other=0.0)
-        if SCALES:  # float16 holds every FP8 number
-            weights, values = weights.to(tl.float16), values.to(tl.float16)
-        total = tl.dot(weights, tl.trans(values), total)
-    products = tl.trans(total)
-    at = number[:, None] * outputs + output[None, :]
-    inside = present & (output[None, :] < outputs)
-    if SCALES:
-        products *= tl.load(x_scales + number, mask=number < rows, other=0.0)[:, None]
-        products *= tl.load(weight_scales + output, mask=output < outputs, other=0.0)[None, :]
-    if ADDS:
-        products += tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + at, products.to(out.dtype.element_ty), mask=inside)

@@ -12,6 +12,7 @@ from typing import Final
 import torch
 
 from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.cuda.devices import brings_up_early
 from embedfleet.engine.cuda.linear import FewRows
 from embedfleet.engine.cuda.plain import Operations, PlainOperations, Rotation
 from embedfleet.engine.rope import cosines_and_sines
@@ -67,12 +68,13 @@ def chosen_kit(
     from embedfleet.engine.cuda.few_rows import FewRowsKernel  # noqa: PLC0415
     from embedfleet.engine.cuda.fused import FusedOperations, tile_tokens  # noqa: PLC0415
 
+    early = brings_up_early(device)
     return Kit(
-        FusedOperations(config, rotation, fp8=fp8),
+        FusedOperations(config, rotation, fp8=fp8, early=early),
         tile_tokens(config),
         ALONE_FROM,
-        captures=not deterministic,
+        captures=True,
         fixed_rows=fixed_rows,
-        few_rows=None if deterministic else FewRowsKernel(),
+        few_rows=None if deterministic else FewRowsKernel(device, early=early),
         warm_up_tokens=(ALONE_FROM - 1, ALONE_FROM, 2 * ALONE_FROM),
     )

@@ -8,19 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from embedfleet.engine.cuda.layout import Shape
+from embedfleet.engine.cuda.layout import Shape, rounded_up
 
-CAPTURED_TOKENS: Final = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1_024, 1_280, 1_536, 2_048)
-"""Above the largest, Python is faster than the device in any case. Matrix units compute whole tiles
-of 64 or 128 rows, so most of what is between two sizes costs nothing."""
+CAPTURED_TOKENS: Final = (
+    *(16, 32, 64, 128, 192, 256, 384, 512, 640, 768, 896, 1_024, 1_280, 1_536, 1_792),
+    *(2_048, 2_304, 2_560, 2_816, 3_072, 3_584, 4_096),
+)
+"""Above the largest, Python is faster than the device even beside hundreds of callers. Matrix units
+compute whole tiles of 64 or 128 rows, so most of what is between two small sizes costs nothing."""
 
 _FEWEST_TEXTS: Final = 8
 _TOKENS_PER_TEXT: Final = 8
 
 
-def captured_shapes(largest: int, tile_tokens: int) -> list[Shape]:
-    """The sizes to capture, smallest first, for passes of at most `largest` tokens."""
-    return [_shape(tokens, tile_tokens) for tokens in CAPTURED_TOKENS if tokens <= largest]
+def captured_shapes(largest: int, tile_tokens: int, rows: int = 1) -> list[Shape]:
+    """The sizes to capture, smallest first, for passes of at most `largest` tokens.
+
+    `rows`: what every number of rows must be a multiple of.
+    """
+    sizes = [tokens for tokens in CAPTURED_TOKENS if tokens <= largest and not tokens % rows]
+    return [rounded_up(_shape(tokens, tile_tokens), rows) for tokens in sizes]
 
 
 def _shape(tokens: int, tile_tokens: int) -> Shape:
