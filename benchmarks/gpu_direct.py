@@ -36,6 +36,8 @@ WORKLOADS: Final = {
     "1x8192": [8192],
     "1x32768": [32_768],
 }
+SECONDS: Final = 1.5
+"""That a rate is measured for, about."""
 COMPARED: Final = (1, 5, 16, 20, 32, 33, 64, 100, 128, 300, 512, 700, 1100, 2048, 2500, 4000)
 """Lengths of the texts whose cosines are told."""
 
@@ -55,7 +57,7 @@ def rate(engine: Engine, lengths: list[int]) -> dict[str, float]:
 
     once(0)
     alone = sorted(timed(lambda number=number: once(number)) for number in range(7))  # type: ignore[misc]
-    count = max(4, 60_000 // tokens * 2) if tokens < 30_000 else 3
+    count = max(3, int(SECONDS / alone[3]))
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(once, range(2)))
         seconds = timed(lambda: list(threads.map(once, range(count))))
