@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedfleet.engine.checkpoint import read_config
+from embedfleet.engine.checkpoint import Checkpoint, read_config
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
-from embedfleet.engine.native.engine import NativeEngine
+from embedfleet.engine.native.engine import NativeEngine, NativeSettings
 from embedfleet.engine.native.memory import needed_mib
 from embedfleet.engine.pooling import finite_rows
-from embedfleet.vocabulary import Encoding
+from embedfleet.vocabulary import Encoding, Precision
 from tests.checkpoints import LARGE, SMALL, Geometry, random_weights, write_checkpoint
 from tests.conformance.engine_conformance import (
     ClosingConformance,
@@ -85,10 +85,26 @@ class Bits:
     """The vector of each text, computed alone by the first engine."""
 
 
-@pytest.fixture(scope="module", params=DTYPES)
+def older_engine_of(directory: Path, threads: int, batch_tokens: int) -> Engine:
+    """int8 as on processors with VNNI whose attention is float32, for want of bfloat16."""
+    settings = NativeSettings(
+        precision=Precision.INT8,
+        bfloat16=False,
+        threads=threads,
+        batch_tokens=batch_tokens,
+        memory_mib=1_024,
+        max_tokens=2_048,
+    )
+    return NativeEngine(Checkpoint(directory), settings)
+
+
+@pytest.fixture(scope="module", params=[*DTYPES, "int8 without bfloat16"])
 def bits(request: pytest.FixtureRequest, directory: Path) -> Bits:
     counts = ((1, 1_024), (2, 1_024), (3, 1_024), (5, 256), (2, 64))
-    engines = [engine_of(directory, request.param, *each) for each in counts]
+    if request.param in DTYPES:
+        engines = [engine_of(directory, request.param, *each) for each in counts]
+    else:
+        engines = [older_engine_of(directory, *each) for each in counts]
     lengths = np.random.default_rng(5).lognormal(3, 1.2, 32).astype(int).clip(1, 400)
     texts = random_texts(engines[0], [1, 2, 15, 16, 17, 95, 96, 97, *lengths])
     return Bits(engines, texts, [embed(engines[0], [text])[0].tobytes() for text in texts])
@@ -104,6 +120,15 @@ def test_a_text_has_the_same_bits_alone_and_anywhere_in_any_batch_on_any_threads
     batch = data.draw(st.lists(any_text, min_size=1, max_size=30))
     vectors = embed(engine, [bits.texts[index] for index in batch])
     assert [vector.tobytes() for vector in vectors] == [bits.alone[index] for index in batch]
+
+
+def test_int8_is_as_exact_without_products_of_bfloat16(directory: Path) -> None:
+    exact, usual = (engine_of(directory, dtype) for dtype in ("f32", "int8"))
+    older = older_engine_of(directory, 1, 1_024)
+    texts = random_texts(exact, [1, 2, 17, 64, 100, 300])
+    reference = embed(exact, texts)
+    for engine in (usual, older):
+        assert np.einsum("ij,ij->i", embed(engine, texts), reference).min() > 0.998
 
 
 SHAPES = (

@@ -112,6 +112,17 @@ def test_any_finite_bfloat16_is_quantised_like_in_python(seed: int) -> None:
     np.testing.assert_array_equal(panels.packed, panels_of_int8(values))
 
 
+@pytest.mark.parametrize("kind", ["BF16", "F32"])
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_none_shows_in_the_scale_of_its_group(broken: float, kind: str) -> None:
+    """A damaged checkpoint must not give vectors that look like some."""
+    values = np.ones((32, 320), np.float32)
+    values[3, 260] = broken
+    stored = bfloat16_bits(values) if kind == "BF16" else values
+    scales = packed(Matrix(Tensor("w", kind, stored)), Precision.INT8).scales.reshape(2, 32)
+    assert np.argwhere(~np.isfinite(scales)).tolist() == [[1, 3]]
+
+
 def test_numbers_at_an_odd_address_are_packed_too() -> None:
     weight = matrix("BF16", (32, 64))
     content = b"x" + weight.tensor.stored.tobytes()

@@ -15,6 +15,7 @@ from embedfleet.vocabulary import Precision, SettingError
 INSTRUCTIONS: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma")
 """What the kernels are compiled to, by Linux' names in /proc/cpuinfo."""
 KERNELS: Final = ("auto", "native", "openvino")
+_BFLOAT16: Final = "avx512_bf16"
 _TILES: Final = "amx_int8"
 _IN: Final = 64
 """A matrix has a multiple of so many inputs: a cache line of int8."""
@@ -82,6 +83,11 @@ def misfit(config: Qwen3Config) -> str | None:
     if sharing > MOST_SHARING:
         return f"{sharing} query heads of the model share a key head, more than {MOST_SHARING}"
     return None
+
+
+def multiplies_bfloat16(flags: frozenset[str]) -> bool:
+    """Whether the processor has products of bfloat16 that are added in float32."""
+    return _BFLOAT16 in flags
 
 
 def fits(config: Qwen3Config) -> bool:

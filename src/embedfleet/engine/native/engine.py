@@ -30,6 +30,9 @@ class NativeSettings:
 
     precision: Precision
     """F32 or INT8."""
+    bfloat16: bool
+    """Whether attention of INT8 multiplies bfloat16, for processors that do: nearly as
+    exact (mean cosine to f32 0.99835 with, 0.99842 without, on random weights), twice as fast."""
     threads: int
     batch_tokens: int
     """Tokens in one pass through the model, unless a single text is longer."""
@@ -52,7 +55,9 @@ class NativeEngine:
         self._checkpoint = checkpoint
         self._tables = Tables(config)
         self._computing = Lock()
-        self._model = Model(checkpoint, settings.precision, load(), settings.threads)
+        self._model = Model(
+            *(checkpoint, settings.precision, load(), settings.threads), bfloat16=settings.bfloat16
+        )
         self._info = EngineInfo(
             width=config.hidden,
             max_tokens=settings.max_tokens,

@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 _MODULE: Final = f"{__package__}._kernels"
 """Built like an extension module, so that it is found like one; Python can't import it."""
 
-ABI: Final = 1
+ABI: Final = 2
 """Of `kernels/model.h`, as this module declares it."""
 INT8: Final = 0
 FLOAT: Final = 1
 
 
 class Shape(Structure):
-    """The sizes of a model, `epsilon` of its norms, and its `kind`: INT8 or FLOAT."""
+    """The sizes of a model, `epsilon` of its norms, and its `kind`: INT8 or FLOAT.
+
+    `bfloat16`: whether attention of INT8 multiplies that.
+    """
 
     _fields_ = (
         ("hidden", c_int32),
@@ -37,6 +40,7 @@ class Shape(Structure):
         ("intermediate", c_int32),
         ("epsilon", c_float),
         ("kind", c_int32),
+        ("bfloat16", c_int32),
     )
 
 
@@ -69,6 +73,7 @@ _PACK: Final = [c_void_p, c_int32, c_int32]
 """Values, outputs and inputs, which every packing function begins with."""
 FUNCTIONS: Final[dict[str, tuple[list[Any], Any]]] = {
     "embedfleet_abi": ([], c_int32),
+    "embedfleet_supported": ([], c_int32),
     "embedfleet_pack_int8": ([*_PACK, c_void_p, c_void_p], None),
     "embedfleet_quantise_bf16": ([*_PACK, c_void_p, c_void_p, c_void_p], None),
     "embedfleet_quantise_float": ([*_PACK, c_void_p, c_void_p, c_void_p], None),
@@ -112,6 +117,9 @@ def opened(path: Path) -> ctypes.CDLL:
         abi = None
     if abi != ABI:
         raise OSError(f"{path} was compiled from another version; install embedfleet again")
+    if not library.embedfleet_supported():
+        # Who emulates a processor may show another's instructions in /proc/cpuinfo.
+        raise OSError("the processor, or the system, has not what the kernels were compiled to")
     return library
 
 

@@ -23,13 +23,22 @@ class Model:
     """Threads over weights. One call at a time; other Python threads run meanwhile."""
 
     def __init__(
-        self, checkpoint: Checkpoint, precision: Precision, kernels: ctypes.CDLL, threads: int
+        self,
+        checkpoint: Checkpoint,
+        precision: Precision,
+        kernels: ctypes.CDLL,
+        threads: int,
+        *,
+        bfloat16: bool,
     ) -> None:
-        """Pack the weights and start `threads` threads, of which whoever calls `run` is one."""
+        """Pack the weights and start `threads` threads, of which whoever calls `run` is one.
+
+        `bfloat16`: whether attention of int8 multiplies it. Raises MemoryError.
+        """
         self._kernels, self._hidden = kernels, checkpoint.config.hidden
         weights = Weights(checkpoint, precision, kernels, threads)
         norm = address(weights.final_norm)
-        shape = _shape(checkpoint, precision)
+        shape = _shape(checkpoint, precision, bfloat16=bfloat16)
         self._model = kernels.embedfleet_open(shape, weights.layers, norm, threads)
         if not self._model:
             raise MemoryError(f"there is no memory for a model on {threads} threads, or no thread")
@@ -69,7 +78,7 @@ def _close(kernels: ctypes.CDLL, model: int, _weights: Weights) -> None:
     kernels.embedfleet_close(model)
 
 
-def _shape(checkpoint: Checkpoint, precision: Precision) -> Shape:
+def _shape(checkpoint: Checkpoint, precision: Precision, *, bfloat16: bool) -> Shape:
     config = checkpoint.config
     return Shape(
         hidden=config.hidden,
@@ -80,4 +89,5 @@ def _shape(checkpoint: Checkpoint, precision: Precision) -> Shape:
         intermediate=config.intermediate,
         epsilon=config.epsilon,
         kind=FLOAT if precision is Precision.F32 else INT8,
+        bfloat16=bfloat16,
     )

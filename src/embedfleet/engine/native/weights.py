@@ -31,7 +31,7 @@ _LINE: Final = 64
 PANEL: Final = 32
 """Rows of a panel: panels follow each other, so that whole ones can be packed by themselves."""
 GROUP_INPUTS: Final = 256
-"""Inputs of a token that share a scale in int8; as many as the kernels have."""
+"""Inputs that share a scale in int8, those of an output as those of a token."""
 _PART_VALUES: Final = 1 << 18
 """Of what is widened or quantised on the way, at a time; 1 MiB of floats."""
 
@@ -43,8 +43,12 @@ class Memory:
     """
 
     def __init__(self, size: int) -> None:
+        """`size` bytes. Raises MemoryError."""
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._memory = mmap.mmap(-1, max(size, _LINE), flags=private)
+        try:
+            self._memory = mmap.mmap(-1, max(size, _LINE), flags=private)
+        except OSError as error:
+            raise MemoryError(f"there is no memory for weights of {size >> 20} MiB") from error
         with contextlib.suppress(OSError):  # a kernel without huge pages
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._taken = 0

@@ -151,14 +151,14 @@ void keep_value(const Cache *cache, int kv_head, int64_t slot, int begin, int wi
         half[2 * i] = numbers[i];
 }
 
-static int64_t number_of(const Cache *cache, const Queries *queries, int kv_head, int row)
+static int64_t offset_of(const Cache *cache, const Queries *queries, int kv_head, int row)
 {
     int group = cache->heads / cache->kv_heads;
     int64_t token = queries->query + row / group, head = kv_head * group + row % group;
     return (token * cache->heads + head) * cache->head_dim;
 }
 
-static void begin(State *state, const Cache *cache, const Queries *queries, int kv_head, int count,
+static void begin_task(State *state, const Cache *cache, const Queries *queries, int kv_head, int count,
                   const float *rows)
 {
     float scale = LOG2_E / sqrtf((float)cache->head_dim);
@@ -166,7 +166,7 @@ static void begin(State *state, const Cache *cache, const Queries *queries, int 
     /* Rows that fill the last tile up hold zeros; nobody reads what becomes of them. */
     for (int row = 0; row < count || row % TILE; row++) {
         if (row < count) {
-            const float *query = rows + number_of(cache, queries, kv_head, row);
+            const float *query = rows + offset_of(cache, queries, kv_head, row);
             to_words(query, cache->head_dim, scale, cache->lanes, state->queries[row]);
         } else {
             memset(state->queries[row], 0, bytes);
@@ -251,13 +251,13 @@ void attend(const Cache *cache, const Queries *queries, int kv_head, float *rows
 {
     State state;
     int count = queries->count * (cache->heads / cache->kv_heads);
-    begin(&state, cache, queries, kv_head, count, rows);
+    begin_task(&state, cache, queries, kv_head, count, rows);
     if (cache->lanes == 2)
         meet(&state, cache, queries, kv_head, count, 2);
     else
         meet(&state, cache, queries, kv_head, count, 1);
     for (int row = 0; row < count; row++) {
-        float *to = rows + number_of(cache, queries, kv_head, row);
+        float *to = rows + offset_of(cache, queries, kv_head, row);
         float scale = 1.0f / _mm512_reduce_add_ps(state.totals[row]);
         for (int i = 0; i < cache->head_dim; i++)
             to[i] = state.found[row][i] * scale;

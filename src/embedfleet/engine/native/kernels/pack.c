@@ -38,11 +38,15 @@ static void put_bytes(Group *group, int8_t *to, int32_t *sums)
 static float quantise_weights(const float *values, int width, int8_t *bytes)
 {
     float largest = 0;
-    for (int i = 0; i < width; i++)
-        largest = fabsf(values[i]) > largest ? fabsf(values[i]) : largest;
-    float scale = largest > 0 ? largest / 127.0f : 1.0f;
-    for (int i = 0; i < width; i++)
-        bytes[i] = (int8_t)(int32_t)rintf(values[i] / scale);
+    for (int i = 0; i < width; i++) { /* once NaN, always NaN: the scale must tell of it */
+        float size = fabsf(values[i]);
+        largest = size > largest || size != size ? size : largest;
+    }
+    float scale = largest == 0 ? 1.0f : largest / 127.0f;
+    for (int i = 0; i < width; i++) {
+        float quotient = rintf(values[i] / scale);
+        bytes[i] = quotient == quotient ? (int8_t)quotient : 0;
+    }
     return scale;
 }
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "product.h"
 #include "rows.h"
 
 /* What rows go through between one attention and the next. */
@@ -13,6 +14,8 @@ typedef struct {
     const Layer *begun;    /* or NULL */
     int wanted;
 } Stretch;
+
+static int rounded_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
 
 static void go(Share *share, const Stretch *stretch)
 {
@@ -25,7 +28,7 @@ static void go(Share *share, const Stretch *stretch)
 /* Rows of the next block: fewer towards the end, so that all threads end together. */
 static int block_rows(int left, int threads)
 {
-    int rows = threads == 1 ? BLOCK_ROWS : (left / (2 * threads) + 11) / 12 * 12;
+    int rows = threads == 1 ? BLOCK_ROWS : rounded_up(left / (2 * threads), TILE_ROWS);
     return rows < FEW_ROWS ? FEW_ROWS : rows > BLOCK_ROWS ? BLOCK_ROWS : rows;
 }
 
@@ -109,8 +112,6 @@ void forward(void *context, int thread)
 
 static int task_tokens(const Shape *shape) { return TASK_ROWS / (shape->heads / shape->kv_heads); }
 
-static int rounded_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
-
 /* Of two values in a word the second may belong to no token; it must be a number all the same. */
 static void zero_value(const Cache *cache, int64_t slot)
 {
@@ -120,7 +121,7 @@ static void zero_value(const Cache *cache, int64_t slot)
 }
 
 /* Where each token stands, and what attention has to do. */
-static void number(Pass *pass)
+static void place_tokens(Pass *pass)
 {
     int most = task_tokens(&pass->model->shape), count = 0;
     int64_t slot = 0;
@@ -176,7 +177,7 @@ size_t lay_out(Pass *pass, char *start)
     pass->last.positions = take(&next, texts * sizeof(int32_t));
     if (start) {
         memset(pass->steps, 0, steps);
-        number(pass);
+        place_tokens(pass);
     }
     return (size_t)(next - start);
 }

@@ -24,7 +24,7 @@
 
 /* Buffers for the rows of a block, or of a pass of few. */
 typedef struct {
-    void *ready;    /* bytes or floats [rows, the widest input] */
+    void *ready;    /* bytes [rows, the widest input] or floats [rows, hidden] */
     float *scales;  /* [rows, groups of the widest] */
     float *keys;    /* [rows, kv_heads * head_dim] */
     float *product; /* [rows, intermediate] */
