@@ -4,6 +4,7 @@
 #   make test-all   all tests: official clients, real servers, replicas killed under load
 #   make packages   Debian's Prometheus, nginx, Redis, Node and gcc, which some of them use; skipped where there is no apt
 #   make llama-server  build llama.cpp's server, which one of them uses (ten minutes)
+#   make arm        a Python for 64-bit Arm under QEMU, which one of them uses (360 MB; takes Debian's apt)
 #   make cpu-rivals environments of the CPU engine's rivals, for its benchmark (five minutes)
 #   make lint       style, types and import contracts
 #   make format     let ruff format the code
@@ -38,7 +39,7 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help packages compiler llama-server cpu-rivals serve test test-slow test-all lint format docs sdks reference lock clean setup
+.PHONY: help packages compiler llama-server arm cpu-rivals serve test test-slow test-all lint format docs sdks reference lock clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -108,6 +109,9 @@ sdks: $(SDKS)/.installed
 
 llama-server: $(VENV)/.python
 	tests/stand_ins/build_llama_server.sh "$(PIP)" build/llama.cpp
+
+arm: $(VENV)/.python
+	tests/engine/cpu/arm_user_space.sh "$(PIP)" build/arm
 
 cpu-rivals: $(RUNTIME)
 	$(BIN)/python -m benchmarks.cpu_rivals

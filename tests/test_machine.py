@@ -123,7 +123,7 @@ def test_memory_that_nobody_tells_is_unknown(tmp_path: Path) -> None:
 def test_int8_is_exact_with_vnni_or_amx_alone(tmp_path: Path, flags: str, *, exact: bool) -> None:
     path = tmp_path / "cpuinfo"
     path.write_text(f"processor : 0\n{flags}\n", encoding="utf-8")
-    assert multiplies_int8_exactly(path) is exact
+    assert multiplies_int8_exactly(path, "x86_64") is exact
 
 
 def test_a_machine_that_says_nothing_is_not_trusted_with_int8(tmp_path: Path) -> None:
@@ -133,5 +133,12 @@ def test_a_machine_that_says_nothing_is_not_trusted_with_int8(tmp_path: Path) ->
 def test_instructions_are_those_of_the_first_processor_listed(tmp_path: Path) -> None:
     path = tmp_path / "cpuinfo"
     path.write_text("processor : 0\nflags\t\t: fpu avx2 fma\nprocessor : 1\nflags : fpu\n")
-    assert processor_flags(path) == {"fpu", "avx2", "fma"}
-    assert not processor_flags(tmp_path / "absent")
+    assert processor_flags(path, "x86_64") == {"fpu", "avx2", "fma"}
+    assert not processor_flags(tmp_path / "absent", "x86_64")
+
+
+def test_arm_emulated_on_x86_has_none_of_its_host_s_instructions(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor : 0\nflags : avx2 avx512_vnni\n")  # as QEMU shows it
+    assert not processor_flags(path, "aarch64")
+    assert not multiplies_int8_exactly(path, "aarch64")

@@ -201,16 +201,22 @@ def _load_native(checkpoint: Checkpoint, options: EngineOptions, precision: Prec
 def _load_openvino(checkpoint: Checkpoint, options: EngineOptions, precision: Precision) -> Engine:
     # Here, because OpenVINO takes a third of a second and 100 MB that others need not pay.
     from embedfleet.engine.cpu import memory  # noqa: PLC0415
-    from embedfleet.engine.cpu.engine import CpuEngine, CpuSettings  # noqa: PLC0415
+    from embedfleet.engine.cpu.engine import CpuEngine, CpuSettings, suited_attention  # noqa: PLC0415
 
     max_tokens = _max_tokens(options.max_tokens, checkpoint.config)
+    attending = suited_attention()
+    padded = attending == "padded"
     settings = CpuSettings(
         precision=precision,
         threads=_at_least_one("threads", options.threads, usable_processors()),
         batch_tokens=_at_least_one("batch_tokens", options.batch_tokens, _CPU_BATCH_TOKENS),
-        memory_mib=memory.chosen_mib(checkpoint.config, max_tokens, options.memory_mib),
+        memory_mib=memory.chosen_mib(
+            checkpoint.config, max_tokens, options.memory_mib, padded=padded
+        ),
         max_tokens=max_tokens,
+        attending=attending,
     )
+    log.info("attention is %s, as OpenVINO has it for this processor", attending)
     return CpuEngine(checkpoint, settings)
 
 

@@ -21,3 +21,16 @@ def passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
         tokens += length
     if tokens:
         yield slice(start, len(lengths))
+
+
+def padded_passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
+    """Cut a batch likewise, where each text counts as many tokens as the longest of its pass."""
+    start, longest = 0, 0
+    for index, length in enumerate(lengths):
+        widest = max(longest, length)
+        if index > start and (index + 1 - start) * widest > batch_tokens:
+            yield slice(start, index)
+            start, widest = index, length
+        longest = widest
+    if lengths:
+        yield slice(start, len(lengths))

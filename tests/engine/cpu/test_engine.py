@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedfleet.engine.cpu.engine import CpuEngine
+from embedfleet.engine.checkpoint import Checkpoint
+from embedfleet.engine.cpu.engine import CpuEngine, CpuSettings
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.pooling import finite_rows
-from embedfleet.vocabulary import Encoding
+from embedfleet.vocabulary import Encoding, Precision
 from tests.checkpoints import LARGE, SMALL, random_weights, write_checkpoint
 from tests.conformance.engine_conformance import (
     ClosingConformance,
@@ -116,6 +117,42 @@ class TestLongTexts:
         for length in (1_056, 1_057, 1_087, 1_088, 1_100):
             one, other = embed(roomy, [text[:length]]), embed(tight, [text[:length]])
             np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def padded_engine(directory: Path, memory_mib: int = 1_024) -> CpuEngine:
+    """As on processors for which OpenVINO has no paged attention."""
+    settings = CpuSettings(Precision.F32, 2, 1_024, memory_mib, 2_048, "padded")
+    return CpuEngine(Checkpoint(directory), settings)
+
+
+@pytest.fixture(scope="module")
+def padded(directory: Path) -> Engine:
+    return padded_engine(directory)
+
+
+class TestPaddedAttention(EngineConformance, ClosingConformance):
+    @pytest.fixture
+    def engine(self, padded: Engine) -> Engine:
+        return padded
+
+    @pytest.fixture
+    def closing(self, directory: Path) -> Engine:
+        return padded_engine(directory)
+
+    def test_it_has_the_vectors_of_paged_attention(self, engine: Engine, directory: Path) -> None:
+        paged = load_engine(directory, options())
+        texts = random_texts(engine, [1, 7, 33, 200, 2, 1_000, 64])
+        np.testing.assert_allclose(embed(engine, texts), embed(paged, texts), atol=1e-6)
+
+    def test_a_text_that_overflows_reaches_no_other(self, tmp_path: Path) -> None:
+        weights = random_weights(SMALL)
+        weights["embed_tokens.weight"][7] = np.inf
+        engine = padded_engine(write_checkpoint(tmp_path, weights, SMALL))
+        good = [text for text in random_texts(engine, [40, 33, 65]) if 7 not in text]
+        bad: Encoding = np.array([3, 7, 5], np.int32)
+        together = embed(engine, [good[0], bad, good[1], good[2]])
+        assert finite_rows(together).tolist() == [True, False, True, True]
+        np.testing.assert_allclose(together[[0, 2, 3]], embed(engine, good), atol=1e-6)
 
 
 @pytest.mark.slow

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.engine.checkpoint import Qwen3Config
-from embedfleet.engine.cpu.layout import Rotations, chunk_of_text, whole_texts
-from embedfleet.engine.passes import passes
+from embedfleet.engine.cpu.layout import (
+    Rotations,
+    chunk_of_text,
+    side_by_side,
+    whole_texts,
+)
+from embedfleet.engine.passes import padded_passes, passes
 
 CONFIG = Qwen3Config(64, 2, 4, 2, 32, 96, 50, 1e-6, 1e6, 4_096, tied=True)
 
@@ -49,6 +56,40 @@ def test_a_chunk_that_sees_nothing_still_fills_its_own_blocks() -> None:
     assert layout.indices["blocks"].tolist() == [2]
     assert layout.indices["past"].tolist() == [0]
     assert layout.indices["longest"] == 32
+
+
+def test_texts_side_by_side_are_padded_with_their_own_last_token() -> None:
+    layout = side_by_side([1, 3, 2])
+    assert (layout.tokens, layout.texts, layout.blocks) == (6, 3, 0)
+    assert layout.positions.tolist() == [0, 0, 1, 2, 0, 1]
+    found = {name: values.tolist() for name, values in layout.indices.items()}
+    assert found == {
+        "pooled": [0, 3, 5],
+        "grid": [[0, 0, 0], [1, 2, 3], [4, 5, 5]],
+        "places": [0, 3, 4, 5, 6, 7],
+    }
+    assert {values.dtype for values in layout.indices.values()} == {np.dtype(np.int32)}
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40))
+def test_every_token_finds_its_own_row_again_in_the_grid(lengths: list[int]) -> None:
+    layout = side_by_side(lengths)
+    rows = layout.indices["grid"].reshape(-1)[layout.indices["places"]]
+    assert rows.tolist() == list(range(sum(lengths)))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 100))
+def test_padded_passes_cover_the_batch_in_order_and_count_the_padding(
+    lengths: list[int], batch_tokens: int
+) -> None:
+    cuts = list(padded_passes(lengths, batch_tokens))
+    assert [length for cut in cuts for length in lengths[cut]] == lengths
+    for cut in cuts:
+        within = lengths[cut]
+        assert len(within) == 1 or len(within) * max(within) <= batch_tokens
+    for cut, following in pairwise(cuts):
+        joined = [*lengths[cut], lengths[following.start]]
+        assert len(joined) * max(joined) > batch_tokens  # none could have been larger
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 100))

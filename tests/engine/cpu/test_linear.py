@@ -10,7 +10,7 @@ import openvino as ov
 import pytest
 from numpy.typing import NDArray
 
-from embedfleet.engine.cpu.graph import parameter
+from embedfleet.engine.cpu.attention import parameter
 from embedfleet.engine.cpu.linear import FloatLinear, Input, Int8Linear, Linear
 from embedfleet.engine.tensors import Floats, Matrix, Tensor
 from tests.engine.precisions import needs_int8

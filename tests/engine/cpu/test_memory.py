@@ -38,6 +38,14 @@ def test_a_small_budget_makes_smaller_batches_and_chunks_of_whole_blocks() -> No
     assert chunk % 32 == 0
 
 
+def test_with_padded_attention_the_longest_text_must_fit_whole() -> None:
+    assert needed_mib(QWEN_06B, 32_768, padded=True) > 3 * needed_mib(QWEN_06B, 32_768)
+    with pytest.raises(SettingError, match=r"memory_mib is 1024.*lower max_tokens"):
+        chosen_mib(QWEN_06B, 32_768, 1_024, padded=True)
+    assert chosen_mib(QWEN_06B, 8_192, 1_024, padded=True) == 1_024
+    assert Budget(QWEN_06B, 1_024, padded=True).fits_whole(32_768)
+
+
 @pytest.mark.parametrize("tokens", [1, 16, 31, 300, 2_048, 32_768])
 def test_the_least_budget_for_texts_holds_a_pass_of_the_batch_size_it_gives(tokens: int) -> None:
     budget = Budget(QWEN_06B, needed_mib(QWEN_06B, tokens))

@@ -15,6 +15,7 @@ import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 
 from embedfleet.engine.checkpoint import Checkpoint
+from embedfleet.engine.cpu.attention import Attending
 from embedfleet.engine.cpu.forward import (
     Compiler,
     PassInputs,
@@ -23,12 +24,12 @@ from embedfleet.engine.cpu.forward import (
     pass_inputs,
     whole_model,
 )
-from embedfleet.engine.cpu.layout import Rotations, whole_texts
+from embedfleet.engine.cpu.layout import Rotations, side_by_side, whole_texts
 from embedfleet.engine.cpu.linear import FloatLinear, Int8Linear, Linear
 from embedfleet.engine.cpu.long import LongTexts
 from embedfleet.engine.cpu.memory import Budget
 from embedfleet.engine.engine import Computation, EngineInfo
-from embedfleet.engine.passes import passes
+from embedfleet.engine.passes import padded_passes, passes
 from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Encoding, Precision
@@ -46,6 +47,13 @@ class CpuSettings:
     memory_mib: int
     """Working memory of a pass in MiB, beside the weights."""
     max_tokens: int
+    attending: Attending
+    """What `suited_attention` says; padded attention works everywhere."""
+
+
+def suited_attention() -> Attending:
+    """The way to attend that OpenVINO has for this processor; the paged one where it can."""
+    return Compiler(ov.Core(), threads=1).attending()
 
 
 class CpuEngine:
@@ -60,12 +68,16 @@ class CpuEngine:
         linear: Linear = FloatLinear() if settings.precision is Precision.F32 else Int8Linear()
         compiler = Compiler(ov.Core(), settings.threads)
         self._checkpoint = checkpoint
-        self._budget = Budget(config, settings.memory_mib)
+        padded = settings.attending == "padded"
+        self._budget = Budget(config, settings.memory_mib, padded)
+        self._cut = padded_passes if padded else passes
+        self._lay_out = side_by_side if padded else whole_texts
         self._rotations = Rotations(config)
         self._scratch = Scratch(config)
         self._long = LongTexts(checkpoint, linear, compiler, self._rotations)
         self._computing = Lock()
-        self._program: Program | None = compiler.compile(whole_model(checkpoint, linear))
+        model = whole_model(checkpoint, linear, settings.attending)
+        self._program: Program | None = compiler.compile(model)
         self._info = EngineInfo(
             width=config.hidden,
             max_tokens=settings.max_tokens,
@@ -94,14 +106,14 @@ class CpuEngine:
             raise ValueError(
                 f"a batch holds texts of 1 to {self._info.max_tokens} tokens; got {lengths[:20]}"
             )
-        cuts = passes(lengths, self._info.batch_tokens)
+        cuts = self._cut(lengths, self._info.batch_tokens)
         computations = [self._prepare_pass(batch[cut]) for cut in cuts]
         return Computation(
             lambda: unit_rows(np.concatenate([compute() for compute in computations]))
         )
 
     def _prepare_pass(self, texts: Sequence[Encoding]) -> Callable[[], Floats]:
-        layout = whole_texts([len(text) for text in texts])
+        layout = self._lay_out([len(text) for text in texts])
         if not self._budget.fits_whole(layout.tokens):
             # Alone, as more than one text never exceeds batch_tokens, which fits.
             return partial(self._compute_long, texts[0])
@@ -111,7 +123,7 @@ class CpuEngine:
     def _compute(self, inputs: PassInputs) -> Floats:
         with self._computing:
             program = self._opened()
-            states = program.run(inputs, self._scratch).copy()
+            states = program.run(inputs.arrays(self._scratch)).copy()
             if inputs.layout.tokens > 2 * self._info.batch_tokens:
                 # A rare long text must not keep its memory for good.
                 program.release_memory()

@@ -14,8 +14,9 @@ import openvino as ov  # type: ignore[import-untyped]
 import openvino.opset13 as ops  # type: ignore[import-untyped]
 
 from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
-from embedfleet.engine.cpu.graph import Decoder, constants, make_inputs, parameter, rms_norm
-from embedfleet.engine.cpu.layout import BLOCK_TOKENS, Arrays, Layout, Rotations
+from embedfleet.engine.cpu.attention import Attending, make_attention, parameter
+from embedfleet.engine.cpu.graph import Decoder, Rotation, constants, rms_norm
+from embedfleet.engine.cpu.layout import BLOCK_TOKENS, Arrays, Layout, Rotations, whole_texts
 from embedfleet.engine.cpu.linear import Linear
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import SetupError
@@ -50,8 +51,28 @@ class Compiler:
             reason = str(error).strip().splitlines()[-1]
             raise SetupError(
                 f"OpenVINO {ov.__version__} can't compile the model for this processor ({reason}); "
-                "the CPU engine needs AVX2 or better."
+                "the CPU engine needs x86-64 with AVX, or 64-bit Arm."
             ) from error
+
+    def attending(self) -> Attending:
+        """The way to attend that the plugin has for this processor: paged where it can.
+
+        Found by trying. On Arm without SVE it does not compile; on x86 without AVX2 it does, and
+        puts out nothing (OpenVINO 2026.4).
+        """
+        config = Qwen3Config(64, 1, 2, 1, 32, 64, 1, 1e-6, 1e6, 1, tied=True)
+        attention, layout = make_attention("paged", config), whole_texts([1])
+        sizes = {"q": 64, "k": 32, "v": 32}
+        q, k, v = (parameter(name, [-1, size], np.float32) for name, size in sizes.items())
+        model = ov.Model([attention.attend(q, k, v, None)], [q, k, v, *attention.parameters()])
+        ones = {name: np.ones((1, size), np.float32) for name, size in sizes.items()}
+        indices = {name: values for name, values in layout.indices.items() if name != "pooled"}
+        try:
+            program = self.compile(model)
+            found = program.run(ones | indices | Scratch(config).arrays(layout.blocks))
+        except (SetupError, RuntimeError):
+            return "padded"
+        return "paged" if np.array_equal(found, np.ones((1, 64))) else "padded"
 
 
 class Program:
@@ -61,9 +82,9 @@ class Program:
         self._compiled = compiled
         self._request = compiled.create_infer_request()
 
-    def run(self, inputs: PassInputs, scratch: Scratch) -> Floats:
+    def run(self, inputs: Arrays) -> Floats:
         """Compute the states that come out; valid until the next run. Other threads run too."""
-        for name, values in (inputs.arrays() | scratch.arrays(inputs.layout.blocks)).items():
+        for name, values in inputs.items():
             self._request.set_tensor(name, ov.Tensor(values, shared_memory=True))
         self._request.infer()
         states: Floats = self._request.get_output_tensor(0).data
@@ -76,7 +97,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class PassInputs:
-    """What goes into a pass, scratch aside."""
+    """What goes into a pass, the scratch aside."""
 
     layout: Layout
     states: Floats
@@ -85,9 +106,9 @@ class PassInputs:
     """[tokens, 1, 1, head_dim]"""
     sine: Floats
 
-    def arrays(self) -> Arrays:
+    def arrays(self, scratch: Scratch) -> Arrays:
         floats = {"states": self.states, "cosine": self.cosine, "sine": self.sine}
-        return self.layout.indices | floats
+        return self.layout.indices | floats | scratch.arrays(self.layout.blocks)
 
 
 def pass_inputs(layout: Layout, states: Floats, rotations: Rotations) -> PassInputs:
@@ -102,7 +123,12 @@ class Scratch:
         self._keys = self._values = np.zeros((0, *self._block), dtype=np.float32)
 
     def arrays(self, blocks: int) -> Arrays:
-        """At least `blocks` blocks each for keys and values; growing forgets what they held."""
+        """At least `blocks` blocks each for keys and values; growing forgets what they held.
+
+        Padded attention takes 0 blocks and has no inputs for them.
+        """
+        if not blocks:
+            return {}
         if blocks > len(self._keys):
             shape = (blocks, *self._block)
             self._keys = np.zeros(shape, dtype=np.float32)
@@ -113,35 +139,38 @@ class Scratch:
         self._keys = self._values = np.zeros((0, *self._block), dtype=np.float32)
 
 
-def whole_model(checkpoint: Checkpoint, linear: Linear) -> ov.Model:
+def whole_model(checkpoint: Checkpoint, linear: Linear, attending: Attending) -> ov.Model:
     """From `states` [tokens, hidden] to the final states of the rows `pooled` [texts, hidden].
 
     The states that go in are the tokens' embeddings.
     """
-    return _model(checkpoint, linear, 0, checkpoint.config.layers)
+    return _model(checkpoint, linear, attending, range(checkpoint.config.layers))
 
 
 def one_layer(checkpoint: Checkpoint, linear: Linear, index: int) -> ov.Model:
-    """Layer `index`, from `states` [tokens, hidden] to the states after it.
+    """Layer `index` with paged attention, from `states` [tokens, hidden] to the states after it.
 
     The last one puts out final states of the rows `pooled` only, [texts, hidden].
     """
-    return _model(checkpoint, linear, index, index + 1)
+    return _model(checkpoint, linear, "paged", range(index, index + 1))
 
 
-def _model(checkpoint: Checkpoint, linear: Linear, first: int, end: int) -> ov.Model:
-    config, indices = checkpoint.config, range(first, end)
+def _model(
+    checkpoint: Checkpoint, linear: Linear, attending: Attending, indices: range
+) -> ov.Model:
+    config = checkpoint.config
     with ThreadPoolExecutor(min(len(indices), _READERS)) as readers:
         layers = list(
             readers.map(lambda index: constants(checkpoint.layer(index), linear), indices)
         )
-    inputs = make_inputs(config)
+    attention, rotation = make_attention(attending, config), Rotation.make(config)
     states = parameter("states", [-1, config.hidden], np.float32)
     pooled = parameter("pooled", [-1], np.int32)
-    decoder, x = Decoder(config, inputs, linear), states
+    decoder, x = Decoder(config, linear, attention, rotation), states
     for index, weights in zip(indices, layers, strict=True):
         is_last = index == config.layers - 1
         x = decoder.layer(x, weights, pooled if is_last else None)
-    if end == config.layers:
+    if indices.stop == config.layers:
         x = rms_norm(x, ops.constant(checkpoint.final_norm), config.epsilon)
-    return ov.Model([x], [states, pooled, *inputs.all()])
+    inputs = [states, pooled, rotation.cosine, rotation.sine, *attention.parameters()]
+    return ov.Model([x], inputs)

@@ -1,4 +1,4 @@
-"""How texts lie in one pass through the graph: end to end, in blocks of scratch, at positions.
+"""How texts lie in one pass through the graph: end to end, at positions, as attention wants them.
 
 Decides the index arithmetic of a pass, in NumPy alone. Refuses to know the graph and when a pass
 runs.
@@ -56,7 +56,7 @@ class Layout:
     tokens: int
     texts: int
     blocks: int
-    """Scratch blocks that the pass needs."""
+    """Scratch blocks that the pass needs; none where attention is padded."""
     positions: NDArray[np.int32]
     """Of each token in its text, [tokens]."""
     indices: Arrays
@@ -81,6 +81,25 @@ def whole_texts(lengths: Sequence[int]) -> Layout:
             "blocks": np.arange(blocks, dtype=np.int32),
             "block_begins": block_begins,
             "longest": np.array(sizes.max()),
+        },
+    )
+
+
+def side_by_side(lengths: Sequence[int]) -> Layout:
+    """Lay out a pass of complete texts for padded attention."""
+    sizes = np.asarray(lengths, dtype=np.int32)
+    begins, longest = _from_zero(sizes), sizes.max()
+    positions = np.arange(begins[-1], dtype=np.int32) - np.repeat(begins[:-1], sizes)
+    columns = np.minimum(np.arange(longest, dtype=np.int32), sizes[:, None] - np.int32(1))
+    return Layout(
+        tokens=len(positions),
+        texts=len(sizes),
+        blocks=0,
+        positions=positions,
+        indices={
+            "pooled": begins[1:] - np.int32(1),
+            "grid": begins[:-1, None] + columns,
+            "places": np.repeat(np.arange(len(sizes), dtype=np.int32) * longest, sizes) + positions,
         },
     )
 

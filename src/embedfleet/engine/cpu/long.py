@@ -21,7 +21,7 @@ from embedfleet.vocabulary import Encoding
 
 @dataclass(frozen=True, slots=True)
 class LongTexts:
-    """Computes one long text at a time."""
+    """Computes one long text at a time, with paged attention."""
 
     checkpoint: Checkpoint
     linear: Linear
@@ -54,4 +54,4 @@ class LongTexts:
         return self.compiler.compile(one_layer(self.checkpoint, self.linear, index))
 
     def _run(self, program: Program, chunk: Layout, states: Floats, scratch: Scratch) -> Floats:
-        return program.run(pass_inputs(chunk, states, self.rotations), scratch)
+        return program.run(pass_inputs(chunk, states, self.rotations).arrays(scratch))

@@ -23,6 +23,8 @@ class Budget:
 
     config: Qwen3Config
     mib: int
+    padded: bool = False
+    """Whether attention is padded; then every text goes through the model at once."""
 
     @property
     def _bytes(self) -> int:
@@ -30,7 +32,7 @@ class Budget:
 
     def fits_whole(self, tokens: int) -> bool:
         """Whether a pass of `tokens` tokens may go through the whole model at once."""
-        return tokens * _pass_bytes(self.config) <= self._bytes
+        return self.padded or tokens * _pass_bytes(self.config) <= self._bytes
 
     def batch_tokens(self, wanted: int) -> int:
         """The largest pass that fits, up to `wanted` tokens."""
@@ -43,18 +45,24 @@ class Budget:
         return max(BLOCK_TOKENS, fitting // BLOCK_TOKENS * BLOCK_TOKENS)
 
 
-def needed_mib(config: Qwen3Config, tokens: int) -> int:
+def needed_mib(config: Qwen3Config, tokens: int, *, padded: bool = False) -> int:
     """The least budget in MiB with which a text of `tokens` tokens runs at full speed."""
+    if padded:
+        tokens = max(tokens, BLOCK_TOKENS)
+        mask = tokens  # bytes for each of its tokens
+        return -(-tokens * (_pass_bytes(config) + mask) // MIB)
     chunk = max(BLOCK_TOKENS, min(tokens, _SMALLEST_CHUNK))
     return -(-(tokens * _kept_bytes(config) + chunk * _pass_bytes(config)) // MIB)
 
 
-def chosen_mib(config: Qwen3Config, max_tokens: int, wanted: int | None) -> int:
+def chosen_mib(
+    config: Qwen3Config, max_tokens: int, wanted: int | None, *, padded: bool = False
+) -> int:
     """The budget in MiB: what somebody wants, or enough for the longest text.
 
     Raises SettingError when texts of `max_tokens` tokens can't be computed with what is wanted.
     """
-    return granted_mib(needed_mib(config, max_tokens), max_tokens, wanted)
+    return granted_mib(needed_mib(config, max_tokens, padded=padded), max_tokens, wanted)
 
 
 def _pass_bytes(config: Qwen3Config) -> int:
