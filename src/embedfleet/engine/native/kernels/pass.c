@@ -25,11 +25,13 @@ static void go(Share *share, const Stretch *stretch)
         project(share, stretch->begun, stretch->wanted);
 }
 
-/* Rows of the next block: fewer towards the end, so that all threads end together. */
-static int block_rows(int left, int threads)
+/* Rows of a block: as many blocks for one thread as for another, all of about the same size. One
+ * thread alone takes whole tiles, and has fewer rows left for its last block. */
+static int block_rows(int count, int threads)
 {
-    int rows = threads == 1 ? BLOCK_ROWS : rounded_up(left / (2 * threads), TILE_ROWS);
-    return rows < FEW_ROWS ? FEW_ROWS : rows > BLOCK_ROWS ? BLOCK_ROWS : rows;
+    int rounds = (count + threads * BLOCK_ROWS - 1) / (threads * BLOCK_ROWS);
+    int rows = (count + threads * rounds - 1) / (threads * rounds);
+    return threads == 1 ? rounded_up(rows, TILE_ROWS) : rows;
 }
 
 static Step *share_out(const Pass *pass, const Rows *rows, const Stretch *stretch, int thread,
@@ -46,7 +48,6 @@ static Step *share_out(const Pass *pass, const Rows *rows, const Stretch *stretc
     while ((own.count = step_take(step, rows->count, size, &own.first))) {
         go(&own, stretch);
         step_did(step, rows->count, own.count);
-        size = block_rows(rows->count - own.first - own.count, model->threads);
     }
     step_wait(step, rows->count);
     return step + 1;
