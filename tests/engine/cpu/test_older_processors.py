@@ -64,7 +64,7 @@ def computed_under(emulator: Sequence[str], folder: Path, dtype: str) -> str:
         if "aarch64" in emulator[0]
         else None,
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # QEMU is stopped now and then where there is a terminal
+        start_new_session=True,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
