@@ -123,7 +123,7 @@ class EngineSettings:
     memory_mib: int | None = count(None, none="auto")
     """Memory for intermediate results, in MiB, weights not counted. `auto` is on a GPU all that is
     free beside the weights; on a processor 1,024, or what the longest text needs. Batches are made
-    smaller, and long texts computed in pieces, until they fit."""
+    smaller until they fit, and long texts computed in pieces by kernels that can."""
     max_tokens: int | None = count(None, none="auto")
     """Longest text, in tokens; `auto` is what the model was trained for."""
 
