@@ -7,6 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from embedfleet.vocabulary import Encoding
+
+
+def lengths_of(batch: Sequence[Encoding], max_tokens: int) -> list[int]:
+    """Tokens of each text; raises ValueError for no text, an empty one or one over `max_tokens`."""
+    lengths = [len(encoding) for encoding in batch]
+    if not lengths or not all(0 < length <= max_tokens for length in lengths):
+        raise ValueError(f"a batch holds texts of 1 to {max_tokens} tokens; got {lengths[:20]}")
+    return lengths
+
 
 def passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
     """Cut a batch, in its order, into passes of at most `batch_tokens` tokens.

@@ -29,7 +29,7 @@ from embedfleet.engine.cpu.linear import FloatLinear, Int8Linear, Linear
 from embedfleet.engine.cpu.long import LongTexts
 from embedfleet.engine.cpu.memory import Budget
 from embedfleet.engine.engine import Computation, EngineInfo
-from embedfleet.engine.passes import padded_passes, passes
+from embedfleet.engine.passes import lengths_of, padded_passes, passes
 from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Encoding, Precision
@@ -101,11 +101,7 @@ class CpuEngine:
 
         Raises ValueError for an empty batch, an empty text or one over `info.max_tokens`.
         """
-        lengths = [len(encoding) for encoding in batch]
-        if not lengths or not all(0 < length <= self._info.max_tokens for length in lengths):
-            raise ValueError(
-                f"a batch holds texts of 1 to {self._info.max_tokens} tokens; got {lengths[:20]}"
-            )
+        lengths = lengths_of(batch, self._info.max_tokens)
         cuts = self._cut(lengths, self._info.batch_tokens)
         computations = [self._prepare_pass(batch[cut]) for cut in cuts]
         return Computation(

@@ -27,7 +27,7 @@ from embedfleet.engine.cuda.sizes import captured_shapes, fitting
 from embedfleet.engine.cuda.turns import Turns
 from embedfleet.engine.cuda.weights import Loading
 from embedfleet.engine.engine import Computation, EngineInfo
-from embedfleet.engine.passes import passes
+from embedfleet.engine.passes import lengths_of, passes
 from embedfleet.vocabulary import Encoding, Precision, Vectors
 
 
@@ -147,11 +147,7 @@ class CudaEngine:
         Raises ValueError for an empty batch, an empty text or one over `info.max_tokens`; both
         raise EngineLostError when the device is lost.
         """
-        lengths = [len(encoding) for encoding in batch]
-        if not lengths or not all(0 < length <= self._info.max_tokens for length in lengths):
-            raise ValueError(
-                f"a batch holds texts of 1 to {self._info.max_tokens} tokens; got {lengths[:20]}"
-            )
+        lengths = lengths_of(batch, self._info.max_tokens)
         cuts = passes(lengths, self._info.batch_tokens)
         with telling_of_loss(self._device.name):
             prepared = [self._prepare_pass(batch[cut]) for cut in cuts]

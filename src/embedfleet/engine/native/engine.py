@@ -17,7 +17,7 @@ from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.native.library import load
 from embedfleet.engine.native.memory import Budget
 from embedfleet.engine.native.model import Model
-from embedfleet.engine.passes import passes
+from embedfleet.engine.passes import lengths_of, passes
 from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.rope import Tables
 from embedfleet.engine.tensors import Floats
@@ -81,11 +81,7 @@ class NativeEngine:
 
         Raises ValueError for an empty batch, an empty text or one over `info.max_tokens`.
         """
-        lengths = [len(encoding) for encoding in batch]
-        if not lengths or not all(0 < length <= self._info.max_tokens for length in lengths):
-            raise ValueError(
-                f"a batch holds texts of 1 to {self._info.max_tokens} tokens; got {lengths[:20]}"
-            )
+        lengths = lengths_of(batch, self._info.max_tokens)
         tables = self._tables.up_to(max(lengths))
         cuts = passes(lengths, self._info.batch_tokens)
         prepared = [_Pass(batch[cut], self._checkpoint) for cut in cuts]
