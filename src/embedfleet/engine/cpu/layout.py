@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.engine.checkpoint import Qwen3Config
-from embedfleet.engine.rope import cosines_and_sines
+from embedfleet.engine.rope import Tables
 from embedfleet.engine.tensors import Floats
 
 BLOCK_TOKENS: Final = 32
@@ -25,26 +25,16 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Rotations:
-    """RoPE's cosines and sines; the table grows to the longest text seen."""
+    """RoPE's cosines and sines in the graph's form: for both halves of a head."""
 
     def __init__(self, config: Qwen3Config) -> None:
-        self._config = config
-        self._tables = self._table(512)
+        self._tables = Tables(config)
 
     def at(self, positions: NDArray[np.int32]) -> tuple[Floats, Floats]:
         """Cosines and sines at `positions`, each [len(positions), 1, 1, head_dim]."""
-        cosines, sines = self._tables
-        needed = int(positions.max()) + 1
-        if needed > len(cosines):
-            # Two threads may both get here, and either's tables will do: one store, one pair.
-            self._tables = cosines, sines = self._table(1 << (needed - 1).bit_length())
-        return cosines[positions], sines[positions]
-
-    def _table(self, positions: int) -> tuple[Floats, Floats]:
-        shape = (positions, 1, 1, self._config.head_dim)
         cosines, sines = (
-            np.concatenate([each, each], axis=1).reshape(shape)
-            for each in cosines_and_sines(self._config, positions)
+            np.tile(table[positions], 2)[:, None, None]
+            for table in self._tables.up_to(int(positions.max()) + 1)
         )
         return cosines, sines
 

@@ -88,8 +88,3 @@ def misfit(config: Qwen3Config) -> str | None:
 def multiplies_bfloat16(flags: frozenset[str]) -> bool:
     """Whether the processor has products of bfloat16 that are added in float32."""
     return _BFLOAT16 in flags
-
-
-def fits(config: Qwen3Config) -> bool:
-    """Whether the kernels can compute a model of these sizes."""
-    return misfit(config) is None

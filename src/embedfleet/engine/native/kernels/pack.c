@@ -35,31 +35,38 @@ static void put_bytes(Group *group, int8_t *to, int32_t *sums)
     }
 }
 
+/* Without their signs, bits of floats are in the order of floats; those of NaN come last. */
+static float largest_of(const float *values, int width)
+{
+    int32_t largest = 0;
+    for (int i = 0; i < width; i++) {
+        int32_t bits;
+        memcpy(&bits, values + i, sizeof bits);
+        bits &= INT32_MAX;
+        largest = bits > largest ? bits : largest;
+    }
+    float found;
+    memcpy(&found, &largest, sizeof found);
+    return found;
+}
+
 static float quantise_weights(const float *values, int width, int8_t *bytes)
 {
-    float largest = 0;
-    for (int i = 0; i < width; i++) { /* once NaN, always NaN: the scale must tell of it */
-        float size = fabsf(values[i]);
-        largest = size > largest || size != size ? size : largest;
+    float largest = largest_of(values, width), scale = largest == 0 ? 1.0f : largest / 127.0f;
+    if (!isfinite(scale)) { /* which tells of a weight that is no number */
+        memset(bytes, 0, (size_t)width);
+        return scale;
     }
-    float scale = largest == 0 ? 1.0f : largest / 127.0f;
-    for (int i = 0; i < width; i++) {
-        float quotient = rintf(values[i] / scale);
-        bytes[i] = quotient == quotient ? (int8_t)quotient : 0;
-    }
+    for (int i = 0; i < width; i++)
+        bytes[i] = (int8_t)(int32_t)rintf(values[i] / scale);
     return scale;
 }
 
-/* The group from input `begin` on of the panel from `output` on: into `packed`, and its scales and
- * sums to their places. Without `scales` it is bytes already. */
-static void put_group(Group *group, int output, int begin, int in, int8_t *packed, float *scales,
-                      int32_t *sums)
+static void put_floats(const Group *group, float *to)
 {
-    int64_t number = (int64_t)(output / PANEL) * groups_of(in) + begin / GROUP_INPUTS;
-    for (int row = 0; scales && row < PANEL; row++)
-        scales[number * PANEL + row] =
-            quantise_weights(group->values[row], group->width, group->bytes[row]);
-    put_bytes(group, packed + ((int64_t)output * in + (int64_t)begin * PANEL), sums + number * PANEL);
+    for (int output = 0; output < PANEL; output++)
+        for (int i = 0; i < group->width; i++)
+            to[i * PANEL + output] = group->values[output][i];
 }
 
 enum Source { FROM_INT8, FROM_BF16, FROM_FLOAT };
@@ -76,60 +83,64 @@ static void fill(Group *group, int row, const void *values, int64_t at, enum Sou
             group->values[row][i] = widened(((const uint16_t *)values)[at + (int64_t)i]);
 }
 
-static void pack_groups(const void *values, enum Source source, int out, int in, int8_t *packed,
-                        float *scales, int32_t *sums)
+/* Where packed weights go: as floats without `sums`, else as bytes, which they are already without
+ * `scales`. */
+typedef struct {
+    void *packed;
+    float *scales;
+    int32_t *sums;
+} Target;
+
+/* `number` is that of the group, and `at` its first weight's among all that are packed. */
+static void put_group(Group *group, int64_t number, int64_t at, const Target *target)
+{
+    if (!target->sums) {
+        put_floats(group, (float *)target->packed + at);
+        return;
+    }
+    for (int row = 0; target->scales && row < PANEL; row++)
+        target->scales[number * PANEL + row] =
+            quantise_weights(group->values[row], group->width, group->bytes[row]);
+    put_bytes(group, (int8_t *)target->packed + at, target->sums + number * PANEL);
+}
+
+static void pack(const void *values, enum Source source, int out, int in, Target target)
 {
     Group group;
-    for (int output = 0; output < out; output += PANEL)
-        for (int begin = 0; begin < in; begin += GROUP_INPUTS) {
+    int64_t number = 0;
+    for (int64_t output = 0; output < out; output += PANEL)
+        for (int begin = 0; begin < in; begin += GROUP_INPUTS, number++) {
             group.width = in - begin < GROUP_INPUTS ? in - begin : GROUP_INPUTS;
             for (int row = 0; row < PANEL; row++)
-                fill(&group, row, values, (int64_t)(output + row) * in + begin, source);
-            put_group(&group, output, begin, in, packed, scales, sums);
+                fill(&group, row, values, (output + row) * in + begin, source);
+            put_group(&group, number, output * in + begin * PANEL, &target);
         }
 }
 
 void embedfleet_pack_int8(const int8_t *values, int32_t out, int32_t in, int8_t *packed,
                           int32_t *sums)
 {
-    pack_groups(values, FROM_INT8, out, in, packed, NULL, sums);
+    pack(values, FROM_INT8, out, in, (Target){packed, NULL, sums});
 }
 
 void embedfleet_quantise_float(const float *values, int32_t out, int32_t in, int8_t *packed,
                                float *scales, int32_t *sums)
 {
-    pack_groups(values, FROM_FLOAT, out, in, packed, scales, sums);
+    pack(values, FROM_FLOAT, out, in, (Target){packed, scales, sums});
 }
 
 void embedfleet_quantise_bf16(const uint16_t *values, int32_t out, int32_t in, int8_t *packed,
                               float *scales, int32_t *sums)
 {
-    pack_groups(values, FROM_BF16, out, in, packed, scales, sums);
-}
-
-/* Inputs that are packed for all outputs of a panel before the next ones: what is written meanwhile
- * stays in the nearest cache until it is whole. */
-#define INPUTS 64
-
-static inline float *float_place(float *packed, int output, int input, int in)
-{
-    return packed + (int64_t)(output / PANEL) * PANEL * in + input * PANEL + output % PANEL;
+    pack(values, FROM_BF16, out, in, (Target){packed, scales, sums});
 }
 
 void embedfleet_pack_bf16(const uint16_t *values, int32_t out, int32_t in, float *packed)
 {
-    for (int panel = 0; panel < out; panel += PANEL)
-        for (int i = 0; i < in; i += INPUTS)
-            for (int output = panel; output < panel + PANEL; output++)
-                for (int j = i; j < i + INPUTS; j++)
-                    *float_place(packed, output, j, in) = widened(values[(int64_t)output * in + j]);
+    pack(values, FROM_BF16, out, in, (Target){packed, NULL, NULL});
 }
 
 void embedfleet_pack_float(const float *values, int32_t out, int32_t in, float *packed)
 {
-    for (int panel = 0; panel < out; panel += PANEL)
-        for (int i = 0; i < in; i += INPUTS)
-            for (int output = panel; output < panel + PANEL; output++)
-                for (int j = i; j < i + INPUTS; j++)
-                    *float_place(packed, output, j, in) = values[(int64_t)output * in + j];
+    pack(values, FROM_FLOAT, out, in, (Target){packed, NULL, NULL});
 }
