@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.chaos.replica_process import count_file
 from tests.fakes.revealing_engine import WIDTH
 from tests.service import GREETING, Service
 from tests.small_tokenizer import write_model
@@ -82,6 +83,17 @@ class ChaosReplica:
                 time.sleep(0.05)
             else:
                 return
+
+    def hang(self, seconds: float) -> None:
+        """Let its engine hang for so long while its HTTP server lives."""
+        query = f"{self.url}/chaos?hang={seconds}"
+        with contextlib.suppress(OSError):  # it was killed just now: then nothing hangs
+            urllib.request.urlopen(query, timeout=5).close()  # noqa: S310
+
+    @property
+    def computed(self) -> int:
+        """Texts that its engines have computed, in all of its processes."""
+        return int.from_bytes(count_file(self.directory, self.port).read_bytes(), "little")
 
     def kill(self) -> None:
         """Kill -9 the serving process; it comes back at once."""

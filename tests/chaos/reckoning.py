@@ -83,14 +83,25 @@ class Asker:
         async with session_without_limits() as session:
             await asyncio.gather(*(client(session) for _ in range(clients)))
 
-    async def ask(self, session: aiohttp.ClientSession, texts: Sequence[list[int]]) -> str:
-        """Ask once and reckon; return the error's code, empty when there was none."""
+    async def ask(
+        self,
+        session: aiohttp.ClientSession,
+        texts: Sequence[list[int]],
+        *,
+        lane: str | None = None,
+    ) -> str:
+        """Ask once and reckon; return the error's code, empty when there was none.
+
+        `lane` is what the header says, "" for no header; None leaves it to chance.
+        """
         reckoning = self.reckoning
         reckoning.asked += len(texts)
         body = orjson.dumps({"model": "chaos", "input": texts, "encoding_format": "base64"})
         headers = {"content-type": "application/json"}
-        if self._dice.random() < 0.3:
-            headers["x-embedfleet-lane"] = "bulk"
+        if lane is None:
+            lane = "bulk" if self._dice.random() < 0.3 else ""
+        if lane:
+            headers["x-embedfleet-lane"] = lane
         try:
             async with session.post(self._url, data=body, headers=headers) as answer:
                 status, content = answer.status, orjson.loads(await answer.read())

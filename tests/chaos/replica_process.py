@@ -6,13 +6,15 @@ It serves `embedfleet.replica.service.Replica` over an engine whose vectors reve
 Every frame that it sends goes wrong with the given probability, in one of the given ways. A child
 serves and the parent starts another one as soon as it dies, so that a replica comes back within
 milliseconds; SIGUSR1 to the parent kills the child, SIGUSR2 stops it (kill -STOP) for two seconds.
-`GET /chaos?probability=0.1&faults=slow,die` changes what goes wrong.
+`GET /chaos?probability=0.1&faults=slow,die` changes what goes wrong, `GET /chaos?hang=20` lets the
+engine hang for so many seconds. Computed texts are counted in a file that outlives the process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import os
 import random
 import signal
@@ -39,8 +41,19 @@ DEADLY = 666
 log = logging.getLogger("chaos")
 
 
+def count_file(directory: Path, port: int) -> Path:
+    """Where the replica at this port counts the texts that it computed: 8 bytes, little-endian."""
+    return directory / f"computed-{port}"
+
+
 class DeadlyEngine(RevealingEngine):
-    """Dies of one token id."""
+    """Dies of one token id, hangs on command and counts what it computes."""
+
+    def __init__(self, count: mmap.mmap, *, batch_tokens: int) -> None:
+        super().__init__(batch_tokens=batch_tokens)
+        self.hangs_until = 0.0
+        """Monotonic seconds."""
+        self._count = count
 
     def prepare(self, batch: Any) -> Any:
         compute = super().prepare(batch)
@@ -48,8 +61,14 @@ class DeadlyEngine(RevealingEngine):
         def compute_or_die() -> Any:
             if any(DEADLY in ids for ids in batch):
                 os.kill(os.getpid(), signal.SIGKILL)
+            while time.monotonic() < self.hangs_until:
+                time.sleep(0.05)
             self.batches.clear()  # a test of memory must not remember everything
-            return compute()
+            vectors = compute()
+            self._count[:] = (int.from_bytes(self._count, "little") + len(batch)).to_bytes(
+                8, "little"
+            )
+            return vectors
 
         return Computation(compute_or_die)
 
@@ -57,8 +76,9 @@ class DeadlyEngine(RevealingEngine):
 class Mischief:
     """An ASGI app around a replica: most frames pass, some do not."""
 
-    def __init__(self, inside: App, dice: random.Random) -> None:
+    def __init__(self, inside: App, engine: DeadlyEngine, dice: random.Random) -> None:
         self._inside = inside
+        self._engine = engine
         self._dice = dice
         self.probability = 0.0
         self.faults: tuple[str, ...] = ()
@@ -92,6 +112,9 @@ class Mischief:
 
     def command(self, query: str) -> None:
         chosen = dict(parse_qsl(query))
+        if "hang" in chosen:
+            self._engine.hangs_until = time.monotonic() + float(chosen["hang"])
+            return
         self.probability = float(chosen.get("probability", 0.0))
         self.faults = tuple(filter(None, chosen.get("faults", "").split(",")))
 
@@ -120,7 +143,8 @@ class Mischief:
 
 async def serve(directory: Path, port: int, dice: random.Random, orders: str) -> None:
     identity = describe(directory).identity
-    engine = DeadlyEngine(batch_tokens=1024)
+    with count_file(directory, port).open("r+b") as counted:
+        engine = DeadlyEngine(mmap.mmap(counted.fileno(), 8), batch_tokens=1024)
     replica = Replica(
         engine,
         identity,
@@ -138,7 +162,7 @@ async def serve(directory: Path, port: int, dice: random.Random, orders: str) ->
         tokenizer_threads=1,
         answered=lambda _: None,
     )
-    mischief = Mischief(replica.app(endpoint), dice)
+    mischief = Mischief(replica.app(endpoint), engine, dice)
     mischief.command(orders)
     batching = asyncio.create_task(replica.batcher.run())
     async with serving([Listener(mischief, bind("127.0.0.1", port))], stop_timeout_s=1):
@@ -160,6 +184,7 @@ def child(seed: int) -> int:
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING)
+    count_file(Path(sys.argv[1]), int(sys.argv[2])).write_bytes(bytes(8))
     seed = int(sys.argv[3])
     number = child(seed)
 
