@@ -167,9 +167,12 @@ def chaos_fleet(
 
 def _stop(process: subprocess.Popen[str]) -> None:
     process.terminate()
-    process.wait(60)
-    assert process.stdout is not None
-    process.stdout.close()
+    try:
+        process.wait(60)
+    finally:
+        process.kill()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def _greeting(process: subprocess.Popen[str]) -> tuple[str, str]:

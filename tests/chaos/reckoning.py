@@ -62,8 +62,9 @@ def expected(ids: Sequence[int], end: int) -> np.ndarray:
 class Asker:
     """Clients that ask one gateway."""
 
-    def __init__(self, base_url: str, seed: int = 0) -> None:
+    def __init__(self, base_url: str, seed: int = 0, *, key: str = "") -> None:
         self.reckoning = Reckoning()
+        self._key = key
         self._url = f"{base_url}/embeddings"
         self._dice = random.Random(seed)
         self._end = id_of(END)
@@ -98,6 +99,8 @@ class Asker:
         reckoning.asked += len(texts)
         body = orjson.dumps({"model": "chaos", "input": texts, "encoding_format": "base64"})
         headers = {"content-type": "application/json"}
+        if self._key:
+            headers["authorization"] = f"Bearer {self._key}"
         if lane is None:
             lane = "bulk" if self._dice.random() < 0.3 else ""
         if lane:

@@ -292,11 +292,12 @@ class Storm:
         report.computed = sum(replica.computed for replica in self._fleet.replicas)
         report.refused, report.wrong = dict(reckoning.refused), reckoning.wrong
         report.faults = dict(self._faults)
-        report.calm_ms, report.storm_ms = _percentiles(self._calm), _percentiles(self._stormy)
+        report.calm_ms, report.storm_ms = percentiles(self._calm), percentiles(self._stormy)
         return report
 
 
-def _percentiles(seconds: list[float]) -> dict[str, float]:
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """Milliseconds."""
     if not seconds:
         return {}
     p50, p99 = np.percentile(seconds, [50, 99]) * 1000
