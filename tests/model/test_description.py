@@ -121,27 +121,26 @@ class TestRevision:
             (linked / file.name).symlink_to(file)
         assert describe(linked).identity.revision == revision
 
-    def test_changes_with_numbers_configuration_and_files(self, directory: Path) -> None:
+    def test_changes_with_numbers_and_configuration(self, directory: Path) -> None:
         revisions = set()
         for seed in (0, 1):
             write_weights(directory, seed)
             revisions.add(describe(directory).identity.revision)
-        write_weights(directory, seed=0, name="more.safetensors")
-        revisions.add(describe(directory).identity.revision)
         config = json.loads((directory / "config.json").read_text())
         write(directory / "config.json", config | {"rope_theta": 1e6})
         revisions.add(describe(directory).identity.revision)
-        assert len(revisions) == 4
+        assert len(revisions) == 3
 
     def test_does_not_change_with_files_that_are_no_weights(self, directory: Path) -> None:
         write_weights(directory)
         revision = describe(directory).identity.revision
         (directory / "README.md").write_text("A model.")
+        write_weights(directory, seed=1, name="golden.safetensors")
         assert describe(directory).identity.revision == revision
 
     def test_a_weights_file_that_is_cut_off_is_refused(self, directory: Path) -> None:
         (directory / "model.safetensors").write_bytes((10**6).to_bytes(8, "little") + b"{")
-        with pytest.raises(ModelError, match="not a whole one"):
+        with pytest.raises(ModelError, match="cut off after 9 bytes"):
             describe(directory)
 
     def test_the_tokenizer_has_a_fingerprint_of_its_own(self, tmp_path: Path) -> None:

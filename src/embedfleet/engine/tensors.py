@@ -7,7 +7,6 @@ a model needs; `checkpoint.py` does.
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +17,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfleet.model.weights import INDEX, SINGLE, StoredTensor, read_header, weight_files
 from embedfleet.vocabulary import ModelError
 
 Floats = NDArray[np.float32]
 
-_INDEX: Final = "model.safetensors.index.json"
-_SINGLE: Final = "model.safetensors"
 _CACHED_VALUES: Final = 1 << 16
-_LARGEST_HEADER: Final = 100_000_000  # the limit of the safetensors format itself
 
 # NumPy has no bfloat16: its bits are kept as uint16 and widened by `_widened`.
 _TYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
@@ -149,53 +146,30 @@ def open_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def _files(directory: Path) -> list[Path]:
-    index = directory / _INDEX
-    if index.is_file():
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index} is no index of safetensors files: {error!r}.") from error
-        paths = [directory / shard for shard in sorted(shards)]
-    else:
-        paths = [directory / _SINGLE]
+    paths = weight_files(directory) or [directory / SINGLE]
     for path in paths:
         if not path.is_file():
             raise ModelError(
-                f"{path} is missing: a model directory holds {_SINGLE}, or {_INDEX} and its shards."
+                f"{path} is missing: a model directory holds {SINGLE}, or {INDEX} and its shards."
             )
     return paths
 
 
 def _mapped(path: Path) -> list[Tensor]:
     with path.open("rb") as file:
-        size = path.stat().st_size
-        if size < 8:
-            raise ModelError(f"{path} is no safetensors file: it has only {size} bytes.")
+        stored = read_header(path, file)
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    start = 8 + int.from_bytes(content[:8], "little")
-    if start > min(size, _LARGEST_HEADER):
-        raise ModelError(f"{path} is no safetensors file, or was cut off: its header is too long.")
-    try:
-        header = json.loads(content[8:start])
-        header.pop("__metadata__", None)
-        return [_tensor(path, content, start, name, entry) for name, entry in header.items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} has an unreadable safetensors header: {error!r}.") from error
+    return [_tensor(path, content, each) for each in stored]
 
 
-def _tensor(path: Path, content: mmap.mmap, start: int, name: str, entry: Any) -> Tensor:
-    kind, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
-    begin, end = entry["data_offsets"]
-    if kind not in _TYPES:
+def _tensor(path: Path, content: mmap.mmap, stored: StoredTensor) -> Tensor:
+    if stored.kind not in _TYPES:
         raise ModelError(
-            f"{path}: tensor {name} has type {kind}; supported are {', '.join(_TYPES)}."
+            f"{path}: tensor {stored.name} has type {stored.kind}; supported are "
+            f"{', '.join(_TYPES)}."
         )
-    dtype = _TYPES[kind]
-    count = int(np.prod(shape, dtype=np.int64))
-    if end - begin != count * dtype.itemsize or begin < 0 or start + end > len(content):
-        raise ModelError(
-            f"{path}: tensor {name} of shape {list(shape)} does not fit in its bytes "
-            f"({begin} to {end} of {len(content) - start}); the file was cut off or damaged."
-        )
-    stored = np.frombuffer(content, dtype=dtype, count=count, offset=start + begin)
-    return Tensor(name, kind, stored.reshape(shape), Place(content, start + begin, start + end))
+    dtype = _TYPES[stored.kind]
+    count = (stored.end - stored.begin) // dtype.itemsize
+    numbers = np.frombuffer(content, dtype=dtype, count=count, offset=stored.begin)
+    place = Place(content, stored.begin, stored.end)
+    return Tensor(stored.name, stored.kind, numbers.reshape(stored.shape), place)

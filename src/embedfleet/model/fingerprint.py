@@ -1,28 +1,29 @@
 """Fingerprints by which two processes know that they hold the same model.
 
-This module decides which bytes make a model the same. Paths, dates and file-system links are not
-among them. It refuses to know what the bytes mean.
-
-Weights are sampled, not read whole: reading 15 GB takes longer than loading them. Another
-checkpoint of the same shape has other numbers everywhere, so also in the sample; a fingerprint is
-no protection against someone who changes a file on purpose.
+Paths, dates and file-system links are not part of them. Every tensor is: a fine-tune may leave all
+but a few matrices as they were. Of each tensor some places are sampled, for reading 15 GB takes
+longer than loading them; training changes a tensor everywhere, so also there. A fingerprint is no
+protection against someone who changes a file on purpose.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
+from embedfleet.model.weights import StoredTensor, read_header, weight_files
 from embedfleet.vocabulary import ModelError
 
 _SIZE = 16
 """Bytes of a fingerprint; twice as many hexadecimal digits."""
 
-_SAMPLE = 1024 * 1024
-"""Bytes read at each end of a weights file."""
+_PLACES = 16
+"""Samples of a tensor, spread evenly from its first byte to its last."""
 
-_LENGTH_OF_HEADER = 8
-"""A safetensors file begins with the length of its JSON header, as a 64-bit integer."""
+_SAMPLE = 4096
+"""Bytes of a sample. A tensor of at most 64 KiB, as every norm is, goes in whole."""
 
 
 def fingerprint_tokenizer(directory: Path) -> str:
@@ -39,33 +40,45 @@ def fingerprint_tokenizer(directory: Path) -> str:
 def fingerprint_weights(directory: Path) -> str:
     """Fingerprint configuration and weights, empty if the directory has no weights.
 
-    Of each safetensors file go in: name, size, header, and a mebibyte at either end. Raises
-    ModelError if a file can't be read.
+    In go the configuration and of each tensor its name, type, shape and samples, in the order of
+    names: how a checkpoint is cut into files makes no difference. Raises ModelError if a file can't
+    be read.
     """
-    files = sorted(directory.glob("*.safetensors"), key=lambda path: path.name)
+    files = weight_files(directory)
     if not files:
         return ""
-    digest = blake2b(digest_size=_SIZE)
+    parts: list[tuple[str, bytes]] = []
     try:
-        _add(digest, b"config.json", (directory / "config.json").read_bytes())
+        configuration = (directory / "config.json").read_bytes()
         for path in files:
-            _add(digest, path.name.encode(), _sample(path))
+            with path.open("rb") as file:
+                parts += [(each.name, _digest(file, each)) for each in read_header(path, file)]
     except OSError as error:
         raise ModelError(f"{directory}: weights can't be read: {error}") from None
+    digest = blake2b(digest_size=_SIZE)
+    _add(digest, b"config.json", configuration)
+    for name, sampled in sorted(parts):
+        _add(digest, name.encode(), sampled)
     return digest.hexdigest()
 
 
-def _sample(path: Path) -> bytes:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(_LENGTH_OF_HEADER), "little")
-        if header > size - _LENGTH_OF_HEADER:
-            raise ModelError(f"{path} is not a safetensors file, or not a whole one")
-        file.seek(0)
-        head = file.read(max(_LENGTH_OF_HEADER + header, _SAMPLE))
-        file.seek(max(0, size - _SAMPLE))
-        tail = file.read()
-    return size.to_bytes(8, "little") + head + tail
+def _digest(file: BinaryIO, tensor: StoredTensor) -> bytes:
+    digest = blake2b(digest_size=_SIZE)
+    _add(digest, tensor.kind.encode(), repr(tensor.shape).encode())
+    for at, length in _samples(tensor):
+        file.seek(at)
+        digest.update(file.read(length))
+    return digest.digest()
+
+
+def _samples(tensor: StoredTensor) -> Iterator[tuple[int, int]]:
+    """Places and lengths."""
+    size = tensor.end - tensor.begin
+    if size <= _PLACES * _SAMPLE:
+        yield tensor.begin, size
+        return
+    for number in range(_PLACES):
+        yield tensor.begin + (size - _SAMPLE) * number // (_PLACES - 1), _SAMPLE
 
 
 def _add(digest: blake2b, name: bytes, content: bytes) -> None:
