@@ -1,5 +1,6 @@
 # Every target does its own set-up; a second run finds it done.
-#   make serve      the gateway and two replicas of the built-in model on port 8080 (PORT=… changes it)
+#   make serve      the gateway and two replicas of the built-in model on port 8080 (PORT=… changes it;
+#                   MODEL=… REPLICAS=… too; EXTRAS=cuda,tracing adds optional dependencies first)
 #   make test       the tests that take seconds each
 #   make test-all   all tests: official clients, real servers, replicas killed under load
 #   make packages   Debian's Prometheus, nginx, Redis, Node and gcc, which some of them use; skipped where there is no apt
@@ -22,6 +23,8 @@ SHELL := /bin/bash
 PORT ?= 8080
 MODEL ?= builtin
 REPLICAS ?= 2
+# Optional dependencies, with commas between them: cuda, kubernetes, plots, tracing.
+EXTRAS ?=
 VENV := .venv
 SDKS := .venv-sdks
 # The CPU engine's kernels. A compiler is not required: one that comes later is noticed by a stamp of its own.
@@ -45,7 +48,7 @@ help:
 
 setup: $(VENV)/.dev
 
-serve: $(RUNTIME)
+serve: $(RUNTIME) $(if $(EXTRAS),$(VENV)/.extras-$(EXTRAS))
 	exec $(BIN)/embedfleet serve $(MODEL) --replicas $(REPLICAS) --port $(PORT)
 
 test: $(VENV)/.dev
@@ -164,6 +167,12 @@ $(RUNTIME): requirements/runtime.txt requirements/build.txt pyproject.toml setup
 	@if [ ! -e $(LIBRARY) ] && grep -qsw avx512_vnni /proc/cpuinfo; then \
 		echo "$(NO_KERNELS): int8 on this processor takes longer" >&2; \
 	fi
+	@touch $@
+
+# The pins of whatever else is installed hold for extras too.
+$(VENV)/.extras-%: requirements/reference.txt $(RUNTIME)
+	@echo "Installing the extras $*" >&2
+	$(INSTALL) --constraint requirements/reference.txt --no-build-isolation --editable '.[$*]'
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(RUNTIME)

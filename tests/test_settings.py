@@ -171,7 +171,6 @@ def test_a_wrong_value_in_the_file_is_refused_with_what_would_be_right(
         ("REPLICA_EXIT_WITH_PARENT", "perhaps", '"perhaps" is not true or false'),
         ("POOL_PRECISION", "f64", '"f64" is not one of f32, bf16, fp8, int8, auto'),
         ("POOL_SERVED_NAMES", "a,,b", '"a,,b" is not a list of strings'),
-        ("POOL_GOLDEN", "", '"" is not a path, or auto'),
     ],
 )
 def test_a_wrong_value_in_a_variable_names_the_variable(
@@ -180,6 +179,29 @@ def test_a_wrong_value_in_a_variable_names_the_variable(
     message = refusal(None, {f"EMBEDFLEET_{variable}": value})
     assert message.startswith(f"environment variable EMBEDFLEET_{variable}: ")
     assert said in message
+
+
+def test_an_empty_variable_is_no_variable_but_for_what_protects_something() -> None:
+    """Compose's `${VARIABLE:-}` gives one for every setting; a lost secret gives one too."""
+    for option in options().values():
+        given = {option.variable: ""}
+        if option.rule.guards:
+            assert f"{option.variable} is empty, and without it" in refusal(None, given)
+        else:
+            assert load("[gateway]\nport = 1", given, {}) == load("[gateway]\nport = 1", {}, {})
+    guarding = {option.path for option in options().values() if option.rule.guards}
+    assert {"access.keys_file", "admin.key_file", "gateway.tls_key"} <= guarding
+
+
+def test_the_name_of_a_flag_is_a_hint_at_its_variable() -> None:
+    assert "did you mean EMBEDFLEET_GATEWAY_PORT?" in refusal(None, {"EMBEDFLEET_PORT": "1"})
+    assert "did you mean EMBEDFLEET_POOL_MODEL?" in refusal(None, {"EMBEDFLEET_MODEL": "a"})
+
+
+@pytest.mark.parametrize("given", ["http://a:1", "http://a:1/", "http://a:1/v1", "http://a:1/v1/"])
+def test_a_base_url_of_openai_s_clients_names_the_same_replica(given: str) -> None:
+    (pool,) = load(f"[[pools]]\nreplica_urls = ['{given}']", {}, {}).pools
+    assert pool.replica_urls == ("http://a:1",)
 
 
 def test_a_file_that_is_no_toml_is_refused_with_its_line() -> None:

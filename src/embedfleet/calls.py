@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 def _run_gateway(settings: Settings, api_keys: tuple[str, ...] | None = None) -> int:
     from embedfleet.gateway.server import run  # noqa: PLC0415
 
-    return run(settings, api_keys)
+    return run(settings, api_keys, _suits)
+
+
+def _suits(directory: Path, engine: EngineSettings) -> None:
+    from embedfleet.engine.loading import EngineOptions, refuse_unsupported  # noqa: PLC0415
+
+    refuse_unsupported(directory, EngineOptions(device=engine.device, dtype=engine.dtype))
 
 
 def _run_replica(settings: Settings) -> int:

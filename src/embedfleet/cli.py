@@ -187,7 +187,13 @@ def gateway(
         "gateway.host": host,
         "gateway.port": port,
     }
-    raise typer.Exit(_calls(context).gateway(_settings(config, chosen)))
+    settings = _settings(config, chosen)
+    if not settings.pools:
+        raise SettingError(
+            "no replica is named: give --replica URL once for each, or a [[pools]] table in the "
+            "settings file; `embedfleet serve MODEL` starts replicas of its own"
+        )
+    raise typer.Exit(_calls(context).gateway(settings))
 
 
 @app.command("config")

@@ -51,7 +51,7 @@ def test_the_architecture_is_read_from_config_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "qwen2"}, "model_type is 'qwen2'.*'qwen3'"),
+        ({"model_type": "qwen2"}, "model_type is 'qwen2'.*computes qwen3; .*--engine tei, vllm"),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, "architectures is.*Qwen3Model"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*'silu'"),
         ({"attention_bias": True}, "attention_bias is on"),

@@ -56,7 +56,8 @@ def test_a_plot_is_written_or_what_it_needs_is_named(trace: Path, tmp_path: Path
     done = RUN.invoke(app, ["simulate", str(trace), "--plot", str(output)])
     if find_spec("matplotlib") is None:
         assert done.exit_code == 2
-        assert 'plots need matplotlib: pip install "embedfleet[plots]"' in done.output
+        assert "plots need matplotlib: " in done.output
+        assert "[plots]" in done.output
     else:
         assert done.exit_code == 0, done.output
         assert output.read_bytes().startswith(b"\x89PNG")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import embedfleet
+from embedfleet.extras import how_to_add
 from embedfleet.vocabulary import SetupError
 
 DEPLOY = Path(embedfleet.__file__).parent / "deploying" / "files"
@@ -38,9 +39,7 @@ def _yaml() -> Any:
     try:
         from ruamel.yaml import YAML  # noqa: PLC0415  an extra
     except ImportError as error:
-        raise SetupError(
-            "writing manifests takes an extra: pip install 'embedfleet[kubernetes]'"
-        ) from error
+        raise SetupError(f"writing manifests takes an extra: {how_to_add('kubernetes')}") from error
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096  # never fold a line: a query stays one

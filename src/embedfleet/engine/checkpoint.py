@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from embedfleet.engine.tensors import Floats, Matrix, Tensor, open_tensors
 from embedfleet.vocabulary import ModelError
 
+MODEL_TYPES: Final = ("qwen3",)
+"""Values of `model_type` in config.json that are supported."""
+
 _ARCHITECTURES: Final = ("Qwen3Model", "Qwen3ForCausalLM")
 _INT8_FORMATS: Final = ("int-quantized", "naive-quantized")
 
@@ -183,8 +186,12 @@ def read_config(path: Path) -> Qwen3Config:
 
 def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
     model_type, names = raw.get("model_type"), raw.get("architectures")
-    if model_type != "qwen3":
-        raise ModelError(f"{path}: model_type is {model_type!r}; only 'qwen3' is supported.")
+    if model_type not in MODEL_TYPES:
+        raise ModelError(
+            f"{path}: model_type is {model_type!r}, and embedfleet's own engine computes "
+            f"{', '.join(MODEL_TYPES)}; another one may serve it: --engine tei, vllm, sglang or "
+            "llamacpp, or one that already runs (embedfleet gateway --model DIR --replica URL)."
+        )
     if names and not set(names) <= set(_ARCHITECTURES):
         raise ModelError(
             f"{path}: architectures is {names}; supported are {', '.join(_ARCHITECTURES)}."

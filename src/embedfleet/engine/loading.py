@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
+from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config, read_config
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.native.choice import choose_kernels, lacking, misfit, multiplies_bfloat16
 from embedfleet.engine.native.engine import NativeEngine, NativeSettings
 from embedfleet.engine.native.library import absence
 from embedfleet.engine.native.memory import chosen_mib
+from embedfleet.extras import how_to_add
 from embedfleet.machine import (
     has_nvidia_driver,
     multiplies_int8_exactly,
@@ -70,11 +71,17 @@ class EngineOptions:
     """Whose compute on a processor: `auto`, `native` (embedfleet's own) or `openvino`."""
 
 
-def load_engine(directory: Path, options: EngineOptions) -> Engine:
-    """Load the model in `directory` into an engine.
+def refuse_unsupported(directory: Path, options: EngineOptions) -> None:
+    """Refuse what can be told to fail without loading anything.
 
-    Raises ModelError when the model is not supported, SettingError when an option is wrong.
+    Raises ModelError when the model is not supported, SettingError when an option is wrong or what
+    it needs is not installed.
     """
+    _refuse_options(options)
+    read_config(directory / "config.json")
+
+
+def _refuse_options(options: EngineOptions) -> None:
     kind = options.device.partition(":")[0]
     if kind not in _DEVICES:
         raise SettingError(
@@ -87,6 +94,32 @@ def load_engine(directory: Path, options: EngineOptions) -> Engine:
         )
     if options.dtype not in _DTYPES:
         raise SettingError(f"dtype is {options.dtype!r}; there are {', '.join(_DTYPES)}.")
+    with_torch = importlib.util.find_spec("torch") is not None
+    if kind == "cuda" and not with_torch:
+        raise SettingError(
+            f"device is {options.device}, but torch is not installed: {how_to_add('cuda')}"
+        )
+    if options.dtype not in {"bf16", "fp8"} or kind == "cuda":
+        return
+    if kind == "auto" and has_nvidia_driver():
+        if not with_torch:
+            raise SettingError(
+                f"dtype is {options.dtype}, which is for GPUs, but torch is not installed: "
+                f"{how_to_add('cuda')}"
+            )
+        return  # whether a GPU is new enough is known when torch is loaded
+    raise SettingError(
+        f"dtype is {options.dtype}, which is for GPUs; the processor computes in f32 or int8."
+    )
+
+
+def load_engine(directory: Path, options: EngineOptions) -> Engine:
+    """Load the model in `directory` into an engine.
+
+    Raises ModelError when the model is not supported, SettingError when an option is wrong.
+    """
+    refuse_unsupported(directory, options)
+    kind = options.device.partition(":")[0]
     checkpoint = Checkpoint(directory)
     if kind == "cuda" or (kind == "auto" and options.dtype != "int8" and _cuda_is_there()):
         return _load_cuda(checkpoint, options)
@@ -103,11 +136,6 @@ def _cuda_is_there() -> bool:
 
 
 def _load_cuda(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
-    if importlib.util.find_spec("torch") is None:
-        raise SettingError(
-            f"device is {options.device}, but torch is not installed: "
-            "pip install 'embedfleet[cuda]'."
-        )
     # Here, because torch takes seconds and hundreds of megabytes that others need not pay.
     from embedfleet.engine.cuda.devices import capabilities, find_device  # noqa: PLC0415
     from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings  # noqa: PLC0415

@@ -37,6 +37,7 @@ from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
 from embedfleet.gateway.patience import patient
 from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.preflight import Suits, refuse_hopeless
 from embedfleet.gateway.scaling import Scaling
 from embedfleet.gateway.starting import provider, supervisor
 from embedfleet.gateway.upstream import Upstream
@@ -56,10 +57,15 @@ from embedfleet.wire.openai import RequestLimits
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, api_keys: Sequence[str] | None = None) -> int:
+def run(
+    settings: Settings,
+    api_keys: Sequence[str] | None = None,
+    suits: Suits = lambda _directory, _engine: None,
+) -> int:
     """Serve until a signal says stop; return the exit code. Raises SetupError.
 
-    `api_keys` are keys beside those of the file, None where none were given.
+    `api_keys` are keys beside those of the file, None where none were given. `suits` refuses a
+    model or options that embedfleet's own engine can't load: a gateway loads no engine to know.
     """
     configure_logging(settings.log)
     settings_check(settings)
@@ -69,6 +75,7 @@ def run(settings: Settings, api_keys: Sequence[str] | None = None) -> int:
     ):
         # Before the event loop: a download may take long, and shows its progress meanwhile.
         models = [local_model(pool, settings.engine.max_tokens) for pool in settings.pools]
+        refuse_hopeless(settings, models, suits)
         return uvloop.run(_run(settings, models, Path(scratch), tracing, api_keys))
 
 

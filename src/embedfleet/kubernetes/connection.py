@@ -15,6 +15,7 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 
+from embedfleet.extras import how_to_add
 from embedfleet.kubernetes.cluster import (
     MERGE,
     ClusterError,
@@ -37,7 +38,7 @@ def _library() -> ModuleType:
         import kubernetes_asyncio.config  # noqa: PLC0415
     except ImportError as error:
         raise ClusterSetupError(
-            "following a cluster takes an extra: pip install 'embedfleet[kubernetes]'"
+            f"following a cluster takes an extra: {how_to_add('kubernetes')}"
         ) from error
     return kubernetes_asyncio
 

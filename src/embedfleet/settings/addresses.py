@@ -1,7 +1,4 @@
-"""What an address to listen on says about who can reach it.
-
-Pure. Refuses to know the machine's interfaces.
-"""
+"""Addresses in settings: who can reach one to listen on, and where a service has its root."""
 
 from __future__ import annotations
 
@@ -14,3 +11,8 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def service_root(url: str) -> str:
+    """The address without the `/v1` that OpenAI's clients want at the end of theirs."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")

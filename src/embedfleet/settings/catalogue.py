@@ -29,7 +29,7 @@ class AdminSettings:
     """Address to listen on; what it shows is not for clients."""
     port: int | None = setting(8081, at_least=0, at_most=65_535, none="off")
     """TCP port; 0 takes any free one, `off` opens none."""
-    key_file: Path | None = setting(None, none="none")
+    key_file: Path | None = setting(None, none="none", guards=True)
     """File with a key that operators must bring (`Authorization: Bearer KEY`); read again when it
     changes. Without one an address beyond this machine is refused."""
     open: bool = False
@@ -38,9 +38,9 @@ class AdminSettings:
     peer_service: str | None = setting(None, none="none")
     """Service in Kubernetes of all gateways' admin addresses, as `namespace/name:port`: whoever
     decides how many replicas there should be asks the others what they see."""
-    tls_certificate: Path | None = setting(None, none="none")
+    tls_certificate: Path | None = setting(None, none="none", guards=True)
     """As `gateway.tls_certificate`, for this address."""
-    tls_key: Path | None = setting(None, none="none")
+    tls_key: Path | None = setting(None, none="none", guards=True)
     """As `gateway.tls_key`, for this address."""
 
 
@@ -59,7 +59,7 @@ class ReplicaSettings:
     """Most tokens that wait or run at once; beyond it texts are refused with 429."""
     drain_timeout_s: float = duration(30.0)
     """Seconds that a stop waits for texts in flight."""
-    key_file: Path | None = setting(None, none="none")
+    key_file: Path | None = setting(None, none="none", guards=True)
     """File with a key that gateways must bring (their `pools.replica_key_file`); read again when it
     changes. The replicas that a gateway starts itself listen on this machine alone and have
     none."""

@@ -57,10 +57,10 @@ class GatewaySettings:
     tokenizer_threads: int = count(2, at_most=256)
     """Threads that turn texts into tokens. Two, so that one very long text does not hold up the
     short ones."""
-    tls_certificate: Path | None = setting(None, none="none")
+    tls_certificate: Path | None = setting(None, none="none", guards=True)
     """File of the certificate chain (PEM) to answer HTTPS with, TLS 1.2 at least; none answers
     plain HTTP. Read again when it changes."""
-    tls_key: Path | None = setting(None, none="none")
+    tls_key: Path | None = setting(None, none="none", guards=True)
     """File of its private key (PEM, without a passphrase)."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may ask from a browser, for instance `https://example.org`; `*` is all.

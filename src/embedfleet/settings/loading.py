@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
+from embedfleet.settings.addresses import service_root
 from embedfleet.settings.catalogue import Pool, Settings
 from embedfleet.settings.contradictions import refuse
-from embedfleet.settings.converting import UnfitError, convert
+from embedfleet.settings.converting import UnfitError, convert, expected
 from embedfleet.settings.options import AREAS, POOLS, PREFIX, Option, options
 from embedfleet.vocabulary import Precision, SettingError
 
@@ -83,8 +84,12 @@ def _read_file(toml: str | None, given: _Given) -> int:
         many = area == POOLS
         rows = table if many else [table]
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            shape = f"[[{area}]]" if many else f"[{area}]"
-            raise SettingError(f"{area} in the settings file must be a table: {shape}")
+            shape = (
+                f"an array of tables, each begun by [[{area}]]"
+                if many
+                else f"a table, begun by [{area}]"
+            )
+            raise SettingError(f"{area} in the settings file must be {shape}")
         for index, row in enumerate(rows):
             for name, raw in row.items():
                 place = _Place(f"{area}.{name}", index if many else None)
@@ -105,7 +110,14 @@ def _read_environment(environment: Mapping[str, str], given: _Given) -> bool:
         option = by_variable.get(variable)
         where = f"environment variable {variable}"
         if option is None:
-            raise _unknown(where, variable, by_variable)
+            raise _unknown(where, variable, by_variable, _of_its_flag(variable))
+        if not raw and option.rule.guards:
+            raise SettingError(
+                f"{where} is empty, and without it nothing is protected: give "
+                f"{expected(option)}, or take the variable away"
+            )
+        if not raw:
+            continue  # compose's ${VARIABLE:-} and an empty ConfigMap entry mean: not set
         given[_place(option)] = (_fit(option, raw, where, text=True), variable)
     return any(place.pool is not None for place, (_, source) in given.items() if source != "file")
 
@@ -157,6 +169,7 @@ def _assemble(given: _Given, pools: int) -> tuple[Settings, Provenance]:
             for option in options().values()
             if option.area == POOLS
         }
+        row["replica_urls"] = tuple(map(service_root, row["replica_urls"]))
         rows.append(Pool(**row))
     if areas["engine"].dtype == "auto" and any(row.precision is Precision.F32 for row in rows):
         areas["engine"] = replace(areas["engine"], dtype="f32")  # auto could choose less
@@ -182,7 +195,15 @@ def _fit(option: Option, raw: object, where: str, *, text: bool = False) -> Any:
         raise SettingError(f"{where}: {error}") from None
 
 
-def _unknown(where: str, word: str, known: Iterable[str]) -> SettingError:
-    nearest = get_close_matches(word, list(known), n=1, cutoff=0.0)
+def _of_its_flag(variable: str) -> str | None:
+    """EMBEDFLEET_PORT for --port: the variable of the setting whose flag has that name."""
+    word = variable.removeprefix(PREFIX)
+    spelled = {word, "--" + word.lower().replace("_", "-")}
+    found = [each.variable for each in options().values() if each.rule.flag in spelled]
+    return found[0] if found else None
+
+
+def _unknown(where: str, word: str, known: Iterable[str], meant: str | None = None) -> SettingError:
+    nearest = [meant] if meant else get_close_matches(word, list(known), n=1, cutoff=0.0)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return SettingError(f"{where} is unknown{hint}")

@@ -25,6 +25,8 @@ class Rule:
     """Its name on the command line, where it has one."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Values that people may expect to be right, and why each is not."""
+    guards: bool = False
+    """Leaving it out opens a door or a connection: an empty variable is refused, not ignored."""
 
 
 def setting(
@@ -35,9 +37,10 @@ def setting(
     none: str | None = None,
     flag: str | None = None,
     refused: Mapping[str, str] | None = None,
+    guards: bool = False,
 ) -> Any:
     """Make a dataclass field that carries its rule."""
-    rule = Rule(at_least, at_most, none, flag, refused or {})
+    rule = Rule(at_least, at_most, none, flag, refused or {}, guards)
     return field(default=default, metadata={"rule": rule})
 
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from embedfleet.extras import how_to_add
 from embedfleet.simulator.score import Score
 from embedfleet.vocabulary import SetupError
 
@@ -21,7 +22,7 @@ def pyplot() -> Any:
         return import_module("matplotlib.pyplot")
     except ImportError:
         raise SetupError(
-            'plots need matplotlib: pip install "embedfleet[plots]"; tables and --json do not'
+            f"plots need matplotlib: {how_to_add('plots')} (tables and --json do not)"
         ) from None
 
 

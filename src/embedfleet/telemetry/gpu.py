@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from math import nan
 from typing import Any
 
+from embedfleet.extras import how_to_add
+
 log = logging.getLogger(__name__)
 
 
@@ -71,7 +73,7 @@ def open_gpu(uuid: str | None) -> Gpu | None:
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:
-        log.warning("no figures of the GPU: pip install 'embedfleet[cuda]' brings nvidia-ml-py")
+        log.warning("no metrics of the GPU without nvidia-ml-py: %s", how_to_add("cuda"))
         return None
     try:
         return Gpu(nvml, uuid)

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from embedfleet import __version__
+from embedfleet.extras import how_to_add
 from embedfleet.settings import TracingSettings
 from embedfleet.vocabulary import SettingError
 from embedfleet.wire.asgi import Request, Response, Route
@@ -220,7 +221,7 @@ def opened(settings: TracingSettings, service: str) -> Iterator[Tracing | None]:
     except ImportError as error:
         raise SettingError(
             "tracing.endpoint is set, and OpenTelemetry is not installed: "
-            "pip install 'embedfleet[tracing]', or tracing.endpoint = off"
+            f"{how_to_add('tracing')} (or tracing.endpoint = off)"
         ) from error
     exporter = OTLPSpanExporter(endpoint=settings.endpoint, timeout=EXPORT_TIMEOUT_S)
     tracing = Tracing(BatchSpanProcessor(exporter), ratio=settings.sample_ratio, service=service)

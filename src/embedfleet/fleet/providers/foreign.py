@@ -23,6 +23,14 @@ INSTALL = {
 }
 
 
+def missing_program(engine: str, program: str) -> SetupError:
+    """The engine is not installed where this process looks."""
+    return SetupError(
+        f"pools.engine is {engine}, but `{program}` is not on the path: {INSTALL[engine]}, and "
+        "start embedfleet with its directory in PATH"
+    )
+
+
 def visible_gpus(name: str, gpus: int) -> str:
     """The GPUs of the replica `local-N`, as CUDA_VISIBLE_DEVICES names them."""
     number = int(name.rpartition("-")[2])
@@ -48,10 +56,7 @@ class ForeignProvider:
         launch = dataclasses.replace(self._launch, host="127.0.0.1", port=port)
         program = words(command(self._engine, launch))
         if shutil.which(program[0]) is None:
-            raise SetupError(
-                f"pools.engine is {self._engine}, but `{program[0]}` is not on the path: "
-                f"{INSTALL[self._engine]}"
-            )
+            raise missing_program(self._engine, program[0])
         around = process_words(
             program, visible_gpus(name, launch.gpus), setpriv=shutil.which("setpriv") is not None
         )

@@ -1,0 +1,65 @@
+"""What is refused before a gateway listens or starts a process: what could never become ready.
+
+Each of these would otherwise be found by every replica on its own, in its log, again and again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from embedfleet.fleet.providers.commands import command, words
+from embedfleet.fleet.providers.foreign import missing_program
+from embedfleet.gateway.attaching import launch
+from embedfleet.gateway.contact import GOLDEN_FILE
+from embedfleet.golden import vectors as golden_vectors
+from embedfleet.golden.vectors import known_file
+from embedfleet.model.description import ModelDescription
+from embedfleet.settings import EngineSettings, Settings
+from embedfleet.settings import Pool as PoolSettings
+from embedfleet.vocabulary import SettingError
+
+Suits = Callable[[Path, EngineSettings], None]
+"""Whether embedfleet's own engine can load a model with these options; raises SetupError."""
+
+
+def refuse_hopeless(
+    settings: Settings, models: Sequence[ModelDescription | None], suits: Suits
+) -> None:
+    """Look at each pool with its model, None where replicas bring it. Raises SetupError."""
+    for pool, model in zip(settings.pools, models, strict=True):
+        path = pool.golden
+        if path is None and model is not None and known_file(model.identity.revision) is None:
+            beside = model.directory / GOLDEN_FILE
+            path = beside if beside.is_file() else None
+        if path is not None:
+            _golden(path, model)
+        if model is not None and pool.replicas:
+            _engine(settings, pool, model, suits)
+
+
+def _golden(path: Path, model: ModelDescription | None) -> None:
+    if not path.is_file():
+        raise SettingError(
+            f"pools.golden: there is no file {path}; `embedfleet golden make MODEL -o {path}` "
+            "makes it, and `auto` takes golden.safetensors beside the weights"
+        )
+    golden = golden_vectors.read(path)
+    revision = "" if model is None else model.identity.revision
+    if revision and golden.revision != revision:
+        raise SettingError(
+            f"{path} was made for revision {golden.revision} of a model, and "
+            f"{model.identity.name if model else ''} is {revision}: make it again with "
+            "`embedfleet golden make`"
+        )
+
+
+def _engine(settings: Settings, pool: PoolSettings, model: ModelDescription, suits: Suits) -> None:
+    if pool.engine == "embedfleet":
+        suits(model.directory, settings.engine)
+        return
+    names = pool.served_names or (model.identity.name,)
+    program = words(command(pool.engine, launch(settings, pool, model, names)))[0]
+    if shutil.which(program) is None:
+        raise missing_program(pool.engine, program)

@@ -1,0 +1,98 @@
+"""What can never become ready is refused once, with the way out, before anything is started."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedfleet.engine.loading import EngineOptions, refuse_unsupported
+from embedfleet.gateway.preflight import refuse_hopeless
+from embedfleet.golden.vectors import GoldenVectors, write
+from embedfleet.model.description import ModelDescription, describe
+from embedfleet.settings import EngineSettings, Pool, Settings
+from embedfleet.vocabulary import SetupError
+from tests.small_tokenizer import write_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelDescription:
+    return describe(write_model(tmp_path / "small"))
+
+
+def refusal(pool: Pool, model: ModelDescription | None, **engine: str) -> str:
+    """The message with which a start is refused; empty where it is not."""
+
+    def suits(directory: Path, chosen: EngineSettings) -> None:
+        refuse_unsupported(directory, EngineOptions(device=chosen.device, dtype=chosen.dtype))
+
+    try:
+        refuse_hopeless(
+            Settings(pools=(pool,), engine=EngineSettings(**engine)),  # type: ignore[arg-type]
+            [model],
+            suits,
+        )
+    except SetupError as error:
+        return str(error)
+    return ""
+
+
+def of_type(model: ModelDescription, model_type: str) -> ModelDescription:
+    file = model.directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": model_type}))
+    return model
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "nomic_bert", "llama"])
+def test_another_architecture_names_the_engines_that_may_serve_it(
+    model: ModelDescription, kind: str
+) -> None:
+    said = refusal(Pool(model="m"), of_type(model, kind))
+    assert f"model_type is '{kind}'" in said
+    assert "--engine tei, vllm, sglang or llamacpp" in said
+
+
+def test_engines_of_others_and_replicas_elsewhere_may_have_any_architecture(
+    model: ModelDescription, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "bin" / "text-embeddings-router"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    bert = of_type(model, "bert")
+    assert refusal(Pool(model="m", engine="tei"), bert) == ""
+    assert refusal(Pool(replicas=0, replica_urls=("http://a:1",)), bert) == ""
+    assert refusal(Pool(replicas=0, replica_urls=("http://a:1",)), None) == ""
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tei"])
+def test_an_engine_that_is_not_installed_is_refused_with_how_to_get_it(
+    model: ModelDescription, engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = refusal(Pool(model="m", engine=engine), model)  # type: ignore[arg-type]
+    assert f"pools.engine is {engine}, but `" in said
+    assert "is not on the path" in said
+
+
+def test_numbers_and_devices_that_this_machine_lacks_are_refused(model: ModelDescription) -> None:
+    of_type(model, "qwen3")
+    if find_spec("torch") is None:
+        assert "torch is not installed: " in refusal(Pool(model="m"), model, device="cuda")
+    assert "bf16, which is for GPUs" in refusal(Pool(model="m"), model, dtype="bf16", device="cpu")
+
+
+def test_golden_vectors_that_are_missing_or_of_another_model_are_refused(
+    model: ModelDescription, tmp_path: Path
+) -> None:
+    absent = tmp_path / "nosuch.golden"
+    here = Pool(model="m", golden=absent)
+    assert f"there is no file {absent}; `embedfleet golden make" in refusal(here, model)
+    elsewhere = Pool(replicas=0, replica_urls=("http://a:1",), golden=absent)
+    assert "there is no file" in refusal(elsewhere, None)
+    vectors = GoldenVectors("r", ("a",), (np.array([1], np.int32),), np.ones((1, 64), np.float32))
+    write(absent, vectors)
+    assert refusal(elsewhere, None) == ""
