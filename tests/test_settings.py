@@ -73,6 +73,8 @@ def test_every_option_takes_the_value_of_its_strongest_source(data: st.DataObjec
     file, variable, flag = data.draw(st.tuples(values, values, values))
     toml = None if file is None else f"[{option.area}]\n{option.name} = {literal(file)}"
     environment = {} if variable is None else {option.variable: shown(option, variable)}
+    if environment.get(option.variable) == "":
+        variable = None  # as if it were not set
     settings, origin = trace(toml, environment, {option.path: flag})
     given = [
         (option.default, "default"),
