@@ -177,7 +177,7 @@ class Site:
             ReplicaDescription(
                 name="bench",
                 served_names=["bench"],
-                revision="emulated",
+                revision="e" * 32,
                 tokenizer=identity.tokenizer,
                 width=width,
                 max_tokens=identity.max_tokens,

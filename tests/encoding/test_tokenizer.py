@@ -138,5 +138,5 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"tokenizer\.json can't be read"):
         Tokenizer(tmp_path / "tokenizer.json", VOCABULARY)
-    with pytest.raises(ModelError, match=r"absent\.json can't be read"):
+    with pytest.raises(ModelError, match=r"absent\.json is missing"):
         Tokenizer(tmp_path / "absent.json", VOCABULARY)

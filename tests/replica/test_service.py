@@ -26,7 +26,7 @@ from embedfleet.work import CostFit, CostModel
 from tests.fakes.revealing_engine import POISON, UNLUCKY, WIDTH, RevealingEngine, vector_of
 from tests.fakes.taking import frames_of
 
-IDENTITY = ModelIdentity("fake", "r1", "t1", WIDTH, 512, 1000, {})
+IDENTITY = ModelIdentity("fake", "0" * 32, "1" * 32, WIDTH, 512, 1000, {})
 
 
 @dataclass

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from embedfleet.vocabulary import ReplicaError
-from embedfleet.wire.frames import Frame, echo, encoding_bytes
+from embedfleet.wire.frames import Failure, Frame, echo, encoding_bytes
 
 ASKED = {0: echo(np.array([1, 2, 3], np.int32)), 1: echo(np.array([3, 2, 1], np.int32))}
 
@@ -22,7 +22,10 @@ def test_an_echo_is_the_same_on_both_sides() -> None:
 
 def test_answers_in_any_order_are_right() -> None:
     """An echo belongs to its text's number, not to its place."""
-    answering([1, 0], [ASKED[1], ASKED[0]]).check_echoes(ASKED)
+    asked = dict(ASKED)
+    answering([1, 0], [ASKED[1], ASKED[0]]).take_from(asked)
+
+    assert not asked
 
 
 @pytest.mark.parametrize(
@@ -37,4 +40,22 @@ def test_answers_in_any_order_are_right() -> None:
 def test_a_frame_that_answers_other_texts_is_refused(ids: list[int], echoes: list[int]) -> None:
     """Its vectors may be right ones, of other texts."""
     with pytest.raises(ReplicaError, match="mixed texts up"):
-        answering(ids, echoes).check_echoes(ASKED)
+        answering(ids, echoes).take_from(dict(ASKED))
+
+
+def test_a_text_is_answered_once() -> None:
+    """Neither with a second vector nor with a failure after it."""
+    asked = dict(ASKED)
+    answering([0], [ASKED[0]]).take_from(asked)
+    again = Frame([], b"", [Failure(0, "replica_failed", "no")], 0, 0, 1)
+
+    with pytest.raises(ReplicaError, match="mixed texts up"):
+        answering([0], [ASKED[0]]).take_from(dict(asked))
+    with pytest.raises(ReplicaError, match="nobody waits for"):
+        again.take_from(asked)
+
+
+def test_a_frame_that_answers_nothing_is_refused() -> None:
+    """It would only show that the call is alive, for ever."""
+    with pytest.raises(ReplicaError, match="answers no text"):
+        answering([], []).take_from(dict(ASKED))

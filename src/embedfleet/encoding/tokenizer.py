@@ -17,10 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import orjson
-from tokenizers import Tokenizer as _Library
 
-from embedfleet.vocabulary import Encoding, ModelError
+from embedfleet.model.tokenizer_file import load_tokenizer
+from embedfleet.vocabulary import Encoding
 
 _PIECE = 16_384
 """Characters after which a text is cut for tokenising. The library needs some 200 bytes of memory
@@ -45,18 +44,7 @@ class Tokenizer:
 
     def __init__(self, path: Path, vocabulary: int) -> None:
         """Load `tokenizer.json`; ids will be below `vocabulary`. Raises ModelError."""
-        try:
-            library = _Library.from_file(str(path))
-            if _largest_id(library) >= vocabulary:
-                library = _without_ids_from(path, vocabulary)
-        except ModelError:
-            raise
-        except Exception as error:  # noqa: BLE001  # the library raises plain Exception
-            raise ModelError(f"{path} can't be read: {error}") from None
-        # A file may ask for truncation and padding; both are decided elsewhere.
-        library.no_truncation()
-        library.no_padding()
-        self._library = library
+        self._library = load_tokenizer(path, vocabulary)
 
     def ids(self, texts: Sequence[str], *, most: int) -> list[Encoding]:
         """Tokenise texts, without any token added.
@@ -112,26 +100,3 @@ def _pieces(text: str, *, piece: int = _PIECE) -> Iterator[str]:
         start = end
     if start < len(text):
         yield text[start:]
-
-
-def _largest_id(library: _Library) -> int:
-    return max(library.get_vocab(with_added_tokens=True).values())
-
-
-def _without_ids_from(path: Path, vocabulary: int) -> _Library:
-    """Load a tokenizer without its added tokens that have no row in the embedding table.
-
-    The tables of Qwen3-Embedding 4B and 8B have four rows fewer than the tokenizer of the 0.6B has
-    tokens, and a tokenizer is easily copied from one to the other.
-    """
-    definition = orjson.loads(path.read_bytes())
-    definition["added_tokens"] = [
-        token for token in definition.get("added_tokens", []) if token["id"] < vocabulary
-    ]
-    library = _Library.from_str(orjson.dumps(definition).decode())
-    if _largest_id(library) >= vocabulary:
-        raise ModelError(
-            f"{path} has token ids up to {_largest_id(library)}, the embedding table only "
-            f"{vocabulary} rows"
-        )
-    return library

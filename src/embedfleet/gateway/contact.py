@@ -1,15 +1,16 @@
-"""What a gateway knows of its pool's model, and how it finds out.
-
-Decides which model a pool serves: the local one it was told, or the one that the first replica
-describes, whose small files it then brings over. Decides whether a replica's vectors are right, by
-the golden ones. Refuses to know states and requests.
+"""What a gateway knows of its pool's model, and how it finds out: the local one that it was
+told, or the one that the first replica describes, whose small files it then brings over and tries;
+and whether a replica's vectors are right, by the golden ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from uuid import uuid4
@@ -22,9 +23,12 @@ from embedfleet.gateway.engines.client import ReplicaClient, embed
 from embedfleet.golden import vectors as golden_vectors
 from embedfleet.golden.vectors import GoldenVectors, compare, known_file, of_unit_length
 from embedfleet.model.description import ModelDescription, describe
+from embedfleet.model.fingerprint import fingerprint_tokenizer
+from embedfleet.model.trial import try_files
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.vocabulary import ModelError, ModelIdentity, Precision, ReplicaError
 from embedfleet.wire.description import ReplicaDescription
+from embedfleet.wire.untrusted import shown
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,8 @@ class ModelContact:
         self._refused = refused
         self._drifted = drifted
         self._promise: Promise | None = None
+        self._bad: dict[str, str] = {}
+        """The tokenizer that was tried last and found unfit, by its fingerprint, and why."""
         self._lock = asyncio.Lock()
 
     def promise(self) -> Promise | None:
@@ -97,7 +103,7 @@ class ModelContact:
                 if not identity.revision:
                     # The gateway has no weights to take a fingerprint of: all replicas must
                     # have those of the first.
-                    identity = description.identity
+                    identity = replace(identity, revision=description.revision)
                 self._golden = self._find_golden(identity.revision, model)
                 self._identity = identity
                 self._introduced(model)
@@ -125,13 +131,35 @@ class ModelContact:
         return wrong
 
     async def _fetch(self, url: str, description: ReplicaDescription) -> ModelDescription:
-        directory = self._scratch / description.tokenizer
-        directory.mkdir(parents=True, exist_ok=True)
-        await self._client.fetch_files(url, directory)
+        """The model that a replica has, from its small files; tried before they are used."""
+        directory = Path(tempfile.mkdtemp(prefix="model-", dir=self._scratch))
         try:
-            return describe(directory, name=description.name, max_tokens=description.max_tokens)
+            await self._client.fetch_files(url, directory)
+            await self._try(directory, description.tokenizer)
+            return await asyncio.to_thread(
+                describe, directory, name=description.name, max_tokens=description.max_tokens
+            )
+        except BaseException as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            if isinstance(error, ModelError):
+                words = shown(error.message.replace(f"{directory}/", ""))
+                raise ReplicaError(f"the model files of {url}: {words}") from error
+            raise
+
+    async def _try(self, directory: Path, tokenizer: str) -> None:
+        """Raises ModelError unless the files are those that were told of, and harmless."""
+        found = fingerprint_tokenizer(directory)
+        if found != tokenizer:
+            raise ModelError(
+                f"tokenizer.json has the fingerprint {found}, and it says that it has {tokenizer}"
+            )
+        if found in self._bad:
+            raise ModelError(self._bad[found])
+        try:
+            await try_files(directory)
         except ModelError as error:
-            raise ReplicaError(f"the model files of {url}: {error.message}") from error
+            self._bad = {found: error.message}
+            raise
 
     def _find_golden(self, revision: str, model: ModelDescription) -> GoldenVectors | None:
         beside = model.directory / GOLDEN_FILE

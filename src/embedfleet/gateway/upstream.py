@@ -1,7 +1,7 @@
 """Calls from a gateway to its replicas over HTTP.
 
-A shell: it does what was decided elsewhere and translates the client library's errors, once, into
-ours. Refuses to decide which replica gets what, and what a failure means for it.
+Replicas are not trusted: each page has a bound and a total time, each frame the size that its texts
+may need, and each text is answered once. The client library's errors become ours here.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from embedfleet.vocabulary import (
 )
 from embedfleet.wire import frames
 from embedfleet.wire.description import ReplicaDescription, decode_description
+from embedfleet.wire.untrusted import MOST_PAGE_BYTES, shown
+
+FILE_TIMEOUT_S = 60.0
+"""For a file of the model, once in a pool's life: the largest tokenizers have tens of MiB."""
 
 _LOST = (aiohttp.ClientError, TimeoutError, OSError)
 """What the client library raises when a connection can't be made, breaks or stalls."""
@@ -60,13 +64,17 @@ class Upstream:
 
     async def describe(self, url: str) -> ReplicaDescription:
         """What the replica says of itself. Raises ReplicaError."""
-        return decode_description(await self._get(f"{url}/v1/replica"))
+        page = await self._get(f"{url}/v1/replica", MOST_PAGE_BYTES, self.probe_timeout_s)
+        return decode_description(page)
 
     async def fetch_files(self, url: str, directory: Path) -> None:
-        """Bring the small files of its model (tokenizer, configuration). Raises ReplicaError."""
-        for name in SHARED_FILES:
+        """Bring the small files of its model (tokenizer, configuration) into a directory, under the
+        names and within the sizes of `model.files`. Raises ReplicaError.
+        """
+        timeout_s = max(FILE_TIMEOUT_S, self.probe_timeout_s)
+        for name, most_bytes in SHARED_FILES.items():
             try:
-                body = await self._get(f"{url}/v1/replica/files/{name}")
+                body = await self._get(f"{url}/v1/replica/files/{name}", most_bytes, timeout_s)
             except MissingFileError:
                 continue
             target = directory / name
@@ -82,14 +90,14 @@ class Upstream:
         connection breaks or the answer ends in the middle of a frame, ReplicaUnreachableError when
         there never was one, ReplicaError on nonsense, and what `take` raises.
         """
-        decoder = frames.FrameDecoder()
+        decoder = frames.FrameDecoder(frames.most_frame_bytes(len(texts)))
         asked = {text.id: frames.echo(text.ids) for text in texts}
 
         def read(status: int, part: bytes) -> None:
             if status != 200:
                 raise _refusal(url, status, part)
             for frame in decoder.feed(part):
-                frame.check_echoes(asked)
+                frame.take_from(asked)
                 take(frame)
 
         body = frames.encode_call(self.gateway, key, texts)
@@ -131,8 +139,8 @@ class Upstream:
     def _authorization(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key}"} if self.key else {}
 
-    async def _get(self, url: str) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=self.probe_timeout_s)
+    async def _get(self, url: str, most_bytes: int, timeout_s: float) -> bytes:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self.session.get(
                 url,
@@ -144,9 +152,23 @@ class Upstream:
                     raise MissingFileError(f"{url} does not exist")
                 if response.status != 200:
                     raise _refusal(url, response.status, await response.content.read(2048))
-                return await response.read()
+                return await bounded(response, most_bytes)
         except _LOST as error:
             raise ReplicaLostError(f"{url}: {_told(error)}") from error
+
+
+async def bounded(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+    """The body of an answer; ReplicaError where it is longer than that, before it is all there."""
+    declared = response.content_length
+    if declared is not None and declared > most_bytes:
+        raise ReplicaError(f"{response.url} answers {declared} bytes, more than {most_bytes}")
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > most_bytes:
+            raise ReplicaError(f"{response.url} answers more than {most_bytes} bytes")
+        parts.append(part)
+    return b"".join(parts)
 
 
 class MissingFileError(ReplicaError):
@@ -154,7 +176,7 @@ class MissingFileError(ReplicaError):
 
 
 def _refusal(url: str, status: int, body: bytes) -> DrainingError | ReplicaError:
-    text = body[:2048].decode("utf-8", "replace")
+    text = shown(body[:2048].decode("utf-8", "replace"))
     if status == DrainingError.status:
         return DrainingError(text)
     return ReplicaError(f"{url} answered {status}: {text}")

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from embedfleet.model.fingerprint import fingerprint_tokenizer, fingerprint_weights
 from embedfleet.model.json_files import read_object
 from embedfleet.model.sentence_transformers import check_modules, read_prompts
+from embedfleet.model.tokenizer_file import load_tokenizer, panics_told
 from embedfleet.vocabulary import ModelError, ModelIdentity
 
 DOCUMENTED_TOKENS = 32_768
@@ -105,12 +104,10 @@ def _end_of_text(directory: Path) -> int:
     Early Qwen3-Embedding tokenizers lack the post-processor; the token is the same.
     """
     path = directory / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  # the library raises plain Exception
-        raise ModelError(f"{path} can't be read: {error}") from None
-    plain: list[int] = tokenizer.encode("x", add_special_tokens=False).ids
-    whole: list[int] = tokenizer.encode("x", add_special_tokens=True).ids
+    tokenizer = load_tokenizer(path)
+    with panics_told(path):
+        plain: list[int] = tokenizer.encode("x", add_special_tokens=False).ids
+        whole: list[int] = tokenizer.encode("x", add_special_tokens=True).ids
     if len(whole) == len(plain) + 1 and whole[:-1] == plain:
         return whole[-1]
     if whole != plain:

@@ -165,7 +165,7 @@ class Replica:
         finally:
             gone.cancel()
             self._open_calls -= 1
-            del self._calls[call.key]
+            self._calls.pop(call.key, None)
 
     async def _send_frames(self, request: Request, progress: CallInProgress) -> None:
         headers = [(b"content-type", frames.FRAMES_TYPE.encode())]
@@ -183,7 +183,9 @@ class Replica:
             ids=[job.id for job in part.jobs],
             vectors=frames.vector_bytes(part.vectors),
             failures=[
-                frames.Failure(job.id, error.code or "replica_failed", error.message)
+                frames.Failure(
+                    job.id, error.code or "replica_failed", error.message[: frames.MOST_MESSAGE]
+                )
                 for job, error in part.failures
             ],
             queue_us=round(part.queue_s * 1e6),

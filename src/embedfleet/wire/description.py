@@ -1,43 +1,64 @@
-"""What a replica says of itself at `GET /v1/replica`.
+"""What a replica says of itself at `GET /v1/replica`: the fields, their bounds and their JSON.
 
-Decides the fields and their JSON. Refuses to know what a gateway makes of them.
+The bounds hold for what is decoded, which comes from processes that a gateway does not trust: names
+and fingerprints are data and never paths, numbers are such that nothing made of them overflows.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import msgspec
 
 from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaError
-from embedfleet.wire.frames import UNREADABLE, VERSION
+from embedfleet.wire.frames import MOST_WIDTH, VERSION
+from embedfleet.wire.untrusted import MOST_PAGE_BYTES, parsed
 
 ANNOUNCEMENT = "embedfleet replica listening on "
 """Begins the one line that a replica process writes on standard output; its address follows.
 Whoever started the process waits for it."""
 
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
+
+Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=_PRINTABLE)]
+"""One line."""
+
+Fingerprint: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{8,128})?\Z")]
+"""Hexadecimal digits: what is compared, and nothing that could be a path. Empty where there is
+nothing to take one of."""
+
+Prompt: TypeAlias = Annotated[str, msgspec.Meta(max_length=16_384)]
+
+Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)]
+
 
 class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
     """One replica, in its own words."""
 
-    name: str
-    served_names: list[str]
-    revision: str
-    tokenizer: str
-    width: int
-    max_tokens: int
-    vocabulary: int
-    prompts: dict[str, str]
+    name: Name
+    served_names: Annotated[list[Name], msgspec.Meta(max_length=64)]
+    revision: Fingerprint
+    tokenizer: Fingerprint
+    width: Annotated[int, msgspec.Meta(ge=1, le=MOST_WIDTH)]
+    max_tokens: Count
+    vocabulary: Count
+    prompts: Annotated[dict[Name, Prompt], msgspec.Meta(max_length=16)]
     precision: Precision
-    device: str
-    batch_tokens: int
+    device: Name
+    batch_tokens: Count
     """Tokens of a batch that fills its engine."""
-    window: int
+    window: Tokens
     """Tokens of work that a gateway may have outstanding here."""
-    cost: tuple[float, float, float]
+    cost: tuple[Seconds, Seconds, Seconds]
     """Seconds of a batch as measured here: per batch, per token, per squared token."""
     draining: bool
-    batches: int = 0
+    batches: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     """Measured batches that `cost` was learned from."""
-    busy_s: float | None = None
+    busy_s: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] | None = None
     """Seconds that it has computed since it started; None where nobody counts them."""
     wire: int = VERSION
 
@@ -54,6 +75,13 @@ class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class _Spoken(msgspec.Struct):
+    """The field that says how to read the others."""
+
+    wire: int
+
+
+_version_decoder = msgspec.json.Decoder(_Spoken)
 _decoder = msgspec.json.Decoder(ReplicaDescription)
 
 
@@ -62,14 +90,16 @@ def encode_description(description: ReplicaDescription) -> bytes:
 
 
 def decode_description(body: bytes) -> ReplicaDescription:
-    """ReplicaError when the answer is not that of a replica of this wire version."""
-    try:
-        description = _decoder.decode(body)
-    except UNREADABLE as error:
-        raise ReplicaError(f"no description of an embedfleet replica: {error}") from error
-    if description.wire != VERSION:
+    """ReplicaError when the answer is not that of a replica of this wire version, or overruns a
+    bound.
+    """
+    if len(body) > MOST_PAGE_BYTES:
+        raise ReplicaError(f"a description of {len(body)} bytes, more than {MOST_PAGE_BYTES}")
+    what = "no description of an embedfleet replica"
+    spoken = parsed(what, _version_decoder.decode, body).wire
+    if spoken != VERSION:
         raise ReplicaError(
-            f"the replica speaks wire version {description.wire}, this gateway {VERSION}: "
+            f"the replica speaks wire version {spoken}, this gateway {VERSION}: "
             "run the same release of embedfleet on both sides"
         )
-    return description
+    return parsed(what, _decoder.decode, body)

@@ -1,27 +1,47 @@
-"""The wire between a gateway and its own replicas, described in `docs/wire.md`.
+"""The wire between a gateway and its own replicas: the bytes of a call and of the frames that
+answer it, as `docs/wire.md` describes them.
 
-This module decides the bytes of a call and of the frames that answer it. It refuses to know HTTP,
-sockets and what happens to a text after it was decoded.
+Either side checks what it decodes: every field has bounds, and what does not keep them is an error
+of whoever sent it.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, TypeAlias
 
 import msgspec
 import numpy as np
 
 from embedfleet.vocabulary import Encoding, ReplicaError, Vectors
+from embedfleet.wire.untrusted import parsed, shown
 
 CALL_TYPE = "application/x-embedfleet-call"
 FRAMES_TYPE = "application/x-embedfleet-frames"
 VERSION = 1
 
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
-"""What decoding bytes from elsewhere may raise; of strings that are no UTF-8 it is the latter."""
+MOST_WIDTH = 65_536
+"""Dimensions of a vector; the largest models known have 8,192."""
+
+MOST_TEXTS = 65_536
+"""Texts of one call."""
+
+MOST_MESSAGE = 2_000
+"""Characters that say why a text has no vector."""
+
+_FRAME_HEAD_BYTES = 4_096
+"""What a frame takes beside its texts, generously."""
+
+_TEXT_BYTES = 4 * MOST_WIDTH + 4 * MOST_MESSAGE + 256
+"""The most that a frame may take for one text: its vector, or why there is none."""
+
+TextId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Echo: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Word: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
+Microseconds: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+"""Up to eleven days."""
 
 _LENGTH = struct.Struct("<I")
 _IDS = np.dtype("<i4")
@@ -31,13 +51,13 @@ _FLOATS = np.dtype("<f4")
 class CallText(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One text of a call."""
 
-    id: int
+    id: TextId
     """Chosen by the gateway, unique within the call."""
     ids: bytes
     """Token ids, little-endian int32, end-of-text included."""
     bulk: bool
     """Whether the text is of the bulk lane."""
-    deadline_ms: int
+    deadline_ms: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
     """Milliseconds left until nobody waits for the answer any more; 0 for no deadline."""
     alone: bool = False
     """Whether it must not share a batch, because it may be what kills engines."""
@@ -52,53 +72,68 @@ class Call(msgspec.Struct, array_like=True, frozen=True):
     """Texts handed to a replica in one HTTP request."""
 
     version: int
-    gateway: str
+    gateway: Word
     """Who calls; a replica divides its window among the gateways that it hears from."""
-    key: str
+    key: Word
     """Names the call when its texts are cancelled; unguessable, so that gateways do not clash."""
-    texts: list[CallText]
+    texts: Annotated[list[CallText], msgspec.Meta(max_length=MOST_TEXTS)]
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True):
     """Texts of a call that nobody waits for any more."""
 
-    key: str
-    ids: list[int]
+    key: Word
+    ids: Annotated[list[TextId], msgspec.Meta(max_length=MOST_TEXTS)]
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A text that has no vector, and why."""
 
-    id: int
-    code: str
+    id: TextId
+    code: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]{1,64}\Z")]
     """The error's `code` in `vocabulary.py`."""
-    message: str
+    message: Annotated[str, msgspec.Meta(max_length=MOST_MESSAGE)]
+
+    def harmless(self) -> Failure:
+        """With a message of one line, as it goes into logs and to clients."""
+        return Failure(self.id, self.code, shown(self.message, MOST_MESSAGE))
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True):
     """What one batch gave to one call."""
 
-    ids: list[int]
+    ids: Annotated[list[TextId], msgspec.Meta(max_length=MOST_TEXTS)]
     """Texts that have a vector, in row order."""
     vectors: bytes
     """Little-endian float32, [len(ids), width], unit rows."""
-    failures: list[Failure]
-    queue_us: int
+    failures: Annotated[list[Failure], msgspec.Meta(max_length=MOST_TEXTS)]
+    queue_us: Microseconds
     """Longest time that one of these texts waited in the replica, microseconds."""
-    compute_us: int
+    compute_us: Microseconds
     """Time of the forward pass, microseconds."""
-    window: int
+    window: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
     """Tokens of work that the gateway may now have outstanding at this replica."""
-    echoes: list[int] = []
+    echoes: Annotated[list[Echo], msgspec.Meta(max_length=MOST_TEXTS)] = []
     """For each of `ids`, the `echo` of the token ids whose vector the replica means to answer."""
 
-    def check_echoes(self, asked: Mapping[int, int]) -> None:
-        """Compare with the echoes of what was asked, by id; ReplicaError on any difference."""
-        if self.echoes != [asked.get(text) for text in self.ids]:
+    def take_from(self, asked: dict[int, int]) -> None:
+        """Take what this answers out of the echoes of what was asked, by id.
+
+        ReplicaError when it answers nothing, a text twice, one that was not asked for, or another
+        text in its place.
+        """
+        if not self.ids and not self.failures:
+            raise ReplicaError("a frame that answers no text")
+        if self.echoes != [asked.pop(text, None) for text in self.ids]:
             raise ReplicaError(
                 "a frame answers other texts than were asked: the replica, or something on the "
                 "way to it, mixed texts up"
             )
+        for failure in self.failures:
+            if asked.pop(failure.id, None) is None:
+                raise ReplicaError(
+                    f"a frame has a failure for text {failure.id}, which nobody waits for"
+                )
 
     def matrix(self, width: int) -> Vectors:
         """The vectors, [len(ids), width], without copying; ReplicaError if the size is wrong."""
@@ -141,15 +176,16 @@ def encode_call(gateway: str, key: str, texts: Sequence[CallText]) -> bytes:
 
 def decode_call(body: bytes) -> Call:
     """Raise ReplicaError when the body is no call of this version."""
-    try:
-        call = _call_decoder.decode(body)
-    except UNREADABLE as error:
-        raise ReplicaError(f"not a call of embedfleet's wire: {error}") from error
+    call = parsed("not a call of embedfleet's wire", _call_decoder.decode, body)
     if call.version != VERSION:
         raise ReplicaError(
             f"the call is of wire version {call.version}, this replica speaks {VERSION}: "
             "run the same release of embedfleet on both sides"
         )
+    if any(len(text.ids) % _IDS.itemsize for text in call.texts):
+        raise ReplicaError("not a call of embedfleet's wire: token ids of no whole number of int32")
+    if len({text.id for text in call.texts}) != len(call.texts):
+        raise ReplicaError("not a call of embedfleet's wire: two texts have one id")
     return call
 
 
@@ -158,10 +194,13 @@ def encode_cancel(key: str, ids: Sequence[int]) -> bytes:
 
 
 def decode_cancel(body: bytes) -> Cancel:
-    try:
-        return _cancel_decoder.decode(body)
-    except UNREADABLE as error:
-        raise ReplicaError(f"not a cancellation of embedfleet's wire: {error}") from error
+    """Raise ReplicaError when the body is no cancellation."""
+    return parsed("not a cancellation of embedfleet's wire", _cancel_decoder.decode, body)
+
+
+def most_frame_bytes(texts: int) -> int:
+    """The largest frame that can answer a call of so many texts."""
+    return _FRAME_HEAD_BYTES + texts * _TEXT_BYTES
 
 
 def encode_frame(frame: Frame) -> bytes:
@@ -189,10 +228,12 @@ class FrameDecoder:
                 return
             body = bytes(memoryview(self._buffer)[_LENGTH.size : end])
             del self._buffer[:end]
-            try:
-                yield _frame_decoder.decode(body)
-            except UNREADABLE as error:
-                raise ReplicaError(f"a frame that can't be read: {error}") from error
+            frame = parsed("a frame that can't be read", _frame_decoder.decode, body)
+            if frame.failures:
+                frame = msgspec.structs.replace(
+                    frame, failures=[each.harmless() for each in frame.failures]
+                )
+            yield frame
 
     @property
     def pending(self) -> int:

@@ -116,7 +116,8 @@ def test_a_refusal_is_read_by_its_status(status: int, refusal: Refusal) -> None:
         (b'{"detail": "Not Found"}', "Not Found"),
         (b'{"detail": [1]}', '{"detail": [1]}'),
         (b"\xff gone", "\ufffd gone"),
-        (b"x" * 1000, "x" * 300),
+        (b"x" * 1000, "x" * 299 + "…"),
+        (b"two\nlines \x1b[31m", "two lines [31m"),
     ],
 )
 def test_a_message_is_found_in_every_engines_form(error: bytes, message: str) -> None:

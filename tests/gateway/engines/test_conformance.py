@@ -474,7 +474,7 @@ async def own_replica(small: ModelDescription) -> AsyncIterator[str]:
     identity = small.identity
     replica = Replica(
         RevealingEngine(),
-        ModelIdentity("small", "r", identity.tokenizer, WIDTH, MAX_TOKENS, 1000),
+        ModelIdentity("small", "0" * 32, identity.tokenizer, WIDTH, MAX_TOKENS, 1000),
         served_names=("small",),
         directory=small.directory,
         max_body_bytes=2**20,

@@ -1,13 +1,12 @@
-"""What engines of others answer to an embeddings request, read strictly.
-
-Pure. Decides which bytes are vectors and brings them to our contract: float32, unit length, in the
-order of the texts. Decides what a refusal means. Refuses to know engines by name, and HTTP clients.
+"""What engines of others answer to an embeddings request, read strictly: which bytes are vectors,
+brought to our contract (float32, unit length, in the order of the texts), and what a refusal means.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -15,22 +14,20 @@ import pybase64
 from numpy.typing import NDArray
 
 from embedfleet.vocabulary import ReplicaError, Vectors
-
-_MOST_SHOWN = 300
-"""Characters of an engine's message that are repeated; a message can hold whole texts."""
-
+from embedfleet.wire.frames import MOST_TEXTS, MOST_WIDTH
+from embedfleet.wire.untrusted import parsed, shown
 
 _SHORTEST = 1e-12
 """Length below which numbers are rounding errors and no vector; raw ones are longer than 1."""
 
 
 class _Row(msgspec.Struct):
-    index: int
-    embedding: list[float | None] | str
+    index: Annotated[int, msgspec.Meta(ge=0, lt=MOST_TEXTS)]
+    embedding: Annotated[list[float | None], msgspec.Meta(max_length=MOST_WIDTH)] | str
 
 
 class _Answer(msgspec.Struct):
-    data: list[_Row]
+    data: Annotated[list[_Row], msgspec.Meta(max_length=MOST_TEXTS)]
 
 
 _decoder = msgspec.json.Decoder(_Answer)
@@ -48,10 +45,7 @@ class Rows:
 
 def read_vectors(body: bytes, texts: int) -> Rows:
     """The vectors of an answer in OpenAI's format, floats or base64; ReplicaError on nonsense."""
-    try:
-        answer = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ReplicaError(f"it answers no embeddings: {error}") from error
+    answer = parsed("it answers no embeddings", _decoder.decode, body)
     if sorted(row.index for row in answer.data) != list(range(texts)):
         raise ReplicaError(
             f"it answers {len(answer.data)} vectors for {texts} texts, or numbers them wrongly"
@@ -59,7 +53,10 @@ def read_vectors(body: bytes, texts: int) -> Rows:
     rows = [_vector(row.embedding) for row in sorted(answer.data, key=lambda row: row.index)]
     widths = {len(row) for row in rows}
     if len(widths) != 1 or 0 in widths:
-        raise ReplicaError(f"its vectors have {sorted(widths)} dimensions, not one same number")
+        few = ", ".join(map(str, sorted(widths)[:4]))
+        raise ReplicaError(f"its vectors have {few} dimensions, not one same number")
+    if widths.pop() > MOST_WIDTH:
+        raise ReplicaError(f"its vectors have more than {MOST_WIDTH} dimensions")
     return unit(np.stack(rows))
 
 
@@ -78,13 +75,15 @@ def unit(vectors: Vectors) -> Rows:
 
 def _vector(embedding: list[float | None] | str) -> NDArray[np.float32]:
     if isinstance(embedding, str):
-        try:
-            return np.frombuffer(pybase64.b64decode(embedding, validate=True), "<f4")
-        except ValueError as error:  # what is no base64, or no whole number of floats
-            raise ReplicaError(f"its base64 holds no float32 numbers: {error}") from error
+        return parsed("its base64 holds no float32 numbers", _floats, embedding)
     # null, for what was NaN, becomes NaN again; too large numbers become infinite.
     with np.errstate(over="ignore"):
         return np.array(embedding, np.float32)
+
+
+def _floats(text: str) -> NDArray[np.float32]:
+    """ValueError for what is no base64, or no whole number of floats."""
+    return np.frombuffer(pybase64.b64decode(text, validate=True), "<f4")
 
 
 class Refusal(Enum):
@@ -114,11 +113,10 @@ def judge_refusal(status: int) -> Refusal:
 def message_of(body: bytes) -> str:
     """The message in an error's body, whatever its form: OpenAI's, SGLang's, TEI's, FastAPI's."""
     try:
-        content = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return body.decode("utf-8", "replace")[:_MOST_SHOWN]
-    found: object = content
+        found = parsed("no JSON", msgspec.json.decode, body)
+    except ReplicaError:
+        found = None
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and key in found:
             found = found[key]
-    return (found if isinstance(found, str) else body.decode("utf-8", "replace"))[:_MOST_SHOWN]
+    return shown(found if isinstance(found, str) else body.decode("utf-8", "replace"))

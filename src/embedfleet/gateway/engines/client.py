@@ -6,6 +6,7 @@ by engines of others (`foreign.py`). Refuses to know which of them it is.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -65,5 +66,5 @@ async def embed(
             raise ReplicaError(f"no vector for a golden text: {failure.message}")
         vectors[frame.ids] = frame.matrix(width)
 
-    await client.work(url, "verify", texts, take)
+    await client.work(url, secrets.token_hex(8), texts, take)
     return vectors

@@ -1,8 +1,8 @@
 """How each engine of others describes itself and wants to be asked.
 
-Pure. Decides which pages of an engine are read, what they mean, and the body of a request. Refuses
-to fetch anything. `dimensions` is never sent: a gateway derives shorter vectors from whole ones,
-and engines differ in what they make of it.
+Which pages of an engine are read, what they mean, and the body of a request. Pages are whatever an
+engine sends: no field need be what it should. `dimensions` is never sent: a gateway derives shorter
+vectors from whole ones, and engines differ in what they make of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 import orjson
 
 from embedfleet.gateway.engines.facts import Facts
-from embedfleet.vocabulary import Encoding, Precision
+from embedfleet.vocabulary import Encoding, Precision, UnfitReplicaError
+from embedfleet.wire.untrusted import shown
 
 Page: TypeAlias = Any
 """Parsed JSON; None for a page that does not exist or is none."""
@@ -45,10 +46,10 @@ class Dialect:
 
 def recognise(pages: Mapping[str, Page]) -> Dialect | None:
     """Which engine answers like this; None when nothing known does."""
-    owner = _first(pages.get(MODELS)).get("owned_by")
+    owner = str(_first(pages.get(MODELS)).get("owned_by"))
     known = {"sglang": SGLANG, "vllm": VLLM, "llamacpp": LLAMACPP, "embedfleet": GATEWAY}
     if owner in known:
-        return known[str(owner)]
+        return known[owner]
     info = pages.get(INFO)
     if isinstance(info, dict) and {"model_id", "model_type"} <= info.keys():
         return TEI
@@ -59,6 +60,10 @@ def request_body(dialect: Dialect, model: str, inputs: Sequence[Encoding | str])
     """The embeddings request for encodings or texts, always as a list."""
     body = {"model": model, "input": list(inputs), "encoding_format": dialect.encoding_format}
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+_MOST = 2**31
+"""No count is as large."""
 
 
 # -- reading pages --------------------------------------------------------------------------
@@ -88,7 +93,21 @@ def _wanted(page: Page, name: str) -> dict[str, Any]:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
+    """A number of tokens, texts or dimensions; None for anything else."""
+    return value if type(value) is int and 0 < value < _MOST else None
+
+
+def _said(value: object) -> str:
+    """As part of a line: no engine writes lines of its own into logs."""
+    return shown(str(value))
+
+
+def _callable_as(value: object) -> str:
+    """The name that requests must give: it goes back to the engine as it came."""
+    name = str(value)
+    if shown(name) != name:
+        raise UnfitReplicaError(f"the name of its model is none: {shown(name, 80)}")
+    return name
 
 
 def _least(*values: object) -> int | None:
@@ -105,9 +124,11 @@ def _sglang(pages: Mapping[str, Page], _name: str) -> Facts:
     else:
         precision = Precision.F32 if server.get("dtype") == "float32" else Precision.BF16
     return Facts(
-        engine=f"sglang {server.get('version', '')}".strip(),
-        model=str(model.get("id") or server.get("served_model_name") or info.get("model_path")),
-        serving=f"{info.get('model_path')} (weights {info.get('weight_version')})",
+        engine=_said(f"sglang {server.get('version', '')}"),
+        model=_callable_as(
+            model.get("id") or server.get("served_model_name") or info.get("model_path")
+        ),
+        serving=_said(f"{info.get('model_path')} (weights {info.get('weight_version')})"),
         max_tokens=_count(model.get("max_model_len")),
         batch_tokens=_count(server.get("max_prefill_tokens")),
         precision=precision,
@@ -120,9 +141,9 @@ def _sglang(pages: Mapping[str, Page], _name: str) -> Facts:
 def _vllm(pages: Mapping[str, Page], name: str) -> Facts:
     model = _wanted(pages.get(MODELS), name)
     return Facts(
-        engine=f"vllm {_object(pages.get('/version')).get('version', '')}".strip(),
-        model=str(model.get("id")),
-        serving=f"{model.get('id')} ({model.get('root')})",
+        engine=_said(f"vllm {_object(pages.get('/version')).get('version', '')}"),
+        model=_callable_as(model.get("id")),
+        serving=_said(f"{model.get('id')} ({model.get('root')})"),
         max_tokens=_count(model.get("max_model_len")),
     )
 
@@ -133,12 +154,12 @@ def _tei(pages: Mapping[str, Page], _name: str) -> Facts:
     trouble = ""
     if kind is None:
         trouble = "it serves a classifier or reranker, not an embedding model"
-    elif (pooling := _object(kind).get("pooling")) not in {None, "last_token"}:
-        trouble = f"it pools by {pooling}: start it with --pooling last-token"
+    elif (pooling := _object(kind).get("pooling")) not in (None, "last_token"):
+        trouble = f"it pools by {_said(pooling)}: start it with --pooling last-token"
     return Facts(
-        engine=f"tei {info.get('version', '')}".strip(),
-        model=str(info.get("model_id")),
-        serving=f"{info.get('model_id')} (revision {info.get('model_sha')})",
+        engine=_said(f"tei {info.get('version', '')}"),
+        model=_callable_as(info.get("model_id")),
+        serving=_said(f"{info.get('model_id')} (revision {info.get('model_sha')})"),
         # What is longer is cut off without a word unless it was started otherwise.
         max_tokens=_least(info.get("max_input_length"), info.get("max_batch_tokens")),
         batch_tokens=_count(info.get("max_batch_tokens")),
@@ -158,9 +179,11 @@ def _llamacpp(pages: Mapping[str, Page], _name: str) -> Facts:
         if "Q" not in kind:
             precision = Precision.BF16 if "F16" in kind else Precision.F32
     return Facts(
-        engine=f"llama.cpp {props.get('build_info', '')}".strip(),
-        model=str(model.get("id")),
-        serving=f"{model.get('id')} ({meta.get('n_params')} parameters, {meta.get('size')} bytes)",
+        engine=_said(f"llama.cpp {props.get('build_info', '')}"),
+        model=_callable_as(model.get("id")),
+        serving=_said(
+            f"{model.get('id')} ({meta.get('n_params')} parameters, {meta.get('size')} bytes)"
+        ),
         max_tokens=_least(
             _object(props.get("default_generation_settings")).get("n_ctx"), meta.get("n_ctx_train")
         ),
@@ -174,8 +197,8 @@ def _gateway(pages: Mapping[str, Page], name: str) -> Facts:
     model = _wanted(pages.get(MODELS), name)
     return Facts(
         engine="embedfleet gateway",
-        model=str(model.get("id")),
-        serving=f"{model.get('id')} of {model.get('dimensions')} dimensions",
+        model=_callable_as(model.get("id")),
+        serving=_said(f"{model.get('id')} of {model.get('dimensions')} dimensions"),
         max_tokens=_count(model.get("max_tokens")),
         width=_count(model.get("dimensions")),
     )
@@ -184,7 +207,9 @@ def _gateway(pages: Mapping[str, Page], name: str) -> Facts:
 def _openai(pages: Mapping[str, Page], name: str) -> Facts:
     model = _wanted(pages.get(MODELS), name)
     return Facts(
-        engine="OpenAI-compatible", model=str(model.get("id")), serving=str(model.get("id"))
+        engine="OpenAI-compatible",
+        model=_callable_as(model.get("id")),
+        serving=_said(model.get("id")),
     )
 
 

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from embedfleet.gateway.engines.answers import Refusal, judge_refusal, message_of, read_vectors
 from embedfleet.gateway.engines.dialects import request_body
 from embedfleet.gateway.engines.facts import DEFAULT_BATCH_TOKENS, Facts, changed
-from embedfleet.gateway.engines.http import EngineHttp, Reply
+from embedfleet.gateway.engines.http import EngineHttp, Reply, most_answer_bytes
 from embedfleet.gateway.engines.meeting import Acquaintance, Host
 from embedfleet.gateway.engines.search import Search
 from embedfleet.gateway.engines.texts import TextForm
@@ -130,9 +130,17 @@ class ForeignClient:
             pending = set(call.requests)
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                failed: BaseException | None = None
                 for request in done:
-                    if not request.cancelled():
+                    if request.cancelled():
+                        continue
+                    if (error := request.exception()) is not None:
+                        failed = failed or error
+                    else:
                         take(request.result())
+                if failed is not None:
+                    # After what was done at the same time: no vector that is there is lost.
+                    raise failed
         finally:
             self._calls.pop(key, None)
             for request in call.requests:
@@ -258,8 +266,9 @@ class ForeignClient:
         """Send a request; when the engine has too much to do, again, and less of all later."""
         known = engine.known
         body = request_body(known.dialect, known.facts.model, [each for _, each in inputs])
+        most_bytes = most_answer_bytes(len(inputs), self._identity.width)
         for wait_s in (*PATIENCE_S, None):
-            reply = await self._http.post(f"{url}/v1/embeddings", body)
+            reply = await self._http.post(f"{url}/v1/embeddings", body, most_bytes)
             refusal = None if reply.status == 200 else judge_refusal(reply.status)
             if refusal is Refusal.KEY:
                 raise UnfitReplicaError(self._host.key_trouble(reply))

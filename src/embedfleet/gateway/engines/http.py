@@ -1,7 +1,5 @@
-"""Requests to engines of others, with their key.
-
-A shell: sends, reads a bounded answer, translates the client library's errors once. Refuses to
-know what an answer means. The key is in no error and no log line.
+"""Requests to engines of others, with their key: sends them, reads answers within bounds of size
+and time, and translates the client library's errors once. The key is in no error and no log line.
 """
 
 from __future__ import annotations
@@ -13,15 +11,23 @@ from typing import Any
 import aiohttp
 import orjson
 
+from embedfleet.gateway.upstream import bounded
 from embedfleet.vocabulary import (
     ReplicaError,
     ReplicaLostError,
     ReplicaUnreachableError,
     SettingError,
 )
+from embedfleet.wire.untrusted import MOST_PAGE_BYTES, parsed
 
-LARGEST_ANSWER = 1 << 30
-"""Bytes of an answer; a full batch of JSON floats stays far below."""
+MOST_COMPLAINT_BYTES = 16 << 10
+"""Of an answer that is no 200, and of a page that is only looked at, this much is read."""
+
+_NUMBER_BYTES = 32
+"""A number of a vector as JSON, generously, with comma and spaces."""
+
+_ROW_BYTES = 1 << 10
+"""What stands around a vector in an answer, generously."""
 
 _LOST = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -37,9 +43,14 @@ class Reply:
     def json(self) -> Any:
         """The parsed body; None when it is no JSON."""
         try:
-            return orjson.loads(self.body)
-        except orjson.JSONDecodeError:
+            return parsed("no JSON", orjson.loads, self.body)
+        except ReplicaError:
             return None
+
+
+def most_answer_bytes(texts: int, width: int) -> int:
+    """The longest answer with so many vectors that is read."""
+    return MOST_PAGE_BYTES + texts * (_ROW_BYTES + width * _NUMBER_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +62,30 @@ class EngineHttp:
     key: str = field(default="", repr=False)
 
     async def get(self, url: str) -> Reply:
-        """One page. Raises ReplicaLostError when there is no answer."""
-        return await self._send("GET", url, None, self.probe_timeout_s)
+        """One page. Raises ReplicaLostError when there is no answer, ReplicaError when it is too
+        long to be one.
+        """
+        return await self._send("GET", url, None, self.probe_timeout_s, MOST_PAGE_BYTES)
 
-    async def post(self, url: str, body: bytes, timeout_s: float | None = None) -> Reply:
-        """Send JSON. Raises ReplicaLostError when there is no answer."""
-        return await self._send("POST", url, body, timeout_s)
+    async def beginning(self, url: str) -> Reply:
+        """The first bytes of a page. Raises ReplicaLostError when there is no answer."""
+        return await self._send("GET", url, None, self.probe_timeout_s, None)
+
+    async def post(
+        self, url: str, body: bytes, most_bytes: int, timeout_s: float | None = None
+    ) -> Reply:
+        """Send JSON. Raises ReplicaLostError when there is no answer, ReplicaError when it has more
+        than `most_bytes`.
+        """
+        return await self._send("POST", url, body, timeout_s, most_bytes)
 
     async def _send(
-        self, method: str, url: str, body: bytes | None, timeout_s: float | None
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        timeout_s: float | None,
+        most_bytes: int | None,
     ) -> Reply:
         headers = {"content-type": "application/json"} if body is not None else {}
         if self.key:
@@ -74,7 +100,9 @@ class EngineHttp:
                 timeout=timeout,
                 allow_redirects=False,  # a key goes to nobody else
             ) as response:
-                return Reply(response.status, await _bounded(response))
+                if response.status == 200 and most_bytes is not None:
+                    return Reply(200, await bounded(response, most_bytes))
+                return Reply(response.status, await _beginning(response))
         except aiohttp.ClientConnectorError as error:
             # Nobody was there to do harm or have it: the text is not counted as tried.
             raise ReplicaUnreachableError(f"{url}: {error}") from error
@@ -82,14 +110,14 @@ class EngineHttp:
             raise ReplicaLostError(f"{url}: {str(error) or type(error).__name__}") from error
 
 
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    parts, size = [], 0
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """As much of a body as there is, up to a bound."""
+    body = b""
     async for part in response.content.iter_any():
-        size += len(part)
-        if size > LARGEST_ANSWER:
-            raise ReplicaError(f"{response.url} answers more than {LARGEST_ANSWER} bytes")
-        parts.append(part)
-    return b"".join(parts)
+        body += part
+        if len(body) >= MOST_COMPLAINT_BYTES:
+            break
+    return body[:MOST_COMPLAINT_BYTES]
 
 
 def read_key(path: Path | None) -> str:

@@ -23,8 +23,10 @@ from embedfleet.gateway.engines.dialects import (
     request_body,
 )
 from embedfleet.gateway.engines.facts import Facts, unfit
-from embedfleet.gateway.engines.http import EngineHttp, Reply
+from embedfleet.gateway.engines.http import EngineHttp, Reply, most_answer_bytes
 from embedfleet.vocabulary import Encoding, ModelIdentity, ReplicaError, UnfitReplicaError
+from embedfleet.wire.frames import MOST_WIDTH
+from embedfleet.wire.untrusted import parsed
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class Host:
     async def meet(self, url: str) -> Acquaintance:
         """Find out all about an engine. Raises UnfitReplicaError or ReplicaError."""
         pages = {path: await self.page(url, path) for path in TELLING}
-        dialect = recognise(pages)
+        dialect = parsed(f"what {url} says of itself", recognise, pages)
         if dialect is None:
             raise UnfitReplicaError(
                 f"nothing that embedfleet knows answers at {url}: it has neither {TELLING[0]} nor "
@@ -86,7 +88,7 @@ class Host:
             for path in (dialect.page, *dialect.more):
                 if pages.get(path) is None:
                     pages[path] = await self.page(url, path)
-        return dialect.read(pages, self.identity.name)
+        return parsed(f"what {url} says of itself", dialect.read, pages, self.identity.name)
 
     async def page(self, url: str, path: str) -> Page:
         """A page as JSON, None where there is none. Raises UnfitReplicaError without the key."""
@@ -127,7 +129,10 @@ class Host:
             inputs = [self.probe] if way.takes_ids else [PROBE_TEXT]
             body = request_body(way, facts.model, inputs)
             reply = await self.http.post(
-                f"{url}/v1/embeddings", body, self.http.probe_timeout_s * len(ways)
+                f"{url}/v1/embeddings",
+                body,
+                most_answer_bytes(1, MOST_WIDTH),
+                self.http.probe_timeout_s * len(ways),
             )
             if reply.status == 200:
                 rows = read_rows(reply.body)
@@ -141,7 +146,7 @@ class Host:
         raise UnfitReplicaError(f"it computes no embeddings; a text is answered {trouble}")
 
     async def _note(self, url: str) -> str:
-        reply = await self.http.get(f"{url}/metrics")
+        reply = await self.http.beginning(f"{url}/metrics")
         if reply.status == 200 and reply.body.lstrip().startswith(b"#"):
             return ""
         if self.metrics_required:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders
+from tokenizers import decoders
 
+from embedfleet.model.tokenizer_file import load_tokenizer
 from embedfleet.vocabulary import Encoding
 
 
@@ -17,9 +18,7 @@ class TextForm:
     """The texts that stand for encodings of one model."""
 
     def __init__(self, tokenizer_file: Path, end_of_text: int) -> None:
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = load_tokenizer(tokenizer_file)
         if self._tokenizer.decoder is None:
             self._tokenizer.decoder = decoders.ByteLevel()
         self._end = end_of_text

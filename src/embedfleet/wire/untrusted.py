@@ -1,0 +1,55 @@
+"""Reading bytes that somebody else sent: whatever is wrong with them is one error, and its words
+fit into a line.
+
+Replicas, engines of others and Redis are not trusted. What they send is bounded before it is
+parsed, and what parsing may raise beyond the parser's own error (RecursionError of deep nesting,
+MemoryError, OverflowError of a huge number, the PanicException of libraries written in Rust, which
+is no Exception) is translated here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from embedfleet.vocabulary import EmbedfleetError, ReplicaError
+
+MOST_PAGE_BYTES = 1 << 20
+"""Bytes of a page in which a replica or an engine tells of itself; those seen have a few kB."""
+
+MOST_SHOWN = 300
+"""Characters of others' words that are repeated in errors and logs; they can hold whole texts."""
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def parsed(
+    what: str,
+    parse: Callable[Arguments, Result],
+    *args: Arguments.args,
+    **options: Arguments.kwargs,
+) -> Result:
+    """What `parse` makes of bytes from elsewhere.
+
+    Raises ReplicaError, which begins with `what`, for anything that `parse` raises; errors of
+    embedfleet's own pass.
+    """
+    try:
+        return parse(*args, **options)
+    except (EmbedfleetError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # Not only Exception: a panic in Rust code (tokenizers) is a BaseException.
+        raise ReplicaError(f"{what}: {shown(str(error) or type(error).__name__)}") from error
+
+
+def shown(text: str, most: int = MOST_SHOWN) -> str:
+    """Others' words as one line without control characters, at most so many characters.
+
+    Else a replica could write lines of its own, or a terminal's escapes, into a log.
+    """
+    cut = text[: most + 1]
+    line = "".join([one if one.isprintable() else " " for one in cut])
+    line = " ".join(line.split())
+    return line if len(cut) <= most else line[: most - 1] + "…"
