@@ -73,8 +73,8 @@ TRIVIAL_LINES = 20
 FEWEST_WORDS = 3
 """Of a test's name, its class included: fewer are no sentence."""
 BROAD = {
-    "model/description.py": "the tokenizers library raises plain Exception",
-    "encoding/tokenizer.py": "the tokenizers library raises plain Exception",
+    "model/tokenizer_file.py": "the tokenizers library raises plain Exception, and panics",
+    "wire/untrusted.py": "whatever a parser raises of foreign bytes is an error of their sender",
     "gateway/connections.py": "what a reader raises comes out where the answer is waited for",
     "batching/batcher.py": "whatever an engine raises fails its batch and not the process",
     "serving/connection.py": "what an app raises ends its connection and not the process",

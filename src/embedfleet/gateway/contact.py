@@ -133,18 +133,20 @@ class ModelContact:
     async def _fetch(self, url: str, description: ReplicaDescription) -> ModelDescription:
         """The model that a replica has, from its small files; tried before they are used."""
         directory = Path(tempfile.mkdtemp(prefix="model-", dir=self._scratch))
+        model: ModelDescription | None = None
         try:
             await self._client.fetch_files(url, directory)
             await self._try(directory, description.tokenizer)
-            return await asyncio.to_thread(
+            model = await asyncio.to_thread(
                 describe, directory, name=description.name, max_tokens=description.max_tokens
             )
-        except BaseException as error:
-            shutil.rmtree(directory, ignore_errors=True)
-            if isinstance(error, ModelError):
-                words = shown(error.message.replace(f"{directory}/", ""))
-                raise ReplicaError(f"the model files of {url}: {words}") from error
-            raise
+        except ModelError as error:
+            words = shown(error.message.replace(f"{directory}/", ""))
+            raise ReplicaError(f"the model files of {url}: {words}") from error
+        finally:
+            if model is None:
+                shutil.rmtree(directory, ignore_errors=True)
+        return model
 
     async def _try(self, directory: Path, tokenizer: str) -> None:
         """Raises ModelError unless the files are those that were told of, and harmless."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import resource
 import sys
 from pathlib import Path
@@ -51,7 +50,6 @@ async def try_files(directory: Path) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1"},
     )
     try:
         async with asyncio.timeout(4 * MOST_SECONDS):
@@ -78,9 +76,21 @@ def _try(directory: Path) -> None:
             raise ModelError(f"its tokenizer makes {tokens} tokens of {len(text)} characters")
 
 
+def _reserved_bytes() -> int:
+    """Address space that libraries reserved when they were loaded; much where there are many
+    processors.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
+
+
 def main() -> int:
     """For the process of its own: 0 when nothing is wrong, else 1 and a line that says what."""
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
+    most = _reserved_bytes() + MOST_MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
