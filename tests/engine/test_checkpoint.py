@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config, read_config
 from embedfleet.vocabulary import ModelError
@@ -64,6 +67,15 @@ def test_the_architecture_is_read_from_config_json(tmp_path: Path) -> None:
             {"quantization_config": quantization() | {"format": "pack-quantized"}},
             "'pack-quantized'.*'int-quantized'",
         ),
+        ({"is_causal": False}, "is_causal is False.*both directions.*--engine vllm"),
+        ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn'; it must be an object"),
+        ({"rope_scaling": {"rope_theta": "x"}}, "rope_theta is 'x'"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "own for full_attention"),
+        ({"architectures": [{}]}, "architectures is"),
+        ({"layer_types": 5}, "layer_types is 5"),
+        ({"quantization_config": "x"}, "quantization_config is 'x'; it must be an object"),
+        ({"rope_theta": 10**40}, "rope_theta is 1e\\+40; it must be a positive number"),
+        ({"hidden_size": 2**40}, "hidden_size is 1099511627776"),
         ({"hidden_size": None}, "hidden_size is None"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),
@@ -80,6 +92,71 @@ def test_what_is_not_supported_is_refused_by_name(
         read_config(write_config(tmp_path, **changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "theta"),
+    [
+        ({"rope_theta": 5e6}, 5e6),
+        ({"rope_theta": 1e6, "rope_scaling": {"rope_type": "default", "rope_theta": 1e4}}, 1e4),
+        ({"rope_theta": 1e6, "rope_parameters": {"rope_theta": 2e4}}, 2e4),
+    ],
+)
+def test_a_nested_base_of_rope_wins_over_the_one_at_the_top(
+    tmp_path: Path, changes: dict[str, Any], theta: float
+) -> None:
+    """As in transformers."""
+    assert read_config(write_config(tmp_path, **changes)).rope_theta == theta
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": "swish"},
+        {"use_sliding_window": True, "max_window_layers": 2, "sliding_window": 64},
+        {"layer_types": ["full_attention", "full_attention"], "use_sliding_window": True},
+        {"is_causal": True},
+        {"rope_scaling": None},
+    ],
+    ids=str,
+)
+def test_other_words_for_what_is_supported_change_nothing(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    plain = read_config(write_config(tmp_path))
+    assert read_config(write_config(tmp_path, **changes)) == plain
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=9), inside),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(key=st.sampled_from([*config(TINY), "quantization_config", "layer_types"]), value=JSON)
+def test_any_value_anywhere_is_read_or_refused_in_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
+) -> None:
+    path = write_config(tmp_path_factory.mktemp("odd"), **{key: value})
+    with contextlib.suppress(ModelError):
+        read_config(path)
+
+
+def test_an_adapter_beside_the_weights_is_refused(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path, random_weights(TINY), TINY)
+    (directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"PEFT adapter.*merge_and_unload"):
+        Checkpoint(directory)
+
+
+def test_more_layers_than_the_configuration_has_are_refused(tmp_path: Path) -> None:
+    weights = random_weights(TINY)
+    directory = write_checkpoint(tmp_path, weights, TINY)
+    write_config(directory, num_hidden_layers=1)
+    with pytest.raises(ModelError, match=r"tensor layers\.1\..*says that the model has 1 layers"):
+        Checkpoint(directory)
+
+
 def test_int8_by_group_is_refused_with_what_would_be_right(tmp_path: Path) -> None:
     raw = quantization()
     raw["config_groups"]["group_0"]["weights"]["strategy"] = "group"
@@ -92,10 +169,10 @@ def test_a_missing_broken_or_odd_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is missing"):
         read_config(path)
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(ModelError, match="is no JSON"):
+    with pytest.raises(ModelError, match="is not valid JSON"):
         read_config(path)
     path.write_text("[]", encoding="utf-8")
-    with pytest.raises(ModelError, match="holds list"):
+    with pytest.raises(ModelError, match="does not hold a JSON object"):
         read_config(path)
 
 

@@ -71,7 +71,7 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, kept: int) -> None:
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ModelError, match="pointer of Git LFS.*git lfs pull"):
+    with pytest.raises(ModelError, match=r"pointer of Git LFS.*git lfs pull"):
         open_tensors(tmp_path)
 
 

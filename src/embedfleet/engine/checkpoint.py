@@ -7,7 +7,6 @@ with; token ids and prompts belong to others.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.engine.tensors import Floats, Matrix, Tensor, open_tensors
+from embedfleet.model.json_files import read_object
 from embedfleet.vocabulary import ModelError
 
 MODEL_TYPES: Final = ("qwen3",)
 """Values of `model_type` in config.json that are supported."""
 
 _ARCHITECTURES: Final = ("Qwen3Model", "Qwen3ForCausalLM")
+_SILU: Final = ("silu", "swish")
+"""Two names of one function."""
 _INT8_FORMATS: Final = ("int-quantized", "naive-quantized")
+
+_MOST: Final = 2**31 - 1
+_LARGEST: Final = 1e30
+"""Larger numbers are of no model."""
+_SHOWN: Final = 80
+"""Characters of a wrong value that an error repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +83,20 @@ class Checkpoint:
     def __init__(self, directory: Path) -> None:
         """Map the checkpoint; raises ModelError naming what is missing, wrong or unsupported."""
         self.directory = directory
+        _refuse_adapter(directory)
         self.config = read_config(directory / "config.json")
         self._tensors = open_tensors(directory)
         self.embedding = self._matrix("embed_tokens", self.config.vocabulary, self.config.hidden)
         self.final_norm = self._vector("norm.weight", self.config.hidden)
         for layer in range(self.config.layers):
             self.layer(layer)  # so that a wrong tensor is refused now, not at its first use
+        beyond = f"{_layer(self.config.layers)}."
+        surplus = next((name for name in self._tensors if name.startswith(beyond)), None)
+        if surplus is not None:
+            raise ModelError(
+                f"{directory}: tensor {surplus} is there, but config.json says that the model has "
+                f"{self.config.layers} layers."
+            )
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.directory)!r}, {self.config})"
@@ -151,16 +167,9 @@ def read_config(path: Path) -> Qwen3Config:
 
     Raises ModelError when the file can't be read, or asks for anything that is not supported.
     """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing: a model directory holds config.json.") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is no JSON: {error}.") from error
-    if not isinstance(raw, dict):
-        raise ModelError(f"{path} holds {type(raw).__name__}, not an object.")
+    raw = read_object(path)
     _refuse_unsupported(path, raw)
-    _refuse_quantisation(path, raw.get("quantization_config"))
+    _refuse_quantisation(path, _section(path, raw, "quantization_config"))
     config = Qwen3Config(
         hidden=_count(path, raw, "hidden_size"),
         layers=_count(path, raw, "num_hidden_layers"),
@@ -192,29 +201,62 @@ def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
             f"{', '.join(MODEL_TYPES)}; another one may serve it: --engine tei, vllm, sglang or "
             "llamacpp, or one that already runs (embedfleet gateway --model DIR --replica URL)."
         )
-    if names and not set(names) <= set(_ARCHITECTURES):
+    if names and (not isinstance(names, list) or not all(each in _ARCHITECTURES for each in names)):
         raise ModelError(
             f"{path}: architectures is {names}; supported are {', '.join(_ARCHITECTURES)}."
         )
-    if raw.get("hidden_act", "silu") != "silu":
+    if raw.get("hidden_act", "silu") not in _SILU:
         raise ModelError(f"{path}: hidden_act is {raw['hidden_act']!r}; only 'silu' is supported.")
     if raw.get("attention_bias", False):
         raise ModelError(f"{path}: attention_bias is on; only models without it are supported.")
-    kinds = set(raw.get("layer_types") or ()) - {"full_attention"}
-    if raw.get("use_sliding_window", False) or kinds:
+    if raw.get("is_causal", True) is not True:
         raise ModelError(
-            f"{path}: sliding-window attention is on (use_sliding_window or layer_types); only "
-            "full attention is supported."
+            f"{path}: is_causal is {raw['is_causal']!r}: the model attends in both directions, "
+            "which embedfleet's own engine does not do; --engine vllm or tei may serve it."
         )
-    scaling = raw.get("rope_scaling") or {}
-    parameters = raw.get("rope_parameters") or {}
-    for key, rope in (("rope_scaling", scaling), ("rope_parameters", parameters)):
+    _refuse_windows(path, raw)
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = _section(path, raw, key)
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
             raise ModelError(f"{path}: {key} asks for {kind!r}; only plain RoPE is supported.")
+        each = next((name for name, value in rope.items() if isinstance(value, dict)), None)
+        if each is not None:
+            raise ModelError(
+                f"{path}: {key} has parameters of its own for {each}; only models whose layers all "
+                "have the same ones are supported."
+            )
 
 
-def _refuse_quantisation(path: Path, raw: Mapping[str, Any] | None) -> None:
+def _refuse_windows(path: Path, raw: Mapping[str, Any]) -> None:
+    kinds = raw.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        raise ModelError(
+            f"{path}: layer_types is {_brief(kinds)}; sliding-window attention is not supported, "
+            "only 'full_attention' in every layer."
+        )
+    # Layers from max_window_layers on have a window: where that is all of them, none has.
+    first, layers = raw.get("max_window_layers"), raw.get("num_hidden_layers")
+    none = isinstance(first, int) and isinstance(layers, int) and first >= layers
+    if raw.get("use_sliding_window", False) and not kinds and not none:
+        raise ModelError(
+            f"{path}: sliding-window attention is on (use_sliding_window); only full attention is "
+            "supported."
+        )
+
+
+def _refuse_adapter(directory: Path) -> None:
+    """A PEFT adapter changes the weights beside which it lies, or has none beside it."""
+    adapter = directory / "adapter_config.json"
+    if adapter.exists():
+        raise ModelError(
+            f"{adapter}: the directory holds a PEFT adapter, which is not applied. Merge it into "
+            "the weights first (peft: merge_and_unload, then save_pretrained), or remove it to "
+            "serve the base model."
+        )
+
+
+def _refuse_quantisation(path: Path, raw: Mapping[str, Any]) -> None:
     if not raw:
         return
     method, layout = raw.get("quant_method"), raw.get("format")
@@ -223,8 +265,9 @@ def _refuse_quantisation(path: Path, raw: Mapping[str, Any] | None) -> None:
             f"{path}: quantization_config is {method!r} in format {layout!r}; supported is "
             f"'compressed-tensors' in format {' or '.join(map(repr, _INT8_FORMATS))}."
         )
-    for name, group in (raw.get("config_groups") or {}).items():
-        weights = group.get("weights") or {}
+    groups = _section(path, raw, "config_groups")
+    for name in groups:
+        weights = _section(path, _section(path, groups, name), "weights")
         found = {key: weights.get(key) for key in ("num_bits", "type", "strategy", "symmetric")}
         wanted = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
         if found != wanted:
@@ -234,21 +277,42 @@ def _refuse_quantisation(path: Path, raw: Mapping[str, Any] | None) -> None:
             )
 
 
+def _section(path: Path, raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object inside the file; empty where it is absent or null."""
+    value = raw.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: {key} is {_brief(value)}; it must be an object.")
+    return value
+
+
+def _brief(value: object) -> str:
+    """A value of the file as it is shown in an error."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def _rope_theta(path: Path, raw: Mapping[str, Any]) -> float:
-    # transformers 5 moved it into rope_parameters; published files have it at the top.
-    nested = raw.get("rope_parameters") or {}
-    return _positive(path, nested if "rope_theta" in nested else raw, "rope_theta")
+    """As transformers reads it: what is nested wins over the top of the file, where older files
+    have it.
+    """
+    for key in ("rope_parameters", "rope_scaling"):
+        nested = _section(path, raw, key)
+        if "rope_theta" in nested:
+            return _positive(path, nested, "rope_theta")
+    return _positive(path, raw, "rope_theta")
 
 
 def _count(path: Path, raw: Mapping[str, Any], key: str) -> int:
     value = raw.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"{path}: {key} is {value!r}; it must be a positive whole number.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
+        raise ModelError(f"{path}: {key} is {_brief(value)}; it must be a positive whole number.")
     return value
 
 
 def _positive(path: Path, raw: Mapping[str, Any], key: str) -> float:
     value = raw.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise ModelError(f"{path}: {key} is {value!r}; it must be a positive number.")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _LARGEST:
+        raise ModelError(f"{path}: {key} is {_brief(value)}; it must be a positive number.")
     return float(value)
