@@ -79,6 +79,7 @@ BROAD = {
     "batching/batcher.py": "whatever an engine raises fails its batch and not the process",
     "serving/connection.py": "what an app raises ends its connection and not the process",
     "wire/asgi.py": "the outermost loop of a request answers whatever happens",
+    "fleet/prober.py": "a watch that ended would leave a replica in its state for ever",
     "access/watching.py": "a watch that ended would let revoked keys work on",
     "autoscaling/scaler.py": "the loop goes on whatever a sight, the policy or a target do",
     "kubernetes/leading.py": "a loop that ended would leave two gateways that both decide",

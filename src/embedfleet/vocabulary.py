@@ -87,7 +87,7 @@ class ReplicaState(StrEnum):
     READY = "ready"
     """It gets traffic."""
     SUSPECT = "suspect"
-    """It failed lately; it keeps what it has and gets new work only if no other replica can."""
+    """It fails, and too many others are out for it to go: the last resort, while none is ready."""
     EJECTED = "ejected"
     """It gets no traffic until its ejection ends and it verifies again."""
     DRAINING = "draining"

@@ -57,26 +57,89 @@ def test_a_replica_of_the_same_name_replaces_the_old_one() -> None:
     assert list(fleet) == [new]
 
 
-def test_ejections_are_counted_until_it_is_ready_again() -> None:
-    """So that the time of each can grow."""
+def pool(count: int) -> tuple[Fleet, list[Member]]:
+    """A fleet of ready replicas."""
     fleet = Fleet()
-    member = fleet.add("a", "http://a", 0.0)
-    moved(fleet, member, E.ANSWERED, E.REFUSED, E.RELEASED, E.ANSWERED, E.FAILED)
-    assert member.ejections == 2
+    members = [fleet.add(f"r{number}", "", 0.0) for number in range(count)]
+    for member in members:
+        moved(fleet, member, E.ANSWERED, E.VERIFIED)
+    return fleet, members
 
-    moved(fleet, member, E.RELEASED, E.ANSWERED, E.VERIFIED)
-    assert member.ejections == 0
-    assert fleet.count(S.READY) == 1
+
+def test_a_replica_whose_calls_fail_in_a_row_is_ejected() -> None:
+    """With the last reason; the others carry its work."""
+    fleet, (member, _) = pool(2)
+    for _ in range(2):
+        fleet.failed(member, 1.0, "HTTP 500")
+        assert member.state is S.READY
+    fleet.failed(member, 1.0, "no memory")
+
+    assert (member.state, member.reason) == (S.EJECTED, "no memory")
+
+
+def test_a_replica_that_is_lost_is_ejected_at_once() -> None:
+    """A broken connection is proof."""
+    fleet, (member, _) = pool(2)
+    fleet.failed(member, 1.0, "connection reset", lost=True)
+
+    assert member.state is S.EJECTED
+
+
+def test_a_replica_that_refuses_work_drains() -> None:
+    """It said so."""
+    fleet, (member, _) = pool(2)
+    fleet.refused(member, 1.0, "503")
+
+    assert member.state is S.DRAINING
+
+
+def test_ejections_grow_though_it_was_ready_in_between() -> None:
+    """And good time shrinks them again."""
+    fleet, (member, _) = pool(2)
+    ejections = []
+    for now in (1.0, 10.0, 20.0, 30.0):
+        fleet.failed(member, now, "", lost=True)
+        ejections.append(member.ejections)
+        for event in (E.RELEASED, E.ANSWERED, E.VERIFIED):
+            fleet.apply(member, event, now + 5.0)
+    assert ejections == [1, 2, 3, 4]
+
+    fleet.failed(member, 35.0 + 3600.0, "", lost=True)
+    assert member.ejections == 1
 
 
 def test_when_half_is_ejected_the_others_stay_the_last_resort() -> None:
     """Panic: the cause is likely none of them."""
-    fleet = Fleet()
-    members = [fleet.add(name, "", 0.0) for name in "abcd"]
+    fleet, members = pool(4)
     for member in members:
-        moved(fleet, member, E.ANSWERED, E.VERIFIED, E.FAILED, E.FAILED)
-
+        fleet.failed(member, 0.0, "", lost=True)
     assert [member.state for member in members] == [S.EJECTED, S.EJECTED, S.SUSPECT, S.SUSPECT]
+
+    fleet.succeeded(members[3], 1.0)
+    assert members[3].state is S.READY
+
+
+def test_an_ejected_replica_is_wanted_once_all_that_served_has_gone() -> None:
+    """Not by its own going."""
+    fleet, (first, second) = pool(2)
+    fleet.failed(first, 1.0, "", lost=True)
+    assert not fleet.wanted(first)
+
+    fleet.apply(second, E.LOST, 2.0)
+    assert fleet.wanted(first)
+
+
+def test_it_is_known_since_when_a_replica_fails() -> None:
+    """Through ejections and chances, until it is ready; wrong vectors are another matter."""
+    fleet, (member, _) = pool(2)
+    fleet.failed(member, 1.0, "", lost=True)
+    moved(fleet, member, E.RELEASED, E.ANSWERED, E.FAILED)
+    assert member.failing_since == 1.0
+
+    moved(fleet, member, E.RELEASED, E.ANSWERED, E.VERIFIED)
+    assert member.failing_since is None
+    moved(fleet, member, E.REFUSED)
+    assert member.failing_since is None
 
 
 def test_wrong_vectors_eject_whatever_the_others_are() -> None:

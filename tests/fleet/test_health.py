@@ -1,4 +1,4 @@
-"""Whether a replica is well."""
+"""Outlier detection: which event follows from what was observed of a replica."""
 
 from dataclasses import replace
 
@@ -7,10 +7,13 @@ import pytest
 
 from embedfleet.fleet.health import (
     EJECTION,
+    FAILURES,
+    FORGIVEN_S,
+    Conduct,
     Expected,
-    Look,
+    Peers,
+    Sign,
     judge,
-    may_eject,
     mismatch,
     released,
     slowdown,
@@ -40,34 +43,127 @@ DESCRIPTION = ReplicaDescription(
 )
 EXPECTED = Expected(DESCRIPTION.identity, Precision.INT8)
 
-
-def event(state: ReplicaState, look: Look) -> Event | None:
-    verdict = judge(state, look, EXPECTED)
-    return verdict[0] if verdict else None
-
-
-def test_a_starting_replica_that_does_not_answer_is_left_alone() -> None:
-    """Loading takes as long as it takes."""
-    assert event(S.STARTING, Look(None, "refused")) is None
+WELL = Conduct()
+OTHERS = Peers(total=3, ready=3)
+ALONE = Peers()
 
 
-def test_a_starting_replica_that_answers_is_verified_next() -> None:
-    """Answering is not enough for traffic."""
-    assert event(S.STARTING, Look(DESCRIPTION)) is E.ANSWERED
+def after(
+    state: ReplicaState, *signs: Sign, conduct: Conduct = WELL, peers: Peers = OTHERS
+) -> tuple[Conduct, Event | None]:
+    """What is remembered after signs, and the event that follows from the last."""
+    event: Event | None = None
+    for sign in signs:
+        conduct, event = judge(state, conduct, sign, peers)
+    return conduct, event
 
 
-def test_a_ready_replica_that_misses_a_look_has_failed() -> None:
-    """And recovers when it answers again."""
-    assert event(S.READY, Look(None, "timed out")) is E.FAILED
-    assert event(S.SUSPECT, Look(DESCRIPTION)) is E.RECOVERED
-    assert event(S.READY, Look(DESCRIPTION)) is None
+def test_failures_in_a_row_eject() -> None:
+    """One or two may be the text's."""
+    assert after(S.READY, *[Sign.FAILED] * (FAILURES - 1))[1] is None
+    assert after(S.READY, *[Sign.FAILED] * FAILURES)[1] is E.FAILED
 
 
-def test_a_replica_that_drains_gets_nothing_new() -> None:
-    """Whatever state it was in."""
-    draining = msgspec.structs.replace(DESCRIPTION, draining=True)
+def test_a_success_of_traffic_ends_the_row() -> None:
+    """A look that is answered does not."""
+    row = [Sign.FAILED] * (FAILURES - 1)
 
-    assert event(S.READY, Look(draining)) is E.DRAIN
+    assert after(S.READY, *row, Sign.SUCCEEDED, Sign.FAILED)[1] is None
+    assert after(S.READY, *row, Sign.ANSWERED, Sign.FAILED)[1] is E.FAILED
+    assert after(S.READY, *row, Sign.PROVEN, Sign.FAILED)[1] is E.FAILED
+
+
+def test_a_lost_process_or_connection_ejects_at_once() -> None:
+    """No more proof is needed."""
+    assert after(S.READY, Sign.LOST)[1] is E.FAILED
+    assert after(S.STANDBY, Sign.LOST)[1] is E.FAILED
+
+
+def test_looks_in_a_row_that_are_missed_eject() -> None:
+    """One that is answered ends the row: the network lost the others."""
+    missed = [Sign.MISSED] * (FAILURES - 1)
+
+    assert after(S.READY, *missed, Sign.MISSED)[1] is E.FAILED
+    assert after(S.READY, *missed, Sign.ANSWERED, Sign.MISSED)[1] is None
+    assert after(S.VERIFYING, *missed, Sign.MISSED)[1] is E.FAILED
+
+
+def test_the_last_replica_is_spared_and_comes_back_by_traffic() -> None:
+    """A doubtful one is better than none."""
+    conduct, event = after(S.READY, *[Sign.FAILED] * FAILURES, peers=ALONE)
+    assert event is E.SPARED
+
+    assert after(S.SUSPECT, Sign.ANSWERED, conduct=conduct, peers=ALONE)[1] is None
+    assert after(S.SUSPECT, Sign.SUCCEEDED, conduct=conduct, peers=ALONE) == (WELL, E.RECOVERED)
+    assert after(S.SUSPECT, Sign.PROVEN, conduct=conduct, peers=ALONE)[1] is E.RECOVERED
+
+
+def test_a_suspect_replica_that_fails_on_goes_once_others_are_well() -> None:
+    """Then it is not needed."""
+    conduct, _ = after(S.READY, *[Sign.FAILED] * FAILURES, peers=ALONE)
+
+    assert after(S.SUSPECT, Sign.FAILED, conduct=conduct, peers=ALONE)[1] is None
+    assert after(S.SUSPECT, Sign.FAILED, conduct=conduct, peers=Peers(1, 1))[1] is E.FAILED
+
+
+@pytest.mark.parametrize(
+    ("peers", "spared"),
+    [
+        (Peers(total=0), True),
+        (Peers(total=1, ready=1), False),
+        (Peers(total=1, ready=0), True),
+        (Peers(total=3, ready=2, ejected=1), False),
+        (Peers(total=4, ready=2, ejected=2), True),
+    ],
+)
+def test_at_most_half_of_a_pool_is_ejected_for_failing_and_never_the_last(
+    peers: Peers, spared: bool
+) -> None:
+    """When more fail, the cause is more likely load or the network."""
+    assert peers.can_spare_one is not spared
+
+
+def test_a_failed_trial_ends_verification() -> None:
+    """It was asked for that alone."""
+    assert after(S.VERIFYING, Sign.FAILED)[1] is E.FAILED
+    assert after(S.VERIFYING, Sign.PROVEN)[1] is E.VERIFIED
+
+
+def test_one_failure_ejects_a_replica_on_probation() -> None:
+    """Until it has brought an answer: it is half-open, as a circuit breaker is."""
+    back = Conduct(ejections=1).readmitted()
+
+    assert after(S.READY, Sign.FAILED, conduct=back)[1] is E.FAILED
+    assert after(S.READY, Sign.SUCCEEDED, Sign.FAILED, conduct=back)[1] is None
+
+
+def test_ejections_grow_and_good_time_shrinks_them() -> None:
+    """By one for each minute that it was ready; ready alone forgives nothing."""
+    conduct = WELL
+    pauses = []
+    for _ in range(9):
+        conduct = conduct.ejected(0.0, 1.0).readmitted()
+        pauses.append(EJECTION.after(conduct.ejections))
+    assert pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
+
+    assert conduct.ejected(0.0, 3 * FORGIVEN_S).ejections == 9 - 3 + 1
+    assert conduct.ejected(0.0, 100 * FORGIVEN_S).ejections == 1
+
+
+def test_an_ejected_replica_is_given_another_chance_after_its_pause() -> None:
+    """5 s, 10 s, 20 s, … and after the first pause where nothing else serves."""
+    conduct = Conduct(ejections=3, ejected_at=100.0)
+
+    assert not released(S.EJECTED, 100.0, conduct, 119.9)
+    assert released(S.EJECTED, 100.0, conduct, 120.0)
+    assert released(S.SUSPECT, 100.0, conduct, 105.0, wanted=True)
+    assert not released(S.READY, 0.0, conduct, 1e9)
+
+
+def test_what_drained_is_looked_at_again() -> None:
+    """Its successor may answer there."""
+    assert not released(S.DRAINING, 0.0, WELL, 4.9)
+    assert released(S.DRAINING, 0.0, WELL, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +174,11 @@ def test_a_replica_that_drains_gets_nothing_new() -> None:
         ("revision", "r2", "revision is r2"),
     ],
 )
-def test_a_replica_of_another_model_is_refused(field: str, value: object, told: str) -> None:
+def test_a_replica_of_another_model_does_not_fit(field: str, value: object, told: str) -> None:
     """With what differs."""
     other = msgspec.structs.replace(DESCRIPTION, **{field: value})
 
     assert told in mismatch(EXPECTED, other)
-    assert event(S.READY, Look(other)) is E.REFUSED
 
 
 def test_a_finer_replica_may_join_and_a_coarser_one_may_not() -> None:
@@ -101,24 +196,20 @@ def test_eight_bit_classes_do_not_stand_in_for_each_other() -> None:
     assert Precision.BF16.may_join(Precision.FP8)
 
 
-def test_ejections_grow_and_end() -> None:
-    """5 s, 10 s, 20 s, … at most five minutes."""
-    times = EJECTION
-
-    assert [times.after(count) for count in (1, 2, 3, 99)] == [5.0, 10.0, 20.0, 300.0]
-    assert not released(S.EJECTED, 2, 9.9, times)
-    assert released(S.EJECTED, 2, 10.0, times)
-    assert not released(S.READY, 0, 1e9, times)
-
-
-def test_a_replica_far_slower_than_its_like_is_failing() -> None:
+def test_a_replica_far_slower_than_its_like_stands_out() -> None:
     """Its answers are right; something is wrong with it all the same."""
     slow = msgspec.structs.replace(DESCRIPTION, cost=(1e-3, 1e-4, 0.0))
 
-    factor = slowdown(slow, [DESCRIPTION, DESCRIPTION, DESCRIPTION])
-    assert factor > 5
-    assert event(S.READY, Look(slow, slowdown=factor)) is E.FAILED
-    assert event(S.READY, Look(slow, slowdown=slowdown(slow, [slow, DESCRIPTION, slow]))) is None
+    assert slowdown(slow, [DESCRIPTION, DESCRIPTION, DESCRIPTION]) > 5
+    assert slowdown(slow, [slow, DESCRIPTION]) == 1.0
+
+
+def test_one_that_claims_to_be_infinitely_fast_does_not_make_the_others_slow() -> None:
+    """Of two that differ nobody knows which one is right; of three the median does."""
+    liar = msgspec.structs.replace(DESCRIPTION, cost=(1e-300, 1e-300, 0.0))
+
+    assert slowdown(DESCRIPTION, [liar]) == 1.0
+    assert slowdown(DESCRIPTION, [liar, DESCRIPTION]) == 1.0
 
 
 def test_a_processor_beside_gpus_is_not_compared_with_them() -> None:
@@ -129,25 +220,9 @@ def test_a_processor_beside_gpus_is_not_compared_with_them() -> None:
     assert slowdown(slow, [gpu, gpu]) == 1.0
 
 
-def test_at_most_half_of_a_pool_is_ejected_for_failing() -> None:
-    """Never the only replica: a doubtful one is better than none."""
-    assert not may_eject(0, 1)
-    assert may_eject(0, 2)
-    assert not may_eject(1, 2)
-    assert may_eject(1, 4)
-    assert not may_eject(2, 5)
-
-
 def test_a_replica_that_started_just_now_is_not_called_slow() -> None:
     """It guesses its speed before it has computed; called slow it would get no work to learn by."""
     fresh = msgspec.structs.replace(DESCRIPTION, cost=(1e-1, 1e-2, 0.0), batches=1)
 
     assert slowdown(fresh, [DESCRIPTION, DESCRIPTION]) == 1.0
     assert slowdown(DESCRIPTION, [fresh, fresh]) == 1.0
-
-
-def test_a_slow_replica_that_was_ejected_gets_another_chance() -> None:
-    """It must verify and compute again, or nobody would ever see that it has recovered."""
-    look = Look(DESCRIPTION, slowdown=50.0)
-
-    assert event(S.STARTING, look) is E.ANSWERED

@@ -201,7 +201,7 @@ async def test_a_replica_that_hangs_after_it_has_served_is_ended_and_started_aga
         await asyncio.sleep(0.1)
         assert rig.provider.started[0].stopped_with is None
 
-        rig.fleet.apply(rig.fleet["local-0"], Event.FAILED, time.monotonic())
+        rig.fleet.failed(rig.fleet["local-0"], time.monotonic(), "no answer", lost=True)
         async with asyncio.timeout(5):
             while len(rig.provider.started) < 2:
                 await asyncio.sleep(0.002)

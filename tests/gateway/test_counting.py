@@ -96,7 +96,7 @@ def test_what_runs_at_a_replica_is_shown_once_and_until_it_is_gone() -> None:
     metrics, fleet = GatewayMetrics(), Fleet()
     StateGauge("m", fleet, metrics)
     member = ready(fleet, "a")
-    fleet.apply(member, Event.FAILED, 0.0)
+    fleet.apply(member, Event.SPARED, 0.0)
     member.description = msgspec.structs.replace(DESCRIPTION, device="another")
     fleet.apply(member, Event.RECOVERED, 0.0)
     assert shown(metrics, "replica_info", "a") == [1]

@@ -86,7 +86,7 @@ async def test_the_only_replica_counts_as_gone_while_it_does_not_answer() -> Non
     fleet = Fleet()
     come(fleet)
     patience = Patience(Waiting(), "m", fleet, PATIENCE_S)
-    fleet.apply(fleet["a"], Event.FAILED, time.monotonic(), "connection refused")
+    fleet.failed(fleet["a"], time.monotonic(), "connection refused", lost=True)
     with pytest.raises(NoReplicaError):
         await patience.compute(TEXT, CALLER)
 

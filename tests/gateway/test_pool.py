@@ -201,7 +201,7 @@ async def test_a_call_whose_frame_is_refused_is_over_at_once() -> None:
         pool.fleet.listen(follow)
         with pytest.raises(ReplicaError):
             await compute(pool, encodings(1))
-    assert ended == ["bad"]
+    assert ended == ["bad"] * 3
 
 
 async def test_a_text_without_a_vector_is_an_error_of_its_request() -> None:
@@ -268,8 +268,7 @@ async def test_an_ejected_replica_gives_its_texts_back() -> None:
         stuck = pool.fleet["stuck"]
         upstream.behaviours["good"] = well
         join(pool.fleet, "good")
-        for _ in range(2):
-            pool.fleet.apply(stuck, Event.FAILED, time.monotonic())
+        pool.fleet.failed(stuck, time.monotonic(), "no answer", lost=True)
 
         assert_right(await waiting, texts)
 

@@ -1,7 +1,8 @@
 """The table of a pool's replicas: the one thing that data path and control path share.
 
-Decides nothing about health or load: it applies events by the table in `states.py` and tells who
-listens. The control path decides who is in it; the data path reads it and reports outcomes.
+The control path decides who is in it and looks at them; the data path reads it and reports how its
+calls ended (`succeeded`, `failed`, `refused`). What follows from that is judged in `health.py` and
+applied by the table in `states.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from embedfleet.fleet.health import may_eject
+from embedfleet.fleet.health import SERVING, Conduct, Peers, Sign, judge
 from embedfleet.fleet.states import Event, after
 from embedfleet.vocabulary import ReplicaState
 from embedfleet.wire.description import ReplicaDescription
@@ -30,12 +31,22 @@ class Member:
     """What it said of itself last."""
     weight: float = 1.0
     """Its share where shares are set by hand."""
-    ejections: int = 0
-    """How often it was ejected without being ready in between."""
+    conduct: Conduct = field(default_factory=Conduct)
+    """How it has behaved."""
+    silent_since: float | None = None
+    """Since when it has answered no look; None where it answered the last one."""
+    failing_since: float | None = None
+    """Since when it has failed whatever it was asked for; None where it is well, or something
+    else is wrong with it."""
     leaving: set[str] = field(default_factory=set)
     """Who lets it go; while anybody does, it is not given another chance."""
     reserve: bool = False
     """Whether it is to be on standby: well, it gets no traffic."""
+
+    @property
+    def ejections(self) -> int:
+        """How often it was ejected, less what good time has forgiven."""
+        return self.conduct.ejections
 
 
 Listener = Callable[[Member, ReplicaState], None]
@@ -48,6 +59,8 @@ class Fleet:
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
         self._listeners: list[Listener] = []
+        self._nobody_since: float | None = None
+        """When the last replica in traffic went, monotonic seconds; None while there is one."""
 
     def __repr__(self) -> str:
         states = ", ".join(f"{member.name} {member.state}" for member in self)
@@ -70,29 +83,85 @@ class Fleet:
         previous = self._members.get(name)
         if previous is not None:
             self.apply(previous, Event.LOST, now, "replaced")
-        member = Member(name, url, ReplicaState.STARTING, now, weight=weight)
+        member = Member(name, url, ReplicaState.STARTING, now, weight=weight, silent_since=now)
         self._members[name] = member
         self._tell(member, ReplicaState.GONE)
         return member
 
-    def apply(self, member: Member, event: Event, now: float, reason: str = "") -> bool:
-        """Move a replica by the table; return whether its state changed.
+    # -- what the data path reports -----------------------------------------------------
 
-        A failing replica stays suspect, and so the last resort, where too many are ejected already.
+    def succeeded(self, member: Member, now: float) -> None:
+        """A call of traffic brought right answers."""
+        conduct = member.conduct
+        if conduct.failures or conduct.misses or conduct.probation:
+            self.observe(member, Sign.SUCCEEDED, now, "its answers are right")
+
+    def failed(self, member: Member, now: float, reason: str, *, lost: bool = False) -> None:
+        """A call of traffic failed: an error, nonsense, a time-out, a hedge that another won.
+
+        `lost` where the connection broke or the process died: then one failure is enough.
         """
+        self.observe(member, Sign.LOST if lost else Sign.FAILED, now, reason)
+
+    def refused(self, member: Member, now: float, reason: str) -> None:
+        """It answered 503: it drains, and takes nothing new."""
+        self.apply(member, Event.DRAIN, now, reason)
+
+    # -- what any part of the control path does -------------------------------------------
+
+    def observe(self, member: Member, sign: Sign, now: float, reason: str) -> bool:
+        """Take a sign into account; return whether the replica's state changed."""
+        before = member.state, member.conduct
+        member.conduct, event = judge(*before, sign, self.peers(member))
+        return event is not None and self.apply(member, event, now, reason)
+
+    def wanted(self, member: Member) -> bool:
+        """Whether another chance for an ejected or suspect replica is not to wait for long.
+
+        Nothing else is ready beside a suspect one; or all that served has gone since this one was
+        ejected, which cuts its pause short once.
+        """
+        if member.state is ReplicaState.SUSPECT:
+            return not self.peers(member).ready
+        since = self._nobody_since
+        return since is not None and since > member.conduct.ejected_at
+
+    def tried(self, member: Member, now: float) -> None:
+        """A trial of a suspect replica failed: the pause before the next one is longer."""
+        member.conduct = member.conduct.ejected(now, 0.0)
+
+    def peers(self, member: Member) -> Peers:
+        """The others, counted."""
+        others = [other.state for other in self._members.values() if other is not member]
+        ready, ejected = ReplicaState.READY, ReplicaState.EJECTED
+        return Peers(len(others), others.count(ready), others.count(ejected))
+
+    def apply(self, member: Member, event: Event, now: float, reason: str = "") -> bool:
+        """Move a replica by the table; return whether its state changed."""
         left = member.state
         entered = after(left, event)
         if entered is left:
             return False
-        failing = event is Event.FAILED and left is ReplicaState.SUSPECT
-        if failing and not may_eject(self.count(ReplicaState.EJECTED), len(self._members)):
-            return False
+        if entered is ReplicaState.SUSPECT or (
+            entered is ReplicaState.EJECTED and left is not ReplicaState.SUSPECT
+        ):
+            ready_s = now - member.since if left is ReplicaState.READY else 0.0
+            member.conduct = member.conduct.ejected(now, ready_s)
+        elif entered is ReplicaState.READY and event is Event.VERIFIED:
+            member.conduct = member.conduct.readmitted()
+        elif entered is ReplicaState.STARTING:
+            member.conduct = member.conduct.forgotten()
+        if event is Event.ANSWERED:
+            member.silent_since = None
+        if entered is ReplicaState.READY or event is Event.REFUSED:
+            member.failing_since = None
+        elif event in {Event.FAILED, Event.SPARED} and member.failing_since is None:
+            member.failing_since = now
         member.state, member.since, member.reason = entered, now, reason
-        if entered is ReplicaState.EJECTED:
-            member.ejections += 1
-        elif entered is ReplicaState.READY:
-            member.ejections = 0
-        elif entered is ReplicaState.GONE and self._members.get(member.name) is member:
+        if left in SERVING or entered in SERVING:
+            served = any(other.state in SERVING for other in self._members.values())
+            self._nobody_since = None if served else now
+        if entered is ReplicaState.GONE and self._members.get(member.name) is member:
             del self._members[member.name]
         self._tell(member, left)
         return True

@@ -1,13 +1,16 @@
-"""Whether a replica is well: one look at it, judged.
+"""Outlier detection: what a replica's calls, looks and trials say of it, judged.
 
-Pure. Decides which event follows from what a look saw. Refuses to look itself, and to know what
-the event leads to (`states.py`).
+Traffic decides. Failures of calls in a row eject a replica, as does the loss of its connection or
+process; what readmits it is a call that brings right answers or a trial (the golden vectors), never
+a look that is answered: a process may describe itself well while its engine hangs. (After Envoy's
+outlier detection, and failure accrual in Twitter's Finagle.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from statistics import median
 
 from embedfleet.fleet.backoff import Backoff
@@ -15,6 +18,10 @@ from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaState
 from embedfleet.wire.description import ReplicaDescription
 from embedfleet.work import CostModel
+
+FAILURES = 3
+"""So many in a row eject: one may be the text's or the network's. (Envoy's default is 5, of calls
+that carry one request each; a call here carries texts of many.)"""
 
 MOST_EJECTED = 0.5
 """At most this share of a pool may be ejected for failing. When more fail, the cause is more likely
@@ -30,20 +37,135 @@ is wrong with it that its answers do not show. Below, balancing by work gives it
 EJECTION = Backoff(5.0, 300.0)
 """How long a replica stays ejected: the first time, and at most."""
 
+FORGIVEN_S = 60.0
+"""So much time ready takes one ejection off the count that the next one's length grows with."""
+
 TYPICAL_BATCH = (128,) * 16
 """The batch for which replicas' speeds are compared."""
 
+SERVING = frozenset({ReplicaState.READY, ReplicaState.SUSPECT})
+"""In these a replica may have calls."""
+
+
+class Sign(Enum):
+    """What was observed of a replica."""
+
+    SUCCEEDED = "succeeded"
+    """A call of traffic brought right answers."""
+    FAILED = "failed"
+    """A call or a golden check failed: an error, nonsense, a time-out, a hedge that another won."""
+    LOST = "lost"
+    """Its process, its connections or its engine are gone; no more proof is needed."""
+    ANSWERED = "answered"
+    """It described itself when it was looked at."""
+    MISSED = "missed"
+    """It did not."""
+    PROVEN = "proven"
+    """It computed the golden vectors rightly, or whatever its pool has for a trial."""
+
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What was seen when a replica was asked to describe itself."""
+class Conduct:
+    """What is remembered of how a replica behaved."""
 
-    description: ReplicaDescription | None
-    """None when it did not answer."""
-    trouble: str = ""
-    """Why it did not."""
-    slowdown: float = 1.0
-    """How many times slower than the median of its like it is."""
+    failures: int = 0
+    """Calls in a row that failed."""
+    misses: int = 0
+    """Looks in a row that it did not answer."""
+    probation: bool = False
+    """It came back after an ejection and has not brought an answer since: the next failure ejects
+    it (the half-open state of a circuit breaker)."""
+    ejections: int = 0
+    """How often it was ejected, less what good time has forgiven."""
+    ejected_at: float = 0.0
+    """When the last of these was, monotonic seconds."""
+
+    @property
+    def outlier(self) -> bool:
+        """Whether it should get no traffic."""
+        return self.failures + self.misses >= (1 if self.probation else FAILURES)
+
+    def ejected(self, now: float, ready_s: float) -> Conduct:
+        """After an ejection, `ready_s` seconds after it had become ready (0 where it was not)."""
+        before = max(0, self.ejections - int(ready_s / FORGIVEN_S))
+        return replace(self, ejections=before + 1, ejected_at=now)
+
+    def readmitted(self) -> Conduct:
+        """When it gets traffic."""
+        return replace(self, failures=0, misses=0, probation=self.ejections > 0)
+
+    def forgotten(self) -> Conduct:
+        """When it starts over: what it did before counts for the length of ejections alone."""
+        return replace(self, failures=0, misses=0, probation=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The other replicas of a pool."""
+
+    total: int = 0
+    ready: int = 0
+    ejected: int = 0
+
+    @property
+    def can_spare_one(self) -> bool:
+        """Whether one more may be ejected for failing: somebody else serves, and it is not the
+        greater part of the pool that fails.
+        """
+        return self.ready > 0 and self.ejected + 1 <= MOST_EJECTED * (self.total + 1)
+
+
+def judge(
+    state: ReplicaState, conduct: Conduct, sign: Sign, peers: Peers
+) -> tuple[Conduct, Event | None]:
+    """What is remembered after a sign, and the event that follows from it, if any does."""
+    if sign is Sign.SUCCEEDED:
+        cleared = replace(conduct, failures=0, misses=0, probation=False)
+        return cleared, Event.RECOVERED if state is ReplicaState.SUSPECT else None
+    if sign is Sign.PROVEN:
+        if state is ReplicaState.SUSPECT:
+            return conduct.readmitted(), Event.RECOVERED
+        # What fails its traffic and passes trials is no better for it: its failures stay counted.
+        return conduct, Event.VERIFIED if state is ReplicaState.VERIFYING else None
+    if sign is Sign.ANSWERED:
+        return (replace(conduct, misses=0) if conduct.misses else conduct), None
+    if sign is Sign.MISSED:
+        conduct = replace(conduct, misses=conduct.misses + 1)
+    else:
+        more = FAILURES if sign is Sign.LOST else 1
+        conduct = replace(conduct, failures=conduct.failures + more)
+    return conduct, _sentence(state, conduct, sign, peers)
+
+
+def _sentence(state: ReplicaState, conduct: Conduct, sign: Sign, peers: Peers) -> Event | None:
+    if state is ReplicaState.VERIFYING and sign is not Sign.MISSED:
+        return Event.FAILED  # what it was asked for is the trial
+    if not conduct.outlier:
+        return None
+    if state not in SERVING or peers.can_spare_one:
+        return Event.FAILED
+    return Event.SPARED if state is ReplicaState.READY else None
+
+
+def released(
+    state: ReplicaState,
+    since: float,
+    conduct: Conduct,
+    now: float,
+    *,
+    times: Backoff = EJECTION,
+    wanted: bool = False,
+) -> bool:
+    """Whether it is time for another chance: a trial, for one that is ejected or suspect; a look
+    at what answers now at the address of one that drained.
+
+    `wanted` where others do not carry the work: the first pause is enough then.
+    """
+    if state is ReplicaState.DRAINING:
+        return now - since >= times.first_s
+    if state not in {ReplicaState.EJECTED, ReplicaState.SUSPECT}:
+        return False
+    return now - conduct.ejected_at >= times.after(1 if wanted else conduct.ejections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +174,6 @@ class Expected:
 
     identity: ModelIdentity
     precision: Precision
-
-
-def judge(state: ReplicaState, look: Look, expected: Expected | None) -> tuple[Event, str] | None:
-    """The event that a look gives rise to, with its reason; None when nothing happened."""
-    if look.description is None:
-        if state is ReplicaState.STARTING:
-            return None  # loading takes as long as it takes
-        return Event.FAILED, look.trouble
-    if look.description.draining:
-        return Event.DRAIN, "it says that it drains"
-    if expected is not None:
-        difference = mismatch(expected, look.description)
-        if difference:
-            return Event.REFUSED, difference
-    if state is ReplicaState.STARTING:
-        return Event.ANSWERED, "it described itself"
-    if look.slowdown > MOST_SLOWDOWN:
-        return Event.FAILED, f"it is {look.slowdown:.0f} times slower than its like"
-    if state is ReplicaState.SUSPECT:
-        return Event.RECOVERED, "it answers again"
-    return None
 
 
 def mismatch(expected: Expected, found: ReplicaDescription) -> str:
@@ -92,23 +193,12 @@ def mismatch(expected: Expected, found: ReplicaDescription) -> str:
     return ""
 
 
-def released(state: ReplicaState, ejections: int, stayed_s: float, times: Backoff) -> bool:
-    """Whether a replica that gets no traffic should be looked at afresh."""
-    if state is ReplicaState.EJECTED:
-        return stayed_s >= times.after(ejections)
-    return state is ReplicaState.DRAINING and stayed_s >= times.first_s
-
-
-def may_eject(ejected: int, total: int) -> bool:
-    """Whether one more replica of `total` may be ejected for failing; never the only one."""
-    return (ejected + 1) <= MOST_EJECTED * total
-
-
 def slowdown(own: ReplicaDescription, others: Iterable[ReplicaDescription]) -> float:
-    """How many times slower than the median of its like a replica is; 1.0 where it has none.
+    """How many times slower than the median of its like, itself included, a replica is.
 
-    Its like are those on the same kind of device: a processor beside GPUs is slower and well. A
-    replica that has computed little does not know its own speed yet; what it says is a guess.
+    1.0 where there are fewer than two others: of two that differ nobody can say which one is
+    wrong, and it may be a claim. Its like are those on the same kind of device: a processor beside
+    GPUs is slower and well. A replica that has computed little does not know its own speed yet.
     """
     if own.batches < LEAST_BATCHES:
         return 1.0
@@ -118,5 +208,6 @@ def slowdown(own: ReplicaDescription, others: Iterable[ReplicaDescription]) -> f
         for other in others
         if other.device.partition(":")[0] == kind and other.batches >= LEAST_BATCHES
     ]
-    usual = median(like) if like else 0.0
-    return CostModel(*own.cost).seconds(TYPICAL_BATCH) / usual if usual > 0 else 1.0
+    seconds = CostModel(*own.cost).seconds(TYPICAL_BATCH)
+    usual = median([*like, seconds])
+    return seconds / usual if len(like) > 1 and usual > 0 else 1.0

@@ -1,7 +1,7 @@
-"""The loop that looks at replicas and keeps the fleet's table true.
+"""The loop that looks at replicas, tries those that may be ill, and keeps the fleet's table true.
 
-A shell around `health.py`: it asks, lets the answer be judged, and applies the event. Refuses to
-judge, to start or stop replicas, and to hand out work.
+A shell around `health.py`: it asks, hands over what it saw to be judged, and says in the log what
+became of it.
 """
 
 from __future__ import annotations
@@ -10,16 +10,39 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
-from embedfleet.fleet.health import EJECTION, Expected, Look, judge, released, slowdown
+from embedfleet.fleet.health import (
+    EJECTION,
+    MOST_SLOWDOWN,
+    SERVING,
+    Expected,
+    Sign,
+    mismatch,
+    released,
+    slowdown,
+)
 from embedfleet.fleet.states import Event
-from embedfleet.vocabulary import EmbedfleetError, ReplicaState, UnfitReplicaError
+from embedfleet.vocabulary import (
+    EmbedfleetError,
+    ReplicaState,
+    ReplicaUnreachableError,
+    UnfitReplicaError,
+)
 from embedfleet.wire.description import ReplicaDescription
 
 log = logging.getLogger(__name__)
+
+TRIAL_S = 5.0
+"""After a failed call a replica is tried at once, and not again for so long."""
+
+KEPT_OUT = frozenset({ReplicaState.EJECTED, ReplicaState.DRAINING})
+"""In these a replica is left alone until its pause is over."""
+
+BAD = frozenset({ReplicaState.EJECTED, ReplicaState.SUSPECT})
 
 
 class Contact(Protocol):
@@ -42,6 +65,25 @@ class Contact(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
+class _Watch:
+    """What belongs to the watch over one replica."""
+
+    looking: asyncio.Task[None] | None = None
+    trying: asyncio.Task[None] | None = None
+    """Computes the golden vectors, while looks go on."""
+    tried: float = field(default_factory=time.monotonic)
+    """When the last trial began, monotonic seconds."""
+    nudge: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set to have it looked at at once."""
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        tasks = [task for task in (self.looking, self.trying) if task is not None]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+
 class Prober:
     """Watches every member of one fleet."""
 
@@ -61,122 +103,199 @@ class Prober:
         self._verify_interval_s = verify_interval_s
         self._verify_timeout_s = verify_timeout_s
         self._times = times
-        self._watches: dict[Member, asyncio.Task[None]] = {}
-        self._nudges: dict[Member, asyncio.Event] = {}
+        self._watches: dict[Member, _Watch] = {}
         fleet.listen(self._follow)
 
     async def close(self) -> None:
-        watches = list(self._watches.values())
-        for watch in watches:
-            watch.cancel()
-        await asyncio.gather(*watches, return_exceptions=True)
+        tasks = [task for watch in self._watches.values() for task in watch.cancel()]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _follow(self, member: Member, left: ReplicaState) -> None:
         if left is ReplicaState.GONE:
-            self._nudges[member] = asyncio.Event()
-            watch = asyncio.create_task(self._watch(member), name=f"watching {member.name}")
-            watch.add_done_callback(_ended)
-            self._watches[member] = watch
-        elif member.state is ReplicaState.GONE:
+            watch = self._watches[member] = _Watch()
+            watch.looking = asyncio.create_task(
+                self._watch(member, watch), name=f"watching {member.name}"
+            )
+            return
+        if member.state is ReplicaState.GONE:
             self._watches.pop(member).cancel()
-            del self._nudges[member]
-        elif left in {ReplicaState.STANDBY, ReplicaState.DRAINING}:
-            self._nudges[member].set()
+            return
+        level = logging.WARNING if member.state in BAD else logging.INFO
+        log.log(level, "replica %s is %s: %s", member.name, member.state, member.reason)
+        watch = self._watches[member]
+        if watch.trying is not None and (left not in SERVING or member.state not in SERVING):
+            watch.trying.cancel()  # what it finds would be of another time
+            watch.trying = None
+        if left in {ReplicaState.STANDBY, ReplicaState.DRAINING}:
+            watch.nudge.set()
 
-    async def _watch(self, member: Member) -> None:
-        verified = time.monotonic()
+    async def _watch(self, member: Member, watch: _Watch) -> None:
         while True:
             before = member.state
-            await self._attend(member)
-            if before is ReplicaState.VERIFYING:
-                verified = time.monotonic()
-            elif self._doubtful(member, verified):
-                verified = time.monotonic()
-                await self._verify(member)
+            try:
+                await self._attend(member, watch)
+            except asyncio.CancelledError:
+                raise
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001  a watch does not end
+                self._surprised(member, error)
             if member.state is before:
                 # A starting replica is asked more often: those who wait for it wait for this.
                 patience = 0.1 if before is ReplicaState.STARTING else 1.0
-                await self._rest(member, self._interval_s * patience)
+                await _rest(watch, self._interval_s * patience)
 
-    async def _rest(self, member: Member, seconds: float) -> None:
-        """Pause between two looks; who is wanted in traffic again is looked at at once."""
-        nudge = self._nudges[member]
-        # Not wait_for: before Python 3.12 it may swallow a cancellation that meets its time-out.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await nudge.wait()
-        nudge.clear()
+    def _surprised(self, member: Member, error: BaseException) -> None:
+        """Count as a missed look whatever it was that ended one: a watch that ends would leave the
+        replica in its state for ever.
+        """
+        log.error("looking at replica %s failed", member.name, exc_info=error)
+        self._missed(member, f"looking at it failed: {type(error).__name__}", lost=False)
 
-    def _doubtful(self, member: Member, verified: float) -> bool:
-        """Whether a replica in traffic should prove its vectors again."""
-        due = time.monotonic() - verified >= self._verify_interval_s
-        return due and member.state is ReplicaState.READY
-
-    async def _attend(self, member: Member) -> None:
-        stayed = time.monotonic() - member.since
-        if member.state is ReplicaState.VERIFYING:
-            await self._verify(member)
-        elif member.state in {ReplicaState.EJECTED, ReplicaState.DRAINING}:
+    async def _attend(self, member: Member, watch: _Watch) -> None:
+        now = time.monotonic()
+        if member.state in KEPT_OUT:
             emptied = member.reserve and member.state is ReplicaState.DRAINING
-            kept = member.leaving or emptied
-            if not kept and released(member.state, member.ejections, stayed, self._times):
+            if not (member.leaving or emptied) and self._released(member, now):
                 self._apply(member, Event.RELEASED, "it is given another chance")
-        else:
-            await self._probe(member)
+            return
+        if watch.trying is None and self._to_be_tried(member, watch, now):
+            watch.tried = now
+            watch.trying = asyncio.create_task(self._try(member, watch))
+        if member.state is ReplicaState.VERIFYING and watch.trying is not None:
+            # Most are done soon, and somebody waits for it.
+            await asyncio.wait({watch.trying}, timeout=self._interval_s)
+            if member.state is not ReplicaState.VERIFYING:
+                return
+        await self._look(member)
 
-    async def _probe(self, member: Member) -> None:
-        expected: Expected | None = None
+    def _released(self, member: Member, now: float) -> bool:
+        return released(
+            member.state,
+            member.since,
+            member.conduct,
+            now,
+            times=self._times,
+            wanted=self._fleet.wanted(member),
+        )
+
+    def _to_be_tried(self, member: Member, watch: _Watch, now: float) -> bool:
+        """Whether a replica must prove its vectors now."""
+        if member.state is ReplicaState.VERIFYING:
+            return True
+        if member.state is ReplicaState.SUSPECT:
+            return self._released(member, now)
+        if member.state is ReplicaState.READY:
+            pause = TRIAL_S if member.conduct.failures else self._verify_interval_s
+            return now - watch.tried >= min(pause, self._verify_interval_s)
+        return False
+
+    async def _look(self, member: Member) -> None:
         try:
             description = await self._contact.describe(member.url)
             expected = await self._contact.expected(member.url, description)
-            others = [
-                other.description
-                for other in self._fleet
-                if other is not member and other.description is not None
-            ]
-            look = Look(description, slowdown=slowdown(description, others))
-            member.description = description
         except UnfitReplicaError as error:
             self._apply(member, Event.REFUSED, error.message)
             return
         except EmbedfleetError as error:
-            look = Look(None, error.message)
+            lost = isinstance(error, ReplicaUnreachableError)
+            self._missed(member, error.message, lost=lost)
+            return
         except OSError as error:  # no room for the model's files, no file left to open
-            look = Look(None, str(error))
-        verdict = judge(member.state, look, expected)
-        if verdict is not None:
-            self._apply(member, *verdict)
+            self._missed(member, str(error), lost=False)
+            return
+        member.description, member.silent_since = description, None
+        self._seen(member, description, expected)
 
-    async def _verify(self, member: Member) -> None:
+    def _seen(self, member: Member, description: ReplicaDescription, expected: Expected) -> None:
+        now = time.monotonic()
+        if description.draining:
+            self._apply(member, Event.DRAIN, "it says that it drains")
+            return
+        difference = mismatch(expected, description)
+        if difference:
+            self._apply(member, Event.REFUSED, difference)
+            return
+        if member.state is ReplicaState.STARTING:
+            self._apply(member, Event.ANSWERED, "it described itself")
+            return
+        factor = slowdown(
+            description,
+            [
+                other.description
+                for other in self._fleet
+                if other is not member and other.description is not None
+            ],
+        )
+        if factor > MOST_SLOWDOWN:
+            reason = f"it is {factor:.0f} times slower than its like"
+            self._fleet.observe(member, Sign.LOST, now, reason)
+        else:
+            self._fleet.observe(member, Sign.ANSWERED, now, "it answers")
+
+    def _missed(self, member: Member, reason: str, *, lost: bool) -> None:
+        now = time.monotonic()
+        if member.silent_since is None:
+            member.silent_since = now
+        if member.state is ReplicaState.STARTING:
+            member.reason = reason
+        else:
+            self._fleet.observe(member, Sign.LOST if lost else Sign.MISSED, now, reason)
+
+    async def _try(self, member: Member, watch: _Watch) -> None:
+        """A trial: have it compute the golden vectors, and judge them."""
         try:
             async with asyncio.timeout(self._verify_timeout_s):
                 wrong = await self._contact.verify(member.url)
         except EmbedfleetError as error:
-            self._apply(member, Event.FAILED, f"it could not be verified: {error.message}")
-            return
+            trouble = f"it could not be verified: {error.message}"
         except TimeoutError:  # before OSError, of which it is one
-            reason = f"no golden vectors within {self._verify_timeout_s:g} s"
-            self._apply(member, Event.FAILED, reason)
-            return
+            trouble = f"no golden vectors within {self._verify_timeout_s:g} s"
         except OSError as error:
-            self._apply(member, Event.FAILED, f"it could not be verified: {error}")
-            return
-        if wrong:
+            trouble = f"it could not be verified: {error}"
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            log.exception("verifying replica %s failed", member.name)
+            trouble = f"verifying it failed: {type(error).__name__}"
+        else:
+            trouble = ""
+        # The state that follows must not cancel this task: it is done.
+        watch.trying = None
+        if trouble:
+            self._failed_trial(member, trouble)
+        elif wrong:
             self._apply(member, Event.REFUSED, wrong)
-        elif member.leaving and member.state is ReplicaState.VERIFYING:
+        else:
+            self._proven(member)
+        watch.nudge.set()
+
+    def _failed_trial(self, member: Member, trouble: str) -> None:
+        now = time.monotonic()
+        suspect = member.state is ReplicaState.SUSPECT
+        # After a failed call it is the second opinion, and decides.
+        sign = Sign.LOST if member.conduct.failures else Sign.FAILED
+        self._fleet.observe(member, sign, now, trouble)
+        if suspect and member.state is ReplicaState.SUSPECT:
+            self._fleet.tried(member, now)
+
+    def _proven(self, member: Member) -> None:
+        if member.leaving and member.state is ReplicaState.VERIFYING:
             self._apply(member, Event.DRAIN, "its vectors are right, and it is to go")
         elif member.reserve and member.state is ReplicaState.VERIFYING:
             self._apply(member, Event.RESERVED, "its vectors are right, and it is kept on standby")
         else:
-            self._apply(member, Event.VERIFIED, "its vectors are right")
+            now = time.monotonic()
+            self._fleet.observe(member, Sign.PROVEN, now, "its vectors are right")
 
     def _apply(self, member: Member, event: Event, reason: str) -> None:
-        if self._fleet.apply(member, event, time.monotonic(), reason):
-            level = logging.WARNING if event in {Event.FAILED, Event.REFUSED} else logging.INFO
-            log.log(level, "replica %s is %s: %s", member.name, member.state, reason)
+        self._fleet.apply(member, event, time.monotonic(), reason)
 
 
-def _ended(task: asyncio.Task[None]) -> None:
-    """It watches until it is cancelled; a bug that ends it must not pass in silence."""
-    if not task.cancelled():
-        log.critical("%s ended. This is a bug.", task.get_name(), exc_info=task.exception())
+async def _rest(watch: _Watch, seconds: float) -> None:
+    """Pause between two looks; who is wanted in traffic again is looked at at once."""
+    # Not wait_for: before Python 3.12 it may swallow a cancellation that meets its time-out.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await watch.nudge.wait()
+    watch.nudge.clear()

@@ -1,7 +1,7 @@
 """The states of a replica and the events that move it: one table, checked against by everything.
 
-Pure. Decides which moves exist. Refuses to know who noticed an event, and how.
-`docs/states.md` is drawn from this table.
+Which event follows from what was observed is decided in `health.py`. `docs/states.md` is drawn from
+this table.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ class Event(StrEnum):
     REFUSED = "refused"
     """Its model, precision or vectors are not the pool's."""
     FAILED = "failed"
-    """It lost a call, answered nonsense or missed a probe."""
+    """It failed calls in a row, or was lost, and others carry the work."""
+    SPARED = "spared"
+    """It failed likewise, and too many others are out: it is kept as the last resort."""
     RECOVERED = "recovered"
-    """It answered a probe again."""
+    """A call of traffic or a trial brought right answers again."""
     RELEASED = "released"
     """Its ejection has lasted long enough."""
     DRAIN = "drain"
@@ -49,7 +51,13 @@ TRANSITIONS: Mapping[ReplicaState, Mapping[Event, ReplicaState]] = {
         E.DRAIN: S.DRAINING,
         E.LOST: S.GONE,
     },
-    S.READY: {E.FAILED: S.SUSPECT, E.REFUSED: S.EJECTED, E.DRAIN: S.DRAINING, E.LOST: S.GONE},
+    S.READY: {
+        E.FAILED: S.EJECTED,
+        E.SPARED: S.SUSPECT,
+        E.REFUSED: S.EJECTED,
+        E.DRAIN: S.DRAINING,
+        E.LOST: S.GONE,
+    },
     S.SUSPECT: {
         E.RECOVERED: S.READY,
         E.FAILED: S.EJECTED,

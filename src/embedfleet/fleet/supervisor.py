@@ -36,8 +36,6 @@ LOOK_S = 0.05
 """How often it is looked whether a replica that leaves has finished."""
 LOOKS = 10
 """How often it is looked within `start_timeout_s` whether a replica hangs."""
-SILENT = {ReplicaState.STARTING, ReplicaState.SUSPECT}
-"""In these a replica stays that does not answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -256,9 +254,8 @@ class Supervisor:
 
     def _hangs(self, slot: Slot) -> bool:
         member = slot.member
-        if member is None or member.state not in SILENT:
-            return False
-        return time.monotonic() - member.since > self.start_timeout_s
+        since = None if member is None else member.silent_since or member.failing_since
+        return since is not None and time.monotonic() - since > self.start_timeout_s
 
     def _apply(self, slot: Slot, event: Event, reason: str) -> None:
         if slot.member is not None:

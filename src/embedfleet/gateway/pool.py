@@ -17,7 +17,6 @@ from embedfleet.cache.single_flight import Arrived
 from embedfleet.endpoint import Caller, Computed
 from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
-from embedfleet.fleet.states import Event
 from embedfleet.gateway.admission import admit
 from embedfleet.gateway.budgets import HEDGE_SHARE, RETRY_SHARE, Budget
 from embedfleet.gateway.counting import PoolCounter
@@ -39,6 +38,7 @@ from embedfleet.vocabulary import (
     Encoding,
     Outcome,
     ReplicaError,
+    ReplicaLostError,
     ReplicaState,
     VectorError,
 )
@@ -196,6 +196,7 @@ class Pool:
             log.info("replica %s is late with %d texts: hedging", flight.member.name, len(texts))
             self._dispatcher.give_up(assignment, texts)
             self._counter.hedged(len(texts))
+            self.fleet.failed(flight.member, now, "it is late with a call")
 
     # -- calls -------------------------------------------------------------------------
 
@@ -253,6 +254,8 @@ class Pool:
             if text is not None:
                 dropped += not text.abandoned
                 text.claimant.failed(text.index, TEXT_ERRORS[failure.code](failure.message))
+        if frame.ids:
+            self.fleet.succeeded(flight.member, flight.progressed)
         self._counter.computed(tokens)
         self._retries.earn(answered)
         self._hedges.earn(answered)
@@ -286,7 +289,7 @@ class Pool:
         if not left:
             return Ending.FAILED, trouble  # nothing is missing: the end did no harm
         if isinstance(error, DrainingError):
-            self.fleet.apply(member, Event.DRAIN, time.monotonic(), "it refuses new work")
+            self.fleet.refused(member, time.monotonic(), "it refuses new work")
             return Ending.REFUSED, trouble
         expected = error is None or isinstance(error, ReplicaError | asyncio.CancelledError)
         log.warning(
@@ -294,5 +297,6 @@ class Pool:
             *(member.name, left, trouble),
             exc_info=None if expected else error,
         )
-        self.fleet.apply(member, Event.FAILED, time.monotonic(), trouble)
+        lost = isinstance(error, ReplicaLostError)
+        self.fleet.failed(member, time.monotonic(), trouble, lost=lost)
         return ending_of(error), trouble
