@@ -122,7 +122,7 @@ def test_only_the_last_decisions_are_shown_unless_more_are_asked_for(gateway: St
 def test_nothing_was_decided_is_said_as_such(gateway: StandIn) -> None:
     """In the first seconds."""
     gateway.answer = (200, {"pools": [POOL | {"decisions": []}]})
-    assert "nothing was decided yet" in typed("explain", gateway).output
+    assert "no decision yet" in typed("explain", gateway).output
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_key_is_read_from_its_file(gateway: StandIn, tmp_path: Path) -> None:
         (400, {"error": {"message": "name one of a, b"}}, "name one of a, b"),
         (502, b"<html>", "status 502"),
         (200, b"<html>", "no gateway answers at"),
-        (200, {"pools": []}, "no pool is scaled there: none"),
+        (200, {"pools": []}, "no pool is scaled there; `serve` does it"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_exit_code_2(

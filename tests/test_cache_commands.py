@@ -93,8 +93,8 @@ def run(*words: str) -> str:
 def test_stats_say_what_is_held_and_how_much_was_known(admin: str) -> None:
     shown = run("stats", "--admin", admin)
     assert "2,000 texts, 2.0 MiB of 256.0 MiB" in shown
-    assert "3 of 4 texts known (75.0%), 5 let go" in shown
-    assert "closed, 7 written, 0 of 0 texts known" in shown
+    assert "3 of 4 texts known (75.0%), 5 evicted" in shown
+    assert "connected (breaker closed), 7 written, 0 of 0 texts known" in shown
     assert json.loads(run("stats", "--json", "--admin", admin)) == STATS
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from embedfleet.settings import EngineSettings, Pool, Settings
 from embedfleet.vocabulary import ModelError
 
 COMMANDS = [
+    "status",
+    *("cache stats", "deploy kubernetes", "simulate", "plan"),
     *("serve", "replica", "gateway", "config", "golden make", "model fetch", "engines"),
     *("keys create", "keys list", "keys revoke"),
     "conformance",
@@ -32,8 +35,10 @@ class Recorder:
 
     answer: int = 0
     seen: list[tuple[str, object]] = field(default_factory=list)
+    keys: list[tuple[str, ...]] = field(default_factory=list)
 
-    def gateway(self, settings: Settings) -> int:
+    def gateway(self, settings: Settings, keys: tuple[str, ...]) -> int:
+        self.keys.append(keys)
         self.seen.append(("gateway", settings))
         return self.answer
 
@@ -199,6 +204,111 @@ def test_help_of_every_command_shows_an_example(behind: Recorder, command: str) 
     result = typed(f"{command} --help", behind)
     assert result.exit_code == 0
     assert f"embedfleet {command} " in result.stdout.partition("Options")[0].partition("Usage")[2]
+
+
+def test_help_lists_what_is_tried_first_at_the_top(behind: Recorder) -> None:
+    listed = typed("--help", behind).stdout.partition("Commands")[2]
+    names = [
+        line.split()[1]
+        for line in listed.splitlines()
+        if line.startswith("│ ") and line[2:3] != " "
+    ]
+    assert names[0] == "serve"
+    assert names.index("status") < names.index("conformance")
+
+
+def test_help_of_serve_shows_defaults(behind: Recorder) -> None:
+    shown = " ".join(typed("serve --help", behind, COLUMNS="200").stdout.split())
+    for default in ("8080", "127.0.0.1", "2", "auto", "info"):
+        assert f"[default: {default}]" in shown, shown
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "value"),
+    [
+        ("--max-tokens 512", "engine.max_tokens", 512),
+        ("--max-model-len 512", "engine.max_tokens", 512),
+        ("--log-level debug", "log.level", "debug"),
+        ("--keys-file k.json", "access.keys_file", Path("k.json")),
+    ],
+)
+def test_flags_that_users_of_other_servers_look_for(
+    behind: Recorder, words: str, path: str, value: object
+) -> None:
+    assert typed(f"serve builtin {words}", behind).exit_code == 0
+    area, _, name = path.partition(".")
+    assert getattr(getattr(started(behind), area), name) == value
+
+
+def test_keys_of_the_command_line_come_to_those_of_the_environment(behind: Recorder) -> None:
+    typed("serve builtin --api-key a --api-key b", behind)
+    typed("gateway --replica http://a:1 --api-key c", behind)
+    assert behind.keys == [("a", "b"), ("c",)]
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("serv builtin", "Did you mean 'serve'?"),
+        ("keys lsit", "Did you mean 'list'?"),
+        ("serve --prot 1", "--port"),
+        ("serve builtin --served-names a", "--served-name"),
+    ],
+)
+def test_a_near_miss_is_answered_with_what_was_meant(
+    behind: Recorder, words: str, hint: str
+) -> None:
+    result = typed(words, behind)
+    assert result.exit_code == 2
+    assert hint in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "config --json",
+        "engines --json",
+        "engines vllm --json",
+        "plan --texts-per-day 1e6 --tokens 300 --p99 200 --json",
+    ],
+)
+def test_facts_are_given_as_json_where_it_is_asked_for(behind: Recorder, words: str) -> None:
+    assert json.loads(typed(words, behind).stdout)
+
+
+def test_every_command_that_prints_facts_has_json(behind: Recorder) -> None:
+    for command in (
+        *("status", "config", "engines", "plan", "simulate", "conformance"),
+        *("cache stats", "autoscale explain", "keys list", "keys create"),
+    ):
+        assert "--json" in typed(f"{command} --help", behind).stdout, command
+
+
+def test_output_that_can_not_be_written_is_an_error_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "embedfleet", "config"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "embedfleet: error: standard output: No space left on device\n"
+
+
+def test_whoever_reads_only_the_first_line_gets_no_error() -> None:
+    done = subprocess.run(  # noqa: S602
+        f"{sys.executable} -m embedfleet config | head -n 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith("setting")
+    assert done.stderr == ""
 
 
 def test_python_dash_m_is_the_same_program() -> None:

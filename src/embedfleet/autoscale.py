@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from embedfleet.admin_client import ADMIN, Admin, KeyFile, ask
+from embedfleet.printing import show, show_json
 from embedfleet.vocabulary import SetupError
 
 autoscale = typer.Typer(
@@ -45,15 +45,17 @@ def explain(
     found = ask(admin, "/autoscaling", key_file).body["pools"]
     pools = [each for each in found if pool in {None, each["name"]}]
     if not pools:
-        names = ", ".join(each["name"] for each in found) or "none"
-        raise SetupError(f"no pool{'' if pool is None else f' {pool}'} is scaled there: {names}")
+        if not found:
+            raise SetupError(
+                "no pool is scaled there; `serve` does it with --min-replicas and --max-replicas"
+            )
+        names = ", ".join(each["name"] for each in found)
+        raise SetupError(f"no pool {pool} is scaled there; there are: {names}")
     if as_json:
-        typer.echo(json.dumps(pools, indent=1))
+        show_json(pools)
         return
-    console = Console(soft_wrap=True, width=max(Console().width, 140))
     for each in pools:
-        for line in described(each, last):
-            console.print(line, markup=False)
+        show(*described(each, last))
 
 
 @autoscale.command()
@@ -97,7 +99,7 @@ def described(pool: dict[str, Any], last: int) -> Iterator[str | Table]:
     )
     decisions = pool["decisions"][-last:]
     if not decisions:
-        yield "nothing was decided yet"
+        yield "no decision yet"
         return
     names = list(
         dict.fromkeys(term["name"] for each in decisions for term in each["decision"]["terms"])

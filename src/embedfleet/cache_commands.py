@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from embedfleet.admin_client import ADMIN, Admin, Answer, KeyFile, ask
+from embedfleet.printing import AsJson, show, show_json
 from embedfleet.vocabulary import SetupError
 
 TIMEOUT_S = 600.0
@@ -35,7 +36,7 @@ cache = typer.Typer(
 def stats(
     admin: Admin = ADMIN,
     key_file: KeyFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,  # noqa: FBT002
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Show what the cache holds and how often it knew a text.
 
@@ -43,12 +44,12 @@ def stats(
     """
     found = ask(admin, "/cache", key_file).body
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        show_json(found)
         return
-    table = Table(box=None, pad_edge=False, show_header=False)
+    rows = Table(box=None, pad_edge=False, show_header=False)
     for row in described(found):
-        table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+        rows.add_row(*row)
+    show(rows)
 
 
 @cache.command()
@@ -127,9 +128,9 @@ def described(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "memory",
         f"{memory['texts']:,} texts, {_mib(memory['bytes'])} of " + _mib(memory["most_bytes"]),
     )
-    yield "", f"{_share(memory)}, {memory['evicted']:,} let go"
+    yield "", f"{_share(memory)}, {memory['evicted']:,} evicted"
     if redis is not None:
-        yield "Redis", f"{redis['state']}, {redis['written']:,} written, {_share(redis)}"
+        yield "Redis", f"{reachable(redis['state'])}, {redis['written']:,} written, {_share(redis)}"
         lost = ("unasked", "refused", "unwritten", "rejected")
         yield "", ", ".join(f"{redis[name]:,} {name}" for name in lost)
     yield "in flight", f"{found['in_flight']:,} texts; {found['shared']:,} did not run twice"
@@ -156,6 +157,12 @@ def _parsed(file: Path, number: int, line: str) -> str | list[int]:
         f"{file}, line {number}: it must be a string, a list of token ids, or an object that has "
         "one of them as `text` or `input`"
     )
+
+
+def reachable(breaker: str) -> str:
+    """What the state of its circuit breaker says of Redis."""
+    words = {"closed": "connected", "open": "unreachable", "half-open": "being tried again"}
+    return f"{words.get(breaker, 'unknown')} (breaker {breaker})"
 
 
 def _share(tier: dict[str, Any]) -> str:

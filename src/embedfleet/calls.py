@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from embedfleet.model.source import ResolvedModel
 
 
-def _run_gateway(settings: Settings, api_keys: tuple[str, ...] | None = None) -> int:
+def _run_gateway(
+    settings: Settings, given: tuple[str, ...] = (), api_keys: tuple[str, ...] | None = None
+) -> int:
+    """`given` are keys of the command line, `api_keys` those of the environment."""
     from embedfleet.gateway.server import run  # noqa: PLC0415
 
-    return run(settings, api_keys, _suits)
+    keys = None if api_keys is None and not given else (*(api_keys or ()), *given)
+    return run(settings, keys, _suits)
 
 
 def _suits(directory: Path, engine: EngineSettings) -> None:
@@ -51,7 +55,7 @@ def _make_golden(model: str, output: Path, engine: EngineSettings) -> None:
 class Calls:
     """What the commands call; tests hand in their own."""
 
-    gateway: Callable[[Settings], int] = _run_gateway
+    gateway: Callable[[Settings, tuple[str, ...]], int] = _run_gateway
     replica: Callable[[Settings], int] = _run_replica
     fetch: Callable[[str], ResolvedModel] = _fetch
     make_golden: Callable[[str, Path, EngineSettings], None] = _make_golden

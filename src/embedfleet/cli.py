@@ -7,16 +7,16 @@ calls is imported only when that command runs, so `--help` is quick.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 from embedfleet import flags
@@ -27,6 +27,7 @@ from embedfleet.calls import Calls, calls
 from embedfleet.conformance.commands import conformance
 from embedfleet.deploying.commands import app as deploying
 from embedfleet.engines import engines
+from embedfleet.printing import AsJson, show, show_json, table
 from embedfleet.settings import (
     Settings,
     as_markdown,
@@ -36,6 +37,7 @@ from embedfleet.settings import (
     trace,
 )
 from embedfleet.simulator import commands
+from embedfleet.status import status
 from embedfleet.vocabulary import SettingError, SetupError
 
 API_KEYS = "EMBEDFLEET_API_KEYS"
@@ -64,15 +66,6 @@ app = typer.Typer(
 )
 golden = typer.Typer(no_args_is_help=True, help="Reference vectors that every replica must match.")
 model_commands = typer.Typer(no_args_is_help=True, help="Model files on this machine.")
-app.add_typer(golden, name="golden")
-app.add_typer(keys, name="keys")
-app.command()(engines)
-app.add_typer(autoscale, name="autoscale")
-app.add_typer(cache, name="cache")
-app.command()(conformance)
-app.add_typer(deploying, name="deploy")
-app.add_typer(model_commands, name="model")
-commands.register(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -101,6 +94,10 @@ def serve(
     engine: flags.Engine = None,
     device: flags.Device = None,
     dtype: flags.Dtype = None,
+    max_tokens: flags.MaxTokens = None,
+    keys_file: flags.KeysFile = None,
+    api_key: flags.ApiKeys = None,
+    log_level: flags.LogLevel = None,
     config: flags.ConfigFile = None,
 ) -> None:
     """Serve a model from this machine: a gateway and its replicas, in one command.
@@ -129,8 +126,11 @@ def serve(
         "pools.engine": engine,
         "engine.device": device,
         "engine.dtype": dtype,
+        "engine.max_tokens": max_tokens,
+        "access.keys_file": keys_file,
+        "log.level": log_level,
     }
-    raise typer.Exit(_calls(context).gateway(_settings(config, chosen)))
+    raise typer.Exit(_calls(context).gateway(_settings(config, chosen), tuple(api_key or ())))
 
 
 @app.command()
@@ -141,6 +141,8 @@ def replica(
     port: flags.ReplicaPort = None,
     device: flags.Device = None,
     dtype: flags.Dtype = None,
+    max_tokens: flags.MaxTokens = None,
+    log_level: flags.LogLevel = None,
     config: flags.ConfigFile = None,
     file_only: flags.FileOnly = False,
 ) -> None:
@@ -158,6 +160,8 @@ def replica(
         "replica.port": port,
         "engine.device": device,
         "engine.dtype": dtype,
+        "engine.max_tokens": max_tokens,
+        "log.level": log_level,
     }
     raise typer.Exit(_calls(context).replica(_settings(config, chosen, file_only=file_only)))
 
@@ -170,6 +174,9 @@ def gateway(
     host: flags.GatewayHost = None,
     port: flags.GatewayPort = None,
     served_name: flags.ServedNames = None,
+    keys_file: flags.KeysFile = None,
+    api_key: flags.ApiKeys = None,
+    log_level: flags.LogLevel = None,
     config: flags.ConfigFile = None,
 ) -> None:
     """Run only the gateway, in front of replicas that run elsewhere.
@@ -186,6 +193,8 @@ def gateway(
         "pools.served_names": served_name or None,
         "gateway.host": host,
         "gateway.port": port,
+        "access.keys_file": keys_file,
+        "log.level": log_level,
     }
     settings = _settings(config, chosen)
     if not settings.pools:
@@ -193,7 +202,7 @@ def gateway(
             "no replica is named: give --replica URL once for each, or a [[pools]] table in the "
             "settings file; `embedfleet serve MODEL` starts replicas of its own"
         )
-    raise typer.Exit(_calls(context).gateway(settings))
+    raise typer.Exit(_calls(context).gateway(settings, tuple(api_key or ())))
 
 
 @app.command("config")
@@ -203,6 +212,7 @@ def show_config(
     docs: Annotated[
         bool, typer.Option("--docs", help="Print the documentation of every option (Markdown).")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the effective settings and where each of them came from.
 
@@ -221,10 +231,14 @@ def show_config(
     if toml:
         typer.echo(as_toml(settings), nl=False)
         return
-    table = Table("setting", "value", "from", box=None, pad_edge=False)
-    for row in effective(settings, provenance):
-        table.add_row(row.path, row.value, row.source, style="dim" * (row.source == "default"))
-    Console(soft_wrap=True).print(table)
+    found = effective(settings, provenance)
+    if as_json:
+        show_json([asdict(row) for row in found])
+        return
+    rows = table("setting", "value", "from")
+    for row in found:
+        rows.add_row(row.path, row.value, row.source, style="dim" * (row.source == "default"))
+    show(rows)
 
 
 @golden.command("make")
@@ -265,6 +279,18 @@ def fetch_model(
     typer.echo(found.directory)
 
 
+app.command()(status)
+app.add_typer(autoscale, name="autoscale")
+app.add_typer(cache, name="cache")
+app.add_typer(keys, name="keys")
+app.add_typer(golden, name="golden")
+app.add_typer(model_commands, name="model")
+app.command()(engines)
+app.add_typer(deploying, name="deploy")
+app.command()(conformance)
+commands.register(app)
+
+
 def _settings(
     config: Path | None, chosen: Mapping[str, object], *, file_only: bool = False
 ) -> Settings:
@@ -290,6 +316,25 @@ def _calls(context: typer.Context) -> Calls:
     return context.obj  # type: ignore[no-any-return]
 
 
+OUTPUT_IS_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+"""Nobody will read what was printed, and must learn that from the exit code."""
+
+
 def main() -> None:
-    """Run the command line."""
-    sys.exit(app(prog_name="embedfleet"))
+    """Run the command line; output that can't be written is an error like others."""
+    try:
+        try:
+            app(prog_name="embedfleet")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            code = 0  # whoever read it has read enough
+        elif error.errno in OUTPUT_IS_LOST:
+            typer.echo(f"embedfleet: error: standard output: {error.strerror}", err=True)
+            code = 1
+        else:
+            raise
+        # What is still buffered would fail once more at the end of the interpreter.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(code)

@@ -5,13 +5,15 @@ Decides what is printed. Refuses to know flags of engines: `fleet.providers.comm
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedfleet.fleet.providers.commands import ENGINES, Launch, command, shell
+from embedfleet.fleet.providers.commands import ENGINES, GGUF, Launch, command, shell, words
+from embedfleet.printing import AsJson, show, show_json, table
 from embedfleet.vocabulary import SettingError
 
 USES = {
@@ -30,8 +32,15 @@ def engines(
         str | None, typer.Argument(metavar="NAME", help="sglang, vllm, tei or llamacpp.")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="Directory, hub id or GGUF file.")
-    ] = "Qwen/Qwen3-Embedding-4B",
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="Directory or hub id; for llamacpp a GGUF file, or the hub id of a repository of "
+            "some.",
+            show_default="Qwen/Qwen3-Embedding-4B",
+        ),
+    ] = None,
     gpus: Annotated[int, typer.Option("--gpus", help="GPUs of one replica.", min=0)] = 1,
     memory_share: Annotated[
         float, typer.Option("--memory-share", help="Share of GPU memory.", min=0.05, max=0.98)
@@ -42,6 +51,7 @@ def engines(
     fp8: Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8.")] = False,  # noqa: FBT002
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = DEFAULTS.host,
     port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = DEFAULTS.port,
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Print how to start an engine that you already have, with the reason for each flag.
 
@@ -52,21 +62,28 @@ def engines(
         embedfleet gateway --model ./qwen3-embedding-8b --replica http://127.0.0.1:30000
     """
     if name is None:
-        _list()
+        if as_json:
+            show_json(USES)
+        else:
+            _list()
         return
     if name not in ENGINES:
         raise SettingError(f"no engine is called {name}; there are {', '.join(ENGINES)}")
-    launch = Launch(model, port, host, gpus, memory_share, max_tokens, fp8)
+    usual = GGUF if name == "llamacpp" else "Qwen/Qwen3-Embedding-4B"
+    launch = Launch(model or usual, port, host, gpus, memory_share, max_tokens, fp8)
     flags = command(name, launch)
+    if as_json:
+        show_json({"command": words(flags), "reasons": [asdict(flag) for flag in flags]})
+        return
     typer.echo(shell(flags))
-    table = Table(box=None, pad_edge=False, show_header=False)
+    rows = Table(box=None, pad_edge=False, show_header=False)
     for flag in flags:
-        table.add_row(" ".join(flag.words), flag.reason)
-    Console(stderr=True, soft_wrap=True).print(table)
+        rows.add_row(" ".join(flag.words), flag.reason)
+    Console(stderr=True, soft_wrap=True).print(rows)
 
 
 def _list() -> None:
-    table = Table("engine", "for", box=None, pad_edge=False)
+    rows = table("engine", "for")
     for name, use in USES.items():
-        table.add_row(name, use)
-    Console(soft_wrap=True).print(table)
+        rows.add_row(name, use)
+    show(rows)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from embedfleet.settings import options
+from embedfleet.settings.rendering import shown
 
 
 def _help(path: str) -> str:
@@ -19,9 +20,16 @@ def _help(path: str) -> str:
     return option.description.replace("[", r"\[")
 
 
-def _flag(path: str, metavar: str) -> Any:
-    """Describe a flag by its entry in the settings catalogue."""
-    return typer.Option(options()[path].rule.flag, metavar=metavar, help=_help(path))
+def _flag(path: str, metavar: str, *also: str) -> Any:
+    """Describe a flag by its entry in the settings catalogue: its first sentence and the default.
+
+    docs/settings.md has the whole description. `also` are names that it has elsewhere.
+    """
+    option = options()[path]
+    first = _help(path).partition(". ")[0].rstrip(".") + "."
+    default = shown(option, option.default)
+    told = f"{first} \\[default: {default}]" if default else first
+    return typer.Option(option.rule.flag, *also, metavar=metavar, help=told)
 
 
 MODEL_HELP = _help("pools.model").partition(". ")[0] + "."
@@ -38,6 +46,18 @@ GatewayPort = Annotated[str | None, _flag("gateway.port", "PORT")]
 ReplicaHost = Annotated[str | None, _flag("replica.host", "ADDRESS")]
 ReplicaPort = Annotated[str | None, _flag("replica.port", "PORT")]
 Engine = Annotated[str | None, _flag("pools.engine", "embedfleet|sglang|vllm|tei|llamacpp")]
+MaxTokens = Annotated[str | None, _flag("engine.max_tokens", "N", "--max-model-len")]
+LogLevel = Annotated[str | None, _flag("log.level", "debug|info|warning|error")]
+KeysFile = Annotated[str | None, _flag("access.keys_file", "FILE")]
+ApiKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        help="A key that callers must bring; may be repeated. Whoever lists processes sees it: "
+        "EMBEDFLEET_API_KEYS and --keys-file do without.",
+    ),
+]
 Device = Annotated[str | None, _flag("engine.device", "auto|cpu|cuda|cuda:N")]
 Dtype = Annotated[str | None, _flag("engine.dtype", "auto|f32|bf16|fp8|int8")]
 ConfigFile = Annotated[

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -94,6 +97,48 @@ def test_a_mistake_is_one_line_and_changes_nothing(file: Path, words: list[str],
     (line,) = result.stderr.splitlines()
     assert line.startswith("embedfleet: error: ")
     assert said in line
+    assert not file.exists()
+
+
+def test_a_list_in_a_pipe_is_whole_and_so_is_json(file: Path) -> None:
+    key = created(file, "--comment", "a long comment about what this key is for " * 3)
+    narrow = typed(["keys", "list", "--file", str(file)], COLUMNS="80").stdout
+    key_id, secret = key.split("-")[1:]
+    assert key_id in narrow
+    assert ("a long comment about what this key is for " * 3).strip() in narrow
+    (shown,) = json.loads(typed(["keys", "list", "--file", str(file), "--json"]).stdout)
+    assert (shown["id"], shown["state"], shown["name"]) == (key_id, "active", "search")
+    assert secret not in json.dumps(shown)
+    assert "digest" not in shown
+
+
+def test_a_new_key_as_json_has_the_key_once(file: Path) -> None:
+    shown = json.loads(created(file, "--json"))
+    assert KeyRing(load(file)).open(f"Bearer {shown['key']}").key == shown["id"]
+
+
+@pytest.mark.parametrize("expires", ["2020-01-01", "0d", "0000d"])
+def test_a_key_that_would_never_open_anything_is_refused(file: Path, expires: str) -> None:
+    words = ["keys", "create", "--file", str(file), "--name", "a", "--expires", expires]
+    assert typed(words).exit_code == 2
+    assert not file.exists()
+
+
+def test_a_key_that_nobody_saw_is_not_made(file: Path) -> None:
+    """A full disk behind standard output."""
+    words = ["keys", "create", "--file", str(file), "--name", "a"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "embedfleet", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode != 0
+    assert "No space left on device), so no key was made" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not file.exists()
 
 

@@ -78,9 +78,9 @@ def test_the_results_are_written_as_json(url: str, tmp_path: Path) -> None:
 
 
 def test_what_failed_is_told_with_question_answer_and_what_would_be_right(elsewhere: str) -> None:
-    done = typed(elsewhere, "--only", "malformed json is refused")
+    done = typed(elsewhere, "--only", "malformed JSON is refused")
     assert done.exit_code == 1
-    assert "failed  malformed json is refused" in done.output
+    assert "failed  malformed JSON is refused" in done.output
     assert "asked     POST /embeddings" in done.output
     assert "answered  400 <html>" in done.output
     assert "right     the content type must be application/json, not 'text/html'" in done.output

@@ -198,12 +198,12 @@ WRONG = [
     Wrong(
         "the card tells another width",
         faults.of_models(lambda card: card.update(dimensions=65)),
-        ("the width that the card tells is the vectors",),
+        ("vectors are as wide as the card tells",),
     ),
     Wrong(
         "some characters are an error",
         faults.failing(faults.holding(b"\\u200b", "\u200b".encode())),
-        ("any unicode has a vector", "escapes and utf 8 are the same text"),
+        ("any unicode has a vector", "escapes and UTF-8 are the same text"),
     ),
     Wrong(
         "half of a surrogate pair is an error of the server",
@@ -216,17 +216,17 @@ WRONG = [
     Wrong(
         "malformed JSON is taken",
         faults.taking(faults.holding(b',"input":"a",}')),
-        ("malformed json is refused", "malformed json is refused by its byte"),
+        ("malformed JSON is refused", "malformed JSON is refused by its byte"),
     ),
     Wrong(
         "a list for a body is an error of the server",
         faults.failing(lambda sent: sent.asked == b"[]"),
-        ("json that is no object is refused",),
+        ("JSON that is no object is refused",),
     ),
     Wrong(
         "deep nesting breaks the parser",
         faults.failing(lambda sent: len(sent.asked) > 100_000 and b"[[[[" in sent.asked),
-        ("deeply nested json is refused and the service lives on",),
+        ("deeply nested JSON is refused and the service lives on",),
     ),
     Wrong(
         "`user` changes the vector", faults.another_for("user"), ("the field user changes nothing",)
@@ -281,7 +281,7 @@ WRONG = [
             "wrong input is refused",
             "wrong fields are refused",
             "missing fields are refused",
-            "more than 2048 texts are refused",
+            "more than 2,048 texts are refused",
             "a text one token above the limit is refused",
             "an over long string is refused",
         ),
@@ -307,7 +307,7 @@ WRONG = [
         faults.of_errors(lambda error: error.update(message="invalid")),
         (
             "half of a surrogate pair is refused in words",
-            "malformed json is refused by its byte",
+            "malformed JSON is refused by its byte",
             "too many texts are refused with both numbers",
             "a text above the limit is refused with both numbers",
             "an over long string is refused by its place",
@@ -343,7 +343,7 @@ WRONG = [
     Wrong(
         "more texts than 2,048 are taken",
         faults.taking(lambda sent: number_of_texts(sent) > 2048),
-        ("more than 2048 texts are refused",),
+        ("more than 2,048 texts are refused",),
     ),
     Wrong(
         "a text of the limit is one too long",
@@ -386,7 +386,7 @@ WRONG = [
     Wrong(
         "the instruction is put in another way",
         faults.another_for("instruction"),
-        ("an instruction is the model s prompt with that task",),
+        ("an instruction is the model's prompt with that task",),
     ),
     Wrong(
         "the end-of-text token is doubled",

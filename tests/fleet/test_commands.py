@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.fleet.providers.commands import ENGINES, Launch, command, shell, words
+from embedfleet.fleet.providers.commands import ENGINES, GGUF, Launch, command, shell, words
 from embedfleet.fleet.providers.foreign import ForeignProvider, process_words, visible_gpus
 from embedfleet.vocabulary import SettingError, SetupError
 
@@ -138,3 +138,11 @@ async def test_a_started_process_has_its_address_at_once(tmp_path: Path) -> None
     assert replica.url.startswith("http://127.0.0.1:")
     end = await replica.ended()  # this Python has no sglang
     assert end.reason == "exit code 1", sys.executable
+
+
+def test_llama_cpp_is_given_a_file_or_a_repository_of_them() -> None:
+    assert "--model ./m.gguf" in " ".join(words(command("llamacpp", Launch("./m.gguf"))))
+    assert f"--hf-repo {GGUF}" in " ".join(words(command("llamacpp", Launch(GGUF))))
+    for wrong in ("./models/qwen", "builtin"):
+        with pytest.raises(SettingError, match="loads GGUF files"):
+            command("llamacpp", Launch(wrong))

@@ -6,22 +6,23 @@ It refuses to know how keys are made and kept.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from msgspec import ValidationError, convert, to_builtins
 from msgspec.structs import replace
-from rich.console import Console
-from rich.table import Table
 
 from embedfleet.access.keys import mint
 from embedfleet.access.records import KeyFileError, KeyRecord, record_of
 from embedfleet.access.storing import Records, change, load
+from embedfleet.printing import AsJson, show, show_json, table
 from embedfleet.vocabulary import Lane
 
 keys = typer.Typer(
@@ -42,7 +43,7 @@ Limit = Annotated[int | None, typer.Option(min=1, metavar="N", show_default="no 
 
 
 @keys.command()
-def create(
+def create(  # noqa: PLR0913, PLR0917  each is a flag
     file: KeyFile,
     name: Annotated[str, typer.Option(metavar="TEXT", help="Who gets it.")],
     tokens_per_minute: Limit = None,
@@ -60,6 +61,7 @@ def create(
         typer.Option(metavar="WHEN", help="A day such as 2027-06-30 (UTC), or `90d` from now."),
     ] = None,
     comment: Annotated[str, typer.Option(metavar="TEXT", help="What else there is to say.")] = "",
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Make a key and print it: this once, the file holds only its hash.
 
@@ -79,24 +81,32 @@ def create(
             comment=comment,
         )
     )
-    change(file, lambda before: (*before, record))
-    typer.echo(key.text)
+    text = json.dumps(_shown(record, now) | {"key": key.text}, indent=1) if as_json else key.text
+
+    def add(before: Records) -> Records:
+        _hand_over(text)  # before the file changes: a key that nobody saw must not be in it
+        return (*before, record)
+
+    change(file, add)
     typer.echo(f"{file}: key {key.id} for {name}; it is shown only now", err=True)
 
 
 @keys.command("list")
-def show(file: KeyFile) -> None:
+def show_all(file: KeyFile, as_json: AsJson = False) -> None:  # noqa: FBT002
     """Show every key without its secret.
 
     embedfleet keys list --file keys.json
     """
     now = datetime.now(UTC)
+    if as_json:
+        show_json([_shown(each, now) for each in load(file)])
+        return
     columns = ("id", "name", "state", "lane", "tokens/min", "requests/min", "texts", "models")
-    table = Table(*columns, "created", "expires", "comment", box=None, pad_edge=False)
+    rows = table(*columns, "created", "expires", "comment")
     for each in load(file):
         ended = each.ended(now)
         limits = (each.tokens_per_minute, each.requests_per_minute, each.concurrent_texts)
-        table.add_row(
+        rows.add_row(
             *(each.id, each.name, ended or "active", each.lane or "either"),
             *("-" if limit is None else f"{limit:,}" for limit in limits),
             ", ".join(each.models) or "all",
@@ -105,7 +115,7 @@ def show(file: KeyFile) -> None:
             each.comment,
             style="dim" * (ended is not None),
         )
-    Console(soft_wrap=True).print(table)
+    show(rows)
 
 
 @keys.command()
@@ -121,6 +131,25 @@ def revoke(
     key_id = key.split("-")[1] if key.startswith("ef-") and key.count("-") > 1 else key
     change(file, revoking(key_id, now))
     typer.echo(f"{file}: key {key_id} is revoked", err=True)
+
+
+def _hand_over(text: str) -> None:
+    """Write a new key to standard output, for certain. Raises KeyFileError."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        raise KeyFileError(
+            f"standard output can't be written ({error.strerror}), so no key was made"
+        ) from error
+
+
+def _shown(record: KeyRecord, now: datetime) -> dict[str, Any]:
+    """All of a key but what it is told by."""
+    known = to_builtins(record)
+    return {"state": record.ended(now) or "active"} | {
+        name: value for name, value in known.items() if name != "digest"
+    }
 
 
 def revoking(key_id: str, now: datetime) -> Callable[[Records], Records]:
@@ -141,7 +170,7 @@ def revoking(key_id: str, now: datetime) -> Callable[[Records], Records]:
 def moment(text: str, now: datetime) -> datetime:
     """When a key ends that is to end at the end of a day, or so many days from now."""
     days = re.fullmatch(r"(\d{1,4})d", text)
-    if days is not None:
+    if days is not None and int(days[1]):
         return now + timedelta(days=int(days[1]))
     try:
         day = date.fromisoformat(text)
@@ -150,7 +179,10 @@ def moment(text: str, now: datetime) -> datetime:
             f'--expires: "{text}" is neither a day such as 2027-06-30 nor a number of days such as '
             "90d"
         ) from None
-    return datetime.combine(day + timedelta(days=1), time(), UTC)
+    end = datetime.combine(day + timedelta(days=1), time(), UTC)
+    if end <= now:
+        raise KeyFileError(f"--expires: {text} is past: such a key would open nothing")
+    return end
 
 
 def _checked(record: KeyRecord) -> KeyRecord:

@@ -7,6 +7,7 @@ checks. Decides nothing about the sentences themselves.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -51,5 +52,22 @@ class Suite:
         return self._add(run, Severity.EXTENSION)
 
     def _add(self, run: Run, severity: Severity) -> Run:
-        self.checks.append(Check(run.__name__.replace("_", " "), severity, run))
+        self.checks.append(Check(sentence(run.__name__), severity, run))
         return run
+
+
+SPELLED = (
+    (r"(\w) s ", r"\1's "),
+    (r"\bjson\b", "JSON"),
+    (r"\butf 8\b", "UTF-8"),
+    ("2048", "2,048"),
+)
+"""What a function's name can't hold of a sentence."""
+
+
+def sentence(name: str) -> str:
+    """The name of a function as the sentence that it is."""
+    found = name.replace("_", " ")
+    for pattern, spelled in SPELLED:
+        found = re.sub(pattern, spelled, found)
+    return found

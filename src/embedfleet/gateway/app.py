@@ -14,6 +14,7 @@ from embedfleet.access.guarding import asking, guarded
 from embedfleet.gateway.access_log import AccessLog
 from embedfleet.gateway.caching import CacheCounter, cache_routes
 from embedfleet.gateway.counting import KeyCounter
+from embedfleet.gateway.overview import overview
 from embedfleet.gateway.scaling_routes import scaling_routes
 from embedfleet.serving import Listener
 from embedfleet.telemetry.metrics import CONTENT_TYPE
@@ -109,26 +110,8 @@ class _Admin:
 
     async def fleet(self, _request: Request) -> Response:
         """Every pool and replica, as they are now."""
-        now = time.monotonic()
-        pools = [
-            {
-                "name": pool.name,
-                "queued_texts": pool.workload.queued_texts,
-                "replicas": [
-                    {
-                        "name": member.name,
-                        "url": member.url,
-                        "state": member.state.value,
-                        "for_s": round(now - member.since, 3),
-                        "reason": member.reason,
-                        "engine": member.description.device if member.description else None,
-                    }
-                    for member in pool.fleet
-                ],
-            }
-            for pool in self._gateway.pools
-        ]
-        return Response(orjson.dumps({"pools": pools}))
+        document = overview(self._gateway, time.monotonic())
+        return Response(orjson.dumps(document))
 
     async def targets(self, _request: Request) -> Response:
         """The replicas as Prometheus' HTTP service discovery takes them."""

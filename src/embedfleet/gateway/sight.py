@@ -71,6 +71,10 @@ class PoolSight:
                 now = time.monotonic()
                 self._latencies.add(now - began, now, len(encodings))
 
+    def arriving(self, now: float) -> float:
+        """Tokens per second that were asked for lately and no cache knew."""
+        return self._arrivals.tokens_per_s(self._settings.fast_window_s, now)
+
     async def observe(self, now: float) -> Observation:
         """The pool at `now`; how many replicas are on their way, others know."""
         settings, arrivals, workload = self._settings, self._arrivals, self.pool.workload

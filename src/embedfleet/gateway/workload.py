@@ -29,6 +29,15 @@ class Workload:
         return len(self._dispatcher.queue)
 
     @property
+    def in_flight_tokens(self) -> int:
+        """Tokens with a replica."""
+        return self._dispatcher.outstanding_tokens
+
+    def queued_tokens(self, lane: Lane) -> int:
+        """Tokens that wait for a replica in this lane."""
+        return self._dispatcher.queue.tokens_of(lane)
+
+    @property
     def waiting_tokens(self) -> int:
         """Tokens in the queue or with a replica."""
         return self._dispatcher.queue.tokens + self._dispatcher.outstanding_tokens

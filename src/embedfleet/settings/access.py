@@ -15,7 +15,7 @@ from embedfleet.settings.rules import setting
 class AccessSettings:
     """Who may ask a gateway, and how much ([security.md](security.md))."""
 
-    keys_file: Path | None = setting(None, none="none", guards=True)
+    keys_file: Path | None = setting(None, none="none", guards=True, flag="--keys-file")
     """File of API keys that `embedfleet keys` writes; read again when it changes. With it, or with
     plain keys in the variable `EMBEDFLEET_API_KEYS` (separated by commas, without limits), every
     request must bring a key; with neither, everybody who reaches the address may ask."""

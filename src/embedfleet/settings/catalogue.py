@@ -124,7 +124,7 @@ class EngineSettings:
     """Memory for intermediate results, in MiB, weights not counted. `auto` is on a GPU all that is
     free beside the weights; on a processor 1,024, or what the longest text needs. Batches are made
     smaller until they fit, and long texts computed in pieces by kernels that can."""
-    max_tokens: int | None = count(None, none="auto")
+    max_tokens: int | None = setting(None, at_least=1, none="auto", flag="--max-tokens")
     """Longest text, in tokens; `auto` is what the model was trained for."""
 
 
@@ -180,7 +180,7 @@ class LaunchSettings:
 class LogSettings:
     """What the processes write to stderr; never texts."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = setting("info", flag="--log-level")
     """Least important messages to write."""
     format: Literal["text", "json"] = "text"
     """`text` for people, `json` (one object a line) for collectors."""

@@ -6,11 +6,13 @@ calls is imported only when that command runs, so `--help` is quick.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from embedfleet.printing import AsJson, show_json
 from embedfleet.settings import load
 
 Policies = Annotated[
@@ -114,6 +116,7 @@ def plan(
     replica_profile: ProfileFile = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of one replica.")] = 1,
     cost_per_hour: Annotated[float, typer.Option(min=0, help="Price of a GPU hour.")] = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Plan capacity: how many replicas and GPUs a load needs, and what they cost.
 
@@ -126,6 +129,9 @@ def plan(
     profile = profiles.Profile() if replica_profile is None else profiles.read(replica_profile)
     demand = planning.Demand(texts_per_day, tokens, p99 / 1000.0, peak, tokens_p99)
     found = planning.plan(demand, profile, gpus=gpus, cost_per_hour=cost_per_hour)
+    if as_json:
+        show_json(asdict(found))
+        return
     rows = [
         ("replicas", f"{found.replicas} ({found.spare} of them spare)"),
         ("GPUs", f"{found.gpus}"),

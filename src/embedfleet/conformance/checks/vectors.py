@@ -114,7 +114,7 @@ async def vectors_have_unit_length_in_float32(service: Service) -> None:
 
 
 @suite.extension
-async def the_width_that_the_card_tells_is_the_vectors(service: Service) -> None:
+async def vectors_are_as_wide_as_the_card_tells(service: Service) -> None:
     told = service.card.get("dimensions")
     found = accepted(await service.embed("x"))
     width = found.vectors.shape[1]

@@ -23,6 +23,10 @@ ANY_DIMENSIONS = json.dumps({"is_matryoshka": True})
 """For clients that ask the engine itself; a gateway asks for whole vectors and cuts them."""
 
 
+GGUF = "Qwen/Qwen3-Embedding-4B-GGUF:Q8_0"
+"""A repository of the hub as llama.cpp names one: the file of that quantisation is taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """What an engine is started for."""
@@ -136,7 +140,7 @@ def _llamacpp(launch: Launch) -> Iterator[Flag]:
     if launch.fp8:
         raise SettingError("llama.cpp computes in what the GGUF file holds: choose another file")
     yield Flag(("llama-server",), "llama.cpp's HTTP server")
-    yield Flag(("--model", launch.model), "the GGUF file")
+    yield from _gguf(launch.model)
     yield Flag(("--embeddings",), "vectors instead of text")
     yield Flag(("--pooling", "last"), "the vector is the last token's; older files do not say so")
     yield from _address(launch)
@@ -151,6 +155,19 @@ def _llamacpp(launch: Launch) -> Iterator[Flag]:
     if launch.gpus:
         yield Flag(("--n-gpu-layers", "999"), "all layers on the GPU")
     yield Flag(("--metrics",), "off by default")
+
+
+def _gguf(model: str) -> Iterator[Flag]:
+    """A file, or a repository of the hub with `:QUANTISATION`, whose file llama.cpp downloads."""
+    if model.endswith(".gguf") or model.startswith("/"):
+        yield Flag(("--model", model), "the GGUF file")
+        return
+    if model.startswith(".") or model.count("/") != 1:
+        raise SettingError(
+            f"llama.cpp loads GGUF files, and {model} is none: give one, or a repository of the "
+            f"hub that holds some, such as {GGUF}"
+        )
+    yield Flag(("--hf-repo", model), "a repository of GGUF files; llama.cpp downloads one of them")
 
 
 def _address(launch: Launch) -> Iterator[Flag]:

@@ -1,0 +1,68 @@
+"""What `/fleet` answers: every pool and replica of a gateway as they are now, for people."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from embedfleet.fleet.fleet import Member
+from embedfleet.gateway.caching import told
+from embedfleet.gateway.pool import Pool
+from embedfleet.vocabulary import Lane
+
+if TYPE_CHECKING:
+    from embedfleet.gateway.server import Gateway
+
+
+def overview(gateway: Gateway, now: float) -> dict[str, Any]:
+    """The document; `now` is in monotonic seconds, and what is not known is null."""
+    state = "draining" if gateway.draining else "ready" if gateway.ready() else "starting"
+    cache = None if gateway.cache is None else told(gateway.cache)
+    return {
+        "version": version("embedfleet"),
+        "state": state,
+        "active_requests": gateway.endpoint.active,
+        "pools": [_pool(gateway, pool, now) for pool in gateway.pools],
+        "cache": cache,
+    }
+
+
+def _pool(gateway: Gateway, pool: Pool, now: float) -> dict[str, Any]:
+    workload, sight = pool.workload, gateway.scaling.sights[pool.name]
+    served = {name for name, model in gateway.models.items() if pool.name in model.names}
+    scaler = gateway.scaling.scalers.get(pool.name)
+    last = None if scaler is None else scaler.journal.last
+    return {
+        "name": pool.name,
+        "served_names": sorted(served - {pool.name}),
+        "tokens_per_s": round(sight.arriving(now), 1),
+        "queued_texts": workload.queued_texts,
+        "queued_tokens": {lane.value: workload.queued_tokens(lane) for lane in Lane},
+        "in_flight_tokens": workload.in_flight_tokens,
+        "replicas": [_replica(pool, member, now) for member in pool.fleet],
+        "last_decision": None
+        if last is None
+        else {
+            "at": last.at,
+            "mode": last.mode.value,
+            "replicas": last.ordered,
+            "reason": last.decision.reason,
+            "trouble": last.trouble,
+        },
+    }
+
+
+def _replica(pool: Pool, member: Member, now: float) -> dict[str, Any]:
+    described = member.description
+    per_token_s = described.cost[1] if described and described.batches else 0.0
+    return {
+        "name": member.name,
+        "url": member.url,
+        "state": member.state.value,
+        "for_s": round(now - member.since, 3),
+        "reason": member.reason,
+        "engine": described.device if described else None,
+        "precision": described.precision.value if described else None,
+        "measured_tokens_per_s": round(1 / per_token_s, 1) if per_token_s > 0 else None,
+        "in_flight_tokens": pool.workload.outstanding(member.name),
+    }

@@ -1,0 +1,40 @@
+"""What commands print: tables that are whole wherever they go, and JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+UNBOUNDED = 10_000
+"""Columns: more than any table has, so that nothing is cut off; a terminal wraps long lines."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+
+def table(*titles: str, right: frozenset[str] = frozenset()) -> Table:
+    """Columns that are never cut or folded: an id that is cut is no id."""
+    found = Table(box=None, pad_edge=False)
+    for title in titles:
+        justify = "right" if title in right else "left"
+        found.add_column(title, no_wrap=True, justify=justify)  # type: ignore[arg-type]
+    return found
+
+
+def show(*parts: RenderableType) -> None:
+    """Print each on lines of its own, without blanks at their ends."""
+    console = Console(width=UNBOUNDED)
+    for part in parts:
+        with console.capture() as captured:
+            console.print(part, markup=False, highlight=False)
+        for line in captured.get().splitlines():
+            sys.stdout.write(line.rstrip() + "\n")
+
+
+def show_json(document: Any) -> None:
+    """Print a document as JSON; what JSON has no form for is printed as text."""
+    typer.echo(json.dumps(document, indent=1, ensure_ascii=False, default=str))
