@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from embedfleet.fleet.providers.commands import ENGINES, GGUF, Launch, command, shell, words
+from embedfleet.fleet.providers.commands import ENGINES, GGUF, Flag, Launch, command, shell, words
 from embedfleet.printing import AsJson, show, show_json, table
 from embedfleet.vocabulary import SettingError
 
@@ -62,16 +62,16 @@ def engines(
         embedfleet gateway --model ./qwen3-embedding-8b --replica http://127.0.0.1:30000
     """
     if name is None:
-        if as_json:
-            show_json(USES)
-        else:
-            _list()
+        _list(as_json=as_json)
         return
     if name not in ENGINES:
         raise SettingError(f"no engine is called {name}; there are {', '.join(ENGINES)}")
     usual = GGUF if name == "llamacpp" else "Qwen/Qwen3-Embedding-4B"
     launch = Launch(model or usual, port, host, gpus, memory_share, max_tokens, fp8)
-    flags = command(name, launch)
+    _print(command(name, launch), as_json=as_json)
+
+
+def _print(flags: list[Flag], *, as_json: bool) -> None:
     if as_json:
         show_json({"command": words(flags), "reasons": [asdict(flag) for flag in flags]})
         return
@@ -82,7 +82,10 @@ def engines(
     Console(stderr=True, soft_wrap=True).print(rows)
 
 
-def _list() -> None:
+def _list(*, as_json: bool) -> None:
+    if as_json:
+        show_json(USES)
+        return
     rows = table("engine", "for")
     for name, use in USES.items():
         rows.add_row(name, use)
