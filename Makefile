@@ -28,13 +28,13 @@ EXTRAS ?=
 VENV := .venv
 SDKS := .venv-sdks
 # The CPU engine's kernels. A compiler is not required: one that comes later is noticed by a stamp of its own.
-KERNELS := $(wildcard src/embedfleet/engine/native/kernels/*.[ch])
+KERNELS := $(wildcard $(addprefix src/embedfleet/engine/native/kernels/,*.[ch] sets/*.[ch]))
 LIBRARY := src/embedfleet/engine/native/_kernels.so
 COMPILER := $(shell command -v $(firstword $(CC)))
 RUNTIME := $(VENV)/.runtime$(if $(COMPILER),,-without-compiler)
 BIN := $(VENV)/bin
-NO_KERNELS := $(if $(COMPILER),The kernels did not compile ($(BIN)/python setup.py build_ext tells \
-	why),There is no C compiler (Debian: apt install gcc libc6-dev; then make again))
+# Where there is no compiler, pip brings one (ziglang) into the environment that it builds in.
+BUILD := $(if $(COMPILER),--no-build-isolation)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-warn-script-location
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -114,7 +114,7 @@ llama-server: $(VENV)/.python
 	tests/stand_ins/build_llama_server.sh "$(PIP)" build/llama.cpp
 
 arm: $(VENV)/.python
-	tests/engine/cpu/arm_user_space.sh "$(PIP)" build/arm
+	tests/engine/native/arm_user_space.sh "$(PIP)" build/arm
 
 cpu-rivals: $(RUNTIME)
 	$(BIN)/python -m benchmarks.cpu_rivals
@@ -159,13 +159,14 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(RUNTIME): requirements/runtime.txt requirements/build.txt pyproject.toml setup.py $(KERNELS) | $(VENV)/.python
+$(RUNTIME): requirements/runtime.txt requirements/build.txt pyproject.toml setup.py build_backend.py $(KERNELS) | $(VENV)/.python
 	@echo "Installing embedfleet and its pinned dependencies; a minute or two the first time" >&2
 	$(INSTALL) -r requirements/build.txt -r requirements/runtime.txt
 	@rm -f $(LIBRARY) $(VENV)/.runtime*
-	CC="$(CC)" $(INSTALL) --no-deps --no-build-isolation --editable .
-	@if [ ! -e $(LIBRARY) ] && grep -qsw avx512_vnni /proc/cpuinfo; then \
-		echo "$(NO_KERNELS): int8 on this processor takes longer" >&2; \
+	CC="$(CC)" $(INSTALL) --no-deps $(BUILD) --editable .
+	@if [ ! -e $(LIBRARY) ]; then \
+		echo "The kernels did not compile ($(BIN)/python setup.py build_ext tells why): the engine for" \
+			"processors computes with NumPy, many times as slow" >&2; \
 	fi
 	@touch $@
 

@@ -12,15 +12,13 @@ from embedfleet.encoding.encoder import Encoder
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.pooling import finite_rows
 from embedfleet.model.description import describe
-from tests.engine.kernels import KERNELS
-from tests.engine.precisions import needs_int8
+from tests.engine.kernels import INT8_WAYS, way
 from tests.real_texts import passages
 
 BUILTIN = Path(embedfleet.__file__).parent / "builtin"
 
 
-@needs_int8
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", INT8_WAYS)
 @pytest.mark.parametrize("language", ["en", "zh", "ar"])
 def test_int8_keeps_the_directions_of_float32(language: str, kernels: str) -> None:
     """Real activations have outlier channels that random weights lack; int8 must bear them."""
@@ -29,7 +27,7 @@ def test_int8_keeps_the_directions_of_float32(language: str, kernels: str) -> No
     )
     texts = [one.ids for one in encoded]
     f32, int8 = (
-        load_engine(BUILTIN, EngineOptions(dtype=dtype, kernels=kernels)).prepare(texts)()
+        load_engine(BUILTIN, EngineOptions(dtype=dtype, **way(kernels))).prepare(texts)()
         for dtype in ("f32", "int8")
     )
     assert finite_rows(f32).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,12 @@ from embedfleet.engine.loading import (
     Capability,
     EngineOptions,
     choose_cuda_precision,
-    choose_precision,
     gpu_of,
     load_engine,
 )
 from embedfleet.vocabulary import ModelError, Precision, SettingError
 from tests.checkpoints import SMALL, random_weights, write_checkpoint
-from tests.engine.kernels import KERNELS, needs_native
+from tests.engine.kernels import OURS, WAYS, needs_native, way
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,6 @@ def test_an_engine_says_what_it_can_do(directory: Path) -> None:
     info = load_engine(directory, EngineOptions(dtype="f32", batch_tokens=700)).info
     assert (info.width, info.vocabulary, info.max_tokens) == (256, 3_000, 4_096)
     assert (info.precision, info.device, info.batch_tokens) == (Precision.F32, "cpu", 700)
-
-
-def test_by_default_it_computes_in_int8_where_that_is_right_and_in_float32_elsewhere() -> None:
-    assert choose_precision("auto", int8_is_exact=True) is Precision.INT8
-    assert choose_precision("auto", int8_is_exact=False) is Precision.F32
-    assert choose_precision("f32", int8_is_exact=True) is Precision.F32
 
 
 def test_on_a_gpu_it_computes_in_bf16_unless_the_pool_promises_more() -> None:
@@ -106,11 +100,6 @@ def test_on_a_processor_auto_keeps_what_the_pool_promises(directory: Path) -> No
         assert engine.info.precision is Precision.F32
 
 
-def test_int8_is_refused_where_its_products_overflow() -> None:
-    with pytest.raises(SettingError, match=r"no VNNI or AMX.*Use f32"):
-        choose_precision("int8", int8_is_exact=False)
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -118,7 +107,7 @@ def test_int8_is_refused_where_its_products_overflow() -> None:
         (EngineOptions(dtype="fp4"), "dtype is 'fp4'; there are auto, f32, bf16, fp8, int8"),
         (EngineOptions(dtype="f16"), "dtype is f16: Qwen3-Embedding overflows.*Use bf16"),
         (EngineOptions(device="cpu", dtype="fp8"), "fp8, which is for GPUs; .* f32 or int8"),
-        (EngineOptions(kernels="mkl"), "kernels is 'mkl'; there are auto, native, openvino"),
+        (EngineOptions(kernels="mkl"), "kernels is 'mkl'; there are auto, native, openvino, numpy"),
         (EngineOptions(threads=0), "threads is 0"),
         (EngineOptions(batch_tokens=-5), "batch_tokens is -5"),
         (EngineOptions(max_tokens=4_097), "max_tokens is 4097.*made for 4096"),
@@ -159,10 +148,12 @@ def test_who_computes_with_our_kernels_does_not_pay_for_openvino(directory: Path
     assert subprocess.run(command, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", WAYS)
 def test_an_engine_says_whose_kernels_compute(directory: Path, kernels: str) -> None:
-    engine = load_engine(directory, EngineOptions(device="cpu", kernels=kernels))
-    assert engine.info.kernels == kernels
+    options = EngineOptions(device="cpu", dtype="f32", **way(kernels))
+    info = load_engine(directory, options).info
+    assert info.kernels == way(kernels)["kernels"]
+    assert info.instructions == way(kernels).get("instructions", "")
 
 
 @needs_native
@@ -171,10 +162,26 @@ def test_by_default_our_kernels_compute_where_they_can(directory: Path) -> None:
     assert engine.info.kernels == "native"
 
 
-def test_a_shape_that_our_kernels_can_not_divide_is_computed_by_openvino(tmp_path: Path) -> None:
+@pytest.mark.parametrize("instructions", OURS)
+def test_auto_is_int8_with_every_instruction_set_that_is_faster_with_it(
+    directory: Path, instructions: str
+) -> None:
+    info = load_engine(directory, EngineOptions(device="cpu", **way(instructions))).info
+    expected = Precision.F32 if instructions == "portable" else Precision.INT8
+    assert info.precision is expected
+
+
+def test_a_shape_that_our_kernels_can_not_divide_is_computed_by_others_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     odd = replace(SMALL, hidden=260)
     write_checkpoint(tmp_path, random_weights(odd), odd)
     engine = load_engine(tmp_path, EngineOptions(device="cpu", dtype="f32"))
-    assert engine.info.kernels == "openvino"
+    if find_spec("openvino"):
+        assert engine.info.kernels == "openvino"
+    else:
+        assert engine.info.kernels == "numpy"
+        (record,) = [one for one in caplog.records if one.levelname == "WARNING"]
+        assert "hidden_size is 260" in record.getMessage()
     with pytest.raises(SettingError, match="kernels is native, but "):
         load_engine(tmp_path, EngineOptions(device="cpu", kernels="native"))

@@ -55,7 +55,10 @@ class EngineInfo:
     device_uuid: str | None = None
     """Which GPU it is, as the driver knows it; None for others."""
     kernels: str = ""
-    """For people: whose compute on a processor, `native` or `openvino`; a GPU has no choice."""
+    """For people: whose compute on a processor, `native`, `openvino` or `numpy`; a GPU has no
+    choice."""
+    instructions: str = ""
+    """For people: the instruction set that our own kernels compute with."""
 
 
 class Engine(Protocol):

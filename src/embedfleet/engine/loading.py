@@ -1,7 +1,5 @@
-"""From a model directory and options to an engine.
-
-Decides which engine serves a model on this machine, and with what precision. Refuses to know how
-engines compute; an engine's libraries load only when it is chosen.
+"""From a model directory and options to an engine: which one serves a model on this machine, and in
+what precision. An engine's libraries load only when it is chosen.
 """
 
 from __future__ import annotations
@@ -15,9 +13,17 @@ from typing import Final, TypeAlias
 
 from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config, read_config
 from embedfleet.engine.engine import Engine
-from embedfleet.engine.native.choice import choose_kernels, lacking, misfit, multiplies_bfloat16
+from embedfleet.engine.native.choice import (
+    Around,
+    choose_kernels,
+    choose_precision,
+    choose_set,
+    has_tiles,
+    misfit,
+)
 from embedfleet.engine.native.engine import NativeEngine, NativeSettings
 from embedfleet.engine.native.library import absence
+from embedfleet.engine.native.library import load as load_kernels
 from embedfleet.engine.native.memory import chosen_mib
 from embedfleet.extras import how_to_add
 from embedfleet.machine import (
@@ -68,7 +74,9 @@ class EngineOptions:
     place: int = 0
     """Which of the replicas on this machine it is for, where no GPU is named."""
     kernels: str = "auto"
-    """Whose compute on a processor: `auto`, `native` (embedfleet's own) or `openvino`."""
+    """Whose compute on a processor: `auto`, `native` (embedfleet's own), `openvino` or `numpy`."""
+    instructions: str = "auto"
+    """What our own kernels compute with: `auto`, or the name of an instruction set."""
 
 
 def refuse_unsupported(directory: Path, options: EngineOptions) -> None:
@@ -199,43 +207,66 @@ def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
         )
     exact = options.at_least is not None and options.at_least.rank > 0
     dtype = "f32" if options.dtype == "auto" and exact else options.dtype
-    precision = choose_precision(dtype, int8_is_exact=multiplies_int8_exactly())
-    flags, config = processor_flags(), checkpoint.config
-    obstacle = None
-    if options.kernels != "openvino":
-        # In this order: on a processor without their instructions kernels must not be loaded.
-        obstacle = lacking(flags) or misfit(config) or absence()
-    choice = choose_kernels(options.kernels, precision, flags, obstacle)
-    log.info("%s kernels compute: %s", choice.kernels, choice.reason)
-    load = _load_native if choice.kernels == "native" else _load_openvino
-    return load(checkpoint, options, precision)
+    obstacle = absence() or misfit(checkpoint.config, load_kernels().numbers)
+    around = Around(
+        obstacle=obstacle,
+        openvino=importlib.util.find_spec("openvino") is not None,
+        tiles=has_tiles(processor_flags()),
+    )
+    choice = choose_kernels(options.kernels, dtype, around)
+    load = {"native": _load_native, "openvino": _load_openvino, "numpy": _load_numpy}
+    if choice.kernels == "numpy" and obstacle is not None:
+        log.warning(
+            "numpy computes, in f32, many times as slow as compiled kernels: %s. %s",
+            *(obstacle, "Install embedfleet with a C compiler, or embedfleet[openvino]."),
+        )
+    else:
+        log.info("%s kernels compute: %s", choice.kernels, choice.reason)
+    return load[choice.kernels](checkpoint, options, dtype)
 
 
-def _load_native(checkpoint: Checkpoint, options: EngineOptions, precision: Precision) -> Engine:
-    config = checkpoint.config
+def _load_native(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> Engine:
+    config, kernels = checkpoint.config, load_kernels()
+    instructions = choose_set(options.instructions, kernels.sets)
     max_tokens = _max_tokens(options.max_tokens, config)
     threads = _at_least_one("threads", options.threads, usable_processors())
+    memory_mib = chosen_mib(config, kernels.numbers, threads, max_tokens, options.memory_mib)
+    precision = choose_precision(dtype, exact=True, quick=instructions.quick_int8, of="native")
     settings = NativeSettings(
         precision=precision,
-        bfloat16=multiplies_bfloat16(processor_flags()),
+        instructions=instructions,
+        bfloat16=instructions.bfloat16,
         threads=threads,
         batch_tokens=_at_least_one("batch_tokens", options.batch_tokens, _CPU_BATCH_TOKENS),
-        memory_mib=chosen_mib(config, threads, max_tokens, options.memory_mib),
+        memory_mib=memory_mib,
         max_tokens=max_tokens,
     )
-    return NativeEngine(checkpoint, settings)
+    log.info("they compute in %s with %s", precision, instructions.name)
+    return NativeEngine(checkpoint, settings, kernels)
 
 
-def _load_openvino(checkpoint: Checkpoint, options: EngineOptions, precision: Precision) -> Engine:
+def _load_numpy(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> Engine:
+    from embedfleet.engine.plain import PlainEngine  # noqa: PLC0415
+
+    choose_precision(dtype, exact=False, quick=False, of="numpy")
+    return PlainEngine(
+        checkpoint,
+        max_tokens=_max_tokens(options.max_tokens, checkpoint.config),
+        batch_tokens=_at_least_one("batch_tokens", options.batch_tokens, _CPU_BATCH_TOKENS),
+    )
+
+
+def _load_openvino(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> Engine:
     # Here, because OpenVINO takes a third of a second and 100 MB that others need not pay.
     from embedfleet.engine.cpu import memory  # noqa: PLC0415
     from embedfleet.engine.cpu.engine import CpuEngine, CpuSettings, suited_attention  # noqa: PLC0415
 
     max_tokens = _max_tokens(options.max_tokens, checkpoint.config)
+    exact = multiplies_int8_exactly()
     attending = suited_attention()
     padded = attending == "padded"
     settings = CpuSettings(
-        precision=precision,
+        precision=choose_precision(dtype, exact=exact, quick=exact, of="openvino"),
         threads=_at_least_one("threads", options.threads, usable_processors()),
         batch_tokens=_at_least_one("batch_tokens", options.batch_tokens, _CPU_BATCH_TOKENS),
         memory_mib=memory.chosen_mib(
@@ -246,19 +277,6 @@ def _load_openvino(checkpoint: Checkpoint, options: EngineOptions, precision: Pr
     )
     log.info("attention is %s, as OpenVINO has it for this processor", attending)
     return CpuEngine(checkpoint, settings)
-
-
-def choose_precision(dtype: str, *, int8_is_exact: bool) -> Precision:
-    """Pick the precision for `auto`, `f32` or `int8` on a processor; raises SettingError."""
-    # int8 takes a quarter to half the time of float32, and its vectors stay within a mean cosine of
-    # 0.997 (OpenVINO's kernels) or 0.998 (ours, random weights) to 0.9998 (the built-in model) of
-    # float32's. Where int8 products overflow it is wrong, and no faster.
-    if dtype == "int8" and not int8_is_exact:
-        raise SettingError(
-            "dtype is int8, but this processor has no VNNI or AMX: int8 products would overflow. "
-            "Use f32, or auto."
-        )
-    return Precision.INT8 if int8_is_exact and dtype != "f32" else Precision.F32
 
 
 def _at_least_one(name: str, value: int | None, otherwise: int) -> int:

@@ -138,6 +138,7 @@ def load(settings: Settings) -> LoadedModel:
             at_least=pool.precision,
             place=settings.replica.place,
             kernels=options.kernels,
+            instructions=options.instructions,
         ),
     )
     if engine.info.in_flight > 1:

@@ -110,10 +110,16 @@ class EngineSettings:
     deterministic: bool = False
     """On a GPU, give a text the same bits whatever it is computed with. Without it the last bits
     depend on the batch. Costs speed, for short texts above all."""
-    kernels: Literal["auto", "native", "openvino"] = "auto"
-    """Whose kernels compute on a processor: `native` are embedfleet's own, for x86 with AVX-512 and
-    VNNI; `openvino` compute on any other. `auto` takes ours where they were compiled, processor and
-    model suit them, and there are no tiles (AMX) that int8 is better left to."""
+    kernels: Literal["auto", "native", "openvino", "numpy"] = "auto"
+    """Whose kernels compute on a processor: `native` are embedfleet's own, `openvino` those of an
+    extra (`pip install 'embedfleet[openvino]'`), `numpy` slow ones in f32 for where there is
+    nothing else. `auto` takes ours where they were compiled and the model's sizes suit them, and
+    OpenVINO's, where it is installed, for int8 on processors with tiles (AMX)."""
+    instructions: Literal[
+        "auto", "avx512_vnni", "avx_vnni", "avx2", "neon_i8mm", "neon_dotprod", "neon", "portable"
+    ] = "auto"
+    """What embedfleet's own kernels compute with; `auto` is the best that the processor has. Name
+    one where all replicas shall give the same bits, or to compare."""
     threads: int | None = count(None, at_most=1024, none="auto")
     """Threads to compute with; `auto` divides the physical cores among the replicas that share
     the machine."""

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from embedfleet.engine.checkpoint import Checkpoint
-from embedfleet.engine.cpu.engine import CpuEngine, CpuSettings
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.pooling import finite_rows
@@ -22,8 +21,14 @@ from tests.conformance.engine_conformance import (
     embed,
     random_texts,
 )
-from tests.engine.precisions import DTYPES
+from tests.engine.kernels import INT8
 from tests.engine.watching import watched_memory
+
+pytest.importorskip("openvino", reason="OpenVINO, an extra, is not installed")
+
+from embedfleet.engine.cpu.engine import CpuEngine, CpuSettings
+
+DTYPES = ("f32", "int8") if "openvino" in INT8 else ("f32",)
 
 
 @pytest.fixture(scope="module")

@@ -11,68 +11,117 @@ from hypothesis import strategies as st
 
 from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.native.choice import (
-    INSTRUCTIONS,
+    Around,
     choose_kernels,
-    lacking,
+    choose_precision,
+    choose_set,
+    has_tiles,
     misfit,
 )
+from embedfleet.engine.native.library import InstructionSet, Numbers
 from embedfleet.vocabulary import Precision, SettingError
 
 QWEN_06B = Qwen3Config(1024, 28, 16, 8, 128, 3072, 151_669, 1e-6, 1e6, 32_768, tied=True)
-VNNI = frozenset({"fpu", "avx2", *INSTRUCTIONS})
-AMX = VNNI | {"amx_tile", "amx_int8", "amx_bf16"}
+NUMBERS = Numbers(192, 24, 16, 256, 64, 32, 256, 48)
+ALONE = Around(obstacle=None, openvino=False, tiles=False)
+TILES = Around(obstacle=None, openvino=True, tiles=True)
 
 
-@pytest.mark.parametrize("precision", [Precision.F32, Precision.INT8])
-def test_our_kernels_compute_where_they_can(precision: Precision) -> None:
-    choice = choose_kernels("auto", precision, VNNI, None)
+def set_of(name: str, *, runs: bool) -> InstructionSet:
+    return InstructionSet(0, name, ("one", "two"), runs, False, True, 16, 16, 4, 64)
+
+
+SETS = (set_of("avx512_vnni", runs=False), set_of("avx2", runs=True), set_of("portable", runs=True))
+
+
+@pytest.mark.parametrize("dtype", ["auto", "f32", "int8"])
+@pytest.mark.parametrize("openvino", [False, True])
+def test_our_kernels_compute_where_they_can(dtype: str, *, openvino: bool) -> None:
+    choice = choose_kernels("auto", dtype, replace(ALONE, openvino=openvino))
     assert choice.kernels == "native"
     assert choice.reason
 
 
-@pytest.mark.parametrize("precision", [Precision.F32, Precision.INT8])
-def test_elsewhere_openvino_computes_and_the_obstacle_is_the_reason(precision: Precision) -> None:
-    choice = choose_kernels("auto", precision, VNNI, "they were not compiled")
+@pytest.mark.parametrize("tiles", [False, True])
+def test_elsewhere_openvino_computes_where_it_is_and_numpy_where_it_is_not(*, tiles: bool) -> None:
+    around = Around(obstacle="they were not compiled", openvino=False, tiles=tiles)
+    choice = choose_kernels("auto", "auto", around)
+    assert (choice.kernels, choice.reason) == ("numpy", "they were not compiled")
+    choice = choose_kernels("auto", "auto", replace(around, openvino=True))
     assert (choice.kernels, choice.reason) == ("openvino", "they were not compiled")
 
 
-def test_int8_is_left_to_openvino_where_there_are_tiles_and_float32_is_not() -> None:
-    choice = choose_kernels("auto", Precision.INT8, AMX, None)
+@pytest.mark.parametrize("dtype", ["auto", "int8"])
+def test_int8_is_left_to_openvino_where_there_are_tiles_and_float32_is_not(dtype: str) -> None:
+    choice = choose_kernels("auto", dtype, TILES)
     assert choice.kernels == "openvino"
     assert "AMX" in choice.reason
-    assert choose_kernels("auto", Precision.F32, AMX, None).kernels == "native"
+    assert choose_kernels("auto", "f32", TILES).kernels == "native"
+    assert choose_kernels("auto", dtype, replace(TILES, openvino=False)).kernels == "native"
 
 
-def test_either_can_be_asked_for() -> None:
-    assert choose_kernels("native", Precision.INT8, AMX, None).kernels == "native"
-    assert choose_kernels("openvino", Precision.INT8, VNNI, None).kernels == "openvino"
-    assert choose_kernels("openvino", Precision.F32, frozenset(), "none").kernels == "openvino"
+def test_any_can_be_asked_for() -> None:
+    for kernels in ("native", "openvino", "numpy"):
+        assert choose_kernels(kernels, "int8", TILES).kernels == kernels
+    assert choose_kernels("openvino", "f32", replace(TILES, obstacle="none")).kernels == "openvino"
 
 
-def test_ours_are_refused_with_the_reason_where_they_are_asked_for_and_can_not() -> None:
-    with pytest.raises(SettingError, match=r"native, but this processor has no fma\. Use openvino"):
-        choose_kernels("native", Precision.F32, VNNI, "this processor has no fma")
+def test_what_is_asked_for_and_can_not_is_refused_with_the_reason() -> None:
+    with pytest.raises(SettingError, match=r"native, but they are not here\. Use auto"):
+        choose_kernels("native", "f32", replace(ALONE, obstacle="they are not here"))
+    with pytest.raises(SettingError, match=r"pip install 'embedfleet\[openvino\]'"):
+        choose_kernels("openvino", "f32", ALONE)
 
 
 def test_kernels_that_nobody_has_are_refused_with_those_there_are() -> None:
-    with pytest.raises(SettingError, match="'mkl'; there are auto, native, openvino"):
-        choose_kernels("mkl", Precision.F32, VNNI, None)
+    with pytest.raises(SettingError, match="'mkl'; there are auto, native, openvino, numpy"):
+        choose_kernels("mkl", "f32", ALONE)
 
 
-def test_a_processor_with_all_instructions_lacks_none() -> None:
-    assert lacking(VNNI) is None
-    assert lacking(AMX) is None
+def test_the_best_instruction_set_that_runs_is_taken_or_the_one_that_is_named() -> None:
+    assert choose_set("auto", SETS).name == "avx2"
+    assert choose_set("portable", SETS).name == "portable"
 
 
-@given(st.sets(st.sampled_from(INSTRUCTIONS), min_size=1))
-def test_every_instruction_that_is_missing_is_named(missing: set[str]) -> None:
-    said = lacking(VNNI - missing)
-    assert said is not None
-    assert set(said.removeprefix("this processor has no ").split(", ")) == missing
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (
+            "avx512_vnni",
+            "avx512_vnni, which takes one, two, .* lacks that; here run avx2, portable",
+        ),
+        ("neon", "'neon', which is not for this architecture; here run avx2, portable"),
+        ("sse9", "'sse9', which is unknown; here run avx2, portable"),
+    ],
+)
+def test_an_instruction_set_that_can_not_run_is_refused_with_those_that_can(
+    wanted: str, said: str
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        choose_set(wanted, SETS)
 
 
-def test_where_the_system_names_no_instructions_nothing_is_risked() -> None:
-    assert lacking(frozenset()) == "this is no x86 processor, or its system is not Linux"
+def test_by_default_it_computes_in_int8_where_that_is_exact_and_faster() -> None:
+    def chosen(dtype: str, *, exact: bool, quick: bool) -> Precision:
+        return choose_precision(dtype, exact=exact, quick=quick, of="native")
+
+    assert chosen("auto", exact=True, quick=True) is Precision.INT8
+    assert chosen("auto", exact=True, quick=False) is Precision.F32
+    assert chosen("auto", exact=False, quick=True) is Precision.F32
+    assert chosen("f32", exact=True, quick=True) is Precision.F32
+    assert chosen("int8", exact=True, quick=False) is Precision.INT8
+
+
+def test_int8_is_refused_where_its_products_overflow_or_there_are_none() -> None:
+    with pytest.raises(SettingError, match=r"overflow .* no VNNI or AMX\. Use kernels native"):
+        choose_precision("int8", exact=False, quick=False, of="openvino")
+    with pytest.raises(SettingError, match=r"numpy's, which compute in f32 alone"):
+        choose_precision("int8", exact=False, quick=False, of="numpy")
+
+
+@given(st.sets(st.sampled_from(["amx_int8", "avx2", "avx512_vnni"])))
+def test_tiles_are_those_that_multiply_int8(flags: set[str]) -> None:
+    assert has_tiles(frozenset(flags)) is ("amx_int8" in flags)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +135,7 @@ def test_where_the_system_names_no_instructions_nothing_is_risked() -> None:
     ids=["0.6B", "4B", "8B", "built-in"],
 )
 def test_the_published_models_and_the_one_that_ships_fit(config: Qwen3Config) -> None:
-    assert misfit(config) is None
+    assert misfit(config, NUMBERS) is None
 
 
 @pytest.mark.parametrize(
@@ -106,6 +155,6 @@ def test_a_size_that_does_not_fit_is_named_with_what_would(
     changed: dict[str, int], said: str
 ) -> None:
     config = replace(QWEN_06B, **changed)
-    reason = misfit(config)
+    reason = misfit(config, NUMBERS)
     assert reason is not None
     assert re.search(said, reason)

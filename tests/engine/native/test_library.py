@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 import embedfleet.engine.native
-from embedfleet.engine.native import choice, library, memory, weights
+from embedfleet.engine.native import library
+from embedfleet.engine.native.choice import SETS
 from embedfleet.engine.native.library import (
     FUNCTIONS,
     PackedLayer,
@@ -21,6 +23,7 @@ from embedfleet.engine.native.library import (
     address,
     load,
 )
+from embedfleet.machine import processor_flags
 from tests.engine.kernels import needs_native
 
 KERNELS = Path(embedfleet.engine.native.__file__).parent / "kernels"
@@ -40,7 +43,14 @@ def _names(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "structure"), [("Shape", Shape), ("Matrix", PackedMatrix), ("Layer", PackedLayer)]
+    ("name", "structure"),
+    [
+        ("Shape", Shape),
+        ("Matrix", PackedMatrix),
+        ("Layer", PackedLayer),
+        ("Numbers", library._Numbers),
+        ("SetInfo", library._SetInfo),
+    ],
 )
 def test_structures_have_the_members_of_the_header_in_its_order(
     name: str, structure: type[ctypes.Structure]
@@ -83,19 +93,37 @@ def test_numbers_with_gaps_are_never_handed_to_c() -> None:
         address(values[:, ::2])
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("ABI", library.ABI),
-        ("BLOCK_ROWS", memory.BLOCK_ROWS),
-        ("FEW_ROWS", memory.FEW_ROWS),
-        ("KEY_BLOCK", memory.KEY_BLOCK),
-        ("PANEL", weights.PANEL),
-        ("GROUP_INPUTS", weights.GROUP_INPUTS),
-        ("MOST_HEAD_DIM", choice.WIDEST_HEAD),
-        ("TASK_ROWS", choice.MOST_SHARING),
-    ],
-)
-def test_sizes_that_python_reckons_with_are_those_of_the_kernels(name: str, value: int) -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in KERNELS.iterdir())
-    assert re.findall(rf"^#define {name} (\d+)$", sources, flags=re.MULTILINE) == [str(value)]
+@needs_native
+def test_the_library_says_what_its_header_defines() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in KERNELS.glob("*.h"))
+    defined = {
+        "block_rows": "BLOCK_ROWS",
+        "few_rows": "FEW_ROWS",
+        "key_block": "KEY_BLOCK",
+        "group_inputs": "GROUP_INPUTS",
+        "inputs": "INPUTS",
+        "outputs": "OUTPUTS",
+        "most_head_dim": "MOST_HEAD_DIM",
+        "most_sharing": "TASK_ROWS",
+    }
+    for name, value in dataclasses.asdict(load().numbers).items():
+        found = re.findall(rf"^#define {defined[name]} (\d+)$", sources, flags=re.MULTILINE)
+        assert found == [str(value)]
+
+
+@needs_native
+def test_every_instruction_set_is_listed_best_first_and_the_last_one_runs_anywhere() -> None:
+    sets = load().sets
+    assert [one.number for one in sets] == list(range(len(sets)))
+    assert [one.name for one in sets] == [name for name in SETS if name in {s.name for s in sets}]
+    assert sets[-1].name == "portable"
+    assert sets[-1].runs
+
+
+@needs_native
+def test_what_runs_is_what_the_system_lists(tmp_path: Path) -> None:
+    flags = processor_flags()
+    if not flags:
+        pytest.skip("this is no x86 processor")
+    for one in load().sets:
+        assert one.runs == (set(one.needs) <= flags), one.name

@@ -1,8 +1,4 @@
-"""The engine on processors with AVX-512 VNNI: our own kernels behind the protocol of engines.
-
-Decides what is done in `prepare` and what in the computation. Refuses to know where batches come
-from, and how kernels compute.
-"""
+"""The engine on a processor: our own kernels behind the protocol of engines."""
 
 from __future__ import annotations
 
@@ -14,9 +10,10 @@ import numpy as np
 
 from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.engine import Computation, EngineInfo
-from embedfleet.engine.native.library import load
+from embedfleet.engine.native.library import InstructionSet, Kernels
 from embedfleet.engine.native.memory import Budget
 from embedfleet.engine.native.model import Model
+from embedfleet.engine.native.weights import Packer
 from embedfleet.engine.passes import lengths_of, passes
 from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.rope import Tables
@@ -30,6 +27,8 @@ class NativeSettings:
 
     precision: Precision
     """F32 or INT8."""
+    instructions: InstructionSet
+    """Of the library; it must run here."""
     bfloat16: bool
     """Whether attention of INT8 multiplies bfloat16, for processors that do: nearly as
     exact (mean cosine to f32 0.99835 with, 0.99842 without, on random weights), twice as fast."""
@@ -44,20 +43,18 @@ class NativeSettings:
 class NativeEngine:
     """Qwen3 on the CPU. Any number of threads may prepare and compute; passes run one by one."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: NativeSettings) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: NativeSettings, kernels: Kernels) -> None:
         """Pack the weights: about a second, and memory for one copy of them.
 
-        The processor must have the kernels' instructions (`choice.lacking`), the model sizes that
-        they can divide (`choice.misfit`), and the kernels must be there (`library.absence`).
+        The model must have sizes that the kernels can divide (`choice.misfit`).
         """
-        config = checkpoint.config
-        budget = Budget(config, settings.threads, settings.memory_mib)
+        config, instructions = checkpoint.config, settings.instructions
+        budget = Budget(config, kernels.numbers, settings.threads, settings.memory_mib)
         self._checkpoint = checkpoint
         self._tables = Tables(config)
         self._computing = Lock()
-        self._model = Model(
-            *(checkpoint, settings.precision, load(), settings.threads), bfloat16=settings.bfloat16
-        )
+        packer = Packer(kernels, instructions, settings.precision)
+        self._model = Model(checkpoint, packer, settings.threads, bfloat16=settings.bfloat16)
         self._info = EngineInfo(
             width=config.hidden,
             max_tokens=settings.max_tokens,
@@ -66,6 +63,7 @@ class NativeEngine:
             device="cpu",
             batch_tokens=budget.batch_tokens(settings.batch_tokens),
             kernels="native",
+            instructions=instructions.name,
         )
 
     def __repr__(self) -> str:

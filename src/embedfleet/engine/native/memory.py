@@ -1,7 +1,6 @@
 """How much memory a pass takes beside the weights, and what therefore fits a budget.
 
-Decides from sizes alone, before anything runs. Refuses to know how memory is allocated; the numbers
-are those of `kernels/pass.c` and `kernels/model.c`.
+Pure: from sizes alone, before anything runs, as `kernels/pass.c` and `kernels/model.c` lay it out.
 """
 
 from __future__ import annotations
@@ -11,14 +10,8 @@ from typing import Final
 
 from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.memory import MIB, granted_mib
-from embedfleet.engine.native.weights import groups
+from embedfleet.engine.native.library import Numbers
 
-BLOCK_ROWS: Final = 192
-"""Tokens that a thread takes through a layer at a time."""
-FEW_ROWS: Final = 24
-"""Times the threads: a pass of fewer tokens is computed by all threads together."""
-KEY_BLOCK: Final = 16
-"""Keys and values of a text take memory for a multiple of so many tokens."""
 _INDEX_BYTES: Final = 64
 """Of positions, places and tasks, of a token."""
 
@@ -28,27 +21,30 @@ class Budget:
     """What a pass may take beside the weights, in MiB."""
 
     config: Qwen3Config
+    numbers: Numbers
     threads: int
     mib: int
 
     def batch_tokens(self, wanted: int) -> int:
         """The largest pass that fits whatever its texts are, up to `wanted` tokens."""
-        left = self.mib * MIB - _scratch_bytes(self.config, self.threads)
-        return max(1, min(wanted, left // _single_bytes(self.config)))
+        left = self.mib * MIB - _scratch_bytes(self.config, self.numbers, self.threads)
+        return max(1, min(wanted, left // _single_bytes(self.config, self.numbers)))
 
 
-def needed_mib(config: Qwen3Config, threads: int, tokens: int) -> int:
+def needed_mib(config: Qwen3Config, numbers: Numbers, threads: int, tokens: int) -> int:
     """The least budget in MiB with which a text of `tokens` tokens runs; it is one pass."""
-    longest = _single_bytes(config) + tokens * _token_bytes(config)
-    return -(-(longest + _scratch_bytes(config, threads)) // MIB)
+    longest = _single_bytes(config, numbers) + tokens * _token_bytes(config)
+    return -(-(longest + _scratch_bytes(config, numbers, threads)) // MIB)
 
 
-def chosen_mib(config: Qwen3Config, threads: int, max_tokens: int, wanted: int | None) -> int:
+def chosen_mib(
+    config: Qwen3Config, numbers: Numbers, threads: int, max_tokens: int, wanted: int | None
+) -> int:
     """The budget in MiB: what somebody wants, or enough for the longest text.
 
     Raises SettingError when texts of `max_tokens` tokens can't be computed with what is wanted.
     """
-    return granted_mib(needed_mib(config, threads, max_tokens), max_tokens, wanted)
+    return granted_mib(needed_mib(config, numbers, threads, max_tokens), max_tokens, wanted)
 
 
 def _token_bytes(config: Qwen3Config) -> int:
@@ -62,21 +58,21 @@ def _token_bytes(config: Qwen3Config) -> int:
     return 4 * floats + _INDEX_BYTES
 
 
-def _single_bytes(config: Qwen3Config) -> int:
+def _single_bytes(config: Qwen3Config, numbers: Numbers) -> int:
     """Of a text of one token, which takes a whole block of keys.
 
     State and queries of a text's last token are kept twice.
     """
     queries, keys = _widths(config)
-    return 4 * (2 * config.hidden + 2 * queries + 2 * KEY_BLOCK * keys) + 2 * _INDEX_BYTES
+    return 4 * (2 * config.hidden + 2 * queries + 2 * numbers.key_block * keys) + 2 * _INDEX_BYTES
 
 
-def _scratch_bytes(config: Qwen3Config, threads: int) -> int:
+def _scratch_bytes(config: Qwen3Config, numbers: Numbers, threads: int) -> int:
     """Of what threads work on: a block's rows and their keys, made ready, gated."""
     queries, keys = _widths(config)
     widest, inner = max(queries, config.hidden, config.intermediate), config.intermediate
-    row = widest + groups(inner) + keys + inner
-    rows = max(BLOCK_ROWS, FEW_ROWS * threads) + (threads - 1) * BLOCK_ROWS
+    row = widest + -(-inner // numbers.group_inputs) + keys + inner
+    rows = max(numbers.block_rows, numbers.few_rows * threads) + (threads - 1) * numbers.block_rows
     return 4 * rows * row
 
 

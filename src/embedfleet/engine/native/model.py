@@ -1,8 +1,4 @@
-"""A model that the kernels have opened over packed weights.
-
-Decides how long weights, threads and memory of a model live. Refuses to know which texts a pass
-holds and who may run it when.
-"""
+"""A model that the kernels have opened over packed weights, and how long its memory lives."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from numpy.typing import NDArray
 
 from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.native.library import FLOAT, INT8, Shape, address
-from embedfleet.engine.native.weights import Weights
+from embedfleet.engine.native.weights import Packer, Weights
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Precision
 
@@ -23,22 +19,17 @@ class Model:
     """Threads over weights. One call at a time; other Python threads run meanwhile."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        precision: Precision,
-        kernels: ctypes.CDLL,
-        threads: int,
-        *,
-        bfloat16: bool,
+        self, checkpoint: Checkpoint, packer: Packer, threads: int, *, bfloat16: bool
     ) -> None:
         """Pack the weights and start `threads` threads, of which whoever calls `run` is one.
 
         `bfloat16`: whether attention of int8 multiplies it. Raises MemoryError.
         """
+        kernels = packer.kernels.functions
         self._kernels, self._hidden = kernels, checkpoint.config.hidden
-        weights = Weights(checkpoint, precision, kernels, threads)
+        weights = Weights(checkpoint, packer, threads)
         norm = address(weights.final_norm)
-        shape = _shape(checkpoint, precision, bfloat16=bfloat16)
+        shape = _shape(checkpoint, packer, bfloat16=bfloat16)
         self._model = kernels.embedfleet_open(shape, weights.layers, norm, threads)
         if not self._model:
             raise MemoryError(f"there is no memory for a model on {threads} threads, or no thread")
@@ -78,7 +69,7 @@ def _close(kernels: ctypes.CDLL, model: int, _weights: Weights) -> None:
     kernels.embedfleet_close(model)
 
 
-def _shape(checkpoint: Checkpoint, precision: Precision, *, bfloat16: bool) -> Shape:
+def _shape(checkpoint: Checkpoint, packer: Packer, *, bfloat16: bool) -> Shape:
     config = checkpoint.config
     return Shape(
         hidden=config.hidden,
@@ -88,6 +79,7 @@ def _shape(checkpoint: Checkpoint, precision: Precision, *, bfloat16: bool) -> S
         head_dim=config.head_dim,
         intermediate=config.intermediate,
         epsilon=config.epsilon,
-        kind=FLOAT if precision is Precision.F32 else INT8,
+        kind=FLOAT if packer.precision is Precision.F32 else INT8,
+        set=packer.instructions.number,
         bfloat16=bfloat16,
     )

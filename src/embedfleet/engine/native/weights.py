@@ -1,26 +1,35 @@
 """Weights in the order in which the kernels read them.
 
-Decides how a checkpoint's matrices are packed: by several threads, straight from the mapped file
-into one piece of memory, which ends up as large as the packed weights and hardly more on the way.
-Refuses to know how panels look inside; `kernels/pack.c` does.
+A checkpoint's matrices are packed by several threads, straight from the mapped file into one piece
+of memory, which ends up as large as the packed weights and hardly more on the way. How panels look
+inside is known to `kernels/pack.c`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.engine.checkpoint import Checkpoint, LayerWeights
-from embedfleet.engine.native.library import MATRICES, NORMS, PackedLayer, PackedMatrix, address
+from embedfleet.engine.native.library import (
+    FROM_BF16,
+    FROM_FLOAT,
+    FROM_INT8,
+    MATRICES,
+    NORMS,
+    InstructionSet,
+    Kernels,
+    PackedLayer,
+    PackedMatrix,
+    address,
+)
 from embedfleet.engine.tensors import Floats, Matrix, Tensor
 from embedfleet.vocabulary import Precision
 
@@ -28,10 +37,6 @@ N = TypeVar("N", bound=np.generic)
 
 _LINE: Final = 64
 """Bytes of a cache line, at which every array begins."""
-PANEL: Final = 32
-"""Rows of a panel: panels follow each other, so that whole ones can be packed by themselves."""
-GROUP_INPUTS: Final = 256
-"""Inputs that share a scale in int8, those of an output as those of a token."""
 _PART_VALUES: Final = 1 << 18
 """Of what is widened or quantised on the way, at a time; 1 MiB of floats."""
 
@@ -72,30 +77,21 @@ class Panels:
     out: int
     in_: int
     packed: NDArray[Any]
-    """[out * in], int8 or float32."""
+    """[out * in], int8 or float32, in panels of the instruction set."""
     scales: Floats
-    """Of each output's groups, [out / 32][groups][32]; empty for floats, and so are the sums."""
+    """Of each output's groups, [out / panel][groups][panel]; empty for floats, as the sums are."""
     sums: NDArray[np.int32]
-    """Of the weights of each group, times 128."""
-
-    @classmethod
-    def empty(cls, matrix: Matrix, precision: Precision, memory: Memory) -> Panels:
-        out, in_ = matrix.shape
-        floats = precision is Precision.F32
-        packed = memory.take(out * in_, np.float32) if floats else memory.take(out * in_, np.int8)
-        factors = 0 if floats else out * groups(in_)
-        scales, sums = memory.take(factors, np.float32), memory.take(factors, np.int32)
-        return cls(out, in_, packed, scales, sums)
+    """Of the weights of each group, times the offset of a token's bytes."""
 
     def rows(self, start: int, stop: int) -> Panels:
         """The panels of some outputs; whole panels."""
-        factors = slice(start * groups(self.in_), stop * groups(self.in_))
+        factors = len(self.scales) // self.out
         return Panels(
             stop - start,
             self.in_,
             self.packed[start * self.in_ : stop * self.in_],
-            self.scales[factors],
-            self.sums[factors],
+            self.scales[start * factors : stop * factors],
+            self.sums[start * factors : stop * factors],
         )
 
     def pointers(self) -> PackedMatrix:
@@ -105,16 +101,79 @@ class Panels:
         return PackedMatrix(address(self.packed), scales, sums, self.out, self.in_)
 
 
+@dataclass(frozen=True, slots=True)
+class Packer:
+    """Packs matrices for one instruction set in one precision."""
+
+    kernels: Kernels
+    instructions: InstructionSet
+    precision: Precision
+
+    def size(self, matrix: Matrix) -> int:
+        """Bytes that a matrix takes when it is packed."""
+        out, in_ = matrix.shape
+        if self.precision is Precision.F32:
+            return padded(4 * out * in_)
+        return padded(out * in_) + 2 * padded(4 * out * self._groups(in_))
+
+    def empty(self, matrix: Matrix, memory: Memory) -> Panels:
+        """Panels for a matrix, cut off `memory`."""
+        out, in_ = matrix.shape
+        floats = self.precision is Precision.F32
+        packed = memory.take(out * in_, np.float32) if floats else memory.take(out * in_, np.int8)
+        factors = 0 if floats else out * self._groups(in_)
+        scales, sums = memory.take(factors, np.float32), memory.take(factors, np.int32)
+        return Panels(out, in_, packed, scales, sums)
+
+    def pack(self, matrix: Matrix, panels: Panels) -> None:
+        """Fill `panels`; whatever can go straight from the file does."""
+        floats = self.precision is Precision.F32
+        if matrix.tensor.kind == "BF16":
+            self._put(FROM_BF16, _readable(matrix.tensor.stored), None, panels)
+        else:
+            for part, to in self._parts(matrix, panels):
+                if floats or part.scales is None:
+                    self._put(FROM_FLOAT, part.floats(), None, to)
+                else:  # what is int8 with one scale for an output stays so
+                    values, scales = part.int8()
+                    self._put(FROM_INT8, _readable(values), np.ascontiguousarray(scales), to)
+        matrix.tensor.leave()
+
+    def _put(
+        self, source: int, values: NDArray[Any], scales: Floats | None, panels: Panels
+    ) -> None:
+        to = panels.pointers()
+        rows = None if scales is None else address(scales)
+        self.kernels.functions.embedfleet_pack(
+            *(self.instructions.number, source, address(values), rows, panels.out, panels.in_),
+            *(to.packed, to.scales, to.sums),
+        )
+
+    def _parts(self, matrix: Matrix, panels: Panels) -> Iterator[tuple[Matrix, Panels]]:
+        """Pieces of whole panels that stay small when they are widened."""
+        whole = self.kernels.numbers.outputs
+        step = max(1, _PART_VALUES // panels.in_ // whole) * whole
+        for start in range(0, panels.out, step):
+            stop = min(panels.out, start + step)
+            tensor = Tensor(
+                matrix.tensor.name, matrix.tensor.kind, matrix.tensor.stored[start:stop]
+            )
+            scales = None if matrix.scales is None else matrix.scales[start:stop]
+            yield Matrix(tensor, scales), panels.rows(start, stop)
+
+    def _groups(self, inputs: int) -> int:
+        """Of so many inputs, the last of which may be smaller; each has a scale in int8."""
+        return -(-inputs // self.kernels.numbers.group_inputs)
+
+
 class Weights:
     """All weights of a model but its embeddings, as the kernels take them."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, precision: Precision, kernels: ctypes.CDLL, threads: int
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, packer: Packer, threads: int) -> None:
         """Read the whole checkpoint and pack it; takes as long as reading, or about a second."""
         layers = [checkpoint.layer(index) for index in range(checkpoint.config.layers)]
         norms = (len(NORMS) * len(layers) + 1) * padded(4 * max(_widths(checkpoint)))
-        size = sum(packed_bytes(m, precision) for layer in layers for _, m in _matrices(layer))
+        size = sum(packer.size(matrix) for layer in layers for _, matrix in _matrices(layer))
         self._memory = Memory(size + norms)
         self.final_norm = self._kept(checkpoint.final_norm)
         self.layers = (PackedLayer * len(layers))()
@@ -124,83 +183,17 @@ class Weights:
             for name in NORMS:
                 setattr(layer, name, address(self._kept(getattr(weights, name))))
             for name, matrix in _matrices(weights):
-                panels = Panels.empty(matrix, precision, self._memory)
+                panels = packer.empty(matrix, self._memory)
                 setattr(layer, name, panels.pointers())
                 matrices.append(matrix)
                 packed.append(panels)
         with ThreadPoolExecutor(threads, "pack") as packers:
-            list(packers.map(pack, matrices, packed, repeat(kernels)))
+            list(packers.map(packer.pack, matrices, packed))
 
     def _kept(self, values: Floats) -> Floats:
         kept = self._memory.take(values.size, np.float32)
         kept[:] = values
         return kept
-
-
-def pack(matrix: Matrix, panels: Panels, kernels: ctypes.CDLL) -> None:
-    """Fill `panels`; whatever can go straight from the file does."""
-    (_pack_int8 if panels.scales.size else _pack_floats)(matrix, panels, kernels)
-    matrix.tensor.leave()
-
-
-def packed_bytes(matrix: Matrix, precision: Precision) -> int:
-    """What a matrix takes when it is packed."""
-    out, in_ = matrix.shape
-    if precision is Precision.F32:
-        return padded(4 * out * in_)
-    return padded(out * in_) + 2 * padded(4 * out * groups(in_))
-
-
-def groups(inputs: int) -> int:
-    """Of so many inputs, the last of which may be smaller; each has a scale in int8."""
-    return -(-inputs // GROUP_INPUTS)
-
-
-def _pack_floats(matrix: Matrix, panels: Panels, kernels: ctypes.CDLL) -> None:
-    if matrix.tensor.kind == "BF16":
-        values = _readable(matrix.tensor.stored)
-        sizes = panels.out, panels.in_
-        kernels.embedfleet_pack_bf16(address(values), *sizes, address(panels.packed))
-        return
-    for part, to in _parts(matrix, panels):
-        floats = part.floats()
-        kernels.embedfleet_pack_float(address(floats), to.out, to.in_, address(to.packed))
-
-
-def _pack_int8(matrix: Matrix, panels: Panels, kernels: ctypes.CDLL) -> None:
-    if matrix.tensor.kind == "BF16":
-        _quantise(kernels.embedfleet_quantise_bf16, _readable(matrix.tensor.stored), panels)
-        return
-    for part, to in _parts(matrix, panels):
-        if part.scales is None:
-            _quantise(kernels.embedfleet_quantise_float, part.floats(), to)
-        else:
-            _keep(part.int8(), to, kernels)
-
-
-def _quantise(function: Any, values: NDArray[Any], panels: Panels) -> None:
-    pointers = panels.pointers()
-    to = (pointers.packed, pointers.scales, pointers.sums)
-    function(address(values), panels.out, panels.in_, *to)
-
-
-def _keep(stored: tuple[NDArray[np.int8], Floats], panels: Panels, kernels: ctypes.CDLL) -> None:
-    """What is int8 with one scale for an output stays so: its groups have the same."""
-    values, pointers = _readable(stored[0]), panels.pointers()
-    to = (pointers.packed, pointers.sums)
-    kernels.embedfleet_pack_int8(address(values), panels.out, panels.in_, *to)
-    scales = panels.scales.reshape(-1, groups(panels.in_), PANEL)
-    scales[:] = stored[1].reshape(-1, 1, PANEL)
-
-
-def _parts(matrix: Matrix, panels: Panels) -> Iterator[tuple[Matrix, Panels]]:
-    """Pieces of whole panels that stay small when they are widened."""
-    step = max(1, _PART_VALUES // panels.in_ // PANEL) * PANEL
-    for start in range(0, panels.out, step):
-        stop = min(panels.out, start + step)
-        tensor = Tensor(matrix.tensor.name, matrix.tensor.kind, matrix.tensor.stored[start:stop])
-        scales = None if matrix.scales is None else matrix.scales[start:stop]
-        yield Matrix(tensor, scales), panels.rows(start, stop)
 
 
 def _readable(values: NDArray[N]) -> NDArray[N]:

@@ -1,9 +1,9 @@
 /* Weights [out, in] into panels, in the order in which products read them: for int8
- * [out / 32][in / 4][32][4], as four products are added at once; for floats [out / 32][in][32]. */
+ * [out / panel][in / together][panel][together], as so many products are added at once; for floats
+ * [out / panel][in][panel]. */
 
 #include "product.h"
 
-#include <math.h>
 #include <string.h>
 
 static inline float widened(uint16_t bfloat16)
@@ -16,131 +16,97 @@ static inline float widened(uint16_t bfloat16)
 
 /* A group of inputs of a panel, on its way. */
 typedef struct {
-    float values[PANEL][GROUP_INPUTS];
-    int8_t bytes[PANEL][GROUP_INPUTS];
+    float values[MOST_PANEL][GROUP_INPUTS];
+    int8_t bytes[MOST_PANEL][GROUP_INPUTS];
     int width; /* inputs */
 } Group;
 
-static void put_bytes(Group *group, int8_t *to, int32_t *sums)
+/* What is packed, and how. */
+typedef struct {
+    const InstructionSet *set;
+    enum Source source;
+    const void *values;
+    const float *rows;
+    int in, panel;
+    void *packed;
+    float *scales;
+    int32_t *sums; /* NULL for floats */
+} Packing;
+
+static void fill(const Packing *packing, Group *group, int row, int64_t at)
 {
-    for (int i = 0; i < group->width; i += 4)
-        for (int output = 0; output < PANEL; output++)
-            memcpy(to + i * PANEL + output * 4, &group->bytes[output][i], 4);
-    for (int output = 0; output < PANEL; output++) {
-        /* What products of bytes that are values + 128 will hold too much. */
+    size_t width = (size_t)group->width;
+    if (packing->source == FROM_INT8)
+        memcpy(group->bytes[row], (const int8_t *)packing->values + at, width);
+    else if (packing->source == FROM_FLOAT)
+        memcpy(group->values[row], (const float *)packing->values + at, width * sizeof(float));
+    else
+        for (size_t i = 0; i < width; i++)
+            group->values[row][i] = widened(((const uint16_t *)packing->values)[at + (int64_t)i]);
+}
+
+static void put_floats(const Packing *packing, const Group *group, float *to)
+{
+    for (int output = 0; output < packing->panel; output++)
+        for (int i = 0; i < group->width; i++)
+            to[i * packing->panel + output] = group->values[output][i];
+}
+
+static void put_bytes(const Packing *packing, const Group *group, int8_t *to, int32_t *sums)
+{
+    int together = packing->set->together;
+    for (int i = 0; i < group->width; i += together)
+        for (int output = 0; output < packing->panel; output++)
+            memcpy(to + i * packing->panel + output * together, &group->bytes[output][i],
+                   (size_t)together);
+    for (int output = 0; output < packing->panel; output++) {
+        /* What products of bytes with an offset will hold too much. */
         int32_t sum = 0;
         for (int i = 0; i < group->width; i++)
             sum += group->bytes[output][i];
-        sums[output] = 128 * sum;
+        sums[output] = packing->set->offset * sum;
     }
 }
 
-/* Without their signs, bits of floats are in the order of floats; those of NaN come last. */
-static float largest_of(const float *values, int width)
+/* `number` is that of the group, `output` its first, and `at` its first weight's number among all
+ * that are packed. */
+static void put_group(const Packing *packing, Group *group, int64_t number, int64_t output,
+                      int64_t at)
 {
-    int32_t largest = 0;
-    for (int i = 0; i < width; i++) {
-        int32_t bits;
-        memcpy(&bits, values + i, sizeof bits);
-        bits &= INT32_MAX;
-        largest = bits > largest ? bits : largest;
-    }
-    float found;
-    memcpy(&found, &largest, sizeof found);
-    return found;
-}
-
-static float quantise_weights(const float *values, int width, int8_t *bytes)
-{
-    float largest = largest_of(values, width), scale = largest == 0 ? 1.0f : largest / 127.0f;
-    if (!isfinite(scale)) { /* which tells of a weight that is no number */
-        memset(bytes, 0, (size_t)width);
-        return scale;
-    }
-    for (int i = 0; i < width; i++)
-        bytes[i] = (int8_t)(int32_t)rintf(values[i] / scale);
-    return scale;
-}
-
-static void put_floats(const Group *group, float *to)
-{
-    for (int output = 0; output < PANEL; output++)
-        for (int i = 0; i < group->width; i++)
-            to[i * PANEL + output] = group->values[output][i];
-}
-
-enum Source { FROM_INT8, FROM_BF16, FROM_FLOAT };
-
-static void fill(Group *group, int row, const void *values, int64_t at, enum Source source)
-{
-    size_t width = (size_t)group->width;
-    if (source == FROM_INT8)
-        memcpy(group->bytes[row], (const int8_t *)values + at, width);
-    else if (source == FROM_FLOAT)
-        memcpy(group->values[row], (const float *)values + at, width * sizeof(float));
-    else
-        for (size_t i = 0; i < width; i++)
-            group->values[row][i] = widened(((const uint16_t *)values)[at + (int64_t)i]);
-}
-
-/* Where packed weights go: as floats without `sums`, else as bytes, which they are already without
- * `scales`. */
-typedef struct {
-    void *packed;
-    float *scales;
-    int32_t *sums;
-} Target;
-
-/* `number` is that of the group, and `at` its first weight's among all that are packed. */
-static void put_group(Group *group, int64_t number, int64_t at, const Target *target)
-{
-    if (!target->sums) {
-        put_floats(group, (float *)target->packed + at);
+    if (!packing->sums) {
+        put_floats(packing, group, (float *)packing->packed + at);
         return;
     }
-    for (int row = 0; target->scales && row < PANEL; row++)
-        target->scales[number * PANEL + row] =
-            quantise_weights(group->values[row], group->width, group->bytes[row]);
-    put_bytes(group, (int8_t *)target->packed + at, target->sums + number * PANEL);
+    float *scales = packing->scales + number * packing->panel;
+    for (int row = 0; row < packing->panel; row++)
+        scales[row] = packing->source == FROM_INT8
+                          ? packing->rows[output + row]
+                          : packing->set->quantise_weights(group->values[row], group->width,
+                                                           group->bytes[row]);
+    put_bytes(packing, group, (int8_t *)packing->packed + at,
+              packing->sums + number * packing->panel);
 }
 
-static void pack(const void *values, enum Source source, int out, int in, Target target)
+void embedfleet_pack(int32_t set, int32_t source, const void *values, const float *rows, int32_t out,
+                     int32_t in, void *packed, float *scales, int32_t *sums)
 {
+    int count;
+    Packing packing = {.set = instruction_sets(&count)[set],
+                       .source = (enum Source)source,
+                       .values = values,
+                       .rows = rows,
+                       .in = in,
+                       .packed = packed,
+                       .scales = scales,
+                       .sums = sums};
+    packing.panel = sums ? packing.set->byte_panel : packing.set->float_panel;
     Group group;
     int64_t number = 0;
-    for (int64_t output = 0; output < out; output += PANEL)
+    for (int64_t output = 0; output < out; output += packing.panel)
         for (int begin = 0; begin < in; begin += GROUP_INPUTS, number++) {
             group.width = in - begin < GROUP_INPUTS ? in - begin : GROUP_INPUTS;
-            for (int row = 0; row < PANEL; row++)
-                fill(&group, row, values, (output + row) * in + begin, source);
-            put_group(&group, number, output * in + begin * PANEL, &target);
+            for (int row = 0; row < packing.panel; row++)
+                fill(&packing, &group, row, (output + row) * in + begin);
+            put_group(&packing, &group, number, output, output * in + begin * packing.panel);
         }
-}
-
-void embedfleet_pack_int8(const int8_t *values, int32_t out, int32_t in, int8_t *packed,
-                          int32_t *sums)
-{
-    pack(values, FROM_INT8, out, in, (Target){packed, NULL, sums});
-}
-
-void embedfleet_quantise_float(const float *values, int32_t out, int32_t in, int8_t *packed,
-                               float *scales, int32_t *sums)
-{
-    pack(values, FROM_FLOAT, out, in, (Target){packed, scales, sums});
-}
-
-void embedfleet_quantise_bf16(const uint16_t *values, int32_t out, int32_t in, int8_t *packed,
-                              float *scales, int32_t *sums)
-{
-    pack(values, FROM_BF16, out, in, (Target){packed, scales, sums});
-}
-
-void embedfleet_pack_bf16(const uint16_t *values, int32_t out, int32_t in, float *packed)
-{
-    pack(values, FROM_BF16, out, in, (Target){packed, NULL, NULL});
-}
-
-void embedfleet_pack_float(const float *values, int32_t out, int32_t in, float *packed)
-{
-    pack(values, FROM_FLOAT, out, in, (Target){packed, NULL, NULL});
 }

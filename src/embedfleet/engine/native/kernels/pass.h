@@ -10,7 +10,7 @@
 
 #include <stddef.h>
 
-#include "attention.h"
+#include "instruction_set.h"
 #include "model.h"
 #include "threads.h"
 
@@ -21,6 +21,11 @@
 #define FEW_ROWS 24
 /* At most so many steps in a layer, whichever way. */
 #define LAYER_STEPS 16
+
+_Static_assert(MOST_TILE_ROWS <= BLOCK_ROWS, "a tile fits the scratch of a block");
+_Static_assert(OUTPUTS % MOST_PANEL == 0, "panels fill every matrix");
+_Static_assert(INPUTS % 16 == 0 && GROUP_INPUTS % INPUTS == 0, "inputs fill registers and groups");
+_Static_assert(MOST_HEAD_DIM % OUTPUTS == 0, "the widest head is one of those that are allowed");
 
 /* Buffers for the rows of a block, or of a pass of few. */
 typedef struct {
@@ -35,8 +40,9 @@ struct Model {
     Layer *layers;
     const float *final_norm;
     int threads;
-    int few;   /* rows from which on threads share rows */
-    int lanes; /* of attention, see Cache */
+    int few; /* rows from which on threads share rows */
+    const InstructionSet *set;
+    const AttentionMath *attention;
     Pool *pool;
     Scratch *scratches; /* one for each thread; the first has room for a pass of few */
     void *workspace;    /* grows with passes */

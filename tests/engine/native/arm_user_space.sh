@@ -29,4 +29,6 @@ done
 $pip install --quiet --no-deps --only-binary=:all: --target "$directory/site" \
   --implementation cp --python-version "${version#python}" --platform manylinux2014_aarch64 \
   "${platforms[@]}" --requirement requirements/runtime.txt
+# A compiler for Arm, unless Debian's is here: it compiles the kernels when tests run.
+command -v aarch64-linux-gnu-gcc >/dev/null || $pip install --quiet --target "$directory/zig" ziglang
 touch "$directory/.complete"
