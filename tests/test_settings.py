@@ -273,7 +273,19 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
         ),
         (
             "[[pools]]\nmodel = 'a'\nserved_names = ['x']\n" * 2,
-            "pools[0] and pools[1] both serve the name x",
+            "pools[0] and pools[1] would both serve the name x",
+        ),
+        (
+            "[[pools]]\nmodel = 'builtin'\n" * 2,
+            "pools[0] and pools[1] would both serve the name builtin",
+        ),
+        (
+            "[[pools]]\nmodel = 'a/b@main'\n[[pools]]\nmodel = 'c'\nserved_names = ['b']",
+            "pools[0] and pools[1] would both serve the name b",
+        ),
+        (
+            "[[pools]]\nreplica_urls = ['http://a']\n" * 2,
+            "pools[0] and pools[1] have no name: give all but one of them served_names",
         ),
     ],
 )

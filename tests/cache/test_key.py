@@ -13,7 +13,7 @@ from embedfleet.cache.key import KEY_BYTES, Keys, VectorIdentity
 from embedfleet.vocabulary import ModelIdentity, Precision
 from embedfleet.wire.openai import EmbeddingRequest
 
-IDENTITY = VectorIdentity("r", Precision.BF16, "t", 1024, 512, "Query: ", truncate=False)
+IDENTITY = VectorIdentity("p", "r", Precision.BF16, "t", 1024, 512, "Query: ", truncate=False)
 
 IN_THE_KEY = {
     "inputs": "the text itself",
@@ -22,7 +22,7 @@ IN_THE_KEY = {
     "truncate": "a field",
 }
 DERIVED = {
-    "model": "as what its pool promises: two names may be one model",
+    "model": "as its pool, and what that promises: two names may be one model",
     "dimensions": "cut from the full vector",
     "encoding_format": "written from the vector",
     "user": "says who asks",
@@ -33,11 +33,12 @@ OF_A_MODEL = {
     "width": "a field",
     "max_tokens": "a field",
     "prompts": "as the prompt",
-    "name": "not: the same weights under another name have the same vectors",
+    "name": "as the pool, which has its name from its configuration",
     "vocabulary": "not: ids beyond it are refused, and the revision has it",
 }
 identities = st.builds(
     VectorIdentity,
+    pool=st.text(max_size=4),
     revision=st.text(max_size=4),
     precision=st.sampled_from(Precision),
     tokenizer=st.text(max_size=4),
@@ -96,7 +97,7 @@ def test_a_text_that_looks_like_ids_in_memory_is_not_those_ids() -> None:
 
 def test_keys_are_the_same_in_every_process() -> None:
     """Gateways share a Redis, so a key may not change without `_SCHEME`."""
-    known = "3f7b8d121f438974"
+    known = "82b1f210072165a5"
     assert Keys(IDENTITY).of("How are you?").hex().startswith(known)
     assert len(Keys(IDENTITY).of("")) == KEY_BYTES
 

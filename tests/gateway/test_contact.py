@@ -47,6 +47,10 @@ def small(tmp_path: Path) -> ModelDescription:
     return describe(write_model(tmp_path / "small", hidden_size=WIDTH))
 
 
+async def ignored(_model: ModelDescription) -> None:
+    """Nobody serves it."""
+
+
 def contact(small: ModelDescription, replicas: Replicas, seen: list[float]) -> ModelContact:
     """A pool's contact with golden vectors; drifts are noted in `seen`."""
     encodings = (np.array([1, 2], np.int32), np.array([3], np.int32))
@@ -58,7 +62,7 @@ def contact(small: ModelDescription, replicas: Replicas, seen: list[float]) -> M
         replicas,
         small.directory,
         known=small,
-        introduced=lambda _: None,
+        introduced=ignored,
         refused=lambda: None,
         drifted=seen.append,
     )

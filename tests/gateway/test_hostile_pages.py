@@ -18,9 +18,10 @@ from embedfleet.gateway.upstream import Upstream
 from embedfleet.model.description import ModelDescription, describe
 from embedfleet.model.fingerprint import fingerprint_tokenizer
 from embedfleet.settings import Pool
-from embedfleet.vocabulary import Precision, ReplicaError
+from embedfleet.vocabulary import Precision, ReplicaError, ReplicaState
 from embedfleet.wire.description import ReplicaDescription, encode_description
 from embedfleet.wire.frames import CallText, Frame, encode_frame
+from tests.access.gateway import MODEL, running
 from tests.small_tokenizer import write_model
 
 Answer = Callable[[str], AsyncIterator[bytes]]
@@ -167,13 +168,17 @@ def description(tokenizer: str) -> ReplicaDescription:
     )
 
 
+async def ignored(_model: ModelDescription) -> None:
+    """Nobody serves it."""
+
+
 def contact(own: Upstream, scratch: Path) -> ModelContact:
     return ModelContact(
         Pool(),
         own,
         scratch,
         known=None,
-        introduced=lambda _: None,
+        introduced=ignored,
         refused=lambda: None,
         drifted=lambda _: None,
     )
@@ -245,3 +250,24 @@ async def test_a_harmful_tokenizer_is_tried_once(small: ModelDescription, tmp_pa
                 await one.expected(url, told)
 
     assert str(tmp_path) not in refused.value.message
+
+
+async def test_a_replica_does_not_take_over_the_name_of_another_pool(tmp_path: Path) -> None:
+    """It is kept out of traffic, and the fleet's table says why."""
+    async with running(tmp_path) as service:
+        model = describe(tmp_path / "model")
+        served = service.gateway.models[MODEL]
+        told = description(fingerprint_tokenizer(model.directory))
+        told = msgspec.structs.replace(told, name=MODEL, width=model.identity.width)
+        async with answering(files_of(model, told)) as url:
+            service.gateway.add_pool(Pool(replicas=0, replica_urls=(url,)), None)
+            (member,) = service.gateway.pools[-1].fleet
+            async with asyncio.timeout(20):
+                while member.state is ReplicaState.STARTING:
+                    await asyncio.sleep(0.02)
+
+            assert member.state is ReplicaState.EJECTED
+            assert "which pools[0] serves: give pools[1] served_names" in member.reason
+            assert service.gateway.models[MODEL] is served
+            answer = await service.client().embeddings.create(model=MODEL, input="the sea")
+            assert len(answer.data) == 1

@@ -1,8 +1,4 @@
-"""What a vector is found by.
-
-Pure. Decides which texts have the same vector: those of which everything is equal that determines
-it. Refuses to know where vectors lie.
-"""
+"""What a vector is found by: texts have the same one if everything is equal that determines it."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from embedfleet.vocabulary import Precision
 KEY_BYTES = 32
 """Nobody finds two texts with the same key of 256 bits, not even on purpose."""
 
-_SCHEME = b"embedfleet vector 1"
+_SCHEME = b"embedfleet vector 2"
 """Changes with the meaning of a field, and with the way in which keys are made."""
 
 _TEXT, _IDS = b"text", b"ids."
@@ -30,6 +26,10 @@ class VectorIdentity:
     What a caller asks for beyond it (`dimensions`, `encoding_format`) is derived from the vector.
     """
 
+    pool: str
+    """The first name of the pool. Pools share no vectors: what else is here, a replica says of
+    itself, and one pool's replicas must not answer for another's. Gateways with the same
+    configuration give a pool the same name."""
     revision: str
     """Fingerprint of the weights."""
     precision: Precision

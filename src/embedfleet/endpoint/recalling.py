@@ -214,6 +214,7 @@ def vector_identity(
     """What determines the vectors of a request's texts, beside these."""
     identity = model.identity
     return VectorIdentity(
+        pool=model.names[0],
         revision=promise.revision,
         precision=promise.precision,
         tokenizer=identity.tokenizer,

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -49,12 +49,12 @@ class ModelContact:
         scratch: Path,
         *,
         known: ModelDescription | None,
-        introduced: Callable[[ModelDescription], None],
+        introduced: Callable[[ModelDescription], Awaitable[None]],
         refused: Callable[[], None],
         drifted: Callable[[float], None],
     ) -> None:
-        """`known` is the model where the gateway has its files; `introduced` is called once, as
-        soon as the model is known, by whatever way; `drifted` is told of every golden check.
+        """`known` is the model where the gateway has its files, else `introduced` is awaited when a
+        replica has named it, and may refuse that replica; `drifted` is told of every golden check.
         """
         self._settings = settings
         self._client = client
@@ -98,7 +98,10 @@ class ModelContact:
         self._claimed[url] = description.precision
         async with self._lock:
             if self._identity is None:
-                model = self._model or await self._fetch(url, description)
+                model = self._model
+                if model is None:
+                    model = await self._fetch(url, description)
+                    await self._introduced(model)
                 identity = model.identity
                 if not identity.revision:
                     # The gateway has no weights to take a fingerprint of: all replicas must
@@ -106,7 +109,6 @@ class ModelContact:
                     identity = replace(identity, revision=description.revision)
                 self._golden = self._find_golden(identity.revision, model)
                 self._identity = identity
-                self._introduced(model)
             return Expected(self._identity, self._precision or description.precision)
 
     async def verify(self, url: str) -> str:

@@ -35,6 +35,7 @@ from embedfleet.gateway.counting import RequestCounter, StateGauge
 from embedfleet.gateway.greeting import greet
 from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
+from embedfleet.gateway.names import UNNAMED, Names, configured, with_short
 from embedfleet.gateway.patience import patient
 from embedfleet.gateway.pool import Pool
 from embedfleet.gateway.preflight import Suits, refuse_hopeless
@@ -75,6 +76,7 @@ def run(
     ):
         # Before the event loop: a download may take long, and shows its progress meanwhile.
         models = [local_model(pool, settings.engine.max_tokens) for pool in settings.pools]
+        Names(list(zip(settings.pools, models, strict=True)))
         refuse_hopeless(settings, models, suits)
         return uvloop.run(_run(settings, models, Path(scratch), tracing, api_keys))
 
@@ -114,6 +116,7 @@ class Gateway:
         self.tracing = tracing
         self.metrics = GatewayMetrics()
         self.pools: list[Pool] = []
+        self._names = Names()
         self.models: dict[str, ServedModel] = {}
         self.draining = False
         self.hopeless = asyncio.Event()
@@ -144,7 +147,9 @@ class Gateway:
 
     def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
         """Start a pool: its local replicas, and the watch over those elsewhere."""
-        name = _names(settings, model)[0]
+        place, names = len(self.pools), configured(settings, model)
+        self._names.claim(place, names or (UNNAMED,))
+        name = names[0] if names else UNNAMED
         fleet = Fleet()
         client = replica_client(self._upstream, settings, model)
         StateGauge(name, fleet, self.metrics)
@@ -157,12 +162,17 @@ class Gateway:
             settings=self.settings.fleet,
             metrics=self.metrics,
         )
+
+        async def introduced(known: ModelDescription) -> None:
+            offered = self._names.offer(place, names or with_short(known.identity.name))
+            self._serve(pool, offered, known, await asyncio.to_thread(Encoder, known), contact)
+
         contact = ModelContact(
             settings,
             client,
             self._scratch,
             known=model,
-            introduced=lambda known: self._serve(pool, settings, known, contact),
+            introduced=introduced,
             refused=self.metrics.golden_mismatches.labels(name).inc,
             drifted=self.metrics.golden_drift.labels(name).observe,
         )
@@ -178,7 +188,7 @@ class Gateway:
             )
         )
         if model is not None:
-            self._serve(pool, settings, model, contact)
+            self._serve(pool, names, model, Encoder(model), contact)
         weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
         for number, (url, weight) in enumerate(zip(settings.replica_urls, weights, strict=True)):
             fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic(), weight=weight)
@@ -210,11 +220,15 @@ class Gateway:
         return name if served is None else served.names[0]
 
     def _serve(
-        self, pool: Pool, settings: PoolSettings, model: ModelDescription, contact: ModelContact
+        self,
+        pool: Pool,
+        names: tuple[str, ...],
+        model: ModelDescription,
+        encoder: Encoder,
+        contact: ModelContact,
     ) -> None:
         """Make a model known to callers, by all its names."""
-        pool.width = model.identity.width
-        names, encoder, now = _names(settings, model), Encoder(model), int(time.time())
+        pool.width, now = model.identity.width, int(time.time())
         patience_s = self.settings.fleet.no_replica_timeout_s
         backend = patient(self.scaling.sights[pool.name], pool.name, pool.fleet, patience_s)
         served = ServedModel(model.identity, names, encoder, backend, now, contact.promise)
@@ -231,7 +245,9 @@ class Gateway:
 
     def _supervise(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
         scaled = self.settings.autoscaling
-        starts = provider(self.settings, settings, model, _names(settings, model), self._scratch)
+        starts = provider(
+            self.settings, settings, model, configured(settings, model), self._scratch
+        )
         keeps = supervisor(pool, starts, self.settings, self.metrics, lambda _: self._give_up(pool))
         self._supervisors.append(keeps)
         keeps.start(scaled.min_replicas if scaled.enabled else settings.replicas)
@@ -242,15 +258,6 @@ class Gateway:
         """A replica can never start; without any other one there is nothing to serve."""
         if not len(pool.fleet):
             self.hopeless.set()
-
-
-def _names(settings: PoolSettings, model: ModelDescription | None) -> tuple[str, ...]:
-    """What callers may call a pool's model; the first is the pool's own name."""
-    if settings.served_names:
-        return settings.served_names
-    name = model.identity.name if model is not None else settings.model or "default"
-    short = name.rpartition("/")[2]
-    return (name,) if short == name else (name, short)
 
 
 async def _run(

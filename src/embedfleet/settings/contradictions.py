@@ -115,11 +115,37 @@ def _autoscaling(settings: Settings) -> Iterator[str]:
 
 def _between_pools(settings: Settings) -> Iterator[str]:
     seen: dict[str, int] = {}
+    unnamed: list[int] = []
     for index, pool in enumerate(settings.pools):
-        for name in pool.served_names:
+        names = _names(pool)
+        for name in names:
             if name in seen:
-                yield f"pools[{seen[name]}] and pools[{index}] both serve the name {name}"
-            seen[name] = index
+                yield (
+                    f"pools[{seen[name]}] and pools[{index}] would both serve the name {name}: "
+                    "give one of them served_names of its own"
+                )
+        seen.update(dict.fromkeys(names, index))
+        if not names:
+            unnamed.append(index)
+    if len(unnamed) > 1:
+        yield (
+            f"pools[{unnamed[0]}] and pools[{unnamed[1]}] have no name: give all but one of them "
+            "served_names"
+        )
+
+
+def _names(pool: Pool) -> set[str]:
+    """What a pool will be called, as far as its settings say it: names of models that are read from
+    files are looked at once these are read.
+    """
+    if pool.served_names:
+        return set(pool.served_names)
+    if pool.model:
+        hub_id = pool.model.partition("@")[0]
+        return {hub_id, hub_id.rpartition("/")[2]} - {"", ".", ".."}
+    if pool.tokenizer_dir is not None:
+        return {pool.tokenizer_dir.name} - {""} or {str(pool.tokenizer_dir)}
+    return set()
 
 
 def _within(pool: Pool, settings: Settings) -> Iterator[str]:
