@@ -45,7 +45,7 @@ class Names:
         for number, (settings, model) in enumerate(pools):
             self.claim(number, configured(settings, model) or (UNNAMED,))
 
-    def claim(self, owner: int, names: Sequence[str]) -> None:
+    def claim(self, owner: int, names: Sequence[str]) -> Sequence[str]:
         """Names that a pool has by its configuration. Raises SettingError where another has one."""
         for name in self._taken(owner, names):
             raise SettingError(
@@ -53,6 +53,7 @@ class Names:
                 "give one of them served_names of its own"
             )
         self._owners.update(dict.fromkeys(names, owner))
+        return names
 
     def offer(self, owner: int, names: Sequence[str]) -> tuple[str, ...]:
         """Those of the names that a replica gives its model which its pool may have.

@@ -148,8 +148,7 @@ class Gateway:
     def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
         """Start a pool: its local replicas, and the watch over those elsewhere."""
         place, names = len(self.pools), configured(settings, model)
-        self._names.claim(place, names or (UNNAMED,))
-        name = names[0] if names else UNNAMED
+        name, *_ = self._names.claim(place, names or (UNNAMED,))
         fleet = Fleet()
         client = replica_client(self._upstream, settings, model)
         StateGauge(name, fleet, self.metrics)
