@@ -133,6 +133,9 @@ def write_checkpoint(
         config_changes.setdefault("quantization_config", quantization())
     raw = config(geometry, **config_changes)
     (directory / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    (directory / "1_Pooling").mkdir(exist_ok=True)
+    pooling = json.dumps({"pooling_mode_lasttoken": True})
+    (directory / "1_Pooling" / "config.json").write_text(pooling, encoding="utf-8")
     stored = {
         layout.prefix + name: tensor
         for key, values in weights.items()

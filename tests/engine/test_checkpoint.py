@@ -246,3 +246,24 @@ def test_the_language_model_head_is_not_needed_and_not_in_the_way(tmp_path: Path
 def test_the_small_geometry_of_the_tests_has_wide_heads() -> None:
     """As in the 0.6B: heads in sum are wider than the residual stream."""
     assert SMALL.heads * SMALL.head_dim > SMALL.hidden
+
+
+@pytest.mark.parametrize("declared", ["modules.json", "1_Pooling/config.json"])
+def test_a_causal_model_that_no_file_declares_an_embedding_model_is_refused(
+    tmp_path: Path, declared: str
+) -> None:
+    """A chat model or a reranker would be served as if it were one."""
+    directory = write_checkpoint(tmp_path, random_weights(TINY), TINY)
+    (directory / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"chat model or a reranker.*1_Pooling/config\.json"):
+        Checkpoint(directory)
+
+    (directory / declared).write_text("{}")
+    assert Checkpoint(directory).config.layers == TINY.layers
+
+
+def test_a_base_model_without_a_head_needs_no_declaration(tmp_path: Path) -> None:
+    changes = {"architectures": ["Qwen3Model"]}
+    directory = write_checkpoint(tmp_path, random_weights(TINY), TINY, **changes)
+    (directory / "1_Pooling" / "config.json").unlink()
+    assert Checkpoint(directory).config.layers == TINY.layers

@@ -102,6 +102,54 @@ class TestIdentity:
             describe(directory)
 
 
+class TestLongestText:
+    """Where sentence-transformers would cut, a text ends here, too."""
+
+    @pytest.mark.parametrize(
+        ("bert", "tokenizer", "tokens"),
+        [
+            ({"max_seq_length": 128}, {}, 128),
+            ({"max_seq_length": 128, "do_lower_case": False}, {"model_max_length": 64}, 64),
+            ({"max_seq_length": None}, {"model_max_length": 10**30}, 512),
+            ({}, {"model_max_length": 1e30}, 512),
+            ({"max_seq_length": 100_000}, {}, 512),
+            (None, {"model_max_length": 200}, 200),
+        ],
+        ids=str,
+    )
+    def test_is_the_least_that_any_file_says(
+        self,
+        directory: Path,
+        bert: dict[str, object] | None,
+        tokenizer: dict[str, object],
+        tokens: int,
+    ) -> None:
+        if bert is not None:
+            write(directory / "sentence_bert_config.json", bert)
+        path = directory / "tokenizer_config.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        write(path, before | tokenizer)
+
+        assert describe(directory).identity.max_tokens == tokens
+
+    def test_may_be_set_beyond_that_as_far_as_the_model_has_positions(
+        self, directory: Path
+    ) -> None:
+        write(directory / "sentence_bert_config.json", {"max_seq_length": 128})
+        assert describe(directory, max_tokens=256).identity.max_tokens == 256
+
+    def test_lower_casing_is_refused_with_what_does_the_same(self, directory: Path) -> None:
+        write(directory / "sentence_bert_config.json", {"do_lower_case": True})
+        with pytest.raises(ModelError, match=r"do_lower_case is on.*Lowercase normalizer"):
+            describe(directory)
+
+    @pytest.mark.parametrize("value", ["512", -1, True, [512]], ids=str)
+    def test_an_odd_limit_is_refused(self, directory: Path, value: object) -> None:
+        write(directory / "sentence_bert_config.json", {"max_seq_length": value})
+        with pytest.raises(ModelError, match="max_seq_length must be a positive number"):
+            describe(directory)
+
+
 class TestRevision:
     def test_without_weights_there_is_none(self, directory: Path) -> None:
         assert describe(directory).identity.revision == ""

@@ -22,7 +22,14 @@ from embedfleet.vocabulary import ModelError
 MODEL_TYPES: Final = ("qwen3",)
 """Values of `model_type` in config.json that are supported."""
 
-_ARCHITECTURES: Final = ("Qwen3Model", "Qwen3ForCausalLM")
+_CAUSAL: Final = "Qwen3ForCausalLM"
+_ARCHITECTURES: Final = ("Qwen3Model", _CAUSAL)
+DECLARATIONS: Final = (
+    "modules.json",
+    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
+)
+"""Files of sentence-transformers, of which an embedding model has at least one."""
 _SILU: Final = ("silu", "swish")
 """Two names of one function."""
 _INT8_FORMATS: Final = ("int-quantized", "naive-quantized")
@@ -84,6 +91,7 @@ class Checkpoint:
         """Map the checkpoint; raises ModelError naming what is missing, wrong or unsupported."""
         self.directory = directory
         _refuse_adapter(directory)
+        refuse_generative(directory)
         self.config = read_config(directory / "config.json")
         self._tensors = open_tensors(directory)
         self.embedding = self._matrix("embed_tokens", self.config.vocabulary, self.config.hidden)
@@ -254,6 +262,26 @@ def _refuse_adapter(directory: Path) -> None:
             "the weights first (peft: merge_and_unload, then save_pretrained), or remove it to "
             "serve the base model."
         )
+
+
+def refuse_generative(directory: Path) -> None:
+    """Refuse a causal language model that no file declares an embedding model.
+
+    A chat model and a reranker have the tensors of an embedding model and other weights. Raises
+    ModelError.
+    """
+    path = directory / "config.json"
+    raw = read_object(path)
+    names = raw.get("architectures")
+    declared = any((directory / name).exists() for name in DECLARATIONS)
+    if declared or not isinstance(names, list) or _CAUSAL not in names:
+        return
+    raise ModelError(
+        f"{path}: this is a causal language model ({_CAUSAL}) that no file declares an embedding "
+        f"model ({' or '.join(DECLARATIONS)} would): it may be a chat model or a reranker, whose "
+        "last state is no embedding. If it is an embedding model, write "
+        '{"pooling_mode_lasttoken": true} to 1_Pooling/config.json.'
+    )
 
 
 def _refuse_quantisation(path: Path, raw: Mapping[str, Any]) -> None:

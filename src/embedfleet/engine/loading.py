@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config, read_config
+from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config, read_config, refuse_generative
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.native.choice import (
     Around,
@@ -87,6 +87,7 @@ def refuse_unsupported(directory: Path, options: EngineOptions) -> None:
     """
     _refuse_options(options)
     read_config(directory / "config.json")
+    refuse_generative(directory)
 
 
 def _refuse_options(options: EngineOptions) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from embedfleet.model.fingerprint import fingerprint_tokenizer, fingerprint_weights
 from embedfleet.model.json_files import read_object
-from embedfleet.model.sentence_transformers import check_modules, read_prompts
+from embedfleet.model.sentence_transformers import check_modules, longest_text, read_prompts
 from embedfleet.model.tokenizer_file import load_tokenizer, panics_told
 from embedfleet.vocabulary import ModelError, ModelIdentity
 
@@ -45,7 +45,8 @@ def describe(
 
     `config.json` and `tokenizer.json` must be there. Without weights, as in a gateway,
     `identity.revision` is empty. `name` is the directory's name by default, `max_tokens` what the
-    configuration says, at most 32,768.
+    files say (`max_position_embeddings`, sentence-transformers' `max_seq_length`, the tokenizer's
+    `model_max_length`), at most 32,768.
 
     Raises ModelError that names the file and what is wrong with it.
     """
@@ -88,8 +89,9 @@ def _count(config: dict[str, Any], key: str, directory: Path) -> int:
 
 def _max_tokens(config: dict[str, Any], directory: Path, wanted: int | None) -> int:
     positions = _count(config, "max_position_embeddings", directory)
+    cut = longest_text(directory)
     if wanted is None:
-        return min(positions, DOCUMENTED_TOKENS)
+        return min(positions, DOCUMENTED_TOKENS, cut or positions)
     if not 1 < wanted <= positions:
         raise ModelError(
             f"{directory}: max_tokens must be from 2 to {positions} "

@@ -12,6 +12,7 @@ SHARED_FILES = {
     "special_tokens_map.json": 1 << 20,
     "modules.json": 1 << 20,
     "config_sentence_transformers.json": 1 << 20,
+    "sentence_bert_config.json": 1 << 20,
     "1_Pooling/config.json": 1 << 20,
 }
 """Names relative to the model directory, and the most bytes that a gateway takes of each; only the

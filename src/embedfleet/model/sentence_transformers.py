@@ -24,6 +24,9 @@ _PROMPT_NAMES = {
 }
 """The names under which sentence-transformers looks for the prompt of a role, in its order."""
 
+_UNLIMITED = 10**9
+"""transformers writes 10**30 as `model_max_length` where a tokenizer has no limit."""
+
 _EXPECTED_MODULES = ["Transformer", "Pooling", "Normalize"]
 
 
@@ -48,6 +51,38 @@ def check_modules(directory: Path) -> None:
     config = pooling / "config.json"
     if path.exists() or config.exists():
         _check_pooling(config, read_object(config))
+
+
+def longest_text(directory: Path) -> int | None:
+    """Tokens after which sentence-transformers cuts a text, the end-of-text token counted; None
+    where nothing says so.
+
+    Raises ModelError for a file that is malformed or asks for lower-cased texts.
+    """
+    told: list[int] = []
+    path = directory / "sentence_bert_config.json"
+    if path.exists():
+        config = read_object(path)
+        if config.get("do_lower_case"):
+            raise ModelError(
+                f"{path}: do_lower_case is on, which is not supported; a Lowercase normalizer in "
+                "tokenizer.json does the same"
+            )
+        told.append(_tokens(path, config, "max_seq_length"))
+    path = directory / "tokenizer_config.json"
+    if path.exists():
+        told.append(_tokens(path, read_object(path), "model_max_length"))
+    known = [tokens for tokens in told if 0 < tokens < _UNLIMITED]
+    return min(known, default=None)
+
+
+def _tokens(path: Path, config: dict[str, Any], key: str) -> int:
+    value = config.get(key)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
+        raise ModelError(f"{path}: {key} must be a positive number of tokens")
+    return int(min(value, _UNLIMITED))
 
 
 def _check_pooling(path: Path, config: dict[str, Any]) -> None:
