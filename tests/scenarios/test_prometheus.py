@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -34,7 +35,7 @@ pytestmark = [
     ),
 ]
 PATIENCE_S = 90
-COMPARISON = re.compile(r"\s*(==|>|<)\s*[\d.]+\s*$")
+COMPARISON = re.compile(r"\s*(==|>|<)\s*[\d.]+")
 
 
 class Prometheus:
@@ -62,8 +63,13 @@ class Prometheus:
 
 
 def configuration(directory: Path, admin: str) -> Path:
-    """The shipped configuration with this service's address, looked at every second."""
+    """The shipped configuration with this service's address, looked at every second.
+
+    What must hold for minutes before an alert fires must hold for as many seconds.
+    """
     shutil.copytree(MONITORING / "rules", directory / "rules")
+    alerts = directory / "rules" / "alerts.yml"
+    alerts.write_text(re.sub(r"(?m)^( +for: \d+)m$", r"\1s", alerts.read_text(encoding="utf-8")))
     text = (MONITORING / "prometheus.yml").read_text(encoding="utf-8")
     text = text.replace("gateway:8081", admin.removeprefix("http://")).replace(": 5s", ": 1s")
     text = text.partition("  # GPUs")[0]  # their exporter is found by a name that is not known here
@@ -226,3 +232,55 @@ def test_every_expression_gives_data_and_a_killed_replica_raises_an_alert(tmp_pa
             "the new replica's target",
             lambda: sorted(each["value"][1] for each in prometheus.values("up")) == ["1"] * 3,
         )
+
+
+@contextlib.contextmanager
+def remote_replicas(
+    directory: Path, count: int
+) -> Iterator[list[tuple[str, subprocess.Popen[bytes]]]]:
+    """Replicas of the built-in model as on other machines, with their addresses."""
+    ports = free_ports(count)
+    with contextlib.ExitStack() as stack:
+        found = []
+        for port in ports:
+            log = stack.enter_context((directory / f"replica-{port}.log").open("wb"))
+            words = ["replica", "builtin", "--port", str(port)]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "embedfleet", *words], stdout=log, stderr=log
+            )
+            stack.callback(process.wait, 60)
+            stack.callback(process.terminate)
+            found.append((f"http://127.0.0.1:{port}", process))
+        yield found
+
+
+def test_one_of_three_replicas_elsewhere_is_killed_and_alerts_tell(tmp_path: Path) -> None:
+    """With every address kept in the settings, nothing but these alerts tells of it."""
+    with remote_replicas(tmp_path, 3) as replicas:
+        command = ["gateway", *(word for url, _ in replicas for word in ("--replica", url))]
+        with (
+            started("", log=tmp_path / "log", command=command) as service,
+            watching(tmp_path, service) as prometheus,
+        ):
+            service.wait_for(["ready"] * 3)
+            up = 'up{job="embedfleet-replica"} == 1'
+            prometheus.until("targets", lambda: len(prometheus.values(up)) == 3)
+
+            def firing(name: str) -> list[dict[str, str]]:
+                return [
+                    alert["labels"]
+                    for alert in prometheus.get("alerts")["alerts"]
+                    if alert["state"] == "firing" and alert["labels"]["alertname"] == name
+                ]
+
+            names = ("EmbedfleetReplicaUnreachable", "EmbedfleetReplicaMissing")
+            assert [firing(name) for name in names] == [[], []]
+            url, process = replicas[1]
+            process.kill()
+            for name in names:
+                prometheus.until(name, lambda name=name: bool(firing(name)))  # type: ignore[misc]
+                (labels,) = firing(name)
+                assert (labels["pool"], labels["replica"]) == ("builtin", "remote-1")
+            told = next(each for each in service.fleet() if each["name"] == "remote-1")
+            assert told["url"] == url
+            assert "refused" in told["reason"].lower() or "connect" in told["reason"].lower(), told
