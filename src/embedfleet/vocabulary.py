@@ -198,6 +198,24 @@ class SlowClientError(CallerError):
     status = 408
 
 
+class MediaTypeError(CallerError):
+    """The body is encoded in a way that is not understood here."""
+
+    status = 415
+
+
+class NotImplementedHereError(CallerError):
+    """HTTP has it, and this service does not."""
+
+    status = 501
+
+
+class UnknownVersionError(CallerError):
+    """Not HTTP/1."""
+
+    status = 505
+
+
 class ServiceError(EmbedfleetError):
     """We can't serve it now; the same request may succeed later."""
 

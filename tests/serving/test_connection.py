@@ -233,7 +233,7 @@ async def test_an_answer_without_a_length_is_chunked() -> None:
 
 
 async def test_old_clients_get_what_they_understand() -> None:
-    """HTTP/1.0 knows no chunks, and keeps connections only where asked to."""
+    """HTTP/1.0 knows no chunks, and its connections end with their answer."""
     async with site() as here:
         async with client(here) as one:
             await one.say(b"GET /stream HTTP/1.0\r\n\r\n")
@@ -244,8 +244,6 @@ async def test_old_clients_get_what_they_understand() -> None:
             )
         async with client(here) as one:
             await one.say(post("/echo", b"a", "Connection: keep-alive", version="1.0"))
-            assert (await one.answer())[1]["connection"] == "keep-alive"
-            await one.say(post("/echo", b"b", version="1.0"))
             assert (await one.answer())[1]["connection"] == "close"
             assert await one.ended()
 
@@ -367,17 +365,65 @@ async def test_too_many_headers_are_answered_431(sent: tuple[bytes, ...]) -> Non
     assert here.seen == []
 
 
+CONNECTS = [b"/", b"//x", b"http://x/", b"a://b:1", b"here:443"]
+
+
+@pytest.mark.parametrize("target", CONNECTS)
+async def test_a_tunnel_is_refused_and_nothing_hangs(target: bytes) -> None:
+    """The parser stops at CONNECT, and whoever fed it the rest again would do so for ever."""
+    async with site() as here, client(here) as one, client(here) as other:
+        await one.say(b"CONNECT %b HTTP/1.1\r\nHost: here\r\n\r\nmore" % target)
+        status, headers, body = await one.answer()
+        assert (status, headers["connection"], "CONNECT" in told(body)) == (501, "close", True)
+        assert await one.ended()
+        await other.say(post("/echo", b"a"))
+        assert (await other.answer())[0] == 200
+
+
+@pytest.mark.parametrize(
+    "coding", [b"gzip, chunked", b"identity", b"chunked\r\nTransfer-Encoding: br"]
+)
+async def test_codings_of_the_transfer_are_not_understood(coding: bytes) -> None:
+    async with site() as here, client(here) as one:
+        head = b"POST /echo HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: %b\r\n\r\n" % coding
+        await one.say(head + b"0\r\n\r\n")
+        assert (await one.answer())[0] in {400, 501}
+        assert await one.ended()
+
+
+async def test_an_old_client_that_asks_first_is_told_nothing() -> None:
+    """HTTP/1.0 knows no answer before the answer (RFC 9110, 10.1.1)."""
+    async with site() as here, client(here) as one:
+        await one.say(post("/echo", b"body", "Expect: 100-continue", version="1.0"))
+        assert (await one.answer())[2] == b"body"
+
+
+async def test_answers_have_a_date_and_another_protocol_is_named() -> None:
+    async with site() as here, client(here) as one, client(here) as two:
+        await one.say(post("/echo", b"a"))
+        assert (await one.answer())[1]["date"].endswith(" GMT")
+        await two.say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        status, headers, body = await two.answer()
+        assert (status, "date" in headers, told(body)) == (
+            505,
+            True,
+            "this is HTTP/1.1, not HTTP/2.0",
+        )
+
+
 WRONG = {
     "no HTTP": b"\x16\x03\x01\x02\x00\r\n\r\n",
-    "no version": b"GET /echo\r\n\r\n",
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "two lengths": b"POST /echo HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "two lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     "length and chunks": (
         b"POST /echo HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     ),
     "no length": b"POST /echo HTTP/1.1\r\nContent-Length: ten\r\n\r\n",
     "a space in a name": b"GET /echo HTTP/1.1\r\nBad Name : x\r\n\r\n",
-    "an address of a proxy": b"CONNECT here:443 HTTP/1.1\r\n\r\n",
+    "no host": b"GET /echo HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /echo HTTP/1.1\r\nHost: here\r\nHost: here\r\n\r\n",
+    "a host that is none": b"GET /echo HTTP/1.1\r\nHost: a b@/\r\n\r\n",
+    "a target that is none": b"GET echo HTTP/1.1\r\nHost: here\r\n\r\n",
+    "chunks of HTTP/1.0": b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 }
 
 

@@ -1,7 +1,4 @@
-"""What a client may take up before its request is whole.
-
-Pure. Decides how much and how long. Refuses to know sockets.
-"""
+"""What clients may take up: connections, bytes and seconds, before a request and after it."""
 
 from __future__ import annotations
 
@@ -14,10 +11,6 @@ from embedfleet.vocabulary import HeadersTooLargeError
 LEAST_BYTES_PER_S = 1000
 """A body may take longer than its time-out, a second for so many bytes: whoever sends at least as
 fast is not cut off, and a byte now and then holds no connection open. (As Apache's MinRate.)"""
-
-KEPT_S = 75.0
-"""How long a connection may rest between requests: longer than the 60 s after which common clients
-and proxies (nginx, this gateway itself) let go of theirs, so that they are the ones who do."""
 
 LINGER_S = 2.0
 """How long a client may go on sending what nobody reads, after an answer that came before the end
@@ -34,9 +27,14 @@ class ClientLimits:
     """As many as Apache takes."""
     head_s: float = 10.0
     body_s: float = 30.0
+    idle_s: float = 75.0
+    """Seconds that a connection may rest between requests."""
     stall_s: float = 30.0
-    """Seconds in which a client must take something of an answer that waits for it. (nginx gives
-    60; what a system buffers on its way comes on top.)"""
+    """Seconds over which the rate of a client that reads its answer is taken."""
+    answer_bytes_per_s: int = 1000
+    """Least rate at which an answer must be taken."""
+    answer_bytes: int = 256 * 2**20
+    """Most bytes of answers that wait for their clients at once."""
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> ClientLimits:
@@ -46,6 +44,10 @@ class ClientLimits:
             head_bytes=settings.max_header_bytes,
             head_s=settings.header_timeout_s,
             body_s=settings.body_timeout_s,
+            idle_s=settings.idle_timeout_s,
+            stall_s=settings.send_timeout_s,
+            answer_bytes_per_s=settings.min_answer_rate,
+            answer_bytes=settings.max_answer_bytes,
         )
 
     def passed_by(self, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:

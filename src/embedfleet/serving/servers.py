@@ -19,8 +19,9 @@ from typing import cast
 
 import uvicorn
 
-from embedfleet.serving.connection import HttpConnection
+from embedfleet.serving.answers import Answers
 from embedfleet.serving.limits import ClientLimits
+from embedfleet.serving.protocol import HttpConnection
 from embedfleet.vocabulary import SetupError
 from embedfleet.wire.asgi import App
 
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 USUAL = ClientLimits()
+
+LOOK_TICKS = 3
+"""Tenths of a second between two looks at all connections: a timer for each would be moved twice a
+request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,27 @@ class _Server(uvicorn.Server):
         ]
         self.started = True
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if not counter % LOOK_TICKS:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                cast("HttpConnection", connection).look(now)
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, while slow clients are still looked at."""
+        looking = asyncio.create_task(self._look_on())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            looking.cancel()
+
+    async def _look_on(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_TICKS / 10)
+            await self.on_tick(0)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -100,21 +126,25 @@ async def serving(
 ) -> AsyncIterator[None]:
     """Answer on every listener while the block runs; then finish open answers and close.
 
-    `limits` hold for each listener's clients.
+    `limits` hold for each listener's clients, but for the room for answers, which they share.
     """
+    answers = Answers(limits.answer_bytes)
+    protocol = cast(
+        "type[asyncio.Protocol]", partial(HttpConnection, limits=limits, answers=answers)
+    )
     servers = [
         (
             _Server(
                 uvicorn.Config(
                     listener.app,
-                    http=cast("type[asyncio.Protocol]", partial(HttpConnection, limits=limits)),
+                    http=protocol,
                     ws="none",
                     lifespan="off",
                     access_log=False,
                     log_config=None,
                     proxy_headers=False,  # whom to believe is decided in wire/headers.py
                     server_header=False,
-                    date_header=False,
+                    timeout_keep_alive=cast("int", limits.idle_s),
                     timeout_graceful_shutdown=max(1, round(stop_timeout_s)),
                     ssl_context_factory=_given(listener.tls),
                 ),

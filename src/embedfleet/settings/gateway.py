@@ -54,6 +54,21 @@ class GatewaySettings:
     """Seconds until a request's body must be whole, and one more for every 1,000 bytes of it that
     came; no pause in it may be longer either. Later it is answered 408. So slow lines are served,
     and drips are not."""
+    idle_timeout_s: float = duration(75.0)
+    """Seconds that a connection may rest between two requests. Longer than the 60 s after which
+    nginx and common clients let go of theirs, so that they are the ones who do; behind a balancer
+    that keeps connections for longer (Google's and Envoy's: 600 s, Go's client: 90 s) give more
+    than it does, or a request now and then meets a connection that closes."""
+    send_timeout_s: float = duration(30.0)
+    """Seconds over which a client must take its answer at `gateway.min_answer_rate`; one that takes
+    less loses its connection."""
+    min_answer_rate: int = count(1000)
+    """Bytes a second at which an answer must be taken, over `gateway.send_timeout_s`: a byte now
+    and then holds no answer in memory."""
+    max_answer_bytes: int = count(256 * 2**20)
+    """Most bytes of answers above 256 KiB that wait for their clients at once. Where there is no
+    room, clients that take theirs slowest are cut off, and where none is slow, an answer becomes a
+    503. One address may have half of it. As much as bodies may be."""
     tokenizer_threads: int = count(2, at_most=256)
     """Threads that turn texts into tokens. Two, so that one very long text does not hold up the
     short ones."""

@@ -13,7 +13,6 @@ import pytest
 import uvloop
 
 from embedfleet.serving import ClientLimits
-from embedfleet.serving.unsent import Unsent
 from tests.serving.test_connection import LIMITS, Client, Site, client, post, site
 
 ONE_PLACE: ClientLimits = replace(LIMITS, connections=1, stall_s=0.3)
@@ -87,61 +86,3 @@ async def test_a_client_that_reads_late_gets_all_of_its_answer() -> None:
         assert len((await reading.answer())[2]) == 8 << 20
         reading.writer.close()
         await reading.writer.wait_closed()
-
-
-class Slow(asyncio.Transport):
-    """Says how much waits each time when it is looked at; closed only by force."""
-
-    def __init__(self, *left: int) -> None:
-        super().__init__()
-        self.left = list(left)
-        self.limits: list[int | None] = []
-        self.aborted = asyncio.Event()
-
-    def get_write_buffer_size(self) -> int:
-        return self.left.pop(0)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert low is None
-        self.limits.append(high)
-
-    def is_closing(self) -> bool:
-        return True
-
-    def close(self) -> None: ...
-
-    def abort(self) -> None:
-        self.aborted.set()
-
-
-async def test_a_client_is_cut_off_only_after_a_time_in_which_it_took_nothing() -> None:
-    """Also once the connection is closed, and room was made meanwhile."""
-    transport = Slow(50, 40, 10, 10)
-    unsent = Unsent(asyncio.get_running_loop(), transport, 0.01)
-    unsent.close()
-    unsent.resume()
-    await asyncio.wait_for(transport.aborted.wait(), 5)
-    unsent.lost()
-    assert transport.left == []
-
-
-async def test_a_client_that_took_everything_is_left_in_peace() -> None:
-    """Nothing is looked at any more."""
-    transport = Slow(50, 0)
-    unsent = Unsent(asyncio.get_running_loop(), transport, 0.001)
-    unsent.pause()
-    async with asyncio.timeout(5):
-        while transport.left:
-            await asyncio.sleep(0.001)
-    await asyncio.sleep(0.01)
-    unsent.lost()
-    assert not transport.aborted.is_set()
-
-
-async def test_an_answer_that_is_alone_leaves_as_soon_as_it_is_written() -> None:
-    """Among others it leaves with them; the transport is told when that changes."""
-    transport = Slow()
-    unsent = Unsent(asyncio.get_running_loop(), transport, 1.0)
-    for alone in (False, True, True, False, False, True):
-        unsent.hurry(alone=alone)
-    assert transport.limits == [0, None, 0]

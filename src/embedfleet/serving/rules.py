@@ -1,0 +1,106 @@
+"""What HTTP/1.1 asks of a request's head beyond its syntax (RFC 9110, RFC 9112). Pure.
+
+The parser holds the grammar and the framing by length. This is what it leaves to servers: versions,
+`Host`, codings of the transfer, and targets that only proxies take.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import httptools
+
+from embedfleet.vocabulary import CallerError, NotImplementedHereError, UnknownVersionError
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_HOST = re.compile(rb"(\[[0-9A-Za-z:.~_%!$&'()*+,;=-]+\]|[0-9A-Za-z.~_%!$&'()*+,;=-]*)(:[0-9]*)?")
+"""`uri-host [ ":" port ]` (RFC 9110, 7.2); empty is allowed."""
+
+VERSIONS = {"1.0", "1.1"}
+
+
+class Head(NamedTuple):
+    """What the framing of a request's body is, once its head is found right."""
+
+    length: int | None
+    """Bytes of the body; None where it comes in chunks."""
+    target: bytes
+    """Path and query."""
+    authority: bytes | None = None
+    """The host of a target in absolute form; it replaces the header (RFC 9112, 3.2.2)."""
+
+
+def read_head(method: bytes, version: str, target: bytes, headers: Headers) -> Head:
+    """Read what frames a request and where it goes.
+
+    Names are in lower case. Raises CallerError, UnknownVersionError or NotImplementedHereError.
+    """
+    if version not in VERSIONS:
+        raise UnknownVersionError(f"this is HTTP/1.1, not HTTP/{version}")
+    hosts = 0
+    length = 0
+    codings = b""
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+            if _HOST.fullmatch(value) is None:
+                raise CallerError("the header Host is no host with an optional port")
+        elif name == b"content-length":
+            length = int(value)  # the parser let digits alone pass
+        elif name == b"transfer-encoding":
+            codings += value + b","
+    if hosts > 1 or (not hosts and version == "1.1"):
+        raise CallerError(f"a request has one header Host, this one has {hosts}")
+    if method == b"CONNECT":
+        raise NotImplementedHereError("this is no proxy: CONNECT is not implemented")
+    if codings:
+        _check_codings(codings, version)
+    path, authority = _origin_form(method, target)
+    return Head(None if codings else length, path, authority)
+
+
+def _check_codings(listed: bytes, version: str) -> None:
+    """Let `chunked` pass, once and alone (RFC 9112, 6.1)."""
+    codings = [each.strip().lower() for each in listed.split(b",") if each.strip()]
+    if version == "1.0":
+        raise CallerError("HTTP/1.0 has no header Transfer-Encoding")
+    if set(codings) != {b"chunked"}:
+        raise NotImplementedHereError(
+            "Transfer-Encoding may be `chunked` alone; compress a body by Content-Encoding"
+        )
+    if len(codings) > 1:
+        raise CallerError("a body is chunked once")
+
+
+def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
+    """Path and query of a target, and its host where it has one."""
+    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+        return target, None
+    try:
+        parsed = httptools.parse_url(target)
+    except httptools.HttpParserInvalidURLError as error:
+        raise CallerError("the target of the request is no path and no URL") from error
+    if parsed.schema is None or parsed.schema.lower() not in {b"http", b"https"} or not parsed.host:
+        raise CallerError("the target of the request is no path and no http URL")
+    host = b"[%b]" % parsed.host if b":" in parsed.host else parsed.host
+    authority = host if parsed.port is None else b"%b:%d" % (host, parsed.port)
+    query = b"?" + parsed.query if parsed.query is not None else b""
+    return (parsed.path or b"/") + query, authority
+
+
+def without_offer(method: bytes, target: bytes, headers: Headers) -> bytes:
+    """The head of a request that offers to change to another protocol, without the offer.
+
+    An offer need not be taken (RFC 9110, 7.8). Java's client makes one with its first request, and
+    the parser leaves the body of such a request alone.
+    """
+    kept = [method, b" ", target, b" HTTP/1.1\r\n"]
+    for name, value in headers:
+        if name == b"connection":
+            kept += (b"connection: close\r\n",) if b"close" in value.lower() else ()
+        elif name not in {b"upgrade", b"http2-settings"}:
+            kept += (name, b": ", value, b"\r\n")
+    return b"".join([*kept, b"\r\n"])
