@@ -82,7 +82,6 @@ BROAD = {
     "fleet/prober.py": "a watch that ended would leave a replica in its state for ever",
     "access/watching.py": "a watch that ended would let revoked keys work on",
     "autoscaling/scaler.py": "the loop goes on whatever a sight, the policy or a target do",
-    "kubernetes/leading.py": "a loop that ended would leave two gateways that both decide",
 }
 """Where everything may be caught, and why."""
 

@@ -13,7 +13,6 @@ import openai
 
 from embedfleet.access import Access, OpenAccess
 from embedfleet.access.guarding import behind
-from embedfleet.access.opening import followed
 from embedfleet.endpoint import Endpoint
 from embedfleet.gateway.app import listeners
 from embedfleet.gateway.server import Gateway
@@ -107,7 +106,6 @@ async def running(
             stop_timeout_s=1,
             limits=clients or ClientLimits(),
         ),
-        followed(gateway.guards.watches),
         aiohttp.ClientSession() as session,
     ):
         gateway.add_pool(pool, model)

@@ -10,11 +10,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from embedfleet.access.opening import certificate, followed
+from embedfleet.access.opening import certificate
 from embedfleet.access.tls import Certificate
 from embedfleet.serving import ClientLimits, Listener, bind, serving
 from embedfleet.vocabulary import SettingError
 from embedfleet.wire.asgi import Request, Response, Router
+from tests.loops import running
 
 
 def make_certificate(directory: Path, name: str = "localhost") -> tuple[Path, Path]:
@@ -110,7 +111,7 @@ async def test_a_certificate_that_is_replaced_is_served_without_a_restart(tmp_pa
     trusted.check_hostname = False
     listener = Listener(APP, bind("127.0.0.1", 0), context)
     port = listener.socket.getsockname()[1]
-    async with serving([listener], stop_timeout_s=1), followed(watches):
+    async with serving([listener], stop_timeout_s=1), running(*(watch.run() for watch in watches)):
         assert await connect(port, trusted) == "old.example"
         chain.write_text("half of a certificate")  # as while it is being copied
         await asyncio.sleep(1.2)

@@ -19,6 +19,7 @@ from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaError, ReplicaState
 from embedfleet.wire.description import ReplicaDescription
 from tests.fleet.test_health import DESCRIPTION, EXPECTED
+from tests.loops import running
 
 S = ReplicaState
 
@@ -65,8 +66,8 @@ async def watching(contact: FakeContact) -> AsyncIterator[Member]:
     )
     for name in ("b", "c"):
         fleet.add(name, f"http://{name}", time.monotonic())
-    yield fleet.add("a", "http://a", time.monotonic())
-    await prober.close()
+    async with running(prober.run()):
+        yield fleet.add("a", "http://a", time.monotonic())
 
 
 async def becomes(member: Member, state: ReplicaState) -> None:
@@ -234,13 +235,13 @@ async def test_who_is_woken_is_verified_at_once_and_serves() -> None:
     member = fleet.add("a", "http://a", time.monotonic())
     member.reserve = True
     fleet.apply(member, Event.ANSWERED, 0.0)
-    await becomes(member, S.STANDBY)
-    await asyncio.sleep(0.02)
+    async with running(prober.run()):
+        await becomes(member, S.STANDBY)
+        await asyncio.sleep(0.02)
 
-    member.reserve = False
-    fleet.apply(member, Event.WOKEN, 0.0)
-    await becomes(member, S.READY)
-    await prober.close()
+        member.reserve = False
+        fleet.apply(member, Event.WOKEN, 0.0)
+        await becomes(member, S.READY)
 
 
 async def test_a_replica_on_its_way_to_standby_is_left_alone_until_it_is_empty() -> None:
@@ -255,9 +256,9 @@ async def test_a_replica_on_its_way_to_standby_is_left_alone_until_it_is_empty()
         times=Backoff(0.01, 0.01),
     )
     member = fleet.add("a", "http://a", time.monotonic())
-    await becomes(member, S.READY)
-    member.reserve = True
-    fleet.apply(member, Event.DRAIN, time.monotonic())
-    await asyncio.sleep(0.1)
-    assert member.state is S.DRAINING
-    await prober.close()
+    async with running(prober.run()):
+        await becomes(member, S.READY)
+        member.reserve = True
+        fleet.apply(member, Event.DRAIN, time.monotonic())
+        await asyncio.sleep(0.1)
+        assert member.state is S.DRAINING

@@ -27,6 +27,7 @@ from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import SettingError
 from tests.kubernetes.test_follower import SLICES, ready, until
 from tests.kubernetes.test_targets import DEPLOYMENTS, HPAS
+from tests.loops import running
 from tests.stand_ins.kubernetes import ApiServer, Fault, api_server
 
 POOL = "embeddings"
@@ -99,12 +100,11 @@ async def here(
     )
     scales = Scaling(chosen.autoscaling, metrics)
     scales.see(pool, lambda: None)
-    inside.scale(pool, chosen.pools[0], scales, metrics, seen)
+    leadership = inside.scaling(pool, chosen.pools[0], scales, metrics, seen)
     try:
-        yield Here(pool, scales, metrics, seen)
+        async with running(leadership.run()):
+            yield Here(pool, scales, metrics, seen)
     finally:
-        await inside.close()
-        await scales.close()
         await pool.close()
         await upstream.close()
         await cluster.close()
@@ -143,7 +143,7 @@ async def test_a_service_that_is_none_is_refused_at_once() -> None:
     async with api_server() as server:
         cluster = Connection.at(server.url)
         with pytest.raises(SettingError, match="embedfleet/engine:http"):
-            InCluster(cluster, settings(), "gateway-a").follow("engine", Fleet())
+            InCluster(cluster, settings(), "gateway-a").following("engine", Fleet())
         await cluster.close()
 
 

@@ -31,6 +31,7 @@ from embedfleet.vocabulary import (
 from embedfleet.wire.frames import CallText, Failure, Frame, Take, vector_bytes
 from tests.fakes.revealing_engine import UNLUCKY, WIDTH, vector_of
 from tests.fleet.test_health import DESCRIPTION
+from tests.loops import running
 
 Behaviour = Callable[[Sequence[CallText]], AsyncGenerator[Frame, None]]
 
@@ -138,7 +139,8 @@ async def serving(
     pool.width = WIDTH
     for name in upstream.behaviours:
         join(fleet, name)
-    yield pool
+    async with running(pool.run()):
+        yield pool
     await pool.close()
 
 

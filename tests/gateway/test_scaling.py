@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from embedfleet.autoscaling import policy
+from embedfleet.background import Background
 from embedfleet.gateway.scaling import HOLDS, TERMS, Scaling
 from embedfleet.gateway.scaling_routes import scaling_routes
 from embedfleet.settings import AutoscalingSettings
@@ -32,10 +33,11 @@ class Rig:
         self.scaling = Scaling(SETTINGS, self.metrics)
         self.app = Router(scaling_routes(self.scaling))
         self.targets: dict[str, FakeTarget] = {}
+        self.loops = Background()
 
     def scale(self, name: str, rate: float = 0.0) -> FakeTarget:
         target = self.targets[name] = FakeTarget(planned=1)
-        self.scaling.start(name, target, FakeSight(target, rate))
+        self.loops.start(self.scaling.scaler(name, target, FakeSight(target, rate)).run(), name)
         return target
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -67,7 +69,7 @@ async def rigged(*pools: str, rate: float = 0.0) -> AsyncIterator[Rig]:
     try:
         yield rig
     finally:
-        await rig.scaling.close()
+        await rig.loops.close()
 
 
 async def test_decisions_are_told_with_every_term_and_its_reason() -> None:

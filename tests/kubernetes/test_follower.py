@@ -19,6 +19,7 @@ from embedfleet.kubernetes.endpoints import Service
 from embedfleet.kubernetes.follower import Follower
 from embedfleet.vocabulary import ReplicaState
 from tests.kubernetes.test_endpoints import pod, slice_of
+from tests.loops import running
 from tests.stand_ins.kubernetes import ApiServer, Fault, api_server
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/embedfleet/endpointslices"
@@ -35,12 +36,9 @@ async def following(server: ApiServer) -> AsyncIterator[Fleet]:
         Patience(first_s=0.005, most_s=0.02),
         Random(1),
     )
-    follower.start()
-    try:
+    async with running(follower.run()):
         yield fleet
-    finally:
-        await follower.close()
-        await cluster.close()
+    await cluster.close()
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.kubernetes.cluster import Document, Query
+from embedfleet.background import Background, cancelled
 from embedfleet.kubernetes.connection import Connection
 from embedfleet.kubernetes.leading import Leadership
 from embedfleet.kubernetes.lease import Candidacy, Times, Turn, written
@@ -130,7 +130,7 @@ class Work:
 @contextlib.asynccontextmanager
 async def candidates(
     server: ApiServer, work: Work, *names: str
-) -> AsyncIterator[dict[str, Leadership]]:
+) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
     cluster = Connection.at(server.url)
     found = {
         name: Leadership(
@@ -144,14 +144,14 @@ async def candidates(
         )
         for name in names
     }
-    for each in found.values():
-        each.start()
+    background = Background()
+    runs = {name: background.start(each.run(), name) for name, each in found.items()}
     try:
-        yield found
+        yield runs
     finally:
-        for each in found.values():
-            await each.close()
+        await background.close()
         await cluster.close()
+    assert not background.failed.is_set()
 
 
 async def test_one_of_several_works_and_another_goes_on_when_it_leaves() -> None:
@@ -160,7 +160,7 @@ async def test_one_of_several_works_and_another_goes_on_when_it_leaves() -> None
         async with candidates(server, work, "a", "b", "c") as found:
             await until(lambda: bool(work.running))
             (first,) = work.running
-            await found[first].close()
+            await cancelled(found[first])
             await until(lambda: bool(work.running - {first}))
 
             assert len(work.running) == 1
@@ -198,63 +198,17 @@ async def test_a_write_that_fails_now_and_then_costs_nobody_the_lease(status: in
             assert work.began == ["a"]
 
 
-async def test_work_that_ends_by_a_bug_is_begun_again() -> None:
+async def test_a_bug_of_the_work_comes_out_and_gives_the_lease_up() -> None:
+    """The process ends by it; another begins at once."""
     async with api_server() as server:
-        began = 0
 
         async def failing() -> None:
-            nonlocal began
-            began += 1
-            raise ValueError("a bug")
+            raise ZeroDivisionError("a bug")
 
         cluster = Connection.at(server.url)
         leadership = Leadership(cluster, "embedfleet", "x", "a", failing, times=QUICK)
-        leadership.start()
-        await until(lambda: began > 2)
-        await leadership.close()
-        await cluster.close()
-
-
-class Breaking:
-    """A server behind a client that has a bug while the test says so."""
-
-    def __init__(self, cluster: Connection) -> None:
-        self.broken = False
-        self._cluster = cluster
-
-    async def ask(
-        self,
-        method: Literal["GET", "POST", "PUT", "PATCH"],
-        path: str,
-        *,
-        query: Query | None = None,
-        body: Document | None = None,
-    ) -> Document:
-        if self.broken:
-            raise ZeroDivisionError("a bug")
-        return await self._cluster.ask(method, path, query=query, body=body)
-
-    def watch(self, path: str, query: Query) -> AsyncIterator[Document]:
-        return self._cluster.watch(path, query)
-
-    async def close(self) -> None:
-        await self._cluster.close()
-
-
-async def test_a_bug_while_it_renews_ends_the_work_and_not_the_renewing() -> None:
-    """Another takes the lease then: there must not be two who decide."""
-    async with api_server() as server:
-        work, cluster = Work(), Breaking(Connection.at(server.url))
-        leadership = Leadership(
-            cluster, "embedfleet", "x", "a", lambda: work.of("a"), times=QUICK, rng=Random(1)
-        )
-        leadership.start()
-        await until(lambda: bool(work.running))
-        cluster.broken = True
-        await until(lambda: not work.running)
-        cluster.broken = False
-        await until(lambda: bool(work.running))
-
-        assert work.began == ["a", "a"]
-        await leadership.close()
+        with pytest.raises(ExceptionGroup) as raised:
+            await leadership.run()
+        assert raised.group_contains(ZeroDivisionError)
+        assert server.collections[LEASES]["x"]["spec"]["holderIdentity"] == ""
         await cluster.close()

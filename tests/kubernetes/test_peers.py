@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from embedfleet.kubernetes.connection import Connection
 from embedfleet.kubernetes.endpoints import Service
 from embedfleet.kubernetes.peers import Peers
 from tests.kubernetes.test_endpoints import pod, slice_of
-from tests.kubernetes.test_follower import SLICES, ready, until
+from tests.kubernetes.test_follower import SLICES, ready
+from tests.loops import running
 from tests.stand_ins.kubernetes import api_server
 
 
@@ -20,24 +19,12 @@ async def test_others_are_asked_and_this_one_and_those_that_leave_are_not() -> N
         peers = Peers(cluster, Service("embedfleet", "engine", "8081"), "b")
         waiting = asyncio.create_task(peers.urls())
         server.put(SLICES, ready("a", "b", "c"))
-        peers.start()
-        assert await waiting == ["http://10.0.0.97:8081", "http://10.0.0.99:8081"]
+        async with running(peers.run()):
+            assert await waiting == ["http://10.0.0.97:8081", "http://10.0.0.99:8081"]
 
-        leaving = pod("a", "10.0.0.97", ready=False, serving=True, terminating=True)
-        server.put(SLICES, slice_of(leaving, pod("b", "10.0.0.98"), pod("c", "10.0.0.99")))
-        async with asyncio.timeout(5):
-            while await peers.urls() != ["http://10.0.0.99:8081"]:
-                await asyncio.sleep(0.002)
-        await peers.close()
-        await cluster.close()
-
-
-async def test_a_bug_that_ends_the_following_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    async with api_server() as server:
-        cluster = Connection.at(server.url)
-        peers = Peers(cluster, Service("embedfleet", "engine", "8081"), "b")
-        server.put(SLICES, slice_of() | {"endpoints": [7]})
-        peers.start()
-        await until(lambda: "gateways are no longer followed. This is a bug." in caplog.messages)
-        await peers.close()
+            leaving = pod("a", "10.0.0.97", ready=False, serving=True, terminating=True)
+            server.put(SLICES, slice_of(leaving, pod("b", "10.0.0.98"), pod("c", "10.0.0.99")))
+            async with asyncio.timeout(5):
+                while await peers.urls() != ["http://10.0.0.99:8081"]:
+                    await asyncio.sleep(0.002)
         await cluster.close()

@@ -1,15 +1,13 @@
 """Access as the settings want it, and what keeps it up to date.
 
-A shell: reads files, makes rings and certificates, and watches each file in a task. Refuses
+A shell: reads files, makes rings and certificates, and what watches each file, to be run. Refuses
 to know what is guarded.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,18 +63,6 @@ def certificate(chain: Path | None, key: Path | None) -> tuple[ssl.SSLContext | 
     watch = Watch([chain, key], read)
     context = pair.context()
     return context, [watch]
-
-
-@contextlib.asynccontextmanager
-async def followed(watches: Iterable[Watch]) -> AsyncIterator[None]:
-    """Look at the files while the block runs."""
-    tasks = [asyncio.create_task(watch.run()) for watch in watches]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _following(

@@ -36,6 +36,9 @@ class Watch:
         self._read = read
         self._seen = self._marks()
 
+    def __str__(self) -> str:
+        return ", ".join(map(str, self._paths))
+
     async def run(self, interval_s: float = INTERVAL_S) -> None:
         """Look again and again until cancelled."""
         while True:
@@ -46,17 +49,16 @@ class Watch:
                 await self._take()
 
     async def _take(self) -> None:
-        names = ", ".join(map(str, self._paths))
         try:
             take_over = await asyncio.to_thread(self._read)
             take_over()
         except SetupError as error:
             told = "%s changed and is not used; what was read before holds: %s"
-            log.error(told, names, error)  # noqa: TRY400  it says what is wrong; a stack adds nothing
+            log.error(told, self, error)  # noqa: TRY400  it says what is wrong; a stack adds nothing
         except Exception:  # a watch that ends would let revoked keys work on
-            log.exception("%s changed and could not be read; what was read before holds", names)
+            log.exception("%s changed and could not be read; what was read before holds", self)
         else:
-            log.info("%s was read again", names)
+            log.info("%s was read again", self)
 
     def _marks(self) -> _Marks:
         """What tells one state of the files from another; a file that is replaced has a new id."""

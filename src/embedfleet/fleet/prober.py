@@ -69,6 +69,7 @@ class Contact(Protocol):
 class _Watch:
     """What belongs to the watch over one replica."""
 
+    tasks: asyncio.TaskGroup
     looking: asyncio.Task[None] | None = None
     trying: asyncio.Task[None] | None = None
     """Computes the golden vectors, while looks go on."""
@@ -77,11 +78,10 @@ class _Watch:
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to have it looked at at once."""
 
-    def cancel(self) -> list[asyncio.Task[None]]:
-        tasks = [task for task in (self.looking, self.trying) if task is not None]
-        for task in tasks:
-            task.cancel()
-        return tasks
+    def cancel(self) -> None:
+        for task in (self.looking, self.trying):
+            if task is not None:
+                task.cancel()
 
 
 class Prober:
@@ -103,19 +103,22 @@ class Prober:
         self._verify_interval_s = verify_interval_s
         self._verify_timeout_s = verify_timeout_s
         self._times = times
+        self._tasks: asyncio.TaskGroup | None = None
         self._watches: dict[Member, _Watch] = {}
         fleet.listen(self._follow)
 
-    async def close(self) -> None:
-        tasks = [task for watch in self._watches.values() for task in watch.cancel()]
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def run(self) -> None:
+        """Watch whoever is in the fleet, until cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            for member in self._fleet:
+                self._begin(member, self._tasks)
+            await asyncio.Event().wait()
 
     def _follow(self, member: Member, left: ReplicaState) -> None:
+        if self._tasks is None:
+            return  # `run` looks who is there
         if left is ReplicaState.GONE:
-            watch = self._watches[member] = _Watch()
-            watch.looking = asyncio.create_task(
-                self._watch(member, watch), name=f"watching {member.name}"
-            )
+            self._begin(member, self._tasks)
             return
         if member.state is ReplicaState.GONE:
             self._watches.pop(member).cancel()
@@ -128,6 +131,10 @@ class Prober:
             watch.trying = None
         if left in {ReplicaState.STANDBY, ReplicaState.DRAINING}:
             watch.nudge.set()
+
+    def _begin(self, member: Member, tasks: asyncio.TaskGroup) -> None:
+        watch = self._watches[member] = _Watch(tasks)
+        watch.looking = tasks.create_task(self._watch(member, watch))
 
     async def _watch(self, member: Member, watch: _Watch) -> None:
         while True:
@@ -161,7 +168,7 @@ class Prober:
             return
         if watch.trying is None and self._to_be_tried(member, watch, now):
             watch.tried = now
-            watch.trying = asyncio.create_task(self._try(member, watch))
+            watch.trying = watch.tasks.create_task(self._try(member, watch))
         if member.state is ReplicaState.VERIFYING and watch.trying is not None:
             # Most are done soon, and somebody waits for it.
             await asyncio.wait({watch.trying}, timeout=self._interval_s)

@@ -45,25 +45,24 @@ class InCluster:
         self.cluster = cluster
         self._settings = settings
         self._me = me
-        self._parts: list[Follower | Peers | Leadership] = []
-        self._peers: Peers | None = None
+        self.peers: Peers | None = None
+        """To be run, where gateways tell each other what they see."""
         if settings.admin.peer_service is not None:
-            self._peers = Peers(cluster, endpoints.parse(settings.admin.peer_service), me)
-            self._run(self._peers)
+            self.peers = Peers(cluster, endpoints.parse(settings.admin.peer_service), me)
 
-    def follow(self, service: str, fleet: Fleet) -> None:
-        """Keep a fleet to the pods of `namespace/name:port`. Raises SettingError."""
-        self._run(Follower(fleet, endpoints.parse(service), self.cluster))
+    def following(self, service: str, fleet: Fleet) -> Follower:
+        """What keeps a fleet to the pods of `namespace/name:port`. Raises SettingError."""
+        return Follower(fleet, endpoints.parse(service), self.cluster)
 
-    def scale(
+    def scaling(
         self,
         pool: Pool,
         settings: PoolSettings,
-        scaling: Scaling,
+        scalers: Scaling,
         metrics: GatewayMetrics,
         sight: Sight,
-    ) -> None:
-        """Have the policy decide about a pool's Deployment, here or in another gateway."""
+    ) -> Leadership:
+        """What has the policy decide about a pool's Deployment, here or in another gateway."""
         pods = Pods(pool.fleet, self._deployment(settings), pool.workload.outstanding)
         started = metrics.start_up.labels(pool.name, "start").observe
         count = Count(pods, Told(metrics.deployed.labels(pool.name).set, started))
@@ -75,27 +74,27 @@ class InCluster:
             await count.first()
             direct = Direct(pods, count, drain_s) if settings.scaling == "direct" else None
             target: Target = direct or Exported(count)
-            scaler = scaling.scaler(pool.name, target, sight)  # a new one: it shrinks nothing yet
+            scaler = scalers.scaler(pool.name, target, sight)  # a new one: it shrinks nothing yet
             try:
                 async with asyncio.TaskGroup() as tasks:
                     for work in (scaler.run(), count.keep(), Costs(pods).keep()):
                         tasks.create_task(work)
             finally:
-                if scaling.scalers.get(pool.name) is scaler:
-                    del scaling.scalers[pool.name]  # by hand is a matter of who decides
+                if scalers.scalers.get(pool.name) is scaler:
+                    del scalers.scalers[pool.name]  # by hand is a matter of who decides
                 if direct is not None:
                     await direct.close()
 
         name = f"{pods.deployment.name}-autoscaler"
         namespace = pods.deployment.namespace
-        self._run(Leadership(self.cluster, namespace, name, self._me, decide))
+        return Leadership(self.cluster, namespace, name, self._me, decide)
 
     def together(self, pool: str, own: Sight, session: aiohttp.ClientSession) -> Sight:
         """What all gateways of the cluster see, where they are named; else what this one does."""
-        if self._peers is None:
+        if self.peers is None:
             return own
         key = read_key(self._settings.admin.key_file)
-        return Together(pool, own, self._peers.urls, session, key)
+        return Together(pool, own, self.peers.urls, session, key)
 
     async def check(self) -> None:
         """Refuse to scale what another autoscaler owns. Raises SettingError.
@@ -117,14 +116,6 @@ class InCluster:
                     "or use pools.scaling = external"
                 )
 
-    async def close(self) -> None:
-        parts, self._parts = self._parts, []
-        await asyncio.gather(*(part.close() for part in parts))
-
-    def _run(self, part: Follower | Peers | Leadership) -> None:
-        part.start()
-        self._parts.append(part)
-
     def _deployment(self, settings: PoolSettings) -> Deployment:
         return Deployment(self.cluster, *deployment.parse(settings.scale_target or ""))
 
@@ -138,11 +129,8 @@ async def in_cluster(settings: Settings) -> AsyncIterator[InCluster | None]:
     connection = await Connection.open()
     try:
         inside = InCluster(connection, settings, socket.gethostname())
-        try:
-            await inside.check()
-            yield inside
-        finally:
-            await inside.close()
+        await inside.check()
+        yield inside
     finally:
         await connection.close()
 

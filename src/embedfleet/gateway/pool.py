@@ -81,7 +81,6 @@ class Pool:
         self._retries, self._hedges = Budget(RETRY_SHARE), Budget(HEDGE_SHARE)
         self._dispatching = False
         fleet.listen(self._follow)
-        self._start(self._tick())
 
     def __repr__(self) -> str:
         return f"<Pool {self.name} {self.fleet!r} {self._dispatcher!r}>"
@@ -168,8 +167,8 @@ class Pool:
             for call in self._flights.calls_of(member):
                 call.cancel()
 
-    async def _tick(self) -> None:
-        """Now and then: learn what replicas cost, hedge late calls, fill windows that grew."""
+    async def run(self) -> None:
+        """Now and then learn what replicas cost, hedge late calls, fill windows that grew."""
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()

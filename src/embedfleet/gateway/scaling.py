@@ -6,7 +6,6 @@ to know why a number is right, and how a replica is started.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 
@@ -41,24 +40,18 @@ class Scaling:
         self.sights: dict[str, PoolSight] = {}
         self.scalers: dict[str, Scaler] = {}
         self._metrics = metrics
-        self._loops: list[asyncio.Task[None]] = []
 
     def see(self, pool: Pool, memory_used: Callable[[], float | None]) -> PoolSight:
         """What stands before the pool from now on."""
         sight = self.sights[pool.name] = PoolSight(pool, self.settings, memory_used)
         return sight
 
-    def start(self, pool: str, target: Target, sight: Sight | None = None) -> Scaler:
-        """Let load decide how many replicas a pool has; looked at from here unless said otherwise.
+    def scaler(self, pool: str, target: Target, sight: Sight | None = None) -> Scaler:
+        """What lets load decide how many replicas a pool has, while it is run; looked at from here
+        unless said otherwise. It takes the place of the pool's last one.
 
         SettingError when the schedule can't be read.
         """
-        scaler = self.scaler(pool, target, sight)
-        self._loops.append(asyncio.create_task(scaler.run()))
-        return scaler
-
-    def scaler(self, pool: str, target: Target, sight: Sight | None = None) -> Scaler:
-        """The same, for whoever runs it himself; it takes the place of the pool's last one."""
         counter = ScalingCounter(pool, self.settings.max_replicas, self._metrics)
         scaler = Scaler(pool, sight or self.sights[pool], target, self.settings, told=counter.count)
         self.scalers[pool] = scaler
@@ -82,12 +75,6 @@ class Scaling:
         """What this gateway sees of each pool, for whoever sums several gateways up."""
         now = time.monotonic()
         return {name: await sight.observe(now) for name, sight in self.sights.items()}
-
-    async def close(self) -> None:
-        """Decide nothing more."""
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
 
 
 class ScalingCounter:

@@ -12,14 +12,14 @@ import gc
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from random import Random
 
 import uvloop
 
 from embedfleet.access import OpenAccess
-from embedfleet.access.opening import followed
+from embedfleet.background import Background, cancelled
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
 from embedfleet.fleet.balancing import POLICIES
@@ -56,6 +56,9 @@ from embedfleet.wire.headers import trusted_networks
 from embedfleet.wire.openai import RequestLimits
 
 log = logging.getLogger(__name__)
+
+LOOP_FAILED = 1
+"""The exit code when a bug has ended a loop of the process; a new process may do without it."""
 
 
 def run(
@@ -121,10 +124,12 @@ class Gateway:
         self.draining = False
         self.hopeless = asyncio.Event()
         """Set when a pool has no replica and never will."""
+        self.background = Background()
         self._scratch = scratch
         self.scaling = Scaling(settings.autoscaling, self.metrics)
         self._supervisors: list[Supervisor] = []
-        self._probers: list[Prober] = []
+        self._deciding: list[asyncio.Task[None]] = []
+        """Loops that say how many replicas there are to be."""
         self._upstream = Upstream.open(
             connect_timeout_s=settings.fleet.connect_timeout_s,
             probe_timeout_s=settings.fleet.probe_timeout_s,
@@ -132,6 +137,10 @@ class Gateway:
         self.cache = vector_cache(settings.cache, self.metrics)
         limits = settings.gateway
         self._counter = RequestCounter(self.metrics)
+        for watch in self.guards.watches:
+            self.background.start(watch.run(), f"watching {watch}")
+        if inside is not None and inside.peers is not None:
+            self.background.start(inside.peers.run(), "following the other gateways")
         self.endpoint = Endpoint(
             lambda: self.models,
             limits=RequestLimits(max_texts=limits.max_texts),
@@ -176,16 +185,16 @@ class Gateway:
             drifted=self.metrics.golden_drift.labels(name).observe,
         )
         self.pools.append(pool)
+        self.background.start(pool.run(), f"the pool {name}")
         self.scaling.see(pool, memory_used if settings.replicas else lambda: None)
-        self._probers.append(
-            Prober(
-                fleet,
-                contact,
-                interval_s=self.settings.fleet.probe_interval_s,
-                verify_interval_s=self.settings.fleet.verify_interval_s,
-                verify_timeout_s=self.settings.fleet.verify_timeout_s,
-            )
+        prober = Prober(
+            fleet,
+            contact,
+            interval_s=self.settings.fleet.probe_interval_s,
+            verify_interval_s=self.settings.fleet.verify_interval_s,
+            verify_timeout_s=self.settings.fleet.verify_timeout_s,
         )
+        self.background.start(prober.run(), f"watching the replicas of {name}")
         if model is not None:
             self._serve(pool, names, model, Encoder(model), contact)
         weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
@@ -203,14 +212,12 @@ class Gateway:
     async def close(self) -> None:
         """Stop replicas and break off what is still in flight."""
         grace = self.settings.gateway.drain_timeout_s
-        if self._inside is not None:
-            await self._inside.close()
-        await self.scaling.close()
-        await asyncio.gather(*(prober.close() for prober in self._probers))
+        await cancelled(*self._deciding)
         await asyncio.gather(*(supervisor.stop(grace) for supervisor in self._supervisors))
         if self.cache is not None:
             await self.cache.close()
         await asyncio.gather(*(pool.close() for pool in self.pools))
+        await self.background.close()
         self.endpoint.close()
         await self._upstream.close()
 
@@ -239,8 +246,13 @@ class Gateway:
         if settings.scale_target is not None:
             own = self.scaling.sights[pool.name]
             sight = inside.together(pool.name, own, self._upstream.session)
-            inside.scale(pool, settings, self.scaling, self.metrics, sight)
-        inside.follow(settings.replica_service or "", pool.fleet)
+            leadership = inside.scaling(pool, settings, self.scaling, self.metrics, sight)
+            self._decide(leadership.run(), pool)
+        follower = inside.following(settings.replica_service or "", pool.fleet)
+        self.background.start(follower.run(), f"following the pods of {pool.name}")
+
+    def _decide(self, loop: Coroutine[None, None, None], pool: Pool) -> None:
+        self._deciding.append(self.background.start(loop, f"the autoscaler of {pool.name}"))
 
     def _supervise(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
         scaled = self.settings.autoscaling
@@ -251,7 +263,7 @@ class Gateway:
         self._supervisors.append(keeps)
         keeps.start(scaled.min_replicas if scaled.enabled else settings.replicas)
         if scaled.enabled:
-            self.scaling.start(pool.name, keeps)
+            self._decide(self.scaling.scaler(pool.name, keeps).run(), pool)
 
     def _give_up(self, pool: Pool) -> None:
         """A replica can never start; without any other one there is nothing to serve."""
@@ -275,7 +287,6 @@ async def _run(
     async with contextlib.AsyncExitStack() as stack:
         inside = await stack.enter_async_context(in_cluster(settings))
         gateway = Gateway(settings, scratch, tracing, inside, api_keys)
-        await stack.enter_async_context(followed(gateway.guards.watches))
         doors = listeners(gateway, public, admin)
         stack.push_async_callback(gateway.close)
         limits = ClientLimits.of(settings.gateway)
@@ -285,12 +296,13 @@ async def _run(
         _collect_rarely()
         greeting = asyncio.create_task(_greet(gateway, [each.url for each in doors]))
         stack.callback(greeting.cancel)
-        stopping = asyncio.create_task(stop.wait())
-        hopeless = asyncio.create_task(gateway.hopeless.wait())
-        await asyncio.wait({stopping, hopeless}, return_when=asyncio.FIRST_COMPLETED)
+        ends = (stop.wait(), gateway.hopeless.wait(), gateway.background.failed.wait())
+        waiting = [asyncio.create_task(end) for end in ends]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         gateway.draining = True
-        for waiting in (stopping, hopeless):
-            waiting.cancel()
+        await cancelled(*waiting)
+    if gateway.background.failed.is_set():
+        return LOOP_FAILED
     return SETUP_FAILED if gateway.hopeless.is_set() else 0
 
 

@@ -6,7 +6,6 @@ Refuses to judge replicas: whether one may get traffic is the prober's matter, a
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from random import Random
@@ -45,18 +44,9 @@ class Follower:
             rng or Random(),
         )
         self._members: dict[str, Member] = {}
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._follow())
-        self._task.add_done_callback(_ended)
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _follow(self) -> None:
+    async def run(self) -> None:
+        """Follow the Service until cancelled."""
         async for slices in self._slices.states():
             found = endpoints(slices.values(), self._service.port)
             known = {
@@ -89,9 +79,3 @@ class Follower:
             self._fleet.apply(member, Event.LOST, now, "its pod left before it had started")
             return
         self._fleet.apply(member, Event.DRAIN, now, "its pod terminates or is not ready")
-
-
-def _ended(task: asyncio.Task[None]) -> None:
-    """It follows for ever; a bug that ends it must not pass in silence."""
-    if not task.cancelled():
-        log.critical("pods are no longer followed. This is a bug.", exc_info=task.exception())

@@ -1,6 +1,8 @@
 """Does work while this process holds a Lease, and only then.
 
-A shell around `lease.py`. Refuses to know what the work is.
+A shell around `lease.py`. The work runs inside a time-out that ends with the term for which the
+lease was last renewed: whatever the API server does meanwhile, and whether it does anything, work
+is cancelled before another candidate may begin.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from embedfleet.kubernetes.lease import TIME, Candidacy, Times, Turn, written
 
 log = logging.getLogger(__name__)
 
+RESIGN_S = 2.0
+"""A process that stops waits no longer for its lease to be given up; it runs out by itself."""
+
 
 class Leadership:
     """One candidate for one Lease."""
@@ -32,9 +37,10 @@ class Leadership:
         *,
         times: Times | None = None,
         rng: Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`work` is started when the lease is won and cancelled when it is lost; one that ends is
-        started again. `me` must be another for every process.
+        """`work` is started when the lease is won and cancelled when it is lost. `me` must be
+        another for every process.
         """
         self._cluster = cluster
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
@@ -42,56 +48,64 @@ class Leadership:
         self._work = work
         self._times = times or Times()
         self._rng = rng or Random()
+        self._clock = clock
         self._candidacy = Candidacy(me, self._times)
-        self._working: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def leads(self) -> bool:
-        return self._candidacy.leads(time.monotonic())
+        return self._candidacy.leads(self._clock())
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._contend())
-
-    async def close(self) -> None:
-        """Stop acting, and let the others know at once."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._stop_working()
-        if self.leads:
-            with contextlib.suppress(ClusterError):
-                await self._write(await self._read(), "")
-
-    async def _contend(self) -> None:
-        while True:
-            try:
-                await self._renew()
-                await self._follow()
-            except Exception:  # who no longer renews must not act: others will
-                log.exception("holding the lease %s failed. This is a bug.", self._name)
-                await self._stop_working()
-            pause_s = self._times.retry_s * (0.8 + 0.4 * self._rng.random())
-            await asyncio.sleep(self._remaining_s(pause_s))
-
-    async def _renew(self) -> None:
+    async def run(self) -> None:
+        """Contend for the lease and work while it is held, until cancelled; then let the others
+        know at once. What the work raises comes out.
+        """
         try:
-            # A slow server must not keep us from noticing that our time is over.
-            async with asyncio.timeout(self._remaining_s(self._times.act_s)):
+            while True:
                 await self._look()
+                if self.leads:
+                    log.info("this gateway holds the lease %s", self._name)
+                    await self._lead()
+                    log.warning("this gateway lost the lease %s", self._name)
+                await self._pause()
+        finally:
+            await self._resign()
+
+    async def _lead(self) -> None:
+        """Work for as long as the lease can be renewed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._left_s()) as term, asyncio.TaskGroup() as tasks:
+                work = tasks.create_task(_for_ever(self._work()))
+                # Beside the work and not around it: a request that hangs, even in its
+                # cancellation, holds up the end of nothing but itself.
+                tasks.create_task(self._renew(term, work))
+
+    async def _renew(self, term: asyncio.Timeout, work: asyncio.Task[None]) -> None:
+        while self.leads and not term.expired():
+            term.reschedule(asyncio.get_running_loop().time() + self._left_s())
+            await self._pause()
+            await self._look()
+        work.cancel()
+
+    def _left_s(self) -> float:
+        """Seconds until we must not act any more."""
+        return max(0.0, self._candidacy.ends_at - self._clock())
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._times.retry_s * (0.8 + 0.4 * self._rng.random()))
+
+    async def _look(self) -> None:
+        """Read the lease, and take or renew it if it is ours to take."""
+        try:
+            async with asyncio.timeout(self._times.act_s):
+                await self._contend()
         except ClusterError as error:
             log.warning("the lease %s: %s", self._name, error.message)
         except TimeoutError:
             log.warning("the lease %s: the API server is slow", self._name)
 
-    def _remaining_s(self, most_s: float) -> float:
-        """Seconds to spend before it must be known whether we still lead."""
-        left_s = self._candidacy.ends_at - time.monotonic()
-        return min(most_s, left_s) if left_s > 0 else most_s
-
-    async def _look(self) -> None:
+    async def _contend(self) -> None:
         lease = await self._read()
-        now = time.monotonic()
+        now = self._clock()
         self._candidacy = self._candidacy.read(lease, now)
         if self._candidacy.turn(now) is Turn.WAIT:
             return
@@ -102,6 +116,14 @@ class Leadership:
                 raise
             return  # somebody was quicker; the next look says who
         self._candidacy = self._candidacy.wrote(lease, now)
+
+    async def _resign(self) -> None:
+        if not self.leads:
+            return
+        with contextlib.suppress(ClusterError, TimeoutError):
+            async with asyncio.timeout(min(RESIGN_S, self._left_s())):
+                await self._write(await self._read(), "")
+        self._candidacy = Candidacy(self._candidacy.me, self._times)
 
     async def _read(self) -> Document | None:
         try:
@@ -118,23 +140,7 @@ class Leadership:
             return await self._cluster.ask("POST", self._path, body=body)
         return await self._cluster.ask("PUT", f"{self._path}/{self._name}", body=body)
 
-    async def _follow(self) -> None:
-        """Begin or stop working, as the lease says."""
-        if self._working is not None and self._working.done():
-            failure = None if self._working.cancelled() else self._working.exception()
-            log.error(
-                "what the lease %s is for ended; it begins again", self._name, exc_info=failure
-            )
-            self._working = None
-        if self.leads and self._working is None:
-            log.info("this gateway holds the lease %s", self._name)
-            self._working = asyncio.ensure_future(self._work())
-        elif not self.leads and self._working is not None:
-            log.warning("this gateway lost the lease %s", self._name)
-            await self._stop_working()
 
-    async def _stop_working(self) -> None:
-        if self._working is not None:
-            self._working.cancel()
-            await asyncio.gather(self._working, return_exceptions=True)
-            self._working = None
+async def _for_ever(work: Awaitable[None]) -> None:
+    await work
+    raise RuntimeError("the work of a lease's holder ended, and it still holds the lease")

@@ -20,7 +20,8 @@ import uvloop
 
 from embedfleet.access import OpenAccess
 from embedfleet.access.guarding import behind
-from embedfleet.access.opening import followed, one_key
+from embedfleet.access.opening import one_key
+from embedfleet.background import Background
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
 from embedfleet.engine.engine import Engine
@@ -102,13 +103,16 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
     listener = Listener(behind(door, access), bind(host, port))
     print(f"{ANNOUNCEMENT}http://{listener.address}", flush=True)  # noqa: T201  a provider reads it
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(followed(watches))
+        background = Background()
+        stack.push_async_callback(background.close)
+        for watch in watches:
+            background.start(watch.run(), f"watching {watch}")
         await stack.enter_async_context(
             serving([listener], stop_timeout_s=settings.replica.drain_timeout_s)
         )
         if settings.replica.exit_with_parent:
-            watch = asyncio.create_task(_watch_parent(os.getppid(), stop))
-            stack.callback(watch.cancel)
+            parent = asyncio.create_task(_watch_parent(os.getppid(), stop))
+            stack.callback(parent.cancel)
         loading = asyncio.create_task(asyncio.to_thread(load, settings))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)

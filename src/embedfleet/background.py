@@ -1,0 +1,49 @@
+"""The loops of a process: what runs beside requests until the process stops.
+
+A component that works in the background has a coroutine `run()` that returns only by being
+cancelled. What belongs to the world (a network, a file, one replica's nonsense) is handled inside
+of it; anything else that ends it is a bug, and the process ends with it, because whoever started
+the process starts it again, and nobody would start the loop again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Background:
+    """Loops that were started together and are cancelled together."""
+
+    def __init__(self) -> None:
+        self.failed = asyncio.Event()
+        """Set when a loop ended though nobody cancelled it: the process is to end."""
+        self._loops: set[asyncio.Task[Any]] = set()
+
+    def start(self, loop: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run a loop until `close`, or until its task is cancelled; `name` is for the log."""
+        task = asyncio.create_task(loop, name=name)
+        self._loops.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def close(self) -> None:
+        """Cancel the loops and wait for their ends."""
+        await cancelled(*self._loops)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._loops.discard(task)
+        if not task.cancelled():
+            log.critical("%s ended unexpectedly", task.get_name(), exc_info=task.exception())
+            self.failed.set()
+
+
+async def cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait until all have ended, however they do."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
