@@ -80,9 +80,8 @@ def _processor(dtype: str, threads: int) -> Product:
 def _openvino(
     inputs: NDArray[np.float32], weights: NDArray[np.int8], dtype: str, threads: int
 ) -> Product:
-    from embedfleet.engine.cpu.linear import ops  # noqa: PLC0415  silences OpenVINO's telemetry
-
-    import openvino as ov  # noqa: PLC0415
+    # From there: it silences OpenVINO's telemetry before it imports it.
+    from embedfleet.engine.cpu.forward import ops, ov  # noqa: PLC0415
 
     x = ops.parameter([-1, inputs.shape[1]], np.float32)
     if dtype == "f32":
