@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.work import PRIOR, CostFit, CostModel
+from embedfleet.work import MEASURED, PRIOR, CostFit, CostModel
 
 
 def test_seconds_add_up_the_three_terms() -> None:
@@ -73,3 +73,15 @@ def test_no_measurement_makes_a_prediction_negative_or_undefined(
 
     assert fit.model.seconds([100, 200]) >= 0.0
     assert np.isfinite(fit.model.seconds([100, 200]))
+
+
+def test_a_batch_of_longer_texts_than_any_measured_may_take_longer_than_predicted() -> None:
+    """Nobody knows the share of attention yet; before enough was measured nobody knows anything."""
+    fit = CostFit()
+    for _ in range(MEASURED - 1):
+        fit.learn([10, 10], 1.0)
+    assert fit.bound([10]) is None
+
+    fit.learn([10, 10], 1.0)
+    assert fit.bound([10, 10]) == fit.model.seconds([10, 10])
+    assert fit.bound([100]) == 10 * fit.model.seconds([100])

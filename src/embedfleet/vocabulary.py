@@ -285,6 +285,10 @@ class EngineLostError(ReplicaError):
     """The engine's device is lost: nothing more can be computed before the process starts anew."""
 
 
+class EngineHungError(EngineLostError):
+    """A batch does not end: the thread that computes it can't be stopped, only its process."""
+
+
 class UnfitReplicaError(ReplicaError):
     """It answers, and can't serve this pool as it is; the message says what would help."""
 

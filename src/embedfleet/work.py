@@ -7,7 +7,7 @@ what was measured. Refuses to know what a text says, where the replica is and wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,10 @@ CLOCK_TICK_S = 1e-7
 """Shorter times are no measurements: clocks that stood still or ran backwards."""
 
 
+MEASURED = 5
+"""After so many batches predictions are worth something: the first ones compile kernels."""
+
+
 class CostFit:
     """A cost model that follows measured batches.
 
@@ -67,6 +71,17 @@ class CostFit:
         self._model = prior
         self.batches = 0
         """Measured batches that the model was learned from."""
+        self._longest = 0
+
+    def bound(self, lengths: Sequence[int]) -> float | None:
+        """Seconds within which a batch should end; None before enough batches were measured.
+
+        The prediction, and more for texts longer than any that was measured: of those nobody knows
+        the share of attention, and at worst a token's time grows with its text's length.
+        """
+        if self.batches < MEASURED:
+            return None
+        return self._model.seconds(lengths) * max(1.0, max(lengths) / self._longest)
 
     @property
     def model(self) -> CostModel:
@@ -78,6 +93,7 @@ class CostFit:
             return
         self.batches += 1
         counts = np.fromiter(lengths, np.float64)
+        self._longest = max(self._longest, int(counts.max()))
         terms = np.array([1.0, counts.sum(), np.square(counts).sum()]) * self._prior / seconds
         self._matrix = self._forget * self._matrix + np.outer(terms, terms)
         self._vector = self._forget * self._vector + terms

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import aiohttp
+import numpy as np
 import pytest
 
 from embedfleet.model.description import describe
 from embedfleet.model.source import resolve
-from embedfleet.replica.process import ENGINE_LOST, Door, LoadedModel, serve
+from embedfleet.replica.process import ENGINE_HUNG, ENGINE_LOST, Door, LoadedModel, serve
 from embedfleet.serving import Listener, bind, serving
-from embedfleet.settings import Pool, Settings
+from embedfleet.settings import Pool, ReplicaSettings, Settings
 from embedfleet.vocabulary import EngineLostError
+from embedfleet.wire.frames import CallText, encode_call, encoding_bytes
+from embedfleet.work import MEASURED
 from tests.fakes.revealing_engine import RevealingEngine
 
 
@@ -45,6 +49,13 @@ class Process:
         async with self.session.post("/v1/embeddings", json=body) as answer:
             return answer.status
 
+    async def work(self, *ids: int) -> bytes:
+        """The frames of a call of one text."""
+        text = CallText(0, encoding_bytes(np.array(ids)), bulk=False, deadline_ms=0)
+        call = encode_call("gateway", secrets.token_hex(8), [text])
+        async with self.session.post("/v1/work", data=call) as answer:
+            return await answer.read()
+
     async def exit_code(self) -> int:
         async with asyncio.timeout(10):
             return await self.ended
@@ -55,11 +66,12 @@ async def stopped(stop: asyncio.Event) -> None:
 
 
 @contextlib.asynccontextmanager
-async def process() -> AsyncIterator[Process]:
+async def process(batch_timeout_s: float = 30.0) -> AsyncIterator[Process]:
     engine, stop, door = ClosedSomewhere(), asyncio.Event(), Door()
     source = resolve("builtin", progress=False)
     loaded = LoadedModel(describe(source.directory, name=source.name), engine, 0.1)
-    settings = Settings(pools=(Pool(model="builtin", replicas=1),))
+    replica = ReplicaSettings(batch_timeout_s=batch_timeout_s)
+    settings = Settings(pools=(Pool(model="builtin", replicas=1),), replica=replica)
     listener = Listener(door, bind("127.0.0.1", 0))
     stopping = asyncio.create_task(stopped(stop))
     async with (
@@ -104,3 +116,30 @@ async def test_an_engine_that_was_lost_before_it_is_closed_is_told_as_such(
         assert await here.exit_code() == ENGINE_LOST
 
     assert "the engine was lost before it was closed" in caplog.text
+
+
+async def test_a_replica_whose_engine_hangs_answers_and_exits_with_a_code_of_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its HTTP would live on, and nothing would ever be computed again."""
+    async with process(batch_timeout_s=0.5) as here:
+        for number in range(MEASURED):
+            assert b"replica_failed" not in await here.work(20, 21 + number)
+        here.engine.go_on.clear()
+        assert await here.embed(20, 99) == 502
+        assert await here.exit_code() == ENGINE_HUNG == 3
+        here.engine.go_on.set()
+
+    assert "the engine hangs" in caplog.text
+
+
+async def test_a_replica_that_is_slow_and_not_measured_yet_goes_on() -> None:
+    """The first batches compile kernels."""
+    async with process(batch_timeout_s=0.5) as here:
+        here.engine.go_on.clear()
+        slow = asyncio.create_task(here.work(20, 99))
+        await asyncio.sleep(1.2)
+        here.engine.go_on.set()
+        assert b"replica_failed" not in await slow
+        here.stop.set()
+        assert await here.exit_code() == 0

@@ -173,12 +173,40 @@ async def test_a_draining_replica_finishes_and_refuses() -> None:
         here.replica.draining = True
 
         with pytest.raises(DrainingError):
-            await here.ask([30])
+            await here.ask([30], key="second")
         assert not here.replica.idle
         here.engine.go_on.set()
         assert sorted(by_id(await first)) == [0]
         async with here.upstream.session.get(f"{here.url}/health/ready") as answer:
             assert answer.status == 503
+
+
+async def test_a_call_may_not_have_the_key_of_another_in_progress() -> None:
+    """To cancel by its name would take the other's texts."""
+    async with running() as here:
+        here.engine.go_on.clear()
+        first = asyncio.create_task(here.ask([20], [21], key="same"))
+        await asyncio.sleep(0.05)
+        with pytest.raises(ReplicaError, match="409"):
+            await here.ask([30], key="same")
+
+        here.engine.go_on.set()
+        assert sorted(by_id(await first)) == [0, 1]
+        assert sorted(by_id(*[await here.ask([30], key="same")])) == [0]
+
+
+async def test_a_replica_tells_how_long_its_oldest_batch_has_been_computing() -> None:
+    """And nothing while none is."""
+    async with running() as here:
+        assert (await here.upstream.describe(here.url)).oldest_batch_s is None
+        here.engine.go_on.clear()
+        first = asyncio.create_task(here.ask([20]))
+        await asyncio.sleep(0.6)
+        assert ((await here.upstream.describe(here.url)).oldest_batch_s or 0.0) > 0.2
+
+        here.engine.go_on.set()
+        await first
+        assert (await here.upstream.describe(here.url)).oldest_batch_s is None
 
 
 async def test_a_gateway_that_leaves_takes_its_waiting_texts_along() -> None:

@@ -27,11 +27,18 @@ from embedfleet.batching.jobs import (
     no_vector,
     too_late,
 )
+from embedfleet.batching.overdue import TICK_S, Ages, Running
 from embedfleet.batching.times import Times
 from embedfleet.batching.waiting import Rhythm, Waiting
 from embedfleet.engine.engine import Computation, Engine
 from embedfleet.engine.pooling import finite_rows
-from embedfleet.vocabulary import EmbedfleetError, EngineLostError, ReplicaError, Vectors
+from embedfleet.vocabulary import (
+    EmbedfleetError,
+    EngineHungError,
+    EngineLostError,
+    ReplicaError,
+    Vectors,
+)
 from embedfleet.work import CostFit
 
 T = TypeVar("T")
@@ -48,6 +55,7 @@ class Prepared:
     started: float
     """When it was formed, monotonic seconds."""
     prepare_s: float
+    running: Running
 
 
 class Batcher:
@@ -60,9 +68,11 @@ class Batcher:
         budget_tokens: int | None = None,
         report: Callable[[BatchReport], None] = lambda _: None,
         failed: Callable[[int], None] = lambda _: None,
+        hung_after_s: float = 30.0,
     ) -> None:
         """`report` is told of each computed batch, `failed` how many texts got nothing but an error
-        of the engine, without a batch that could be measured."""
+        of the engine, without a batch that could be measured. A batch that has not ended after
+        `hung_after_s`, and ten times what was predicted, ends the batcher."""
         info = engine.info
         self._engine = engine
         self._report = report
@@ -87,6 +97,8 @@ class Batcher:
         self._preparer = ThreadPoolExecutor(1, "prepare")
         self._computer = ThreadPoolExecutor(info.in_flight + info.long_beside, "compute")
         self.cost = CostFit()
+        self.ages = Ages(time.monotonic(), floor_s=hung_after_s)
+        self._batch_of: dict[Running, list[Job]] = {}
 
     def __repr__(self) -> str:
         return (
@@ -132,15 +144,18 @@ class Batcher:
     async def run(self) -> None:
         """Until cancelled: form, prepare and compute batches; close the engine's threads after.
 
-        Raises EngineLostError when the engine is lost, and whatever else goes wrong outside of an
-        engine. All that waits is answered with that error before.
+        Raises EngineLostError when the engine is lost, EngineHungError when a batch does not end,
+        and whatever else goes wrong outside of an engine. All that waits is answered with that
+        error before.
         """
+        watch = asyncio.create_task(self._watch())
         try:
             await self._run()
         except Exception as error:
             self._give_up(error)
             raise
         finally:
+            watch.cancel()
             self._preparer.shutdown(wait=False, cancel_futures=True)
             self._computer.shutdown(wait=False, cancel_futures=True)
 
@@ -158,6 +173,18 @@ class Batcher:
                 task.add_done_callback(self._computed)
         raise self._broken
 
+    async def _watch(self) -> None:
+        """Notice a batch that does not end."""
+        while (hung := self.ages.hung) is None:
+            await asyncio.sleep(TICK_S)
+            self.ages.advance(time.monotonic())
+        self._break(
+            EngineHungError(
+                f"a batch of {len(self._batch_of[hung])} texts has not ended after "
+                f"{self.ages.oldest_s or 0.0:.0f} s: the engine hangs"
+            )
+        )
+
     def _computed(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
@@ -169,10 +196,14 @@ class Batcher:
         self._changed.set()
 
     def _give_up(self, error: Exception) -> None:
-        """Answer what waits; batches that compute end by themselves."""
+        """Answer what waits; batches that compute end by themselves, unless they hang."""
         self._broken = error
         left = list(self._waiting)
         self._waiting.remove(left)
+        if isinstance(error, EngineHungError):
+            for running, batch in list(self._batch_of.items()):
+                self._ended(running, batch)
+                left += batch
         self._failed(len(left))
         known = as_known(error)
         self._answer([], None, [(job, known) for job in left], time.monotonic(), 0.0)
@@ -192,6 +223,14 @@ class Batcher:
         self._count(batch, 1)
         return batch
 
+    def _ended(self, running: Running, batch: list[Job]) -> bool:
+        """A batch has ended; return whether it had not been given up before."""
+        self.ages.end(running)
+        if self._batch_of.pop(running, None) is None:
+            return False
+        self._count(batch, -1)
+        return True
+
     def _count(self, batch: Sequence[Job], change: int) -> None:
         """A batch has come into being (1) or ended (-1)."""
         self._running += change * len(batch)
@@ -204,6 +243,8 @@ class Batcher:
 
     async def _prepare(self, batch: list[Job]) -> Prepared | None:
         started = time.monotonic()
+        running = self.ages.begin(started, self.cost.bound([job.tokens for job in batch]))
+        self._batch_of[running] = batch
         try:
             prepare = partial(self._engine.prepare, [job.encoding for job in batch])
             if sum(job.tokens for job in batch) <= self._engine.info.at_once_tokens:
@@ -211,9 +252,9 @@ class Batcher:
             else:
                 computation = await _in_thread(self._preparer, prepare)
         except Exception as error:  # noqa: BLE001  whatever an engine raises fails its batch
-            self._fail(batch, error)
+            self._fail(running, batch, error)
             return None
-        return Prepared(batch, computation, started, time.monotonic() - started)
+        return Prepared(batch, computation, started, time.monotonic() - started, running)
 
     async def _compute(self, prepared: Prepared) -> None:
         batch, beside = prepared.batch, self._waiting.is_beside(prepared.batch[0])
@@ -224,9 +265,11 @@ class Batcher:
                 self._check_shape(batch, vectors)
             except Exception as error:  # noqa: BLE001  whatever an engine raises fails its batch
                 self._times.end(span, time.monotonic())
-                self._fail(batch, error)
+                self._fail(prepared.running, batch, error)
                 return
         seconds = self._times.end(span, time.monotonic())
+        if not self._ended(prepared.running, batch):
+            return  # it was answered with an error: the engine was thought to hang
         lengths = [job.tokens for job in batch]
         if span.tells:
             self.cost.learn(lengths, seconds)
@@ -242,7 +285,6 @@ class Batcher:
                 failed_texts=len(batch) - int(good.sum()),
             )
         )
-        self._count(batch, -1)
         failures = [
             (job, no_vector(job)) for job, fine in zip(batch, good, strict=True) if not fine
         ]
@@ -259,11 +301,12 @@ class Batcher:
                 "This is a bug."
             )
 
-    def _fail(self, batch: list[Job], error: Exception) -> None:
+    def _fail(self, running: Running, batch: list[Job], error: Exception) -> None:
         log.error("a batch of %d texts failed", len(batch), exc_info=error)
         if isinstance(error, EngineLostError):
             self._break(error)
-        self._count(batch, -1)
+        if not self._ended(running, batch):
+            return
         self._failed(len(batch))
         known = as_known(error)
         self._answer([], None, [(job, known) for job in batch], time.monotonic(), 0.0)

@@ -35,7 +35,7 @@ from embedfleet.settings import Settings, is_loopback
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import ReplicaMetrics
 from embedfleet.telemetry.tracing import Tracing, opened
-from embedfleet.vocabulary import EngineLostError, ServiceError
+from embedfleet.vocabulary import EngineHungError, EngineLostError, ServiceError
 from embedfleet.wire.asgi import App, Receive, Request, Response, Router, Scope, Send
 from embedfleet.wire.description import ANNOUNCEMENT
 from embedfleet.wire.openai import RequestLimits
@@ -46,6 +46,10 @@ PARENT_POLL_S = 0.5
 SWITCH_INTERVAL_S = 0.0005
 ENGINE_LOST = 1
 """The exit code when nothing can be computed any more; a new process may."""
+ENGINE_HUNG = 3
+"""The exit code when a batch did not end; a new process may compute."""
+HUNG_GRACE_S = 2.0
+"""How long the errors of what such an engine left may take to be sent."""
 
 
 class LoadingError(ServiceError):
@@ -90,7 +94,12 @@ def run(settings: Settings) -> int:
     """
     configure_logging(settings.log)
     with opened(settings.tracing, "embedfleet-replica") as tracing:
-        return uvloop.run(_run(settings, tracing))
+        code = uvloop.run(_run(settings, tracing))
+    if code == ENGINE_HUNG:
+        # Python would wait for the thread that hangs.
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 async def _run(settings: Settings, tracing: Tracing | None) -> int:
@@ -175,6 +184,7 @@ async def serve(
         max_body_bytes=settings.replica.max_body_bytes,
         max_queued_tokens=settings.replica.max_queued_tokens,
         metrics=metrics,
+        hung_after_s=settings.replica.batch_timeout_s,
     )
     encoder, backend = Encoder(loaded.description), BatcherBackend(replica)
     served = ServedModel(identity, names, encoder, backend, created=int(time.time()))
@@ -192,8 +202,11 @@ async def serve(
     replica.draining = True
     if batching.done():
         log.critical("nothing is computed any more: exiting", exc_info=batching.exception())
-    await _until_idle(replica, settings.replica.drain_timeout_s)
+    hung = batching.done() and isinstance(batching.exception(), EngineHungError)
+    await _until_idle(replica, HUNG_GRACE_S if hung else settings.replica.drain_timeout_s)
     endpoint.close()
+    if hung:
+        return ENGINE_HUNG
     if batching.done():
         return ENGINE_LOST  # a lost device can't be asked to give its memory back
     batching.cancel()

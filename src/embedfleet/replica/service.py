@@ -31,7 +31,7 @@ from embedfleet.vocabulary import (
 )
 from embedfleet.wire import frames
 from embedfleet.wire.asgi import Request, Response, Router
-from embedfleet.wire.description import ReplicaDescription, encode_description
+from embedfleet.wire.description import MOST_SECONDS, ReplicaDescription, encode_description
 
 WINDOW_BATCHES = 2
 """Batches of work that a gateway may have here: one that computes and one that is next. Less would
@@ -47,6 +47,12 @@ GATEWAY_FORGOTTEN_S = 5.0
 FILES_PATH = "/v1/replica/files/"
 
 
+class DuplicateCallError(CallerError):
+    """A call's key is that of another one in progress."""
+
+    status = 409
+
+
 class Replica:
     """The routes of a replica process."""
 
@@ -60,12 +66,15 @@ class Replica:
         max_body_bytes: int,
         max_queued_tokens: int,
         metrics: ReplicaMetrics | None = None,
+        hung_after_s: float = 30.0,
     ) -> None:
         """`directory` holds the model's files; gateways elsewhere may ask for the small ones."""
         self.identity = identity
         self.metrics = metrics or ReplicaMetrics()
         failed = self.metrics.texts.labels("failed")
-        self.batcher = Batcher(engine, report=self._measure, failed=failed.inc)
+        self.batcher = Batcher(
+            engine, report=self._measure, failed=failed.inc, hung_after_s=hung_after_s
+        )
         self.draining = False
         self._busy_s = 0.0
         self._engine = engine
@@ -155,6 +164,9 @@ class Replica:
         jobs = list(progress.jobs.values())
         if (span := current_span()) is not None:
             span.tell(texts=len(jobs), tokens=sum(job.tokens for job in jobs))
+        if call.key in self._calls:
+            # Cancelled by its name, the other call would lose its texts.
+            raise DuplicateCallError("another call in progress has this key; keys are random")
         self.submit(jobs)
         self._calls[call.key] = progress
         self._open_calls += 1
@@ -204,7 +216,7 @@ class Replica:
         return Response(b"{}")
 
     async def describe(self, _request: Request) -> Response:
-        identity, info = self.identity, self._engine.info
+        identity, info, ages = self.identity, self._engine.info, self.batcher.ages
         return Response(
             encode_description(
                 ReplicaDescription(
@@ -224,6 +236,8 @@ class Replica:
                     draining=self.draining,
                     batches=self.batcher.cost.batches,
                     busy_s=self._busy_s,
+                    oldest_batch_s=_seconds(ages.oldest_s),
+                    oldest_batch_predicted_s=_seconds(ages.oldest_predicted_s),
                 )
             )
         )
@@ -286,6 +300,11 @@ class Replica:
         self._busy_s += report.compute_s
         for seconds in report.queue_s:
             metrics.queue.observe(seconds)
+
+
+def _seconds(value: float | None) -> float | None:
+    """As it travels: bounded, and no digits that nobody reads."""
+    return None if value is None else round(min(value, MOST_SECONDS), 3)
 
 
 def _tell(part: Part) -> None:

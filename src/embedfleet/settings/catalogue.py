@@ -59,6 +59,10 @@ class ReplicaSettings:
     """Most tokens that wait or run at once; beyond it texts are refused with 429."""
     drain_timeout_s: float = duration(30.0)
     """Seconds that a stop waits for texts in flight."""
+    batch_timeout_s: float = duration(30.0)
+    """Seconds after which a batch that has not ended, and has taken ten times what was predicted,
+    is taken for one of an engine that hangs: the process ends with exit code 3, for whoever
+    started it to start it again. Before speeds are known it is ten minutes."""
     key_file: Path | None = setting(None, none="none", guards=True)
     """File with a key that gateways must bring (their `pools.replica_key_file`); read again when it
     changes. The replicas that a gateway starts itself listen on this machine alone and have

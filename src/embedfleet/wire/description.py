@@ -33,7 +33,9 @@ Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
-Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)]
+MOST_SECONDS = 86_400.0
+
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=MOST_SECONDS)]
 
 
 class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +62,10 @@ class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
     """Measured batches that `cost` was learned from."""
     busy_s: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] | None = None
     """Seconds that it has computed since it started; None where nobody counts them."""
+    oldest_batch_s: Seconds | None = None
+    """How long its oldest batch has been computing; None while none is, or where nobody says."""
+    oldest_batch_predicted_s: Seconds | None = None
+    """Within which it should have ended; None where nothing was measured yet."""
     wire: int = VERSION
 
     @property
