@@ -205,10 +205,10 @@ async def serve(
     hung = batching.done() and isinstance(batching.exception(), EngineHungError)
     await _until_idle(replica, HUNG_GRACE_S if hung else settings.replica.drain_timeout_s)
     endpoint.close()
-    if hung:
-        return ENGINE_HUNG
     if batching.done():
-        return ENGINE_LOST  # a lost device can't be asked to give its memory back
+        return (
+            ENGINE_HUNG if hung else ENGINE_LOST
+        )  # a lost device can't be asked to give its memory back
     batching.cancel()
     return await asyncio.to_thread(_closed, loaded.engine)
 
