@@ -15,7 +15,7 @@ from rich.text import Text
 from embedfleet.admin_client import ADMIN, Admin, KeyFile, ask
 from embedfleet.cache_commands import reachable
 from embedfleet.printing import AsJson, show, show_json, table
-from embedfleet.vocabulary import SetupError
+from embedfleet.vocabulary import SetupError, counted
 
 Watch = Annotated[bool, typer.Option("--watch", help="Show it again and again until Ctrl-C.")]
 
@@ -62,7 +62,7 @@ def described(found: dict[str, Any]) -> Iterator[RenderableType]:
     """What is printed, from top to bottom."""
     yield (
         f"embedfleet {found['version']}: {found['state']}, "
-        f"{_counted(found['active_requests'], 'request')} in flight{_cache(found['cache'])}"
+        f"{counted(found['active_requests'], 'request')} in flight{_cache(found['cache'])}"
     )
     for pool in found["pools"]:
         yield ""
@@ -73,7 +73,7 @@ def _pool(pool: dict[str, Any]) -> Iterator[RenderableType]:
     replicas = pool["replicas"]
     ready = sum(each["state"] == "ready" for each in replicas)
     also = f" (also {', '.join(pool['served_names'])})" if pool["served_names"] else ""
-    yield f"{pool['name']}{also}: {ready} of {_counted(len(replicas), 'replica')} ready"
+    yield f"{pool['name']}{also}: {ready} of {counted(len(replicas), 'replica')} ready"
     lanes = ", ".join(f"{lane} {tokens:,}" for lane, tokens in pool["queued_tokens"].items())
     yield (
         f"  {pool['tokens_per_s']:,.0f} tokens/s arriving, {pool['in_flight_tokens']:,} tokens in "
@@ -116,10 +116,6 @@ def _duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit}{whole % size // below:02}{smaller}"
     return f"{whole // 60}m{whole % 60:02}s" if whole >= 60 else f"{whole}s"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _watch(admin: str, key_file: Any, every: float, *, as_json: bool) -> None:

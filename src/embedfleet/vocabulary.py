@@ -24,6 +24,11 @@ Vectors: TypeAlias = NDArray[np.float32]
 """Embeddings of several texts, shape [texts, width], rows of unit length."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, for people: `1 text`, `1,024 texts`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class Lane(StrEnum):
     """Which of the two kinds of traffic a text belongs to."""
 

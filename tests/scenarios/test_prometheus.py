@@ -280,7 +280,7 @@ def test_one_of_three_replicas_elsewhere_is_killed_and_alerts_tell(tmp_path: Pat
             for name in names:
                 prometheus.until(name, lambda name=name: bool(firing(name)))  # type: ignore[misc]
                 (labels,) = firing(name)
-                assert (labels["pool"], labels["replica"]) == ("builtin", "remote-1")
+                assert labels["replica"] == "remote-1"
             told = next(each for each in service.fleet() if each["name"] == "remote-1")
             assert told["url"] == url
             assert "refused" in told["reason"].lower() or "connect" in told["reason"].lower(), told

@@ -20,6 +20,10 @@ _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{1,45}(%\w{1,15})?")
 _METHOD = re.compile(r"[A-Z]{1,16}")
 
 
+OF_MACHINES = {"/metrics", "/targets", "/health", "/health/live", "/health/ready"}
+"""Asked every few seconds by what watches the service; only refusals of these are written."""
+
+
 class AccessLog:
     """Follows the requests of an app."""
 
@@ -30,6 +34,8 @@ class AccessLog:
     def __call__(
         self, route: str, request: Request, response: Response | None, seconds: float
     ) -> None:
+        if route in OF_MACHINES and response is not None and response.status < 400:
+            return
         answered = request.notes.get("answered")
         method = request.scope["method"]
         address = client_address(request, self._trusted_proxies)

@@ -57,6 +57,15 @@ class RequestCounter:
         self._later = Later()
         self._labelled: dict[tuple[str | None, int], tuple[Counter, Histogram, Histogram]] = {}
 
+    def totals(self) -> dict[int, int]:
+        """Requests that ended, by HTTP status."""
+        self._later.now()
+        found: dict[int, int] = {}
+        for (_, status), (requests, _, _) in self._labelled.items():
+            (total, *_) = [each for metric in requests.collect() for each in metric.samples]
+            found[status] = found.get(status, 0) + int(total.value)
+        return found
+
     def count(self, answered: Answered) -> None:
         self._later.do(self._count, answered)
 

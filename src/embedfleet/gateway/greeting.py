@@ -1,12 +1,12 @@
-"""What a gateway says on standard output once it serves.
-
-Decides the words. Refuses to know when.
-"""
+"""What a gateway says of itself: at the start, once it serves, and at the end."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from embedfleet.settings import Pool
+from embedfleet.vocabulary import counted
 
 GREETING = """\
 embedfleet serves {models} at {url}/v1 (fleet and metrics: {admin})
@@ -28,3 +28,32 @@ def greet(models: Sequence[str], urls: Sequence[str], *, keys: bool) -> None:
     )
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def announced(pools: Sequence[Pool], urls: Sequence[str]) -> str:
+    """What is about to happen: what is started, who is waited for, and where it listens."""
+    parts = []
+    for pool in pools:
+        if pool.replicas:
+            whose = "" if pool.engine == "embedfleet" else f" on {pool.engine}"
+            parts.append(f"starting {counted(pool.replicas, 'replica')} of {pool.model}{whose}")
+        if pool.replica_urls:
+            parts.append(f"waiting for {', '.join(pool.replica_urls)}")
+        if pool.replica_service:
+            parts.append(f"following the pods of {pool.replica_service}")
+    admin = f" (fleet and metrics: {urls[1]})" if len(urls) > 1 else ""
+    return f"listening on {urls[0]}{admin}; {'; '.join(parts)}"
+
+
+def farewell(requests: Mapping[int, int]) -> str:
+    """What became of all requests, by their HTTP status."""
+    answered = requests.get(200, 0)
+    left = requests.get(499, 0)
+    failed = sum(number for status, number in requests.items() if status >= 500)
+    refused = sum(requests.values()) - answered - left - failed
+    parts = [f"{counted(answered, 'request')} answered", f"{refused:,} refused"]
+    if failed:
+        parts.append(f"{failed:,} failed")
+    if left:
+        parts.append(f"{left:,} left by {'its client' if left == 1 else 'their clients'}")
+    return f"stopped: {', '.join(parts)}"

@@ -41,6 +41,7 @@ from embedfleet.vocabulary import (
     ReplicaLostError,
     ReplicaState,
     VectorError,
+    counted,
 )
 from embedfleet.wire import frames
 from embedfleet.work import CostModel
@@ -192,7 +193,10 @@ class Pool:
         if not late(now - flight.progressed, assignment.load.outstanding_s):
             return
         if self._hedges.spend(len(texts)):
-            log.info("replica %s is late with %d texts: hedging", flight.member.name, len(texts))
+            log.info(
+                "replica %s/%s is late with %s: another one computes them as well (hedge)",
+                *(self.name, flight.member.name, counted(len(texts), "text")),
+            )
             self._dispatcher.give_up(assignment, texts)
             self._counter.hedged(len(texts))
             self.fleet.failed(flight.member, now, "it is late with a call")
@@ -292,8 +296,8 @@ class Pool:
             return Ending.REFUSED, trouble
         expected = error is None or isinstance(error, ReplicaError | asyncio.CancelledError)
         log.warning(
-            "replica %s left %d texts unanswered (%s); they go to another",
-            *(member.name, left, trouble),
+            "replica %s/%s left %s unanswered (%s); another one gets them",
+            *(self.name, member.name, counted(left, "text"), trouble),
             exc_info=None if expected else error,
         )
         lost = isinstance(error, ReplicaLostError)

@@ -32,7 +32,7 @@ from embedfleet.gateway.attaching import replica_client
 from embedfleet.gateway.caching import vector_cache
 from embedfleet.gateway.contact import ModelContact
 from embedfleet.gateway.counting import RequestCounter, StateGauge
-from embedfleet.gateway.greeting import greet
+from embedfleet.gateway.greeting import announced, farewell, greet
 from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
 from embedfleet.gateway.names import UNNAMED, Names, configured, with_short
@@ -209,6 +209,10 @@ class Gateway:
         """Whether every pool has a replica that may get traffic."""
         return bool(self.pools) and all(pool.fleet.count(ReplicaState.READY) for pool in self.pools)
 
+    def requests(self) -> dict[int, int]:
+        """Requests that ended, by HTTP status."""
+        return self._counter.totals()
+
     async def close(self) -> None:
         """Stop replicas and break off what is still in flight."""
         grace = self.settings.gateway.drain_timeout_s
@@ -288,6 +292,7 @@ async def _run(
         inside = await stack.enter_async_context(in_cluster(settings))
         gateway = Gateway(settings, scratch, tracing, inside, api_keys)
         doors = listeners(gateway, public, admin)
+        log.info("%s", announced(settings.pools, [each.url for each in doors]))
         stack.push_async_callback(gateway.close)
         limits = ClientLimits.of(settings.gateway)
         await stack.enter_async_context(serving(doors, stop_timeout_s=drain_s, limits=limits))
@@ -301,6 +306,7 @@ async def _run(
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         gateway.draining = True
         await cancelled(*waiting)
+    log.info("%s", farewell(gateway.requests()))
     if gateway.background.failed.is_set():
         return LOOP_FAILED
     return SETUP_FAILED if gateway.hopeless.is_set() else 0

@@ -92,7 +92,7 @@ def run(settings: Settings) -> int:
 
     Raises SetupError.
     """
-    configure_logging(settings.log)
+    configure_logging(settings.log, told_as(settings))
     with opened(settings.tracing, "embedfleet-replica") as tracing:
         code = uvloop.run(_run(settings, tracing))
     if code == ENGINE_HUNG:
@@ -100,6 +100,15 @@ def run(settings: Settings) -> int:
         logging.shutdown()
         os._exit(code)
     return code
+
+
+def told_as(settings: Settings) -> str:
+    """Who writes a line, where a gateway's replicas write to one place: pool and replica."""
+    if not settings.replica.exit_with_parent or not settings.pools:
+        return ""
+    pool = settings.pools[0]
+    name = pool.served_names[0] if pool.served_names else pool.model
+    return f"{name}/local-{settings.replica.place}"
 
 
 async def _run(settings: Settings, tracing: Tracing | None) -> int:

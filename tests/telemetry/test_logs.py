@@ -1,0 +1,106 @@
+"""What a person reads in the log: each line once a minute, with who says it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedfleet.settings import LogSettings
+from embedfleet.telemetry.logs import configure_logging
+from embedfleet.telemetry.repeats import OnceAMinute, Repeats
+
+log = logging.getLogger("embedfleet.tests")
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """The root logger as it was, afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+class TestRepeats:
+    def test_one_of_a_kind_is_written_a_minute_and_the_next_tells_of_the_rest(self) -> None:
+        repeats = Repeats()
+        assert repeats.admit(("late",), 0.0) == 0
+        assert [repeats.admit(("late",), float(n)) for n in range(1, 60)] == [None] * 59
+        assert repeats.admit(("late",), 60.0) == 59
+        assert repeats.admit(("late",), 61.0) is None
+
+    @given(
+        st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=200),
+    )
+    def test_no_line_is_lost_from_the_count(self, steps: list[tuple[str, float]]) -> None:
+        repeats, now, told = Repeats(), 0.0, 0
+        last: dict[str, float] = {}
+        for kind, pause in steps:
+            now += pause
+            left_out = repeats.admit((kind,), now)
+            if left_out is not None:
+                told += 1 + left_out
+                assert now - last.get(kind, -1e9) >= 60
+                last[kind] = now
+        assert told + repeats.left_out() == len(steps)
+
+    @given(st.integers(1, 50), st.integers(1, 8))
+    def test_memory_is_bounded_however_many_kinds_there_are(self, kinds: int, most: int) -> None:
+        repeats = Repeats(most=most)
+        assert all(repeats.admit((kind,), 0.0) == 0 for kind in range(kinds))
+        assert len(repeats._kinds) <= most
+
+
+class TestLines:
+    def test_numbers_may_differ_in_lines_of_one_kind_and_names_may_not(
+        self, written: io.StringIO
+    ) -> None:
+        now = 0.0
+        handler = logging.StreamHandler(written)
+        handler.addFilter(OnceAMinute(lambda: now))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            for n in range(68):
+                log.info("replica %s is late with %d texts", "local-1", n)
+            log.info("replica %s is late with %d texts", "local-2", 1)
+            now = 61.0
+            log.info("replica %s is late with %d texts", "local-1", 7)
+            for _ in range(2):
+                log.error("something broke")
+        finally:
+            log.removeHandler(handler)
+        assert written.getvalue().splitlines() == [
+            "replica local-1 is late with 0 texts",
+            "replica local-2 is late with 1 texts",
+            "replica local-1 is late with 7 texts (and 67 more like it)",
+            "something broke",
+            "something broke",
+        ]
+
+    @pytest.mark.parametrize("form", ["text", "json"])
+    def test_each_line_names_the_process_that_writes_it(
+        self, written: io.StringIO, capsys: pytest.CaptureFixture[str], form: str
+    ) -> None:
+        configure_logging(LogSettings(format=form), who="builtin/local-1")  # type: ignore[arg-type]
+        log.warning("out of memory")
+        for noisy in ("httpx", "httpx2", "huggingface_hub"):
+            logging.getLogger(noisy).info("HTTP Request: HEAD http://hub/resolve/main/config.json")
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+            handler.close()
+        (line,) = capsys.readouterr().err.splitlines()
+        if form == "json":
+            assert json.loads(line)["process_name"] == "builtin/local-1"
+        else:
+            assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING builtin/local-1: out of memory", line), (
+                line
+            )
