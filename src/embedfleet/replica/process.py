@@ -214,10 +214,8 @@ async def serve(
     hung = batching.done() and isinstance(batching.exception(), EngineHungError)
     await _until_idle(replica, HUNG_GRACE_S if hung else settings.replica.drain_timeout_s)
     endpoint.close()
-    if batching.done():
-        return (
-            ENGINE_HUNG if hung else ENGINE_LOST
-        )  # a lost device can't be asked to give its memory back
+    if batching.done():  # a lost device can't be asked to give its memory back
+        return ENGINE_HUNG if hung else ENGINE_LOST
     batching.cancel()
     return await asyncio.to_thread(_closed, loaded.engine)
 
