@@ -8,8 +8,11 @@ import errno
 import math
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
@@ -18,6 +21,7 @@ from embedfleet.fleet.states import Event
 from embedfleet.fleet.supervisor import Supervisor, Told
 from embedfleet.vocabulary import ReplicaState, SetupError
 from tests.conformance.scaling_conformance import TargetConformance
+from tests.loops import running
 
 
 class FakeReplica:
@@ -30,6 +34,10 @@ class FakeReplica:
         """Whether a stop lasts until the test says that it is `gone`."""
         self.gone = asyncio.Event()
         self._end = asyncio.Event()
+
+    @property
+    def is_over(self) -> bool:
+        return self._end.is_set()
 
     def end(self, *, hopeless: bool = False) -> None:
         self._hopeless = hopeless
@@ -110,11 +118,12 @@ class Rig:
 async def rigged(count: int, *, broken: int = 0, well: bool = True) -> AsyncIterator[Rig]:
     rig = Rig(FakeProvider(broken), well=well)
     rig.supervisor.start(count)
-    await asyncio.sleep(0.02)
-    try:
-        yield rig
-    finally:
-        await rig.supervisor.stop(7.0)
+    async with running(rig.supervisor.run()):
+        await asyncio.sleep(0.02)
+        try:
+            yield rig
+        finally:
+            await rig.supervisor.stop(7.0)
 
 
 @contextlib.asynccontextmanager
@@ -123,11 +132,12 @@ async def keeping(count: int, provider: FakeProvider) -> AsyncIterator[tuple[Fle
     told = Told(restarted=lambda: restarts.append(1))
     supervisor = Supervisor(fleet, provider, Backoff(0.001, 0.01), told=told)
     supervisor.start(count)
-    await asyncio.sleep(0.02)
-    try:
-        yield fleet, restarts
-    finally:
-        await supervisor.stop(7.0)
+    async with running(supervisor.run()):
+        await asyncio.sleep(0.02)
+        try:
+            yield fleet, restarts
+        finally:
+            await supervisor.stop(7.0)
 
 
 async def test_as_many_replicas_are_started_as_asked_for() -> None:
@@ -220,12 +230,28 @@ async def test_a_start_for_which_the_machine_has_no_room_is_tried_again() -> Non
         assert len(fleet) == 1
 
 
-async def test_a_bug_that_ends_the_care_for_a_replica_is_told(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Nobody would start it again."""
-    async with keeping(1, FakeProvider(broken=1, error=ZeroDivisionError("a bug"))):
-        assert "keeping local-0 ended. This is a bug." in caplog.messages
+async def test_a_bug_while_a_replica_is_tended_to_comes_out() -> None:
+    """The process ends by it: nobody would start the replica again."""
+    provider = FakeProvider(broken=1, error=ZeroDivisionError("a bug"))
+    supervisor = Supervisor(Fleet(), provider, Backoff(0.001, 0.01))
+    supervisor.start(1)
+    with pytest.raises(ExceptionGroup) as raised:
+        await supervisor.run()
+    assert raised.group_contains(ZeroDivisionError)
+
+
+async def test_a_supervisor_that_drains_starts_nothing_again() -> None:
+    """Neither what ends from now on nor what waits to be started again."""
+    async with rigged(2) as rig:
+        rig.supervisor.backoff = Backoff(0.03, 0.03)
+        rig.provider.started[0].end()
+        await asyncio.sleep(0.01)
+        assert rig.states() == {"local-1": "ready"}
+        rig.supervisor.drain()
+        rig.provider.started[1].end()
+        await asyncio.sleep(0.06)
+        assert rig.states() == {}
+        assert len(rig.provider.started) == 2
 
 
 class TestScaling:
@@ -325,6 +351,76 @@ class TestScaling:
             rig.work = {"local-0": 9, "local-1": 9, "local-2": 9}
             await rig.become(1, 1)
         assert [replica.stopped_with for replica in rig.provider.started] == [7.0] * 3
+
+
+class Hasty(FakeProvider):
+    """Starts take a moment, and fail when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = False
+
+    async def start(self, name: str) -> FakeReplica:
+        await asyncio.sleep(0)
+        if self.failing:
+            raise SetupError("no memory")
+        await asyncio.sleep(0)
+        return await super().start(name)
+
+    @property
+    def living(self) -> list[FakeReplica]:
+        return [each for each in self.started if not each.is_over]
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("become"), st.integers(0, 4), st.integers(0, 2)),
+    st.tuples(st.just("die"), st.integers(0, 9)),
+    st.tuples(st.just("busy"), st.integers(0, 5), st.sampled_from([0, 9])),
+    st.tuples(st.just("fail"), st.booleans()),
+    st.tuples(st.just("wait"), st.integers(1, 8)),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(STEPS, max_size=30))
+def test_whatever_happens_in_which_order_the_number_that_is_wanted_lives_in_the_end(
+    steps: list[tuple[Any, ...]],
+) -> None:
+    """Plans that change, deaths while replicas start, serve, drain and end, starts that fail: none
+    is forgotten, none is started twice, and nothing outlives the stop.
+    """
+
+    async def happen() -> None:
+        provider = Hasty()
+        rig = Rig(provider)
+        wanted = (0, 0)
+        async with running(rig.supervisor.run()):
+            for step in steps:
+                match step:
+                    case ("become", planned, standby):
+                        wanted = planned, standby
+                        await rig.supervisor.scale_to(planned, standby, "a test")
+                    case ("die", number):
+                        if provider.living:
+                            provider.living[number % len(provider.living)].end()
+                    case ("busy", number, tokens):
+                        rig.work[f"local-{number}"] = tokens
+                    case ("fail", failing):
+                        provider.failing = failing
+                    case ("wait", turns):
+                        for _ in range(turns):
+                            await asyncio.sleep(0)
+            provider.failing, rig.work = False, {}
+            expected = ["ready"] * wanted[0] + ["standby"] * wanted[1]
+            async with asyncio.timeout(5):
+                while sorted(rig.states().values()) != expected:
+                    await asyncio.sleep(0.002)
+            assert (rig.supervisor.planned, rig.supervisor.standby) == wanted
+            assert len(provider.living) == sum(wanted)
+            await rig.supervisor.stop(7.0)
+            assert provider.living == []
+
+    asyncio.run(happen())
 
 
 class TestAsTarget(TargetConformance):

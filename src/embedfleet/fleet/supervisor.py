@@ -1,8 +1,9 @@
 """Keeps a number of replicas alive: starts them, starts them again when they end, lets some go.
 
-Decides when a dead replica is started again, and in which order one leaves: out of traffic first,
-then its texts are finished, then it ends or waits on standby. Which ones come and go is decided in
-`sizing.py`. Refuses to know what a replica is (a provider does) and why a number is right.
+Each place for a replica has one task that does all that happens in it, in order: start, live,
+leave, start again. What is wanted of the place may change at any moment; its task looks at that
+wherever it waits. A replica leaves traffic first, then its texts are finished, then its process
+ends or waits on standby. Which ones come and go is decided in `sizing.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from embedfleet.background import cancelled
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.providers.provider import End, Provided, Provider
@@ -44,20 +47,32 @@ class Slot:
 
     number: int
     part: Part
-    keeping: asyncio.Task[None] | None = None
-    """Keeps a process in it."""
-    emptying: asyncio.Task[None] | None = None
-    """Takes it out of traffic."""
-    ending: bool = False
-    """Whether its process was told to end: too late to be called back."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when something else is wanted of it."""
+    tending: asyncio.Task[None] | None = None
     replica: Provided | None = None
     member: Member | None = None
+    emptying_since: float | None = None
+    """Since when it finishes what it has, to end or to be kept on standby; None in traffic."""
+    ending: bool = False
+    """Whether its process was told to end: too late to be called back."""
     awaited: tuple[str, float] | None = None
     """Since when it is awaited in traffic, and from where: `start` or `standby`."""
 
     @property
     def name(self) -> str:
         return f"local-{self.number}"
+
+    async def change(self, awaited: asyncio.Future[Any] | None, timeout_s: float) -> None:
+        """Wait until something else is wanted, or `awaited` is done, or for so long."""
+        self.changed.clear()
+        changed = asyncio.ensure_future(self.changed.wait())
+        both = {changed} if awaited is None else {changed, awaited}
+        at_most = None if math.isinf(timeout_s) else timeout_s
+        try:
+            await asyncio.wait(both, timeout=at_most, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
 
 
 @dataclass(slots=True)
@@ -86,6 +101,8 @@ class Supervisor:
     start_timeout_s: float = 600.0
     """How long one may not answer, loading or later, before it counts as dead."""
     told: Told = field(default_factory=Told)
+    _draining: bool = field(init=False, default=False)
+    _tasks: asyncio.TaskGroup | None = field(init=False, default=None)
     _slots: dict[int, Slot] = field(init=False, default_factory=dict)
     _starts_s: list[float] = field(init=False, default_factory=list)
 
@@ -107,8 +124,15 @@ class Supervisor:
         """Three of four of the last starts were quicker; NaN before the first."""
         return float(np.quantile(self._starts_s, 0.75)) if self._starts_s else math.nan
 
+    async def run(self) -> None:
+        """Tend to the replicas until cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            for slot in self._slots.values():
+                self._begin(slot, self._tasks)
+            await asyncio.Event().wait()
+
     def start(self, count: int) -> None:
-        """Keep `count` replicas alive from now on."""
+        """Keep `count` replicas alive, from when this is run."""
         self._become(count, self.standby)
 
     async def scale_to(self, planned: int, standby: int, reason: str) -> None:
@@ -116,13 +140,17 @@ class Supervisor:
         log.debug("%d replicas and %d on standby: %s", planned, standby, reason)
         self._become(planned, standby)
 
+    def drain(self) -> None:
+        """Start nothing more; what is there goes on."""
+        self._draining = True
+        for slot in self._slots.values():
+            slot.changed.set()
+
     async def stop(self, grace_s: float) -> None:
-        """Stop restarting, then stop every replica; they finish what they have."""
+        """End every replica; they finish what they have within `grace_s` seconds."""
+        self.drain()
         slots = list(self._slots.values())
-        tasks = [task for slot in slots for task in (slot.keeping, slot.emptying) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(*(slot.tending for slot in slots if slot.tending is not None))
         running = [slot.replica for slot in slots if slot.replica is not None]
         await asyncio.gather(*(replica.stop(grace_s) for replica in running))
         self._slots.clear()
@@ -130,17 +158,19 @@ class Supervisor:
     # -- who is there ------------------------------------------------------------------
 
     def _become(self, planned: int, standby: int) -> None:
+        if self._draining:
+            return
         todo = changes([self._standing(slot) for slot in self._slots.values()], planned, standby)
         for number, part in todo.parts:
             self._assign(self._slots[number], part)
         for part in todo.starts:
             number = next(each for each in range(len(self._slots) + 1) if each not in self._slots)
             slot = self._slots[number] = Slot(number, part)
-            self._begin(slot)
+            if self._tasks is not None:
+                self._begin(slot, self._tasks)
 
-    def _begin(self, slot: Slot) -> None:
-        slot.keeping = asyncio.create_task(self._keep(slot), name=f"keeping {slot.name}")
-        slot.keeping.add_done_callback(_tell_of)
+    def _begin(self, slot: Slot, tasks: asyncio.TaskGroup) -> None:
+        slot.tending = tasks.create_task(self._tend(slot), name=f"tending {slot.name}")
 
     def _standing(self, slot: Slot) -> Standing:
         member = None if slot.ending else slot.member
@@ -148,22 +178,19 @@ class Supervisor:
         return Standing(slot.number, slot.part, state, self.outstanding(slot.name))
 
     def _assign(self, slot: Slot, part: Part) -> None:
-        """Give a replica another part."""
+        """Give a replica another part; its task does what follows."""
         log.debug("replica %s: from %s to %s", slot.name, slot.part, part)
         slot.part = part
+        slot.changed.set()
         if slot.ending:
             return  # its place is filled anew once it is free
-        if slot.emptying is not None:
-            slot.emptying.cancel()
-            slot.emptying = None
         self._mark(slot)
         if part is Part.TRAFFIC:
+            slot.emptying_since = None
             self._bring_back(slot)
         else:
+            slot.emptying_since = time.monotonic()
             self._apply(slot, Event.DRAIN, "it is not needed any more")
-            emptying = self._reserve(slot) if part is Part.STANDBY else self._remove(slot)
-            slot.emptying = asyncio.create_task(emptying, name=f"emptying {slot.name}")
-            slot.emptying.add_done_callback(_tell_of)
 
     def _mark(self, slot: Slot) -> None:
         """Let whoever watches the replica know its part."""
@@ -177,80 +204,108 @@ class Supervisor:
         self._apply(slot, Event.WOKEN, "it is woken")
         self._apply(slot, Event.RELEASED, "it is needed after all")
 
-    async def _reserve(self, slot: Slot) -> None:
-        await self._emptied(slot)
-        self._apply(slot, Event.RESERVED, "it is kept on standby")
+    # -- one place ---------------------------------------------------------------------
 
-    async def _remove(self, slot: Slot) -> None:
-        await self._emptied(slot, self.grace_s)
-        slot.ending = True
-        if slot.keeping is not None:
-            slot.keeping.cancel()
-            await asyncio.gather(slot.keeping, return_exceptions=True)
-        if slot.replica is not None:
-            await slot.replica.stop(self.grace_s)
-            slot.replica = None
-        self._apply(slot, Event.LOST, "it was not needed any more")
-        slot.member, slot.ending, slot.emptying = None, False, None
-        if slot.part is Part.LEAVING:
-            del self._slots[slot.number]
-        else:  # it was wanted again meanwhile
-            self._begin(slot)
-
-    async def _emptied(self, slot: Slot, at_most_s: float = math.inf) -> None:
-        deadline = time.monotonic() + at_most_s
-        while self.outstanding(slot.name) and time.monotonic() < deadline:
-            await asyncio.sleep(LOOK_S)
-
-    # -- processes ---------------------------------------------------------------------
-
-    async def _keep(self, slot: Slot) -> None:
-        ends, name = 0, slot.name
-        while True:
+    async def _tend(self, slot: Slot) -> None:
+        """Keep a process in a place for as long as the place is needed."""
+        ends = 0
+        while self._needed(slot):
             started = time.monotonic()
             end = await self._live(slot)
-            if slot.part is Part.LEAVING:
-                return
+            if end is None or not self._needed(slot):
+                continue
             if end.hopeless:
-                log.error("replica %s ended (%s); starting it again can't help", name, end.reason)
+                log.error(
+                    "replica %s ended (%s); starting it again can't help", slot.name, end.reason
+                )
                 self.told.gave_up(end.reason)
-                return
+                await self._pause(slot, math.inf)
+                continue
             ends = 1 if time.monotonic() - started > HEALTHY_S else ends + 1
             wait = self.backoff.after(ends)
             log.warning(
-                "replica %s ended (%s); it is started again in %.1f s", name, end.reason, wait
+                "replica %s ended (%s); it is started again in %.1f s", slot.name, end.reason, wait
             )
-            await asyncio.sleep(wait)
-            self.told.restarted()
+            await self._pause(slot, wait)
+            if self._needed(slot):
+                self.told.restarted()
+        self._slots.pop(slot.number, None)
 
-    async def _live(self, slot: Slot) -> End:
-        """One life of a replica."""
-        slot.awaited = ("start", time.monotonic())
+    def _needed(self, slot: Slot) -> bool:
+        return slot.part is not Part.LEAVING and not self._draining
+
+    async def _pause(self, slot: Slot, seconds: float) -> None:
+        """Wait, while the place is needed."""
+        until = time.monotonic() + seconds
+        while self._needed(slot) and (left := until - time.monotonic()) > 0:
+            await slot.change(None, left)
+
+    async def _live(self, slot: Slot) -> End | None:
+        """One life of a replica, and how it ended; None when it was let go."""
+        slot.awaited, slot.emptying_since = ("start", time.monotonic()), None
         try:
-            slot.replica = await self.provider.start(slot.name)
+            await self._start(slot)
         except SetupError as error:
             return End(error.message, hopeless=isinstance(error, SettingError))
         except OSError as error:  # no memory for a process, no room for its file
             return End(f"it could not be started: {error}", hopeless=False)
+        if slot.replica is None:
+            return None
         slot.member = self.fleet.add(slot.name, slot.replica.url, time.monotonic())
         self._mark(slot)
-        end = await self._ended(slot.replica, slot)
-        slot.replica = None
-        self._apply(slot, Event.LOST, end.reason)
+        if slot.part is Part.LEAVING:  # it was told while it was being started
+            slot.emptying_since = time.monotonic()
+        end = await self._ended(slot, slot.replica)
+        self._apply(slot, Event.LOST, "it was not needed any more" if end is None else end.reason)
+        slot.replica, slot.member, slot.ending = None, None, False
         return end
 
-    async def _ended(self, replica: Provided, slot: Slot) -> End:
-        """How its life ended. One that does not answer in time is ended: it may hang for ever."""
+    async def _start(self, slot: Slot) -> None:
+        """Fill the place with a replica that has an address; with none where it is not needed any
+        more before that.
+        """
+
+        async def fill() -> None:  # at once: a start that ends while we are cancelled is not lost
+            slot.replica = await self.provider.start(slot.name)
+
+        filling = asyncio.ensure_future(fill())
+        try:
+            while not filling.done() and self._needed(slot):
+                await slot.change(filling, math.inf)
+        finally:
+            await cancelled(filling)
+        if not filling.cancelled():
+            filling.result()
+
+    async def _ended(self, slot: Slot, replica: Provided) -> End | None:
+        """How its life ended; None when it was let go.
+
+        One that does not answer in time is ended: it may hang for ever.
+        """
         ending = asyncio.ensure_future(replica.ended())
         try:
             while not ending.done():
-                await asyncio.wait({ending}, timeout=self.start_timeout_s / LOOKS)
-                if not ending.done() and self._hangs(slot):
+                if slot.emptying_since is not None and self._emptied(slot):
+                    if slot.part is Part.LEAVING:
+                        slot.ending = True
+                        await replica.stop(self.grace_s)
+                        return None
+                    slot.emptying_since = None
+                    self._apply(slot, Event.RESERVED, "it is kept on standby")
+                if self._hangs(slot):
                     await replica.stop(LOOK_S)
                     return End(f"no answer within {self.start_timeout_s:g} s", hopeless=False)
-            return await ending
+                empties = slot.emptying_since is not None
+                await slot.change(ending, LOOK_S if empties else self.start_timeout_s / LOOKS)
+            return ending.result()
         finally:
-            ending.cancel()
+            await cancelled(ending)
+
+    def _emptied(self, slot: Slot) -> bool:
+        """Whether it has finished what it had, or had its time to."""
+        since = slot.emptying_since or 0.0
+        late = slot.part is Part.LEAVING and time.monotonic() - since >= self.grace_s
+        return late or not self.outstanding(slot.name)
 
     def _hangs(self, slot: Slot) -> bool:
         member = slot.member
@@ -274,9 +329,3 @@ class Supervisor:
             if came == "start":
                 self._starts_s = [*self._starts_s[1 - STARTS :], seconds]
             self.told.arrived(came, seconds)
-
-
-def _tell_of(task: asyncio.Task[None]) -> None:
-    """A bug that ends it must not pass in silence: nobody else would look after the replica."""
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("%s ended. This is a bug.", task.get_name(), exc_info=task.exception())

@@ -266,6 +266,7 @@ class Gateway:
         keeps = supervisor(pool, starts, self.settings, self.metrics, lambda _: self._give_up(pool))
         self._supervisors.append(keeps)
         keeps.start(scaled.min_replicas if scaled.enabled else settings.replicas)
+        self.background.start(keeps.run(), f"the replicas of {pool.name}")
         if scaled.enabled:
             self._decide(self.scaling.scaler(pool.name, keeps).run(), pool)
 
