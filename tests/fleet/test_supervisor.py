@@ -381,6 +381,21 @@ STEPS = st.one_of(
 )
 
 
+async def take(step: tuple[Any, ...], rig: Rig, provider: Hasty) -> None:
+    match step:
+        case ("become", planned, standby):
+            await rig.supervisor.scale_to(planned, standby, "a test")
+        case ("die", number) if provider.living:
+            provider.living[number % len(provider.living)].end()
+        case ("busy", number, tokens):
+            rig.work[f"local-{number}"] = tokens
+        case ("fail", failing):
+            provider.failing = failing
+        case ("wait", turns):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+
 @settings(deadline=None, max_examples=150)
 @given(st.lists(STEPS, max_size=30))
 def test_whatever_happens_in_which_order_the_number_that_is_wanted_lives_in_the_end(
@@ -396,20 +411,8 @@ def test_whatever_happens_in_which_order_the_number_that_is_wanted_lives_in_the_
         wanted = (0, 0)
         async with running(rig.supervisor.run()):
             for step in steps:
-                match step:
-                    case ("become", planned, standby):
-                        wanted = planned, standby
-                        await rig.supervisor.scale_to(planned, standby, "a test")
-                    case ("die", number):
-                        if provider.living:
-                            provider.living[number % len(provider.living)].end()
-                    case ("busy", number, tokens):
-                        rig.work[f"local-{number}"] = tokens
-                    case ("fail", failing):
-                        provider.failing = failing
-                    case ("wait", turns):
-                        for _ in range(turns):
-                            await asyncio.sleep(0)
+                await take(step, rig, provider)
+                wanted = step[1:] if step[0] == "become" else wanted
             provider.failing, rig.work = False, {}
             expected = ["ready"] * wanted[0] + ["standby"] * wanted[1]
             async with asyncio.timeout(5):
