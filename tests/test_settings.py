@@ -227,6 +227,10 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
         ("[admin]\ntls_certificate = '/c'", "admin.tls_key is not: HTTPS needs both"),
         ("[gateway]\ncors_origins = ['https://a.org/']", "is not an origin such as"),
         ("[gateway]\ncors_origins = ['a.org']", "is not an origin such as"),
+        ("[gateway]\ncors_origins = ['https://a.org:443']", "is never sent"),
+        ("[gateway]\ncors_origins = ['http://中国.example']", "is never sent"),
+        ("[gateway]\ncors_origins = ['HTTPS://a.org']", "is not an origin such as"),
+        ("[gateway]\ncors_origins = ['https://a.*.org']", "is not an origin such as"),
         ("[gateway]\nmax_queued_bytes = 1", "the largest request would never be let in"),
         ("[gateway]\nmax_queued_tokens = 9\n[engine]\nmax_tokens = 10", "gateway.max_queued_tok"),
         ("[replica]\nmax_queued_tokens = 9\n[engine]\nmax_tokens = 10", "replica.max_queued_tok"),
@@ -302,6 +306,8 @@ def test_contradictions_are_refused(toml: str, said: str) -> None:
         "[admin]\nhost = '::1'",
         "[admin]\nhost = 'localhost'",
         "[gateway]\ncors_origins = ['*', 'http://localhost:3000', 'https://a.org']",
+        "[gateway]\ncors_origins = ['app://obsidian.md', 'null', 'https://*.a.org', 'vscode-webview://*']",
+        "[gateway]\ncors_origins = ['chrome-extension://abc', 'file://', 'http://[::1]:3000']",
     ],
 )
 def test_an_admin_address_is_shut_or_opened_on_purpose(toml: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from embedfleet.access.cors import Cors
+from embedfleet.access.cors import Cors, Origins
 from embedfleet.wire.asgi import Message, Request, Response, Router
 
 ORIGIN = "https://example.org"
@@ -102,3 +102,22 @@ async def test_nothing_but_names_of_headers_is_sent_back() -> None:
     headers = PREFLIGHT | {"access-control-request-headers": "a\r\nset-cookie: b"}
     _, told = await asked([ORIGIN], "OPTIONS", origin=ORIGIN, **headers)
     assert told["access-control-allow-headers"] == "authorization, content-type"
+
+
+@pytest.mark.parametrize(
+    ("named", "origin", "allowed"),
+    [
+        ("app://obsidian.md", b"app://obsidian.md", True),
+        ("null", b"null", True),
+        ("https://*.example.org", b"https://a.b.example.org", True),
+        ("https://*.example.org", b"https://example.org", False),
+        ("https://*.example.org", b"https://evil.org/.example.org", False),
+        ("https://*.example.org", b"https://evilexample.org", False),
+        ("https://*.example.org", b"http://a.example.org", False),
+        ("https://*.example.org", b"https://a.example.org:444", False),
+        ("vscode-webview://*", b"vscode-webview://1a2b", True),
+        ("vscode-webview://*", b"http://1a2b", False),
+    ],
+)
+def test_an_origin_matches_as_it_is_named(named: str, origin: bytes, *, allowed: bool) -> None:
+    assert (origin in Origins([named])) is allowed

@@ -1,6 +1,6 @@
 """Which web pages may ask from a browser (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol).
 
-An ASGI app around another. Decides by the exact origin. Refuses to let a browser send cookies or
+An ASGI app around another. Decides by the origin. Refuses to let a browser send cookies or
 stored passwords along: whoever asks brings a key in a header, and nothing else counts.
 """
 
@@ -28,13 +28,39 @@ SHOWN = (
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9\-_, ]{0,2048}")
 
 
+class Origins:
+    """Origins whose pages may ask, as the settings name them."""
+
+    def __init__(self, named: Collection[str]) -> None:
+        """`named` are origins as browsers write them, `*`, or a host that begins with `*`."""
+        self.all = "*" in named
+        self._exact = frozenset(each.encode() for each in named if "*" not in each)
+        self._below = tuple(
+            re.compile(
+                rb"[a-z0-9_-]+(\.[a-z0-9_-]+)*".join(
+                    re.escape(part) for part in each.encode().split(b"*")
+                )
+            )
+            for each in named
+            if "*" in each and each != "*"
+        )
+
+    def __bool__(self) -> bool:
+        return self.all or bool(self._exact or self._below)
+
+    def __contains__(self, origin: object) -> bool:
+        if self.all or origin in self._exact:
+            return True
+        return isinstance(origin, bytes) and any(each.fullmatch(origin) for each in self._below)
+
+
 class Cors:
     """Tells browsers that pages of some origins may ask."""
 
     def __init__(self, app: App, origins: Collection[str]) -> None:
-        """`origins` as browsers spell them, such as `https://example.org`; `*` is all of them."""
+        """`origins` as `Origins` takes them."""
         self._app = app
-        self._origins = frozenset(origin.encode() for origin in origins)
+        self._origins = Origins(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope.get("headers", ()))
@@ -50,7 +76,7 @@ class Cors:
         """What every answer to a page of this origin says; None where it may not ask."""
         if origin is None:
             return None
-        if b"*" in self._origins:
+        if self._origins.all:
             return [(b"access-control-allow-origin", b"*")]
         if origin in self._origins:
             return [(b"access-control-allow-origin", origin), (b"vary", b"origin")]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from ipaddress import ip_address
 
+from embedfleet.access.cors import Origins
 from embedfleet.vocabulary import ForbiddenError
 from embedfleet.wire.asgi import App, Receive, Scope, Send, error_response, send_response
 from embedfleet.wire.request_ids import request_id
@@ -25,7 +26,7 @@ class NoPages:
     def __init__(self, app: App, origins: Collection[str] = (), *, by_name: bool = True) -> None:
         """`origins` may ask; `by_name` takes any name, else addresses and localhost alone."""
         self._app = app
-        self._origins = frozenset(origin.encode() for origin in origins)
+        self._origins = Origins(origins)
         self._by_name = by_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +48,7 @@ class NoPages:
                 "this address is asked by localhost or by number, and not by any other name",
                 code="host_not_allowed",
             )
-        if not origin or origin in self._origins or b"*" in self._origins:
+        if not origin or origin in self._origins:
             return None
         if is_local_name(host) and origin.partition(b"//")[2] == host:
             return None  # a page of this very address

@@ -116,9 +116,6 @@ class HttpConnection(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         """Give the parser one request at a time: it does not stop where one ends."""
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
-            self._due = self.loop.time() + self._limits.idle_s  # also for what begins no request
         start, size = 0, len(data)
         # In chunks that are made of ends of heads, an end of the body is not looked for everywhere.
         step = 0 if self._length is not None or data.count(END_OF_HEAD) < 64 else 1024
@@ -140,7 +137,8 @@ class HttpConnection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(part)
             except httptools.HttpParserUpgrade as upgrade:
-                head = without_offer(self.parser.get_method(), self.url, self.headers)
+                version = self.parser.get_http_version()
+                head = without_offer(self.parser.get_method(), version, self.url, self.headers)
                 self.parser = httptools.HttpRequestParser(self)
                 data = head + part[upgrade.args[0] :] + data[start:]
                 start, size = 0, len(data)
@@ -187,7 +185,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         offers = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
-        if offers and self.parser.get_http_version() == "1.1":
+        if offers and self.parser.get_http_version() in VERSIONS:
             return  # see `_feed`
         self._in_head = False
         try:
@@ -236,16 +234,21 @@ class HttpConnection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, cast("Any", _Exchange(self, cycle, app)))
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        """As uvicorn's, but that a resting connection costs no timer (`look`)."""
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._deaf = True
-        elif self.cycle is not None and not self.cycle.response_complete:
-            return  # one that was parsed already
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         elif self.refusal is not None:
             self._refuse(self.refusal)
-        elif self._waiting:
-            data, self._waiting = self._waiting, b""
-            self._feed(data)
+        else:
+            self._due = self.loop.time() + self._limits.idle_s
+            if self._waiting:
+                data, self._waiting = self._waiting, b""
+                self._feed(data)
 
     def _refuse(self, error: EmbedfleetError) -> None:
         """Say what is wrong, after the answers to what came before; then end."""

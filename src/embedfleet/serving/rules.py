@@ -91,13 +91,13 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     return (parsed.path or b"/") + query, authority
 
 
-def without_offer(method: bytes, target: bytes, headers: Headers) -> bytes:
+def without_offer(method: bytes, version: str, target: bytes, headers: Headers) -> bytes:
     """The head of a request that offers to change to another protocol, without the offer.
 
     An offer need not be taken (RFC 9110, 7.8). Java's client makes one with its first request, and
     the parser leaves the body of such a request alone.
     """
-    kept = [method, b" ", target, b" HTTP/1.1\r\n"]
+    kept = [method, b" ", target, b" HTTP/", version.encode(), b"\r\n"]
     for name, value in headers:
         if name == b"connection":
             kept += (b"connection: close\r\n",) if b"close" in value.lower() else ()

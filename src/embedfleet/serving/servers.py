@@ -144,7 +144,6 @@ async def serving(
                     log_config=None,
                     proxy_headers=False,  # whom to believe is decided in wire/headers.py
                     server_header=False,
-                    timeout_keep_alive=cast("int", limits.idle_s),
                     timeout_graceful_shutdown=max(1, round(stop_timeout_s)),
                     ssl_context_factory=_given(listener.tls),
                 ),

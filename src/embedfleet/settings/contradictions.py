@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import chain
 from urllib.parse import urlsplit
 
-from embedfleet.settings.addresses import is_loopback
+from embedfleet.settings.addresses import is_loopback, origin_complaint
 from embedfleet.settings.cache import redis_complaints
 from embedfleet.settings.catalogue import Pool, Settings
 from embedfleet.vocabulary import Precision, SettingError
@@ -78,11 +78,9 @@ def _reached(settings: Settings) -> Iterator[str]:
             "whoever does: give a key (admin.key_file), or say that this is meant (admin.open)"
         )
     for origin in gateway.cors_origins:
-        if origin != "*" and not _is_origin(origin):
-            yield (
-                f'gateway.cors_origins: "{origin}" is not an origin such as https://example.org '
-                "or http://localhost:3000 (no path, no slash at the end)"
-            )
+        wrong = origin_complaint(origin)
+        if wrong:
+            yield f'gateway.cors_origins: "{origin}" {wrong}'
 
 
 def _autoscaling(settings: Settings) -> Iterator[str]:
@@ -168,11 +166,6 @@ def _within(pool: Pool, settings: Settings) -> Iterator[str]:
                 f"it promises {pool.precision}, which engine.dtype {dtype} can't keep; "
                 f"precision = {dtype} or another dtype would fit"
             )
-
-
-def _is_origin(text: str) -> bool:
-    """Scheme, host and port alone, spelled as browsers do."""
-    return _is_address(text) and text == text.lower() and text.count("/") == 2
 
 
 def _whose_replicas(pool: Pool, settings: Settings) -> Iterator[str]:

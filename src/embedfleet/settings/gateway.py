@@ -78,5 +78,6 @@ class GatewaySettings:
     tls_key: Path | None = setting(None, none="none", guards=True)
     """File of its private key (PEM, without a passphrase)."""
     cors_origins: tuple[str, ...] = ()
-    """Origins whose pages may ask from a browser, for instance `https://example.org`; `*` is all.
+    """Origins whose pages may ask from a browser, as the browser writes them: `https://example.org`,
+    `app://obsidian.md`, `null`; `https://*.example.org` is every host below, `*` every origin.
     None by default: a key in a web page is everybody's key."""
