@@ -24,9 +24,10 @@ from benchmarks.gateway import machine
 
 from embedfleet.fleet.balancing import Load
 from embedfleet.fleet.balancing.least_work import LeastWork
-from embedfleet.gateway.dispatch import Assignment, Dispatcher, Ending
-from embedfleet.gateway.queue import QueuedText
-from embedfleet.vocabulary import EmbedfleetError, Lane, Vector
+from embedfleet.gateway.delivery.decisions import Event
+from embedfleet.gateway.delivery.dispatch import Call, Dispatcher
+from embedfleet.gateway.delivery.queue import QueuedText
+from embedfleet.vocabulary import Lane
 
 SIZES: Final = ((5, 100), (5, 10_000), (50, 100_000), (500, 1_000_000))
 """Replicas and queued texts."""
@@ -34,27 +35,16 @@ BATCH_TOKENS = 8192
 FRAME_TEXTS = 64
 
 
-class Nobody:
-    """Waits for nothing."""
-
-    def succeeded(self, index: int, vector: Vector, queue_s: float, compute_s: float) -> None: ...
-
-    def failed(self, index: int, error: EmbedfleetError) -> None: ...
-
-
 def texts(count: int) -> list[QueuedText]:
     """Texts of 1 to 200 tokens, every fifth interactive."""
     rng = np.random.default_rng(0)
     encodings = [np.zeros(length, np.int32) for length in range(1, 201)]
-    nobody = Nobody()
     return [
         QueuedText(
             encodings[length],
             Lane.INTERACTIVE if number % 5 == 0 else Lane.BULK,
             deadline=600.0,
             arrived=number * 1e-5,
-            claimant=nobody,
-            index=0,
         )
         for number, length in enumerate(rng.integers(0, 200, count).tolist())
     ]
@@ -65,21 +55,21 @@ def once(replicas: int, waiting: list[QueuedText]) -> float:
     dispatcher = Dispatcher(LeastWork(), attempts=4)
     for number in range(replicas):
         dispatcher.join(Load(f"replica-{number}", 2 * BATCH_TOKENS, BATCH_TOKENS))
-    flying: deque[Assignment] = deque()
+    flying: deque[Call] = deque()
     began = time.perf_counter()
     for text in waiting:
         dispatcher.queue.put(text)
     now = 20.0
     while len(dispatcher.queue) or flying:
         flying += dispatcher.assign(now)
-        assignment = flying.popleft()
+        call = flying.popleft()
         # A frame: some of the call's texts are answered, and there is room for others.
-        for text_id in list(assignment.texts)[:FRAME_TEXTS]:
-            dispatcher.settle(assignment, text_id)
-        if assignment.texts:
-            flying.append(assignment)
+        for text_id in list(call.texts)[:FRAME_TEXTS]:
+            dispatcher.settle(call, text_id)
+        if call.texts:
+            flying.append(call)
         else:
-            dispatcher.end(assignment, Ending.FAILED)  # nothing is missing: nothing comes of it
+            dispatcher.end(call, Event.FAILED, now)  # nothing is missing: nothing comes of it
         now += 1e-4
     return time.perf_counter() - began
 

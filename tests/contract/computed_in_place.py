@@ -16,10 +16,9 @@ import numpy as np
 
 from embedfleet.access import Access
 from embedfleet.encoding.encoder import Encoder
-from embedfleet.endpoint import Caller, Computed, Endpoint, ServedModel
+from embedfleet.endpoint import Caller, Endpoint, ServedModel, Text
 from embedfleet.model.description import describe
 from embedfleet.serving import Listener, bind, serving
-from embedfleet.vocabulary import Encoding
 from embedfleet.wire.asgi import App, Router
 from embedfleet.wire.openai import RequestLimits
 from tests.small_tokenizer import write_model
@@ -34,15 +33,19 @@ class BagOfTokens:
         rows = np.random.default_rng(0).standard_normal((vocabulary, WIDTH))
         self._table = rows.astype(np.float32)
 
-    async def compute(self, encodings: Sequence[Encoding], caller: Caller) -> Computed:
-        # Weights that differ by position let the order of tokens count.
-        sums = [
-            self._table[ids].T @ (1 + np.arange(len(ids), dtype=np.float32) % 7)
-            for ids in encodings
-        ]
-        vectors = np.stack(sums)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return Computed(vectors, 0.0, 0.0)
+    def admit(self, texts: int, tokens: int, caller: Caller) -> None: ...
+
+    def submit(self, texts: Sequence[Text], caller: Caller) -> None:
+        for text in texts:
+            ids = text.encoding
+            # Weights that differ by position let the order of tokens count.
+            vector = self._table[ids].T @ (1 + np.arange(len(ids), dtype=np.float32) % 7)
+            text.arrived(vector / np.linalg.norm(vector), 0.0, 0.0, "")
+
+    def join(self, text: Text, caller: Caller) -> bool:
+        return False
+
+    def withdraw(self, texts: Sequence[Text]) -> None: ...
 
 
 def unchanged(app: App) -> App:

@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 
 from embedfleet.cache.memory import Memory
-from embedfleet.cache.single_flight import Arrived
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.endpoint import Caller, Computed, Promise
+from embedfleet.endpoint import Caller, Promise
 from embedfleet.vocabulary import (
     Encoding,
     OverloadedError,
     Precision,
     RateLimitedError,
     ReplicaError,
-    Vector,
 )
 from embedfleet.wire.asgi import ClientGoneError
 from tests.fakes.asking import MODEL, Asker, RevealingBackend, failing, heard, request
@@ -43,21 +41,6 @@ class Held(RevealingBackend):
     async def _wait(self, _encodings: Sequence[Encoding]) -> None:
         self.begun += 1
         await self.go_on.wait()
-
-
-class Forgetful(RevealingBackend):
-    """Tells nobody of the last but one vector of its work, or of the only one."""
-
-    async def compute(
-        self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
-    ) -> Computed:
-        forgotten = max(0, len(encodings) - 2)
-
-        def tell(index: int, vector: Vector, queue_s: float, compute_s: float) -> None:
-            if arrived is not None and index != forgotten:
-                arrived(index, vector, queue_s, compute_s)
-
-        return await super().compute(encodings, caller, tell)
 
 
 async def begun(backend: Held, works: int) -> None:
@@ -168,17 +151,23 @@ class TestWishes:
         await asker.ask("two", headers=fresh)
         assert (await asker.ask("two")).cache == "hit=1; miss=0"
 
-    async def test_what_two_want_is_kept_if_one_allows_it(self, tmp_path: Path) -> None:
-        backend = Held()
-        asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=backend)
-        private = asyncio.create_task(asker.ask("one", headers={"cache-control": "no-store"}))
-        await begun(backend, 1)
-        other = asyncio.create_task(asker.ask("one"))
-        await settled()
-        backend.go_on.set()
-        await asyncio.gather(private, other)
-        assert len(backend.computed) == 1
-        assert (await asker.ask("one")).cache == "hit=1; miss=0"
+    async def test_a_text_that_must_not_be_stored_is_shared_with_nobody(
+        self, tmp_path: Path
+    ) -> None:
+        """Others would learn from their wait, and from what they pay, that it was sent."""
+        private = {"cache-control": "no-store"}
+        for first, second in ((private, {}), ({}, private), (private, private)):
+            backend = Held()
+            asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=backend)
+            asked = [asyncio.create_task(asker.ask("one", headers=first))]
+            await begun(backend, 1)
+            asked.append(asyncio.create_task(asker.ask("one", headers=second)))
+            await begun(backend, 2)
+            backend.go_on.set()
+            await asyncio.gather(*asked)
+            assert len(backend.computed) == 2
+            assert asker.cache is not None
+            assert asker.cache.counts.shared == 0
 
 
 class TestRefusals:
@@ -316,7 +305,7 @@ class TestSharing:
         await settled()
         assert backend.cancelled == 1
         assert asker.cache is not None
-        assert len(asker.cache.flights) == 0
+        assert asker.cache.counts.in_flight == 0
 
     async def test_after_a_cancelled_work_a_text_is_computed_anew(
         self, asker: Asker, backend: Held
@@ -349,74 +338,66 @@ class TestSharing:
         answers = await asyncio.gather(bulk, quick)
         assert answers[0].vectors == answers[1].vectors == [asker.right("same")]
 
-    @pytest.mark.parametrize("error", [OverloadedError("full"), ReplicaError("a text beside")])
-    async def test_an_error_is_the_leader_s_alone(
-        self, tmp_path: Path, error: OverloadedError | ReplicaError
+    async def test_a_failure_is_told_to_one_and_the_text_is_computed_once_more_for_all_others(
+        self, tmp_path: Path
     ) -> None:
-        """It may be the fault of another text, or of a deadline; followers try for themselves."""
-        go_on = asyncio.Event()
+        """However many those are: no stampede follows."""
         works = 0
 
         async def fail_once(_encodings: Sequence[Encoding]) -> None:
             nonlocal works
             works += 1
-            if works == 1:
-                await go_on.wait()
-                raise error
+            mine = works
+            await asyncio.sleep(0.01)
+            if mine == 1:
+                raise ReplicaError("it broke")
 
         backend = RevealingBackend(fail_once)
         asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=backend)
-        leader = asyncio.create_task(asker.ask(["same", "bad"]))
-        await settled()
-        followers = [asyncio.create_task(asker.ask("same")) for _ in range(3)]
-        await settled()
-        assert works == 1
-        go_on.set()
-        assert (await leader).status == error.status
-        for answer in await asyncio.gather(*followers):
-            assert answer.vectors == [asker.right("same")]
+        answers = await asyncio.gather(*(asker.ask("same") for _ in range(200)))
+        assert sorted(answer.status for answer in answers) == [200] * 199 + [502]
+        assert works == 2
+        assert asker.cache is not None
+        assert asker.cache.counts.shared == 198, "199 were answered by one computation"
 
-    async def test_a_leader_that_fails_costs_its_followers_only_the_text_they_shared(
+    async def test_a_text_that_always_fails_is_tried_twice_whoever_wants_it(
         self, tmp_path: Path
     ) -> None:
-        """Their own are computed once and charged once."""
-        fail, go_on = asyncio.Event(), asyncio.Event()
         works = 0
 
-        async def fail_once(_encodings: Sequence[Encoding]) -> None:
+        async def fail(_encodings: Sequence[Encoding]) -> None:
             nonlocal works
             works += 1
-            if works == 1:
-                await fail.wait()
-                raise ReplicaError("a text beside")
-            await go_on.wait()
+            await asyncio.sleep(0.01)
+            raise ReplicaError("it broke")
 
-        async def working(number: int) -> None:
-            async with asyncio.timeout(5):
-                while works < number:
-                    await asyncio.sleep(0)
+        asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=RevealingBackend(fail))
+        answers = await asyncio.gather(*(asker.ask("same") for _ in range(50)))
+        assert {answer.status for answer in answers} == {502}
+        assert works == 2
 
-        backend, purse = RevealingBackend(fail_once), Purse()
-        cache = VectorCache(Memory(ROOM))
-        asker = Asker(tmp_path / "model", cache, backend=backend, access=purse)
-        leader = asyncio.create_task(asker.ask(["same", "bad"]))
-        await working(1)
-        texts = ["own one", "same", "own two"]
-        follower = asyncio.create_task(asker.ask(texts))
-        await working(2)
-        fail.set()
-        assert (await leader).status == 502
-        await settled()
-        go_on.set()
-        answer = await follower
-        assert answer.vectors == [asker.right(text) for text in texts]
-        assert (works, len(backend.computed), backend.cancelled) == (3, 3, 0)
-        assert sum(purse.charged[1:]) == answer.tokens
-
-    async def test_a_vector_that_never_comes_fails_the_request_and_moves_no_other_vector(
-        self, tmp_path: Path
+    async def test_a_deadline_is_that_of_one_caller_alone(
+        self, asker: Asker, backend: Held
     ) -> None:
-        asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=Forgetful())
-        answer = await asker.ask(["one", "forgotten", "three"])
-        assert (answer.status, answer.body["error"]["type"]) == (500, "server_error")
-        assert "This is a bug" in answer.body["error"]["message"]
+        hasty = asyncio.create_task(asker.ask("same", headers={"x-request-deadline-ms": "50"}))
+        await begun(backend, 1)
+        patient = [asyncio.create_task(asker.ask("same")) for _ in range(20)]
+        assert (await hasty).status == 504
+        backend.go_on.set()
+        assert {answer.status for answer in await asyncio.gather(*patient)} == {200}
+        assert backend.begun == 1
+
+    async def test_who_is_refused_hands_the_refusal_to_nobody(self, tmp_path: Path) -> None:
+        """A full queue is not the text's fault."""
+
+        class Full(RevealingBackend):
+            def admit(self, texts: int, tokens: int, caller: Caller) -> None:
+                raise OverloadedError("full")
+
+        purse = Purse()
+        cache = VectorCache(Memory(ROOM))
+        asker = Asker(tmp_path / "model", cache, backend=Full(), access=purse)
+        answers = await asyncio.gather(*(asker.ask("same") for _ in range(3)))
+        assert [answer.status for answer in answers] == [429] * 3
+        assert purse.charged == [], "nothing was computed"
+        assert cache.counts.in_flight == 0

@@ -15,12 +15,11 @@ import orjson
 import pybase64
 
 from embedfleet.access import Access
-from embedfleet.cache.single_flight import Arrived
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import Encoder
-from embedfleet.endpoint import Answered, Caller, Computed, Endpoint, Promise, ServedModel
+from embedfleet.endpoint import Answered, Caller, Endpoint, Promise, ServedModel, Text
 from embedfleet.model.description import describe
-from embedfleet.vocabulary import EmbedfleetError, Encoding, Precision, Vector
+from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, Precision, Vector
 from embedfleet.wire.asgi import Request, Response
 from embedfleet.wire.openai import RequestLimits
 from tests.small_tokenizer import write_model
@@ -48,23 +47,47 @@ class RevealingBackend:
     computed: list[bytes] = field(default_factory=list)
     """The ids of every text that was computed, in order."""
     cancelled: int = 0
+    """Texts that were withdrawn."""
+    _works: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def compute(
-        self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
-    ) -> Computed:
+    def __hash__(self) -> int:
+        return id(self)
+
+    def admit(self, texts: int, tokens: int, caller: Caller) -> None: ...
+
+    def submit(self, texts: Sequence[Text], caller: Caller) -> None:
+        wanted = dict.fromkeys(texts)
+        task = asyncio.create_task(self._compute(wanted))
+        self._works.add(task)
+        task.add_done_callback(self._works.discard)
+        for text in texts:
+            text.ticket = (wanted, caller)
+
+    async def _compute(self, wanted: dict[Text, None]) -> None:
         try:
-            await self.before(encodings)
-            vectors = []
-            for index, ids in enumerate(encodings):
+            await self.before([text.encoding for text in wanted])
+            for text in tuple(wanted):
                 await asyncio.sleep(0)
-                vectors.append(vector_of(ids))
-                self.computed.append(ids.tobytes())
-                if arrived is not None:
-                    arrived(index, vectors[-1], 0.5, 0.25)
-        except asyncio.CancelledError:
+                if text in wanted:
+                    self.computed.append(text.encoding.tobytes())
+                    self.tell(text)
+        except Exception as error:  # noqa: BLE001  whatever a test raises comes out of the request
+            for text in tuple(wanted):
+                text.failed(error)  # type: ignore[arg-type]
+
+    def tell(self, text: Text) -> None:
+        text.arrived(vector_of(text.encoding), 0.5, 0.25, "fake")
+
+    def join(self, text: Text, caller: Caller) -> bool:
+        """Where an interactive one would wait behind bulk it is too late."""
+        _, first = text.ticket
+        return bool(caller.lane is Lane.BULK or first.lane is Lane.INTERACTIVE)
+
+    def withdraw(self, texts: Sequence[Text]) -> None:
+        for text in texts:
+            wanted, _ = text.ticket
+            wanted.pop(text, None)
             self.cancelled += 1
-            raise
-        return Computed(np.stack(vectors), 0.5, 0.25)
 
 
 @dataclass(frozen=True)

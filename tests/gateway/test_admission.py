@@ -3,7 +3,6 @@
 import pytest
 
 from embedfleet.gateway.admission import Pressure, admit
-from embedfleet.gateway.hedging import late
 from embedfleet.vocabulary import Lane, OverloadedError
 
 IDLE = Pressure(tokens=0, lane_s=0.0)
@@ -46,11 +45,3 @@ def test_nobody_is_sent_away_for_long() -> None:
     """A minute at most, a second at least."""
     assert refused(1, Lane.BULK, 1.0, Pressure(10, 1e6)).retry_after_s == 60.0
     assert refused(1, Lane.BULK, 1.0, Pressure(10, 1.1)).retry_after_s == 1.0
-
-
-def test_a_replica_is_late_when_it_needs_far_longer_than_predicted() -> None:
-    """Four times its own prediction, and a second at least."""
-    assert not late(quiet_s=0.9, outstanding_s=0.0)
-    assert late(quiet_s=1.1, outstanding_s=0.1)
-    assert not late(quiet_s=7.9, outstanding_s=2.0)
-    assert late(quiet_s=8.1, outstanding_s=2.0)

@@ -13,7 +13,7 @@ from embedfleet.fleet.balancing.least_work import LeastWork
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
 from embedfleet.gateway.counting import MOST_GONE, PoolCounter, RequestCounter, StateGauge
-from embedfleet.gateway.dispatch import Dispatcher
+from embedfleet.gateway.delivery.dispatch import Dispatcher
 from embedfleet.telemetry.metrics import GatewayMetrics
 from tests.fleet.test_health import DESCRIPTION
 

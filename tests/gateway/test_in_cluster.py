@@ -16,8 +16,8 @@ from embedfleet.autoscaling import Observation
 from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.gateway.attaching import replica_client
+from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
-from embedfleet.gateway.pool import Pool
 from embedfleet.gateway.scaling import Scaling
 from embedfleet.gateway.server import Gateway
 from embedfleet.gateway.upstream import Upstream

@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
 from embedfleet.autoscaling import Observation
-from embedfleet.endpoint import Caller, Computed
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.states import Event
 from embedfleet.gateway.sight import PoolSight
 from embedfleet.settings import AutoscalingSettings
-from embedfleet.vocabulary import Encoding, Lane, OverloadedError
 from tests.conformance.scaling_conformance import SightConformance
 from tests.fleet.test_health import DESCRIPTION
 
 
 class FakePool:
-    """Answers after as long as the test says."""
+    """What a sight looks at, without a pool at work."""
 
     def __init__(self) -> None:
         self.fleet = Fleet()
-        self.workload = SimpleNamespace(waiting_tokens=700, queued_texts=3)
-        self.takes_s = 0.0
-        self.error: Exception | None = None
-
-    async def compute(
-        self, encodings: Sequence[Encoding], caller: Caller, arrived: Any = None
-    ) -> Computed:
-        await asyncio.sleep(self.takes_s)
-        if self.error is not None:
-            raise self.error
-        return Computed(np.zeros((len(encodings), 2), np.float32), 0.0, 0.0)
+        self.waiting_tokens, self.queued_texts = 700, 3
+        self.observer: PoolSight | None = None
 
     def ready(self, name: str, **told: Any) -> None:
         member = self.fleet.add(name, f"http://{name}", 0.0)
         member.description = msgspec.structs.replace(DESCRIPTION, **told)
         self.fleet.apply(member, Event.ANSWERED, 0.0)
         self.fleet.apply(member, Event.VERIFIED, 0.0)
-
-
-def texts(count: int, tokens: int = 100) -> list[Encoding]:
-    return [np.zeros(tokens, np.int32)] * count
-
-
-def caller(lane: Lane = Lane.INTERACTIVE) -> Caller:
-    return Caller(lane, time.monotonic() + 60)
 
 
 class Rig:
@@ -64,8 +41,11 @@ class Rig:
         settings = AutoscalingSettings()
         self.sight = PoolSight(self.pool, settings, lambda: memory)  # type: ignore[arg-type]
 
-    async def ask(self, count: int = 1, lane: Lane = Lane.INTERACTIVE) -> None:
-        await self.sight.compute(texts(count), caller(lane))
+    def asked(self, texts: int) -> None:
+        self.sight.asked(100 * texts, texts, time.monotonic())
+
+    def ended(self, seconds: float, texts: int = 1, *, left: bool = False) -> None:
+        self.sight.ended(seconds, time.monotonic(), texts, left=left)
 
     async def seen(self, later_s: float = 1.0) -> Observation:
         return await self.sight.observe(time.monotonic() + later_s)
@@ -79,40 +59,35 @@ class TestAsSight(SightConformance):
         return Rig().sight
 
 
-async def test_what_is_asked_for_is_counted_also_where_it_is_refused() -> None:
-    """The refused would have been work for a further replica."""
+async def test_it_sees_how_much_is_asked_for() -> None:
     rig = Rig()
-    await rig.ask(3)
-    rig.pool.error = OverloadedError("too much waits")
-    with pytest.raises(OverloadedError):
-        await rig.ask(5)
+    rig.asked(3)
+    rig.asked(5)
     seen = await rig.seen()
     assert (seen.arriving_slow, seen.texts_per_s) == (800.0, 8.0)
 
 
-async def test_latency_is_that_of_interactive_texts() -> None:
-    """Bulk ones wait by intent; a refusal is no slow answer."""
+async def test_latency_is_that_of_texts_that_were_answered() -> None:
     rig = Rig()
-    await rig.ask(100)
-    rig.pool.takes_s = 0.2
-    await rig.ask(100, Lane.BULK)
-    assert (await rig.seen()).latency_p99_s < 0.1
-    rig.pool.error = OverloadedError("too much waits")
-    with pytest.raises(OverloadedError):
-        await rig.ask(100)
-    assert (await rig.seen()).latency_p99_s < 0.1
-    rig.pool.error = None
-    await rig.ask(3)
-    assert (await rig.seen()).latency_p99_s == pytest.approx(0.2, rel=0.3)
+    rig.ended(0.01, 1)
+    rig.ended(0.2, 3)
+    assert (await rig.seen()).latency_p99_s == pytest.approx(0.2, rel=0.1)
 
 
-async def test_a_caller_that_gave_up_waited_as_long_as_it_did() -> None:
+async def test_callers_who_give_up_early_are_no_fast_answers() -> None:
+    """Answers take three seconds, and nobody waits for longer than a third of one."""
+    rig = Rig()
+    rig.ended(0.3, 20, left=True)
+    assert (await rig.seen()).latency_p99_s == 0.0, "nothing is known yet"
+    rig.ended(3.0, 1)
+    assert (await rig.seen()).latency_p99_s == pytest.approx(3.0, rel=0.1)
+
+
+async def test_a_caller_who_gave_up_after_the_promise_was_broken_waited_at_least_so_long() -> None:
     """Else the worst latencies would be invisible."""
     rig = Rig()
-    rig.pool.takes_s = 60.0
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(rig.ask(), 0.15)
-    assert (await rig.seen()).latency_p99_s > 0.1
+    rig.ended(10.0, 1, left=True)
+    assert (await rig.seen()).latency_p99_s == pytest.approx(10.0, rel=0.1)
 
 
 async def test_ability_is_that_of_the_replicas_by_their_own_measures() -> None:

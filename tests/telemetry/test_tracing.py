@@ -15,7 +15,7 @@ import pytest
 
 from embedfleet.endpoint import Endpoint
 from embedfleet.gateway.app import public_app
-from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.server import Gateway
 from embedfleet.model.description import describe
 from embedfleet.replica.service import Replica
@@ -182,7 +182,7 @@ async def test_a_call_for_several_requests_is_linked_to_each_of_them(tmp_path: P
         # More than the window: what comes next waits, and leaves in one call.
         long = asyncio.create_task(running.ask(*([60 + number] * 30 for number in range(20))))
         async with asyncio.timeout(10):
-            while not running.pool.workload.queued_texts:
+            while not running.pool.queued_texts:
                 await asyncio.sleep(0.01)
         more = [asyncio.create_task(running.ask([41 + number])) for number in range(4)]
         await asyncio.sleep(0.2)

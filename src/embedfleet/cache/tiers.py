@@ -12,7 +12,6 @@ from typing import Protocol
 
 from embedfleet.cache.entry import Entry, Numbers, is_entry, pack, unpack
 from embedfleet.cache.memory import Memory
-from embedfleet.cache.single_flight import Order, SingleFlight
 from embedfleet.vocabulary import Vector
 
 
@@ -44,10 +43,14 @@ class Counts:
     remote_misses: int = 0
     rejected: int = 0
     """Values of Redis that were no entries of their keys."""
+    shared: int = 0
+    """Texts that were not computed, because an equal one was being computed just then."""
+    in_flight: int = 0
+    """Texts that are being computed now, and may be waited for."""
 
 
 class VectorCache:
-    """Entries by key, in two tiers, and the texts that are being computed."""
+    """Entries by key, in two tiers."""
 
     def __init__(
         self, memory: Memory, remote: RemoteTier | None = None, *, numbers: Numbers = "float32"
@@ -55,7 +58,6 @@ class VectorCache:
         self.memory = memory
         self.remote = remote
         self.counts = Counts()
-        self.flights = SingleFlight(self._keep, self._hold)
         self._numbers = numbers
 
     def recall(self, key: bytes) -> Entry | None:
@@ -82,14 +84,31 @@ class VectorCache:
             found.append(self._accept(key, value, width))
         return found
 
+    def keep(
+        self, key: bytes, vector: Vector, tokens: int, *, truncated: bool, source: str
+    ) -> Entry:
+        """Store a vector that the replica `source` computed; return what it is answered with."""
+        del source
+        value = pack(key, vector, tokens, truncated=truncated, numbers=self._numbers)
+        self.memory.put(key, value)
+        if self.remote is not None:
+            self.remote.store(key, value)
+        # A miss is answered with the computed numbers, also where fewer bits of them are kept.
+        if self._numbers == "float32":
+            return unpack(value)
+        return self.hold(vector, tokens, truncated=truncated)
+
+    def hold(self, vector: Vector, tokens: int, *, truncated: bool) -> Entry:
+        """The same for a vector that is not stored."""
+        return Entry(vector.astype("<f4"), tokens, truncated)
+
     async def clear(self) -> tuple[int, int | None]:
         """Forget everything; return the entries of either tier."""
         entries = self.memory.clear()
         return entries, await self.remote.clear() if self.remote is not None else 0
 
     async def close(self) -> None:
-        """Break off what is computed, and write what waits to be written."""
-        self.flights.close()
+        """Write what waits to be written."""
         if self.remote is not None:
             await self.remote.close()
 
@@ -104,22 +123,3 @@ class VectorCache:
         self.counts.remote_hits += 1
         self.memory.put(key, value)
         return unpack(value)
-
-    def _keep(self, order: Order, vector: Vector) -> Entry:
-        value = self._pack(order, vector)
-        self.memory.put(order.key, value)
-        if self.remote is not None:
-            self.remote.store(order.key, value)
-        return self._answer(order, vector, value)
-
-    def _hold(self, order: Order, vector: Vector) -> Entry:
-        return Entry(vector.astype("<f4"), order.tokens, order.truncated)
-
-    def _pack(self, order: Order, vector: Vector) -> bytes:
-        return pack(
-            order.key, vector, order.tokens, truncated=order.truncated, numbers=self._numbers
-        )
-
-    def _answer(self, order: Order, vector: Vector, value: bytes) -> Entry:
-        """A miss is answered with the computed numbers, also where fewer bits of them are kept."""
-        return unpack(value) if self._numbers == "float32" else self._hold(order, vector)

@@ -5,17 +5,18 @@ from embedfleet.endpoint.seams import (
     Answered,
     Backend,
     Caller,
-    Computed,
     Promise,
     ServedModel,
 )
+from embedfleet.endpoint.texts import Text, Waiting
 
 __all__ = [
     "Answered",
     "Backend",
     "Caller",
-    "Computed",
     "Endpoint",
     "Promise",
     "ServedModel",
+    "Text",
+    "Waiting",
 ]

@@ -18,6 +18,7 @@ from embedfleet.endpoint.describing import ApiDescription
 from embedfleet.endpoint.intake import Intake
 from embedfleet.endpoint.recalling import Recalling, Recollection
 from embedfleet.endpoint.seams import Answered, Caller, ServedModel
+from embedfleet.endpoint.texts import compute
 from embedfleet.endpoint.tokenizing import Tokenizing
 from embedfleet.telemetry.tracing import current_span
 from embedfleet.vocabulary import (
@@ -230,10 +231,12 @@ class Endpoint:
         """Wait for the vectors, the deadline or the caller's leaving, whichever comes first."""
         encoded = await self._tokenizing.encode(model, parsed, parsed.inputs)
         tokens = sum(len(text.ids) for text in encoded)
+        model.backend.admit(len(encoded), tokens, caller)
         allowed.charge(tokens)
+        encodings = [text.ids for text in encoded]
         with Attendance(request, caller.deadline - time.monotonic()):
-            computed = await model.backend.compute([text.ids for text in encoded], caller)
-        return _Found(computed.vectors, tokens, computed.queue_s, computed.compute_s)
+            found = await compute(model.backend, encodings, caller, model.identity.width)
+        return _Found(found.rows, tokens, found.queue_s, found.compute_s)
 
     async def _write(self, found: _Found, parsed: EmbeddingRequest) -> bytes:
         """The answer's body; a large one is written beside the event loop."""

@@ -10,16 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from embedfleet.access import Pass
 from embedfleet.cache.entry import Entry
 from embedfleet.cache.key import Keys, VectorIdentity
-from embedfleet.cache.single_flight import Claim, Order
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import EncodedText
 from embedfleet.encoding.prompts import prompt_for
 from embedfleet.endpoint.seams import Caller, Promise, ServedModel
+from embedfleet.endpoint.sharing import Order, SingleFlight
+from embedfleet.endpoint.texts import Waiting
 from embedfleet.endpoint.tokenizing import Tokenizing
 from embedfleet.vocabulary import CallerError, EmbedfleetError
 from embedfleet.wire.asgi import Request
@@ -75,6 +75,7 @@ class Recalling:
 
     def __init__(self, cache: VectorCache, tokenizing: Tokenizing) -> None:
         self._cache = cache
+        self._flights = SingleFlight(cache)
         self._tokenizing = tokenizing
         self._keys: dict[tuple[Promise, str, str, bool], Keys] = {}
 
@@ -105,11 +106,8 @@ class Recalling:
         """
         if seen.wishes.answer:
             await self._fetch(seen)
-        for follows in (True, False):
-            # Whoever a text was computed for may have had an error that need not be ours: what was
-            # lost by it is computed alone, then.
-            if missing := seen.missing():
-                await self._compute(seen, missing, request, caller, allowed, follows=follows)
+        if missing := seen.missing():
+            await self._compute(seen, missing, request, caller, allowed)
         if seen.missing():
             raise EmbedfleetError("vectors are missing in an answer. This is a bug.")
 
@@ -130,62 +128,55 @@ class Recalling:
         request: Request,
         caller: Caller,
         allowed: Pass,
-        *,
-        follows: bool,
     ) -> None:
         """Wait for what others have computed, have the rest computed."""
-        flights = self._cache.flights
-        follows = follows and seen.wishes.answer
         keys = list(missing)
-        claim = Claim(len(keys), stores=seen.wishes.store)
+        waiting = Waiting([None] * len(keys))
+        # A text that must not be stored is shared with nobody: others would learn that it was sent.
+        shares = seen.wishes.answer and seen.wishes.store
+        join = self._flights.join
         try:
-            alone = []
-            for at, key in enumerate(keys):
-                if follows and flights.flying(key, caller.lane):
-                    flights.follow(claim, at, key)
-                else:
-                    alone.append(at)
+            alone = [
+                at for at, key in enumerate(keys) if not (shares and join(waiting, at, key, caller))
+            ]
             if alone:
                 encoded = await self._encode(seen, [missing[keys[at]] for at in alone])
-                self._lead(seen, claim, keys, alone, encoded, caller, allowed, follows=follows)
+                orders = [
+                    Order(keys[at], text.ids, text.truncated, at)
+                    for at, text in zip(alone, encoded, strict=True)
+                ]
+                self._lead(seen, waiting, orders, caller, allowed, shares=shares)
             with Attendance(request, caller.deadline - time.monotonic()):
-                await claim.finished
+                await waiting.finished
         finally:
-            flights.leave(claim)
-            seen.queue_s = max(seen.queue_s, claim.queue_s)
-            seen.compute_s = max(seen.compute_s, claim.compute_s)
-            pairs = zip(keys, claim.entries, strict=True)
-            seen.fill({key: entry for key, entry in pairs if entry is not None})
+            self._flights.leave(waiting)
+            seen.queue_s, seen.compute_s = waiting.queue_s, waiting.compute_s
+        seen.fill(dict(zip(keys, waiting.rows, strict=True)))
 
     def _lead(
         self,
         seen: Recollection,
-        claim: Claim,
-        keys: Sequence[bytes],
-        alone: Sequence[int],
-        encoded: Sequence[EncodedText],
+        waiting: Waiting,
+        orders: Sequence[Order],
         caller: Caller,
         allowed: Pass,
         *,
-        follows: bool,
+        shares: bool,
     ) -> None:
         """Have texts computed, but for those that others began with while these were encoded."""
-        flights = self._cache.flights
-        led: list[tuple[int, EncodedText]] = []
-        for at, text in zip(alone, encoded, strict=True):
-            entry = self._cache.peek(keys[at]) if follows else None
+        led: list[Order] = []
+        for order in orders:
+            entry = self._cache.peek(order.key) if shares else None
             if entry is not None:
-                claim.take(at, entry)
-            elif follows and flights.flying(keys[at], caller.lane):
-                flights.follow(claim, at, keys[at])
-            else:
-                led.append((at, text))
+                waiting.take(order.place, entry)
+            elif not (shares and self._flights.join(waiting, order.place, order.key, caller)):
+                led.append(order)
         if not led:
             return
-        allowed.charge(sum(len(text.ids) for _, text in led))
-        orders = [Order(keys[at], len(text.ids), text.truncated) for at, text in led]
-        compute = partial(seen.model.backend.compute, [text.ids for _, text in led], caller)
-        flights.lead(claim, [at for at, _ in led], orders, caller.lane, compute)
+        backend, tokens = seen.model.backend, sum(len(order.encoding) for order in led)
+        backend.admit(len(led), tokens, caller)
+        allowed.charge(tokens)
+        self._flights.lead(waiting, led, backend, caller, stores=seen.wishes.store)
 
     async def _encode(self, seen: Recollection, places: Sequence[int]) -> list[EncodedText]:
         parsed = seen.parsed

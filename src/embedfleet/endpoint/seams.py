@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from embedfleet.cache.single_flight import Arrived
 from embedfleet.encoding.encoder import Encoder
-from embedfleet.vocabulary import Encoding, Lane, ModelIdentity, Precision, Vectors
+from embedfleet.endpoint.texts import Text
+from embedfleet.vocabulary import Lane, ModelIdentity, Precision
 
 
 class Caller(NamedTuple):
@@ -22,30 +22,33 @@ class Caller(NamedTuple):
     """When the answer is of no use any more, monotonic seconds."""
     address: str = ""
 
-
-class Computed(NamedTuple):
-    """The vectors of a request, and where its time went."""
-
-    vectors: Vectors
-    """[texts, width], in the order of the texts."""
-    queue_s: float
-    """Longest wait of one of its texts."""
-    compute_s: float
-    """Longest computation of a batch with one of its texts."""
+    def joined_by(self, other: Caller) -> Caller:
+        """Both, as one: who waits longer, in the more urgent lane."""
+        lane = other.lane if other.lane is Lane.INTERACTIVE else self.lane
+        return self._replace(lane=lane, deadline=max(self.deadline, other.deadline))
 
 
 class Backend(Protocol):
-    """Computes vectors for encodings."""
+    """Computes vectors, text by text."""
 
-    async def compute(
-        self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
-    ) -> Computed:
-        """Vectors in the order of `encodings`; cancelling forgets the work.
+    def admit(self, texts: int, tokens: int, caller: Caller) -> None:
+        """Return if so much may be submitted at once; OverloadedError or NoReplicaError if not."""
+        ...
 
-        `arrived` is told of each vector as soon as it is there, also of one that nobody waits for
-        any more: a batch that has begun is finished. Raises the error of the first text that has
-        no vector.
+    def submit(self, texts: Sequence[Text], caller: Caller) -> None:
+        """Have texts computed that were admitted; each is told of its vector or its error, later.
+        Raises the error of all of them where none is taken.
         """
+        ...
+
+    def join(self, text: Text, caller: Caller) -> bool:
+        """One more caller waits for a text that was submitted: it has the later of both deadlines
+        and the more urgent lane. False where it is too late for that lane.
+        """
+        ...
+
+    def withdraw(self, texts: Sequence[Text]) -> None:
+        """Nobody waits for these any more. One whose batch has begun is told of its vector."""
         ...
 
 

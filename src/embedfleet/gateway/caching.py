@@ -86,8 +86,8 @@ def told(cache: VectorCache) -> dict[str, Any]:
             "evicted": memory.evictions,
         },
         "redis": redis,
-        "in_flight": len(cache.flights),
-        "shared": cache.flights.shared,
+        "in_flight": counts.in_flight,
+        "shared": counts.shared,
     }
 
 
@@ -110,7 +110,7 @@ class CacheCounter:
         texts = metrics.cache_texts.labels
         self._raise(texts("memory", "hit"), counts.memory_hits)
         self._raise(texts("memory", "miss"), counts.memory_misses)
-        self._raise(metrics.cache_shared, cache.flights.shared)
+        self._raise(metrics.cache_shared, counts.shared)
         self._raise(metrics.cache_evicted, memory.evictions)
         metrics.cache_bytes.set(memory.bytes)
         metrics.cache_held.set(len(memory))

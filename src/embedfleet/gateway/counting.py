@@ -17,7 +17,7 @@ from prometheus_client import Counter, Histogram
 from embedfleet.access import Access, KeyRing
 from embedfleet.endpoint import Answered
 from embedfleet.fleet.fleet import Fleet, Member
-from embedfleet.gateway.dispatch import Dispatcher
+from embedfleet.gateway.delivery.dispatch import Dispatcher
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import Lane, Outcome, ReplicaState
 

@@ -17,8 +17,8 @@ import aiohttp
 
 from embedfleet.autoscaling import Sight, Target
 from embedfleet.fleet.fleet import Fleet
+from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.engines.http import read_key
-from embedfleet.gateway.pool import Pool
 from embedfleet.gateway.scaling import Scaling
 from embedfleet.gateway.together import Together
 from embedfleet.kubernetes import deployment, endpoints
@@ -63,7 +63,7 @@ class InCluster:
         sight: Sight,
     ) -> Leadership:
         """What has the policy decide about a pool's Deployment, here or in another gateway."""
-        pods = Pods(pool.fleet, self._deployment(settings), pool.workload.outstanding)
+        pods = Pods(pool.fleet, self._deployment(settings), pool.outstanding)
         started = metrics.start_up.labels(pool.name, "start").observe
         count = Count(pods, Told(metrics.deployed.labels(pool.name).set, started))
         drain_s = self._settings.gateway.drain_timeout_s

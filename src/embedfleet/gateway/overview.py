@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedfleet.fleet.fleet import Member
 from embedfleet.gateway.caching import told
-from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.vocabulary import Lane
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def overview(gateway: Gateway, now: float) -> dict[str, Any]:
 
 
 def _pool(gateway: Gateway, pool: Pool, now: float) -> dict[str, Any]:
-    workload, sight = pool.workload, gateway.scaling.sights[pool.name]
+    sight = gateway.scaling.sights[pool.name]
     served = {name for name, model in gateway.models.items() if pool.name in model.names}
     scaler = gateway.scaling.scalers.get(pool.name)
     last = None if scaler is None else scaler.journal.last
@@ -36,9 +36,9 @@ def _pool(gateway: Gateway, pool: Pool, now: float) -> dict[str, Any]:
         "name": pool.name,
         "served_names": sorted(served - {pool.name}),
         "tokens_per_s": round(sight.arriving(now), 1),
-        "queued_texts": workload.queued_texts,
-        "queued_tokens": {lane.value: workload.queued_tokens(lane) for lane in Lane},
-        "in_flight_tokens": workload.in_flight_tokens,
+        "queued_texts": pool.queued_texts,
+        "queued_tokens": {lane.value: pool.queued_tokens(lane) for lane in Lane},
+        "in_flight_tokens": pool.in_flight_tokens,
         "replicas": [_replica(pool, member, now) for member in pool.fleet],
         "last_decision": None
         if last is None
@@ -64,5 +64,5 @@ def _replica(pool: Pool, member: Member, now: float) -> dict[str, Any]:
         "engine": described.device if described else None,
         "precision": described.precision.value if described else None,
         "measured_tokens_per_s": round(1 / per_token_s, 1) if per_token_s > 0 else None,
-        "in_flight_tokens": pool.workload.outstanding(member.name),
+        "in_flight_tokens": pool.outstanding(member.name),
     }

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from embedfleet.autoscaling import Entry, Mode, Observation, Scaler, Sight, Target
-from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.sight import PoolSight
 from embedfleet.settings import AutoscalingSettings
 from embedfleet.telemetry.metrics import GatewayMetrics

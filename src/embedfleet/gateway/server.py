@@ -32,12 +32,11 @@ from embedfleet.gateway.attaching import replica_client
 from embedfleet.gateway.caching import vector_cache
 from embedfleet.gateway.contact import ModelContact
 from embedfleet.gateway.counting import RequestCounter, StateGauge
+from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.greeting import announced, farewell, greet
 from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
 from embedfleet.gateway.names import UNNAMED, Names, configured, with_short
-from embedfleet.gateway.patience import patient
-from embedfleet.gateway.pool import Pool
 from embedfleet.gateway.preflight import Suits, refuse_hopeless
 from embedfleet.gateway.scaling import Scaling
 from embedfleet.gateway.starting import provider, supervisor
@@ -239,9 +238,7 @@ class Gateway:
     ) -> None:
         """Make a model known to callers, by all its names."""
         pool.width, now = model.identity.width, int(time.time())
-        patience_s = self.settings.fleet.no_replica_timeout_s
-        backend = patient(self.scaling.sights[pool.name], pool.name, pool.fleet, patience_s)
-        served = ServedModel(model.identity, names, encoder, backend, now, contact.promise)
+        served = ServedModel(model.identity, names, encoder, pool, now, contact.promise)
         self.models.update(dict.fromkeys(names, served))
 
     def _follow(self, pool: Pool, settings: PoolSettings) -> None:

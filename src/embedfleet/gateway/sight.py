@@ -8,17 +8,14 @@ themselves. Refuses to know what follows from it.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from statistics import mean
 
 from embedfleet.autoscaling import Arrivals, Busy, Latencies, Observation, ability
-from embedfleet.cache.single_flight import Arrived
-from embedfleet.endpoint import Caller, Computed
 from embedfleet.fleet.health import LEAST_BATCHES
-from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.settings import AutoscalingSettings
-from embedfleet.vocabulary import Encoding, Lane, OverloadedError, ReplicaState
+from embedfleet.vocabulary import ReplicaState
 from embedfleet.wire.description import ReplicaDescription
 from embedfleet.work import CostModel
 
@@ -31,10 +28,7 @@ def _unknown() -> float | None:
 
 
 class PoolSight:
-    """A pool as requests see it, and what it looks like from here.
-
-    It stands before the pool and computes through it; `observe` tells what went by.
-    """
+    """Watches the texts of a pool; `observe` tells what went by."""
 
     def __init__(
         self,
@@ -44,6 +38,7 @@ class PoolSight:
     ) -> None:
         """`memory_used` tells how full the host is that would take another replica."""
         self.pool = pool
+        pool.observer = self
         self._settings = settings
         self._memory_used = memory_used
         self._arrivals = Arrivals(keep_s=settings.slow_window_s)
@@ -54,22 +49,14 @@ class PoolSight:
         self._measured = False
         """Whether that was measured, and is no guess."""
 
-    async def compute(
-        self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
-    ) -> Computed:
-        """As the pool does."""
-        began = time.monotonic()
-        self._arrivals.add(sum(map(len, encodings)), began, len(encodings))
-        counted = True
-        try:
-            return await self.pool.compute(encodings, caller, arrived)
-        except OverloadedError:
-            counted = False  # it was no slow answer; that it was asked for is counted already
-            raise
-        finally:
-            if counted and caller.lane is Lane.INTERACTIVE:
-                now = time.monotonic()
-                self._latencies.add(now - began, now, len(encodings))
+    def asked(self, tokens: int, texts: int, now: float) -> None:
+        self._arrivals.add(tokens, now, texts)
+
+    def ended(self, seconds: float, now: float, texts: int, *, left: bool) -> None:
+        """Whoever left before the promise was broken says nothing of how long answers take; whoever
+        left later waited at least so long."""
+        if not left or seconds > self._settings.slo_s:
+            self._latencies.add(seconds, now, texts)
 
     def arriving(self, now: float) -> float:
         """Tokens per second that were asked for lately and no cache knew."""
@@ -77,8 +64,8 @@ class PoolSight:
 
     async def observe(self, now: float) -> Observation:
         """The pool at `now`; how many replicas are on their way, others know."""
-        settings, arrivals, workload = self._settings, self._arrivals, self.pool.workload
-        ready = [each for each in self.pool.fleet if each.state is ReplicaState.READY]
+        settings, arrivals, pool = self._settings, self._arrivals, self.pool
+        ready = [each for each in pool.fleet if each.state is ReplicaState.READY]
         told = {each.name: each.description for each in ready if each.description is not None}
         slow = arrivals.tokens_per_s(settings.slow_window_s, now)
         texts = arrivals.texts_per_s(settings.slow_window_s, now)
@@ -92,12 +79,12 @@ class PoolSight:
             ready=len(ready),
             arriving_fast=arrivals.tokens_per_s(settings.fast_window_s, now),
             arriving_slow=slow,
-            waiting_tokens=workload.waiting_tokens,
+            waiting_tokens=pool.waiting_tokens,
             tokens_per_s=self._tokens_per_s,
             latency_p99_s=self._latencies.quantile(0.99, now),
             utilisation=self._busy.share(busy_s, now),
             texts_per_s=texts,
-            queued_texts=workload.queued_texts,
+            queued_texts=pool.queued_texts,
             memory_used=() if used is None else (used,),
         )
 

@@ -16,7 +16,7 @@ from embedfleet.fleet.providers.local import LocalProvider, replica_settings
 from embedfleet.fleet.providers.provider import Provider
 from embedfleet.fleet.supervisor import Supervisor, Told
 from embedfleet.gateway.attaching import launch
-from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.model.description import ModelDescription
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings import Settings
@@ -54,7 +54,7 @@ def supervisor(
         pool.fleet,
         provides,
         Backoff(fleet.restart_backoff_s, fleet.restart_backoff_ceiling_s),
-        outstanding=pool.workload.outstanding,
+        outstanding=pool.outstanding,
         grace_s=settings.gateway.drain_timeout_s,
         start_timeout_s=fleet.start_timeout_s,
         told=Told(metrics.replica_restarts.labels(pool.name).inc, gave_up, arrived),

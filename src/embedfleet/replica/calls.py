@@ -10,12 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from embedfleet.batching.jobs import Job, Part
-from embedfleet.cache.single_flight import Arrived
-from embedfleet.endpoint import Caller, Computed
-from embedfleet.vocabulary import Encoding, Vectors
+from embedfleet.endpoint import Caller, Text
 
 if TYPE_CHECKING:
     from embedfleet.replica.service import Replica
@@ -53,38 +49,30 @@ class BatcherBackend:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
 
-    async def compute(
-        self, encodings: Sequence[Encoding], caller: Caller, arrived: Arrived | None = None
-    ) -> Computed:
-        replica = self._replica
-        vectors: Vectors = np.empty((len(encodings), replica.identity.width), np.float32)
-        finished: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
-        missing = len(encodings)
-        queue_s = compute_s = 0.0
+    def admit(self, texts: int, tokens: int, caller: Caller) -> None:
+        """The replica looks at texts when they are submitted."""
+
+    def submit(self, texts: Sequence[Text], caller: Caller) -> None:
+        """As the replica does, with its errors."""
 
         def deliver(part: Part) -> None:
-            nonlocal missing, queue_s, compute_s
-            if arrived is not None:
-                for job, vector in zip(part.jobs, part.vectors, strict=True):
-                    arrived(job.id, vector, part.queue_s, part.compute_s)
-            if finished.done():
-                return
-            for _, error in part.failures:
-                finished.set_exception(error)
-                return
-            vectors[[job.id for job in part.jobs]] = part.vectors
-            queue_s, compute_s = max(queue_s, part.queue_s), max(compute_s, part.compute_s)
-            missing -= len(part.jobs)
-            if not missing:
-                finished.set_result(Computed(vectors, queue_s, compute_s))
+            for job, vector in zip(part.jobs, part.vectors, strict=True):
+                texts[job.id].arrived(vector.copy(), part.queue_s, part.compute_s, "")
+            for job, error in part.failures:
+                texts[job.id].failed(error)
 
         now = time.monotonic()
         jobs = [
-            Job(number, encoding, caller.lane, caller.deadline, now, deliver)
-            for number, encoding in enumerate(encodings)
+            Job(number, text.encoding, caller.lane, caller.deadline, now, deliver)
+            for number, text in enumerate(texts)
         ]
-        replica.submit(jobs)
-        try:
-            return await finished
-        finally:
-            replica.batcher.cancel(jobs)
+        for text, job in zip(texts, jobs, strict=True):
+            text.ticket = job
+        self._replica.submit(jobs)
+
+    def join(self, text: Text, caller: Caller) -> bool:  # noqa: ARG002
+        """Nothing is shared here: there is no cache."""
+        return False
+
+    def withdraw(self, texts: Sequence[Text]) -> None:
+        self._replica.batcher.cancel([text.ticket for text in texts])

@@ -110,7 +110,7 @@ class _Run:
 
     def _note(self, answers: list[Answer]) -> None:
         for answer in answers:
-            index = answer.text.index
+            index = answer.text.order
             self.wait_s[index], self.latency_s[index] = answer.wait_s, answer.latency_s
             self.lately.append((self.now, answer.wait_s, answer.latency_s))
 
@@ -133,7 +133,7 @@ class _Run:
         self._pay()
         planned = len(self.cluster.ready) + len(self.cluster.starting)
         self.cluster.gone(name)
-        self.pool.kill(name)
+        self.pool.kill(name, self.now)
         events = self.cluster.events
         self._follow(Order(planned, self._standby))
         self.cluster.events = events

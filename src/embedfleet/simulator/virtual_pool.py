@@ -15,22 +15,13 @@ import numpy as np
 
 from embedfleet.fleet.balancing import POLICIES, Load
 from embedfleet.gateway.admission import Pressure, admit
-from embedfleet.gateway.dispatch import Assignment, Dispatcher, Ending
-from embedfleet.gateway.queue import QueuedText
+from embedfleet.gateway.delivery.decisions import Event, Step
+from embedfleet.gateway.delivery.dispatch import Call, Dispatcher
+from embedfleet.gateway.delivery.queue import QueuedText
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.simulator.profiles import Profile
-from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, OverloadedError, Vector
+from embedfleet.vocabulary import Encoding, Lane, OverloadedError
 from embedfleet.work import CostFit
-
-
-class Nobody:
-    """Waits for texts whose answers are only counted."""
-
-    def succeeded(self, index: int, vector: Vector, queue_s: float, compute_s: float) -> None:
-        """Vectors are not simulated."""
-
-    def failed(self, index: int, error: EmbedfleetError) -> None:
-        """Failures are counted by who finds them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,8 +30,8 @@ class Replica:
 
     name: str
     load: Load
-    waiting: deque[tuple[Assignment, int, QueuedText]] = field(default_factory=deque)
-    running: list[tuple[Assignment, int, QueuedText]] = field(default_factory=list)
+    waiting: deque[tuple[Call, int, QueuedText]] = field(default_factory=deque)
+    running: list[tuple[Call, int, QueuedText]] = field(default_factory=list)
     started_s: float = 0.0
     leaving: bool = False
     dead: bool = False
@@ -80,7 +71,6 @@ class VirtualPool:
         self._timeout_s = gateway.request_timeout_s
         self._most_tokens = gateway.max_queued_tokens
         self._encodings: dict[int, Encoding] = {}
-        self._nobody = Nobody()
         self._learned_s = 0.0
 
     @property
@@ -100,7 +90,7 @@ class VirtualPool:
             # What a text says is not simulated: one number stands for all of its tokens.
             encoding = self._encodings[tokens] = np.broadcast_to(np.int32(0), tokens)
         self.dispatcher.queue.put(
-            QueuedText(encoding, Lane.INTERACTIVE, now + self._timeout_s, now, self._nobody, index)
+            QueuedText(encoding, Lane.INTERACTIVE, now + self._timeout_s, now, index)
         )
         self.waiting_texts += 1
         return True
@@ -122,7 +112,7 @@ class VirtualPool:
             del self.replicas[name]
         return replica.idle
 
-    def kill(self, name: str) -> None:
+    def kill(self, name: str, now: float) -> None:
         """A replica dies: what it had goes back to the queue."""
         self.dispatcher.leave(name)
         replica = self.replicas.pop(name)
@@ -130,10 +120,11 @@ class VirtualPool:
         self.running_texts -= len(replica.running)
         self.waiting_texts += len(replica.running)
         calls = {id(each[0]): each[0] for each in (*replica.running, *replica.waiting)}
-        for assignment in calls.values():
-            exhausted = self.dispatcher.end(assignment, Ending.LOST)
-            self.failed += len(exhausted)
-            self.waiting_texts -= len(exhausted)
+        for call in calls.values():
+            steps = self.dispatcher.end(call, Event.LOST, now)
+            failed = sum(step is Step.FAIL for _, step in steps)
+            self.failed += failed
+            self.waiting_texts -= failed
 
     def work_of(self, name: str) -> float:
         """Tokens that a replica has outstanding."""
@@ -148,9 +139,9 @@ class VirtualPool:
     def match(self, now: float) -> list[tuple[float, Replica]]:
         """Hand texts over; return the replicas that began a batch, with its end."""
         begun = []
-        for assignment in self.dispatcher.assign(now):
-            replica = self.replicas[assignment.replica]
-            replica.waiting.extend((assignment, *each) for each in assignment.texts.items())
+        for call in self.dispatcher.assign(now):
+            replica = self.replicas[call.replica]
+            replica.waiting.extend((call, *each) for each in call.texts.items())
             if not replica.running:
                 begun.append((self._begin(replica, now), replica))
         return begun
@@ -158,10 +149,12 @@ class VirtualPool:
     def finish(self, replica: Replica, now: float) -> tuple[list[Answer], float | None]:
         """A batch ended: return its answers, and the end of the next one, if there is work."""
         answers = []
-        for assignment, index, text in replica.running:
-            self.dispatcher.settle(assignment, index)
-            if not assignment.texts:
-                assignment.load.calls -= 1
+        for call, index, text in replica.running:
+            self.dispatcher.settle(call, index)
+            if not call.texts:
+                self.dispatcher.end(
+                    call, Event.REFUSED, now
+                )  # nothing is left: nothing comes of it
             answers.append(Answer(text, replica.started_s - text.arrived, now - text.arrived))
         if now - self._learned_s >= LEARN_EVERY_S:
             self._learned_s = now

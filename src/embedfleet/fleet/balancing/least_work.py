@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from embedfleet.fleet.balancing.load import Candidate, Load
 
@@ -14,6 +15,8 @@ class LeastWork:
     replicas share a pool fairly, and a slow one (a processor beside GPUs) takes the overflow:
     it gets a text only if it will be done before the pool would have come to the end of the queue.
     """
+
+    affine: ClassVar[bool] = False
 
     def pick(self, loads: Sequence[Load], text: Candidate) -> Load | None:
         best, soonest_s, first_s = None, float("inf"), float("inf")

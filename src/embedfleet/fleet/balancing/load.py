@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from embedfleet.work import PRIOR, CostModel
 
@@ -42,6 +42,14 @@ class Load:
     """Its share where shares are set by hand."""
     shut_until: float = float("-inf")
     """No connection to it could be made; until then, monotonic seconds, none is tried."""
+    progressed_s: float = float("-inf")
+    """When it answered a text last, monotonic seconds."""
+    cores: str = ""
+    """What computes: replicas of the same cores take time from each other. Its own name where it
+    shares them with none."""
+
+    def __post_init__(self) -> None:
+        self.cores = self.cores or self.replica
 
     @property
     def open(self) -> bool:
@@ -104,6 +112,10 @@ class Candidate(NamedTuple):
 
 class Balancer(Protocol):
     """Chooses among replicas that can be used."""
+
+    affine: ClassVar[bool]
+    """Whether it ties texts to replicas, and so must be shown all of them. Others are shown a few
+    of a large pool, for a choice among few is close to the best and costs less."""
 
     def pick(self, loads: Sequence[Load], text: Candidate) -> Load | None:
         """The replica for a text, None to let it wait. `loads` are those that may get it at all;

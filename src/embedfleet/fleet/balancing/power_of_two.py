@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from embedfleet.fleet.balancing.load import Candidate, Load
 
@@ -19,6 +19,7 @@ class PowerOfTwo:
     (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001.)
     """
 
+    affine: ClassVar[bool] = False
     rng: Random
 
     def pick(self, loads: Sequence[Load], text: Candidate) -> Load | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from embedfleet.fleet.balancing.load import Candidate, Load
 
@@ -12,6 +13,7 @@ from embedfleet.fleet.balancing.load import Candidate, Load
 class RoundRobin:
     """Skips those that are full."""
 
+    affine: ClassVar[bool] = False
     _turn: int = 0
 
     def pick(self, loads: Sequence[Load], text: Candidate) -> Load | None:

@@ -4,30 +4,36 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from embedfleet.endpoint import Caller
+from embedfleet.endpoint import Caller, Text, Waiting
+from embedfleet.endpoint.texts import compute as computed
+from embedfleet.fleet.balancing import Balancer, Candidate, Load
 from embedfleet.fleet.balancing.least_work import LeastWork
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
-from embedfleet.gateway.flights import FORSAKEN_S
-from embedfleet.gateway.pool import Pool
+from embedfleet.gateway.delivery.decisions import FORSAKEN_S
+from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import (
     DrainingError,
     Encoding,
     Lane,
+    NoReplicaError,
     OverloadedError,
     ReplicaError,
     ReplicaLostError,
     ReplicaState,
+    Vector,
     VectorError,
     Vectors,
 )
+from embedfleet.wire.description import ReplicaDescription
 from embedfleet.wire.frames import CallText, Failure, Frame, Take, vector_bytes
 from tests.fakes.revealing_engine import UNLUCKY, WIDTH, vector_of
 from tests.fleet.test_health import DESCRIPTION
@@ -119,34 +125,44 @@ class FakeUpstream:
         self.cancelled += ids
 
 
-@contextlib.asynccontextmanager
-async def serving(
+def made(
     upstream: FakeUpstream,
     *,
     max_queued_tokens: int = 10**6,
     metrics: GatewayMetrics | None = None,
-) -> AsyncIterator[Pool]:
+    no_replica_timeout_s: float | None = None,
+    balancer: Balancer | None = None,
+) -> Pool:
+    """A pool of ready replicas, without its loop."""
     fleet = Fleet()
     pool = Pool(
         "m",
         fleet,
         upstream,  # type: ignore[arg-type]
-        LeastWork(),
+        balancer or LeastWork(),
         gateway=GatewaySettings(max_queued_tokens=max_queued_tokens),
-        settings=FleetSettings(),
+        settings=FleetSettings(no_replica_timeout_s=no_replica_timeout_s),
         metrics=metrics or GatewayMetrics(),
     )
     pool.width = WIDTH
     for name in upstream.behaviours:
         join(fleet, name)
-    async with running(pool.run()):
-        yield pool
-    await pool.close()
+    return pool
 
 
-def join(fleet: Fleet, name: str) -> None:
+@contextlib.asynccontextmanager
+async def serving(upstream: FakeUpstream, **options: Any) -> AsyncIterator[Pool]:
+    pool = made(upstream, **options)
+    try:
+        async with running(pool.run()):
+            yield pool
+    finally:
+        await pool.close()
+
+
+def join(fleet: Fleet, name: str, described: ReplicaDescription = DESCRIPTION) -> None:
     member = fleet.add(name, name, time.monotonic())
-    member.description = DESCRIPTION
+    member.description = described
     for event in (Event.ANSWERED, Event.VERIFIED):
         fleet.apply(member, event, time.monotonic())
 
@@ -160,8 +176,9 @@ async def compute(
     pool: Pool, texts: list[Encoding], lane: Lane = Lane.INTERACTIVE, timeout_s: float = 10
 ) -> Vectors:
     caller = Caller(lane, time.monotonic() + timeout_s)
+    pool.admit(len(texts), sum(map(len, texts)), caller)
     async with asyncio.timeout(10):
-        return (await pool.compute(texts, caller)).vectors
+        return np.stack((await computed(pool, texts, caller, WIDTH)).rows)
 
 
 def assert_right(vectors: Vectors, texts: list[Encoding]) -> None:
@@ -201,19 +218,53 @@ async def test_a_call_whose_frame_is_refused_is_over_at_once() -> None:
     upstream = FakeUpstream(bad=shrunken)
     async with serving(upstream) as pool:
         pool.fleet.listen(follow)
-        with pytest.raises(ReplicaError):
-            await compute(pool, encodings(1))
+        for _ in range(3):
+            with pytest.raises(VectorError):
+                await compute(pool, encodings(1))
     assert ended == ["bad"] * 3
 
 
-async def test_a_text_without_a_vector_is_an_error_of_its_request() -> None:
-    """No other replica is asked: the vector is as impossible there."""
-    upstream = FakeUpstream(a=well)
+@pytest.mark.parametrize("names", ["a", "ab", "abc"])
+async def test_a_text_without_a_vector_is_an_error_of_its_request(names: str) -> None:
+    """When a second replica says so, where there is one."""
+    upstream = FakeUpstream(**dict.fromkeys(names, well))
     async with serving(upstream) as pool:
         with pytest.raises(VectorError, match="no finite vector"):
             await compute(pool, [np.array([UNLUCKY], np.int32)])
+        assert {member.state for member in pool.fleet} == {ReplicaState.READY}
 
-    assert len(upstream.calls) == 1
+    assert len(upstream.calls) == min(2, len(names))
+
+
+async def nan(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
+    frame = answer(texts)
+    vectors = np.frombuffer(frame.vectors, np.float32).reshape(len(texts), WIDTH).copy()
+    vectors[0] = np.nan
+    yield msgspec.structs.replace(frame, vectors=vectors.tobytes())
+
+
+async def unable(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
+    message = "x" * 10**6 + "\n\x1b[31mforged"
+    failures = [Failure(text.id, "invalid_vector", message) for text in texts]
+    yield Frame([], b"", failures, 0, 0, 256)
+
+
+@pytest.mark.parametrize("bad", [nan, unable])
+async def test_a_vector_that_one_replica_can_not_give_comes_from_another(bad: Behaviour) -> None:
+    """And the one that could not is found out by it."""
+    async with serving(FakeUpstream(bad=bad, good=well)) as pool:
+        texts = encodings(60)
+        assert_right(await compute(pool, texts), texts)
+        assert pool.fleet["bad"].state is not ReplicaState.READY
+        assert pool.fleet["good"].state is ReplicaState.READY
+
+
+async def test_what_a_replica_says_is_repeated_in_one_short_line() -> None:
+    async with serving(FakeUpstream(a=unable)) as pool:
+        with pytest.raises(VectorError) as failed:
+            await compute(pool, encodings(1))
+    assert len(failed.value.message) <= 300
+    assert failed.value.message.isprintable()
 
 
 def revive(pool: Pool, *names: str) -> None:
@@ -253,7 +304,7 @@ async def test_texts_wait_for_a_replica_to_come() -> None:
         texts = encodings(5)
         waiting = asyncio.create_task(compute(pool, texts))
         await asyncio.sleep(0.01)
-        assert pool.workload.queued_texts == 5
+        assert pool.queued_texts == 5
 
         upstream.behaviours["late"] = well
         join(pool.fleet, "late")
@@ -286,7 +337,10 @@ async def test_a_late_replica_is_hedged() -> None:
         join(pool.fleet, "good")
 
         assert_right(await waiting, texts)
-        assert pool.fleet["stuck"].state is ReplicaState.READY
+        assert pool.fleet["stuck"].conduct.failures == 1, (
+            "two calls are late, and it is one time-out"
+        )
+        assert len(upstream.cancelled) == len(texts)
 
 
 def counted(metrics: GatewayMetrics) -> dict[str, float]:
@@ -316,10 +370,10 @@ async def test_a_text_that_two_replicas_answer_is_counted_once() -> None:
         upstream.behaviours["good"] = well
         join(pool.fleet, "good")
         await waiting
-        saved = pool._hedges.saved
+        saved = pool._dispatcher.hedges.saved
         go_on.set()
         await asyncio.wait_for(done.wait(), 5)
-        assert pool._hedges.saved == saved
+        assert pool._dispatcher.hedges.saved == saved
     assert counted(metrics) == {"succeeded": 5}
 
 
@@ -347,7 +401,7 @@ async def test_a_text_that_was_abandoned_and_ends_all_the_same_is_counted_once(
 
 
 async def test_a_text_that_kills_replicas_is_found_and_its_neighbours_are_answered() -> None:
-    """As many losses as attempts, and only its own request fails."""
+    """After about as many losses as halvings, and only its own request fails."""
     upstream = FakeUpstream(a=killed_by_seven, b=killed_by_seven)
     async with serving(upstream) as pool:
         revive(pool, "a", "b")
@@ -359,7 +413,7 @@ async def test_a_text_that_kills_replicas_is_found_and_its_neighbours_are_answer
             assert_right(await task, [ids])
         with pytest.raises(ReplicaError, match="failed this text"):
             await poisoned
-    assert upstream.deaths == 4
+    assert upstream.deaths <= 4 + len(texts).bit_length()
 
 
 async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
@@ -369,11 +423,11 @@ async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
         waiting = asyncio.create_task(compute(pool, encodings(50)))
         await asyncio.sleep(0.01)
         flying = sum(count for _, count in upstream.calls)
-        assert pool.workload.queued_texts == 50 - flying
+        assert pool.queued_texts == 50 - flying
 
         waiting.cancel()
         await asyncio.sleep(0.01)
-        assert pool.workload.queued_texts == 0
+        assert pool.queued_texts == 0
         assert len(upstream.cancelled) == flying
 
 
@@ -385,14 +439,14 @@ async def test_a_call_that_nobody_waits_for_does_not_hold_its_replica_for_ever()
         await asyncio.sleep(0.01)
         waiting.cancel()
         await asyncio.sleep(0.01)
-        assert pool.workload.waiting_tokens
+        assert pool.waiting_tokens
 
-        for flight in pool._flights:
-            flight.progressed -= FORSAKEN_S
+        for call in pool._flights:
+            call.progressed_s -= FORSAKEN_S
         async with asyncio.timeout(5):
-            while pool.workload.waiting_tokens:
+            while pool.waiting_tokens:
                 await asyncio.sleep(0.01)
-        assert pool.fleet["a"].state is ReplicaState.READY
+        assert pool.fleet["a"].conduct.failures, "a time-out counts"
 
 
 async def test_bulk_is_refused_before_interactive_texts() -> None:
@@ -435,7 +489,7 @@ async def test_more_than_the_queue_may_hold_is_refused() -> None:
 
 
 async def test_a_vector_that_comes_when_nobody_waits_any_more_is_told_all_the_same() -> None:
-    """Its batch had begun: it is paid for, and the cache can have it."""
+    """Its batch had begun: it is paid for, and the cache can have it, and whose it is."""
     go_on, began = asyncio.Event(), asyncio.Event()
 
     async def held(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
@@ -443,21 +497,148 @@ async def test_a_vector_that_comes_when_nobody_waits_any_more_is_told_all_the_sa
         await go_on.wait()
         yield answer(texts)
 
-    told: dict[int, np.ndarray] = {}
+    told: list[tuple[Encoding, Vector, str]] = []
 
-    def arrived(index: int, vector: np.ndarray, queue_s: float, compute_s: float) -> None:
-        told[index] = vector.copy()
+    class Kept(Text):
+        def arrived(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
+            told.append((self.encoding, vector.copy(), source))
 
     async with serving(FakeUpstream(a=held)) as pool:
-        texts = encodings(3)
-        caller = Caller(Lane.INTERACTIVE, time.monotonic() + 10)
-        request = asyncio.create_task(pool.compute(texts, caller, arrived))
+        waiting = Waiting([None] * 3)
+        texts = [Kept(ids, waiting, place) for place, ids in enumerate(encodings(3))]
+        pool.submit(texts, Caller(Lane.INTERACTIVE, time.monotonic() + 10))
         await began.wait()
-        request.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await request
+        pool.withdraw(waiting.leave())
         go_on.set()
         async with asyncio.timeout(5):
             while len(told) < len(texts):
                 await asyncio.sleep(0)
-    assert_right(np.stack([told[index] for index in range(3)]), texts)
+    for ids, vector, source in told:
+        np.testing.assert_array_equal(vector, vector_of(ids))
+        assert source == "a"
+
+
+async def test_a_call_that_is_late_counts_as_a_failure_whether_it_can_be_hedged_or_not() -> None:
+    """The only replica hangs, and is no longer trusted."""
+    async with serving(FakeUpstream(a=hanging)) as pool:
+        waiting = asyncio.create_task(compute(pool, encodings(5)))
+        async with asyncio.timeout(5):
+            while pool.fleet["a"].state is ReplicaState.READY:
+                await asyncio.sleep(0.01)
+        assert "answered nothing" in pool.fleet["a"].reason
+        waiting.cancel()
+
+
+async def test_one_failed_call_of_many_texts_fails_nobody() -> None:
+    """It holds more texts than the reserve of the budget had."""
+    metrics, broken = GatewayMetrics(), True
+
+    async def once(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
+        nonlocal broken
+        await asyncio.sleep(0)
+        if broken:
+            broken = False
+            raise ReplicaError("out of memory")
+        yield answer(texts)
+
+    described = msgspec.structs.replace(DESCRIPTION, batch_tokens=8192, window=16_384)
+    upstream = FakeUpstream()
+    async with serving(upstream, metrics=metrics) as pool:
+        upstream.behaviours["a"] = once
+        join(pool.fleet, "a", described)
+        texts = [np.full(8, 20, np.int32)] * 600
+        assert_right(await compute(pool, texts), texts)
+    assert counted(metrics) == {"succeeded": 600}
+
+
+async def test_who_shares_a_call_with_a_caller_that_left_gets_the_late_answer() -> None:
+    """The call is late, hedged, and answers all of its texts in the end."""
+    go_on = asyncio.Event()
+
+    async def late(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
+        await go_on.wait()
+        yield answer(texts)
+
+    metrics, upstream = GatewayMetrics(), FakeUpstream(late=late)
+    async with serving(upstream, metrics=metrics) as pool:
+        mine, theirs = encodings(2)
+        leaving = asyncio.create_task(compute(pool, [theirs]))
+        staying = asyncio.create_task(compute(pool, [mine]))
+        await asyncio.sleep(0.05)
+        upstream.behaviours["stuck"] = hanging
+        join(pool.fleet, "stuck")
+        leaving.cancel()
+        async with asyncio.timeout(5):
+            while len(upstream.calls) < 2:
+                await asyncio.sleep(0.01)
+        go_on.set()
+        assert_right(await staying, [mine])
+    assert counted(metrics) == {"succeeded": 1, "ignored": 1}
+
+
+async def test_a_failure_names_how_many_replicas_failed() -> None:
+    async with serving(FakeUpstream(a=failing)) as pool:
+        pool._dispatcher.retries.saved = 0.0
+        with pytest.raises(ReplicaError, match=r"^1 replica failed this text; last: out of memory"):
+            await compute(pool, encodings(1))
+
+
+async def test_a_pool_without_replicas_says_so_after_a_while() -> None:
+    """Texts that wait are told then, and those that come later at once."""
+    upstream = FakeUpstream()
+    async with serving(upstream, no_replica_timeout_s=0.05) as pool:
+        with pytest.raises(NoReplicaError, match="no replica of m can be reached"):
+            await compute(pool, encodings(3))
+        with pytest.raises(NoReplicaError):
+            pool.admit(1, 1, Caller(Lane.INTERACTIVE, time.monotonic() + 10))
+        upstream.behaviours["a"] = well
+        join(pool.fleet, "a")
+        texts = encodings(3)
+        assert_right(await compute(pool, texts), texts)
+
+
+async def test_the_only_replica_counts_as_gone_while_it_is_not_ready() -> None:
+    """It is not ejected, since no other one could take its work, but it is not there either."""
+    async with serving(FakeUpstream(a=hanging), no_replica_timeout_s=0.05) as pool:
+        pool.fleet.apply(pool.fleet["a"], Event.FAILED, time.monotonic(), "connection refused")
+        with pytest.raises(NoReplicaError):
+            await compute(pool, encodings(3))
+
+
+async def test_an_interactive_caller_makes_a_waiting_bulk_text_urgent() -> None:
+    """And can't where a replica has it as bulk already."""
+    async with serving(FakeUpstream()) as pool:
+        bulk = Caller(Lane.BULK, time.monotonic() + 10)
+        waiting = Waiting([None])
+        text = Text(encodings(1)[0], waiting, 0)
+        pool.submit([text], bulk)
+        assert pool.join(text, bulk._replace(lane=Lane.INTERACTIVE, deadline=bulk.deadline + 5))
+        queued = pool._dispatcher.queue.peek()
+        assert queued is not None
+        assert (queued.lane, queued.deadline) == (Lane.INTERACTIVE, bulk.deadline + 5)
+        assert len(pool._dispatcher.queue) == 1
+
+    upstream = FakeUpstream(a=hanging)
+    async with serving(upstream) as pool:
+        text = Text(encodings(1)[0], Waiting([None]), 0)
+        pool.submit([text], bulk)
+        await asyncio.sleep(0.01)
+        assert pool.join(text, bulk)
+        assert not pool.join(text, bulk._replace(lane=Lane.INTERACTIVE))
+
+
+async def test_a_bug_in_what_the_event_loop_calls_ends_the_pool_s_loop() -> None:
+    """Instead of leaving texts where they are, in silence."""
+
+    class Broken:
+        affine = False
+
+        def pick(self, loads: Sequence[Load], text: Candidate) -> Load | None:
+            raise RuntimeError("a policy with a bug")
+
+    pool = made(FakeUpstream(a=well), balancer=Broken())
+    waiting = asyncio.create_task(compute(pool, encodings(1)))
+    with pytest.raises(RuntimeError, match="a policy with a bug"):
+        await asyncio.wait_for(pool.run(), 5)
+    waiting.cancel()
+    await pool.close()

@@ -1,0 +1,110 @@
+"""One text that has to be computed, and the requests that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableSequence, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedfleet.vocabulary import EmbedfleetError, Encoding, Vector, Vectors
+
+if TYPE_CHECKING:
+    from embedfleet.endpoint.seams import Backend, Caller
+
+
+class Waiting:
+    """What one request waits for: so many texts, each with its place.
+
+    Complete when all are there; the first text that fails fails the request.
+    """
+
+    def __init__(self, rows: MutableSequence[Any] | Vectors) -> None:
+        """`rows` has a place for what comes of each text, and is filled in any order."""
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.rows = rows
+        self.texts: list[Text] = []
+        """Those that it waits for; some may be there already."""
+        self.queue_s = self.compute_s = 0.0
+        """Longest wait of one of its texts, and longest computation of a batch with one."""
+        self._missing = len(rows)
+
+    def take(self, place: int, row: Any, queue_s: float = 0.0, compute_s: float = 0.0) -> None:
+        """One of the texts is there."""
+        self.rows[place] = row
+        self.queue_s = max(self.queue_s, queue_s)
+        self.compute_s = max(self.compute_s, compute_s)
+        self._missing -= 1
+        if not self._missing and not self.finished.done():
+            self.finished.set_result(None)
+
+    def fail(self, error: EmbedfleetError) -> None:
+        if not self.finished.done():
+            self.finished.set_exception(error)
+
+    def leave(self) -> list[Text]:
+        """Nobody waits here any more; return the texts that nobody else waits for either."""
+        if not self.finished.cancel() and not self.finished.cancelled():
+            self.finished.exception()  # or asyncio complains that nobody has looked at it
+        texts, self.texts = self.texts, []
+        return [text for text in texts if text.forsaken_by(self)]
+
+
+class Text:
+    """A text on its way to a vector. Its backend tells it of one of the two, once."""
+
+    __slots__ = ("encoding", "ticket", "waiting")
+
+    def __init__(self, encoding: Encoding, waiting: Waiting, place: int) -> None:
+        self.encoding = encoding
+        self.waiting = [(waiting, place)]
+        """Who waits for it, and at which place of theirs; nobody once it is there."""
+        self.ticket: Any = None
+        """For its backend to find it by."""
+        waiting.texts.append(self)
+
+    def arrived(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
+        """Its vector is there; `source` names the replica that computed it.
+
+        Also when nobody waits any more: a batch that has begun is finished. The vector is a view of
+        memory that is the text's alone or immutable.
+        """
+        del source
+        self._give(vector, queue_s, compute_s)
+
+    def failed(self, error: EmbedfleetError) -> None:
+        """It has no vector."""
+        waiting, self.waiting = self.waiting, []
+        for each, _ in waiting:
+            each.fail(error)
+
+    def forsaken_by(self, waiting: Waiting) -> bool:
+        """Take out who waits no more; return whether the text is for nobody now, and was not."""
+        before = len(self.waiting)
+        self.waiting = [each for each in self.waiting if each[0] is not waiting]
+        return bool(before) and not self.waiting
+
+    def _give(self, row: Any, queue_s: float, compute_s: float) -> None:
+        waiting, self.waiting = self.waiting, []
+        for each, place in waiting:
+            each.take(place, row, queue_s, compute_s)
+
+
+async def compute(
+    backend: Backend, encodings: Sequence[Encoding], caller: Caller, width: int
+) -> Waiting:
+    """Vectors of `encodings`, shared with nobody: `rows` is [texts, width], or a list of one.
+
+    Raises what the backend does for the first text that fails. Cancelling forgets the work.
+    """
+    rows = [None] if len(encodings) == 1 else np.empty((len(encodings), width), np.float32)
+    waiting = Waiting(rows)
+    texts = [Text(encoding, waiting, place) for place, encoding in enumerate(encodings)]
+    backend.submit(texts, caller)
+    try:
+        await waiting.finished
+    finally:
+        if unwanted := waiting.leave():
+            backend.withdraw(unwanted)
+    return waiting
