@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -243,7 +243,17 @@ def _load_native(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> 
         max_tokens=max_tokens,
     )
     log.info("they compute in %s with %s", precision, instructions.name)
-    return NativeEngine(checkpoint, settings, kernels)
+    engine = NativeEngine(checkpoint, settings, kernels)
+    if dtype == "auto" and precision is Precision.INT8:
+        found = engine.agreement()
+        said = f"a mean cosine to float32 of {found.mean:.4f}, and {found.least:.4f} at the least"
+        if found.suffices:
+            log.info("int8 suits the model: %s", said)
+            return engine
+        engine.close()
+        log.warning("int8 does not suit the model (%s): float32 is taken instead", said)
+        return NativeEngine(checkpoint, replace(settings, precision=Precision.F32), kernels)
+    return engine
 
 
 def _load_numpy(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> Engine:

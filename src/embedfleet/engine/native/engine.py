@@ -10,10 +10,11 @@ import numpy as np
 
 from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.engine import Computation, EngineInfo
+from embedfleet.engine.native.agreement import Agreement, agreement
 from embedfleet.engine.native.library import InstructionSet, Kernels
 from embedfleet.engine.native.memory import Budget
 from embedfleet.engine.native.model import Model
-from embedfleet.engine.native.weights import Packer
+from embedfleet.engine.native.weights import Packer, Weights
 from embedfleet.engine.passes import lengths_of, passes
 from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.rope import Tables
@@ -53,8 +54,13 @@ class NativeEngine:
         self._checkpoint = checkpoint
         self._tables = Tables(config)
         self._computing = Lock()
+        self._settings, self._kernels = settings, kernels
         packer = Packer(kernels, instructions, settings.precision)
-        self._model = Model(checkpoint, packer, settings.threads, bfloat16=settings.bfloat16)
+        layers = range(config.layers)
+        self._weights = Weights(checkpoint, packer, settings.threads, layers)
+        self._model = Model(
+            *(config, packer, self._weights, settings.threads), bfloat16=settings.bfloat16
+        )
         self._info = EngineInfo(
             width=config.hidden,
             max_tokens=settings.max_tokens,
@@ -96,6 +102,15 @@ class NativeEngine:
                 # A rare long text must not keep its memory for good.
                 self._model.release_memory()
             return final
+
+    def agreement(self) -> Agreement:
+        """How well int8 agrees with float32 in this model; takes about as long as loading it."""
+        settings = self._settings
+        return agreement(
+            *(self._checkpoint, self._kernels, settings.instructions, self._weights),
+            settings.threads,
+            bfloat16=settings.bfloat16,
+        )
 
     def close(self) -> None:
         with self._computing:

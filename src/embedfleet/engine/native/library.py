@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 _MODULE: Final = f"{__package__}._kernels"
 """Built like an extension module, so that it is found like one; Python can't import it."""
 
-ABI: Final = 3
+ABI: Final = 4
 """Of `kernels/model.h`, as this module declares it."""
 INT8: Final = 0
 FLOAT: Final = 1
@@ -157,7 +157,7 @@ FUNCTIONS: Final[dict[str, tuple[list[Any], Any]]] = {
     "embedfleet_sets": ([], c_int32),
     "embedfleet_set": ([c_int32, POINTER(_SetInfo)], None),
     "embedfleet_pack": (
-        [c_int32, c_int32, c_void_p, c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p],
+        [c_int32, c_int32, *[c_void_p] * 3, c_int32, c_int32, *[c_void_p] * 3],
         None,
     ),
     "embedfleet_open": ([POINTER(Shape), POINTER(PackedLayer), c_void_p, c_int32], c_void_p),

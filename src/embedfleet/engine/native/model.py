@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.engine.checkpoint import Checkpoint
-from embedfleet.engine.native.library import FLOAT, INT8, Shape, address
+from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.native.library import FLOAT, INT8, PackedLayer, Shape, address
 from embedfleet.engine.native.weights import Packer, Weights
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Precision
@@ -19,18 +21,27 @@ class Model:
     """Threads over weights. One call at a time; other Python threads run meanwhile."""
 
     def __init__(
-        self, checkpoint: Checkpoint, packer: Packer, threads: int, *, bfloat16: bool
+        self,
+        config: Qwen3Config,
+        packer: Packer,
+        weights: Weights,
+        threads: int,
+        *,
+        bfloat16: bool,
+        order: Sequence[int] | None = None,
     ) -> None:
-        """Pack the weights and start `threads` threads, of which whoever calls `run` is one.
+        """Start `threads` threads, of which whoever calls `run` is one.
 
-        `bfloat16`: whether attention of int8 multiplies it. Raises MemoryError.
+        `bfloat16`: whether attention of int8 multiplies it. `order`: which of the weights' layers
+        follow each other, by default all of them. Raises MemoryError.
         """
         kernels = packer.kernels.functions
-        self._kernels, self._hidden = kernels, checkpoint.config.hidden
-        weights = Weights(checkpoint, packer, threads)
+        self._kernels, self._hidden = kernels, config.hidden
         norm = address(weights.final_norm)
-        shape = _shape(checkpoint, packer, bfloat16=bfloat16)
-        self._model = kernels.embedfleet_open(shape, weights.layers, norm, threads)
+        taken = [weights.layers[index] for index in (order or range(len(weights.layers)))]
+        shape = _shape(replace(config, layers=len(taken)), packer, bfloat16=bfloat16)
+        layers = (PackedLayer * len(taken))(*taken)
+        self._model = kernels.embedfleet_open(shape, layers, norm, threads)
         if not self._model:
             raise MemoryError(f"there is no memory for a model on {threads} threads, or no thread")
         # Whoever forgets to close an engine must not leave its threads behind. It holds the
@@ -69,8 +80,7 @@ def _close(kernels: ctypes.CDLL, model: int, _weights: Weights) -> None:
     kernels.embedfleet_close(model)
 
 
-def _shape(checkpoint: Checkpoint, packer: Packer, *, bfloat16: bool) -> Shape:
-    config = checkpoint.config
+def _shape(config: Qwen3Config, packer: Packer, *, bfloat16: bool) -> Shape:
     return Shape(
         hidden=config.hidden,
         layers=config.layers,

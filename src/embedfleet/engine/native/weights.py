@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -125,28 +125,37 @@ class Packer:
         scales, sums = memory.take(factors, np.float32), memory.take(factors, np.int32)
         return Panels(out, in_, packed, scales, sums)
 
-    def pack(self, matrix: Matrix, panels: Panels) -> None:
-        """Fill `panels`; whatever can go straight from the file does."""
+    def pack(self, matrix: Matrix, panels: Panels, columns: Floats | None = None) -> None:
+        """Fill `panels`; whatever can go straight from the file does.
+
+        `columns` [in] are what weights are multiplied by before; not for those stored as int8.
+        """
         floats = self.precision is Precision.F32
         if matrix.tensor.kind == "BF16":
-            self._put(FROM_BF16, _readable(matrix.tensor.stored), None, panels)
+            self._put(FROM_BF16, _readable(matrix.tensor.stored), panels, columns=columns)
         else:
             for part, to in self._parts(matrix, panels):
                 if floats or part.scales is None:
-                    self._put(FROM_FLOAT, part.floats(), None, to)
+                    self._put(FROM_FLOAT, part.floats(), to, columns=columns)
                 else:  # what is int8 with one scale for an output stays so
                     values, scales = part.int8()
-                    self._put(FROM_INT8, _readable(values), np.ascontiguousarray(scales), to)
+                    self._put(FROM_INT8, _readable(values), to, rows=np.ascontiguousarray(scales))
         matrix.tensor.leave()
 
     def _put(
-        self, source: int, values: NDArray[Any], scales: Floats | None, panels: Panels
+        self,
+        source: int,
+        values: NDArray[Any],
+        panels: Panels,
+        *,
+        rows: Floats | None = None,
+        columns: Floats | None = None,
     ) -> None:
         to = panels.pointers()
-        rows = None if scales is None else address(scales)
+        factors = (None if array is None else address(array) for array in (rows, columns))
         self.kernels.functions.embedfleet_pack(
-            *(self.instructions.number, source, address(values), rows, panels.out, panels.in_),
-            *(to.packed, to.scales, to.sums),
+            *(self.instructions.number, source, address(values), *factors),
+            *(panels.out, panels.in_, to.packed, to.scales, to.sums),
         )
 
     def _parts(self, matrix: Matrix, panels: Panels) -> Iterator[tuple[Matrix, Panels]]:
@@ -167,33 +176,63 @@ class Packer:
 
 
 class Weights:
-    """All weights of a model but its embeddings, as the kernels take them."""
+    """Weights of layers, and the final norm, as the kernels take them."""
 
-    def __init__(self, checkpoint: Checkpoint, packer: Packer, threads: int) -> None:
-        """Read the whole checkpoint and pack it; takes as long as reading, or about a second."""
-        layers = [checkpoint.layer(index) for index in range(checkpoint.config.layers)]
+    def __init__(
+        self, checkpoint: Checkpoint, packer: Packer, threads: int, which: Sequence[int]
+    ) -> None:
+        """Read the layers `which` and pack them; all take as long as reading, or about a second."""
+        layers = [
+            (layer, {}) if packer.precision is Precision.F32 else evened(layer)
+            for layer in map(checkpoint.layer, which)
+        ]
         norms = (len(NORMS) * len(layers) + 1) * padded(4 * max(_widths(checkpoint)))
-        size = sum(packer.size(matrix) for layer in layers for _, matrix in _matrices(layer))
+        size = sum(packer.size(matrix) for layer, _ in layers for _, matrix in _matrices(layer))
         self._memory = Memory(size + norms)
         self.final_norm = self._kept(checkpoint.final_norm)
         self.layers = (PackedLayer * len(layers))()
-        matrices: list[Matrix] = []
-        packed: list[Panels] = []
-        for weights, layer in zip(layers, self.layers, strict=True):
+        jobs: list[tuple[Matrix, Panels, Floats | None]] = []
+        for (weights, columns), layer in zip(layers, self.layers, strict=True):
             for name in NORMS:
                 setattr(layer, name, address(self._kept(getattr(weights, name))))
             for name, matrix in _matrices(weights):
                 panels = packer.empty(matrix, self._memory)
                 setattr(layer, name, panels.pointers())
-                matrices.append(matrix)
-                packed.append(panels)
+                jobs.append((matrix, panels, columns.get(name)))
         with ThreadPoolExecutor(threads, "pack") as packers:
-            list(packers.map(packer.pack, matrices, packed))
+            list(packers.map(packer.pack, *zip(*jobs, strict=True)))
 
     def _kept(self, values: Floats) -> Floats:
         kept = self._memory.take(values.size, np.float32)
         kept[:] = values
         return kept
+
+
+_AFTER: Final = {"input_norm": ("query", "key", "value"), "mlp_norm": ("gate", "up")}
+"""The matrices that meet what a norm gives."""
+
+
+def evened(layer: LayerWeights) -> tuple[LayerWeights, dict[str, Floats]]:
+    """Norms' weights shared out between activations and the matrices that follow, half by half.
+
+    Gives the layer with the square roots of the norms' weights, and for each of those matrices the
+    other roots, [in], that its columns are to be multiplied by: the products are the same. Where a
+    norm's weights differ much, int8 has large and small numbers side by side in a group: of tokens
+    alone if the norm is theirs, of weights alone if it is the matrix's. This evens both (the idea
+    of SmoothQuant, arXiv:2211.10438, with the norm's weight for the activation's range). Matrices
+    that are stored as int8 stay as they are.
+    """
+    changed: dict[str, Any] = {}
+    columns: dict[str, Floats] = {}
+    for norm, names in _AFTER.items():
+        if any(getattr(layer, name).scales is not None for name in names):
+            continue
+        weight: Floats = getattr(layer, norm)
+        roots: Floats = np.sqrt(np.abs(weight))
+        roots[roots == 0] = 1
+        changed[norm] = weight / roots
+        columns |= dict.fromkeys(names, roots)
+    return replace(layer, **changed), columns
 
 
 def _readable(values: NDArray[N]) -> NDArray[N]:

@@ -26,14 +26,14 @@ typedef struct {
     const InstructionSet *set;
     enum Source source;
     const void *values;
-    const float *rows;
+    const float *rows, *columns;
     int in, panel;
     void *packed;
     float *scales;
     int32_t *sums; /* NULL for floats */
 } Packing;
 
-static void fill(const Packing *packing, Group *group, int row, int64_t at)
+static void fill(const Packing *packing, Group *group, int row, int64_t at, int begin)
 {
     size_t width = (size_t)group->width;
     if (packing->source == FROM_INT8)
@@ -43,6 +43,8 @@ static void fill(const Packing *packing, Group *group, int row, int64_t at)
     else
         for (size_t i = 0; i < width; i++)
             group->values[row][i] = widened(((const uint16_t *)packing->values)[at + (int64_t)i]);
+    for (size_t i = 0; packing->columns && i < width; i++)
+        group->values[row][i] *= packing->columns[(size_t)begin + i];
 }
 
 static void put_floats(const Packing *packing, const Group *group, float *to)
@@ -87,14 +89,16 @@ static void put_group(const Packing *packing, Group *group, int64_t number, int6
               packing->sums + number * packing->panel);
 }
 
-void embedfleet_pack(int32_t set, int32_t source, const void *values, const float *rows, int32_t out,
-                     int32_t in, void *packed, float *scales, int32_t *sums)
+void embedfleet_pack(int32_t set, int32_t source, const void *values, const float *rows,
+                     const float *columns, int32_t out, int32_t in, void *packed, float *scales,
+                     int32_t *sums)
 {
     int count;
     Packing packing = {.set = instruction_sets(&count)[set],
                        .source = (enum Source)source,
                        .values = values,
                        .rows = rows,
+                       .columns = columns,
                        .in = in,
                        .packed = packed,
                        .scales = scales,
@@ -106,7 +110,7 @@ void embedfleet_pack(int32_t set, int32_t source, const void *values, const floa
         for (int begin = 0; begin < in; begin += GROUP_INPUTS, number++) {
             group.width = in - begin < GROUP_INPUTS ? in - begin : GROUP_INPUTS;
             for (int row = 0; row < packing.panel; row++)
-                fill(&packing, &group, row, (output + row) * in + begin);
+                fill(&packing, &group, row, (output + row) * in + begin, begin);
             put_group(&packing, &group, number, output, output * in + begin * packing.panel);
         }
 }

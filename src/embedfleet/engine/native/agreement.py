@@ -1,0 +1,96 @@
+"""How well int8 agrees with float32 in a model, found out when it is loaded.
+
+Not every model bears int8: where activations or weights of a group differ by orders of magnitude,
+the small ones vanish. A few texts go through the first layers in both precisions; as attention is
+causal, the state of each token is that of a text which ends there. In float32 one layer at a time
+is in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Final
+
+import numpy as np
+
+from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
+from embedfleet.engine.native.library import InstructionSet, Kernels
+from embedfleet.engine.native.model import Model
+from embedfleet.engine.native.weights import Packer, Weights
+from embedfleet.engine.rope import cosines_and_sines
+from embedfleet.engine.tensors import Floats
+from embedfleet.vocabulary import Precision
+
+LEAST_MEAN: Final = 0.99
+LEAST: Final = 0.98
+"""Of the cosines to float32, those that int8 must reach where nobody asked for it."""
+_LENGTHS: Final = (4, 16, 48, 96, 32)
+_WEIGHTS: Final = 250_000_000
+"""About so many are gone through in float32: two seconds of two processors."""
+_LEAST_SHARE: Final = 1 / 8
+"""Of the layers of a large model, whose loading takes longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Cosines between int8 and float32, after all layers."""
+
+    mean: float
+    least: float
+    layers: int
+    """How many were compared; what the others add is taken to be as much a layer."""
+
+    @property
+    def suffices(self) -> bool:
+        """Whether int8 is near enough to float32; never where a cosine is no number."""
+        return self.mean >= LEAST_MEAN and self.least >= LEAST
+
+
+def depth_of(config: Qwen3Config) -> int:
+    """Of how many layers it is found out: the same on every machine, so that all choose alike."""
+    keys, queries = (heads * config.head_dim for heads in (config.kv_heads, config.heads))
+    layer = config.hidden * (2 * queries + 2 * keys + 3 * config.intermediate)
+    affordable = max(_WEIGHTS / (layer * config.layers), _LEAST_SHARE)
+    return ceil(config.layers * min(1.0, affordable))
+
+
+def agreement(
+    checkpoint: Checkpoint,
+    kernels: Kernels,
+    instructions: InstructionSet,
+    int8: Weights,
+    threads: int,
+    *,
+    bfloat16: bool,
+) -> Agreement:
+    """Compare packed weights in int8 with their checkpoint in float32. Raises MemoryError."""
+    config = checkpoint.config
+    depth = depth_of(config)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, config.vocabulary, sum(_LENGTHS)).astype(np.int32)
+    begins = np.cumsum([0, *_LENGTHS], dtype=np.int32)
+    tables = cosines_and_sines(config, max(_LENGTHS))
+    # All states of a pass are after the last layer but one: of the last, one token's is wanted.
+    exact = np.ascontiguousarray(checkpoint.embed(ids))
+    packer = Packer(kernels, instructions, Precision.F32)
+    for layer in range(depth):
+        weights = Weights(checkpoint, packer, threads, [layer])
+        model = Model(config, packer, weights, threads, bfloat16=False, order=[0, 0])
+        model.run(begins, exact, tables)
+        model.close()
+    quick = np.ascontiguousarray(checkpoint.embed(ids))
+    packer = Packer(kernels, instructions, Precision.INT8)
+    order = [*range(depth), 0]
+    model = Model(config, packer, int8, threads, bfloat16=bfloat16, order=order)
+    model.run(begins, quick, tables)
+    model.close()
+    return _agreement(exact * checkpoint.final_norm, quick * checkpoint.final_norm, config, depth)
+
+
+def _agreement(exact: Floats, quick: Floats, config: Qwen3Config, depth: int) -> Agreement:
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(quick, axis=1)
+        lost = 1 - np.einsum("ij,ij->i", exact, quick) / lengths
+    lost *= config.layers / depth
+    return Agreement(1 - float(lost.mean()), 1 - float(lost.max()), depth)
