@@ -102,3 +102,26 @@ def test_a_long_document_is_counted_and_cut_into_pieces_that_fit(base_url: str) 
     assert len(sizes) > 1
     assert max(sizes) < limit
     assert f"usage: {sum(sizes) + len(sizes):,} tokens" in usage
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        *("01-openai-client/rank.py", "02-query-and-document/search.py"),
+        *("03-dimensions/shorter.py", "05-counting-tokens/split.py", "04-curl/embed.sh"),
+    ],
+)
+def test_where_no_service_is_an_example_says_so_in_one_line(example: str) -> None:
+    url = "http://127.0.0.1:1/v1"
+    program = ["sh"] if example.endswith(".sh") else [sys.executable]
+    done = subprocess.run(
+        [*program, str(EXAMPLES / example)],
+        env=os.environ | {"EMBEDFLEET_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"no service answers at {url}: start one with `make serve`" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,8 +1,9 @@
 """Rank passages by their nearness to a question, with OpenAI's own client."""
 
 import os
+import sys
 
-from openai import OpenAI
+from openai import APIConnectionError, OpenAI
 
 QUESTION = "How do I see how much disk space is used?"
 PASSAGES = {
@@ -16,7 +17,10 @@ PASSAGES = {
 
 url = os.environ.get("EMBEDFLEET_URL", "http://127.0.0.1:8080/v1")
 with OpenAI(base_url=url, api_key="none") as client:
-    model = client.models.list().data[0].id
+    try:
+        model = client.models.list().data[0].id
+    except APIConnectionError:
+        sys.exit(f"no service answers at {url}: start one with `make serve`, or set EMBEDFLEET_URL")
     answer = client.embeddings.create(model=model, input=[QUESTION, *PASSAGES.values()])
 
 question, *passages = [one.embedding for one in answer.data]

@@ -5,8 +5,9 @@ sends our fields through `extra_body`.
 """
 
 import os
+import sys
 
-from openai import OpenAI
+from openai import APIConnectionError, OpenAI
 
 QUESTION = "Which command copies files to another machine?"
 TASK = "Given a question about the command line, retrieve the command that answers it"
@@ -23,7 +24,10 @@ QUERIES = {
 
 url = os.environ.get("EMBEDFLEET_URL", "http://127.0.0.1:8080/v1")
 with OpenAI(base_url=url, api_key="none") as client:
-    model = client.models.list().data[0].id
+    try:
+        model = client.models.list().data[0].id
+    except APIConnectionError:
+        sys.exit(f"no service answers at {url}: start one with `make serve`, or set EMBEDFLEET_URL")
 
     documents = client.embeddings.create(
         model=model, input=list(DOCUMENTS.values()), extra_body={"input_type": "document"}

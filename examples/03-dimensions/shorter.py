@@ -1,8 +1,9 @@
 """Ask for shorter vectors: less to store and to compare, nearly the same ranking."""
 
 import os
+import sys
 
-from openai import OpenAI
+from openai import APIConnectionError, OpenAI
 
 QUESTION = "How do I find a pattern in files?"
 PASSAGES = {
@@ -14,7 +15,10 @@ PASSAGES = {
 
 url = os.environ.get("EMBEDFLEET_URL", "http://127.0.0.1:8080/v1")
 with OpenAI(base_url=url, api_key="none") as client:
-    model = client.models.list().data[0].id
+    try:
+        model = client.models.list().data[0].id
+    except APIConnectionError:
+        sys.exit(f"no service answers at {url}: start one with `make serve`, or set EMBEDFLEET_URL")
     texts = [QUESTION, *PASSAGES.values()]
     full = len(client.embeddings.create(model=model, input=QUESTION).data[0].embedding)
 

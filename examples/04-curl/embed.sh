@@ -3,7 +3,11 @@
 set -eu
 
 url=${EMBEDFLEET_URL:-http://127.0.0.1:8080/v1}
-model=$(curl -sS "$url/models" | sed 's/.*"data":\[{"id":"\([^"]*\)".*/\1/')
+if ! listed=$(curl -sS "$url/models"); then
+    echo "no service answers at $url: start one with \`make serve\`, or set EMBEDFLEET_URL" >&2
+    exit 1
+fi
+model=$(echo "$listed" | sed 's/.*"data":\[{"id":"\([^"]*\)".*/\1/')
 
 embed() {
     curl -sS "$url/embeddings" -H 'content-type: application/json' -d "$1" | cut -c 1-200

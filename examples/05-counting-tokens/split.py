@@ -5,8 +5,9 @@ so that none is longer than it was counted.
 """
 
 import os
+import sys
 
-from openai import OpenAI
+from openai import APIConnectionError, OpenAI
 
 SENTENCES = [
     "The Great Wall is a series of fortifications in northern China.",
@@ -16,7 +17,10 @@ SENTENCES = [
 
 url = os.environ.get("EMBEDFLEET_URL", "http://127.0.0.1:8080/v1")
 with OpenAI(base_url=url, api_key="none") as client:
-    card = client.models.list().data[0]
+    try:
+        card = client.models.list().data[0]
+    except APIConnectionError:
+        sys.exit(f"no service answers at {url}: start one with `make serve`, or set EMBEDFLEET_URL")
     limit = card.model_dump()["max_tokens"]
     counted = client.post("/tokenize", body={"model": card.id, "input": SENTENCES}, cast_to=dict)
     pieces = [[]]

@@ -164,8 +164,8 @@ class Endpoint:
         self._answered(answered)
 
     async def list_models(self, _request: Request) -> Response:
-        """Answer `GET /v1/models`."""
-        known = {model.names[0]: model for model in self._intake.models().values()}
+        """Answer `GET /v1/models`: every name that may be asked for, a model's first name first."""
+        known = self._intake.models()
         return Response(
             render_models([(name, model.created, model.identity) for name, model in known.items()])
         )

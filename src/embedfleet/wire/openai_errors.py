@@ -37,7 +37,11 @@ CODES = (
     ErrorCode(400, "invalid_token_id", "a token id is not in the model's vocabulary"),
     ErrorCode(400, "context_length_exceeded", "a text has more tokens than the model takes"),
     ErrorCode(400, "invalid_header", "a header means nothing"),
-    ErrorCode(401, "invalid_api_key", "no key, or one that is unknown, revoked or expired"),
+    ErrorCode(
+        401,
+        "invalid_api_key",
+        "a key that is unknown, revoked or expired; without any key the code is null",
+    ),
     ErrorCode(403, "model_not_found", "the key does not allow this model"),
     ErrorCode(
         403,

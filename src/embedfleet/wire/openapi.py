@@ -114,6 +114,7 @@ def _paths(limits: RequestLimits, model: str) -> Schema:
         "/tokenize": {"post": tokens | {"operationId": "tokenizeToo"}},
         "/v1/models": {"get": _operation("listModels", "The models served", "ModelList")},
         "/v1/models/{model}": {"get": shown},
+        "/health": {"get": _operation("health", "As /health/ready", "Health")},
         "/health/live": {"get": _operation("live", "Whether the process answers", "Health")},
         "/health/ready": {"get": _operation("ready", "Whether there is a replica", "Health")},
     }

@@ -1,0 +1,190 @@
+"""What pages, units and messages tell people to type and to set exists."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from embedfleet.cli import app
+from embedfleet.gateway.scaling import HOLDS, TERMS
+from embedfleet.golden.vectors import read
+from embedfleet.model.description import describe
+from embedfleet.settings import load
+from embedfleet.settings.loading import NOT_SETTINGS
+from embedfleet.settings.options import AREAS, options
+from tests.service import started
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path
+    for path in [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "deploy").rglob("*"),
+        *(ROOT / "examples").rglob("*"),
+        *(ROOT / "benchmarks").glob("*.md"),
+    ]
+    if path.is_file() and path.suffix in {".md", ".toml", ".service", ".yml", ".yaml", ".sh", ""}
+)
+SOURCES = sorted((ROOT / "src" / "embedfleet").rglob("*.py"))
+COMMAND = re.compile(r"(?:^|[`$&;|]\s*|\s)(?:\S*/bin/)?embedfleet ((?:[a-z]+)(?: [^`\n]*)?)")
+VARIABLE = re.compile(r"\bEMBEDFLEET_[A-Z][A-Z_0-9]*[A-Z0-9]\b")
+SETTING = re.compile(rf"`({'|'.join(AREAS)})\.([a-z_]+)(?: ?=[^`]*)?`")
+FILES = {"metrics", "py", "md", "toml", "yml", "json"}
+
+
+def names(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def root_command() -> click.Group:
+    found = typer.main.get_command(app)
+    assert hasattr(found, "commands")
+    return found  # type: ignore[return-value]
+
+
+def typed(text: str) -> Iterator[list[str]]:
+    """Every command line of embedfleet in blocks and in backticks, as words."""
+    joined = text.replace("\\\n", " ")
+    quoted = re.findall(r"`(?:\S*/bin/)?embedfleet ([a-z][^`]*)`", joined)
+    blocks = [
+        found[1]
+        for line in joined.splitlines()
+        if (
+            found := re.match(
+                r"(?:    +|#\s+|\$ )(?:\S+=\S+ )*(?:\S*/bin/)?embedfleet ([a-z].*)", line
+            )
+        )
+    ]
+    for line in (*quoted, *blocks):
+        plain = re.split(r"\s#|\s{2,}|[;&|>)]|\s\(", line)[0].replace("…", "")
+        try:
+            yield shlex.split(plain)
+        except ValueError:
+            yield plain.split()
+
+
+def trouble(words: list[str]) -> str:
+    """What is wrong with a command: a command or an option that there is not."""
+    here: click.Command = root_command()
+    for word in words:
+        if isinstance(here, click.Group) or hasattr(here, "commands"):
+            commands = here.commands  # type: ignore[attr-defined]
+            if word in commands:
+                here = commands[word]
+                continue
+            if word.startswith("-") or not re.fullmatch(r"[a-z-]+", word):
+                continue
+            return f"there is no command {word}"
+        known = {name for each in here.params for name in (*each.opts, *each.secondary_opts)}
+        option = word.partition("=")[0]
+        if re.fullmatch(r"--[a-z][a-z-]*", option) and option not in known | {"--help"}:
+            return f"{here.name} has no option {option}"
+    return ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_commands_of_a_page_exist_with_their_options(page: Path) -> None:
+    wrong = {
+        " ".join(words): said
+        for words in typed(page.read_text(encoding="utf-8"))
+        if (said := trouble(words))
+    }
+    # Decisions tell of what was tried; prose such as "embedfleet itself" is no command.
+    assert not {line: said for line, said in wrong.items() if "option" in said}, wrong
+
+
+def test_commands_of_messages_and_help_exist_with_their_options() -> None:
+    wrong = {
+        f"{source.name}: {' '.join(words)}": said
+        for source in SOURCES
+        for words in typed(source.read_text(encoding="utf-8"))
+        if (said := trouble(words))
+    }
+    assert not wrong
+
+
+def test_the_pages_do_have_commands() -> None:
+    found = [words for page in PAGES for words in typed(page.read_text(encoding="utf-8"))]
+    assert len(found) > 60
+    assert {"serve", "gateway", "keys", "golden", "deploy", "status"} <= {each[0] for each in found}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *SOURCES], ids=names)
+def test_variables_of_ours_that_are_named_are_read(page: Path) -> None:
+    known = {option.variable for option in options().values()}
+    named = set(VARIABLE.findall(page.read_text(encoding="utf-8")))
+    if page.name == "loading.py":
+        named.discard("EMBEDFLEET_PORT")  # told there as what people try
+    ours = {each for each in named if not NOT_SETTINGS.fullmatch(each)}
+    assert {each for each in ours - known if not each.startswith("EMBEDFLEET_SERVICE")} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_settings_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = {f"{area}.{name}" for area, name in SETTING.findall(text)}
+    named |= {
+        f"{area}.{name}"
+        for area, name in re.findall(rf"^#\s+({'|'.join(AREAS)})\.([a-z_]+) = ", text, re.MULTILINE)
+    }
+    assert {each for each in named - set(options()) if each.partition(".")[2] not in FILES} == set()
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.suffix in {".md", ".toml"}], ids=names
+)
+def test_settings_files_of_a_page_are_taken(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    blocks = [text] if page.suffix == ".toml" else re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    for block in blocks:
+        if set(tomllib.loads(block)) <= set(AREAS):
+            load(block, {}, {})
+
+
+def test_targets_of_make_that_are_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        named = set(re.findall(r"(?:`|^\$ |^    )(?:PORT=\S+ )?make ([a-z-]+)", text, re.MULTILINE))
+        assert named <= targets, page
+
+
+def test_every_reason_of_a_scaling_decision_is_explained() -> None:
+    page = (ROOT / "docs" / "autoscaling.md").read_text(encoding="utf-8")
+    assert {name for name in (*TERMS, *HOLDS) if f"`{name}`" not in page} == set()
+
+
+@pytest.mark.slow
+def test_golden_vectors_beside_the_weights_as_the_page_says(tmp_path: Path) -> None:
+    """docs/kubernetes.md, step 3, on a copy of the built-in model that was changed."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    assert "`embedfleet golden make DIR -o golden.safetensors`" in page
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in (ROOT / "src" / "embedfleet" / "builtin").rglob("*"):
+        if file.is_file():
+            copy = model / file.relative_to(ROOT / "src" / "embedfleet" / "builtin")
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 2e-6}))
+    before = describe(model).identity.revision
+    golden = model / "golden.safetensors"
+    done = CliRunner().invoke(app, ["golden", "make", str(model), "-o", str(golden)])
+    assert done.exit_code == 0, done.output
+    assert describe(model).identity.revision == before == read(golden).revision
+    with started(str(model), log=tmp_path / "log") as service:
+        service.wait_for(["ready", "ready"])
+        assert "embedfleet_golden_mismatches_total" in service.metrics()
+        assert "no golden vectors" not in service.log.read_text()
