@@ -13,10 +13,13 @@ from embedfleet.fleet.health import (
     Expected,
     Peers,
     Sign,
+    hung,
+    implausible,
     judge,
     mismatch,
     released,
     slowdown,
+    trial_timeout_s,
 )
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import Precision, ReplicaState
@@ -226,3 +229,38 @@ def test_a_replica_that_started_just_now_is_not_called_slow() -> None:
 
     assert slowdown(fresh, [DESCRIPTION, DESCRIPTION]) == 1.0
     assert slowdown(DESCRIPTION, [fresh, fresh]) == 1.0
+
+
+def test_a_replica_whose_oldest_batch_does_not_end_hangs() -> None:
+    """Three times what was predicted, and five seconds at least; of others nobody can say."""
+
+    def said(age_s: float | None, predicted_s: float | None) -> str:
+        return hung(
+            msgspec.structs.replace(
+                DESCRIPTION, oldest_batch_s=age_s, oldest_batch_predicted_s=predicted_s
+            )
+        )
+
+    assert "computing for 6 s" in said(6.0, 0.1)
+    assert said(4.9, 0.1) == said(29.0, 10.0) == said(600.0, None) == said(None, None) == ""
+
+
+@pytest.mark.parametrize("cost", [(0.0, 0.0, 0.0), (1e-300, 1e-300, 0.0), (86_400.0, 1e3, 0.0)])
+def test_a_cost_that_no_engine_has_is_refused(cost: tuple[float, float, float]) -> None:
+    """Balancing would believe it."""
+    liar = msgspec.structs.replace(DESCRIPTION, cost=cost)
+
+    assert "which no engine does" in implausible(liar)
+    assert implausible(DESCRIPTION) == ""
+
+
+def test_a_trial_may_take_a_few_batches_once_costs_are_known() -> None:
+    """And less after a failed call; what knows nothing of itself has all the time there is."""
+    slow = msgspec.structs.replace(DESCRIPTION, cost=(1.0, 0.0, 0.0))
+
+    assert trial_timeout_s(DESCRIPTION, 120.0, doubtful=False) == 5.0
+    assert trial_timeout_s(DESCRIPTION, 120.0, doubtful=True) == 3.0
+    assert trial_timeout_s(slow, 120.0, doubtful=True) == 12.0
+    assert trial_timeout_s(slow, 10.0, doubtful=False) == 10.0
+    fresh = msgspec.structs.replace(DESCRIPTION, batches=1)
+    assert trial_timeout_s(fresh, 120.0, doubtful=True) == 120.0

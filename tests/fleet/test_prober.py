@@ -16,7 +16,7 @@ from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.health import Expected
 from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.states import Event
-from embedfleet.vocabulary import ReplicaError, ReplicaState
+from embedfleet.vocabulary import ModelError, ReplicaError, ReplicaState
 from embedfleet.wire.description import ReplicaDescription
 from tests.fleet.test_health import DESCRIPTION, EXPECTED
 from tests.loops import running
@@ -32,6 +32,7 @@ class FakeContact:
         self.wrong = ""
         self.stuck = False
         self.error: BaseException | None = None
+        self.fleet = Fleet()
 
     async def describe(self, url: str) -> ReplicaDescription:
         if url != "http://a":
@@ -55,7 +56,7 @@ class FakeContact:
 
 @contextlib.asynccontextmanager
 async def watching(contact: FakeContact) -> AsyncIterator[Member]:
-    fleet = Fleet()
+    fleet = contact.fleet
     prober = Prober(
         fleet,
         contact,
@@ -262,3 +263,78 @@ async def test_a_replica_on_its_way_to_standby_is_left_alone_until_it_is_empty()
         fleet.apply(member, Event.DRAIN, time.monotonic())
         await asyncio.sleep(0.1)
         assert member.state is S.DRAINING
+
+
+async def test_a_replica_that_does_not_come_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
+    """In the fleet's table, in the log when it changes, and in other words to clients."""
+    contact = FakeContact()
+    contact.description = None
+    async with watching(contact) as member:
+        await asyncio.sleep(0.2)
+        assert (member.state, member.reason) == (S.STARTING, "connection refused")
+        assert member.trouble == "what answers there is no replica"
+        lines = [line for line in caplog.messages if "replica a does not come" in line]
+        assert lines == ["replica a does not come: connection refused"]
+
+        contact.description = DESCRIPTION
+        await becomes(member, S.READY)
+        assert member.trouble == ""
+
+
+async def test_a_replica_forges_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Its words are one line, without a terminal's escapes, and not without end."""
+    contact = FakeContact()
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.error = ReplicaError("x)\n03:00:00 CRITICAL \x1b[31mforged\u2028" + "y" * 10_000)
+        await becomes(member, S.EJECTED)
+
+    assert len(member.reason) <= 500
+    assert all(line.isprintable() for line in caplog.messages)
+
+
+async def test_what_waiting_does_not_mend_is_ejected_with_its_reason() -> None:
+    """Golden vectors of another model, another version of the wire, a damaged file."""
+    contact = FakeContact()
+    contact.error = ModelError("golden.safetensors is damaged")
+    async with watching(contact) as member:
+        await becomes(member, S.EJECTED)
+        assert member.reason == "golden.safetensors is damaged"
+        assert member.trouble == "it does not fit its pool"
+
+
+async def test_a_replica_that_hangs_behind_a_living_server_gets_no_traffic() -> None:
+    """It describes itself well; its oldest batch and its failed trials tell."""
+    contact = FakeContact()
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.description = msgspec.structs.replace(
+            DESCRIPTION, oldest_batch_s=9.0, oldest_batch_predicted_s=0.1
+        )
+        await becomes(member, S.EJECTED)
+        await becomes(member, S.STARTING)
+        await asyncio.sleep(0.1)
+        assert "oldest batch" in member.reason
+        assert member.state is S.STARTING
+
+
+async def test_looks_go_on_while_golden_vectors_are_computed() -> None:
+    """A replica that drains meanwhile is noticed."""
+    contact = FakeContact()
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.stuck = True
+        await asyncio.sleep(0.06)
+        contact.description = msgspec.structs.replace(DESCRIPTION, draining=True)
+        await becomes(member, S.DRAINING)
+
+
+async def test_after_a_failed_call_a_trial_decides() -> None:
+    """A second failure of another kind is proof."""
+    contact = FakeContact()
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.stuck = True
+        contact.fleet.failed(member, time.monotonic(), "a hedge was lost")
+        await becomes(member, S.EJECTED)
+        assert "no golden vectors" in member.reason

@@ -15,7 +15,7 @@ from embedfleet.access import Access, OpenAccess, Pass
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.endpoint.counting_tokens import TokenCounting
 from embedfleet.endpoint.describing import ApiDescription
-from embedfleet.endpoint.intake import Intake
+from embedfleet.endpoint.intake import NO_MODEL, Intake
 from embedfleet.endpoint.recalling import Recalling, Recollection
 from embedfleet.endpoint.seams import Answered, Caller, ServedModel
 from embedfleet.endpoint.texts import compute
@@ -83,10 +83,17 @@ class Endpoint:
         answered: Callable[[Answered], None],
         access: Access | None = None,
         cache: VectorCache | None = None,
+        no_model: Callable[[], str] = lambda: NO_MODEL,
     ) -> None:
-        """`models` gives the models served right now, by every name that callers may use."""
+        """`models` gives the models served right now, by every name that callers may use;
+        `no_model` what they are told while there is none.
+        """
         self._intake = Intake(
-            models, limits=limits, max_body_bytes=max_body_bytes, max_held_bytes=max_held_bytes
+            models,
+            limits=limits,
+            max_body_bytes=max_body_bytes,
+            max_held_bytes=max_held_bytes,
+            no_model=no_model,
         )
         self._timeout_s = timeout_s
         self._trusted_proxies = trusted_proxies

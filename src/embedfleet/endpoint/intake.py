@@ -49,9 +49,11 @@ class Intake:
         limits: RequestLimits,
         max_body_bytes: int,
         max_held_bytes: int,
+        no_model: Callable[[], str] = lambda: NO_MODEL,
     ) -> None:
         """`models` gives the models served right now, by every name that callers may use."""
         self.models = models
+        self._no_model = no_model
         self.limits = limits
         self.max_body_bytes = max_body_bytes
         self._max_held_bytes = max_held_bytes
@@ -87,7 +89,7 @@ class Intake:
         models = self.models()
         model = models.get(name)
         if not models:
-            raise NoReplicaError(NO_MODEL)
+            raise NoReplicaError(self._no_model())
         if model is None:
             known = ", ".join(f"`{known}`" for known in models)
             shown = name if len(name) <= QUOTED else f"{name[:QUOTED]}…"

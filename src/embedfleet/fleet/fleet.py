@@ -14,6 +14,10 @@ from embedfleet.fleet.health import SERVING, Conduct, Peers, Sign, judge
 from embedfleet.fleet.states import Event, after
 from embedfleet.vocabulary import ReplicaState
 from embedfleet.wire.description import ReplicaDescription
+from embedfleet.wire.untrusted import shown
+
+MOST_REASON = 500
+"""Characters of a reason: it may repeat what a replica said, and is shown and logged."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +37,9 @@ class Member:
     """Its share where shares are set by hand."""
     conduct: Conduct = field(default_factory=Conduct)
     """How it has behaved."""
+    trouble: str = ""
+    """Why it does not come, in words that clients may see: without addresses, files and what the
+    replica said."""
     silent_since: float | None = None
     """Since when it has answered no look; None where it answered the last one."""
     failing_since: float | None = None
@@ -115,6 +122,10 @@ class Fleet:
         member.conduct, event = judge(*before, sign, self.peers(member))
         return event is not None and self.apply(member, event, now, reason)
 
+    def note(self, member: Member, reason: str) -> None:
+        """Why a replica that is starting does not come."""
+        member.reason = shown(reason, MOST_REASON)
+
     def wanted(self, member: Member) -> bool:
         """Whether another chance for an ejected or suspect replica is not to wait for long.
 
@@ -157,7 +168,7 @@ class Fleet:
             member.failing_since = None
         elif event in {Event.FAILED, Event.SPARED} and member.failing_since is None:
             member.failing_since = now
-        member.state, member.since, member.reason = entered, now, reason
+        member.state, member.since, member.reason = entered, now, shown(reason, MOST_REASON)
         if left in SERVING or entered in SERVING:
             served = any(other.state in SERVING for other in self._members.values())
             self._nobody_since = None if served else now

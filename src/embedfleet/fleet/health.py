@@ -40,6 +40,20 @@ EJECTION = Backoff(5.0, 300.0)
 FORGIVEN_S = 60.0
 """So much time ready takes one ejection off the count that the next one's length grows with."""
 
+HUNG_BATCHES = 3.0
+"""A batch that takes so many times what was predicted, and longer than HUNG_LEAST_S, does not end:
+its replica gets no traffic. (It ends itself later: batching/overdue.py.)"""
+HUNG_LEAST_S = 5.0
+
+DOUBTED_S = 3.0
+"""The least that a trial may take after a failed call."""
+
+TRIAL_BATCHES = 4
+"""Batches that a trial waits for and is."""
+
+LEAST_TYPICAL_S, MOST_TYPICAL_S = 1e-5, 86_400.0
+"""Bounds of what TYPICAL_BATCH may be claimed to take: 200 million tokens a second, a day."""
+
 TYPICAL_BATCH = (128,) * 16
 """The batch for which replicas' speeds are compared."""
 
@@ -191,6 +205,42 @@ def mismatch(expected: Expected, found: ReplicaDescription) -> str:
             "start it with a finer dtype or declare a lower pools.precision"
         )
     return ""
+
+
+def implausible(found: ReplicaDescription) -> str:
+    """What is wrong with the cost that a replica claims; empty where it may be true.
+
+    Balancing believes it, so one that claims to be infinitely fast would be given everything.
+    """
+    seconds = CostModel(*found.cost).seconds(TYPICAL_BATCH)
+    if LEAST_TYPICAL_S <= seconds <= MOST_TYPICAL_S:
+        return ""
+    return (
+        f"it claims to compute {sum(TYPICAL_BATCH):,} tokens in {seconds:.3g} s, which no engine "
+        "does"
+    )
+
+
+def hung(found: ReplicaDescription) -> str:
+    """What is to be said of a replica whose oldest batch does not end; empty where none is."""
+    age_s, predicted_s = found.oldest_batch_s, found.oldest_batch_predicted_s
+    if age_s is None or predicted_s is None:
+        return ""
+    if age_s <= max(HUNG_LEAST_S, HUNG_BATCHES * predicted_s):
+        return ""
+    return f"its oldest batch has been computing for {age_s:.0f} s, and not {predicted_s:.2g} s"
+
+
+def trial_timeout_s(found: ReplicaDescription | None, most_s: float, *, doubtful: bool) -> float:
+    """How long a trial may take: a few batches as predicted, once the replica knows its speed.
+
+    Its window may be full, of two batches, and the golden vectors are one or two more.
+    """
+    if found is None or found.batches < LEAST_BATCHES:
+        return most_s
+    lengths = [512] * max(1, -(-found.batch_tokens // 512))
+    predicted_s = TRIAL_BATCHES * CostModel(*found.cost).seconds(lengths)
+    return min(most_s, max(DOUBTED_S if doubtful else HUNG_LEAST_S, HUNG_BATCHES * predicted_s))
 
 
 def slowdown(own: ReplicaDescription, others: Iterable[ReplicaDescription]) -> float:

@@ -21,15 +21,21 @@ from embedfleet.fleet.health import (
     SERVING,
     Expected,
     Sign,
+    hung,
+    implausible,
     mismatch,
     released,
     slowdown,
+    trial_timeout_s,
 )
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import (
     EmbedfleetError,
+    ReplicaLostError,
     ReplicaState,
     ReplicaUnreachableError,
+    ServiceError,
+    SetupError,
     UnfitReplicaError,
 )
 from embedfleet.wire.description import ReplicaDescription
@@ -38,6 +44,11 @@ log = logging.getLogger(__name__)
 
 TRIAL_S = 5.0
 """After a failed call a replica is tried at once, and not again for so long."""
+
+AGAIN_S = 60.0
+"""The same line is not written to the log again for so long."""
+
+LOADING = "it is still starting"
 
 KEPT_OUT = frozenset({ReplicaState.EJECTED, ReplicaState.DRAINING})
 """In these a replica is left alone until its pause is over."""
@@ -75,6 +86,8 @@ class _Watch:
     """Computes the golden vectors, while looks go on."""
     tried: float = field(default_factory=time.monotonic)
     """When the last trial began, monotonic seconds."""
+    said: dict[str, float] = field(default_factory=dict)
+    """Lines of the log, and when they were written."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to have it looked at at once."""
 
@@ -96,13 +109,16 @@ class Prober:
         verify_interval_s: float,
         verify_timeout_s: float,
         times: Backoff = EJECTION,
+        pool: str = "",
     ) -> None:
+        """`pool` is what the log calls the pool."""
         self._fleet = fleet
         self._contact = contact
         self._interval_s = interval_s
         self._verify_interval_s = verify_interval_s
         self._verify_timeout_s = verify_timeout_s
         self._times = times
+        self._pool = pool
         self._tasks: asyncio.TaskGroup | None = None
         self._watches: dict[Member, _Watch] = {}
         fleet.listen(self._follow)
@@ -123,9 +139,9 @@ class Prober:
         if member.state is ReplicaState.GONE:
             self._watches.pop(member).cancel()
             return
-        level = logging.WARNING if member.state in BAD else logging.INFO
-        log.log(level, "replica %s is %s: %s", member.name, member.state, member.reason)
         watch = self._watches[member]
+        level = logging.WARNING if member.state in BAD else logging.INFO
+        self._say(member, watch, level, f"is {member.state}: {member.reason}")
         if watch.trying is not None and (left not in SERVING or member.state not in SERVING):
             watch.trying.cancel()  # what it finds would be of another time
             watch.trying = None
@@ -201,17 +217,19 @@ class Prober:
         try:
             description = await self._contact.describe(member.url)
             expected = await self._contact.expected(member.url, description)
-        except UnfitReplicaError as error:
+        except (UnfitReplicaError, SetupError) as error:  # waiting does not mend it
+            member.trouble = "it does not fit its pool"
             self._apply(member, Event.REFUSED, error.message)
             return
         except EmbedfleetError as error:
             lost = isinstance(error, ReplicaUnreachableError)
+            member.trouble = _for_clients(error)
             self._missed(member, error.message, lost=lost)
             return
         except OSError as error:  # no room for the model's files, no file left to open
             self._missed(member, str(error), lost=False)
             return
-        member.description, member.silent_since = description, None
+        member.description, member.silent_since, member.trouble = description, None, ""
         self._seen(member, description, expected)
 
     def _seen(self, member: Member, description: ReplicaDescription, expected: Expected) -> None:
@@ -219,9 +237,15 @@ class Prober:
         if description.draining:
             self._apply(member, Event.DRAIN, "it says that it drains")
             return
-        difference = mismatch(expected, description)
+        difference = mismatch(expected, description) or implausible(description)
         if difference:
+            member.trouble = "it does not fit its pool"
             self._apply(member, Event.REFUSED, difference)
+            return
+        overdue = hung(description)
+        if overdue:
+            member.trouble = "it hangs"
+            self._lost(member, overdue)
             return
         if member.state is ReplicaState.STARTING:
             self._apply(member, Event.ANSWERED, "it described itself")
@@ -235,29 +259,55 @@ class Prober:
             ],
         )
         if factor > MOST_SLOWDOWN:
-            reason = f"it is {factor:.0f} times slower than its like"
-            self._fleet.observe(member, Sign.LOST, now, reason)
+            self._lost(member, f"it is {factor:.0f} times slower than its like")
         else:
             self._fleet.observe(member, Sign.ANSWERED, now, "it answers")
+
+    def _lost(self, member: Member, reason: str) -> None:
+        """It answers, and is no good for traffic."""
+        if member.state is ReplicaState.STARTING:
+            self._tell_trouble(member, reason)
+        else:
+            self._fleet.observe(member, Sign.LOST, time.monotonic(), reason)
+
+    def _tell_trouble(self, member: Member, reason: str) -> None:
+        """A starting replica does not come: say why."""
+        self._fleet.note(member, reason)
+        loading = member.trouble == LOADING
+        if not loading or time.monotonic() - member.since > AGAIN_S:
+            level = logging.INFO if loading else logging.WARNING
+            self._say(member, self._watches[member], level, f"does not come: {member.reason}")
+
+    def _say(self, member: Member, watch: _Watch, level: int, text: str) -> None:
+        """Write a line to the log, unless the same one was written within a minute."""
+        now = time.monotonic()
+        watch.said = {said: at for said, at in watch.said.items() if now - at < AGAIN_S}
+        if text not in watch.said:
+            watch.said[text] = now
+            name = f"{self._pool}/{member.name}" if self._pool else member.name
+            log.log(level, "replica %s %s", name, text)
 
     def _missed(self, member: Member, reason: str, *, lost: bool) -> None:
         now = time.monotonic()
         if member.silent_since is None:
             member.silent_since = now
         if member.state is ReplicaState.STARTING:
-            member.reason = reason
+            self._tell_trouble(member, reason)
         else:
             self._fleet.observe(member, Sign.LOST if lost else Sign.MISSED, now, reason)
 
     async def _try(self, member: Member, watch: _Watch) -> None:
         """A trial: have it compute the golden vectors, and judge them."""
+        limit_s = trial_timeout_s(
+            member.description, self._verify_timeout_s, doubtful=member.conduct.failures > 0
+        )
         try:
-            async with asyncio.timeout(self._verify_timeout_s):
+            async with asyncio.timeout(limit_s):
                 wrong = await self._contact.verify(member.url)
         except EmbedfleetError as error:
             trouble = f"it could not be verified: {error.message}"
         except TimeoutError:  # before OSError, of which it is one
-            trouble = f"no golden vectors within {self._verify_timeout_s:g} s"
+            trouble = f"no golden vectors within {limit_s:.3g} s"
         except OSError as error:
             trouble = f"it could not be verified: {error}"
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
@@ -297,6 +347,17 @@ class Prober:
 
     def _apply(self, member: Member, event: Event, reason: str) -> None:
         self._fleet.apply(member, event, time.monotonic(), reason)
+
+
+def _for_clients(error: EmbedfleetError) -> str:
+    """A kind of trouble, without addresses and what the replica said."""
+    if isinstance(error, ServiceError):  # 503
+        return LOADING
+    if isinstance(error, ReplicaUnreachableError):
+        return "nothing listens at its address"
+    if isinstance(error, ReplicaLostError):
+        return "it does not answer"
+    return "what answers there is no replica"
 
 
 async def _rest(watch: _Watch, seconds: float) -> None:

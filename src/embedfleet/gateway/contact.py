@@ -26,7 +26,13 @@ from embedfleet.model.description import ModelDescription, describe
 from embedfleet.model.fingerprint import fingerprint_tokenizer
 from embedfleet.model.trial import try_files
 from embedfleet.settings import Pool as PoolSettings
-from embedfleet.vocabulary import ModelError, ModelIdentity, Precision, ReplicaError
+from embedfleet.vocabulary import (
+    ModelError,
+    ModelIdentity,
+    Precision,
+    ReplicaError,
+    UnfitReplicaError,
+)
 from embedfleet.wire.description import ReplicaDescription
 from embedfleet.wire.untrusted import shown
 
@@ -111,6 +117,11 @@ class ModelContact:
                 self._identity = identity
             return Expected(self._identity, self._precision or description.precision)
 
+    def forget(self, url: str) -> None:
+        """A replica is gone: what was known of it says nothing of the next one at its address."""
+        self._claimed.pop(url, None)
+        self._client.forget(url)
+
     async def verify(self, url: str) -> str:
         """What is wrong with a replica's vectors; empty when nothing is."""
         if self._identity is None:
@@ -178,7 +189,7 @@ class ModelContact:
             return None
         golden = golden_vectors.read(path)
         if golden.revision != revision:
-            raise ReplicaError(
+            raise UnfitReplicaError(
                 f"{path} holds golden vectors of revision {golden.revision}, the model is "
                 f"{revision}; make new ones with `embedfleet golden make`"
             )

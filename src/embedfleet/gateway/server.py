@@ -23,7 +23,7 @@ from embedfleet.background import Background, cancelled
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
 from embedfleet.fleet.balancing import POLICIES
-from embedfleet.fleet.fleet import Fleet
+from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.providers.local import SETUP_FAILED
 from embedfleet.fleet.supervisor import Supervisor
@@ -151,6 +151,7 @@ class Gateway:
             answered=self._counter.count,
             access=self.guards.callers,
             cache=self.cache,
+            no_model=self._no_model,
         )
 
     def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
@@ -186,14 +187,7 @@ class Gateway:
         self.pools.append(pool)
         self.background.start(pool.run(), f"the pool {name}")
         self.scaling.see(pool, memory_used if settings.replicas else lambda: None)
-        prober = Prober(
-            fleet,
-            contact,
-            interval_s=self.settings.fleet.probe_interval_s,
-            verify_interval_s=self.settings.fleet.verify_interval_s,
-            verify_timeout_s=self.settings.fleet.verify_timeout_s,
-        )
-        self.background.start(prober.run(), f"watching the replicas of {name}")
+        self._watch(pool, contact)
         if model is not None:
             self._serve(pool, names, model, Encoder(model), contact)
         weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
@@ -203,6 +197,33 @@ class Gateway:
             self._follow(pool, settings)
         if settings.replicas and model is not None:
             self._supervise(pool, settings, model)
+
+    def _watch(self, pool: Pool, contact: ModelContact) -> None:
+        """Have a pool's replicas looked at from now on."""
+
+        def forget(member: Member, _left: ReplicaState) -> None:
+            if member.state is ReplicaState.GONE:
+                contact.forget(member.url)
+
+        pool.fleet.listen(forget)
+        chosen = self.settings.fleet
+        prober = Prober(
+            pool.fleet,
+            contact,
+            interval_s=chosen.probe_interval_s,
+            verify_interval_s=chosen.verify_interval_s,
+            verify_timeout_s=chosen.verify_timeout_s,
+            pool=pool.name,
+        )
+        self.background.start(prober.run(), f"watching the replicas of {pool.name}")
+
+    def _no_model(self) -> str:
+        """What clients are told while no model is known: without addresses and what replicas say,
+        which is for operators (`/fleet`).
+        """
+        troubles = [member.trouble for pool in self.pools for member in pool.fleet]
+        last = next((f"; of one, {each}" for each in troubles if each), "")
+        return f"no replica has answered yet, so no model is known{last}; try again soon"
 
     def ready(self) -> bool:
         """Whether every pool has a replica that may get traffic."""

@@ -7,6 +7,7 @@ may need, and each text is answered once. The client library's errors become our
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 import aiohttp
 
 from embedfleet.gateway.connections import BrokenError, Connections, Read, unread
+from embedfleet.gateway.engines.answers import message_of
 from embedfleet.gateway.keepalive import watched_socket
 from embedfleet.model.files import SHARED_FILES
 from embedfleet.telemetry.tracing import carried
@@ -26,7 +28,7 @@ from embedfleet.vocabulary import (
 )
 from embedfleet.wire import frames
 from embedfleet.wire.description import ReplicaDescription, decode_description
-from embedfleet.wire.untrusted import MOST_PAGE_BYTES, shown
+from embedfleet.wire.untrusted import MOST_PAGE_BYTES
 
 FILE_TIMEOUT_S = 60.0
 """For a file of the model, once in a pool's life: the largest tokenizers have tens of MiB."""
@@ -116,6 +118,9 @@ class Upstream:
         except TimeoutError as error:
             raise ReplicaLostError(f"{url}: {_told(error)}") from error
 
+    def forget(self, url: str) -> None:
+        """Nothing is kept of a replica."""
+
     async def close(self) -> None:
         self.connections.close()
         await self.session.close()
@@ -153,8 +158,18 @@ class Upstream:
                 if response.status != 200:
                     raise _refusal(url, response.status, await response.content.read(2048))
                 return await bounded(response, most_bytes)
+        except aiohttp.ClientConnectorError as error:
+            trouble = ReplicaUnreachableError if refused(error) else ReplicaLostError
+            raise trouble(f"{url}: {_told(error)}") from error
         except _LOST as error:
             raise ReplicaLostError(f"{url}: {_told(error)}") from error
+
+
+def refused(error: aiohttp.ClientConnectorError) -> bool:
+    """Whether nothing listens there, rather than that no connection can be made from here (no
+    file left to open, no route) or in time.
+    """
+    return error.os_error.errno == errno.ECONNREFUSED
 
 
 async def bounded(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
@@ -176,7 +191,7 @@ class MissingFileError(ReplicaError):
 
 
 def _refusal(url: str, status: int, body: bytes) -> DrainingError | ReplicaError:
-    text = shown(body[:2048].decode("utf-8", "replace"))
+    text = message_of(body[:2048])
     if status == DrainingError.status:
         return DrainingError(text)
     return ReplicaError(f"{url} answered {status}: {text}")

@@ -197,8 +197,7 @@ async def serve(
     )
     encoder, backend = Encoder(loaded.description), BatcherBackend(replica)
     served = ServedModel(identity, names, encoder, backend, created=int(time.time()))
-    models = dict.fromkeys(names, served)
-    endpoint = _endpoint(models, settings)
+    endpoint = _endpoint(dict.fromkeys(names, served), settings)
     batching = asyncio.create_task(replica.batcher.run())
     door.open(replica.app(endpoint, tracing))
     info = loaded.engine.info
@@ -209,12 +208,13 @@ async def serve(
     )
     await asyncio.wait({stopping, batching}, return_when=asyncio.FIRST_COMPLETED)
     replica.draining = True
-    if batching.done():
-        log.critical("nothing is computed any more: exiting", exc_info=batching.exception())
-    hung = batching.done() and isinstance(batching.exception(), EngineHungError)
+    error = batching.exception() if batching.done() else None
+    if error is not None:
+        log.critical("nothing is computed any more: exiting", exc_info=error)
+    hung = isinstance(error, EngineHungError)
     await _until_idle(replica, HUNG_GRACE_S if hung else settings.replica.drain_timeout_s)
     endpoint.close()
-    if batching.done():  # a lost device can't be asked to give its memory back
+    if error is not None:  # a lost device can't be asked to give its memory back
         return ENGINE_HUNG if hung else ENGINE_LOST
     batching.cancel()
     return await asyncio.to_thread(_closed, loaded.engine)

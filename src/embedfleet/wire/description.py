@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaError
+from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaError, UnfitReplicaError
 from embedfleet.wire.frames import MOST_WIDTH, VERSION
 from embedfleet.wire.untrusted import MOST_PAGE_BYTES, parsed
 
@@ -96,15 +96,15 @@ def encode_description(description: ReplicaDescription) -> bytes:
 
 
 def decode_description(body: bytes) -> ReplicaDescription:
-    """ReplicaError when the answer is not that of a replica of this wire version, or overruns a
-    bound.
+    """ReplicaError when the answer is not that of a replica, or overruns a bound; UnfitReplicaError
+    when the replica speaks another version of the wire.
     """
     if len(body) > MOST_PAGE_BYTES:
         raise ReplicaError(f"a description of {len(body)} bytes, more than {MOST_PAGE_BYTES}")
     what = "no description of an embedfleet replica"
     spoken = parsed(what, _version_decoder.decode, body).wire
     if spoken != VERSION:
-        raise ReplicaError(
+        raise UnfitReplicaError(
             f"the replica speaks wire version {spoken}, this gateway {VERSION}: "
             "run the same release of embedfleet on both sides"
         )

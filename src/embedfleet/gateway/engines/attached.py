@@ -59,6 +59,13 @@ class Attached:
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
         await self._client(url).cancel(url, key, ids)
 
+    def forget(self, url: str) -> None:
+        """A replica is gone; what answers at its address next may be of another kind."""
+        self._kinds.pop(url, None)
+        self._doubtful.discard(url)
+        if self._foreign is not None:
+            self._foreign.forget(url)
+
     def _client(self, url: str) -> ReplicaClient:
         """The client of the kind seen last; own replicas are the usual kind."""
         return self._kinds.get(url, self._own)
@@ -70,6 +77,11 @@ class Attached:
             return self._own
         if reply.status >= 500:
             raise ReplicaLostError(f"{url} answers {reply.status}: it may still be starting")
+        if self._foreign is None and reply.status in {401, 403}:
+            raise UnfitReplicaError(
+                f"{url} answers {reply.status}: it wants a key, or another one; name the file that "
+                "holds it with pools.replica_key_file, and restart the gateway"
+            )
         if self._foreign is None:
             raise UnfitReplicaError(NO_MODEL)
         return self._foreign

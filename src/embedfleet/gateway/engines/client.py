@@ -47,6 +47,10 @@ class ReplicaClient(Protocol):
         """
         ...
 
+    def forget(self, url: str) -> None:
+        """The replica at this address is gone."""
+        ...
+
 
 async def embed(
     client: ReplicaClient, url: str, encodings: Sequence[Encoding], width: int

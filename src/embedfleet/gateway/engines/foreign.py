@@ -33,6 +33,7 @@ from embedfleet.vocabulary import (
 )
 from embedfleet.wire import frames
 from embedfleet.wire.description import ReplicaDescription
+from embedfleet.wire.untrusted import shown
 from embedfleet.work import CostFit, CostModel
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,11 @@ class ForeignClient:
             if not waiting:
                 request.cancel()
 
+    def forget(self, url: str) -> None:
+        """An engine is gone; another may serve another model at its address."""
+        self._engines.pop(url, None)
+        self._first.pop(url, None)
+
     # -- looking ------------------------------------------------------------------------
 
     async def _meet(self, url: str) -> _Engine:
@@ -163,7 +169,7 @@ class ForeignClient:
         batch = known.facts.batch_tokens or DEFAULT_BATCH_TOKENS
         engine = _Engine(known, LearnedWindow(self._window_tokens, min(batch, self._window_tokens)))
         self._engines[url] = engine
-        log.info("%s is %s, serving %s", url, known.facts.engine, known.facts.serving)
+        log.info("%s is %s, serving %s", url, shown(known.facts.engine), shown(known.facts.serving))
         return engine
 
     def _compare(self, url: str, now: Facts) -> None:
