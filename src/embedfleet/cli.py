@@ -38,6 +38,7 @@ from embedfleet.settings import (
 )
 from embedfleet.simulator import commands
 from embedfleet.status import status
+from embedfleet.telemetry.logs import open_standard_streams
 from embedfleet.vocabulary import SettingError, SetupError
 
 API_KEYS = "EMBEDFLEET_API_KEYS"
@@ -322,6 +323,7 @@ OUTPUT_IS_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 def main() -> None:
     """Run the command line; output that can't be written is an error like others."""
+    open_standard_streams()
     try:
         try:
             app(prog_name="embedfleet")

@@ -87,3 +87,19 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
         load(path)
     with pytest.raises(KeyFileError, match="can't be written: No such file"):
         change(tmp_path / "none" / "keys.json", lambda keys: keys)
+
+
+def test_a_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys.json")
+    with pytest.raises(KeyFileError, match="no regular file"):
+        load(tmp_path / "keys.json")
+
+
+def test_a_file_that_anybody_may_write_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys.json"
+    change(file, lambda _: ())
+    file.chmod(0o666)
+    load(file)
+    assert "anybody on this machine may write" in caplog.text

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.settings import LogSettings
-from embedfleet.telemetry.logs import configure_logging
+from embedfleet.telemetry.logs import QueuedHandler, configure_logging
 from embedfleet.telemetry.repeats import OnceAMinute, Repeats
 
 log = logging.getLogger("embedfleet.tests")
@@ -88,7 +91,7 @@ class TestLines:
 
     @pytest.mark.parametrize("form", ["text", "json"])
     def test_each_line_names_the_process_that_writes_it(
-        self, written: io.StringIO, capsys: pytest.CaptureFixture[str], form: str
+        self, written: io.StringIO, capfd: pytest.CaptureFixture[str], form: str
     ) -> None:
         configure_logging(LogSettings(format=form), who="builtin/local-1")  # type: ignore[arg-type]
         log.warning("out of memory")
@@ -97,10 +100,36 @@ class TestLines:
         for handler in logging.getLogger().handlers:
             handler.flush()
             handler.close()
-        (line,) = capsys.readouterr().err.splitlines()
+        (line,) = capfd.readouterr().err.splitlines()
         if form == "json":
             assert json.loads(line)["process_name"] == "builtin/local-1"
         else:
             assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING builtin/local-1: out of memory", line), (
                 line
             )
+
+
+def test_a_reader_that_stalls_holds_nobody_up_and_is_told_what_it_missed() -> None:
+    """The pipe is full, the lines beyond some are dropped, and are told of when it reads again."""
+    reading, writing = os.pipe()
+    handler = QueuedHandler(writing, most_lines=100)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for _ in range(5000):
+        handler.emit(logging.LogRecord("", logging.INFO, "", 0, "x" * 100, None, None))
+    assert handler.dropped > 3000
+    read = b""
+    while b"log lines dropped" not in read:
+        read += os.read(reading, 1 << 16)
+        handler.emit(logging.LogRecord("", logging.INFO, "", 0, "more", None, None))
+    handler.close()
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.slow
+def test_streams_that_are_closed_are_opened_to_nowhere() -> None:
+    """Else a socket would take their number."""
+    program = "from embedfleet.telemetry.logs import open_standard_streams as o; import os; o(); "
+    program += "r, w = os.pipe(); assert min(r, w) > 2; os.write(1, b'x'); os.write(2, b'x')"
+    command = f'exec {sys.executable} -c "{program}" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0

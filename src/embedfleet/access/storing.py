@@ -7,7 +7,9 @@ lose one another. Refuses to know what the records mean.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +17,31 @@ from pathlib import Path
 
 from embedfleet.access.records import KeyFileError, KeyRecord, parse, render
 
+log = logging.getLogger(__name__)
+
 Records = tuple[KeyRecord, ...]
 
 
 def load(path: Path) -> Records:
     """The keys in a file. Raises KeyFileError."""
     try:
-        return parse(path.read_bytes())
+        return parse(_content(path))
     except OSError as error:
         raise KeyFileError(f"the file of keys {path} can't be read: {error.strerror}") from error
     except KeyFileError as error:
         raise KeyFileError(f"{path}: {error}") from error
+
+
+def _content(path: Path) -> bytes:
+    """What a file holds. A pipe or device in its place would be waited for, for ever."""
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(number, "rb") as file:
+        told = os.fstat(number)
+        if not stat.S_ISREG(told.st_mode):
+            raise KeyFileError("it is no regular file")
+        if told.st_mode & stat.S_IWOTH:
+            log.warning("anybody on this machine may write the file of keys %s: chmod o-w", path)
+        return file.read()
 
 
 def change(path: Path, decide: Callable[[Records], Records]) -> None:

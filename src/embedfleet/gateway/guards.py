@@ -17,6 +17,7 @@ from embedfleet.access.pages import NoPages
 from embedfleet.access.watching import Watch
 from embedfleet.settings import Settings, is_loopback
 from embedfleet.wire.asgi import App
+from embedfleet.wire.encodings import Expanding
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Guards:
 
     def public(self, app: App) -> App:
         """The public app as it is shown; its routes ask for keys themselves."""
+        app = Expanding(app)
         if isinstance(self.callers, OpenAccess):
             app = NoPages(app, self.origins)
         return Cors(app, self.origins) if self.origins else app

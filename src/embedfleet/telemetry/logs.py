@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
+import os
+import queue
+import threading
 from datetime import UTC, datetime
 
 from embedfleet.settings import LogSettings
@@ -46,13 +48,84 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+MOST_LINES = 10_000
+"""Lines that wait for whoever reads them, some MB; more are dropped."""
+
+CLOSING_S = 1.0
+"""How long the end of a process waits for its last lines to be read."""
+
+
+class QueuedHandler(logging.Handler):
+    """Writes lines in a thread: whoever logs never waits for the reader of standard error.
+
+    Where that one stalls, lines are dropped and counted, and said so once it reads again.
+    """
+
+    def __init__(self, descriptor: int = 2, most_lines: int = MOST_LINES) -> None:
+        super().__init__()
+        self.dropped = 0
+        """Lines that nobody will read, since the start."""
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str | None] = queue.Queue(most_lines)
+        self._told = 0
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self.dropped += 1
+        except Exception:  # noqa: BLE001  as handlers of the library do
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Wait a moment until what was said is written."""
+        try:
+            self._lines.put(None, timeout=CLOSING_S)
+            self._thread.join(CLOSING_S)
+        except queue.Full:
+            pass  # nobody reads
+        super().close()
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._say(line)
+            missing = self.dropped - self._told
+            if missing and self._lines.qsize() < self._lines.maxsize // 2:
+                self._told += missing
+                told = f"{missing} log lines dropped: standard error was not read in time"
+                record = logging.LogRecord(__name__, logging.WARNING, "", 0, told, None, None)
+                self._say(self.format(record))
+
+    def _say(self, line: str) -> None:
+        rest = memoryview(f"{line}\n".encode(errors="backslashreplace"))
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            self.dropped += 1  # a full disk, a reader that is gone: the process goes on
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null in the place of standard streams that were closed by whoever started this.
+
+    Else the next file or socket takes their number, and what is written to them goes there.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest is taken
+
+
 def configure_logging(settings: LogSettings, who: str = "") -> None:
     """Send everything of this process to standard error in the chosen format.
 
     `who` tells this process from others that write to the same place, such as the pool and name of
     a replica. A line of the same kind is written once a minute.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = QueuedHandler()
     handler.addFilter(OnceAMinute())
     if settings.format == "json":
         handler.setFormatter(JsonFormatter(who))
