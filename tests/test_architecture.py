@@ -78,6 +78,7 @@ BROAD = {
     "gateway/connections.py": "what a reader raises comes out where the answer is waited for",
     "batching/batcher.py": "whatever an engine raises fails its batch and not the process",
     "serving/protocol.py": "what an app raises ends its connection and not the process",
+    "telemetry/logs.py": "a line that can not be written must not end what it tells of",
     "wire/asgi.py": "the outermost loop of a request answers whatever happens",
     "fleet/prober.py": "a watch that ended would leave a replica in its state for ever",
     "access/watching.py": "a watch that ended would let revoked keys work on",
