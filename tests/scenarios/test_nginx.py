@@ -39,7 +39,10 @@ pytestmark = [
 
 @contextlib.contextmanager
 def nginx(directory: Path, gateways: list[Service]) -> Iterator[str]:
-    """Run nginx before these gateways, on ports of its own; gives its URL."""
+    """Run nginx before these gateways, on ports of its own; gives its URL.
+
+    Gateways that answer HTTPS are asked so.
+    """
     certificate, key = directory / "crt.pem", directory / "key.pem"
     subprocess.run(
         [
@@ -52,7 +55,9 @@ def nginx(directory: Path, gateways: list[Service]) -> Iterator[str]:
     plain, secure = free_ports(2)
     text = SHIPPED.read_text(encoding="utf-8")
     for shipped, gateway in zip(("192.168.1.10:8080", "192.168.1.11:8080"), gateways, strict=True):
-        text = text.replace(shipped, gateway.root.removeprefix("http://"))
+        text = text.replace(shipped, gateway.root.partition("://")[2])
+    if gateways[0].root.startswith("https:"):
+        text = text.replace("proxy_pass http://", "proxy_pass https://")
     text = text.replace("/etc/nginx/tls/embedfleet.crt", str(certificate))
     text = text.replace("/etc/nginx/tls/embedfleet.key", str(key))
     text = text.replace("listen 80;", f"listen 127.0.0.1:{plain};")

@@ -123,7 +123,7 @@ def configure_logging(settings: LogSettings, who: str = "") -> None:
     """Send everything of this process to standard error in the chosen format.
 
     `who` tells this process from others that write to the same place, such as the pool and name of
-    a replica. A line of the same kind is written once a minute.
+    a replica. Lines that repeat are written once a minute.
     """
     handler = QueuedHandler()
     handler.addFilter(OnceAMinute())

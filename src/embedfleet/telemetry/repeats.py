@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 PERIOD_S = 60.0
-"""One line of a kind in so many seconds."""
+"""One line of a kind in so many seconds, while it goes on."""
+
+BURST = 3
+"""Lines of a kind that are written before: a replica that comes, goes and comes is told whole."""
 
 MOST_KINDS = 1024
 """Kinds that are remembered; the one that was seen longest ago is forgotten first."""
@@ -21,7 +24,8 @@ Kind = tuple[object, ...]
 @dataclass(slots=True)
 class _Seen:
     since: float
-    """When a line of the kind was last written, in the time that is handed in."""
+    """When its minute began, in the time that is handed in."""
+    written: int = 1
     left_out: int = 0
 
 
@@ -37,9 +41,13 @@ class Repeats:
         """None where the line is to be left out; else how many of its kind were since the last."""
         seen = self._kinds.get(kind)
         if seen is not None and now - seen.since < self._period_s:
+            if seen.written < BURST:
+                seen.written += 1
+                return 0
             seen.left_out += 1
             return None
-        self._kinds[kind] = _Seen(now)
+        goes_on = seen is not None and seen.left_out > 0
+        self._kinds[kind] = _Seen(now, BURST if goes_on else 1)
         self._kinds.move_to_end(kind)
         if len(self._kinds) > self._most:
             self._kinds.popitem(last=False)
