@@ -560,3 +560,34 @@ async def test_a_stop_answers_what_was_asked_and_closes_what_rests() -> None:
         await stop
         for one in (resting, waiting):
             stack.callback(one.writer.close)
+
+
+async def test_the_address_of_all_takes_both_families_and_old_addresses_look_as_ever() -> None:
+    """`::` would be IPv6 alone; an IPv4 client is no mapped one to limits and logs."""
+    seen: list[str] = []
+
+    async def who(request: Request) -> Response:
+        seen.append(request.scope["client"][0])
+        return Response(b"")
+
+    listener = Listener(Router({("GET", "/"): who}), bind("::", 0))
+    port = listener.socket.getsockname()[1]
+    async with serving([listener], stop_timeout_s=2):
+        for host in ("127.0.0.1", "::1"):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert b" 200 " in await reader.readline()
+            writer.close()
+    assert seen == ["127.0.0.1", "::1"]
+
+
+async def test_what_is_pipelined_is_parsed_one_request_at_a_time() -> None:
+    """The rest waits as bytes, and not more of them than are read at once; a client that leaves
+    meanwhile is noticed."""
+    async with site() as here, client(here) as one:
+        await one.say(post("/held", b"first") + b"GET /echo HTTP/1.1\r\nHost: here\r\n\r\n" * 9)
+        await asyncio.sleep(0.1)
+        assert not here.seen
+        one.writer.close()
+        await asyncio.wait_for(here.gone.wait(), 3)
+    assert not here.seen

@@ -56,15 +56,22 @@ class Listener:
         return f"http{'s' * (self.tls is not None)}://{self.address}"
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; SetupError says what is wrong with the address. Port 0: any free one."""
+def bind(host: str, port: int, setting: str = "--host and --port") -> socket.socket:
+    """A listening socket; SetupError says what is wrong with the address. Port 0: any free one.
+
+    `::` takes IPv4 as well, whatever the system's own default is. `setting` names what chooses
+    another address.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        bound = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        both = host == "::" and socket.has_dualstack_ipv6()
+        bound = socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
     except OSError as error:
         raise SetupError(
             f"can't listen on {host}:{port}: {error.strerror or error}; choose another with "
-            "--host and --port"
+            f"{setting}"
         ) from error
     bound.setblocking(False)
     return bound
