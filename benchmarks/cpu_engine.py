@@ -52,7 +52,7 @@ CONTENDERS: Final = (
     Contender("transformers", "float32", "transformers", every=4),
     Contender("embedfleet", "f32", "embedfleet"),
     Contender("embedfleet", "int8", "embedfleet"),
-    Contender("embedfleet on OpenVINO", "int8", "embedfleet"),
+    Contender("embedfleet on OpenVINO", "int8", "openvino"),
     Contender("onnxruntime", "int8", "onnxruntime"),
     Contender("sentence-transformers", "int8", "openvino"),
     Contender("llama.cpp", "q8_0", "llamacpp", every=8),
@@ -62,7 +62,7 @@ CONTENDERS: Final = (
 LIMITS: Final = (
     ("f32", "embedfleet f32", PROCESSOR),
     ("f32", "transformers float32", "torch"),
-    ("f32", "embedfleet f32", "openvino"),
+    ("f32", "embedfleet on OpenVINO int8", "openvino"),
     ("f32", "onnxruntime int8", "onnxruntime"),
     ("int8", "embedfleet int8", PROCESSOR),
     ("int8", "transformers float32", "torch"),
