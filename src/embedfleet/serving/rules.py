@@ -46,7 +46,7 @@ def read_head(method: bytes, version: str, target: bytes, headers: Headers) -> H
     for name, value in headers:
         if name == b"host":
             hosts += 1
-            if _HOST.fullmatch(value) is None:
+            if _HOST.fullmatch(value.strip(b" \t")) is None:  # the parser keeps what follows it
                 raise CallerError("the header Host is no host with an optional port")
         elif name == b"content-length":
             length = int(value)  # the parser let digits alone pass
