@@ -42,8 +42,10 @@ async def answering(answer: Answer) -> AsyncIterator[str]:
                 async for part in answer(head.split()[1].decode()):
                     writer.write(part)
                     await writer.drain()
+                writer.close()
+                await writer.wait_closed()
         finally:
-            writer.close()
+            writer.transport.abort()
 
     def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         meetings.add(asyncio.create_task(meet(reader, writer)))
@@ -54,6 +56,7 @@ async def answering(answer: Answer) -> AsyncIterator[str]:
         for meeting in meetings:
             meeting.cancel()
         await asyncio.gather(*meetings, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports that were aborted are closed by the loop
 
 
 @contextlib.asynccontextmanager
