@@ -56,7 +56,6 @@ async def answering(answer: Answer) -> AsyncIterator[str]:
         for meeting in meetings:
             meeting.cancel()
         await asyncio.gather(*meetings, return_exceptions=True)
-        await asyncio.sleep(0.01)  # transports that were aborted are closed by the loop
 
 
 @contextlib.asynccontextmanager
@@ -272,5 +271,6 @@ async def test_a_replica_does_not_take_over_the_name_of_another_pool(tmp_path: P
             assert member.state is ReplicaState.EJECTED
             assert "which pools[0] serves: give pools[1] served_names" in member.reason
             assert service.gateway.models[MODEL] is served
-            answer = await service.client().embeddings.create(model=MODEL, input="the sea")
+            async with service.client() as client:
+                answer = await client.embeddings.create(model=MODEL, input="the sea")
             assert len(answer.data) == 1
