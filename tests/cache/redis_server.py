@@ -16,8 +16,10 @@ import pytest
 class RedisServer:
     """One server, that can be stopped, frozen and started again on the same port."""
 
-    def __init__(self, place: Path, options: Sequence[str]) -> None:
+    def __init__(self, place: Path, options: Sequence[str], config: str = "") -> None:
+        """`config` is the name of a Sentinel's file, in `place`."""
         self._place = place
+        self._config = config
         self._options = options
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
@@ -31,8 +33,11 @@ class RedisServer:
         place = ["--dir", str(self._place), "--save", "", "--appendonly", "no"]
         given = [each.replace("PORT", str(self.port)) for each in self._options]
         ports = [] if "--port" in given else ["--port", str(self.port)]
+        words = ["redis-server", *ports, "--bind", "127.0.0.1", *place, *given]
+        if self._config:
+            words = ["redis-server", self._config, *ports, "--bind", "127.0.0.1", "--sentinel"]
         self.process = subprocess.Popen(
-            ["redis-server", *ports, "--bind", "127.0.0.1", *place, *given],
+            words,
             cwd=self._place,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -58,10 +63,10 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def redis_server(place: Path, *options: str) -> Iterator[RedisServer]:
+def redis_server(place: Path, *options: str, config: str = "") -> Iterator[RedisServer]:
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed: make packages")
-    server = RedisServer(place, options)
+    server = RedisServer(place, options, config)
     server.start()
     try:
         yield server

@@ -28,6 +28,10 @@ _TYPES = (np.dtype("<f4"), np.dtype("<f2"))
 _TRUNCATED = 1
 HEAD_BYTES = _HEAD.size
 
+_UNIT_WITHIN = 1e-2
+"""How far the squared length of a vector from elsewhere may be from 1; float16 moves it by less
+than 1e-3."""
+
 
 class Entry(NamedTuple):
     """One text's vector, as a request needs it."""
@@ -61,8 +65,8 @@ def unpack(value: bytes) -> Entry:
 
 
 def is_entry(key: bytes, value: bytes, width: int, numbers: Numbers = "float32") -> bool:
-    """Whether bytes from elsewhere are an entry of this key, whole, of the right width and with
-    numbers that are no coarser than wanted.
+    """Whether bytes from elsewhere are an entry of this key, whole, of the right width, of unit
+    length and with numbers that are no coarser than wanted.
     """
     if len(value) < HEAD_BYTES:
         return False
@@ -79,7 +83,10 @@ def is_entry(key: bytes, value: bytes, width: int, numbers: Numbers = "float32")
     if len(body) != width * _TYPES[kind].itemsize:
         return False
     head = _HEAD.pack(magic, kind, flags, zero, tokens, wide, 0)
-    return bool(checksum == crc32(body, crc32(head, crc32(key))))
+    if checksum != crc32(body, crc32(head, crc32(key))):
+        return False
+    vector = np.frombuffer(body, _TYPES[kind]).astype(np.float32, copy=False)
+    return bool(abs(float(vector.dot(vector)) - 1.0) < _UNIT_WITHIN)  # never where one is NaN
 
 
 def _whole(halves: NDArray[np.float16]) -> Vector:

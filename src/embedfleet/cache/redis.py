@@ -1,9 +1,9 @@
 """The second tier: entries in Redis, which gateways share and which outlives them.
 
-A shell around the client library. Decides that a request never waits long for it and never fails
-by it: reads take one round trip and have a time-out, writes happen in the background within a
-number of bytes, and a breaker leaves a Redis alone that does not answer. Refuses to know what an
-entry means. It loads the library, so it is itself loaded only where Redis is wanted.
+A request never waits long for it and never fails by it: reads take one round trip and have a
+time-out, writes happen in the background within a number of bytes, two breakers leave reading and
+writing alone while they fail, and whatever is answered is data: what has not the shape of an answer
+is a miss. It loads the client library, so it is itself loaded only where Redis is wanted.
 """
 
 from __future__ import annotations
@@ -11,26 +11,44 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeAlias, cast
-from urllib.parse import urlsplit
+from typing import Any, TypeAlias
 
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.asyncio import RedisCluster
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.sentinel import MasterNotFoundError
 
 from embedfleet.cache.breaker import Breaker, State
+from embedfleet.cache.redis_client import WRITE_TIMEOUT_S, Client, open_client
 from embedfleet.settings import CacheSettings
-from embedfleet.vocabulary import SettingError
 
 log = logging.getLogger(__name__)
 
-TROUBLE = (RedisError, OSError, TimeoutError)
+REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (ReadOnlyError, "read_only"),
+    ((AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError), "password"),
+    (OutOfMemoryError, "full"),
+    (MasterNotFoundError, "no_primary"),
+    (RedisClusterException, "no_node"),
+    ((TimeoutError, RedisTimeoutError), "timeout"),
+    ((RedisConnectionError, OSError), "connection"),
+    (RedisError, "refused"),
+)
+"""What failures are called in the metrics, the first that fits; any other is an odd `answer`."""
 
 Values: TypeAlias = list[bytes | None]
 """In the order of their keys; None where there is none."""
@@ -39,8 +57,15 @@ MOST_AT_ONCE = 128
 """Entries written in one pipeline, or read in one answer beyond a request's own: half a MiB of
 1,024 dimensions, a few milliseconds."""
 
-WRITE_TIMEOUT_S = 1.0
-"""Nobody waits for a write; it may take longer than a read."""
+MOST_DOOMED = 1 << 18
+"""Keys that wait to be deleted; 24 MiB."""
+
+AGAIN_S = 1.0
+"""After this, deletions that could not be made are tried again."""
+
+
+class OddAnswerError(Exception):
+    """An answer that is none to what was asked."""
 
 
 @dataclass(slots=True)
@@ -55,6 +80,14 @@ class RedisCounts:
     unwritten: int = 0
     """Writes that were left out: too many waited, or Redis was not there."""
     written_bytes: int = 0
+    odd: int = 0
+    """Values that were none: errors, numbers or lists in the place of a vector."""
+    deleted: int = 0
+    """Keys that were deleted because the replica behind them is not trusted any more."""
+    undeleted: int = 0
+    """Those that could not be: more waited than there is room for."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Rounds, writes and deletions that failed, by their reason."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +107,7 @@ class RedisTier:
 
     def __init__(
         self,
-        client: Redis | RedisCluster,
+        client: Client,
         settings: CacheSettings,
         *,
         looked_up: Callable[[float], None] = ignored,
@@ -88,18 +121,27 @@ class RedisTier:
         self._most_queued = settings.redis_queued_bytes
         self._looked_up = looked_up
         self._breaker = Breaker()
+        """Of reading."""
+        self._write_breaker = Breaker()
         self._questions: deque[_Question] = deque()
         self._rounds: set[asyncio.Task[None]] = set()
         self._asking = False
         self._queue: deque[tuple[bytes, bytes]] = deque()
         self.queued_bytes = 0
+        self._doomed: dict[bytes, None] = {}
+        """Keys to be deleted before anything else is written."""
         self._writer: asyncio.Task[None] | None = None
-        self._told_refused = False
         self.counts = RedisCounts()
 
     @property
     def state(self) -> State:
+        """Whether it is read from."""
         return self._breaker.state(time.monotonic())
+
+    @property
+    def writing(self) -> State:
+        """Whether it is written to."""
+        return self._write_breaker.state(time.monotonic())
 
     async def fetch(self, keys: Sequence[bytes]) -> Values | None:
         """The values of these keys, in one round trip; None if it was not asked, or too slow."""
@@ -118,13 +160,28 @@ class RedisTier:
     def store(self, key: bytes, value: bytes) -> None:
         """Write soon; or not at all when too much waits, or Redis is left alone."""
         full = self.queued_bytes + len(value) > self._most_queued
-        if full or self._breaker.state(time.monotonic()) is State.OPEN:
+        if full or self.writing is State.OPEN:
             self.counts.unwritten += 1
             return
         self._queue.append((key, value))
         self.queued_bytes += len(value)
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write())
+        self._write_soon()
+
+    def forget(self, keys: Collection[bytes]) -> None:
+        """Delete soon, whatever is in the way: nothing is written before, and what waits to be
+        written of these is not.
+        """
+        for key in keys:
+            self._doomed[key] = None
+        kept = deque(pair for pair in self._queue if pair[0] not in self._doomed)
+        self.counts.unwritten += len(self._queue) - len(kept)
+        self._queue = kept
+        self.queued_bytes = sum(len(value) for _, value in kept)
+        over = len(self._doomed) - MOST_DOOMED
+        if over > 0:
+            self.counts.undeleted += over
+            self._doomed = dict.fromkeys(islice(self._doomed, MOST_DOOMED))
+        self._write_soon()
 
     async def clear(self) -> int | None:
         """Delete everything under the prefix; return how many entries, None if Redis is not there.
@@ -141,19 +198,20 @@ class RedisTier:
                     deleted += await self._delete(names)
                     names = []
             deleted += await self._delete(names)
-        except TROUBLE as error:
-            self._failed("clearing", error)
+        except Exception as error:  # noqa: BLE001  see `_round`
+            await self._failed("clearing", error, self._write_breaker)
             return None
         return deleted
 
     async def close(self) -> None:
         """Write what waits, as far as that goes quickly, and close the connections."""
         self._questions.clear()
-        for task in self._rounds:
-            task.cancel()
         if self._writer is not None:
             await asyncio.wait({self._writer}, timeout=WRITE_TIMEOUT_S)
-            self._writer.cancel()
+        ended = [*self._rounds, *([self._writer] if self._writer is not None else [])]
+        for task in ended:
+            task.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
         await self._client.aclose()
 
     def _name(self, key: bytes) -> str:
@@ -191,9 +249,9 @@ class RedisTier:
         values: Values | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                values = await self._get(names)
-        except TROUBLE as error:
-            self._failed("reading", error)
+                values = self._values(await self._get(names), len(names))
+        except Exception as error:  # noqa: BLE001  odd answers cost hits, whatever is made of them
+            await self._failed("reading", error, self._breaker)
         else:
             self._breaker.succeeded()
             self._looked_up(time.monotonic() - started)
@@ -203,98 +261,125 @@ class RedisTier:
             if not each.answer.done():
                 each.answer.set_result(answer)
 
-    async def _get(self, names: list[str]) -> Values:
+    async def _get(self, names: list[str]) -> object:
         if isinstance(self._client, RedisCluster):  # keys of a request are on many nodes
-            found = await self._client.mget_nonatomic(names)
-        else:
-            found = await self._client.mget(names)
-        return cast("Values", found)
+            return await self._client.mget_nonatomic(names)
+        return await self._client.mget(names)
 
-    async def _delete(self, names: Sequence[bytes]) -> int:
+    def _values(self, found: object, asked: int) -> Values:
+        """An answer as what it should be: what is no value is none.
+
+        Raises OddAnswerError when it is no list of as many, or the error that all of it is.
+        """
+        if not isinstance(found, list) or len(found) != asked:
+            raise OddAnswerError(f"{asked} values were asked for, and the answer is no such list")
+        errors = [each for each in found if isinstance(each, Exception)]
+        if errors and len(errors) == asked:
+            raise errors[0]
+        values = [each if isinstance(each, bytes) else None for each in found]
+        self.counts.odd += values.count(None) - found.count(None)
+        return values
+
+    async def _delete(self, names: Sequence[bytes | str]) -> int:
         pipeline = self._pipeline()
         for name in names:  # the cluster's own `unlink` is for keys of one slot
             pipeline.execute_command("UNLINK", name)
-        return sum(await pipeline.execute()) if names else 0
+        return sum(map(int, await pipeline.execute())) if names else 0
+
+    def _write_soon(self) -> None:
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        """Write until nothing waits any more."""
-        while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(MOST_AT_ONCE, len(self._queue)))]
-            size = sum(len(value) for _, value in batch)
-            self.queued_bytes -= size
-            if not self._breaker.admits(time.monotonic()):
-                self.counts.unwritten += len(batch)
-                continue
-            try:
-                async with asyncio.timeout(WRITE_TIMEOUT_S):
-                    answers = await self._set(batch)
-            except TROUBLE as error:
-                self._failed("writing", error)
-                self.counts.unwritten += len(batch)
-                continue
-            self._breaker.succeeded()
-            refusals = [answer for answer in answers if isinstance(answer, Exception)]
-            self.counts.refused += len(refusals)
-            self.counts.written += len(batch) - len(refusals)
-            self.counts.written_bytes += 0 if refusals else size
-            if refusals and not self._told_refused:
-                log.warning("Redis refuses to keep vectors: %s", refusals[0])
-            self._told_refused = bool(refusals)
+        """Delete and write until nothing waits any more."""
+        while self._doomed or self._queue:
+            if not self._write_breaker.admits(time.monotonic()):
+                self._leave_out(len(self._queue))
+                if self._doomed:
+                    await asyncio.sleep(AGAIN_S)
+            elif self._doomed:
+                await self._delete_some()
+            else:
+                await self._write_some()
+
+    def _leave_out(self, entries: int) -> None:
+        for _ in range(entries):
+            self.queued_bytes -= len(self._queue.popleft()[1])
+        self.counts.unwritten += entries
+
+    async def _delete_some(self) -> None:
+        keys = list(islice(self._doomed, MOST_AT_ONCE))
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await self._delete([self._name(key) for key in keys])
+        except Exception as error:  # noqa: BLE001  see `_round`
+            await self._failed("deleting", error, self._write_breaker)
+            await asyncio.sleep(AGAIN_S)
+            return
+        self._write_breaker.succeeded()
+        self.counts.deleted += len(keys)
+        for key in keys:
+            self._doomed.pop(key, None)
+
+    async def _write_some(self) -> None:
+        batch = [self._queue.popleft() for _ in range(min(MOST_AT_ONCE, len(self._queue)))]
+        size = sum(len(value) for _, value in batch)
+        self.queued_bytes -= size
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                answers = await self._set(batch)
+        except Exception as error:  # noqa: BLE001  see `_round`
+            await self._failed("writing", error, self._write_breaker)
+            self.counts.unwritten += len(batch)
+            return
+        refusals = [answer for answer in answers if answer is not True]
+        self.counts.refused += len(refusals)
+        self.counts.written += len(batch) - len(refusals)
+        self.counts.written_bytes += 0 if refusals else size
+        if refusals:
+            why = refusals[0]
+            odd = OddAnswerError("a write is answered with what is no answer to one")
+            failure = why if isinstance(why, Exception) else odd
+            await self._failed("writing", failure, self._write_breaker)
+        else:
+            self._write_breaker.succeeded()
 
     async def _set(self, batch: Sequence[tuple[bytes, bytes]]) -> list[Any]:
         pipeline = self._pipeline()
         for key, value in batch:
             pipeline.set(self._name(key), value, px=self._ttl_ms)
-        return cast("list[Any]", await pipeline.execute(raise_on_error=False))
+        answers = await pipeline.execute(raise_on_error=False)
+        if not isinstance(answers, list) or len(answers) != len(batch):
+            raise OddAnswerError(f"{len(batch)} writes have an answer that is no such list")
+        return answers
 
     def _pipeline(self) -> Any:
         if isinstance(self._client, RedisCluster):
             return self._client.pipeline()
         return self._client.pipeline(transaction=False)
 
-    def _failed(self, doing: str, error: Exception) -> None:
-        if self._breaker.failed(time.monotonic()):
-            reason = str(error) or type(error).__name__
-            told = "Redis is left alone for now, requests go on without: %s: %s"
-            log.warning(told, doing, reason)
+    async def _failed(self, doing: str, error: Exception, breaker: Breaker) -> None:
+        why = reason(error)
+        self.counts.failures[why] += 1
+        if breaker.failed(time.monotonic()):
+            told = str(error) or type(error).__name__
+            log.warning(
+                "Redis is left alone for now, requests go on without: %s: %s", doing, told[:300]
+            )
+        if why == "read_only" and not isinstance(self._client, RedisCluster):
+            # It was the primary once. New connections find the one that is now, by its name or by
+            # asking the Sentinels.
+            with suppress(RedisError, OSError):
+                await self._client.connection_pool.disconnect()
+
+
+def reason(error: BaseException) -> str:
+    """What a failure is called in the metrics."""
+    return next((name for kinds, name in REASONS if isinstance(error, kinds)), "answer")
 
 
 def open_redis(
     settings: CacheSettings, *, looked_up: Callable[[float], None] = ignored
 ) -> RedisTier:
     """The tier that the settings name; connects when it is needed. Raises SettingError."""
-    url = settings.redis_url or ""
-    options: dict[str, Any] = {
-        "username": settings.redis_user,
-        "password": _password(settings),
-        "max_connections": settings.redis_connections + 2,  # one to write, one to clear
-        "socket_connect_timeout": settings.redis_timeout_s,
-        "socket_timeout": WRITE_TIMEOUT_S,
-        "retry": Retry(NoBackoff(), 0),
-        "retry_on_error": [],
-    }
-    if urlsplit(url).scheme == "rediss" and settings.redis_ca_file is not None:
-        options["ssl_ca_certs"] = str(settings.redis_ca_file)
-    client: Redis | RedisCluster
-    try:
-        if settings.redis_cluster:
-            del options["retry_on_error"]
-            client = RedisCluster.from_url(url, **options)
-        else:
-            client = Redis.from_url(url, **options)
-    except (RedisError, ValueError) as error:
-        raise SettingError(f"cache.redis_url: {error}") from error
-    return RedisTier(client, settings, looked_up=looked_up)
-
-
-def _password(settings: CacheSettings) -> str | None:
-    path = settings.redis_password_file
-    if path is None:
-        return None
-    try:
-        password = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"cache.redis_password_file: {path} can't be read: {error}") from error
-    if not password:
-        raise SettingError(f"cache.redis_password_file: {path} holds no password")
-    return password
+    return RedisTier(open_client(settings), settings, looked_up=looked_up)

@@ -67,13 +67,17 @@ def told(cache: VectorCache) -> dict[str, Any]:
         did = remote.counts
         redis = {
             "state": remote.state.value,
+            "writing": remote.writing.value,
             "hits": counts.remote_hits,
             "misses": counts.remote_misses,
-            "rejected": counts.rejected,
+            "rejected": counts.rejected + did.odd,
             "unasked": did.unasked,
             "written": did.written,
             "refused": did.refused,
             "unwritten": did.unwritten,
+            "deleted": did.deleted,
+            "undeleted": did.undeleted,
+            "failures": dict(did.failures),
             "queued_bytes": remote.queued_bytes,
         }
     return {
@@ -119,7 +123,9 @@ class CacheCounter:
             self._raise(texts("redis", "hit"), counts.remote_hits)
             self._raise(texts("redis", "miss"), counts.remote_misses)
             self._raise(texts("redis", "unasked"), remote.counts.unasked)
-            self._raise(metrics.cache_rejected, counts.rejected)
+            self._raise(metrics.cache_rejected, counts.rejected + remote.counts.odd)
+            for why, failures in remote.counts.failures.items():
+                self._raise(metrics.cache_redis_failures.labels(why), failures)
             for result in ("written", "refused", "unwritten"):
                 made = getattr(remote.counts, result)
                 self._raise(metrics.cache_writes.labels(result), made)
@@ -127,6 +133,7 @@ class CacheCounter:
             metrics.cache_queued.set(remote.queued_bytes)
             for state in State:
                 metrics.cache_redis_state.labels(state.value).set(remote.state is state)
+                metrics.cache_redis_writing.labels(state.value).set(remote.writing is state)
 
     def _raise(self, counter: Counter, total: float) -> None:
         counter.inc(total - self._before.get(counter, 0))

@@ -33,11 +33,16 @@ class CacheSettings:
     """User of Redis, where it has more than the default one."""
     redis_password_file: Path | None = setting(None, none="none")
     """File with the password of Redis. A file, so that no password stands in a process list, a
-    settings file or a log."""
+    settings file or a log; read for each connection, so that a new password needs no restart."""
     redis_ca_file: Path | None = setting(None, none="none")
     """Certificates (PEM) of who signed that of Redis; none takes those of the system."""
     redis_cluster: bool = False
     """Whether `redis_url` is a node of a cluster."""
+    redis_sentinels: tuple[str, ...] = ()
+    """Addresses of Sentinels (`10.0.0.7:26379`) that know which server is the primary. The host in
+    `redis_url` is then the name by which they watch it, as in `redis://mymaster/0`."""
+    redis_sentinel_password_file: Path | None = setting(None, none="none")
+    """File with the password of the Sentinels, where they ask for one."""
     redis_prefix: str = "embedfleet:"
     """Begins every key, so that others may use the same Redis. `embedfleet cache clear` deletes
     what begins so."""
@@ -53,11 +58,26 @@ class CacheSettings:
     """Most bytes that wait to be written to Redis; what comes on top is not written."""
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of `host:port`, with brackets around an IPv6 host; ValueError when it is none."""
+    parts = urlsplit(f"//{address}")
+    if not parts.hostname or parts.port is None or parts.netloc != address or parts.username:
+        raise ValueError(f"{address} is no address such as 10.0.0.7:26379")
+    return parts.hostname, parts.port
+
+
 def redis_complaints(settings: CacheSettings) -> Iterator[str]:
     """What is wrong with where Redis is said to be."""
     url = settings.redis_url
     if url is None:
-        if settings.redis_cluster or settings.redis_password_file or settings.redis_ca_file:
+        others = (
+            settings.redis_cluster,
+            settings.redis_password_file,
+            settings.redis_ca_file,
+            settings.redis_sentinels,
+            settings.redis_sentinel_password_file,
+        )
+        if any(others):
             yield "cache.redis_url is off, but other settings say how to reach Redis"
         return
     parts = urlsplit(url)
@@ -67,3 +87,31 @@ def redis_complaints(settings: CacheSettings) -> Iterator[str]:
         yield "cache.redis_url has a password in it: put it into a file, cache.redis_password_file"
     elif settings.redis_ca_file is not None and parts.scheme != "rediss":
         yield "cache.redis_ca_file is for TLS: let cache.redis_url begin with rediss://"
+    yield from _sentinel_complaints(settings)
+
+
+def _sentinel_complaints(settings: CacheSettings) -> Iterator[str]:
+    if settings.redis_sentinels and settings.redis_cluster:
+        yield "cache.redis_cluster and cache.redis_sentinels: a cluster has no Sentinels"
+    if settings.redis_sentinel_password_file and not settings.redis_sentinels:
+        yield "cache.redis_sentinel_password_file is given, and cache.redis_sentinels are not"
+    if settings.redis_sentinels and (
+        settings.redis_url is None or not _names_primary(settings.redis_url)
+    ):
+        yield (
+            "cache.redis_url names the primary as the Sentinels do, without a port: "
+            "redis://mymaster/0"
+        )
+    for address in settings.redis_sentinels:
+        try:
+            host_and_port(address)
+        except ValueError:
+            yield f'cache.redis_sentinels: "{address}" is not an address such as 10.0.0.7:26379'
+
+
+def _names_primary(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        return parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port is None
+    except ValueError:  # of a port that is none
+        return False
