@@ -256,6 +256,14 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
             "let cache.redis_url begin with rediss://",
         ),
         ("[cache]\nredis_cluster = true", "cache.redis_url is off"),
+        (
+            "[cache]\nredis_url = 'redis://m/0'\nredis_sentinels = ['10.0.0.7']",
+            '"10.0.0.7" is not an address such as 10.0.0.7:26379',
+        ),
+        (
+            "[cache]\nredis_url = 'redis://m:6379/0'\nredis_sentinels = ['10.0.0.7:26379']",
+            "cache.redis_url names the primary as the Sentinels do",
+        ),
         ("[[pools]]\nmodel = 'a'\ntokenizer_dir = '/t'", "only for replicas elsewhere"),
         (
             "[[pools]]\nmodel = 'a'\nreplicas = 1\nreplica_service = 'n/s:http'",
@@ -406,6 +414,8 @@ TIED = {
     "fleet.restart_backoff_ceiling_s",
     "cache.redis_url",
     "cache.redis_cluster",
+    "cache.redis_sentinels",
+    "cache.redis_sentinel_password_file",
     "cache.redis_password_file",
     "cache.redis_ca_file",
 }

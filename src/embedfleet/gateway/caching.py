@@ -133,7 +133,6 @@ class CacheCounter:
             metrics.cache_queued.set(remote.queued_bytes)
             for state in State:
                 metrics.cache_redis_state.labels(state.value).set(remote.state is state)
-                metrics.cache_redis_writing.labels(state.value).set(remote.writing is state)
 
     def _raise(self, counter: Counter, total: float) -> None:
         counter.inc(total - self._before.get(counter, 0))

@@ -167,9 +167,6 @@ class GatewayMetrics(Metrics):
         self.cache_redis_state = self._gauge(
             "cache_redis_state", "1 for the state of the breaker before reading Redis.", "state"
         )
-        self.cache_redis_writing = self._gauge(
-            "cache_redis_write_state", "1 for the state of the breaker before its writes.", "state"
-        )
         self.cache_redis_failures = self._counter(
             "cache_redis_failures_total",
             "Round trips to Redis that failed: `password`, `read_only`, `no_primary`, `no_node`, "
