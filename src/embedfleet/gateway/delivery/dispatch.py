@@ -117,7 +117,8 @@ class Dispatcher:
         """The replica that is kept free for them; one at a time."""
         self._unwanted: dict[Call, list[QueuedText]] = {}
         """Texts of calls that nobody needs from there any more; the pool tells the replicas."""
-        self._outstanding_tokens = 0
+        self._outstanding_tokens = self._largest = 0
+        """Tokens in all calls, and the most texts that one has held."""
 
     def __repr__(self) -> str:
         loads = ", ".join(
@@ -270,8 +271,10 @@ class Dispatcher:
         self._outstanding_tokens += tokens
         load.calls += 1
         self.calls[call] = None
-        self.retries.cover(len(texts))
-        self.hedges.cover(len(texts))
+        if call.asked > self._largest:
+            self._largest = call.asked
+            self.retries.cover(call.asked)
+            self.hedges.cover(call.asked)
         if not load.open:
             self._open.pop(load, None)
         return call
@@ -420,12 +423,14 @@ class Dispatcher:
         )
 
     def _release(self, call: Call, text: QueuedText) -> None:
-        load, tokens = call.load, text.tokens
-        load.release(tokens)
-        self._outstanding_tokens -= tokens
-        leases = text.leases
-        text.leases = () if len(leases) == 1 else tuple(each for each in leases if each is not call)
-        if load.open and load in self._usable:
+        load = call.load
+        load.release(text.tokens)
+        self._outstanding_tokens -= text.tokens
+        if len(text.leases) == 1:
+            text.leases = ()
+        else:
+            text.leases = tuple(each for each in text.leases if each is not call)
+        if load not in self._open and load.open and load in self._usable:
             self._open[load] = None
 
     def _drop(self, text: QueuedText) -> None:

@@ -164,7 +164,8 @@ class TextClass:
         """Take out the text that `first` gave just now."""
         text = self._days[self._order[0]].pop()
         self.forget(text)
-        self.lane.served += text.tokens / self.lane.share
+        lane = self.lane
+        lane.served += text.tokens / lane.share
 
     def forget(self, text: QueuedText) -> None:
         text.place = None
@@ -172,7 +173,7 @@ class TextClass:
         lane = self.lane
         lane.texts -= 1
         lane.tokens -= text.tokens
-        if not self.texts and self.bounds is not FREE:
+        if not self.texts and self is not lane.free:
             del lane.bound[self.bounds]
 
 
@@ -202,9 +203,9 @@ class _Lane:
         texts.put(text)
 
     def first(self, passed: Collection[TextClass]) -> QueuedText | None:
-        """The most urgent text of the classes that are not passed over."""
+        """The most urgent text of the classes that are not passed over; some text must wait."""
         if not self.bound:
-            return self.free.first() if self.texts and self.free not in passed else None
+            return None if passed and self.free in passed else self.free.first()
         classes = (self.free, *self.bound.values())
         firsts = [each.first() for each in classes if each.texts and each not in passed]
         return min(firsts, key=_urgency, default=None)
@@ -246,11 +247,11 @@ class TextQueue:
 
     def peek(self, passed: Collection[TextClass] = ()) -> QueuedText | None:
         """The text that leaves next, of the classes that are not passed over."""
-        interactive, bulk = self._interactive, self._bulk
-        first = interactive.first(passed)
-        if not bulk.texts or (first is not None and interactive.served - LEAD <= bulk.served):
-            return first
-        return bulk.first(passed) or first
+        first, second = self._interactive, self._bulk
+        if second.texts and (not first.texts or first.served - LEAD > second.served):
+            first, second = second, first
+        text = first.first(passed) if first.texts else None
+        return second.first(passed) if text is None and second.texts else text
 
     def pop(self, text: QueuedText) -> None:
         """Take out a text that `peek` gave just now."""
