@@ -229,6 +229,8 @@ def test_help_of_serve_shows_defaults(behind: Recorder) -> None:
         ("--max-tokens 512", "engine.max_tokens", 512),
         ("--max-model-len 512", "engine.max_tokens", 512),
         ("--log-level debug", "log.level", "debug"),
+        ("--admin-port 0", "admin.port", 0),
+        ("--admin-port off", "admin.port", None),
         ("--keys-file k.json", "access.keys_file", Path("k.json")),
     ],
 )

@@ -91,6 +91,7 @@ def serve(
     max_replicas: flags.MaxReplicas = None,
     host: flags.GatewayHost = None,
     port: flags.GatewayPort = None,
+    admin_port: flags.AdminPort = None,
     served_name: flags.ServedNames = None,
     engine: flags.Engine = None,
     device: flags.Device = None,
@@ -102,8 +103,6 @@ def serve(
     config: flags.ConfigFile = None,
 ) -> None:
     """Serve a model from this machine: a gateway and its replicas, in one command.
-
-    The small model that ships with embedfleet, on http://127.0.0.1:8080/v1:
 
         embedfleet serve builtin
 
@@ -124,6 +123,7 @@ def serve(
         "pools.served_names": served_name or None,
         "gateway.host": host,
         "gateway.port": port,
+        "admin.port": admin_port,
         "pools.engine": engine,
         "engine.device": device,
         "engine.dtype": dtype,
@@ -174,6 +174,7 @@ def gateway(
     model: flags.TokenizerDir = None,
     host: flags.GatewayHost = None,
     port: flags.GatewayPort = None,
+    admin_port: flags.AdminPort = None,
     served_name: flags.ServedNames = None,
     keys_file: flags.KeysFile = None,
     api_key: flags.ApiKeys = None,
@@ -194,6 +195,7 @@ def gateway(
         "pools.served_names": served_name or None,
         "gateway.host": host,
         "gateway.port": port,
+        "admin.port": admin_port,
         "access.keys_file": keys_file,
         "log.level": log_level,
     }

@@ -35,7 +35,9 @@ class CostModel:
         return self.per_batch_s + self.per_token_s * tokens + self.per_squared_token_s * squares
 
     def linear_seconds(self, tokens: int) -> float:
-        """The same of so many tokens of texts that are short, or whose lengths nobody knows."""
+        """Predicted seconds of `tokens` tokens without the quadratic term of attention, for texts
+        that are short or of unknown length.
+        """
         return self.per_batch_s + self.per_token_s * tokens
 
 

@@ -59,7 +59,7 @@ def test_a_file_that_is_missing_or_broken_stops_the_start(tmp_path: Path) -> Non
 def test_an_open_door_to_the_network_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         guards(OPEN_TO_ALL)
-    assert "everybody who reaches 0.0.0.0:8080 may ask: there are no API keys" in caplog.text
+    assert "anyone who can reach 0.0.0.0:8080 can send requests" in caplog.text
 
 
 def test_with_keys_or_on_this_machine_alone_nobody_is_warned(

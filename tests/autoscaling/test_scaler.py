@@ -348,7 +348,7 @@ class TestJournal:
         await rig.through(30)
         assert [record.message for record in caplog.records] == [
             "pool p: autoscaling is held: nothing can be seen: no gateway answers",
-            "pool p: autoscaling sees again",
+            "pool p: metrics are available again; autoscaling resumed",
             "pool p: replicas 2 -> 5: reserve asks for 5 (30,000 tokens/s at 60% of ability)",
         ]
 

@@ -41,7 +41,7 @@ def guarded(route: Route, access: Access) -> Route:
 
 
 def asking(access: Access) -> Callable[[Request], None] | None:
-    """Whatever asks for a key before a route is looked for; None where everybody may ask."""
+    """Authentication hook that runs before routing; None if authentication is disabled."""
     if isinstance(access, OpenAccess):
         return None
 

@@ -168,8 +168,8 @@ class Scaler:
     def _completed(self, seen: Observation, now: float, clock: datetime) -> Observation:
         """With what the target knows.
 
-        Who was told to go may serve for minutes yet; he is no replica that is planned, or every
-        step down would be taken back at the next tick. Absurd figures are left for `fault`.
+        Draining replicas may stay ready for minutes. They don't count as planned, or the next tick
+        would undo every scale-down. Absurd figures are left for `fault`.
         """
         target = self._target
         ready = min(seen.ready, target.planned) if seen.ready < MOST else seen.ready
@@ -217,7 +217,7 @@ class Scaler:
             level = logging.INFO if last is None else logging.WARNING
             log.log(level, "pool %s: autoscaling is %s", self.pool, decision.reason)
         elif was_held and not decision.held:
-            log.info("pool %s: autoscaling sees again", self.pool)
+            log.info("pool %s: metrics are available again; autoscaling resumed", self.pool)
         if entry.changed and not entry.trouble:
             by_hand = f"{entry.seen.planned} -> {entry.ordered}: set by hand"
             reason = decision.reason if entry.mode is Mode.AUTOMATIC else by_hand

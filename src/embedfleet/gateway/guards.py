@@ -48,8 +48,8 @@ class Guards:
         admin_tls, renewed_too = certificate(admin.tls_certificate, admin.tls_key)
         if isinstance(asking, OpenAccess) and not is_loopback(gateway.host):
             log.warning(
-                "everybody who reaches %s:%d may ask: there are no API keys (`embedfleet keys "
-                "create`, access.keys_file)",
+                "authentication is disabled: anyone who can reach %s:%d can send requests (set "
+                "access.keys_file; `embedfleet keys create` makes keys)",
                 *(gateway.host, gateway.port),
             )
         watches = (*ring, *own, *renewed, *renewed_too)

@@ -108,7 +108,7 @@ class InCluster:
             try:
                 owners = await found.owners()
             except ClusterError as error:
-                log.warning("who else scales %s is not known: %s", found, error.message)
+                log.warning("could not check for other autoscalers of %s: %s", found, error.message)
                 continue
             if owners:
                 raise SettingError(

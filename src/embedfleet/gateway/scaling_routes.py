@@ -78,7 +78,9 @@ class _Routes:
         try:
             order = msgspec.json.decode(body or b"{}", type=_Order)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise CallerError(f'this is no order such as {{"replicas": 3}}: {error}') from error
+            raise CallerError(
+                f'invalid JSON body: {error}; expected for instance {{"replicas": 3}}'
+            ) from error
         return self._scaling.find(order.pool), order
 
 

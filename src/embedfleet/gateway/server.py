@@ -305,7 +305,11 @@ async def _run(
     public = bind(settings.gateway.host, settings.gateway.port)
     admin = None
     if settings.admin.port is not None:
-        admin = bind(settings.admin.host, settings.admin.port, "admin.host and admin.port")
+        admin = bind(
+            settings.admin.host,
+            settings.admin.port,
+            "--admin-port or admin.host (--admin-port 0 takes any free one)",
+        )
     drain_s = settings.gateway.drain_timeout_s
     async with contextlib.AsyncExitStack() as stack:
         inside = await stack.enter_async_context(in_cluster(settings))

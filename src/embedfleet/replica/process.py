@@ -117,7 +117,11 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
     host, port = settings.replica.host, settings.replica.port
     access, watches = one_key(settings.replica.key_file, "replica.key_file")
     if isinstance(access, OpenAccess) and not is_loopback(host):
-        log.warning("everybody who reaches %s may use this replica: see replica.key_file", host)
+        log.warning(
+            "authentication is disabled: anyone who can reach %s can use this replica (set "
+            "replica.key_file)",
+            host,
+        )
     listener = Listener(behind(door, access), bind(host, port))
     print(f"{ANNOUNCEMENT}http://{listener.address}", flush=True)  # noqa: T201  a provider reads it
     async with contextlib.AsyncExitStack() as stack:

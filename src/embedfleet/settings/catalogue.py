@@ -27,7 +27,7 @@ class AdminSettings:
 
     host: str = "127.0.0.1"
     """Address to listen on; what it shows is not for clients."""
-    port: int | None = setting(8081, at_least=0, at_most=65_535, none="off")
+    port: int | None = setting(8081, at_least=0, at_most=65_535, none="off", flag="--admin-port")
     """TCP port; 0 takes any free one, `off` opens none."""
     key_file: Path | None = setting(None, none="none", guards=True)
     """File with a key that operators must bring (`Authorization: Bearer KEY`); read again when it

@@ -151,7 +151,7 @@ class GatewayMetrics(Metrics):
         self.cache_held = self._gauge("cache_held_texts", "Texts whose vectors are in memory.")
         self.cache_bytes = self._gauge("cache_held_bytes", "Memory of these vectors.")
         self.cache_evicted = self._counter(
-            "cache_evicted_texts_total", "Texts that went from memory to make room."
+            "cache_evicted_texts_total", "Entries evicted from the in-memory cache."
         )
         self.cache_rejected = self._counter(
             "cache_rejected_texts_total", "Values of Redis that were damaged or of others."

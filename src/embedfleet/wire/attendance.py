@@ -1,4 +1,4 @@
-"""Work that is for nobody once its caller has left or its deadline has passed.
+"""Cancels request handling when the client disconnects or the deadline expires.
 
 Decides when work is broken off, and with which error. Refuses to know what the work is.
 """
