@@ -12,6 +12,7 @@ hand count entries (docs/cache.md compares them).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 SMALL_SHARE = 0.1
 MOST_HITS = 3
@@ -66,6 +67,20 @@ class Memory:
                 self._small_bytes += size
         while self.bytes > self.most_bytes:
             self._evict()
+
+    def forget(self, keys: Iterable[bytes]) -> int:
+        """Let entries go at once; return how many there were."""
+        gone = {key for key in keys if key in self._values}
+        for key in gone:
+            self.bytes -= len(self._values.pop(key)) + OVERHEAD_BYTES
+            self._hits.pop(key, None)
+        if gone:
+            for queue in (self._small, self._main):
+                kept = [key for key in queue if key not in gone]
+                queue.clear()
+                queue.extend(kept)
+            self._small_bytes = sum(len(self._values[key]) + OVERHEAD_BYTES for key in self._small)
+        return len(gone)
 
     def clear(self) -> int:
         """Forget everything; return how many entries there were."""

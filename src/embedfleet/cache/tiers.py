@@ -6,13 +6,17 @@ and counts. Refuses to know how texts become vectors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from embedfleet.cache.entry import Entry, Numbers, is_entry, pack, unpack
 from embedfleet.cache.memory import Memory
+from embedfleet.cache.provenance import Provenance
 from embedfleet.vocabulary import Vector
+
+log = logging.getLogger(__name__)
 
 
 class RemoteTier(Protocol):
@@ -24,6 +28,10 @@ class RemoteTier(Protocol):
 
     def store(self, key: bytes, value: bytes) -> None:
         """Write soon, in the background; or not at all when too much is waiting."""
+        ...
+
+    def forget(self, keys: Collection[bytes]) -> None:
+        """Delete soon, in the background, and before anything else is written."""
         ...
 
     async def clear(self) -> int | None:
@@ -43,6 +51,8 @@ class Counts:
     remote_misses: int = 0
     rejected: int = 0
     """Values of Redis that were no entries of their keys."""
+    distrusted: int = 0
+    """Texts whose vectors were dropped because their replica failed a check."""
     shared: int = 0
     """Texts that were not computed, because an equal one was being computed just then."""
     in_flight: int = 0
@@ -58,6 +68,7 @@ class VectorCache:
         self.memory = memory
         self.remote = remote
         self.counts = Counts()
+        self.provenance = Provenance()
         self._numbers = numbers
 
     def recall(self, key: bytes) -> Entry | None:
@@ -88,7 +99,7 @@ class VectorCache:
         self, key: bytes, vector: Vector, tokens: int, *, truncated: bool, source: str
     ) -> Entry:
         """Store a vector that the replica `source` computed; return what it is answered with."""
-        del source
+        self.provenance.wrote(source, key)
         value = pack(key, vector, tokens, truncated=truncated, numbers=self._numbers)
         self.memory.put(key, value)
         if self.remote is not None:
@@ -101,6 +112,33 @@ class VectorCache:
     def hold(self, vector: Vector, tokens: int, *, truncated: bool) -> Entry:
         """The same for a vector that is not stored."""
         return Entry(vector.astype("<f4"), tokens, truncated)
+
+    async def distrust(self, source: str) -> int:
+        """Drop what a replica computed since its last good check, from both tiers; return how many
+        texts. Where that is not known of all, everything goes.
+        """
+        keys, all_known = self.provenance.distrust(source)
+        if not keys:
+            return 0
+        self.counts.distrusted += len(keys)
+        if all_known:
+            self.memory.forget(keys)
+            if self.remote is not None:
+                self.remote.forget(keys)
+            log.warning(
+                "%d vectors of %s are dropped from the cache: it computed them since its vectors "
+                "were last found right",
+                len(keys),
+                source,
+            )
+        else:
+            log.warning(
+                "the whole cache is dropped: %s computed more since its vectors were last found "
+                "right than is remembered",
+                source,
+            )
+            await self.clear()
+        return len(keys)
 
     async def clear(self) -> tuple[int, int | None]:
         """Forget everything; return the entries of either tier."""

@@ -16,6 +16,7 @@ from embedfleet.cache.breaker import State
 from embedfleet.cache.memory import Memory
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.endpoint import Endpoint
+from embedfleet.fleet.fleet import Fleet
 from embedfleet.settings import CacheSettings
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import CallerError
@@ -88,11 +89,36 @@ def told(cache: VectorCache) -> dict[str, Any]:
             "hits": counts.memory_hits,
             "misses": counts.memory_misses,
             "evicted": memory.evictions,
+            "distrusted": counts.distrusted,
         },
         "redis": redis,
         "in_flight": counts.in_flight,
         "shared": counts.shared,
     }
+
+
+class CacheTrust:
+    """What golden checks of one pool's replicas mean for the vectors that they left in a cache."""
+
+    def __init__(self, cache: VectorCache, pool: str, fleet: Fleet) -> None:
+        self._cache = cache
+        self._pool = pool
+        self._fleet = fleet
+
+    def checking(self, url: str) -> None:
+        for source in self._sources(url):
+            self._cache.provenance.checking(source)
+
+    def trusted(self, url: str) -> None:
+        for source in self._sources(url):
+            self._cache.provenance.trusted(source)
+
+    async def distrusted(self, url: str) -> None:
+        for source in self._sources(url):
+            await self._cache.distrust(source)
+
+    def _sources(self, url: str) -> list[str]:
+        return [f"{self._pool}/{member.name}" for member in self._fleet if member.url == url]
 
 
 class CacheCounter:
@@ -126,7 +152,7 @@ class CacheCounter:
             self._raise(metrics.cache_rejected, counts.rejected + remote.counts.odd)
             for why, failures in remote.counts.failures.items():
                 self._raise(metrics.cache_redis_failures.labels(why), failures)
-            for result in ("written", "refused", "unwritten"):
+            for result in ("written", "refused", "unwritten", "deleted", "undeleted"):
                 made = getattr(remote.counts, result)
                 self._raise(metrics.cache_writes.labels(result), made)
             self._raise(metrics.cache_written, remote.counts.written_bytes)

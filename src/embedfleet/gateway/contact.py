@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
+from typing import Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -45,6 +46,16 @@ GOLDEN_FILE = "golden.safetensors"
 """The name of golden vectors that lie beside a model's weights."""
 
 
+class Trust(Protocol):
+    """Told of golden checks, by a replica's address: what it computed stands or falls with them."""
+
+    def checking(self, url: str) -> None: ...
+
+    def trusted(self, url: str) -> None: ...
+
+    async def distrusted(self, url: str) -> None: ...
+
+
 class ModelContact:
     """A pool's model, as `fleet.prober.Contact` asks for it."""
 
@@ -58,6 +69,7 @@ class ModelContact:
         introduced: Callable[[ModelDescription], Awaitable[None]],
         refused: Callable[[], None],
         drifted: Callable[[float], None],
+        trust: Trust | None = None,
     ) -> None:
         """`known` is the model where the gateway has its files, else `introduced` is awaited when a
         replica has named it, and may refuse that replica; `drifted` is told of every golden check.
@@ -74,6 +86,7 @@ class ModelContact:
         self._golden: GoldenVectors | None = None
         self._introduced = introduced
         self._refused = refused
+        self._trust = trust
         self._drifted = drifted
         self._promise: Promise | None = None
         self._bad: dict[str, str] = {}
@@ -126,6 +139,8 @@ class ModelContact:
         """What is wrong with a replica's vectors; empty when nothing is."""
         if self._identity is None:
             raise ReplicaError("the model is not known yet")
+        if self._trust is not None:
+            self._trust.checking(url)
         width = self._identity.width
         precision = self._precision or self._claimed.get(url, Precision.F32)
         if self._golden is None:
@@ -139,7 +154,11 @@ class ModelContact:
             self._drifted(1.0 - verdict.least_cosine if isfinite(verdict.least_cosine) else 1.0)
         if wrong:
             self._refused()
+            if self._trust is not None:
+                await self._trust.distrusted(url)
         else:
+            if self._trust is not None:
+                self._trust.trusted(url)
             self._precision = self._precision or precision
         return wrong
 

@@ -29,7 +29,7 @@ from embedfleet.fleet.providers.local import SETUP_FAILED
 from embedfleet.fleet.supervisor import Supervisor
 from embedfleet.gateway.app import listeners
 from embedfleet.gateway.attaching import replica_client
-from embedfleet.gateway.caching import vector_cache
+from embedfleet.gateway.caching import CacheTrust, vector_cache
 from embedfleet.gateway.contact import ModelContact
 from embedfleet.gateway.counting import RequestCounter, StateGauge
 from embedfleet.gateway.delivery.pool import Pool
@@ -183,6 +183,7 @@ class Gateway:
             introduced=introduced,
             refused=self.metrics.golden_mismatches.labels(name).inc,
             drifted=self.metrics.golden_drift.labels(name).observe,
+            trust=CacheTrust(self.cache, name, fleet) if self.cache is not None else None,
         )
         self.pools.append(pool)
         self.background.start(pool.run(), f"the pool {name}")

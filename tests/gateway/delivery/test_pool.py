@@ -515,7 +515,7 @@ async def test_a_vector_that_comes_when_nobody_waits_any_more_is_told_all_the_sa
                 await asyncio.sleep(0)
     for ids, vector, source in told:
         np.testing.assert_array_equal(vector, vector_of(ids))
-        assert source == "a"
+        assert source == "m/a"
 
 
 async def test_a_call_that_is_late_counts_as_a_failure_whether_it_can_be_hedged_or_not() -> None:

@@ -360,7 +360,7 @@ class Pool:
         right = None if all_of_unit_length(vectors) else of_unit_length(vectors)
         leased, settle = len(call.texts), self._dispatcher.settle
         queue_s, compute_s = frame.queue_us / 1e6, frame.compute_us / 1e6
-        handed_s, source = call.handed_s, member.name
+        handed_s, source = call.handed_s, f"{self.name}/{member.name}"
         answered = succeeded = tokens = 0
         waited: dict[float, int] = {}
         try:
