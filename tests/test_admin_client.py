@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.admin_client import ask
+from embedfleet.admin_client import ADMIN, address, ask
 from embedfleet.vocabulary import SetupError
 
 
@@ -119,3 +119,9 @@ def test_an_answer_that_is_no_http_is_no_gateway(tmp_path: Path) -> None:
         with pytest.raises(SetupError, match="no gateway answers at"):
             ask(f"http://127.0.0.1:{listening.getsockname()[1]}", "/cache")
         thread.join()
+
+
+def test_an_admin_address_may_be_a_port_of_this_machine() -> None:
+    assert address("8091") == "http://127.0.0.1:8091"
+    assert address("https://a.example:1/") == "https://a.example:1/"
+    assert address("off") == address("0") == ADMIN

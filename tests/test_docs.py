@@ -113,6 +113,52 @@ def test_commands_of_messages_and_help_exist_with_their_options() -> None:
     assert not wrong
 
 
+def runnable() -> list[list[str]]:
+    """Commands of the pages that need neither a service nor a cluster nor a download."""
+    found = [words for page in PAGES for words in typed(page.read_text(encoding="utf-8"))]
+    return [
+        words
+        for words in found
+        if words[:1] in (["config"], ["engines"], ["plan"])
+        and not any(word.isupper() or "/" in word or word == ">" for word in words[1:])
+        and not {"--config", "--replica-profile"} & set(words)  # files of the reader
+    ]
+
+
+@pytest.mark.parametrize("words", runnable(), ids=" ".join)
+def test_commands_of_pages_that_can_run_here_run(words: list[str]) -> None:
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("name", ["search", "backfill"])
+def test_keys_as_the_page_of_security_has_them(name: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    (line,) = re.findall(rf"embedfleet (keys create .*--name {name}.*)", page)
+    words = shlex.split(line.replace("keys.json", str(tmp_path / "keys.json")))
+    key = CliRunner().invoke(app, words).stdout.strip()
+    shown = CliRunner().invoke(app, ["keys", "list", "--file", str(tmp_path / "keys.json")])
+    assert key.split("-")[1] in shown.stdout
+    ended = ["keys", "revoke", "--file", str(tmp_path / "keys.json"), key.split("-")[1]]
+    assert CliRunner().invoke(app, ended).exit_code == 0
+
+
+def test_the_command_of_the_page_writes_what_kubectl_takes(tmp_path: Path) -> None:
+    """docs/kubernetes.md, first block, with a digest in the place of its dots."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    block = re.search(r"    embedfleet (deploy kubernetes (?:.*\\\n)*.*)\n", page)
+    assert block
+    line = block[1].replace("\\\n", " ").replace("sha256:…", "sha256:" + 64 * "0")
+    words = shlex.split(line.replace("-o deployment", f"-o {tmp_path / 'deployment'}"))
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "deployment" / "kustomization.yaml").is_file()
+    written = "".join(file.read_text("utf-8") for file in (tmp_path / "deployment").rglob("*.yaml"))
+    named = {*re.findall(r"deployment/([a-z-]+)", page), *re.findall(r"svc/([a-z-]+)", page)}
+    assert named
+    assert {name for name in named if f"name: {name}\n" not in written} == set()
+
+
 def test_the_pages_do_have_commands() -> None:
     found = [words for page in PAGES for words in typed(page.read_text(encoding="utf-8"))]
     assert len(found) > 60

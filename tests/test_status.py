@@ -150,6 +150,11 @@ def test_a_pool_without_replicas_cache_and_decisions_has_a_table_too(gateway: St
     assert shown.exit_code == 1
 
 
+def test_the_admin_port_of_the_environment_is_asked(gateway: StandIn) -> None:
+    environment = {"EMBEDFLEET_ADMIN_PORT": str(gateway.server_port)}
+    assert CliRunner(env=environment).invoke(app, ["status"]).exit_code == 0
+
+
 def test_a_gateway_that_does_not_answer_is_one_line_and_exit_code_two() -> None:
     result = CliRunner().invoke(app, ["status", "--admin", "http://127.0.0.1:1"])
     assert result.exit_code == 2

@@ -25,7 +25,17 @@ ADMIN = "http://127.0.0.1:8081"
 TIMEOUT_S = 10.0
 """Enough for anything that is not computed first."""
 
-Admin = Annotated[str, typer.Option("--admin", metavar="URL", help="The gateway's admin address.")]
+Admin = Annotated[
+    str,
+    typer.Option(
+        "--admin",
+        metavar="URL",
+        envvar="EMBEDFLEET_ADMIN_PORT",
+        show_envvar=False,
+        help="The gateway's admin address, or its port on this machine; by default that of "
+        "EMBEDFLEET_ADMIN_PORT, as a gateway started here would take it.",
+    ),
+]
 KeyFile = Annotated[
     Path | None,
     typer.Option("--key-file", metavar="FILE", help="File with the key that the address asks for."),
@@ -56,7 +66,7 @@ def ask(
     timeout_s: float = TIMEOUT_S,
 ) -> Answer:
     """Ask for JSON: GET, or POST with a body of JSON. Raises SetupError that says what is wrong."""
-    url = admin.rstrip("/") + path
+    url = address(admin).rstrip("/") + path
     if not url.startswith(("http://", "https://")):
         raise SetupError(f'--admin: "{admin}" is no address such as {ADMIN}')
     told = {"content-type": "application/json"} | dict(headers or {})
@@ -73,6 +83,13 @@ def ask(
         raise SetupError(
             f"no gateway answers at {url}: {error}; --admin says where it is"
         ) from error
+
+
+def address(admin: str) -> str:
+    """An admin address as people give it: a URL, or a port of this machine."""
+    if admin in {"0", "off"}:
+        return ADMIN  # what a gateway that is started would do; the one that runs may be another
+    return f"http://127.0.0.1:{admin}" if admin.isdigit() else admin
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:
