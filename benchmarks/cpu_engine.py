@@ -30,6 +30,7 @@ from benchmarks.cpu_report import Measured, Rates, record_of, report, save
 from benchmarks.cpu_rivals.environments import DEFAULT_FOLDER, python, ready, size_mib
 from benchmarks.cpu_workloads import GEOMETRIES, WORKLOADS
 
+from embedfleet.machine import processor_flags
 from tests.checkpoints import random_weights, write_checkpoint
 
 
@@ -52,6 +53,8 @@ CONTENDERS: Final = (
     Contender("transformers", "float32", "transformers", every=4),
     Contender("embedfleet", "f32", "embedfleet"),
     Contender("embedfleet", "int8", "embedfleet"),
+    Contender("embedfleet with avx2", "f32", "embedfleet"),
+    Contender("embedfleet with avx2", "int8", "embedfleet"),
     Contender("embedfleet on OpenVINO", "int8", "openvino"),
     Contender("onnxruntime", "int8", "onnxruntime"),
     Contender("sentence-transformers", "int8", "openvino"),
@@ -128,7 +131,8 @@ def limits(measured: list[Measured]) -> Rates:
     """Gop/s of matrix products by precision and library."""
     found: Rates = {}
     for dtype, name, library in LIMITS:
-        if library == PROCESSOR and shutil.which("cc") is None:
+        # What asks the processor alone is written for AVX-512.
+        if library == PROCESSOR and not (shutil.which("cc") and "avx512_vnni" in processor_flags()):
             continue
         for contender in measured:
             if contender.name == name:
@@ -170,6 +174,8 @@ def main() -> None:
     taking_part = []
     for contender in CONTENDERS:
         if contender.name in options.skip:
+            continue
+        if contender.kind == "embedfleet with avx2" and "avx2" not in processor_flags():
             continue
         if ready(options.folder, contender.environment):
             taking_part.append(contender)

@@ -31,11 +31,15 @@ MODULES: Final = {
 }
 
 
-OURS: Final = {"embedfleet": "auto", "embedfleet on OpenVINO": "openvino"}
-"""Whose kernels compute; `auto` is what everybody gets."""
+OURS: Final = {
+    "embedfleet": ("auto", "auto"),
+    "embedfleet with avx2": ("native", "avx2"),
+    "embedfleet on OpenVINO": ("openvino", "auto"),
+}
+"""Whose kernels compute, and with which instructions; `auto` is what everybody gets."""
 
 
-def embedfleet(dtype: str, kernels: str) -> Rival:
+def embedfleet(dtype: str, kernels: str, instructions: str) -> Rival:
     """Ours in the shape of a rival."""
 
     def prepare(checkpoint: Path, target: Path) -> None:
@@ -44,7 +48,9 @@ def embedfleet(dtype: str, kernels: str) -> Rival:
     def load(checkpoint: Path, target: Path, threads: int) -> Embed:  # noqa: ARG001
         from embedfleet.engine.loading import EngineOptions, load_engine  # noqa: PLC0415
 
-        options = EngineOptions(dtype=dtype, threads=threads, kernels=kernels)
+        options = EngineOptions(
+            dtype=dtype, threads=threads, kernels=kernels, instructions=instructions
+        )
         engine = load_engine(checkpoint, options)
         return lambda texts: engine.prepare(texts)()
 
@@ -53,7 +59,7 @@ def embedfleet(dtype: str, kernels: str) -> Rival:
 
 def rival(kind: str, dtype: str) -> Rival:
     if kind in OURS:
-        return embedfleet(dtype, OURS[kind])
+        return embedfleet(dtype, *OURS[kind])
     module: Any = importlib.import_module(f"benchmarks.cpu_rivals.{MODULES[kind]}")
     return module
 

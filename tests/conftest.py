@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -21,3 +22,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     model = os.environ.get("EMBEDFLEET_TEST_SERVICE", "builtin")
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(started(model, log=tmp_path_factory.mktemp("service") / "log"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what was skipped by its cause, and not by where it is."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    causes = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for cause, count in causes.most_common():
+        terminalreporter.line(f"SKIPPED {count}: {cause}")
