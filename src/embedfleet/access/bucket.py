@@ -40,6 +40,10 @@ class Bucket:
             return math.inf
         return (amount - level) * 60 / self.per_minute
 
+    def give(self, amount: int, now: float) -> None:
+        """Give back what was taken."""
+        self.level = min(self._fill(now) + amount, float(self.per_minute))
+
     def remaining(self, now: float) -> int:
         """What could be taken now."""
         return int(self._fill(now) + _ROUNDING)

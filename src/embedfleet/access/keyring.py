@@ -1,7 +1,8 @@
 """Who is let in with which key, and how much it may use.
 
 Decides on every request: whose key is it, is it good, is there quota left. Refuses to know files
-and HTTP. Limits are those of this process: several gateways each grant them.
+and HTTP. Limits are those of this machine's gateway, of all its processes: several gateways each
+grant them.
 
 A key that was verified once is remembered under a keyed hash of its header, so that the usual
 request costs one hash and one look-up. That tells nothing by its timing: the hash can't be steered
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 
 from embedfleet.access.keys import DIGEST_BYTES, claim_of, lookup_of
+from embedfleet.access.ledger import Ledger
 from embedfleet.access.passes import Held, KeyPass, Usage
 from embedfleet.access.records import KeyRecord
 from embedfleet.vocabulary import UnauthorizedError
@@ -47,8 +49,12 @@ class KeyRing:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         first_name: Callable[[str], str] = str,
+        ledger: Ledger | None = None,
     ) -> None:
-        """`wall` gives seconds since 1970; `first_name` any name of a model its first one."""
+        """`wall` gives seconds since 1970; `first_name` any name of a model its first one. `ledger`
+        is what processes that grant limits together share.
+        """
+        self._ledger = ledger
         self._clock = clock
         self._wall = wall
         self._first_name = first_name
@@ -69,7 +75,10 @@ class KeyRing:
         now = self._clock()
         held = {}
         for record in records:
-            usage = self.usage.setdefault(record.id, Usage())
+            usage = self.usage.get(record.id)
+            if usage is None:
+                account = None if self._ledger is None else self._ledger.account(record.id)
+                usage = self.usage[record.id] = Usage(account)
             usage.limit(record, now)
             held[lookup_of(record.id, record.digest)] = Held(record, usage)
         self._held = held

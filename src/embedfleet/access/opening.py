@@ -13,6 +13,7 @@ from pathlib import Path
 
 from embedfleet.access.access import Access, OpenAccess
 from embedfleet.access.keyring import KeyRing
+from embedfleet.access.ledger import Ledger
 from embedfleet.access.records import KeyRecord, plain
 from embedfleet.access.storing import load
 from embedfleet.access.tls import Certificate
@@ -24,6 +25,7 @@ def callers(
     keys_file: Path | None,
     given: Sequence[str] | None,
     first_name: Callable[[str], str] = str,
+    ledger: Ledger | None = None,
 ) -> tuple[Access, list[Watch]]:
     """Who may use a gateway: the keys of a file and those given as they are; else everybody.
 
@@ -39,8 +41,8 @@ def callers(
         )
     fixed = plain(given or (), datetime.now(UTC), "Environment")
     if keys_file is None:
-        return KeyRing(fixed, first_name=first_name), []
-    return _following(keys_file, lambda: (*fixed, *load(keys_file)), first_name)
+        return KeyRing(fixed, first_name=first_name, ledger=ledger), []
+    return _following(keys_file, lambda: (*fixed, *load(keys_file)), first_name, ledger)
 
 
 def one_key(file: Path | None, setting: str) -> tuple[Access, list[Watch]]:
@@ -69,13 +71,14 @@ def _following(
     file: Path,
     read: Callable[[], Iterable[KeyRecord]],
     first_name: Callable[[str], str] = str,
+    ledger: Ledger | None = None,
 ) -> tuple[Access, list[Watch]]:
     def renew() -> Callable[[], None]:
         records = tuple(read())
         return lambda: ring.replace(records)
 
     watch = Watch([file], renew)
-    ring = KeyRing(read(), first_name=first_name)
+    ring = KeyRing(read(), first_name=first_name, ledger=ledger)
     return ring, [watch]
 
 

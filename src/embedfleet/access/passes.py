@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 from embedfleet.access.bucket import Bucket
+from embedfleet.access.ledger import REQUESTS, TOKENS, Account
 from embedfleet.access.records import KeyRecord
 from embedfleet.vocabulary import ForbiddenError, Lane, RateLimitedError
 
@@ -34,9 +35,14 @@ TOKENS_LEFT = (
 class Usage:
     """What a key has used; survives changes of its record."""
 
-    __slots__ = ("refusals", "requests", "requests_bucket", "texts", "tokens", "tokens_bucket")
+    __slots__ = (
+        *("account", "refusals", "requests", "requests_bucket", "texts", "tokens"),
+        "tokens_bucket",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, account: Account | None = None) -> None:
+        """`account` holds what all processes share of its limits, where there are several."""
+        self.account = account
         self.requests = 0
         """Requests let in."""
         self.tokens = 0
@@ -50,20 +56,45 @@ class Usage:
 
     def limit(self, record: KeyRecord, now: float) -> None:
         """Follow the limits of a record."""
-        self.tokens_bucket = _limited(self.tokens_bucket, record.tokens_per_minute, now)
-        self.requests_bucket = _limited(self.requests_bucket, record.requests_per_minute, now)
+        self.tokens_bucket = self._limited(
+            TOKENS, self.tokens_bucket, record.tokens_per_minute, now
+        )
+        self.requests_bucket = self._limited(
+            REQUESTS, self.requests_bucket, record.requests_per_minute, now
+        )
+
+    def enter(self, texts: int, most: int | None) -> int | None:
+        """Begin so many texts; None, or how many are at work where these would be over `most`."""
+        if most is not None:
+            if self.account is not None:
+                working = self.account.enter(texts, most)
+            else:
+                working = self.texts if self.texts + texts > most else None
+            if working is not None:
+                return working
+        self.texts += texts
+        return None
+
+    def leave(self, texts: int, most: int | None) -> None:
+        """So many texts of those that were begun under this limit are done."""
+        self.texts -= texts
+        if most is not None and self.account is not None and texts:
+            self.account.leave(texts)
 
     def refuse(self, reason: str) -> None:
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
-
-def _limited(bucket: Bucket | None, per_minute: int | None, now: float) -> Bucket | None:
-    if per_minute is None:
-        return None
-    if bucket is None:
+    def _limited(
+        self, which: int, bucket: Bucket | None, per_minute: int | None, now: float
+    ) -> Bucket | None:
+        if per_minute is None:
+            return None
+        if bucket is not None:
+            bucket.resize(per_minute, now)
+            return bucket
+        if self.account is not None:
+            return self.account.bucket(which, per_minute, now)
         return Bucket.full(per_minute, now)
-    bucket.resize(per_minute, now)
-    return bucket
 
 
 class Held:
@@ -82,7 +113,7 @@ class Held:
 class KeyPass:
     """One request of the bearer of a key."""
 
-    __slots__ = ("_clock", "_first_name", "_held", "_texts", "key", "lane")
+    __slots__ = ("_clock", "_first_name", "_held", "_most", "_texts", "key", "lane")
 
     def __init__(
         self, held: Held, clock: Callable[[], float], first_name: Callable[[str], str]
@@ -93,6 +124,8 @@ class KeyPass:
         self._clock = clock
         self._first_name = first_name
         self._texts = 0
+        self._most: int | None = None
+        """The limit under which they were begun: the record may be another one by their end."""
 
     def begin(self) -> None:
         """Count the request; RateLimitedError when there were too many in the last minute."""
@@ -116,19 +149,20 @@ class KeyPass:
                 code="model_not_found",
             )
         most = record.concurrent_texts
-        if most is not None and usage.texts + texts > most:
+        working = usage.enter(texts, most)
+        if most is not None and working is not None:
             usage.refuse("texts")
             fits = texts <= most
             raise RateLimitedError(
                 f"Rate limit reached for key `{record.id}` on texts at once: Limit {most}, "
-                f"Used {usage.texts}, Requested {texts}. "
+                f"Used {working}, Requested {texts}. "
                 + ("Please try again in 1s." if fits else "Send fewer texts in a request."),
                 kind="texts",
                 retry_after_s=1.0 if fits else None,
                 headers=() if fits else NEVER,
             )
-        usage.texts += texts
         self._texts += texts
+        self._most = most
 
     def charge(self, tokens: int) -> None:
         """Pay for what has to be computed; RateLimitedError before anything is."""
@@ -149,7 +183,7 @@ class KeyPass:
 
     def close(self) -> None:
         """Give the texts back."""
-        self._held.usage.texts -= self._texts
+        self._held.usage.leave(self._texts, self._most)
         self._texts = 0
 
     def _may_use(self, model: str) -> bool:

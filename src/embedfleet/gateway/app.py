@@ -12,9 +12,8 @@ import orjson
 
 from embedfleet.access.guarding import asking, guarded
 from embedfleet.gateway.access_log import AccessLog
-from embedfleet.gateway.caching import CacheCounter, cache_routes
-from embedfleet.gateway.counting import KeyCounter
-from embedfleet.gateway.overview import overview
+from embedfleet.gateway.caching import cache_routes
+from embedfleet.gateway.overview import overview, together
 from embedfleet.gateway.scaling_routes import scaling_routes
 from embedfleet.serving import Listener
 from embedfleet.telemetry.metrics import CONTENT_TYPE
@@ -74,7 +73,7 @@ def admin_app(gateway: Gateway) -> Router:
             ("GET", "/metrics"): admin.metrics,
             ("GET", "/targets"): admin.targets,
             **scaling_routes(gateway.scaling),
-            **cache_routes(gateway.cache, gateway.endpoint),
+            **cache_routes(gateway.cache, gateway.endpoint, gateway.workers),
             ("GET", "/health/live"): health.live,
             ("GET", "/health/ready"): health.ready,
         },
@@ -105,12 +104,12 @@ class _Health:
 class _Admin:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._keys = KeyCounter(gateway.guards.callers, gateway.metrics)
-        self._cache = CacheCounter(gateway.cache, gateway.metrics)
 
     async def fleet(self, _request: Request) -> Response:
         """Every pool and replica, as they are now."""
         document = overview(self._gateway, time.monotonic())
+        if self._gateway.workers is not None:
+            document = together(document, await self._gateway.workers.ask("overview"))
         return Response(orjson.dumps(document))
 
     async def targets(self, _request: Request) -> Response:
@@ -130,10 +129,10 @@ class _Admin:
         return Response(orjson.dumps(found))
 
     async def metrics(self, _request: Request) -> Response:
-        for pool in self._gateway.pools:
-            pool.observe()
-        metrics = self._gateway.metrics
-        metrics.active_requests.set(self._gateway.endpoint.active)
-        self._keys.observe()
-        self._cache.observe()
-        return Response(metrics.exposition(), content_type=CONTENT_TYPE)
+        gateway = self._gateway
+        gateway.observe()
+        if gateway.workers is not None:
+            text = await gateway.workers.exposition(gateway.metrics)
+        else:
+            text = gateway.metrics.exposition()
+        return Response(text, content_type=CONTENT_TYPE)

@@ -6,7 +6,7 @@ do it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -24,6 +24,7 @@ from embedfleet.wire.asgi import Request, Response, Route
 
 if TYPE_CHECKING:
     from embedfleet.cache.redis import RedisTier
+    from embedfleet.gateway.workers.primary import Workers
 
 
 def vector_cache(settings: CacheSettings, metrics: GatewayMetrics) -> VectorCache | None:
@@ -39,17 +40,30 @@ def vector_cache(settings: CacheSettings, metrics: GatewayMetrics) -> VectorCach
     return VectorCache(Memory(settings.memory_mib * 2**20), remote, numbers=settings.numbers)
 
 
-def cache_routes(cache: VectorCache | None, endpoint: Endpoint) -> Mapping[tuple[str, str], Route]:
+def cache_routes(
+    cache: VectorCache | None, endpoint: Endpoint, workers: Workers | None
+) -> Mapping[tuple[str, str], Route]:
     """What `embedfleet cache` asks for at the admin address."""
 
     async def stats(_request: Request) -> Response:
-        return Response(orjson.dumps(told(_wanted(cache))))
+        figures = told(_wanted(cache))
+        if workers is not None and (held := await workers.ask("cache")):
+            figures = summed(held)
+        return Response(orjson.dumps(figures))
 
     async def clear(_request: Request) -> Response:
         memory, redis = await _wanted(cache).clear()
+        if workers is not None:
+            memory += sum(texts for texts, _ in await workers.ask("clear_cache"))
         return Response(orjson.dumps({"memory": memory, "redis": redis}))
 
     async def warm(request: Request) -> Response:
+        if workers is not None and _wanted(cache).remote is None:
+            raise CallerError(
+                "each of the gateway's processes has a memory of its own (gateway.workers): only a "
+                "cache in Redis can be warmed for all of them",
+                code="no_cache",
+            )
         _wanted(cache)
         return await endpoint.warm(request)
 
@@ -57,6 +71,19 @@ def cache_routes(cache: VectorCache | None, endpoint: Endpoint) -> Mapping[tuple
         ("GET", "/cache"): stats,
         ("POST", "/cache/clear"): clear,
         ("POST", "/cache/warm"): warm,
+    }
+
+
+def summed(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several processes as one: numbers add up, any other is the first one's."""
+    first = figures[0]
+    return {
+        key: summed([each[key] for each in figures])
+        if isinstance(value, dict)
+        else sum(each[key] for each in figures)
+        if isinstance(value, int | float)
+        else value
+        for key, value in first.items()
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from embedfleet.access import Access, OpenAccess
 from embedfleet.access.cors import Cors
+from embedfleet.access.ledger import Ledger
 from embedfleet.access.opening import callers, certificate, one_key
 from embedfleet.access.pages import NoPages
 from embedfleet.access.watching import Watch
@@ -38,11 +39,17 @@ class Guards:
 
     @classmethod
     def of(
-        cls, settings: Settings, given: Sequence[str] | None, first_name: Callable[[str], str]
+        cls,
+        settings: Settings,
+        given: Sequence[str] | None,
+        first_name: Callable[[str], str],
+        ledger: Ledger | None = None,
     ) -> Guards:
-        """`given` are keys beside those of the file. Raises SetupError."""
+        """`given` are keys beside those of the file, `ledger` what other processes share of their
+        limits. Raises SetupError.
+        """
         gateway, admin = settings.gateway, settings.admin
-        asking, ring = callers(settings.access.keys_file, given, first_name)
+        asking, ring = callers(settings.access.keys_file, given, first_name, ledger)
         operating, own = one_key(admin.key_file, "admin.key_file")
         public_tls, renewed = certificate(gateway.tls_certificate, gateway.tls_key)
         admin_tls, renewed_too = certificate(admin.tls_certificate, admin.tls_key)

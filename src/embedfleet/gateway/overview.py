@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from embedfleet.fleet.fleet import Member
-from embedfleet.gateway.caching import told
+from embedfleet.gateway.caching import summed, told
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.vocabulary import Lane
 
@@ -25,6 +26,28 @@ def overview(gateway: Gateway, now: float) -> dict[str, Any]:
         "pools": [_pool(gateway, pool, now) for pool in gateway.pools],
         "cache": cache,
     }
+
+
+def together(primary: dict[str, Any], workers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The documents of a primary and its workers as one: what is counted adds up, and of replicas
+    the primary knows all.
+    """
+    every = [primary, *workers]
+    caches = [each["cache"] for each in every if each["cache"] is not None]
+    pools = []
+    for number, pool in enumerate(primary["pools"]):
+        each = [document["pools"][number] for document in every if document["pools"][number:]]
+        added = summed([{key: one[key] for key in COUNTED} for one in each])
+        pools.append(pool | added)
+    return primary | {
+        "active_requests": sum(each["active_requests"] for each in every),
+        "pools": pools,
+        "cache": summed(caches) if caches else None,
+    }
+
+
+COUNTED = ("tokens_per_s", "queued_texts", "queued_tokens", "in_flight_tokens")
+"""What each process tells of a pool for itself."""
 
 
 def _pool(gateway: Gateway, pool: Pool, now: float) -> dict[str, Any]:

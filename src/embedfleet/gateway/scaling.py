@@ -38,8 +38,15 @@ class Scaling:
     def __init__(self, settings: AutoscalingSettings, metrics: GatewayMetrics) -> None:
         self.settings = settings
         self.sights: dict[str, PoolSight] = {}
+        """What this process sees."""
+        self.wholes: dict[str, Sight] = {}
+        """What all processes of this gateway see, where there are several."""
         self.scalers: dict[str, Scaler] = {}
         self._metrics = metrics
+
+    def whole(self, pool: str) -> Sight:
+        """What this gateway sees of a pool, in all of its processes."""
+        return self.wholes.get(pool) or self.sights[pool]
 
     def see(self, pool: Pool, memory_used: Callable[[], float | None]) -> PoolSight:
         """What stands before the pool from now on."""
@@ -53,7 +60,7 @@ class Scaling:
         SettingError when the schedule can't be read.
         """
         counter = ScalingCounter(pool, self.settings.max_replicas, self._metrics)
-        scaler = Scaler(pool, sight or self.sights[pool], target, self.settings, told=counter.count)
+        scaler = Scaler(pool, sight or self.whole(pool), target, self.settings, told=counter.count)
         self.scalers[pool] = scaler
         return scaler
 
@@ -74,7 +81,7 @@ class Scaling:
     async def observations(self) -> Mapping[str, Observation]:
         """What this gateway sees of each pool, for whoever sums several gateways up."""
         now = time.monotonic()
-        return {name: await sight.observe(now) for name, sight in self.sights.items()}
+        return {name: await self.whole(name).observe(now) for name in self.sights}
 
 
 class ScalingCounter:

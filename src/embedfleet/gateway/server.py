@@ -12,16 +12,18 @@ import gc
 import logging
 import tempfile
 import time
-from collections.abc import Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from random import Random
 
 import uvloop
 
 from embedfleet.access import OpenAccess
+from embedfleet.access.ledger import Ledger
 from embedfleet.background import Background, cancelled
 from embedfleet.encoding.encoder import Encoder
-from embedfleet.endpoint import Endpoint, ServedModel
+from embedfleet.endpoint import Endpoint, Promise, ServedModel
 from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.prober import Prober
@@ -29,10 +31,11 @@ from embedfleet.fleet.providers.local import SETUP_FAILED
 from embedfleet.fleet.supervisor import Supervisor
 from embedfleet.gateway.app import listeners
 from embedfleet.gateway.attaching import replica_client
-from embedfleet.gateway.caching import CacheTrust, vector_cache
-from embedfleet.gateway.contact import ModelContact
-from embedfleet.gateway.counting import RequestCounter, StateGauge
+from embedfleet.gateway.caching import CacheCounter, CacheTrust, vector_cache
+from embedfleet.gateway.contact import ModelContact, Trust
+from embedfleet.gateway.counting import KeyCounter, RequestCounter, StateGauge
 from embedfleet.gateway.delivery.pool import Pool
+from embedfleet.gateway.engines.client import ReplicaClient
 from embedfleet.gateway.greeting import announced, farewell, greet
 from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
@@ -41,10 +44,11 @@ from embedfleet.gateway.preflight import Suits, refuse_hopeless
 from embedfleet.gateway.scaling import Scaling
 from embedfleet.gateway.starting import provider, supervisor
 from embedfleet.gateway.upstream import Upstream
-from embedfleet.machine import memory_used
+from embedfleet.gateway.workers.primary import Workers, WorkersSight
+from embedfleet.machine import memory_used, usable_processors
 from embedfleet.model.description import ModelDescription, describe, with_revision
 from embedfleet.model.source import resolve
-from embedfleet.serving import ClientLimits, StopSignal, bind, serving
+from embedfleet.serving import ClientLimits, StopSignal, bind, bind_shared, serving
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings import Settings
 from embedfleet.telemetry.logs import configure_logging
@@ -55,6 +59,9 @@ from embedfleet.wire.headers import trusted_networks
 from embedfleet.wire.openai import RequestLimits
 
 log = logging.getLogger(__name__)
+
+MOST_WORKERS = 8
+"""More processes than this are only started where somebody asks for them."""
 
 LOOP_FAILED = 1
 """The exit code when a bug has ended a loop of the process; a new process may do without it."""
@@ -110,10 +117,16 @@ class Gateway:
         tracing: Tracing | None = None,
         inside: InCluster | None = None,
         api_keys: Sequence[str] | None = None,
+        *,
+        workers: Workers | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        """`inside` is the cluster, where a pool's replicas are pods."""
+        """`inside` is the cluster, where a pool's replicas are pods. `workers` answer callers in
+        the place of this process; `ledger` is what a worker shares with the others.
+        """
         self.settings = settings
-        self.guards = Guards.of(settings, api_keys, self._first_name)
+        self.workers = workers
+        self.guards = Guards.of(settings, api_keys, self._first_name, ledger)
         self._inside = inside
         self.tracing = tracing
         self.metrics = GatewayMetrics()
@@ -134,13 +147,80 @@ class Gateway:
             probe_timeout_s=settings.fleet.probe_timeout_s,
         )
         self.cache = vector_cache(settings.cache, self.metrics)
-        limits = settings.gateway
         self._counter = RequestCounter(self.metrics)
+        self._keys = KeyCounter(self.guards.callers, self.metrics)
+        self._cached = CacheCounter(self.cache, self.metrics)
         for watch in self.guards.watches:
             self.background.start(watch.run(), f"watching {watch}")
         if inside is not None and inside.peers is not None:
             self.background.start(inside.peers.run(), "following the other gateways")
-        self.endpoint = Endpoint(
+        self.endpoint = self._endpoint()
+
+    def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
+        """Start a pool: its local replicas, and the watch over those elsewhere."""
+        place, names = len(self.pools), configured(settings, model)
+        name, *_ = self._names.claim(place, names or (UNNAMED,))
+        fleet = Fleet()
+        client = replica_client(self._upstream, settings, model)
+        pool = self._pool(name, settings, fleet, client)
+
+        async def introduced(known: ModelDescription) -> None:
+            offered = self._names.offer(place, names or with_short(known.identity.name))
+            encoder = await asyncio.to_thread(Encoder, known)
+            self.serve(place, offered, known, encoder, contact.promise)
+
+        contact = ModelContact(
+            settings,
+            client,
+            self._scratch,
+            known=model,
+            introduced=introduced,
+            refused=self.metrics.golden_mismatches.labels(name).inc,
+            drifted=self.metrics.golden_drift.labels(name).observe,
+            trust=self._trust(pool),
+        )
+        self._watch(pool, contact)
+        if model is not None:
+            self.serve(place, names, model, Encoder(model), contact.promise)
+        weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
+        for number, (url, weight) in enumerate(zip(settings.replica_urls, weights, strict=True)):
+            fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic(), weight=weight)
+        if settings.replica_service is not None:
+            self._follow(pool, settings)
+        if settings.replicas and model is not None:
+            self._supervise(pool, settings, model)
+
+    def serve(
+        self,
+        place: int,
+        names: tuple[str, ...],
+        model: ModelDescription,
+        encoder: Encoder,
+        promise: Callable[[], Promise | None],
+    ) -> None:
+        """Make the model of a pool known to callers, by all its names."""
+        pool = self.pools[place]
+        pool.width, now = model.identity.width, int(time.time())
+        served = ServedModel(model.identity, names, encoder, pool, now, promise)
+        self.models.update(dict.fromkeys(names, served))
+        if self.workers is not None:
+            self.workers.introduce(place, names, model, promise)
+
+    def mirror_pool(self, name: str, settings: PoolSettings, fleet: Fleet) -> None:
+        """Start a pool whose fleet another process keeps."""
+        self._pool(name, settings, fleet, replica_client(self._upstream, settings, None))
+
+    def observe(self) -> None:
+        """Bring the gauges up to date, just before they are read."""
+        for pool in self.pools:
+            pool.observe()
+        self.metrics.active_requests.set(self.endpoint.active)
+        self._keys.observe()
+        self._cached.observe()
+
+    def _endpoint(self) -> Endpoint:
+        limits = self.settings.gateway
+        return Endpoint(
             lambda: self.models,
             limits=RequestLimits(max_texts=limits.max_texts),
             max_body_bytes=limits.max_body_bytes,
@@ -154,50 +234,11 @@ class Gateway:
             no_model=self._no_model,
         )
 
-    def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
-        """Start a pool: its local replicas, and the watch over those elsewhere."""
-        place, names = len(self.pools), configured(settings, model)
-        name, *_ = self._names.claim(place, names or (UNNAMED,))
-        fleet = Fleet()
-        client = replica_client(self._upstream, settings, model)
-        StateGauge(name, fleet, self.metrics)
-        pool = Pool(
-            name,
-            fleet,
-            client,
-            POLICIES[settings.balancing](Random()),
-            gateway=self.settings.gateway,
-            settings=self.settings.fleet,
-            metrics=self.metrics,
-        )
-
-        async def introduced(known: ModelDescription) -> None:
-            offered = self._names.offer(place, names or with_short(known.identity.name))
-            self._serve(pool, offered, known, await asyncio.to_thread(Encoder, known), contact)
-
-        contact = ModelContact(
-            settings,
-            client,
-            self._scratch,
-            known=model,
-            introduced=introduced,
-            refused=self.metrics.golden_mismatches.labels(name).inc,
-            drifted=self.metrics.golden_drift.labels(name).observe,
-            trust=CacheTrust(self.cache, name, fleet) if self.cache is not None else None,
-        )
-        self.pools.append(pool)
-        self.background.start(pool.run(), f"the pool {name}")
-        self.scaling.see(pool, memory_used if settings.replicas else lambda: None)
-        self._watch(pool, contact)
-        if model is not None:
-            self._serve(pool, names, model, Encoder(model), contact)
-        weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
-        for number, (url, weight) in enumerate(zip(settings.replica_urls, weights, strict=True)):
-            fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic(), weight=weight)
-        if settings.replica_service is not None:
-            self._follow(pool, settings)
-        if settings.replicas and model is not None:
-            self._supervise(pool, settings, model)
+    def _trust(self, pool: Pool) -> Trust | None:
+        """What golden checks mean for cached vectors, here or in the workers."""
+        if self.workers is not None:
+            return self.workers.trust(self.pools.index(pool))
+        return None if self.cache is None else CacheTrust(self.cache, pool.name, pool.fleet)
 
     def _watch(self, pool: Pool, contact: ModelContact) -> None:
         """Have a pool's replicas looked at from now on."""
@@ -232,7 +273,10 @@ class Gateway:
 
     def requests(self) -> dict[int, int]:
         """Requests that ended, by HTTP status."""
-        return self._counter.totals()
+        ended = Counter(self._counter.totals())
+        if self.workers is not None:
+            ended += self.workers.requests
+        return ended
 
     async def close(self) -> None:
         """Stop replicas and break off what is still in flight."""
@@ -246,28 +290,34 @@ class Gateway:
         self.endpoint.close()
         await self._upstream.close()
 
+    def _pool(self, name: str, settings: PoolSettings, fleet: Fleet, client: ReplicaClient) -> Pool:
+        StateGauge(name, fleet, self.metrics)
+        pool = Pool(
+            name,
+            fleet,
+            client,
+            POLICIES[settings.balancing](Random()),
+            gateway=self.settings.gateway,
+            settings=self.settings.fleet,
+            metrics=self.metrics,
+        )
+        self.pools.append(pool)
+        self.background.start(pool.run(), f"the pool {name}")
+        sight = self.scaling.see(pool, memory_used if settings.replicas else lambda: None)
+        if self.workers is not None:
+            pool.elsewhere = self.workers.publish(name, fleet)
+            self.scaling.wholes[name] = WorkersSight(name, sight, self.workers)
+        return pool
+
     def _first_name(self, name: str) -> str:
         served = self.models.get(name)
         return name if served is None else served.names[0]
-
-    def _serve(
-        self,
-        pool: Pool,
-        names: tuple[str, ...],
-        model: ModelDescription,
-        encoder: Encoder,
-        contact: ModelContact,
-    ) -> None:
-        """Make a model known to callers, by all its names."""
-        pool.width, now = model.identity.width, int(time.time())
-        served = ServedModel(model.identity, names, encoder, pool, now, contact.promise)
-        self.models.update(dict.fromkeys(names, served))
 
     def _follow(self, pool: Pool, settings: PoolSettings) -> None:
         """Replicas are pods: follow them, and where it is asked for, decide how many."""
         inside = needed(self._inside)
         if settings.scale_target is not None:
-            own = self.scaling.sights[pool.name]
+            own = self.scaling.whole(pool.name)
             sight = inside.together(pool.name, own, self._upstream.session)
             leadership = inside.scaling(pool, settings, self.scaling, self.metrics, sight)
             self._decide(leadership.run(), pool)
@@ -304,6 +354,10 @@ async def _run(
 ) -> int:
     stop = StopSignal()
     public = bind(settings.gateway.host, settings.gateway.port)
+    workers: Workers | None = None
+    if (count := worker_count(settings)) > 1:
+        sockets = bind_shared(public, count)
+        workers, public = Workers(settings, api_keys, [[each] for each in sockets]), sockets[0]
     admin = None
     if settings.admin.port is not None:
         admin = bind(
@@ -314,15 +368,19 @@ async def _run(
     drain_s = settings.gateway.drain_timeout_s
     async with contextlib.AsyncExitStack() as stack:
         inside = await stack.enter_async_context(in_cluster(settings))
-        gateway = Gateway(settings, scratch, tracing, inside, api_keys)
+        gateway = Gateway(settings, scratch, tracing, inside, api_keys, workers=workers)
         doors = listeners(gateway, public, admin)
         log.info("%s", announced(settings.pools, [each.url for each in doors]))
         stack.push_async_callback(gateway.close)
         limits = ClientLimits.of(settings.gateway)
-        await stack.enter_async_context(serving(doors, stop_timeout_s=drain_s, limits=limits))
+        served = doors if workers is None else doors[1:]
+        await stack.enter_async_context(serving(served, stop_timeout_s=drain_s, limits=limits))
         for pool, model in zip(settings.pools, models, strict=True):
             gateway.add_pool(pool, model)
-        _collect_rarely()
+        if workers is not None:
+            gateway.background.start(workers.run(), "the workers")
+            stack.push_async_callback(workers.drain)
+        collect_rarely()
         greeting = asyncio.create_task(_greet(gateway, [each.url for each in doors]))
         stack.callback(greeting.cancel)
         ends = (stop.wait(), gateway.hopeless.wait(), gateway.background.failed.wait())
@@ -336,7 +394,19 @@ async def _run(
     return SETUP_FAILED if gateway.hopeless.is_set() else 0
 
 
-def _collect_rarely() -> None:
+def worker_count(settings: Settings) -> int:
+    """How many processes answer callers.
+
+    Where nobody said it: one for every three processors, and a single one where replicas of this
+    machine compute on its processors.
+    """
+    if settings.gateway.workers is not None:
+        return settings.gateway.workers
+    computes = any(pool.replicas and settings.engine.device != "cuda" for pool in settings.pools)
+    return 1 if computes else max(1, min(MOST_WORKERS, usable_processors() // 3))
+
+
+def collect_rarely() -> None:
     """Let the garbage collector leave alone what lives as long as the process.
 
     It looks less often at the rest, because every request waits while it looks: measured on a
@@ -351,5 +421,7 @@ async def _greet(gateway: Gateway, urls: Sequence[str]) -> None:
     """Once everything is ready, say so."""
     while not gateway.ready():
         await asyncio.sleep(0.05)
+    if gateway.workers is not None:
+        await gateway.workers.ready()
     names = list({served.names[0]: None for served in gateway.models.values()})
     greet(names, urls, keys=not isinstance(gateway.guards.callers, OpenAccess))

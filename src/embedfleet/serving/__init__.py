@@ -4,6 +4,6 @@ Decides how bytes become requests and answers become bytes. Refuses to know what
 """
 
 from embedfleet.serving.limits import ClientLimits
-from embedfleet.serving.servers import Listener, StopSignal, bind, serving
+from embedfleet.serving.servers import Listener, StopSignal, bind, bind_shared, serving
 
-__all__ = ["ClientLimits", "Listener", "StopSignal", "bind", "serving"]
+__all__ = ["ClientLimits", "Listener", "StopSignal", "bind", "bind_shared", "serving"]

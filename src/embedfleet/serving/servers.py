@@ -62,17 +62,39 @@ def bind(host: str, port: int, setting: str = "--host and --port") -> socket.soc
     `::` takes IPv4 as well, whatever the system's own default is. `setting` names what chooses
     another address.
     """
+    return _bound(host, port, setting, shared=False)
+
+
+def bind_shared(bound: socket.socket, count: int) -> list[socket.socket]:
+    """So many sockets that listen at the address of one, which is closed (SO_REUSEPORT).
+
+    The system spreads connections over them. The one was bound alone first: another service at the
+    address is an error, not a neighbour that is sent half of the connections.
+    """
+    host, port = bound.getsockname()[:2]
+    bound.close()
+    return [_bound(host, port, "--host and --port", shared=True) for _ in range(count)]
+
+
+def _bound(host: str, port: int, setting: str, *, shared: bool) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         both = host == "::" and socket.has_dualstack_ipv6()
         bound = socket.create_server(
-            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+            (host, port),
+            family=family,
+            backlog=BACKLOG,
+            reuse_port=shared,
+            dualstack_ipv6=both,
         )
     except OSError as error:
         raise SetupError(
             f"can't listen on {host}:{port}: {error.strerror or error}; choose another with "
             f"{setting}"
         ) from error
+    # Connections inherit it. asyncio's own loop does not set it, as they do not say that they are
+    # TCP; without it the second of two writes waits for an acknowledgement, 40 ms.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     bound.setblocking(False)
     return bound
 

@@ -21,6 +21,10 @@ class GatewaySettings:
     was started to try it out; `0.0.0.0` opens it to the network."""
     port: int = setting(8080, at_least=0, at_most=65_535, flag="--port")
     """TCP port; 0 takes any free one."""
+    workers: int | None = setting(None, none="auto", at_least=1, at_most=64)
+    """Processes that answer at this address, over one fleet. `auto`: a third of the processors that
+    this process may use, at most 8; 1 where replicas of this machine compute on its processors. The
+    bounds on connections, bytes, tokens and memory are divided among them."""
     max_body_bytes: int = count(64 * 2**20)
     """Largest request body, in bytes. Holds 2,048 texts of 32 kB; a larger one is answered 413
     before it is read."""

@@ -75,6 +75,14 @@ class Observer(Protocol):
         ...
 
 
+class Elsewhere(Protocol):
+    """What other processes of this gateway have given to replicas of the pool."""
+
+    def outstanding(self, replica: str) -> int:
+        """Tokens that a replica still has to answer them."""
+        ...
+
+
 class Pool:
     """Vectors from the replicas that serve one model identically: a backend of the endpoint."""
 
@@ -95,6 +103,7 @@ class Pool:
         self.width = 0
         """Dimensions of a vector; known once the model is."""
         self.observer: Observer | None = None
+        self.elsewhere: Elsewhere | None = None
         self._upstream = upstream
         self._most_tokens = gateway.max_queued_tokens
         self._no_replica_s = settings.no_replica_timeout_s
@@ -136,7 +145,8 @@ class Pool:
     def outstanding(self, replica: str) -> int:
         """Tokens that a replica still has to answer, also one that gets nothing new."""
         calls = [each.call for each in self._flights.values() if each.member.name == replica]
-        return sum(text.tokens for call in calls for text in call.texts.values())
+        here = sum(text.tokens for call in calls for text in call.texts.values())
+        return here if self.elsewhere is None else here + self.elsewhere.outstanding(replica)
 
     def observe(self) -> None:
         """Bring the gauges up to date, just before they are read."""

@@ -7,6 +7,7 @@ machine: what can't be decoded is a bug and ends the channel.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from itertools import count
@@ -100,6 +101,13 @@ class Channel(Generic[In]):
             pass
         finally:
             self.close()
+
+    async def finish(self) -> None:
+        """Close it once all that was sent has left."""
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
+            self._writer.close()
+            await self._writer.wait_closed()
 
     def close(self) -> None:
         """Close it; questions that are open get no answer."""

@@ -1,0 +1,133 @@
+"""The fleet of the primary as its workers see it, and what becomes of their calls.
+
+The primary decides who is in the fleet and who is well; a worker only follows. What happens to its
+calls goes back to the primary, a few times a second and added up: a replica that answers a thousand
+calls a second is no thousand messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from embedfleet.fleet.fleet import Fleet, Member
+from embedfleet.gateway.workers.messages import CallsTold, MemberTold
+from embedfleet.vocabulary import ReplicaState
+
+MOST_FAILURES = 100
+"""Failures of one replica that are told at once; any number of them in a row says the same."""
+
+
+class MirroredFleet(Fleet):
+    """A pool's fleet in a worker: it changes as the primary says, and by nothing else."""
+
+    def __init__(self, pool: int) -> None:
+        super().__init__()
+        self._pool = pool
+        self._calls: dict[str, CallsTold] = {}
+
+    def follow(self, told: MemberTold) -> None:
+        """Take over what the primary sees of a replica."""
+        member = self._members.get(told.name)
+        if member is not None and member.url != told.url:
+            self._enter(member, ReplicaState.GONE, told)
+            member = None
+        if member is None:
+            if told.state is ReplicaState.GONE:
+                return
+            member = Member(told.name, told.url, ReplicaState.STARTING, told.since)
+            self._members[told.name] = member
+            self._tell(member, ReplicaState.GONE)
+        member.description, member.weight = told.description, told.weight
+        self._enter(member, told.state, told)
+
+    def succeeded(self, member: Member, now: float) -> None:  # noqa: ARG002
+        calls = self._of(member)
+        calls.succeeded += 1
+        calls.failed = 0
+
+    def failed(
+        self,
+        member: Member,
+        now: float,  # noqa: ARG002
+        reason: str,
+        *,
+        lost: bool = False,
+    ) -> None:
+        calls = self._of(member)
+        calls.failed = min(calls.failed + 1, MOST_FAILURES)
+        calls.reason, calls.lost = reason, calls.lost or lost
+
+    def refused(self, member: Member, now: float, reason: str) -> None:  # noqa: ARG002
+        calls = self._of(member)
+        calls.refused, calls.reason = True, reason
+
+    def calls(self) -> Sequence[CallsTold]:
+        """How calls ended since this was asked last."""
+        told, self._calls = tuple(self._calls.values()), {}
+        return told
+
+    def _of(self, member: Member) -> CallsTold:
+        calls = self._calls.get(member.name)
+        if calls is None:
+            calls = CallsTold(self._pool, member.name, 0, 0, "", lost=False, refused=False)
+            self._calls[member.name] = calls
+        return calls
+
+    def _enter(self, member: Member, state: ReplicaState, told: MemberTold) -> None:
+        left = member.state
+        member.since, member.reason, member.trouble = told.since, told.reason, told.trouble
+        if state is left:
+            return
+        member.state = state
+        if state is ReplicaState.GONE:
+            del self._members[member.name]
+        self._tell(member, left)
+
+
+class Publisher:
+    """A pool's fleet in the primary, told to every worker as it changes."""
+
+    def __init__(self, pool: int, fleet: Fleet, send: Callable[[MemberTold], None]) -> None:
+        """`send` tells all workers."""
+        self._pool = pool
+        self._fleet = fleet
+        self._send = send
+        self._described: dict[str, object] = {}
+        fleet.listen(lambda member, _left: send(self._told(member)))
+
+    def everything(self) -> Iterable[MemberTold]:
+        """The fleet as it is, for a worker that just started."""
+        return [self._told(member) for member in self._fleet]
+
+    def refresh(self) -> None:
+        """Tell what replicas said of themselves lately; their costs change with every look."""
+        described = {member.name: member.description for member in self._fleet}
+        for member in self._fleet:
+            if self._described.get(member.name) is not member.description:
+                self._send(self._told(member))
+        self._described = dict(described)
+
+    def take(self, told: CallsTold, now: float) -> None:
+        """Let a worker's calls count as the primary's own."""
+        member = next((each for each in self._fleet if each.name == told.member), None)
+        if member is None:
+            return
+        if told.succeeded:
+            self._fleet.succeeded(member, now)
+        for _ in range(told.failed):
+            self._fleet.failed(member, now, told.reason, lost=told.lost)
+        if told.refused:
+            self._fleet.refused(member, now, told.reason)
+
+    def _told(self, member: Member) -> MemberTold:
+        return MemberTold(
+            self._pool,
+            member.name,
+            member.url,
+            member.state,
+            member.since,
+            member.reason,
+            member.trouble,
+            member.weight,
+            member.description,
+        )

@@ -1,0 +1,239 @@
+"""A worker process: a gateway that answers callers and follows the primary's fleet.
+
+    python -m embedfleet.gateway.workers.worker CHANNEL LISTENING…
+
+The arguments are file descriptors that the primary opened. A worker obeys its channel alone: a
+signal to the process group is the primary's to act on, and where the primary ends the worker
+answers what it accepted and ends, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from embedfleet.access.ledger import Ledger
+from embedfleet.encoding.encoder import Encoder
+from embedfleet.endpoint import Promise
+from embedfleet.gateway.app import public_app
+from embedfleet.gateway.caching import CacheTrust
+from embedfleet.gateway.caching import told as cache_told
+from embedfleet.gateway.overview import overview
+from embedfleet.gateway.server import Gateway, collect_rarely
+from embedfleet.gateway.workers.channel import Answer, Channel, Question
+from embedfleet.gateway.workers.messages import (
+    Begin,
+    CheckTold,
+    Counted,
+    Drain,
+    MemberTold,
+    ModelTold,
+    PromiseTold,
+    Serving,
+    Synced,
+    ToWorker,
+)
+from embedfleet.gateway.workers.mirror import MirroredFleet
+from embedfleet.model.description import describe, with_revision
+from embedfleet.serving import ClientLimits, Listener, serving
+from embedfleet.settings import Settings, load
+from embedfleet.telemetry.logs import configure_logging
+from embedfleet.telemetry.merging import families
+from embedfleet.telemetry.tracing import opened
+from embedfleet.vocabulary import EmbedfleetError
+
+log = logging.getLogger(__name__)
+
+TELL_S = 0.1
+"""How often the primary is told how calls ended."""
+
+
+def share(settings: Settings, workers: int) -> Settings:
+    """The settings of one worker: its part of what is bounded for all of them, and no replicas."""
+    limits, cache = settings.gateway, settings.cache
+    return dataclasses.replace(
+        settings,
+        gateway=dataclasses.replace(
+            limits,
+            max_queued_tokens=max(1, limits.max_queued_tokens // workers),
+            max_queued_bytes=max(limits.max_body_bytes, limits.max_queued_bytes // workers),
+            max_connections=max(1, limits.max_connections // workers),
+        ),
+        cache=dataclasses.replace(cache, memory_mib=cache.memory_mib // workers),
+        autoscaling=dataclasses.replace(settings.autoscaling, enabled=False),
+        pools=tuple(
+            dataclasses.replace(
+                pool, replicas=0, replica_urls=(), replica_service=None, scale_target=None
+            )
+            for pool in settings.pools
+        ),
+    )
+
+
+class Worker:
+    """What a worker does with what the primary says."""
+
+    def __init__(self, gateway: Gateway, channel: Channel[ToWorker], names: Sequence[str]) -> None:
+        """`names` are those of the pools."""
+        self._gateway = gateway
+        self._channel = channel
+        self._fleets: list[MirroredFleet] = []
+        self._promises: list[Promise | None] = []
+        self._answers = {
+            "metrics": self._metrics,
+            "observations": self._observations,
+            "workloads": self._workloads,
+            "overview": self._overview,
+            "cache": self._cache,
+            "clear_cache": self._clear_cache,
+        }
+        for number, (name, pool) in enumerate(zip(names, gateway.settings.pools, strict=True)):
+            fleet = MirroredFleet(number)
+            self._fleets.append(fleet)
+            self._promises.append(None)
+            gateway.mirror_pool(name, pool, fleet)
+
+    async def follow(self, messages: AsyncIterator[ToWorker | Question]) -> bool:
+        """Do as the primary says, until it has told all that it knows; False where this worker is
+        to end, or the primary has ended itself.
+        """
+        async for message in messages:
+            match message:
+                case MemberTold():
+                    self._fleets[message.pool].follow(message)
+                case ModelTold():
+                    await self._introduce(message)
+                case PromiseTold():
+                    promise = Promise(message.revision, message.precision)
+                    self._promises[message.pool] = promise
+                case CheckTold():
+                    await self._check(message)
+                case Question():
+                    await self._answer(message)
+                case Synced():
+                    return True
+                case Drain():
+                    break
+        return False
+
+    async def _check(self, told: CheckTold) -> None:
+        cache, pool = self._gateway.cache, self._gateway.pools[told.pool]
+        if cache is None:
+            return
+        trust = CacheTrust(cache, pool.name, pool.fleet)
+        if told.verdict == "distrusted":
+            await trust.distrusted(told.url)
+        elif told.verdict == "trusted":
+            trust.trusted(told.url)
+        else:
+            trust.checking(told.url)
+
+    async def tell(self) -> None:
+        """Tell the primary how calls end, until cancelled."""
+        while True:
+            await asyncio.sleep(TELL_S)
+            for fleet in self._fleets:
+                for calls in fleet.calls():
+                    self._channel.send(calls)
+
+    async def _introduce(self, told: ModelTold) -> None:
+        """Make the model of a pool known to callers."""
+        directory = Path(told.directory)
+        model = await asyncio.to_thread(
+            describe, directory, name=told.name, max_tokens=told.max_tokens
+        )
+        model = with_revision(model, told.revision)
+        encoder = await asyncio.to_thread(Encoder, model)
+        promise = partial(self._promises.__getitem__, told.pool)
+        self._gateway.serve(told.pool, told.names, model, encoder, promise)
+
+    async def _answer(self, question: Question) -> None:
+        try:
+            value = await self._answers[question.what]()
+        except EmbedfleetError as error:
+            self._channel.send(Answer(question.id, error=error.message))
+        else:
+            self._channel.send(Answer(question.id, value))
+
+    async def _metrics(self) -> Any:
+        self._gateway.observe()
+        return families(self._gateway.metrics.registry)
+
+    async def _observations(self) -> Any:
+        seen = await self._gateway.scaling.observations()
+        return {pool: asdict(each) for pool, each in seen.items()}
+
+    async def _workloads(self) -> Any:
+        """Of each pool the tokens that each replica still owes this process."""
+        return [
+            {member.name: pool.outstanding(member.name) for member in pool.fleet}
+            for pool in self._gateway.pools
+        ]
+
+    async def _overview(self) -> Any:
+        return overview(self._gateway, time.monotonic())
+
+    async def _cache(self) -> Any:
+        return None if self._gateway.cache is None else cache_told(self._gateway.cache)
+
+    async def _clear_cache(self) -> Any:
+        return None if self._gateway.cache is None else await self._gateway.cache.clear()
+
+
+async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> int:
+    channel: Channel[ToWorker] = await Channel.over(connected, ToWorker)
+    messages = channel.messages()
+    begin = await anext(messages, None)
+    if not isinstance(begin, Begin):
+        return 0  # the primary ended before it said anything
+    settings = share(load(begin.settings, {}, {}), begin.workers)
+    configure_logging(settings.log)
+    ledger = None if begin.ledger is None else Ledger(begin.ledger, begin.number)
+    async with contextlib.AsyncExitStack() as stack:
+        tracing = stack.enter_context(opened(settings.tracing, "embedfleet-gateway"))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="embedfleet-worker-"))
+        gateway = Gateway(settings, Path(scratch), tracing, api_keys=begin.api_keys, ledger=ledger)
+        stack.push_async_callback(gateway.close)
+        worker = Worker(gateway, channel, begin.pools)
+        if not await worker.follow(messages):
+            return 0
+        app, tls = gateway.guards.public(public_app(gateway)), gateway.guards.public_tls
+        doors = [Listener(app, each, tls) for each in listening]
+        limits = ClientLimits.of(settings.gateway)
+        drain_s = settings.gateway.drain_timeout_s
+        await stack.enter_async_context(serving(doors, stop_timeout_s=drain_s, limits=limits))
+        collect_rarely()
+        channel.send(Serving())
+        gateway.background.start(worker.tell(), "telling how calls end")
+        await worker.follow(messages)
+        gateway.draining = True
+    gateway.observe()
+    channel.send(Counted(families(gateway.metrics.registry), gateway.requests()))
+    await channel.finish()
+    return 0
+
+
+def main() -> None:
+    """Run a worker on the descriptors that the primary left it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    channel, *listening = (socket.socket(fileno=int(each)) for each in sys.argv[1:])
+    sys.exit(uvloop.run(_run(channel, listening)))
+
+
+if __name__ == "__main__":
+    main()
