@@ -41,7 +41,7 @@ def vector_cache(settings: CacheSettings, metrics: GatewayMetrics) -> VectorCach
 
 
 def cache_routes(
-    cache: VectorCache | None, endpoint: Endpoint, workers: Workers | None
+    cache: VectorCache | None, endpoint: Endpoint, workers: Workers | None = None
 ) -> Mapping[tuple[str, str], Route]:
     """What `embedfleet cache` asks for at the admin address."""
 
