@@ -66,7 +66,7 @@ async def test_a_good_key_gets_vectors_and_the_models(file: Path, tmp_path: Path
     key = new_key(file)
     async with running(tmp_path, kept(file)) as service, service.client(key.text) as client:
         assert len((await embed(client)).data) == 1
-        assert [model.id async for model in client.models.list()] == [MODEL]
+        assert [model.id async for model in client.models.list()] == [MODEL, "another-name"]
         assert (await client.models.retrieve(MODEL)).id == MODEL
 
 
