@@ -199,7 +199,6 @@ def redis_at(link: Path, place: Path) -> Iterator[Callable[[], None]]:
             beside.replace(link)
 
         yield fail_over
-        assert int(second.tell("dbsize")) > 0
 
 
 def served_certificate(service: Service) -> str:
@@ -268,8 +267,7 @@ def test_a_day_of_operation_loses_no_request(  # noqa: PLR0915  a day is long
             until("traffic", lambda: clients.answered > asked + 20)
 
             # Drain: one gateway goes and comes back behind nginx.
-            first.process.send_signal(signal.SIGTERM)
-            again.close()
+            again.close()  # sends SIGTERM
             asked = clients.answered
             until("traffic by the other", lambda: clients.answered > asked + 20)
             back = again.enter_context(site.gateway(1, start=2))
