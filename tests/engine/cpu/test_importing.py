@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("openvino", reason="OpenVINO, an extra, is not installed")
+
 AUDIT = Path(__file__).parents[2] / "audit"
 
 
