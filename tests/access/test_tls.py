@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from embedfleet.access.opening import certificate
-from embedfleet.access.tls import Certificate
+from embedfleet.access.tls import Certificate, Renewable
 from embedfleet.serving import ClientLimits, Listener, bind, serving
 from embedfleet.vocabulary import SettingError
 from embedfleet.wire.asgi import Request, Response, Router
@@ -155,3 +155,28 @@ async def test_half_of_a_renewed_pair_leaves_the_old_one_in_use(tmp_path: Path) 
     listener = Listener(APP, bind("127.0.0.1", 0), context)
     async with serving([listener], stop_timeout_s=1):
         assert await connect(listener.socket.getsockname()[1], trusted) == "old.example"
+
+
+async def test_every_handshake_during_renewals_meets_one_whole_pair(tmp_path: Path) -> None:
+    names = ("one.example", "two.example")
+    pairs = [Certificate(*make_certificate(tmp_path / name, name)) for name in names]
+    renewable = Renewable(pairs[0])
+    trusted = ssl.create_default_context(cafile=pairs[0].chain)
+    trusted.load_verify_locations(pairs[1].chain)
+    trusted.check_hostname = False
+    listener = Listener(APP, bind("127.0.0.1", 0), renewable.listening)
+    port = listener.socket.getsockname()[1]
+
+    async def renew() -> None:
+        while True:
+            for pair in pairs:
+                renewable.replace(await asyncio.to_thread(pair.context))
+                await asyncio.sleep(0.001)
+
+    async with serving([listener], stop_timeout_s=1), running(renew()):
+        met = [
+            name
+            for _ in range(30)
+            for name in await asyncio.gather(*(connect(port, trusted) for _ in range(8)))
+        ]
+    assert set(met) == set(names)

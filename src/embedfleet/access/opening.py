@@ -16,7 +16,7 @@ from embedfleet.access.keyring import KeyRing
 from embedfleet.access.ledger import Ledger
 from embedfleet.access.records import KeyRecord, plain
 from embedfleet.access.storing import load
-from embedfleet.access.tls import Certificate
+from embedfleet.access.tls import Certificate, Renewable
 from embedfleet.access.watching import Watch
 from embedfleet.vocabulary import SettingError
 
@@ -59,12 +59,12 @@ def certificate(chain: Path | None, key: Path | None) -> tuple[ssl.SSLContext | 
     pair = Certificate(chain, key)
 
     def read() -> Callable[[], None]:
-        pair.context()  # a pair that can't be used is found out here
-        return lambda: pair.load(context)
+        renewed = pair.context()  # a pair that can't be used is found out here
+        return lambda: renewable.replace(renewed)
 
     watch = Watch([chain, key], read)
-    context = pair.context()
-    return context, [watch]
+    renewable = Renewable(pair)
+    return renewable.listening, [watch]
 
 
 def _following(

@@ -21,19 +21,10 @@ class Certificate:
     key: Path
 
     def context(self) -> ssl.SSLContext:
-        """What a listener answers with. Raises SettingError."""
+        """The pair as the files hold it now. Raises SettingError where they are no pair."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        self.load(context)
-        return context
-
-    def load(self, context: ssl.SSLContext) -> None:
-        """Let new connections meet the files as they are now. Raises SettingError.
-
-        Try them with a context of their own first: half of a pair would leave this one without a
-        usable key.
-        """
         try:
             # An empty passphrase: OpenSSL would ask for one on the terminal and wait.
             context.load_cert_chain(self.chain, self.key, password="")
@@ -44,3 +35,28 @@ class Certificate:
                 f"the certificate {self.chain} and the key {self.key} can't be used: "
                 f"{told}; both must be PEM, belong together, and need no passphrase"
             ) from error
+        return context
+
+
+class Renewable:
+    """A listener's context whose handshakes use the newest pair.
+
+    OpenSSL replaces a certificate and its key in a context one after the other, so a context that
+    is in use is never loaded again: each handshake is given a whole one at its start, with or
+    without a server name from the client.
+    """
+
+    def __init__(self, pair: Certificate) -> None:
+        """Raises SettingError."""
+        self.listening = pair.context()
+        self._current = self.listening
+        self.listening.sni_callback = self._choose
+
+    def replace(self, context: ssl.SSLContext) -> None:
+        """Let handshakes from now on use this one; those under way keep theirs."""
+        self._current = context
+
+    def _choose(
+        self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _: ssl.SSLContext
+    ) -> None:
+        connection.context = self._current

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import uvloop
 
-from embedfleet.access import OpenAccess
+from embedfleet.access import Access, OpenAccess
 from embedfleet.access.guarding import behind
 from embedfleet.access.opening import one_key
+from embedfleet.access.pages import NoPages
 from embedfleet.background import Background
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
@@ -111,6 +112,13 @@ def told_as(settings: Settings) -> str:
     return f"{name}/local-{settings.replica.place}"
 
 
+def fronted(app: App, access: Access, host: str) -> App:
+    """A replica's app behind its key; without one, out of reach of web pages."""
+    if isinstance(access, OpenAccess):
+        return NoPages(app, by_name=not is_loopback(host))
+    return behind(app, access)
+
+
 async def _run(settings: Settings, tracing: Tracing | None) -> int:
     stop = StopSignal()
     door = Door()
@@ -122,7 +130,7 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
             "replica.key_file)",
             host,
         )
-    listener = Listener(behind(door, access), bind(host, port))
+    listener = Listener(fronted(door, access, host), bind(host, port))
     print(f"{ANNOUNCEMENT}http://{listener.address}", flush=True)  # noqa: T201  a provider reads it
     async with contextlib.AsyncExitStack() as stack:
         background = Background()
