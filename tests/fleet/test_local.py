@@ -52,7 +52,8 @@ def test_each_replica_knows_which_one_it_is() -> None:
 class Ending:
     """A process that ends when it is told here."""
 
-    pid = 1
+    pid = 2**22 + 1  # there is none
+    stdin = None
 
     def __init__(self) -> None:
         self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()

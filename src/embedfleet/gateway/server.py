@@ -63,6 +63,8 @@ log = logging.getLogger(__name__)
 MOST_WORKERS = 8
 """More processes than this are only started where somebody asks for them."""
 
+HURRY_S = 1.0
+"""What a stop that was asked for twice gives replicas."""
 LOOP_FAILED = 1
 """The exit code when a bug has ended a loop of the process; a new process may do without it."""
 
@@ -278,10 +280,18 @@ class Gateway:
             ended += self.workers.requests
         return ended
 
-    async def close(self) -> None:
-        """Stop replicas and break off what is still in flight."""
-        grace = self.settings.gateway.drain_timeout_s
+    async def drain(self) -> None:
+        """Say that it is not ready any more, decide nothing, and start no replica again."""
+        self.draining = True
+        for each in self._supervisors:
+            each.drain()
         await cancelled(*self._deciding)
+
+    async def close(self, grace: float | None = None) -> None:
+        """Stop replicas, within `grace` seconds, and break off what is still in flight."""
+        if grace is None:
+            grace = self.settings.gateway.drain_timeout_s
+        await self.drain()
         await asyncio.gather(*(supervisor.stop(grace) for supervisor in self._supervisors))
         if self.cache is not None:
             await self.cache.close()
@@ -329,9 +339,7 @@ class Gateway:
 
     def _supervise(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
         scaled = self.settings.autoscaling
-        starts = provider(
-            self.settings, settings, model, configured(settings, model), self._scratch
-        )
+        starts = provider(self.settings, settings, model, configured(settings, model))
         keeps = supervisor(pool, starts, self.settings, self.metrics, lambda _: self._give_up(pool))
         self._supervisors.append(keeps)
         keeps.start(scaled.min_replicas if scaled.enabled else settings.replicas)
@@ -371,10 +379,12 @@ async def _run(
         gateway = Gateway(settings, scratch, tracing, inside, api_keys, workers=workers)
         doors = listeners(gateway, public, admin)
         log.info("%s", announced(settings.pools, [each.url for each in doors]))
-        stack.push_async_callback(gateway.close)
+        stack.push_async_callback(_close, gateway, stop)
         limits = ClientLimits.of(settings.gateway)
         served = doors if workers is None else doors[1:]
-        await stack.enter_async_context(serving(served, stop_timeout_s=drain_s, limits=limits))
+        stop.hurry = await stack.enter_async_context(
+            serving(served, stop_timeout_s=drain_s, limits=limits)
+        )
         for pool, model in zip(settings.pools, models, strict=True):
             gateway.add_pool(pool, model)
         if workers is not None:
@@ -386,12 +396,16 @@ async def _run(
         ends = (stop.wait(), gateway.hopeless.wait(), gateway.background.failed.wait())
         waiting = [asyncio.create_task(end) for end in ends]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        gateway.draining = True
         await cancelled(*waiting)
+        await gateway.drain()
     log.info("%s", farewell(gateway.requests()))
     if gateway.background.failed.is_set():
         return LOOP_FAILED
     return SETUP_FAILED if gateway.hopeless.is_set() else 0
+
+
+async def _close(gateway: Gateway, stop: StopSignal) -> None:
+    await gateway.close(HURRY_S if stop.hurried else None)
 
 
 def worker_count(settings: Settings) -> int:

@@ -6,9 +6,7 @@ Refuses to know how many there should be.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.providers.foreign import ForeignProvider
@@ -28,13 +26,11 @@ def provider(
     pool: PoolSettings,
     model: ModelDescription,
     names: tuple[str, ...],
-    scratch: Path,
 ) -> Provider:
     """Whatever starts one replica of a pool. Raises SettingError."""
     if pool.engine != "embedfleet":
         return ForeignProvider(pool.engine, launch(settings, pool, model, names))
-    directory = Path(tempfile.mkdtemp(prefix="replica-", dir=scratch))
-    return LocalProvider(replica_settings(settings, pool, model.directory, names), directory)
+    return LocalProvider(replica_settings(settings, pool, model.directory, names))
 
 
 def supervisor(

@@ -43,7 +43,6 @@ from embedfleet.wire.openai import RequestLimits
 
 log = logging.getLogger(__name__)
 
-PARENT_POLL_S = 0.5
 SWITCH_INTERVAL_S = 0.0005
 ENGINE_LOST = 1
 """The exit code when nothing can be computed any more; a new process may."""
@@ -120,7 +119,8 @@ def fronted(app: App, access: Access, host: str) -> App:
 
 
 async def _run(settings: Settings, tracing: Tracing | None) -> int:
-    stop = StopSignal()
+    ours = settings.replica.exit_with_parent
+    stop = StopSignal(by_signals=not ours)
     door = Door()
     host, port = settings.replica.host, settings.replica.port
     access, watches = one_key(settings.replica.key_file, "replica.key_file")
@@ -132,6 +132,8 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
         )
     listener = Listener(fronted(door, access, host), bind(host, port))
     print(f"{ANNOUNCEMENT}http://{listener.address}", flush=True)  # noqa: T201  a provider reads it
+    if ours:
+        os.dup2(2, 1)  # nobody reads on: a library that prints would wait for ever
     async with contextlib.AsyncExitStack() as stack:
         background = Background()
         stack.push_async_callback(background.close)
@@ -140,9 +142,8 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
         await stack.enter_async_context(
             serving([listener], stop_timeout_s=settings.replica.drain_timeout_s)
         )
-        if settings.replica.exit_with_parent:
-            parent = asyncio.create_task(_watch_parent(os.getppid(), stop))
-            stack.callback(parent.cancel)
+        if ours:
+            _end_with_input(stop)
         loading = asyncio.create_task(asyncio.to_thread(load, settings))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -264,9 +265,13 @@ async def _until_idle(replica: Replica, timeout_s: float) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _watch_parent(parent: int, stop: StopSignal) -> None:
-    """Stop when the process that started this one is gone: nobody would stop it otherwise."""
-    while os.getppid() == parent:
-        await asyncio.sleep(PARENT_POLL_S)
-    log.info("the parent process is gone: draining")
-    stop.set()
+def _end_with_input(stop: StopSignal) -> None:
+    """Stop at the end of standard input: whoever started this process wants so, or is gone."""
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stop.set()
+
+    loop.add_reader(0, read)

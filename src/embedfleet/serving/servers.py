@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048
 USUAL = ClientLimits()
 
+CUT_S = 1.0
+"""How long a stop waits for the answers to requests that it cut off."""
+
 LOOK_TICKS = 3
 """Tenths of a second between two looks at all connections: a timer for each would be moved twice a
 request."""
@@ -136,8 +139,16 @@ class _Server(uvicorn.Server):
         looking = asyncio.create_task(self._look_on())
         try:
             await super().shutdown(sockets)
+            # Requests that took too long were cancelled; each is answered that it was.
+            if self.server_state.tasks:
+                await asyncio.wait(self.server_state.tasks, timeout=CUT_S)
         finally:
             looking.cancel()
+
+    def cut(self) -> None:
+        """Cancel every request, to be answered that it was."""
+        for task in self.server_state.tasks:
+            task.cancel()
 
     async def _look_on(self) -> None:
         while True:
@@ -152,10 +163,11 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def serving(
     listeners: Sequence[Listener], *, stop_timeout_s: float, limits: ClientLimits = USUAL
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Callable[[], None]]:
     """Answer on every listener while the block runs; then finish open answers and close.
 
     `limits` hold for each listener's clients, but for the room for answers, which they share.
+    Gives what cuts all requests short: each is answered 503.
     """
     answers = Answers(limits.answer_bytes)
     protocol = cast(
@@ -183,8 +195,13 @@ async def serving(
         for listener in listeners
     ]
     tasks = [asyncio.create_task(server.serve([bound])) for server, bound in servers]
+
+    def cut() -> None:
+        for server, _ in servers:
+            server.cut()
+
     try:
-        yield
+        yield cut
     finally:
         for server, _ in servers:
             server.should_exit = True
@@ -197,17 +214,34 @@ def _given(tls: ssl.SSLContext | None) -> Callable[..., ssl.SSLContext] | None:
 
 
 class StopSignal:
-    """Set by SIGTERM or SIGINT; a second one stops at once, as people at a keyboard expect."""
+    """Set by SIGTERM or SIGINT; a second one hurries the stop, as people at a keyboard expect, and
+    a third one ends the process where it is.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_signals: bool = True) -> None:
+        """Not `by_signals`, both are ignored: they are meant for the process that started this
+        one, and reach it because a service manager sends them to all of a group.
+        """
         self._event = asyncio.Event()
+        self.hurried = False
+        """Whether a second signal came: what is not done now is not waited for."""
+        self.hurry: Callable[[], None] = lambda: None
+        """Called by the second signal."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._handle, number)
+            if by_signals:
+                loop.add_signal_handler(number, self._handle, number)
+            else:
+                signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, number: int) -> None:
-        if self._event.is_set():
+        if self.hurried:
             raise SystemExit(128 + number)
+        if self._event.is_set():
+            log.info("%s again: stopping at once", signal.Signals(number).name)
+            self.hurried = True
+            self.hurry()
+            return
         log.info("%s: draining", signal.Signals(number).name)
         self._event.set()
 

@@ -71,8 +71,9 @@ class ReplicaSettings:
     """Which of its pool's replicas on this machine it is, from 0: where several GPUs are and none
     is named, the n-th replica takes the n-th. A gateway sets it for those that it starts."""
     exit_with_parent: bool = False
-    """Stop when the process that started this one is gone. A gateway sets it for the replicas
-    that it starts, so that none outlives it."""
+    """Stop at the end of standard input, which comes when the process that started this one wants
+    it or is gone, and not by SIGTERM or SIGINT. A gateway sets it for the replicas that it starts:
+    none outlives it, and none stops before it."""
 
 
 _OVERFLOWS = dict.fromkeys(

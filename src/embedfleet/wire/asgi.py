@@ -7,6 +7,7 @@ as the lightest framework, and this is all that a framework would be used for.)
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
@@ -17,6 +18,7 @@ import msgspec
 
 from embedfleet.vocabulary import (
     BodyTooLargeError,
+    DrainingError,
     EmbedfleetError,
     MethodNotAllowedError,
     ServiceError,
@@ -188,6 +190,13 @@ class Router:
             return error_response(error)
         except ClientGoneError:
             return None
+        except asyncio.CancelledError:  # a stop waits no longer: nobody else cancels a request
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+            return error_response(
+                DrainingError("the server stops and could not finish this request; try again")
+            )
         except Exception:  # the outermost loop of a request: it must answer whatever happens
             log.exception("request %s to %r failed. This is a bug.", request.id, request.path)
             told = f"internal error; the log has the details of request {request.id}"

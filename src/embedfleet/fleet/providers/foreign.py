@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import shutil
 import socket
 
 from embedfleet.fleet.providers.commands import Launch, command, words
 from embedfleet.fleet.providers.local import LocalReplica
 from embedfleet.vocabulary import SetupError
+
+SILENT = {
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "SGLANG_DISABLE_USAGE_STATS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What engines are told so that they report to nobody; without it vLLM does at each start."""
 
 INSTALL = {
     "sglang": "pip install sglang",
@@ -61,7 +72,11 @@ class ForeignProvider:
             program, visible_gpus(name, launch.gpus), setpriv=shutil.which("setpriv") is not None
         )
         process = await asyncio.create_subprocess_exec(
-            *around, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
+            *around,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            env=os.environ | SILENT,
+            start_new_session=True,
         )
         return LocalReplica(process, f"http://127.0.0.1:{port}")
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -66,10 +67,17 @@ SETUP_FAILED = 2
 """The exit code of every embedfleet command whose settings or model are wrong."""
 
 
+LEFTOVERS_S = 5.0
+"""What a replica's process leaves behind (workers of an engine) may take so long to end."""
+
+
 class LocalReplica:
-    """A running replica process."""
+    """A running replica process, and whatever it starts: its process group."""
 
     def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        """`process` leads a process group. It is told to end by the end of its standard input where
+        that is a pipe, else by SIGTERM.
+        """
         self._process = process
         self._url = url
 
@@ -83,49 +91,76 @@ class LocalReplica:
 
     async def ended(self) -> End:
         code = await self._process.wait()
+        await self._end_leftovers()
         if code < 0:
             return End(f"killed by {signal.Signals(-code).name}", hopeless=False)
         return End(f"exit code {code}", hopeless=code == SETUP_FAILED)
 
     async def stop(self, grace_s: float) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
         try:
             # Not wait_for: in Python 3.11 it swallows a cancellation that meets its end.
             async with asyncio.timeout(grace_s):
                 await self._process.wait()
         except TimeoutError:
             log.warning("process %d did not stop within %g s and is killed", self.pid, grace_s)
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._signal_group(signal.SIGKILL)
             await self._process.wait()
+        await self._end_leftovers()
+
+    async def _end_leftovers(self) -> None:
+        """End what is left of the group once its leader is gone."""
+        if not self._signal_group(signal.SIGTERM):
+            return
+        try:
+            async with asyncio.timeout(LEFTOVERS_S):
+                while self._signal_group(0):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            log.warning("processes that process %d left behind are killed", self.pid)
+            self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: int) -> bool:
+        """Whether there is anything of the group."""
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
 
 
 class LocalProvider:
     """Starts `embedfleet replica` processes that all serve one pool."""
 
-    def __init__(self, settings: Settings, directory: Path) -> None:
-        """`settings` are those of any replica; `directory` is private to this process."""
+    def __init__(self, settings: Settings) -> None:
+        """`settings` are those of any replica."""
         self._settings = settings
-        self._directory = directory
 
     async def start(self, name: str) -> LocalReplica:
-        """Start a process. It is given everything as a file, so nothing shows in `ps`."""
-        config = self._directory / f"{name}.toml"
-        config.write_text(as_toml(placed(self._settings, name)), encoding="utf-8")
-        process = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-m",
-                "embedfleet",
-                "replica",
-                "--config",
-                str(config),
-                "--file-only",
-            ),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-        )
+        """Start a process.
+
+        It is given its settings as a file in memory: nothing of them shows in `ps`, and there is
+        nothing on a disk to be full, read-only, or cleaned of old files. It has a process group of
+        its own, for a terminal sends Ctrl-C to the whole of one; and it lives for as long as its
+        standard input is open, so that it ends with us, however we do.
+        """
+        config = os.memfd_create(f"{name}.toml")
+        try:
+            os.write(config, as_toml(placed(self._settings, name)).encode())
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "embedfleet", "replica"),
+                *("--config", f"/proc/self/fd/{config}", "--file-only"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                pass_fds=(config,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(config)
         assert process.stdout is not None  # noqa: S101  for the type checker; PIPE was asked for
         try:
             async with asyncio.timeout(ANNOUNCE_TIMEOUT_S):
