@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import shutil
 import socket
 
@@ -51,7 +50,8 @@ def visible_gpus(name: str, gpus: int) -> str:
 def process_words(program: list[str], gpus: str, *, setpriv: bool) -> list[str]:
     """The command with its surroundings: its GPUs, and its end when the gateway's comes."""
     lead = ["setpriv", "--pdeathsig", "TERM"] if setpriv else []
-    return [*lead, "env", f"CUDA_VISIBLE_DEVICES={gpus}", *program]
+    silent = [f"{name}={value}" for name, value in SILENT.items()]
+    return [*lead, "env", f"CUDA_VISIBLE_DEVICES={gpus}", *silent, *program]
 
 
 class ForeignProvider:
@@ -75,7 +75,6 @@ class ForeignProvider:
             *around,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            env=os.environ | SILENT,
             start_new_session=True,
         )
         return LocalReplica(process, f"http://127.0.0.1:{port}")
