@@ -73,6 +73,7 @@ FEWEST_WORDS = 3
 """Of a test's name, its class included: fewer are no sentence."""
 BROAD = {
     "cache/redis.py": "whatever its client makes of odd answers costs hits and nothing else",
+    "endpoint/tokenizing.py": "whatever ends a slice in a thread is raised for its request",
     "model/tokenizer_file.py": "the tokenizers library raises plain Exception, and panics",
     "wire/untrusted.py": "whatever a parser raises of foreign bytes is an error of their sender",
     "gateway/delivery/pool.py": "a bug in a callback is raised where the pool is awaited",

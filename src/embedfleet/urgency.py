@@ -1,9 +1,20 @@
 """In which order waiting texts should run; one rule for the gateway's queue and for packing.
 
-Pure. Decides by arrival, length and deadline. Refuses to know lanes and replicas.
+Pure. Decides by lane, arrival, length and deadline.
 """
 
 from __future__ import annotations
+
+from embedfleet.vocabulary import Lane
+
+LANE_SHARES = {Lane.INTERACTIVE: 0.9, Lane.BULK: 0.1}
+"""How work is divided while both lanes wait. Bulk work keeps a tenth, so that it always moves; a
+lane that has nothing waiting leaves its share to the other."""
+
+BULK_LEAD = 1024 / LANE_SHARES[Lane.INTERACTIVE]
+"""Interactive texts go first until they are so many tokens ahead of their share: some fifty
+questions. Else a bulk text that is next, and waits for room that a question does not need, holds
+them up."""
 
 SLACK_S_PER_TOKEN = 5e-4
 """How much later than it arrived a text may rank, for each of its tokens.

@@ -103,6 +103,33 @@ class ReplicaState(StrEnum):
     """It no longer exists; its texts went back to the queue."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedText:
+    """A text of a large request, as UTF-8 in pieces that end between characters.
+
+    One character beyond the basic plane makes a string four times as large as its UTF-8.
+    """
+
+    pieces: tuple[bytes, ...]
+
+    def __len__(self) -> int:
+        """Bytes, of which a character has one to four."""
+        return sum(map(len, self.pieces))
+
+    def __str__(self) -> str:
+        return b"".join(self.pieces).decode()
+
+    def isspace(self) -> bool:
+        """As `str.isspace`."""
+        return bool(self.pieces) and all(piece.decode().isspace() for piece in self.pieces)
+
+
+Text: TypeAlias = str | PackedText
+
+TextOrIds: TypeAlias = Text | Sequence[int] | Encoding
+"""What a vector is asked for: a text, or token ids."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """What two replicas must share to be interchangeable, and what callers are told."""

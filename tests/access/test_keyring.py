@@ -294,7 +294,9 @@ def test_what_each_key_used_is_counted(clocks: Clocks) -> None:
     with pytest.raises(ForbiddenError):
         opened.enter("n", 1)
     usage = ring.usage[KEY.id]
-    assert (usage.requests, usage.tokens, usage.texts) == (1, 7, 2)
+    assert (usage.requests, usage.tokens, usage.texts) == (1, 0, 2)
+    opened.close()
+    assert (usage.requests, usage.tokens, usage.texts) == (1, 7, 0)
     assert usage.refusals == {"tokens": 1, "model": 1}
 
 

@@ -20,7 +20,7 @@ from tests.fakes.asking import MODEL, WIDTH, Asker, RevealingBackend, request
 
 def tokenizing_threads() -> set[threading.Thread]:
     """Those of all endpoints; each starts its own only where there is something to do."""
-    return {each for each in threading.enumerate() if each.name.startswith("tokenize")}
+    return {each for each in threading.enumerate() if each.name.startswith(("tokenize", "bodies"))}
 
 
 @pytest.fixture

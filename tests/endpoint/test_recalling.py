@@ -227,6 +227,10 @@ class Purse:
 
     def enter(self, model: str, texts: int) -> None: ...
 
+    def reserve(self, tokens: int) -> None: ...
+
+    def refund(self) -> None: ...
+
     def charge(self, tokens: int) -> None:
         if tokens > self.tokens:
             raise RateLimitedError("no tokens are left", kind="tokens")

@@ -181,6 +181,8 @@ def request(body: object, headers: dict[str, str], gone: asyncio.Event | None) -
 
 
 def heard(response: Response) -> Heard:
+    if response.taken is not None:
+        response.taken()
     return Heard(response.status, orjson.loads(response.body), dict(response.headers))
 
 

@@ -218,7 +218,7 @@ class TestRefusedBodies:
             (b'{"model":"m","input":"a"} x', "invalid_json", "at byte 27"),
             (b'{"model":"m",}', "invalid_json", "trailing comma in object, at byte 13"),
             (b'{"model":"m","input":NaN}', "invalid_json", "at byte 21"),
-            (b"\xef\xbb\xbf{}", "invalid_json", "at byte 0"),
+            (b"\xef\xbb\xbfx", "invalid_json", "at byte 0"),
             (b"model=m&input=a", "invalid_json", "at byte 0"),
             (b"[]", "invalid_type", "must be a JSON object; got a list"),
             (b'"a"', "invalid_type", "must be a JSON object; got a string"),

@@ -23,8 +23,18 @@ class Pass(Protocol):
         """Ask for a model and a number of texts; ForbiddenError or RateLimitedError says no."""
         ...
 
+    def reserve(self, tokens: int) -> None:
+        """Pay for an estimate, before texts are tokenised; RateLimitedError says no."""
+        ...
+
     def charge(self, tokens: int) -> None:
-        """Pay for what has to be computed; RateLimitedError before anything is."""
+        """Pay for what has to be computed, less what was reserved; RateLimitedError before anything
+        is.
+        """
+        ...
+
+    def refund(self) -> None:
+        """Give back all that was paid: nothing was computed, through no fault of the caller."""
         ...
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -55,7 +65,11 @@ class OpenPass:
 
     def enter(self, model: str, texts: int) -> None: ...
 
+    def reserve(self, tokens: int) -> None: ...
+
     def charge(self, tokens: int) -> None: ...
+
+    def refund(self) -> None: ...
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         return ()

@@ -113,7 +113,10 @@ class Held:
 class KeyPass:
     """One request of the bearer of a key."""
 
-    __slots__ = ("_clock", "_first_name", "_held", "_most", "_texts", "key", "lane")
+    __slots__ = (
+        *("_clock", "_first_name", "_held", "_most", "_owed", "_paid", "_texts", "key"),
+        "lane",
+    )
 
     def __init__(
         self, held: Held, clock: Callable[[], float], first_name: Callable[[str], str]
@@ -126,6 +129,10 @@ class KeyPass:
         self._texts = 0
         self._most: int | None = None
         """The limit under which they were begun: the record may be another one by their end."""
+        self._paid = 0
+        """Tokens taken from the bucket."""
+        self._owed = 0
+        """Tokens charged."""
 
     def begin(self) -> None:
         """Count the request; RateLimitedError when there were too many in the last minute."""
@@ -164,12 +171,36 @@ class KeyPass:
         self._texts += texts
         self._most = most
 
+    def reserve(self, tokens: int) -> None:
+        """Pay for an estimate, before texts are tokenised; RateLimitedError says no.
+
+        Who is refused afterwards has paid for the tokenising with it.
+        """
+        bucket = self._held.usage.tokens_bucket
+        if bucket is not None and tokens:
+            self._pay(bucket, tokens, "tokens")
+            self._paid += tokens
+
     def charge(self, tokens: int) -> None:
-        """Pay for what has to be computed; RateLimitedError before anything is."""
-        usage = self._held.usage
-        if usage.tokens_bucket is not None and tokens:
-            self._pay(usage.tokens_bucket, tokens, "tokens")
-        usage.tokens += tokens
+        """Pay for what has to be computed, less what was reserved; RateLimitedError before anything
+        is.
+        """
+        bucket = self._held.usage.tokens_bucket
+        if bucket is not None:
+            owed = self._owed + tokens - self._paid
+            if owed > 0:
+                self._pay(bucket, owed, "tokens", of=tokens)
+            else:
+                bucket.give(-owed, self._clock())
+            self._paid += owed
+        self._owed += tokens
+
+    def refund(self) -> None:
+        """Give back all that was paid: nothing was computed, through no fault of the caller."""
+        bucket = self._held.usage.tokens_bucket
+        if bucket is not None:
+            bucket.give(self._paid, self._clock())
+        self._paid = self._owed = 0
 
     def headers(self) -> Headers:
         """What is left, as OpenAI tells it; nothing where there is no limit."""
@@ -182,19 +213,24 @@ class KeyPass:
         )
 
     def close(self) -> None:
-        """Give the texts back."""
+        """Give the texts back; what was charged and not refunded is what the key has used."""
         self._held.usage.leave(self._texts, self._most)
-        self._texts = 0
+        self._held.usage.tokens += self._owed
+        self._texts = self._paid = self._owed = 0
 
     def _may_use(self, model: str) -> bool:
         models = self._held.record.models
         return model in models or any(self._first_name(each) == model for each in models)
 
-    def _pay(self, bucket: Bucket, amount: int, what: str) -> None:
+    def _pay(self, bucket: Bucket, amount: int, what: str, of: int = 0) -> None:
+        """`of` is the whole of which the amount is the rest: whoever comes again pays all of it."""
         now = self._clock()
         wait_s = bucket.take(amount, now)
         if not wait_s:
             return
+        if of > amount:
+            amount, missing = of, of - bucket.remaining(now)
+            wait_s = math.inf if of > bucket.per_minute else missing * 60 / bucket.per_minute
         self._held.usage.refuse(what)
         limit = f"{what} per min ({what[0].upper()}PM): Limit {bucket.per_minute}"
         left = self.headers()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 
 import numpy as np
 
-from embedfleet.vocabulary import Precision
+from embedfleet.vocabulary import PackedText, Precision, TextOrIds
 
 KEY_BYTES = 32
 """Nobody finds two texts with the same key of 256 bits, not even on purpose."""
@@ -17,6 +16,9 @@ _SCHEME = b"embedfleet vector 2"
 """Changes with the meaning of a field, and with the way in which keys are made."""
 
 _TEXT, _IDS = b"text", b"ids."
+
+_IDS_AT_ONCE = 16_384
+"""Ids are hashed as 64-bit integers, whatever they are held as; so many at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Keys:
             self._state.update(_part(field.name.encode()))
             self._state.update(_part(_spelled(getattr(identity, field.name))))
 
-    def of(self, text: str | Sequence[int]) -> bytes:
+    def of(self, text: TextOrIds) -> bytes:
         """The key of a text or of its token ids; a text that spells ids is not those ids.
 
         Half a surrogate pair, which no tokenizer takes, has a key like any other text.
@@ -66,8 +68,14 @@ class Keys:
         state = self._state.copy()
         if isinstance(text, str):
             state.update(_TEXT + text.encode("utf-8", "surrogatepass"))
+        elif isinstance(text, PackedText):
+            state.update(_TEXT)
+            for piece in text.pieces:
+                state.update(piece)
         else:
-            state.update(_IDS + np.array(text, "<i8").tobytes())
+            state.update(_IDS)
+            for start in range(0, len(text), _IDS_AT_ONCE):
+                state.update(np.array(text[start : start + _IDS_AT_ONCE], "<i8").tobytes())
         return state.digest()
 
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from embedfleet.encoding.tokenizer import Tokenizer
+from embedfleet.encoding.tokenizer import Steps, Tokenizer, finished
 from embedfleet.model.description import ModelDescription
-from embedfleet.vocabulary import CallerError, Encoding
+from embedfleet.vocabulary import CallerError, Encoding, PackedText, Text, TextOrIds
 
 _COUNTED = 4
 """An over-long text is counted up to this many times the limit; of longer ones the error says
@@ -49,11 +49,7 @@ class Encoder:
         self._tokenizer = Tokenizer(description.tokenizer_file, identity.vocabulary)
 
     def encode(
-        self,
-        texts: Sequence[str | Sequence[int]],
-        *,
-        prompt: str,
-        truncate: bool,
+        self, texts: Sequence[TextOrIds], *, prompt: str, truncate: bool
     ) -> list[EncodedText]:
         """Encode texts (strings or token ids) in order.
 
@@ -63,21 +59,30 @@ class Encoder:
         a text longer than the model's limit (code `context_length_exceeded`). What lies far beyond
         the limit is not looked at.
         """
-        strings = [text for text in texts if isinstance(text, str)]
+        return finished(self.steps(texts, prompt=prompt, truncate=truncate))
+
+    def steps(
+        self, texts: Sequence[TextOrIds], *, prompt: str, truncate: bool
+    ) -> Steps[list[EncodedText]]:
+        """The same in steps of some ten milliseconds: yields the characters tokenised by each."""
+        strings: list[Text] = []
         for place, text in enumerate(texts):
-            if isinstance(text, str) and (not text or text.isspace()):
-                raise _wrong_text(place, "is blank; leave blank texts out", "blank_string")
+            if isinstance(text, str | PackedText):
+                strings.append(text)
+                if not text or text.isspace():
+                    raise _wrong_text(place, "is blank; leave blank texts out", "blank_string")
         most = self._limit if truncate else _COUNTED * self._limit
         bodies: Iterator[Encoding] = iter(())
         try:
             if strings:
-                bodies = iter(self._tokenizer.ids([prompt + text for text in strings], most=most))
+                found = yield from self._tokenizer.steps(strings, most=most, before=prompt)
+                bodies = iter(found)
         except TypeError:  # the library's word for half of a surrogate pair, which is no Unicode
             raise _no_unicode(texts) from None
         prompt_ids = self._prompt_ids(prompt) if prompt and len(strings) < len(texts) else None
         encoded = []
         for place, text in enumerate(texts):
-            if isinstance(text, str):
+            if isinstance(text, str | PackedText):
                 body = next(bodies)
             else:
                 body = self._checked(text[: most + 1], place)
@@ -89,14 +94,20 @@ class Encoder:
     def _prompt_ids(self, prompt: str) -> Encoding:
         return self._tokenizer.ids([prompt], most=self._limit)[0]
 
-    def _checked(self, ids: Sequence[int], place: int) -> Encoding:
-        """Check ids against the embedding table; they come from outside as Python integers."""
+    def _checked(self, ids: Sequence[int] | Encoding, place: int) -> Encoding:
+        """Check ids against the embedding table; they come from outside as Python integers, those
+        of large requests as arrays.
+        """
         if not len(ids):
             raise _wrong_text(place, "has no token ids", "empty_array")
         wrong = None
         try:
             # Unsigned, so that negative ids are refused on the way.
-            array = np.fromiter(ids, np.uint32, len(ids))
+            array = (
+                ids.astype(np.uint32)
+                if isinstance(ids, np.ndarray)
+                else np.fromiter(ids, np.uint32, len(ids))
+            )
         except OverflowError:
             wrong = next(at for at, one in enumerate(ids) if not 0 <= one < self._vocabulary)
         else:
@@ -162,7 +173,7 @@ def _wrong_text(place: int, complaint: str, code: str) -> CallerError:
     return CallerError(f"`{param}` {complaint}.", param=param, code=code)
 
 
-def _no_unicode(texts: Sequence[str | Sequence[int]]) -> CallerError:
+def _no_unicode(texts: Sequence[TextOrIds]) -> CallerError:
     for place, text in enumerate(texts):
         try:
             if isinstance(text, str):

@@ -13,13 +13,20 @@ Tokens that the embedding table has no row for are not read so: their text is or
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from embedfleet.model.tokenizer_file import load_tokenizer
-from embedfleet.vocabulary import Encoding
+from embedfleet.vocabulary import Encoding, Text
+
+Result = TypeVar("Result")
+
+Steps: TypeAlias = Generator[int, None, Result]
+"""Work in pieces, of which each tells its size."""
 
 _PIECE = 16_384
 """Characters after which a text is cut for tokenising. The library needs some 200 bytes of memory
@@ -29,8 +36,8 @@ _LONGEST_WORD = 8 * _PIECE
 """Characters after which a word is cut if it does not end. Upstream would merge on; nothing that
 people write is that long."""
 
-_TOGETHER = 16 * _PIECE
-"""Characters tokenised in one call of the library."""
+_TOGETHER = 2 * _PIECE
+"""Characters tokenised in one call of the library: some ten milliseconds."""
 
 # A letter before white space or common punctuation ends a word for every byte-level tokenizer of
 # the GPT-2 family, Qwen's included: none of their patterns has a letter followed by one of these
@@ -46,57 +53,95 @@ class Tokenizer:
         """Load `tokenizer.json`; ids will be below `vocabulary`. Raises ModelError."""
         self._library = load_tokenizer(path, vocabulary)
 
-    def ids(self, texts: Sequence[str], *, most: int) -> list[Encoding]:
-        """Tokenise texts, without any token added.
+    def ids(self, texts: Sequence[Text], *, most: int, before: str = "") -> list[Encoding]:
+        """Tokenise texts, each with `before` in front of it, without any token added.
 
         A text of more than `most` tokens may be given up after that many: its result has more than
         `most` tokens, a beginning of all of them.
         """
+        return finished(self.steps(texts, most=most, before=before))
+
+    def steps(self, texts: Sequence[Text], *, most: int, before: str = "") -> Steps[list[Encoding]]:
+        """The same in steps of some ten milliseconds: yields the characters tokenised by each."""
         found: list[Encoding | None] = [None] * len(texts)
         together: list[int] = []
+        whole: list[str] = []
         characters = 0
         for position, text in enumerate(texts):
-            if len(text) > _PIECE:
-                found[position] = self._ids_of_long(text, most)
+            if len(text) + len(before) > _PIECE:
+                found[position] = yield from self._steps_of_long(before, text, most)
                 continue
-            if characters + len(text) > _TOGETHER:
-                self._fill(found, texts, together)
-                together, characters = [], 0
+            string = f"{before}{text}"
+            if characters + len(string) > _TOGETHER:
+                self._fill(found, whole, together)
+                yield characters
+                together, whole, characters = [], [], 0
             together.append(position)
-            characters += len(text)
-        self._fill(found, texts, together)
+            whole.append(string)
+            characters += len(string)
+        self._fill(found, whole, together)
+        yield characters
         return [one for one in found if one is not None]
 
     def _fill(
-        self, found: list[Encoding | None], texts: Sequence[str], positions: list[int]
+        self, found: list[Encoding | None], texts: Sequence[str], positions: Sequence[int]
     ) -> None:
         if not positions:
             return
-        encoded = self._library.encode_batch_fast(
-            [texts[position] for position in positions], add_special_tokens=False
-        )
+        encoded = self._library.encode_batch_fast(texts, add_special_tokens=False)
         for position, one in zip(positions, encoded, strict=True):
             found[position] = np.array(one.ids, dtype=np.int32)
 
-    def _ids_of_long(self, text: str, most: int) -> Encoding:
+    def _steps_of_long(self, before: str, text: Text, most: int) -> Steps[Encoding]:
         parts: list[Encoding] = []
         count = 0
-        for piece in _pieces(text):
+        for piece in _pieces(chain((before,), _strings(text))):
             encoded = self._library.encode_batch_fast([piece], add_special_tokens=False)[0]
             parts.append(np.array(encoded.ids, dtype=np.int32))
             count += len(parts[-1])
+            yield len(piece)
             if count > most:
                 break
         return np.concatenate(parts)
 
 
-def _pieces(text: str, *, piece: int = _PIECE) -> Iterator[str]:
-    """Cut a text where a word ends, after at least `piece` characters each."""
-    start = 0
-    while len(text) - start > piece:
-        cut = _CUT.search(text, start + piece - 1, start + _LONGEST_WORD)
-        end = cut.end() if cut else start + _LONGEST_WORD
-        yield text[start:end]
+def _strings(text: Text) -> Iterator[str]:
+    if isinstance(text, str):
+        yield text
+    else:
+        for piece in text.pieces:
+            yield piece.decode()
+
+
+def _pieces(strings: Iterable[str], *, piece: int = _PIECE) -> Iterator[str]:
+    """Cut a text, which comes in strings, where a word ends, after at least `piece` characters
+    each."""
+    rest, start = "", 0
+    for string in strings:
+        rest, start = (rest[start:] + string if start < len(rest) else string), 0
+        # What ends a word may only come with the next string.
+        while len(rest) - start > _LONGEST_WORD:
+            end = _end_of_piece(rest, start, piece)
+            yield rest[start:end]
+            start = end
+    while len(rest) - start > piece:
+        end = _end_of_piece(rest, start, piece)
+        yield rest[start:end]
         start = end
-    if start < len(text):
-        yield text[start:]
+    if start < len(rest):
+        yield rest[start:]
+
+
+def _end_of_piece(text: str, start: int, piece: int) -> int:
+    cut = _CUT.search(text, start + piece - 1, start + _LONGEST_WORD)
+    return cut.end() if cut else start + _LONGEST_WORD
+
+
+def finished(steps: Generator[int, None, Result]) -> Result:
+    """What comes of steps, all taken at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result

@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from embedfleet.access import Access, OpenAccess, Pass
 from embedfleet.cache.tiers import VectorCache
+from embedfleet.endpoint.answers import AnswerRoom, HeldAnswer
 from embedfleet.endpoint.counting_tokens import TokenCounting
 from embedfleet.endpoint.describing import ApiDescription
 from embedfleet.endpoint.intake import NO_MODEL, Intake
@@ -23,6 +25,8 @@ from embedfleet.endpoint.tokenizing import Tokenizing
 from embedfleet.telemetry.tracing import current_span
 from embedfleet.vocabulary import (
     EmbedfleetError,
+    RateLimitedError,
+    ServiceError,
     Vector,
     Vectors,
 )
@@ -43,7 +47,6 @@ from embedfleet.wire.openai import (
     RequestLimits,
     check_dimensions,
     derive,
-    parse_request,
     render_model,
     render_models,
     render_response,
@@ -53,6 +56,13 @@ Headers = list[tuple[bytes, bytes]]
 
 INLINE_NUMBERS: Mapping[EncodingFormat, int] = {"float": 16_384, "base64": 1 << 20}
 """Vectors of no more numbers are written on the event loop: about a millisecond either way."""
+
+
+BYTES_OF_NUMBER: Mapping[EncodingFormat, float] = {"float": 13.0, "base64": 16 / 3}
+"""What a number of a vector takes in an answer."""
+
+BYTES_OF_TEXT = 64
+"""What stands around each vector."""
 
 
 @dataclass(slots=True)
@@ -79,6 +89,7 @@ class Endpoint:
         max_held_bytes: int,
         timeout_s: float,
         trusted_proxies: TrustedProxies = NO_PROXIES,
+        max_answer_bytes: int = 1 << 28,
         tokenizer_threads: int,
         answered: Callable[[Answered], None],
         access: Access | None = None,
@@ -99,9 +110,12 @@ class Endpoint:
         self._trusted_proxies = trusted_proxies
         self._answered = answered
         self._access = access or OpenAccess()
-        self._tokenizing = Tokenizing(tokenizer_threads)
+        self._answers = AnswerRoom(max_answer_bytes)
+        self._tokenizing = Tokenizing(tokenizer_threads, max_held_bytes)
         self._recalling = Recalling(cache, self._tokenizing) if cache is not None else None
-        self._counting = TokenCounting(self._intake, self._tokenizing, self._access)
+        self._counting = TokenCounting(
+            self._intake, self._tokenizing, self._answers, self._access, self._asks
+        )
         self._description = ApiDescription(self._intake)
         self.active = 0
         """Requests being answered."""
@@ -119,6 +133,8 @@ class Endpoint:
         response = await self._embeddings(request, OpenAccess())
         if response.status != 200:
             return response
+        if response.taken is not None:
+            response.taken()
         return Response(b"{}", headers=response.headers)
 
     async def _embeddings(self, request: Request, access: Access) -> Response:
@@ -128,36 +144,44 @@ class Endpoint:
         texts = tokens = 0
         hits: int | None = None
         status = EmbedfleetError.status  # unless it turns out otherwise
-        held = self._intake.holding()
+        held, answer = self._intake.holding(), HeldAnswer(self._answers)
         address = client_address(request, self._trusted_proxies)
+        response: Response | None = None
         self.active += 1
         try:
             allowed = access.open(request.header(b"authorization"))
-            body = await self._intake.body(request, held)
-            parsed = parse_request(body, self._intake.limits)
-            model = self._intake.find(parsed.model)
-            texts = len(parsed.inputs)
-            check_dimensions(parsed, model.identity.width)
-            allowed.enter(model.names[0], texts)
             caller = self._caller(request, started, address, allowed)
-            found = await self._vectors(request, model, parsed, caller, allowed)
-            tokens, hits = found.tokens, found.hits
-            written = await self._write(found, parsed)
+            scope = Attendance(request, caller.deadline - time.monotonic(), whole=False)
+            with scope:
+                parsed = await self._intake.read(request, held, scope)
+                model = self._intake.find(parsed.model)
+                texts = len(parsed.inputs)
+                check_dimensions(parsed, model.identity.width)
+                allowed.enter(model.names[0], texts)
+                found = await self._vectors(request, model, parsed, caller, allowed)
+                tokens, hits = found.tokens, found.hits
+                held.release()
+                written = await self._write(found, parsed, answer)
             told = [*_headers(found, texts, started), *allowed.headers()]
-            response = Response(written, headers=told)
+            # Texts of a key are in flight until the answer is taken.
+            response = Response(written, headers=told, taken=partial(_taken, answer, allowed))
             status = response.status
         except EmbedfleetError as error:
-            response, status = error_response(error), error.status
+            if allowed is not None and is_ours(error):
+                allowed.refund()
+            refusal, status = error_response(error), error.status
+            return refusal
         except ClientGoneError as left:
             status = left.status
             raise
         finally:
             self.active -= 1
             held.release()
-            key = ""
-            if allowed is not None:
-                allowed.close()
-                key = allowed.key
+            key = "" if allowed is None else allowed.key
+            if response is None:
+                answer.give()
+                if allowed is not None:
+                    allowed.close()
             name = model.names[0] if model else None
             seconds = time.monotonic() - started
             self._tell(request, Answered(name, status, seconds, texts, tokens, address, key, hits))
@@ -198,6 +222,10 @@ class Endpoint:
     def close(self) -> None:
         self._tokenizing.close()
 
+    def _asks(self, request: Request, allowed: Pass) -> Caller:
+        address = client_address(request, self._trusted_proxies)
+        return self._caller(request, time.monotonic(), address, allowed)
+
     def _caller(self, request: Request, started: float, address: str, allowed: Pass) -> Caller:
         timeout_s = deadline_s(request.header(b"x-request-deadline-ms"), self._timeout_s)
         lane = allowed.lane
@@ -205,7 +233,7 @@ class Endpoint:
             lane = lane_of(request.header(b"x-embedfleet-lane"))
         if (span := current_span()) is not None:
             span.tell(lane=lane.value)
-        return Caller(lane, started + timeout_s, address)
+        return Caller(lane, started + timeout_s, address, allowed.key)
 
     async def _vectors(
         self,
@@ -221,31 +249,29 @@ class Endpoint:
             wishes = cache_wishes(request.listed(b"cache-control"))
             seen = await self._recalling.begin(model, parsed, wishes)
         if self._recalling is None or seen is None:
-            return await self._compute(request, model, parsed, caller, allowed)
+            return await self._compute(model, parsed, caller, allowed)
         if seen.hits < len(seen.keys):
-            await self._recalling.complete(seen, request, caller, allowed)
+            await self._recalling.complete(seen, caller, allowed)
         vectors = [entry.vector for entry in seen.entries if entry is not None]
         return _Found(vectors, seen.tokens, seen.queue_s, seen.compute_s, seen.hits)
 
     async def _compute(
         self,
-        request: Request,
         model: ServedModel,
         parsed: EmbeddingRequest,
         caller: Caller,
         allowed: Pass,
     ) -> _Found:
-        """Wait for the vectors, the deadline or the caller's leaving, whichever comes first."""
-        encoded = await self._tokenizing.encode(model, parsed, parsed.inputs)
+        allowed.reserve(self._tokenizing.least_tokens(model, parsed, parsed.inputs))
+        encoded = await self._tokenizing.encode(model, parsed, parsed.inputs, caller)
         tokens = sum(len(text.ids) for text in encoded)
         model.backend.admit(len(encoded), tokens, caller)
         allowed.charge(tokens)
         encodings = [text.ids for text in encoded]
-        with Attendance(request, caller.deadline - time.monotonic()):
-            found = await compute(model.backend, encodings, caller, model.identity.width)
+        found = await compute(model.backend, encodings, caller, model.identity.width)
         return _Found(found.rows, tokens, found.queue_s, found.compute_s)
 
-    async def _write(self, found: _Found, parsed: EmbeddingRequest) -> bytes:
+    async def _write(self, found: _Found, parsed: EmbeddingRequest, answer: HeldAnswer) -> bytes:
         """The answer's body; a large one is written beside the event loop."""
 
         def write() -> bytes:
@@ -256,10 +282,26 @@ class Endpoint:
                 prompt_tokens=found.tokens,
             )
 
-        numbers = len(found.vectors) * len(found.vectors[0])
+        texts = len(found.vectors)
+        numbers = texts * (parsed.dimensions or len(found.vectors[0]))
+        await answer.take(
+            int(numbers * BYTES_OF_NUMBER[parsed.encoding_format]) + texts * BYTES_OF_TEXT
+        )
         if numbers <= INLINE_NUMBERS[parsed.encoding_format]:
             return write()
         return await self._tokenizing.apart(write)
+
+
+def is_ours(error: EmbedfleetError) -> bool:
+    """Whether a request that ended so could not help it, and pays nothing."""
+    if isinstance(error, RateLimitedError):
+        return False
+    return isinstance(error, ServiceError) or error.status >= 500
+
+
+def _taken(answer: HeldAnswer, allowed: Pass) -> None:
+    answer.give()
+    allowed.close()
 
 
 def _headers(found: _Found, texts: int, started: float) -> Headers:

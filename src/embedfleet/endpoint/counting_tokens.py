@@ -6,13 +6,18 @@ refused there is refused here, with the same words. Refuses to know tokenizers.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from functools import partial
 
-from embedfleet.access import Access
+from embedfleet.access import Access, Pass
+from embedfleet.endpoint.answers import AnswerRoom, HeldAnswer
 from embedfleet.endpoint.intake import Intake
+from embedfleet.endpoint.seams import Caller
 from embedfleet.endpoint.tokenizing import Tokenizing
 from embedfleet.wire.asgi import Request, Response
-from embedfleet.wire.openai import check_dimensions, parse_request
+from embedfleet.wire.attendance import Attendance
+from embedfleet.wire.openai import check_dimensions
 from embedfleet.wire.openai_tokens import render_tokens
 
 INLINE_TOKENS = 16_384
@@ -25,34 +30,61 @@ BYTES_OF_TOKEN = 12
 class TokenCounting:
     """Answers `POST /tokenize`."""
 
-    def __init__(self, intake: Intake, tokenizing: Tokenizing, access: Access) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        tokenizing: Tokenizing,
+        answers: AnswerRoom,
+        access: Access,
+        caller: Callable[[Request, Pass], Caller],
+    ) -> None:
+        """`caller` tells who asks, and until when."""
         self._intake = intake
         self._tokenizing = tokenizing
+        self._answers = answers
         self._access = access
+        self._caller = caller
 
     async def answer(self, request: Request) -> Response:
-        """Answer one request; raises the errors that a request for vectors would be answered."""
-        held = self._intake.holding()
+        """Answer one request; raises the errors that a request for vectors would be answered.
+
+        A key pays the estimate of its tokens for the tokenising, and no more.
+        """
+        held, answer = self._intake.holding(), HeldAnswer(self._answers)
         allowed = self._access.open(request.header(b"authorization"))
         request.notes["key"] = allowed.key
+        response: Response | None = None
         try:
-            body = await self._intake.body(request, held)
-            parsed = parse_request(body, self._intake.limits)
-            model = self._intake.find(parsed.model)
-            check_dimensions(parsed, model.identity.width)
-            allowed.enter(model.names[0], len(parsed.inputs))
-            encoded = await self._tokenizing.encode(model, parsed, parsed.inputs)
-            tokens = sum(len(text.ids) for text in encoded)
-            held.take(BYTES_OF_TOKEN * tokens)
-            render = partial(
-                render_tokens,
-                [text.ids for text in encoded],
-                [text.truncated for text in encoded],
-                model=parsed.model,
-                max_tokens=model.identity.max_tokens,
+            caller = self._caller(request, allowed)
+            scope = Attendance(request, caller.deadline - time.monotonic(), whole=False)
+            with scope:
+                parsed = await self._intake.read(request, held, scope)
+                model = self._intake.find(parsed.model)
+                check_dimensions(parsed, model.identity.width)
+                allowed.enter(model.names[0], len(parsed.inputs))
+                allowed.reserve(self._tokenizing.least_tokens(model, parsed, parsed.inputs))
+                encoded = await self._tokenizing.encode(model, parsed, parsed.inputs, caller)
+                tokens = sum(len(text.ids) for text in encoded)
+                await answer.take(BYTES_OF_TOKEN * tokens)
+                render = partial(
+                    render_tokens,
+                    [text.ids for text in encoded],
+                    [text.truncated for text in encoded],
+                    model=parsed.model,
+                    max_tokens=model.identity.max_tokens,
+                )
+                inline = tokens <= INLINE_TOKENS
+                written = render() if inline else await self._tokenizing.apart(render)
+            response = Response(
+                written, headers=allowed.headers(), taken=partial(_taken, answer, allowed)
             )
-            written = render() if tokens <= INLINE_TOKENS else await self._tokenizing.apart(render)
-            return Response(written, headers=allowed.headers())
+            return response
         finally:
             held.release()
-            allowed.close()
+            if response is None:
+                _taken(answer, allowed)
+
+
+def _taken(answer: HeldAnswer, allowed: Pass) -> None:
+    answer.give()
+    allowed.close()

@@ -6,17 +6,46 @@ is done with a request.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from embedfleet.endpoint.seams import ServedModel
 from embedfleet.vocabulary import NoReplicaError, OverloadedError, UnknownModelError
 from embedfleet.wire.asgi import Request
-from embedfleet.wire.openai import RequestLimits
+from embedfleet.wire.attendance import Attendance
+from embedfleet.wire.openai import (
+    EmbeddingRequest,
+    RequestLimits,
+    is_quickly_read,
+    parse_large_request,
+    parse_request,
+)
 
 QUOTED = 200
 """Characters of a name that an error repeats: bodies are large, and errors are logged."""
 
 NO_MODEL = "no replica has answered yet, so no model is known; try again soon"
+
+
+LARGE_AT_ONCE = 2
+"""Large bodies that are read at once."""
+
+
+class _Ending:
+    """Ends work in a thread whose caller is gone, and lets the event loop run in between."""
+
+    ended = False
+
+    def __call__(self) -> None:
+        if self.ended:
+            raise asyncio.CancelledError
+        time.sleep(PAUSE_S)
+
+
+PAUSE_S = 2e-5
+"""Whoever does not wait for anything keeps the interpreter for five milliseconds."""
 
 
 class Holding:
@@ -52,6 +81,7 @@ class Intake:
         no_model: Callable[[], str] = lambda: NO_MODEL,
     ) -> None:
         """`models` gives the models served right now, by every name that callers may use."""
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self.models = models
         self._no_model = no_model
         self.limits = limits
@@ -63,9 +93,22 @@ class Intake:
         """For one request, to be released at its end."""
         return Holding(self)
 
-    async def body(self, request: Request, held: Holding) -> bytes:
-        """The body of a request, held as it comes; BodyTooLargeError, OverloadedError."""
-        return await request.body(self.max_body_bytes, held.take)
+    async def read(self, request: Request, held: Holding, scope: Attendance) -> EmbeddingRequest:
+        """A request, whose body is held as it comes and read beside the event loop if that takes
+        long. BodyTooLargeError, OverloadedError, CallerError.
+        """
+        body = await request.body(self.max_body_bytes, held.take)
+        scope.read()
+        if is_quickly_read(body):
+            return parse_request(body, self.limits)
+        step = _Ending()
+        try:
+            # One after the other: they share the interpreter, and memory is bounded so.
+            async with self._large:
+                read = partial(parse_large_request, body, self.limits, step)
+                return await asyncio.get_running_loop().run_in_executor(None, read)
+        finally:
+            step.ended = True
 
     def hold(self, size: int, own: int = 0) -> None:
         """Count bytes among those held in memory; OverloadedError where they are too many.

@@ -7,7 +7,7 @@ leaving.
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,8 +22,6 @@ from embedfleet.endpoint.sharing import Order, SingleFlight
 from embedfleet.endpoint.texts import Waiting
 from embedfleet.endpoint.tokenizing import Tokenizing
 from embedfleet.vocabulary import CallerError, EmbedfleetError
-from embedfleet.wire.asgi import Request
-from embedfleet.wire.attendance import Attendance
 from embedfleet.wire.headers import CacheWishes
 from embedfleet.wire.openai import EmbeddingRequest
 
@@ -97,9 +95,7 @@ class Recalling:
         entries = [recall(key) for key in keys]
         return Recollection(model, parsed, wishes, keys, entries, len(keys) - entries.count(None))
 
-    async def complete(
-        self, seen: Recollection, request: Request, caller: Caller, allowed: Pass
-    ) -> None:
+    async def complete(self, seen: Recollection, caller: Caller, allowed: Pass) -> None:
         """Get what is missing: from Redis, from whoever has it computed, or from the backend.
 
         Raises what a request without a cache would.
@@ -107,7 +103,7 @@ class Recalling:
         if seen.wishes.answer:
             await self._fetch(seen)
         if missing := seen.missing():
-            await self._compute(seen, missing, request, caller, allowed)
+            await self._compute(seen, missing, caller, allowed)
         if seen.missing():
             raise EmbedfleetError("vectors are missing in an answer. This is a bug.")
 
@@ -125,7 +121,6 @@ class Recalling:
         self,
         seen: Recollection,
         missing: dict[bytes, int],
-        request: Request,
         caller: Caller,
         allowed: Pass,
     ) -> None:
@@ -140,14 +135,14 @@ class Recalling:
                 at for at, key in enumerate(keys) if not (shares and join(waiting, at, key, caller))
             ]
             if alone:
-                encoded = await self._encode(seen, [missing[keys[at]] for at in alone])
+                places = [missing[keys[at]] for at in alone]
+                encoded = await self._encode(seen, places, caller, allowed)
                 orders = [
                     Order(keys[at], text.ids, text.truncated, at)
                     for at, text in zip(alone, encoded, strict=True)
                 ]
                 self._lead(seen, waiting, orders, caller, allowed, shares=shares)
-            with Attendance(request, caller.deadline - time.monotonic()):
-                await waiting.finished
+            await waiting.finished
         finally:
             self._flights.leave(waiting)
             seen.queue_s, seen.compute_s = waiting.queue_s, waiting.compute_s
@@ -172,21 +167,23 @@ class Recalling:
             elif not (shares and self._flights.join(waiting, order.place, order.key, caller)):
                 led.append(order)
         if not led:
+            allowed.charge(0)
             return
         backend, tokens = seen.model.backend, sum(len(order.encoding) for order in led)
         backend.admit(len(led), tokens, caller)
         allowed.charge(tokens)
         self._flights.lead(waiting, led, backend, caller, stores=seen.wishes.store)
 
-    async def _encode(self, seen: Recollection, places: Sequence[int]) -> list[EncodedText]:
+    async def _encode(
+        self, seen: Recollection, places: Sequence[int], caller: Caller, allowed: Pass
+    ) -> list[EncodedText]:
         parsed = seen.parsed
         texts = [parsed.inputs[place] for place in places]
+        allowed.reserve(self._tokenizing.least_tokens(seen.model, parsed, texts))
         try:
-            return await self._tokenizing.encode(seen.model, parsed, texts)
-        except CallerError:
-            # Say it of the whole request, as if there were no cache: with the right position.
-            await self._tokenizing.encode(seen.model, parsed, parsed.inputs)
-            raise
+            return await self._tokenizing.encode(seen.model, parsed, texts, caller)
+        except CallerError as error:
+            raise _of_the_request(error, places) from None
 
     def _keys_for(self, promise: Promise, model: ServedModel, parsed: EmbeddingRequest) -> Keys:
         prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
@@ -197,6 +194,19 @@ class Recalling:
                 self._keys.clear()
             keys = self._keys[known] = Keys(vector_identity(promise, model, prompt, parsed))
         return keys
+
+
+_PLACE = re.compile(r"input\[(\d+)\]")
+
+
+def _of_the_request(error: CallerError, places: Sequence[int]) -> CallerError:
+    """An error about some of a request's texts, with their positions in the request."""
+
+    def of(told: str) -> str:
+        return _PLACE.sub(lambda match: f"input[{places[int(match[1])]}]", told)
+
+    param = None if error.param is None else of(error.param)
+    return type(error)(of(error.message), param=param, code=error.code)
 
 
 def vector_identity(

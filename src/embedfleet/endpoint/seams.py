@@ -21,6 +21,8 @@ class Caller(NamedTuple):
     deadline: float
     """When the answer is of no use any more, monotonic seconds."""
     address: str = ""
+    key: str = ""
+    """The id of the caller's key; empty where none is asked for."""
 
     def joined_by(self, other: Caller) -> Caller:
         """Both, as one: who waits longer, in the more urgent lane."""

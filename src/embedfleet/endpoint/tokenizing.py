@@ -1,19 +1,23 @@
 """A request's texts to encodings, without holding up the others.
 
-Decides what is tokenised on the event loop and what in a thread. Refuses to know how.
+Small requests are tokenised on the event loop. The others take turns at a few threads, slice by
+slice; whoever has left, or whose deadline has passed, has no further turn.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from embedfleet.encoding.encoder import EncodedText
 from embedfleet.encoding.prompts import prompt_for
-from embedfleet.endpoint.seams import ServedModel
+from embedfleet.endpoint.seams import Caller, ServedModel
+from embedfleet.endpoint.turns import Turn, Turns
+from embedfleet.vocabulary import EmbedfleetError, PackedText, TextOrIds
 from embedfleet.wire.openai import EmbeddingRequest
 
 Done = TypeVar("Done")
@@ -22,30 +26,159 @@ INLINE_CHARACTERS = 4096
 """Requests with no more text than this, prompts included, are tokenised on the event loop: they
 take well under a millisecond there, and a hop to a thread and back would cost more than that."""
 
+SLICE_S = 0.01
+"""A slice ends with the step in which so much time is over."""
+
+CHARACTERS_PER_S = 1e6
+"""What one thread tokenises a second, until it was measured."""
+
+CHARACTERS_PER_TOKEN = 16
+"""An estimate of tokens from characters that is hardly ever too high."""
+
+
+class _Job(NamedTuple):
+    steps: Generator[int, None, Any]
+    done: asyncio.Future[Any]
+
 
 class Tokenizing:
     """Encodings of requests, with a few threads of its own."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, most_characters: int) -> None:
+        """`most_characters` may wait to be tokenised before requests are refused."""
         self._threads = ThreadPoolExecutor(threads, "tokenize")
+        self._beside = ThreadPoolExecutor(2, "bodies")
+        """For what is no tokenising: reading bodies, writing answers, making keys."""
+        self._free = threads
+        self._turns: Turns[_Job] = Turns(most_characters, CHARACTERS_PER_S * threads)
+        self._closed = False
+
+    @staticmethod
+    def characters(model: ServedModel, parsed: EmbeddingRequest, texts: Sequence[TextOrIds]) -> int:
+        """How much there is to tokenise: the prompt stands before every text. Ids count as well,
+        though they are only checked.
+        """
+        prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
+        return sum(map(len, texts)) + len(prompt) * len(texts)
+
+    @staticmethod
+    def least_tokens(
+        model: ServedModel, parsed: EmbeddingRequest, texts: Sequence[TextOrIds]
+    ) -> int:
+        """How many tokens texts have at least, as far as can be told before tokenising; 0 where
+        that costs next to nothing.
+        """
+        if Tokenizing.characters(model, parsed, texts) <= INLINE_CHARACTERS:
+            return 0
+        prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
+        most, tokens = model.identity.max_tokens, 0
+        for text in texts:
+            if isinstance(text, PackedText):  # bytes, up to four a character
+                least = (len(text) // 4 + len(prompt)) // CHARACTERS_PER_TOKEN
+            elif isinstance(text, str):
+                least = (len(text) + len(prompt)) // CHARACTERS_PER_TOKEN
+            else:
+                least = len(text)
+            tokens += min(max(1, least), most)
+        return tokens
 
     async def encode(
-        self, model: ServedModel, parsed: EmbeddingRequest, texts: Sequence[str | Sequence[int]]
+        self,
+        model: ServedModel,
+        parsed: EmbeddingRequest,
+        texts: Sequence[TextOrIds],
+        caller: Caller,
     ) -> list[EncodedText]:
         """Encode `texts`, all of a request's or some of them, as it wants them encoded.
 
-        Raises CallerError, whose position is that in `texts`.
+        Raises CallerError, whose position is that in `texts`, and OverloadedError where too much
+        waits already. Cancelling ends it with the slice that is worked on.
         """
         prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
-        encode = partial(model.encoder.encode, texts, prompt=prompt, truncate=parsed.truncate)
-        # The prompt stands before every text, and is tokenised with each.
-        if sum(map(len, texts)) + len(prompt) * len(texts) <= INLINE_CHARACTERS:
-            return encode()
-        return await self.apart(encode)
+        characters = self.characters(model, parsed, texts)
+        if characters <= INLINE_CHARACTERS:
+            return model.encoder.encode(texts, prompt=prompt, truncate=parsed.truncate)
+        now = time.monotonic()
+        self._turns.admit(characters, caller.lane, caller.deadline - now)
+        steps = model.encoder.steps(texts, prompt=prompt, truncate=parsed.truncate)
+        job = _Job(steps, asyncio.get_running_loop().create_future())
+        who = caller.key or caller.address
+        turn = Turn(job, caller.lane, who, characters, now, caller.deadline)
+        self._turns.put(turn)
+        self._pump()
+        try:
+            encoded: list[EncodedText] = await job.done
+        finally:
+            self._turns.remove(turn)
+            # An error knows the frames that it came through, and this one would know the error.
+            del turn, job, steps
+        return encoded
 
     async def apart(self, work: Callable[[], Done]) -> Done:
-        """Do other work on texts or tokens in one of the threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """Do other work on texts, tokens or vectors in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._beside, work)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        for threads in (self._threads, self._beside):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _pump(self) -> None:
+        """Give every free thread a slice."""
+        loop = asyncio.get_running_loop()
+        while self._free and self._turns and not self._closed:
+            turn = self._turns.take()
+            if turn.work.done.done():  # cancelled while it waited
+                self._turns.back(turn, 0, 0.0, done=True)
+                continue
+            self._free -= 1
+            slice_ = loop.run_in_executor(self._threads, _slice, turn.work)
+            slice_.add_done_callback(partial(self._end, turn))
+
+    def _end(self, turn: Turn[_Job], ended: asyncio.Future[_Sliced]) -> None:
+        self._free += 1
+        done = turn.work.done
+        if ended.cancelled():
+            self._turns.back(turn, 0, 0.0, done=True)
+            done.cancel()
+            return
+        sliced = ended.result()
+        over = sliced.over or done.done()
+        self._turns.back(turn, sliced.characters, sliced.seconds, done=over)
+        if sliced.over and not done.done():
+            if sliced.error is not None:
+                done.set_exception(sliced.error)
+            else:
+                done.set_result(sliced.result)
+        self._pump()
+
+
+class _Sliced(NamedTuple):
+    """What came of a slice."""
+
+    characters: int
+    seconds: float
+    over: bool
+    result: Any = None
+    error: BaseException | None = None
+
+
+def _slice(job: _Job) -> _Sliced:
+    """In a thread: take steps until the slice is over."""
+    began = time.monotonic()
+    characters = 0
+    while True:
+        try:
+            characters += next(job.steps)
+        except StopIteration as end:
+            return _Sliced(characters, time.monotonic() - began, over=True, result=end.value)
+        except EmbedfleetError as error:
+            # Without its frames, which know this job, which knows the error: texts would stay until
+            # the garbage collector comes.
+            error = error.with_traceback(None)
+            return _Sliced(characters, time.monotonic() - began, over=True, error=error)
+        except BaseException as error:  # noqa: BLE001  whatever it is, it is the request's
+            return _Sliced(characters, time.monotonic() - began, over=True, error=error)
+        seconds = time.monotonic() - began
+        if seconds >= SLICE_S or job.done.done():
+            return _Sliced(characters, seconds, over=False)

@@ -227,6 +227,7 @@ class Gateway:
             limits=RequestLimits(max_texts=limits.max_texts),
             max_body_bytes=limits.max_body_bytes,
             max_held_bytes=limits.max_queued_bytes,
+            max_answer_bytes=limits.max_answer_bytes,
             timeout_s=limits.request_timeout_s,
             trusted_proxies=trusted_networks(limits.trusted_proxies),
             tokenizer_threads=limits.tokenizer_threads,

@@ -75,7 +75,9 @@ class Request(msgspec.Struct, frozen=True):
         lines = [value for key, value in self.scope["headers"] if key == name]
         return b",".join(lines).decode("latin-1") if lines else None
 
-    async def body(self, limit: int, hold: Callable[[int], None] | None = None) -> bytes:
+    async def body(
+        self, limit: int, hold: Callable[[int], None] | None = None
+    ) -> bytes | bytearray:
         """The whole body; BodyTooLargeError beyond `limit` bytes, before it is read if declared.
 
         `hold` is told the size of each part as it comes, and may raise to end it.
@@ -83,7 +85,9 @@ class Request(msgspec.Struct, frozen=True):
         declared = self.header(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
-        parts: list[bytes] = []
+        # A part as it is, or all of them in one that grows: joined at the end, a large body would
+        # take its size twice, and hold up everybody else meanwhile.
+        body: bytes | bytearray = b""
         size, more = 0, True
         while more:
             message = await self.receive()
@@ -96,8 +100,13 @@ class Request(msgspec.Struct, frozen=True):
                 raise _too_large(limit)
             if hold is not None:
                 hold(len(part))
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            if not body:
+                body = part
+            elif part:
+                if not isinstance(body, bytearray):
+                    body = bytearray(body)
+                body += part
+        return body
 
     async def gone(self) -> None:
         """Return when the caller has closed the connection; only after the body was read."""
@@ -112,6 +121,8 @@ class Response(msgspec.Struct, frozen=True):
     status: int = 200
     content_type: bytes = JSON
     headers: Iterable[tuple[bytes, bytes]] = ()
+    taken: Callable[[], None] | None = None
+    """Called once it was handed to the connection, or never will be."""
 
 
 Route: TypeAlias = Callable[[Request], Awaitable[Response | None]]
@@ -175,7 +186,11 @@ class Router:
         started = time.monotonic() if self.follow is not None else 0.0
         response = await self._answer(request)
         if response is not None:
-            await send_response(send, response, request.id)
+            try:
+                await send_response(send, response, request.id)
+            finally:
+                if response.taken is not None:
+                    response.taken()
         if self.follow is not None:
             route = self.pattern(scope["method"], scope["path"])
             self.follow(route, request, response, time.monotonic() - started)

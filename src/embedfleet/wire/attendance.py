@@ -1,6 +1,6 @@
 """Cancels request handling when the client disconnects or the deadline expires.
 
-Decides when work is broken off, and with which error. Refuses to know what the work is.
+Work is broken off with the error that says why; it may begin before the request's body is there.
 """
 
 from __future__ import annotations
@@ -51,15 +51,20 @@ _rounds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Rounds] = WeakKeyDictiona
 
 
 class Attendance:
-    """Around such work: it is cancelled, and ClientGoneError or DeadlineError comes out.
+    """Around such work: it is cancelled, and ClientGoneError or DeadlineError comes out."""
 
-    The body of the request must have been read.
-    """
+    __slots__ = (
+        *("_deadline", "_due", "_left_s", "_loop", "_reason", "_request", "_rounds", "_soon"),
+        *("_watch", "_whole", "_work"),
+    )
 
-    __slots__ = ("_deadline", "_left_s", "_loop", "_reason", "_request", "_soon", "_watch", "_work")
-
-    def __init__(self, request: Request, left_s: float) -> None:
-        """`left_s` are the seconds until the deadline."""
+    def __init__(self, request: Request, left_s: float, *, whole: bool = True) -> None:
+        """`left_s` are the seconds until the deadline. Unless the request is `whole`, its body is
+        read within; that the caller leaves is then found out there, and from `read` on here.
+        """
+        self._whole = whole
+        self._due = False
+        self._rounds: _Rounds | None = None
         self._request = request
         self._left_s = left_s
         self._soon: asyncio.TimerHandle | None = None
@@ -73,14 +78,14 @@ class Attendance:
         if self._left_s < 2 * PATIENCE_S:
             self._soon = loop.call_later(max(0.0, self._left_s), self.begin)
         else:
-            rounds = _rounds.get(loop) or _rounds.setdefault(loop, _Rounds(loop))
-            rounds.join(self)
+            self._rounds = _rounds.get(loop) or _rounds.setdefault(loop, _Rounds(loop))
+            self._rounds.join(self)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._soon is not None:
             self._soon.cancel()
-        else:
-            _rounds[self._loop].leave(self)
+        if self._rounds is not None:
+            self._rounds.leave(self)
         if self._watch is not None:
             self._watch.cancel()
         work, self._work = self._work, None  # a watch that ends only now has nothing to cancel
@@ -91,7 +96,24 @@ class Attendance:
 
     def begin(self) -> None:
         """Watch from now on."""
-        self._watch = asyncio.ensure_future(self._attend())
+        if self._whole:
+            self._watch = asyncio.ensure_future(self._attend())
+        else:  # only one can wait for what the caller sends
+            self._due = True
+            self._soon = self._loop.call_at(self._deadline, self._expire)
+
+    def read(self) -> None:
+        """The body is there."""
+        self._whole = True
+        if self._due:
+            if self._soon is not None:
+                self._soon.cancel()
+            self.begin()
+
+    def _expire(self) -> None:
+        self._reason = DeadlineError("the deadline passed before the request was there")
+        if self._work is not None:
+            self._work.cancel()
 
     async def _attend(self) -> None:
         try:

@@ -174,7 +174,7 @@ def encode_call(gateway: str, key: str, texts: Sequence[CallText]) -> bytes:
     return _call_encoder.encode(Call(VERSION, gateway, key, list(texts)))
 
 
-def decode_call(body: bytes) -> Call:
+def decode_call(body: bytes | bytearray) -> Call:
     """Raise ReplicaError when the body is no call of this version."""
     call = parsed("not a call of embedfleet's wire", _call_decoder.decode, body)
     if call.version != VERSION:
@@ -193,7 +193,7 @@ def encode_cancel(key: str, ids: Sequence[int]) -> bytes:
     return _call_encoder.encode(Cancel(key, list(ids)))
 
 
-def decode_cancel(body: bytes) -> Cancel:
+def decode_cancel(body: bytes | bytearray) -> Cancel:
     """Raise ReplicaError when the body is no cancellation."""
     return parsed("not a cancellation of embedfleet's wire", _cancel_decoder.decode, body)
 

@@ -10,6 +10,8 @@ from embedfleet.wire.openai_request import (
     EncodingFormat,
     RequestLimits,
     check_dimensions,
+    is_quickly_read,
+    parse_large_request,
     parse_request,
 )
 from embedfleet.wire.openai_response import (
@@ -27,6 +29,8 @@ __all__ = [
     "RequestLimits",
     "check_dimensions",
     "derive",
+    "is_quickly_read",
+    "parse_large_request",
     "parse_request",
     "render_error",
     "render_model",

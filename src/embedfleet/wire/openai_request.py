@@ -12,13 +12,15 @@ many; so is what stands in them. Of a field that occurs twice the last one count
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias, get_args
 
 import msgspec
 
-from embedfleet.vocabulary import CallerError, Role
+from embedfleet.vocabulary import CallerError, Encoding, Role, Text, TextOrIds
+from embedfleet.wire import openai_large as large
+from embedfleet.wire.openai_large import LARGEST_ID, Body, Step
 
 EncodingFormat: TypeAlias = Literal["float", "base64"]
 """How vectors are written into the answer."""
@@ -28,11 +30,18 @@ ENCODING_FORMATS: tuple[EncodingFormat, ...] = get_args(EncodingFormat)
 LEAST_DIMENSIONS = 32
 """Qwen3-Embedding is trained for dimensions from 32 to its width."""
 
-LARGEST_ID = 2**31 - 1
-"""Token ids travel as 32-bit integers; the encoder knows the real bound, the vocabulary."""
+SMALL_BYTES = 16 * 2**10
+"""Bodies up to this are parsed as they are: whatever is in them, it takes two milliseconds."""
+
+MEDIUM_BYTES = 2**20
+MEDIUM_VALUES = 16_384
+"""So are bodies up to so many bytes with so few commas and brackets: it is these that take time."""
 
 _QUOTED = 60
 """Characters of a caller's value that an error message repeats."""
+
+_COMPLAINT = 200
+"""Characters of either end of the parser's message that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     """One embeddings request, checked as far as that goes without knowing the model."""
 
     model: str
-    inputs: tuple[str | Sequence[int], ...]
+    inputs: tuple[TextOrIds, ...]
     """The texts in order, at least one: strings that are not blank, or token ids, at least one."""
     dimensions: int | None = None
     """Wanted length of the vectors, to be checked with `check_dimensions`; None: full width."""
@@ -80,7 +89,24 @@ class _Body(msgspec.Struct, gc=False):
     truncate: bool | None = None
 
 
+class _Beside(msgspec.Struct, gc=False):
+    """The same without `input`, which is read by itself."""
+
+    model: str
+    input: msgspec.Raw
+    dimensions: _Dimensions | None = None
+    encoding_format: EncodingFormat | None = None
+    user: str | None = None
+    input_type: Literal["query", "document"] | None = None
+    instruction: str | None = None
+    truncate: bool | None = None
+
+
 _decoder = msgspec.json.Decoder(_Body)
+_beside_decoder = msgspec.json.Decoder(_Beside)
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Some editors and Windows programs begin with it; RFC 8259 lets readers skip it."""
 
 _INPUT_FORMS = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
 
@@ -97,17 +123,55 @@ _RIGHT = {
 """What each field must be, in the words of error messages."""
 
 
-def parse_request(body: bytes, limits: RequestLimits) -> EmbeddingRequest:
+def is_quickly_read(body: Body) -> bool:
+    """Whether `parse_request` takes milliseconds, else `parse_large_request` is for it."""
+    if len(body) <= SMALL_BYTES:
+        return True
+    return len(body) <= MEDIUM_BYTES and body.count(b",") + body.count(b"[") <= MEDIUM_VALUES
+
+
+def parse_request(body: Body, limits: RequestLimits) -> EmbeddingRequest:
     """Read the body of `POST /v1/embeddings`.
 
     Raises CallerError with `param` and `code`, nothing else, whatever the bytes are.
     """
-    fields = _decode(body)
+    fields = _decode(body.removeprefix(BYTE_ORDER_MARK))
+    return _request(fields, _inputs(fields.input, limits), limits)
+
+
+def parse_large_request(
+    body: Body, limits: RequestLimits, step: Step = lambda: None
+) -> EmbeddingRequest:
+    """Read the body of `POST /v1/embeddings` in pieces, for a thread of its own.
+
+    As `parse_request`, but for texts, which are packed, token ids, which are arrays, and all fields
+    beside `input`, which may take a mebibyte together. `step` is called between pieces, some
+    milliseconds apart at most, and ends the work by raising an error, which comes out.
+    """
+    try:
+        fields = large.split(body, limits.max_texts, step)
+        beside = _decode_beside(fields, len(body))
+        return _request(beside, _large_inputs(body, fields, step), limits)
+    except large.TooMuchError as error:
+        if error.what == "texts":
+            raise _too_many_texts(error.count, limits) from None
+        raise CallerError(
+            f"The fields beside `input` take more than {large.MAX_BESIDE} bytes together; leave "
+            "out what is not needed.",
+            code="fields_too_large",
+        ) from None
+    except large.UnreadableError as error:
+        raise _unreadable(body, error) from None
+
+
+def _request(
+    fields: _Body | _Beside, inputs: tuple[TextOrIds, ...], limits: RequestLimits
+) -> EmbeddingRequest:
     if not fields.model:
         raise _empty("model", _RIGHT["model"])
     return EmbeddingRequest(
         model=fields.model,
-        inputs=_inputs(fields.input, limits),
+        inputs=inputs,
         dimensions=fields.dimensions,
         encoding_format=fields.encoding_format or "float",
         role=None if fields.input_type is None else Role(fields.input_type),
@@ -149,11 +213,7 @@ def _inputs(
     if kind is int:
         return (given,)  # type: ignore[return-value]  # all of one kind: a list of ids
     if len(given) > limits.max_texts:
-        raise CallerError(
-            f"`input` has {len(given)} texts; at most {limits.max_texts} may be sent at once.",
-            param="input",
-            code="array_above_max_length",
-        )
+        raise _too_many_texts(len(given), limits)
     for position, one in enumerate(given):
         if isinstance(one, str):
             if not one or one.isspace():
@@ -163,7 +223,54 @@ def _inputs(
     return tuple(given)  # type: ignore[arg-type]  # all of one kind, and that is not int
 
 
-def _check_text(text: str, param: str) -> None:
+def _large_inputs(body: Body, fields: large.Fields, step: Step) -> tuple[TextOrIds, ...]:
+    first, last = fields.start, fields.end
+    opening = body[first : first + 1]
+    if opening == b'"':
+        text = large.read_text(body, first, last, step)
+        _check_text(text, "input")
+        return (text,)
+    if opening != b"[":
+        raise _wrong_kind(bytes(body[first : first + _QUOTED]))
+    if body[last - 1 : last] != b"]":
+        raise large.UnreadableError("expected the end of a list", last - 1)
+    opening = body[(at := large.past_space(body, first + 1, last)) : at + 1]
+    if opening == b"]":
+        raise _empty("input", f"{_INPUT_FORMS}, with something in it", code="empty_array")
+    if opening == b'"':
+        return tuple(_large_texts(body, fields, step))
+    if opening == b"[":
+        return tuple(_large_lists(body, fields, step))
+    return (large.read_ids(body, first + 1, last - 1, step),)
+
+
+def _large_texts(body: Body, fields: large.Fields, step: Step) -> Iterator[TextOrIds]:
+    for position, texts in large.read_texts(body, fields, step):
+        for at, text in enumerate(texts, position):
+            _check_text(text, f"input[{at}]")
+            yield text
+
+
+def _large_lists(body: Body, fields: large.Fields, step: Step) -> Iterator[Encoding]:
+    for position, (first, last) in enumerate(large.elements(body, fields)):
+        if body[first : first + 1] != b"[" or body[last - 1 : last] != b"]":
+            some = bytes(body[first : min(last, first + _QUOTED)])
+            raise large.UnreadableError(_kind_error(some, "array"), first, position)
+        ids = large.read_ids(body, first + 1, last - 1, step, position)
+        if not len(ids):
+            raise _empty(f"input[{position}]", "at least one token id", code="empty_array")
+        yield ids
+
+
+def _too_many_texts(texts: int, limits: RequestLimits) -> CallerError:
+    return CallerError(
+        f"`input` has {texts} texts; at most {limits.max_texts} may be sent at once.",
+        param="input",
+        code="array_above_max_length",
+    )
+
+
+def _check_text(text: Text, param: str) -> None:
     if not text:
         raise _empty(param, "a text of at least one character that is not white space")
     if text.isspace():
@@ -205,7 +312,63 @@ def _mixed(given: Sequence[str | int | list[int]]) -> CallerError:
     )
 
 
-def _decode(body: bytes) -> _Body:
+def _decode_beside(fields: large.Fields, size: int) -> _Beside:
+    try:
+        return _beside_decoder.decode(fields.beside)
+    except msgspec.ValidationError as error:
+        raise _wrong_field(str(error)) from None
+    except msgspec.DecodeError as error:
+        cut = size - len(fields.beside)
+        raise _no_json(fields.beside, str(error), fields.start, cut) from None
+    except UnicodeDecodeError:
+        raise _no_utf8(fields.beside) from None
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _unreadable(body: Body, error: large.UnreadableError) -> CallerError:
+    """Word the complaint about a slice as if it were about the whole body."""
+    if isinstance(error.error, msgspec.ValidationError):
+        path = "$.input" if error.outer is None else f"$.input[{error.outer}]"
+        told = _ELEMENT.sub(lambda match: f"{path}[{error.first + int(match[1])}]", str(error), 1)
+        return _wrong_field(told)
+    if isinstance(error.error, UnicodeDecodeError):
+        return _no_utf8(body)
+    if isinstance(error.error, RecursionError):
+        return _too_deep()
+    if str(error) == "not an object":
+        kind = large.KINDS.get(chr(body[error.start]) if error.start < len(body) else "")
+        if kind is not None:
+            return CallerError(
+                f"The body must be a JSON object; got {_KINDS.get(kind, kind)}.",
+                code="invalid_type",
+            )
+        return _no_json(body, f"expected an object (byte {error.start})")
+    what = _BYTE.match(str(error))
+    at = error.start + int(what["at"] or 0) if what else error.start
+    return _no_json(body, f"{what['what'] if what else error} (byte {at})")
+
+
+_ELEMENT = re.compile(r"\$\[(\d+)\]")
+
+
+def _wrong_kind(value: bytes) -> CallerError:
+    return _wrong_field(f"{_kind_error(value, 'str | array', '$.input')}")
+
+
+def _kind_error(value: bytes, expected: str, path: str = "$[0]") -> msgspec.DecodeError:
+    """What the parser says of a value of another kind, which may be too long to give to it."""
+    kind = large.KINDS.get(value[:1].decode("latin-1"))
+    if kind is None:
+        return msgspec.DecodeError("invalid character (byte 0)")
+    return msgspec.ValidationError(f"Expected `{expected}`, got `{kind}` - at `{path}`")
+
+
+def _too_deep() -> CallerError:
+    return CallerError("The body is nested too deeply.", code="invalid_json")
+
+
+def _decode(body: Body) -> _Body:
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -215,7 +378,7 @@ def _decode(body: bytes) -> _Body:
     except UnicodeDecodeError:
         raise _no_utf8(body) from None
     except RecursionError:
-        raise CallerError("The body is nested too deeply.", code="invalid_json") from None
+        raise _too_deep() from None
 
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -226,6 +389,8 @@ _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`$")
 
 def _wrong_field(complaint: str) -> CallerError:
     """Turn msgspec's `Expected X, got Y - at $.path` into words about the parameter."""
+    if len(complaint) > 2 * _COMPLAINT:  # it repeats values of callers, which may be long
+        complaint = complaint[:_COMPLAINT] + complaint[-_COMPLAINT:]
     match = _PATH.match(complaint)
     what, path = (match["what"], match["path"]) if match else (complaint, None)
     if missing := _MISSING.match(what):
@@ -278,7 +443,10 @@ _BYTE = re.compile(r"^(?:JSON is malformed: )?(?P<what>.*?)(?: \(byte (?P<at>\d+
 _HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 
-def _no_json(body: bytes, complaint: str) -> CallerError:
+def _no_json(
+    body: Body, complaint: str, left_out_at: int | None = None, left_out: int = 0
+) -> CallerError:
+    """`left_out` bytes are missing in `body`, from `left_out_at` on."""
     if not body:
         return CallerError("The body is empty; it must be a JSON object.", code="invalid_json")
     match = _BYTE.match(complaint)
@@ -287,10 +455,14 @@ def _no_json(body: bytes, complaint: str) -> CallerError:
         what, at = "it ends too early", str(len(body))
         if half := _HALF_PAIR.search(body):
             what, at = "an escaped half of a surrogate pair", str(half.start())
+    if "surrogate" in what:
+        what = "an escaped half of a surrogate pair"
+    if left_out_at is not None and int(at) > left_out_at:
+        at = str(int(at) + left_out)
     return CallerError(f"The body is not valid JSON: {what}, at byte {at}.", code="invalid_json")
 
 
-def _no_utf8(body: bytes) -> CallerError:
+def _no_utf8(body: Body) -> CallerError:
     where = ""
     try:
         body.decode()

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from embedfleet.vocabulary import Role
+from embedfleet.wire.openai_large import LARGEST_ID
 from embedfleet.wire.openai_request import (
     ENCODING_FORMATS,
-    LARGEST_ID,
     LEAST_DIMENSIONS,
     RequestLimits,
 )

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.gateway.delivery.queue import SHARES, QueuedText, TextQueue
+from embedfleet.gateway.delivery.queue import QueuedText, TextQueue
+from embedfleet.urgency import LANE_SHARES
 from embedfleet.vocabulary import Lane
 
 INTERACTIVE, BULK = Lane.INTERACTIVE, Lane.BULK
@@ -78,7 +79,7 @@ def test_lanes_share_by_tokens_while_both_wait() -> None:
     left = [popped(queue) for _ in range(500)]
 
     tokens = {lane: sum(each.tokens for each in left if each.lane is lane) for lane in Lane}
-    assert tokens[BULK] / sum(tokens.values()) == pytest.approx(SHARES[BULK], abs=0.03)
+    assert tokens[BULK] / sum(tokens.values()) == pytest.approx(LANE_SHARES[BULK], abs=0.03)
 
 
 def test_an_idle_lane_saves_no_credit() -> None:

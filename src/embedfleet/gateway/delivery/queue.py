@@ -14,19 +14,11 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedfleet.telemetry.tracing import OpenSpan
-from embedfleet.urgency import urgency
+from embedfleet.urgency import BULK_LEAD, LANE_SHARES, urgency
 from embedfleet.vocabulary import Encoding, Lane
 
 if TYPE_CHECKING:
     from embedfleet.gateway.delivery.dispatch import Call
-
-SHARES = {Lane.INTERACTIVE: 0.9, Lane.BULK: 0.1}
-"""How tokens are divided while both lanes wait. Bulk work keeps a tenth, so that it always moves;
-a lane that has nothing waiting leaves its share to the other."""
-
-LEAD = 1024 / SHARES[Lane.INTERACTIVE]
-"""Interactive texts go first until they are this far ahead of their share: some fifty questions.
-Else a bulk text that is next, and waits for room that a question does not need, holds them up."""
 
 SPAN_S = 1 / 64
 """Texts whose urgencies are this close are put in order together."""
@@ -215,8 +207,8 @@ class TextQueue:
     """Texts by urgency within their lane; lanes share by tokens."""
 
     def __init__(self) -> None:
-        self._interactive = _Lane(SHARES[Lane.INTERACTIVE])
-        self._bulk = _Lane(SHARES[Lane.BULK])
+        self._interactive = _Lane(LANE_SHARES[Lane.INTERACTIVE])
+        self._bulk = _Lane(LANE_SHARES[Lane.BULK])
 
     def __len__(self) -> int:
         return self._interactive.texts + self._bulk.texts
@@ -248,7 +240,7 @@ class TextQueue:
     def peek(self, passed: Collection[TextClass] = ()) -> QueuedText | None:
         """The text that leaves next, of the classes that are not passed over."""
         first, second = self._interactive, self._bulk
-        if second.texts and (not first.texts or first.served - LEAD > second.served):
+        if second.texts and (not first.texts or first.served - BULK_LEAD > second.served):
             first, second = second, first
         text = first.first(passed) if first.texts else None
         return second.first(passed) if text is None and second.texts else text
