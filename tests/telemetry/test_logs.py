@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.settings import LogSettings
-from embedfleet.telemetry.logs import QueuedHandler, configure_logging
+from embedfleet.telemetry.logs import QueuedHandler, TextFormatter, configure_logging
 from embedfleet.telemetry.repeats import BURST, OnceAMinute, Repeats
 
 log = logging.getLogger("embedfleet.tests")
@@ -66,6 +66,19 @@ class TestRepeats:
         repeats = Repeats(most=most)
         assert all(repeats.admit((kind,), 0.0) == 0 for kind in range(kinds))
         assert len(repeats._kinds) <= most
+
+
+class TestForeignText:
+    @given(st.text(), st.text())
+    def test_no_text_can_look_like_another_line(self, said: str, raised: str) -> None:
+        error = (ValueError, ValueError(raised), None)
+        record = log.makeRecord(log.name, logging.ERROR, "", 0, "told %s", (said,), error)
+        first, *others = TextFormatter("%(asctime)s %(message)s").format(record).split("\n")
+        assert "told " in first
+        assert all(line.startswith("\t") for line in others)
+        for line in (first, *(other[1:] for other in others)):
+            assert line.splitlines() in ([], [line])
+            assert not any(ord(each) < 32 or 127 <= ord(each) < 160 for each in line)
 
 
 class TestLines:

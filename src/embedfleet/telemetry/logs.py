@@ -48,6 +48,25 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+CONTROLS = {n: ascii(chr(n))[1:-1] for n in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+"""Characters that end a line or move a terminal's cursor, and their escapes."""
+
+
+class TextFormatter(logging.Formatter):
+    """One line for people, its control characters escaped; lines of a traceback begin with a tab.
+
+    So nothing that came from elsewhere can look like a line of this process.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record, self.datefmt)
+        lines = [self.formatMessage(record)]
+        if record.exc_info:
+            lines += self.formatException(record.exc_info).split("\n")
+        return "\n\t".join(line.translate(CONTROLS) for line in lines)
+
+
 MOST_LINES = 10_000
 """Lines that wait for whoever reads them, some MB; more are dropped."""
 
@@ -132,7 +151,7 @@ def configure_logging(settings: LogSettings, who: str = "") -> None:
     else:
         said = f"{who}: ".replace("%", "%%") if who else ""
         handler.setFormatter(
-            logging.Formatter(f"%(asctime)s %(levelname)-7s {said}%(message)s", "%H:%M:%S")
+            TextFormatter(f"%(asctime)s %(levelname)-7s {said}%(message)s", "%H:%M:%S")
         )
     root = logging.getLogger()
     root.handlers[:] = [handler]
