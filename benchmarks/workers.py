@@ -5,9 +5,9 @@
 
 Emulated replicas that compute nothing (`gateway_replica.py`), wrk as the load. Each round goes
 through all numbers of workers, so that whatever else the machine does meets all of them; medians
-are reported, and the share of linear growth from one. `--source` names the `src` of another version whose single
-process takes part in every round. What the load alone can do is told beside: wrk against
-`/health/live` of the largest gateway, the cheapest request there is.
+are reported, and the share of linear growth from one. `--source` names the `src` of another
+version, whose single process takes part in every round. What the load alone can do is told beside:
+wrk against `/health/live` of the largest gateway, the cheapest request there is.
 """
 
 from __future__ import annotations
