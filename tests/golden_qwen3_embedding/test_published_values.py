@@ -16,7 +16,6 @@ from embedfleet.encoding.encoder import Encoder
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.model.description import describe
 from embedfleet.vocabulary import Vectors
-from tests.engine.precisions import needs_int8
 
 PROMPT = (
     "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
@@ -73,7 +72,6 @@ def test_float32_reproduces_the_first_dimensions_that_fastembed_tests_with(f32: 
     np.testing.assert_allclose(f32(["hello world"], "")[0, :5], HELLO_WORLD, atol=1e-3)
 
 
-@needs_int8
 def test_int8_stays_close_to_the_score_matrix(model: Path) -> None:
     embed = embedder(model, "int8")
     scores = embed(QUERIES, PROMPT) @ embed(DOCUMENTS, "").T
