@@ -310,7 +310,6 @@ def test_32768_tokens_of_the_06b_geometry_fit_the_memory_that_was_set(tmp_path: 
     assert samples[-1] < memory_mib / 4  # and it is given back
 
 
-@pytest.mark.xfail(reason="the check of int8 at loading holds 62 MiB for a moment", strict=False)
 @pytest.mark.slow
 def test_loading_takes_hardly_more_memory_than_the_packed_weights_and_closing_gives_it_back(
     tmp_path: Path,

@@ -57,9 +57,11 @@ class NativeEngine:
         self._settings, self._kernels = settings, kernels
         packer = Packer(kernels, instructions, settings.precision)
         layers = range(config.layers)
-        self._weights = Weights(checkpoint, packer, settings.threads, layers)
+        weights = Weights(checkpoint, packer, settings.threads, layers)
+        self._weights: Weights | None = weights
+        """Until it is closed: its memory is given back with the model's."""
         self._model = Model(
-            *(config, packer, self._weights, settings.threads), bfloat16=settings.bfloat16
+            *(config, packer, weights, settings.threads), bfloat16=settings.bfloat16
         )
         self._info = EngineInfo(
             width=config.hidden,
@@ -106,6 +108,8 @@ class NativeEngine:
     def agreement(self) -> Agreement:
         """How well int8 agrees with float32 in this model; takes about as long as loading it."""
         settings = self._settings
+        if self._weights is None:
+            raise RuntimeError("the engine is closed")
         return agreement(
             *(self._checkpoint, self._kernels, settings.instructions, self._weights),
             settings.threads,
@@ -115,6 +119,7 @@ class NativeEngine:
     def close(self) -> None:
         with self._computing:
             self._model.close()
+            self._weights = None
 
 
 class _Pass:
