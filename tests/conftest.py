@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     model = os.environ.get("EMBEDFLEET_TEST_SERVICE", "builtin")
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(started(model, log=tmp_path_factory.mktemp("service") / "log"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected() -> Iterator[None]:
+    """What a module's tests left open is reported in that module, not in whichever runs later."""
+    yield
+    gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -235,9 +235,11 @@ async def standing(tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
         yield port
 
 
-async def said(port: int, sent: bytes, rng: random.Random, tls: ssl.SSLContext | None) -> bytes:
-    """What comes back for what was sent, until the server closes or falls silent."""
-    async with asyncio.timeout(20):
+async def said(
+    port: int, sent: bytes, rng: random.Random, tls: ssl.SSLContext | None, silence_s: float
+) -> bytes:
+    """What comes back for what was sent, until the server closes or has been silent that long."""
+    async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
         got = b""
         try:
@@ -246,7 +248,7 @@ async def said(port: int, sent: bytes, rng: random.Random, tls: ssl.SSLContext |
                 writer.write(part)
                 await writer.drain()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.25):
+                async with asyncio.timeout(silence_s):
                     while (part := await reader.read(1 << 16)) != b"":
                         got += part
                         if complete(got):
@@ -269,6 +271,10 @@ def status_of(got: bytes) -> int | None:
     return int(got[9:12]) if got.startswith(b"HTTP/1.1 ") else None
 
 
+MUST_ANSWER_S = 30.0
+"""Patience with a server that has to answer: this machine may be busy."""
+MAY_ANSWER_S = 0.25
+"""Patience where the request may be unfinished, which is answered by nothing."""
 MALFORMED = {400, 431, 501, 505}
 """Answers to what is no request that is understood here."""
 
@@ -283,10 +289,12 @@ async def fuzzed(
         gate = asyncio.Semaphore(64)
 
         async def one(sent: bytes, dice: random.Random) -> None:
-            async with gate:
-                got = await said(port, sent, dice, ours)
             heads: list[h11.Request] = []
-            status, verdicts = status_of(got), (_Llhttp.accepts(sent), h11_accepts(sent, heads))
+            verdicts = _Llhttp.accepts(sent), h11_accepts(sent, heads)
+            certain = verdicts == (False, False) or (verdicts == (True, True) and allowed(heads[0]))
+            async with gate:
+                got = await said(port, sent, dice, ours, MUST_ANSWER_S if certain else MAY_ANSWER_S)
+            status = status_of(got)
             outcomes[verdicts, status in MALFORMED if status else None] += 1
             assert status is None or status < 500 or status in MALFORMED, (sent, got)
             if verdicts == (False, False):
@@ -310,7 +318,8 @@ async def fuzzed(
         assert outcomes[(False, False), True] > count / 10
         grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         assert grown_mib < 60
-        alive = await said(port, b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n", rng, ours)
+        question = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+        alive = await said(port, question, rng, ours, MUST_ANSWER_S)
         assert status_of(alive) == 200
 
 
@@ -321,4 +330,4 @@ async def test_what_others_refuse_is_refused_and_nothing_hangs() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 6))
 async def test_many_more_of_them(seed: int) -> None:
-    await fuzzed(seed, 50_000)
+    await fuzzed(seed, 12_000)

@@ -218,8 +218,9 @@ def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
     load = {"native": _load_native, "openvino": _load_openvino, "numpy": _load_numpy}
     if choice.kernels == "numpy" and obstacle is not None:
         log.warning(
-            "numpy computes, in f32, many times as slow as compiled kernels: %s. %s",
-            *(obstacle, "Install embedfleet with a C compiler, or embedfleet[openvino]."),
+            "numpy computes, in f32, many times as slow as compiled kernels: %s. Install "
+            "embedfleet where there is a C compiler, or add OpenVINO: %s",
+            *(obstacle, how_to_add("openvino")),
         )
     else:
         log.info("%s kernels compute: %s", choice.kernels, choice.reason)

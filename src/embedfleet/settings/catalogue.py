@@ -116,10 +116,10 @@ class EngineSettings:
     """On a GPU, give a text the same bits whatever it is computed with. Without it the last bits
     depend on the batch. Costs speed, for short texts above all."""
     kernels: Literal["auto", "native", "openvino", "numpy"] = "auto"
-    """Whose kernels compute on a processor: `native` are embedfleet's own, `openvino` those of an
-    extra (`pip install 'embedfleet[openvino]'`), `numpy` slow ones in f32 for where there is
-    nothing else. `auto` takes ours where they were compiled and the model's sizes suit them, and
-    OpenVINO's, where it is installed, for int8 on processors with tiles (AMX)."""
+    """Whose kernels compute on a processor: `native` are embedfleet's own, `openvino` those of the
+    extra of that name, `numpy` slow ones in f32 for where there is nothing else. `auto` takes ours
+    where they were compiled and the model's sizes suit them, and OpenVINO's, where it is installed,
+    for int8 on processors with tiles (AMX)."""
     instructions: Literal[
         "auto", "avx512_vnni", "avx_vnni", "avx2", "neon_i8mm", "neon_dotprod", "neon", "portable"
     ] = "auto"

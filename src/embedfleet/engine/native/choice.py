@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.native.library import InstructionSet, Numbers
+from embedfleet.extras import how_to_add
 from embedfleet.vocabulary import Precision, SettingError
 
 Implementation: TypeAlias = Literal["native", "openvino", "numpy"]
@@ -53,7 +54,7 @@ def choose_kernels(wanted: str, dtype: str, around: Around) -> Choice:
         raise SettingError(f"kernels is {wanted!r}; there are {', '.join(KERNELS)}.")
     if wanted == "openvino" and not around.openvino:
         raise SettingError(
-            "kernels is openvino, which is not installed: pip install 'embedfleet[openvino]'."
+            f"kernels is openvino, which is not installed. To add it: {how_to_add('openvino')}."
         )
     if wanted == "native" and around.obstacle is not None:
         raise SettingError(f"kernels is native, but {around.obstacle}. Use auto.")
