@@ -27,7 +27,7 @@ from embedfleet.endpoint import Endpoint, Promise, ServedModel
 from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.prober import Prober
-from embedfleet.fleet.providers.local import SETUP_FAILED
+from embedfleet.fleet.providers.local import SETUP_FAILED, keyed
 from embedfleet.fleet.supervisor import Supervisor
 from embedfleet.gateway.app import listeners
 from embedfleet.gateway.attaching import replica_client
@@ -89,6 +89,7 @@ def run(
         models = [local_model(pool, settings.engine.max_tokens) for pool in settings.pools]
         Names(list(zip(settings.pools, models, strict=True)))
         refuse_hopeless(settings, models, suits)
+        settings = keyed(settings, Path(scratch))
         return uvloop.run(_run(settings, models, Path(scratch), tracing, api_keys))
 
 

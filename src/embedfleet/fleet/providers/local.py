@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +26,31 @@ log = logging.getLogger(__name__)
 
 ANNOUNCE_TIMEOUT_S = 60.0
 """From the start of the interpreter to the announcement; the model is loaded after it."""
+
+
+def keyed(settings: Settings, directory: Path) -> Settings:
+    """The settings with a key of this start for every pool whose replicas are all started here.
+
+    On a machine of many users anybody may ask a loopback port, so each local replica asks for the
+    key of its pool. A pool that names a key for its replicas elsewhere keeps that one; one that
+    names none for them has none here either, since every replica of a pool is sent the same.
+    """
+    path = directory / "replica.key"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(secrets.token_urlsafe(32))
+    return dataclasses.replace(
+        settings,
+        pools=tuple(
+            dataclasses.replace(pool, replica_key_file=path) if _only_local(pool) else pool
+            for pool in settings.pools
+        ),
+    )
+
+
+def _only_local(pool: Pool) -> bool:
+    elsewhere = pool.replica_urls or pool.replica_service or pool.replica_key_file
+    return bool(pool.engine == "embedfleet" and pool.replicas and not elsewhere)
 
 
 def replica_settings(
@@ -46,7 +72,11 @@ def replica_settings(
     return dataclasses.replace(
         settings,
         replica=dataclasses.replace(
-            settings.replica, host="127.0.0.1", port=0, exit_with_parent=True, key_file=None
+            settings.replica,
+            host="127.0.0.1",
+            port=0,
+            exit_with_parent=True,
+            key_file=pool.replica_key_file,
         ),
         engine=dataclasses.replace(settings.engine, threads=threads),
         pools=(
