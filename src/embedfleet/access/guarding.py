@@ -23,7 +23,7 @@ from embedfleet.wire.asgi import (
 )
 from embedfleet.wire.request_ids import request_id
 
-OPEN = "/health"
+OPEN = ("/health",)
 
 
 def guarded(route: Route, access: Access) -> Route:
@@ -54,20 +54,21 @@ def asking(access: Access) -> Callable[[Request], None] | None:
     return guard
 
 
-def behind(app: App, access: Access) -> App:
+def behind(app: App, access: Access, free: tuple[str, ...] = OPEN) -> App:
     """The app behind a key; the app itself where everybody may ask."""
-    return app if isinstance(access, OpenAccess) else Guarded(app, access)
+    return app if isinstance(access, OpenAccess) else Guarded(app, access, free)
 
 
 class Guarded:
-    """An app that wants one key for everything but health."""
+    """An app that wants one key for everything but the paths that begin with `free`."""
 
-    def __init__(self, app: App, access: Access) -> None:
+    def __init__(self, app: App, access: Access, free: tuple[str, ...]) -> None:
         self._app = app
         self._access = access
+        self._free = free
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].startswith(OPEN):
+        if scope["type"] == "http" and not scope["path"].startswith(self._free):
             try:
                 self._access.open(Request(scope, receive, send).header(b"authorization")).close()
             except EmbedfleetError as error:

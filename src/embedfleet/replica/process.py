@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import uvloop
 
 from embedfleet.access import Access, OpenAccess
-from embedfleet.access.guarding import behind
+from embedfleet.access.guarding import OPEN, behind
 from embedfleet.access.opening import one_key
 from embedfleet.access.pages import NoPages
 from embedfleet.background import Background
@@ -111,10 +111,17 @@ def told_as(settings: Settings) -> str:
     return f"{name}/local-{settings.replica.place}"
 
 
-def fronted(app: App, access: Access, host: str) -> App:
-    """A replica's app behind its key; without one, out of reach of web pages."""
+def fronted(app: App, access: Access, host: str, *, ours: bool = False) -> App:
+    """A replica's app behind its key; without one, out of reach of web pages.
+
+    One that a gateway started (`ours`) has a key that nobody else knows, Prometheus included: its
+    metrics are open on loopback, though not to pages.
+    """
     if isinstance(access, OpenAccess):
         return NoPages(app, by_name=not is_loopback(host))
+    if ours:
+        kept = behind(app, access, (*OPEN, "/metrics"))
+        return NoPages(kept, by_name=not is_loopback(host))
     return behind(app, access)
 
 
@@ -130,7 +137,7 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
             "replica.key_file)",
             host,
         )
-    listener = Listener(fronted(door, access, host), bind(host, port))
+    listener = Listener(fronted(door, access, host, ours=ours), bind(host, port))
     print(f"{ANNOUNCEMENT}http://{listener.address}", flush=True)  # noqa: T201  a provider reads it
     if ours:
         os.dup2(2, 1)  # nobody reads on: a library that prints would wait for ever
