@@ -30,7 +30,7 @@ async def test_a_loop_that_ends_by_itself_is_told_once_and_fails_the_process(
     background = Background()
     other = background.start(for_ever(), "another loop")
     background.start(loop(), "the loop")  # type: ignore[operator]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await background.failed.wait()
 
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [

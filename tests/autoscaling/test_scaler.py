@@ -301,7 +301,7 @@ class TestByHand:
         loop = asyncio.create_task(rig.scaler.run())
         await asyncio.sleep(0.01)
         rig.scaler.pin(6)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while rig.target.planned != 6:
                 await asyncio.sleep(0.001)
         loop.cancel()

@@ -45,7 +45,7 @@ async def tier(server: RedisServer, **options: Any) -> AsyncIterator[RedisTier]:
 
 
 async def written(tier: RedisTier, texts: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while tier.counts.written + tier.counts.refused + tier.counts.unwritten < texts:
             await asyncio.sleep(0.01)
 

@@ -72,7 +72,7 @@ async def watching(contact: FakeContact) -> AsyncIterator[Member]:
 
 
 async def becomes(member: Member, state: ReplicaState) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while member.state is not state:
             await asyncio.sleep(0.002)
 

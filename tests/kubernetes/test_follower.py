@@ -42,7 +42,7 @@ async def following(server: ApiServer) -> AsyncIterator[Fleet]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.002)
 

@@ -33,7 +33,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import MasterNotFoundError
 
 from embedfleet.cache.breaker import Breaker, State
-from embedfleet.cache.redis_client import WRITE_TIMEOUT_S, Client, open_client
+from embedfleet.cache.redis_client import WRITE_TIMEOUT_S, Client, close_client, open_client
 from embedfleet.settings import CacheSettings
 
 log = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class RedisTier:
         for task in ended:
             task.cancel()
         await asyncio.gather(*ended, return_exceptions=True)
-        await self._client.aclose()
+        await close_client(self._client)
 
     def _name(self, key: bytes) -> str:
         return self._prefix + key.hex()

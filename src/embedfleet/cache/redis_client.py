@@ -16,7 +16,7 @@ from redis._parsers.hiredis import _AsyncHiredisParser  # the only way to look a
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError, InvalidResponse, RedisError
@@ -146,6 +146,14 @@ def _by_sentinels(url: str, settings: CacheSettings, options: dict[str, Any]) ->
         **options,
     )
     return client
+
+
+async def close_client(client: Client) -> None:
+    """Close its connections, those to Sentinels included: the library leaves them open."""
+    await client.aclose()
+    if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
+        for sentinel in client.connection_pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def read_password(path: Path, setting: str = "redis_password_file") -> str:
