@@ -1,7 +1,7 @@
 """Writes down what this Python process and those that it starts do to the world around them.
 
 A directory for PYTHONPATH: Python imports `sitecustomize` before anything else, in every child too.
-Each line of the file that EMBEDFLEET_AUDIT names is one event as JSON: `[pid, event, what]`.
+Each line of the file that AUDIT_LOG names is one event as JSON: `[pid, event, what]`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-LOG = os.open(os.environ["EMBEDFLEET_AUDIT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+LOG = os.open(os.environ["AUDIT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PATHS = {"os.mkdir", "os.rename", "os.link", "os.symlink", "os.truncate", "shutil.copyfile"}
 ENDPOINTS = {"socket.connect", "socket.sendto", "socket.bind"}

@@ -136,6 +136,8 @@ class Gateway:
         self.pools: list[Pool] = []
         self._names = Names()
         self.models: dict[str, ServedModel] = {}
+        self._served: set[int] = set()
+        """Places of the pools whose model is known."""
         self.draining = False
         self.hopeless = asyncio.Event()
         """Set when a pool has no replica and never will."""
@@ -206,6 +208,7 @@ class Gateway:
         pool.width, now = model.identity.width, int(time.time())
         served = ServedModel(model.identity, names, encoder, pool, now, promise)
         self.models.update(dict.fromkeys(names, served))
+        self._served.add(place)
         if self.workers is not None:
             self.workers.introduce(place, names, model, promise)
 
@@ -272,8 +275,11 @@ class Gateway:
         return f"no replica has answered yet, so no model is known{last}; try again soon"
 
     def ready(self) -> bool:
-        """Whether every pool has a replica that may get traffic."""
-        return bool(self.pools) and all(pool.fleet.count(ReplicaState.READY) for pool in self.pools)
+        """Whether every pool's model is known, and has a replica that may get traffic."""
+        return bool(self.pools) and all(
+            place in self._served and pool.fleet.count(ReplicaState.READY)
+            for place, pool in enumerate(self.pools)
+        )
 
     def requests(self) -> dict[int, int]:
         """Requests that ended, by HTTP status."""

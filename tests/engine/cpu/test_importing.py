@@ -23,7 +23,7 @@ def test_importing_the_engine_asks_nobody_forks_nothing_and_writes_nothing(tmp_p
     around |= {"HOME": str(home), "PYTHONPATH": str(AUDIT), "PYTHONDONTWRITEBYTECODE": "1"}
     program = "import embedfleet.engine.cpu.engine, openvino; print(openvino.__version__)"
     subprocess.run(
-        [sys.executable, "-c", program], check=True, env=around | {"EMBEDFLEET_AUDIT": str(log)}
+        [sys.executable, "-c", program], check=True, env=around | {"AUDIT_LOG": str(log)}
     )
     assert [json.loads(line)[1:] for line in log.read_text().splitlines()] == []
     assert list(home.iterdir()) == []

@@ -141,3 +141,13 @@ def test_limits_of_a_key_hold_for_all_of_them_together(tmp_path: Path) -> None:
         codes = asyncio.run(ask())
         assert codes.count("") in {20, 21}, codes  # a third of a second fills a tenth of one
         assert codes.count("rate_limit_exceeded") == 30 - codes.count("")
+
+
+def test_the_first_request_after_the_greeting_is_answered_whichever_of_them_gets_it(
+    fleet: ChaosFleet,
+) -> None:
+    """A model that replicas bring is known to all of them before anybody is told to come."""
+    asker = Asker(fleet.service.base_url)
+    asyncio.run(asker.ask_many(WORKERS * 8, clients=WORKERS * 8))
+    asker.reckoning.check()
+    assert not asker.reckoning.refused

@@ -54,6 +54,8 @@ STEADY_S = 30.0
 """A worker that lived so long begins with the shortest pause again."""
 REFRESH_S = 0.25
 """How often workers are told of what changed without a change of state: costs, promises."""
+LOOK_S = 0.05
+"""How often workers are asked whether they are ready, until they are."""
 KILL_AFTER_S = 5.0
 """Beyond the drain time-out, until a worker that does not end is killed."""
 
@@ -233,9 +235,11 @@ class Workers:
             group.create_task(self._refresh())
 
     async def ready(self) -> None:
-        """Return once every worker answers callers."""
+        """Return once every worker answers callers, and knows the models that they ask for."""
         for worker in self._workers:
             await worker.serving.wait()
+        while not all(await self.ask("ready")):
+            await asyncio.sleep(LOOK_S)
 
     async def drain(self) -> None:
         """Let all of them finish what they accepted, and end; kill those that do not."""

@@ -94,6 +94,7 @@ class Worker:
         self._fleets: list[MirroredFleet] = []
         self._promises: list[Promise | None] = []
         self._answers = {
+            "ready": self._ready,
             "metrics": self._metrics,
             "observations": self._observations,
             "workloads": self._workloads,
@@ -168,6 +169,9 @@ class Worker:
             self._channel.send(Answer(question.id, error=error.message))
         else:
             self._channel.send(Answer(question.id, value))
+
+    async def _ready(self) -> Any:
+        return self._gateway.ready()
 
     async def _metrics(self) -> Any:
         self._gateway.observe()
