@@ -1,0 +1,25 @@
+"""A client for this service and for others that speak OpenAI's embeddings API: NumPy in and out.
+
+`errors`, `pacing` and `wire` are pure: what can go wrong, how requests are cut and repeated, and
+their bytes. `calling` is one call, `asynchronous` the client; `blocking` is the same one for code
+without an event loop. No engine is imported.
+"""
+
+from embedfleet.client.asynchronous import AsyncClient
+from embedfleet.client.blocking import Client
+from embedfleet.client.calling import Embedded, Progress
+from embedfleet.client.errors import AnswerError, ClientError, RefusedError, UnavailableError
+from embedfleet.client.wire import ServedModel, Wishes
+
+__all__ = [
+    "AnswerError",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "Embedded",
+    "Progress",
+    "RefusedError",
+    "ServedModel",
+    "UnavailableError",
+    "Wishes",
+]

@@ -1,0 +1,113 @@
+"""The same client for code without an event loop: one of its own, in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import uvloop
+from numpy.typing import DTypeLike, NDArray
+
+from embedfleet.client.asynchronous import AsyncClient
+from embedfleet.client.calling import Arrived, Embedded, Progress
+from embedfleet.client.wire import ServedModel, Texts, Wishes
+
+Result = TypeVar("Result")
+
+
+class Client:
+    """As AsyncClient, and takes what it takes; usable by several threads at once.
+
+    with Client("http://127.0.0.1:8080") as client:
+        vectors = client.embed(["one text", "another"], dimensions=256)
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._client = AsyncClient(url, **options)
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="embedfleet-client", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return self._client.url
+
+    def embed(
+        self,
+        texts: str | Texts,
+        *,
+        dimensions: int | None = None,
+        input_type: str | None = None,
+        instruction: str | None = None,
+        truncate: bool = False,
+        dtype: DTypeLike = np.float32,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> NDArray[Any]:
+        """As `AsyncClient.embed`; `progress` is called in another thread."""
+        return self._wait(
+            self._client.embed(
+                texts,
+                dimensions=dimensions,
+                input_type=input_type,
+                instruction=instruction,
+                truncate=truncate,
+                dtype=dtype,
+                progress=progress,
+            )
+        )
+
+    def embed_each(
+        self,
+        texts: Texts,
+        wishes: Wishes | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        arrived: Arrived | None = None,
+    ) -> Embedded:
+        """As `AsyncClient.embed_each`; what it calls is called in another thread."""
+        return self._wait(
+            self._client.embed_each(texts, wishes, progress=progress, arrived=arrived)
+        )
+
+    def models(self) -> list[ServedModel]:
+        """As `AsyncClient.models`."""
+        return self._wait(self._client.models())
+
+    def served_model(self) -> ServedModel:
+        """As `AsyncClient.served_model`."""
+        return self._wait(self._client.served_model())
+
+    def close(self) -> None:
+        """Close connections and end the thread."""
+        if not self._loop.is_closed():
+            self._wait(self._client.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
+        if self._loop.is_closed():
+            work.close()
+            raise RuntimeError("the client is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # Ctrl-C here is the end of the requests there

@@ -1,0 +1,187 @@
+"""One call of a client: its texts, the requests that they become, and what comes of each text."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.client import wire
+from embedfleet.client.errors import AnswerError, RefusedError
+from embedfleet.client.pacing import Cutter, Pace
+from embedfleet.client.wire import Answer, Texts
+
+TEXT_FAILS = frozenset({"invalid_vector", "replica_failed"})
+"""Codes of errors of the service that a text of the request may be the cause of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a call is."""
+
+    texts: int
+    done: int
+    """Texts that have a vector or an error."""
+    tokens: int
+    """As the service counted them."""
+    seconds: float
+    """Since the call began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors, and errors for the texts that have none."""
+
+    vectors: NDArray[np.float32]
+    """Shape [texts, dimensions]; NaN in the rows of texts with an error."""
+    errors: dict[int, RefusedError] = field(default_factory=dict)
+    """By the place of the text."""
+    tokens: int = 0
+
+
+Arrived: TypeAlias = Callable[[Sequence[int], NDArray[np.float32]], None]
+"""Takes the places of some texts and their vectors, as soon as they are there."""
+
+
+Ask: TypeAlias = Callable[[Sequence[str | list[int]]], Awaitable[Answer]]
+"""Sends one request."""
+
+
+class Watch(NamedTuple):
+    """Who is told while a call goes on."""
+
+    progress: Callable[[Progress], None] | None = None
+    arrived: Arrived | None = None
+
+
+class Call:
+    """Requests for some texts, each text answered or refused by itself."""
+
+    def __init__(
+        self, ask: Ask, cutter: Cutter, pace: Pace, texts: Texts, watch: Watch, *, whole: bool
+    ) -> None:
+        """With `whole` the first refusal ends the call."""
+        self._ask = ask
+        self._cutter = cutter
+        self._pace = pace
+        self._watch = watch
+        self._whole = whole
+        self._began = time.monotonic()
+        self._errors: dict[int, RefusedError] = {}
+        self._inputs = [self._input(at, each) for at, each in enumerate(texts)]
+        self._vectors: NDArray[np.float32] | None = None
+        self._tokens = self._done = 0
+
+    async def run(self, dimensions: int) -> Embedded:
+        """`dimensions` is the width of the matrix where no text has a vector."""
+        await self._all([at for at in range(len(self._inputs)) if at not in self._errors])
+        if self._vectors is None:
+            self._vectors = np.full((len(self._inputs), dimensions), np.nan, np.float32)
+        return Embedded(self._vectors, self._errors, self._tokens)
+
+    def _input(self, at: int, text: Any) -> str | list[int]:
+        try:
+            return wire.as_input(text)
+        except RefusedError as error:
+            error.index = at
+            if self._whole:
+                raise
+            self._errors[at] = error
+            return ""
+
+    async def _all(self, places: Sequence[int]) -> None:
+        """Requests for all of these, no more at a time than the service may be sent and one that
+        waits: the later one is cut, the more is known of how many tokens its texts have.
+        """
+        tasks: set[asyncio.Task[None]] = set()
+        at = 0
+        try:
+            while at < len(places):
+                ahead = places[at : at + self._cutter.most_texts]
+                count = self._cutter.fitting([wire.size_of(self._inputs[each]) for each in ahead])
+                tasks.add(asyncio.create_task(self._some(ahead[:count])))
+                at += count
+                while len(tasks) > int(self._pace.limit):
+                    tasks = await _ended(tasks)
+            while tasks:
+                tasks = await _ended(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _some(self, places: Sequence[int]) -> None:
+        """One request; where it is refused, smaller ones that find out which text is the cause."""
+        try:
+            self._take(places, await self._ask([self._inputs[at] for at in places]))
+        except RefusedError as error:
+            several = len(places) > 1
+            if several and _is_of_the_size(error):
+                self._cutter.smaller(len(places))
+                await self._halves(places)
+                return
+            named = wire.named_text(error, len(places)) if several else 0
+            error.index = None if named is None else places[named]
+            if self._whole or not _is_of_a_text(error):
+                raise
+            if not several:
+                self._errors[places[0]] = error
+                self._count(1)
+            elif named is None:
+                await self._halves(places)
+            else:
+                # By itself, to be sure that it is the one, and the others without it.
+                await self._some([places[named]])
+                await self._some([*places[:named], *places[named + 1 :]])
+
+    async def _halves(self, places: Sequence[int]) -> None:
+        middle = len(places) // 2
+        await self._some(places[:middle])
+        await self._some(places[middle:])
+
+    def _take(self, places: Sequence[int], answer: Answer) -> None:
+        width = answer.vectors.shape[1]
+        if self._vectors is None:
+            self._vectors = np.full((len(self._inputs), width), np.nan, np.float32)
+        if width != self._vectors.shape[1]:
+            raise AnswerError(
+                f"vectors of {width} dimensions came after those of {self._vectors.shape[1]}: "
+                "the service changed its model"
+            )
+        self._vectors[list(places)] = answer.vectors
+        self._tokens += answer.tokens
+        if self._watch.arrived is not None:
+            self._watch.arrived(places, answer.vectors)
+        self._count(len(places))
+
+    def _count(self, texts: int) -> None:
+        self._done += texts
+        if self._watch.progress is not None:
+            seconds = time.monotonic() - self._began
+            self._watch.progress(Progress(len(self._inputs), self._done, self._tokens, seconds))
+
+
+def _is_of_the_size(error: RefusedError) -> bool:
+    return error.http_status == 413 or error.code == "array_above_max_length"
+
+
+def _is_of_a_text(error: RefusedError) -> bool:
+    """Whether another text in its place might have been accepted."""
+    if error.code in TEXT_FAILS:
+        return True
+    if error.http_status not in {400, 413, 422}:
+        return False
+    return error.param is None or error.param.partition("[")[0] == "input"
+
+
+async def _ended(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Wait until some have ended; raises what they raised."""
+    done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+    return left

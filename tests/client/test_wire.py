@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedfleet.client.errors import AnswerError, RefusedError
+from embedfleet.client.wire import (
+    Wishes,
+    as_input,
+    named_text,
+    read_answer,
+    read_models,
+    read_refusal,
+    request_body,
+    size_of,
+)
+
+
+def coded(*numbers: float) -> str:
+    return base64.b64encode(np.array(numbers, "<f4").tobytes()).decode()
+
+
+def answer(*data: object) -> bytes:
+    return orjson.dumps({"data": list(data), "usage": {"prompt_tokens": 7}})
+
+
+def test_vectors_go_to_the_places_that_their_numbers_say() -> None:
+    body = answer(
+        {"index": 1, "embedding": coded(3, 4)},
+        {"index": 0, "embedding": [1.0, 2.0]},
+    )
+    found = read_answer(body, 2)
+    assert found.vectors.tolist() == [[1, 2], [3, 4]]
+    assert found.vectors.dtype == np.float32
+    assert found.tokens == 7
+
+
+def test_slashes_may_be_escaped() -> None:
+    just_below_one = np.nextafter(np.float32(1), np.float32(0))
+    text = coded(just_below_one)
+    assert text == "//9/Pw=="
+    body = b'{"data":[{"embedding":"%b"}]}' % text.replace("/", "\\/").encode()
+    assert read_answer(body, 1).vectors == just_below_one
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b"{", "none of OpenAI's format"),
+        (b"[" * 100_000, "none of OpenAI's format"),
+        (answer({"embedding": coded(1)}), "1 vectors came back for 2 texts"),
+        (answer({"embedding": coded(1)}, {"embedding": coded(1, 2)}), r"\[1, 2\] dimensions"),
+        (answer({"index": 0, "embedding": coded(1)}, {"index": 0, "embedding": coded(1)}), "twice"),
+        (
+            answer({"index": 0, "embedding": coded(1)}, {"index": 2, "embedding": coded(1)}),
+            "not as",
+        ),
+        (answer({"embedding": coded(1)}, {"embedding": coded(float("nan"))}), "not finite"),
+        (answer({"embedding": coded(1)}, {"embedding": "AAA"}), "can't be read"),
+        (answer({"embedding": coded(1)}, {"embedding": {}}), "neither base64 nor"),
+        (answer({"embedding": coded(1)}, {"embedding": ["x"]}), "can't be read"),
+        (answer({"embedding": coded()}, {"embedding": coded()}), r"\[0\] dimensions"),
+    ],
+)
+def test_what_is_no_answer_is_named(body: bytes, complaint: str) -> None:
+    with pytest.raises(AnswerError, match=complaint):
+        read_answer(body, 2)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_an_answer_or_an_error(body: bytes) -> None:
+    for read in (lambda: read_answer(body, 1), lambda: read_models(body)):
+        try:
+            read()
+        except AnswerError:
+            continue
+    assert str(read_refusal(400, body)).startswith("status 400: ")
+
+
+def test_a_refusal_keeps_the_service_s_words_without_its_control_characters() -> None:
+    told = {"error": {"message": "no\x1b[31m way", "code": "c", "param": "input[3]"}}
+    error = read_refusal(400, orjson.dumps(told))
+    assert str(error) == "status 400: no [31m way"
+    assert (error.http_status, error.code, error.param) == (400, "c", "input[3]")
+    assert named_text(error, 4) == 3
+    assert named_text(error, 3) is None
+
+
+def test_requests_hold_what_is_wished_and_no_more() -> None:
+    body = orjson.loads(request_body("m", ["a"], Wishes()))
+    assert body == {"model": "m", "input": ["a"], "encoding_format": "base64"}
+    wishes = Wishes(8, "query", "find", truncate=True)
+    assert orjson.loads(request_body("m", ["a"], wishes)) | body == {
+        **body,
+        "dimensions": 8,
+        "input_type": "query",
+        "instruction": "find",
+        "truncate": True,
+    }
+
+
+def test_texts_are_strings_or_ids() -> None:
+    assert as_input("a") == "a"
+    assert as_input(np.array([1, 2])) == [1, 2]
+    assert as_input((1, np.int32(2))) == [1, 2]
+    assert size_of("é") == 2
+    assert size_of([1, 2, 3]) == 3
+    for wrong in (None, 3, [1.5], b"a"):
+        if wrong == b"a":
+            continue
+        with pytest.raises(TypeError, match="a string or a list of token ids"):
+            as_input(wrong)  # type: ignore[arg-type]
+    with pytest.raises(RefusedError, match="surrogate"):
+        as_input("a\ud800")
