@@ -77,17 +77,17 @@ async def test_who_stops_a_replica_can_be_cancelled_in_the_moment_in_which_it_en
         await stopping
 
 
-def test_local_replicas_ask_for_a_key_of_this_start_that_only_its_user_can_read(
-    tmp_path: Path,
-) -> None:
-    found = keyed(Settings(pools=(POOL,)), tmp_path)
-    path = found.pools[0].replica_key_file
-    assert path is not None
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert len(path.read_text()) >= 43
-    assert replica_settings(found, found.pools[0], Path("/m"), ("a",)).replica.key_file == path
+def test_local_replicas_ask_for_a_key_of_this_start_that_only_its_user_can_read() -> None:
+    with keyed(Settings(pools=(POOL,))) as found:
+        path = found.pools[0].replica_key_file
+        assert path is not None
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert len(path.read_text()) >= 43
+        assert replica_settings(found, found.pools[0], Path("/m"), ("a",)).replica.key_file == path
+    assert not path.exists()
 
 
-def test_the_key_of_this_start_is_sent_to_no_replica_elsewhere(tmp_path: Path) -> None:
+def test_the_key_of_this_start_is_sent_to_no_replica_elsewhere() -> None:
     pool = dataclasses.replace(POOL, replica_urls=("http://a:1",))
-    assert keyed(Settings(pools=(pool,)), tmp_path).pools == (pool,)
+    with keyed(Settings(pools=(pool,))) as found:
+        assert found.pools == (pool,)

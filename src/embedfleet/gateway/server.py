@@ -89,8 +89,8 @@ def run(
         models = [local_model(pool, settings.engine.max_tokens) for pool in settings.pools]
         Names(list(zip(settings.pools, models, strict=True)))
         refuse_hopeless(settings, models, suits)
-        settings = keyed(settings, Path(scratch))
-        return uvloop.run(_run(settings, models, Path(scratch), tracing, api_keys))
+        with keyed(settings) as own:
+            return uvloop.run(_run(own, models, Path(scratch), tracing, api_keys))
 
 
 def settings_check(settings: Settings) -> None:

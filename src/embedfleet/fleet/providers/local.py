@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from embedfleet.fleet.providers.provider import End
@@ -28,24 +29,29 @@ ANNOUNCE_TIMEOUT_S = 60.0
 """From the start of the interpreter to the announcement; the model is loaded after it."""
 
 
-def keyed(settings: Settings, directory: Path) -> Settings:
+@contextlib.contextmanager
+def keyed(settings: Settings) -> Iterator[Settings]:
     """The settings with a key of this start for every pool whose replicas are all started here.
 
     On a machine of many users anybody may ask a loopback port, so each local replica asks for the
     key of its pool. A pool that names a key for its replicas elsewhere keeps that one; one that
     names none for them has none here either, since every replica of a pool is sent the same.
+
+    The key lies in memory, in a file that processes of this user alone can open: there is nothing
+    on a disk to be cleaned away before a replica is started again.
     """
-    path = directory / "replica.key"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(secrets.token_urlsafe(32))
-    return dataclasses.replace(
-        settings,
-        pools=tuple(
+    held = os.memfd_create("replica.key")
+    try:
+        os.fchmod(held, 0o600)
+        os.write(held, secrets.token_urlsafe(32).encode())
+        path = Path(f"/proc/{os.getpid()}/fd/{held}")
+        pools = tuple(
             dataclasses.replace(pool, replica_key_file=path) if _only_local(pool) else pool
             for pool in settings.pools
-        ),
-    )
+        )
+        yield dataclasses.replace(settings, pools=pools)
+    finally:
+        os.close(held)
 
 
 def _only_local(pool: Pool) -> bool:
