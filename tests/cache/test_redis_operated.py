@@ -20,6 +20,7 @@ from embedfleet.cache.memory import Memory
 from embedfleet.cache.redis import RedisTier, open_redis
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.settings import CacheSettings
+from embedfleet.vocabulary import SettingError
 from tests.cache.redis_server import RedisServer, redis_server
 
 WIDTH = 8
@@ -44,6 +45,38 @@ async def kept(remote: RedisTier, key: bytes = KEYS[0], *, within_s: float = 20.
         while remote.counts.written == before:
             remote.store(key, VALUE)
             await asyncio.sleep(0.1)
+
+
+# -- where it is said to be -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"redis_url": "redis://127.0.0.1:1/0"},
+        {"redis_url": "redis://[::1]:1/1"},
+        {"redis_url": "rediss://127.0.0.1:1/0"},
+        {"redis_url": "unix:///run/redis/redis.sock"},
+        {"redis_url": "unix:///run/redis/redis.sock?db=1"},
+        {"redis_url": "redis://127.0.0.1:1/0", "redis_cluster": True},
+        {"redis_url": "rediss://127.0.0.1:1/0", "redis_cluster": True},
+        {"redis_url": "redis://mymaster/0", "redis_sentinels": ("127.0.0.1:1",)},
+        {"redis_url": "rediss://mymaster/0", "redis_sentinels": ("127.0.0.1:1",)},
+    ],
+    ids=lambda given: " ".join(map(str, given.values())),
+)
+async def test_a_connection_can_be_made_from_every_form_of_address(given: dict[str, Any]) -> None:
+    """One that is refused by the system, for nothing is there; not one that can't be made."""
+    async with tier(**given, redis_timeout_s=0.5) as remote:
+        for _ in range(FAILURES_TO_OPEN):
+            assert await remote.fetch(KEYS[:1]) is None
+        assert set(remote.counts.failures) <= {"connection", "timeout", "no_node", "no_primary"}
+
+
+def test_an_option_that_no_connection_has_is_refused_at_the_start() -> None:
+    settings = CacheSettings(redis_url="redis://127.0.0.1:6379/0?keepalife=1")
+    with pytest.raises(SettingError, match=r"cache\.redis_url: there is no option keepalife"):
+        open_redis(settings)
 
 
 # -- odd answers ----------------------------------------------------------------------------
@@ -253,6 +286,31 @@ async def test_after_a_failover_the_new_primary_is_written_to(tmp_path: Path) ->
             await kept(remote, KEYS[1])
             assert remote.counts.failures["read_only"] >= 1
             assert two.tell("exists", "test:" + KEYS[1].hex()) == "1"
+
+
+@pytest.mark.slow
+async def test_after_the_file_of_a_socket_was_moved_the_new_primary_is_written_to(
+    tmp_path: Path,
+) -> None:
+    """The old one is gone; what it held its copy holds, and is found."""
+    sockets = [tmp_path / place / "socket" for place in ("one", "two")]
+    for each in sockets:
+        each.parent.mkdir()
+    served = [(each.parent, "--unixsocket", str(each)) for each in sockets]
+    with redis_server(*served[0]) as one, redis_server(*served[1]) as two:
+        two.tell("replicaof", "127.0.0.1", str(one.port))
+        name = tmp_path / "name"
+        name.symlink_to(sockets[0])
+        async with tier(redis_url=f"unix://{name}") as remote:
+            await kept(remote)
+            await linked(two)
+            one.stop()
+            two.tell("replicaof", "no", "one")
+            (tmp_path / "new").symlink_to(sockets[1])
+            (tmp_path / "new").replace(name)
+            await kept(remote, KEYS[1], within_s=60)
+            assert two.tell("exists", "test:" + KEYS[0].hex(), "test:" + KEYS[1].hex()) == "2"
+            assert set(remote.counts.failures) <= {"connection"}
 
 
 @pytest.mark.slow

@@ -199,6 +199,15 @@ def redis_at(link: Path, place: Path) -> Iterator[Callable[[], None]]:
             beside.replace(link)
 
         yield fail_over
+        assert int(second.tell("dbsize")) > 0
+
+
+def written(service: Service) -> int:
+    """Vectors that a gateway has written to Redis."""
+    found = re.search(
+        r'embedfleet_cache_redis_writes_total\{result="written"\} (\d+)', service.metrics()
+    )
+    return int(found[1]) if found else 0
 
 
 def served_certificate(service: Service) -> str:
@@ -224,6 +233,7 @@ def test_a_day_of_operation_loses_no_request(  # noqa: PLR0915  a day is long
         prometheus = day.enter_context(watching(tmp_path, second))
         with Clients(url, old) as clients:
             until("traffic", lambda: clients.answered > 20)
+            until("vectors in Redis", lambda: written(first) > 0 and written(second) > 0)
 
             # Attach.
             site.start_replica(2)
@@ -263,8 +273,9 @@ def test_a_day_of_operation_loses_no_request(  # noqa: PLR0915  a day is long
 
             # Fail over.
             fail_over()
-            asked = clients.answered
-            until("traffic", lambda: clients.answered > asked + 20)
+            before_it = written(first), written(second)
+            until("writes to the new primary", lambda: written(first) > before_it[0])
+            until("writes to the new primary", lambda: written(second) > before_it[1])
 
             # Drain: one gateway goes and comes back behind nginx.
             again.close()  # sends SIGTERM

@@ -363,8 +363,12 @@ class RedisTier:
         self.counts.failures[why] += 1
         if breaker.failed(time.monotonic()):
             told = str(error) or type(error).__name__
+            # What is neither Redis' nor the network's is a bug, and its traceback tells where.
+            bug = None if isinstance(error, (RedisError, OSError, OddAnswerError)) else error
             log.warning(
-                "Redis is left alone for now, requests go on without: %s: %s", doing, told[:300]
+                "Redis is left alone for now, requests go on without: %s: %s",
+                *(doing, told[:300]),
+                exc_info=bug,
             )
         if why == "read_only" and not isinstance(self._client, RedisCluster):
             # It was the primary once. New connections find the one that is now, by its name or by

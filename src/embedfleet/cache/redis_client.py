@@ -81,12 +81,31 @@ def open_client(settings: CacheSettings) -> Client:
     options = _options(settings)
     try:
         if settings.redis_sentinels:
-            return _by_sentinels(url, settings, options)
-        if settings.redis_cluster:
-            return _cluster(RedisCluster.from_url(url, **options))
-        return Redis.from_url(url, parser_class=BoundedParser, **options)
+            client: Client = _by_sentinels(url, settings, options)
+        elif settings.redis_cluster:
+            client = _cluster(RedisCluster.from_url(url, **options))
+        else:
+            client = Redis.from_url(url, parser_class=BoundedParser, **options)
+        _make_one_connection(client)
+    except TypeError as error:
+        unknown = re.search(r"argument '(\w+)'", str(error))
+        said = f"there is no option {unknown[1]}" if unknown else str(error)
+        raise SettingError(f"cache.redis_url: {said}") from error
     except (RedisError, ValueError) as error:
         raise SettingError(f"cache.redis_url: {error}") from error
+    return client
+
+
+def _make_one_connection(client: Client) -> None:
+    """Make a connection without opening it: options that none can have are known at the start.
+
+    Among them are those of the URL's query. The library would find them with each request.
+    """
+    if isinstance(client, RedisCluster):
+        for node in client.nodes_manager.startup_nodes.values():
+            node.connection_class(**node.connection_kwargs)
+    else:
+        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
 
 
 def _options(settings: CacheSettings) -> dict[str, Any]:
@@ -95,19 +114,21 @@ def _options(settings: CacheSettings) -> dict[str, Any]:
         "max_connections": settings.redis_connections + 2,  # one to write, one to clear
         "socket_connect_timeout": settings.redis_timeout_s,
         "socket_timeout": WRITE_TIMEOUT_S,
-        "socket_keepalive": True,
         # Not 3: with it the library takes a connection that was closed meanwhile for a good one.
         "protocol": 2,
         # One that was closed while it was idle is made again; a time-out is not asked twice.
         "retry": once,
     }
+    scheme = urlsplit(settings.redis_url or "").scheme
+    if scheme != "unix":
+        options["socket_keepalive"] = True
     path = settings.redis_password_file
     if path is not None:
         read_password(path)  # what is wrong at the start is said at the start
         options["credential_provider"] = PasswordFile(path, settings.redis_user)
     elif settings.redis_user is not None:
         options["username"] = settings.redis_user
-    if urlsplit(settings.redis_url or "").scheme == "rediss" and settings.redis_ca_file is not None:
+    if scheme == "rediss" and settings.redis_ca_file is not None:
         options["ssl_ca_certs"] = str(settings.redis_ca_file)
     return options
 
