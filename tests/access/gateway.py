@@ -17,6 +17,7 @@ from embedfleet.endpoint import Endpoint
 from embedfleet.gateway.app import listeners
 from embedfleet.gateway.server import Gateway
 from embedfleet.model.description import describe
+from embedfleet.model.files import Snapshot
 from embedfleet.replica.service import Replica
 from embedfleet.serving import ClientLimits, Listener, bind, serving
 from embedfleet.settings import Pool, Settings
@@ -75,7 +76,7 @@ async def running(
         engine,
         model.identity,
         served_names=[MODEL],
-        directory=model.directory,
+        files=Snapshot.of(model.directory),
         max_body_bytes=10**6,
         max_queued_tokens=5000,
     )

@@ -27,6 +27,7 @@ from urllib.parse import parse_qsl
 from embedfleet.endpoint import Endpoint
 from embedfleet.engine.engine import Computation
 from embedfleet.model.description import describe
+from embedfleet.model.files import Snapshot
 from embedfleet.replica.service import Replica
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.wire.asgi import App, Message, Receive, Scope, Send
@@ -149,7 +150,7 @@ async def serve(directory: Path, port: int, dice: random.Random, orders: str) ->
         engine,
         identity,
         served_names=["chaos"],
-        directory=directory,
+        files=Snapshot.of(directory),
         max_body_bytes=10**8,
         max_queued_tokens=10**6,
     )

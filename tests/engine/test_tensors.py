@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,46 @@ def test_tensors_are_found_by_name_without_the_prefix(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensors["a"].floats(), VALUES)
 
 
-def test_values_stay_in_the_file_and_cannot_be_changed(tmp_path: Path) -> None:
+def test_rows_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
     write(tmp_path)
-    assert not open_tensors(tmp_path)["a"].stored.flags.writeable
+    stored = open_tensors(tmp_path)["a"].stored
+    np.testing.assert_array_equal(stored[1:2], VALUES[1:2])
+    np.testing.assert_array_equal(stored[5:9], VALUES[5:9])
+    np.testing.assert_array_equal(stored[:], VALUES)
+
+
+def test_a_file_that_another_one_replaced_is_read_on(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    tensors = open_tensors(tmp_path)
+    write_safetensors(tmp_path / "new", {"a": ("F32", -VALUES)})
+    (tmp_path / "new").rename(path)
+    np.testing.assert_array_equal(tensors["a"].floats(), VALUES)
+
+
+@pytest.mark.parametrize("size", [0, 4, -1], ids="to {} bytes".format)
+def test_a_file_that_was_cut_off_meanwhile_is_told(tmp_path: Path, size: int) -> None:
+    path = write(tmp_path)
+    tensors = open_tensors(tmp_path)
+    os.truncate(path, path.stat().st_size - 1 if size < 0 else size)
+    with pytest.raises(ModelError, match=r"model\.safetensors was written to"):
+        tensors["b"].floats()
+
+
+def test_a_file_that_was_overwritten_meanwhile_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    os.utime(path, (1, 1))  # the clock of a file system may stand still for some milliseconds
+    tensors = open_tensors(tmp_path)
+    tensors["b"].floats()
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(ModelError, match=r"model\.safetensors was written to"):
+        tensors["a"].floats()
+
+
+def test_what_is_held_stays_whatever_becomes_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    held = open_tensors(tmp_path)["a"].held()
+    path.write_bytes(b"")
+    np.testing.assert_array_equal(held.floats(), VALUES)
 
 
 def test_a_directory_without_weights_is_told_what_belongs_there(tmp_path: Path) -> None:
@@ -80,12 +118,3 @@ def test_a_type_that_is_not_supported_is_named(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "model.safetensors", {"a": ("F64", values)})
     with pytest.raises(ModelError, match="tensor a has type F64; supported are F32, F16, BF16, I8"):
         open_tensors(tmp_path)
-
-
-def test_what_was_read_may_be_left_and_read_again(tmp_path: Path) -> None:
-    write(tmp_path)
-    tensors = open_tensors(tmp_path)
-    before = tensors["a"].floats()
-    tensors["a"].leave()
-    np.testing.assert_array_equal(tensors["a"].floats(), before)
-    np.testing.assert_array_equal(tensors["b"].floats(), VALUES.astype(np.int8))

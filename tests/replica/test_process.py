@@ -13,7 +13,9 @@ import aiohttp
 import numpy as np
 import pytest
 
+from embedfleet.encoding.encoder import Encoder
 from embedfleet.model.description import describe
+from embedfleet.model.files import Snapshot
 from embedfleet.model.source import resolve
 from embedfleet.replica.process import ENGINE_HUNG, ENGINE_LOST, Door, LoadedModel, serve
 from embedfleet.serving import Listener, bind, serving
@@ -69,7 +71,9 @@ async def stopped(stop: asyncio.Event) -> None:
 async def process(batch_timeout_s: float = 30.0) -> AsyncIterator[Process]:
     engine, stop, door = ClosedSomewhere(), asyncio.Event(), Door()
     source = resolve("builtin", progress=False)
-    loaded = LoadedModel(describe(source.directory, name=source.name), engine, 0.1)
+    description = describe(source.directory, name=source.name)
+    files = Snapshot.of(source.directory)
+    loaded = LoadedModel(description, Encoder(description), engine, files, 0.1)
     replica = ReplicaSettings(batch_timeout_s=batch_timeout_s)
     settings = Settings(pools=(Pool(model="builtin", replicas=1),), replica=replica)
     listener = Listener(door, bind("127.0.0.1", 0))

@@ -17,6 +17,7 @@ from embedfleet.batching.jobs import Job, Part
 from embedfleet.endpoint import Endpoint
 from embedfleet.fleet.balancing.load import Load
 from embedfleet.gateway.upstream import Upstream
+from embedfleet.model.files import Snapshot
 from embedfleet.replica.service import RETRY_AFTER_AT_MOST_S, Replica
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.vocabulary import DrainingError, Lane, ModelIdentity, OverloadedError, ReplicaError
@@ -46,7 +47,7 @@ def replica_of(engine: RevealingEngine, directory: Path = Path()) -> Replica:
         engine,
         IDENTITY,
         served_names=["fake"],
-        directory=directory,
+        files=Snapshot.of(directory),
         max_body_bytes=10**6,
         max_queued_tokens=5000,
     )
@@ -338,6 +339,16 @@ async def test_a_gateway_can_fetch_the_small_files_of_the_model(tmp_path: Path) 
 
     found = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
     assert found == ["1_Pooling/config.json", "config.json"]
+
+
+async def test_a_small_file_that_was_changed_is_not_handed_out(tmp_path: Path) -> None:
+    """A gateway would put other prompts before the texts than the replica's own endpoint."""
+    (tmp_path / "config.json").write_text("{}")
+    async with running(tmp_path) as here:
+        (tmp_path / "config.json").write_text("[1]")
+        async with here.upstream.session.get(f"{here.url}/v1/replica/files/config.json") as answer:
+            assert answer.status == 409
+            assert "config.json was changed" in (await answer.json())["error"]["message"]
 
 
 async def test_an_unknown_route_or_method_is_told_what_exists() -> None:

@@ -18,6 +18,7 @@ from embedfleet.gateway.app import public_app
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.server import Gateway
 from embedfleet.model.description import describe
+from embedfleet.model.files import Snapshot
 from embedfleet.replica.service import Replica
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.settings import Pool as PoolSettings
@@ -91,7 +92,7 @@ async def traced(
         engine,
         model.identity,
         served_names=["small"],
-        directory=model.directory,
+        files=Snapshot.of(model.directory),
         max_body_bytes=10**6,
         max_queued_tokens=5000,
     )

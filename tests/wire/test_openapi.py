@@ -23,6 +23,7 @@ SOURCE = ROOT / "src" / "embedfleet"
 LIMITS = RequestLimits(max_texts=7, max_instruction_characters=9)
 
 NOT_FOR_CALLERS = {
+    "file_changed": "a replica's files, for its gateway",
     "loading": "a replica that starts, seen by its gateway alone",
     "no_cache": "an operator's routes",
     "unfit_replica": "a replica that may not join its pool",

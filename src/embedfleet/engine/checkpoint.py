@@ -85,15 +85,16 @@ class LayerWeights:
 
 
 class Checkpoint:
-    """The weights of a Qwen3 model directory, mapped and checked for names and shapes."""
+    """The weights of a Qwen3 model directory, checked for names and shapes."""
 
     def __init__(self, directory: Path) -> None:
-        """Map the checkpoint; raises ModelError naming what is missing, wrong or unsupported."""
+        """Open the checkpoint; raises ModelError naming what is missing, wrong or unsupported."""
         self.directory = directory
         _refuse_adapter(directory)
         refuse_generative(directory)
         self.config = read_config(directory / "config.json")
         self._tensors = open_tensors(directory)
+        self._held: Matrix | None = None
         self.embedding = self._matrix("embed_tokens", self.config.vocabulary, self.config.hidden)
         self.final_norm = self._vector("norm.weight", self.config.hidden)
         for layer in range(self.config.layers):
@@ -109,12 +110,22 @@ class Checkpoint:
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.directory)!r}, {self.config})"
 
+    def hold_embeddings(self) -> None:
+        """Read the embedding table into memory, where `embed` looks rows up. Raises ModelError.
+
+        An engine on the processor does so when it loads: the file may change while it serves.
+        """
+        if self._held is None:
+            self._held = self.embedding.held()
+
     def embed(self, ids: NDArray[np.int32]) -> Floats:
-        """Rows of the embedding table, shape [len(ids), hidden]; reads only those rows."""
-        return self.embedding.rows(ids)
+        """Rows of the embedding table, shape [len(ids), hidden], in float32."""
+        if self._held is None:
+            self._held = self.embedding.held()
+        return self._held.rows(ids)
 
     def layer(self, index: int) -> LayerWeights:
-        """Weights of layer `index`, still mapped but for the norms."""
+        """Weights of layer `index`; of matrices nothing is read yet."""
         config, at = self.config, _layer(index)
         hidden, inner = config.hidden, config.intermediate
         queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim

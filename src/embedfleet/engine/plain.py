@@ -29,6 +29,7 @@ class PlainEngine:
         """Widen all weights to float32."""
         config = checkpoint.config
         self._checkpoint = checkpoint
+        checkpoint.hold_embeddings()
         self._tables = Tables(config)
         self._layers: list[_Layer] | None = [
             _Layer(checkpoint.layer(index), config) for index in range(config.layers)

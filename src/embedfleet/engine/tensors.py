@@ -1,18 +1,24 @@
-"""Tensors of safetensors files, mapped into memory and read only where they are touched.
+"""Tensors of safetensors files, read where they are asked for.
 
 This module decides how the bytes of a checkpoint become numbers: where a tensor lies, what its
 type means, how rows are widened to float32 or narrowed to int8. It refuses to know which tensors
 a model needs; `checkpoint.py` does.
+
+Nothing is mapped: whoever overwrites a mapped file changes the numbers of a running engine, and
+whoever truncates one kills its process (SIGBUS). What is read is a copy, and a file that ends early
+is a ModelError.
 """
 
 from __future__ import annotations
 
-import mmap
+import os
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,30 +41,67 @@ _TYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
 )
 
 
+class _OpenFile:
+    """A file that stays open, also when another one takes its name, for as long as it is used."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self.descriptor)
+        self._state = self._found()
+
+    def _found(self) -> tuple[int, int]:
+        state = os.fstat(self.descriptor)
+        return state.st_size, state.st_mtime_ns
+
+    def read(self, array: NDArray[Any], begin: int) -> None:
+        """Fill an array with the bytes from `begin` on.
+
+        Raises ModelError, also where the file was written to since it was opened: what is read now
+        and what was read before may be of two models.
+        """
+        left = array.reshape(-1).view(np.uint8).data
+        while left:
+            try:
+                count = os.preadv(self.descriptor, [left], begin)
+            except OSError as error:
+                raise ModelError(f"{self.path} can't be read: {error.strerror}") from None
+            if not count:
+                break
+            left, begin = left[count:], begin + count
+        if left or self._found() != self._state:
+            raise ModelError(f"{self.path} was written to while its model was in use.")
+
+
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Bytes of a mapped file."""
+class Stored:
+    """Numbers in a file; a slice of rows reads them, as of a dataset of h5py."""
 
-    content: mmap.mmap
+    file: _OpenFile
     begin: int
-    end: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
 
-    def leave(self) -> None:
-        """Count no longer as memory of this process, until touched again."""
-        begin = self.begin // mmap.PAGESIZE * mmap.PAGESIZE
-        self.content.madvise(mmap.MADV_DONTNEED, begin, self.end - begin)
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Rows start to stop, a copy. Raises ModelError."""
+        start, stop, _ = rows.indices(self.shape[0])
+        row = self.dtype.itemsize * prod(self.shape[1:])
+        array = np.empty((max(0, stop - start), *self.shape[1:]), self.dtype)
+        self.file.read(array, self.begin + start * row)
+        return array
+
+
+Numbers: TypeAlias = NDArray[Any] | Stored
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A stored tensor of any shape; its bytes stay in the file until they are touched."""
+    """A tensor of any shape, in a file or in memory."""
 
     name: str
     kind: str
     """The safetensors type: F32, F16, BF16 or I8."""
-    stored: NDArray[Any]
-    place: Place | None = None
-    """Where it is in its file; None for numbers that come from elsewhere."""
+    stored: Numbers
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,12 +109,11 @@ class Tensor:
 
     def floats(self) -> Floats:
         """All values as float32, in the stored shape; a copy."""
-        return _widened(self.kind, self.stored)
+        return _widened(self.kind, self.stored[:])
 
-    def leave(self) -> None:
-        """Say that its numbers were read and are not needed soon; any may be read again."""
-        if self.place is not None:
-            self.place.leave()
+    def held(self) -> Tensor:
+        """The same in memory, whatever becomes of its file."""
+        return replace(self, stored=self.stored[:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +130,9 @@ class Matrix:
         return rows, columns
 
     def rows(self, indices: NDArray[np.int32]) -> Floats:
-        """Rows at `indices` as float32, shape [len(indices), in]."""
+        """Rows at `indices` as float32, shape [len(indices), in]; of a matrix in memory."""
+        if isinstance(self.tensor.stored, Stored):
+            raise TypeError(f"{self.tensor.name} is not held")
         rows = _widened(self.tensor.kind, self.tensor.stored[indices])
         if self.scales is not None:
             rows *= self.scales[indices]
@@ -101,10 +145,14 @@ class Matrix:
             values *= self.scales
         return values
 
+    def held(self) -> Matrix:
+        """The same in memory, whatever becomes of its file."""
+        return replace(self, tensor=self.tensor.held())
+
     def int8(self) -> tuple[NDArray[np.int8], Floats]:
         """Values in -127..127 and one scale per output row [out, 1]; stored int8 stays as it is."""
         if self.scales is not None:
-            return np.ascontiguousarray(self.tensor.stored), self.scales
+            return np.ascontiguousarray(self.tensor.stored[:]), self.scales
         rows, columns = self.shape
         values = np.empty((rows, columns), dtype=np.int8)
         scales = np.empty((rows, 1), dtype=np.float32)
@@ -131,13 +179,13 @@ def _widened(kind: str, stored: NDArray[Any]) -> Floats:
 
 
 def open_tensors(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of the checkpoint in `directory`, mapped, by its name without `model.`.
+    """Every tensor of the checkpoint in `directory`, by its name without `model.`; none is read.
 
     Raises ModelError when there are no weights, or a file is not what it should be.
     """
     tensors: dict[str, Tensor] = {}
     for path in _files(directory):
-        for tensor in _mapped(path):
+        for tensor in _opened(path):
             name = tensor.name.removeprefix("model.")
             if name in tensors:
                 raise ModelError(f"{path}: tensor {name} is there twice in the checkpoint.")
@@ -155,21 +203,21 @@ def _files(directory: Path) -> list[Path]:
     return paths
 
 
-def _mapped(path: Path) -> list[Tensor]:
-    with path.open("rb") as file:
-        stored = read_header(path, file)
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def _opened(path: Path) -> list[Tensor]:
+    try:
+        with path.open("rb") as file:
+            stored = read_header(path, file)
+        content = _OpenFile(path)
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror}") from None
     return [_tensor(path, content, each) for each in stored]
 
 
-def _tensor(path: Path, content: mmap.mmap, stored: StoredTensor) -> Tensor:
+def _tensor(path: Path, content: _OpenFile, stored: StoredTensor) -> Tensor:
     if stored.kind not in _TYPES:
         raise ModelError(
             f"{path}: tensor {stored.name} has type {stored.kind}; supported are "
             f"{', '.join(_TYPES)}."
         )
-    dtype = _TYPES[stored.kind]
-    count = (stored.end - stored.begin) // dtype.itemsize
-    numbers = np.frombuffer(content, dtype=dtype, count=count, offset=stored.begin)
-    place = Place(content, stored.begin, stored.end)
-    return Tensor(stored.name, stored.kind, numbers.reshape(stored.shape), place)
+    numbers = Stored(content, stored.begin, _TYPES[stored.kind], stored.shape)
+    return Tensor(stored.name, stored.kind, numbers)

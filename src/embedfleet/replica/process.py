@@ -28,7 +28,8 @@ from embedfleet.endpoint import Endpoint, ServedModel
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.model.description import ModelDescription, describe
-from embedfleet.model.source import resolve
+from embedfleet.model.files import Snapshot
+from embedfleet.model.source import ResolvedModel, resolve
 from embedfleet.replica.calls import BatcherBackend
 from embedfleet.replica.service import Replica
 from embedfleet.serving import Listener, StopSignal, bind, serving
@@ -36,7 +37,7 @@ from embedfleet.settings import Settings, is_loopback
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import ReplicaMetrics
 from embedfleet.telemetry.tracing import Tracing, opened
-from embedfleet.vocabulary import EngineHungError, EngineLostError, ServiceError
+from embedfleet.vocabulary import EngineHungError, EngineLostError, ModelError, ServiceError
 from embedfleet.wire.asgi import App, Receive, Request, Response, Router, Scope, Send
 from embedfleet.wire.description import ANNOUNCEMENT
 from embedfleet.wire.openai import RequestLimits
@@ -50,6 +51,11 @@ ENGINE_HUNG = 3
 """The exit code when a batch did not end; a new process may compute."""
 HUNG_GRACE_S = 2.0
 """How long the errors of what such an engine left may take to be sent."""
+MOST_LOADS = 100
+CHANGING_PAUSE_S = 0.5
+"""Before and after it is looked at whether a model's files are still being written to."""
+SETTLED_S = 10.0
+"""Files that are older are not being written to."""
 
 
 class LoadingError(ServiceError):
@@ -83,7 +89,10 @@ class LoadedModel:
     """A model ready to compute."""
 
     description: ModelDescription
+    encoder: Encoder
     engine: Engine
+    files: Snapshot
+    """In the state in which they were read."""
     seconds: float
 
 
@@ -161,12 +170,42 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
 
 
 def load(settings: Settings) -> LoadedModel:
-    """Find and load the model of the only pool. Raises SetupError."""
-    pool = settings.only_pool()
+    """Find and load the model of the only pool. Raises SetupError.
+
+    Files that are written to meanwhile are read again, so that all are of one model: whoever copies
+    a model over another one restarts its replicas, and may do so too early.
+    """
     started = time.monotonic()
-    source = resolve(pool.model, progress=False)
+    source = resolve(settings.only_pool().model, progress=False)
+    for _ in range(MOST_LOADS):
+        files = Snapshot.of(source.directory)
+        try:
+            loaded = _read(source, settings, files, started)
+        except ModelError:
+            if files.age_s() < SETTLED_S:  # who copies has not written to it in this very moment
+                time.sleep(CHANGING_PAUSE_S)
+            changed = files.first_changed()
+            if changed is None:
+                raise
+        else:
+            changed = files.first_changed()
+            if changed is None:
+                return loaded
+            loaded.engine.close()
+        log.warning("%s was written to while the model was loaded: it is loaded again", changed)
+        time.sleep(CHANGING_PAUSE_S)
+    raise ModelError(
+        f"{source.directory}: its files are being written to; each of {MOST_LOADS} attempts to "
+        "load it found them changed meanwhile"
+    )
+
+
+def _read(
+    source: ResolvedModel, settings: Settings, files: Snapshot, started: float
+) -> LoadedModel:
     options = settings.engine
     description = describe(source.directory, name=source.name, max_tokens=options.max_tokens)
+    encoder = Encoder(description)
     engine = load_engine(
         source.directory,
         EngineOptions(
@@ -177,7 +216,7 @@ def load(settings: Settings) -> LoadedModel:
             memory_mib=options.memory_mib,
             max_tokens=description.identity.max_tokens,
             deterministic=options.deterministic,
-            at_least=pool.precision,
+            at_least=settings.only_pool().precision,
             place=settings.replica.place,
             kernels=options.kernels,
             instructions=options.instructions,
@@ -186,7 +225,7 @@ def load(settings: Settings) -> LoadedModel:
     if engine.info.in_flight > 1:
         # The thread that feeds the device must not wait 5 ms for the one that answers requests.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return LoadedModel(description, engine, time.monotonic() - started)
+    return LoadedModel(description, encoder, engine, files, time.monotonic() - started)
 
 
 async def serve(
@@ -209,14 +248,14 @@ async def serve(
         loaded.engine,
         identity,
         served_names=names,
-        directory=loaded.description.directory,
+        files=loaded.files,
         max_body_bytes=settings.replica.max_body_bytes,
         max_queued_tokens=settings.replica.max_queued_tokens,
         metrics=metrics,
         hung_after_s=settings.replica.batch_timeout_s,
     )
-    encoder, backend = Encoder(loaded.description), BatcherBackend(replica)
-    served = ServedModel(identity, names, encoder, backend, created=int(time.time()))
+    backend = BatcherBackend(replica)
+    served = ServedModel(identity, names, loaded.encoder, backend, created=int(time.time()))
     endpoint = _endpoint(dict.fromkeys(names, served), settings)
     batching = asyncio.create_task(replica.batcher.run())
     door.open(replica.app(endpoint, tracing))

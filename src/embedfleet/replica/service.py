@@ -10,13 +10,12 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from embedfleet.batching.batcher import Batcher
 from embedfleet.batching.jobs import BatchReport, Job, Part
 from embedfleet.endpoint import Endpoint
 from embedfleet.engine.engine import Engine
-from embedfleet.model.files import SHARED_FILES
+from embedfleet.model.files import SHARED_FILES, Snapshot
 from embedfleet.replica.calls import CallInProgress
 from embedfleet.telemetry.gpu import open_gpu
 from embedfleet.telemetry.metrics import CONTENT_TYPE, ReplicaMetrics
@@ -53,6 +52,13 @@ class DuplicateCallError(CallerError):
     status = 409
 
 
+class ChangedFileError(CallerError):
+    """A file of the model is no longer the one that the replica was loaded from."""
+
+    status = 409
+    code = "file_changed"
+
+
 class Replica:
     """The routes of a replica process."""
 
@@ -62,13 +68,14 @@ class Replica:
         identity: ModelIdentity,
         *,
         served_names: Sequence[str],
-        directory: Path,
+        files: Snapshot,
         max_body_bytes: int,
         max_queued_tokens: int,
         metrics: ReplicaMetrics | None = None,
         hung_after_s: float = 30.0,
     ) -> None:
-        """`directory` holds the model's files; gateways elsewhere may ask for the small ones."""
+        """`files` are those that the engine was loaded from; gateways elsewhere may ask for the
+        small ones."""
         self.identity = identity
         self.metrics = metrics or ReplicaMetrics()
         failed = self.metrics.texts.labels("failed")
@@ -80,7 +87,7 @@ class Replica:
         self._engine = engine
         self._gpu = open_gpu(engine.info.device_uuid)
         self._served_names = tuple(served_names)
-        self._directory = directory
+        self._files = files
         self._max_body_bytes = max_body_bytes
         self._max_queued_tokens = max_queued_tokens
         self._calls: dict[str, CallInProgress] = {}
@@ -245,10 +252,14 @@ class Replica:
     async def file(self, request: Request) -> Response:
         """One of the model's small files, for a gateway that has none of them."""
         name = request.path.removeprefix(FILES_PATH)
-        path = self._directory / name
+        path = self._files.directory / name
         if name not in SHARED_FILES or not path.is_file():
             raise UnknownRouteError(f"this model has no file {name}", code="unknown_file")
         body = await asyncio.to_thread(path.read_bytes)
+        if self._files.changed(name):
+            raise ChangedFileError(
+                f"{name} was changed since this replica loaded it: start the replica again"
+            )
         return Response(body, content_type=b"application/octet-stream")
 
     async def live(self, _request: Request) -> Response:

@@ -16,6 +16,7 @@ from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint
 from embedfleet.gateway.engines.client import embed
 from embedfleet.model.description import ModelDescription
+from embedfleet.model.files import Snapshot
 from embedfleet.replica.service import Replica
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.vocabulary import (
@@ -476,7 +477,7 @@ async def own_replica(small: ModelDescription) -> AsyncIterator[str]:
         RevealingEngine(),
         ModelIdentity("small", "0" * 32, identity.tokenizer, WIDTH, MAX_TOKENS, 1000),
         served_names=("small",),
-        directory=small.directory,
+        files=Snapshot.of(small.directory),
         max_body_bytes=2**20,
         max_queued_tokens=10**6,
     )

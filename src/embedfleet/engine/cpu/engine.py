@@ -68,6 +68,7 @@ class CpuEngine:
         linear: Linear = FloatLinear() if settings.precision is Precision.F32 else Int8Linear()
         compiler = Compiler(ov.Core(), settings.threads)
         self._checkpoint = checkpoint
+        checkpoint.hold_embeddings()
         padded = settings.attending == "padded"
         self._budget = Budget(config, settings.memory_mib, padded)
         self._cut = padded_passes if padded else passes

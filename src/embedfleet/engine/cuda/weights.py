@@ -115,8 +115,7 @@ class Loading:
         if matrix.scales is not None:
             return torch.from_numpy(matrix.floats()).to(self.device)
         kind = matrix.tensor.kind
-        # A copy, because torch takes no memory that can't be written; the page cache is read once.
-        bits: NDArray[Any] = np.array(matrix.tensor.stored.view(_BITS[kind]))
+        bits: NDArray[Any] = matrix.tensor.stored[:].view(_BITS[kind])
         return torch.from_numpy(bits).to(self.device).view(_TYPES[kind])
 
     def _norm(self, values: tensors.Floats) -> Tensor:

@@ -52,6 +52,7 @@ class NativeEngine:
         config, instructions = checkpoint.config, settings.instructions
         budget = Budget(config, kernels.numbers, settings.threads, settings.memory_mib)
         self._checkpoint = checkpoint
+        checkpoint.hold_embeddings()
         self._tables = Tables(config)
         self._computing = Lock()
         self._settings, self._kernels = settings, kernels

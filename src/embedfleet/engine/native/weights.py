@@ -1,8 +1,8 @@
 """Weights in the order in which the kernels read them.
 
-A checkpoint's matrices are packed by several threads, straight from the mapped file into one piece
-of memory, which ends up as large as the packed weights and hardly more on the way. How panels look
-inside is known to `kernels/pack.c`.
+A checkpoint's matrices are packed by several threads, a few rows at a time from the file into one
+piece of memory, which ends up as large as the packed weights and hardly more on the way. How panels
+look inside is known to `kernels/pack.c`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ N = TypeVar("N", bound=np.generic)
 _LINE: Final = 64
 """Bytes of a cache line, at which every array begins."""
 _PART_VALUES: Final = 1 << 18
-"""Of what is widened or quantised on the way, at a time; 1 MiB of floats."""
+"""Of what is read at a time; 1 MiB of floats, which is in a cache when it is packed."""
 
 
 class Memory:
@@ -126,21 +126,19 @@ class Packer:
         return Panels(out, in_, packed, scales, sums)
 
     def pack(self, matrix: Matrix, panels: Panels, columns: Floats | None = None) -> None:
-        """Fill `panels`; whatever can go straight from the file does.
+        """Fill `panels`. Raises ModelError where the file can't be read.
 
         `columns` [in] are what weights are multiplied by before; not for those stored as int8.
         """
         floats = self.precision is Precision.F32
-        if matrix.tensor.kind == "BF16":
-            self._put(FROM_BF16, _readable(matrix.tensor.stored), panels, columns=columns)
-        else:
-            for part, to in self._parts(matrix, panels):
-                if floats or part.scales is None:
-                    self._put(FROM_FLOAT, part.floats(), to, columns=columns)
-                else:  # what is int8 with one scale for an output stays so
-                    values, scales = part.int8()
-                    self._put(FROM_INT8, _readable(values), to, rows=np.ascontiguousarray(scales))
-        matrix.tensor.leave()
+        for part, to in self._parts(matrix, panels):
+            if part.tensor.kind == "BF16":
+                self._put(FROM_BF16, _readable(part.tensor.stored[:]), to, columns=columns)
+            elif floats or part.scales is None:
+                self._put(FROM_FLOAT, part.floats(), to, columns=columns)
+            else:  # what is int8 with one scale for an output stays so
+                values, scales = part.int8()
+                self._put(FROM_INT8, _readable(values), to, rows=np.ascontiguousarray(scales))
 
     def _put(
         self,
