@@ -8,7 +8,6 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -35,18 +34,18 @@ def being_copied(path: Path, until: threading.Event) -> Iterator[None]:
     os.truncate(path, len(whole) // 2)
 
     def write() -> None:
-        for number in count(1):
-            os.utime(path, (number, number))
-            if until.wait(0.001):
-                break
+        while not until.wait(0.001):
+            os.utime(path)
         path.write_bytes(whole)
         os.utime(path, (1, 1))
 
     writer = threading.Thread(target=write)
     writer.start()
-    yield
-    until.set()
-    writer.join()
+    try:
+        yield
+    finally:
+        until.set()
+        writer.join()
 
 
 class _Noticing(logging.Handler):
