@@ -19,6 +19,11 @@ def test_sizes_above_the_batch_are_not_captured() -> None:
     assert [shape.tokens for shape in captured_shapes(64, 32)] == [16, 32, 64]
 
 
+def test_the_largest_batch_is_captured_whatever_its_size() -> None:
+    assert [shape.tokens for shape in captured_shapes(5_000, 32)][-2:] == [4_864, 5_000]
+    assert captured_shapes(20_000, 32)[-1].tokens == 8_192
+
+
 def test_where_rows_come_in_whole_blocks_so_do_tokens_and_texts() -> None:
     shapes = captured_shapes(2_048, 32, rows=512)
     assert [shape.tokens for shape in shapes] == [512, 1_024, 1_536, 2_048]
@@ -32,7 +37,7 @@ def test_a_short_text_gets_the_smallest_pass() -> None:
 
 
 def test_what_is_larger_than_every_size_is_not_captured() -> None:
-    assert fitting(SHAPES, least([4_097])) is None
+    assert fitting(SHAPES, least([8_193])) is None
 
 
 def test_many_tiny_texts_get_a_size_with_room_for_each_of_them() -> None:
