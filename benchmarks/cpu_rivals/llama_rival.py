@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.cpu_rivals.contract import Embed, Vectors, sorted_passes, unit
 from benchmarks.cpu_workloads import Texts
 
-from embedfleet.engine.checkpoint import Checkpoint
+from embedfleet.engine.qwen3 import Qwen3Checkpoint
 
 MOST_TEXTS: Final = 64
 MICRO_BATCH: Final = 1_024
@@ -27,7 +27,7 @@ Q8: Final = gguf.GGMLQuantizationType.Q8_0
 def prepare(checkpoint: Path, target: Path) -> None:
     """Write the model as GGUF with matrices in q8_0."""
     target.mkdir(parents=True, exist_ok=True)
-    model = Checkpoint(checkpoint)
+    model = Qwen3Checkpoint(checkpoint)
     config = model.config
     writer = gguf.GGUFWriter(target / "model.gguf", "qwen3")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)

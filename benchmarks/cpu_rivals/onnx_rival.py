@@ -19,7 +19,7 @@ from benchmarks.cpu_rivals.contract import PASS_TOKENS, Embed, Vectors, sorted_p
 from benchmarks.cpu_workloads import Texts
 from onnx import TensorProto, helper, numpy_helper
 
-from embedfleet.engine.checkpoint import Checkpoint, LayerWeights, Qwen3Config
+from embedfleet.engine.qwen3 import LayerWeights, Qwen3Checkpoint, Qwen3Config
 from embedfleet.engine.tensors import Matrix
 
 MICROSOFT = "com.microsoft"
@@ -28,13 +28,13 @@ MICROSOFT = "com.microsoft"
 def prepare(checkpoint: Path, target: Path) -> None:
     """Write the graph."""
     target.mkdir(parents=True, exist_ok=True)
-    model = Graph(Checkpoint(checkpoint)).model()
+    model = Graph(Qwen3Checkpoint(checkpoint)).model()
     onnx.save(model, target / "model.onnx", save_as_external_data=True, location="weights")
 
 
 def load(checkpoint: Path, target: Path, threads: int) -> Embed:
     """Open a session; embeddings are looked up outside of it, as embedfleet does it."""
-    embeddings = Checkpoint(checkpoint)
+    embeddings = Qwen3Checkpoint(checkpoint)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -80,7 +80,7 @@ class Ready:
 class Graph:
     """Builds the model node by node; values are known by name."""
 
-    checkpoint: Checkpoint
+    checkpoint: Qwen3Checkpoint
     nodes: list[Any] = field(default_factory=list)
     constants: dict[str, Any] = field(default_factory=dict)
 

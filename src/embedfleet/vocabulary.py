@@ -45,6 +45,17 @@ class Role(StrEnum):
     DOCUMENT = "document"
 
 
+class Pooling(StrEnum):
+    """Which of a text's final states become its vector."""
+
+    LAST = "last"
+    """That of the last token, which has seen all others."""
+    FIRST = "first"
+    """That of the first token, `[CLS]` or `<s>`."""
+    MEAN = "mean"
+    """The mean of all of them."""
+
+
 class Outcome(Enum):
     """How a piece of work ended; health, balancing and admission all read the same three."""
 

@@ -127,6 +127,15 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
         load_engine(tmp_path, EngineOptions())
 
 
+@pytest.mark.parametrize("model_type", ["qwen2", "modernbert", None])
+def test_a_family_that_is_not_computed_here_is_named_with_a_way_out(
+    tmp_path: Path, model_type: str | None
+) -> None:
+    write_checkpoint(tmp_path, random_weights(SMALL), SMALL, model_type=model_type)
+    with pytest.raises(ModelError, match=rf"model_type is {model_type!r}.*--engine tei, vllm"):
+        load_engine(tmp_path, EngineOptions())
+
+
 def test_openvino_is_loaded_only_when_an_engine_is() -> None:
     code = "import embedfleet.engine.loading, sys; sys.exit('openvino' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

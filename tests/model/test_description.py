@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, processors
 
 from embedfleet.model.description import DOCUMENTED_TOKENS, describe
-from embedfleet.vocabulary import ModelError
+from embedfleet.model.sentence_transformers import normalizes, read_pooling
+from embedfleet.vocabulary import ModelError, Pooling
 from tests.small_tokenizer import END, id_of, tokenizer, write_model
 
 QWEN_MODULES = [
@@ -138,10 +139,12 @@ class TestLongestText:
         write(directory / "sentence_bert_config.json", {"max_seq_length": 128})
         assert describe(directory, max_tokens=256).identity.max_tokens == 256
 
-    def test_lower_casing_is_refused_with_what_does_the_same(self, directory: Path) -> None:
+    def test_lower_casing_is_told_and_makes_another_tokenizer(self, directory: Path) -> None:
+        before = describe(directory)
+        assert not before.lowercase
         write(directory / "sentence_bert_config.json", {"do_lower_case": True})
-        with pytest.raises(ModelError, match=r"do_lower_case is on.*Lowercase normalizer"):
-            describe(directory)
+        assert describe(directory).lowercase
+        assert describe(directory).identity.tokenizer != before.identity.tokenizer
 
     @pytest.mark.parametrize("value", ["512", -1, True, [512]], ids=str)
     def test_an_odd_limit_is_refused(self, directory: Path, value: object) -> None:
@@ -235,37 +238,60 @@ class TestPrompts:
             describe(directory)
 
 
-class TestModules:
-    def test_qwen_s_own_files_are_accepted(self, directory: Path) -> None:
-        write(directory / "modules.json", QWEN_MODULES)
-        write(directory / "1_Pooling" / "config.json", QWEN_POOLING)
-        assert describe(directory).identity.width == 64
+class TestPooling:
+    def pooling(self, directory: Path) -> Pooling:
+        return read_pooling(directory, Pooling.LAST)
 
-    def test_the_newer_form_of_the_pooling_file_is_accepted(self, directory: Path) -> None:
-        write(directory / "1_Pooling" / "config.json", {"pooling_mode": "lasttoken"})
-        assert describe(directory).identity.width == 64
+    def test_is_the_family_s_where_no_file_tells(self, directory: Path) -> None:
+        assert read_pooling(directory, Pooling.MEAN) is Pooling.MEAN
+
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_qwen_s_own_files_are_accepted_and_unit_length_need_not_be_asked_for(
+        self, directory: Path, count: int
+    ) -> None:
+        write(directory / "modules.json", QWEN_MODULES[:count])
+        write(directory / "1_Pooling" / "config.json", QWEN_POOLING)
+        assert self.pooling(directory) is Pooling.LAST
+        assert normalizes(directory) is (count == 3)
+
+    @pytest.mark.parametrize(
+        ("names", "pooling"),
+        [
+            (("lasttoken", "lasttoken"), Pooling.LAST),
+            (("cls_token", "cls"), Pooling.FIRST),
+            (("mean_tokens", "mean"), Pooling.MEAN),
+        ],
+    )
+    def test_is_told_by_flags_and_in_newer_files_by_name(
+        self, directory: Path, names: tuple[str, str], pooling: Pooling
+    ) -> None:
+        flag, name = names
+        nothing = dict.fromkeys(QWEN_POOLING, False) | {"include_prompt": True}
+        for config in (nothing | {f"pooling_mode_{flag}": True}, {"pooling_mode": name}):
+            write(directory / "1_Pooling" / "config.json", config)
+            assert self.pooling(directory) is pooling
 
     def test_another_pooling_is_refused_by_name(self, directory: Path) -> None:
-        pooling = QWEN_POOLING | {"pooling_mode_lasttoken": False, "pooling_mode_mean_tokens": True}
+        pooling = QWEN_POOLING | {"pooling_mode_lasttoken": False, "pooling_mode_max_tokens": True}
         write(directory / "1_Pooling" / "config.json", pooling)
-        with pytest.raises(ModelError, match="pooling mean_tokens is not supported"):
-            describe(directory)
+        with pytest.raises(ModelError, match="pooling max_tokens is not supported"):
+            self.pooling(directory)
 
     def test_two_poolings_side_by_side_are_refused(self, directory: Path) -> None:
         pooling = QWEN_POOLING | {"pooling_mode_mean_tokens": True}
         write(directory / "1_Pooling" / "config.json", pooling)
         with pytest.raises(ModelError, match="mean_tokens, lasttoken"):
-            describe(directory)
+            self.pooling(directory)
 
     def test_leaving_the_prompt_out_of_the_pooling_is_refused(self, directory: Path) -> None:
         write(directory / "1_Pooling" / "config.json", QWEN_POOLING | {"include_prompt": False})
         with pytest.raises(ModelError, match="include_prompt"):
-            describe(directory)
+            self.pooling(directory)
 
     @pytest.mark.parametrize(
         ("modules", "complaint"),
         [
-            (QWEN_MODULES[:2], "modules Transformer, Pooling are not supported"),
+            (QWEN_MODULES[:1], "modules Transformer are not supported"),
             ([*QWEN_MODULES, {"type": "sentence_transformers.models.Dense"}], "Dense"),
             ([], "modules none"),
             ({"0": "Transformer"}, "list of objects"),
@@ -277,12 +303,27 @@ class TestModules:
         write(directory / "modules.json", modules)
         write(directory / "1_Pooling" / "config.json", QWEN_POOLING)
         with pytest.raises(ModelError, match=complaint):
-            describe(directory)
+            self.pooling(directory)
 
     def test_modules_without_the_pooling_file_are_refused(self, directory: Path) -> None:
         write(directory / "modules.json", QWEN_MODULES)
         with pytest.raises(ModelError, match=r"1_Pooling/config\.json is missing"):
-            describe(directory)
+            self.pooling(directory)
+
+    def test_a_gateway_in_front_of_engines_of_others_minds_none_of_it(
+        self, directory: Path
+    ) -> None:
+        write(directory / "modules.json", [*QWEN_MODULES, {"type": "models.Dense"}])
+        write_weights(directory)
+        assert describe(directory).identity.revision
+
+    def test_two_models_that_differ_in_it_alone_have_two_revisions(self, directory: Path) -> None:
+        write_weights(directory)
+        revisions = {describe(directory).identity.revision}
+        for name in ("lasttoken", "cls", "mean", "max"):
+            write(directory / "1_Pooling" / "config.json", {"pooling_mode": name})
+            revisions.add(describe(directory).identity.revision)
+        assert len(revisions) == 4
 
 
 class TestEndOfText:

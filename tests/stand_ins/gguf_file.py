@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedfleet.engine.checkpoint import Checkpoint
+from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.model.description import ModelDescription
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
@@ -24,8 +24,8 @@ Value = str | int | float | bool | list[str] | list[int]
 
 def write(model: ModelDescription, path: Path) -> Path:
     """Write the model's weights and tokenizer to one file."""
-    tensors = _tensors(Checkpoint(model.directory))
-    metadata = _metadata(model, Checkpoint(model.directory))
+    tensors = _tensors(Qwen3Checkpoint(model.directory))
+    metadata = _metadata(model, Qwen3Checkpoint(model.directory))
     head = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     head += [_string(key) + _value(value) for key, value in metadata.items()]
     offset = 0
@@ -43,7 +43,7 @@ def write(model: ModelDescription, path: Path) -> Path:
     return path
 
 
-def _tensors(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+def _tensors(checkpoint: Qwen3Checkpoint) -> dict[str, np.ndarray]:
     config = checkpoint.config
     every = np.arange(config.vocabulary, dtype=np.int32)
     found = {"token_embd.weight": checkpoint.embed(every)}
@@ -67,7 +67,7 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(values, "<f4") for name, values in found.items()}
 
 
-def _metadata(model: ModelDescription, checkpoint: Checkpoint) -> dict[str, Value]:
+def _metadata(model: ModelDescription, checkpoint: Qwen3Checkpoint) -> dict[str, Value]:
     config = checkpoint.config
     definition = json.loads(model.tokenizer_file.read_text(encoding="utf-8"))
     ids = dict(definition["model"]["vocab"])

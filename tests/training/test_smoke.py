@@ -16,7 +16,7 @@ for name in ("torch", "jieba", "opencc"):
 
 from training.corpora import data_directory  # noqa: E402
 
-from embedfleet.engine.checkpoint import Checkpoint  # noqa: E402
+from embedfleet.engine.qwen3 import Qwen3Checkpoint  # noqa: E402
 from embedfleet.model.description import describe  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -30,4 +30,4 @@ def test_all_stages_run_end_to_end(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=600)
     description = describe(tmp_path / "model")
     assert description.identity.prompts["query"].endswith("\nQuery:")
-    assert Checkpoint(tmp_path / "model").config.hidden == description.identity.width
+    assert Qwen3Checkpoint(tmp_path / "model").config.hidden == description.identity.width

@@ -1,8 +1,8 @@
 """Texts to token ids as the model wants them.
 
-This module decides what is computed for a text: prompt, text, and the end-of-text token exactly
-once, at the end, whatever tokenizer file, text or ids have there themselves. Over-long texts are
-cut before that token or refused. It refuses to know requests, HTTP and what a prompt is for.
+What is computed for a text is its prompt, the text itself, and around both the tokens of the
+model's template: an end-of-text token exactly once, whatever tokenizer file, text or ids have there
+themselves, or `[CLS]` and `[SEP]`. Over-long texts are cut inside the template, or refused.
 
 Token ids that come in are never decoded: they are checked against the embedding table, since one id
 beyond it kills some engines, and otherwise left alone.
@@ -28,7 +28,7 @@ class EncodedText(NamedTuple):
     """One text as the engine gets it."""
 
     ids: Encoding
-    """Token ids, int32, shape [tokens]: prompt, text, end-of-text token."""
+    """Token ids, int32, shape [tokens]: the template's around prompt and text."""
     truncated: bool
     """Whether the end of the text was cut off."""
 
@@ -45,8 +45,13 @@ class Encoder:
         identity = description.identity
         self._limit = identity.max_tokens
         self._vocabulary = identity.vocabulary
-        self._end_of_text = description.end_of_text
-        self._tokenizer = Tokenizer(description.tokenizer_file, identity.vocabulary)
+        template = description.template
+        self._before = np.array(template.before, np.int32)
+        self._after = np.array(template.after, np.int32)
+        self._room = self._limit - len(template)
+        self._tokenizer = Tokenizer(
+            description.tokenizer_file, identity.vocabulary, lowercase=description.lowercase
+        )
 
     def encode(
         self, texts: Sequence[TextOrIds], *, prompt: str, truncate: bool
@@ -85,7 +90,7 @@ class Encoder:
             if isinstance(text, str | PackedText):
                 body = next(bodies)
             else:
-                body = self._checked(text[: most + 1], place)
+                body = self._without_template(self._checked(text[: most + 1], place))
                 if prompt_ids is not None and len(prompt_ids):
                     body = np.concatenate((prompt_ids, body))
             encoded.append(self._ended(body, place, prompt, most, truncate=truncate))
@@ -125,33 +130,53 @@ class Encoder:
     def _ended(
         self, body: Encoding, place: int, prompt: str, most: int, *, truncate: bool
     ) -> EncodedText:
-        """Put the end-of-text token, after cutting or refusing what is too long."""
+        """Put the template around, after cutting or refusing what is too long."""
         # With more than `most` tokens the rest was not looked at, so these may not be the last.
         length = len(body) if len(body) > most else self._without_end(body, len(body))
-        truncated = length >= self._limit
+        truncated = length > self._room
         if truncated:
             if not truncate:
-                raise self._too_long(length + 1, place)
+                raise self._too_long(length + len(self._before) + len(self._after), place)
             self._check_room(prompt)
-            length = self._without_end(body, self._limit - 1)
-        ids = np.empty(length + 1, dtype=np.int32)
-        ids[:length] = body[:length]
-        ids[length] = self._end_of_text
+            length = self._without_end(body, self._room)
+        begin = len(self._before)
+        ids = np.empty(begin + length + len(self._after), dtype=np.int32)
+        ids[:begin] = self._before
+        ids[begin : begin + length] = body[:length]
+        ids[begin + length :] = self._after
         return EncodedText(ids, truncated)
 
     def _without_end(self, body: Encoding, length: int) -> int:
-        """Leave out end-of-text tokens that the caller put at the end: one is computed."""
-        while length and body[length - 1] == self._end_of_text:
+        """Leave out end-of-text tokens that the caller put at the end: one is computed.
+
+        Between `[CLS]` and `[SEP]` such a token is one of the text, as upstream.
+        """
+        if len(self._before) or len(self._after) != 1:
+            return length
+        while length and body[length - 1] == self._after[0]:
             length -= 1
         return length
 
+    def _without_template(self, ids: Encoding) -> Encoding:
+        """Leave out what callers who tokenise themselves put around their text; the end-of-text
+        token alone is left out later."""
+        before, after = len(self._before), len(self._after)
+        if not before:
+            return ids
+        if np.array_equal(ids[:before], self._before):
+            ids = ids[before:]
+        if after and np.array_equal(ids[-after:], self._after):
+            ids = ids[:-after]
+        return ids
+
     def _too_long(self, tokens: int, place: int) -> CallerError:
         count = str(tokens)
+        around = "special tokens" if len(self._before) else "end-of-text token"
         if tokens > _COUNTED * self._limit:  # counting stopped there
             count = f"more than {_COUNTED * self._limit}"
         return CallerError(
             f"This model's maximum context length is {self._limit} tokens, but `input[{place}]` "
-            f"has {count} with prompt and end-of-text token. Shorten or split it, or send "
+            f"has {count} with prompt and {around}. Shorten or split it, or send "
             '"truncate": true to have its end cut off.',
             param="input",
             code="context_length_exceeded",
@@ -159,7 +184,7 @@ class Encoder:
 
     def _check_room(self, prompt: str) -> None:
         """Refuse to cut so much that only the prompt would be embedded."""
-        if prompt and len(self._prompt_ids(prompt)) >= self._limit - 1:
+        if prompt and len(self._prompt_ids(prompt)) >= self._room:
             raise CallerError(
                 "The instruction leaves no room for the text in this model's context of "
                 f"{self._limit} tokens.",

@@ -1,9 +1,8 @@
 """The tokenizer of a model, made safe for any text.
 
-This module decides how text becomes token ids: as the tokenizer file says, without its
-post-processor (the encoder puts the end-of-text token), in pieces, so that time and memory are
-bounded by what is asked for and not by the text. It refuses to know prompts, limits of the model
-and truncation.
+Text becomes token ids as the tokenizer file says, without its post-processor (the encoder puts
+what stands around a text), in pieces, so that time and memory are bounded by what is asked for and
+not by the text.
 
 Special tokens that are written out in a text (`<|im_end|>`) are read as the tokens they name, as in
 the library's own default and in every other engine; they can only change the vector of that text.
@@ -12,13 +11,15 @@ Tokens that the embedding table has no row for are not read so: their text is or
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from tokenizers import Tokenizer as LibraryTokenizer
 
 from embedfleet.model.tokenizer_file import load_tokenizer
 from embedfleet.vocabulary import Encoding, Text
@@ -39,19 +40,47 @@ people write is that long."""
 _TOGETHER = 2 * _PIECE
 """Characters tokenised in one call of the library: some ten milliseconds."""
 
-# A letter before white space or common punctuation ends a word for every byte-level tokenizer of
-# the GPT-2 family, Qwen's included: none of their patterns has a letter followed by one of these
-# in a match, and no special token has such a place. So the text can be cut there, and the tokens
-# of the pieces are the tokens of the whole.
-_CUT = re.compile(r"[^\W\d_](?=[ \n,.;:?!\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
+_AT_WORDS = re.compile(r"[^\W\d_](?=[ \n,.;:?!\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])")
+"""Where a text may be cut so that the tokens of the pieces are the tokens of the whole: a letter
+before white space or common punctuation ends a word for every byte-level tokenizer of the GPT-2
+family, Qwen's included, and for BERT's. None of their patterns has a letter followed by one of
+these in a match, and no special token has such a place."""
+
+_AT_BLANKS = re.compile(r"[^\W\d_](?= )")
+"""The same where words begin with their blank (SentencePiece): a piece that began with anything
+else would be taken for the beginning of a word."""
+
+_NOWHERE = re.compile(r"(?!)")
+"""The same where nothing is known of a tokenizer: only after the longest word."""
+
+
+def _cut(library: LibraryTokenizer) -> re.Pattern[str]:
+    """Where texts may be cut for a tokenizer."""
+    part = library.pre_tokenizer
+    kinds = set(_kinds(json.loads(part.__getstate__()))) if part is not None else set()
+    if "Metaspace" in kinds:
+        return _AT_BLANKS
+    return _AT_WORDS if kinds & {"ByteLevel", "BertPreTokenizer"} else _NOWHERE
+
+
+def _kinds(pre_tokenizer: dict[str, Any]) -> Iterator[str]:
+    """Types of a pre-tokenizer of tokenizer.json, and of those in a sequence."""
+    yield str(pre_tokenizer.get("type"))
+    for one in pre_tokenizer.get("pretokenizers", ()):
+        yield from _kinds(one)
 
 
 class Tokenizer:
     """Text to token ids. Threads may share one: the library is thread-safe and releases the GIL."""
 
-    def __init__(self, path: Path, vocabulary: int) -> None:
-        """Load `tokenizer.json`; ids will be below `vocabulary`. Raises ModelError."""
+    def __init__(self, path: Path, vocabulary: int, *, lowercase: bool = False) -> None:
+        """Load `tokenizer.json`; ids will be below `vocabulary`. Raises ModelError.
+
+        `lowercase`: whether texts are lower-cased before, prompts included.
+        """
         self._library = load_tokenizer(path, vocabulary)
+        self._cut = _cut(self._library)
+        self._lowercase = lowercase
 
     def ids(self, texts: Sequence[Text], *, most: int, before: str = "") -> list[Encoding]:
         """Tokenise texts, each with `before` in front of it, without any token added.
@@ -71,7 +100,7 @@ class Tokenizer:
             if len(text) + len(before) > _PIECE:
                 found[position] = yield from self._steps_of_long(before, text, most)
                 continue
-            string = f"{before}{text}"
+            string = self._cased(f"{before}{text}")
             if characters + len(string) > _TOGETHER:
                 self._fill(found, whole, together)
                 yield characters
@@ -95,7 +124,8 @@ class Tokenizer:
     def _steps_of_long(self, before: str, text: Text, most: int) -> Steps[Encoding]:
         parts: list[Encoding] = []
         count = 0
-        for piece in _pieces(chain((before,), _strings(text))):
+        strings = map(self._cased, chain((before,), _strings(text)))
+        for piece in _pieces(strings, self._cut):
             encoded = self._library.encode_batch_fast([piece], add_special_tokens=False)[0]
             parts.append(np.array(encoded.ids, dtype=np.int32))
             count += len(parts[-1])
@@ -103,6 +133,9 @@ class Tokenizer:
             if count > most:
                 break
         return np.concatenate(parts)
+
+    def _cased(self, string: str) -> str:
+        return string.lower() if self._lowercase else string
 
 
 def _strings(text: Text) -> Iterator[str]:
@@ -113,7 +146,9 @@ def _strings(text: Text) -> Iterator[str]:
             yield piece.decode()
 
 
-def _pieces(strings: Iterable[str], *, piece: int = _PIECE) -> Iterator[str]:
+def _pieces(
+    strings: Iterable[str], cut: re.Pattern[str] = _AT_WORDS, *, piece: int = _PIECE
+) -> Iterator[str]:
     """Cut a text, which comes in strings, where a word ends, after at least `piece` characters
     each."""
     rest, start = "", 0
@@ -121,20 +156,20 @@ def _pieces(strings: Iterable[str], *, piece: int = _PIECE) -> Iterator[str]:
         rest, start = (rest[start:] + string if start < len(rest) else string), 0
         # What ends a word may only come with the next string.
         while len(rest) - start > _LONGEST_WORD:
-            end = _end_of_piece(rest, start, piece)
+            end = _end_of_piece(rest, start, piece, cut)
             yield rest[start:end]
             start = end
     while len(rest) - start > piece:
-        end = _end_of_piece(rest, start, piece)
+        end = _end_of_piece(rest, start, piece, cut)
         yield rest[start:end]
         start = end
     if start < len(rest):
         yield rest[start:]
 
 
-def _end_of_piece(text: str, start: int, piece: int) -> int:
-    cut = _CUT.search(text, start + piece - 1, start + _LONGEST_WORD)
-    return cut.end() if cut else start + _LONGEST_WORD
+def _end_of_piece(text: str, start: int, piece: int, cut: re.Pattern[str]) -> int:
+    found = cut.search(text, start + piece - 1, start + _LONGEST_WORD)
+    return found.end() if found else start + _LONGEST_WORD
 
 
 def finished(steps: Generator[int, None, Result]) -> Result:

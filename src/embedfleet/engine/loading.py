@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config, read_config, refuse_generative
 from embedfleet.engine.engine import Engine
+from embedfleet.engine.families import Geometry, open_checkpoint, read_geometry
 from embedfleet.engine.native.choice import (
     Around,
     choose_kernels,
@@ -25,6 +25,7 @@ from embedfleet.engine.native.engine import NativeEngine, NativeSettings
 from embedfleet.engine.native.library import absence
 from embedfleet.engine.native.library import load as load_kernels
 from embedfleet.engine.native.memory import chosen_mib
+from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.extras import how_to_add
 from embedfleet.machine import (
     has_nvidia_driver,
@@ -86,8 +87,7 @@ def refuse_unsupported(directory: Path, options: EngineOptions) -> None:
     it needs is not installed.
     """
     _refuse_options(options)
-    read_config(directory / "config.json")
-    refuse_generative(directory)
+    read_geometry(directory)
 
 
 def _refuse_options(options: EngineOptions) -> None:
@@ -129,7 +129,7 @@ def load_engine(directory: Path, options: EngineOptions) -> Engine:
     """
     refuse_unsupported(directory, options)
     kind = options.device.partition(":")[0]
-    checkpoint = Checkpoint(directory)
+    checkpoint = open_checkpoint(directory)
     if kind == "cuda" or (kind == "auto" and options.dtype != "int8" and _cuda_is_there()):
         return _load_cuda(checkpoint, options)
     return _load_cpu(checkpoint, options)
@@ -144,7 +144,7 @@ def _cuda_is_there() -> bool:
     return any(capability >= _AUTO_CAPABILITY for capability in capabilities())
 
 
-def _load_cuda(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
+def _load_cuda(checkpoint: Qwen3Checkpoint, options: EngineOptions) -> Engine:
     # Here, because torch takes seconds and hundreds of megabytes that others need not pay.
     from embedfleet.engine.cuda.devices import capabilities, find_device  # noqa: PLC0415
     from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings  # noqa: PLC0415
@@ -201,7 +201,7 @@ def choose_cuda_precision(dtype: str, at_least: Precision | None) -> Precision:
     return Precision.F32 if at_least is Precision.F32 else Precision.BF16
 
 
-def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
+def _load_cpu(checkpoint: Qwen3Checkpoint, options: EngineOptions) -> Engine:
     if options.dtype in {"bf16", "fp8"}:
         raise SettingError(
             f"dtype is {options.dtype}, which is for GPUs; the processor computes in f32 or int8."
@@ -227,7 +227,7 @@ def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
     return load[choice.kernels](checkpoint, options, dtype)
 
 
-def _load_native(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> Engine:
+def _load_native(checkpoint: Qwen3Checkpoint, options: EngineOptions, dtype: str) -> Engine:
     config, kernels = checkpoint.config, load_kernels()
     instructions = choose_set(options.instructions, kernels.sets)
     max_tokens = _max_tokens(options.max_tokens, config)
@@ -257,7 +257,7 @@ def _load_native(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> 
     return engine
 
 
-def _load_numpy(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> Engine:
+def _load_numpy(checkpoint: Qwen3Checkpoint, options: EngineOptions, dtype: str) -> Engine:
     from embedfleet.engine.plain import PlainEngine  # noqa: PLC0415
 
     choose_precision(dtype, exact=False, quick=False, of="numpy")
@@ -268,7 +268,7 @@ def _load_numpy(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> E
     )
 
 
-def _load_openvino(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> Engine:
+def _load_openvino(checkpoint: Qwen3Checkpoint, options: EngineOptions, dtype: str) -> Engine:
     # Here, because OpenVINO takes a third of a second and 100 MB that others need not pay.
     from embedfleet.engine.cpu import memory  # noqa: PLC0415
     from embedfleet.engine.cpu.engine import CpuEngine, CpuSettings, suited_attention  # noqa: PLC0415
@@ -297,7 +297,7 @@ def _at_least_one(name: str, value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
 
-def _max_tokens(value: int | None, config: Qwen3Config) -> int:
+def _max_tokens(value: int | None, config: Geometry) -> int:
     tokens = _at_least_one("max_tokens", value, config.max_positions)
     if tokens > config.max_positions:
         raise SettingError(

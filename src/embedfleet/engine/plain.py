@@ -10,10 +10,10 @@ from threading import Lock
 
 import numpy as np
 
-from embedfleet.engine.checkpoint import Checkpoint, LayerWeights, Qwen3Config
 from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.passes import lengths_of
 from embedfleet.engine.pooling import unit_rows
+from embedfleet.engine.qwen3 import LayerWeights, Qwen3Checkpoint, Qwen3Config
 from embedfleet.engine.rope import Tables
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Encoding, Precision, Vectors
@@ -25,7 +25,7 @@ _QUERIES_AT_ONCE = 256
 class PlainEngine:
     """Qwen3 on NumPy. Any number of threads may prepare and compute; texts run one by one."""
 
-    def __init__(self, checkpoint: Checkpoint, *, max_tokens: int, batch_tokens: int) -> None:
+    def __init__(self, checkpoint: Qwen3Checkpoint, *, max_tokens: int, batch_tokens: int) -> None:
         """Widen all weights to float32."""
         config = checkpoint.config
         self._checkpoint = checkpoint

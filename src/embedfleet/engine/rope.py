@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.engine.tensors import Floats
 
 

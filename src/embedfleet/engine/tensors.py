@@ -2,7 +2,7 @@
 
 This module decides how the bytes of a checkpoint become numbers: where a tensor lies, what its
 type means, how rows are widened to float32 or narrowed to int8. It refuses to know which tensors
-a model needs; `checkpoint.py` does.
+a model needs; a family's module does.
 
 Nothing is mapped: whoever overwrites a mapped file changes the numbers of a running engine, and
 whoever truncates one kills its process (SIGBUS). What is read is a copy, and a file that ends early
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -123,6 +123,8 @@ class Matrix:
     tensor: Tensor
     scales: Floats | None = None
     """Of int8 weights: one factor for each output row, shape [out, 1]."""
+    bias: Floats | None = None
+    """What is added to each output, [out]."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -178,15 +180,17 @@ def _widened(kind: str, stored: NDArray[Any]) -> Floats:
     return stored.astype(np.float32)
 
 
-def open_tensors(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of the checkpoint in `directory`, by its name without `model.`; none is read.
+def open_tensors(
+    directory: Path, prefixes: Sequence[str] = ("model.",), unread: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Every tensor of the checkpoint in `directory`, by its name without the prefix; none is read.
 
-    Raises ModelError when there are no weights, or a file is not what it should be.
+    Those named in `unread` are left out, whatever their type. Raises ModelError when there are no
+    weights, or a file is not what it should be.
     """
     tensors: dict[str, Tensor] = {}
     for path in _files(directory):
-        for tensor in _opened(path):
-            name = tensor.name.removeprefix("model.")
+        for name, tensor in _opened(path, prefixes, unread):
             if name in tensors:
                 raise ModelError(f"{path}: tensor {name} is there twice in the checkpoint.")
             tensors[name] = tensor
@@ -203,14 +207,22 @@ def _files(directory: Path) -> list[Path]:
     return paths
 
 
-def _opened(path: Path) -> list[Tensor]:
+def _opened(
+    path: Path, prefixes: Sequence[str], unread: Collection[str]
+) -> list[tuple[str, Tensor]]:
     try:
         with path.open("rb") as file:
             stored = read_header(path, file)
         content = _OpenFile(path)
     except OSError as error:
         raise ModelError(f"{path} can't be read: {error.strerror}") from None
-    return [_tensor(path, content, each) for each in stored]
+    named = [(_bare(each.name, prefixes), each) for each in stored]
+    return [(name, _tensor(path, content, each)) for name, each in named if name not in unread]
+
+
+def _bare(name: str, prefixes: Sequence[str]) -> str:
+    found = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+    return name.removeprefix(found)
 
 
 def _tensor(path: Path, content: _OpenFile, stored: StoredTensor) -> Tensor:

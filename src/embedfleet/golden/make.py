@@ -50,7 +50,10 @@ def make(directory: Path, output: Path, options: EngineSettings) -> None:
     for _, text, role in TEXTS:
         prompt = prompt_for(description.identity, role=role, instruction=None)
         (encoded,) = encoder.encode([text], prompt=prompt, truncate=True)
-        encodings.append(np.ascontiguousarray(encoded.ids[-MOST_TOKENS:]))
+        # Of a long one the end, with what the model wants at the beginning.
+        first = encoded.ids[: len(description.template.before)]
+        last = encoded.ids[len(first) :][len(first) - MOST_TOKENS :]
+        encodings.append(np.concatenate((first, last)))
     vectors = np.concatenate([engine.prepare([encoding])() for encoding in encodings])
     engine.close()
     names = tuple(name for name, _, _ in TEXTS)

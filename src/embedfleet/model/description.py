@@ -1,9 +1,7 @@
 """What the files of a model say, without its weights being loaded and without any engine.
 
-This module decides a model's identity (name, fingerprints, width, limits, prompts) and refuses by
-name what would give wrong vectors: another pooling than that of the last token, no normalisation, a
-tokenizer that adds more than one token at the end. It refuses to know the architecture, which is
-the engine's to judge, and where models come from.
+A model's identity (name, fingerprints, width, limits, prompts), and what a tokenizer puts around a
+text. Whether an engine can compute it is the engine's to judge.
 """
 
 from __future__ import annotations
@@ -12,9 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from embedfleet.model.families import QWEN3, Family, family_of
 from embedfleet.model.fingerprint import fingerprint_tokenizer, fingerprint_weights
 from embedfleet.model.json_files import read_object
-from embedfleet.model.sentence_transformers import check_modules, longest_text, read_prompts
+from embedfleet.model.sentence_transformers import (
+    longest_text,
+    lowercases,
+    read_pooling,
+    read_prompts,
+)
 from embedfleet.model.tokenizer_file import load_tokenizer, panics_told
 from embedfleet.vocabulary import ModelError, ModelIdentity
 
@@ -25,13 +31,32 @@ _USUAL_END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True, slots=True)
+class Template:
+    """Ids of the tokens that stand around each text."""
+
+    before: tuple[int, ...]
+    """`[CLS]` or `<s>`; none for models whose vector is the last token's."""
+    after: tuple[int, ...]
+    """The end-of-text token, or `[SEP]` or `</s>`."""
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelDescription:
     """One model on disk."""
 
     directory: Path
     identity: ModelIdentity
-    end_of_text: int
-    """Id of the token at whose position the vector is read."""
+    template: Template
+    lowercase: bool = False
+    """Whether texts are lower-cased before they are tokenised."""
+
+    @property
+    def end_of_text(self) -> int:
+        """Id of the last token of every text."""
+        return self.template.after[-1]
 
     @property
     def tokenizer_file(self) -> Path:
@@ -53,24 +78,30 @@ def describe(
     if not directory.is_dir():
         raise ModelError(f"{directory} is not a directory")
     config = read_object(directory / "config.json")
+    family = family_of(config)
     vocabulary = _count(config, "vocab_size", directory)
-    check_modules(directory)
     identity = ModelIdentity(
         name=name or directory.resolve().name,
-        revision=fingerprint_weights(directory),
+        revision=fingerprint_weights(directory, _pooling(directory, family)),
         tokenizer=fingerprint_tokenizer(directory),
         width=_count(config, "hidden_size", directory),
-        max_tokens=_max_tokens(config, directory, max_tokens),
+        max_tokens=_max_tokens(config, family, directory, max_tokens),
         vocabulary=vocabulary,
-        prompts=read_prompts(directory),
+        prompts=read_prompts(directory, family.query_prompt),
     )
-    end_of_text = _end_of_text(directory)
-    if end_of_text >= vocabulary:
+    template = _template(directory, family)
+    for token in (*template.before, *template.after):
+        if token >= vocabulary:
+            raise ModelError(
+                f"{directory}: the token {token}, which the tokenizer puts around a text, is not "
+                f"in the embedding table of {vocabulary} rows (vocab_size in config.json)"
+            )
+    if identity.max_tokens <= len(template):
         raise ModelError(
-            f"{directory}: the end-of-text token {end_of_text} is not in the embedding table "
-            f"of {vocabulary} rows (vocab_size in config.json)"
+            f"{directory}: a text may have {identity.max_tokens} tokens, of which "
+            f"{len(template)} are the tokenizer's own: none is left for the text"
         )
-    return ModelDescription(directory, identity, end_of_text)
+    return ModelDescription(directory, identity, template, lowercases(directory))
 
 
 def with_revision(model: ModelDescription, revision: str) -> ModelDescription:
@@ -87,8 +118,22 @@ def _count(config: dict[str, Any], key: str, directory: Path) -> int:
     return value
 
 
-def _max_tokens(config: dict[str, Any], directory: Path, wanted: int | None) -> int:
+def _pooling(directory: Path, family: Family) -> str:
+    """What a fingerprint knows of it: what is not computed here may be so elsewhere."""
+    try:
+        return read_pooling(directory, family.pooling)
+    except ModelError:
+        return "other"
+
+
+def _max_tokens(config: dict[str, Any], family: Family, directory: Path, wanted: int | None) -> int:
     positions = _count(config, "max_position_embeddings", directory)
+    positions -= family.first_position(config)
+    if positions < 1:
+        raise ModelError(
+            f"{directory / 'config.json'}: max_position_embeddings leaves no position for a text "
+            f"behind pad_token_id {config.get('pad_token_id')}"
+        )
     cut = longest_text(directory)
     if wanted is None:
         return min(positions, DOCUMENTED_TOKENS, cut or positions)
@@ -100,36 +145,61 @@ def _max_tokens(config: dict[str, Any], directory: Path, wanted: int | None) -> 
     return wanted
 
 
-def _end_of_text(directory: Path) -> int:
-    """Find the token that the tokenizer's post-processor appends, or that it should append.
-
-    Early Qwen3-Embedding tokenizers lack the post-processor; the token is the same.
-    """
+def _template(directory: Path, family: Family) -> Template:
+    """What the tokenizer's post-processor puts around a text, or should put there."""
     path = directory / "tokenizer.json"
     tokenizer = load_tokenizer(path)
     with panics_told(path):
         plain: list[int] = tokenizer.encode("x", add_special_tokens=False).ids
         whole: list[int] = tokenizer.encode("x", add_special_tokens=True).ids
-    if len(whole) == len(plain) + 1 and whole[:-1] == plain:
-        return whole[-1]
-    if whole != plain:
-        raise ModelError(f"{path} adds other tokens than one at the end of a text")
-    for token in (_USUAL_END_OF_TEXT, _padding_token(directory)):
-        found: int | None = None if token is None else tokenizer.token_to_id(token)
-        if found is not None:
+    if whole == plain:
+        return _template_by_name(directory, family, tokenizer)
+    for begin in range(len(whole) - len(plain) + 1):
+        end = begin + len(plain)
+        if whole[begin:end] == plain:
+            found = Template(tuple(whole[:begin]), tuple(whole[end:]))
+            if family is QWEN3 and (found.before or len(found.after) != 1):
+                raise ModelError(f"{path} adds other tokens than one at the end of a text")
             return found
+    raise ModelError(f"{path} changes the tokens of a text when it puts others around them")
+
+
+def _template_by_name(directory: Path, family: Family, tokenizer: Tokenizer) -> Template:
+    """Without a post-processor, as in early Qwen3-Embedding tokenizers; the tokens are the same."""
+    path, named = directory / "tokenizer.json", _special_tokens(directory)
+    if family.brackets is not None:
+        first, last = (
+            named.get(key, usual)
+            for key, usual in zip(("cls_token", "sep_token"), family.brackets, strict=True)
+        )
+        before, after = tokenizer.token_to_id(first), tokenizer.token_to_id(last)
+        if before is None or after is None:
+            raise ModelError(
+                f"{path} puts no tokens around a text and lacks {first} or {last}, which "
+                f"{family.name} models want there"
+            )
+        return Template((before,), (after,))
+    if family is not QWEN3:
+        return Template((), ())
+    # Qwen3-Embedding pads with its end-of-text token; a renamed one is found by that.
+    for token in (_USUAL_END_OF_TEXT, named.get("pad_token")):
+        end_of_text: int | None = None if token is None else tokenizer.token_to_id(token)
+        if end_of_text is not None:
+            return Template((), (end_of_text,))
     raise ModelError(
         f"{path} appends no token to a text and has no {_USUAL_END_OF_TEXT}; "
         "without an end-of-text token there is no vector to read"
     )
 
 
-def _padding_token(directory: Path) -> str | None:
-    """Qwen3-Embedding pads with its end-of-text token; a renamed one is found by that."""
+def _special_tokens(directory: Path) -> dict[str, str]:
+    """Special tokens by what they are for, as tokenizer_config.json names them."""
     path = directory / "tokenizer_config.json"
     if not path.exists():
-        return None
-    token = read_object(path).get("pad_token")
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
+        return {}
+    found: dict[str, str] = {}
+    for name, token in read_object(path).items():
+        content = token.get("content") if isinstance(token, dict) else token
+        if name.endswith("_token") and isinstance(content, str):
+            found[name] = content
+    return found

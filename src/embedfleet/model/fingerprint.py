@@ -13,8 +13,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
+from embedfleet.model.sentence_transformers import lowercases
 from embedfleet.model.weights import StoredTensor, read_header, weight_files
-from embedfleet.vocabulary import ModelError
+from embedfleet.vocabulary import ModelError, Pooling
 
 _SIZE = 16
 """Bytes of a fingerprint; twice as many hexadecimal digits."""
@@ -27,18 +28,22 @@ _SAMPLE = 4096
 
 
 def fingerprint_tokenizer(directory: Path) -> str:
-    """Fingerprint `tokenizer.json`; raises ModelError if it can't be read."""
+    """Fingerprint `tokenizer.json`, and whether texts are lower-cased before, which makes other
+    tokens of them. Raises ModelError if a file can't be read.
+    """
     path = directory / "tokenizer.json"
     try:
-        return blake2b(path.read_bytes(), digest_size=_SIZE).hexdigest()
+        digest = blake2b(path.read_bytes(), digest_size=_SIZE)
+        digest.update(b"lower-cased" if lowercases(directory) else b"")
+        return digest.hexdigest()
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
     except OSError as error:
         raise ModelError(f"{path} can't be read: {error.strerror}") from None
 
 
-def fingerprint_weights(directory: Path) -> str:
-    """Fingerprint configuration and weights, empty if the directory has no weights.
+def fingerprint_weights(directory: Path, pooling: str = Pooling.LAST) -> str:
+    """Fingerprint configuration, weights and pooling; empty if the directory has no weights.
 
     In go the configuration and of each tensor its name, type, shape and samples, in the order of
     names: how a checkpoint is cut into files makes no difference. Raises ModelError if a file can't
@@ -57,6 +62,8 @@ def fingerprint_weights(directory: Path) -> str:
         raise ModelError(f"{directory}: weights can't be read: {error}") from None
     digest = blake2b(digest_size=_SIZE)
     _add(digest, b"config.json", configuration)
+    if pooling != Pooling.LAST:
+        _add(digest, b"pooling", pooling.encode())
     for name, sampled in sorted(parts):
         _add(digest, name.encode(), sampled)
     return digest.hexdigest()

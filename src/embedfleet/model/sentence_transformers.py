@@ -1,22 +1,15 @@
-"""What the sentence-transformers files beside the weights say.
+"""What sentence-transformers' files beside the weights say: pooling, prompts, where texts are cut.
 
-This module decides which pooling, normalisation and prompts are understood. Where a file is
-absent, Qwen3-Embedding's own way is meant: the last token, unit length, a prompt for queries. It
-refuses to know weights and tokens.
+Where a file is absent, a family's own way is meant (`families.py`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from embedfleet.model.json_files import read_json, read_object
-from embedfleet.vocabulary import ModelError, Role
-
-QUERY_PROMPT = (
-    "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
-)
-"""Qwen3-Embedding's prompt for queries; documents have none."""
+from embedfleet.vocabulary import ModelError, Pooling, Role
 
 _PROMPT_NAMES = {
     Role.QUERY: ("query",),
@@ -27,48 +20,70 @@ _PROMPT_NAMES = {
 _UNLIMITED = 10**9
 """transformers writes 10**30 as `model_max_length` where a tokenizer has no limit."""
 
-_EXPECTED_MODULES = ["Transformer", "Pooling", "Normalize"]
+_MODULES: Final = ("Transformer", "Pooling", "Normalize")
+"""What is computed, in this order; vectors are brought to unit length without the last one, too."""
+
+_POOLINGS: Final = {
+    "lasttoken": Pooling.LAST,
+    "cls": Pooling.FIRST,
+    "cls_token": Pooling.FIRST,
+    "mean": Pooling.MEAN,
+    "mean_tokens": Pooling.MEAN,
+}
+"""By the names in their files, the newer ones and those of flags."""
 
 
-def check_modules(directory: Path) -> None:
-    """Refuse a model whose vectors are not the last token's state brought to unit length.
+def read_pooling(directory: Path, otherwise: Pooling) -> Pooling:
+    """Which states become a vector, `otherwise` where no file says it.
 
-    Raises ModelError that names what the model wants instead.
+    Raises ModelError that names what the model wants instead of one pooling and unit length.
     """
     path = directory / "modules.json"
     pooling = directory / "1_Pooling"
     if path.exists():
-        modules = read_json(path)
-        if not isinstance(modules, list) or not all(isinstance(one, dict) for one in modules):
-            raise ModelError(f"{path} does not hold a list of objects")
+        modules = _modules(path)
         kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
-        if kinds != _EXPECTED_MODULES:
+        if kinds not in (list(_MODULES), list(_MODULES[:2])):
             raise ModelError(
                 f"{path}: modules {', '.join(kinds) or 'none'} are not supported; "
-                f"only {', '.join(_EXPECTED_MODULES)} are, in this order"
+                f"only {', '.join(_MODULES)} are, in this order, the last one or not"
             )
         pooling = directory / str(modules[1].get("path", pooling.name))
     config = pooling / "config.json"
     if path.exists() or config.exists():
-        _check_pooling(config, read_object(config))
+        return _pooling(config, read_object(config))
+    return otherwise
+
+
+def normalizes(directory: Path) -> bool:
+    """Whether the model's own files bring vectors to unit length, or say nothing of it."""
+    path = directory / "modules.json"
+    return not path.exists() or len(_modules(path)) != len(_MODULES) - 1
+
+
+def _modules(path: Path) -> list[dict[str, Any]]:
+    modules = read_json(path)
+    if not isinstance(modules, list) or not all(isinstance(one, dict) for one in modules):
+        raise ModelError(f"{path} does not hold a list of objects")
+    return modules
+
+
+def lowercases(directory: Path) -> bool:
+    """Whether texts are lower-cased before they are tokenised. Raises ModelError."""
+    path = directory / "sentence_bert_config.json"
+    return path.exists() and bool(read_object(path).get("do_lower_case"))
 
 
 def longest_text(directory: Path) -> int | None:
     """Tokens after which sentence-transformers cuts a text, the end-of-text token counted; None
     where nothing says so.
 
-    Raises ModelError for a file that is malformed or asks for lower-cased texts.
+    Raises ModelError for a file that is malformed.
     """
     told: list[int] = []
     path = directory / "sentence_bert_config.json"
     if path.exists():
-        config = read_object(path)
-        if config.get("do_lower_case"):
-            raise ModelError(
-                f"{path}: do_lower_case is on, which is not supported; a Lowercase normalizer in "
-                "tokenizer.json does the same"
-            )
-        told.append(_tokens(path, config, "max_seq_length"))
+        told.append(_tokens(path, read_object(path), "max_seq_length"))
     path = directory / "tokenizer_config.json"
     if path.exists():
         told.append(_tokens(path, read_object(path), "model_max_length"))
@@ -85,26 +100,36 @@ def _tokens(path: Path, config: dict[str, Any], key: str) -> int:
     return int(min(value, _UNLIMITED))
 
 
-def _check_pooling(path: Path, config: dict[str, Any]) -> None:
-    flags = [key for key in config if key.startswith("pooling_mode_") and config[key]]
+def _pooling(path: Path, config: dict[str, Any]) -> Pooling:
+    modes = [
+        key.removeprefix("pooling_mode_")
+        for key in config
+        if key.startswith("pooling_mode_") and config[key]
+    ]
     named = config.get("pooling_mode")  # newer files name the mode instead of setting flags
     if named is not None:
-        flags.append(f"pooling_mode_{named}")
-    if set(flags) != {"pooling_mode_lasttoken"}:
-        modes = ", ".join(flag.removeprefix("pooling_mode_") for flag in flags) or "none"
-        raise ModelError(f"{path}: pooling {modes} is not supported; only lasttoken is")
+        modes.append(str(named))
+    found = {_POOLINGS.get(mode) for mode in modes}
+    pooling = found.pop() if len(found) == 1 else None
+    if pooling is None:
+        raise ModelError(
+            f"{path}: pooling {', '.join(modes) or 'none'} is not supported; only one of "
+            "lasttoken, cls and mean is"
+        )
     if config.get("include_prompt") is False:
         raise ModelError(f"{path}: include_prompt false is not supported")
+    return pooling
 
 
-def read_prompts(directory: Path) -> dict[str, str]:
+def read_prompts(directory: Path, query: str) -> dict[str, str]:
     """Read the prompts, by role name; a role without one is absent.
 
-    Raises ModelError if the file is malformed or wants a prompt before texts that have no role.
+    `query` is that of queries where the file is absent. Raises ModelError if the file is malformed
+    or wants a prompt before texts that have no role.
     """
     path = directory / "config_sentence_transformers.json"
     if not path.exists():
-        return {Role.QUERY.value: QUERY_PROMPT}
+        return {Role.QUERY.value: query} if query else {}
     config = read_object(path)
     if config.get("default_prompt_name"):
         raise ModelError(f"{path}: default_prompt_name is not supported; it must be null")

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.pooling import finite_rows
+from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.vocabulary import Encoding, Precision
 from tests.checkpoints import LARGE, SMALL, random_weights, write_checkpoint
 from tests.conformance.engine_conformance import (
@@ -127,7 +127,7 @@ class TestLongTexts:
 def padded_engine(directory: Path, memory_mib: int = 1_024) -> CpuEngine:
     """As on processors for which OpenVINO has no paged attention."""
     settings = CpuSettings(Precision.F32, 2, 1_024, memory_mib, 2_048, "padded")
-    return CpuEngine(Checkpoint(directory), settings)
+    return CpuEngine(Qwen3Checkpoint(directory), settings)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cpu.layout import (
     Rotations,
     chunk_of_text,
@@ -17,6 +16,7 @@ from embedfleet.engine.cpu.layout import (
     whole_texts,
 )
 from embedfleet.engine.passes import padded_passes, passes
+from embedfleet.engine.qwen3 import Qwen3Config
 
 CONFIG = Qwen3Config(64, 2, 4, 2, 32, 96, 50, 1e-6, 1e6, 4_096, tied=True)
 

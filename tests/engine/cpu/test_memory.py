@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cpu.memory import Budget, chosen_mib, needed_mib
+from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.vocabulary import SettingError
 
 QWEN_06B = Qwen3Config(1024, 28, 16, 8, 128, 3072, 151_669, 1e-6, 1e6, 32_768, tied=True)

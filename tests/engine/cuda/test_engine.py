@@ -13,13 +13,13 @@ pytest.importorskip("torch", reason="torch is not installed; `make reference` ad
 
 import torch
 
-from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
 from embedfleet.engine.cuda.devices import Processor, is_loss
 from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings
 from embedfleet.engine.cuda.plain import attention_of_one
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.pooling import finite_rows
+from embedfleet.engine.qwen3 import Qwen3Checkpoint, Qwen3Config
 from embedfleet.vocabulary import Encoding, EngineLostError, Precision, SettingError, Vectors
 from tests.checkpoints import NARROW, SMALL, Layout, random_weights, write_checkpoint
 from tests.conformance.engine_conformance import (
@@ -57,7 +57,7 @@ def cuda_engine(
     deterministic: bool = False,
 ) -> CudaEngine:
     settings = CudaSettings(precision, batch_tokens, 2_048, deterministic=deterministic)
-    return CudaEngine(Checkpoint(directory), settings, Processor())
+    return CudaEngine(Qwen3Checkpoint(directory), settings, Processor())
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)
@@ -183,7 +183,7 @@ class LosingDevice(Processor):
 def test_a_lost_device_is_told_from_a_failed_batch(directory: Path) -> None:
     device = LosingDevice()
     settings = CudaSettings(Precision.F32, 1_024, 2_048)
-    engine = CudaEngine(Checkpoint(directory), settings, device)
+    engine = CudaEngine(Qwen3Checkpoint(directory), settings, device)
     device.lost = True
     with pytest.raises(EngineLostError, match=r"cpu is lost .*: CUDA error: an illegal") as told:
         embed(engine, random_texts(engine, [3]))
@@ -242,7 +242,7 @@ def test_weights_stored_as_int8_are_widened(tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(directory: Path) -> None:
     settings = CudaSettings(Precision.BF16, 1_024, 2_048)
     with pytest.raises(SettingError, match="does not fit"):
-        CudaEngine(Checkpoint(directory), settings, Processor(free_mib=100))
+        CudaEngine(Qwen3Checkpoint(directory), settings, Processor(free_mib=100))
 
 
 def test_it_says_how_it_wants_to_be_fed(directory: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cuda.memory import RESERVED_MIB, Need, Sizes, chosen_sizes
+from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.vocabulary import Precision, SettingError
 
 FOUR_B = Qwen3Config(2560, 36, 32, 8, 128, 9728, 151_665, 1e-6, 1e6, 40_960, True)

@@ -20,7 +20,6 @@ torch = pytest.importorskip("torch", reason="torch is not installed; `make refer
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU here", allow_module_level=True)
 
-from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config, read_config
 from embedfleet.engine.cuda.devices import (
     CudaDevice,
     Processor,
@@ -36,6 +35,7 @@ from embedfleet.engine.cuda.linear import Ready, quantised
 from embedfleet.engine.cuda.operations import ALONE_FROM
 from embedfleet.engine.cuda.plain import Heads, PlainOperations, Rotation, Texts
 from embedfleet.engine.engine import Engine
+from embedfleet.engine.qwen3 import Qwen3Checkpoint, Qwen3Config, read_config
 from embedfleet.engine.rope import cosines_and_sines
 from embedfleet.vocabulary import Precision, SettingError
 from tests.checkpoints import SMALL, random_weights, write_checkpoint
@@ -182,7 +182,7 @@ def engine_on(
     device: CudaDevice | Processor, directory: Path, precision: Precision, **options: Any
 ) -> CudaEngine:
     settings = CudaSettings(precision, options.pop("batch_tokens", 4_096), 4_096, **options)
-    return CudaEngine(Checkpoint(directory), settings, device)
+    return CudaEngine(Qwen3Checkpoint(directory), settings, device)
 
 
 @pytest.fixture(scope="module")

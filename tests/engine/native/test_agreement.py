@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.native.agreement import Agreement, depth_of
 from embedfleet.engine.native.engine import NativeEngine
 from embedfleet.engine.native.weights import evened
+from embedfleet.engine.qwen3 import Qwen3Checkpoint, Qwen3Config
 from embedfleet.vocabulary import Precision, Vectors
 from tests.checkpoints import SMALL, Layout, Weights, random_weights, write_checkpoint
 from tests.conformance.engine_conformance import embed, random_texts
@@ -56,7 +56,7 @@ def test_int8_bears_uneven_norms(tmp_path: Path, sigma: float) -> None:
 
 @pytest.mark.parametrize("sigma", [0.0, 0.8, 2.0])
 def test_evening_out_changes_no_product(tmp_path: Path, sigma: float) -> None:
-    layer = Checkpoint(write_checkpoint(tmp_path, uneven(sigma), GEOMETRY)).layer(1)
+    layer = Qwen3Checkpoint(write_checkpoint(tmp_path, uneven(sigma), GEOMETRY)).layer(1)
     changed, columns = evened(layer)
     assert set(columns) == {"query", "key", "value", "gate", "up"}
     for norm, names in (("input_norm", ("query", "key", "value")), ("mlp_norm", ("gate", "up"))):
@@ -70,14 +70,16 @@ def test_evening_out_changes_no_product(tmp_path: Path, sigma: float) -> None:
 def test_a_norm_of_zeros_stays_one(tmp_path: Path) -> None:
     weights = uneven(0.8)
     weights["layers.1.input_layernorm.weight"][3:9] = 0
-    changed, columns = evened(Checkpoint(write_checkpoint(tmp_path, weights, GEOMETRY)).layer(1))
+    changed, columns = evened(
+        Qwen3Checkpoint(write_checkpoint(tmp_path, weights, GEOMETRY)).layer(1)
+    )
     assert not changed.input_norm[3:9].any()
     assert np.isfinite(columns["query"]).all()
 
 
 def test_weights_that_are_stored_as_int8_stay_as_they_are(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path, uneven(0.8), GEOMETRY, Layout("I8"))
-    layer = Checkpoint(directory).layer(0)
+    layer = Qwen3Checkpoint(directory).layer(0)
     changed, columns = evened(layer)
     assert not columns
     np.testing.assert_array_equal(changed.input_norm, layer.input_norm)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.native.choice import (
     Around,
     choose_kernels,
@@ -19,6 +18,7 @@ from embedfleet.engine.native.choice import (
     misfit,
 )
 from embedfleet.engine.native.library import InstructionSet, Numbers
+from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.vocabulary import Precision, SettingError
 
 QWEN_06B = Qwen3Config(1024, 28, 16, 8, 128, 3072, 151_669, 1e-6, 1e6, 32_768, tied=True)

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedfleet.engine.checkpoint import Checkpoint, read_config
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.native.choice import choose_set
@@ -25,6 +24,7 @@ from embedfleet.engine.native.engine import NativeEngine, NativeSettings
 from embedfleet.engine.native.library import load
 from embedfleet.engine.native.memory import needed_mib
 from embedfleet.engine.pooling import finite_rows
+from embedfleet.engine.qwen3 import Qwen3Checkpoint, read_config
 from embedfleet.vocabulary import Encoding, Precision
 from tests.checkpoints import LARGE, SMALL, Geometry, random_weights, write_checkpoint
 from tests.conformance.engine_conformance import (
@@ -108,7 +108,7 @@ def older_engine_of(directory: Path, threads: int, batch_tokens: int) -> Engine:
         memory_mib=1_024,
         max_tokens=2_048,
     )
-    return NativeEngine(Checkpoint(directory), settings, load())
+    return NativeEngine(Qwen3Checkpoint(directory), settings, load())
 
 
 @pytest.fixture(scope="module", params=[*DTYPES, "int8 without bfloat16"])

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from embedfleet.encoding.encoder import Encoder
-from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.loading import EngineOptions, load_engine
+from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.fleet.providers.commands import Launch, command, words
 from embedfleet.gateway.engines.attached import Attached
 from embedfleet.gateway.engines.client import embed
@@ -121,7 +121,7 @@ async def test_llama_cpp_with_a_gguf_of_the_model_gives_the_references_vectors(
 
 def plain_copy(model: ModelDescription, directory: Path) -> Path:
     """The model in float32: transformers can't read int8 weights by itself."""
-    checkpoint = Checkpoint(model.directory)
+    checkpoint = Qwen3Checkpoint(model.directory)
     c = checkpoint.config
     weights = {
         "embed_tokens.weight": checkpoint.embed(np.arange(c.vocabulary, dtype=np.int32)),

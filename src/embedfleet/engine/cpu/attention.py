@@ -13,8 +13,8 @@ import numpy as np
 import openvino.opset13 as ops  # type: ignore[import-untyped]
 from openvino.op import _PagedAttentionExtension as PagedAttention  # type: ignore[import-untyped]
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cpu.layout import BLOCK_TOKENS
+from embedfleet.engine.qwen3 import Qwen3Config
 
 Node: TypeAlias = Any  # OpenVINO ships no types
 Attending: TypeAlias = Literal["paged", "padded"]

@@ -14,7 +14,6 @@ from threading import Lock
 import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 
-from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.cpu.attention import Attending
 from embedfleet.engine.cpu.forward import (
     Compiler,
@@ -31,6 +30,7 @@ from embedfleet.engine.cpu.memory import Budget
 from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.passes import lengths_of, padded_passes, passes
 from embedfleet.engine.pooling import unit_rows
+from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Encoding, Precision
 
@@ -59,7 +59,7 @@ def suited_attention() -> Attending:
 class CpuEngine:
     """Qwen3 on the CPU. Any number of threads may prepare and compute; passes run one by one."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: CpuSettings) -> None:
+    def __init__(self, checkpoint: Qwen3Checkpoint, settings: CpuSettings) -> None:
         """Compile the model; takes seconds, and memory for two copies of the linear weights.
 
         OpenVINO keeps the weights as they are given beside those it rearranged.

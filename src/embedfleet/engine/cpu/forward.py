@@ -13,11 +13,11 @@ import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 import openvino.opset13 as ops  # type: ignore[import-untyped]
 
-from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
 from embedfleet.engine.cpu.attention import Attending, make_attention, parameter
 from embedfleet.engine.cpu.graph import Decoder, Rotation, constants, rms_norm
 from embedfleet.engine.cpu.layout import BLOCK_TOKENS, Arrays, Layout, Rotations, whole_texts
 from embedfleet.engine.cpu.linear import Linear
+from embedfleet.engine.qwen3 import Qwen3Checkpoint, Qwen3Config
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import SetupError
 
@@ -139,7 +139,7 @@ class Scratch:
         self._keys = self._values = np.zeros((0, *self._block), dtype=np.float32)
 
 
-def whole_model(checkpoint: Checkpoint, linear: Linear, attending: Attending) -> ov.Model:
+def whole_model(checkpoint: Qwen3Checkpoint, linear: Linear, attending: Attending) -> ov.Model:
     """From `states` [tokens, hidden] to the final states of the rows `pooled` [texts, hidden].
 
     The states that go in are the tokens' embeddings.
@@ -147,7 +147,7 @@ def whole_model(checkpoint: Checkpoint, linear: Linear, attending: Attending) ->
     return _model(checkpoint, linear, attending, range(checkpoint.config.layers))
 
 
-def one_layer(checkpoint: Checkpoint, linear: Linear, index: int) -> ov.Model:
+def one_layer(checkpoint: Qwen3Checkpoint, linear: Linear, index: int) -> ov.Model:
     """Layer `index` with paged attention, from `states` [tokens, hidden] to the states after it.
 
     The last one puts out final states of the rows `pooled` only, [texts, hidden].
@@ -156,7 +156,7 @@ def one_layer(checkpoint: Checkpoint, linear: Linear, index: int) -> ov.Model:
 
 
 def _model(
-    checkpoint: Checkpoint, linear: Linear, attending: Attending, indices: range
+    checkpoint: Qwen3Checkpoint, linear: Linear, attending: Attending, indices: range
 ) -> ov.Model:
     config = checkpoint.config
     with ThreadPoolExecutor(min(len(indices), _READERS)) as readers:

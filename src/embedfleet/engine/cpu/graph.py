@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import openvino.opset13 as ops  # type: ignore[import-untyped]
 
-from embedfleet.engine.checkpoint import LayerWeights, Qwen3Config
 from embedfleet.engine.cpu.attention import Attention, integers, parameter, rows
 from embedfleet.engine.cpu.linear import Linear
+from embedfleet.engine.qwen3 import LayerWeights, Qwen3Config
 from embedfleet.engine.tensors import Matrix
 
 Node: TypeAlias = Any  # OpenVINO ships no types

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.engine.rope import Tables
 from embedfleet.engine.tensors import Floats
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.cpu.forward import Compiler, Program, Scratch, one_layer, pass_inputs
 from embedfleet.engine.cpu.layout import BLOCK_TOKENS, Layout, Rotations, chunk_of_text
 from embedfleet.engine.cpu.linear import Linear
+from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Encoding
 
@@ -23,7 +23,7 @@ from embedfleet.vocabulary import Encoding
 class LongTexts:
     """Computes one long text at a time, with paged attention."""
 
-    checkpoint: Checkpoint
+    checkpoint: Qwen3Checkpoint
     linear: Linear
     compiler: Compiler
     rotations: Rotations

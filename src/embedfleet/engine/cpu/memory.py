@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cpu.layout import BLOCK_TOKENS
 from embedfleet.engine.memory import MIB, granted_mib
+from embedfleet.engine.qwen3 import Qwen3Config
 
 _SMALLEST_CHUNK: Final = 256
 """Tokens; the speed of the linear layers falls below."""

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.cuda.devices import Device, telling_of_loss
 from embedfleet.engine.cuda.forward import Forward, Steps, run
 from embedfleet.engine.cuda.graphs import CapturedPass, capture
@@ -28,6 +27,7 @@ from embedfleet.engine.cuda.turns import Turns
 from embedfleet.engine.cuda.weights import Loading
 from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.passes import lengths_of, passes
+from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.vocabulary import Encoding, Precision, Vectors
 
 
@@ -72,7 +72,7 @@ class Pass:
 class CudaEngine:
     """Qwen3 on a GPU. Any number of threads may prepare and compute."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: CudaSettings, device: Device) -> None:
+    def __init__(self, checkpoint: Qwen3Checkpoint, settings: CudaSettings, device: Device) -> None:
         """Bring the weights over and capture small passes; seconds to a minute.
 
         Raises SettingError when the model does not fit.

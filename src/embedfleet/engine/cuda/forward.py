@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cuda.plain import Heads, Operations, Texts
 from embedfleet.engine.cuda.weights import Layer, Weights
+from embedfleet.engine.qwen3 import Qwen3Config
 
 Steps: TypeAlias = Generator[None, None, Tensor]
 """A pass that gives way after each piece of work and returns the unit rows of its texts."""

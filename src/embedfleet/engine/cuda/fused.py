@@ -13,12 +13,12 @@ import torch
 import triton
 from torch import Tensor
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cuda import kernels
 from embedfleet.engine.cuda.attention_kernel import attention_kernel
 from embedfleet.engine.cuda.linear import Ready
 from embedfleet.engine.cuda.long_attention import LongAttention, groups
 from embedfleet.engine.cuda.plain import Heads, Rotation, Texts
+from embedfleet.engine.qwen3 import Qwen3Config
 
 TILE_ROWS: Final = 64
 """Rows of a tile of attention: query tokens times the heads that share a key head."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cuda.layout import Layout
+from embedfleet.engine.qwen3 import Qwen3Config
 
 _STEPS: Final = 8
 """Sizes between one power of two and the next: at most an eighth is computed in vain."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.vocabulary import Precision, SettingError
 
 _MIB: Final = 1 << 20

@@ -11,10 +11,10 @@ from typing import Final
 
 import torch
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cuda.devices import brings_up_early
 from embedfleet.engine.cuda.linear import FewRows
 from embedfleet.engine.cuda.plain import Operations, PlainOperations, Rotation
+from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.engine.rope import cosines_and_sines
 from embedfleet.vocabulary import Precision
 

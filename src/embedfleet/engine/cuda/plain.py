@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedfleet.engine.checkpoint import Qwen3Config
 from embedfleet.engine.cuda.layout import Layout
 from embedfleet.engine.cuda.linear import Ready, quantised
 from embedfleet.engine.cuda.memory import BLOCK_TOKENS
+from embedfleet.engine.qwen3 import Qwen3Config
 
 WHOLE_TOKENS: Final = 2_048
 """Texts up to this many tokens may have a square matrix for each head."""

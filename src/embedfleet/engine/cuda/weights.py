@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedfleet.engine import tensors
-from embedfleet.engine.checkpoint import Checkpoint, LayerWeights
 from embedfleet.engine.cuda.linear import (
     FewRows,
     FixedRows,
@@ -25,6 +24,7 @@ from embedfleet.engine.cuda.linear import (
     Matrix,
     quantised,
 )
+from embedfleet.engine.qwen3 import LayerWeights, Qwen3Checkpoint
 from embedfleet.vocabulary import Precision
 
 _TYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -70,7 +70,7 @@ class Loading:
     def dtype(self) -> torch.dtype:
         return torch.float32 if self.precision is Precision.F32 else torch.bfloat16
 
-    def load(self, checkpoint: Checkpoint) -> Weights:
+    def load(self, checkpoint: Qwen3Checkpoint) -> Weights:
         """Bring the whole model over; the checkpoint's files are read once, in order."""
         layers = range(checkpoint.config.layers)
         return Weights(

@@ -14,10 +14,10 @@ from typing import Final
 
 import numpy as np
 
-from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config
 from embedfleet.engine.native.library import InstructionSet, Kernels
 from embedfleet.engine.native.model import Model
 from embedfleet.engine.native.weights import Packer, Weights
+from embedfleet.engine.qwen3 import Qwen3Checkpoint, Qwen3Config
 from embedfleet.engine.rope import cosines_and_sines
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Precision
@@ -56,7 +56,7 @@ def depth_of(config: Qwen3Config) -> int:
 
 
 def agreement(
-    checkpoint: Checkpoint,
+    checkpoint: Qwen3Checkpoint,
     kernels: Kernels,
     instructions: InstructionSet,
     int8: Weights,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.families import Geometry
 from embedfleet.engine.native.library import InstructionSet, Numbers
 from embedfleet.extras import how_to_add
 from embedfleet.vocabulary import Precision, SettingError
@@ -93,7 +93,7 @@ def choose_set(wanted: str, sets: Sequence[InstructionSet]) -> InstructionSet:
     return found
 
 
-def misfit(config: Qwen3Config, numbers: Numbers) -> str | None:
+def misfit(config: Geometry, numbers: Numbers) -> str | None:
     """Which size of the model the kernels can't divide as they have to; None if none."""
     inputs, outputs = numbers.inputs, numbers.outputs
     sizes = (

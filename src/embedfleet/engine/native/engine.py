@@ -8,7 +8,6 @@ from threading import Lock
 
 import numpy as np
 
-from embedfleet.engine.checkpoint import Checkpoint
 from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.native.agreement import Agreement, agreement
 from embedfleet.engine.native.library import InstructionSet, Kernels
@@ -17,6 +16,7 @@ from embedfleet.engine.native.model import Model
 from embedfleet.engine.native.weights import Packer, Weights
 from embedfleet.engine.passes import lengths_of, passes
 from embedfleet.engine.pooling import unit_rows
+from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.engine.rope import Tables
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Encoding, Precision
@@ -44,7 +44,9 @@ class NativeSettings:
 class NativeEngine:
     """Qwen3 on the CPU. Any number of threads may prepare and compute; passes run one by one."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: NativeSettings, kernels: Kernels) -> None:
+    def __init__(
+        self, checkpoint: Qwen3Checkpoint, settings: NativeSettings, kernels: Kernels
+    ) -> None:
         """Pack the weights: about a second, and memory for one copy of them.
 
         The model must have sizes that the kernels can divide (`choice.misfit`).
@@ -126,7 +128,7 @@ class NativeEngine:
 class _Pass:
     """Texts end to end, and their embeddings, which the kernels overwrite."""
 
-    def __init__(self, texts: Sequence[Encoding], checkpoint: Checkpoint) -> None:
+    def __init__(self, texts: Sequence[Encoding], checkpoint: Qwen3Checkpoint) -> None:
         self._ids, self._checkpoint = np.concatenate(texts), checkpoint
         self._states: Floats | None = self._looked_up()
         self.tokens = len(self._ids)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.families import Geometry
 from embedfleet.engine.memory import MIB, granted_mib
 from embedfleet.engine.native.library import Numbers
 
@@ -20,7 +20,7 @@ _INDEX_BYTES: Final = 64
 class Budget:
     """What a pass may take beside the weights, in MiB."""
 
-    config: Qwen3Config
+    config: Geometry
     numbers: Numbers
     threads: int
     mib: int
@@ -31,14 +31,14 @@ class Budget:
         return max(1, min(wanted, left // _single_bytes(self.config, self.numbers)))
 
 
-def needed_mib(config: Qwen3Config, numbers: Numbers, threads: int, tokens: int) -> int:
+def needed_mib(config: Geometry, numbers: Numbers, threads: int, tokens: int) -> int:
     """The least budget in MiB with which a text of `tokens` tokens runs; it is one pass."""
     longest = _single_bytes(config, numbers) + tokens * _token_bytes(config)
     return -(-(longest + _scratch_bytes(config, numbers, threads)) // MIB)
 
 
 def chosen_mib(
-    config: Qwen3Config, numbers: Numbers, threads: int, max_tokens: int, wanted: int | None
+    config: Geometry, numbers: Numbers, threads: int, max_tokens: int, wanted: int | None
 ) -> int:
     """The budget in MiB: what somebody wants, or enough for the longest text.
 
@@ -47,7 +47,7 @@ def chosen_mib(
     return granted_mib(needed_mib(config, numbers, threads, max_tokens), max_tokens, wanted)
 
 
-def _token_bytes(config: Qwen3Config) -> int:
+def _token_bytes(config: Geometry) -> int:
     """Of a token of a long text: its state and queries, keys and values of a layer, in float32.
 
     And its cosines and sines, in tables that may be twice as long as the text. On a processor with
@@ -58,7 +58,7 @@ def _token_bytes(config: Qwen3Config) -> int:
     return 4 * floats + _INDEX_BYTES
 
 
-def _single_bytes(config: Qwen3Config, numbers: Numbers) -> int:
+def _single_bytes(config: Geometry, numbers: Numbers) -> int:
     """Of a text of one token, which takes a whole block of keys.
 
     State and queries of a text's last token are kept twice.
@@ -67,7 +67,7 @@ def _single_bytes(config: Qwen3Config, numbers: Numbers) -> int:
     return 4 * (2 * config.hidden + 2 * queries + 2 * numbers.key_block * keys) + 2 * _INDEX_BYTES
 
 
-def _scratch_bytes(config: Qwen3Config, numbers: Numbers, threads: int) -> int:
+def _scratch_bytes(config: Geometry, numbers: Numbers, threads: int) -> int:
     """Of what threads work on: a block's rows and their keys, made ready, gated."""
     queries, keys = _widths(config)
     widest, inner = max(queries, config.hidden, config.intermediate), config.intermediate
@@ -76,6 +76,6 @@ def _scratch_bytes(config: Qwen3Config, numbers: Numbers, threads: int) -> int:
     return 4 * rows * row
 
 
-def _widths(config: Qwen3Config) -> tuple[int, int]:
+def _widths(config: Geometry) -> tuple[int, int]:
     """Of all query heads, and of all key heads."""
     return config.heads * config.head_dim, config.kv_heads * config.head_dim

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.engine.checkpoint import Qwen3Config
+from embedfleet.engine.families import Geometry
 from embedfleet.engine.native.library import FLOAT, INT8, PackedLayer, Shape, address
 from embedfleet.engine.native.weights import Packer, Weights
 from embedfleet.engine.tensors import Floats
@@ -22,7 +21,7 @@ class Model:
 
     def __init__(
         self,
-        config: Qwen3Config,
+        config: Geometry,
         packer: Packer,
         weights: Weights,
         threads: int,
@@ -39,7 +38,7 @@ class Model:
         self._kernels, self._hidden = kernels, config.hidden
         norm = address(weights.final_norm)
         taken = [weights.layers[index] for index in (order or range(len(weights.layers)))]
-        shape = _shape(replace(config, layers=len(taken)), packer, bfloat16=bfloat16)
+        shape = _shape(config, len(taken), packer, bfloat16=bfloat16)
         layers = (PackedLayer * len(taken))(*taken)
         self._model = kernels.embedfleet_open(shape, layers, norm, threads)
         if not self._model:
@@ -80,10 +79,10 @@ def _close(kernels: ctypes.CDLL, model: int, _weights: Weights) -> None:
     kernels.embedfleet_close(model)
 
 
-def _shape(config: Qwen3Config, packer: Packer, *, bfloat16: bool) -> Shape:
+def _shape(config: Geometry, layers: int, packer: Packer, *, bfloat16: bool) -> Shape:
     return Shape(
         hidden=config.hidden,
-        layers=config.layers,
+        layers=layers,
         heads=config.heads,
         kv_heads=config.kv_heads,
         head_dim=config.head_dim,

@@ -17,7 +17,6 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.engine.checkpoint import Checkpoint, LayerWeights
 from embedfleet.engine.native.library import (
     FROM_BF16,
     FROM_FLOAT,
@@ -30,6 +29,7 @@ from embedfleet.engine.native.library import (
     PackedMatrix,
     address,
 )
+from embedfleet.engine.qwen3 import LayerWeights, Qwen3Checkpoint
 from embedfleet.engine.tensors import Floats, Matrix, Tensor
 from embedfleet.vocabulary import Precision
 
@@ -177,7 +177,7 @@ class Weights:
     """Weights of layers, and the final norm, as the kernels take them."""
 
     def __init__(
-        self, checkpoint: Checkpoint, packer: Packer, threads: int, which: Sequence[int]
+        self, checkpoint: Qwen3Checkpoint, packer: Packer, threads: int, which: Sequence[int]
     ) -> None:
         """Read the layers `which` and pack them; all take as long as reading, or about a second."""
         layers = [
@@ -242,5 +242,5 @@ def _matrices(layer: LayerWeights) -> list[tuple[str, Matrix]]:
     return [(name, getattr(layer, name)) for name in MATRICES]
 
 
-def _widths(checkpoint: Checkpoint) -> tuple[int, int]:
+def _widths(checkpoint: Qwen3Checkpoint) -> tuple[int, int]:
     return checkpoint.config.hidden, checkpoint.config.head_dim

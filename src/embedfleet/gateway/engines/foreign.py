@@ -87,7 +87,7 @@ class ForeignClient:
         self._identity = model.identity
         self._precision = precision
         self._window_tokens = window_tokens
-        self._texts = TextForm(model.tokenizer_file, model.end_of_text)
+        self._texts = TextForm(model.tokenizer_file, model.template)
         self._host = Host(http, model.identity, self._texts.probe, metrics_required)
         self._engines: dict[str, _Engine] = {}
         self._first: dict[str, Facts] = {}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedfleet.engine.checkpoint import Checkpoint, Qwen3Config, read_config
+from embedfleet.engine.qwen3 import Qwen3Checkpoint, Qwen3Config, read_config
 from embedfleet.vocabulary import ModelError
 from tests.checkpoints import (
     SMALL,
@@ -54,7 +54,6 @@ def test_the_architecture_is_read_from_config_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "qwen2"}, "model_type is 'qwen2'.*computes qwen3; .*--engine tei, vllm"),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, "architectures is.*Qwen3Model"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*'silu'"),
         ({"attention_bias": True}, "attention_bias is on"),
@@ -146,7 +145,7 @@ def test_an_adapter_beside_the_weights_is_refused(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path, random_weights(TINY), TINY)
     (directory / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"PEFT adapter.*merge_and_unload"):
-        Checkpoint(directory)
+        Qwen3Checkpoint(directory)
 
 
 def test_more_layers_than_the_configuration_has_are_refused(tmp_path: Path) -> None:
@@ -154,7 +153,7 @@ def test_more_layers_than_the_configuration_has_are_refused(tmp_path: Path) -> N
     directory = write_checkpoint(tmp_path, weights, TINY)
     write_config(directory, num_hidden_layers=1)
     with pytest.raises(ModelError, match=r"tensor layers\.1\..*says that the model has 1 layers"):
-        Checkpoint(directory)
+        Qwen3Checkpoint(directory)
 
 
 def test_int8_by_group_is_refused_with_what_would_be_right(tmp_path: Path) -> None:
@@ -181,16 +180,16 @@ def test_rows_of_the_embedding_table_are_looked_up_in_every_stored_type(tmp_path
     table = weights["embed_tokens.weight"]
     ids = np.array([3, 49, 3, 0], np.int32)
     for kind in ("F32", "F16", "BF16"):
-        stored = Checkpoint(write_checkpoint(tmp_path / kind, weights, TINY, Layout(kind)))
+        stored = Qwen3Checkpoint(write_checkpoint(tmp_path / kind, weights, TINY, Layout(kind)))
         np.testing.assert_allclose(stored.embed(ids), table[ids], atol=1e-6)
-    stored = Checkpoint(write_checkpoint(tmp_path / "I8", weights, TINY, Layout("I8")))
+    stored = Qwen3Checkpoint(write_checkpoint(tmp_path / "I8", weights, TINY, Layout("I8")))
     quantised, scales = int8_rows(table)
     np.testing.assert_array_equal(stored.embed(ids), (quantised * scales)[ids])
 
 
 def test_int8_weights_stay_as_they_are_stored(tmp_path: Path) -> None:
     weights = random_weights(TINY)
-    stored = Checkpoint(write_checkpoint(tmp_path, weights, TINY, Layout("I8"))).layer(1).gate
+    stored = Qwen3Checkpoint(write_checkpoint(tmp_path, weights, TINY, Layout("I8"))).layer(1).gate
     expected, scales = int8_rows(weights["layers.1.mlp.gate_proj.weight"])
     np.testing.assert_array_equal(stored.int8()[0], expected)
     np.testing.assert_array_equal(stored.int8()[1], scales)
@@ -200,7 +199,7 @@ def test_int8_weights_stay_as_they_are_stored(tmp_path: Path) -> None:
 def test_float_weights_become_int8_by_row_within_half_a_step(tmp_path: Path) -> None:
     weights = random_weights(TINY)
     weights["layers.0.mlp.up_proj.weight"][5] = 0  # a dead row must not divide by zero
-    up = Checkpoint(write_checkpoint(tmp_path, weights, TINY)).layer(0).up
+    up = Qwen3Checkpoint(write_checkpoint(tmp_path, weights, TINY)).layer(0).up
     values, scales = up.int8()
     error = np.abs(values * scales - up.floats())
     assert (error <= scales / 2 * 1.001).all()
@@ -211,7 +210,7 @@ def test_a_missing_tensor_is_named_with_its_shape(tmp_path: Path) -> None:
     weights = random_weights(TINY)
     del weights["layers.1.self_attn.k_norm.weight"]
     with pytest.raises(ModelError, match=r"layers\.1\.self_attn\.k_norm\.weight is missing.*\[32"):
-        Checkpoint(write_checkpoint(tmp_path, weights, TINY))
+        Qwen3Checkpoint(write_checkpoint(tmp_path, weights, TINY))
 
 
 def test_a_misshapen_tensor_is_named_with_both_shapes(tmp_path: Path) -> None:
@@ -219,14 +218,14 @@ def test_a_misshapen_tensor_is_named_with_both_shapes(tmp_path: Path) -> None:
     name = "layers.0.self_attn.q_proj.weight"
     weights[name] = weights[name][:64]
     with pytest.raises(ModelError, match=r"q_proj\.weight has shape \[64, 64\].*\[128, 64\]"):
-        Checkpoint(write_checkpoint(tmp_path, weights, TINY))
+        Qwen3Checkpoint(write_checkpoint(tmp_path, weights, TINY))
 
 
 def test_a_bias_is_refused(tmp_path: Path) -> None:
     weights = random_weights(TINY)
     weights["layers.0.self_attn.q_proj.bias"] = np.zeros(128, np.float32)
     with pytest.raises(ModelError, match=r"q_proj.*bias"):
-        Checkpoint(write_checkpoint(tmp_path, weights, TINY))
+        Qwen3Checkpoint(write_checkpoint(tmp_path, weights, TINY))
 
 
 def test_int8_without_scales_is_refused(tmp_path: Path) -> None:
@@ -234,13 +233,13 @@ def test_int8_without_scales_is_refused(tmp_path: Path) -> None:
     values = np.zeros((TINY.vocabulary, TINY.hidden), np.int8)
     write_safetensors(tmp_path / "model.safetensors", {"embed_tokens.weight": ("I8", values)})
     with pytest.raises(ModelError, match=r"embed_tokens\.weight_scale is missing"):
-        Checkpoint(tmp_path)
+        Qwen3Checkpoint(tmp_path)
 
 
 def test_the_language_model_head_is_not_needed_and_not_in_the_way(tmp_path: Path) -> None:
     weights = random_weights(TINY)
     weights["lm_head.weight"] = weights["embed_tokens.weight"]
-    assert Checkpoint(write_checkpoint(tmp_path, weights, TINY)).config.layers == 2
+    assert Qwen3Checkpoint(write_checkpoint(tmp_path, weights, TINY)).config.layers == 2
 
 
 def test_the_small_geometry_of_the_tests_has_wide_heads() -> None:
@@ -256,14 +255,14 @@ def test_a_causal_model_that_no_file_declares_an_embedding_model_is_refused(
     directory = write_checkpoint(tmp_path, random_weights(TINY), TINY)
     (directory / "1_Pooling" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"chat model or a reranker.*1_Pooling/config\.json"):
-        Checkpoint(directory)
+        Qwen3Checkpoint(directory)
 
     (directory / declared).write_text("{}")
-    assert Checkpoint(directory).config.layers == TINY.layers
+    assert Qwen3Checkpoint(directory).config.layers == TINY.layers
 
 
 def test_a_base_model_without_a_head_needs_no_declaration(tmp_path: Path) -> None:
     changes = {"architectures": ["Qwen3Model"]}
     directory = write_checkpoint(tmp_path, random_weights(TINY), TINY, **changes)
     (directory / "1_Pooling" / "config.json").unlink()
-    assert Checkpoint(directory).config.layers == TINY.layers
+    assert Qwen3Checkpoint(directory).config.layers == TINY.layers
