@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from embedfleet.cli import app
 from embedfleet.vocabulary import ReplicaState
-from tests.service import started
+from tests.service import Service, started
 
 REASON = "http://10.0.0.5:9000: no connection: [Errno 111] Connection refused, tried for 4 minutes"
 REPLICA: dict[str, Any] = {
@@ -62,6 +63,8 @@ FLEET: dict[str, Any] = {
 class StandIn(ThreadingHTTPServer):
     """An admin address that answers what the test says."""
 
+    daemon_threads = False  # its end waits for what it answers
+
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answering)
         self.answer = copy.deepcopy(FLEET)
@@ -88,7 +91,7 @@ class Answering(BaseHTTPRequestHandler):
 @pytest.fixture
 def gateway() -> Iterator[StandIn]:
     with StandIn() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
         server.shutdown()
@@ -162,16 +165,25 @@ def test_a_gateway_that_does_not_answer_is_one_line_and_exit_code_two() -> None:
     assert "--admin says where it is" in line
 
 
+def _status(service: Service, *words: str) -> Result:
+    return CliRunner().invoke(app, ["status", "--admin", service.admin, *words])
+
+
+def scaled(service: Service) -> bool:
+    """Whether the autoscaler has decided once."""
+    return json.loads(_status(service, "--json").stdout)["pools"][0]["last_decision"] is not None
+
+
 @pytest.mark.slow
 def test_a_running_service_tells_its_fleet(tmp_path: Path) -> None:
-    with started("builtin", log=tmp_path / "log", arguments=["--max-replicas", "2"]) as service:
-        service.wait_for(["ready", "ready"])
-        done = CliRunner().invoke(app, ["status", "--admin", service.admin])
-        assert done.exit_code == 0, done.output
+    flags = ["--min-replicas", "2", "--max-replicas", "2"]
+    with started("builtin", log=tmp_path / "log", arguments=flags) as service:
+        deadline = time.monotonic() + 60
+        while (done := _status(service)).exit_code or not scaled(service):
+            assert time.monotonic() < deadline, f"{done.output}\n{service.log.read_text()}"
+            time.sleep(0.2)
         assert "builtin: 2 of 2 replicas ready" in done.stdout
-        found = json.loads(
-            CliRunner().invoke(app, ["status", "--json", "--admin", service.admin]).stdout
-        )
+        found = json.loads(_status(service, "--json").stdout)
         (pool,) = found["pools"]
         assert set(FLEET) == set(found)
         assert set(POOL) <= set(pool)

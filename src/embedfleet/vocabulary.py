@@ -324,6 +324,10 @@ class ReplicaUnreachableError(ReplicaLostError):
     """No connection could be made: nothing was tried there."""
 
 
+class LoadingReplicaError(ReplicaLostError):
+    """It answers, and says that it has not loaded its model yet."""
+
+
 class EngineLostError(ReplicaError):
     """The engine's device is lost: nothing more can be computed before the process starts anew."""
 

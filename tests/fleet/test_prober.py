@@ -16,7 +16,7 @@ from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.health import Expected
 from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.states import Event
-from embedfleet.vocabulary import ModelError, ReplicaError, ReplicaState
+from embedfleet.vocabulary import LoadingReplicaError, ModelError, ReplicaError, ReplicaState
 from embedfleet.wire.description import ReplicaDescription
 from tests.fleet.test_health import DESCRIPTION, EXPECTED
 from tests.loops import running
@@ -279,6 +279,23 @@ async def test_a_replica_that_does_not_come_says_why_once(caplog: pytest.LogCapt
         contact.description = DESCRIPTION
         await becomes(member, S.READY)
         assert member.trouble == ""
+
+
+async def test_a_replica_that_loads_its_model_is_no_trouble_for_the_first_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is what every start looks like: callers are told, and nobody is warned."""
+    contact = FakeContact()
+    contact.error = LoadingReplicaError("http://a answers 503: it is still starting")
+    async with watching(contact) as member:
+        async with asyncio.timeout(30):
+            while not member.reason:
+                await asyncio.sleep(0.002)
+        assert member.reason == "http://a answers 503: it is still starting"
+        assert member.trouble == "it is still starting"
+        contact.error = None
+        await becomes(member, S.READY)
+    assert not [line for line in caplog.messages if "replica a does not come" in line]
 
 
 async def test_a_replica_forges_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

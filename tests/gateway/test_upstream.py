@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from embedfleet.vocabulary import (
     ReplicaUnreachableError,
 )
 from embedfleet.wire.frames import CallText, Frame, decode_call, decode_cancel, echo, encode_frame
+from tests.access.test_tls import make_certificate
 from tests.fakes.taking import frames_of
 
 WIDTH = 4
@@ -432,3 +435,27 @@ async def test_no_address_is_nowhere_to_connect_to() -> None:
 def test_an_address_says_where_to_connect_and_what_to_ask(url: str, origin: Origin) -> None:
     """With or without port, path and TLS."""
     assert Origin.of(url) == origin
+
+
+async def test_what_is_wrong_with_a_connection_is_told_in_the_systems_words(
+    tmp_path: Path,
+) -> None:
+    """Without the address again, and without the words of the client library."""
+    certificate, key = make_certificate(tmp_path, "127.0.0.1")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=tls)
+    upstream = Upstream.open(connect_timeout_s=5, probe_timeout_s=5)
+    port = server.sockets[0].getsockname()[1]
+    said = {
+        f"https://127.0.0.1:{port}": "its certificate is not accepted: self-signed certificate",
+        "http://127.0.0.1:1": "Connection refused",
+        "https://127.0.0.1:1": "Connection refused",
+    }
+    for url, words in said.items():
+        with pytest.raises(ReplicaLostError) as raised:
+            await upstream.describe(url)
+        assert str(raised.value) == f"{url}/v1/replica: {words}"
+    await upstream.close()
+    server.close()
+    await server.wait_closed()

@@ -31,6 +31,7 @@ from embedfleet.fleet.health import (
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import (
     EmbedfleetError,
+    LoadingReplicaError,
     ReplicaLostError,
     ReplicaState,
     ReplicaUnreachableError,
@@ -351,7 +352,7 @@ class Prober:
 
 def _for_clients(error: EmbedfleetError) -> str:
     """A kind of trouble, without addresses and what the replica said."""
-    if isinstance(error, ServiceError):  # 503
+    if isinstance(error, ServiceError | LoadingReplicaError):  # 503
         return LOADING
     if isinstance(error, ReplicaUnreachableError):
         return "nothing listens at its address"

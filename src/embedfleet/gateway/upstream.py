@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import secrets
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +118,7 @@ class Upstream:
             async with asyncio.timeout(self.probe_timeout_s):
                 await self._post(url, "/v1/work/cancel", body, unread)
         except TimeoutError as error:
-            raise ReplicaLostError(f"{url}: {_told(error)}") from error
+            raise ReplicaLostError(f"{url}: {told(error)}") from error
 
     def forget(self, url: str) -> None:
         """Nothing is kept of a replica."""
@@ -132,7 +134,7 @@ class Upstream:
         try:
             connection = await self.connections.post(url, route, body, headers, read)
         except (OSError, TimeoutError, ValueError) as error:
-            raise ReplicaUnreachableError(f"can't reach {url}: {_told(error)}") from error
+            raise ReplicaUnreachableError(f"can't reach {url}: {told(error)}") from error
         try:
             await connection.answered()
         except BrokenError as error:
@@ -160,16 +162,17 @@ class Upstream:
                 return await bounded(response, most_bytes)
         except aiohttp.ClientConnectorError as error:
             trouble = ReplicaUnreachableError if refused(error) else ReplicaLostError
-            raise trouble(f"{url}: {_told(error)}") from error
+            raise trouble(f"{url}: {told(error)}") from error
         except _LOST as error:
-            raise ReplicaLostError(f"{url}: {_told(error)}") from error
+            raise ReplicaLostError(f"{url}: {told(error)}") from error
 
 
 def refused(error: aiohttp.ClientConnectorError) -> bool:
     """Whether nothing listens there, rather than that no connection can be made from here (no
     file left to open, no route) or in time.
     """
-    return error.os_error.errno == errno.ECONNREFUSED
+    cause = getattr(error, "os_error", None)  # a wrong certificate's has none
+    return cause is not None and cause.errno == errno.ECONNREFUSED
 
 
 async def bounded(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
@@ -197,6 +200,14 @@ def _refusal(url: str, status: int, body: bytes) -> DrainingError | ReplicaError
     return ReplicaError(f"{url} answered {status}: {text}")
 
 
-def _told(error: BaseException) -> str:
-    """An error's text; some of the client library's have none."""
+def told(error: BaseException) -> str:
+    """What is wrong with a connection, in the system's words where it is the system's error: of the
+    client library's own some have no text, and some tell the address again.
+    """
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {cause.verify_message}"
+    if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
+        # A resolver's errors have numbers of their own.
+        return (cause.strerror or "") if cause.errno < 0 else os.strerror(cause.errno)
     return str(error) or type(error).__name__

@@ -11,7 +11,12 @@ from pathlib import Path
 
 from embedfleet.gateway.engines.client import ReplicaClient
 from embedfleet.gateway.engines.http import EngineHttp
-from embedfleet.vocabulary import ReplicaError, ReplicaLostError, UnfitReplicaError
+from embedfleet.vocabulary import (
+    LoadingReplicaError,
+    ReplicaError,
+    ReplicaLostError,
+    UnfitReplicaError,
+)
 from embedfleet.wire import frames
 from embedfleet.wire.description import ReplicaDescription
 
@@ -75,6 +80,8 @@ class Attached:
         page = reply.json if reply.status == 200 else None
         if isinstance(page, dict) and "wire" in page:
             return self._own
+        if reply.status == 503:
+            raise LoadingReplicaError(f"{url} answers 503: it is still starting")
         if reply.status >= 500:
             raise ReplicaLostError(f"{url} answers {reply.status}: it may still be starting")
         if self._foreign is None and reply.status in {401, 403}:
