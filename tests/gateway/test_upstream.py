@@ -140,6 +140,22 @@ async def test_a_frame_is_given_before_the_next_one_is_there() -> None:
         assert frames.get_nowait().ids == [1]
 
 
+async def test_a_second_answer_harms_no_text_and_its_replica_is_blamed() -> None:
+    """In one frame or in two: the first stands, and the call fails when all are answered."""
+
+    async def stuttering(server: Server, reader: Reader, writer: Writer) -> None:
+        await server.hear(reader)
+        writer.write(CHUNKED + chunk(frame(0, 0)) + chunk(frame(0)) + chunk(frame(1)))
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async with asking(stuttering) as (_, upstream, url):
+        answered: list[int] = []
+        with pytest.raises(ReplicaError, match="2 texts more than once"):
+            await upstream.work(url, "key", texts(2), lambda news: answered.extend(news.ids))
+        assert answered == [0, 1]
+
+
 async def answering(server: Server, reader: Reader, writer: Writer) -> None:
     while True:
         await server.hear(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import time
@@ -81,7 +82,7 @@ async def deployed(*names: str) -> AsyncIterator[Cluster]:
 
 
 def direct(cluster: Cluster, drain_s: float = 5.0) -> Direct:
-    return Direct(cluster.pods, cluster.count, drain_s)
+    return Direct(cluster.pods, cluster.count, drain_s, asyncio.create_task)
 
 
 @pytest.mark.parametrize("text", ["engine", "a/b/c", "A/b", "a/"])
@@ -320,6 +321,28 @@ async def test_a_further_step_down_waits_for_the_one_under_way() -> None:
         await until(lambda: cluster.replicas == 1)
         assert cluster.fleet["c"].state is S.READY
         await target.close()
+
+
+async def test_a_bug_in_a_shrinking_comes_out_where_it_was_started() -> None:
+    """It would else be seen when somebody collects the task, if ever."""
+
+    def broken(_name: str) -> int:
+        raise ZeroDivisionError("a bug")
+
+    async with deployed("a", "b") as cluster:
+        pods = Pods(cluster.fleet, cluster.pods.deployment, cluster.pods.outstanding)
+
+        async def shrinking() -> None:
+            async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+                target = Direct(pods, cluster.count, 5.0, tasks.create_task)
+                await target.scale_to(1, 0, "quiet")
+                object.__setattr__(pods, "outstanding", broken)
+                await asyncio.Event().wait()
+
+        with pytest.raises(ExceptionGroup) as raised:
+            await shrinking()
+        assert raised.group_contains(ZeroDivisionError)
+        assert {member.state for member in cluster.fleet} == {S.READY}
 
 
 async def test_a_shrinking_that_is_broken_off_takes_its_deletion_cost_back() -> None:

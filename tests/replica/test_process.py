@@ -13,11 +13,19 @@ import aiohttp
 import numpy as np
 import pytest
 
+from embedfleet.background import Background
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.model.description import describe
 from embedfleet.model.files import Snapshot
 from embedfleet.model.source import resolve
-from embedfleet.replica.process import ENGINE_HUNG, ENGINE_LOST, Door, LoadedModel, serve
+from embedfleet.replica.process import (
+    ENGINE_HUNG,
+    ENGINE_LOST,
+    Door,
+    LoadedModel,
+    serve,
+    told_to_end,
+)
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.settings import Pool, ReplicaSettings, Settings
 from embedfleet.vocabulary import EngineLostError
@@ -147,3 +155,26 @@ async def test_a_replica_that_is_slow_and_not_measured_yet_goes_on() -> None:
         assert b"replica_failed" not in await slow
         here.stop.set()
         assert await here.exit_code() == 0
+
+
+async def test_a_replica_process_ends_when_a_bug_ends_one_of_its_loops(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As a gateway does: whoever started it starts it again, and nobody would start the loop."""
+
+    async def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    background, signalled = Background(), asyncio.Event()
+    told = asyncio.create_task(told_to_end(signalled, background))
+    background.start(broken(), "watching a key")
+    async with asyncio.timeout(30):
+        await told
+    assert background.failed.is_set()
+    assert "watching a key ended unexpectedly" in caplog.text
+    await background.close()
+
+    told = asyncio.create_task(told_to_end(signalled, Background()))
+    signalled.set()
+    async with asyncio.timeout(30):
+        await told

@@ -37,6 +37,8 @@ from embedfleet.wire.description import (
 from embedfleet.wire.frames import (
     MOST_MESSAGE,
     MOST_WIDTH,
+    Asked,
+    CallText,
     Frame,
     FrameDecoder,
     decode_call,
@@ -230,9 +232,10 @@ def test_a_frame_has_sane_values_or_is_an_error(changes: dict[str, Any]) -> None
 
     def read() -> Frame:
         (told,) = FrameDecoder().feed(frame(**changes))
-        told.take_from({0: 0})
-        told.matrix(8)
-        return told
+        news = Asked([CallText(0, b"", bulk=False, deadline_ms=0)]).news(told)
+        assert news is not None
+        news.matrix(8)
+        return news
 
     told = attempted(read)
     if told is None:
@@ -263,8 +266,9 @@ def test_a_frame_with_other_bytes_in_it_is_taken_or_an_error(noise: bytes, at: i
     changed = honest[:at] + noise + honest[at + len(noise) :]
     try:
         for told in FrameDecoder(most_frame_bytes(1)).feed(changed):
-            told.take_from({0: 0})
-            assert told.matrix(8).shape == (len(told.ids), 8)
+            news = Asked([CallText(0, b"", bulk=False, deadline_ms=0)]).news(told)
+            assert news is not None
+            assert news.matrix(8).shape == (len(news.ids), 8)
     except ReplicaError:
         pass
 

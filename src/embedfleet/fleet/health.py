@@ -8,6 +8,7 @@ outlier detection, and failure accrual in Twitter's Finagle.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -37,8 +38,13 @@ is wrong with it that its answers do not show. Below, balancing by work gives it
 EJECTION = Backoff(5.0, 300.0)
 """How long a replica stays ejected: the first time, and at most."""
 
-FORGIVEN_S = 60.0
-"""So much time ready takes one ejection off the count that the next one's length grows with."""
+FORGIVEN_S = 10.0
+"""So much time ready takes one ejection off the count that the next one's length grows with, as an
+interval of Envoy's outlier detection does."""
+
+MOST_COUNTED = 1 + math.ceil(math.log2(EJECTION.most_s / EJECTION.first_s))
+"""Ejections beyond make the next one no longer, and are not counted: a minute or so forgives all,
+however long it was bad before."""
 
 HUNG_BATCHES = 3.0
 """A batch that takes so many times what was predicted, and longer than HUNG_LEAST_S, does not end:
@@ -102,7 +108,7 @@ class Conduct:
     def ejected(self, now: float, ready_s: float) -> Conduct:
         """After an ejection, `ready_s` seconds after it had become ready (0 where it was not)."""
         before = max(0, self.ejections - int(ready_s / FORGIVEN_S))
-        return replace(self, ejections=before + 1, ejected_at=now)
+        return replace(self, ejections=min(before + 1, MOST_COUNTED), ejected_at=now)
 
     def readmitted(self) -> Conduct:
         """When it gets traffic."""

@@ -29,6 +29,7 @@ from embedfleet.fleet.health import (
     trial_timeout_s,
 )
 from embedfleet.fleet.states import Event
+from embedfleet.telemetry.repeats import Repeats
 from embedfleet.vocabulary import (
     EmbedfleetError,
     LoadingReplicaError,
@@ -46,8 +47,8 @@ log = logging.getLogger(__name__)
 TRIAL_S = 5.0
 """After a failed call a replica is tried at once, and not again for so long."""
 
-AGAIN_S = 60.0
-"""The same line is not written to the log again for so long."""
+PATIENT_S = 60.0
+"""Of a replica that is loading nothing is said for so long."""
 
 LOADING = "it is still starting"
 
@@ -87,8 +88,6 @@ class _Watch:
     """Computes the golden vectors, while looks go on."""
     tried: float = field(default_factory=time.monotonic)
     """When the last trial began, monotonic seconds."""
-    said: dict[str, float] = field(default_factory=dict)
-    """Lines of the log, and when they were written."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to have it looked at at once."""
 
@@ -122,6 +121,7 @@ class Prober:
         self._pool = pool
         self._tasks: asyncio.TaskGroup | None = None
         self._watches: dict[Member, _Watch] = {}
+        self._said = Repeats(burst=1)
         fleet.listen(self._follow)
 
     async def run(self) -> None:
@@ -142,7 +142,7 @@ class Prober:
             return
         watch = self._watches[member]
         level = logging.WARNING if member.state in BAD else logging.INFO
-        self._say(member, watch, level, f"is {member.state}: {member.reason}")
+        self._say(member, level, f"is {member.state}: {member.reason}")
         if watch.trying is not None and (left not in SERVING or member.state not in SERVING):
             watch.trying.cancel()  # what it finds would be of another time
             watch.trying = None
@@ -275,17 +275,14 @@ class Prober:
         """A starting replica does not come: say why."""
         self._fleet.note(member, reason)
         loading = member.trouble == LOADING
-        if not loading or time.monotonic() - member.since > AGAIN_S:
+        if not loading or time.monotonic() - member.since > PATIENT_S:
             level = logging.INFO if loading else logging.WARNING
-            self._say(member, self._watches[member], level, f"does not come: {member.reason}")
+            self._say(member, level, f"does not come: {member.reason}")
 
-    def _say(self, member: Member, watch: _Watch, level: int, text: str) -> None:
+    def _say(self, member: Member, level: int, text: str) -> None:
         """Write a line to the log, unless the same one was written within a minute."""
-        now = time.monotonic()
-        watch.said = {said: at for said, at in watch.said.items() if now - at < AGAIN_S}
-        if text not in watch.said:
-            watch.said[text] = now
-            name = f"{self._pool}/{member.name}" if self._pool else member.name
+        name = f"{self._pool}/{member.name}" if self._pool else member.name
+        if self._said.admit((name, text), time.monotonic()) is not None:
             log.log(level, "replica %s %s", name, text)
 
     def _missed(self, member: Member, reason: str, *, lost: bool) -> None:

@@ -72,18 +72,19 @@ class InCluster:
 
         async def decide() -> None:
             await count.first()
-            direct = Direct(pods, count, drain_s) if settings.scaling == "direct" else None
-            target: Target = direct or Exported(count)
-            scaler = scalers.scaler(pool.name, target, sight)  # a new one: it shrinks nothing yet
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    for work in (scaler.run(), count.keep(), Costs(pods).keep()):
-                        tasks.create_task(work)
-            finally:
-                if scalers.scalers.get(pool.name) is scaler:
-                    del scalers.scalers[pool.name]  # by hand is a matter of who decides
-                if direct is not None:
-                    await direct.close()
+            async with asyncio.TaskGroup() as tasks:
+                target: Target = Exported(count)
+                if settings.scaling == "direct":
+                    target = Direct(pods, count, drain_s, tasks.create_task)
+                # A new one: it shrinks nothing yet.
+                scaler = scalers.scaler(pool.name, target, sight)
+                for loop in (scaler.run(), count.keep(), Costs(pods).keep()):
+                    tasks.create_task(loop)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    if scalers.scalers.get(pool.name) is scaler:
+                        del scalers.scalers[pool.name]  # by hand is a matter of who decides
 
         name = f"{pods.deployment.name}-autoscaler"
         namespace = pods.deployment.namespace

@@ -27,6 +27,7 @@ from embedfleet.vocabulary import (
     ReplicaError,
     ReplicaLostError,
     ReplicaUnreachableError,
+    counted,
 )
 from embedfleet.wire import frames
 from embedfleet.wire.description import ReplicaDescription, decode_description
@@ -95,14 +96,15 @@ class Upstream:
         there never was one, ReplicaError on nonsense, and what `take` raises.
         """
         decoder = frames.FrameDecoder(frames.most_frame_bytes(len(texts)))
-        asked = {text.id: frames.echo(text.ids) for text in texts}
+        asked = frames.Asked(texts)
 
         def read(status: int, part: bytes) -> None:
             if status != 200:
                 raise _refusal(url, status, part)
             for frame in decoder.feed(part):
-                frame.take_from(asked)
-                take(frame)
+                news = asked.news(frame)
+                if news is not None:
+                    take(news)
 
         body = frames.encode_call(self.gateway, key, texts)
         status = await self._post(url, "/v1/work", body, read)
@@ -110,6 +112,8 @@ class Upstream:
             raise _refusal(url, status, b"")
         if decoder.pending:
             raise ReplicaLostError(f"the answer of {url} ended in the middle of a frame")
+        if asked.repeated:  # no text is worse off for it, but something is wrong with the replica
+            raise ReplicaError(f"it answered {counted(asked.repeated, 'text')} more than once")
 
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
         """Tell a replica that nobody waits for these texts. Raises ReplicaError."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
@@ -38,6 +39,9 @@ GONE_S = 120.0
 """A drained replica that Kubernetes has not taken by then is used again."""
 LOOK_S = 0.1
 """Between two looks at what drained replicas still have."""
+
+
+Start: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +165,10 @@ class Direct:
 
     standby = 0
 
-    def __init__(self, pods: Pods, count: Count, drain_s: float) -> None:
+    def __init__(self, pods: Pods, count: Count, drain_s: float, start: Start) -> None:
+        """`start` runs a shrinking: the `create_task` of a group that a bug in it ends."""
         self._pods = pods
+        self._start = start
         self._count = count
         self._drain_s = drain_s
         self._shrinking: asyncio.Task[None] | None = None
@@ -199,7 +205,7 @@ class Direct:
             return
         going = await self._chosen(planned)
         self._shrinking_to = planned
-        self._shrinking = asyncio.create_task(self._shrink(planned, going))
+        self._shrinking = self._start(self._shrink(planned, going))
 
     async def close(self) -> None:
         """Break off a shrinking: whoever was to go stays."""

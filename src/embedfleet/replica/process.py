@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import uvloop
 
@@ -22,7 +23,7 @@ from embedfleet.access import Access, OpenAccess
 from embedfleet.access.guarding import OPEN, behind
 from embedfleet.access.opening import one_key
 from embedfleet.access.pages import NoPages
-from embedfleet.background import Background
+from embedfleet.background import Background, cancelled
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, ServedModel
 from embedfleet.engine.engine import Engine
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 SWITCH_INTERVAL_S = 0.0005
 ENGINE_LOST = 1
 """The exit code when nothing can be computed any more; a new process may."""
+LOOP_FAILED = 1
+"""The exit code when a bug has ended a loop of the process."""
 ENGINE_HUNG = 3
 """The exit code when a batch did not end; a new process may compute."""
 HUNG_GRACE_S = 2.0
@@ -56,6 +59,14 @@ CHANGING_PAUSE_S = 0.5
 """Before and after it is looked at whether a model's files are still being written to."""
 SETTLED_S = 10.0
 """Files that are older are not being written to."""
+
+
+class Stop(Protocol):
+    """Whatever tells a process to stop."""
+
+    async def wait(self) -> Any:
+        """Return once it is to."""
+        ...
 
 
 class LoadingError(ServiceError):
@@ -161,12 +172,24 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
         if ours:
             _end_with_input(stop)
         loading = asyncio.create_task(asyncio.to_thread(load, settings))
-        stopping = asyncio.create_task(stop.wait())
+        stopping = asyncio.create_task(told_to_end(stop, background))
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            return await serve(loading.result(), settings, door, stopping, tracing)
+            code = await serve(loading.result(), settings, door, stopping, tracing)
+            return code or (LOOP_FAILED if background.failed.is_set() else 0)
+        if background.failed.is_set():
+            return LOOP_FAILED
         log.info("stopped while the model was being loaded")
     return 0
+
+
+async def told_to_end(stop: Stop, background: Background) -> None:
+    """Wait until the process is told to stop, or a bug has ended one of its loops."""
+    ends = [asyncio.create_task(end) for end in (stop.wait(), background.failed.wait())]
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancelled(*ends)
 
 
 def load(settings: Settings) -> LoadedModel:

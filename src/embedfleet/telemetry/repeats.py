@@ -32,22 +32,25 @@ class _Seen:
 class Repeats:
     """Which lines are written. Pure: the time is handed in."""
 
-    def __init__(self, period_s: float = PERIOD_S, most: int = MOST_KINDS) -> None:
+    def __init__(
+        self, period_s: float = PERIOD_S, most: int = MOST_KINDS, burst: int = BURST
+    ) -> None:
         self._period_s = period_s
         self._most = most
+        self._burst = burst
         self._kinds: OrderedDict[Kind, _Seen] = OrderedDict()
 
     def admit(self, kind: Kind, now: float) -> int | None:
         """None where the line is to be left out; else how many of its kind were since the last."""
         seen = self._kinds.get(kind)
         if seen is not None and now - seen.since < self._period_s:
-            if seen.written < BURST:
+            if seen.written < self._burst:
                 seen.written += 1
                 return 0
             seen.left_out += 1
             return None
         goes_on = seen is not None and seen.left_out > 0
-        self._kinds[kind] = _Seen(now, BURST if goes_on else 1)
+        self._kinds[kind] = _Seen(now, self._burst if goes_on else 1)
         self._kinds.move_to_end(kind)
         if len(self._kinds) > self._most:
             self._kinds.popitem(last=False)

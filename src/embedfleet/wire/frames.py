@@ -116,25 +116,6 @@ class Frame(msgspec.Struct, array_like=True, frozen=True):
     echoes: Annotated[list[Echo], msgspec.Meta(max_length=MOST_TEXTS)] = []
     """For each of `ids`, the `echo` of the token ids whose vector the replica means to answer."""
 
-    def take_from(self, asked: dict[int, int]) -> None:
-        """Take what this answers out of the echoes of what was asked, by id.
-
-        ReplicaError when it answers nothing, a text twice, one that was not asked for, or another
-        text in its place.
-        """
-        if not self.ids and not self.failures:
-            raise ReplicaError("a frame that answers no text")
-        if self.echoes != [asked.pop(text, None) for text in self.ids]:
-            raise ReplicaError(
-                "a frame answers other texts than were asked: the replica, or something on the "
-                "way to it, mixed texts up"
-            )
-        for failure in self.failures:
-            if asked.pop(failure.id, None) is None:
-                raise ReplicaError(
-                    f"a frame has a failure for text {failure.id}, which nobody waits for"
-                )
-
     def matrix(self, width: int) -> Vectors:
         """The vectors, [len(ids), width], without copying; ReplicaError if the size is wrong."""
         expected = len(self.ids) * width * _FLOATS.itemsize
@@ -144,6 +125,62 @@ class Frame(msgspec.Struct, array_like=True, frozen=True):
                 f"{expected} bytes, got {len(self.vectors)}"
             )
         return np.frombuffer(self.vectors, _FLOATS).reshape(len(self.ids), width)
+
+
+class Asked:
+    """The texts of one call, and which of them its frames have answered so far."""
+
+    __slots__ = ("_echoes", "_open", "repeated")
+
+    def __init__(self, texts: Sequence[CallText]) -> None:
+        self._echoes = {text.id: echo(text.ids) for text in texts}
+        self._open = dict(self._echoes)
+        self.repeated = 0
+        """Answers to texts that had been answered: the first stands."""
+
+    def news(self, frame: Frame) -> Frame | None:
+        """What a frame answers for the first time; None where that is nothing.
+
+        ReplicaError when it answers nothing, a text that was not asked for, another text in its
+        place, or the same ones without an end.
+        """
+        if not frame.ids and not frame.failures:
+            raise ReplicaError("a frame that answers no text")
+        fresh = [self._open.pop(text, None) for text in frame.ids]
+        failures = frame.failures
+        for failure in failures:
+            if failure.id not in self._echoes:
+                raise ReplicaError(f"a frame has a failure for text {failure.id}, never asked for")
+        if failures:
+            failures = [each for each in failures if self._open.pop(each.id, None) is not None]
+        if fresh == frame.echoes and len(failures) == len(frame.failures):
+            return frame
+        if frame.echoes != [self._echoes.get(text) for text in frame.ids]:
+            raise ReplicaError(
+                "a frame answers other texts than were asked: the replica, or something on the "
+                "way to it, mixed texts up"
+            )
+        return self._without_repeats(frame, fresh, failures)
+
+    def _without_repeats(
+        self, frame: Frame, fresh: list[int | None], failures: list[Failure]
+    ) -> Frame | None:
+        kept = [row for row, echoed in enumerate(fresh) if echoed is not None]
+        self.repeated += len(fresh) - len(kept) + len(frame.failures) - len(failures)
+        if self.repeated > len(self._echoes):
+            raise ReplicaError("frames answer the same texts again and again")
+        if not kept and not failures:
+            return None
+        size, rest = divmod(len(frame.vectors), max(1, len(frame.ids)))
+        if rest:
+            raise ReplicaError("a frame whose vectors are not of one size")
+        return msgspec.structs.replace(
+            frame,
+            ids=[frame.ids[row] for row in kept],
+            vectors=b"".join(frame.vectors[row * size : (row + 1) * size] for row in kept),
+            echoes=[frame.echoes[row] for row in kept],
+            failures=failures,
+        )
 
 
 Take: TypeAlias = Callable[[Frame], None]

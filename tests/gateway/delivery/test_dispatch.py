@@ -308,6 +308,17 @@ def test_an_unfit_vector_is_final_when_a_second_replica_says_so() -> None:
     assert text.invalid == {"a", "b"}
 
 
+def test_an_unfit_vector_is_not_final_while_a_second_replica_may_come_back() -> None:
+    """Until then the one that is there is asked again, as often as a text may be tried."""
+    made = dispatcher(load("a"), texts=[10])
+    made.members = frozenset({"a", "b"})
+    steps = []
+    for _ in range(4):
+        (call,) = made.assign(0.0)
+        steps.append(made.fail(call, 0, Event.INVALID, 0.0)[1])
+    assert steps == [Step.REQUEUE, Step.REQUEUE, Step.REQUEUE, Step.FAIL]
+
+
 def test_an_unfit_vector_is_final_where_there_is_no_second_replica() -> None:
     made = dispatcher(load("a"), texts=[10])
     (call,) = made.assign(0.0)

@@ -597,6 +597,21 @@ async def test_a_pool_without_replicas_says_so_after_a_while() -> None:
         assert_right(await compute(pool, texts), texts)
 
 
+async def test_who_is_told_that_all_replicas_are_gone_learns_what_was_wrong_with_the_last() -> None:
+    async with serving(FakeUpstream(a=well), no_replica_timeout_s=0.05) as pool:
+        member = pool.fleet["a"]
+        pool.fleet.apply(member, Event.LOST, time.monotonic(), "killed by SIGKILL at 10.0.0.7")
+        with pytest.raises(NoReplicaError, match="of one, its process has ended") as raised:
+            await compute(pool, encodings(1))
+        assert "10.0.0.7" not in raised.value.message
+
+        join(pool.fleet, "b")
+        pool.fleet["b"].trouble = "it hangs"
+        pool.fleet.apply(pool.fleet["b"], Event.REFUSED, time.monotonic(), "its oldest batch …")
+        with pytest.raises(NoReplicaError, match="of one, it hangs"):
+            await compute(pool, encodings(1))
+
+
 async def test_the_only_replica_counts_as_gone_while_it_is_not_ready() -> None:
     """It is not ejected, since no other one could take its work, but it is not there either."""
     async with serving(FakeUpstream(a=hanging), no_replica_timeout_s=0.05) as pool:

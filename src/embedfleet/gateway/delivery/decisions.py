@@ -10,13 +10,16 @@ from __future__ import annotations
 from enum import Enum
 from urllib.parse import urlsplit
 
+from embedfleet.fleet.fleet import Member
 from embedfleet.gateway.delivery.queue import QueuedText
 from embedfleet.vocabulary import (
     DeadlineError,
     DrainingError,
     EmbedfleetError,
+    NoReplicaError,
     ReplicaError,
     ReplicaLostError,
+    ReplicaState,
     ReplicaUnreachableError,
     VectorError,
     counted,
@@ -48,6 +51,15 @@ of it, so each kind may only be a share of the texts that were answered well."""
 RESERVE = 256.0
 """Texts that may be tried again after a quiet time: what a few failed calls hold, so that one bad
 replica fails no request. More failures than that are a failure of the pool."""
+
+
+TROUBLES = {
+    ReplicaState.GONE: "its process has ended",
+    ReplicaState.EJECTED: "its calls failed",
+    ReplicaState.SUSPECT: "its calls failed",
+}
+"""What callers are told of a replica of which nothing closer is known: without addresses, and
+without what it said."""
 
 
 class Event(Enum):
@@ -92,8 +104,8 @@ def next_step(
     """What becomes of an open text after an event on one of its leases.
 
     A lease that ended is off `text.leases`, and the event is in the text's record. `attempts` is
-    how many leases may end by their replica's fault, `elsewhere` whether a replica may take the
-    text that had no part in this, and `affordable` whether the budget allows one more try.
+    how many leases may end by their replica's fault, `elsewhere` whether the pool has a replica
+    that had no part in this, and `affordable` whether the budget allows one more try.
     """
     if event is Event.LATE:
         once = not text.hedged and text.place is None and text.crashes < CRASHES_TO_ISOLATE
@@ -126,6 +138,21 @@ def error_of(text: QueuedText, event: Event, words: str, now: float) -> Embedfle
     if now >= text.deadline:
         return DeadlineError(f"the deadline passed before the text was computed; last: {words}")
     return ReplicaError(f"{counted(text.attempts, 'replica')} failed this text; last: {words}")
+
+
+def trouble_of(member: Member) -> str:
+    """What callers may be told of a replica that gets no traffic; empty for others."""
+    return member.trouble or TROUBLES.get(member.state, "")
+
+
+def no_replica(pool: str, trouble: str, after_s: float) -> NoReplicaError:
+    """What callers are told while no replica of a pool is there."""
+    last = f" (of one, {trouble})" if trouble else ""
+    return NoReplicaError(
+        f"no replica of {pool} can be reached{last}, and this text is not in the cache; try again "
+        "soon",
+        retry_after_s=max(1.0, after_s),
+    )
 
 
 def patience_s(outstanding_s: float) -> float:

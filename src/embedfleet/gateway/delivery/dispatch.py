@@ -117,6 +117,8 @@ class Dispatcher:
         """The replica that is kept free for them; one at a time."""
         self._unwanted: dict[Call, list[QueuedText]] = {}
         """Texts of calls that nobody needs from there any more; the pool tells the replicas."""
+        self.members: frozenset[str] = frozenset()
+        """Names of all replicas of the pool, those that are not usable now among them."""
         self._outstanding_tokens = self._largest = 0
         """Tokens in all calls, and the most texts that one has held."""
 
@@ -399,7 +401,7 @@ class Dispatcher:
             text.invalid |= {call.replica}
         if not text.open:
             return Step.WAIT
-        elsewhere = any(load.replica not in text.invalid for load in self._usable)
+        elsewhere = not text.invalid.issuperset(self.members.union(self._loads))
         step = self._judge(text, event, now, elsewhere=elsewhere, budget=self.retries)
         if step is Step.FAIL:
             text.open, text.settled = False, True

@@ -18,14 +18,9 @@ from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.gateway.admission import Pressure, admit
 from embedfleet.gateway.counting import PoolCounter
+from embedfleet.gateway.delivery import decisions
 from embedfleet.gateway.delivery.calls import Flight
-from embedfleet.gateway.delivery.decisions import (
-    Event,
-    Step,
-    cores_of,
-    error_of,
-    event_of,
-)
+from embedfleet.gateway.delivery.decisions import Event, Step, cores_of, error_of, event_of
 from embedfleet.gateway.delivery.dispatch import Call, Dispatcher
 from embedfleet.gateway.delivery.queue import QueuedText
 from embedfleet.gateway.engines.client import ReplicaClient
@@ -116,6 +111,8 @@ class Pool:
         self._dispatching = self._closed = False
         self._seen_ready = clock()
         """When a replica was ready last."""
+        self._trouble = ""
+        """What was wrong with a replica last, in words that callers may see."""
         fleet.listen(self._follow)
 
     def __repr__(self) -> str:
@@ -278,11 +275,8 @@ class Pool:
         self._cancel_unwanted()
 
     def _no_replica(self) -> NoReplicaError:
-        return NoReplicaError(
-            f"no replica of {self.name} can be reached, and this text is not in the cache; try "
-            "again soon",
-            retry_after_s=max(1.0, self._no_replica_s or 0.0),
-        )
+        known = next((member.trouble for member in self.fleet if member.trouble), self._trouble)
+        return decisions.no_replica(self.name, known, self._no_replica_s or 0.0)
 
     async def close(self) -> None:
         """Break off what is in flight."""
@@ -305,6 +299,8 @@ class Pool:
         """Keep loads in step with states; take back what an unusable replica holds."""
         if left is ReplicaState.READY:
             self._seen_ready = self._clock()
+        self._trouble = decisions.trouble_of(member) or self._trouble
+        self._dispatcher.members = frozenset(each.name for each in self.fleet)
         if member.state in USABLE:
             self._use(member)
         elif left in USABLE:
