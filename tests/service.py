@@ -63,17 +63,19 @@ def started(
     arguments: Sequence[str] = (),
     command: Sequence[str] | None = None,
     settings: str = "",
+    before: Sequence[str] = (),
 ) -> Iterator[Service]:
     """Start a service, wait until it says that it is ready, and stop it at the end.
 
-    `command` takes the place of `serve MODEL`, `settings` are further lines of the settings file.
+    `command` takes the place of `serve MODEL`, `settings` are further lines of the settings file,
+    `before` is a program that starts it.
     """
     config = log.with_suffix(".toml")
     config.write_text(f"[admin]\nport = 0\n{settings}")
     words = [*(command or ["serve", model]), "--port", "0", "--config", str(config), *arguments]
     with log.open("w") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "embedfleet", *words],
+            [*before, sys.executable, "-m", "embedfleet", *words],
             stdout=subprocess.PIPE,
             stderr=sink,
             text=True,

@@ -28,6 +28,7 @@ from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.providers.local import SETUP_FAILED, keyed
+from embedfleet.fleet.resolving import Resolving, resolvable
 from embedfleet.fleet.supervisor import Supervisor
 from embedfleet.gateway.app import listeners
 from embedfleet.gateway.attaching import replica_client
@@ -189,7 +190,7 @@ class Gateway:
             self.serve(place, names, model, Encoder(model), contact.promise)
         weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
         for number, (url, weight) in enumerate(zip(settings.replica_urls, weights, strict=True)):
-            fleet.add(f"remote-{number}", url.rstrip("/"), time.monotonic(), weight=weight)
+            self._attach(pool, settings, f"remote-{number}", url.rstrip("/"), weight)
         if settings.replica_service is not None:
             self._follow(pool, settings)
         if settings.replicas and model is not None:
@@ -330,6 +331,24 @@ class Gateway:
     def _first_name(self, name: str) -> str:
         served = self.models.get(name)
         return name if served is None else served.names[0]
+
+    def _attach(
+        self, pool: Pool, settings: PoolSettings, name: str, url: str, weight: float
+    ) -> None:
+        """A replica elsewhere, or as many as its name has addresses."""
+        if settings.replica_dns == "one" or not resolvable(url):
+            pool.fleet.add(name, url, time.monotonic(), weight=weight)
+            return
+        following = Resolving(
+            pool.fleet,
+            name,
+            url,
+            weight=weight,
+            interval_s=self.settings.fleet.resolve_interval_s,
+            grace_s=self.settings.gateway.drain_timeout_s,
+            outstanding=pool.outstanding,
+        )
+        self.background.start(following.run(), f"following the addresses of {url}")
 
     def _follow(self, pool: Pool, settings: PoolSettings) -> None:
         """Replicas are pods: follow them, and where it is asked for, decide how many."""

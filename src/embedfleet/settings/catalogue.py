@@ -162,6 +162,8 @@ class FleetSettings:
     verify_timeout_s: float = duration(120.0)
     """Seconds that such a check may take, its wait behind other work included; a large model on a
     processor needs most of a minute."""
+    resolve_interval_s: float = duration(5.0)
+    """Seconds between two looks at the addresses of a name in `pools.replica_urls`."""
     no_replica_timeout_s: float | None = setting(None, at_least=0.001, none="off")
     """Seconds that texts wait while no replica of their pool is there; from then until one is back,
     requests for them are answered 503. `off` lets them wait until their deadline, since a replica
@@ -226,6 +228,11 @@ class Pool:
     `replica_urls` are given and this is not."""
     replica_urls: tuple[str, ...] = setting((), flag="--replica")
     """Addresses of replicas that run elsewhere, for instance `http://10.0.0.5:9000`."""
+    replica_dns: Literal["each", "one"] = "each"
+    """What a name in `replica_urls` stands for that has several addresses. `each`: every address is
+    a replica, found again as the name changes (`fleet.resolve_interval_s`). `one`: whatever is
+    behind it is one replica, for a balancer, or a proxy that goes by the name. Names by HTTPS are
+    always `one`, since their certificate is for the name."""
     replica_service: str | None = setting(None, none="none", flag="--replica-service")
     """Service in Kubernetes whose pods are the replicas, as `namespace/name:port` (the port's name,
     or the number on which pods listen). Pods are followed as they come and go, and nothing is sent
