@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import pytest
 
 from embedfleet.batching.waiting import Rhythm, Waiting
 from embedfleet.vocabulary import Lane
+from embedfleet.work import CostModel
 
 
 @dataclass(eq=False)
@@ -89,3 +92,29 @@ def test_texts_are_counted_until_they_are_taken_or_forgotten() -> None:
     assert texts.remove(everything[:1]) == 1
     assert texts.remove(everything) == 2
     assert (len(texts), texts.tokens) == (0, 0)
+
+
+COST = CostModel(per_batch_s=0.001, per_token_s=1e-5, per_squared_token_s=0.0)
+"""400 tokens in what a short batch may take."""
+
+
+def test_batches_are_short_while_texts_of_both_lanes_come() -> None:
+    rhythm = Rhythm(1_000, in_flight=2, enough_tokens=100)
+    assert rhythm.budget(COST, mixed=False) == 1_000
+    assert rhythm.budget(COST, mixed=True) == pytest.approx(400, abs=1)
+
+
+def test_but_no_shorter_than_a_device_is_fast_with_and_no_longer_than_ever() -> None:
+    rhythm = Rhythm(1_000, in_flight=2, enough_tokens=500)
+    assert rhythm.budget(COST, mixed=True) == 500
+    fast, unknown = replace(COST, per_token_s=1e-9), replace(COST, per_token_s=0.0)
+    assert rhythm.budget(fast, mixed=True) == rhythm.budget(unknown, mixed=True) == 1_000
+
+
+def test_nor_where_short_batches_would_cost_throughput() -> None:
+    assert Rhythm(1_000).budget(COST, mixed=True) == 1_000
+
+
+def test_a_batch_may_be_given_less_than_the_whole_budget() -> None:
+    texts = waiting(OVERLAPPING, 30, 30, 30)
+    assert [text.tokens for text in texts.take(60, long_runs=False)] == [30, 30]

@@ -110,12 +110,12 @@ async def test_a_text_without_a_vector_fails_alone() -> None:
     assert sorted(frame.ids) == [0, 2]
 
 
-async def test_frames_grant_a_window_of_two_batches() -> None:
-    """One that computes and one that is next."""
-    async with running() as here:
+@pytest.mark.parametrize("in_flight", [1, 2])
+async def test_frames_grant_a_window_of_what_computes_and_one_batch_more(in_flight: int) -> None:
+    async with running(in_flight=in_flight) as here:
         (frame,) = await here.ask([20])
 
-    assert frame.window == 2 * here.engine.info.batch_tokens
+    assert frame.window == (in_flight + 1) * here.engine.info.batch_tokens
 
 
 async def test_a_text_that_computes_beside_batches_has_room_of_its_own_in_the_window() -> None:
@@ -130,7 +130,7 @@ async def test_a_text_that_computes_beside_batches_has_room_of_its_own_in_the_wi
         here.engine.go_on.set()
         (after,) = await long
 
-    usual = 2 * here.engine.info.batch_tokens
+    usual = 3 * here.engine.info.batch_tokens
     assert (before.window, beside.window, after.window) == (usual, usual + 300, usual)
 
     # What a gateway makes of it: half of the usual window is enough for the long text to get in,

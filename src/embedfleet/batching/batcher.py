@@ -36,6 +36,7 @@ from embedfleet.vocabulary import (
     EmbedfleetError,
     EngineHungError,
     EngineLostError,
+    Lane,
     ReplicaError,
     Vectors,
 )
@@ -44,6 +45,9 @@ from embedfleet.work import CostFit
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+MIXED_S = 1.0
+"""For so long after a text the next of its lane is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ class Batcher:
                 info.long_beside,
             )
         )
+        self._came = dict.fromkeys(Lane, float("-inf"))
+        """When a text of each lane came last, monotonic seconds."""
         self._running = 0
         self._batches = 0
         self._long_running_tokens = 0
@@ -135,6 +141,8 @@ class Batcher:
         if self._broken is not None:
             raise as_known(self._broken)
         self._waiting.add(jobs)
+        for job in jobs:
+            self._came[job.lane] = job.arrived
         self._changed.set()
 
     def cancel(self, jobs: Sequence[Job]) -> int:
@@ -219,7 +227,9 @@ class Batcher:
             self._answer(late, None, [(job, too_late()) for job in late], now, 0.0)
             self._changed.set()  # fewer wait now: whether a batch is to be formed is asked again
             return []
-        batch = self._waiting.take(long_runs=self._long_running_tokens > 0)
+        mixed = min(self._came.values()) > now - MIXED_S
+        budget = self._waiting.rhythm.budget(self.cost.model, mixed=mixed)
+        batch = self._waiting.take(budget, long_runs=self._long_running_tokens > 0)
         self._count(batch, 1)
         return batch
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from embedfleet.batching.packing import Packable, pack
+from embedfleet.work import CostModel
 
 T = TypeVar("T", bound=Packable)
+
+QUICK_BATCH_S: Final = 0.005
+"""A batch of bulk beside which interactive texts come. Two are ahead of such a text at most, and it
+takes as long again to answer a short one alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,17 @@ class Rhythm:
     @property
     def enough(self) -> int:
         return self.budget_tokens if self.enough_tokens is None else self.enough_tokens
+
+    def budget(self, cost: CostModel, *, mixed: bool) -> int:
+        """Tokens of the next batch; `mixed`: while texts of both lanes come.
+
+        An interactive text waits for the batches that were given to the device before it. Where
+        short batches are as fast a token as long ones, those that bulk fills are kept short.
+        """
+        if not mixed or self.enough_tokens is None or not cost.per_token_s:
+            return self.budget_tokens
+        quick = int((QUICK_BATCH_S - cost.per_batch_s) / cost.per_token_s)
+        return min(self.budget_tokens, max(self.enough_tokens, quick))
 
 
 class Waiting(Generic[T]):
@@ -100,9 +116,9 @@ class Waiting(Generic[T]):
             return bool(self._texts)
         return batches < rhythm.most and self._texts_tokens >= rhythm.enough
 
-    def take(self, *, long_runs: bool) -> list[T]:
+    def take(self, budget: int | None = None, *, long_runs: bool) -> list[T]:
         """The next batch, and forget its texts; to be called when it is `ready`."""
         chosen = self._long if self._long and not long_runs else self._texts
-        batch = pack(chosen.values(), self.rhythm.budget_tokens)
+        batch = pack(chosen.values(), budget or self.rhythm.budget_tokens)
         self.remove(batch)
         return batch

@@ -240,7 +240,7 @@ def hung(found: ReplicaDescription) -> str:
 def trial_timeout_s(found: ReplicaDescription | None, most_s: float, *, doubtful: bool) -> float:
     """How long a trial may take: a few batches as predicted, once the replica knows its speed.
 
-    Its window may be full, of two batches, and the golden vectors are one or two more.
+    Its window may be full, of two or three batches, and the golden vectors are one or two more.
     """
     if found is None or found.batches < LEAST_BATCHES:
         return most_s

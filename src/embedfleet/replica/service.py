@@ -34,9 +34,9 @@ from embedfleet.wire import frames
 from embedfleet.wire.asgi import Request, Response, Router
 from embedfleet.wire.description import MOST_SECONDS, ReplicaDescription, encode_description
 
-WINDOW_BATCHES = 2
-"""Batches of work that a gateway may have here: one that computes and one that is next. Less would
-leave the engine idle between batches, more would only make texts wait where they can't be moved."""
+NEXT_BATCHES = 1
+"""Batches of work that gateways may have here beyond those that compute. Less would leave the
+engine idle between batches, more would only make texts wait where they can't be moved."""
 
 
 RETRY_AFTER_AT_MOST_S = 60.0
@@ -104,7 +104,7 @@ class Replica:
 
     @property
     def window(self) -> int:
-        """Tokens that one gateway may have outstanding: its part of two batches.
+        """Tokens that one gateway may have outstanding: its part of what computes and what is next.
 
         And of the long texts that are here, where the engine computes them beside batches: they
         hold no short ones up there, so they must not keep them out of here either.
@@ -112,7 +112,8 @@ class Replica:
         heard_after = time.monotonic() - GATEWAY_FORGOTTEN_S
         self._heard = {name: at for name, at in self._heard.items() if at > heard_after}
         batcher = self.batcher
-        tokens = WINDOW_BATCHES * batcher.budget_tokens + batcher.long_tokens
+        batches = self._engine.info.in_flight + NEXT_BATCHES
+        tokens = batches * batcher.budget_tokens + batcher.long_tokens
         return tokens // max(1, len(self._heard))
 
     def submit(self, jobs: Sequence[Job]) -> None:

@@ -21,7 +21,7 @@ def test_sizes_above_the_batch_are_not_captured() -> None:
 
 def test_the_largest_batch_is_captured_whatever_its_size() -> None:
     assert [shape.tokens for shape in captured_shapes(5_000, 32)][-2:] == [4_864, 5_000]
-    assert captured_shapes(20_000, 32)[-1].tokens == 8_192
+    assert captured_shapes(20_000, 32)[-1].tokens == 16_384
 
 
 def test_where_rows_come_in_whole_blocks_so_do_tokens_and_texts() -> None:
