@@ -63,15 +63,16 @@ def started(
     arguments: Sequence[str] = (),
     command: Sequence[str] | None = None,
     settings: str = "",
+    admin: str = "port = 0",
     before: Sequence[str] = (),
 ) -> Iterator[Service]:
     """Start a service, wait until it says that it is ready, and stop it at the end.
 
-    `command` takes the place of `serve MODEL`, `settings` are further lines of the settings file,
-    `before` is a program that starts it.
+    `command` takes the place of `serve MODEL`, `before` is a program that starts it. In the
+    settings file `admin` are the lines of the admin address, and `settings` further ones.
     """
     config = log.with_suffix(".toml")
-    config.write_text(f"[admin]\nport = 0\n{settings}")
+    config.write_text(f"[admin]\n{admin}\n{settings}")
     words = [*(command or ["serve", model]), "--port", "0", "--config", str(config), *arguments]
     with log.open("w") as sink:
         process = subprocess.Popen(

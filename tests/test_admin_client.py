@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.admin_client import ADMIN, address, ask
+from embedfleet.admin_client import address, ask, reached
 from embedfleet.vocabulary import SetupError
 
 
@@ -124,4 +124,39 @@ def test_an_answer_that_is_no_http_is_no_gateway(tmp_path: Path) -> None:
 def test_an_admin_address_may_be_a_port_of_this_machine() -> None:
     assert address("8091") == "http://127.0.0.1:8091"
     assert address("https://a.example:1/") == "https://a.example:1/"
-    assert address("off") == address("0") == ADMIN
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ("", "http://127.0.0.1:8081"),
+        ("port = 9100", "http://127.0.0.1:9100"),
+        ("port = 0", "http://127.0.0.1:8081"),
+        ('port = "off"', "http://127.0.0.1:8081"),
+        ('host = "10.0.0.7"\nopen = true', "http://10.0.0.7:8081"),
+        ('host = "0.0.0.0"\nopen = true', "http://127.0.0.1:8081"),
+        ('host = "::"\nopen = true', "http://[::1]:8081"),
+        ('tls_certificate = "a"\ntls_key = "b"', "https://127.0.0.1:8081"),
+    ],
+)
+def test_commands_ask_where_the_settings_have_the_admin_address(
+    tmp_path: Path, settings: str, url: str
+) -> None:
+    config = tmp_path / "embedfleet.toml"
+    config.write_text(f"[admin]\n{settings}\n")
+    assert reached(None, None, config) == (url, None)
+
+
+def test_the_key_of_the_settings_goes_to_their_own_address_alone(tmp_path: Path) -> None:
+    config, key, other = (tmp_path / name for name in ("embedfleet.toml", "key", "other"))
+    config.write_text(f'[admin]\nkey_file = "{key}"\n')
+    assert reached(None, None, config)[1] == key
+    assert reached(None, other, config)[1] == other
+    assert reached("http://elsewhere.example:8081", None, config)[1] is None
+
+
+def test_the_environment_names_the_admin_address_for_commands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EMBEDFLEET_ADMIN_PORT", "9101")
+    assert reached(None, None, None) == ("http://127.0.0.1:9101", None)

@@ -17,23 +17,23 @@ from typing import Annotated, Any
 
 import typer
 
+from embedfleet import flags
+from embedfleet.settings import AdminSettings
+from embedfleet.settings.addresses import Place
 from embedfleet.vocabulary import SetupError
 
-ADMIN = "http://127.0.0.1:8081"
-"""Where a gateway's admin address is unless the settings say otherwise."""
+DEFAULT = AdminSettings()
 
 TIMEOUT_S = 10.0
 """Enough for anything that is not computed first."""
 
 Admin = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--admin",
         metavar="URL",
-        envvar="EMBEDFLEET_ADMIN_PORT",
-        show_envvar=False,
-        help="The gateway's admin address, or its port on this machine; by default that of "
-        "EMBEDFLEET_ADMIN_PORT, as a gateway started here would take it.",
+        help="The gateway's admin address, or its port on this machine; by default where a gateway "
+        "that is started here, with these settings, has it.",
     ),
 ]
 KeyFile = Annotated[
@@ -66,9 +66,9 @@ def ask(
     timeout_s: float = TIMEOUT_S,
 ) -> Answer:
     """Ask for JSON: GET, or POST with a body of JSON. Raises SetupError that says what is wrong."""
-    url = address(admin).rstrip("/") + path
+    url = admin.rstrip("/") + path
     if not url.startswith(("http://", "https://")):
-        raise SetupError(f'--admin: "{admin}" is no address such as {ADMIN}')
+        raise SetupError(f'--admin: "{admin}" is no address such as {of_settings(DEFAULT)}')
     told = {"content-type": "application/json"} | dict(headers or {})
     if key_file is not None:
         told["authorization"] = f"Bearer {_key(key_file)}"
@@ -85,11 +85,30 @@ def ask(
         ) from error
 
 
+def reached(
+    admin: str | None, key_file: Path | None, config: Path | None
+) -> tuple[str, Path | None]:
+    """The address and the key file for a command: as they were given, else by the settings.
+
+    The settings' own key goes to the settings' own address alone. Raises SettingError.
+    """
+    if admin is not None:
+        return address(admin), key_file
+    chosen = flags.around(config).admin
+    return of_settings(chosen), key_file or chosen.key_file
+
+
 def address(admin: str) -> str:
     """An admin address as people give it: a URL, or a port of this machine."""
-    if admin in {"0", "off"}:
-        return ADMIN  # what a gateway that is started would do; the one that runs may be another
     return f"http://127.0.0.1:{admin}" if admin.isdigit() else admin
+
+
+def of_settings(admin: AdminSettings) -> str:
+    """Where a gateway with these settings is asked from its own machine."""
+    scheme = "http" if admin.tls_certificate is None else "https"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)  # noqa: S104
+    # Of a free port, or none, nobody knows: the gateway that runs may be another.
+    return f"{scheme}://{Place(host, admin.port or DEFAULT.port or 0)}"
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:

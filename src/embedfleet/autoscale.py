@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from embedfleet.admin_client import ADMIN, Admin, KeyFile, ask
+from embedfleet.admin_client import Admin, KeyFile, ask, reached
+from embedfleet.flags import ConfigFile
 from embedfleet.printing import show, show_json
 from embedfleet.vocabulary import SetupError
 
@@ -31,8 +32,9 @@ PoolName = Annotated[
 @autoscale.command()
 def explain(
     pool: PoolName = None,
-    admin: Admin = ADMIN,
+    admin: Admin = None,
     key_file: KeyFile = None,
+    config: ConfigFile = None,
     last: Annotated[int, typer.Option("--last", metavar="N", help="How many.", min=1)] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,  # noqa: FBT002
 ) -> None:
@@ -42,7 +44,8 @@ def explain(
 
     Decisions that repeat are one row, with how often.
     """
-    found = ask(admin, "/autoscaling", key_file).body["pools"]
+    url, key = reached(admin, key_file, config)
+    found = ask(url, "/autoscaling", key).body["pools"]
     pools = [each for each in found if pool in {None, each["name"]}]
     if not pools:
         if not found:
@@ -59,35 +62,40 @@ def explain(
 
 
 @autoscale.command()
-def pause(pool: PoolName = None, admin: Admin = ADMIN, key_file: KeyFile = None) -> None:
+def pause(
+    pool: PoolName = None, admin: Admin = None, key_file: KeyFile = None, config: ConfigFile = None
+) -> None:
     """Leave the number of replicas as it is; decisions are still made, and shown.
 
     embedfleet autoscale pause
     """
-    _order(admin, "pause", key_file, pool)
+    _order(*reached(admin, key_file, config), "pause", pool)
 
 
 @autoscale.command()
-def resume(pool: PoolName = None, admin: Admin = ADMIN, key_file: KeyFile = None) -> None:
+def resume(
+    pool: PoolName = None, admin: Admin = None, key_file: KeyFile = None, config: ConfigFile = None
+) -> None:
     """Let the policy decide again.
 
     embedfleet autoscale resume
     """
-    _order(admin, "resume", key_file, pool)
+    _order(*reached(admin, key_file, config), "resume", pool)
 
 
 @autoscale.command()
 def scale(
     replicas: Annotated[int, typer.Argument(metavar="N", help="How many there should be.", min=0)],
     pool: PoolName = None,
-    admin: Admin = ADMIN,
+    admin: Admin = None,
     key_file: KeyFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Have N replicas, whatever the load, until `resume`.
 
     embedfleet autoscale scale 4
     """
-    _order(admin, "scale", key_file, pool, replicas)
+    _order(*reached(admin, key_file, config), "scale", pool, replicas)
 
 
 def described(pool: dict[str, Any], last: int) -> Iterator[str | Table]:
@@ -127,7 +135,7 @@ def described(pool: dict[str, Any], last: int) -> Iterator[str | Table]:
 
 
 def _order(
-    admin: str, verb: str, key_file: Path | None, pool: str | None, replicas: int | None = None
+    admin: str, key_file: Path | None, verb: str, pool: str | None, replicas: int | None = None
 ) -> None:
     order = {"pool": pool} | ({} if replicas is None else {"replicas": replicas})
     answer = ask(admin, f"/autoscaling/{verb}", key_file, json.dumps(order).encode()).body

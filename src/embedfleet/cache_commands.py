@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from embedfleet.admin_client import ADMIN, Admin, Answer, KeyFile, ask
+from embedfleet.admin_client import Admin, Answer, KeyFile, ask, reached
+from embedfleet.flags import ConfigFile
 from embedfleet.printing import AsJson, show, show_json
 from embedfleet.vocabulary import SetupError
 
@@ -34,15 +35,17 @@ cache = typer.Typer(
 
 @cache.command()
 def stats(
-    admin: Admin = ADMIN,
+    admin: Admin = None,
     key_file: KeyFile = None,
+    config: ConfigFile = None,
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Show what the cache holds and how often it knew a text.
 
     embedfleet cache stats
     """
-    found = ask(admin, "/cache", key_file).body
+    url, key = reached(admin, key_file, config)
+    found = ask(url, "/cache", key).body
     if as_json:
         show_json(found)
         return
@@ -53,12 +56,13 @@ def stats(
 
 
 @cache.command()
-def clear(admin: Admin = ADMIN, key_file: KeyFile = None) -> None:
+def clear(admin: Admin = None, key_file: KeyFile = None, config: ConfigFile = None) -> None:
     """Forget every vector, in memory and in Redis.
 
     Never needed for a new model or new weights: their vectors are found by other keys.
     """
-    found = ask(admin, "/cache/clear", key_file, b"", timeout_s=TIMEOUT_S).body
+    url, key = reached(admin, key_file, config)
+    found = ask(url, "/cache/clear", key, b"", timeout_s=TIMEOUT_S).body
     redis = "could not be cleared" if found["redis"] is None else f"{found['redis']} texts"
     typer.echo(f"memory: {found['memory']} texts; Redis: {redis}")
 
@@ -67,8 +71,9 @@ def clear(admin: Admin = ADMIN, key_file: KeyFile = None) -> None:
 def warm(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Texts, one a line, or JSON lines.")],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="As requests name it.")],
-    admin: Admin = ADMIN,
+    admin: Admin = None,
     key_file: KeyFile = None,
+    config: ConfigFile = None,
     input_type: Annotated[str | None, typer.Option(metavar="query|document")] = None,
     instruction: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
     truncate: Annotated[bool, typer.Option(help="Cut texts that are too long.")] = False,  # noqa: FBT002
@@ -81,6 +86,7 @@ def warm(
 
         embedfleet cache warm questions.txt --model embeddings --input-type query
     """
+    url, key = reached(admin, key_file, config)
     texts = read_texts(file)
     fields: dict[str, Any] = {"model": model, "encoding_format": "base64", "truncate": truncate}
     chosen = {"input_type": input_type, "instruction": instruction}
@@ -92,7 +98,7 @@ def warm(
     for batch in track(requests, "computing", console=console, disable=quiet):
         body = json.dumps(fields | {"input": batch}).encode()
         answer = ask(
-            *(admin, "/cache/warm", key_file, body),
+            *(url, "/cache/warm", key, body),
             headers={"x-embedfleet-lane": "bulk"},
             timeout_s=TIMEOUT_S,
         )

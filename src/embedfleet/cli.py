@@ -230,7 +230,7 @@ def show_config(
     if docs:
         typer.echo(as_markdown(), nl=False)
         return
-    settings, provenance = trace(_read(config), os.environ, {})
+    settings, provenance = trace(flags.read(config), os.environ, {})
     if toml:
         typer.echo(as_toml(settings), nl=False)
         return
@@ -297,16 +297,7 @@ commands.register(app)
 def _settings(
     config: Path | None, chosen: Mapping[str, object], *, file_only: bool = False
 ) -> Settings:
-    return load(_read(config), {} if file_only else os.environ, chosen)
-
-
-def _read(config: Path | None) -> str | None:
-    if config is None:
-        return None
-    try:
-        return config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"the settings file {config} can't be read: {error}") from error
+    return load(flags.read(config), {} if file_only else os.environ, chosen)
 
 
 def _api_keys() -> tuple[str, ...] | None:

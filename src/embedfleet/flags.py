@@ -6,13 +6,15 @@ It refuses to know commands, and to check values: the settings do.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from embedfleet.settings import options
+from embedfleet.settings import Settings, load, options
 from embedfleet.settings.rendering import shown
+from embedfleet.vocabulary import SettingError
 
 
 def _help(path: str) -> str:
@@ -78,3 +80,18 @@ FileOnly = Annotated[
         "file holds them all, starts its replicas so.",
     ),
 ]
+
+
+def read(config: Path | None) -> str | None:
+    """The text of a settings file. Raises SettingError where it can't be read."""
+    if config is None:
+        return None
+    try:
+        return config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"the settings file {config} can't be read: {error}") from error
+
+
+def around(config: Path | None) -> Settings:
+    """The settings that a process which is started right here would have. Raises SettingError."""
+    return load(read(config), os.environ, {})

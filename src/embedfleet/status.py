@@ -12,8 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from embedfleet.admin_client import ADMIN, Admin, KeyFile, ask
+from embedfleet.admin_client import Admin, KeyFile, ask, reached
 from embedfleet.cache_commands import reachable
+from embedfleet.flags import ConfigFile
 from embedfleet.printing import AsJson, show, show_json, table
 from embedfleet.vocabulary import SetupError, counted
 
@@ -27,8 +28,9 @@ WELL = {"ready", "draining", "standby"}
 
 
 def status(
-    admin: Admin = ADMIN,
+    admin: Admin = None,
     key_file: KeyFile = None,
+    config: ConfigFile = None,
     watch: Watch = False,  # noqa: FBT002
     every: Annotated[
         float, typer.Option("--every", metavar="SECONDS", help="With --watch.", min=0.1)
@@ -41,10 +43,11 @@ def status(
 
     The exit code is 0 when every replica is well, 1 when one is not, 2 when nobody answers.
     """
+    url, key = reached(admin, key_file, config)
     if watch:
-        _watch(admin, key_file, every, as_json=as_json)
+        _watch(url, key, every, as_json=as_json)
         return
-    found = ask(admin, "/fleet", key_file).body
+    found = ask(url, "/fleet", key).body
     if as_json:
         show_json(found)
     else:

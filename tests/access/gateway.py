@@ -14,7 +14,7 @@ import openai
 from embedfleet.access import Access, OpenAccess
 from embedfleet.access.guarding import behind
 from embedfleet.endpoint import Endpoint
-from embedfleet.gateway.app import listeners
+from embedfleet.gateway.app import admin_listeners, public_listeners
 from embedfleet.gateway.server import Gateway
 from embedfleet.model.description import describe
 from embedfleet.model.files import Snapshot
@@ -99,7 +99,8 @@ async def running(
     )
     chosen = replace(settings or Settings(), pools=(pool,))
     gateway = Gateway(chosen, directory, api_keys=given)
-    public, admin = listeners(gateway, bind("127.0.0.1", 0), bind("127.0.0.1", 0))
+    (public,) = public_listeners(gateway, [bind("127.0.0.1", 0)])
+    (admin,) = admin_listeners(gateway, [bind("127.0.0.1", 0)])
     batching = asyncio.create_task(replica.batcher.run())
     async with (
         serving(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from socket import socket
 from typing import TYPE_CHECKING
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
     from embedfleet.gateway.server import Gateway
 
 
-def listeners(gateway: Gateway, public: socket, admin: socket | None) -> list[Listener]:
-    """Both apps on their sockets, behind what guards them."""
-    guards = gateway.guards
-    found = [Listener(guards.public(public_app(gateway)), public, guards.public_tls)]
-    if admin is not None:
-        found.append(Listener(guards.admin(admin_app(gateway)), admin, guards.admin_tls))
-    return found
+def public_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listener]:
+    """What callers reach, behind what guards it, on every socket."""
+    app = gateway.guards.public(public_app(gateway))
+    return [Listener(app, each, gateway.guards.public_tls) for each in sockets]
+
+
+def admin_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listener]:
+    """What operators reach, behind what guards it, on every socket."""
+    app = gateway.guards.admin(admin_app(gateway))
+    return [Listener(app, each, gateway.guards.admin_tls) for each in sockets]
 
 
 def public_app(gateway: Gateway) -> Router:

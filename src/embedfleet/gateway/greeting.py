@@ -6,10 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from embedfleet.settings import Pool
+from embedfleet.settings.addresses import UNIX
 from embedfleet.vocabulary import counted
 
 GREETING = """\
-embedfleet serves {models} at {url}/v1 (fleet and metrics: {admin})
+embedfleet serves {models} at {at} (fleet and metrics: {admin})
 
   curl {url}/v1/embeddings -H 'content-type: application/json'{key} \\
     -d '{{"model": "{model}", "input": "How are you today?"}}'
@@ -17,12 +18,17 @@ embedfleet serves {models} at {url}/v1 (fleet and metrics: {admin})
 WITH_A_KEY = " \\\n    -H 'authorization: Bearer YOUR_KEY'"
 
 
-def greet(models: Sequence[str], urls: Sequence[str], *, keys: bool) -> None:
-    """Write it; `urls` are the public one and, where there is one, that of the admin address."""
+def greet(models: Sequence[str], public: Sequence[str], admin: str | None, *, keys: bool) -> None:
+    """Write it; `public` and `admin` are addresses as listeners give them."""
+    first = next((each for each in public if not each.startswith(UNIX)), public[0])
+    url, at = first, f"{first}/v1"
+    if first.startswith(UNIX):
+        url, at = f"--unix-socket {first.removeprefix(UNIX)} http://localhost", first
     text = GREETING.format(
         models=", ".join(models),
-        url=urls[0],
-        admin=urls[1] if len(urls) > 1 else "off",
+        at=at,
+        url=url,
+        admin=admin or "off",
         model=models[0],
         key=WITH_A_KEY if keys else "",
     )
@@ -30,7 +36,7 @@ def greet(models: Sequence[str], urls: Sequence[str], *, keys: bool) -> None:
     sys.stdout.flush()
 
 
-def announced(pools: Sequence[Pool], urls: Sequence[str]) -> str:
+def announced(pools: Sequence[Pool], public: Sequence[str], admin: str | None) -> str:
     """What is about to happen: what is started, who is waited for, and where it listens."""
     parts = []
     for pool in pools:
@@ -41,8 +47,8 @@ def announced(pools: Sequence[Pool], urls: Sequence[str]) -> str:
             parts.append(f"waiting for {', '.join(pool.replica_urls)}")
         if pool.replica_service:
             parts.append(f"following the pods of {pool.replica_service}")
-    admin = f" (fleet and metrics: {urls[1]})" if len(urls) > 1 else ""
-    return f"listening on {urls[0]}{admin}; {'; '.join(parts)}"
+    told = f" (fleet and metrics: {admin})" if admin else ""
+    return f"listening on {', '.join(public)}{told}; {'; '.join(parts)}"
 
 
 def farewell(requests: Mapping[int, int]) -> str:

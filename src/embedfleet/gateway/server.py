@@ -14,8 +14,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
+from socket import socket
 
 import uvloop
 
@@ -30,7 +32,7 @@ from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.providers.local import SETUP_FAILED, keyed
 from embedfleet.fleet.resolving import Resolving, resolvable
 from embedfleet.fleet.supervisor import Supervisor
-from embedfleet.gateway.app import listeners
+from embedfleet.gateway.app import admin_listeners, public_listeners
 from embedfleet.gateway.attaching import replica_client
 from embedfleet.gateway.caching import CacheCounter, CacheTrust, vector_cache
 from embedfleet.gateway.contact import ModelContact, Trust
@@ -49,9 +51,17 @@ from embedfleet.gateway.workers.primary import Workers, WorkersSight
 from embedfleet.machine import memory_used, usable_processors
 from embedfleet.model.description import ModelDescription, describe, with_revision
 from embedfleet.model.source import resolve
-from embedfleet.serving import ClientLimits, StopSignal, bind, bind_shared, serving
+from embedfleet.serving import (
+    AddressTakenError,
+    ClientLimits,
+    StopSignal,
+    bind,
+    listening,
+    serving,
+)
+from embedfleet.settings import AdminSettings, Settings
 from embedfleet.settings import Pool as PoolSettings
-from embedfleet.settings import Settings
+from embedfleet.settings.addresses import DefaultPort, Place, places
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.telemetry.tracing import Tracing, opened
@@ -289,6 +299,12 @@ class Gateway:
             ended += self.workers.requests
         return ended
 
+    def leave(self) -> None:
+        """Say that it is not ready any more, and go on."""
+        self.draining = True
+        if self.workers is not None:
+            self.workers.leave()
+
     async def drain(self) -> None:
         """Say that it is not ready any more, decide nothing, and start no replica again."""
         self.draining = True
@@ -388,47 +404,72 @@ async def _run(
     api_keys: Sequence[str] | None,
 ) -> int:
     stop = StopSignal()
-    public = bind(settings.gateway.host, settings.gateway.port)
     workers: Workers | None = None
-    if (count := worker_count(settings)) > 1:
-        sockets = bind_shared(public, count)
-        workers, public = Workers(settings, api_keys, [[each] for each in sockets]), sockets[0]
-    admin = None
-    if settings.admin.port is not None:
-        admin = bind(
-            settings.admin.host,
-            settings.admin.port,
-            "--admin-port or admin.host (--admin-port 0 takes any free one)",
-        )
+    limits = ClientLimits.of(settings.gateway)
     drain_s = settings.gateway.drain_timeout_s
     async with contextlib.AsyncExitStack() as stack:
+        count = worker_count(settings)
+        at = places(settings.gateway.host, settings.gateway.port)
+        sockets = stack.enter_context(listening(at, count))
+        if count > 1:
+            workers = Workers(settings, api_keys, sockets)
+        operators = _admin_socket(settings.admin)
         inside = await stack.enter_async_context(in_cluster(settings))
         gateway = Gateway(settings, scratch, tracing, inside, api_keys, workers=workers)
-        doors = listeners(gateway, public, admin)
-        log.info("%s", announced(settings.pools, [each.url for each in doors]))
+        public = public_listeners(gateway, sockets[0])
+        admin = admin_listeners(gateway, operators)
+        urls = [each.url for each in public], next((each.url for each in admin), None)
+        log.info("%s", announced(settings.pools, *urls))
         stack.push_async_callback(_close, gateway, stop)
-        limits = ClientLimits.of(settings.gateway)
-        served = doors if workers is None else doors[1:]
-        stop.hurry = await stack.enter_async_context(
+        served = [*public, *admin] if workers is None else admin
+        cut = await stack.enter_async_context(
             serving(served, stop_timeout_s=drain_s, limits=limits)
         )
+        stop.hurry = cut if workers is None else partial(_cut, cut, workers)
         for pool, model in zip(settings.pools, models, strict=True):
             gateway.add_pool(pool, model)
         if workers is not None:
             gateway.background.start(workers.run(), "the workers")
             stack.push_async_callback(workers.drain)
         collect_rarely()
-        greeting = asyncio.create_task(_greet(gateway, [each.url for each in doors]))
+        greeting = asyncio.create_task(_greet(gateway, *urls))
         stack.callback(greeting.cancel)
         ends = (stop.wait(), gateway.hopeless.wait(), gateway.background.failed.wait())
         waiting = [asyncio.create_task(end) for end in ends]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         await cancelled(*waiting)
+        if stop.is_set:
+            gateway.leave()
+            await stop.pause(settings.gateway.drain_delay_s)
         await gateway.drain()
     log.info("%s", farewell(gateway.requests()))
     if gateway.background.failed.is_set():
         return LOOP_FAILED
     return SETUP_FAILED if gateway.hopeless.is_set() else 0
+
+
+def _admin_socket(chosen: AdminSettings) -> list[socket]:
+    """Where operators ask: one socket, or none."""
+    if chosen.port is None:
+        return []
+    how = "--admin-port or admin.host (--admin-port 0 takes any free one)"
+    try:
+        return [bind(chosen.host, chosen.port, how)]
+    except AddressTakenError:
+        if not isinstance(chosen.port, DefaultPort):
+            raise
+    free = bind(chosen.host, 0, how)
+    log.warning(
+        "port %d, where the admin address is unless somebody chose one, is taken: it is at %s "
+        "(--admin-port chooses one; `embedfleet status --admin %d` finds it)",
+        *(chosen.port, Place(chosen.host, free.getsockname()[1]), free.getsockname()[1]),
+    )
+    return [free]
+
+
+def _cut(here: Callable[[], None], workers: Workers) -> None:
+    here()
+    workers.cut()
 
 
 async def _close(gateway: Gateway, stop: StopSignal) -> None:
@@ -458,11 +499,11 @@ def collect_rarely() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def _greet(gateway: Gateway, urls: Sequence[str]) -> None:
+async def _greet(gateway: Gateway, public: Sequence[str], admin: str | None) -> None:
     """Once everything is ready, say so."""
     while not gateway.ready():
         await asyncio.sleep(0.05)
     if gateway.workers is not None:
         await gateway.workers.ready()
     names = list({served.names[0]: None for served in gateway.models.values()})
-    greet(names, urls, keys=not isinstance(gateway.guards.callers, OpenAccess))
+    greet(names, public, admin, keys=not isinstance(gateway.guards.callers, OpenAccess))

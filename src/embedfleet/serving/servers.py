@@ -15,6 +15,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import uvicorn
@@ -22,12 +23,11 @@ import uvicorn
 from embedfleet.serving.answers import Answers
 from embedfleet.serving.limits import ClientLimits
 from embedfleet.serving.protocol import HttpConnection
-from embedfleet.vocabulary import SetupError
+from embedfleet.settings.addresses import Place
 from embedfleet.wire.asgi import App
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 2048
 USUAL = ClientLimits()
 
 CUT_S = 1.0
@@ -49,57 +49,18 @@ class Listener:
 
     @property
     def address(self) -> str:
-        """For instance `127.0.0.1:8080`."""
+        """For instance `127.0.0.1:8080`, or `unix:/run/embedfleet.sock`."""
+        if self.socket.family == socket.AF_UNIX:
+            return str(Place("", 0, Path(self.socket.getsockname())))
         host, port = self.socket.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return str(Place(host, port))
 
     @property
     def url(self) -> str:
-        """For instance `http://127.0.0.1:8080`."""
+        """For instance `http://127.0.0.1:8080`; of a Unix socket its address."""
+        if self.socket.family == socket.AF_UNIX:
+            return self.address
         return f"http{'s' * (self.tls is not None)}://{self.address}"
-
-
-def bind(host: str, port: int, setting: str = "--host and --port") -> socket.socket:
-    """A listening socket; SetupError says what is wrong with the address. Port 0: any free one.
-
-    `::` takes IPv4 as well, whatever the system's own default is. `setting` names what chooses
-    another address.
-    """
-    return _bound(host, port, setting, shared=False)
-
-
-def bind_shared(bound: socket.socket, count: int) -> list[socket.socket]:
-    """So many sockets that listen at the address of one, which is closed (SO_REUSEPORT).
-
-    The system spreads connections over them. The one was bound alone first: another service at the
-    address is an error, not a neighbour that is sent half of the connections.
-    """
-    host, port = bound.getsockname()[:2]
-    bound.close()
-    return [_bound(host, port, "--host and --port", shared=True) for _ in range(count)]
-
-
-def _bound(host: str, port: int, setting: str, *, shared: bool) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        both = host == "::" and socket.has_dualstack_ipv6()
-        bound = socket.create_server(
-            (host, port),
-            family=family,
-            backlog=BACKLOG,
-            reuse_port=shared,
-            dualstack_ipv6=both,
-        )
-    except OSError as error:
-        raise SetupError(
-            f"can't listen on {host}:{port}: {error.strerror or error}; choose another with "
-            f"{setting}"
-        ) from error
-    # Connections inherit it. asyncio's own loop does not set it, as they do not say that they are
-    # TCP; without it the second of two writes waits for an acknowledgement, 40 ms.
-    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    bound.setblocking(False)
-    return bound
 
 
 class _Server(uvicorn.Server):
@@ -166,13 +127,18 @@ async def serving(
 ) -> AsyncIterator[Callable[[], None]]:
     """Answer on every listener while the block runs; then finish open answers and close.
 
-    `limits` hold for each listener's clients, but for the room for answers, which they share.
+    `limits` hold for the clients of each app, at however many addresses, but for the room for
+    answers, which all of them share.
     Gives what cuts all requests short: each is answered 503.
     """
     answers = Answers(limits.answer_bytes)
     protocol = cast(
         "type[asyncio.Protocol]", partial(HttpConnection, limits=limits, answers=answers)
     )
+    sockets: dict[int, list[socket.socket]] = {}
+    for each in listeners:
+        sockets.setdefault(id(each.app), []).append(each.socket)
+    apps = {id(each.app): each for each in listeners}
     servers = [
         (
             _Server(
@@ -190,11 +156,11 @@ async def serving(
                 ),
                 handshake_s=limits.head_s,
             ),
-            listener.socket,
+            sockets[app],
         )
-        for listener in listeners
+        for app, listener in apps.items()
     ]
-    tasks = [asyncio.create_task(server.serve([bound])) for server, bound in servers]
+    tasks = [asyncio.create_task(server.serve(bound)) for server, bound in servers]
 
     def cut() -> None:
         for server, _ in servers:
@@ -214,8 +180,8 @@ def _given(tls: ssl.SSLContext | None) -> Callable[..., ssl.SSLContext] | None:
 
 
 class StopSignal:
-    """Set by SIGTERM or SIGINT; a second one hurries the stop, as people at a keyboard expect, and
-    a third one ends the process where it is.
+    """Set by SIGTERM or SIGINT; another one hurries the stop, as people at a keyboard expect, and
+    one after that ends the process where it is. While a stop pauses, a signal ends the pause alone.
     """
 
     def __init__(self, *, by_signals: bool = True) -> None:
@@ -223,6 +189,7 @@ class StopSignal:
         one, and reach it because a service manager sends them to all of a group.
         """
         self._event = asyncio.Event()
+        self._pause: asyncio.Event | None = None
         self.hurried = False
         """Whether a second signal came: what is not done now is not waited for."""
         self.hurry: Callable[[], None] = lambda: None
@@ -235,15 +202,19 @@ class StopSignal:
                 signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, number: int) -> None:
+        name = signal.Signals(number).name
         if self.hurried:
             raise SystemExit(128 + number)
-        if self._event.is_set():
-            log.info("%s again: stopping at once", signal.Signals(number).name)
+        if self._pause is not None:
+            log.info("%s again: not waiting until others notice", name)
+            self._pause.set()
+        elif self._event.is_set():
+            log.info("%s again: stopping at once", name)
             self.hurried = True
             self.hurry()
-            return
-        log.info("%s: draining", signal.Signals(number).name)
-        self._event.set()
+        else:
+            log.info("%s: draining", name)
+            self._event.set()
 
     def set(self) -> None:
         """Stop without a signal, for instance because the parent process is gone."""
@@ -255,3 +226,14 @@ class StopSignal:
 
     async def wait(self) -> None:
         await self._event.wait()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or until the next signal."""
+        self._pause = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._pause.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._pause = None

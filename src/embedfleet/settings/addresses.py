@@ -1,13 +1,69 @@
-"""Addresses in settings: who can reach one to listen on, and where a service has its root."""
+"""Addresses in settings: where to listen, who reaches it, and where a service has its root."""
 
 from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
+
+UNIX = "unix:"
+ANY = {"0.0.0.0", "::"}  # noqa: S104  compared with
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
+class DefaultPort(int):
+    """A port that nobody chose: where it is taken, any free one will do."""
+
+
+class Place(NamedTuple):
+    """One address to listen on."""
+
+    host: str
+    port: int
+    path: Path | None = None
+    """The file of a Unix socket, which has no host and no port."""
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"{UNIX}{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def collides(self, other: Place) -> bool:
+        """Whether only one of them can be listened on."""
+        if self.path is not None or other.path is not None:
+            return self.path == other.path
+        if not self.port or self.port != other.port:
+            return False
+        return self.host == other.host or bool(ANY & {self.host, other.host})
+
+
+def places(hosts: str, port: int) -> tuple[Place, ...]:
+    """Where to listen: hosts and `unix:PATH` with commas between. ValueError says what is wrong."""
+    found: list[Place] = []
+    for each in (part.strip() for part in hosts.split(",")):
+        if not each.startswith(UNIX):
+            place = Place(each.removeprefix("[").removesuffix("]"), port)
+        elif not each.startswith(f"{UNIX}/"):
+            raise ValueError(f"{each} has no absolute path, such as unix:/run/embedfleet/http.sock")
+        else:
+            place = Place("", 0, Path(each.removeprefix(UNIX)))
+        if place.path is None and not place.host:
+            raise ValueError("an address is empty; 0.0.0.0 is every IPv4 address, :: every one")
+        if place in found:
+            raise ValueError(f"{each} stands there twice")
+        found.append(place)
+    return tuple(found)
+
+
+def is_loopback(hosts: str) -> bool:
+    """Whether only this machine reaches any of them."""
+    return all(map(_is_loopback, hosts.split(",")))
+
+
+def _is_loopback(host: str) -> bool:
+    host = host.strip().removeprefix("[").removesuffix("]")
+    if host.startswith(UNIX):
+        return True
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from embedfleet.settings.access import AccessSettings
+from embedfleet.settings.addresses import DefaultPort
 from embedfleet.settings.autoscaling import AutoscalingSettings
 from embedfleet.settings.cache import CacheSettings
 from embedfleet.settings.gateway import GatewaySettings
@@ -27,8 +28,11 @@ class AdminSettings:
 
     host: str = "127.0.0.1"
     """Address to listen on; what it shows is not for clients."""
-    port: int | None = setting(8081, at_least=0, at_most=65_535, none="off", flag="--admin-port")
-    """TCP port; 0 takes any free one, `off` opens none."""
+    port: int | None = setting(
+        DefaultPort(8081), at_least=0, at_most=65_535, none="off", flag="--admin-port"
+    )
+    """TCP port; 0 takes any free one, `off` opens none. Where nobody chose one and 8081 is taken, a
+    free one is taken and said at the start."""
     key_file: Path | None = setting(None, none="none", guards=True)
     """File with a key that operators must bring (`Authorization: Bearer KEY`); read again when it
     changes. Without one an address beyond this machine is refused."""
@@ -65,8 +69,7 @@ class ReplicaSettings:
     started it to start it again. Before speeds are known it is ten minutes."""
     key_file: Path | None = setting(None, none="none", guards=True)
     """File with a key that gateways must bring (their `pools.replica_key_file`); read again when it
-    changes. The replicas that a gateway starts itself listen on this machine alone and have
-    none."""
+    changes. For the replicas that it starts itself a gateway makes one at each start."""
     place: int = setting(0, at_least=0)
     """Which of its pool's replicas on this machine it is, from 0: where several GPUs are and none
     is named, the n-th replica takes the n-th. A gateway sets it for those that it starts."""

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from itertools import chain
 from urllib.parse import urlsplit
 
-from embedfleet.settings.addresses import is_loopback, origin_complaint
+from embedfleet.settings.addresses import (
+    UNIX,
+    DefaultPort,
+    Place,
+    is_loopback,
+    origin_complaint,
+    places,
+)
 from embedfleet.settings.cache import redis_complaints
 from embedfleet.settings.catalogue import Pool, Settings
 from embedfleet.vocabulary import Precision, SettingError
@@ -32,12 +39,7 @@ def refuse(settings: Settings) -> None:
 
 
 def _between_areas(settings: Settings) -> Iterator[str]:
-    gateway, admin, fleet = settings.gateway, settings.admin, settings.fleet
-    if admin.port and (admin.host, admin.port) == (gateway.host, gateway.port):
-        yield (
-            f"gateway.port and admin.port are both {admin.port} on {admin.host}: give one of them "
-            "another port, or turn the admin address off with admin.port = off"
-        )
+    gateway, fleet = settings.gateway, settings.fleet
     if gateway.max_queued_bytes < gateway.max_body_bytes:
         yield (
             f"gateway.max_queued_bytes ({gateway.max_queued_bytes}) is below "
@@ -65,6 +67,7 @@ def _between_areas(settings: Settings) -> Iterator[str]:
 def _reached(settings: Settings) -> Iterator[str]:
     """What is wrong with who can reach the addresses."""
     gateway, admin = settings.gateway, settings.admin
+    yield from _places(settings)
     for name, area in (("gateway", gateway), ("admin", admin)):
         if (area.tls_certificate is None) != (area.tls_key is None):
             given, missing = "tls_certificate", "tls_key"
@@ -81,6 +84,27 @@ def _reached(settings: Settings) -> Iterator[str]:
         wrong = origin_complaint(origin)
         if wrong:
             yield f'gateway.cors_origins: "{origin}" {wrong}'
+
+
+def _places(settings: Settings) -> Iterator[str]:
+    """What is wrong with where to listen."""
+    gateway, admin = settings.gateway, settings.admin
+    for name, hosts in (("admin.host", admin.host), ("replica.host", settings.replica.host)):
+        if "," in hosts or hosts.startswith(UNIX):
+            yield f"{name} takes one host, and no Unix socket: {hosts}"
+    try:
+        public = places(gateway.host, gateway.port)
+    except ValueError as error:
+        yield f"gateway.host: {error}"
+        return
+    if admin.port is None or isinstance(admin.port, DefaultPort):
+        return
+    shown = Place(admin.host, admin.port)
+    if any(map(shown.collides, public)):
+        yield (
+            f"gateway.port and admin.port are both {admin.port} on {admin.host}: give one of them "
+            "another port, or turn the admin address off with admin.port = off"
+        )
 
 
 def _autoscaling(settings: Settings) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedfleet.settings.rules import count, duration, setting
+from embedfleet.settings.rules import DISTANT_S, count, duration, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,9 @@ class GatewaySettings:
 
     host: str = setting("127.0.0.1", flag="--host")
     """Address to listen on. Loopback by default: nobody else's machine can reach a service that
-    was started to try it out; `0.0.0.0` opens it to the network."""
+    was started to try it out; `0.0.0.0` opens it to the network, `::` over IPv6 as well. Several
+    have commas between, all with the one port: `127.0.0.1,10.0.0.7`. `unix:/run/embedfleet.sock`
+    is a Unix socket, for its user and group (mode 0660)."""
     port: int = setting(8080, at_least=0, at_most=65_535, flag="--port")
     """TCP port; 0 takes any free one."""
     workers: int | None = setting(None, none="auto", at_least=1, at_most=64)
@@ -41,7 +43,13 @@ class GatewaySettings:
     answered 429. Four largest bodies."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks of proxies in front, for instance `10.0.0.0/8`. Only what they say of a client's
-    address (X-Forwarded-For, X-Real-IP) is believed; by default nobody's word is."""
+    address (X-Forwarded-For, X-Real-IP) is believed; by default nobody's word is. `unix` are those
+    that ask through a Unix socket."""
+    drain_delay_s: float = setting(0.0, at_least=0.0, at_most=DISTANT_S)
+    """Seconds that a stop goes on as before but says that it is not ready (`/health/ready` answers
+    503), before it closes its addresses: as long as what is in front needs to notice. Kubernetes'
+    manifests here pause by themselves; behind other balancers, interval times failures of the
+    health check. A second signal skips it."""
     drain_timeout_s: float = duration(30.0)
     """Seconds that a stop waits for requests in flight; Kubernetes' own grace period."""
     max_connections: int = count(8192)

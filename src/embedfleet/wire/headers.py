@@ -12,8 +12,11 @@ from typing import TypeAlias
 from embedfleet.vocabulary import CallerError, Lane, SettingError
 from embedfleet.wire.asgi import Request
 
-TrustedProxies: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
-"""Networks whose word on the client's address is believed."""
+UNIX = "unix"
+"""The address of every client of a Unix socket."""
+
+TrustedProxies: TypeAlias = tuple[IPv4Network | IPv6Network | str, ...]
+"""Networks whose word on the client's address is believed; `UNIX` is no network."""
 
 NO_PROXIES: TrustedProxies = ()
 
@@ -74,9 +77,9 @@ def cache_wishes(value: str | None) -> CacheWishes:
 
 
 def trusted_networks(names: tuple[str, ...]) -> TrustedProxies:
-    """Networks from names such as `10.0.0.0/8` or `127.0.0.1`; SettingError if one is none."""
+    """From names such as `10.0.0.0/8`, `127.0.0.1` or `unix`; SettingError if one is none."""
     try:
-        return tuple(ip_network(name, strict=False) for name in names)
+        return tuple(name if name == UNIX else ip_network(name, strict=False) for name in names)
     except ValueError as error:
         raise SettingError(f"gateway.trusted_proxies: {error}") from error
 
@@ -105,8 +108,10 @@ def timing_headers(total_s: float, queue_s: float, compute_s: float) -> list[tup
 
 
 def _is_trusted(address: str, trusted: TrustedProxies) -> bool:
+    if address == UNIX:
+        return UNIX in trusted
     try:
         parsed = ip_address(address)
     except ValueError:
         return False
-    return any(parsed in network for network in trusted)
+    return any(not isinstance(network, str) and parsed in network for network in trusted)

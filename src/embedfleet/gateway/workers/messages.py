@@ -77,8 +77,16 @@ class Synced(msgspec.Struct, tag=True):
     """The worker has been told all that the primary knows, and may answer callers."""
 
 
+class Leaving(msgspec.Struct, tag=True):
+    """The gateway will stop: say that it is not ready, and go on."""
+
+
 class Drain(msgspec.Struct, tag=True):
     """Take no more connections, answer what was accepted, and end."""
+
+
+class Cut(msgspec.Struct, tag=True):
+    """Wait for nothing any more: answer every open request that the server stops."""
 
 
 class CallsTold(msgspec.Struct, tag=True):
@@ -110,5 +118,5 @@ class Counted(msgspec.Struct, tag=True):
     """Requests that ended, by HTTP status."""
 
 
-ToWorker = Begin | MemberTold | ModelTold | PromiseTold | CheckTold | Synced | Drain
+ToWorker = Begin | MemberTold | ModelTold | PromiseTold | CheckTold | Synced | Leaving | Drain | Cut
 ToPrimary = CallsTold | Serving | Counted

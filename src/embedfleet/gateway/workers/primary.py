@@ -31,7 +31,9 @@ from embedfleet.gateway.workers.messages import (
     CallsTold,
     CheckTold,
     Counted,
+    Cut,
     Drain,
+    Leaving,
     ModelTold,
     PromiseTold,
     Serving,
@@ -149,7 +151,7 @@ class Workers:
         self._workloads: list[Workload] = []
         self.requests: Counter[int] = Counter()
         """Requests to workers that ended in order, by HTTP status."""
-        self._draining = False
+        self._leaving = self._draining = False
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -241,10 +243,18 @@ class Workers:
         while not all(await self.ask("ready")):
             await asyncio.sleep(LOOK_S)
 
+    def leave(self) -> None:
+        """Let all of them say that they are not ready, and go on."""
+        self._leaving = True
+        self._broadcast(Leaving())
+
     async def drain(self) -> None:
         """Let all of them finish what they accepted, and end; kill those that do not."""
         self._draining = True
         self._broadcast(Drain())
+        for worker in self._workers:
+            for each in worker.listening:
+                each.close()  # theirs as well: nobody would take what comes to it
         processes = [each.process for each in self._workers if each.process is not None]
         try:
             async with asyncio.timeout(self._drain_s + KILL_AFTER_S):
@@ -252,6 +262,10 @@ class Workers:
         except TimeoutError:
             log.warning("workers did not end within %g s and are killed", self._drain_s)
             self.kill()
+
+    def cut(self) -> None:
+        """Let them answer every open request that the server stops, and wait for none."""
+        self._broadcast(Cut())
 
     def kill(self) -> None:
         """End them at once."""
@@ -315,6 +329,8 @@ class Workers:
         for told in (*self._models.values(), *self._promises.values()):
             channel.send(told)
         channel.send(Synced())
+        if self._leaving:
+            channel.send(Leaving())
 
     def _take(self, worker: _Worker, message: ToPrimary | Question) -> None:
         match message:

@@ -18,7 +18,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,10 @@ from typing import Any
 import uvloop
 
 from embedfleet.access.ledger import Ledger
+from embedfleet.background import cancelled
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Promise
-from embedfleet.gateway.app import public_app
+from embedfleet.gateway.app import public_listeners
 from embedfleet.gateway.caching import CacheTrust
 from embedfleet.gateway.caching import told as cache_told
 from embedfleet.gateway.overview import overview
@@ -39,7 +40,9 @@ from embedfleet.gateway.workers.messages import (
     Begin,
     CheckTold,
     Counted,
+    Cut,
     Drain,
+    Leaving,
     MemberTold,
     ModelTold,
     PromiseTold,
@@ -49,7 +52,7 @@ from embedfleet.gateway.workers.messages import (
 )
 from embedfleet.gateway.workers.mirror import MirroredFleet
 from embedfleet.model.description import describe, with_revision
-from embedfleet.serving import ClientLimits, Listener, serving
+from embedfleet.serving import ClientLimits, serving
 from embedfleet.settings import Settings, load
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.merging import families
@@ -91,6 +94,8 @@ class Worker:
         """`names` are those of the pools."""
         self._gateway = gateway
         self._channel = channel
+        self.cut: Callable[[], None] = lambda: None
+        """Answers every open request that the server stops."""
         self._fleets: list[MirroredFleet] = []
         self._promises: list[Promise | None] = []
         self._answers = {
@@ -113,23 +118,28 @@ class Worker:
         to end, or the primary has ended itself.
         """
         async for message in messages:
-            match message:
-                case MemberTold():
-                    self._fleets[message.pool].follow(message)
-                case ModelTold():
-                    await self._introduce(message)
-                case PromiseTold():
-                    promise = Promise(message.revision, message.precision)
-                    self._promises[message.pool] = promise
-                case CheckTold():
-                    await self._check(message)
-                case Question():
-                    await self._answer(message)
-                case Synced():
-                    return True
-                case Drain():
-                    break
+            if isinstance(message, Synced | Drain):
+                return isinstance(message, Synced)
+            await self._take(message)
         return False
+
+    async def _take(self, message: ToWorker | Question) -> None:
+        match message:
+            case MemberTold():
+                self._fleets[message.pool].follow(message)
+            case ModelTold():
+                await self._introduce(message)
+            case PromiseTold():
+                promise = Promise(message.revision, message.precision)
+                self._promises[message.pool] = promise
+            case CheckTold():
+                await self._check(message)
+            case Question():
+                await self._answer(message)
+            case Leaving():
+                self._gateway.draining = True
+            case Cut():
+                self.cut()
 
     async def _check(self, told: CheckTold) -> None:
         cache, pool = self._gateway.cache, self._gateway.pools[told.pool]
@@ -215,19 +225,22 @@ async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> 
         worker = Worker(gateway, channel, begin.pools)
         if not await worker.follow(messages):
             return 0
-        app, tls = gateway.guards.public(public_app(gateway)), gateway.guards.public_tls
-        doors = [Listener(app, each, tls) for each in listening]
         limits = ClientLimits.of(settings.gateway)
-        drain_s = settings.gateway.drain_timeout_s
-        await stack.enter_async_context(serving(doors, stop_timeout_s=drain_s, limits=limits))
-        collect_rarely()
-        channel.send(Serving())
-        gateway.background.start(worker.tell(), "telling how calls end")
-        await worker.follow(messages)
-        gateway.draining = True
+        async with serving(
+            public_listeners(gateway, listening),
+            stop_timeout_s=settings.gateway.drain_timeout_s,
+            limits=limits,
+        ) as worker.cut:
+            collect_rarely()
+            channel.send(Serving())
+            gateway.background.start(worker.tell(), "telling how calls end")
+            await worker.follow(messages)
+            gateway.draining = True
+            following = asyncio.create_task(worker.follow(messages))
     gateway.observe()
     channel.send(Counted(families(gateway.metrics.registry), gateway.requests()))
     await channel.finish()
+    await cancelled(following)
     return 0
 
 
