@@ -20,7 +20,6 @@ from embedfleet.vocabulary import (
     CallerError,
     ForbiddenError,
     NoReplicaError,
-    OverloadedError,
     RateLimitedError,
     UnauthorizedError,
 )
@@ -122,20 +121,6 @@ async def test_a_key_is_wanted_and_its_limits_hold(tmp_path: Path) -> None:
 async def test_counting_costs_a_key_no_tokens(tmp_path: Path) -> None:
     asker = guarded(tmp_path / "model", tokens_per_minute=1)
     assert (await tokens(asker, "several tokens here", KEY)).tokens > 1
-
-
-def test_bodies_beyond_the_room_for_them_are_refused_until_others_are_gone() -> None:
-    intake = Intake(dict, limits=RequestLimits(), max_body_bytes=100, max_held_bytes=100)
-    first, second = intake.holding(), intake.holding()
-    first.take(90)
-    second.take(5)
-    with pytest.raises(OverloadedError, match="95 bytes of requests are being worked on"):
-        second.take(6)
-    first.release()
-    second.take(500)
-    second.take(500)  # a single one is always let in
-    second.release()
-    first.take(1000)
 
 
 def test_without_a_replica_no_model_is_known_yet() -> None:

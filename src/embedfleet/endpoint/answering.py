@@ -150,6 +150,7 @@ class Endpoint:
         self.active += 1
         try:
             allowed = access.open(request.header(b"authorization"))
+            held.caller = allowed.key or address
             caller = self._caller(request, started, address, allowed)
             scope = Attendance(request, caller.deadline - time.monotonic(), whole=False)
             with scope:

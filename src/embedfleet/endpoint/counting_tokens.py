@@ -56,6 +56,7 @@ class TokenCounting:
         response: Response | None = None
         try:
             caller = self._caller(request, allowed)
+            held.caller = allowed.key or caller.address
             scope = Attendance(request, caller.deadline - time.monotonic(), whole=False)
             with scope:
                 parsed = await self._intake.read(request, held, scope)

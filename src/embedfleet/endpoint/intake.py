@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -48,23 +49,31 @@ PAUSE_S = 2e-5
 """Whoever does not wait for anything keeps the interpreter for five milliseconds."""
 
 
+CALLERS_SHARE = 3
+"""Most bytes that one caller may hold, as a multiple of those that are free: alone it gets three
+quarters, and any number of them leave room for the next, as buffers of switches are shared out
+(dynamic thresholds, Choudhury and Hahne 1998)."""
+
+
 class Holding:
     """What one request holds in memory."""
 
-    __slots__ = ("_intake", "_size")
+    __slots__ = ("_intake", "_size", "caller")
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._size = 0
+        self.caller = ""
+        """Whose it is: the id of a key, or an address. Known before anything is held."""
 
     def take(self, size: int) -> None:
-        """Hold more; OverloadedError where all requests together hold too much."""
-        self._intake.hold(size, self._size)
+        """Hold more; OverloadedError where all requests, or the caller's, hold too much."""
+        self._intake.hold(size, self.caller, self._size)
         self._size += size
 
     def release(self) -> None:
         """Give it all back."""
-        self._intake.release(self._size)
+        self._intake.release(self._size, self.caller)
         self._size = 0
 
 
@@ -88,6 +97,7 @@ class Intake:
         self.max_body_bytes = max_body_bytes
         self._max_held_bytes = max_held_bytes
         self._held_bytes = 0
+        self._held_by: Counter[str] = Counter()
 
     def holding(self) -> Holding:
         """For one request, to be released at its end."""
@@ -110,22 +120,35 @@ class Intake:
         finally:
             step.ended = True
 
-    def hold(self, size: int, own: int = 0) -> None:
+    def hold(self, size: int, caller: str, own: int = 0) -> None:
         """Count bytes among those held in memory; OverloadedError where they are too many.
 
-        `own` are those that the same request holds already: a single one is always let in.
+        `own` are those that the same request holds already: a single one is always let in, as far
+        as there is room, and where nobody else holds any, whatever its size.
         """
         others = self._held_bytes - own
-        if others and self._held_bytes + size > self._max_held_bytes:
+        most = self._max_held_bytes
+        if others and self._held_bytes + size > most:
             raise OverloadedError(
                 f"{self._held_bytes} bytes of requests are being worked on; the limit is "
-                f"{self._max_held_bytes} (gateway.max_queued_bytes); try again later",
+                f"{most} (gateway.max_queued_bytes); try again later",
+                retry_after_s=1,
+            )
+        theirs = self._held_by[caller]
+        if theirs > own and theirs + size > CALLERS_SHARE * (most - self._held_bytes - size):
+            raise OverloadedError(
+                f"{theirs} bytes of this caller's requests are being worked on; the rest of the "
+                f"{most} (gateway.max_queued_bytes) is kept for others; try again later",
                 retry_after_s=1,
             )
         self._held_bytes += size
+        self._held_by[caller] = theirs + size
 
-    def release(self, size: int) -> None:
+    def release(self, size: int, caller: str) -> None:
         self._held_bytes -= size
+        self._held_by[caller] -= size
+        if not self._held_by[caller]:
+            del self._held_by[caller]
 
     def find(self, name: str) -> ServedModel:
         """The model of this name; UnknownModelError, or NoReplicaError while none is known."""

@@ -40,7 +40,8 @@ class GatewaySettings:
     tokens are one largest body at four bytes per token, and 64 MiB as token ids."""
     max_queued_bytes: int = count(256 * 2**20)
     """Most bytes of request bodies held at once, counted while they come; beyond it requests are
-    answered 429. Four largest bodies."""
+    answered 429. Four largest bodies, of which one key, or one address without keys, may hold
+    three while nobody else holds any: three times what it leaves free."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks of proxies in front, for instance `10.0.0.0/8`. Only what they say of a client's
     address (X-Forwarded-For, X-Real-IP) is believed; by default nobody's word is. `unix` are those
