@@ -25,7 +25,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import numpy as np
@@ -89,7 +88,9 @@ class Report:
     """Latency of single interactive texts before the first fault: p50 and p99."""
     storm_ms: dict[str, float] = field(default_factory=dict)
     out_of_traffic_s: list[float] = field(default_factory=list)
-    """From the begin of each hang until the gateway used the replica no more."""
+    """From the begin of each hang of a replica that was ready, until it was not any more."""
+    stayed: int = 0
+    """Hangs of ready replicas that ended before."""
     memory_mib: list[float] = field(default_factory=list)
     """Of the gateway, sampled evenly over the run."""
     descriptors: list[int] = field(default_factory=list)
@@ -244,17 +245,21 @@ class Storm:
 
     async def _hang(self) -> None:
         replica = self._one()
+        in_traffic = await self._state(replica) == "ready"
         await asyncio.to_thread(replica.hang, HANG_S)
-        began, url = time.monotonic(), replica.url
-        while time.monotonic() < began + HANG_S:
-            states = {each["url"]: each["state"] for each in await self._states()}
-            if states.get(url) != "ready":
+        began = time.monotonic()
+        while in_traffic and time.monotonic() < began + HANG_S:
+            if await self._state(replica) != "ready":
                 self.report.out_of_traffic_s.append(round(time.monotonic() - began, 2))
                 return
             await asyncio.sleep(0.1)
+        if in_traffic:
+            self.report.stayed += 1
 
-    async def _states(self) -> list[dict[str, Any]]:
-        return await asyncio.to_thread(self._fleet.service.fleet)
+    async def _state(self, replica: ChaosReplica) -> str:
+        """What the gateway says of it."""
+        states = await asyncio.to_thread(self._fleet.service.fleet)
+        return next(each["state"] for each in states if each["url"] == replica.url)
 
     async def _redis_kill(self) -> None:
         if self._redis is not None and self._redis.process is not None:

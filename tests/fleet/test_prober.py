@@ -46,6 +46,13 @@ class FakeContact:
             raise self.error
         return EXPECTED
 
+    async def touch(self, url: str) -> int:
+        if self.stuck and url == "http://a":
+            await asyncio.sleep(3600)
+        if self.error is not None and url == "http://a":
+            raise self.error
+        return 3
+
     async def verify(self, url: str) -> str:
         if self.stuck and url == "http://a":
             await asyncio.sleep(3600)
@@ -55,13 +62,15 @@ class FakeContact:
 
 
 @contextlib.asynccontextmanager
-async def watching(contact: FakeContact) -> AsyncIterator[Member]:
+async def watching(
+    contact: FakeContact, *, verify_interval_s: float = 0.05
+) -> AsyncIterator[Member]:
     fleet = contact.fleet
     prober = Prober(
         fleet,
         contact,
         interval_s=0.01,
-        verify_interval_s=0.05,
+        verify_interval_s=verify_interval_s,
         verify_timeout_s=0.05,
         times=Backoff(0.05, 0.05),
     )
@@ -355,3 +364,31 @@ async def test_after_a_failed_call_a_trial_decides() -> None:
         contact.fleet.failed(member, time.monotonic(), "a hedge was lost")
         await becomes(member, S.EJECTED)
         assert "no golden vectors" in member.reason
+
+
+async def test_an_idle_replica_that_hangs_is_found_out_while_others_answer() -> None:
+    """No text would show it before it waits there; looks are answered by another thread."""
+    contact = FakeContact()
+    async with watching(contact, verify_interval_s=1000) as member:
+        await becomes(member, S.READY)
+        contact.stuck = True
+        async with asyncio.timeout(30):
+            while member.state is S.READY:
+                contact.fleet.succeeded(contact.fleet["b"], time.monotonic())
+                await asyncio.sleep(0.01)
+        assert member.reason == "no vector of a short text within 0.05 s"
+
+
+async def test_an_idle_replica_is_touched_and_measured_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("embedfleet.fleet.prober.IDLE_S", 0.02)
+    contact = FakeContact()
+    async with watching(contact, verify_interval_s=1000) as member:
+        await becomes(member, S.READY)
+        async with asyncio.timeout(30):
+            while not member.measured.known:
+                contact.fleet.succeeded(contact.fleet["b"], time.monotonic())
+                await asyncio.sleep(0.002)
+        assert member.state is S.READY
+        assert member.measured.works[-1].tokens == 3

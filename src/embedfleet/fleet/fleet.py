@@ -7,14 +7,17 @@ applied by the table in `states.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from embedfleet.fleet.health import SERVING, Conduct, Peers, Sign, judge
+from embedfleet.fleet.measured import MeasuredCost, usual
 from embedfleet.fleet.states import Event, after
 from embedfleet.vocabulary import ReplicaState
 from embedfleet.wire.description import ReplicaDescription
 from embedfleet.wire.untrusted import shown
+from embedfleet.work import MEASURED, PRIOR, CostModel
 
 MOST_REASON = 500
 """Characters of a reason: it may repeat what a replica said, and is shown and logged."""
@@ -37,6 +40,10 @@ class Member:
     """Its share where shares are set by hand."""
     conduct: Conduct = field(default_factory=Conduct)
     """How it has behaved."""
+    measured: MeasuredCost = field(default_factory=MeasuredCost)
+    """What its calls show of its speed."""
+    answered_at: float = -math.inf
+    """When a call brought right answers last, monotonic seconds."""
     trouble: str = ""
     """Why it does not come, in words that clients may see: without addresses, files and what the
     replica said."""
@@ -49,6 +56,11 @@ class Member:
     """Who lets it go; while anybody does, it is not given another chance."""
     reserve: bool = False
     """Whether it is to be on standby: well, it gets no traffic."""
+
+    def cost(self, now: float) -> CostModel:
+        """What a batch costs it: as it says, held to what was measured."""
+        told = self.description
+        return self.measured.held(PRIOR if told is None else CostModel(*told.cost), now)
 
     @property
     def ejections(self) -> int:
@@ -99,6 +111,7 @@ class Fleet:
 
     def succeeded(self, member: Member, now: float) -> None:
         """A call of traffic brought right answers."""
+        member.answered_at = now
         conduct = member.conduct
         if conduct.failures or conduct.misses or conduct.probation:
             self.observe(member, Sign.SUCCEEDED, now, "its answers are right")
@@ -137,6 +150,29 @@ class Fleet:
         since = self._nobody_since
         return since is not None and since > member.conduct.ejected_at
 
+    def idle_beside_others(self, member: Member, now: float, idle_s: float) -> bool:
+        """Whether others of the pool answer calls, and this one has not for so long."""
+        if now - member.answered_at < idle_s:
+            return False
+        return any(now - other.answered_at < 2 * idle_s for other in self._members.values())
+
+    def cost_of(self, member: Member, now: float) -> CostModel:
+        """What a batch costs a replica. One that has computed next to nothing does not know yet: it
+        is taken for one like the others on its kind of device.
+        """
+        told = member.description
+        if told is None or told.batches >= MEASURED or member.measured.known:
+            return member.cost(now)
+        kind = told.device.partition(":")[0]
+        like = [
+            other.cost(now)
+            for other in self._members.values()
+            if other.measured.known
+            and other.description is not None
+            and other.description.device.partition(":")[0] == kind
+        ]
+        return usual(like) or member.cost(now)
+
     def tried(self, member: Member, now: float) -> None:
         """A trial of a suspect replica failed: the pause before the next one is longer."""
         member.conduct = member.conduct.ejected(now, 0.0)
@@ -162,6 +198,7 @@ class Fleet:
             member.conduct = member.conduct.readmitted()
         elif entered is ReplicaState.STARTING:
             member.conduct = member.conduct.forgotten()
+            member.measured = MeasuredCost()  # another process may answer there
         if event is Event.ANSWERED:
             member.silent_since = None
         if entered is ReplicaState.READY or event is Event.REFUSED:

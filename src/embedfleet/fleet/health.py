@@ -15,10 +15,11 @@ from enum import Enum
 from statistics import median
 
 from embedfleet.fleet.backoff import Backoff
+from embedfleet.fleet.measured import TYPICAL_BATCH
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaState
 from embedfleet.wire.description import ReplicaDescription
-from embedfleet.work import CostModel
+from embedfleet.work import MEASURED, CostModel
 
 FAILURES = 3
 """So many in a row eject: one may be the text's or the network's. (Envoy's default is 5, of calls
@@ -51,6 +52,13 @@ HUNG_BATCHES = 3.0
 its replica gets no traffic. (It ends itself later: batching/overdue.py.)"""
 HUNG_LEAST_S = 5.0
 
+IDLE_S = 1.0
+"""Who has answered nothing for so long, while others of its pool have, is touched: it has one short
+text to compute, because nothing else would show that it hangs before it gets its next text."""
+
+TOUCH_S = 2.5
+"""The least that this may take."""
+
 DOUBTED_S = 3.0
 """The least that a trial may take after a failed call."""
 
@@ -59,9 +67,6 @@ TRIAL_BATCHES = 4
 
 LEAST_TYPICAL_S, MOST_TYPICAL_S = 1e-5, 86_400.0
 """Bounds of what TYPICAL_BATCH may be claimed to take: 200 million tokens a second, a day."""
-
-TYPICAL_BATCH = (128,) * 16
-"""The batch for which replicas' speeds are compared."""
 
 SERVING = frozenset({ReplicaState.READY, ReplicaState.SUSPECT})
 """In these a replica may have calls."""
@@ -247,6 +252,16 @@ def trial_timeout_s(found: ReplicaDescription | None, most_s: float, *, doubtful
     lengths = [512] * max(1, -(-found.batch_tokens // 512))
     predicted_s = TRIAL_BATCHES * CostModel(*found.cost).seconds(lengths)
     return min(most_s, max(DOUBTED_S if doubtful else HUNG_LEAST_S, HUNG_BATCHES * predicted_s))
+
+
+def touch_timeout_s(found: ReplicaDescription, most_s: float) -> float:
+    """How long an idle replica may take for one short text: it may wait for one batch of another
+    gateway.
+    """
+    if found.batches < MEASURED:
+        return most_s
+    batch_s = CostModel(*found.cost).seconds([512] * max(1, -(-found.batch_tokens // 512)))
+    return min(most_s, max(TOUCH_S, HUNG_BATCHES * batch_s))
 
 
 def slowdown(own: ReplicaDescription, others: Iterable[ReplicaDescription]) -> float:

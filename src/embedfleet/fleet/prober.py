@@ -10,13 +10,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from dataclasses import astuple, dataclass, field
+from typing import Protocol, TypeVar
+
+import msgspec
 
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.health import (
     EJECTION,
+    IDLE_S,
     MOST_SLOWDOWN,
     SERVING,
     Expected,
@@ -26,8 +30,10 @@ from embedfleet.fleet.health import (
     mismatch,
     released,
     slowdown,
+    touch_timeout_s,
     trial_timeout_s,
 )
+from embedfleet.fleet.measured import Work
 from embedfleet.fleet.states import Event
 from embedfleet.telemetry.repeats import Repeats
 from embedfleet.vocabulary import (
@@ -55,7 +61,17 @@ LOADING = "it is still starting"
 KEPT_OUT = frozenset({ReplicaState.EJECTED, ReplicaState.DRAINING})
 """In these a replica is left alone until its pause is over."""
 
+Result = TypeVar("Result")
+
 BAD = frozenset({ReplicaState.EJECTED, ReplicaState.SUSPECT})
+
+
+class _TrialError(Exception):
+    """Why a replica gave no answer; `silent` where it gave none in time."""
+
+    def __init__(self, trouble: str, *, silent: bool = False) -> None:
+        super().__init__(trouble)
+        self.silent = silent
 
 
 class Contact(Protocol):
@@ -68,6 +84,12 @@ class Contact(Protocol):
     async def expected(self, url: str, description: ReplicaDescription) -> Expected:
         """What replicas of this pool must be. The first replica to answer may be asked for the
         model's files here. EmbedfleetError when that fails.
+        """
+        ...
+
+    async def touch(self, url: str) -> int:
+        """Have the replica compute one short text; return its tokens. EmbedfleetError when it can't
+        be asked, or does not.
         """
         ...
 
@@ -88,6 +110,8 @@ class _Watch:
     """Computes the golden vectors, while looks go on."""
     tried: float = field(default_factory=time.monotonic)
     """When the last trial began, monotonic seconds."""
+    touched: float = field(default_factory=time.monotonic)
+    """When it was touched last."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to have it looked at at once."""
 
@@ -110,8 +134,12 @@ class Prober:
         verify_timeout_s: float,
         times: Backoff = EJECTION,
         pool: str = "",
+        outstanding: Callable[[str], int] = lambda _: 0,
     ) -> None:
-        """`pool` is what the log calls the pool."""
+        """`pool` is what the log calls the pool; `outstanding` tells the tokens that a replica, by
+        name, still has to answer.
+        """
+        self._outstanding = outstanding
         self._fleet = fleet
         self._contact = contact
         self._interval_s = interval_s
@@ -186,6 +214,9 @@ class Prober:
         if watch.trying is None and self._to_be_tried(member, watch, now):
             watch.tried = now
             watch.trying = watch.tasks.create_task(self._try(member, watch))
+        elif watch.trying is None and self._to_be_touched(member, watch, now):
+            watch.touched = now
+            watch.trying = watch.tasks.create_task(self._touch(member, watch))
         if member.state is ReplicaState.VERIFYING and watch.trying is not None:
             # Most are done soon, and somebody waits for it.
             await asyncio.wait({watch.trying}, timeout=self._interval_s)
@@ -213,6 +244,15 @@ class Prober:
             pause = TRIAL_S if member.conduct.failures else self._verify_interval_s
             return now - watch.tried >= min(pause, self._verify_interval_s)
         return False
+
+    def _to_be_touched(self, member: Member, watch: _Watch, now: float) -> bool:
+        """Whether nothing else would show that a replica hangs."""
+        return (
+            member.state is ReplicaState.READY
+            and now - max(watch.touched, watch.tried) >= IDLE_S
+            and self._fleet.idle_beside_others(member, now, IDLE_S)
+            and not self._outstanding(member.name)
+        )
 
     async def _look(self, member: Member) -> None:
         try:
@@ -251,13 +291,9 @@ class Prober:
         if member.state is ReplicaState.STARTING:
             self._apply(member, Event.ANSWERED, "it described itself")
             return
+        others = [_believed(other, now) for other in self._fleet if other is not member]
         factor = slowdown(
-            description,
-            [
-                other.description
-                for other in self._fleet
-                if other is not member and other.description is not None
-            ],
+            _believed(member, now) or description, [each for each in others if each is not None]
         )
         if factor > MOST_SLOWDOWN:
             self._lost(member, f"it is {factor:.0f} times slower than its like")
@@ -297,24 +333,15 @@ class Prober:
     async def _try(self, member: Member, watch: _Watch) -> None:
         """A trial: have it compute the golden vectors, and judge them."""
         limit_s = trial_timeout_s(
-            member.description, self._verify_timeout_s, doubtful=member.conduct.failures > 0
+            _believed(member, time.monotonic()),
+            self._verify_timeout_s,
+            doubtful=member.conduct.failures > 0,
         )
+        wrong, trouble = "", ""
         try:
-            async with asyncio.timeout(limit_s):
-                wrong = await self._contact.verify(member.url)
-        except EmbedfleetError as error:
-            trouble = f"it could not be verified: {error.message}"
-        except TimeoutError:  # before OSError, of which it is one
-            trouble = f"no golden vectors within {limit_s:.3g} s"
-        except OSError as error:
-            trouble = f"it could not be verified: {error}"
-        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            log.exception("verifying replica %s failed", member.name)
-            trouble = f"verifying it failed: {type(error).__name__}"
-        else:
-            trouble = ""
+            wrong = await _asked(member, self._contact.verify, limit_s, "golden vectors")
+        except _TrialError as error:
+            trouble = str(error)
         # The state that follows must not cancel this task: it is done.
         watch.trying = None
         if trouble:
@@ -324,6 +351,26 @@ class Prober:
         else:
             self._proven(member)
         watch.nudge.set()
+
+    async def _touch(self, member: Member, watch: _Watch) -> None:
+        """Have an idle replica compute a short text; one that does not is lost."""
+        began = time.monotonic()
+        told = _believed(member, began)
+        limit_s = self._verify_timeout_s
+        if told is not None:
+            limit_s = touch_timeout_s(told, limit_s)
+        try:
+            tokens = await _asked(member, self._contact.touch, limit_s, "vector of a short text")
+        except _TrialError as error:
+            watch.trying = None
+            sign = Sign.LOST if error.silent else Sign.FAILED
+            self._fleet.observe(member, sign, time.monotonic(), str(error))
+            watch.nudge.set()
+        else:
+            watch.trying = None
+            now = time.monotonic()
+            work = Work(1, tokens, tokens * tokens, now - began)
+            member.measured = member.measured.after(work, now)
 
     def _failed_trial(self, member: Member, trouble: str) -> None:
         now = time.monotonic()
@@ -345,6 +392,34 @@ class Prober:
 
     def _apply(self, member: Member, event: Event, reason: str) -> None:
         self._fleet.apply(member, event, time.monotonic(), reason)
+
+
+async def _asked(
+    member: Member, ask: Callable[[str], Awaitable[Result]], limit_s: float, what: str
+) -> Result:
+    """What a replica answers within a time. Raises _TrialError."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await ask(member.url)
+    except EmbedfleetError as error:
+        raise _TrialError(f"it could not be verified: {error.message}") from error
+    except TimeoutError as error:  # before OSError, of which it is one
+        raise _TrialError(f"no {what} within {limit_s:.3g} s", silent=True) from error
+    except OSError as error:
+        raise _TrialError(f"it could not be verified: {error}") from error
+    except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        log.exception("verifying replica %s failed", member.name)
+        raise _TrialError(f"verifying it failed: {type(error).__name__}") from error
+
+
+def _believed(member: Member, now: float) -> ReplicaDescription | None:
+    """What a replica says of itself, its cost held to what was measured."""
+    told = member.description
+    if told is None:
+        return None
+    return msgspec.structs.replace(told, cost=astuple(member.cost(now)))
 
 
 def _for_clients(error: EmbedfleetError) -> str:

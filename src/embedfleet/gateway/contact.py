@@ -162,6 +162,17 @@ class ModelContact:
             self._precision = self._precision or precision
         return wrong
 
+    async def touch(self, url: str) -> int:
+        """Have it compute one short text, before others; return its tokens."""
+        if self._identity is None:
+            raise ReplicaError("the model is not known yet")
+        golden = self._golden
+        text = PROBE if golden is None else min(golden.encodings, key=len)
+        vectors = await embed(self._client, url, [text], self._identity.width, bulk=False)
+        if not of_unit_length(vectors).all():
+            raise ReplicaError("its vectors are not of unit length")
+        return len(text)
+
     async def _fetch(self, url: str, description: ReplicaDescription) -> ModelDescription:
         """The model that a replica has, from its small files; tried before they are used."""
         directory = Path(tempfile.mkdtemp(prefix="model-", dir=self._scratch))

@@ -274,6 +274,7 @@ class Gateway:
             verify_interval_s=chosen.verify_interval_s,
             verify_timeout_s=chosen.verify_timeout_s,
             pool=pool.name,
+            outstanding=pool.outstanding,
         )
         self.background.start(prober.run(), f"watching the replicas of {pool.name}")
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
+from embedfleet.fleet.measured import Work
 from embedfleet.work import PRIOR, CostModel
 
 RAMP_S = 10.0
@@ -44,6 +45,14 @@ class Load:
     """No connection to it could be made; until then, monotonic seconds, none is tried."""
     progressed_s: float = float("-inf")
     """When it answered a text last, monotonic seconds."""
+    busy_since: float | None = None
+    """Since when it has had calls; None while it has none, monotonic seconds."""
+    frames: int = 0
+    """Frames since the last measurement; `tokens` and `squares` are what they answered."""
+    tokens: int = 0
+    squares: int = 0
+    busy_s: float = 0.0
+    """Seconds that it had calls since then, up to `busy_since`."""
     cores: str = ""
     """What computes: replicas of the same cores take time from each other. Its own name where it
     shares them with none."""
@@ -96,6 +105,31 @@ class Load:
         self.outstanding_s = max(0.0, self.outstanding_s - self.seconds(tokens))
         if not self.outstanding_tokens:
             self.outstanding_s = 0.0  # the cost model may have moved meanwhile
+
+    def begin(self, now: float) -> None:
+        """A call goes to it."""
+        self.calls += 1
+        if self.busy_since is None:
+            self.busy_since = now
+
+    def end(self, now: float) -> None:
+        """A call at it has ended."""
+        self.calls -= 1
+        if not self.calls and self.busy_since is not None:
+            self.busy_s += now - self.busy_since
+            self.busy_since = None
+
+    def measured(self, now: float) -> Work | None:
+        """What it has answered since this was asked last; None where that was nothing yet."""
+        if not self.tokens:
+            return None
+        if self.busy_since is not None:
+            self.busy_s += now - self.busy_since
+            self.busy_since = now
+        work = Work(self.frames, self.tokens, self.squares, self.busy_s)
+        self.frames = self.tokens = self.squares = 0
+        self.busy_s = 0.0
+        return work
 
 
 class Candidate(NamedTuple):

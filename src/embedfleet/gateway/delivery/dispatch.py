@@ -271,7 +271,7 @@ class Dispatcher:
             load.take(text.tokens)
             tokens += text.tokens
         self._outstanding_tokens += tokens
-        load.calls += 1
+        load.begin(now)
         self.calls[call] = None
         if call.asked > self._largest:
             self._largest = call.asked
@@ -319,7 +319,7 @@ class Dispatcher:
     def end(self, call: Call, event: Event, now: float) -> list[tuple[QueuedText, Step]]:
         """A call ended: as `fail`, for each text that it left unanswered and that is open."""
         load = call.load
-        load.calls -= 1
+        load.end(now)
         del self.calls[call]
         self._unwanted.pop(call, None)
         if event is Event.UNREACHED:

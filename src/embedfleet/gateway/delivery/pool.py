@@ -41,7 +41,6 @@ from embedfleet.vocabulary import (
 )
 from embedfleet.wire import frames
 from embedfleet.wire.untrusted import shown
-from embedfleet.work import CostModel
 
 log = logging.getLogger(__name__)
 
@@ -226,8 +225,11 @@ class Pool:
     def _tick(self, now: float) -> None:
         for member in self.fleet:
             load = self._dispatcher.load_of(member.name)
-            if load is not None and member.description is not None:
-                load.cost = CostModel(*member.description.cost)
+            if load is not None:
+                work = load.measured(now)
+                if work is not None:
+                    member.measured = member.measured.after(work, now)
+                load.cost = self.fleet.cost_of(member, now)
         self._dispatcher.refresh()
         late = {self._late(self._flights[call], now) for call in self._dispatcher.late(now)}
         for member in late:  # once, however many calls of it are late
@@ -320,7 +322,7 @@ class Pool:
             load.cores = cores_of(member.url, told.device)
             if any(self._dispatcher.loads):
                 load.joined = member.since  # others can carry the work while it warms up
-            load.cost = CostModel(*told.cost)
+            load.cost = self.fleet.cost_of(member, self._clock())
             self._dispatcher.join(load)
         if load is not None:
             load.last_resort = member.state is ReplicaState.SUSPECT
@@ -367,7 +369,7 @@ class Pool:
         leased, settle = len(call.texts), self._dispatcher.settle
         queue_s, compute_s = frame.queue_us / 1e6, frame.compute_us / 1e6
         handed_s, source = call.handed_s, f"{self.name}/{member.name}"
-        answered = succeeded = tokens = 0
+        answered = succeeded = tokens = squares = 0
         waited: dict[float, int] = {}
         try:
             for row, text_id in enumerate(frame.ids):
@@ -379,6 +381,7 @@ class Pool:
                     continue
                 answered += 1
                 tokens += text.tokens
+                squares += text.tokens * text.tokens
                 succeeded += not text.withdrawn  # that was counted then
                 if text.lane is Lane.INTERACTIVE:
                     waited[text.arrived] = waited.get(text.arrived, 0) + 1
@@ -389,8 +392,11 @@ class Pool:
                 order.arrived(vectors[row], handed_s - text.arrived + queue_s, compute_s, source)
             broken = [self._take_failure(flight, failure, now) for failure in frame.failures]
         finally:
+            load = call.load
             if len(call.texts) < leased:
-                call.progressed_s = call.load.progressed_s = now
+                call.progressed_s = load.progressed_s = now
+            load.frames, load.tokens = load.frames + 1, load.tokens + tokens
+            load.squares += squares
             self._count(answered, succeeded, tokens, waited, now)
         if right is not None:
             raise ReplicaError("a vector that is not finite or not of unit length")

@@ -53,14 +53,19 @@ class ReplicaClient(Protocol):
 
 
 async def embed(
-    client: ReplicaClient, url: str, encodings: Sequence[Encoding], width: int
+    client: ReplicaClient,
+    url: str,
+    encodings: Sequence[Encoding],
+    width: int,
+    *,
+    bulk: bool = True,
 ) -> Vectors:
     """Vectors for encodings outside any request, in order: how a replica is verified.
 
-    Raises ReplicaError when one is missing.
+    `bulk` is whether texts of callers go before them. Raises ReplicaError when one is missing.
     """
     texts = [
-        frames.CallText(number, frames.encoding_bytes(encoding), bulk=True, deadline_ms=0)
+        frames.CallText(number, frames.encoding_bytes(encoding), bulk=bulk, deadline_ms=0)
         for number, encoding in enumerate(encodings)
     ]
     vectors = np.full((len(texts), width), np.nan, np.float32)
