@@ -79,7 +79,7 @@ def moves(known: Mapping[str, Known], found: Sequence[str]) -> Iterator[tuple[st
     for address in found:
         if address not in known or known[address].leaving:
             yield "join", address
-    others = any(known[each].ready for each in found if each in known)
+    others = any(known[each].ready and not known[each].leaving for each in found if each in known)
     for address, member in known.items():
         if address not in found and not member.leaving and (others or not member.ready):
             yield "leave", address
