@@ -1,6 +1,25 @@
-"""`python -m embedfleet` is the same as `embedfleet`."""
+"""What the command `embedfleet` starts, and `python -m embedfleet`."""
 
-from embedfleet.cli import main
+import os
+import signal
+
+
+def _end(number: int, _frame: object) -> None:
+    os._exit(128 + number)
+
+
+def main() -> None:
+    """Run the command line.
+
+    While it is imported, and until a server listens, SIGINT and SIGTERM end the process at once and
+    without a traceback. As process 1 of a container it would not even get them without a handler.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    from embedfleet.cli import main as run  # noqa: PLC0415  it takes half a second
+
+    run()
+
 
 if __name__ == "__main__":
     main()

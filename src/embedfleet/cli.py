@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -42,6 +43,8 @@ from embedfleet.telemetry.logs import open_standard_streams
 from embedfleet.vocabulary import SettingError, SetupError
 
 API_KEYS = "EMBEDFLEET_API_KEYS"
+SERVERS = {"serve", "gateway", "replica"}
+"""Commands that take signals themselves."""
 
 
 class _Refusing(TyperGroup):
@@ -317,6 +320,9 @@ OUTPUT_IS_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 def main() -> None:
     """Run the command line; output that can't be written is an error like others."""
     open_standard_streams()
+    if SERVERS.isdisjoint(sys.argv[1:2]):
+        # What shows progress ends its display.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:
             app(prog_name="embedfleet")

@@ -98,7 +98,7 @@ async def running(
         replica_key_file=replica_key_file,
     )
     chosen = replace(settings or Settings(), pools=(pool,))
-    gateway = Gateway(chosen, directory, api_keys=given)
+    gateway = Gateway(chosen, api_keys=given)
     (public,) = public_listeners(gateway, [bind("127.0.0.1", 0)])
     (admin,) = admin_listeners(gateway, [bind("127.0.0.1", 0)])
     batching = asyncio.create_task(replica.batcher.run())

@@ -140,7 +140,7 @@ def test_a_unit_is_one_that_systemd_accepts(unit: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize(("part", "most"), [("gateway", 20), ("replica@", 40)])
+@pytest.mark.parametrize(("part", "most"), [("gateway", 20), ("serve", 30), ("replica@", 40)])
 def test_a_unit_may_do_little(part: str, most: int) -> None:
     """Systemd's own judgement, in tenths: 100 is a service without any restriction."""
     analyze = shutil.which("systemd-analyze")
@@ -164,5 +164,8 @@ def test_a_unit_starts_a_command_that_there_is_and_waits_for_its_end(unit: Path)
     assert shown.exit_code == 0
     assert [word for word in words if word.startswith("--") and word not in shown.stdout] == []
     (stop_s,) = of_unit(unit, "TimeoutStopSec")
-    assert float(stop_s) > options()[f"{command}.drain_timeout_s"].default
+    area = "replica" if command == "replica" else "gateway"
+    drains = 2 if command == "serve" else 1  # requests, then replicas
+    assert float(stop_s) > drains * options()[f"{area}.drain_timeout_s"].default
+    assert of_unit(unit, "KillMode") == ["mixed"]
     assert of_unit(unit, "RestartPreventExitStatus") == ["2"]

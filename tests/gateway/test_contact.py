@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from embedfleet.gateway.contact import ModelContact
+from embedfleet.gateway.scratch import Scratch
 from embedfleet.golden.vectors import GoldenVectors, write
 from embedfleet.model.description import ModelDescription, describe
 from embedfleet.settings import Pool
@@ -60,7 +61,7 @@ def contact(small: ModelDescription, replicas: Replicas, seen: list[float]) -> M
     return ModelContact(
         Pool(golden=path),
         replicas,
-        small.directory,
+        Scratch(small.directory),
         known=small,
         introduced=ignored,
         refused=lambda: None,

@@ -129,7 +129,7 @@ async def test_a_pool_follows_its_service(tmp_path: Path) -> None:
     async with api_server() as server:
         server.put(SLICES, ready("a", "b"))
         cluster = Connection.at(server.url)
-        made = Gateway(settings(), tmp_path, inside=InCluster(cluster, settings(), "gateway-a"))
+        made = Gateway(settings(), inside=InCluster(cluster, settings(), "gateway-a"))
         made.add_pool(settings().pools[0], None)
         (pool,) = made.pools
         await until(lambda: {member.name for member in pool.fleet} == {"a", "b"})

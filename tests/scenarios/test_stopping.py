@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import aiohttp
 import psutil
 import pytest
 
-from tests.service import Service, started
+from tests.service import START_TIMEOUT_S, Service, started
 
 pytestmark = pytest.mark.slow
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
@@ -108,3 +113,117 @@ def test_a_replica_is_started_again_when_files_of_the_gateway_were_cleaned_away(
         psutil.Process(service.process.pid).children()[0].kill()
         time.sleep(0.2)
         service.wait_for(["ready", "ready"])
+
+
+class Start:
+    """A `serve` that is being started, and every process that comes of it."""
+
+    def __init__(self, place: Path, *before: str) -> None:
+        self.mark = uuid4().hex
+        self.log = place / f"{self.mark}.log"
+        words = ["serve", "builtin", "--port", "0", "--admin-port", "0", "--replicas", "2"]
+        with self.log.open("wb") as sink:
+            self.process = subprocess.Popen(
+                [*before, sys.executable, "-m", "embedfleet", *words],
+                env=os.environ | {"MARK_OF_A_TEST": self.mark},
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+
+    def is_ours(self) -> None:
+        """Wait until it is embedfleet, no longer Python alone, that takes signals."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._caught() >> (signal.SIGTERM - 1) & 1:
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.002)
+
+    def _caught(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (caught,) = re.findall(r"SigCgt:\s*([0-9a-f]+)", status)
+        return int(caught, 16)
+
+    def says(self, text: str) -> None:
+        """Wait for a line."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while text not in self.log.read_text():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def alive(self) -> list[int]:
+        found = []
+        for each in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if each.environ().get("MARK_OF_A_TEST") == self.mark:
+                    found.append(each.pid)
+        return found
+
+    def ends_quietly(self) -> None:
+        """With an exit code that says why, without a traceback, and everything with it."""
+        try:
+            code = self.process.wait(60)
+            assert code in {0, 130, 143}, self.log.read_text()
+            assert "Traceback" not in self.log.read_text()
+            deadline = time.monotonic() + 30
+            while self.alive():
+                assert time.monotonic() < deadline, "processes are left"
+                time.sleep(0.1)
+        finally:
+            for pid in self.alive():
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.3, 0.6, 1.0, 1.5])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_start_at_any_moment_of_it(
+    tmp_path: Path, number: int, delay_s: float
+) -> None:
+    """Also while Python still imports. The delays are moments to try, not times to keep."""
+    start = Start(tmp_path)
+    start.is_ours()
+    time.sleep(delay_s)
+    os.killpg(start.process.pid, number)
+    start.ends_quietly()
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.1, 0.5])
+def test_an_impatient_person_at_the_keyboard_sees_no_traceback(
+    tmp_path: Path, pause_s: float
+) -> None:
+    start = Start(tmp_path)
+    start.says("listening on")
+    for _ in range(3):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(start.process.pid, signal.SIGINT)
+        time.sleep(pause_s)
+    start.ends_quietly()
+
+
+def test_a_signal_while_replicas_are_started_again_ends_all_of_them(tmp_path: Path) -> None:
+    start = Start(tmp_path)
+    start.says("embedfleet serves")
+    for child in psutil.Process(start.process.pid).children():
+        child.kill()
+    start.says("is started again")
+    time.sleep(0.7)  # while they import
+    os.killpg(start.process.pid, signal.SIGTERM)
+    start.ends_quietly()
+
+
+def test_as_process_1_of_a_container_it_obeys_and_collects_orphans(tmp_path: Path) -> None:
+    inside = ["unshare", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no process numbers of its own are to be had here (unshare)")
+    start = Start(tmp_path, *inside)
+    start.says("embedfleet serves")
+    (first,) = psutil.Process(start.process.pid).children()
+    enter = ["nsenter", "--target", str(first.pid), "--user", "--pid", "--preserve-credentials"]
+    subprocess.run([*enter, "sh", "-c", "sleep 0.1 &"], check=True)
+    deadline = time.monotonic() + 60
+    ended = [1]
+    while ended:
+        time.sleep(0.2)
+        ended = [each.pid for each in first.children() if each.status() == psutil.STATUS_ZOMBIE]
+        assert time.monotonic() < deadline, "what has ended is not collected"
+    first.send_signal(signal.SIGTERM)
+    start.ends_quietly()

@@ -109,7 +109,7 @@ async def traced(
     pool = PoolSettings(
         served_names=("small",), replicas=0, replica_urls=(f"http://{behind.address}",)
     )
-    gateway = Gateway(Settings(pools=(pool,)), directory, tracing if gateway_too else None)
+    gateway = Gateway(Settings(pools=(pool,)), tracing if gateway_too else None)
     front = Listener(public_app(gateway), bind("127.0.0.1", 0))
     batching = asyncio.create_task(replica.batcher.run())
     async with serving([behind, front], stop_timeout_s=1), aiohttp.ClientSession() as session:

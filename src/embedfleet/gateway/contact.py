@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from math import isfinite
@@ -21,6 +20,7 @@ import numpy as np
 from embedfleet.endpoint import Promise
 from embedfleet.fleet.health import Expected
 from embedfleet.gateway.engines.client import ReplicaClient, embed
+from embedfleet.gateway.scratch import Scratch
 from embedfleet.golden import vectors as golden_vectors
 from embedfleet.golden.vectors import GoldenVectors, compare, known_file, of_unit_length
 from embedfleet.model.description import ModelDescription, describe
@@ -63,7 +63,7 @@ class ModelContact:
         self,
         settings: PoolSettings,
         client: ReplicaClient,
-        scratch: Path,
+        scratch: Scratch,
         *,
         known: ModelDescription | None,
         introduced: Callable[[ModelDescription], Awaitable[None]],
@@ -175,7 +175,7 @@ class ModelContact:
 
     async def _fetch(self, url: str, description: ReplicaDescription) -> ModelDescription:
         """The model that a replica has, from its small files; tried before they are used."""
-        directory = Path(tempfile.mkdtemp(prefix="model-", dir=self._scratch))
+        directory = self._scratch.directory("model-")
         model: ModelDescription | None = None
         try:
             await self._client.fetch_files(url, directory)

@@ -10,12 +10,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from random import Random
 from socket import socket
 
@@ -45,12 +44,19 @@ from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
 from embedfleet.gateway.names import UNNAMED, Names, configured, with_short
 from embedfleet.gateway.preflight import Suits, refuse_hopeless
 from embedfleet.gateway.scaling import Scaling
+from embedfleet.gateway.scratch import Scratch
 from embedfleet.gateway.starting import provider, supervisor
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.gateway.workers.primary import Workers, WorkersSight
 from embedfleet.machine import memory_used, usable_processors
 from embedfleet.model.description import ModelDescription, describe, with_revision
 from embedfleet.model.source import resolve
+from embedfleet.process import (
+    connections_within,
+    is_first,
+    raise_descriptor_limit,
+    reap_orphans,
+)
 from embedfleet.serving import (
     AddressTakenError,
     ClientLimits,
@@ -91,17 +97,21 @@ def run(
     model or options that embedfleet's own engine can't load: a gateway loads no engine to know.
     """
     configure_logging(settings.log)
+    settings = with_room(settings)
     settings_check(settings)
-    with (
-        opened(settings.tracing, "embedfleet-gateway") as tracing,
-        tempfile.TemporaryDirectory(prefix="embedfleet-") as scratch,
-    ):
+    with opened(settings.tracing, "embedfleet-gateway") as tracing:
         # Before the event loop: a download may take long, and shows its progress meanwhile.
         models = [local_model(pool, settings.engine.max_tokens) for pool in settings.pools]
         Names(list(zip(settings.pools, models, strict=True)))
         refuse_hopeless(settings, models, suits)
         with keyed(settings) as own:
-            return uvloop.run(_run(own, models, Path(scratch), tracing, api_keys))
+            return uvloop.run(_run(own, models, tracing, api_keys))
+
+
+def with_room(settings: Settings) -> Settings:
+    """The settings with no more connections than this process may have files open."""
+    room = connections_within(settings.gateway.max_connections, raise_descriptor_limit())
+    return replace(settings, gateway=replace(settings.gateway, max_connections=room))
 
 
 def settings_check(settings: Settings) -> None:
@@ -127,7 +137,6 @@ class Gateway:
     def __init__(
         self,
         settings: Settings,
-        scratch: Path,
         tracing: Tracing | None = None,
         inside: InCluster | None = None,
         api_keys: Sequence[str] | None = None,
@@ -153,7 +162,8 @@ class Gateway:
         self.hopeless = asyncio.Event()
         """Set when a pool has no replica and never will."""
         self.background = Background()
-        self._scratch = scratch
+        self._scratch = Scratch()
+        self.background.start(self._scratch.keep(), "keeping the replicas' files")
         self.scaling = Scaling(settings.autoscaling, self.metrics)
         self._supervisors: list[Supervisor] = []
         self._deciding: list[asyncio.Task[None]] = []
@@ -325,6 +335,7 @@ class Gateway:
         await self.background.close()
         self.endpoint.close()
         await self._upstream.close()
+        self._scratch.close()
 
     def _pool(self, name: str, settings: PoolSettings, fleet: Fleet, client: ReplicaClient) -> Pool:
         StateGauge(name, fleet, self.metrics)
@@ -400,7 +411,6 @@ class Gateway:
 async def _run(
     settings: Settings,
     models: Sequence[ModelDescription | None],
-    scratch: Path,
     tracing: Tracing | None,
     api_keys: Sequence[str] | None,
 ) -> int:
@@ -416,7 +426,7 @@ async def _run(
             workers = Workers(settings, api_keys, sockets)
         operators = _admin_socket(settings.admin)
         inside = await stack.enter_async_context(in_cluster(settings))
-        gateway = Gateway(settings, scratch, tracing, inside, api_keys, workers=workers)
+        gateway = Gateway(settings, tracing, inside, api_keys, workers=workers)
         public = public_listeners(gateway, sockets[0])
         admin = admin_listeners(gateway, operators)
         urls = [each.url for each in public], next((each.url for each in admin), None)
@@ -432,6 +442,8 @@ async def _run(
         if workers is not None:
             gateway.background.start(workers.run(), "the workers")
             stack.push_async_callback(workers.drain)
+        if is_first():
+            gateway.background.start(reap_orphans(), "collecting orphans")
         collect_rarely()
         greeting = asyncio.create_task(_greet(gateway, *urls))
         stack.callback(greeting.cancel)

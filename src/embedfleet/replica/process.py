@@ -31,6 +31,7 @@ from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.model.description import ModelDescription, describe
 from embedfleet.model.files import Snapshot
 from embedfleet.model.source import ResolvedModel, resolve
+from embedfleet.process import is_first, raise_descriptor_limit, reap_orphans
 from embedfleet.replica.calls import BatcherBackend
 from embedfleet.replica.service import Replica
 from embedfleet.serving import Listener, StopSignal, bind, serving
@@ -113,6 +114,7 @@ def run(settings: Settings) -> int:
     Raises SetupError.
     """
     configure_logging(settings.log, told_as(settings))
+    raise_descriptor_limit()
     with opened(settings.tracing, "embedfleet-replica") as tracing:
         code = uvloop.run(_run(settings, tracing))
     if code == ENGINE_HUNG:
@@ -164,6 +166,8 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
     async with contextlib.AsyncExitStack() as stack:
         background = Background()
         stack.push_async_callback(background.close)
+        if is_first():
+            background.start(reap_orphans(), "collecting orphans")
         for watch in watches:
             background.start(watch.run(), f"watching {watch}")
         await stack.enter_async_context(

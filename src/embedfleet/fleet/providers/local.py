@@ -59,6 +59,11 @@ def _only_local(pool: Pool) -> bool:
     return bool(pool.engine == "embedfleet" and pool.replicas and not elsewhere)
 
 
+ORPHANS_GRACE_S = 5.0
+"""How long processes that a replica started and left behind (workers of an engine) may take to end
+after SIGTERM, before SIGKILL."""
+
+
 def replica_settings(
     settings: Settings, pool: Pool, model: Path, names: tuple[str, ...]
 ) -> Settings:
@@ -103,10 +108,6 @@ SETUP_FAILED = 2
 """The exit code of every embedfleet command whose settings or model are wrong."""
 
 
-LEFTOVERS_S = 5.0
-"""What a replica's process leaves behind (workers of an engine) may take so long to end."""
-
-
 class LocalReplica:
     """A running replica process, and whatever it starts: its process group."""
 
@@ -127,7 +128,7 @@ class LocalReplica:
 
     async def ended(self) -> End:
         code = await self._process.wait()
-        await self._end_leftovers()
+        await self._end_orphans()
         if code < 0:
             return End(f"killed by {signal.Signals(-code).name}", hopeless=False)
         return End(f"exit code {code}", hopeless=code == SETUP_FAILED)
@@ -146,14 +147,14 @@ class LocalReplica:
             log.warning("process %d did not stop within %g s and is killed", self.pid, grace_s)
             self._signal_group(signal.SIGKILL)
             await self._process.wait()
-        await self._end_leftovers()
+        await self._end_orphans()
 
-    async def _end_leftovers(self) -> None:
+    async def _end_orphans(self) -> None:
         """End what is left of the group once its leader is gone."""
         if not self._signal_group(signal.SIGTERM):
             return
         try:
-            async with asyncio.timeout(LEFTOVERS_S):
+            async with asyncio.timeout(ORPHANS_GRACE_S):
                 while self._signal_group(0):
                     await asyncio.sleep(0.05)
         except TimeoutError:

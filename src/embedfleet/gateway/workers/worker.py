@@ -16,7 +16,6 @@ import logging
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
@@ -219,8 +218,7 @@ async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> 
     ledger = None if begin.ledger is None else Ledger(begin.ledger, begin.number)
     async with contextlib.AsyncExitStack() as stack:
         tracing = stack.enter_context(opened(settings.tracing, "embedfleet-gateway"))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="embedfleet-worker-"))
-        gateway = Gateway(settings, Path(scratch), tracing, api_keys=begin.api_keys, ledger=ledger)
+        gateway = Gateway(settings, tracing, api_keys=begin.api_keys, ledger=ledger)
         stack.push_async_callback(gateway.close)
         worker = Worker(gateway, channel, begin.pools)
         if not await worker.follow(messages):

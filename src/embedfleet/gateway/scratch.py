@@ -1,0 +1,55 @@
+"""A directory for the files that replicas hand over, made when the first one does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from embedfleet.vocabulary import SettingError
+
+TOUCH_S = 3600.0
+"""Cleaners of /tmp take what is some days old; so PostgreSQL touches its sockets there."""
+
+
+class Scratch:
+    """It exists from the first use to `close`."""
+
+    def __init__(self, place: Path | None = None) -> None:
+        """`place` is where it is made; by default where the system has temporary files."""
+        self._place = place
+        self._made: Path | None = None
+
+    def directory(self, prefix: str) -> Path:
+        """A new directory in it. Raises SettingError where no file can be written."""
+        try:
+            if self._made is None or not self._made.is_dir():
+                self._made = Path(tempfile.mkdtemp(prefix="embedfleet-", dir=self._place))
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=self._made))
+        except OSError as error:
+            raise SettingError(
+                f"the tokenizer that replicas hand over needs a directory for temporary files: "
+                f"{error.strerror or error}; name one with TMPDIR, or the tokenizer's own with "
+                "--model DIR"
+            ) from error
+
+    async def keep(self) -> None:
+        """Keep its files looking new, until cancelled."""
+        while True:
+            await asyncio.sleep(TOUCH_S)
+            self.touch()
+
+    def touch(self) -> None:
+        """Let everything in it look as if it was used now."""
+        if self._made is not None:
+            for path in (self._made, *self._made.rglob("*")):
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+
+    def close(self) -> None:
+        """Remove it with all that is in it."""
+        if self._made is not None:
+            shutil.rmtree(self._made, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""What a long-running process settles with the system: open files, and orphans that ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+from collections.abc import Callable, Iterable
+
+import psutil  # type: ignore[import-untyped]
+
+log = logging.getLogger(__name__)
+
+REAP_S = 5.0
+"""How often the first process of a container looks for orphans that ended."""
+
+KEPT_SHARE = 8
+"""An eighth of the descriptors is kept for replicas, Redis, files and libraries."""
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; return how many may be open.
+
+    The soft one is low for programs that use select(2), which this is not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
+
+
+def connections_within(most: int, descriptors: int) -> int:
+    """How many connections of clients there is room for; says so where it is less than asked."""
+    room = max(1, descriptors - max(64, descriptors // KEPT_SHARE))
+    if room >= most:
+        return most
+    log.warning(
+        "this process may open %d files, so there is room for %d connections instead of %d "
+        "(gateway.max_connections); raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+        *(descriptors, room, most),
+    )
+    return room
+
+
+async def reap_orphans(every_s: float = REAP_S) -> None:
+    """Collect what other processes left behind and ended, until cancelled: process 1 has to.
+
+    A child of our own is collected by the event loop as soon as it ends. What is still there at a
+    second look is nobody's.
+    """
+    seen: set[int] = set()
+    while True:
+        await asyncio.sleep(every_s)
+        ended = set(_ended(psutil.Process().children()))
+        for pid in seen & ended:
+            _collect(pid)
+        seen = ended - seen
+
+
+def _collect(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _ended(children: Iterable[psutil.Process]) -> Iterable[int]:
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            if child.status() == psutil.STATUS_ZOMBIE:
+                yield child.pid
+
+
+def is_first(pid: Callable[[], int] = os.getpid) -> bool:
+    """Whether this is process 1, that of a container."""
+    return pid() == 1
