@@ -1,11 +1,14 @@
-"""Which texts of a batch go through the model together.
+"""Which texts of a batch go through the model together, and which tokens they compute once.
 
-Pure: decides by token counts alone. Refuses to know devices, and how a pass is laid out.
+Attention is causal: what a token's keys and values are depends on the tokens before it alone. Texts
+that begin with the same tokens, as the documents of one query do behind a reranker's template, or
+queries behind one instruction, have the same ones there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from embedfleet.vocabulary import Encoding
 
@@ -44,3 +47,74 @@ def padded_passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
         longest = widest
     if lengths:
         yield slice(start, len(lengths))
+
+
+@dataclass(slots=True)
+class SharingPass:
+    """Texts that go through the model together. A text may lend its first tokens to later ones."""
+
+    places: list[int] = field(default_factory=list)
+    """Where in the batch each text stands."""
+    shared: list[int] = field(default_factory=list)
+    """First tokens of each text that are computed for another text of the pass."""
+    lenders: list[int] = field(default_factory=list)
+    """Which text of the pass that is; itself where nothing is shared. A lender shares nothing."""
+    tokens: int = 0
+    """That are computed."""
+    kept: int = 0
+    """Whose keys and values are kept, for each text anew, in whole blocks."""
+
+    def add(self, place: int, length: int, shared: int, lender: int, block: int) -> None:
+        self.places.append(place)
+        self.shared.append(shared)
+        self.lenders.append(lender)
+        self.tokens += length - shared
+        self.kept += -(-length // block) * block
+
+    @property
+    def shares(self) -> bool:
+        return any(self.shared)
+
+
+def sharing_passes(
+    batch: Sequence[Encoding], batch_tokens: int, block: int
+) -> Iterator[SharingPass]:
+    """Cut a batch into passes that compute at most `batch_tokens` tokens, but for a longer text.
+
+    Texts share first tokens in multiples of `block`, and lie in their order where none do. A pass
+    keeps at most `block * batch_tokens` keys, as that many texts of one token would.
+    """
+    order = _alike_side_by_side(batch, block)
+    now, lender = SharingPass(), 0
+    for place in order:
+        text, common = batch[place], 0
+        if now.places:
+            common = _common(batch[now.places[lender]], text, block)
+            # Behind the same template may come another query: those of that one share more.
+            if _common(batch[now.places[-1]], text, block) > common + block:
+                common = 0
+            kept = now.kept + len(text) + block
+            if now.tokens + len(text) - common > batch_tokens or kept > block * batch_tokens:
+                yield now
+                now, common = SharingPass(), 0
+        if not common:
+            lender = len(now.places)
+        now.add(place, len(text), common, lender, block)
+    if now.places:
+        yield now
+
+
+def _alike_side_by_side(batch: Sequence[Encoding], block: int) -> Sequence[int]:
+    """The order of the batch, or, where texts begin alike, one that has those together."""
+    begins = [text[:block].tobytes() for text in batch if len(text) > block]
+    if len(set(begins)) == len(begins):
+        return range(len(batch))
+    return sorted(range(len(batch)), key=lambda place: batch[place].tobytes())
+
+
+def _common(lender: Encoding, text: Encoding, block: int) -> int:
+    """Tokens with which both begin, in whole blocks; never all of `text`, whose last is wanted."""
+    most = min(len(lender), len(text) - 1)
+    differ = lender[:most] != text[:most]
+    at = int(differ.argmax()) if most else 0
+    return (at if most and differ[at] else most) // block * block

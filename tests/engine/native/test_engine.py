@@ -139,6 +139,32 @@ def test_a_text_has_the_same_bits_alone_and_anywhere_in_any_batch_on_any_threads
     assert [vector.tobytes() for vector in vectors] == [bits.alone[index] for index in batch]
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_texts_that_begin_alike_have_the_bits_that_they_have_alone(
+    bits: Bits, data: st.DataObject
+) -> None:
+    engine = data.draw(st.sampled_from(bits.engines))
+    beginnings = [text for text in bits.texts if len(text) >= 15]
+    texts = [
+        np.concatenate(
+            (
+                data.draw(st.sampled_from(beginnings))[: data.draw(st.integers(1, 400))],
+                data.draw(st.sampled_from(bits.texts))[: data.draw(st.integers(1, 60))],
+            )
+        )
+        for _ in range(data.draw(st.integers(1, 4)))
+    ]
+    every = st.tuples(st.sampled_from(texts), st.sampled_from(bits.texts))
+    batch = [
+        np.concatenate((first, last[:40]))
+        for first, last in data.draw(st.lists(every, min_size=2, max_size=20))
+    ]
+    vectors = embed(engine, batch)
+    alone = [embed(bits.engines[0], [text])[0] for text in batch]
+    assert vectors.tobytes() == np.stack(alone).tobytes()
+
+
 def test_float32_has_the_same_bits_with_every_instruction_set_that_multiplies_and_adds_at_once(
     directory: Path,
 ) -> None:

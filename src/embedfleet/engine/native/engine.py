@@ -12,14 +12,14 @@ from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.native.agreement import Agreement, agreement
 from embedfleet.engine.native.library import InstructionSet, Kernels
 from embedfleet.engine.native.memory import Budget
-from embedfleet.engine.native.model import Model
+from embedfleet.engine.native.model import Model, Sharing
 from embedfleet.engine.native.weights import Packer, Weights
-from embedfleet.engine.passes import lengths_of, passes
+from embedfleet.engine.passes import SharingPass, lengths_of, sharing_passes
 from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.engine.rope import Tables
 from embedfleet.engine.tensors import Floats
-from embedfleet.vocabulary import Encoding, Precision
+from embedfleet.vocabulary import Encoding, Precision, Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +92,23 @@ class NativeEngine:
         """
         lengths = lengths_of(batch, self._info.max_tokens)
         tables = self._tables.up_to(max(lengths))
-        cuts = passes(lengths, self._info.batch_tokens)
-        prepared = [_Pass(batch[cut], self._checkpoint) for cut in cuts]
-        return Computation(
-            lambda: unit_rows(np.concatenate([self._compute(one, tables) for one in prepared]))
-        )
+        block = self._kernels.numbers.key_block
+        plans = list(sharing_passes(batch, self._info.batch_tokens, block))
+        prepared = [_Pass(batch, plan, self._checkpoint) for plan in plans]
+        places = np.concatenate([plan.places for plan in plans])
+
+        def compute() -> Vectors:
+            final = np.empty((len(batch), self._checkpoint.config.hidden), np.float32)
+            final[places] = np.concatenate([self._compute(one, tables) for one in prepared])
+            return unit_rows(final)
+
+        return Computation(compute)
 
     def _compute(self, one: _Pass, tables: tuple[Floats, Floats]) -> Floats:
         with self._computing:
             if not self._model.is_open:
                 raise RuntimeError("the engine is closed")
-            final = self._model.run(one.begins, one.take_states(), tables)
+            final = self._model.run(one.begins, one.take_states(), tables, one.sharing)
             if one.tokens > 2 * self._info.batch_tokens:
                 # A rare long text must not keep its memory for good.
                 self._model.release_memory()
@@ -126,13 +132,22 @@ class NativeEngine:
 
 
 class _Pass:
-    """Texts end to end, and their embeddings, which the kernels overwrite."""
+    """Texts end to end, each from where it shares nothing, and their embeddings, which the kernels
+    overwrite."""
 
-    def __init__(self, texts: Sequence[Encoding], checkpoint: Qwen3Checkpoint) -> None:
+    def __init__(
+        self, batch: Sequence[Encoding], plan: SharingPass, checkpoint: Qwen3Checkpoint
+    ) -> None:
+        texts = [
+            batch[place][shared:] for place, shared in zip(plan.places, plan.shared, strict=True)
+        ]
         self._ids, self._checkpoint = np.concatenate(texts), checkpoint
         self._states: Floats | None = self._looked_up()
         self.tokens = len(self._ids)
         self.begins = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        self.sharing: Sharing | None = None
+        if plan.shares:
+            self.sharing = np.array(plan.shared, np.int32), np.array(plan.lenders, np.int32)
 
     def take_states(self) -> Floats:
         """Embeddings [tokens, hidden] of one's own; who runs a pass again looks them up again."""

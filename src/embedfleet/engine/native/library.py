@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 _MODULE: Final = f"{__package__}._kernels"
 """Built like an extension module, so that it is found like one; Python can't import it."""
 
-ABI: Final = 4
+ABI: Final = 5
 """Of `kernels/model.h`, as this module declares it."""
 INT8: Final = 0
 FLOAT: Final = 1
@@ -162,7 +162,7 @@ FUNCTIONS: Final[dict[str, tuple[list[Any], Any]]] = {
     ),
     "embedfleet_open": ([POINTER(Shape), POINTER(PackedLayer), c_void_p, c_int32], c_void_p),
     "embedfleet_run": (
-        [c_void_p, c_int32, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p],
+        [c_void_p, c_int32, *[c_void_p] * 7],
         c_int32,
     ),
     "embedfleet_release": ([c_void_p], None),

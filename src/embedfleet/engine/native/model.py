@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from embedfleet.engine.native.library import FLOAT, INT8, PackedLayer, Shape, ad
 from embedfleet.engine.native.weights import Packer, Weights
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Precision
+
+Sharing: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32]]
+"""Of each text of a pass, how many of its first tokens have no rows, and whose keys and values they
+take; see `kernels/model.h`."""
 
 
 class Model:
@@ -53,7 +58,11 @@ class Model:
         return self._close.alive
 
     def run(
-        self, begins: NDArray[np.int32], states: Floats, tables: tuple[Floats, Floats]
+        self,
+        begins: NDArray[np.int32],
+        states: Floats,
+        tables: tuple[Floats, Floats],
+        sharing: Sharing | None = None,
     ) -> Floats:
         """Final states of each text's last token, [texts, hidden]; `states` are overwritten.
 
@@ -61,7 +70,9 @@ class Model:
         """
         texts = len(begins) - 1
         final = np.empty((texts, self._hidden), np.float32)
-        pointers = [address(array) for array in (begins, states, *tables, final)]
+        pointers = [address(array) for array in (states, *tables, final)]
+        borrowed = (None, None) if sharing is None else (address(each) for each in sharing)
+        pointers = [address(begins), *borrowed, *pointers]
         if self._kernels.embedfleet_run(self._model, texts, *pointers):
             raise MemoryError(f"there is no memory for a pass of {len(states)} tokens")
         return final

@@ -44,6 +44,17 @@ void keep_values(const Cache *cache, int kv_head, const int64_t *slots, int rows
     }
 }
 
+void copy_slots(const Cache *cache, int64_t from, int64_t to, int count)
+{
+    int64_t words = cache->head_dim / cache->math->lanes; /* of a token, and of one of values */
+    size_t bytes = (size_t)(count * words) * sizeof(uint32_t);
+    for (int head = 0; head < cache->kv_heads; head++) {
+        int64_t begin = head * cache->slots * words;
+        memcpy(cache->keys + begin + to * words, cache->keys + begin + from * words, bytes);
+        memcpy(cache->values + begin + to * words, cache->values + begin + from * words, bytes);
+    }
+}
+
 static int64_t offset_of(const Cache *cache, const Queries *queries, int kv_head, int row)
 {
     int group = cache->heads / cache->kv_heads;

@@ -61,10 +61,12 @@ typedef struct {
     const Model *model;
     int texts;
     const int32_t *begins;
+    const int32_t *shared, *lenders; /* or NULL */
     const float *cosines, *sines;
     float *out;
     Rows all, last;
-    int64_t *slots; /* of each token, in the cache */
+    int64_t *slots; /* of each row, in the cache */
+    int64_t *firsts; /* of each text, the slot of its first token */
     Cache cache;
     Queries *tasks, *last_tasks;
     int task_count;
