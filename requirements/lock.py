@@ -16,8 +16,8 @@ LOCKS = {
     "build.txt": ["setuptools>=77"],
     "runtime.txt": ["."],
     "image.txt": [".[kubernetes,tracing]"],
-    "dev.txt": [".[dev,kubernetes,openvino,tracing]"],
-    "reference.txt": [".[dev,kubernetes,openvino,tracing,reference]"],
+    "dev.txt": [".[bulk,dev,kubernetes,openvino,tracing]"],
+    "reference.txt": [".[bulk,dev,kubernetes,openvino,tracing,reference]"],
 }
 """What each lock is for, smallest first: each later one starts from the pins before it."""
 

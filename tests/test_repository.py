@@ -47,7 +47,7 @@ def test_locks_hold_exact_pins_and_nothing_else(lock: str) -> None:
     [
         ("runtime", ()),
         ("image", ("kubernetes", "tracing")),
-        ("dev", ("dev", "kubernetes", "tracing")),
+        ("dev", ("bulk", "dev", "kubernetes", "tracing")),
     ],
 )
 def test_locks_hold_what_the_project_asks_for(lock: str, extras: tuple[str, ...]) -> None:

@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 from embedfleet import flags
 from embedfleet.access.commands import keys
 from embedfleet.autoscale import autoscale
+from embedfleet.bulk.commands import bulk
 from embedfleet.cache_commands import cache
 from embedfleet.calls import Calls, calls
 from embedfleet.conformance.commands import conformance
@@ -287,6 +288,7 @@ def fetch_model(
 
 app.command()(status)
 app.add_typer(autoscale, name="autoscale")
+app.add_typer(bulk, name="bulk")
 app.add_typer(cache, name="cache")
 app.add_typer(keys, name="keys")
 app.add_typer(golden, name="golden")

@@ -120,6 +120,15 @@ class AsyncClient:
         call = Call(ask, self._cutter, self._gate.pace, texts, watch, whole=whole)
         return await call.run(wishes.dimensions or 0)
 
+    async def count_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens of some texts together, by `POST /v1/tokenize`, which few other services have."""
+        model, tokens = await self._model(), 0
+        for start in range(0, len(texts), self._cutter.most_texts):
+            some = [wire.as_input(text) for text in texts[start : start + self._cutter.most_texts]]
+            body = wire.request_body(model, some, Wishes())
+            tokens += wire.read_tokens((await self._exchange("POST", "/v1/tokenize", body)).body)
+        return tokens
+
     async def models(self) -> list[ServedModel]:
         """What the service lists."""
         reply = await self._exchange("GET", "/v1/models", None)

@@ -91,6 +91,10 @@ class _Models(msgspec.Struct):
     data: list[_Model]
 
 
+class _Counted(msgspec.Struct):
+    usage: _Usage
+
+
 class _Error(msgspec.Struct):
     message: str = ""
     code: Any = None
@@ -103,6 +107,7 @@ class _Refusal(msgspec.Struct):
 
 _BODY = msgspec.json.Decoder(_Body)
 _MODELS = msgspec.json.Decoder(_Models)
+_COUNTED = msgspec.json.Decoder(_Counted)
 _REFUSAL = msgspec.json.Decoder(_Refusal)
 
 
@@ -172,6 +177,14 @@ def read_models(body: bytes) -> list[ServedModel]:
     except (msgspec.DecodeError, RecursionError) as error:
         raise AnswerError(f"the list of models is none of OpenAI's format: {error}") from error
     return [ServedModel(each.id, each.dimensions, each.max_tokens) for each in found.data]
+
+
+def read_tokens(body: bytes) -> int:
+    """Tokens of all texts of a request to count them. Raises AnswerError."""
+    try:
+        return _COUNTED.decode(body).usage.prompt_tokens
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise AnswerError(f"the answer counts no tokens: {error}") from error
 
 
 def read_refusal(status: int, body: bytes) -> RefusedError:

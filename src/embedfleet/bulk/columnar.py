@@ -1,0 +1,187 @@
+"""Parquet and Arrow, in and out. The one module that loads pyarrow, which is an extra."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from embedfleet.bulk.errors import BulkError
+from embedfleet.bulk.fragments import HASH_BYTES, Carried, DictRows, Fault, RowId, Rows
+from embedfleet.bulk.reading import ROWS_AT_ONCE, Columns, text_or_fault
+from embedfleet.bulk.sources import Source
+from embedfleet.bulk.storing import Parts
+from embedfleet.bulk.writing import Names, Types
+from embedfleet.extras import how_to_add
+
+try:
+    import pyarrow as pa
+    import pyarrow.ipc
+    import pyarrow.parquet
+except ImportError as error:
+    raise BulkError(
+        f"Parquet and Arrow take the extra `bulk` (pyarrow, 55 MB): {how_to_add('bulk')}"
+    ) from error
+
+ROW_GROUP = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowRows:
+    """Other columns of rows, as they lie in an Arrow table."""
+
+    table: Any
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def part(self, start: int, stop: int) -> ArrowRows:
+        return ArrowRows(self.table.slice(start, stop - start))
+
+    def kept(self, places: Sequence[int]) -> ArrowRows:
+        return ArrowRows(self.table.take(pa.array(places, pa.int64())))
+
+    def joined(self, other: ArrowRows) -> ArrowRows:
+        return ArrowRows(pa.concat_tables([self.table, other.table]))
+
+    def digest(self) -> bytes:
+        # Taken anew, so that where it was cut from leaves no trace in its buffers.
+        whole = self.kept(range(len(self))).table.combine_chunks()
+        found = hashlib.blake2b(str(whole.schema).encode(), digest_size=HASH_BYTES)
+        for batch in whole.to_batches():
+            found.update(batch.serialize())
+        return found.digest()
+
+
+def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
+    """The rows of a Parquet or Arrow file. Raises BulkError where it is none."""
+    try:
+        with source.open() as file:
+            read = _parquet_batches if source.format == "parquet" else _arrow_batches
+            yield from _rows(read(file, columns), columns)
+    except pa.ArrowException as error:
+        raise BulkError(f"it can't be read: {error}") from error
+
+
+def parquet(rows: Rows, vectors: NDArray[Any], names: Names, types: Types) -> Parts:
+    """A Parquet file: the id, carried columns, and lists of a fixed size."""
+    count, width = vectors.shape
+    numbers = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    found: dict[str, Any] = {names.id or "row": _ids(rows.ids)}
+    found |= _carried(rows.carried, types)
+    found[names.vector] = pa.FixedSizeListArray.from_arrays(numbers, width)
+    sink = pa.BufferOutputStream()
+    table = pa.table(found)
+    # Bytes of vectors are as good as random: compressing them costs time and gains nothing.
+    compression = {name: "NONE" if name == names.vector else "ZSTD" for name in found}
+    pyarrow.parquet.write_table(
+        table,
+        sink,
+        row_group_size=max(1, count),
+        compression={**compression, f"{names.vector}.list.element": "NONE"},
+        use_dictionary=False,
+    )
+    yield memoryview(sink.getvalue())
+
+
+def vectors_of(data: bytes, vector: str) -> NDArray[Any]:
+    """The matrix of vectors of a Parquet file."""
+    try:
+        column = pyarrow.parquet.read_table(pa.BufferReader(data), columns=[vector])[vector]
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+    whole = column.combine_chunks()
+    flat: NDArray[Any] = whole.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(whole), whole.type.list_size)
+
+
+def plain_rows(carried: Carried) -> list[Mapping[str, Any]]:
+    """Carried columns row by row."""
+    assert isinstance(carried, ArrowRows)  # noqa: S101  there are two kinds
+    found: list[Mapping[str, Any]] = carried.table.to_pylist()
+    return found or [{}] * len(carried)
+
+
+def _parquet_batches(file: Any, columns: Columns) -> Iterator[Any]:
+    opened = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 16)
+    wanted = _wanted(opened.schema_arrow, columns)
+    yield from opened.iter_batches(ROWS_AT_ONCE, columns=wanted, use_threads=False)
+
+
+def _arrow_batches(file: Any, columns: Columns) -> Iterator[Any]:
+    if file.seekable() and file.read(6) == b"ARROW1":
+        file.seek(0)
+        opened = pa.ipc.open_file(file)
+        batches = (opened.get_batch(at) for at in range(opened.num_record_batches))
+    else:
+        if file.seekable():
+            file.seek(0)
+        opened = pa.ipc.open_stream(file)
+        batches = iter(opened)
+    wanted = _wanted(opened.schema, columns)
+    for batch in batches:
+        for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+            yield batch.slice(start, ROWS_AT_ONCE).select(wanted)
+
+
+def _wanted(schema: Any, columns: Columns) -> list[str]:
+    names = list(schema.names)
+    for each in (columns.text, columns.id):
+        if each is not None and each not in names:
+            raise BulkError(f"there is no column {each}; there are: {', '.join(names)}")
+    carried = columns.carried(names)
+    kept = {columns.text, *([] if columns.id is None else [columns.id]), *carried}
+    return [name for name in names if name in kept]
+
+
+def _rows(batches: Iterator[Any], columns: Columns) -> Iterator[Rows]:
+    first = 0
+    for batch in batches:
+        texts: list[str | None] = []
+        faults: dict[int, Fault] = {}
+        for at, value in enumerate(batch.column(columns.text).to_pylist()):
+            text, why = text_or_fault(value)
+            texts.append(text)
+            if why is not None:
+                faults[at] = why
+        ids: list[RowId] = list(range(first, first + len(texts)))
+        if columns.id is not None:
+            found = batch.column(columns.id).to_pylist()
+            ids = [each if isinstance(each, int | str) else str(each) for each in found]
+        names = batch.schema.names if columns.carry is None else list(columns.carry)
+        carried: Carried = DictRows([{}] * len(texts))
+        if names:
+            carried = ArrowRows(pa.Table.from_batches([batch]).select(names))
+        each_size = max(1, batch.nbytes // max(1, len(texts)))
+        yield Rows(first, texts, ids, carried, [each_size] * len(texts), faults)
+        first += len(texts)
+
+
+def _ids(ids: Sequence[RowId]) -> Any:
+    if all(isinstance(each, int) for each in ids):
+        return pa.array(ids, pa.int64())
+    return pa.array([str(each) for each in ids], pa.string())
+
+
+def _carried(carried: Carried, types: Types) -> dict[str, Any]:
+    if isinstance(carried, ArrowRows):
+        return {name: carried.table.column(name) for name in carried.table.schema.names}
+    assert isinstance(carried, DictRows)  # noqa: S101  there are two kinds
+    return {
+        name: _column([row.get(name) for row in carried.rows], kind) for name, kind in types.items()
+    }
+
+
+def _column(values: list[Any], kind: str) -> Any:
+    """Values of JSON as one Arrow column."""
+    if kind == "json":
+        texts = [None if each is None else orjson.dumps(each).decode() for each in values]
+        return pa.array(texts, pa.string())
+    if kind == "double":
+        values = [None if each is None else float(each) for each in values]
+    return pa.array(values, pa.type_for_alias(kind))

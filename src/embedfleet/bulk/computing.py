@@ -1,0 +1,143 @@
+"""The fragment function: texts in, a vector or an error for each, and no text computed twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.bulk.fragments import Fault, hash_of
+from embedfleet.client.calling import Arrived, Embedded, Progress
+from embedfleet.client.errors import RefusedError, UnavailableError
+from embedfleet.client.wire import Wishes
+
+Result: TypeAlias = "asyncio.Future[NDArray[Any] | Fault]"
+
+
+class Embeds(Protocol):
+    """What AsyncClient can do, as far as it is needed here."""
+
+    async def embed_each(
+        self,
+        texts: Sequence[str],
+        wishes: Wishes | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        arrived: Arrived | None = None,
+    ) -> Embedded: ...
+
+
+class Kept(Protocol):
+    """Vectors that were computed before, by the hashes of their texts."""
+
+    def get(self, hashes: Sequence[bytes]) -> Mapping[bytes, NDArray[Any]]: ...
+
+    def put(self, hashes: Sequence[bytes], vectors: NDArray[Any]) -> None: ...
+
+
+class NothingKept:
+    """Remembers nothing."""
+
+    def get(self, hashes: Sequence[bytes]) -> Mapping[bytes, NDArray[Any]]:  # noqa: ARG002
+        return {}
+
+    def put(self, hashes: Sequence[bytes], vectors: NDArray[Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What came of some texts."""
+
+    vectors: NDArray[Any]
+    """Shape [texts, dimensions]; zeros where there is an error."""
+    faults: Mapping[int, Fault]
+    """By the place of the text."""
+    tokens: int
+    """Of what was computed now."""
+    computed: int
+    """Texts that the service was asked for."""
+
+
+@dataclass(slots=True)
+class Computing:
+    """Computes texts of several fragments at once; equal ones are asked for once."""
+
+    client: Embeds
+    wishes: Wishes
+    dtype: str
+    dimensions: int
+    kept: Kept = field(default_factory=NothingKept)
+    disk: Executor | None = None
+    """Where `kept` is asked; None is the event loop's own."""
+    arrived: Callable[[int], None] = lambda _: None
+    """Told of texts as they are answered."""
+    _in_flight: dict[bytes, Result] = field(default_factory=dict)
+
+    async def compute(self, texts: Sequence[str | None], faults: Mapping[int, Fault]) -> Computed:
+        """Vectors of texts; those that are None have a fault already.
+
+        Raises RefusedError, UnavailableError, AnswerError of the client, and what `kept` raises.
+        """
+        places: dict[bytes, list[int]] = {}
+        for at, text in enumerate(texts):
+            if text is not None:
+                places.setdefault(hash_of(text), []).append(at)
+        vectors = np.zeros((len(texts), self.dimensions), self.dtype)
+        found = dict(faults)
+        loop = asyncio.get_running_loop()
+        known = await loop.run_in_executor(self.disk, self.kept.get, list(places))
+        for key, row in known.items():
+            vectors[places[key]] = row
+        waited = {key: self._in_flight.get(key) for key in places if key not in known}
+        mine = {key: texts[places[key][0]] or "" for key, other in waited.items() if other is None}
+        own = {key: loop.create_future() for key in mine}
+        self._in_flight |= own
+        tokens = await self._ask(mine, own)
+        for key, other in waited.items():
+            result = await asyncio.shield(own[key] if other is None else other)
+            if isinstance(result, Fault):
+                found.update(dict.fromkeys(places[key], result))
+            else:
+                vectors[places[key]] = result
+        return Computed(vectors, found, tokens, len(mine))
+
+    async def _ask(self, texts: Mapping[bytes, str], futures: Mapping[bytes, Result]) -> int:
+        """Compute texts, for whoever waits for them as well; gives their tokens."""
+        keys, loop = list(texts), asyncio.get_running_loop()
+        writes: list[asyncio.Future[None]] = []
+
+        def arrived(some: Sequence[int], rows: NDArray[np.float32]) -> None:
+            found = [keys[at] for at in some]
+            write = loop.run_in_executor(self.disk, self.kept.put, found, rows.astype(self.dtype))
+            writes.append(write)
+            self.arrived(len(some))
+
+        try:
+            embedded = await self.client.embed_each(
+                list(texts.values()), self.wishes, arrived=arrived
+            )
+            for write in writes:
+                await asyncio.shield(write)
+            rows = embedded.vectors.astype(self.dtype, copy=False)
+            for at, key in enumerate(keys):
+                error = embedded.errors.get(at)
+                futures[key].set_result(rows[at] if error is None else fault_of(error))
+        finally:
+            for key, future in futures.items():
+                del self._in_flight[key]
+                if not future.done():  # whoever else waits for it fails with this run
+                    future.set_exception(UnavailableError("the run that computes it has ended"))
+                    future.exception()
+            if writes:  # also where this ends early: what came is kept
+                await asyncio.wait(writes)
+        return embedded.tokens
+
+
+def fault_of(error: RefusedError) -> Fault:
+    """Why a text has no vector, as it is written down."""
+    return Fault(error.code or f"status_{error.http_status}", str(error))

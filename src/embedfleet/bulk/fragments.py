@@ -1,0 +1,199 @@
+"""Rows, and the fragments that they are cut into. Pure.
+
+A fragment is some rows of one file that follow each other. Where it ends depends on the rows alone,
+so a second run cuts the same input alike; its hash tells whether it still is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self, TypeAlias
+
+import orjson
+
+RowId: TypeAlias = int | str
+
+HASH_BYTES = 16
+MOST_ROWS = 8192
+MOST_TEXT_BYTES = 8 << 20
+MOST_VECTOR_BYTES = 16 << 20
+"""A fragment is held in memory several times over, and two are at work at once."""
+
+
+class Carried(Protocol):
+    """The other columns of some rows."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, start: int, stop: int) -> Self:
+        """Some rows that follow each other."""
+        ...
+
+    def kept(self, places: Sequence[int]) -> Self:
+        """Only these rows."""
+        ...
+
+    def joined(self, other: Self) -> Self:
+        """These rows, then the others."""
+        ...
+
+    def digest(self) -> bytes:
+        """A hash of all that they hold."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a row has no text, or no vector."""
+
+    code: str
+    """As in OpenAI's `error.code`, for instance `blank_string`."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows that follow each other in a file, column by column."""
+
+    first: int
+    """The number of the first one in its file, from 0."""
+    texts: Sequence[str | None]
+    """None in rows that have none."""
+    ids: Sequence[RowId]
+    carried: Carried
+    sizes: Sequence[int]
+    """Bytes of each row, about."""
+    faults: Mapping[int, Fault] = field(default_factory=dict)
+    """Why a text is None, by its place in these rows."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Some of these rows that follow each other."""
+        faults = {at - start: why for at, why in self.faults.items() if start <= at < stop}
+        return Rows(
+            self.first + start,
+            self.texts[start:stop],
+            self.ids[start:stop],
+            self.carried.part(start, stop),
+            self.sizes[start:stop],
+            faults,
+        )
+
+    def joined(self, other: Rows) -> Rows:
+        """These rows, then the others."""
+        if not len(self):
+            return other
+        faults = {**self.faults, **{at + len(self): why for at, why in other.faults.items()}}
+        return Rows(
+            self.first,
+            [*self.texts, *other.texts],
+            [*self.ids, *other.ids],
+            self.carried.joined(other.carried),
+            [*self.sizes, *other.sizes],
+            faults,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Some rows of one file, and the name of what becomes of them."""
+
+    name: str
+    source: str
+    """The file that they come from, as its name in the output."""
+    rows: Rows
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that its output depends on but the vectors, as hexadecimal digits."""
+        rows, found = self.rows, hashlib.blake2b(digest_size=HASH_BYTES)
+        faults = {str(at): (why.code, why.message) for at, why in rows.faults.items()}
+        told = [self.source, rows.first, list(rows.ids), faults]
+        found.update(orjson.dumps(told, default=str))
+        for text in rows.texts:
+            found.update(b"\0" if text is None else hash_of(text))
+        found.update(rows.carried.digest())
+        return found.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a fragment holds at most; a single larger row is one by itself."""
+
+    rows: int = MOST_ROWS
+    text_bytes: int = MOST_TEXT_BYTES
+
+    @classmethod
+    def of(cls, row_bytes: int, rows: int | None = None) -> Limits:
+        """For vectors of so many bytes; `rows` where somebody chose."""
+        return cls(rows or max(64, min(MOST_ROWS, MOST_VECTOR_BYTES // max(1, row_bytes))))
+
+
+def hash_of(text: str) -> bytes:
+    """What equal texts are known by; half of a surrogate pair is a text as well, of no vector."""
+    data = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+
+
+def cut(source: str, stem: str, found: Iterable[Rows], limits: Limits) -> Iterator[Fragment]:
+    """Cut the rows of a file, in order. `stem` is what the names of its fragments begin with."""
+    number, held, size = 0, None, 0
+    for rows in found:
+        start = 0
+        for at in range(len(rows)):
+            count = (0 if held is None else len(held)) + at - start
+            if count and (count == limits.rows or size + rows.sizes[at] > limits.text_bytes):
+                whole = _joined(held, rows.part(start, at))
+                yield Fragment(f"{stem}-{number:05d}", source, whole)
+                number, held, size, start = number + 1, None, 0, at
+            size += rows.sizes[at]
+        if start < len(rows):
+            held = _joined(held, rows.part(start, len(rows)))
+    if held is not None:
+        yield Fragment(f"{stem}-{number:05d}", source, held)
+
+
+def _joined(held: Rows | None, more: Rows) -> Rows:
+    return more if held is None else held.joined(more)
+
+
+@dataclass(frozen=True, slots=True)
+class DictRows:
+    """Other columns of rows that are read one by one."""
+
+    rows: Sequence[Mapping[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, start: int, stop: int) -> DictRows:
+        return DictRows(self.rows[start:stop])
+
+    def kept(self, places: Sequence[int]) -> DictRows:
+        return DictRows([self.rows[at] for at in places])
+
+    def joined(self, other: DictRows) -> DictRows:
+        return DictRows([*self.rows, *other.rows])
+
+    def digest(self) -> bytes:
+        found = hashlib.blake2b(digest_size=HASH_BYTES)
+        for row in self.rows:
+            found.update(orjson.dumps(row, default=str))
+        return found.digest()
+
+
+def without(rows: Rows, places: Mapping[int, Any]) -> Rows:
+    """The rows but for some."""
+    left = [at for at in range(len(rows)) if at not in places]
+    return replace(
+        rows,
+        texts=[rows.texts[at] for at in left],
+        ids=[rows.ids[at] for at in left],
+        carried=rows.carried.kept(left),
+        sizes=[rows.sizes[at] for at in left],
+        faults={},
+    )

@@ -1,0 +1,104 @@
+"""Vectors of texts whose fragments are not whole yet, on disk as soon as they came.
+
+SQLite's own journal keeps them through the death of the process at any moment. What lies here is a
+cache: losing it costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.bulk.errors import BulkError
+
+AT_ONCE = 500
+"""SQLite takes up to 999 parameters in its older versions."""
+
+SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+PRAGMA cache_size = -8192;
+CREATE TABLE IF NOT EXISTS vectors (hash BLOB NOT NULL UNIQUE, vector BLOB NOT NULL);
+"""
+
+
+class Journal:
+    """Vectors by the hashes of their texts; usable by several threads."""
+
+    def __init__(self, path: Path, dtype: str, dimensions: int) -> None:
+        """Vectors of other lengths than these are not found. Raises BulkError."""
+        self._path = path
+        self._dtype = np.dtype(dtype)
+        self._size = self._dtype.itemsize * dimensions
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._connection.executescript(SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise BulkError(f"{path} can't be written: {error}") from error
+
+    def get(self, hashes: Sequence[bytes]) -> dict[bytes, NDArray[Any]]:
+        """Those that are known."""
+        found: dict[bytes, NDArray[Any]] = {}
+        for start in range(0, len(hashes), AT_ONCE):
+            some = hashes[start : start + AT_ONCE]
+            marks = ",".join("?" * len(some))
+            rows = self._run(
+                f"SELECT hash, vector FROM vectors WHERE hash IN ({marks})",  # noqa: S608
+                some,
+            )
+            for key, data in rows:
+                if len(data) == self._size:
+                    found[key] = np.frombuffer(data, self._dtype)
+        return found
+
+    def put(self, hashes: Sequence[bytes], vectors: NDArray[Any]) -> None:
+        """Keep vectors, row by row; those that are there stay as they are."""
+        rows = [
+            (key, row.tobytes())
+            for key, row in zip(hashes, vectors.astype(self._dtype, copy=False), strict=True)
+        ]
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN")
+                self._connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise self._said(error) from error
+
+    def forget(self, hashes: Iterable[bytes]) -> None:
+        """Let go of vectors that are needed no more."""
+        left = list(hashes)
+        for start in range(0, len(left), AT_ONCE):
+            some = left[start : start + AT_ONCE]
+            marks = ",".join("?" * len(some))
+            self._run(f"DELETE FROM vectors WHERE hash IN ({marks})", some)  # noqa: S608
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def remove(self) -> None:
+        """Close the file and remove it: nothing in it is needed any more."""
+        self.close()
+        for end in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+
+    def _run(self, statement: str, values: Sequence[bytes]) -> list[Any]:
+        with self._lock:
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._said(error) from error
+
+    def _said(self, error: sqlite3.Error) -> BulkError:
+        return BulkError(f"{self._path}: {error}; nothing is lost, start again when that is mended")

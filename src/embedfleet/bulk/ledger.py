@@ -1,0 +1,248 @@
+"""What a run is, what was done of it, and what follows. Pure.
+
+The ledger lies beside the output, in `_ledger/`: `run.json` says what is computed how, and a record
+of each fragment that its output is whole. `_manifest.json` is written last and says that all is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from embedfleet.bulk.errors import BulkError
+
+VERSION = 1
+FOLDER = "_ledger"
+RUN = f"{FOLDER}/run.json"
+MANIFEST = "_manifest.json"
+ERRORS = "_errors.jsonl"
+LEAST_COSINE = 0.97
+"""Between two vectors of one text by the same model: no precision of ours lies further apart."""
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes vectors comparable: those of other spaces must not lie beside them."""
+
+    model: str
+    dimensions: int
+    dtype: str
+    input_type: str | None = None
+    instruction: str | None = None
+    truncate: bool = False
+    fingerprint: str | None = None
+    """What the service calls the space; None where it does not tell."""
+
+
+class Form(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files come out."""
+
+    format: str
+    text: str
+    id: str | None
+    carry: tuple[str, ...] | None
+    vector: str
+    fragment_rows: int
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What is computed how; the same for all fragments."""
+
+    space: Space
+    form: Form
+    probe: list[float]
+    """The vector of a known text: what the service answered when the output was begun."""
+    version: int = VERSION
+
+
+class RowError(msgspec.Struct, frozen=True):
+    """A row that has no vector."""
+
+    row: int
+    """Its number in its file."""
+    id: int | str
+    code: str
+    message: str
+
+
+class Output(msgspec.Struct, frozen=True):
+    """A file of a fragment."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done of a fragment; written when its files are whole."""
+
+    fragment: str
+    source: str
+    first: int
+    rows: int
+    digest: str
+    outputs: list[Output]
+    types: dict[str, str] = {}
+    """Of carried columns, where the output has types and the input has none."""
+    errors: list[RowError] = []
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A fragment in the manifest."""
+
+    fragment: str
+    source: str
+    first: int
+    rows: int
+    vectors: int
+    digest: str
+    outputs: list[Output]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """All of an output that is whole, in the order of the input."""
+
+    space: Space
+    form: Form
+    rows: int
+    vectors: int
+    errors: int
+    fragments: list[Entry]
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fragment of the input, as it is now."""
+
+    name: str
+    digest: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run has to do."""
+
+    stale: frozenset[str]
+    """Fragments that are computed, from their beginning or again."""
+    changed: frozenset[str]
+    """Those of them that were whole for other rows."""
+    gone: frozenset[str]
+    """Fragments whose rows are no longer in the input."""
+
+
+def digest_of(rows: str, types: Mapping[str, str]) -> str:
+    """What a fragment's output depends on: its rows, and the types that other rows give columns."""
+    if not types:
+        return rows
+    told = msgspec.json.encode((rows, sorted(types.items())))
+    return hashlib.blake2b(told, digest_size=16).hexdigest()
+
+
+def record_name(fragment: str) -> str:
+    return f"{FOLDER}/{fragment}.json"
+
+
+def hashes_name(fragment: str) -> str:
+    """The file of the hashes of a fragment's texts, 16 bytes a row."""
+    return f"{FOLDER}/{fragment}.hashes"
+
+
+def work_of(
+    planned: Iterable[Planned],
+    records: Mapping[str, Record],
+    sizes: Mapping[str, int | None],
+    *,
+    retry_errors: bool,
+) -> Work:
+    """Compare the input with what was done; `sizes` are those of the output's files."""
+    stale, changed, names = set(), set(), set()
+    for each in planned:
+        names.add(each.name)
+        record = records.get(each.name)
+        if record is None:
+            stale.add(each.name)
+        elif record.digest != each.digest:
+            stale.add(each.name)
+            changed.add(each.name)
+        elif (retry_errors and record.errors) or any(
+            sizes.get(one.name) != one.bytes for one in record.outputs
+        ):
+            stale.add(each.name)
+    return Work(frozenset(stale), frozenset(changed), frozenset(records.keys() - names))
+
+
+def refuse_another(begun: Run, wanted: Run, where: str) -> None:
+    """Raise BulkError where an output was begun with other options, or another model."""
+    differing = [
+        f"{name} is {_shown(old)}, now {_shown(new)}"
+        for part in ("space", "form")
+        for name, old, new in _differing(getattr(begun, part), getattr(wanted, part))
+    ]
+    if begun.version != VERSION:
+        differing.append(f"its version is {begun.version}, now {VERSION}")
+    if differing:
+        raise BulkError(
+            f"{where} was begun otherwise: {'; '.join(differing)}. Vectors of both must not be in "
+            "one output: choose another one, or remove this"
+        )
+    cosine = sum(a * b for a, b in zip(begun.probe, wanted.probe, strict=True))
+    if not cosine >= LEAST_COSINE:
+        raise BulkError(
+            f"{where} was begun with another model of the same name: the vector of a known text "
+            f"has a cosine of {cosine:.3f} to what it was. Choose another output, or remove this"
+        )
+
+
+def refuse_changes(work: Work, where: str) -> None:
+    """Raise BulkError where rows changed that were computed before."""
+    if work.changed or work.gone:
+        some = ", ".join(sorted(work.changed | work.gone)[:3])
+        raise BulkError(
+            f"the input is not what {where} was begun with: {len(work.changed)} of its fragments "
+            f"changed and {len(work.gone)} are gone ({some}, …). --update computes what is new"
+        )
+
+
+def manifest_of(run: Run, records: Iterable[Record]) -> Manifest:
+    """All that is there, once all of it is."""
+    entries = [
+        Entry(
+            fragment=each.fragment,
+            source=each.source,
+            first=each.first,
+            rows=each.rows,
+            vectors=each.rows - len(each.errors),
+            digest=each.digest,
+            outputs=each.outputs,
+        )
+        for each in records
+    ]
+    return Manifest(
+        space=run.space,
+        form=run.form,
+        rows=sum(each.rows for each in entries),
+        vectors=sum(each.vectors for each in entries),
+        errors=sum(each.rows - each.vectors for each in entries),
+        fragments=entries,
+    )
+
+
+def encoded(document: msgspec.Struct) -> bytes:
+    """A document as it lies in the ledger: the same bytes for the same content."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+
+
+def _differing(old: msgspec.Struct, new: msgspec.Struct) -> Iterable[tuple[str, Any, Any]]:
+    for name in old.__struct_fields__:
+        before, now = getattr(old, name), getattr(new, name)
+        if before != now:
+            yield name, before, now
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else repr(value)

@@ -1,0 +1,63 @@
+"""A fleet for the time of one command: `embedfleet serve`, at a port and with a key of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from embedfleet.bulk.errors import BulkError
+
+LAUNCH = """
+import ctypes, os, signal, sys
+library = ctypes.CDLL(None)
+if hasattr(library, "prctl"):
+    library.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: it does not outlive who started it
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.environ["EMBEDFLEET_API_KEYS"] = sys.stdin.readline().strip()
+os.execv(sys.executable, [sys.executable, "-m", "embedfleet", *sys.argv[2:]])
+"""
+GREETING = re.compile(r" at (https?://\S+)/v1 ")
+STOP_S = 40.0
+"""A little longer than a gateway waits for its requests."""
+
+
+@contextlib.contextmanager
+def own_fleet(model: str, replicas: int | None) -> Iterator[tuple[str, str]]:
+    """Serve a model while the block runs; gives the address and the key. Raises BulkError."""
+    words = ["serve", model, "--port", "0", "--admin-port", "off", "--log-level", "warning"]
+    if replicas is not None:
+        words += ["--replicas", str(replicas)]
+    key = secrets.token_urlsafe(24)
+    process = subprocess.Popen(  # noqa: S603  ourselves
+        [sys.executable, "-c", LAUNCH, str(os.getpid()), *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C ends the command, and the command ends its fleet
+    )
+    assert process.stdin is not None  # noqa: S101
+    assert process.stdout is not None  # noqa: S101
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(key + "\n")
+            process.stdin.flush()
+        greeting = GREETING.search(process.stdout.readline())
+        if greeting is None:
+            raise BulkError(f"no fleet could be started for {model}; what is above says why")
+        yield greeting[1], key
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()

@@ -1,0 +1,62 @@
+"""What a corpus will take, before anything is computed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedfleet.bulk.fragments import Limits
+from embedfleet.bulk.reading import Columns
+from embedfleet.bulk.running import Job, survey
+from embedfleet.bulk.sources import found
+from embedfleet.client import AsyncClient
+from embedfleet.client.pacing import TOKENS_PER_BYTE
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Texts, tokens and time."""
+
+    rows: int
+    faults: int
+    """Rows without a text."""
+    distinct: int
+    tokens: int
+    """Of the distinct texts."""
+    counted: bool
+    """Whether a tokenizer counted a sample, or bytes were taken for it."""
+    seconds: float
+
+
+async def outlook(
+    inputs: Sequence[str],
+    *,
+    text: str,
+    input_format: str | None,
+    url: str | None,
+    model: str | None,
+    api_key: str | None,
+    tokens_per_s: float,
+) -> Outlook:
+    """Read all of the input; `tokens_per_s` is what computes it. Raises BulkError."""
+    job = Job(inputs, Columns(text), input_format=input_format)
+    with tempfile.TemporaryDirectory(prefix="embedfleet-") as folder:
+        looked = survey(found(inputs, input_format), job, Limits(), Path(folder) / "hashes")
+    characters = sum(map(len, looked.sample)) or 1
+    per_character = TOKENS_PER_BYTE * sum(len(each.encode()) for each in looked.sample) / characters
+    if url is not None and looked.sample:
+        async with AsyncClient(url, model=model, api_key=api_key, lane="bulk") as client:
+            per_character = await client.count_tokens(looked.sample) / characters
+    texts = looked.rows - looked.faults
+    share = looked.repeats.distinct / max(1, texts)
+    tokens = round(looked.text_bytes * per_character * share)
+    return Outlook(
+        looked.rows,
+        looked.faults,
+        looked.repeats.distinct,
+        tokens,
+        url is not None,
+        tokens / tokens_per_s,
+    )

@@ -1,0 +1,480 @@
+"""A run: survey the whole input, compute what is missing, publish it fragment by fragment."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from embedfleet.bulk import ledger
+from embedfleet.bulk.computing import Computed, Computing
+from embedfleet.bulk.errors import BulkError
+from embedfleet.bulk.fragments import HASH_BYTES, Fragment, Limits, cut, hash_of, without
+from embedfleet.bulk.journal import Journal
+from embedfleet.bulk.ledger import Form, Output, Planned, Record, RowError, Run, Space, Work
+from embedfleet.bulk.reading import Columns, rows_of
+from embedfleet.bulk.repeats import Repeats, repeats_in
+from embedfleet.bulk.sources import Source, found
+from embedfleet.bulk.storing import Store
+from embedfleet.bulk.writing import Kinds, Names, Types, files_of, refuse_name, vectors_in
+from embedfleet.client import AsyncClient, Wishes
+
+PROBE = "embedfleet: does this service compute what it computed before?"
+FRAGMENTS_AT_ONCE = 2
+"""One is computed while the next is read and the last is written."""
+
+OF_A_FRAGMENT = re.compile(r"-\d{5,}\.(ids\.npy|npy|jsonl|parquet|hashes|json)$")
+"""Files of fragments that are no longer, or were never whole, are removed in the end."""
+
+NO_HASH = bytes(HASH_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is asked for."""
+
+    inputs: Sequence[str]
+    columns: Columns
+    wishes: Wishes = field(default_factory=Wishes)
+    format: str = "npy"
+    dtype: str = "float32"
+    vector: str = "embedding"
+    fragment_rows: int | None = None
+    input_format: str | None = None
+    update: bool = False
+    retry_errors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the input holds."""
+
+    planned: list[Planned]
+    repeats: Repeats
+    rows: int
+    faults: int
+    text_bytes: int
+    sample: list[str]
+    """Some texts, for an estimate."""
+    types: Types
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is."""
+
+    rows: int = 0
+    done: int = 0
+    """Rows whose fragment is published."""
+    answered: int = 0
+    """Texts that the service answered in this run."""
+    computed: int = 0
+    """Texts of published fragments that this run asked for."""
+    tokens: int = 0
+    errors: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+Watch = Callable[[Progress], None]
+
+
+def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -> Survey:
+    """Read all of the input once, and keep nothing of it but hashes. Raises BulkError."""
+    planned: list[Planned] = []
+    rows = faults = text_bytes = 0
+    sample: list[str] = []
+    kinds = Kinds()
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with scratch.open("wb") as file:
+            for fragment in fragments(sources, job.columns, limits):
+                if not fragment.rows.first:
+                    refuse_name(job.vector, fragment.rows.carried)
+                if job.format == "parquet":
+                    kinds.see(fragment.rows.carried)
+                planned.append(Planned(fragment.name, fragment.digest, len(fragment.rows)))
+                rows += len(fragment.rows)
+                faults += len(fragment.rows.faults)
+                texts = [each for each in fragment.rows.texts if each is not None]
+                file.writelines(map(hash_of, texts))
+                text_bytes += sum(map(len, texts))
+                if len(sample) < 1000:
+                    sample += texts[:: max(1, len(texts) // 100)]
+        if rows and faults == rows:
+            raise BulkError(
+                f"no row has a text: is `{job.columns.text}` the column or field that holds it? "
+                "--text names another"
+            )
+        types = kinds.types()
+        planned = [replace(each, digest=ledger.digest_of(each.digest, types)) for each in planned]
+        return Survey(planned, repeats_in(scratch), rows, faults, text_bytes, sample, types)
+    except OSError as error:
+        raise BulkError(f"{scratch} can't be written: {error}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def fragments(sources: Sequence[Source], columns: Columns, limits: Limits) -> Iterator[Fragment]:
+    """All fragments of the input, in order."""
+    for source in sources:
+        yield from cut(source.name, source.stem, rows_of(source, columns), limits)
+
+
+async def run(
+    job: Job,
+    client: AsyncClient,
+    store: Store,
+    scratch: Path,
+    watch: Watch = lambda _: None,
+) -> Progress:
+    """Bring an output up to its input. Raises BulkError, or the client's errors: what was done
+    until then is kept, and the next run goes on.
+
+    `scratch` is a folder of this machine for what need not outlive it, the same in every run.
+    """
+    sources = found(job.inputs, job.input_format)
+    wanted = await wanted_run(job, client)
+    space, form = wanted.space, wanted.form
+    limits = Limits(form.fragment_rows)
+    progress = Progress()
+    with ThreadPoolExecutor(1, "disk") as disk, ThreadPoolExecutor(1, "input") as reader:
+        loop = asyncio.get_running_loop()
+        looked = await loop.run_in_executor(
+            reader, survey, sources, job, limits, scratch / ".survey.tmp"
+        )
+        progress.rows = looked.rows
+        output = OutputFolder(store, wanted, Path(scratch))
+        try:
+            work = await loop.run_in_executor(disk, output.begin, job, looked)
+            whole = (each.rows for each in looked.planned if each.name not in work.stale)
+            progress.done = sum(whole)
+            watch(progress)
+            computing = Computing(
+                client, job.wishes, space.dtype, space.dimensions, output.journal, disk,
+                lambda count: _answered(progress, count, watch),
+            )  # fmt: skip
+            publishing = _Publishing(output, computing, looked, work, disk, progress, watch)
+            await publishing.all(fragments(sources, job.columns, limits), reader)
+            await loop.run_in_executor(disk, output.finish, looked.planned, work)
+        except OSError as error:
+            raise BulkError(
+                f"{store.address}: {error}; nothing is lost, start again when that is mended"
+            ) from error
+        finally:
+            output.close()
+        progress.errors = sum(len(each.errors) for each in output.records.values())
+    watch(progress)
+    return progress
+
+
+async def wanted_run(job: Job, client: AsyncClient) -> Run:
+    """What the service and the options make of a job. Raises the client's errors."""
+    model = await client.served_model()
+    client.model = model.name
+    probe = await client.embed(
+        PROBE,
+        dimensions=job.wishes.dimensions,
+        input_type=job.wishes.input_type,
+        instruction=job.wishes.instruction,
+    )
+    row_bytes = len(probe) * np.dtype(job.dtype).itemsize
+    columns = job.columns
+    return Run(
+        space=Space(
+            model=model.name,
+            dimensions=len(probe),
+            dtype=job.dtype,
+            input_type=job.wishes.input_type,
+            instruction=job.wishes.instruction,
+            truncate=job.wishes.truncate,
+        ),
+        form=Form(
+            format=job.format,
+            text=columns.text,
+            id=columns.id,
+            carry=columns.carry,
+            vector=job.vector,
+            fragment_rows=Limits.of(row_bytes, job.fragment_rows).rows,
+        ),
+        probe=probe.tolist(),
+    )
+
+
+def _answered(progress: Progress, count: int, watch: Watch) -> None:
+    progress.answered += count
+    watch(progress)
+
+
+class OutputFolder:
+    """The output and its ledger: what is there, and what is added."""
+
+    def __init__(self, store: Store, run_: Run, scratch: Path) -> None:
+        self._store = store
+        self._run = run_
+        self._form = run_.form
+        self._scratch = scratch
+        self._journal: Journal | None = None
+        self.records: dict[str, Record] = {}
+
+    @property
+    def journal(self) -> Journal:
+        """Once the output was begun."""
+        if self._journal is None:
+            space = self._run.space
+            # By the first answer to the probe: later ones may differ in their last bits.
+            key = hash_of(msgspec.json.encode((space, self._run.probe)).decode()).hex()
+            path = self._scratch / f"journal-{key[:12]}.sqlite"
+            self._journal = Journal(path, space.dtype, space.dimensions)
+        return self._journal
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def begin(self, job: Job, looked: Survey) -> Work:
+        """What is to be done. Raises BulkError where the output is of another kind."""
+        store = self._store
+        try:
+            begun: Run | None = msgspec.json.decode(store.read(ledger.RUN), type=Run)
+        except FileNotFoundError:
+            begun = None
+        except msgspec.MsgspecError as error:
+            raise BulkError(f"{store.address}/{ledger.RUN} can't be read: {error}") from error
+        if begun is None:
+            if store.names():
+                raise BulkError(
+                    f"{store.address} is not empty, and no output that was begun here; choose "
+                    "another folder"
+                )
+            store.write(ledger.RUN, [ledger.encoded(self._run)])
+        else:
+            ledger.refuse_another(begun, self._run, store.address)
+            self._run = begun
+        self.records = self._recorded()
+        sizes = {
+            one.name: store.size(one.name)
+            for record in self.records.values()
+            for one in record.outputs
+        }
+        work = ledger.work_of(looked.planned, self.records, sizes, retry_errors=job.retry_errors)
+        if not job.update:
+            ledger.refuse_changes(work, store.address)
+        if work.stale or work.gone:
+            store.remove(ledger.MANIFEST)  # it says that all is whole
+            for name, record in sorted(self.records.items()):
+                replaced = name in work.stale or name in work.gone
+                self._recall(record, None if replaced else looked.repeats)
+        return work
+
+    def publish(self, fragment: Fragment, computed: Computed, types: Types) -> Record:
+        """Write the files of a fragment, then the record that says that they are whole."""
+        rows, faults = fragment.rows, computed.faults
+        left = [at for at in range(len(rows)) if at not in faults]
+        names = Names(self._form.id, self._form.vector)
+        outputs = []
+        kept = without(rows, faults) if faults else rows
+        vectors = computed.vectors[left] if faults else computed.vectors
+        for name, parts in files_of(fragment.name, self._form.format, kept, vectors, names, types):
+            written = self._store.write(name, parts)
+            outputs.append(Output(name, written.bytes, written.sha256))
+        hashes = [NO_HASH if text is None else hash_of(text) for text in rows.texts]
+        self._store.write(ledger.hashes_name(fragment.name), [b"".join(hashes)])
+        record = Record(
+            fragment=fragment.name,
+            source=fragment.source,
+            first=rows.first,
+            rows=len(rows),
+            digest=ledger.digest_of(fragment.digest, types),
+            outputs=outputs,
+            types=dict(types),
+            errors=[
+                RowError(rows.first + at, rows.ids[at], why.code, why.message)
+                for at, why in sorted(faults.items())
+            ],
+        )
+        self._store.write(ledger.record_name(fragment.name), [ledger.encoded(record)])
+        self.records[fragment.name] = record
+        return record
+
+    def finish(self, planned: Sequence[Planned], work: Work) -> None:
+        """Say that all is whole, and remove what nothing belongs to any more."""
+        store, records = self._store, [self.records[each.name] for each in planned]
+        lines = (
+            orjson.dumps({"source": record.source, **msgspec.to_builtins(error)}) + b"\n"
+            for record in records
+            for error in record.errors
+        )
+        if any(record.errors for record in records):
+            store.write(ledger.ERRORS, lines)
+        else:
+            store.remove(ledger.ERRORS)
+        for name in sorted(work.gone):
+            del self.records[name]
+        kept = {one.name for record in records for one in record.outputs}
+        kept |= {ledger.hashes_name(record.fragment) for record in records}
+        kept |= {ledger.record_name(record.fragment) for record in records}
+        names = [
+            *store.names(),
+            *(f"{ledger.FOLDER}/{each}" for each in store.names(ledger.FOLDER)),
+        ]
+        for name in names:
+            if OF_A_FRAGMENT.search(name) and name not in kept:
+                store.remove(name)
+        store.write(ledger.MANIFEST, [ledger.encoded(ledger.manifest_of(self._run, records))])
+        self.journal.remove()
+
+    def _recorded(self) -> dict[str, Record]:
+        found = {}
+        for name in self._store.names(ledger.FOLDER):
+            if not name.endswith(".json") or f"{ledger.FOLDER}/{name}" == ledger.RUN:
+                continue
+            try:
+                data = self._store.read(f"{ledger.FOLDER}/{name}")
+                record = msgspec.json.decode(data, type=Record)
+            except msgspec.MsgspecError as error:
+                raise BulkError(
+                    f"{self._store.address}/{ledger.FOLDER}/{name} can't be read ({error}); remove "
+                    "it, and its fragment is computed again"
+                ) from error
+            found[record.fragment] = record
+        return found
+
+    def _recall(self, record: Record, repeats: Repeats | None) -> None:
+        """Put vectors of a fragment into the journal: all of one that will be replaced, of others
+        those of texts that come more than once, and perhaps in fragments that are to be computed.
+        """
+        if repeats is not None:
+            hashes = [key for key in read_hashes(self._store, record) if key in repeats]
+            if len(self.journal.get(hashes)) == len(set(hashes)):
+                return
+        read = read_fragment(self._store, record, self._run)
+        if read is None:
+            return
+        hashes, vectors = read
+        wanted = [at for at, key in enumerate(hashes) if repeats is None or key in repeats]
+        self.journal.put([hashes[at] for at in wanted], vectors[wanted])
+
+
+def read_fragment(
+    store: Store, record: Record, run_: Run
+) -> tuple[list[bytes], NDArray[Any]] | None:
+    """The hashes and vectors of the rows of a fragment that have one; None where its files are not
+    what was written.
+    """
+    space = run_.space
+    try:
+        data = {each.name: store.read(each.name) for each in record.outputs}
+    except FileNotFoundError:
+        return None
+    if any(sha256(data[each.name]) != each.sha256 for each in record.outputs):
+        return None
+    hashes = read_hashes(store, record)
+    vectors = vectors_in(run_.form.format, data, run_.form.vector, space.dtype, space.dimensions)
+    return (hashes, vectors) if len(hashes) == len(vectors) else None
+
+
+def read_hashes(store: Store, record: Record) -> list[bytes]:
+    """The hashes of the texts of a fragment that have a vector, in order; none where they are
+    lost.
+    """
+    try:
+        packed = store.read(ledger.hashes_name(record.fragment))
+    except FileNotFoundError:
+        return []
+    failed = {error.row - record.first for error in record.errors}
+    places = [at for at in range(record.rows) if at not in failed]
+    return [packed[at * HASH_BYTES : (at + 1) * HASH_BYTES] for at in places]
+
+
+def sha256(data: bytes) -> str:
+    import hashlib  # noqa: PLC0415
+
+    return hashlib.sha256(data).hexdigest()
+
+
+class _Publishing:
+    """Computes and publishes the fragments of a run, two at a time."""
+
+    def __init__(
+        self,
+        output: OutputFolder,
+        computing: Computing,
+        looked: Survey,
+        work: Work,
+        disk: ThreadPoolExecutor,
+        progress: Progress,
+        watch: Watch,
+    ) -> None:
+        self._output = output
+        self._computing = computing
+        self._repeats = looked.repeats
+        self._types = looked.types
+        self._digests: Mapping[str, str] = {each.name: each.digest for each in looked.planned}
+        self._stale = work.stale
+        self._disk = disk
+        self._progress = progress
+        self._watch = watch
+
+    async def all(self, found_: Iterator[Fragment], reader: ThreadPoolExecutor) -> None:
+        """Raises what one of them raises, after the others were cancelled."""
+        loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            for _ in self._stale:
+                fragment = await loop.run_in_executor(reader, self._next, found_)
+                tasks.add(asyncio.create_task(self._one(fragment)))
+                while len(tasks) >= FRAGMENTS_AT_ONCE:
+                    tasks = await _ended(tasks)
+            while tasks:
+                tasks = await _ended(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _next(self, found_: Iterator[Fragment]) -> Fragment:
+        """The next fragment that is to be computed. Raises BulkError where the input changed."""
+        for fragment in found_:
+            if fragment.name in self._stale:
+                digest = ledger.digest_of(fragment.digest, self._types)
+                if digest != self._digests[fragment.name]:
+                    break
+                return fragment
+        raise BulkError("the input changed while it was read; start again")
+
+    async def _one(self, fragment: Fragment) -> None:
+        rows, loop = fragment.rows, asyncio.get_running_loop()
+        computed = await self._computing.compute(rows.texts, rows.faults)
+        await loop.run_in_executor(self._disk, self._publish, fragment, computed)
+        self._progress.done += len(rows)
+        self._progress.computed += computed.computed
+        self._progress.tokens += computed.tokens
+        self._progress.errors += len(computed.faults)
+        self._watch(self._progress)
+
+    def _publish(self, fragment: Fragment, computed: Computed) -> None:
+        self._output.publish(fragment, computed, self._types)
+        hashes = (hash_of(text) for text in fragment.rows.texts if text is not None)
+        self._output.journal.forget(key for key in hashes if key not in self._repeats)
+
+
+async def _ended(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+    return left

@@ -1,0 +1,168 @@
+"""Which files are read: names, folders and patterns, here or at any address of fsspec."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from embedfleet.bulk.errors import BulkError
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "text",
+    ".text": "text",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".ipc": "arrow",
+    ".feather": "arrow",
+}
+"""By the end of a file's name, what it holds."""
+
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+"""By the end of a file's name, how it is compressed, as fsspec calls it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file of the input."""
+
+    address: str
+    """A path, or an address that fsspec knows."""
+    name: str
+    """What it is called in the output: its place below the folder or pattern that was given."""
+    format: str
+    compression: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """The name without what may not be in a file's name."""
+        plain = self.name
+        for suffix in (*COMPRESSED, *FORMATS):
+            plain = plain.removesuffix(suffix)
+        return re.sub(r"[^A-Za-z0-9.-]+", "-", plain).strip("-.") or "rows"
+
+    def open(self) -> IO[bytes]:
+        """The file's bytes, without their compression. Raises BulkError."""
+        try:
+            if self.compression is None and not is_remote(self.address):
+                return Path(self.address).open("rb")
+            import fsspec  # noqa: PLC0415  takes a tenth of a second
+
+            opened: Any = fsspec.open(self.address, "rb", compression=self.compression)
+            return opened.open()  # type: ignore[no-any-return]
+        except (OSError, ValueError, ImportError) as error:
+            if self.compression == "zstd" and isinstance(error, ValueError):
+                raise BulkError(
+                    f"{self.address}: reading zstd takes the package `zstandard`"
+                ) from error
+            raise BulkError(f"{self.address} can't be read: {error}") from error
+
+
+def is_remote(address: str) -> bool:
+    """Whether it is an address such as `s3://bucket/key` and no path."""
+    return "://" in address and not address.startswith("file://")
+
+
+def found(addresses: Sequence[str], format_: str | None = None) -> list[Source]:
+    """The files that addresses stand for, each once, in the order of their names.
+
+    An address is a file, a folder (every file in it and below whose name says that it holds rows)
+    or a pattern. `format_` is what files hold whose names do not say it. Raises BulkError.
+    """
+    sources: dict[str, Source] = {}
+    for address in addresses:
+        for each in _of(address.removeprefix("file://"), format_):
+            sources.setdefault(each.address, each)
+    stems: dict[str, Source] = {}
+    for each in sources.values():
+        other = stems.setdefault(each.stem, each)
+        if other is not each:
+            raise BulkError(
+                f"{other.address} and {each.address} would have the same name in the output; "
+                "give their common folder, or rename one"
+            )
+    if not sources:
+        raise BulkError(f"there are no files at {', '.join(addresses)}")
+    return list(sources.values())
+
+
+def _of(address: str, format_: str | None) -> Iterable[Source]:
+    names, root, named = _listed(address)
+    known = []
+    for each in sorted(names):
+        name = PurePosixPath(each).relative_to(root).as_posix() if root else each
+        if any(part.startswith(("_", ".")) for part in PurePosixPath(name).parts) and not named:
+            continue  # what tools keep beside their data
+        what, compression = kind_of(each)
+        if what is None and not named:
+            continue
+        if (what or format_) is None:
+            raise BulkError(
+                f"{each}: its name does not say what it holds; --format takes "
+                f"{', '.join(sorted(set(FORMATS.values())))}"
+            )
+        known.append(Source(each, name, format_ or what or "", compression))
+    if not known:
+        raise BulkError(
+            f"{address}: no file there whose name ends with one of {', '.join(FORMATS)}"
+        )
+    return known
+
+
+def kind_of(name: str) -> tuple[str | None, str | None]:
+    """What a file holds by its name, and how it is compressed."""
+    lower = name.lower()
+    packed = next((end for end in COMPRESSED if lower.endswith(end)), "")
+    lower = lower.removesuffix(packed)
+    what = next((kind for end, kind in FORMATS.items() if lower.endswith(end)), None)
+    return what, COMPRESSED.get(packed)
+
+
+def _listed(address: str) -> tuple[list[str], str, bool]:
+    """The files of an address, what their names are relative to, and whether it names one file."""
+    if is_remote(address):
+        return _listed_remotely(address)
+    path = Path(address)
+    if path.is_file():
+        return [str(path)], str(path.parent), True
+    if path.is_dir():
+        return [str(each) for each in path.rglob("*") if each.is_file()], str(path), False
+    if glob.has_magic(address):
+        matching = glob.iglob(address, recursive=True)  # noqa: PTH207  also absolute patterns
+        names = [each for each in matching if Path(each).is_file()]
+        root = _root_of(address)
+        return names, root, False
+    raise BulkError(f"{address}: there is no such file or folder")
+
+
+def _root_of(pattern: str) -> str:
+    """The part of a pattern before its first wildcard, up to a slash."""
+    fixed = re.split(r"[*?\[]", pattern)[0]
+    head, slash, _ = fixed.rpartition("/")
+    return head + slash if head or slash else "."
+
+
+def _listed_remotely(address: str) -> tuple[list[str], str, bool]:
+    import fsspec  # noqa: PLC0415
+
+    try:
+        system, path = fsspec.url_to_fs(address)
+        if glob.has_magic(path):
+            names, root, named = system.glob(path), _root_of(path), False
+        elif system.isdir(path):
+            names, root, named = system.find(path), path, False
+        else:
+            names, root, named = [path] * system.exists(path), path.rpartition("/")[0], True
+    except (OSError, ValueError, ImportError) as error:
+        raise BulkError(f"{address} can't be read: {error}") from error
+    if not names:
+        raise BulkError(f"{address}: there is no such file or folder")
+    full = [system.unstrip_protocol(each) for each in names]
+    return full, system.unstrip_protocol(root) if root else "", named

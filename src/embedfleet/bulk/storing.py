@@ -1,0 +1,205 @@
+"""Files of an output, each whole or absent: here, or at any address of fsspec."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeAlias
+
+from embedfleet.bulk.errors import BulkError
+from embedfleet.bulk.sources import is_remote
+
+Parts: TypeAlias = Iterable[bytes | memoryview]
+
+TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a file holds."""
+
+    bytes: int
+    sha256: str
+
+
+class Store(Protocol):
+    """A folder of files; names may hold slashes. Every method raises OSError."""
+
+    address: str
+
+    def write(self, name: str, parts: Parts) -> Written:
+        """Make or replace a file: whoever reads sees the old one or the whole new one."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """All of a file. FileNotFoundError where there is none."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        ...
+
+    def names(self, folder: str = "") -> list[str]:
+        """The files in a folder, not those below, in order."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        ...
+
+    def close(self) -> None:
+        """Let others write here."""
+        ...
+
+
+def store_at(address: str, *, write: bool = True) -> Store:
+    """The folder at an address, made where there is none. Raises BulkError. Without `write` it is
+    only looked at, whoever writes there.
+    """
+    if is_remote(address):
+        return RemoteStore(address)
+    return LocalStore(Path(address.removeprefix("file://")), write=write)
+
+
+class LocalStore:
+    """A folder of this machine."""
+
+    def __init__(self, path: Path, *, write: bool = True) -> None:
+        """Raises BulkError where it can't be made, or another process writes there."""
+        self.path = path
+        self.address = str(path)
+        self._lock: int | None = None
+        if write:
+            self._take()
+
+    def _take(self) -> None:
+        path = self.path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise BulkError(f"{path}: another run writes there now") from None
+        except OSError as error:
+            raise BulkError(f"{path} can't be written: {error}") from error
+        for left in path.rglob(f".*{TEMPORARY}"):
+            left.unlink(missing_ok=True)
+
+    def write(self, name: str, parts: Parts) -> Written:
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}{TEMPORARY}")
+        try:
+            with temporary.open("wb") as file:
+                written = _copied(file, parts)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(target.parent)
+        return written
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def size(self, name: str) -> int | None:
+        try:
+            return (self.path / name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str = "") -> list[str]:
+        try:
+            found = list((self.path / folder).iterdir())
+        except FileNotFoundError:
+            return []
+        return sorted(each.name for each in found if each.is_file() and each.name[0] != ".")
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+class RemoteStore:
+    """A folder at an address of fsspec. Object stores make a file whole when it is closed; nothing
+    keeps two runs apart there.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Raises BulkError where no file system knows the address."""
+        import fsspec  # noqa: PLC0415
+
+        self.address = address.rstrip("/")
+        try:
+            self._system: Any
+            self._system, self._root = fsspec.url_to_fs(self.address)
+            self._system.makedirs(self._root, exist_ok=True)
+        except (OSError, ValueError, ImportError) as error:
+            raise BulkError(f"{address} can't be written: {error}") from error
+
+    def write(self, name: str, parts: Parts) -> Written:
+        path = self._path(name)
+        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        # A transaction puts the file in its place at the end, where a file system would show it
+        # while it is written.
+        with self._system.transaction, self._system.open(path, "wb") as file:
+            return _copied(file, parts)
+
+    def read(self, name: str) -> bytes:
+        data: bytes = self._system.cat_file(self._path(name))
+        return data
+
+    def size(self, name: str) -> int | None:
+        try:
+            found: int = self._system.info(self._path(name))["size"]
+        except FileNotFoundError:
+            return None
+        return found
+
+    def names(self, folder: str = "") -> list[str]:
+        self._system.invalidate_cache()
+        try:
+            found = self._system.ls(self._path(folder).rstrip("/"), detail=True)
+        except FileNotFoundError:
+            return []
+        files = [each["name"].rpartition("/")[2] for each in found if each["type"] == "file"]
+        return sorted(files)
+
+    def remove(self, name: str) -> None:
+        path = self._path(name)
+        if self._system.exists(path):
+            self._system.rm_file(path)
+
+    def close(self) -> None: ...
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+def _copied(file: IO[bytes], parts: Parts) -> Written:
+    size, found = 0, hashlib.sha256()
+    for part in parts:
+        file.write(part)
+        found.update(part)
+        size += len(part) if isinstance(part, bytes) else part.nbytes
+    return Written(size, found.hexdigest())
+
+
+def _sync(folder: Path) -> None:
+    """Let a new name outlive a loss of power, where the file system can do that."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,108 @@
+"""Whether an output still is what its ledger says, and what the service would compute today."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import msgspec
+import numpy as np
+
+from embedfleet.bulk import ledger
+from embedfleet.bulk.errors import BulkError
+from embedfleet.bulk.fragments import Fragment, Limits, cut, hash_of
+from embedfleet.bulk.ledger import Manifest, Record, Run
+from embedfleet.bulk.reading import Columns, rows_of
+from embedfleet.bulk.running import read_fragment
+from embedfleet.bulk.sources import found
+from embedfleet.bulk.storing import Store
+from embedfleet.client import AsyncClient, Wishes
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong with a fragment; an empty complaint where nothing is."""
+
+    fragment: str
+    complaint: str = ""
+    checked: int = 0
+    """Vectors that were computed again."""
+    least_cosine: float = 1.0
+    """Of those to what is in the output."""
+
+
+async def verify(
+    inputs: Sequence[str],
+    store: Store,
+    client: AsyncClient,
+    *,
+    sample: int,
+    rng: Random,
+    input_format: str | None = None,
+) -> list[Finding]:
+    """Check the files of each fragment, and compute `sample` of its vectors again.
+
+    Raises BulkError where there is no whole output, and the client's errors.
+    """
+    try:
+        run = msgspec.json.decode(store.read(ledger.RUN), type=Run)
+        manifest = msgspec.json.decode(store.read(ledger.MANIFEST), type=Manifest)
+    except FileNotFoundError as error:
+        raise BulkError(
+            f"{store.address} holds no whole output: {Path(str(error.filename)).name} is missing"
+        ) from error
+    client.model = run.space.model
+    await client.served_model()
+    left = {entry.fragment: entry for entry in manifest.fragments}
+    findings = []
+    for fragment in _fragments(inputs, run, input_format):
+        if left.pop(fragment.name, None) is None:
+            findings.append(Finding(fragment.name, "its rows are new in the input"))
+            continue
+        data = store.read(ledger.record_name(fragment.name))
+        record = msgspec.json.decode(data, type=Record)
+        findings.append(await _verified(fragment, record, run, store, client, sample, rng))
+    findings += [Finding(name, "its rows are no longer in the input") for name in left]
+    return findings
+
+
+async def _verified(
+    fragment: Fragment,
+    record: Record,
+    run: Run,
+    store: Store,
+    client: AsyncClient,
+    sample: int,
+    rng: Random,
+) -> Finding:
+    read = read_fragment(store, record, run)
+    if read is None:
+        return Finding(fragment.name, "its files are missing, or not what was written")
+    if ledger.digest_of(fragment.digest, record.types) != record.digest:
+        return Finding(fragment.name, "its rows changed in the input")
+    hashes, vectors = read
+    texts = {hash_of(text): text for text in fragment.rows.texts if text is not None}
+    places = sorted(rng.sample(range(len(hashes)), min(sample, len(hashes))))
+    space = run.space
+    wishes = Wishes(space.dimensions, space.input_type, space.instruction, space.truncate)
+    again = await client.embed_each([texts[hashes[at]] for at in places], wishes)
+    if again.errors:
+        return Finding(fragment.name, "texts that had a vector are refused now", len(places))
+    if not places:
+        return Finding(fragment.name)
+    old = vectors[places].astype(np.float64)
+    new = again.vectors.astype(np.float64)
+    lengths = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
+    least = float(np.min(np.sum(old * new, axis=1) / lengths))
+    complaint = "" if least >= ledger.LEAST_COSINE else "its vectors are of another space"
+    return Finding(fragment.name, complaint, len(places), least)
+
+
+def _fragments(inputs: Sequence[str], run: Run, input_format: str | None) -> Iterator[Fragment]:
+    form = run.form
+    columns = Columns(form.text, form.id, form.carry)
+    for source in found(inputs, input_format):
+        rows = rows_of(source, columns)
+        yield from cut(source.name, source.stem, rows, Limits(form.fragment_rows))

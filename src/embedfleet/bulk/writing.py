@@ -1,0 +1,167 @@
+"""The files of a fragment: rows and their vectors in NumPy's format, as JSON lines or Parquet."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from embedfleet.bulk.errors import BulkError
+from embedfleet.bulk.fragments import Carried, DictRows, RowId, Rows
+from embedfleet.bulk.storing import Parts
+
+FORMATS = ("npy", "jsonl", "parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the columns of an output are called."""
+
+    id: str | None
+    vector: str
+
+
+Types: TypeAlias = Mapping[str, str]
+"""Of columns of JSON in a columnar file, as Arrow calls them; `json` is text that holds JSON."""
+
+LARGEST_INT = 1 << 63
+
+
+@dataclass(slots=True)
+class Kinds:
+    """Which types the columns of an input have, seen over all its rows: files of one output that
+    differ in a type are no table.
+    """
+
+    seen: dict[str, set[str]] = field(default_factory=dict)
+
+    def see(self, carried: Carried) -> None:
+        """Look at some rows; those of Arrow have types already."""
+        if isinstance(carried, DictRows):
+            for row in carried.rows:
+                for name, value in row.items():
+                    self.seen.setdefault(name, set()).add(_kind(value))
+
+    def types(self) -> Types:
+        """One type for each column."""
+        return {name: _together(kinds - {"null"}) for name, kinds in self.seen.items()}
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "bool"
+        case int():
+            return "int64" if -LARGEST_INT <= value < LARGEST_INT else "json"
+        case float():
+            return "double"
+        case str():
+            return "string"
+        case _:
+            return "json"
+
+
+def _together(kinds: set[str]) -> str:
+    if not kinds:
+        return "string"
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "double" if kinds == {"int64", "double"} else "json"
+
+
+def files_of(
+    fragment: str, format_: str, rows: Rows, vectors: NDArray[Any], names: Names, types: Types
+) -> Iterator[tuple[str, Parts]]:
+    """The files of a fragment by their names; row i of the vectors belongs to row i."""
+    if format_ == "npy":
+        yield f"{fragment}.ids.npy", _npy(_ids(rows.ids))
+        yield f"{fragment}.npy", _npy(vectors)
+    elif format_ == "jsonl":
+        yield f"{fragment}.jsonl", _json_lines(rows, vectors, names)
+    else:
+        from embedfleet.bulk import columnar  # noqa: PLC0415  an extra
+
+        yield f"{fragment}.parquet", columnar.parquet(rows, vectors, names, types)
+
+
+def vectors_in(
+    format_: str, data: Mapping[str, bytes], vector: str, dtype: str, dimensions: int
+) -> NDArray[Any]:
+    """The vectors of a fragment out of its files. Raises BulkError."""
+    try:
+        if format_ == "npy":
+            (name,) = (each for each in data if not each.endswith(".ids.npy"))
+            found: NDArray[Any] = np.load(io.BytesIO(data[name]), allow_pickle=False)
+        elif format_ == "jsonl":
+            (text,) = data.values()
+            lines = [orjson.loads(line)[vector] for line in text.splitlines()]
+            found = np.array(lines, dtype).reshape(len(lines), dimensions)
+        else:
+            from embedfleet.bulk import columnar  # noqa: PLC0415  an extra
+
+            (content,) = data.values()
+            found = columnar.vectors_of(content, vector)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise BulkError(f"{', '.join(data)} can't be read: {error}") from error
+    if found.shape[1:] != (dimensions,):
+        raise BulkError(f"{', '.join(data)} holds vectors of another length than {dimensions}")
+    return found.astype(dtype, copy=False)
+
+
+def plain_rows(carried: Carried) -> list[Mapping[str, Any]]:
+    """Carried columns row by row."""
+    if isinstance(carried, DictRows):
+        return list(carried.rows)
+    from embedfleet.bulk import columnar  # noqa: PLC0415  an extra
+
+    return columnar.plain_rows(carried)
+
+
+def _ids(ids: Any) -> NDArray[Any]:
+    if all(isinstance(each, int) for each in ids):
+        try:
+            return np.array(ids, np.int64)
+        except OverflowError:
+            pass
+    return np.array([str(each) for each in ids], np.str_)
+
+
+def _npy(array: NDArray[Any]) -> Parts:
+    whole = np.ascontiguousarray(array)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(whole))
+    yield head.getvalue()
+    if whole.size:
+        yield whole.data.cast("B")
+
+
+def _json_lines(rows: Rows, vectors: NDArray[Any], names: Names) -> Parts:
+    fields = plain_rows(rows.carried)
+    numbers = vectors.astype(np.float32, copy=False)
+    for at, row_id in enumerate(rows.ids):
+        yield _json_line(row_id, fields[at], numbers[at], names)
+
+
+def _json_line(
+    row_id: RowId, fields: Mapping[str, Any], vector: NDArray[np.float32], names: Names
+) -> bytes:
+    told = {names.id or "row": row_id, **fields, names.vector: vector}
+    return orjson.dumps(
+        told, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=str
+    )
+
+
+def refuse_name(vector: str, carried: Carried) -> None:
+    """Raise BulkError where a column of the input has the name that vectors are to have."""
+    taken = {name for row in plain_rows(carried) for name in row}
+    if vector in taken:
+        raise BulkError(
+            f"the input has a column {vector} already; --vector-column names another for vectors"
+        )

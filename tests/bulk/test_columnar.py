@@ -1,0 +1,125 @@
+"""Parquet and Arrow, where the extra is installed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedfleet.bulk.errors import BulkError
+from embedfleet.bulk.reading import Columns
+from tests.bulk.making import RevealingClient, job, json_lines, ran, tree
+from tests.fakes.revealing_service import vectors_of
+
+pa = pytest.importorskip("pyarrow", reason="the extra `bulk` is not installed")
+pq = pytest.importorskip("pyarrow.parquet")
+
+TEXTS = [f"text {n}" for n in range(2500)]
+
+
+def a_table(count: int = len(TEXTS)) -> Any:
+    texts: list[str | None] = list(TEXTS[:count])
+    texts[3] = None
+    return pa.table(
+        {
+            "key": pa.array(range(100, 100 + count), pa.int32()),
+            "text": pa.array(texts, pa.large_string()),
+            "at": pa.array(
+                [dt.datetime(2026, 1, 1, tzinfo=dt.UTC)] * count, pa.timestamp("ns", "UTC")
+            ),
+            "tags": pa.array([["x", None]] * count, pa.list_(pa.string())),
+        }
+    )
+
+
+def written(path: Path, table: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=700)
+    else:
+        make = pa.ipc.new_file if path.suffix == ".arrow" else pa.ipc.new_stream
+        with make(str(path), table.schema) as sink:
+            sink.write_table(table, max_chunksize=900)
+    return path
+
+
+def read(out: Path) -> Any:
+    return pa.concat_tables([pq.read_table(each) for each in sorted(out.glob("*.parquet"))])
+
+
+@pytest.mark.parametrize("name", ["in.parquet", "in.arrow", "in.ipc"])
+async def test_columns_keep_their_types_and_vectors_are_lists_of_a_fixed_size(
+    name: str, tmp_path: Path
+) -> None:
+    source, out = written(tmp_path / name, a_table()), tmp_path / "out"
+    columns = Columns(id="key", carry=None)
+    wanted = job(source, columns=columns, format="parquet", fragment_rows=1000)
+    await ran(wanted, out, RevealingClient())
+    found = read(out)
+    assert found.num_rows == len(TEXTS) - 1
+    expected = a_table().filter(pa.compute.is_valid(a_table()["text"]))
+    for column in ("text", "at", "tags"):
+        assert found[column].equals(expected[column].cast(found[column].type))
+        assert found.schema.field(column).type == a_table().schema.field(column).type
+    assert str(found.schema.field("embedding").type) == "fixed_size_list<element: float>[16]"
+    flat = found["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
+    assert np.array_equal(flat, vectors_of(expected["text"].to_pylist()))
+    before = tree(out)
+    await ran(wanted, out, (client := RevealingClient()))
+    assert not client.computed
+    assert tree(out) == before
+
+
+async def test_an_update_takes_known_vectors_out_of_parquet(tmp_path: Path) -> None:
+    source, out = written(tmp_path / "in.parquet", a_table(60)), tmp_path / "out"
+    options: dict[str, Any] = {"format": "parquet", "dtype": "float16", "fragment_rows": 16}
+    await ran(job(source, **options), out, RevealingClient())
+    written(
+        source,
+        pa.concat_tables([a_table(1).replace_schema_metadata(), a_table(60)])
+        if False
+        else pa.concat_tables([pa.table(a_table(60).slice(59, 1)), a_table(60).slice(0, 59)]),
+    )
+    client = RevealingClient()
+    await ran(job(source, **options, update=True), out, client)
+    assert not client.computed
+    await ran(job(source, **options), tmp_path / "new", RevealingClient())
+    assert tree(out) == tree(tmp_path / "new")
+
+
+async def test_only_columns_that_are_wanted_are_carried(tmp_path: Path) -> None:
+    source, out = written(tmp_path / "in.parquet", a_table(10)), tmp_path / "out"
+    columns = Columns(carry=("tags",))
+    await ran(job(source, columns=columns, format="parquet"), out, RevealingClient())
+    assert read(out).schema.names == ["row", "tags", "embedding"]
+    none = job(source, columns=Columns(), format="jsonl")
+    await ran(none, tmp_path / "none", RevealingClient())
+    assert (tmp_path / "none" / "in-00000.jsonl").read_bytes().startswith(b'{"row":0,"embedding"')
+
+
+async def test_fields_of_json_become_columns_of_one_type_in_every_file(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "n": None, "s": None, "mixed": 1, "deep": {"x": 1}, "f": 1},
+        {"text": "b", "n": None, "s": None, "mixed": 2, "deep": None, "f": 2},
+        {"text": "c", "n": 3, "s": "x", "mixed": "y", "deep": [1], "f": 2.5},
+    ]
+    source, out = json_lines(tmp_path / "in.jsonl", rows), tmp_path / "out"
+    await ran(job(source, format="parquet", fragment_rows=2), out, RevealingClient())
+    found = read(out)
+    assert found["n"].to_pylist() == [None, None, 3]
+    assert found["f"].to_pylist() == [1.0, 2.0, 2.5]
+    assert found["mixed"].to_pylist() == ["1", "2", '"y"']
+    assert found["deep"].to_pylist() == ['{"x":1}', None, "[1]"]
+
+
+async def test_what_is_no_parquet_and_columns_that_are_absent_are_told(tmp_path: Path) -> None:
+    broken = tmp_path / "in.parquet"
+    broken.write_bytes(b"PAR1 and no more")
+    with pytest.raises(BulkError, match=r"in\.parquet.*can't be read"):
+        await ran(job(broken), tmp_path / "out", RevealingClient())
+    source = written(tmp_path / "b.parquet", a_table(10))
+    with pytest.raises(BulkError, match="there is no column body; there are: key, text, at, tags"):
+        await ran(job(source, columns=Columns("body")), tmp_path / "out", RevealingClient())

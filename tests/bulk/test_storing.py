@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedfleet.bulk.errors import BulkError
+from embedfleet.bulk.fragments import hash_of
+from embedfleet.bulk.journal import Journal
+from embedfleet.bulk.repeats import repeats_in
+from embedfleet.bulk.storing import LocalStore, Store, store_at
+from tests.bulk.making import RevealingClient, job, json_lines, tree
+
+
+@pytest.fixture(params=["here", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    address = str(tmp_path / "out") if request.param == "here" else f"memory://{uuid4()}"
+    found = store_at(address)
+    yield found
+    found.close()
+
+
+def test_a_store_keeps_files_by_their_names(store: Store) -> None:
+    assert store.names() == store.names("sub") == []
+    assert store.size("a") is None
+    with pytest.raises(FileNotFoundError):
+        store.read("a")
+    written = store.write("a", [b"one", memoryview(b"two")])
+    assert written.bytes == store.size("a") == 6
+    store.write("sub/b", [])
+    store.write("a", [b"new"])
+    assert store.read("a") == b"new"
+    assert store.names() == ["a"]
+    assert store.names("sub") == ["b"]
+    store.remove("a")
+    store.remove("a")
+    assert store.names() == []
+
+
+def test_what_an_end_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / ".a.tmp").write_bytes(b"half")
+    LocalStore(tmp_path).close()
+    assert tree(tmp_path) == {}
+
+
+def test_a_place_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BulkError, match="can't be written"):
+        store_at(str(tmp_path / "file" / "out"))
+    with pytest.raises(BulkError, match="can't be written"):
+        store_at("nonsense://x")
+
+
+async def test_an_output_elsewhere_is_gone_on_with_too(tmp_path: Path) -> None:
+    address, scratch = f"memory://{uuid4()}", tmp_path / "scratch"
+    source = json_lines(tmp_path / "in.jsonl", [{"text": f"{n}"} for n in range(30)])
+    client = RevealingClient()
+    for _ in range(2):
+        from embedfleet.bulk.running import run  # noqa: PLC0415
+
+        await run(job(source), client, store_at(address), scratch)  # type: ignore[arg-type]
+    assert set(client.computed.values()) == {1}
+    assert len(store_at(address).names()) == 2 * 8 + 1
+    assert tree(scratch) == {}
+
+
+def test_the_journal_gives_back_what_it_was_given(tmp_path: Path) -> None:
+    rows = np.arange(3000, dtype=np.float32).reshape(1000, 3)
+    keys = [hash_of(f"{n}") for n in range(1000)]
+    journal = Journal(tmp_path / "journal", "float32", 3)
+    journal.put(keys, rows)
+    journal.put(keys[:1], rows[1:2])
+    journal.forget(keys[990:])
+    journal.close()
+    journal = Journal(tmp_path / "journal", "float32", 3)
+    found = journal.get([*keys, b"unknown"])
+    assert found.keys() == set(keys[:990])
+    assert all(np.array_equal(found[key], row) for key, row in zip(keys[:990], rows, strict=False))
+    journal.remove()
+    assert tree(tmp_path) == {}
+
+
+@given(st.lists(st.integers(0, 60), max_size=200))
+def test_texts_that_come_more_than_once_are_known(numbers: list[int]) -> None:
+    import tempfile  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "hashes"
+        path.write_bytes(b"".join(hash_of(f"{n}") for n in numbers))
+        repeats = repeats_in(path)
+    assert repeats.distinct == len(set(numbers))
+    for number in range(61):
+        assert (hash_of(f"{number}") in repeats) == (numbers.count(number) > 1)
+
+
+def test_more_hashes_than_are_sorted_at_once_are_looked_at_in_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedfleet.bulk.repeats.ROWS_AT_ONCE", 100)
+    keys = [hash_of(f"{n}") for n in range(1000)]
+    (tmp_path / "hashes").write_bytes(b"".join(keys + keys[:300]))
+    repeats = repeats_in(tmp_path / "hashes")
+    assert repeats.distinct == 1000
+    assert [key in repeats for key in keys] == [True] * 300 + [False] * 700
+
+
+def test_equal_texts_of_two_fragments_at_once_are_asked_for_once() -> None:
+    from embedfleet.bulk.computing import Computing  # noqa: PLC0415
+    from embedfleet.client import Wishes  # noqa: PLC0415
+
+    async def check() -> None:
+        client = RevealingClient(["refused"])
+        computing = Computing(client, Wishes(), "float32", 16)
+        texts = ["a", "b", "refused", "a"]
+        one, two = await asyncio.gather(
+            computing.compute(texts, {}), computing.compute(texts[::-1], {})
+        )
+        assert client.computed == {"a": 1, "b": 1}
+        assert np.array_equal(one.vectors, two.vectors[::-1])
+        assert set(one.faults) == {2}
+        assert set(two.faults) == {1}
+
+    asyncio.run(check())
