@@ -82,6 +82,9 @@ def trouble(words: list[str]) -> str:
             if word in commands:
                 here = commands[word]
                 continue
+            if default := getattr(here, "default", ""):
+                here = commands[default]  # what follows is what it takes
+                continue
             if word.startswith("-") or not re.fullmatch(r"[a-z-]+", word):
                 continue
             return f"there is no command {word}"

@@ -22,9 +22,11 @@ Result = TypeVar("Result")
 class _RunByDefault(TyperGroup):
     """`bulk IN OUT` is `bulk run IN OUT`."""
 
+    default = "run"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, "-h", "--help"}:
-            args = ["run", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
@@ -77,12 +79,33 @@ Patience = Annotated[
 ]
 
 
+Paths = Annotated[
+    list[str],
+    typer.Argument(metavar="IN… OUT", help="Files, folders or patterns; then a folder."),
+]
+Format = Annotated[
+    str, typer.Option("--format", metavar="npy|jsonl|parquet", help="Form of the output.")
+]
+Dimensions = Annotated[int | None, typer.Option(min=1, metavar="N", help="Of vectors.")]
+Dtype = Annotated[str, typer.Option(metavar="float32|float16", help="Of vectors.")]
+InputType = Annotated[str | None, typer.Option(metavar="query|document", help="As requests.")]
+Instruction = Annotated[str | None, typer.Option(metavar="TEXT", help="As requests.")]
+Truncate = Annotated[bool, typer.Option(help="Cut texts that are too long.")]
+VectorColumn = Annotated[str, typer.Option(metavar="NAME", help="What vectors are called.")]
+FragmentRows = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Most rows of an output file.")
+]
+Update = Annotated[bool, typer.Option(help="Compute what changed in the input.")]
+RetryErrors = Annotated[bool, typer.Option(help="Try rows again that failed.")]
+Scratch = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="For vectors of unfinished files, on this machine."),
+]
+
+
 @bulk.command()
 def run(
-    paths: Annotated[
-        list[str],
-        typer.Argument(metavar="IN… OUT", help="Files, folders or patterns; then a folder."),
-    ],
+    paths: Paths,
     url: Url = None,
     model: Model = None,
     replicas: Replicas = None,
@@ -90,30 +113,23 @@ def run(
     text: Text = "text",
     id_: Id = None,
     carry: Carry = None,
-    format_: Annotated[
-        str, typer.Option("--format", metavar="npy|jsonl|parquet", help="Form of the output.")
-    ] = "npy",
-    dimensions: Annotated[int | None, typer.Option(min=1, metavar="N")] = None,
-    dtype: Annotated[str, typer.Option(metavar="float32|float16", help="Of vectors.")] = "float32",
-    input_type: Annotated[str | None, typer.Option(metavar="query|document")] = None,
-    instruction: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
-    truncate: Annotated[bool, typer.Option(help="Cut texts that are too long.")] = False,
-    vector_column: Annotated[str, typer.Option(metavar="NAME")] = "embedding",
-    fragment_rows: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Most rows of an output file.")
-    ] = None,
+    format_: Format = "npy",
+    dimensions: Dimensions = None,
+    dtype: Dtype = "float32",
+    input_type: InputType = None,
+    instruction: Instruction = None,
+    truncate: Truncate = False,
+    vector_column: VectorColumn = "embedding",
+    fragment_rows: FragmentRows = None,
     input_format: InputFormat = None,
-    update: Annotated[bool, typer.Option(help="Compute what changed in the input.")] = False,
-    retry_errors: Annotated[bool, typer.Option(help="Try rows again that failed.")] = False,
+    update: Update = False,
+    retry_errors: RetryErrors = False,
     lane: Lane = "bulk",
     patience: Patience = 600.0,
-    scratch: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="For vectors of unfinished files, on this machine."),
-    ] = None,
+    scratch: Scratch = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the vectors of a corpus.
+    """Compute the vectors of a corpus into a folder, or go on with it.
 
         embedfleet bulk documents/*.parquet vectors --format parquet --url http://127.0.0.1:8080
 
@@ -121,31 +137,18 @@ def run(
 
         embedfleet bulk documents.jsonl vectors --model builtin --text body --id key
 
-    OUT is a folder. Rows without a vector are in its `_errors.jsonl`, with the reason;
-    `_manifest.json` is written last, when all is whole.
+    Rows without a vector are in `_errors.jsonl`; `_manifest.json` says that all is whole.
     """
-    from embedfleet.bulk import writing  # noqa: PLC0415
-    from embedfleet.bulk.reading import Columns  # noqa: PLC0415
-    from embedfleet.bulk.running import Job  # noqa: PLC0415
     from embedfleet.client import Wishes  # noqa: PLC0415
 
-    if len(paths) < 2:
-        raise SetupError("bulk takes what to read and then where to write: IN… OUT")
-    *inputs, out = paths
-    _one_of("--format", format_, writing.FORMATS)
-    _one_of("--dtype", dtype, ("float32", "float16"))
-    job = Job(
-        inputs=inputs,
-        columns=Columns(text, id_, _carried(carry, format_)),
-        wishes=Wishes(dimensions, input_type, instruction, truncate),
-        format=format_,
-        dtype=dtype,
-        vector=vector_column,
-        fragment_rows=fragment_rows,
-        input_format=input_format,
-        update=update,
-        retry_errors=retry_errors,
-    )
+    *inputs, out = _several(paths)
+    wishes = Wishes(dimensions, input_type, instruction, truncate)
+    chosen = {
+        "inputs": inputs, "format": format_, "dtype": dtype, "vector": vector_column,
+        "fragment_rows": fragment_rows, "input_format": input_format, "update": update,
+        "retry_errors": retry_errors, "wishes": wishes,
+    }  # fmt: skip
+    job = _job(chosen, text, id_, carry)
     with _service(url, model, replicas, key_file) as (address, key):
         options = {"model": model if url else None, "api_key": key, "lane": lane}
         _run(job, out, scratch, address, options | {"patience_s": patience}, as_json)
@@ -153,7 +156,7 @@ def run(
 
 @bulk.command()
 def verify(
-    paths: Annotated[list[str], typer.Argument(metavar="IN… OUT", help="As they were given.")],
+    paths: Paths,
     url: Url = None,
     model: Model = None,
     replicas: Replicas = None,
@@ -174,9 +177,7 @@ def verify(
     from embedfleet.bulk.verifying import verify as verified  # noqa: PLC0415
     from embedfleet.client import AsyncClient  # noqa: PLC0415
 
-    if len(paths) < 2:
-        raise SetupError("verify takes what was read and where was written: IN… OUT")
-    *inputs, out = paths
+    *inputs, out = _several(paths)
     with _service(url, model, replicas, key_file) as (address, key):
 
         async def check() -> Any:
@@ -253,6 +254,22 @@ def plan(
     if cost_per_hour:
         rows.add_row("cost", f"{cost:,.2f}")
     show(rows)
+
+
+def _job(chosen: dict[str, Any], text: str, id_: str | None, carry: str | None) -> Any:
+    from embedfleet.bulk import writing  # noqa: PLC0415
+    from embedfleet.bulk.reading import Columns  # noqa: PLC0415
+    from embedfleet.bulk.running import Job  # noqa: PLC0415
+
+    _one_of("--format", chosen["format"], writing.FORMATS)
+    _one_of("--dtype", chosen["dtype"], ("float32", "float16"))
+    return Job(columns=Columns(text, id_, _carried(carry, chosen["format"])), **chosen)
+
+
+def _several(paths: list[str]) -> list[str]:
+    if len(paths) < 2:
+        raise SetupError("give what to read and then where to write: IN… OUT")
+    return paths
 
 
 def _run(
