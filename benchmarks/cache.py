@@ -54,6 +54,7 @@ from benchmarks.gateway_load import RESULT_LUA
 
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.model.description import describe
+from embedfleet.vocabulary import Truncation
 
 HERE = Path(__file__).parent
 RATES: Final = (0.30, 0.60, 0.95)
@@ -274,7 +275,7 @@ def tokens_of(contender: Contender, asked: Traffic, place: Place) -> float:
     if contender.tokens_are == "text":
         return sum(max(1, len(each) // 4) for each in asked.questions) / len(asked.questions)
     encoder = Encoder(describe(place.model))
-    encoded = encoder.encode(asked.questions[:10_000], prompt="", truncate=False)
+    encoded = encoder.encode(asked.questions[:10_000], prompt="", truncate=Truncation.NONE)
     return sum(len(each.ids) for each in encoded) / len(encoded)
 
 

@@ -39,6 +39,7 @@ from rich.table import Table
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.model.description import describe
+from embedfleet.vocabulary import Truncation
 from training import corpora
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -84,7 +85,7 @@ class ModelEmbedder:
         self.tokens = 0
 
     def __call__(self, texts: Sequence[str], prompt: str) -> Floats:
-        encoded = self._encoder.encode(list(texts), prompt=prompt, truncate=True)
+        encoded = self._encoder.encode(list(texts), prompt=prompt, truncate=Truncation.END)
         ids = [one.ids for one in encoded]
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         vectors = np.empty((len(ids), self.width), dtype=np.float32)

@@ -56,6 +56,17 @@ class Pooling(StrEnum):
     """The mean of all of them."""
 
 
+class Truncation(StrEnum):
+    """What becomes of a text that is too long."""
+
+    NONE = "none"
+    """It is refused."""
+    START = "start"
+    """Its first tokens are cut off."""
+    END = "end"
+    """Its last tokens are cut off."""
+
+
 class Outcome(Enum):
     """How a piece of work ended; health, balancing and admission all read the same three."""
 
@@ -179,6 +190,8 @@ class EmbedfleetError(Exception):
     """OpenAI's `error.code`."""
     param: str | None = None
     """The request parameter that is wrong."""
+    parts: Sequence[EmbedfleetError] = ()
+    """Where several texts of a request are wrong: the error of each."""
 
     @property
     def message(self) -> str:
@@ -195,6 +208,29 @@ class CallerError(EmbedfleetError):
         super().__init__(message)
         self.param = param
         self.code = code
+
+
+NAMED_PLACES = 32
+"""Places that a message names; all of them are told as parts of the error."""
+
+
+def of_several(errors: Sequence[CallerError]) -> CallerError:
+    """One refusal of a request for what is wrong with its texts, in their order: one error as it
+    is, several by the first one's words and code, and the places of all.
+    """
+    first = errors[0]
+    if len(errors) == 1:
+        return first
+    places = [f"`{each.param}`" for each in errors[1 : NAMED_PLACES + 1]]
+    more = len(errors) - 1 - len(places)
+    listed = ", ".join(places) + (f" and {more} more" if more else "")
+    told = CallerError(
+        f"{first.message} {len(errors)} texts are wrong; the others: {listed}.",
+        param=first.param,
+        code=first.code,
+    )
+    told.parts = tuple(errors)
+    return told
 
 
 class UnauthorizedError(CallerError):

@@ -10,22 +10,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.cache.key import KEY_BYTES, Keys, VectorIdentity
-from embedfleet.vocabulary import ModelIdentity, Precision
+from embedfleet.vocabulary import ModelIdentity, Precision, Truncation
 from embedfleet.wire.openai import EmbeddingRequest
 
-IDENTITY = VectorIdentity("p", "r", Precision.BF16, "t", 1024, 512, "Query: ", truncate=False)
+IDENTITY = VectorIdentity(
+    "p", "r", Precision.BF16, "t", 1024, 512, "Query: ", truncate=Truncation.NONE
+)
 
 IN_THE_KEY = {
     "inputs": "the text itself",
     "role": "as its prompt",
     "instruction": "as the prompt",
     "truncate": "a field",
+    "cut": "as `truncate`",
 }
 DERIVED = {
     "model": "as its pool, and what that promises: two names may be one model",
     "dimensions": "cut from the full vector",
-    "encoding_format": "written from the vector",
+    "forms": "written from the vector",
     "user": "says who asks",
+    "by_item": "says what becomes of the other texts",
+    "faults": "are of texts that have no vector",
+    "faulty": "are places",
+    "places": "are places",
+    "field": "is a name for messages",
+    "ignored": "means nothing",
 }
 OF_A_MODEL = {
     "revision": "as promised by the pool",
@@ -45,7 +54,7 @@ identities = st.builds(
     width=st.integers(1, 9),
     max_tokens=st.integers(1, 9),
     prompt=st.text(max_size=4),
-    truncate=st.booleans(),
+    truncate=st.sampled_from(Truncation),
 )
 texts = st.one_of(st.text(max_size=6), st.lists(st.integers(0, 300), max_size=6))
 
@@ -97,7 +106,7 @@ def test_a_text_that_looks_like_ids_in_memory_is_not_those_ids() -> None:
 
 def test_keys_are_the_same_in_every_process() -> None:
     """Gateways share a Redis, so a key may not change without `_SCHEME`."""
-    known = "82b1f210072165a5"
+    known = "d10fb0456bb54070"
     assert Keys(IDENTITY).of("How are you?").hex().startswith(known)
     assert len(Keys(IDENTITY).of("")) == KEY_BYTES
 

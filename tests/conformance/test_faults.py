@@ -296,7 +296,7 @@ WRONG = [
         faults.of_errors(lambda error: error.update(param=None)),
         (
             "wrong input is refused by its place",
-            "blank texts are refused by their place",
+            "empty texts are refused by their place",
             "wrong fields are refused by name",
             "missing fields are refused by name",
             "headers that mean nothing are refused by name",
@@ -311,6 +311,7 @@ WRONG = [
             "too many texts are refused with both numbers",
             "a text above the limit is refused with both numbers",
             "an over long string is refused by its place",
+            "a refusal names every text that is wrong",
         ),
     ),
     Wrong(
@@ -336,9 +337,24 @@ WRONG = [
         ("a refusal repeats no more of a value than people read",),
     ),
     Wrong(
-        "blank texts are embedded",
+        "white space fails a request",
+        faults.failing(lambda sent: " \n\t" in (sent.request.get("input") or ()), 400),
+        ("white space is a text or refused by its place",),
+    ),
+    Wrong(
+        "what would change the vector is passed over",
+        faults.taking(lambda sent: "normalize" in sent.request),
+        ("fields that would change the vector are not passed over",),
+    ),
+    Wrong(
+        "fields that are not known fail a request",
+        faults.failing(lambda sent: "zz_unknown" in sent.request, 400),
+        ("fields that are not known are told",),
+    ),
+    Wrong(
+        "empty texts are embedded",
         faults.taking(lambda sent: sent.request.get("input") == ""),
-        ("blank texts are refused by their place",),
+        ("empty texts are refused by their place",),
     ),
     Wrong(
         "more texts than 2,048 are taken",

@@ -63,7 +63,7 @@ def test_models_are_listed_and_retrieved(client: openai.OpenAI, model: str) -> N
 
 def test_errors_are_the_client_s_own(client: openai.OpenAI, model: str) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
-        client.embeddings.create(model=model, input=["a", " "])
+        client.embeddings.create(model=model, input=["a", ""])
     assert bad.value.param == "input[1]"
     assert bad.value.type == "invalid_request_error"
     with pytest.raises(openai.NotFoundError) as unknown:

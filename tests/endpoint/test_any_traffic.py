@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from embedfleet.cache.entry import pack
 from embedfleet.cache.memory import Memory
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.vocabulary import Encoding, ReplicaError
+from embedfleet.vocabulary import Encoding, ReplicaError, Truncation
 from embedfleet.wire.asgi import ClientGoneError
 from tests.fakes.asking import WIDTH, Asker, Heard, RevealingBackend, vector_of
 
@@ -145,7 +145,7 @@ async def test_every_answer_has_the_right_vectors_in_order(
         if answer is not None and answer.status == 200:
             assert answer.vectors == [asker.right(text) for text in asking.texts]
             assert answer.tokens == sum(
-                len(asker.encoder.encode([text], prompt="", truncate=False)[0].ids)
+                len(asker.encoder.encode([text], prompt="", truncate=Truncation.NONE)[0].ids)
                 for text in asking.texts
             )
         elif answer is not None:

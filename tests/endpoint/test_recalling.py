@@ -18,6 +18,7 @@ from embedfleet.vocabulary import (
     Precision,
     RateLimitedError,
     ReplicaError,
+    Truncation,
 )
 from embedfleet.wire.asgi import ClientGoneError
 from tests.fakes.asking import MODEL, Asker, RevealingBackend, failing, heard, request
@@ -91,7 +92,10 @@ class TestHits:
         assert answer.cache == "hit=0; miss=3"
 
     async def test_a_text_and_its_ids_are_two_texts(self, asker: Asker) -> None:
-        ids = [int(one) for one in asker.encoder.encode(["one"], prompt="", truncate=False)[0].ids]
+        ids = [
+            int(one)
+            for one in asker.encoder.encode(["one"], prompt="", truncate=Truncation.NONE)[0].ids
+        ]
         await asker.ask("one")
         assert (await asker.ask(ids)).cache == "hit=0; miss=1"
         assert (await asker.ask([ids])).cache == "hit=1; miss=0"

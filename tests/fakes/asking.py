@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Answered, Caller, Endpoint, Promise, ServedModel, Text
 from embedfleet.model.description import describe
-from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, Precision, Vector
+from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, Precision, Truncation, Vector
 from embedfleet.wire.asgi import Request, Response
 from embedfleet.wire.openai import RequestLimits
 from tests.small_tokenizer import write_model
@@ -158,9 +158,13 @@ class Asker:
         response = await self.endpoint.embeddings(request(body, headers or {}, gone))
         return heard(response)
 
+    def truncate(self, default: str) -> None:
+        """Have the pool say what becomes of texts that are too long."""
+        self.model = replace(self.model, truncate=Truncation(default))
+
     def right(self, text: str | Sequence[int], *, prompt: str = "") -> bytes:
         """The bytes that a text must be answered with."""
-        (encoded,) = self.encoder.encode([text], prompt=prompt, truncate=True)
+        (encoded,) = self.encoder.encode([text], prompt=prompt, truncate=Truncation.END)
         return vector_of(encoded.ids).tobytes()
 
 
@@ -177,7 +181,11 @@ def request(body: object, headers: dict[str, str], gone: asyncio.Event | None) -
     async def send(_message: Any) -> None: ...
 
     given = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return Request({"type": "http", "headers": given, "client": ("127.0.0.1", 1)}, receive, send)
+    return Request(
+        {"type": "http", "path": "/v1/embeddings", "headers": given, "client": ("127.0.0.1", 1)},
+        receive,
+        send,
+    )
 
 
 def heard(response: Response) -> Heard:

@@ -15,7 +15,7 @@ import pytest
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.model.description import describe
-from embedfleet.vocabulary import Vectors
+from embedfleet.vocabulary import Truncation, Vectors
 
 PROMPT = (
     "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
@@ -52,7 +52,7 @@ def embedder(model: Path, dtype: str) -> Embed:
     engine = load_engine(model, EngineOptions(dtype=dtype, max_tokens=512))
 
     def embed(texts: list[str], prompt: str) -> Vectors:
-        encoded = encoder.encode(texts, prompt=prompt, truncate=False)
+        encoded = encoder.encode(texts, prompt=prompt, truncate=Truncation.NONE)
         return engine.prepare([one.ids for one in encoded])()
 
     return embed

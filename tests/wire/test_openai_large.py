@@ -186,7 +186,7 @@ def test_what_stands_beside_the_input_is_bounded_and_not_parsed(
     def parsed(*_: object) -> None:
         raise AssertionError("it was parsed")
 
-    monkeypatch.setattr("embedfleet.wire.openai_request._decode_beside", parsed)
+    monkeypatch.setattr("embedfleet.wire.bodies.Reader._read_beside", parsed)
     error = large_refusal(b'{"model":"m",' + beside + b',"input":"a"}')
     assert error.code == "fields_too_large"
     assert "1048576 bytes" in error.message
@@ -212,7 +212,7 @@ def test_ids_of_a_large_body_are_arrays_and_its_texts_utf_8() -> None:
         (b'{"model":"m","input":[' + b"1," * 50_000 + b'"a"]}', "input[50000]"),
         (b'{"model":"m","input":[[1],[' + b"1," * 50_000 + b"-1]]}", "input[1][50000]"),
         (b'{"model":"m","input":["' + b"a" * 50_000 + b'","a",3]}', "input[2]"),
-        (b'{"model":"m","input":["' + b"a" * 50_000 + b'","a"," "]}', "input[2]"),
+        (b'{"model":"m","input":["' + b"a" * 50_000 + b'","a",""]}', "input[2]"),
         (b'{"model":"m","input":{"a":"' + b"a" * 50_000 + b'"}}', "input"),
         (b'{"model":"m","input":[[1],{"a":"' + b"a" * 50_000 + b'"}]}', "input[1]"),
     ],

@@ -21,6 +21,7 @@ from embedfleet.vocabulary import (
     VectorError,
     Vectors,
 )
+from embedfleet.wire.forms import Form
 from embedfleet.wire.openai import (
     derive,
     render_error,
@@ -41,7 +42,9 @@ def unit_rows(texts: int, width: int, seed: int = 0) -> Vectors:
 def rendered(
     vectors: Vectors, encoding_format: Literal["float", "base64"], *, model: str = "m"
 ) -> dict[str, Any]:
-    body = render_response(vectors, encoding_format=encoding_format, model=model, prompt_tokens=17)
+    body = render_response(
+        vectors, form=Form(layout=encoding_format), model=model, prompt_tokens=17
+    )
     answer: dict[str, Any] = json.loads(body)
     return answer
 
@@ -104,7 +107,7 @@ class TestDerive:
 class TestResponse:
     def test_has_openai_s_fields_in_openai_s_order(self) -> None:
         vectors = np.array([[0.5, -0.25], [1.0, 0.0]], dtype=np.float32)
-        body = render_response(vectors, encoding_format="float", model="m", prompt_tokens=17)
+        body = render_response(vectors, model="m", prompt_tokens=17)
         assert body == (
             b'{"object":"list","data":['
             b'{"object":"embedding","index":0,"embedding":[0.5,-0.25]},'

@@ -30,7 +30,7 @@ def guarded(route: Route, access: Access) -> Route:
     """The route for callers with a good key, as far as the requests of the key go."""
 
     async def answer(request: Request) -> Response | None:
-        opened = access.open(request.header(b"authorization"))
+        opened = access.open(request.credentials)
         request.notes["key"] = opened.key
         try:
             return await route(request)
@@ -47,7 +47,7 @@ def asking(access: Access) -> Callable[[Request], None] | None:
 
     def guard(request: Request) -> None:
         if not request.path.startswith(OPEN):
-            opened = access.open(request.header(b"authorization"))
+            opened = access.open(request.credentials)
             request.notes["key"] = opened.key
             opened.close()
 
@@ -70,7 +70,7 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith(self._free):
             try:
-                self._access.open(Request(scope, receive, send).header(b"authorization")).close()
+                self._access.open(Request(scope, receive, send).credentials).close()
             except EmbedfleetError as error:
                 name = request_id(scope["headers"])
                 await send_response(send, error_response(error), name)

@@ -7,12 +7,12 @@ from hashlib import blake2b
 
 import numpy as np
 
-from embedfleet.vocabulary import PackedText, Precision, TextOrIds
+from embedfleet.vocabulary import PackedText, Precision, TextOrIds, Truncation
 
 KEY_BYTES = 32
 """Nobody finds two texts with the same key of 256 bits, not even on purpose."""
 
-_SCHEME = b"embedfleet vector 2"
+_SCHEME = b"embedfleet vector 3"
 """Changes with the meaning of a field, and with the way in which keys are made."""
 
 _TEXT, _IDS = b"text", b"ids."
@@ -43,8 +43,8 @@ class VectorIdentity:
     """Where a text that is too long is cut, or refused."""
     prompt: str
     """What stands before the text, word for word; two ways to ask for it are one prompt."""
-    truncate: bool
-    """Whether a text that is too long is cut; else it has no vector."""
+    truncate: Truncation
+    """Which end of a text that is too long is cut; where none is, it has no vector."""
 
 
 class Keys:

@@ -2,7 +2,8 @@
 
 What is computed for a text is its prompt, the text itself, and around both the tokens of the
 model's template: an end-of-text token exactly once, whatever tokenizer file, text or ids have there
-themselves, or `[CLS]` and `[SEP]`. Over-long texts are cut inside the template, or refused.
+themselves, or `[CLS]` and `[SEP]`. Over-long texts are cut inside the template and behind the
+prompt, at the end that is asked for, or refused.
 
 Token ids that come in are never decoded: they are checked against the embedding table, since one id
 beyond it kills some engines, and otherwise left alone.
@@ -10,18 +11,30 @@ beyond it kills some engines, and otherwise left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 
 from embedfleet.encoding.tokenizer import Steps, Tokenizer, finished
 from embedfleet.model.description import ModelDescription
-from embedfleet.vocabulary import CallerError, Encoding, PackedText, Text, TextOrIds
+from embedfleet.vocabulary import (
+    CallerError,
+    Encoding,
+    PackedText,
+    TextOrIds,
+    Truncation,
+    of_several,
+)
+
+Ids: TypeAlias = Sequence[int] | Encoding
 
 _COUNTED = 4
 """An over-long text is counted up to this many times the limit; of longer ones the error says
 "more than"."""
+
+_ALL = 2**62
+"""Tokens of any text: where the last ones count, all have to be found."""
 
 
 class EncodedText(NamedTuple):
@@ -30,7 +43,7 @@ class EncodedText(NamedTuple):
     ids: Encoding
     """Token ids, int32, shape [tokens]: the template's around prompt and text."""
     truncated: bool
-    """Whether the end of the text was cut off."""
+    """Whether an end of the text was cut off."""
 
 
 class Encoder:
@@ -54,57 +67,69 @@ class Encoder:
         )
 
     def encode(
-        self, texts: Sequence[TextOrIds], *, prompt: str, truncate: bool
+        self, texts: Sequence[TextOrIds], *, prompt: str, truncate: Truncation
     ) -> list[EncodedText]:
         """Encode texts (strings or token ids) in order.
 
         `prompt` goes before each of them.
 
-        Raises CallerError for a blank text, an id outside the vocabulary, and, unless `truncate`,
-        a text longer than the model's limit (code `context_length_exceeded`). What lies far beyond
-        the limit is not looked at.
+        Raises CallerError for an empty text, an id outside the vocabulary, and, where `truncate`
+        says so, a text longer than the model's limit (code `context_length_exceeded`). What lies
+        far beyond the limit is looked at only where the end of a text is to be kept.
         """
-        return finished(self.steps(texts, prompt=prompt, truncate=truncate))
+        found = finished(self.steps(texts, prompt=prompt, truncate=truncate))
+        if faults := [each for each in found if isinstance(each, CallerError)]:
+            raise of_several(faults)
+        return [each for each in found if isinstance(each, EncodedText)]
 
     def steps(
-        self, texts: Sequence[TextOrIds], *, prompt: str, truncate: bool
-    ) -> Steps[list[EncodedText]]:
-        """The same in steps of some ten milliseconds: yields the characters tokenised by each."""
-        strings: list[Text] = []
-        for place, text in enumerate(texts):
-            if isinstance(text, str | PackedText):
-                strings.append(text)
-                if not text or text.isspace():
-                    raise _wrong_text(place, "is blank; leave blank texts out", "blank_string")
-        most = self._limit if truncate else _COUNTED * self._limit
+        self,
+        texts: Sequence[TextOrIds],
+        *,
+        prompt: str,
+        truncate: Truncation,
+        name: Callable[[int], str] = "input[{}]".format,
+    ) -> Steps[list[EncodedText | CallerError]]:
+        """The same in steps of some ten milliseconds: yields the characters tokenised by each.
+
+        What is wrong with a text comes in its place; `name` is what its sender calls the text at a
+        place. Raises CallerError where it is the prompt that is wrong.
+        """
+        strings = [text for text in texts if isinstance(text, str | PackedText)]
+        most = _COUNTED * self._limit
+        if truncate is not Truncation.NONE:
+            most = self._limit if truncate is Truncation.END else _ALL
         bodies: Iterator[Encoding] = iter(())
         try:
             if strings:
                 found = yield from self._tokenizer.steps(strings, most=most, before=prompt)
                 bodies = iter(found)
         except TypeError:  # the library's word for half of a surrogate pair, which is no Unicode
-            raise _no_unicode(texts) from None
-        prompt_ids = self._prompt_ids(prompt) if prompt and len(strings) < len(texts) else None
-        encoded = []
+            raise _no_unicode(texts, name) from None
+        prompt_ids = _NO_IDS
+        if prompt and (len(strings) < len(texts) or truncate is not Truncation.NONE):
+            prompt_ids = self._prompt_ids(prompt)
+        encoded: list[EncodedText | CallerError] = []
         for place, text in enumerate(texts):
-            if isinstance(text, str | PackedText):
-                body = next(bodies)
-            else:
-                body = self._without_template(self._checked(text[: most + 1], place))
-                if prompt_ids is not None and len(prompt_ids):
-                    body = np.concatenate((prompt_ids, body))
-            encoded.append(self._ended(body, place, prompt, most, truncate=truncate))
+            body = next(bodies) if isinstance(text, str | PackedText) else None
+            try:
+                _check_length(text)
+                if body is None:
+                    ids = self._checked(cast("Ids", text)[: most + 1])
+                    body = self._without_template(ids)
+                    body = np.concatenate((prompt_ids, body)) if len(prompt_ids) else body
+                encoded.append(self._ended(body, prompt_ids, most, truncate))
+            except _TextError as error:
+                encoded.append(error.of(name(place)))
         return encoded
 
     def _prompt_ids(self, prompt: str) -> Encoding:
         return self._tokenizer.ids([prompt], most=self._limit)[0]
 
-    def _checked(self, ids: Sequence[int] | Encoding, place: int) -> Encoding:
+    def _checked(self, ids: Ids) -> Encoding:
         """Check ids against the embedding table; they come from outside as Python integers, those
         of large requests as arrays.
         """
-        if not len(ids):
-            raise _wrong_text(place, "has no token ids", "empty_array")
         wrong = None
         try:
             # Unsigned, so that negative ids are refused on the way.
@@ -124,21 +149,26 @@ class Encoder:
                 f"has token id {str(ids[wrong])[:24]} at position {wrong}; this model's ids are "
                 f"from 0 to {self._vocabulary - 1}"
             )
-            raise _wrong_text(place, complaint, "invalid_token_id")
+            raise _TextError(complaint, "invalid_token_id")
         return array.view(np.int32)
 
     def _ended(
-        self, body: Encoding, place: int, prompt: str, most: int, *, truncate: bool
+        self, body: Encoding, prompt_ids: Encoding, most: int, truncate: Truncation
     ) -> EncodedText:
         """Put the template around, after cutting or refusing what is too long."""
         # With more than `most` tokens the rest was not looked at, so these may not be the last.
         length = len(body) if len(body) > most else self._without_end(body, len(body))
         truncated = length > self._room
         if truncated:
-            if not truncate:
-                raise self._too_long(length + len(self._before) + len(self._after), place)
-            self._check_room(prompt)
-            length = self._without_end(body, self._room)
+            if truncate is Truncation.NONE:
+                raise self._too_long(length + len(self._before) + len(self._after))
+            if len(prompt_ids) >= self._room:
+                raise self._no_room()
+            if truncate is Truncation.START:
+                last = body[length - (self._room - len(prompt_ids)) : length]
+                body, length = np.concatenate((prompt_ids, last)), self._room
+            else:
+                length = self._without_end(body, self._room)
         begin = len(self._before)
         ids = np.empty(begin + length + len(self._after), dtype=np.int32)
         ids[:begin] = self._before
@@ -169,41 +199,55 @@ class Encoder:
             ids = ids[:-after]
         return ids
 
-    def _too_long(self, tokens: int, place: int) -> CallerError:
+    def _too_long(self, tokens: int) -> _TextError:
         count = str(tokens)
         around = "special tokens" if len(self._before) else "end-of-text token"
         if tokens > _COUNTED * self._limit:  # counting stopped there
             count = f"more than {_COUNTED * self._limit}"
-        return CallerError(
-            f"This model's maximum context length is {self._limit} tokens, but `input[{place}]` "
+        return _TextError(
             f"has {count} with prompt and {around}. Shorten or split it, or send "
-            '"truncate": true to have its end cut off.',
-            param="input",
+            '"truncate": "end" or "start" to have that end of it cut off.',
+            "context_length_exceeded",
+            before=f"This model's maximum context length is {self._limit} tokens, but ",
+        )
+
+    def _no_room(self) -> CallerError:
+        """The refusal to cut so much that only the prompt would be embedded."""
+        return CallerError(
+            "The instruction leaves no room for the text in this model's context of "
+            f"{self._limit} tokens.",
+            param="instruction",
             code="context_length_exceeded",
         )
 
-    def _check_room(self, prompt: str) -> None:
-        """Refuse to cut so much that only the prompt would be embedded."""
-        if prompt and len(self._prompt_ids(prompt)) >= self._room:
-            raise CallerError(
-                "The instruction leaves no room for the text in this model's context of "
-                f"{self._limit} tokens.",
-                param="instruction",
-                code="context_length_exceeded",
-            )
+
+_NO_IDS = np.empty(0, np.int32)
 
 
-def _wrong_text(place: int, complaint: str, code: str) -> CallerError:
-    param = f"input[{place}]"
-    return CallerError(f"`{param}` {complaint}.", param=param, code=code)
+class _TextError(Exception):
+    """What is wrong with a text, whose sender's name for it is not known here."""
+
+    def __init__(self, complaint: str, code: str, *, before: str = "") -> None:
+        super().__init__(complaint)
+        self._complaint, self._code, self._before = complaint, code, before
+
+    def of(self, param: str) -> CallerError:
+        told = f"{self._before}`{param}` {self._complaint}"
+        return CallerError(told.rstrip(".") + ".", param=param, code=self._code)
 
 
-def _no_unicode(texts: Sequence[TextOrIds]) -> CallerError:
+def _check_length(text: TextOrIds) -> None:
+    if not len(text):
+        code = "empty_string" if isinstance(text, str | PackedText) else "empty_array"
+        raise _TextError("is empty; leave it out", code)
+
+
+def _no_unicode(texts: Sequence[TextOrIds], name: Callable[[int], str]) -> CallerError:
     for place, text in enumerate(texts):
         try:
             if isinstance(text, str):
                 text.encode()
         except UnicodeEncodeError as error:
             complaint = f"has half of a surrogate pair at character {error.start}"
-            return _wrong_text(place, complaint, "invalid_unicode")
+            return _TextError(complaint, "invalid_unicode").of(name(place))
     return CallerError("The prompt is not valid Unicode.", code="invalid_unicode")

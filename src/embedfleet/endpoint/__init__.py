@@ -2,6 +2,7 @@
 
 from embedfleet.endpoint.answering import Endpoint
 from embedfleet.endpoint.seams import (
+    UNKNOWN,
     Answered,
     Backend,
     Caller,
@@ -11,6 +12,7 @@ from embedfleet.endpoint.seams import (
 from embedfleet.endpoint.texts import Text, Waiting
 
 __all__ = [
+    "UNKNOWN",
     "Answered",
     "Backend",
     "Caller",

@@ -1,37 +1,48 @@
-"""OpenAI's embeddings API over anything that computes vectors.
+"""The way of one request from its bytes to the answer's bytes, over anything that computes vectors:
+parse, find the model, check, look up, tokenise, charge, compute, write.
 
-Decides the way of one request from its bytes to the answer's bytes: parse, find the model, check,
-look up, tokenise, charge, compute, derive, render. A gateway and a replica answer with this same
-code, so that both keep the same contract. Refuses to know where vectors come from.
+A gateway and a replica answer with this same code, and every API with the same way: what differs
+between these is in `contracts`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from embedfleet.access import Access, OpenAccess, Pass
 from embedfleet.cache.tiers import VectorCache
+from embedfleet.encoding.encoder import EncodedText
 from embedfleet.endpoint.answers import AnswerRoom, HeldAnswer
+from embedfleet.endpoint.contracts.contract import Answer, Contract, Written
+from embedfleet.endpoint.contracts.openai import OPENAI
 from embedfleet.endpoint.counting_tokens import TokenCounting
 from embedfleet.endpoint.describing import ApiDescription
 from embedfleet.endpoint.intake import NO_MODEL, Intake
 from embedfleet.endpoint.recalling import Recalling, Recollection
 from embedfleet.endpoint.seams import Answered, Caller, ServedModel
+from embedfleet.endpoint.spaces import Spaces
 from embedfleet.endpoint.texts import compute
-from embedfleet.endpoint.tokenizing import Tokenizing
+from embedfleet.endpoint.tokenizing import Tokenizing, whole
 from embedfleet.telemetry.tracing import current_span
 from embedfleet.vocabulary import (
+    CallerError,
     EmbedfleetError,
     RateLimitedError,
     ServiceError,
     Vector,
     Vectors,
 )
-from embedfleet.wire.asgi import ClientGoneError, Request, Response, error_response
+from embedfleet.wire.asgi import ClientGoneError, Request, Response, Route, error_response
 from embedfleet.wire.attendance import Attendance
+from embedfleet.wire.embedding_request import (
+    EmbeddingRequest,
+    RequestLimits,
+    check_dimensions,
+)
+from embedfleet.wire.forms import Form, Layout
 from embedfleet.wire.headers import (
     NO_PROXIES,
     TrustedProxies,
@@ -41,25 +52,15 @@ from embedfleet.wire.headers import (
     lane_of,
     timing_headers,
 )
-from embedfleet.wire.openai import (
-    EmbeddingRequest,
-    EncodingFormat,
-    RequestLimits,
-    check_dimensions,
-    derive,
-    render_model,
-    render_models,
-    render_response,
-)
+from embedfleet.wire.openai import render_model, render_models
 
 Headers = list[tuple[bytes, bytes]]
 
-INLINE_NUMBERS: Mapping[EncodingFormat, int] = {"float": 16_384, "base64": 1 << 20}
+INLINE_NUMBERS: Mapping[Layout, int] = {"float": 16_384, "base64": 1 << 20}
 """Vectors of no more numbers are written on the event loop: about a millisecond either way."""
 
-
-BYTES_OF_NUMBER: Mapping[EncodingFormat, float] = {"float": 13.0, "base64": 16 / 3}
-"""What a number of a vector takes in an answer."""
+INLINE_ROUNDED = 1 << 17
+"""The same of numbers of another kind than float32."""
 
 BYTES_OF_TEXT = 64
 """What stands around each vector."""
@@ -75,10 +76,14 @@ class _Found:
     compute_s: float = 0.0
     hits: int | None = None
     """Texts that a cache knew; None without one."""
+    truncated: Sequence[int] = ()
+    """Those of `inputs` that were cut."""
+    faults: Mapping[int, EmbedfleetError] = field(default_factory=dict)
+    """What is wrong with those of `inputs` that have no vector."""
 
 
 class Endpoint:
-    """`/v1/embeddings`, `/v1/models`, `/tokenize` and `/openapi.json`."""
+    """Vectors by every contract, `/v1/models`, `/tokenize` and `/openapi.json`."""
 
     def __init__(  # noqa: PLR0913  by name, and each says what it is
         self,
@@ -117,12 +122,21 @@ class Endpoint:
             self._intake, self._tokenizing, self._answers, self._access, self._asks
         )
         self._description = ApiDescription(self._intake)
+        self._spaces = Spaces()
         self.active = 0
         """Requests being answered."""
 
     async def embeddings(self, request: Request) -> Response:
         """Answer `POST /v1/embeddings`."""
-        return await self._embeddings(request, self._access)
+        return await self._embeddings(request, self._access, OPENAI)
+
+    def by(self, contract: Contract) -> Route:
+        """The route that answers by a contract."""
+
+        async def answer(request: Request) -> Response:
+            return await self._embeddings(request, self._access, contract)
+
+        return answer
 
     async def warm(self, request: Request) -> Response:
         """Have texts computed that are not known yet, for an operator: no key, no vectors back.
@@ -130,14 +144,14 @@ class Endpoint:
         The body is an embeddings request, so that entries are found by what traffic asks for. The
         answer's `x-embedfleet-cache` says how many were known.
         """
-        response = await self._embeddings(request, OpenAccess())
+        response = await self._embeddings(request, OpenAccess(), OPENAI)
         if response.status != 200:
             return response
         if response.taken is not None:
             response.taken()
         return Response(b"{}", headers=response.headers)
 
-    async def _embeddings(self, request: Request, access: Access) -> Response:
+    async def _embeddings(self, request: Request, access: Access, contract: Contract) -> Response:
         started = time.monotonic()
         model: ServedModel | None = None
         allowed: Pass | None = None
@@ -149,28 +163,28 @@ class Endpoint:
         response: Response | None = None
         self.active += 1
         try:
-            allowed = access.open(request.header(b"authorization"))
+            allowed = access.open(request.credentials)
             held.caller = allowed.key or address
             caller = self._caller(request, started, address, allowed)
             scope = Attendance(request, caller.deadline - time.monotonic(), whole=False)
             with scope:
-                parsed = await self._intake.read(request, held, scope)
+                parsed = await self._intake.read(request, held, scope, contract)
                 model = self._intake.find(parsed.model)
-                texts = len(parsed.inputs)
+                texts = parsed.texts
                 check_dimensions(parsed, model.identity.width)
                 allowed.enter(model.names[0], texts)
                 found = await self._vectors(request, model, parsed, caller, allowed)
                 tokens, hits = found.tokens, found.hits
                 held.release()
-                written = await self._write(found, parsed, answer)
-            told = [*_headers(found, texts, started), *allowed.headers()]
-            # Texts of a key are in flight until the answer is taken.
-            response = Response(written, headers=told, taken=partial(_taken, answer, allowed))
+                told = _told(found, parsed, request.id, time.monotonic() - started)
+                written = await self._write(told, contract, answer)
+            headers = [*_headers(found, parsed, started), *self._of_space(model)]
+            response = _response(written, headers, answer, allowed)
             status = response.status
         except EmbedfleetError as error:
             if allowed is not None and is_ours(error):
                 allowed.refund()
-            refusal, status = error_response(error), error.status
+            refusal, status = error_response(error, contract.refuse), error.status
             return refusal
         except ClientGoneError as left:
             status = left.status
@@ -253,8 +267,21 @@ class Endpoint:
             return await self._compute(model, parsed, caller, allowed)
         if seen.hits < len(seen.keys):
             await self._recalling.complete(seen, caller, allowed)
-        vectors = [entry.vector for entry in seen.entries if entry is not None]
-        return _Found(vectors, seen.tokens, seen.queue_s, seen.compute_s, seen.hits)
+        entries = [entry for entry in seen.entries if entry is not None]
+        found = _Found(
+            [entry.vector for entry in entries],
+            seen.tokens,
+            seen.queue_s,
+            seen.compute_s,
+            seen.hits,
+            [place for place, entry in enumerate(seen.entries) if entry and entry.truncated],
+        )
+        if seen.faults:
+            keyed = enumerate(seen.keys)
+            found.faults = {
+                place: seen.faults[key] for place, key in keyed if seen.entries[place] is None
+            }
+        return found
 
     async def _compute(
         self,
@@ -264,33 +291,77 @@ class Endpoint:
         allowed: Pass,
     ) -> _Found:
         allowed.reserve(self._tokenizing.least_tokens(model, parsed, parsed.inputs))
-        encoded = await self._tokenizing.encode(model, parsed, parsed.inputs, caller)
-        tokens = sum(len(text.ids) for text in encoded)
+        every = await self._tokenizing.encode(model, parsed, parsed.inputs, caller)
+        faults: dict[int, EmbedfleetError] = {}
+        if parsed.by_item:
+            faults = {at: one for at, one in enumerate(every) if isinstance(one, CallerError)}
+            encoded = [one for one in every if isinstance(one, EncodedText)]
+        else:
+            encoded = whole(every)
+        places = [at for at in range(len(every)) if at not in faults]
+        tokens = sum([len(text.ids) for text in encoded])
         model.backend.admit(len(encoded), tokens, caller)
         allowed.charge(tokens)
-        encodings = [text.ids for text in encoded]
-        found = await compute(model.backend, encodings, caller, model.identity.width)
-        return _Found(found.rows, tokens, found.queue_s, found.compute_s)
-
-    async def _write(self, found: _Found, parsed: EmbeddingRequest, answer: HeldAnswer) -> bytes:
-        """The answer's body; a large one is written beside the event loop."""
-
-        def write() -> bytes:
-            return render_response(
-                derive(found.vectors, parsed.dimensions),
-                encoding_format=parsed.encoding_format,
-                model=parsed.model,
-                prompt_tokens=found.tokens,
-            )
-
-        texts = len(found.vectors)
-        numbers = texts * (parsed.dimensions or len(found.vectors[0]))
-        await answer.take(
-            int(numbers * BYTES_OF_NUMBER[parsed.encoding_format]) + texts * BYTES_OF_TEXT
+        truncated = [at for at, text in zip(places, encoded, strict=True) if text.truncated]
+        if not encoded:
+            return _Found([], 0, faults=faults)
+        found = await compute(
+            model.backend,
+            [text.ids for text in encoded],
+            caller,
+            model.identity.width,
+            by_item=parsed.by_item,
         )
-        if numbers <= INLINE_NUMBERS[parsed.encoding_format]:
-            return write()
-        return await self._tokenizing.apart(write)
+        rows = found.rows
+        if parsed.by_item:
+            failed = {
+                at: row
+                for at, row in zip(places, rows, strict=True)
+                if isinstance(row, EmbedfleetError)
+            }
+            rows = [row for row in rows if not isinstance(row, EmbedfleetError)]
+            truncated = [at for at in truncated if at not in failed]
+            faults |= failed
+        return _Found(rows, tokens, found.queue_s, found.compute_s, None, truncated, faults)
+
+    async def _write(self, told: Answer, contract: Contract, answer: HeldAnswer) -> Written:
+        """The answer's body; a large one is written beside the event loop."""
+        texts, parsed = len(told.full), told.request
+        width = 0 if not texts else parsed.dimensions or len(told.full[0])
+        size = sum(form.size(width) for form in parsed.forms) + BYTES_OF_TEXT
+        await answer.take(texts * size + BYTES_OF_TEXT * parsed.texts)
+        if all(texts * width <= _inline(form) for form in parsed.forms):
+            return contract.write(told)
+        return await self._tokenizing.apart(partial(contract.write, told))
+
+    def _of_space(self, model: ServedModel) -> Headers:
+        space = self._spaces.of(model.identity, model.promise())
+        return [] if space is None else [(b"x-embedfleet-space", space.encode())]
+
+
+def _inline(form: Form) -> int:
+    """Numbers of a form that are written on the event loop."""
+    most = INLINE_NUMBERS.get(form.layout, INLINE_NUMBERS["base64"])
+    return most if form.kind == "float32" else min(most, INLINE_ROUNDED)
+
+
+def _told(found: _Found, parsed: EmbeddingRequest, name: str, seconds: float) -> Answer:
+    """What is to be written, with places as in the request."""
+    if parsed.places is None and not found.faults and not found.truncated:
+        return Answer(parsed, found.vectors, found.tokens, name, seconds)
+    places = range(len(parsed.inputs)) if parsed.places is None else parsed.places
+    faults: dict[int, EmbedfleetError] = dict(zip(parsed.faulty, parsed.faults, strict=True))
+    faults |= {places[at]: fault for at, fault in found.faults.items()}
+    return Answer(
+        parsed,
+        found.vectors,
+        found.tokens,
+        name,
+        seconds,
+        [place for place in places if place not in faults],
+        frozenset(places[at] for at in found.truncated),
+        faults,
+    )
 
 
 def is_ours(error: EmbedfleetError) -> bool:
@@ -300,14 +371,41 @@ def is_ours(error: EmbedfleetError) -> bool:
     return isinstance(error, ServiceError) or error.status >= 500
 
 
+def _response(written: Written, headers: Headers, answer: HeldAnswer, allowed: Pass) -> Response:
+    return Response(
+        written.body,
+        content_type=written.content_type,
+        headers=[*written.headers, *headers, *allowed.headers()],
+        # Texts of a key are in flight until the answer is taken.
+        taken=partial(_taken, answer, allowed),
+    )
+
+
 def _taken(answer: HeldAnswer, allowed: Pass) -> None:
     answer.give()
     allowed.close()
 
 
-def _headers(found: _Found, texts: int, started: float) -> Headers:
+MOST_PLACES = 256
+"""Places of texts that a header tells."""
+
+
+def _headers(found: _Found, parsed: EmbeddingRequest, started: float) -> Headers:
     headers = timing_headers(time.monotonic() - started, found.queue_s, found.compute_s)
     if found.hits is not None:
-        told = b"hit=%d; miss=%d" % (found.hits, texts - found.hits)
+        told = b"hit=%d; miss=%d" % (found.hits, parsed.texts - found.hits)
         headers.append((b"x-embedfleet-cache", told))
+    if parsed.ignored:
+        headers.append((b"x-embedfleet-ignored", ", ".join(parsed.ignored).encode()))
+    if found.truncated:
+        headers.append((b"x-embedfleet-truncated", _listed(found.truncated, parsed.places)))
+    if wrong := [*parsed.faulty, *found.faults]:
+        headers.append((b"x-embedfleet-errors", b"%d" % len(wrong)))
     return headers
+
+
+def _listed(inputs: Sequence[int], places: Sequence[int] | None) -> bytes:
+    """Places in the request, as a header tells them."""
+    some = [str(at if places is None else places[at]) for at in inputs[:MOST_PLACES]]
+    more = len(inputs) - len(some)
+    return (", ".join(some) + (f" and {more} more" if more else "")).encode()

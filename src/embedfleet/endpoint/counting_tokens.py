@@ -12,12 +12,14 @@ from functools import partial
 
 from embedfleet.access import Access, Pass
 from embedfleet.endpoint.answers import AnswerRoom, HeldAnswer
+from embedfleet.endpoint.contracts.openai import OPENAI
 from embedfleet.endpoint.intake import Intake
 from embedfleet.endpoint.seams import Caller
-from embedfleet.endpoint.tokenizing import Tokenizing
+from embedfleet.endpoint.tokenizing import Tokenizing, whole
+from embedfleet.vocabulary import of_several
 from embedfleet.wire.asgi import Request, Response
 from embedfleet.wire.attendance import Attendance
-from embedfleet.wire.openai import check_dimensions
+from embedfleet.wire.embedding_request import check_dimensions
 from embedfleet.wire.openai_tokens import render_tokens
 
 INLINE_TOKENS = 16_384
@@ -51,7 +53,7 @@ class TokenCounting:
         A key pays the estimate of its tokens for the tokenising, and no more.
         """
         held, answer = self._intake.holding(), HeldAnswer(self._answers)
-        allowed = self._access.open(request.header(b"authorization"))
+        allowed = self._access.open(request.credentials)
         request.notes["key"] = allowed.key
         response: Response | None = None
         try:
@@ -59,12 +61,15 @@ class TokenCounting:
             held.caller = allowed.key or caller.address
             scope = Attendance(request, caller.deadline - time.monotonic(), whole=False)
             with scope:
-                parsed = await self._intake.read(request, held, scope)
+                parsed = await self._intake.read(request, held, scope, OPENAI)
+                if parsed.faults:
+                    raise of_several(parsed.faults)
                 model = self._intake.find(parsed.model)
                 check_dimensions(parsed, model.identity.width)
                 allowed.enter(model.names[0], len(parsed.inputs))
                 allowed.reserve(self._tokenizing.least_tokens(model, parsed, parsed.inputs))
-                encoded = await self._tokenizing.encode(model, parsed, parsed.inputs, caller)
+                every = await self._tokenizing.encode(model, parsed, parsed.inputs, caller)
+                encoded = whole(every)
                 tokens = sum(len(text.ids) for text in encoded)
                 await answer.take(BYTES_OF_TOKEN * tokens)
                 render = partial(

@@ -10,8 +10,10 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
+from embedfleet.endpoint.contracts.contract import Asked, Contract
 from embedfleet.endpoint.seams import ServedModel
 from embedfleet.vocabulary import NoReplicaError, OverloadedError, UnknownModelError
 from embedfleet.wire.asgi import Request
@@ -20,9 +22,8 @@ from embedfleet.wire.openai import (
     EmbeddingRequest,
     RequestLimits,
     is_quickly_read,
-    parse_large_request,
-    parse_request,
 )
+from embedfleet.wire.openai_fields import by_item_of
 
 QUOTED = 200
 """Characters of a name that an error repeats: bodies are large, and errors are logged."""
@@ -103,22 +104,32 @@ class Intake:
         """For one request, to be released at its end."""
         return Holding(self)
 
-    async def read(self, request: Request, held: Holding, scope: Attendance) -> EmbeddingRequest:
+    async def read(
+        self, request: Request, held: Holding, scope: Attendance, contract: Contract
+    ) -> EmbeddingRequest:
         """A request, whose body is held as it comes and read beside the event loop if that takes
         long. BodyTooLargeError, OverloadedError, CallerError.
         """
+        asked = Asked(request.path, self._limits_of(request))
         body = await request.body(self.max_body_bytes, held.take)
         scope.read()
         if is_quickly_read(body):
-            return parse_request(body, self.limits)
+            return contract.read(body, asked)
         step = _Ending()
         try:
             # One after the other: they share the interpreter, and memory is bounded so.
             async with self._large:
-                read = partial(parse_large_request, body, self.limits, step)
+                read = partial(contract.read_large, body, asked, step)
                 return await asyncio.get_running_loop().run_in_executor(None, read)
         finally:
             step.ended = True
+
+    def _limits_of(self, request: Request) -> RequestLimits:
+        """The limits as the request's headers have them."""
+        wanted = request.header(b"x-embedfleet-on-error")
+        if wanted is None:
+            return self.limits
+        return replace(self.limits, by_item=by_item_of("x-embedfleet-on-error", wanted))
 
     def hold(self, size: int, caller: str, own: int = 0) -> None:
         """Count bytes among those held in memory; OverloadedError where they are too many.
@@ -150,12 +161,28 @@ class Intake:
         if not self._held_by[caller]:
             del self._held_by[caller]
 
+    @staticmethod
+    def _only(models: Mapping[str, ServedModel]) -> ServedModel:
+        """The model of requests that name none."""
+        first, *others = {id(model): model for model in models.values()}.values()
+        if not others:
+            return first
+        known = ", ".join(f"`{each}`" for each in models)
+        raise UnknownModelError(
+            f"several models are served here, and the request names none; send `model`, one of "
+            f"{known}",
+            param="model",
+            code="model_not_found",
+        )
+
     def find(self, name: str) -> ServedModel:
         """The model of this name; UnknownModelError, or NoReplicaError while none is known."""
         models = self.models()
         model = models.get(name)
         if not models:
             raise NoReplicaError(self._no_model())
+        if not name:
+            model = self._only(models)
         if model is None:
             known = ", ".join(f"`{known}`" for known in models)
             shown = name if len(name) <= QUOTED else f"{name[:QUOTED]}…"

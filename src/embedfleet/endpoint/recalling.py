@@ -1,15 +1,11 @@
-"""The texts of a request that were computed before, and the way of the others.
-
-Decides what is looked up, what is waited for because somebody else has it computed, and what is
-tokenised, charged and computed. Refuses to know where entries lie, and HTTP beyond a caller's
-leaving.
+"""The texts of a request that were computed before, and the way of the others: what is looked up,
+what is waited for because somebody else has it computed, and what is tokenised, charged, computed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from embedfleet.access import Pass
 from embedfleet.cache.entry import Entry
@@ -17,13 +13,13 @@ from embedfleet.cache.key import Keys, VectorIdentity
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import EncodedText
 from embedfleet.encoding.prompts import prompt_for
-from embedfleet.endpoint.seams import Caller, Promise, ServedModel
+from embedfleet.endpoint.seams import Caller, Promise, ServedModel, truncation
 from embedfleet.endpoint.sharing import Order, SingleFlight
 from embedfleet.endpoint.texts import Waiting
-from embedfleet.endpoint.tokenizing import Tokenizing
-from embedfleet.vocabulary import CallerError, EmbedfleetError
+from embedfleet.endpoint.tokenizing import Tokenizing, whole
+from embedfleet.vocabulary import CallerError, EmbedfleetError, Truncation
+from embedfleet.wire.embedding_request import EmbeddingRequest
 from embedfleet.wire.headers import CacheWishes
-from embedfleet.wire.openai import EmbeddingRequest
 
 MOST_IDENTITIES = 1024
 """Prompts whose state of hashing is remembered; callers make them up, so there must be an end."""
@@ -45,6 +41,8 @@ class Recollection:
     hits: int
     queue_s: float = 0.0
     compute_s: float = 0.0
+    faults: dict[bytes, EmbedfleetError] = field(default_factory=dict)
+    """What is wrong with texts that have no entry, where each is for itself."""
 
     @property
     def tokens(self) -> int:
@@ -54,7 +52,7 @@ class Recollection:
         """The first place of each text that is missing; equal ones are one."""
         found: dict[bytes, int] = {}
         for place, (key, entry) in enumerate(zip(self.keys, self.entries, strict=True)):
-            if entry is None:
+            if entry is None and key not in self.faults:
                 found.setdefault(key, place)
         return found
 
@@ -75,7 +73,7 @@ class Recalling:
         self._cache = cache
         self._flights = SingleFlight(cache)
         self._tokenizing = tokenizing
-        self._keys: dict[tuple[Promise, str, str, bool], Keys] = {}
+        self._keys: dict[tuple[Promise, str, str, Truncation], Keys] = {}
 
     async def begin(
         self, model: ServedModel, parsed: EmbeddingRequest, wishes: CacheWishes
@@ -126,7 +124,7 @@ class Recalling:
     ) -> None:
         """Wait for what others have computed, have the rest computed."""
         keys = list(missing)
-        waiting = Waiting([None] * len(keys))
+        waiting = Waiting([None] * len(keys), by_item=seen.parsed.by_item)
         # A text that must not be stored is shared with nobody: others would learn that it was sent.
         shares = seen.wishes.answer and seen.wishes.store
         join = self._flights.join
@@ -137,16 +135,24 @@ class Recalling:
             if alone:
                 places = [missing[keys[at]] for at in alone]
                 encoded = await self._encode(seen, places, caller, allowed)
-                orders = [
-                    Order(keys[at], text.ids, text.truncated, at)
-                    for at, text in zip(alone, encoded, strict=True)
-                ]
+                orders = []
+                for at, text in zip(alone, encoded, strict=True):
+                    if isinstance(text, CallerError):
+                        waiting.take(at, text)
+                    else:
+                        orders.append(Order(keys[at], text.ids, text.truncated, at))
                 self._lead(seen, waiting, orders, caller, allowed, shares=shares)
             await waiting.finished
         finally:
             self._flights.leave(waiting)
             seen.queue_s, seen.compute_s = waiting.queue_s, waiting.compute_s
-        seen.fill(dict(zip(keys, waiting.rows, strict=True)))
+        found: dict[bytes, Entry] = {}
+        for key, row in zip(keys, waiting.rows, strict=True):
+            if isinstance(row, EmbedfleetError):
+                seen.faults[key] = row
+            else:
+                found[key] = row
+        seen.fill(found)
 
     def _lead(
         self,
@@ -176,41 +182,27 @@ class Recalling:
 
     async def _encode(
         self, seen: Recollection, places: Sequence[int], caller: Caller, allowed: Pass
-    ) -> list[EncodedText]:
+    ) -> list[EncodedText | CallerError]:
         parsed = seen.parsed
         texts = [parsed.inputs[place] for place in places]
         allowed.reserve(self._tokenizing.least_tokens(seen.model, parsed, texts))
-        try:
-            return await self._tokenizing.encode(seen.model, parsed, texts, caller)
-        except CallerError as error:
-            raise _of_the_request(error, places) from None
+        encoded = await self._tokenizing.encode(seen.model, parsed, texts, caller, places)
+        return encoded if parsed.by_item else list(whole(encoded))
 
     def _keys_for(self, promise: Promise, model: ServedModel, parsed: EmbeddingRequest) -> Keys:
         prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
-        known = (promise, model.identity.tokenizer, prompt, parsed.truncate)
+        truncate = truncation(model, parsed)
+        known = (promise, model.identity.tokenizer, prompt, truncate)
         keys = self._keys.get(known)
         if keys is None:
             if len(self._keys) >= MOST_IDENTITIES:
                 self._keys.clear()
-            keys = self._keys[known] = Keys(vector_identity(promise, model, prompt, parsed))
+            keys = self._keys[known] = Keys(vector_identity(promise, model, prompt, truncate))
         return keys
 
 
-_PLACE = re.compile(r"input\[(\d+)\]")
-
-
-def _of_the_request(error: CallerError, places: Sequence[int]) -> CallerError:
-    """An error about some of a request's texts, with their positions in the request."""
-
-    def of(told: str) -> str:
-        return _PLACE.sub(lambda match: f"input[{places[int(match[1])]}]", told)
-
-    param = None if error.param is None else of(error.param)
-    return type(error)(of(error.message), param=param, code=error.code)
-
-
 def vector_identity(
-    promise: Promise, model: ServedModel, prompt: str, parsed: EmbeddingRequest
+    promise: Promise, model: ServedModel, prompt: str, truncate: Truncation
 ) -> VectorIdentity:
     """What determines the vectors of a request's texts, beside these."""
     identity = model.identity
@@ -222,5 +214,5 @@ def vector_identity(
         width=identity.width,
         max_tokens=identity.max_tokens,
         prompt=prompt,
-        truncate=parsed.truncate,
+        truncate=truncate,
     )

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint.texts import Text
-from embedfleet.vocabulary import Lane, ModelIdentity, Precision
+from embedfleet.vocabulary import Lane, ModelIdentity, Precision, Truncation
+from embedfleet.wire.embedding_request import EmbeddingRequest
 
 
 class Caller(NamedTuple):
@@ -54,6 +55,10 @@ class Backend(Protocol):
         ...
 
 
+UNKNOWN = "unknown "
+"""Begins the revision of weights that nobody can tell."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Promise:
     """What a pool promises of every vector, whichever replica computes it."""
@@ -80,6 +85,14 @@ class ServedModel:
     """Seconds since 1970, for OpenAI's model list."""
     promise: Callable[[], Promise | None] = _no_promise
     """The same object each time, once it is known; without it nothing is answered from a cache."""
+    truncate: Truncation = Truncation.NONE
+    """What becomes of texts that are too long where a request does not say."""
+
+
+def truncation(model: ServedModel, parsed: EmbeddingRequest) -> Truncation:
+    """What becomes of a request's texts that are too long for its model."""
+    wanted = parsed.truncate or model.truncate
+    return wanted if wanted is Truncation.NONE or parsed.cut is None else parsed.cut
 
 
 class Answered(NamedTuple):

@@ -68,8 +68,8 @@ class SharedText(Text):
         passing = isinstance(error, ReplicaError) and not isinstance(error, VectorError)
         if passing and self.leads < MOST_LEADS and len(self.waiting) > 1:
             self.leads += 1
-            (leader, _), *self.waiting = self.waiting
-            leader.fail(error)
+            (leader, place), *self.waiting = self.waiting
+            leader.fail(place, error)
             try:
                 self.backend.submit([self], self.caller)
             except EmbedfleetError as refused:

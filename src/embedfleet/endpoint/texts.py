@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedfleet.vocabulary import EmbedfleetError, Encoding, Vector, Vectors
+from embedfleet.vocabulary import EmbedfleetError, Encoding, ReplicaError, Vector, Vectors
 
 if TYPE_CHECKING:
     from embedfleet.endpoint.seams import Backend, Caller
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 class Waiting:
     """What one request waits for: so many texts, each with its place.
 
-    Complete when all are there; the first text that fails fails the request.
+    Complete when all are there; the first text that fails fails the request, unless each is for
+    itself.
     """
 
-    def __init__(self, rows: MutableSequence[Any] | Vectors) -> None:
-        """`rows` has a place for what comes of each text, and is filled in any order."""
+    def __init__(self, rows: MutableSequence[Any] | Vectors, *, by_item: bool = False) -> None:
+        """`rows` has a place for what comes of each text, and is filled in any order. With
+        `by_item` the error of a text that replicas fail comes in its place.
+        """
+        self._by_item = by_item
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.rows = rows
         self.texts: list[Text] = []
@@ -39,8 +43,11 @@ class Waiting:
         if not self._missing and not self.finished.done():
             self.finished.set_result(None)
 
-    def fail(self, error: EmbedfleetError) -> None:
-        if not self.finished.done():
+    def fail(self, place: int, error: EmbedfleetError) -> None:
+        """One of the texts has no vector."""
+        if self._by_item and isinstance(error, ReplicaError):
+            self.take(place, error)
+        elif not self.finished.done():
             self.finished.set_exception(error)
 
     def leave(self) -> list[Text]:
@@ -76,8 +83,8 @@ class Text:
     def failed(self, error: EmbedfleetError) -> None:
         """It has no vector."""
         waiting, self.waiting = self.waiting, []
-        for each, _ in waiting:
-            each.fail(error)
+        for each, place in waiting:
+            each.fail(place, error)
 
     def forsaken_by(self, waiting: Waiting) -> bool:
         """Take out who waits no more; return whether the text is for nobody now, and was not."""
@@ -92,14 +99,21 @@ class Text:
 
 
 async def compute(
-    backend: Backend, encodings: Sequence[Encoding], caller: Caller, width: int
+    backend: Backend,
+    encodings: Sequence[Encoding],
+    caller: Caller,
+    width: int,
+    *,
+    by_item: bool = False,
 ) -> Waiting:
-    """Vectors of `encodings`, shared with nobody: `rows` is [texts, width], or a list of one.
+    """Vectors of `encodings`, shared with nobody: `rows` is [texts, width], or a list of one; with
+    `by_item` a list, in which errors may be.
 
     Raises what the backend does for the first text that fails. Cancelling forgets the work.
     """
-    rows = [None] if len(encodings) == 1 else np.empty((len(encodings), width), np.float32)
-    waiting = Waiting(rows)
+    listed = by_item or len(encodings) == 1
+    rows = [None] * len(encodings) if listed else np.empty((len(encodings), width), np.float32)
+    waiting = Waiting(rows, by_item=by_item)
     texts = [Text(encoding, waiting, place) for place, encoding in enumerate(encodings)]
     backend.submit(texts, caller)
     try:

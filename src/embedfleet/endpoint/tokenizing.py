@@ -15,10 +15,17 @@ from typing import Any, NamedTuple, TypeVar
 
 from embedfleet.encoding.encoder import EncodedText
 from embedfleet.encoding.prompts import prompt_for
-from embedfleet.endpoint.seams import Caller, ServedModel
+from embedfleet.encoding.tokenizer import finished
+from embedfleet.endpoint.seams import Caller, ServedModel, truncation
 from embedfleet.endpoint.turns import Turn, Turns
-from embedfleet.vocabulary import EmbedfleetError, PackedText, TextOrIds
-from embedfleet.wire.openai import EmbeddingRequest
+from embedfleet.vocabulary import (
+    CallerError,
+    EmbedfleetError,
+    PackedText,
+    TextOrIds,
+    of_several,
+)
+from embedfleet.wire.embedding_request import EmbeddingRequest
 
 Done = TypeVar("Done")
 
@@ -88,26 +95,33 @@ class Tokenizing:
         parsed: EmbeddingRequest,
         texts: Sequence[TextOrIds],
         caller: Caller,
-    ) -> list[EncodedText]:
+        places: Sequence[int] | None = None,
+    ) -> list[EncodedText | CallerError]:
         """Encode `texts`, all of a request's or some of them, as it wants them encoded.
 
-        Raises CallerError, whose position is that in `texts`, and OverloadedError where too much
-        waits already. Cancelling ends it with the slice that is worked on.
+        `places` says where in the request's `inputs` they are. What is wrong with a text comes in
+        its place. Raises OverloadedError where too much waits already. Cancelling ends it with the
+        slice that is worked on.
         """
         prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
         characters = self.characters(model, parsed, texts)
+        steps = model.encoder.steps(
+            texts,
+            prompt=prompt,
+            truncate=truncation(model, parsed),
+            name=partial(_named, parsed, places),
+        )
         if characters <= INLINE_CHARACTERS:
-            return model.encoder.encode(texts, prompt=prompt, truncate=parsed.truncate)
+            return finished(steps)
         now = time.monotonic()
         self._turns.admit(characters, caller.lane, caller.deadline - now)
-        steps = model.encoder.steps(texts, prompt=prompt, truncate=parsed.truncate)
         job = _Job(steps, asyncio.get_running_loop().create_future())
         who = caller.key or caller.address
         turn = Turn(job, caller.lane, who, characters, now, caller.deadline)
         self._turns.put(turn)
         self._pump()
         try:
-            encoded: list[EncodedText] = await job.done
+            encoded: list[EncodedText | CallerError] = await job.done
         finally:
             self._turns.remove(turn)
             # An error knows the frames that it came through, and this one would know the error.
@@ -151,6 +165,20 @@ class Tokenizing:
             else:
                 done.set_result(sliced.result)
         self._pump()
+
+
+def whole(encoded: Sequence[EncodedText | CallerError]) -> list[EncodedText]:
+    """The texts; raises one CallerError for all of them that are none."""
+    faults = [each for each in encoded if isinstance(each, CallerError)]
+    if faults:
+        raise of_several(faults)
+    return [each for each in encoded if isinstance(each, EncodedText)]
+
+
+def _named(parsed: EmbeddingRequest, places: Sequence[int] | None, at: int) -> str:
+    """What the sender of a request calls one of its texts."""
+    place = at if places is None else places[at]
+    return f"{parsed.field}[{place if parsed.places is None else parsed.places[place]}]"
 
 
 class _Sliced(NamedTuple):

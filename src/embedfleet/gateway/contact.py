@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from embedfleet.endpoint import Promise
+from embedfleet.endpoint import UNKNOWN, Promise
 from embedfleet.fleet.health import Expected
 from embedfleet.gateway.engines.client import ReplicaClient, embed
 from embedfleet.gateway.scratch import Scratch
@@ -102,7 +102,7 @@ class ModelContact:
             if identity is not None and (identity.revision or self._identity is not None):
                 # Nobody can tell the weights: what was computed is only right in this process,
                 # whose replicas may not become another model.
-                revision = identity.revision or f"unknown {uuid4().hex}"
+                revision = identity.revision or f"{UNKNOWN}{uuid4().hex}"
                 self._promise = Promise(revision, self._precision)
         return self._promise
 

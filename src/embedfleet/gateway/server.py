@@ -71,9 +71,9 @@ from embedfleet.settings.addresses import DefaultPort, Place, places
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.telemetry.tracing import Tracing, opened
-from embedfleet.vocabulary import ReplicaState
+from embedfleet.vocabulary import ReplicaState, Truncation
+from embedfleet.wire.embedding_request import RequestLimits
 from embedfleet.wire.headers import trusted_networks
-from embedfleet.wire.openai import RequestLimits
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +227,8 @@ class Gateway:
         """Make the model of a pool known to callers, by all its names."""
         pool = self.pools[place]
         pool.width, now = model.identity.width, int(time.time())
-        served = ServedModel(model.identity, names, encoder, pool, now, promise)
+        truncate = Truncation(self.settings.pools[place].truncate)
+        served = ServedModel(model.identity, names, encoder, pool, now, promise, truncate)
         self.models.update(dict.fromkeys(names, served))
         self._served.add(place)
         if self.workers is not None:
@@ -249,7 +250,12 @@ class Gateway:
         limits = self.settings.gateway
         return Endpoint(
             lambda: self.models,
-            limits=RequestLimits(max_texts=limits.max_texts),
+            limits=RequestLimits(
+                max_texts=limits.max_texts,
+                blank_texts=limits.blank_texts == "embed",
+                unknown_fields=limits.unknown_fields == "ignore",
+                by_item=limits.on_error == "item",
+            ),
             max_body_bytes=limits.max_body_bytes,
             max_held_bytes=limits.max_queued_bytes,
             max_answer_bytes=limits.max_answer_bytes,

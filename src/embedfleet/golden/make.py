@@ -15,7 +15,7 @@ from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.golden.vectors import GoldenVectors, write
 from embedfleet.model.description import describe
 from embedfleet.settings import EngineSettings
-from embedfleet.vocabulary import Role
+from embedfleet.vocabulary import Role, Truncation
 
 _PARAGRAPH = (
     "A load balancer hands each piece of work to the server that can finish it first. When the "
@@ -49,7 +49,7 @@ def make(directory: Path, output: Path, options: EngineSettings) -> None:
     encodings = []
     for _, text, role in TEXTS:
         prompt = prompt_for(description.identity, role=role, instruction=None)
-        (encoded,) = encoder.encode([text], prompt=prompt, truncate=True)
+        (encoded,) = encoder.encode([text], prompt=prompt, truncate=Truncation.END)
         # Of a long one the end, with what the model wants at the beginning.
         first = encoded.ids[: len(description.template.before)]
         last = encoded.ids[len(first) :][len(first) - MOST_TOKENS :]

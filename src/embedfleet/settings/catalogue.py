@@ -287,6 +287,10 @@ class Pool:
     replica_weights: tuple[float, ...] = ()
     """Weights of `replica_urls`, in their order, for `weighted`; empty means equal. A replica of
     weight 3 gets three times the tokens of one of weight 1."""
+    truncate: Literal["none", "start", "end"] = "none"
+    """What becomes of texts that are too long where a request does not say (`truncate`): refused,
+    or cut at their start or end. For clients that can't say; which texts were cut is told in the
+    header `x-embedfleet-truncated`."""
     golden: Path | None = setting(None, none="auto")
     """File of golden vectors that a replica must reproduce before it gets traffic; `auto` takes the
     one that ships with embedfleet or with the model, where there is one."""

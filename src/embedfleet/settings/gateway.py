@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from embedfleet.settings.rules import DISTANT_S, count, duration, setting
 
@@ -32,6 +33,17 @@ class GatewaySettings:
     before it is read."""
     max_texts: int = count(2048)
     """Most texts in one request; the limit that OpenAI's own service has."""
+    blank_texts: Literal["embed", "refuse"] = "embed"
+    """What becomes of texts of white space alone: they are embedded, as OpenAI does, or refused.
+    Empty texts are refused always."""
+    unknown_fields: Literal["ignore", "refuse"] = "ignore"
+    """What becomes of fields of a request that mean nothing here: they are ignored and told in the
+    header `x-embedfleet-ignored`, or the request is refused. Fields that would change vectors are
+    honoured or refused always."""
+    on_error: Literal["request", "item"] = "request"
+    """What a text that is wrong does to the others of its request: `request` refuses all of them,
+    `item` answers those that are right, with an error in the place of each that is not. A request
+    may say otherwise (`on_error`, `x-embedfleet-on-error`)."""
     request_timeout_s: float = duration(600.0)
     """Seconds that a request may take when it names no deadline of its own: OpenAI's client waits
     as long."""

@@ -70,6 +70,17 @@ class Request(msgspec.Struct, frozen=True):
                 return text
         return None
 
+    @property
+    def credentials(self) -> str | None:
+        """Who asks, as the header `authorization` has it, or a key as Azure's clients and those of
+        several engines send it.
+        """
+        told = self.header(b"authorization")
+        if told is None:
+            key = self.header(b"api-key") or self.header(b"x-api-key")
+            told = None if key is None else f"Bearer {key}"
+        return told
+
     def listed(self, name: bytes) -> str | None:
         """All headers of this (lower-case) name as the one list that they are (RFC 9110, 5.3)."""
         lines = [value for key, value in self.scope["headers"] if key == name]
@@ -141,13 +152,15 @@ def _too_large(limit: int) -> BodyTooLargeError:
     )
 
 
-def error_response(error: EmbedfleetError) -> Response:
+def error_response(
+    error: EmbedfleetError, render: Callable[[EmbedfleetError], bytes] = render_error
+) -> Response:
     """The answer that tells the caller about an error."""
     headers = [*error.headers]
     if isinstance(error, ServiceError) and error.retry_after_s is not None:
         seconds = max(1, -int(-error.retry_after_s // 1))
         headers.append((b"retry-after", str(seconds).encode()))
-    return Response(render_error(error), error.status, headers=headers)
+    return Response(render(error), error.status, headers=headers)
 
 
 async def send_response(send: Send, response: Response, name: str = "") -> None:

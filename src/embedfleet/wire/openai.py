@@ -4,18 +4,16 @@ The one import for users of the format; the work is in `openai_request` and `ope
 of it is pure: no I/O, no clock.
 """
 
-from embedfleet.wire.openai_request import (
+from embedfleet.wire.bodies import is_quickly_read
+from embedfleet.wire.embedding_request import (
     LEAST_DIMENSIONS,
     EmbeddingRequest,
-    EncodingFormat,
     RequestLimits,
     check_dimensions,
-    is_quickly_read,
-    parse_large_request,
-    parse_request,
 )
+from embedfleet.wire.forms import derive
+from embedfleet.wire.openai_request import parse_large_request, parse_request
 from embedfleet.wire.openai_response import (
-    derive,
     render_error,
     render_model,
     render_models,
@@ -25,7 +23,6 @@ from embedfleet.wire.openai_response import (
 __all__ = [
     "LEAST_DIMENSIONS",
     "EmbeddingRequest",
-    "EncodingFormat",
     "RequestLimits",
     "check_dimensions",
     "derive",

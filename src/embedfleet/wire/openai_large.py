@@ -34,7 +34,7 @@ PIECE = 256 * 2**10
 """Bytes of a text that are parsed at once, and are kept as one."""
 
 MAX_BESIDE = 2**20
-"""Bytes that all fields but `input` may take together."""
+"""Bytes that all fields but the texts may take together."""
 
 LARGEST_ID = 2**31 - 1
 
@@ -84,13 +84,13 @@ class Structure(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """A body whose `input` is cut out."""
+    """A body whose texts are cut out."""
 
     beside: bytes
     """The body with null in its place."""
     start: int
     end: int
-    """Where `input`'s value stands, white space left out; equal where there is none."""
+    """Where their value stands, white space left out; equal where there is none."""
     commas: NDArray[np.int64]
     """Positions of the commas between its elements."""
 
@@ -175,13 +175,13 @@ def _outside(
     return np.flatnonzero(_STRUCTURAL[some] & (within == 0)), ends_inside, escaped
 
 
-def split(body: Body, max_texts: int, step: Step) -> Fields:
-    """Cut `input` out of a body; TooMuchError, UnreadableError."""
+def split(body: Body, max_texts: int, step: Step, name: str = "input") -> Fields:
+    """Cut the field `name`, the texts, out of a body; TooMuchError, UnreadableError."""
     start = past_space(body, 0, len(body))
     if body[start : start + 1] != b"{":
         raise UnreadableError("not an object", start)
     structure = scan(body, MAX_BESIDE + max_texts, step)
-    value = _input(body, start, structure.marks)
+    value = _value_of(name, body, start, structure.marks)
     if value is None:
         raise TooMuchError("beside", len(body))
     first = past_space(body, value[0], value[1])
@@ -202,8 +202,10 @@ def split(body: Body, max_texts: int, step: Step) -> Fields:
     return Fields(beside, first, last, commas)
 
 
-def _input(body: Body, start: int, marks: NDArray[np.int64]) -> tuple[int, int] | None:
-    """Where the value of the last field named `input` stands."""
+def _value_of(
+    name: str, body: Body, start: int, marks: NDArray[np.int64]
+) -> tuple[int, int] | None:
+    """Where the value of the last field of this name stands."""
     found = None
     before = start
     key_end = -1
@@ -212,7 +214,7 @@ def _input(body: Body, start: int, marks: NDArray[np.int64]) -> tuple[int, int] 
             if key_end < 0:
                 key_end = mark
             continue
-        if key_end >= 0 and _is_input(body, before + 1, key_end):
+        if key_end >= 0 and _is_named(name, body, before + 1, key_end):
             found = (key_end + 1, mark)
         before, key_end = mark, -1
     return found
@@ -221,14 +223,14 @@ def _input(body: Body, start: int, marks: NDArray[np.int64]) -> tuple[int, int] 
 _LONGEST_KEY = 64
 
 
-def _is_input(body: Body, start: int, end: int) -> bool:
+def _is_named(name: str, body: Body, start: int, end: int) -> bool:
     start = past_space(body, start, end)
     end = _before_space(body, start, end)
     if end - start > _LONGEST_KEY:
         return False
     key = bytes(body[start:end])
     try:
-        return key == b'"input"' or msgspec.json.decode(key) == "input"
+        return bool(msgspec.json.decode(key) == name)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
 

@@ -1,9 +1,5 @@
 """What is answered in OpenAI's format: vectors, errors, models.
 
-This module decides how a full vector becomes one of the wanted length (`derive`, the one place
-where that happens, for fresh and for cached vectors) and which bytes go out. It refuses to know
-where vectors come from, and HTTP beyond the body.
-
 Vectors never become Python floats: base64 is made from their bytes, JSON numbers by orjson from the
 array. `benchmarks/wire.py` prints what that costs: for 64 vectors of 1,024 dimensions some 60 µs in
 base64 and 3 ms as JSON numbers, of one core.
@@ -11,91 +7,95 @@ base64 and 3 ms as JSON numbers, of one core.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from operator import itemgetter
+from types import MappingProxyType
 
 import numpy as np
 import orjson
 import pybase64
 from numpy.typing import NDArray
 
-from embedfleet.vocabulary import EmbedfleetError, ModelIdentity, VectorError, Vectors
-from embedfleet.wire.openai_request import EncodingFormat
-
-
-def derive(
-    vectors: Vectors | Sequence[NDArray[np.float32]], dimensions: int | None = None
-) -> Vectors | Sequence[NDArray[np.float32]]:
-    """Make the answer's vectors, shape [texts, dimensions], from full ones of unit length.
-
-    `vectors` is a float32 matrix [texts, width] or one float32 array [width] per text. Full width
-    (also by None) gives the same bits; fewer dimensions are cut off and the rest is brought to unit
-    length, in float32. A row's result does not depend on the rows beside it. What is not cut comes
-    back as it is, a matrix or rows.
-
-    Raises ValueError for dimensions below 1 or above the width, VectorError if nothing but zeros
-    is left of a vector.
-    """
-    width = len(vectors[0])
-    if dimensions is None or dimensions == width:
-        return vectors
-    full = vectors if isinstance(vectors, np.ndarray) else np.stack(vectors)
-    if not 1 <= dimensions < width:
-        raise ValueError(f"no {dimensions} dimensions in vectors of {width}")
-    # One copy makes rows contiguous, so that every row is summed in the same order, however many
-    # there are: a cached vector must give the same bits as a fresh one.
-    cut = np.ascontiguousarray(full[:, :dimensions])
-    lengths = np.sqrt(np.add.reduce(cut * cut, axis=1, keepdims=True))
-    if not lengths.all():
-        raise VectorError(f"the first {dimensions} dimensions of a vector are all zero")
-    return np.divide(cut, lengths)
+from embedfleet.vocabulary import EmbedfleetError, ModelIdentity, Vectors
+from embedfleet.wire.forms import FLOATS, Form, as_bytes, as_numbers, rounded, scale
 
 
 def render_response(
     vectors: Vectors | Sequence[NDArray[np.float32]],
     *,
-    encoding_format: EncodingFormat,
+    form: Form = FLOATS,
     model: str,
     prompt_tokens: int,
+    truncated: Container[int] = (),
+    places: Sequence[int] | None = None,
+    faults: Mapping[int, EmbedfleetError] = MappingProxyType({}),
 ) -> bytes:
     """Write the answer to an embeddings request.
 
     `vectors` has shape [texts, dimensions], or is one float32 array a text, in the order of the
-    request's texts; `prompt_tokens` is the sum over them, end-of-text tokens included. base64 holds
-    little-endian float32.
+    request's texts; `prompt_tokens` is the sum over them, end-of-text tokens included. `places`
+    says where in the request they are, None from the first one on; `faults` has an error for each
+    other place. `truncated` are places whose text was cut.
     """
-    # Rows of a cache are contiguous and go out as they lie there.
-    rows = np.ascontiguousarray(vectors, "<f4") if isinstance(vectors, np.ndarray) else vectors
-    parts = [b'{"object":"list","data":[']
-    if encoding_format == "base64":
-        for index, row in enumerate(rows):
-            parts += (_OPENING[index > 0] % index, b'"', pybase64.b64encode(row), b'"}')
+    numbers = rounded(vectors, form.kind)
+    indices = range(len(numbers)) if places is None else places
+    if form.layout == "base64":
+        rows = as_bytes(numbers, big_endian=form.big_endian)
+        written = (b'"%b"' % pybase64.b64encode(row) for row in rows)
     else:
-        for index, row in enumerate(rows):
-            numbers = orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
-            parts += (_OPENING[index > 0] % index, numbers, b"}")
+        written = (orjson.dumps(row, option=_NUMPY) for row in as_numbers(numbers))
+    items: list[tuple[int, tuple[bytes, ...]]] = []
+    for index, row in zip(indices, written, strict=True):
+        end = b',"truncated":true},' if index in truncated else b"},"
+        items.append((index, (_OPENING % index, row, end)))
+    if faults:
+        items += [(index, (_faulty(index, fault), b",")) for index, fault in faults.items()]
+        items.sort(key=itemgetter(0))
+    parts = [b'{"object":"list","data":[']
+    for _, pieces in items:
+        parts += pieces
+    parts[-1] = parts[-1].removesuffix(b",")
     usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (prompt_tokens, prompt_tokens)
-    parts += (b'],"model":', _json(model), b",", usage)
+    parts += (b'],"model":', _json(model), b",", _of_integers(form, vectors), usage)
     return b"".join(parts)
 
 
-_OPENING = (
-    b'{"object":"embedding","index":%d,"embedding":',
-    b',{"object":"embedding","index":%d,"embedding":',
-)
+_OPENING = b'{"object":"embedding","index":%d,"embedding":'
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+
+def _faulty(index: int, fault: EmbedfleetError) -> bytes:
+    """What stands in the place of a vector."""
+    return _json({"object": "error", "index": index, "embedding": None, "error": _error(fault)})
+
+
+def _of_integers(form: Form, vectors: Vectors | Sequence[NDArray[np.float32]]) -> bytes:
+    """What is to be known of vectors of another kind than float32: which, and their scale."""
+    if form.kind == "float32":
+        return b""
+    step = scale(form.kind, len(vectors[0])) if len(vectors) else None
+    scaled = b"" if step is None else b'"scale":%b,' % _json(step)
+    return b'"output_dtype":"%b",%b' % (form.kind.encode(), scaled)
 
 
 def render_error(error: EmbedfleetError) -> bytes:
-    """Write an error as OpenAI does; the status to send it with is `error.status`."""
-    return _json(
-        {
-            "error": {
-                "message": error.message,
-                "type": error.kind,
-                "param": error.param,
-                "code": error.code,
-            }
-        }
-    )
+    """Write an error as OpenAI does; the status to send it with is `error.status`.
+
+    Where several texts are wrong, `details` has an error for each.
+    """
+    told: dict[str, object] = _error(error)
+    if error.parts:
+        told["details"] = [_error(each) for each in error.parts]
+    return _json({"error": told})
+
+
+def _error(error: EmbedfleetError) -> dict[str, object]:
+    return {
+        "message": error.message,
+        "type": error.kind,
+        "param": error.param,
+        "code": error.code,
+    }
 
 
 def render_models(models: Iterable[tuple[str, int, ModelIdentity]]) -> bytes:

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from embedfleet.vocabulary import CallerError, Lane
+from embedfleet.wire.embedding_request import RequestLimits
 from embedfleet.wire.openai_errors import codes_of, statuses
-from embedfleet.wire.openai_request import RequestLimits, parse_request
+from embedfleet.wire.openai_request import parse_request
 from embedfleet.wire.openai_response import render_error
 from embedfleet.wire.openapi_schemas import Schema, reference, schemas
 
 JSON = "application/json"
+BYTES = "application/octet-stream"
 
 ONLY_OF_BODIES = {413}
 ONLY_OF_WORK = {429, 500, 502, 504}
@@ -62,7 +64,8 @@ def openapi_document(
             "version": version,
             "summary": "Text embeddings by OpenAI's API.",
             "description": f"At most {limits.max_texts} texts and {max_body_bytes} bytes a "
-            "request. Fields that are not known are ignored, and null is like no field.",
+            "request. Fields that are not known are told in `x-embedfleet-ignored`, and null is "
+            "like no field.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"key": []}, {}],
@@ -90,6 +93,7 @@ def _paths(limits: RequestLimits, model: str) -> Schema:
         body=_body("EmbeddingRequest", EXAMPLES | EXAMPLES_OF_VECTORS, model),
         errors=_wrong_examples(limits, model),
     )
+    vectors["responses"]["200"]["content"][BYTES] = {"schema": {}}
     tokens = _operation(
         "tokenize",
         "Token ids of texts, and their number: what vectors would be computed from and "
@@ -217,6 +221,10 @@ def _told() -> Schema:
         "server-timing": _header("string", "Milliseconds of waiting and of computing."),
         "x-embedfleet-overhead-ms": _header("number", "Milliseconds of everything else."),
         "x-embedfleet-cache": _header("string", "How many texts were known: `hit=2; miss=1`."),
+        "x-embedfleet-space": _header("string", "Which space the vectors are in."),
+        "x-embedfleet-ignored": _header("string", "Fields that mean nothing here."),
+        "x-embedfleet-truncated": _header("string", "Places of the texts that were cut."),
+        "x-embedfleet-errors": _header("integer", "Texts with an error in their place."),
     }
 
 

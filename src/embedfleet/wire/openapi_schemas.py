@@ -11,13 +11,10 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from embedfleet.vocabulary import Role
+from embedfleet.wire.embedding_request import LEAST_DIMENSIONS, RequestLimits
+from embedfleet.wire.forms import KINDS, LAYOUTS
+from embedfleet.wire.openai_fields import ROLES
 from embedfleet.wire.openai_large import LARGEST_ID
-from embedfleet.wire.openai_request import (
-    ENCODING_FORMATS,
-    LEAST_DIMENSIONS,
-    RequestLimits,
-)
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -35,7 +32,8 @@ def schemas(limits: RequestLimits) -> dict[str, Schema]:
         "EmbeddingRequest": embedding_request(limits),
         "TokenizeRequest": tokenize_request(limits),
         "Input": _input(limits),
-        "EmbeddingList": _list("Embedding", {"usage": reference("Usage"), "model": _ASKED_FOR}),
+        "EmbeddingList": _list("Embedding", {"usage": reference("Usage"), "model": _ASKED_FOR})
+        | {"description": "With `output_dtype` and `scale` where another form was asked for."},
         "Embedding": _embedding(),
         "TokenList": _list(
             "Tokens",
@@ -64,19 +62,26 @@ def schemas(limits: RequestLimits) -> dict[str, Schema]:
 
 
 def _embedding() -> Schema:
-    return _object(
+    found = _object(
         {
-            "object": {"const": "embedding"},
+            "object": {"enum": ["embedding", "error"]},
             "index": _count("The text's place in `input`."),
             "embedding": {
-                "description": "Of length 1; base64 holds little-endian float32.",
+                "description": "Of length 1; base64 holds its numbers, little-endian. Null where "
+                "`error` says why.",
                 "anyOf": [
+                    {"type": "null"},
                     {"type": "array", "minItems": 1, "items": {"type": "number"}},
                     {"type": "string", "contentEncoding": "base64"},
                 ],
             },
         }
     )
+    found["properties"] |= {
+        "truncated": {"const": True, "description": "The text was too long, and is cut."},
+        "error": {"type": "object"},
+    }
+    return found
 
 
 def _tokens() -> Schema:
@@ -113,8 +118,25 @@ def embedding_request(limits: RequestLimits) -> Schema:
         "encoding_format": _optional(
             {
                 "type": "string",
-                "enum": list(ENCODING_FORMATS),
-                "description": "`float` by default; `base64` holds the same float32 numbers.",
+                "enum": list(LAYOUTS),
+                "description": "`float` by default; `base64` holds the same numbers, little-"
+                "endian; `bytes_only` is one body of them all, `bytes` the same with a header "
+                "`metadata` that describes it.",
+            }
+        ),
+        "output_dtype": _optional(
+            {
+                "type": "string",
+                "enum": ["float", *KINDS],
+                "description": "What numbers are; integers come with their `scale`. `binary` and "
+                "`ubinary` have eight dimensions to a number.",
+            }
+        ),
+        "on_error": _optional(
+            {
+                "type": "string",
+                "enum": ["request", "item"],
+                "description": "`item` answers the texts that are right where others are wrong.",
             }
         ),
         "user": _optional({"type": "string", "description": "Accepted and not used."}),
@@ -138,7 +160,7 @@ def _common_fields(limits: RequestLimits) -> dict[str, Schema]:
         "input_type": _optional(
             {
                 "type": "string",
-                "enum": [role.value for role in Role],
+                "enum": list(ROLES),
                 "description": "What the texts are for: the model's prompt for it goes before "
                 "each of them.",
             }
@@ -155,16 +177,19 @@ def _common_fields(limits: RequestLimits) -> dict[str, Schema]:
         ),
         "truncate": _optional(
             {
-                "type": "boolean",
-                "description": "Whether the end of over-long texts is cut off; by default they "
-                "are refused.",
+                "type": ["boolean", "string"],
+                "enum": [True, False, "none", "start", "end", "NONE", "START", "END"],
+                "description": "Which end of over-long texts is cut off: `true` is `end`. Without "
+                "it the service's default holds.",
             }
         ),
     }
 
 
 def _input(limits: RequestLimits) -> Schema:
-    text = {"type": "string", "minLength": 1, "pattern": r"\S"}
+    text: Schema = {"type": "string", "minLength": 1}
+    if not limits.blank_texts:
+        text["pattern"] = r"\S"
     ids = {"type": "array", "minItems": 1, "items": _token_id()}
     several = {"type": "array", "minItems": 1, "maxItems": limits.max_texts}
     return {
@@ -195,7 +220,8 @@ def _error() -> Schema:
 
 def _optional(schema: Schema) -> Schema:
     """Let a field be null, which is like leaving it out."""
-    changed = schema | {"type": [schema["type"], "null"]}
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    changed = schema | {"type": [*kinds, "null"]}
     if "enum" in schema:
         changed["enum"] = [*schema["enum"], None]
     return changed

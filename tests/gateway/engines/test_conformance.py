@@ -26,6 +26,7 @@ from embedfleet.vocabulary import (
     ReplicaError,
     ReplicaLostError,
     ReplicaUnreachableError,
+    Truncation,
     UnfitReplicaError,
 )
 from embedfleet.wire.openai import RequestLimits
@@ -87,14 +88,14 @@ def texts(small: ModelDescription, count: int) -> list[Encoding]:
     sentences = [
         f"The {'sea and the ' * (n % 7)}river {n} flows; 天空 {n}!" for n in range(count * 2)
     ]
-    encoded = [one.ids for one in encoder.encode(sentences, prompt="", truncate=False)]
+    encoded = [one.ids for one in encoder.encode(sentences, prompt="", truncate=Truncation.NONE)]
     return [ids for ids in encoded if UNLUCKY not in ids][:count]
 
 
 def unlucky(small: ModelDescription) -> Encoding:
     """A text whose vector is not finite."""
     word = "2"  # the unlucky token of the small tokenizer, checked below
-    (ids,) = (one.ids for one in Encoder(small).encode([word], prompt="", truncate=False))
+    (ids,) = (one.ids for one in Encoder(small).encode([word], prompt="", truncate=Truncation.NONE))
     assert UNLUCKY in ids
     return ids
 
@@ -143,7 +144,7 @@ async def test_a_text_as_long_as_the_model_allows_is_computed_whole(
     kind: Kind, small: ModelDescription
 ) -> None:
     """Nothing is cut off on the way."""
-    longest = Encoder(small).encode(["river sea " * 600], prompt="", truncate=True)[0].ids
+    longest = Encoder(small).encode(["river sea " * 600], prompt="", truncate=Truncation.END)[0].ids
     assert len(longest) == MAX_TOKENS
     async with stand_in(kind, small).running() as url, attached(small) as client:
         description = await client.describe(url)
@@ -423,7 +424,7 @@ async def test_ids_that_are_no_text_are_the_callers_fault_at_an_engine_of_texts(
 async def test_llama_cpp_started_for_short_texts_becomes_unfit(small: ModelDescription) -> None:
     """Its limit is in no page; the first long text meets it."""
     engine = LlamaCpp(directory=small.directory.parent, microbatch=64)
-    longest = Encoder(small).encode(["river sea " * 600], prompt="", truncate=True)[0].ids
+    longest = Encoder(small).encode(["river sea " * 600], prompt="", truncate=Truncation.END)[0].ids
     async with engine.running() as url, attached(small) as client:
         await client.describe(url)
         with pytest.raises(UnfitReplicaError, match="physical batch size"):

@@ -26,7 +26,7 @@ from embedfleet.gateway.engines.attached import Attached
 from embedfleet.gateway.engines.client import embed
 from embedfleet.model.description import ModelDescription, describe
 from embedfleet.model.source import resolve
-from embedfleet.vocabulary import Encoding, Precision, ReplicaError, UnfitReplicaError
+from embedfleet.vocabulary import Encoding, Precision, ReplicaError, Truncation, UnfitReplicaError
 from embedfleet.wire.description import ReplicaDescription
 from tests.checkpoints import Geometry, Layout, write_checkpoint
 from tests.gateway.engines.attaching import attached
@@ -52,7 +52,7 @@ def builtin() -> ModelDescription:
 
 
 def encodings(model: ModelDescription) -> list[Encoding]:
-    found = Encoder(model).encode(TEXTS * 3, prompt="", truncate=True)
+    found = Encoder(model).encode(TEXTS * 3, prompt="", truncate=Truncation.END)
     return [one.ids for one in found]
 
 

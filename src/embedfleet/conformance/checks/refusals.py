@@ -32,11 +32,9 @@ WRONG_INPUTS: dict[str, tuple[Any, str]] = {
     "lists three deep": ([[[1]]], "input[0][0]"),
 }
 
-BLANK_INPUTS: dict[str, tuple[Any, str]] = {
+EMPTY_INPUTS: dict[str, tuple[Any, str]] = {
     # OpenAI documents that the string must not be empty, and has taken an empty one all the same.
     "an empty string": ("", "input"),
-    "a blank string": (" \t", "input"),
-    "a blank text among others": (["a", "b", " \n\t"], "input[2]"),
 }
 
 WRONG_FIELDS: list[tuple[str, Any]] = [
@@ -57,7 +55,7 @@ WRONG_FIELDS: list[tuple[str, Any]] = [
 OUR_WRONG_FIELDS: list[tuple[str, Any]] = [
     ("dimensions", 31),
     ("model", ""),
-    ("input_type", "passage"),
+    ("input_type", "clustering"),
     ("input_type", 1),
     ("instruction", ""),
     ("instruction", " "),
@@ -66,6 +64,19 @@ OUR_WRONG_FIELDS: list[tuple[str, Any]] = [
     ("truncate", "yes"),
     ("truncate", 1),
 ]
+
+
+UNSUPPORTED_FIELDS: list[tuple[str, Any]] = [
+    ("normalize", False),
+    ("add_special_tokens", False),
+    ("prompt", "query: "),
+    ("prompt_name", "s2p_query"),
+    ("task", "classification"),
+    ("truncate_prompt_tokens", 4),
+    ("pooling", "mean"),
+    ("output_dtype", "int4"),
+]
+"""What others have, and what would be another vector than the one asked for."""
 
 
 @suite.required
@@ -81,9 +92,44 @@ async def wrong_input_is_refused_by_its_place(service: Service) -> None:
 
 
 @suite.extension
-async def blank_texts_are_refused_by_their_place(service: Service) -> None:
-    for given, param in BLANK_INPUTS.values():
+async def empty_texts_are_refused_by_their_place(service: Service) -> None:
+    for given, param in EMPTY_INPUTS.values():
         refused(await service.embed(given), param=param)
+
+
+@suite.extension
+async def white_space_is_a_text_or_refused_by_its_place(service: Service) -> None:
+    answer = await service.embed(["a", "b", " \n\t"])
+    if answer.status == 200:
+        accepted(answer, texts=3)
+    else:
+        refused(answer, param="input[2]", code="blank_string")
+
+
+@suite.extension
+async def a_refusal_names_every_text_that_is_wrong(service: Service) -> None:
+    answer = await service.embed(["a", "", "b", "", ""])
+    refused(answer, param="input[1]")
+    told = answer.json["error"]
+    for place in (1, 3, 4):
+        right = f"the message must name input[{place}]"
+        expect(f"input[{place}]" in told["message"], right, answer)
+
+
+@suite.extension
+async def fields_that_would_change_the_vector_are_not_passed_over(service: Service) -> None:
+    for field, value in UNSUPPORTED_FIELDS:
+        refused(await service.embed("a", **{field: value}), param=field)
+
+
+@suite.extension
+async def fields_that_are_not_known_are_told(service: Service) -> None:
+    answer = await service.embed("a", zz_unknown=1)
+    if answer.status != 200:
+        refused(answer, param="zz_unknown", code="unknown_parameter")
+        return
+    told = answer.headers.get("x-embedfleet-ignored")
+    expect(told == "zz_unknown", "x-embedfleet-ignored must name the field", answer)
 
 
 @suite.required

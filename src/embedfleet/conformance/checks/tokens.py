@@ -6,7 +6,7 @@ from typing import Any
 
 from embedfleet.conformance.check import Suite
 from embedfleet.conformance.checks.inputs import TEXTS
-from embedfleet.conformance.checks.refusals import BLANK_INPUTS, WRONG_INPUTS
+from embedfleet.conformance.checks.refusals import EMPTY_INPUTS, WRONG_INPUTS
 from embedfleet.conformance.exchange import Answer, accepted, expect, refused, same
 from embedfleet.conformance.service import Service
 
@@ -61,7 +61,7 @@ async def tokenize_tells_which_texts_were_cut(service: Service) -> None:
 
 @suite.extension
 async def tokenize_refuses_what_embeddings_refuse(service: Service) -> None:
-    for given, param in (WRONG_INPUTS | BLANK_INPUTS).values():
+    for given, param in (WRONG_INPUTS | EMPTY_INPUTS).values():
         answer = await service.call("POST", "/tokenize", service.body(given))
         refused(answer, param=param)
     for body in (b"", b"{", b"[]", b'{"model":"m"}'):

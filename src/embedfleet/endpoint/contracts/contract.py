@@ -1,0 +1,82 @@
+"""What a contract is: how one API asks for vectors, and how it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from embedfleet.vocabulary import EmbedfleetError, Vector, Vectors
+from embedfleet.wire.asgi import JSON
+from embedfleet.wire.embedding_request import EmbeddingRequest, RequestLimits
+from embedfleet.wire.forms import derive
+from embedfleet.wire.openai_large import Body, Step
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is known of a request beside its body."""
+
+    path: str
+    limits: RequestLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is to be told of a request."""
+
+    request: EmbeddingRequest
+    full: Vectors | Sequence[Vector]
+    """Vectors of full width of all texts that have one, in order."""
+    tokens: int
+    """Of all of them, prompts and end-of-text tokens included."""
+    name: str = ""
+    """The request's name."""
+    seconds: float = 0.0
+    """How long it took so far."""
+    places: Sequence[int] | None = None
+    """Where in the request they stand; None from the first text on."""
+    truncated: Container[int] = ()
+    """Places of texts that were cut."""
+    faults: Mapping[int, EmbedfleetError] = field(default_factory=dict)
+    """What is wrong with the texts at the other places."""
+
+    @property
+    def vectors(self) -> Vectors | Sequence[Vector]:
+        """Of the dimensions asked for, float32."""
+        return derive(self.full, self.request.dimensions)
+
+
+class Written(NamedTuple):
+    """An answer as it goes out."""
+
+    body: bytes
+    content_type: bytes = JSON
+    headers: Headers = ()
+
+
+class Contract(Protocol):
+    """One API. All of it is pure."""
+
+    @property
+    def name(self) -> str:
+        """What metrics and pages call it."""
+        ...
+
+    def read(self, body: Body, asked: Asked) -> EmbeddingRequest:
+        """Read a body that is quickly read; raises CallerError, in the API's own words."""
+        ...
+
+    def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
+        """Read any body, in pieces and in a thread."""
+        ...
+
+    def write(self, answer: Answer) -> Written:
+        """Write an answer, in a thread where it is large."""
+        ...
+
+    def refuse(self, error: EmbedfleetError) -> bytes:
+        """Write the body of an error."""
+        ...
