@@ -154,6 +154,8 @@ class Gateway:
         self.tracing = tracing
         self.metrics = GatewayMetrics()
         self.pools: list[Pool] = []
+        self._truncations: list[Truncation] = []
+        """What each pool does with texts that are too long."""
         self._names = Names()
         self.models: dict[str, ServedModel] = {}
         self._served: set[int] = set()
@@ -227,7 +229,7 @@ class Gateway:
         """Make the model of a pool known to callers, by all its names."""
         pool = self.pools[place]
         pool.width, now = model.identity.width, int(time.time())
-        truncate = Truncation(self.settings.pools[place].truncate)
+        truncate = self._truncations[place]
         served = ServedModel(model.identity, names, encoder, pool, now, promise, truncate)
         self.models.update(dict.fromkeys(names, served))
         self._served.add(place)
@@ -355,6 +357,7 @@ class Gateway:
             metrics=self.metrics,
         )
         self.pools.append(pool)
+        self._truncations.append(Truncation(settings.truncate))
         self.background.start(pool.run(), f"the pool {name}")
         sight = self.scaling.see(pool, memory_used if settings.replicas else lambda: None)
         if self.workers is not None:
