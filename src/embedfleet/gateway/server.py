@@ -24,7 +24,7 @@ from embedfleet.access import OpenAccess
 from embedfleet.access.ledger import Ledger
 from embedfleet.background import Background, cancelled
 from embedfleet.encoding.encoder import Encoder
-from embedfleet.endpoint import Endpoint, Promise, ServedModel
+from embedfleet.endpoint import Promise, ServedModel
 from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.prober import Prober
@@ -38,6 +38,7 @@ from embedfleet.gateway.contact import ModelContact, Trust
 from embedfleet.gateway.counting import KeyCounter, RequestCounter, StateGauge
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.engines.client import ReplicaClient
+from embedfleet.gateway.front import endpoint_of
 from embedfleet.gateway.greeting import announced, farewell, greet
 from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
@@ -72,8 +73,6 @@ from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.telemetry.tracing import Tracing, opened
 from embedfleet.vocabulary import ReplicaState, Truncation
-from embedfleet.wire.embedding_request import RequestLimits
-from embedfleet.wire.headers import trusted_networks
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +181,7 @@ class Gateway:
             self.background.start(watch.run(), f"watching {watch}")
         if inside is not None and inside.peers is not None:
             self.background.start(inside.peers.run(), "following the other gateways")
-        self.endpoint = self._endpoint()
+        self.endpoint = endpoint_of(self, self._counter.count, self._no_model)
 
     def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
         """Start a pool: its local replicas, and the watch over those elsewhere."""
@@ -247,28 +246,6 @@ class Gateway:
         self.metrics.active_requests.set(self.endpoint.active)
         self._keys.observe()
         self._cached.observe()
-
-    def _endpoint(self) -> Endpoint:
-        limits = self.settings.gateway
-        return Endpoint(
-            lambda: self.models,
-            limits=RequestLimits(
-                max_texts=limits.max_texts,
-                blank_texts=limits.blank_texts == "embed",
-                unknown_fields=limits.unknown_fields == "ignore",
-                by_item=limits.on_error == "item",
-            ),
-            max_body_bytes=limits.max_body_bytes,
-            max_held_bytes=limits.max_queued_bytes,
-            max_answer_bytes=limits.max_answer_bytes,
-            timeout_s=limits.request_timeout_s,
-            trusted_proxies=trusted_networks(limits.trusted_proxies),
-            tokenizer_threads=limits.tokenizer_threads,
-            answered=self._counter.count,
-            access=self.guards.callers,
-            cache=self.cache,
-            no_model=self._no_model,
-        )
 
     def _trust(self, pool: Pool) -> Trust | None:
         """What golden checks mean for cached vectors, here or in the workers."""

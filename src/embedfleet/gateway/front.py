@@ -1,0 +1,39 @@
+"""What callers of a gateway meet, made from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from embedfleet.endpoint import Answered, Endpoint
+from embedfleet.wire.embedding_request import RequestLimits
+from embedfleet.wire.headers import trusted_networks
+
+if TYPE_CHECKING:
+    from embedfleet.gateway.server import Gateway
+
+
+def endpoint_of(
+    gateway: Gateway, answered: Callable[[Answered], None], no_model: Callable[[], str]
+) -> Endpoint:
+    """The endpoint of a gateway; `no_model` is what callers are told while no model is known."""
+    limits = gateway.settings.gateway
+    return Endpoint(
+        lambda: gateway.models,
+        limits=RequestLimits(
+            max_texts=limits.max_texts,
+            blank_texts=limits.blank_texts == "embed",
+            unknown_fields=limits.unknown_fields == "ignore",
+            by_item=limits.on_error == "item",
+        ),
+        max_body_bytes=limits.max_body_bytes,
+        max_held_bytes=limits.max_queued_bytes,
+        max_answer_bytes=limits.max_answer_bytes,
+        timeout_s=limits.request_timeout_s,
+        trusted_proxies=trusted_networks(limits.trusted_proxies),
+        tokenizer_threads=limits.tokenizer_threads,
+        answered=answered,
+        access=gateway.guards.callers,
+        cache=gateway.cache,
+        no_model=no_model,
+    )
