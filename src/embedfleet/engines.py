@@ -14,7 +14,7 @@ from rich.table import Table
 
 from embedfleet.fleet.providers.commands import ENGINES, GGUF, Flag, Launch, command, shell, words
 from embedfleet.printing import AsJson, show, show_json, table
-from embedfleet.vocabulary import SettingError
+from embedfleet.vocabulary import Pooling, SettingError
 
 USES = {
     "sglang": "a GPU or several; FP8; the fastest of these for long texts",
@@ -67,7 +67,10 @@ def engines(
     if name not in ENGINES:
         raise SettingError(f"no engine is called {name}; there are {', '.join(ENGINES)}")
     usual = GGUF if name == "llamacpp" else "Qwen/Qwen3-Embedding-4B"
-    launch = Launch(model or usual, port, host, gpus, memory_share, max_tokens, fp8)
+    named = model or usual
+    # Of other models the engine reads it in the model's files.
+    pooling = Pooling.LAST if "qwen3" in named.lower() else None
+    launch = Launch(named, port, host, gpus, memory_share, max_tokens, fp8, pooling)
     _print(command(name, launch), as_json=as_json)
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from embedfleet.fleet.providers.commands import command, words
 from embedfleet.gateway.attaching import launch, replica_client
 from embedfleet.gateway.engines.http import read_key
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.model.description import ModelDescription, describe
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.settings import LaunchSettings, Pool, Settings
-from embedfleet.vocabulary import ReplicaError, SettingError, UnfitReplicaError
+from embedfleet.vocabulary import Pooling, ReplicaError, SettingError, UnfitReplicaError
 from embedfleet.wire.asgi import Request, Response, Router
 from tests.small_tokenizer import write_model
+
+CLS = '{"pooling_mode_cls_token": true}'
+MEAN = '{"pooling_mode_mean_tokens": true}'
+DENSE = """[
+  {"type": "sentence_transformers.models.Transformer", "path": ""},
+  {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+  {"type": "sentence_transformers.models.Dense", "path": "2_Dense"},
+  {"type": "sentence_transformers.models.Normalize", "path": "3_Normalize"}
+]"""
 
 
 @pytest.fixture
@@ -110,3 +121,35 @@ async def test_a_key_does_not_follow_to_where_an_address_sends_it(tmp_path: Path
                 await describe_it(address.url)
         await own.close()
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "pooling"),
+    [
+        ({"model_type": "qwen3"}, {}, Pooling.LAST),
+        ({"model_type": "bert"}, {}, Pooling.MEAN),
+        ({"model_type": "bert"}, {"1_Pooling/config.json": CLS}, Pooling.FIRST),
+        ({"model_type": "xlm-roberta"}, {"1_Pooling/config.json": CLS}, Pooling.FIRST),
+        ({"model_type": "gemma3_text"}, {}, None),
+        ({"model_type": "gemma3_text"}, {"modules.json": DENSE}, None),
+        ({"model_type": "nomic_bert"}, {"1_Pooling/config.json": MEAN}, Pooling.MEAN),
+    ],
+)
+def test_an_engine_is_told_the_models_own_pooling_or_left_to_read_it(
+    small: ModelDescription, config: dict[str, str], files: dict[str, str], pooling: Pooling | None
+) -> None:
+    """A wrong one would be another vector for every text, and no error."""
+    described = json.loads((small.directory / "config.json").read_text())
+    (small.directory / "config.json").write_text(json.dumps(described | config))
+    for name, content in files.items():
+        path = small.directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    made = launch(Settings(), Pool(engine="tei"), small, ("m",))
+    assert made.pooling is pooling
+    given = words(command("tei", made))
+    told = {Pooling.LAST: "last-token", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
+    if pooling is None:
+        assert "--pooling" not in given
+    else:
+        assert given[given.index("--pooling") + 1] == told[pooling]

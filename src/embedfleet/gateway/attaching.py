@@ -6,6 +6,7 @@ Decides what is put together. Refuses to know how any replica is talked to.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from embedfleet.fleet.providers.commands import Launch
 from embedfleet.gateway.engines.attached import Attached
@@ -13,9 +14,12 @@ from embedfleet.gateway.engines.foreign import ForeignClient
 from embedfleet.gateway.engines.http import EngineHttp, read_key
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.model.description import ModelDescription
+from embedfleet.model.families import UNKNOWN, family_of
+from embedfleet.model.json_files import read_object
+from embedfleet.model.sentence_transformers import read_pooling
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings import Settings
-from embedfleet.vocabulary import SettingError
+from embedfleet.vocabulary import ModelError, Pooling, SettingError
 
 
 def replica_client(
@@ -57,5 +61,22 @@ def launch(
         memory_share=chosen.memory_share,
         max_tokens=model.identity.max_tokens,
         fp8=chosen.fp8,
+        pooling=_pooling(model.directory),
         name=names[0],
     )
+
+
+def _pooling(directory: Path) -> Pooling | None:
+    """Which states become a vector; None where it is for the engine to read of the model's files.
+
+    Some models go on from there by layers of their own, and nobody knows the usual way of a model
+    of no known family.
+    """
+    family = family_of(read_object(directory / "config.json"))
+    told = any((directory / name).exists() for name in ("modules.json", "1_Pooling/config.json"))
+    if family is UNKNOWN and not told:
+        return None
+    try:
+        return read_pooling(directory, family.pooling)
+    except ModelError:
+        return None

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from embedfleet.vocabulary import SettingError
+from embedfleet.vocabulary import Pooling, SettingError
 
 LARGEST_BODY = 64 * 2**20
 """Bytes of a request that an engine must take: as many as the gateway takes itself."""
@@ -39,6 +39,9 @@ class Launch:
     memory_share: float = 0.85
     max_tokens: int = 32_768
     fp8: bool = False
+    pooling: Pooling | None = Pooling.LAST
+    """Which states become a vector, Qwen3-Embedding's by default; None leaves it to the engine,
+    which reads the model's files."""
     name: str = ""
     """Under which requests ask for the model; empty for the engine's own choice."""
 
@@ -119,7 +122,9 @@ def _tei(launch: Launch) -> Iterator[Flag]:
         raise SettingError("TEI computes Qwen3 in float16 only: use SGLang or vLLM for FP8")
     yield Flag(("text-embeddings-router",), "TEI's HTTP server; metrics are on")
     yield Flag(("--model-id", launch.model), "the model")
-    yield Flag(("--pooling", "last-token"), "local directories do not always say so")
+    if launch.pooling is not None:
+        told = {Pooling.LAST: "last-token", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
+        yield Flag(("--pooling", told[launch.pooling]), "local directories do not always say so")
     yield Flag(("--hostname", launch.host), "who may reach it")
     yield Flag(("--port", str(launch.port)), "where it listens")
     yield from _name("--served-model-name", launch)
@@ -142,7 +147,11 @@ def _llamacpp(launch: Launch) -> Iterator[Flag]:
     yield Flag(("llama-server",), "llama.cpp's HTTP server")
     yield from _gguf(launch.model)
     yield Flag(("--embeddings",), "vectors instead of text")
-    yield Flag(("--pooling", "last"), "the vector is the last token's; older files do not say so")
+    if launch.pooling is not None:
+        told = {Pooling.LAST: "last", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
+        yield Flag(
+            ("--pooling", told[launch.pooling]), "what becomes the vector; older files do not say"
+        )
     yield from _address(launch)
     yield from _name("--alias", launch)
     yield Flag(("--ctx-size", str(launch.max_tokens)), "the longest text")
