@@ -1,18 +1,32 @@
-"""The families of models that engines compute, and how their checkpoints are read."""
+"""The families of models that engines compute, and what an engine is given of each.
+
+A family is a description, its checkpoint: sizes, tensors by their role, embeddings, pooling. What
+its layers compute is one forward of about a hundred lines in each engine, on kernels that all
+families share: `native/kernels/decoder.c` and `encoder.c`, `plain.py`, `cuda/forward.py` and
+`cuda/encoder.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from embedfleet.engine.qwen3 import Qwen3Checkpoint, read_config, refuse_generative
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.engine import encoder, qwen3
 from embedfleet.engine.reading import OTHER_ENGINES
-from embedfleet.model.families import QWEN3, family_of
+from embedfleet.engine.rope import Tables
+from embedfleet.engine.tensors import Floats, Matrix
+from embedfleet.model.families import BERT, QWEN3, ROBERTA, family_of
 from embedfleet.model.json_files import read_object
 from embedfleet.model.sentence_transformers import read_pooling
 from embedfleet.vocabulary import ModelError, Pooling
+
+Forward: TypeAlias = Literal["decoder", "encoder"]
+"""Qwen3's layers, and BERT's."""
 
 
 class Geometry(Protocol):
@@ -60,22 +74,68 @@ class Geometry(Protocol):
         ...
 
 
+class Checkpoint(Protocol):
+    """A model's weights, checked for names and shapes."""
+
+    directory: Path
+    pooling: Pooling
+    embedding: Matrix
+    """[vocabulary, hidden]"""
+
+    @property
+    def forward(self) -> Forward:
+        """What its layers compute."""
+        ...
+
+    @property
+    def config(self) -> Geometry: ...
+
+    @property
+    def final_norm(self) -> Floats | None:
+        """Of the states after the last layer, [hidden]; None where there is no such norm."""
+        ...
+
+    def angles(self) -> Tables | None:
+        """By which queries and keys are turned; None where positions are in the embeddings."""
+        ...
+
+    def hold_embeddings(self) -> None:
+        """Read the embedding table into memory. Raises ModelError."""
+        ...
+
+    def embed(self, ids: NDArray[np.int32], positions: NDArray[np.int32]) -> Floats:
+        """What tokens are before the first layer, [len(ids), hidden], by `positions` in texts."""
+        ...
+
+    def layer(self, index: int) -> Any:
+        """The weights of a layer, by role: a dataclass of matrices and vectors."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Reading:
     """How a family's checkpoints are read."""
 
-    open: Callable[[Path, Pooling], Qwen3Checkpoint]
+    open: Callable[[Path, Pooling], Checkpoint]
     read_config: Callable[[Path], Geometry]
     refuse: Callable[[Path], None]
     """Raise ModelError for directories that hold no embedding model."""
     poolings: tuple[Pooling, ...]
 
 
-_DECODER: Final = _Reading(Qwen3Checkpoint, read_config, refuse_generative, (Pooling.LAST,))
-_READINGS: Final = {QWEN3: _DECODER}
+_DECODER: Final = _Reading(
+    qwen3.Qwen3Checkpoint, qwen3.read_config, qwen3.refuse_generative, (Pooling.LAST,)
+)
+_ENCODER: Final = _Reading(
+    encoder.EncoderCheckpoint,
+    encoder.read_config,
+    encoder.refuse_others,
+    (Pooling.FIRST, Pooling.MEAN),
+)
+_READINGS: Final = {QWEN3: _DECODER, BERT: _ENCODER, ROBERTA: _ENCODER}
 
 
-def open_checkpoint(directory: Path) -> Qwen3Checkpoint:
+def open_checkpoint(directory: Path) -> Checkpoint:
     """Map the checkpoint in `directory`; raises ModelError naming what is missing or wrong."""
     reading, pooling = _reading(directory)
     return reading.open(directory, pooling)

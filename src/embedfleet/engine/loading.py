@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from embedfleet.engine.engine import Engine
-from embedfleet.engine.families import Geometry, open_checkpoint, read_geometry
+from embedfleet.engine.families import Checkpoint, Geometry, open_checkpoint, read_geometry
 from embedfleet.engine.native.choice import (
     Around,
     choose_kernels,
@@ -144,11 +144,16 @@ def _cuda_is_there() -> bool:
     return any(capability >= _AUTO_CAPABILITY for capability in capabilities())
 
 
-def _load_cuda(checkpoint: Qwen3Checkpoint, options: EngineOptions) -> Engine:
+def _load_cuda(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
     # Here, because torch takes seconds and hundreds of megabytes that others need not pay.
     from embedfleet.engine.cuda.devices import capabilities, find_device  # noqa: PLC0415
     from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings  # noqa: PLC0415
 
+    if not isinstance(checkpoint, Qwen3Checkpoint):
+        raise SettingError(
+            f"device is {options.device}, on which embedfleet's own engine computes Qwen3 alone. "
+            "Use device cpu, or --engine tei."
+        )
     precision = choose_cuda_precision(options.dtype, options.at_least)
     # In FP8 as many tokens as in bf16 take half the time.
     usual = _CUDA_BATCH_TOKENS * (2 if precision is Precision.FP8 else 1)
@@ -201,7 +206,7 @@ def choose_cuda_precision(dtype: str, at_least: Precision | None) -> Precision:
     return Precision.F32 if at_least is Precision.F32 else Precision.BF16
 
 
-def _load_cpu(checkpoint: Qwen3Checkpoint, options: EngineOptions) -> Engine:
+def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
     if options.dtype in {"bf16", "fp8"}:
         raise SettingError(
             f"dtype is {options.dtype}, which is for GPUs; the processor computes in f32 or int8."
@@ -209,25 +214,32 @@ def _load_cpu(checkpoint: Qwen3Checkpoint, options: EngineOptions) -> Engine:
     exact = options.at_least is not None and options.at_least.rank > 0
     dtype = "f32" if options.dtype == "auto" and exact else options.dtype
     obstacle = absence() or misfit(checkpoint.config, load_kernels().numbers)
+    decodes = isinstance(checkpoint, Qwen3Checkpoint)
+    if options.kernels == "openvino" and not decodes:
+        raise SettingError(
+            "kernels is openvino, with which embedfleet computes Qwen3 alone. Use native, or auto."
+        )
     around = Around(
         obstacle=obstacle,
-        openvino=importlib.util.find_spec("openvino") is not None,
+        openvino=decodes and importlib.util.find_spec("openvino") is not None,
         tiles=has_tiles(processor_flags()),
     )
     choice = choose_kernels(options.kernels, dtype, around)
-    load = {"native": _load_native, "openvino": _load_openvino, "numpy": _load_numpy}
     if choice.kernels == "numpy" and obstacle is not None:
         log.warning(
             "numpy computes, in f32, many times as slow as compiled kernels: %s. Install "
-            "embedfleet where there is a C compiler, or add OpenVINO: %s",
-            *(obstacle, how_to_add("openvino")),
+            "embedfleet where there is a C compiler%s",
+            *(obstacle, f", or add OpenVINO: {how_to_add('openvino')}" if decodes else ""),
         )
     else:
         log.info("%s kernels compute: %s", choice.kernels, choice.reason)
-    return load[choice.kernels](checkpoint, options, dtype)
+    if choice.kernels == "openvino" and isinstance(checkpoint, Qwen3Checkpoint):
+        return _load_openvino(checkpoint, options, dtype)
+    load = _load_native if choice.kernels == "native" else _load_numpy
+    return load(checkpoint, options, dtype)
 
 
-def _load_native(checkpoint: Qwen3Checkpoint, options: EngineOptions, dtype: str) -> Engine:
+def _load_native(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> Engine:
     config, kernels = checkpoint.config, load_kernels()
     instructions = choose_set(options.instructions, kernels.sets)
     max_tokens = _max_tokens(options.max_tokens, config)
@@ -257,7 +269,7 @@ def _load_native(checkpoint: Qwen3Checkpoint, options: EngineOptions, dtype: str
     return engine
 
 
-def _load_numpy(checkpoint: Qwen3Checkpoint, options: EngineOptions, dtype: str) -> Engine:
+def _load_numpy(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> Engine:
     from embedfleet.engine.plain import PlainEngine  # noqa: PLC0415
 
     choose_precision(dtype, exact=False, quick=False, of="numpy")

@@ -1,14 +1,17 @@
 """Which texts of a batch go through the model together, and which tokens they compute once.
 
-Attention is causal: what a token's keys and values are depends on the tokens before it alone. Texts
-that begin with the same tokens, as the documents of one query do behind a reranker's template, or
-queries behind one instruction, have the same ones there.
+Where attention is causal, what a token's keys and values are depends on the tokens before it alone.
+Texts that begin with the same tokens, as documents of one query do behind a reranker's template,
+or queries behind one instruction, have the same ones there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from embedfleet.vocabulary import Encoding
 
@@ -19,6 +22,12 @@ def lengths_of(batch: Sequence[Encoding], max_tokens: int) -> list[int]:
     if not lengths or not all(0 < length <= max_tokens for length in lengths):
         raise ValueError(f"a batch holds texts of 1 to {max_tokens} tokens; got {lengths[:20]}")
     return lengths
+
+
+def positions_of(begins: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Of each token in its text, [tokens]; `begins` [texts + 1] are the rows of texts."""
+    lengths = np.diff(begins)
+    return np.arange(begins[-1], dtype=np.int32) - np.repeat(begins[:-1], lengths)
 
 
 def passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
@@ -77,21 +86,22 @@ class SharingPass:
 
 
 def sharing_passes(
-    batch: Sequence[Encoding], batch_tokens: int, block: int
+    batch: Sequence[Encoding], batch_tokens: int, block: int, *, causal: bool = True
 ) -> Iterator[SharingPass]:
     """Cut a batch into passes that compute at most `batch_tokens` tokens, but for a longer text.
 
     Texts share first tokens in multiples of `block`, and lie in their order where none do. A pass
-    keeps at most `block * batch_tokens` keys, as that many texts of one token would.
+    keeps at most `block * batch_tokens` keys, as that many texts of one token would. Where
+    attention is not `causal`, nothing is shared.
     """
-    order = _alike_side_by_side(batch, block)
+    order = _alike_side_by_side(batch, block) if causal else range(len(batch))
     now, lender = SharingPass(), 0
     for place in order:
         text, common = batch[place], 0
         if now.places:
-            common = _common(batch[now.places[lender]], text, block)
+            common = _common(batch[now.places[lender]], text, block) if causal else 0
             # Behind the same template may come another query: those of that one share more.
-            if _common(batch[now.places[-1]], text, block) > common + block:
+            if common and _common(batch[now.places[-1]], text, block) > common + block:
                 common = 0
             kept = now.kept + len(text) + block
             if now.tokens + len(text) - common > batch_tokens or kept > block * batch_tokens:

@@ -21,6 +21,7 @@ from embedfleet.engine.reading import (
     refuse_adapter,
     section,
 )
+from embedfleet.engine.rope import Tables
 from embedfleet.engine.tensors import Floats, Matrix
 from embedfleet.model.json_files import read_object
 from embedfleet.vocabulary import ModelError, Pooling
@@ -84,6 +85,8 @@ class LayerWeights:
 class Qwen3Checkpoint:
     """The weights of a Qwen3 model directory, checked for names and shapes."""
 
+    forward: Final = "decoder"
+
     def __init__(self, directory: Path, pooling: Pooling = Pooling.LAST) -> None:
         """Open the checkpoint; raises ModelError naming what is missing, wrong or unsupported."""
         self.directory, self.pooling = directory, pooling
@@ -101,6 +104,10 @@ class Qwen3Checkpoint:
 
     def __repr__(self) -> str:
         return f"Qwen3Checkpoint({str(self.directory)!r}, {self.config})"
+
+    def angles(self) -> Tables:
+        """RoPE's, at the positions of tokens."""
+        return Tables(self.config)
 
     def hold_embeddings(self) -> None:
         """Read the embedding table into memory, where `embed` looks rows up. Raises ModelError.

@@ -1,18 +1,25 @@
-"""RoPE's angles: one table for all engines.
-
-Decides at which precision positions and frequencies meet, and how far tables reach. Refuses to know
-how heads are turned.
-"""
+"""RoPE's angles: one table for all engines, in the precision of the reference."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
-from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.engine.tensors import Floats
 
 
-def cosines_and_sines(config: Qwen3Config, positions: int) -> tuple[Floats, Floats]:
+class Rotating(Protocol):
+    """What angles depend on."""
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @property
+    def rope_theta(self) -> float: ...
+
+
+def cosines_and_sines(config: Rotating, positions: int) -> tuple[Floats, Floats]:
     """Of the angles at the first `positions` positions, each [positions, head_dim / 2]."""
     # Rounded to float32 before they meet positions, as the reference does: at position 30,000 the
     # rounding turns angles visibly.
@@ -26,7 +33,7 @@ def cosines_and_sines(config: Qwen3Config, positions: int) -> tuple[Floats, Floa
 class Tables:
     """Cosines and sines of the positions so far; they grow to the longest text seen."""
 
-    def __init__(self, config: Qwen3Config) -> None:
+    def __init__(self, config: Rotating) -> None:
         self._config = config
         self._tables = cosines_and_sines(config, 512)
 

@@ -1,9 +1,9 @@
 """How well int8 agrees with float32 in a model, found out when it is loaded.
 
 Not every model bears int8: where activations or weights of a group differ by orders of magnitude,
-the small ones vanish. A few texts go through the first layers in both precisions; as attention is
-causal, the state of each token is that of a text which ends there. In float32 one layer at a time
-is in memory.
+the small ones vanish. A few texts go through the first layers in both precisions, and the states
+of all their tokens are compared: a decoder's are those of texts which end there, an encoder's are
+what means are taken of. In float32 one layer at a time is in memory.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Final
 
 import numpy as np
 
+from embedfleet.engine.families import Checkpoint, Geometry
 from embedfleet.engine.native.library import InstructionSet, Kernels
 from embedfleet.engine.native.model import Model
 from embedfleet.engine.native.weights import Packer, Weights
-from embedfleet.engine.qwen3 import Qwen3Checkpoint, Qwen3Config
-from embedfleet.engine.rope import cosines_and_sines
+from embedfleet.engine.passes import positions_of
 from embedfleet.engine.tensors import Floats
-from embedfleet.vocabulary import Precision
+from embedfleet.vocabulary import Pooling, Precision
 
 LEAST_MEAN: Final = 0.99
 LEAST: Final = 0.98
@@ -47,7 +47,7 @@ class Agreement:
         return self.mean >= LEAST_MEAN and self.least >= LEAST
 
 
-def depth_of(config: Qwen3Config) -> int:
+def depth_of(config: Geometry) -> int:
     """Of how many layers it is found out: the same on every machine, so that all choose alike."""
     keys, queries = (heads * config.head_dim for heads in (config.kv_heads, config.heads))
     layer = config.hidden * (2 * queries + 2 * keys + 3 * config.intermediate)
@@ -56,7 +56,7 @@ def depth_of(config: Qwen3Config) -> int:
 
 
 def agreement(
-    checkpoint: Qwen3Checkpoint,
+    checkpoint: Checkpoint,
     kernels: Kernels,
     instructions: InstructionSet,
     int8: Weights,
@@ -68,27 +68,35 @@ def agreement(
     config = checkpoint.config
     depth = depth_of(config)
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, config.vocabulary, sum(_LENGTHS)).astype(np.int32)
-    begins = np.cumsum([0, *_LENGTHS], dtype=np.int32)
-    tables = cosines_and_sines(config, max(_LENGTHS))
-    # All states of a pass are after the last layer but one: of the last, one token's is wanted.
-    exact = np.ascontiguousarray(checkpoint.embed(ids))
+    lengths = [min(length, config.max_positions) for length in _LENGTHS]
+    ids = rng.integers(0, config.vocabulary, sum(lengths)).astype(np.int32)
+    begins = np.cumsum([0, *lengths], dtype=np.int32)
+    angles = checkpoint.angles()
+    tables = None if angles is None else angles.up_to(max(lengths))
+    embedded = np.ascontiguousarray(checkpoint.embed(ids, positions_of(begins)))
+    # All states of a pass are after the last layer but one where of the last one token's is wanted.
+    one = Pooling.LAST
+    exact = embedded.copy()
     packer = Packer(kernels, instructions, Precision.F32)
     for layer in range(depth):
         weights = Weights(checkpoint, packer, threads, [layer])
-        model = Model(config, packer, weights, threads, bfloat16=False, order=[0, 0])
+        model = Model(
+            *(checkpoint, packer, weights, threads), bfloat16=False, order=[0, 0], pooling=one
+        )
         model.run(begins, exact, tables)
         model.close()
-    quick = np.ascontiguousarray(checkpoint.embed(ids))
+    quick = embedded
     packer = Packer(kernels, instructions, Precision.INT8)
     order = [*range(depth), 0]
-    model = Model(config, packer, int8, threads, bfloat16=bfloat16, order=order)
+    model = Model(*(checkpoint, packer, int8, threads), bfloat16=bfloat16, order=order, pooling=one)
     model.run(begins, quick, tables)
     model.close()
-    return _agreement(exact * checkpoint.final_norm, quick * checkpoint.final_norm, config, depth)
+    if checkpoint.final_norm is not None:
+        exact, quick = exact * checkpoint.final_norm, quick * checkpoint.final_norm
+    return _agreement(exact, quick, config, depth)
 
 
-def _agreement(exact: Floats, quick: Floats, config: Qwen3Config, depth: int) -> Agreement:
+def _agreement(exact: Floats, quick: Floats, config: Geometry, depth: int) -> Agreement:
     with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(quick, axis=1)
         lost = 1 - np.einsum("ij,ij->i", exact, quick) / lengths

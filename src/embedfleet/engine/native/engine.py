@@ -9,15 +9,14 @@ from threading import Lock
 import numpy as np
 
 from embedfleet.engine.engine import Computation, EngineInfo
+from embedfleet.engine.families import Checkpoint
 from embedfleet.engine.native.agreement import Agreement, agreement
 from embedfleet.engine.native.library import InstructionSet, Kernels
 from embedfleet.engine.native.memory import Budget
 from embedfleet.engine.native.model import Model, Sharing
 from embedfleet.engine.native.weights import Packer, Weights
-from embedfleet.engine.passes import SharingPass, lengths_of, sharing_passes
+from embedfleet.engine.passes import SharingPass, lengths_of, positions_of, sharing_passes
 from embedfleet.engine.pooling import unit_rows
-from embedfleet.engine.qwen3 import Qwen3Checkpoint
-from embedfleet.engine.rope import Tables
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Encoding, Precision, Vectors
 
@@ -42,11 +41,9 @@ class NativeSettings:
 
 
 class NativeEngine:
-    """Qwen3 on the CPU. Any number of threads may prepare and compute; passes run one by one."""
+    """A model on the CPU. Any number of threads may prepare and compute; passes run one by one."""
 
-    def __init__(
-        self, checkpoint: Qwen3Checkpoint, settings: NativeSettings, kernels: Kernels
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: NativeSettings, kernels: Kernels) -> None:
         """Pack the weights: about a second, and memory for one copy of them.
 
         The model must have sizes that the kernels can divide (`choice.misfit`).
@@ -55,7 +52,7 @@ class NativeEngine:
         budget = Budget(config, kernels.numbers, settings.threads, settings.memory_mib)
         self._checkpoint = checkpoint
         checkpoint.hold_embeddings()
-        self._tables = Tables(config)
+        self._tables = checkpoint.angles()
         self._computing = Lock()
         self._settings, self._kernels = settings, kernels
         packer = Packer(kernels, instructions, settings.precision)
@@ -64,7 +61,7 @@ class NativeEngine:
         self._weights: Weights | None = weights
         """Until it is closed: its memory is given back with the model's."""
         self._model = Model(
-            *(config, packer, weights, settings.threads), bfloat16=settings.bfloat16
+            *(checkpoint, packer, weights, settings.threads), bfloat16=settings.bfloat16
         )
         self._info = EngineInfo(
             width=config.hidden,
@@ -91,9 +88,11 @@ class NativeEngine:
         Raises ValueError for an empty batch, an empty text or one over `info.max_tokens`.
         """
         lengths = lengths_of(batch, self._info.max_tokens)
-        tables = self._tables.up_to(max(lengths))
+        tables = None if self._tables is None else self._tables.up_to(max(lengths))
         block = self._kernels.numbers.key_block
-        plans = list(sharing_passes(batch, self._info.batch_tokens, block))
+        # Where tokens see all of their text, no two texts have the same first ones.
+        causal = self._checkpoint.forward == "decoder"
+        plans = list(sharing_passes(batch, self._info.batch_tokens, block, causal=causal))
         prepared = [_Pass(batch, plan, self._checkpoint) for plan in plans]
         places = np.concatenate([plan.places for plan in plans])
 
@@ -104,7 +103,7 @@ class NativeEngine:
 
         return Computation(compute)
 
-    def _compute(self, one: _Pass, tables: tuple[Floats, Floats]) -> Floats:
+    def _compute(self, one: _Pass, tables: tuple[Floats, Floats] | None) -> Floats:
         with self._computing:
             if not self._model.is_open:
                 raise RuntimeError("the engine is closed")
@@ -136,15 +135,16 @@ class _Pass:
     overwrite."""
 
     def __init__(
-        self, batch: Sequence[Encoding], plan: SharingPass, checkpoint: Qwen3Checkpoint
+        self, batch: Sequence[Encoding], plan: SharingPass, checkpoint: Checkpoint
     ) -> None:
         texts = [
             batch[place][shared:] for place, shared in zip(plan.places, plan.shared, strict=True)
         ]
         self._ids, self._checkpoint = np.concatenate(texts), checkpoint
+        self.begins = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        self._positions = positions_of(self.begins)
         self._states: Floats | None = self._looked_up()
         self.tokens = len(self._ids)
-        self.begins = np.cumsum([0, *map(len, texts)], dtype=np.int32)
         self.sharing: Sharing | None = None
         if plan.shares:
             self.sharing = np.array(plan.shared, np.int32), np.array(plan.lenders, np.int32)
@@ -155,4 +155,4 @@ class _Pass:
         return self._looked_up() if states is None else states
 
     def _looked_up(self) -> Floats:
-        return np.ascontiguousarray(self._checkpoint.embed(self._ids))
+        return np.ascontiguousarray(self._checkpoint.embed(self._ids, self._positions))

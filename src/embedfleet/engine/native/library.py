@@ -13,11 +13,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfleet.engine.families import Forward
+from embedfleet.vocabulary import Pooling
+
 _MODULE: Final = f"{__package__}._kernels"
 """Built like an extension module, so that it is found like one; Python can't import it."""
 
-ABI: Final = 5
+ABI: Final = 6
 """Of `kernels/model.h`, as this module declares it."""
+FORWARDS: Final[dict[Forward, int]] = {"decoder": 0, "encoder": 1}
+POOLINGS: Final = {Pooling.LAST: 0, Pooling.FIRST: 1, Pooling.MEAN: 2}
 INT8: Final = 0
 FLOAT: Final = 1
 FROM_INT8: Final = 0
@@ -28,7 +33,8 @@ FROM_FLOAT: Final = 2
 class Shape(Structure):
     """The sizes of a model, `epsilon` of its norms, and its `kind`: INT8 or FLOAT.
 
-    `set` is the number of an instruction set, `bfloat16` whether attention of INT8 multiplies it.
+    `forward` and `pooling` are FORWARDS and POOLINGS, `set` is the number of an instruction set,
+    `bfloat16` whether attention of INT8 multiplies it.
     """
 
     _fields_ = (
@@ -39,6 +45,8 @@ class Shape(Structure):
         ("head_dim", c_int32),
         ("intermediate", c_int32),
         ("epsilon", c_float),
+        ("forward", c_int32),
+        ("pooling", c_int32),
         ("kind", c_int32),
         ("set", c_int32),
         ("bfloat16", c_int32),
@@ -46,23 +54,30 @@ class Shape(Structure):
 
 
 class PackedMatrix(Structure):
-    """Where the panels of a matrix [out, in] are; `scales` and `sums` are int8's."""
+    """Where the panels of a matrix [out, in] are; `scales` and `sums` are int8's.
+
+    `bias` is None where there is none.
+    """
 
     _fields_ = (
         ("packed", c_void_p),
         ("scales", c_void_p),
         ("sums", c_void_p),
+        ("bias", c_void_p),
         ("out", c_int32),
         ("in_", c_int32),
     )
 
 
 MATRICES: Final = ("query", "key", "value", "output", "gate", "up", "down")
-NORMS: Final = ("input_norm", "query_norm", "key_norm", "mlp_norm")
+NORMS: Final = (
+    *("input_norm", "query_norm", "key_norm", "mlp_norm"),
+    *("attention_norm", "attention_norm_bias", "output_norm", "output_norm_bias"),
+)
 
 
 class PackedLayer(Structure):
-    """The weights of a layer, named as in LayerWeights."""
+    """The weights of a layer, named as a family's own are; what a family has not stays zero."""
 
     _fields_ = (
         *((name, PackedMatrix) for name in MATRICES),

@@ -10,11 +10,19 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.engine.families import Geometry
-from embedfleet.engine.native.library import FLOAT, INT8, PackedLayer, Shape, address
+from embedfleet.engine.families import Checkpoint
+from embedfleet.engine.native.library import (
+    FLOAT,
+    FORWARDS,
+    INT8,
+    POOLINGS,
+    PackedLayer,
+    Shape,
+    address,
+)
 from embedfleet.engine.native.weights import Packer, Weights
 from embedfleet.engine.tensors import Floats
-from embedfleet.vocabulary import Precision
+from embedfleet.vocabulary import Pooling, Precision
 
 Sharing: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32]]
 """Of each text of a pass, how many of its first tokens have no rows, and whose keys and values they
@@ -26,24 +34,27 @@ class Model:
 
     def __init__(
         self,
-        config: Geometry,
+        checkpoint: Checkpoint,
         packer: Packer,
         weights: Weights,
         threads: int,
         *,
         bfloat16: bool,
         order: Sequence[int] | None = None,
+        pooling: Pooling | None = None,
     ) -> None:
         """Start `threads` threads, of which whoever calls `run` is one.
 
         `bfloat16`: whether attention of int8 multiplies it. `order`: which of the weights' layers
-        follow each other, by default all of them. Raises MemoryError.
+        follow each other, by default all of them. `pooling`: by default the checkpoint's. Raises
+        MemoryError.
         """
         kernels = packer.kernels.functions
-        self._kernels, self._hidden = kernels, config.hidden
-        norm = address(weights.final_norm)
+        self._kernels, self._hidden = kernels, checkpoint.config.hidden
+        norm = None if weights.final_norm is None else address(weights.final_norm)
         taken = [weights.layers[index] for index in (order or range(len(weights.layers)))]
-        shape = _shape(config, len(taken), packer, bfloat16=bfloat16)
+        shape = _shape(checkpoint, packer, bfloat16=bfloat16)
+        shape.layers, shape.pooling = len(taken), POOLINGS[pooling or checkpoint.pooling]
         layers = (PackedLayer * len(taken))(*taken)
         self._model = kernels.embedfleet_open(shape, layers, norm, threads)
         if not self._model:
@@ -61,18 +72,19 @@ class Model:
         self,
         begins: NDArray[np.int32],
         states: Floats,
-        tables: tuple[Floats, Floats],
+        tables: tuple[Floats, Floats] | None,
         sharing: Sharing | None = None,
     ) -> Floats:
-        """Final states of each text's last token, [texts, hidden]; `states` are overwritten.
+        """Final states of each text, pooled, [texts, hidden]; `states` are overwritten.
 
-        `begins` [texts + 1] are the rows at which texts begin, `tables` RoPE's. Raises MemoryError.
+        `begins` [texts + 1] are the rows at which texts begin, `tables` RoPE's where the family has
+        angles. Raises MemoryError.
         """
         texts = len(begins) - 1
         final = np.empty((texts, self._hidden), np.float32)
-        pointers = [address(array) for array in (states, *tables, final)]
-        borrowed = (None, None) if sharing is None else (address(each) for each in sharing)
-        pointers = [address(begins), *borrowed, *pointers]
+        turning = (None, None) if tables is None else map(address, tables)
+        borrowed = (None, None) if sharing is None else map(address, sharing)
+        pointers = [address(begins), *borrowed, address(states), *turning, address(final)]
         if self._kernels.embedfleet_run(self._model, texts, *pointers):
             raise MemoryError(f"there is no memory for a pass of {len(states)} tokens")
         return final
@@ -90,15 +102,18 @@ def _close(kernels: ctypes.CDLL, model: int, _weights: Weights) -> None:
     kernels.embedfleet_close(model)
 
 
-def _shape(config: Geometry, layers: int, packer: Packer, *, bfloat16: bool) -> Shape:
+def _shape(checkpoint: Checkpoint, packer: Packer, *, bfloat16: bool) -> Shape:
+    config = checkpoint.config
     return Shape(
         hidden=config.hidden,
-        layers=layers,
+        layers=config.layers,
         heads=config.heads,
         kv_heads=config.kv_heads,
         head_dim=config.head_dim,
         intermediate=config.intermediate,
         epsilon=config.epsilon,
+        forward=FORWARDS[checkpoint.forward],
+        pooling=POOLINGS[checkpoint.pooling],
         kind=FLOAT if packer.precision is Precision.F32 else INT8,
         set=packer.instructions.number,
         bfloat16=bfloat16,

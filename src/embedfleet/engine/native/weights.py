@@ -11,29 +11,31 @@ import contextlib
 import mmap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfleet.engine.encoder import EncoderLayer
+from embedfleet.engine.families import Checkpoint
 from embedfleet.engine.native.library import (
     FROM_BF16,
     FROM_FLOAT,
     FROM_INT8,
-    MATRICES,
-    NORMS,
     InstructionSet,
     Kernels,
     PackedLayer,
     PackedMatrix,
     address,
 )
-from embedfleet.engine.qwen3 import LayerWeights, Qwen3Checkpoint
+from embedfleet.engine.qwen3 import LayerWeights
 from embedfleet.engine.tensors import Floats, Matrix, Tensor
 from embedfleet.vocabulary import Precision
 
 N = TypeVar("N", bound=np.generic)
+L = TypeVar("L", LayerWeights, EncoderLayer)
+"""A family's layer."""
 
 _LINE: Final = 64
 """Bytes of a cache line, at which every array begins."""
@@ -98,7 +100,7 @@ class Panels:
         scales, sums = (
             address(array) if array.size else None for array in (self.scales, self.sums)
         )
-        return PackedMatrix(address(self.packed), scales, sums, self.out, self.in_)
+        return PackedMatrix(address(self.packed), scales, sums, None, self.out, self.in_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,25 +179,29 @@ class Weights:
     """Weights of layers, and the final norm, as the kernels take them."""
 
     def __init__(
-        self, checkpoint: Qwen3Checkpoint, packer: Packer, threads: int, which: Sequence[int]
+        self, checkpoint: Checkpoint, packer: Packer, threads: int, which: Sequence[int]
     ) -> None:
         """Read the layers `which` and pack them; all take as long as reading, or about a second."""
         layers = [
             (layer, {}) if packer.precision is Precision.F32 else evened(layer)
             for layer in map(checkpoint.layer, which)
         ]
-        norms = (len(NORMS) * len(layers) + 1) * padded(4 * max(_widths(checkpoint)))
-        size = sum(packer.size(matrix) for layer, _ in layers for _, matrix in _matrices(layer))
-        self._memory = Memory(size + norms)
-        self.final_norm = self._kept(checkpoint.final_norm)
+        size = padded(4 * checkpoint.config.hidden)
+        size += sum(_size(packer, layer) for layer, _ in layers)
+        self._memory = Memory(size)
+        norm = checkpoint.final_norm
+        self.final_norm = None if norm is None else self._kept(norm)
         self.layers = (PackedLayer * len(layers))()
         jobs: list[tuple[Matrix, Panels, Floats | None]] = []
         for (weights, columns), layer in zip(layers, self.layers, strict=True):
-            for name in NORMS:
-                setattr(layer, name, address(self._kept(getattr(weights, name))))
+            for name, vector in _vectors(weights):
+                setattr(layer, name, address(self._kept(vector)))
             for name, matrix in _matrices(weights):
                 panels = packer.empty(matrix, self._memory)
-                setattr(layer, name, panels.pointers())
+                packed = panels.pointers()
+                if matrix.bias is not None:
+                    packed.bias = address(self._kept(matrix.bias))
+                setattr(layer, name, packed)
                 jobs.append((matrix, panels, columns.get(name)))
         with ThreadPoolExecutor(threads, "pack") as packers:
             list(packers.map(packer.pack, *zip(*jobs, strict=True)))
@@ -210,7 +216,7 @@ _AFTER: Final = {"input_norm": ("query", "key", "value"), "mlp_norm": ("gate", "
 """The matrices that meet what a norm gives."""
 
 
-def evened(layer: LayerWeights) -> tuple[LayerWeights, dict[str, Floats]]:
+def evened(layer: L) -> tuple[L, dict[str, Floats]]:
     """Norms' weights shared out between activations and the matrices that follow, half by half.
 
     Gives the layer with the square roots of the norms' weights, and for each of those matrices the
@@ -218,19 +224,22 @@ def evened(layer: LayerWeights) -> tuple[LayerWeights, dict[str, Floats]]:
     norm's weights differ much, int8 has large and small numbers side by side in a group: of tokens
     alone if the norm is theirs, of weights alone if it is the matrix's. This evens both (the idea
     of SmoothQuant, arXiv:2211.10438, with the norm's weight for the activation's range). Matrices
-    that are stored as int8 stay as they are.
+    that are stored as int8 stay as they are, and so do layers whose norms come last: what such a
+    norm gives is added to again.
     """
     changed: dict[str, Any] = {}
     columns: dict[str, Floats] = {}
     for norm, names in _AFTER.items():
-        if any(getattr(layer, name).scales is not None for name in names):
+        if not hasattr(layer, norm) or any(
+            getattr(layer, name).scales is not None for name in names
+        ):
             continue
         weight: Floats = getattr(layer, norm)
         roots: Floats = np.sqrt(np.abs(weight))
         roots[roots == 0] = 1
         changed[norm] = weight / roots
         columns |= dict.fromkeys(names, roots)
-    return replace(layer, **changed), columns
+    return (replace(layer, **changed) if changed else layer), columns
 
 
 def _readable(values: NDArray[N]) -> NDArray[N]:
@@ -238,9 +247,23 @@ def _readable(values: NDArray[N]) -> NDArray[N]:
     return np.require(values, requirements=["C", "A"])
 
 
-def _matrices(layer: LayerWeights) -> list[tuple[str, Matrix]]:
-    return [(name, getattr(layer, name)) for name in MATRICES]
+def _members(layer: Any) -> Iterator[tuple[str, Any]]:
+    """What a family's layer has, by the names that the kernels' layers have, too."""
+    for field in fields(layer):
+        yield field.name, getattr(layer, field.name)
 
 
-def _widths(checkpoint: Qwen3Checkpoint) -> tuple[int, int]:
-    return checkpoint.config.hidden, checkpoint.config.head_dim
+def _matrices(layer: Any) -> list[tuple[str, Matrix]]:
+    return [(name, one) for name, one in _members(layer) if isinstance(one, Matrix)]
+
+
+def _vectors(layer: Any) -> list[tuple[str, Floats]]:
+    return [(name, one) for name, one in _members(layer) if isinstance(one, np.ndarray)]
+
+
+def _size(packer: Packer, layer: Any) -> int:
+    """Bytes that a layer takes when it is packed."""
+    matrices = [matrix for _, matrix in _matrices(layer)]
+    vectors = [vector for _, vector in _vectors(layer)]
+    vectors += [matrix.bias for matrix in matrices if matrix.bias is not None]
+    return sum(map(packer.size, matrices)) + sum(padded(4 * each.size) for each in vectors)

@@ -85,7 +85,7 @@ static void meet(State *state, const Cache *cache, const Queries *queries, int k
 {
     const AttentionMath *math = cache->math;
     int group = cache->heads / cache->kv_heads, head_dim = cache->head_dim;
-    int words = head_dim / math->lanes, keys = queries->position + queries->count;
+    int words = head_dim / math->lanes, keys = queries->keys;
     int64_t begin = (kv_head * cache->slots + queries->slot) * words;
     const uint32_t *key = cache->keys + begin, *value = cache->values + begin;
     for (int first = 0; first < keys; first += KEYS, key += KEYS * words, value += KEYS * words) {
@@ -96,7 +96,9 @@ static void meet(State *state, const Cache *cache, const Queries *queries, int k
             if (row % ATTENTION_ROWS == 0)
                 math->score(state->queries + row, key, words, blocks, row ? 0 : ahead,
                             state->scores + row);
-            int visible = row < count ? queries->position + row / group + 1 - first : here;
+            int visible = here;
+            if (cache->causal && row < count)
+                visible = queries->position + row / group + 1 - first;
             math->soften(state->scores[row], visible, blocks, &state->softmax[row],
                          state->powers[row]);
         }

@@ -56,6 +56,9 @@ typedef struct InstructionSet {
 
     /* to = from * weight / sqrt(mean(from²) + epsilon); `to` may be `from`; a multiple of 32. */
     void (*rms_norm)(const float *from, const float *weight, int width, float epsilon, float *to);
+    /* to = (from - mean(from)) * weight / sqrt(variance(from) + epsilon) + bias; likewise. */
+    void (*layer_norm)(const float *from, const float *weight, const float *bias, int width,
+                       float epsilon, float *to);
     /* Bytes that are values / scale + offset, halves rounded to even; returns the scale, which takes
      * the largest magnitude to `most_value`. It is not finite when any value is not, and so is what
      * it multiplies. A multiple of 64. */
@@ -66,6 +69,9 @@ typedef struct InstructionSet {
     void (*rotate)(float *head, const float *cosines, const float *sines, int width);
     /* gate = gate / (1 + exp(-gate)) * up, [count]; a multiple of 16. */
     void (*swiglu)(float *gate, const float *up, int count);
+
+    /* values = values * Phi(values), the distribution of normal numbers, [count]; a multiple of 16. */
+    void (*gelu)(float *values, int count);
 
     /* Of attention; see there. NULL in `halves` where the set has no products of bfloat16. */
     const AttentionMath *floats, *halves;

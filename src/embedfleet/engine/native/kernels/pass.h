@@ -35,8 +35,11 @@ typedef struct {
     float *product; /* [rows, intermediate] */
 } Scratch;
 
+typedef struct Family Family;
+
 struct Model {
     Shape shape;
+    const Family *family;
     Layer *layers;
     const float *final_norm;
     int threads;
@@ -49,7 +52,8 @@ struct Model {
     size_t workspace_bytes;
 };
 
-/* Rows that go through the layers: all tokens, or in the last layer one of each text. */
+/* Rows that go through the layers: all tokens, or in the last layer the one that a text is pooled
+ * to. */
 typedef struct {
     float *states;      /* [count, hidden] */
     float *queries;     /* [count, heads * head_dim]; then what they saw */
@@ -64,11 +68,11 @@ typedef struct {
     const int32_t *shared, *lenders; /* or NULL */
     const float *cosines, *sines;
     float *out;
-    Rows all, last;
+    Rows all, pooled;
     int64_t *slots; /* of each row, in the cache */
     int64_t *firsts; /* of each text, the slot of its first token */
     Cache cache;
-    Queries *tasks, *last_tasks;
+    Queries *tasks, *pooled_tasks;
     int task_count;
     Step *steps; /* LAYER_STEPS for each layer and one more, all zero */
 } Pass;
@@ -87,11 +91,15 @@ static inline int key_width(const Shape *shape) { return shape->kv_heads * shape
 
 enum { QUERIES = 1, KEYS_AND_VALUES = 2 };
 
-/* From states to queries, keys and values, ready for attention. */
-void project(Share *share, const Layer *layer, int wanted);
-
-/* From what attention found to the states after the layer. */
-void finish(Share *share, const Layer *layer);
+/* What a family's layers compute between one attention and the next. */
+struct Family {
+    int causal; /* whether a token sees those up to it, and not all of its text */
+    /* From states to queries, keys and values, ready for attention. */
+    void (*project)(Share *share, const Layer *layer, int wanted);
+    /* From what attention found to the states after the layer. */
+    void (*finish)(Share *share, const Layer *layer);
+};
+extern const Family decoder, encoder;
 
 /* Lay a pass out in the memory from `start` on; says how much it takes, and only that without. */
 size_t lay_out(Pass *pass, char *start);

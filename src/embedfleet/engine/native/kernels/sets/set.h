@@ -26,10 +26,12 @@ const InstructionSet TABLE(SET) = {
     .multiply_bytes = multiply_bytes,
     .multiply_floats = multiply_floats,
     .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
     .quantise = quantise,
     .quantise_weights = quantise_weights,
     .rotate = rotate,
     .swiglu = swiglu,
+    .gelu = gelu,
     .floats = &floats,
     .halves = HALVES,
 };

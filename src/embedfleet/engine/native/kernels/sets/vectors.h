@@ -100,6 +100,32 @@ static void rms_norm(const float *from, const float *weight, int width, float ep
         store(to + i, load(from + i) * scale * load(weight + i));
 }
 
+/* The sum of `width` floats, less `centre` each, or of their squares. */
+static inline float sum_from(const float *from, int width, Floats centre, int squares)
+{
+    Floats left[WHOLE_PARTS] = {0}, right[WHOLE_PARTS] = {0};
+    for (int i = 0; i < width; i += 2 * PARTS)
+        for (int j = 0; j < WHOLE_PARTS; j++) {
+            Floats low = load(from + i + j * LANES) - centre;
+            Floats high = load(from + i + PARTS + j * LANES) - centre;
+            left[j] = squares ? FMA(low, low, left[j]) : left[j] + low;
+            right[j] = squares ? FMA(high, high, right[j]) : right[j] + high;
+        }
+    for (int j = 0; j < WHOLE_PARTS; j++)
+        left[j] += right[j];
+    return sum_of(left);
+}
+
+static void layer_norm(const float *from, const float *weight, const float *bias, int width,
+                       float epsilon, float *to)
+{
+    Floats mean = SPLAT(sum_from(from, width, SPLAT(0.0f), 0) / (float)width);
+    float variance = sum_from(from, width, mean, 1) / (float)width;
+    Floats scale = SPLAT(1.0f / sqrtf(variance + epsilon));
+    for (int i = 0; i < width; i += LANES)
+        store(to + i, FMA((load(from + i) - mean) * scale, load(weight + i), load(bias + i)));
+}
+
 /* The largest magnitude of `width` floats, or one that is none. Without their signs, bits of floats
  * are in the order of floats; those of what is no number come last. */
 static inline float largest_of(const float *from, int width)
@@ -163,6 +189,23 @@ static void swiglu(float *gate, const float *up, int count)
         Floats x = load(gate + i);
         Floats below = SPLAT(1.0f) + exp2_of(x * SPLAT(-LOG2_E));
         store(gate + i, x / below * load(up + i));
+    }
+}
+
+/* x Phi(x) = max(x, 0) - |x| erfc(|x| / sqrt(2)) / 2. The complement of the error function by
+ * Abramowitz and Stegun's 7.1.26, exact to 1.5e-7. */
+static void gelu(float *values, int count)
+{
+    for (int i = 0; i < count; i += LANES) {
+        Floats x = load(values + i), size = (Floats)((Ints)x & SPLAT_INT(INT32_MAX));
+        Floats t = SPLAT(1.0f) / FMA(size, SPLAT(0.3275911f * 0.70710678f), SPLAT(1.0f));
+        Floats tail = SPLAT(1.061405429f);
+        tail = FMA(tail, t, SPLAT(-1.453152027f));
+        tail = FMA(tail, t, SPLAT(1.421413741f));
+        tail = FMA(tail, t, SPLAT(-0.284496736f));
+        tail = FMA(tail, t, SPLAT(0.254829592f));
+        tail = tail * t * exp2_of(x * x * SPLAT(-0.5f * LOG2_E));
+        store(values + i, GREATER(x, SPLAT(0.0f)) - size * tail * SPLAT(0.5f));
     }
 }
 
