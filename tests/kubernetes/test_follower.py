@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.states import Event
@@ -45,6 +49,14 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.002)
+
+
+async def until_told(server: ApiServer, holds: Callable[[], bool]) -> None:
+    """The same, while the server tells its version, as it does once a minute."""
+    async with asyncio.timeout(30):
+        while not holds():
+            server.bookmark(SLICES)
+            await asyncio.sleep(0.02)
 
 
 def names(fleet: Fleet) -> set[str]:
@@ -177,6 +189,104 @@ async def test_while_the_server_is_away_the_fleet_stays_as_it_was(status: int) -
             assert names(fleet) == {"a"}
             server.put(SLICES, ready("a", "b"))
             await until(lambda: names(fleet) == {"a", "b"})
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["refuses", "waits"])
+async def test_a_store_that_was_restored_from_a_backup_is_listed_again(waits: bool) -> None:
+    """Its versions went back. A server says so, or sends an event of a version that was before."""
+    async with api_server() as server:
+        server.waits_for_versions = waits
+        server.put(SLICES, ready("a"))
+        backup, version = server.collections, server.version
+        server.put(SLICES, ready("a"))
+        backup = copy.deepcopy(backup)
+        for pods in ("ab", "abc"):
+            server.put(SLICES, ready(*pods))
+        async with following(server) as fleet:
+            await until(lambda: names(fleet) == {"a", "b", "c"})
+            server.restore(backup, version)
+            server.end_watches()
+            await until_told(server, lambda: names(fleet) == {"a"})
+            server.put(SLICES, ready("a", "d"))
+            await until(lambda: names(fleet) == {"a", "d"})
+
+
+async def test_a_watch_in_which_nothing_comes_is_of_a_version_that_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There are bookmarks at least; a restored server that waits for the version sends none."""
+    monkeypatch.setattr("embedfleet.kubernetes.following.SILENT_S", 0.01)
+    async with api_server() as server:
+        server.waits_for_versions = True
+        server.put(SLICES, ready("a"))
+        async with following(server) as fleet:
+            await until(lambda: server.watches == 1)
+            server.collections[SLICES]["engine-1"] = ready("b")
+            await asyncio.sleep(0.05)
+            server.end_watches()
+            await until(lambda: names(fleet) == {"b"})
+
+
+@dataclass
+class History:
+    """What happens to a server."""
+
+    server: ApiServer
+    kept: dict[str, dict[str, Any]]
+
+    def put(self, pods: set[str]) -> None:
+        self.server.put(SLICES, ready(*sorted(pods)))
+
+    def remove(self) -> None:
+        if self.server.collections[SLICES]:
+            self.server.remove(SLICES, "engine-1")
+
+    def back_up(self) -> None:
+        self.kept = copy.deepcopy(self.server.collections)
+
+    def restore(self) -> None:
+        self.server.restore(self.kept, self.server.version // 2)
+        self.server.end_watches()
+
+    def fail(self, status: int) -> None:
+        self.server.faults.append(Fault("GET", "endpointslices", status, times=2))
+
+    def compact(self) -> None:
+        self.server.forget()
+
+    def end(self) -> None:
+        self.server.end_watches()
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("put"), st.sets(st.sampled_from("abcd"), min_size=1)),
+    st.tuples(st.sampled_from(["remove", "compact", "back_up", "restore", "end"])),
+    st.tuples(st.just("fail"), st.sampled_from([0, 410, 429, 500, 503, 504])),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.booleans(), st.lists(STEPS, max_size=20))
+def test_whatever_happens_to_the_server_the_fleet_is_what_it_has_in_the_end(
+    waits: bool, steps: list[tuple[Any, ...]]
+) -> None:
+    """Compacted, restored from a backup, away for a while, with watches that end in between."""
+
+    async def happen() -> None:
+        async with api_server() as server:
+            server.waits_for_versions = waits
+            server.put(SLICES, ready("a"))
+            history = History(server, copy.deepcopy(server.collections))
+            async with following(server) as fleet:
+                for step, *given in steps:
+                    getattr(history, step)(*given)
+                    await asyncio.sleep(0.002)
+                for fault in server.faults:
+                    fault.times = 0
+                server.put(SLICES, ready("e"))
+                await until_told(server, lambda: names(fleet) == {"e"})
+
+    asyncio.run(happen())
 
 
 async def test_a_list_that_comes_in_pages_is_one_state() -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import AsyncIterator
 from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedfleet.background import Background, cancelled
+from embedfleet.kubernetes.cluster import ClusterError
 from embedfleet.kubernetes.connection import Connection
 from embedfleet.kubernetes.leading import Leadership
 from embedfleet.kubernetes.lease import Candidacy, Times, Turn, written
+from tests.fakes.virtual_time import run as run_virtually
 from tests.kubernetes.test_follower import until
 from tests.stand_ins.kubernetes import ApiServer, Fault, api_server
 
@@ -212,3 +215,112 @@ async def test_a_bug_of_the_work_comes_out_and_gives_the_lease_up() -> None:
         assert raised.group_contains(ZeroDivisionError)
         assert server.collections[LEASES]["x"]["spec"]["holderIdentity"] == ""
         await cluster.close()
+
+
+class Far:
+    """An API server that one candidate reaches well, slowly, or so that its requests hang; what was
+    asked may be done though the answer never comes.
+    """
+
+    def __init__(self, held: dict[str, Any], moods: list[tuple[float, str, float]]) -> None:
+        self._held = held
+        self._moods = moods
+        """For so many seconds: what becomes of requests, and how long each way takes."""
+
+    def _mood(self) -> tuple[str, float]:
+        now = asyncio.get_running_loop().time() - 1000.0
+        for lasts_s, kind, takes_s in self._moods:
+            if now < lasts_s:
+                return kind, takes_s
+            now -= lasts_s
+        return "well", 0.05
+
+    async def ask(
+        self, method: str, path: str, *, query: object = None, body: Any = None
+    ) -> dict[str, Any]:
+        kind, takes_s = self._mood()
+        if kind == "refuses":
+            raise ClusterError("503", code=503)
+        await self._way(kind, takes_s)
+        found = self._held.get("lease")
+        if method != "GET":
+            version = (body.get("metadata") or {}).get("resourceVersion")
+            if found is not None and version != found["metadata"]["resourceVersion"]:
+                raise ClusterError("the object has been modified", code=409)
+            number = 1 + int(found["metadata"]["resourceVersion"] if found else 0)
+            metadata = {**body["metadata"], "resourceVersion": str(number)}
+            found = self._held["lease"] = {**body, "metadata": metadata}
+        elif found is None:
+            raise ClusterError("not found", code=404)
+        answer = copy.deepcopy(found)
+        kind, takes_s = self._mood()
+        await self._way(kind, takes_s)
+        return answer
+
+    async def _way(self, kind: str, takes_s: float) -> None:
+        await asyncio.sleep(10_000.0 if kind == "hangs" else takes_s)
+        if kind == "loses":
+            raise ClusterError("the connection was reset")
+
+
+MOODS = st.lists(
+    st.tuples(
+        st.floats(0.5, 40.0),
+        st.sampled_from(["well", "slow", "hangs", "refuses", "loses"]),
+        st.floats(0.0, 20.0),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(MOODS, st.floats(0.9, 1.1), st.floats(-1e6, 1e6)), min_size=2, max_size=3),
+    st.integers(0, 2**32),
+)
+def test_two_never_act_at_once_whatever_their_api_servers_and_clocks_do(
+    replicas: list[tuple[list[tuple[float, str, float]], float, float]], seed: int
+) -> None:
+    """Servers that hang, are slow, refuse and lose answers; clocks that are wrong by any offset and
+    go a tenth faster or slower. In virtual time.
+    """
+    acting: set[int] = set()
+    acted = set()
+
+    async def happen() -> None:
+        loop, held = asyncio.get_running_loop(), dict[str, Any]()
+        candidates = []
+        for number, (moods, rate, offset) in enumerate(replicas):
+
+            async def work(me: int = number) -> None:
+                assert not acting, "another one acts"
+                acting.add(me)
+                acted.add(me)
+                try:
+                    while True:
+                        assert candidates[me].leads, "its time is over"
+                        await asyncio.sleep(0.07)
+                finally:
+                    acting.discard(me)
+
+            candidates.append(
+                Leadership(
+                    Far(held, moods),  # type: ignore[arg-type]
+                    "embedfleet",
+                    "x",
+                    f"gateway-{number}",
+                    work,
+                    rng=Random(seed + number),
+                    # A clock that goes faster is one by which all that lasts is shorter.
+                    times=Times(15.0 / rate, 10.0 / rate, 2.0 / rate),
+                    clock=lambda offset=offset: loop.time() + offset,
+                )
+            )
+        runs = [asyncio.create_task(each.run()) for each in candidates]
+        await asyncio.wait(runs, timeout=400, return_when=asyncio.FIRST_EXCEPTION)
+        over = [run.exception() for run in runs if run.done()]
+        await cancelled(*runs)
+        assert not over, over
+        assert acted, "nobody ever led, though all is well in the end"
+
+    run_virtually(happen())

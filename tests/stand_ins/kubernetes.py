@@ -65,9 +65,14 @@ class ApiServer:
     """Open ones."""
     token: str = ""
     """What clients must bring; empty lets everybody in."""
+    waits_for_versions: bool = False
+    """Whether a watch of a version that is not there yet waits for it, in silence. Servers whose
+    watches come from a cache refuse it (504)."""
 
     def __post_init__(self) -> None:
-        self._events: deque[tuple[int, str, Document]] = deque()
+        self._events: deque[tuple[int, int, str, Document]] = deque()
+        self._serial = 0
+        """Of events; it only grows, whatever becomes of versions."""
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -104,6 +109,12 @@ class ApiServer:
         self.forgotten = self.version
         self._events.clear()
 
+    def restore(self, collections: dict[str, dict[str, Document]], version: int) -> None:
+        """As when the store behind it is restored from a backup: versions go back."""
+        self.collections, self.version = copy.deepcopy(collections), version
+        self.forgotten = 0
+        self._events.clear()
+
     def end_watches(self) -> None:
         self._ended.set()
         self._ended = asyncio.Event()
@@ -114,7 +125,9 @@ class ApiServer:
     # -- what clients get --------------------------------------------------------------
 
     def _tell(self, kind: str, path: str, item: Document) -> None:
-        self._events.append((self.version, path, {"type": kind, "object": copy.deepcopy(item)}))
+        self._serial += 1
+        event = {"type": kind, "object": copy.deepcopy(item)}
+        self._events.append((self._serial, self.version, path, event))
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -161,7 +174,12 @@ class ApiServer:
         return shown({"kind": "List", "metadata": meta, "items": items[start : start + size]})
 
     async def _watch(self, request: web.Request, path: str) -> web.StreamResponse:
-        since = int(request.query.get("resourceVersion", "0"))
+        since, seen = int(request.query.get("resourceVersion", "0")), 0
+        if since > self.version and not self.waits_for_versions:
+            message = f"Timeout: Too large resource version: {since}, current: {self.version}"
+            return refused(504, message, {"Retry-After": "1"})
+        if since > self.version:
+            seen = self._serial
         stream = web.StreamResponse(headers={"Content-Type": "application/json"})
         await stream.prepare(request)
         self.watches += 1
@@ -172,9 +190,9 @@ class ApiServer:
                     gone = {"kind": "Status", "code": 410, "reason": "Expired"}
                     await stream.write(orjson.dumps({"type": "ERROR", "object": gone}) + b"\n")
                     return stream
-                for version, where, event in list(self._events):
-                    if version > since and where == path:
-                        since = version
+                for serial, version, where, event in list(self._events):
+                    if serial > seen and (seen or version > since) and where == path:
+                        seen, since = serial, max(since, version)
                         if event["type"] == "BOOKMARK" or chosen(request, event["object"]):
                             await stream.write(orjson.dumps(event) + b"\n")
                 waits = [asyncio.ensure_future(each.wait()) for each in (changed, ended)]

@@ -1,9 +1,10 @@
 """A collection of objects as it is now, kept so by listing once and watching from there.
 
-Decides when to go on from the last version and when to list again. Refuses to know what the objects
-are. The rules are those of the API's "efficient detection of changes": go on from the version of
-the last event or bookmark; after 410 (expired) list again; after a broken stream go on from where
-it broke, with growing pauses while the server is away.
+The rules are those of the API's "efficient detection of changes" and of client-go: go on from the
+version of the last event or bookmark; after a broken stream go on from where it broke, with growing
+pauses while the server is away. What else ends a watch makes it list again: a version that is too
+old (410), or one that the server does not have yet, as after its store was restored from a backup
+(504). That a store went back shows in versions that fall, too, and in watches that bring nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 300
 """After so many seconds the server ends a watch, so that a half-dead one is noticed."""
+SILENT_S = 150.0
+"""A watch that brought nothing in so long is of no version that the server knows: a bookmark comes
+every minute."""
 PAGE = 500
 """Objects of one page of a list, as kubectl asks for them."""
 
@@ -47,18 +51,23 @@ class Collection:
                 if not self._version:
                     await self._list()
                     yield dict(self._objects)
+                began, silent = asyncio.get_running_loop().time(), True
                 async for event in self._watch():
+                    silent = False
                     if self._take(event):
                         yield dict(self._objects)
+                if silent and asyncio.get_running_loop().time() - began >= SILENT_S:
+                    self._version = ""
                 # It ended as watches do; a server that ends each at once is not asked all the time.
                 await asyncio.sleep(self._patience.pause_s(1, self._rng))
             except ClusterError as error:
                 await self._recover(error)
 
     async def _recover(self, error: ClusterError) -> None:
-        if error.expired:
-            # Not a failure: too much happened since. But a server that says so at once, again and
-            # again, must not be asked without a pause.
+        if error.http is not None and error.http != 429:
+            # A server that was reached says why: what it has must be listed. Expired is not even a
+            # failure (too much happened since), but a server that says so at once, again and again,
+            # must not be asked without a pause.
             self._version = ""
         self._failures += 1
         pause_s = self._patience.pause_s(self._failures, self._rng, error.retry_after_s)
@@ -92,11 +101,15 @@ class Collection:
             yield event
 
     def _take(self, event: Document) -> bool:
-        """Remember an event; return whether an object changed."""
+        """Remember an event; return whether an object changed. ClusterError for an old version."""
         kind, item = event.get("type"), event.get("object") or {}
         meta = item.get("metadata") or {}
         name = meta.get("name", "")
-        self._version = str(meta.get("resourceVersion", self._version))
+        version = str(meta.get("resourceVersion", self._version))
+        if _older(version, self._version):
+            message = f"version {version} came after {self._version}: its store was restored"
+            raise ClusterError(message, code=410)
+        self._version = version
         if kind in {"ADDED", "MODIFIED"} and name:
             self._objects[name] = item
         elif kind == "DELETED":
@@ -104,3 +117,8 @@ class Collection:
         else:
             return False  # a bookmark: nothing changed up to its version
         return True
+
+
+def _older(version: str, known: str) -> bool:
+    """Whether a version is before another; they are numbers that grow with each change."""
+    return version.isdecimal() and known.isdecimal() and int(version) < int(known)
