@@ -138,6 +138,8 @@ def test_orders_go_to_the_gateway_and_its_answer_is_told(
 ) -> None:
     """What holds now."""
     gateway.answer = (200, POOL | {"mode": "pinned", "pinned": 3})
+    assert json.loads(typed(f"{words} --json", gateway).output)["pinned"] == 3
+    gateway.asked.clear()
     assert typed(words, gateway).output == "m: pinned at 3\n"
     ((verb, path, said, _),) = gateway.asked
     assert (verb, path, said) == ("POST", *asked)

@@ -100,6 +100,8 @@ def test_stats_say_what_is_held_and_how_much_was_known(admin: str) -> None:
 
 def test_clearing_says_what_went_and_what_could_not(admin: str) -> None:
     assert run("clear", "--admin", admin) == "memory: 3 texts; Redis: could not be cleared\n"
+    told = json.loads(run("clear", "--json", "--admin", admin))
+    assert told == {"memory": 3, "redis": None}
 
 
 def test_warming_asks_as_traffic_would(admin: str, tmp_path: Path) -> None:
@@ -110,6 +112,9 @@ def test_warming_asks_as_traffic_would(admin: str, tmp_path: Path) -> None:
     chosen = ["--input-type", "query", "--key-file", str(tmp_path / "key")]
     shown = run("warm", str(file), "--model", "m", "--admin", admin, *chosen)
     assert shown == "70 texts: 2 were known, 68 were computed\n"
+    Gateway.asked.clear()
+    told = json.loads(run("warm", str(file), "--model", "m", "--json", "--admin", admin, *chosen))
+    assert told == {"texts": 70, "known": 2, "computed": 68}
     (path, headers, first), (_, _, second) = Gateway.asked
     assert path == "/cache/warm"
     assert headers["x-embedfleet-lane"] == "bulk"

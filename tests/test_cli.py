@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -197,6 +200,8 @@ def test_fetch_prints_the_directory_alone_on_stdout(behind: Recorder) -> None:
     result = typed("model fetch org/m", behind)
     assert result.stdout == "/cache/snapshot\n"
     assert result.stderr == "org/m@c0ffee\n"
+    told = json.loads(typed("model fetch org/m --json", behind).stdout)
+    assert told == {"name": "org/m", "revision": "c0ffee", "directory": "/cache/snapshot"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -278,12 +283,19 @@ def test_facts_are_given_as_json_where_it_is_asked_for(behind: Recorder, words: 
     assert json.loads(typed(words, behind).stdout)
 
 
-def test_every_command_that_prints_facts_has_json(behind: Recorder) -> None:
-    for command in (
-        *("status", "config", "engines", "plan", "simulate", "conformance"),
-        *("cache stats", "autoscale explain", "keys list", "keys create"),
-    ):
-        assert "--json" in typed(f"{command} --help", behind).stdout, command
+def leaves(command: Any, *names: str) -> Iterator[tuple[str, set[str]]]:
+    """Every command with its options."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from leaves(below, *names, name)
+    if not hasattr(command, "commands"):
+        yield " ".join(names), {each for option in command.params for each in option.opts}
+
+
+def test_every_command_has_json_but_those_that_serve_or_write_files() -> None:
+    without = {
+        name for name, options in leaves(typer.main.get_command(app)) if "--json" not in options
+    }
+    assert without == {"serve", "replica", "gateway", "golden make", "deploy kubernetes"}
 
 
 def test_output_that_can_not_be_written_is_an_error_in_one_line() -> None:

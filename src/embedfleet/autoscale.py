@@ -16,7 +16,7 @@ from rich.table import Table
 
 from embedfleet.admin_client import Admin, KeyFile, ask, reached
 from embedfleet.flags import ConfigFile
-from embedfleet.printing import show, show_json
+from embedfleet.printing import AsJson, show, show_json
 from embedfleet.vocabulary import SetupError
 
 autoscale = typer.Typer(
@@ -36,7 +36,7 @@ def explain(
     key_file: KeyFile = None,
     config: ConfigFile = None,
     last: Annotated[int, typer.Option("--last", metavar="N", help="How many.", min=1)] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,  # noqa: FBT002
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Show the last decisions: every reason to have replicas, which one won, and why.
 
@@ -63,24 +63,32 @@ def explain(
 
 @autoscale.command()
 def pause(
-    pool: PoolName = None, admin: Admin = None, key_file: KeyFile = None, config: ConfigFile = None
+    pool: PoolName = None,
+    admin: Admin = None,
+    key_file: KeyFile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Leave the number of replicas as it is; decisions are still made, and shown.
 
     embedfleet autoscale pause
     """
-    _order(*reached(admin, key_file, config), "pause", pool)
+    _order(*reached(admin, key_file, config), "pause", pool, as_json=as_json)
 
 
 @autoscale.command()
 def resume(
-    pool: PoolName = None, admin: Admin = None, key_file: KeyFile = None, config: ConfigFile = None
+    pool: PoolName = None,
+    admin: Admin = None,
+    key_file: KeyFile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Let the policy decide again.
 
     embedfleet autoscale resume
     """
-    _order(*reached(admin, key_file, config), "resume", pool)
+    _order(*reached(admin, key_file, config), "resume", pool, as_json=as_json)
 
 
 @autoscale.command()
@@ -90,12 +98,13 @@ def scale(
     admin: Admin = None,
     key_file: KeyFile = None,
     config: ConfigFile = None,
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Have N replicas, whatever the load, until `resume`.
 
     embedfleet autoscale scale 4
     """
-    _order(*reached(admin, key_file, config), "scale", pool, replicas)
+    _order(*reached(admin, key_file, config), "scale", pool, replicas, as_json=as_json)
 
 
 def described(pool: dict[str, Any], last: int) -> Iterator[str | Table]:
@@ -135,9 +144,18 @@ def described(pool: dict[str, Any], last: int) -> Iterator[str | Table]:
 
 
 def _order(
-    admin: str, key_file: Path | None, verb: str, pool: str | None, replicas: int | None = None
+    admin: str,
+    key_file: Path | None,
+    verb: str,
+    pool: str | None,
+    replicas: int | None = None,
+    *,
+    as_json: bool,
 ) -> None:
     order = {"pool": pool} | ({} if replicas is None else {"replicas": replicas})
     answer = ask(admin, f"/autoscaling/{verb}", key_file, json.dumps(order).encode()).body
+    if as_json:
+        show_json(answer)
+        return
     by_hand = "" if answer["pinned"] is None else f" at {answer['pinned']}"
     typer.echo(f"{answer['name']}: {answer['mode']}{by_hand}")

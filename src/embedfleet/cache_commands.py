@@ -56,13 +56,21 @@ def stats(
 
 
 @cache.command()
-def clear(admin: Admin = None, key_file: KeyFile = None, config: ConfigFile = None) -> None:
+def clear(
+    admin: Admin = None,
+    key_file: KeyFile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,  # noqa: FBT002
+) -> None:
     """Forget every vector, in memory and in Redis.
 
     Never needed for a new model or new weights: their vectors are found by other keys.
     """
     url, key = reached(admin, key_file, config)
     found = ask(url, "/cache/clear", key, b"", timeout_s=TIMEOUT_S).body
+    if as_json:
+        show_json(found)
+        return
     redis = "could not be cleared" if found["redis"] is None else f"{found['redis']} texts"
     typer.echo(f"memory: {found['memory']} texts; Redis: {redis}")
 
@@ -77,6 +85,7 @@ def warm(
     input_type: Annotated[str | None, typer.Option(metavar="query|document")] = None,
     instruction: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
     truncate: Annotated[bool, typer.Option(help="Cut texts that are too long.")] = False,  # noqa: FBT002
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Have the texts of a file computed that the cache does not know yet.
 
@@ -104,6 +113,9 @@ def warm(
         )
         hit, miss = _known(answer)
         hits, misses = hits + hit, misses + miss
+    if as_json:
+        show_json({"texts": len(texts), "known": hits, "computed": misses})
+        return
     typer.echo(f"{len(texts)} texts: {hits} were known, {misses} were computed")
 
 

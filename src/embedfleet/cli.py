@@ -272,6 +272,7 @@ def make_golden(
 def fetch_model(
     context: typer.Context,
     model: flags.NamedModel,
+    as_json: AsJson = False,
 ) -> None:
     """Download a model ahead of time and print its directory.
 
@@ -281,6 +282,10 @@ def fetch_model(
     kept from one try to the next.
     """
     found = _calls(context).fetch(model)
+    if as_json:
+        told = {"name": found.name, "revision": found.revision, "directory": found.directory}
+        show_json(told)
+        return
     if found.revision is not None:
         typer.echo(f"{found.name}@{found.revision}", err=True)
     typer.echo(found.directory)

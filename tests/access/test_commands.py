@@ -74,7 +74,9 @@ def test_the_list_shows_everything_but_secrets(file: Path) -> None:
 def test_a_revoked_key_stays_in_the_list_and_opens_nothing(file: Path, by: str) -> None:
     key, other = created(file), created(file)
     named = key if by == "key" else key.split("-")[1]
-    assert typed(["keys", "revoke", "--file", str(file), named]).exit_code == 0
+    ended = typed(["keys", "revoke", "--json", "--file", str(file), named])
+    assert ended.exit_code == 0
+    assert json.loads(ended.stdout)["state"] == "revoked"
     ring = KeyRing(load(file))
     with pytest.raises(UnauthorizedError, match="revoked"):
         ring.open(f"Bearer {key}")

@@ -214,6 +214,11 @@ def served(machine: Machine) -> None:
         machine.run("autoscale pause", "--admin", admin)
         machine.run("autoscale scale 2", "--admin", admin)
         machine.run("autoscale resume", "--admin", admin)
+        corpus, vectors = machine.place / "corpus.jsonl", machine.place / "vectors"
+        corpus.write_text('{"text": "a"}\n{"text": "b"}\n')
+        machine.run("bulk plan", str(corpus), "--url", url)
+        machine.run("bulk run", str(corpus), str(vectors), "--url", url)
+        machine.run("bulk verify", str(corpus), str(vectors), "--url", url)
 
 
 def apart(machine: Machine) -> None:

@@ -122,6 +122,7 @@ def show_all(file: KeyFile, as_json: AsJson = False) -> None:  # noqa: FBT002
 def revoke(
     file: KeyFile,
     key: Annotated[str, typer.Argument(metavar="ID", help="The key's id, or the whole key.")],
+    as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """End a key; running gateways refuse it within a second or two.
 
@@ -130,6 +131,9 @@ def revoke(
     now = datetime.now(UTC).replace(microsecond=0)
     key_id = key.split("-")[1] if key.startswith("ef-") and key.count("-") > 1 else key
     change(file, revoking(key_id, now))
+    if as_json:
+        show_json(next(_shown(each, now) for each in load(file) if each.id == key_id))
+        return
     typer.echo(f"{file}: key {key_id} is revoked", err=True)
 
 
