@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,39 @@ def test_the_compiler_comes_before_the_package_and_is_not_in_the_image_for_proce
     assert installs < runs.index("pip install --no-deps --no-build-isolation .")
     assert any("ls " in run and "_kernels.so" in run for run in runs)
     assert not [rest for _, rest in stages()["cpu"] if "gcc" in rest]
+
+
+class Answering(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/health/ready" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])
+def test_the_health_check_is_that_of_a_gateway_or_a_replica(status: int | None, code: int) -> None:
+    """Healthy is who is ready at either port; starting, draining and absent are not."""
+    (check,) = [rest for word, rest in instructions() if word == "HEALTHCHECK"]
+    words = json.loads(check[check.index("[") :])
+    with HTTPServer(("127.0.0.1", 0), Answering) as server:
+        Answering.status = status or 200
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        here = server.server_port if status else 1
+        program = words[2].replace("(8080, 9000)", f"(1, {here})")
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+        server.shutdown()
+        serving.join()
+    assert words[:2] == ["python", "-c"]
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
+def test_the_image_says_what_it_is() -> None:
+    (labels,) = [rest for word, rest in instructions() if word == "LABEL"]
+    assert 'org.opencontainers.image.title="embedfleet"' in labels
 
 
 def test_compose_pins_what_it_pulls_and_locks_what_it_runs() -> None:

@@ -111,6 +111,13 @@ def test_the_runbook_has_no_paragraph_without_an_alert() -> None:
 
 
 @pytest.mark.parametrize("alert", NAMES)
+def test_every_alert_was_made_to_fire_once(alert: str) -> None:
+    """A query that is one by its form and never true would be silent for ever."""
+    tried = (MONITORING / "rules_test.yml").read_text(encoding="utf-8")
+    assert re.search(rf"alertname: {alert}\n\s+exp_alerts:\n", tried)
+
+
+@pytest.mark.parametrize("alert", NAMES)
 def test_every_alert_says_how_urgent_it_is(alert: str) -> None:
     rule = ALERTS.partition(f"- alert: {alert}\n")[2].partition("- alert:")[0]
     assert re.search(r"labels: \{severity: (page|ticket)\}", rule)

@@ -169,6 +169,7 @@ class CacheCounter:
         self._raise(texts("memory", "miss"), counts.memory_misses)
         self._raise(metrics.cache_shared, counts.shared)
         self._raise(metrics.cache_evicted, memory.evictions)
+        self._raise(metrics.cache_distrusted, counts.distrusted)
         metrics.cache_bytes.set(memory.bytes)
         metrics.cache_held.set(len(memory))
         remote = _redis(cache)

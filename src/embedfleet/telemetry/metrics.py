@@ -153,6 +153,10 @@ class GatewayMetrics(Metrics):
         self.cache_evicted = self._counter(
             "cache_evicted_texts_total", "Entries evicted from the in-memory cache."
         )
+        self.cache_distrusted = self._counter(
+            "cache_distrusted_texts_total",
+            "Texts whose vectors were dropped because their replica failed a golden check.",
+        )
         self.cache_rejected = self._counter(
             "cache_rejected_texts_total", "Values of Redis that were damaged or of others."
         )
