@@ -37,6 +37,7 @@ from embedfleet.vocabulary import (
 )
 from embedfleet.wire.asgi import ClientGoneError, Request, Response, Route, error_response
 from embedfleet.wire.attendance import Attendance
+from embedfleet.wire.compressing import Content
 from embedfleet.wire.embedding_request import (
     EmbeddingRequest,
     RequestLimits,
@@ -179,7 +180,7 @@ class Endpoint:
                 told = _told(found, parsed, request.id, time.monotonic() - started)
                 written = await self._write(told, contract, answer)
             headers = [*_headers(found, parsed, started), *self._of_space(model)]
-            response = _response(written, headers, answer, allowed)
+            response = _response(written, headers, answer, allowed, _content(parsed))
             status = response.status
         except EmbedfleetError as error:
             if allowed is not None and is_ours(error):
@@ -371,13 +372,20 @@ def is_ours(error: EmbedfleetError) -> bool:
     return isinstance(error, ServiceError) or error.status >= 500
 
 
-def _response(written: Written, headers: Headers, answer: HeldAnswer, allowed: Pass) -> Response:
+def _content(parsed: EmbeddingRequest) -> Content:
+    return "numbers" if all(form.layout == "float" for form in parsed.forms) else "packed"
+
+
+def _response(
+    written: Written, headers: Headers, answer: HeldAnswer, allowed: Pass, content: Content
+) -> Response:
     return Response(
         written.body,
         content_type=written.content_type,
         headers=[*written.headers, *headers, *allowed.headers()],
         # Texts of a key are in flight until the answer is taken.
         taken=partial(_taken, answer, allowed),
+        content=content,
     )
 
 

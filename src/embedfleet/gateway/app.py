@@ -58,6 +58,7 @@ def public_app(gateway: Gateway) -> Router:
         },
         {("GET", "/v1/models/"): asked(endpoint.show_model)},
         _follow(gateway),
+        compress_from=gateway.settings.gateway.compress_from_bytes,
     )
 
 
@@ -83,6 +84,7 @@ def admin_app(gateway: Gateway) -> Router:
         },
         follow=_follow(gateway),
         guard=asking(gateway.guards.operators),
+        compress_from=gateway.settings.gateway.compress_from_bytes,
     )
 
 

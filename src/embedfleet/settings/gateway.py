@@ -94,6 +94,11 @@ class GatewaySettings:
     """Most bytes of answers above 256 KiB that wait for their clients at once. Where there is no
     room, clients that take theirs slowest are cut off, and where none is slow, an answer becomes a
     503. One address may have half of it. As much as bodies may be."""
+    compress_from_bytes: int | None = count(32 * 2**10, none="off")
+    """Answers of so many bytes are compressed (gzip) for clients that say that they take it
+    (`accept-encoding`), to a bit less than half their size; smaller ones are not, since they travel
+    in one piece or two, nor are vectors as base64, of which three quarters would be left. Pays on
+    lines of less than a gigabit a second; `off` compresses none."""
     tokenizer_threads: int = count(2, at_most=256)
     """Threads that turn texts into tokens. Two, so that one very long text does not hold up the
     short ones."""

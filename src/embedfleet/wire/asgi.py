@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
@@ -24,6 +25,7 @@ from embedfleet.vocabulary import (
     ServiceError,
     UnknownRouteError,
 )
+from embedfleet.wire.compressing import INLINE_BYTES, Content, gzipped, wants_gzip, worth
 from embedfleet.wire.openai import render_error
 from embedfleet.wire.request_ids import HEADER as REQUEST_ID
 from embedfleet.wire.request_ids import request_id
@@ -134,6 +136,7 @@ class Response(msgspec.Struct, frozen=True):
     headers: Iterable[tuple[bytes, bytes]] = ()
     taken: Callable[[], None] | None = None
     """Called once it was handed to the connection, or never will be."""
+    content: Content = "text"
 
 
 Route: TypeAlias = Callable[[Request], Awaitable[Response | None]]
@@ -161,6 +164,22 @@ def error_response(
         seconds = max(1, -int(-error.retry_after_s // 1))
         headers.append((b"retry-after", str(seconds).encode()))
     return Response(render(error), error.status, headers=headers)
+
+
+async def compressed(request: Request, response: Response, least: int | None) -> Response:
+    """The answer as the client asks for it: by gzip where that is worth it."""
+    if not worth(len(response.body), response.content, least):
+        return response
+    headers = [*response.headers, (b"vary", b"accept-encoding")]
+    body = response.body
+    if wants_gzip(request.listed(b"accept-encoding")):
+        pack = partial(gzipped, body, response.content)
+        if len(body) <= INLINE_BYTES:
+            body = pack()
+        else:
+            body = await asyncio.get_running_loop().run_in_executor(None, pack)
+        headers.append((b"content-encoding", b"gzip"))
+    return msgspec.structs.replace(response, body=body, headers=headers)
 
 
 async def send_response(send: Send, response: Response, name: str = "") -> None:
@@ -191,6 +210,9 @@ class Router:
     """Told of every request when it is over."""
     guard: Callable[[Request], None] | None = None
     """Raises EmbedfleetError to refuse a request, before its route is looked for."""
+    compress_from: int | None = None
+    """Answers of so many bytes are compressed for clients that take it; None leaves all as they
+    are."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -200,7 +222,8 @@ class Router:
         response = await self._answer(request)
         if response is not None:
             try:
-                await send_response(send, response, request.id)
+                told = await compressed(request, response, self.compress_from)
+                await send_response(send, told, request.id)
             finally:
                 if response.taken is not None:
                     response.taken()
