@@ -143,6 +143,15 @@ SERVICE = [
                 },
             ),
             Panel(
+                "Not taken in time",
+                "cps",
+                {
+                    "answers refused": rate("embedfleet_shed_answers_total", where=""),
+                    "clients cut off": rate("embedfleet_slow_clients_total", where=""),
+                    "log lines dropped": rate("embedfleet_dropped_log_lines_total", where=""),
+                },
+            ),
+            Panel(
                 "Given to another replica",
                 "cps",
                 {

@@ -8,12 +8,20 @@ import time
 import msgspec
 
 from embedfleet.endpoint import Answered
+from embedfleet.endpoint.answers import AnswerRoom
 from embedfleet.fleet.balancing import Load
 from embedfleet.fleet.balancing.least_work import LeastWork
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
-from embedfleet.gateway.counting import MOST_GONE, PoolCounter, RequestCounter, StateGauge
+from embedfleet.gateway.counting import (
+    MOST_GONE,
+    DoorCounter,
+    PoolCounter,
+    RequestCounter,
+    StateGauge,
+)
 from embedfleet.gateway.delivery.dispatch import Dispatcher
+from embedfleet.serving.answers import Answers
 from embedfleet.telemetry.metrics import GatewayMetrics
 from tests.fleet.test_health import DESCRIPTION
 
@@ -132,3 +140,16 @@ def test_a_replica_that_was_lost_counts_as_gone_and_one_that_was_let_go_does_not
 
     fleet.apply(lost, Event.LOST, time.monotonic())
     assert gone(metrics) == "1.0"
+
+
+async def test_what_was_not_taken_in_time_is_counted_once() -> None:
+    metrics, answers, room = GatewayMetrics(), Answers(100), AnswerRoom(100)
+    counter = DoorCounter(answers, room, metrics)
+    answers.shed, answers.cut_off, room.shed = 2, 3, 1
+    counter.observe()
+    counter.observe()
+    assert metrics.registry.get_sample_value("embedfleet_shed_answers_total") == 3
+    assert metrics.registry.get_sample_value("embedfleet_slow_clients_total") == 3
+    room.shed += 1
+    counter.observe()
+    assert metrics.registry.get_sample_value("embedfleet_shed_answers_total") == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
@@ -82,9 +83,11 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def site(limits: ClientLimits = LIMITS) -> AsyncIterator[Site]:
+async def site(
+    limits: ClientLimits = LIMITS, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Site]:
     here = Site()
-    listener = Listener(here.router(), bind("127.0.0.1", 0))
+    listener = Listener(here.router(), bind("127.0.0.1", 0), tls)
     here.port = listener.socket.getsockname()[1]
     async with serving([listener], stop_timeout_s=2, limits=limits):
         yield here

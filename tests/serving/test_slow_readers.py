@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
+import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
+from embedfleet.access.opening import certificate
 from embedfleet.serving import ClientLimits
+from tests.access.test_tls import make_certificate
 from tests.serving.test_connection import LIMITS, Client, Site, client, post, site
 
 ONE_PLACE: ClientLimits = replace(LIMITS, connections=1, stall_s=0.3)
@@ -86,3 +91,69 @@ async def test_a_client_that_reads_late_gets_all_of_its_answer() -> None:
         assert len((await reading.answer())[2]) == 8 << 20
         reading.writer.close()
         await reading.writer.wait_closed()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_client_behind_tls_that_takes_nothing_loses_its_place_as_well(
+    tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    """What a transport has encrypted can't be counted; the answer is handed to it in pieces."""
+    chain, key = make_certificate(tmp_path)
+    context, _ = certificate(chain, key)
+    trusted = ssl.create_default_context(cafile=chain)
+
+    async def scenario() -> None:
+        async with site(ONE_PLACE, context) as here:
+            small = socket.socket()
+            small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            with small:
+                await asyncio.to_thread(small.connect, ("127.0.0.1", here.port))
+                small.settimeout(20)
+                idle = await asyncio.to_thread(
+                    trusted.wrap_socket, small, server_hostname="localhost"
+                )
+                with idle:
+                    await asyncio.to_thread(idle.sendall, POUR + b"\r\n")
+                    async with asyncio.timeout(30):
+                        while not await served_by_tls(here, trusted):
+                            await asyncio.sleep(0.05)
+                    assert here.poured == 1
+
+    run(scenario())
+
+
+async def served_by_tls(here: Site, trusted: ssl.SSLContext) -> bool:
+    """Whether there is a place for another client, once the first has its answer."""
+    if not here.poured:
+        return False
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port, ssl=trusted)
+        other = Client(reader, writer)
+        try:
+            await other.say(post("/echo", b"a"))
+            return (await other.answer())[0] == 200
+        finally:
+            writer.transport.abort()
+    return False
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("kilobytes", [1, 400], ids=["some", "more than is read"])
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_a_client_that_pipelines_and_leaves_is_noticed_however_much_it_sent(
+    run: Callable[[Coroutine[Any, Any, None]], None], kilobytes: int, reset: bool
+) -> None:
+    async def scenario() -> None:
+        more = b"GET /echo HTTP/1.1\r\nHost: here\r\n\r\n" * (kilobytes * 30)
+        async with site() as here:
+            with socket.socket() as one:
+                one.settimeout(20)
+                await asyncio.to_thread(one.connect, ("127.0.0.1", here.port))
+                await asyncio.to_thread(one.sendall, post("/held", b"a") + more)
+                await asyncio.sleep(0.2)
+                if reset:
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await asyncio.wait_for(here.gone.wait(), 20)
+            assert not here.seen
+
+    run(scenario())

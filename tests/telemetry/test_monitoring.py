@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from embedfleet.cli import app
 from embedfleet.telemetry.documenting import catalogue, exposed_name
 from embedfleet.telemetry.metrics import GatewayMetrics, ReplicaMetrics
+from embedfleet.telemetry.tally import Tally
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -47,7 +48,7 @@ def known() -> set[str]:
         for metric in catalogue(metrics):
             name = exposed_name(metric)
             found.add(name)
-            if isinstance(metric, Histogram):
+            if isinstance(metric, Histogram | Tally):
                 found |= {f"{name}_{part}" for part in ("bucket", "sum", "count")}
     return found
 

@@ -116,11 +116,11 @@ class Endpoint:
         self._trusted_proxies = trusted_proxies
         self._answered = answered
         self._access = access or OpenAccess()
-        self._answers = AnswerRoom(max_answer_bytes)
+        self.answers = AnswerRoom(max_answer_bytes)
         self._tokenizing = Tokenizing(tokenizer_threads, max_held_bytes)
         self._recalling = Recalling(cache, self._tokenizing) if cache is not None else None
         self._counting = TokenCounting(
-            self._intake, self._tokenizing, self._answers, self._access, self._asks
+            self._intake, self._tokenizing, self.answers, self._access, self._asks
         )
         self._description = ApiDescription(self._intake)
         self._spaces = Spaces()
@@ -159,7 +159,7 @@ class Endpoint:
         texts = tokens = 0
         hits: int | None = None
         status = EmbedfleetError.status  # unless it turns out otherwise
-        held, answer = self._intake.holding(), HeldAnswer(self._answers)
+        held, answer = self._intake.holding(), HeldAnswer(self.answers)
         address = client_address(request, self._trusted_proxies)
         response: Response | None = None
         self.active += 1

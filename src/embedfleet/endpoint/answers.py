@@ -23,6 +23,8 @@ class AnswerRoom:
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
         self._held = 0
+        self.shed = 0
+        """Answers that found no room, since the start."""
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
@@ -48,6 +50,7 @@ class AnswerRoom:
                 self._waiting = deque(one for one in self._waiting if one[1] is not turn)
                 self._let_in()
             if isinstance(error, TimeoutError):
+                self.shed += 1
                 raise AnswersFullError(
                     f"{self._held} bytes of answers wait for their callers to take them; the limit "
                     f"is {self._most} (gateway.max_answer_bytes); try again later",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -110,6 +111,7 @@ class _Health:
 class _Admin:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._rendering = asyncio.Lock()
 
     async def fleet(self, _request: Request) -> Response:
         """Every pool and replica, as they are now."""
@@ -135,10 +137,12 @@ class _Admin:
         return Response(orjson.dumps(found))
 
     async def metrics(self, _request: Request) -> Response:
+        """What Prometheus scrapes; hundreds of replicas are thousands of lines."""
         gateway = self._gateway
-        gateway.observe()
-        if gateway.workers is not None:
-            text = await gateway.workers.exposition(gateway.metrics)
-        else:
-            text = gateway.metrics.exposition()
+        async with self._rendering:  # one at a time, and beside the event loop
+            gateway.observe()
+            if gateway.workers is not None:
+                text = await gateway.workers.exposition(gateway.metrics)
+            else:
+                text = await asyncio.to_thread(gateway.metrics.exposition)
         return Response(text, content_type=CONTENT_TYPE)

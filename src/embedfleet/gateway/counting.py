@@ -12,13 +12,17 @@ from collections import Counter as Counts
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from embedfleet.access import Access, KeyRing
 from embedfleet.endpoint import Answered
+from embedfleet.endpoint.answers import AnswerRoom
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.gateway.delivery.dispatch import Dispatcher
+from embedfleet.serving.answers import Answers
+from embedfleet.telemetry.logs import dropped_lines
 from embedfleet.telemetry.metrics import GatewayMetrics
+from embedfleet.telemetry.tally import Series
 from embedfleet.vocabulary import Lane, Outcome, ReplicaState
 
 log = logging.getLogger(__name__)
@@ -55,7 +59,7 @@ class RequestCounter:
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
         self._later = Later()
-        self._labelled: dict[tuple[str | None, int], tuple[Counter, Histogram, Histogram]] = {}
+        self._labelled: dict[tuple[str | None, int], tuple[Counter, Series, Series]] = {}
 
     def totals(self) -> dict[int, int]:
         """Requests that ended, by HTTP status."""
@@ -82,7 +86,7 @@ class RequestCounter:
             *(answered.status, answered.address, answered.texts, answered.tokens, answered.seconds),
         )
 
-    def _label(self, model: str | None, status: int) -> tuple[Counter, Histogram, Histogram]:
+    def _label(self, model: str | None, status: int) -> tuple[Counter, Series, Series]:
         pool, metrics = model or NO_POOL, self._metrics
         found = (
             metrics.requests.labels(pool, str(status)),
@@ -118,6 +122,25 @@ class KeyCounter:
         """What is new since the last time."""
         before = self._told[key, what]
         self._told[key, what] = count
+        return count - before
+
+
+class DoorCounter:
+    """Brings into the metrics what clients and readers of the log did not take in time."""
+
+    def __init__(self, answers: Answers, room: AnswerRoom, metrics: GatewayMetrics) -> None:
+        self._answers, self._room = answers, room
+        self._metrics = metrics
+        self._told: Counts[str] = Counts()
+
+    def observe(self) -> None:
+        metrics = self._metrics
+        metrics.shed_answers.inc(self._news("shed", self._answers.shed + self._room.shed))
+        metrics.slow_clients.inc(self._news("slow", self._answers.cut_off))
+        metrics.dropped_lines.inc(self._news("lines", dropped_lines()))
+
+    def _news(self, what: str, count: int) -> int:
+        before, self._told[what] = self._told[what], count
         return count - before
 
 

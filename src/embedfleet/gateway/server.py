@@ -35,7 +35,7 @@ from embedfleet.gateway.app import admin_listeners, public_listeners
 from embedfleet.gateway.attaching import replica_client
 from embedfleet.gateway.caching import CacheCounter, CacheTrust, vector_cache
 from embedfleet.gateway.contact import ModelContact, Trust
-from embedfleet.gateway.counting import KeyCounter, RequestCounter, StateGauge
+from embedfleet.gateway.counting import DoorCounter, KeyCounter, RequestCounter, StateGauge
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.engines.client import ReplicaClient
 from embedfleet.gateway.front import endpoint_of
@@ -66,6 +66,7 @@ from embedfleet.serving import (
     listening,
     serving,
 )
+from embedfleet.serving.answers import Answers
 from embedfleet.settings import AdminSettings, Settings
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings.addresses import DefaultPort, Place, places
@@ -182,6 +183,8 @@ class Gateway:
         if inside is not None and inside.peers is not None:
             self.background.start(inside.peers.run(), "following the other gateways")
         self.endpoint = endpoint_of(self, self._counter.count, self._no_model)
+        self.answers = Answers(settings.gateway.max_answer_bytes)
+        self._door = DoorCounter(self.answers, self.endpoint.answers, self.metrics)
 
     def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
         """Start a pool: its local replicas, and the watch over those elsewhere."""
@@ -246,6 +249,7 @@ class Gateway:
         self.metrics.active_requests.set(self.endpoint.active)
         self._keys.observe()
         self._cached.observe()
+        self._door.observe()
 
     def _trust(self, pool: Pool) -> Trust | None:
         """What golden checks mean for cached vectors, here or in the workers."""
@@ -420,7 +424,7 @@ async def _run(
         stack.push_async_callback(_close, gateway, stop)
         served = [*public, *admin] if workers is None else admin
         cut = await stack.enter_async_context(
-            serving(served, stop_timeout_s=drain_s, limits=limits)
+            serving(served, stop_timeout_s=drain_s, limits=limits, answers=gateway.answers)
         )
         stop.hurry = cut if workers is None else partial(_cut, cut, workers)
         for pool, model in zip(settings.pools, models, strict=True):

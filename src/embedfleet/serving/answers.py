@@ -50,7 +50,7 @@ class Answers:
         self.shed = 0
         """Answers that had no room, since the start."""
         self.cut_off = 0
-        """Clients that were cut off to make room."""
+        """Clients that took their answers too slowly, and were cut off."""
 
     def hold(self, taker: Taker, address: str, size: int, now: float) -> None:
         """Count an answer of a connection; ServiceError where there is no room for it.

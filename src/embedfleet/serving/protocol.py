@@ -343,6 +343,7 @@ class HttpConnection(HttpToolsProtocol):
             least = self._limits.answer_bytes_per_s * (now - self._queue_since)
             if taken - self._queue_base < min(least, queued):
                 log.info("a client takes its answer too slowly, and is cut off")
+                self.answers.cut_off += 1
                 self.cut_off()
             self._queue_base, self._queue_since = taken, now
 

@@ -123,18 +123,20 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serving(
-    listeners: Sequence[Listener], *, stop_timeout_s: float, limits: ClientLimits = USUAL
+    listeners: Sequence[Listener],
+    *,
+    stop_timeout_s: float,
+    limits: ClientLimits = USUAL,
+    answers: Answers | None = None,
 ) -> AsyncIterator[Callable[[], None]]:
     """Answer on every listener while the block runs; then finish open answers and close.
 
-    `limits` hold for the clients of each app, at however many addresses, but for the room for
+    `limits` hold for the clients of each app, at however many addresses; `answers` is the room for
     answers, which all of them share.
     Gives what cuts all requests short: each is answered 503.
     """
-    answers = Answers(limits.answer_bytes)
-    protocol = cast(
-        "type[asyncio.Protocol]", partial(HttpConnection, limits=limits, answers=answers)
-    )
+    room = answers or Answers(limits.answer_bytes)
+    protocol = cast("type[asyncio.Protocol]", partial(HttpConnection, limits=limits, answers=room))
     sockets: dict[int, list[socket.socket]] = {}
     for each in listeners:
         sockets.setdefault(id(each.app), []).append(each.socket)

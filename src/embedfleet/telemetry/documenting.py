@@ -6,11 +6,13 @@ Decides what is said about each. Refuses to know values.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from embedfleet.telemetry.metrics import GatewayMetrics, Metrics, ReplicaMetrics
+from embedfleet.telemetry.tally import Tally
 
 _INTRODUCTION = """\
 # Metrics
@@ -30,17 +32,29 @@ Rules, alerts and dashboards made of them are in `deploy/monitoring/`, what to d
 """
 
 
-def catalogue(metrics: Metrics) -> Iterator[MetricWrapperBase]:
+Known: TypeAlias = MetricWrapperBase | Tally
+"""A metric of the catalogue."""
+
+
+def catalogue(metrics: Metrics) -> Iterator[Known]:
     """Every metric of a process of one kind, in the order of the catalogue."""
     for each in vars(metrics).values():
-        if isinstance(each, Counter | Gauge | Histogram):
+        if isinstance(each, Counter | Gauge | Histogram | Tally):
             yield each
 
 
-def exposed_name(metric: MetricWrapperBase) -> str:
+def exposed_name(metric: Known) -> str:
     """Its name as it is scraped; counters end in `_total`."""
     name: str = next(iter(metric.describe())).name
     return f"{name}_total" if isinstance(metric, Counter) else name
+
+
+def labels_of(metric: Known) -> tuple[str, ...]:
+    """The names of its labels."""
+    if isinstance(metric, Tally):
+        return metric.labelnames
+    names: tuple[str, ...] = metric._labelnames  # noqa: SLF001  # not public
+    return names
 
 
 def as_markdown() -> str:
@@ -54,9 +68,9 @@ def as_markdown() -> str:
     return "\n".join(parts)
 
 
-def _row(metric: MetricWrapperBase) -> str:
+def _row(metric: Known) -> str:
     described = next(iter(metric.describe()))
-    labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # noqa: SLF001  # not public
+    labels = ", ".join(f"`{label}`" for label in labels_of(metric))
     return (
         f"| `{exposed_name(metric)}` | {described.type} | {labels} | {described.documentation} |\n"
     )

@@ -126,6 +126,12 @@ class QueuedHandler(logging.Handler):
             self.dropped += 1  # a full disk, a reader that is gone: the process goes on
 
 
+def dropped_lines() -> int:
+    """Lines of this process that nobody will read, since the start."""
+    handlers = logging.getLogger().handlers
+    return sum(each.dropped for each in handlers if isinstance(each, QueuedHandler))
+
+
 def open_standard_streams() -> None:
     """Open /dev/null in the place of standard streams that were closed by whoever started this.
 

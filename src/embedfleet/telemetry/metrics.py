@@ -7,11 +7,8 @@ never texts, users or paths that callers make up.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
 from importlib.metadata import version
 from math import nan
-from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,6 +19,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
+
+from embedfleet.telemetry.tally import Tally
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_1_0_0.encode()
 
@@ -41,30 +40,6 @@ START_UP_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
-class Tally(Histogram):
-    """A histogram of one thread, for what is observed with every text.
-
-    It adds to plain numbers, which become the library's when they are read: the library takes two
-    locks for each observation, and looks for its bucket one by one (1.1 us, here 0.2).
-    """
-
-    def _metric_init(self) -> None:
-        super()._metric_init()
-        self._new = [0] * len(self._upper_bounds)
-        self._new_sum = 0.0
-
-    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:  # noqa: ARG002
-        self._new[bisect_left(self._upper_bounds, amount)] += 1
-        self._new_sum += amount
-
-    def _child_samples(self) -> Iterable[Any]:
-        for bucket, count in zip(self._buckets, self._new, strict=True):
-            bucket.inc(count)
-        self._sum.inc(self._new_sum)
-        self._new, self._new_sum = [0] * len(self._new), 0.0
-        return super()._child_samples()
-
-
 class Metrics:
     """What both kinds of process share: a registry of their own, and its exposition."""
 
@@ -76,7 +51,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def exposition(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """The text that Prometheus scrapes; any thread may render it."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -91,9 +66,15 @@ class Metrics:
         text: str,
         *labels: str,
         buckets: tuple[float, ...] = LATENCY_S,
-        kind: type[Histogram] = Histogram,
     ) -> Histogram:
-        return kind(f"embedfleet_{name}", text, labels, registry=self.registry, buckets=buckets)
+        full = f"embedfleet_{name}"
+        return Histogram(full, text, labels, registry=self.registry, buckets=buckets)
+
+    def _tally(
+        self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = LATENCY_S
+    ) -> Tally:
+        full = f"embedfleet_{name}"
+        return Tally(full, text, labels, registry=self.registry, buckets=buckets)
 
 
 class GatewayMetrics(Metrics):
@@ -106,24 +87,20 @@ class GatewayMetrics(Metrics):
             "Requests that ended, by pool and HTTP status; 499: the caller had left.",
             *("pool", "status"),
         )
-        self.request_duration = self._histogram(
-            "request_duration_seconds",
-            "From the first byte read to the answer.",
-            "pool",
-            kind=Tally,
+        self.request_duration = self._tally(
+            "request_duration_seconds", "From the first byte read to the answer.", "pool"
         )
-        self.request_texts = self._histogram(
-            "request_texts", "Texts of a request.", "pool", buckets=TEXTS, kind=Tally
+        self.request_texts = self._tally(
+            "request_texts", "Texts of a request.", "pool", buckets=TEXTS
         )
         self.active_requests = self._gauge("active_requests", "Requests being answered.")
         self.texts = self._counter(
             "texts_total", "Texts that got a vector or an error.", "pool", "outcome"
         )
         self.tokens = self._counter("tokens_total", "Tokens of texts that got a vector.", "pool")
-        self.queue_wait = self._histogram(
+        self.queue_wait = self._tally(
             *("queue_wait_seconds", "From queueing a text to handing it to a replica."),
             *("pool", "lane"),
-            kind=Tally,
         )
         self.queued_texts = self._gauge("queued_texts", "Texts waiting for a replica.", "pool")
         self.queued_tokens = self._gauge("queued_tokens", "Their tokens.", "pool")
@@ -132,6 +109,15 @@ class GatewayMetrics(Metrics):
         )
         self.hedged_texts = self._counter(
             "hedged_texts_total", "Texts given to a second replica because one was late.", "pool"
+        )
+        self.shed_answers = self._counter(
+            "shed_answers_total", "Answers refused: too much waits for clients to take it."
+        )
+        self.slow_clients = self._counter(
+            "slow_clients_total", "Clients cut off because they took their answers too slowly."
+        )
+        self.dropped_lines = self._counter(
+            "dropped_log_lines_total", "Log lines that nobody took in time from standard error."
         )
         self._add_replicas()
         self._add_vectors()

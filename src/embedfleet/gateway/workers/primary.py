@@ -224,8 +224,10 @@ class Workers:
                 with contextlib.suppress(ChannelClosedError):
                     worker.told = as_families(await worker.channel.ask("metrics"))
         told = [worker.told for worker in self._workers]
-        every = merged(families(metrics.registry), [self._ended, *told])
-        return generate_latest(Merged(every))
+        ended = self._ended
+        return await asyncio.to_thread(
+            lambda: generate_latest(Merged(merged(families(metrics.registry), [ended, *told])))
+        )
 
     # -- processes ---------------------------------------------------------------------
 

@@ -74,6 +74,7 @@ def share(settings: Settings, workers: int) -> Settings:
             max_queued_tokens=max(1, limits.max_queued_tokens // workers),
             max_queued_bytes=max(limits.max_body_bytes, limits.max_queued_bytes // workers),
             max_connections=max(1, limits.max_connections // workers),
+            max_answer_bytes=max(1, limits.max_answer_bytes // workers),
         ),
         cache=dataclasses.replace(cache, memory_mib=cache.memory_mib // workers),
         autoscaling=dataclasses.replace(settings.autoscaling, enabled=False),
@@ -228,6 +229,7 @@ async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> 
             public_listeners(gateway, listening),
             stop_timeout_s=settings.gateway.drain_timeout_s,
             limits=limits,
+            answers=gateway.answers,
         ) as worker.cut:
             collect_rarely()
             channel.send(Serving())
