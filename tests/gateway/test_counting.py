@@ -21,7 +21,7 @@ from embedfleet.gateway.counting import (
     StateGauge,
 )
 from embedfleet.gateway.delivery.dispatch import Dispatcher
-from embedfleet.serving.answers import Answers
+from embedfleet.settings import GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
 from tests.fleet.test_health import DESCRIPTION
 
@@ -143,9 +143,9 @@ def test_a_replica_that_was_lost_counts_as_gone_and_one_that_was_let_go_does_not
 
 
 async def test_what_was_not_taken_in_time_is_counted_once() -> None:
-    metrics, answers, room = GatewayMetrics(), Answers(100), AnswerRoom(100)
-    counter = DoorCounter(answers, room, metrics)
-    answers.shed, answers.cut_off, room.shed = 2, 3, 1
+    metrics, room = GatewayMetrics(), AnswerRoom(100)
+    counter = DoorCounter(GatewaySettings(), room, metrics)
+    counter.answers.shed, counter.answers.cut_off, room.shed = 2, 3, 1
     counter.observe()
     counter.observe()
     assert metrics.registry.get_sample_value("embedfleet_shed_answers_total") == 3

@@ -20,6 +20,7 @@ from embedfleet.endpoint.answers import AnswerRoom
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.gateway.delivery.dispatch import Dispatcher
 from embedfleet.serving.answers import Answers
+from embedfleet.settings import GatewaySettings
 from embedfleet.telemetry.logs import dropped_lines
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.telemetry.tally import Series
@@ -128,15 +129,18 @@ class KeyCounter:
 class DoorCounter:
     """Brings into the metrics what clients and readers of the log did not take in time."""
 
-    def __init__(self, answers: Answers, room: AnswerRoom, metrics: GatewayMetrics) -> None:
-        self._answers, self._room = answers, room
+    def __init__(self, limits: GatewaySettings, room: AnswerRoom, metrics: GatewayMetrics) -> None:
+        """`room` is that for answers which are being written."""
+        self.answers = Answers(limits.max_answer_bytes)
+        """Those that clients take."""
+        self._room = room
         self._metrics = metrics
         self._told: Counts[str] = Counts()
 
     def observe(self) -> None:
         metrics = self._metrics
-        metrics.shed_answers.inc(self._news("shed", self._answers.shed + self._room.shed))
-        metrics.slow_clients.inc(self._news("slow", self._answers.cut_off))
+        metrics.shed_answers.inc(self._news("shed", self.answers.shed + self._room.shed))
+        metrics.slow_clients.inc(self._news("slow", self.answers.cut_off))
         metrics.dropped_lines.inc(self._news("lines", dropped_lines()))
 
     def _news(self, what: str, count: int) -> int:

@@ -1,16 +1,23 @@
-"""What callers of a gateway meet, made from its settings."""
+"""What callers and operators of a gateway meet, made from its settings."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from socket import socket
 from typing import TYPE_CHECKING
 
 from embedfleet.endpoint import Answered, Endpoint
+from embedfleet.serving import AddressTakenError, bind
+from embedfleet.settings import AdminSettings
+from embedfleet.settings.addresses import DefaultPort, Place
 from embedfleet.wire.embedding_request import RequestLimits
 from embedfleet.wire.headers import trusted_networks
 
 if TYPE_CHECKING:
     from embedfleet.gateway.server import Gateway
+
+log = logging.getLogger(__name__)
 
 
 def endpoint_of(
@@ -37,3 +44,22 @@ def endpoint_of(
         cache=gateway.cache,
         no_model=no_model,
     )
+
+
+def admin_socket(chosen: AdminSettings) -> list[socket]:
+    """Where operators ask: one socket, or none."""
+    if chosen.port is None:
+        return []
+    how = "--admin-port or admin.host (--admin-port 0 takes any free one)"
+    try:
+        return [bind(chosen.host, chosen.port, how)]
+    except AddressTakenError:
+        if not isinstance(chosen.port, DefaultPort):
+            raise
+    free = bind(chosen.host, 0, how)
+    log.warning(
+        "port %d, where the admin address is unless somebody chose one, is taken: it is at %s "
+        "(--admin-port chooses one; `embedfleet status --admin %d` finds it)",
+        *(chosen.port, Place(chosen.host, free.getsockname()[1]), free.getsockname()[1]),
+    )
+    return [free]

@@ -16,7 +16,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
-from socket import socket
 
 import uvloop
 
@@ -38,7 +37,7 @@ from embedfleet.gateway.contact import ModelContact, Trust
 from embedfleet.gateway.counting import DoorCounter, KeyCounter, RequestCounter, StateGauge
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.engines.client import ReplicaClient
-from embedfleet.gateway.front import endpoint_of
+from embedfleet.gateway.front import admin_socket, endpoint_of
 from embedfleet.gateway.greeting import announced, farewell, greet
 from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
@@ -59,17 +58,14 @@ from embedfleet.process import (
     reap_orphans,
 )
 from embedfleet.serving import (
-    AddressTakenError,
     ClientLimits,
     StopSignal,
-    bind,
     listening,
     serving,
 )
-from embedfleet.serving.answers import Answers
-from embedfleet.settings import AdminSettings, Settings
 from embedfleet.settings import Pool as PoolSettings
-from embedfleet.settings.addresses import DefaultPort, Place, places
+from embedfleet.settings import Settings
+from embedfleet.settings.addresses import places
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.telemetry.tracing import Tracing, opened
@@ -183,8 +179,7 @@ class Gateway:
         if inside is not None and inside.peers is not None:
             self.background.start(inside.peers.run(), "following the other gateways")
         self.endpoint = endpoint_of(self, self._counter.count, self._no_model)
-        self.answers = Answers(settings.gateway.max_answer_bytes)
-        self._door = DoorCounter(self.answers, self.endpoint.answers, self.metrics)
+        self.door = DoorCounter(settings.gateway, self.endpoint.answers, self.metrics)
 
     def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
         """Start a pool: its local replicas, and the watch over those elsewhere."""
@@ -249,7 +244,7 @@ class Gateway:
         self.metrics.active_requests.set(self.endpoint.active)
         self._keys.observe()
         self._cached.observe()
-        self._door.observe()
+        self.door.observe()
 
     def _trust(self, pool: Pool) -> Trust | None:
         """What golden checks mean for cached vectors, here or in the workers."""
@@ -406,15 +401,13 @@ async def _run(
 ) -> int:
     stop = StopSignal()
     workers: Workers | None = None
-    limits = ClientLimits.of(settings.gateway)
-    drain_s = settings.gateway.drain_timeout_s
     async with contextlib.AsyncExitStack() as stack:
         count = worker_count(settings)
         at = places(settings.gateway.host, settings.gateway.port)
         sockets = stack.enter_context(listening(at, count))
         if count > 1:
             workers = Workers(settings, api_keys, sockets)
-        operators = _admin_socket(settings.admin)
+        operators = admin_socket(settings.admin)
         inside = await stack.enter_async_context(in_cluster(settings))
         gateway = Gateway(settings, tracing, inside, api_keys, workers=workers)
         public = public_listeners(gateway, sockets[0])
@@ -424,7 +417,12 @@ async def _run(
         stack.push_async_callback(_close, gateway, stop)
         served = [*public, *admin] if workers is None else admin
         cut = await stack.enter_async_context(
-            serving(served, stop_timeout_s=drain_s, limits=limits, answers=gateway.answers)
+            serving(
+                served,
+                stop_timeout_s=settings.gateway.drain_timeout_s,
+                limits=ClientLimits.of(settings.gateway),
+                answers=gateway.door.answers,
+            )
         )
         stop.hurry = cut if workers is None else partial(_cut, cut, workers)
         for pool, model in zip(settings.pools, models, strict=True):
@@ -449,25 +447,6 @@ async def _run(
     if gateway.background.failed.is_set():
         return LOOP_FAILED
     return SETUP_FAILED if gateway.hopeless.is_set() else 0
-
-
-def _admin_socket(chosen: AdminSettings) -> list[socket]:
-    """Where operators ask: one socket, or none."""
-    if chosen.port is None:
-        return []
-    how = "--admin-port or admin.host (--admin-port 0 takes any free one)"
-    try:
-        return [bind(chosen.host, chosen.port, how)]
-    except AddressTakenError:
-        if not isinstance(chosen.port, DefaultPort):
-            raise
-    free = bind(chosen.host, 0, how)
-    log.warning(
-        "port %d, where the admin address is unless somebody chose one, is taken: it is at %s "
-        "(--admin-port chooses one; `embedfleet status --admin %d` finds it)",
-        *(chosen.port, Place(chosen.host, free.getsockname()[1]), free.getsockname()[1]),
-    )
-    return [free]
 
 
 def _cut(here: Callable[[], None], workers: Workers) -> None:

@@ -144,18 +144,7 @@ async def serving(
     servers = [
         (
             _Server(
-                uvicorn.Config(
-                    listener.app,
-                    http=protocol,
-                    ws="none",
-                    lifespan="off",
-                    access_log=False,
-                    log_config=None,
-                    proxy_headers=False,  # whom to believe is decided in wire/headers.py
-                    server_header=False,
-                    timeout_graceful_shutdown=max(1, round(stop_timeout_s)),
-                    ssl_context_factory=_given(listener.tls),
-                ),
+                _configured(listener, protocol, stop_timeout_s),
                 handshake_s=limits.head_s,
             ),
             sockets[app],
@@ -174,6 +163,23 @@ async def serving(
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*tasks)
+
+
+def _configured(
+    listener: Listener, protocol: type[asyncio.Protocol], stop_timeout_s: float
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        listener.app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,  # whom to believe is decided in wire/headers.py
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(stop_timeout_s)),
+        ssl_context_factory=_given(listener.tls),
+    )
 
 
 def _given(tls: ssl.SSLContext | None) -> Callable[..., ssl.SSLContext] | None:

@@ -229,7 +229,7 @@ async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> 
             public_listeners(gateway, listening),
             stop_timeout_s=settings.gateway.drain_timeout_s,
             limits=limits,
-            answers=gateway.answers,
+            answers=gateway.door.answers,
         ) as worker.cut:
             collect_rarely()
             channel.send(Serving())
