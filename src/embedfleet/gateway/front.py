@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from socket import socket
 from typing import TYPE_CHECKING
 
 from embedfleet.endpoint import Answered, Endpoint
-from embedfleet.serving import AddressTakenError, bind
+from embedfleet.serving import AddressTakenError, ClientLimits, Listener, bind, serving
 from embedfleet.settings import AdminSettings
 from embedfleet.settings.addresses import DefaultPort, Place
 from embedfleet.wire.embedding_request import RequestLimits
@@ -43,6 +44,19 @@ def endpoint_of(
         access=gateway.guards.callers,
         cache=gateway.cache,
         no_model=no_model,
+    )
+
+
+def served(
+    gateway: Gateway, listeners: Sequence[Listener]
+) -> AbstractAsyncContextManager[Callable[[], None]]:
+    """The gateway's listeners, answering as its settings have it; see `serving`."""
+    limits = gateway.settings.gateway
+    return serving(
+        listeners,
+        stop_timeout_s=limits.drain_timeout_s,
+        limits=ClientLimits.of(limits),
+        answers=gateway.door.answers,
     )
 
 

@@ -37,7 +37,7 @@ from embedfleet.gateway.contact import ModelContact, Trust
 from embedfleet.gateway.counting import DoorCounter, KeyCounter, RequestCounter, StateGauge
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.engines.client import ReplicaClient
-from embedfleet.gateway.front import admin_socket, endpoint_of
+from embedfleet.gateway.front import admin_socket, endpoint_of, served
 from embedfleet.gateway.greeting import announced, farewell, greet
 from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
@@ -58,10 +58,8 @@ from embedfleet.process import (
     reap_orphans,
 )
 from embedfleet.serving import (
-    ClientLimits,
     StopSignal,
     listening,
-    serving,
 )
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings import Settings
@@ -415,15 +413,8 @@ async def _run(
         urls = [each.url for each in public], next((each.url for each in admin), None)
         log.info("%s", announced(settings.pools, *urls))
         stack.push_async_callback(_close, gateway, stop)
-        served = [*public, *admin] if workers is None else admin
-        cut = await stack.enter_async_context(
-            serving(
-                served,
-                stop_timeout_s=settings.gateway.drain_timeout_s,
-                limits=ClientLimits.of(settings.gateway),
-                answers=gateway.door.answers,
-            )
-        )
+        answered = [*public, *admin] if workers is None else admin
+        cut = await stack.enter_async_context(served(gateway, answered))
         stop.hurry = cut if workers is None else partial(_cut, cut, workers)
         for pool, model in zip(settings.pools, models, strict=True):
             gateway.add_pool(pool, model)

@@ -32,6 +32,7 @@ from embedfleet.endpoint import Promise
 from embedfleet.gateway.app import public_listeners
 from embedfleet.gateway.caching import CacheTrust
 from embedfleet.gateway.caching import told as cache_told
+from embedfleet.gateway.front import served
 from embedfleet.gateway.overview import overview
 from embedfleet.gateway.server import Gateway, collect_rarely
 from embedfleet.gateway.workers.channel import Answer, Channel, Question
@@ -51,7 +52,6 @@ from embedfleet.gateway.workers.messages import (
 )
 from embedfleet.gateway.workers.mirror import MirroredFleet
 from embedfleet.model.description import describe, with_revision
-from embedfleet.serving import ClientLimits, serving
 from embedfleet.settings import Settings, load
 from embedfleet.telemetry.logs import configure_logging
 from embedfleet.telemetry.merging import families
@@ -224,13 +224,7 @@ async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> 
         worker = Worker(gateway, channel, begin.pools)
         if not await worker.follow(messages):
             return 0
-        limits = ClientLimits.of(settings.gateway)
-        async with serving(
-            public_listeners(gateway, listening),
-            stop_timeout_s=settings.gateway.drain_timeout_s,
-            limits=limits,
-            answers=gateway.door.answers,
-        ) as worker.cut:
+        async with served(gateway, public_listeners(gateway, listening)) as worker.cut:
             collect_rarely()
             channel.send(Serving())
             gateway.background.start(worker.tell(), "telling how calls end")
