@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from embedfleet.settings import EngineSettings, Settings
 
 if TYPE_CHECKING:
+    from embedfleet.model.description import ModelDescription
     from embedfleet.model.source import ResolvedModel
 
 
@@ -27,10 +28,11 @@ def _run_gateway(
     return run(settings, keys, _suits)
 
 
-def _suits(directory: Path, engine: EngineSettings) -> None:
+def _suits(model: ModelDescription, engine: EngineSettings) -> None:
     from embedfleet.engine.loading import EngineOptions, refuse_unsupported  # noqa: PLC0415
 
-    refuse_unsupported(directory, EngineOptions(device=engine.device, dtype=engine.dtype))
+    options = EngineOptions(device=engine.device, dtype=engine.dtype, task=model.identity.task)
+    refuse_unsupported(model.directory, options)
 
 
 def _run_replica(settings: Settings) -> int:

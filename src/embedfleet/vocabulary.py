@@ -24,6 +24,12 @@ Vectors: TypeAlias = NDArray[np.float32]
 """Embeddings of several texts, shape [texts, width], rows of unit length."""
 
 
+SCORE_WIDTH = 2
+"""A score p, the probability that a document meets its query, travels as the vector of unit length
+(√(1-p), √p). So it goes every way that embeddings go, and is checked as they are: the cosine of two
+such vectors is the Bhattacharyya coefficient of the two distributions (Bhattacharyya, 1943)."""
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun, for people: `1 text`, `1,024 texts`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
@@ -43,6 +49,15 @@ class Role(StrEnum):
 
     QUERY = "query"
     DOCUMENT = "document"
+
+
+class Task(StrEnum):
+    """What a model is for."""
+
+    EMBED = "embed"
+    """A text becomes a vector."""
+    RERANK = "rerank"
+    """A query and a document, as one text, become a score: see `SCORE_WIDTH`."""
 
 
 class Pooling(StrEnum):
@@ -169,7 +184,10 @@ class ModelIdentity:
     vocabulary: int
     """Rows of the embedding table; every token id is below it."""
     prompts: dict[str, str] = field(default_factory=dict, hash=False)
-    """Prompt by role name; an absent role has no prompt."""
+    """Prompt by role name; an absent role has no prompt. A reranker has other ones
+    (`model/reranker.py`)."""
+    task: Task = Task.EMBED
+    """What it is for; of a reranker `width` is that of a score."""
 
 
 # --------------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ def model(tmp_path: Path) -> ModelDescription:
 def refusal(pool: Pool, model: ModelDescription | None, **engine: str) -> str:
     """The message with which a start is refused; empty where it is not."""
 
-    def suits(directory: Path, chosen: EngineSettings) -> None:
-        refuse_unsupported(directory, EngineOptions(device=chosen.device, dtype=chosen.dtype))
+    def suits(described: ModelDescription, chosen: EngineSettings) -> None:
+        options = EngineOptions(device=chosen.device, dtype=chosen.dtype)
+        refuse_unsupported(described.directory, options)
 
     try:
         refuse_hopeless(

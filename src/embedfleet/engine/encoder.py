@@ -22,10 +22,11 @@ from embedfleet.engine.reading import (
     positive,
     refuse_adapter,
 )
+from embedfleet.engine.scoring import Head, VectorHead
 from embedfleet.engine.tensors import Floats, Matrix
 from embedfleet.model.families import family_of
 from embedfleet.model.json_files import read_object
-from embedfleet.vocabulary import ModelError, Pooling
+from embedfleet.vocabulary import ModelError, Pooling, Task
 
 _PREFIXES: Final = ("model.", "bert.", "roberta.")
 """Of tensors, where a checkpoint was saved with a head."""
@@ -92,13 +93,14 @@ class EncoderCheckpoint:
     forward: Final = "encoder"
     final_norm: Final = None
 
-    def __init__(self, directory: Path, pooling: Pooling) -> None:
+    def __init__(self, directory: Path, pooling: Pooling, task: Task = Task.EMBED) -> None:  # noqa: ARG002
         """Open the checkpoint; raises ModelError naming what is missing, wrong or unsupported."""
         self.directory, self.pooling = directory, pooling
         refuse_adapter(directory)
         self.config = config = read_config(directory / "config.json")
         self._tensors = NamedTensors(directory, _PREFIXES, _UNREAD)
         self._held: Matrix | None = None
+        self.head: Head = VectorHead(config.hidden)
         at, hidden = "embeddings", config.hidden
         self.embedding = self._tensors.matrix(f"{at}.word_embeddings", config.vocabulary, hidden)
         places = self._tensors.matrix(f"{at}.position_embeddings", config.positions, hidden)

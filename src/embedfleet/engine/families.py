@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from embedfleet.engine import encoder, qwen3
 from embedfleet.engine.reading import OTHER_ENGINES
 from embedfleet.engine.rope import Tables
+from embedfleet.engine.scoring import Head
 from embedfleet.engine.tensors import Floats, Matrix
 from embedfleet.model.families import BERT, QWEN3, ROBERTA, family_of
 from embedfleet.model.json_files import read_object
+from embedfleet.model.reranker import task_of
 from embedfleet.model.sentence_transformers import read_pooling
-from embedfleet.vocabulary import ModelError, Pooling
+from embedfleet.vocabulary import ModelError, Pooling, Task
 
 Forward: TypeAlias = Literal["decoder", "encoder"]
 """Qwen3's layers, and BERT's."""
@@ -81,6 +83,8 @@ class Checkpoint(Protocol):
     pooling: Pooling
     embedding: Matrix
     """[vocabulary, hidden]"""
+    head: Head
+    """What is made of pooled states."""
 
     @property
     def forward(self) -> Forward:
@@ -116,41 +120,52 @@ class Checkpoint(Protocol):
 class _Reading:
     """How a family's checkpoints are read."""
 
-    open: Callable[[Path, Pooling], Checkpoint]
+    open: Callable[[Path, Pooling, Task], Checkpoint]
     read_config: Callable[[Path], Geometry]
     refuse: Callable[[Path], None]
     """Raise ModelError for directories that hold no embedding model."""
     poolings: tuple[Pooling, ...]
+    reranks: bool
+    """Whether a reranker of the family can be computed."""
 
 
 _DECODER: Final = _Reading(
-    qwen3.Qwen3Checkpoint, qwen3.read_config, qwen3.refuse_generative, (Pooling.LAST,)
+    qwen3.Qwen3Checkpoint,
+    qwen3.read_config,
+    qwen3.refuse_generative,
+    (Pooling.LAST,),
+    reranks=True,
 )
 _ENCODER: Final = _Reading(
     encoder.EncoderCheckpoint,
     encoder.read_config,
     encoder.refuse_others,
     (Pooling.FIRST, Pooling.MEAN),
+    reranks=False,
 )
 _READINGS: Final = {QWEN3: _DECODER, BERT: _ENCODER, ROBERTA: _ENCODER}
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
-    """Map the checkpoint in `directory`; raises ModelError naming what is missing or wrong."""
-    reading, pooling = _reading(directory)
-    return reading.open(directory, pooling)
+def open_checkpoint(directory: Path, task: Task | None = None) -> Checkpoint:
+    """Map the checkpoint in `directory`; raises ModelError naming what is missing or wrong.
+
+    `task` is what the files tell by default.
+    """
+    task = task_of(directory, wanted=task)
+    reading, pooling = _reading(directory, task)
+    return reading.open(directory, pooling, task)
 
 
-def read_geometry(directory: Path) -> Geometry:
+def read_geometry(directory: Path, task: Task | None = None) -> Geometry:
     """The sizes of a model that engines here can compute, without its weights.
 
     Raises ModelError that names what is not supported, with a way out.
     """
-    reading, _ = _reading(directory)
+    reading, _ = _reading(directory, task_of(directory, wanted=task))
     return reading.read_config(directory / "config.json")
 
 
-def _reading(directory: Path) -> tuple[_Reading, Pooling]:
+def _reading(directory: Path, task: Task) -> tuple[_Reading, Pooling]:
     path = directory / "config.json"
     raw = read_object(path)
     family = family_of(raw)
@@ -161,6 +176,13 @@ def _reading(directory: Path) -> tuple[_Reading, Pooling]:
             f"{path}: model_type is {raw.get('model_type')!r}, and embedfleet's own engine "
             f"computes {known}; {OTHER_ENGINES}."
         )
+    if task is Task.RERANK:
+        if not reading.reranks:
+            raise ModelError(
+                f"{path}: embedfleet's own engine computes no rerankers of the family "
+                f"{family.name}; {OTHER_ENGINES}."
+            )
+        return reading, Pooling.LAST
     reading.refuse(directory)
     pooling = read_pooling(directory, family.pooling)
     if pooling not in reading.poolings:

@@ -33,7 +33,7 @@ from embedfleet.machine import (
     processor_flags,
     usable_processors,
 )
-from embedfleet.vocabulary import Precision, SettingError
+from embedfleet.vocabulary import Precision, SettingError, Task
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,8 @@ class EngineOptions:
     """Whether a text has the same bits whatever it is batched with, on GPUs."""
     at_least: Precision | None = None
     """What `auto` must keep: the precision that the pool promises."""
+    task: Task | None = None
+    """What the model is for; by default what its files tell."""
     place: int = 0
     """Which of the replicas on this machine it is for, where no GPU is named."""
     kernels: str = "auto"
@@ -87,7 +89,7 @@ def refuse_unsupported(directory: Path, options: EngineOptions) -> None:
     it needs is not installed.
     """
     _refuse_options(options)
-    read_geometry(directory)
+    read_geometry(directory, options.task)
 
 
 def _refuse_options(options: EngineOptions) -> None:
@@ -129,7 +131,7 @@ def load_engine(directory: Path, options: EngineOptions) -> Engine:
     """
     refuse_unsupported(directory, options)
     kind = options.device.partition(":")[0]
-    checkpoint = open_checkpoint(directory)
+    checkpoint = open_checkpoint(directory, options.task)
     if kind == "cuda" or (kind == "auto" and options.dtype != "int8" and _cuda_is_there()):
         return _load_cuda(checkpoint, options)
     return _load_cpu(checkpoint, options)

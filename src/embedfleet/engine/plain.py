@@ -15,7 +15,6 @@ from embedfleet.engine.encoder import EncoderLayer, layer_normed
 from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.families import Checkpoint, Geometry
 from embedfleet.engine.passes import lengths_of
-from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.qwen3 import LayerWeights
 from embedfleet.engine.tensors import Floats, Matrix
 from embedfleet.vocabulary import Encoding, Pooling, Precision, Vectors
@@ -42,7 +41,7 @@ class PlainEngine:
         ]
         self._computing = Lock()
         self._info = EngineInfo(
-            width=config.hidden,
+            width=checkpoint.head.width,
             max_tokens=max_tokens,
             vocabulary=config.vocabulary,
             precision=Precision.F32,
@@ -73,7 +72,8 @@ class PlainEngine:
                 raise RuntimeError("the engine is closed")
             # What overflows is found as a row that is not finite, and needs no warning.
             with np.errstate(over="ignore", invalid="ignore"):
-                return unit_rows(np.stack([self._final(text, self._layers) for text in batch]))
+                states = np.stack([self._final(text, self._layers) for text in batch])
+                return self._checkpoint.head.rows(states)
 
     def _final(self, text: Encoding, layers: list[_Decoder | _Encoder]) -> Floats:
         """The text's pooled states after the final norm, [hidden]."""

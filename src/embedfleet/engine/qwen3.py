@@ -22,12 +22,14 @@ from embedfleet.engine.reading import (
     section,
 )
 from embedfleet.engine.rope import Tables
+from embedfleet.engine.scoring import Head, VectorHead, score_head
 from embedfleet.engine.tensors import Floats, Matrix
 from embedfleet.model.json_files import read_object
-from embedfleet.vocabulary import ModelError, Pooling
+from embedfleet.model.reranker import SEQUENCE, task_of
+from embedfleet.vocabulary import ModelError, Pooling, Task
 
 _CAUSAL: Final = "Qwen3ForCausalLM"
-_ARCHITECTURES: Final = ("Qwen3Model", _CAUSAL)
+_ARCHITECTURES: Final = ("Qwen3Model", _CAUSAL, SEQUENCE)
 DECLARATIONS: Final = (
     "modules.json",
     "1_Pooling/config.json",
@@ -87,11 +89,18 @@ class Qwen3Checkpoint:
 
     forward: Final = "decoder"
 
-    def __init__(self, directory: Path, pooling: Pooling = Pooling.LAST) -> None:
-        """Open the checkpoint; raises ModelError naming what is missing, wrong or unsupported."""
+    def __init__(
+        self, directory: Path, pooling: Pooling = Pooling.LAST, task: Task | None = None
+    ) -> None:
+        """Open the checkpoint; raises ModelError naming what is missing, wrong or unsupported.
+
+        `task` is what the files tell by default.
+        """
         self.directory, self.pooling = directory, pooling
         refuse_adapter(directory)
-        refuse_generative(directory)
+        task = task_of(directory, wanted=task)
+        if task is Task.EMBED:
+            refuse_generative(directory)
         self.config = read_config(directory / "config.json")
         self._tensors = NamedTensors(directory)
         self._held: Matrix | None = None
@@ -101,6 +110,10 @@ class Qwen3Checkpoint:
         for layer in range(self.config.layers):
             self.layer(layer)  # so that a wrong tensor is refused now, not at its first use
         self._tensors.refuse_layers_from(f"{_layer(self.config.layers)}.", self.config.layers)
+        self.head: Head = VectorHead(hidden)
+        """What is made of the last tokens' final states."""
+        if task is Task.RERANK:
+            self.head = score_head(directory, self._tensors, self.embedding, tied=self.config.tied)
 
     def __repr__(self) -> str:
         return f"Qwen3Checkpoint({str(self.directory)!r}, {self.config})"
@@ -243,7 +256,8 @@ def refuse_generative(directory: Path) -> None:
         f"{path}: this is a causal language model ({_CAUSAL}) that no file declares an embedding "
         f"model ({' or '.join(DECLARATIONS)} would): it may be a chat model or a reranker, whose "
         "last state is no embedding. If it is an embedding model, write "
-        '{"pooling_mode_lasttoken": true} to 1_Pooling/config.json.'
+        '{"pooling_mode_lasttoken": true} to 1_Pooling/config.json; if it is a reranker like '
+        "Qwen3-Reranker, set pools.task to rerank."
     )
 
 

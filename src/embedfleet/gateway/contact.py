@@ -181,7 +181,11 @@ class ModelContact:
             await self._client.fetch_files(url, directory)
             await self._try(directory, description.tokenizer)
             model = await asyncio.to_thread(
-                describe, directory, name=description.name, max_tokens=description.max_tokens
+                describe,
+                directory,
+                name=description.name,
+                max_tokens=description.max_tokens,
+                task=description.task,
             )
         except ModelError as error:
             words = shown(error.message.replace(f"{directory}/", ""))

@@ -20,7 +20,7 @@ from embedfleet.settings import EngineSettings, Settings
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.vocabulary import SettingError
 
-Suits = Callable[[Path, EngineSettings], None]
+Suits = Callable[[ModelDescription, EngineSettings], None]
 """Whether embedfleet's own engine can load a model with these options; raises SetupError."""
 
 
@@ -57,7 +57,7 @@ def _golden(path: Path, model: ModelDescription | None) -> None:
 
 def _engine(settings: Settings, pool: PoolSettings, model: ModelDescription, suits: Suits) -> None:
     if pool.engine == "embedfleet":
-        suits(model.directory, settings.engine)
+        suits(model, settings.engine)
         return
     names = pool.served_names or (model.identity.name,)
     program = words(command(pool.engine, launch(settings, pool, model, names)))[0]

@@ -83,7 +83,7 @@ LOOP_FAILED = 1
 def run(
     settings: Settings,
     api_keys: Sequence[str] | None = None,
-    suits: Suits = lambda _directory, _engine: None,
+    suits: Suits = lambda _model, _engine: None,
 ) -> int:
     """Serve until a signal says stop; return the exit code. Raises SetupError.
 
@@ -116,13 +116,19 @@ def settings_check(settings: Settings) -> None:
 def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription | None:
     """The model of a pool whose files are to be on this machine; None where replicas bring it."""
     if pool.tokenizer_dir is not None:
-        return with_revision(describe(pool.tokenizer_dir, max_tokens=max_tokens), pool.revision)
+        found = describe(pool.tokenizer_dir, max_tokens=max_tokens, task=pool.wanted_task)
+        return with_revision(found, pool.revision)
     if not pool.model:
         return None
     source = resolve(pool.model, progress=True)
     # Replicas of our own are told the limit themselves.
     own = pool.engine == "embedfleet"
-    return describe(source.directory, name=source.name, max_tokens=None if own else max_tokens)
+    return describe(
+        source.directory,
+        name=source.name,
+        max_tokens=None if own else max_tokens,
+        task=pool.wanted_task,
+    )
 
 
 class Gateway:

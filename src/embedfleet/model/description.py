@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from embedfleet.model.families import QWEN3, Family, family_of
 from embedfleet.model.fingerprint import fingerprint_tokenizer, fingerprint_weights
 from embedfleet.model.json_files import read_object
+from embedfleet.model.reranker import PairTemplate, task_of, template_of
 from embedfleet.model.sentence_transformers import (
     longest_text,
     lowercases,
@@ -22,7 +23,7 @@ from embedfleet.model.sentence_transformers import (
     read_prompts,
 )
 from embedfleet.model.tokenizer_file import load_tokenizer, panics_told
-from embedfleet.vocabulary import ModelError, ModelIdentity
+from embedfleet.vocabulary import SCORE_WIDTH, ModelError, ModelIdentity, Task
 
 DOCUMENTED_TOKENS = 32_768
 """The context that Qwen3-Embedding is documented for; configurations of 4B and 8B say 40,960."""
@@ -64,14 +65,18 @@ class ModelDescription:
 
 
 def describe(
-    directory: Path, *, name: str | None = None, max_tokens: int | None = None
+    directory: Path,
+    *,
+    name: str | None = None,
+    max_tokens: int | None = None,
+    task: Task | None = None,
 ) -> ModelDescription:
     """Read what a model directory says.
 
     `config.json` and `tokenizer.json` must be there. Without weights, as in a gateway,
     `identity.revision` is empty. `name` is the directory's name by default, `max_tokens` what the
     files say (`max_position_embeddings`, sentence-transformers' `max_seq_length`, the tokenizer's
-    `model_max_length`), at most 32,768.
+    `model_max_length`), at most 32,768; `task` what the files or the name tell.
 
     Raises ModelError that names the file and what is wrong with it.
     """
@@ -80,16 +85,21 @@ def describe(
     config = read_object(directory / "config.json")
     family = family_of(config)
     vocabulary = _count(config, "vocab_size", directory)
+    task = task_of(directory, name or "", task)
+    pair = template_of(directory) if task is Task.RERANK else None
     identity = ModelIdentity(
         name=name or directory.resolve().name,
-        revision=fingerprint_weights(directory, _pooling(directory, family)),
+        revision=fingerprint_weights(
+            directory, repr(pair) if pair else _pooling(directory, family)
+        ),
         tokenizer=fingerprint_tokenizer(directory),
-        width=_count(config, "hidden_size", directory),
+        width=SCORE_WIDTH if pair else _count(config, "hidden_size", directory),
         max_tokens=_max_tokens(config, family, directory, max_tokens),
         vocabulary=vocabulary,
-        prompts=read_prompts(directory, family.query_prompt),
+        prompts=pair.prompts if pair else read_prompts(directory, family.query_prompt),
+        task=task,
     )
-    template = _template(directory, family)
+    template = _around_pairs(directory, pair) if pair else _template(directory, family)
     for token in (*template.before, *template.after):
         if token >= vocabulary:
             raise ModelError(
@@ -162,6 +172,22 @@ def _template(directory: Path, family: Family) -> Template:
                 raise ModelError(f"{path} adds other tokens than one at the end of a text")
             return found
     raise ModelError(f"{path} changes the tokens of a text when it puts others around them")
+
+
+def _around_pairs(directory: Path, pair: PairTemplate) -> Template:
+    """What stands around a reranker's pairs; the tokenizer's own post-processor has no part."""
+    path = directory / "tokenizer.json"
+    tokenizer = load_tokenizer(path)
+    with panics_told(path):
+        before, after = (
+            tuple(tokenizer.encode(part, add_special_tokens=False).ids)
+            for part in (pair.before, pair.after)
+        )
+    if not after:
+        raise ModelError(
+            f"{path} makes no tokens of {pair.after!r}, at whose end the score is read"
+        )
+    return Template(before, after)
 
 
 def _template_by_name(directory: Path, family: Family, tokenizer: Tokenizer) -> Template:

@@ -29,6 +29,8 @@ SHARED_FILES = {
     "config_sentence_transformers.json": 1 << 20,
     "sentence_bert_config.json": 1 << 20,
     "1_Pooling/config.json": 1 << 20,
+    "1_LogitScore/config.json": 1 << 20,
+    "reranker.json": 1 << 20,
 }
 """Names relative to the model directory, and the most bytes that a gateway takes of each; only the
 first two must exist. Gemma's tokenizer.json has 33 MiB, XLM-R's 17, Qwen3's 11."""

@@ -34,6 +34,8 @@ NEEDED = (
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
     "*_Pooling/config.json",
+    "*_LogitScore/config.json",
+    "reranker.json",
 )
 """Patterns of the files that we read; the rest of a repository is left where it is."""
 NOT_NEEDED = ("onnx/*", "openvino/*", "original/*")

@@ -231,7 +231,10 @@ def _read(
     source: ResolvedModel, settings: Settings, files: Snapshot, started: float
 ) -> LoadedModel:
     options = settings.engine
-    description = describe(source.directory, name=source.name, max_tokens=options.max_tokens)
+    pool = settings.only_pool()
+    description = describe(
+        source.directory, name=source.name, max_tokens=options.max_tokens, task=pool.wanted_task
+    )
     encoder = Encoder(description)
     engine = load_engine(
         source.directory,
@@ -242,6 +245,7 @@ def _read(
             batch_tokens=options.batch_tokens,
             memory_mib=options.memory_mib,
             max_tokens=description.identity.max_tokens,
+            task=description.identity.task,
             deterministic=options.deterministic,
             at_least=settings.only_pool().precision,
             place=settings.replica.place,

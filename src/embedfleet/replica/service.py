@@ -238,6 +238,7 @@ class Replica:
                     max_tokens=identity.max_tokens,
                     vocabulary=identity.vocabulary,
                     prompts=identity.prompts,
+                    task=identity.task,
                     precision=info.precision,
                     device=info.device,
                     batch_tokens=self.batcher.budget_tokens,

@@ -19,7 +19,7 @@ from embedfleet.settings.autoscaling import AutoscalingSettings
 from embedfleet.settings.cache import CacheSettings
 from embedfleet.settings.gateway import GatewaySettings
 from embedfleet.settings.rules import count, duration, setting
-from embedfleet.vocabulary import Precision, SettingError
+from embedfleet.vocabulary import Precision, SettingError, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +224,10 @@ class Pool:
     model: str = setting("", flag="MODEL")
     """The model: a local directory, a hub id (`Qwen/Qwen3-Embedding-0.6B@revision`) or `builtin`.
     Empty for a pool whose replicas are elsewhere: they name it."""
+    task: Literal["auto", "embed", "rerank"] = "auto"
+    """What the model is for: vectors of texts, or scores of queries with documents. `auto` goes by
+    its files and its name (Qwen3-Reranker has the files of a chat model, so that only the name
+    tells)."""
     served_names: tuple[str, ...] = setting((), flag="--served-name")
     """Names by which clients ask for it; empty means the model's own name."""
     replicas: int = setting(2, at_least=0, at_most=256, flag="--replicas")
@@ -294,6 +298,11 @@ class Pool:
     golden: Path | None = setting(None, none="auto")
     """File of golden vectors that a replica must reproduce before it gets traffic; `auto` takes the
     one that ships with embedfleet or with the model, where there is one."""
+
+    @property
+    def wanted_task(self) -> Task | None:
+        """What the model is to be for; None where its files tell."""
+        return None if self.task == "auto" else Task(self.task)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaError, UnfitReplicaError
+from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaError, Task, UnfitReplicaError
 from embedfleet.wire.frames import MOST_WIDTH, VERSION
 from embedfleet.wire.untrusted import MOST_PAGE_BYTES, parsed
 
@@ -49,6 +49,7 @@ class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: Count
     vocabulary: Count
     prompts: Annotated[dict[Name, Prompt], msgspec.Meta(max_length=16)]
+    task: Task = Task.EMBED
     precision: Precision
     device: Name
     batch_tokens: Count
@@ -78,6 +79,7 @@ class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
             max_tokens=self.max_tokens,
             vocabulary=self.vocabulary,
             prompts=self.prompts,
+            task=self.task,
         )
 
 

@@ -29,7 +29,6 @@ from embedfleet.engine.cpu.long import LongTexts
 from embedfleet.engine.cpu.memory import Budget
 from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.passes import lengths_of, padded_passes, passes
-from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Encoding, Precision
@@ -80,7 +79,7 @@ class CpuEngine:
         model = whole_model(checkpoint, linear, settings.attending)
         self._program: Program | None = compiler.compile(model)
         self._info = EngineInfo(
-            width=config.hidden,
+            width=checkpoint.head.width,
             max_tokens=settings.max_tokens,
             vocabulary=config.vocabulary,
             precision=settings.precision,
@@ -104,9 +103,10 @@ class CpuEngine:
         """
         lengths = lengths_of(batch, self._info.max_tokens)
         cuts = self._cut(lengths, self._info.batch_tokens)
+        head = self._checkpoint.head
         computations = [self._prepare_pass(batch[cut]) for cut in cuts]
         return Computation(
-            lambda: unit_rows(np.concatenate([compute() for compute in computations]))
+            lambda: head.rows(np.concatenate([compute() for compute in computations]))
         )
 
     def _prepare_pass(self, texts: Sequence[Encoding]) -> Callable[[], Floats]:

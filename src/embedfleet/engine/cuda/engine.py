@@ -106,7 +106,7 @@ class CudaEngine:
             operations = self._kit.operations
             self._forward: Forward | None = Forward(config, weights, operations, chunk)
             self._info = EngineInfo(
-                width=config.hidden,
+                width=checkpoint.head.width,
                 max_tokens=settings.max_tokens,
                 vocabulary=config.vocabulary,
                 precision=settings.precision,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from embedfleet.engine.cuda.plain import Heads, Operations, Texts
@@ -33,7 +34,7 @@ class Forward:
     """Rows that go through an MLP at once: its activations are the widest."""
 
     def steps(self, ids: Tensor, texts: Texts) -> Steps:
-        """From token ids [tokens] to vectors [texts, hidden], float32, rows of unit length."""
+        """From token ids [tokens] to vectors [texts, width], float32, rows of unit length."""
         operations = self.operations
         x, delta = self.weights.embedding.index_select(0, ids), None
         for layer in self.weights.layers[:-1]:
@@ -65,7 +66,19 @@ class Forward:
         attended = operations.attend(heads, texts, last=True)
         x = x.index_select(0, texts.pooled)
         delta = self._behind_attention(x, attended, layer)
+        if self.weights.score is not None:
+            return self._scores(x if delta is None else x + delta, self.weights.score)
         return operations.unit(x, self.weights.final_norm, delta)
+
+    def _scores(self, x: Tensor, score: Tensor) -> Tensor:
+        """As `engine.scoring.ScoreHead`, for the few rows that are left."""
+        states = x.float()
+        squares = states.square().mean(dim=-1, keepdim=True)
+        states = states * torch.rsqrt(squares + self.config.epsilon) * self.weights.final_norm
+        logits = (states.double() * score.double()).sum(dim=1, keepdim=True)
+        chances = torch.sigmoid(torch.cat((-logits, logits), dim=1))
+        # A logit that is not finite makes NaN of the row, so that nobody takes it for a score.
+        return chances.clamp_min(1e-30).sqrt().add(logits * 0).float()
 
     def _behind_attention(self, x: Tensor, attended: Tensor, layer: Layer) -> Tensor | None:
         """Output projection and MLP; what it returns is still to be added to `x`."""

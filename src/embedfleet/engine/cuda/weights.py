@@ -25,6 +25,7 @@ from embedfleet.engine.cuda.linear import (
     quantised,
 )
 from embedfleet.engine.qwen3 import LayerWeights, Qwen3Checkpoint
+from embedfleet.engine.scoring import Head, ScoreHead
 from embedfleet.vocabulary import Precision
 
 _TYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -54,6 +55,8 @@ class Weights:
     """[vocabulary, hidden]"""
     layers: tuple[Layer, ...]
     final_norm: Tensor
+    score: Tensor | None = None
+    """[hidden] float32, of a reranker: what a final state times it is, is the score's logit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class Loading:
             embedding=self._joined([checkpoint.embedding]),
             layers=tuple(self._layer(checkpoint.layer(index)) for index in layers),
             final_norm=self._norm(checkpoint.final_norm),
+            score=self._score(checkpoint.head),
         )
 
     def _layer(self, weights: LayerWeights) -> Layer:
@@ -117,6 +121,11 @@ class Loading:
         kind = matrix.tensor.kind
         bits: NDArray[Any] = matrix.tensor.stored[:].view(_BITS[kind])
         return torch.from_numpy(bits).to(self.device).view(_TYPES[kind])
+
+    def _score(self, head: Head) -> Tensor | None:
+        if not isinstance(head, ScoreHead):
+            return None
+        return torch.from_numpy(head.weights).to(self.device)
 
     def _norm(self, values: tensors.Floats) -> Tensor:
         return torch.from_numpy(values).to(self.device, self.dtype)

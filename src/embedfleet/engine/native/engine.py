@@ -16,7 +16,6 @@ from embedfleet.engine.native.memory import Budget
 from embedfleet.engine.native.model import Model, Sharing
 from embedfleet.engine.native.weights import Packer, Weights
 from embedfleet.engine.passes import SharingPass, lengths_of, positions_of, sharing_passes
-from embedfleet.engine.pooling import unit_rows
 from embedfleet.engine.tensors import Floats
 from embedfleet.vocabulary import Encoding, Precision, Vectors
 
@@ -64,7 +63,7 @@ class NativeEngine:
             *(checkpoint, packer, weights, settings.threads), bfloat16=settings.bfloat16
         )
         self._info = EngineInfo(
-            width=config.hidden,
+            width=checkpoint.head.width,
             max_tokens=settings.max_tokens,
             vocabulary=config.vocabulary,
             precision=settings.precision,
@@ -99,7 +98,7 @@ class NativeEngine:
         def compute() -> Vectors:
             final = np.empty((len(batch), self._checkpoint.config.hidden), np.float32)
             final[places] = np.concatenate([self._compute(one, tables) for one in prepared])
-            return unit_rows(final)
+            return self._checkpoint.head.rows(final)
 
         return Computation(compute)
 

@@ -190,6 +190,7 @@ class ForeignClient:
             max_tokens=identity.max_tokens,
             vocabulary=identity.vocabulary,
             prompts=identity.prompts,
+            task=identity.task,
             precision=facts.precision or self._precision or Precision.BF16,
             device=facts.engine + (f" ({engine.known.note})" if engine.known.note else ""),
             batch_tokens=batch,
