@@ -1,0 +1,52 @@
+"""Small rerankers with seeded random weights, in each form that is published."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from tests.checkpoints import Geometry, Layout, Weights, random_weights, write_checkpoint
+
+Form: TypeAlias = Literal["tied", "untied", "classifier"]
+FORMS: tuple[Form, ...] = ("tied", "untied", "classifier")
+YES, NO = 7, 11
+"""Token ids of the answers."""
+
+
+def reranker_weights(geometry: Geometry, form: Form) -> Weights:
+    """By the names of the form's class in transformers."""
+    weights = {f"model.{name}": each for name, each in random_weights(geometry).items()}
+    rng = np.random.default_rng(6)
+    head = rng.standard_normal((geometry.vocabulary, geometry.hidden), np.float32)
+    head *= np.float32(0.1 / np.sqrt(geometry.hidden))
+    if form == "untied":
+        weights["lm_head.weight"] = head
+    if form == "classifier":
+        weights["score.weight"] = head[YES : YES + 1] - head[NO : NO + 1]
+    return weights
+
+
+def write_reranker(
+    directory: Path,
+    geometry: Geometry,
+    form: Form = "untied",
+    layout: Layout = Layout("F32"),
+    **changes: Any,
+) -> Path:
+    """Config, weights and what tells the answers' tokens; returns the directory."""
+    if form == "classifier":
+        changes |= {"architectures": ["Qwen3ForSequenceClassification"], "num_labels": 1}
+        changes["pad_token_id"] = 0
+    changes.setdefault("tie_word_embeddings", form == "tied")
+    weights = reranker_weights(geometry, form)
+    write_checkpoint(directory, weights, geometry, layout, **changes)
+    shutil.rmtree(directory / "1_Pooling")
+    if form != "classifier":
+        (directory / "1_LogitScore").mkdir(exist_ok=True)
+        tokens = json.dumps({"true_token_id": YES, "false_token_id": NO})
+        (directory / "1_LogitScore" / "config.json").write_text(tokens, encoding="utf-8")
+    return directory
