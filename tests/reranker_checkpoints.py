@@ -13,6 +13,7 @@ from tests.checkpoints import Geometry, Layout, Weights, random_weights, write_c
 
 Form: TypeAlias = Literal["tied", "untied", "classifier"]
 FORMS: tuple[Form, ...] = ("tied", "untied", "classifier")
+FLOATS = Layout("F32")
 YES, NO = 7, 11
 """Token ids of the answers."""
 
@@ -34,7 +35,7 @@ def write_reranker(
     directory: Path,
     geometry: Geometry,
     form: Form = "untied",
-    layout: Layout = Layout("F32"),
+    layout: Layout = FLOATS,
     **changes: Any,
 ) -> Path:
     """Config, weights and what tells the answers' tokens; returns the directory."""

@@ -39,9 +39,7 @@ def put(directory: Path, name: str, content: object) -> Path:
 
 
 def changed(directory: Path, **keys: object) -> Path:
-    return put(
-        directory, "config.json", json.loads((directory / "config.json").read_text()) | keys
-    )
+    return put(directory, "config.json", json.loads((directory / "config.json").read_text()) | keys)
 
 
 def test_a_chat_model_is_taken_for_no_reranker(model: Path) -> None:

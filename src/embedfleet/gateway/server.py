@@ -45,12 +45,11 @@ from embedfleet.gateway.names import UNNAMED, Names, configured, with_short
 from embedfleet.gateway.preflight import Suits, refuse_hopeless
 from embedfleet.gateway.scaling import Scaling
 from embedfleet.gateway.scratch import Scratch
-from embedfleet.gateway.starting import provider, supervisor
+from embedfleet.gateway.starting import local_model, provider, supervisor
 from embedfleet.gateway.upstream import Upstream
 from embedfleet.gateway.workers.primary import Workers, WorkersSight
 from embedfleet.machine import memory_used, usable_processors
-from embedfleet.model.description import ModelDescription, describe, with_revision
-from embedfleet.model.source import resolve
+from embedfleet.model.description import ModelDescription
 from embedfleet.process import (
     connections_within,
     is_first,
@@ -111,24 +110,6 @@ def with_room(settings: Settings) -> Settings:
 def settings_check(settings: Settings) -> None:
     if not settings.pools:
         settings.only_pool()  # says how to name a model
-
-
-def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription | None:
-    """The model of a pool whose files are to be on this machine; None where replicas bring it."""
-    if pool.tokenizer_dir is not None:
-        found = describe(pool.tokenizer_dir, max_tokens=max_tokens, task=pool.wanted_task)
-        return with_revision(found, pool.revision)
-    if not pool.model:
-        return None
-    source = resolve(pool.model, progress=True)
-    # Replicas of our own are told the limit themselves.
-    own = pool.engine == "embedfleet"
-    return describe(
-        source.directory,
-        name=source.name,
-        max_tokens=None if own else max_tokens,
-        task=pool.wanted_task,
-    )
 
 
 class Gateway:

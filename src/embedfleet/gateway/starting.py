@@ -1,8 +1,4 @@
-"""Replicas that a gateway starts on its own machine, made from settings.
-
-Decides what is put together: who provides them, who keeps them alive, and what is told of them.
-Refuses to know how many there should be.
-"""
+"""A pool's model, and the replicas that a gateway starts on its own machine, made from settings."""
 
 from __future__ import annotations
 
@@ -15,10 +11,29 @@ from embedfleet.fleet.providers.provider import Provider
 from embedfleet.fleet.supervisor import Supervisor, Told
 from embedfleet.gateway.attaching import launch
 from embedfleet.gateway.delivery.pool import Pool
-from embedfleet.model.description import ModelDescription
+from embedfleet.model.description import ModelDescription, describe, with_revision
+from embedfleet.model.source import resolve
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings import Settings
 from embedfleet.telemetry.metrics import GatewayMetrics
+
+
+def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription | None:
+    """The model of a pool whose files are to be on this machine; None where replicas bring it."""
+    if pool.tokenizer_dir is not None:
+        found = describe(pool.tokenizer_dir, max_tokens=max_tokens, task=pool.wanted_task)
+        return with_revision(found, pool.revision)
+    if not pool.model:
+        return None
+    source = resolve(pool.model, progress=True)
+    # Replicas of our own are told the limit themselves.
+    own = pool.engine == "embedfleet"
+    return describe(
+        source.directory,
+        name=source.name,
+        max_tokens=None if own else max_tokens,
+        task=pool.wanted_task,
+    )
 
 
 def provider(
