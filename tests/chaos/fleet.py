@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,7 +72,13 @@ class ChaosReplica:
 
     def misbehave(self, probability: float, *faults: str) -> None:
         """Let so many of its frames go wrong from now on; returns once it knows."""
-        query = f"probability={probability}&faults={','.join(faults)}"
+        self._command(f"probability={probability}&faults={','.join(faults)}")
+
+    def nest(self, lists: int) -> None:
+        """Let it describe itself by so many lists in each other; 0 for itself again."""
+        self._command(f"nested={lists}")
+
+    def _command(self, query: str) -> None:
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -102,6 +108,17 @@ class ChaosReplica:
     def freeze(self) -> None:
         """Kill -STOP it for two seconds."""
         self._signal(signal.SIGUSR2)
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Kill -STOP it for as long as the block lasts."""
+        assert self.parent is not None
+        (serving,) = psutil.Process(self.parent.pid).children()
+        serving.suspend()
+        try:
+            yield
+        finally:
+            serving.resume()
 
     def stop(self) -> None:
         """End it for good."""
@@ -149,20 +166,28 @@ def chaos_fleet(
             members.append(ChaosReplica(directory, number, sink))
             stack.callback(members[-1].stop)
             members[-1].start()
-        urls = [word for member in members for word in ("--replica", member.url)]
-        command = [sys.executable, "-m", "embedfleet", "gateway", "--port", "0"]
-        with log.open("w") as sink_file:
-            process = subprocess.Popen(
-                [*command, "--config", str(settings), *urls],
-                stdout=subprocess.PIPE,
-                stderr=sink_file,
-                text=True,
-            )
-        stack.callback(_stop, process)
+        yield ChaosFleet(stack.enter_context(gateway(settings, members, log)), members)
+
+
+@contextlib.contextmanager
+def gateway(settings: Path, replicas: Sequence[ChaosReplica], log: Path) -> Iterator[Service]:
+    """One in front of these replicas, which are all ready."""
+    urls = [word for each in replicas for word in ("--replica", each.url)]
+    command = [sys.executable, "-m", "embedfleet", "gateway", "--port", "0"]
+    with log.open("w") as sink_file:
+        process = subprocess.Popen(
+            [*command, "--config", str(settings), *urls],
+            stdout=subprocess.PIPE,
+            stderr=sink_file,
+            text=True,
+        )
+    try:
         root, admin = _greeting(process)
         service = Service(process, root, admin, log)
-        service.wait_for(["ready"] * replicas)
-        yield ChaosFleet(service, members)
+        service.wait_for(["ready"] * len(replicas))
+        yield service
+    finally:
+        _stop(process)
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

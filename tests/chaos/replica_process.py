@@ -7,7 +7,8 @@ Every frame that it sends goes wrong with the given probability, in one of the g
 serves and the parent starts another one as soon as it dies, so that a replica comes back within
 milliseconds; SIGUSR1 to the parent kills the child, SIGUSR2 stops it (kill -STOP) for two seconds.
 `GET /chaos?probability=0.1&faults=slow,die` changes what goes wrong, `GET /chaos?hang=20` lets the
-engine hang for so many seconds. Computed texts are counted in a file that outlives the process.
+engine hang for so many seconds, `GET /chaos?nested=1000` has it describe itself by so many lists in
+each other until it is told 0. Computed texts are counted in a file that outlives the process.
 """
 
 from __future__ import annotations
@@ -83,12 +84,19 @@ class Mischief:
         self._dice = dice
         self.probability = 0.0
         self.faults: tuple[str, ...] = ()
+        self.nested = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("path") == "/chaos":
             self.command(scope["query_string"].decode())
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b""})
+            return
+        if scope.get("path") == "/v1/replica" and self.nested:
+            body = b'{"wire":1,"more":%b%b}' % (b"[" * self.nested, b"]" * self.nested)
+            headers = [(b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
             return
         if scope.get("path") != "/v1/work":
             await self._inside(scope, receive, send)
@@ -115,6 +123,9 @@ class Mischief:
         chosen = dict(parse_qsl(query))
         if "hang" in chosen:
             self._engine.hangs_until = time.monotonic() + float(chosen["hang"])
+            return
+        if "nested" in chosen:
+            self.nested = int(chosen["nested"])
             return
         self.probability = float(chosen.get("probability", 0.0))
         self.faults = tuple(filter(None, chosen.get("faults", "").split(",")))
