@@ -103,10 +103,10 @@ class EncoderCheckpoint:
         self.head: Head = VectorHead(config.hidden)
         at, hidden = "embeddings", config.hidden
         self.embedding = self._tensors.matrix(f"{at}.word_embeddings", config.vocabulary, hidden)
-        places = self._tensors.matrix(f"{at}.position_embeddings", config.positions, hidden)
+        table = self._tensors.matrix(f"{at}.position_embeddings", config.positions, hidden)
         types = self._tensors.matrix(f"{at}.token_type_embeddings", config.token_types, hidden)
-        self._places: Floats = places.floats() + types.floats()[0]
-        self._norm, self._norm_bias = self._norm_of(at)
+        self.position_rows: Floats = table.floats() + types.floats()[0]
+        self.embedding_norm = self._norm_of(at)
         for layer in range(config.layers):
             self.layer(layer)  # so that a wrong tensor is refused now, not at its first use
         self._tensors.refuse_layers_from(f"{_layer(config.layers)}.", config.layers)
@@ -129,8 +129,8 @@ class EncoderCheckpoint:
     def embed(self, ids: NDArray[np.int32], positions: NDArray[np.int32]) -> Floats:
         """Tokens and their places, added up and normed, [len(ids), hidden]."""
         rows = self._table().rows(ids)
-        rows += self._places[places(ids, positions, self.config.first_position)]
-        return layer_normed(rows, self._norm, self._norm_bias, self.config.epsilon)
+        rows += self.position_rows[places(ids, positions, self.config.first_position)]
+        return layer_normed(rows, *self.embedding_norm, self.config.epsilon)
 
     def layer(self, index: int) -> EncoderLayer:
         """Weights of layer `index`, of matrices nothing is read yet."""

@@ -151,12 +151,9 @@ def _load_cuda(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
     from embedfleet.engine.cuda.devices import capabilities, find_device  # noqa: PLC0415
     from embedfleet.engine.cuda.engine import CudaEngine, CudaSettings  # noqa: PLC0415
 
-    if not isinstance(checkpoint, Qwen3Checkpoint):
-        raise SettingError(
-            f"device is {options.device}, on which embedfleet's own engine computes Qwen3 alone. "
-            "Use device cpu, or --engine tei."
-        )
     precision = choose_cuda_precision(options.dtype, options.at_least)
+    if precision is Precision.FP8 and checkpoint.forward == "encoder":
+        raise SettingError("dtype is fp8, in which embedfleet computes Qwen3 alone. Use bf16.")
     # In FP8 as many tokens as in bf16 take half the time.
     usual = _CUDA_BATCH_TOKENS * (2 if precision is Precision.FP8 else 1)
     settings = CudaSettings(

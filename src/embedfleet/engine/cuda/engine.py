@@ -9,23 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from embedfleet.engine.cuda.devices import Device, telling_of_loss
+from embedfleet.engine.cuda.encoder import EncoderForward, EncoderOperations
 from embedfleet.engine.cuda.forward import Forward, Steps, run
 from embedfleet.engine.cuda.graphs import CapturedPass, capture
 from embedfleet.engine.cuda.layout import Integers, Layout, Shape, lay_out, rounded_up
 from embedfleet.engine.cuda.memory import Need, chosen_sizes
-from embedfleet.engine.cuda.operations import Kit, chosen_kit
-from embedfleet.engine.cuda.plain import Texts
+from embedfleet.engine.cuda.operations import Kit, chosen_kit, encoder_kit
+from embedfleet.engine.cuda.plain import Operations, Texts
 from embedfleet.engine.cuda.sizes import captured_shapes, fitting
 from embedfleet.engine.cuda.turns import Turns
 from embedfleet.engine.cuda.weights import Loading
+from embedfleet.engine.encoder import EncoderCheckpoint, places
 from embedfleet.engine.engine import Computation, EngineInfo
+from embedfleet.engine.families import Checkpoint
 from embedfleet.engine.passes import lengths_of, passes
 from embedfleet.engine.qwen3 import Qwen3Checkpoint
 from embedfleet.vocabulary import Encoding, Precision, Vectors
@@ -70,9 +73,9 @@ class Pass:
 
 
 class CudaEngine:
-    """Qwen3 on a GPU. Any number of threads may prepare and compute."""
+    """A model on a GPU. Any number of threads may prepare and compute."""
 
-    def __init__(self, checkpoint: Qwen3Checkpoint, settings: CudaSettings, device: Device) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: CudaSettings, device: Device) -> None:
         """Bring the weights over and capture small passes; seconds to a minute.
 
         Raises SettingError when the model does not fit.
@@ -87,13 +90,8 @@ class CudaEngine:
         )
         self._name = checkpoint.directory.name
         self._device = device
-        self._kit: Kit = chosen_kit(
-            config,
-            device.torch_device,
-            precision=settings.precision,
-            max_tokens=settings.max_tokens,
-            deterministic=settings.deterministic,
-        )
+        self._first_position = getattr(config, "first_position", 0)
+        self._kit = _kit_of(checkpoint, settings, device)
         self._turns = Turns()
         self._captured: dict[Shape, CapturedPass] = {}
         self._plans: dict[int, Plan] = {}
@@ -101,10 +99,10 @@ class CudaEngine:
             loading = Loading(
                 device.torch_device, settings.precision, self._kit.fixed_rows, self._kit.few_rows
             )
-            weights = loading.load(checkpoint)
             chunk = _whole_rows(sizes.batch_tokens, self._kit.fixed_rows or 1)
-            operations = self._kit.operations
-            self._forward: Forward | None = Forward(config, weights, operations, chunk)
+            self._forward: Forward | EncoderForward | None = _forward_of(
+                checkpoint, loading, self._kit, chunk
+            )
             self._info = EngineInfo(
                 width=checkpoint.head.width,
                 max_tokens=settings.max_tokens,
@@ -160,6 +158,7 @@ class CudaEngine:
         layout, shape = self._laid_out([len(text) for text in texts])
         inputs = self._device.empty_input(shape.size)
         layout.write(texts, shape, inputs.numpy())
+        self._place(inputs.numpy(), shape)
         return Pass(layout, shape, inputs)
 
     def _remembered(self, text: Encoding) -> Pass:
@@ -174,11 +173,21 @@ class CudaEngine:
         integers = inputs.numpy()
         integers[:] = plan.integers
         integers[plan.shape.parts["ids"]][: len(text)] = text
+        self._place(integers, plan.shape)
         return Pass(plan.layout, plan.shape, inputs)
+
+    def _place(self, integers: Integers, shape: Shape) -> None:
+        """Make rows of a table of positions of positions in texts, where there is such a table."""
+        if self._first_position:
+            ids, positions = (integers[shape.parts[name]] for name in ("ids", "positions"))
+            positions[:] = places(ids, positions, self._first_position)
 
     def _laid_out(self, lengths: Sequence[int]) -> tuple[Layout, Shape]:
         layout = lay_out(
-            lengths, tile_tokens=self._kit.tile_tokens, alone_from=self._kit.alone_from
+            lengths,
+            tile_tokens=self._kit.tile_tokens,
+            alone_from=self._kit.alone_from,
+            causal=self._kit.causal,
         )
         least = layout.shape
         if self._kit.fixed_rows is not None:
@@ -223,7 +232,7 @@ class CudaEngine:
     def _by_size(self) -> list[Shape]:
         return sorted(self._captured, key=lambda shape: shape.tokens)
 
-    def _opened(self) -> Forward:
+    def _opened(self) -> Forward | EncoderForward:
         if self._forward is None:
             raise RuntimeError("the engine is closed")
         return self._forward
@@ -235,6 +244,36 @@ class CudaEngine:
             self._captured = {}
         with telling_of_loss(self._device.name):
             self._device.release_memory()
+
+
+def _kit_of(checkpoint: Checkpoint, settings: CudaSettings, device: Device) -> Kit:
+    precision, deterministic = settings.precision, settings.deterministic
+    if isinstance(checkpoint, EncoderCheckpoint):
+        return encoder_kit(
+            checkpoint.config,
+            device.torch_device,
+            precision=precision,
+            deterministic=deterministic,
+        )
+    return chosen_kit(
+        cast("Qwen3Checkpoint", checkpoint).config,
+        device.torch_device,
+        precision=precision,
+        max_tokens=settings.max_tokens,
+        deterministic=deterministic,
+    )
+
+
+def _forward_of(
+    checkpoint: Checkpoint, loading: Loading, kit: Kit, chunk: int
+) -> Forward | EncoderForward:
+    if isinstance(checkpoint, EncoderCheckpoint):
+        encoding = cast("EncoderOperations", kit.operations)
+        weights = loading.load_encoder(checkpoint)
+        return EncoderForward(checkpoint.config, checkpoint.pooling, weights, encoding, chunk)
+    decoder = cast("Qwen3Checkpoint", checkpoint)
+    operations = cast("Operations", kit.operations)
+    return Forward(decoder.config, loading.load(decoder), operations, chunk)
 
 
 def _whole_rows(tokens: int, rows: int) -> int:

@@ -65,7 +65,8 @@ class Layout:
     """Of each text's rows, and the end of the last, [texts + 1]."""
     tiles: Integers
     """Tiles of attention, [tiles, 4]: first query row, query rows, first key row, and how many keys
-    come before the first query's own. Those with most keys come first: they take longest."""
+    come before the first query's own, or, where attention is not causal, how many the text has.
+    Those with most keys come first: they take longest."""
     alone: tuple[int, ...]
     """Texts without tiles, which are so long that their attention is computed one by one."""
 
@@ -95,7 +96,9 @@ class Layout:
         to[parts["last_tiles"]][: 4 * count] = last.reshape(-1)
 
 
-def lay_out(lengths: Sequence[int], *, tile_tokens: int, alone_from: int) -> Layout:
+def lay_out(
+    lengths: Sequence[int], *, tile_tokens: int, alone_from: int, causal: bool = True
+) -> Layout:
     """Lay out texts of `lengths` tokens; those of `alone_from` tokens or more get no tiles."""
     sizes = np.asarray(lengths, dtype=np.int32)
     begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
@@ -105,8 +108,9 @@ def lay_out(lengths: Sequence[int], *, tile_tokens: int, alone_from: int) -> Lay
     number = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     before = number * tile_tokens
     rows = np.minimum(tile_tokens, sizes[text] - before)
-    tiles = np.stack([begins[text] + before, rows, begins[text], before], axis=1)
-    order = np.argsort(-before, kind="stable")
+    keys = before if causal else sizes[text]
+    tiles = np.stack([begins[text] + before, rows, begins[text], keys], axis=1)
+    order = np.argsort(-keys, kind="stable")
     return Layout(
         lengths=tuple(int(size) for size in sizes),
         begins=begins,

@@ -72,8 +72,12 @@ class FloatMatrix:
 
     weight: Tensor
     few: FewRows | None = None
+    bias: Tensor | None = None
+    """Added by `times`, [out]."""
 
     def times(self, ready: Ready, into: Tensor | None = None) -> Tensor:
+        if self.bias is not None:
+            return torch.addmm(self.bias, ready.values, self.weight.t(), out=into)
         if self.few is not None and self.few.suits(len(ready.values), self.weight):
             return self.few.times(ready, self.weight, None, None)
         return torch.mm(ready.values, self.weight.t(), out=into)
@@ -86,7 +90,8 @@ class FloatMatrix:
         return None
 
     def outputs(self, begin: int, end: int) -> Matrix:
-        return FloatMatrix(self.weight[begin:end], self.few)
+        bias = None if self.bias is None else self.bias[begin:end]
+        return FloatMatrix(self.weight[begin:end], self.few, bias)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from embedfleet.engine.qwen3 import Qwen3Config
+from embedfleet.engine.families import Geometry
 from embedfleet.vocabulary import Precision, SettingError
 
 _MIB: Final = 1 << 20
@@ -25,7 +25,7 @@ BLOCK_TOKENS: Final = 512
 class Need:
     """What a model asks of a device."""
 
-    config: Qwen3Config
+    config: Geometry
     precision: Precision
 
     @property

@@ -12,8 +12,10 @@ from typing import Final
 import torch
 
 from embedfleet.engine.cuda.devices import brings_up_early
+from embedfleet.engine.cuda.encoder import EncoderOperations, PlainEncoderOperations
 from embedfleet.engine.cuda.linear import FewRows
 from embedfleet.engine.cuda.plain import Operations, PlainOperations, Rotation
+from embedfleet.engine.encoder import EncoderConfig
 from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.engine.rope import cosines_and_sines
 from embedfleet.vocabulary import Precision
@@ -31,7 +33,7 @@ _NEVER: Final = 1 << 30
 class Kit:
     """What a device computes with."""
 
-    operations: Operations
+    operations: Operations | EncoderOperations
     tile_tokens: int
     """Query tokens of a tile of attention."""
     alone_from: int
@@ -45,6 +47,8 @@ class Kit:
     """Texts to compute before the first real one: one for each kind of kernels."""
     enough_tokens: int = FIXED_ROWS
     """Tokens at which the device is as fast as with any more."""
+    causal: bool = True
+    """Whether tokens see those up to them, and not all of their text."""
 
 
 def chosen_kit(
@@ -77,4 +81,29 @@ def chosen_kit(
         fixed_rows=fixed_rows,
         few_rows=None if deterministic else FewRowsKernel(device, early=early),
         warm_up_tokens=(ALONE_FROM - 1, ALONE_FROM, 2 * ALONE_FROM),
+    )
+
+
+def encoder_kit(
+    config: EncoderConfig, device: torch.device, *, precision: Precision, deterministic: bool
+) -> Kit:
+    """The same for encoders; heads that are no power of two have no kernel of ours."""
+    on_gpu = device.type == "cuda"
+    fixed_rows = (FIXED_ROWS if on_gpu else FEW_FIXED_ROWS) if deterministic else None
+    if not on_gpu or precision is Precision.F32 or config.head_dim & (config.head_dim - 1):
+        plain = PlainEncoderOperations(config)
+        return Kit(plain, 64, _NEVER, captures=False, fixed_rows=fixed_rows, causal=False)
+    from embedfleet.engine.cuda.encoder_kernels import (  # noqa: PLC0415
+        TILE_TOKENS,
+        FusedEncoderOperations,
+    )
+
+    return Kit(
+        FusedEncoderOperations(config),
+        TILE_TOKENS,
+        _NEVER,
+        captures=True,
+        fixed_rows=fixed_rows,
+        warm_up_tokens=(config.max_positions,),
+        causal=False,
     )

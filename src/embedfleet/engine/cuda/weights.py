@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedfleet.engine import tensors
+from embedfleet.engine import encoder, tensors
 from embedfleet.engine.cuda.linear import (
     FewRows,
     FixedRows,
@@ -24,6 +24,7 @@ from embedfleet.engine.cuda.linear import (
     Matrix,
     quantised,
 )
+from embedfleet.engine.encoder import EncoderCheckpoint
 from embedfleet.engine.qwen3 import LayerWeights, Qwen3Checkpoint
 from embedfleet.engine.scoring import Head, ScoreHead
 from embedfleet.vocabulary import Precision
@@ -60,6 +61,40 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Norm:
+    """A layer norm."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderLayer:
+    """One layer; matrices are [out, in]. Biases of `output` and `down` are added with the norms."""
+
+    query_key_value: Matrix
+    output: Matrix
+    output_bias: Tensor
+    attention_norm: Norm
+    up: Matrix
+    down: Matrix
+    down_bias: Tensor
+    output_norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderWeights:
+    """A model on the device."""
+
+    words: Tensor
+    """[vocabulary, hidden]"""
+    places: Tensor
+    """Positions, with the first token type added, [positions, hidden]."""
+    norm: Norm
+    layers: tuple[EncoderLayer, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Loading:
     """How weights are brought to a device."""
 
@@ -82,6 +117,41 @@ class Loading:
             final_norm=self._norm(checkpoint.final_norm),
             score=self._score(checkpoint.head),
         )
+
+    def load_encoder(self, checkpoint: EncoderCheckpoint) -> EncoderWeights:
+        """The same of an encoder."""
+        layers = range(checkpoint.config.layers)
+        return EncoderWeights(
+            words=self._joined([checkpoint.embedding]),
+            places=self._norm(checkpoint.position_rows),
+            norm=Norm(*map(self._norm, checkpoint.embedding_norm)),
+            layers=tuple(self._encoder_layer(checkpoint.layer(index)) for index in layers),
+        )
+
+    def _encoder_layer(self, weights: encoder.EncoderLayer) -> EncoderLayer:
+        return EncoderLayer(
+            query_key_value=self._biased(weights.query, weights.key, weights.value),
+            output=self._matrix(weights.output),
+            output_bias=self._bias(weights.output),
+            attention_norm=self._layer_norm(weights.attention_norm, weights.attention_norm_bias),
+            up=self._biased(weights.up),
+            down=self._matrix(weights.down),
+            down_bias=self._bias(weights.down),
+            output_norm=self._layer_norm(weights.output_norm, weights.output_norm_bias),
+        )
+
+    def _biased(self, *parts: tensors.Matrix) -> Matrix:
+        bias = torch.cat([self._bias(part) for part in parts])
+        matrix: Matrix = FloatMatrix(self._joined(parts), None, bias)
+        return matrix if self.fixed_rows is None else FixedRows(matrix, self.fixed_rows)
+
+    def _bias(self, matrix: tensors.Matrix) -> Tensor:
+        if matrix.bias is None:
+            return torch.zeros(matrix.shape[0], dtype=self.dtype, device=self.device)
+        return self._norm(matrix.bias)
+
+    def _layer_norm(self, weight: tensors.Floats, bias: tensors.Floats) -> Norm:
+        return Norm(self._norm(weight), self._norm(bias))
 
     def _layer(self, weights: LayerWeights) -> Layer:
         return Layer(
