@@ -67,12 +67,19 @@ def test_the_article_s_snippet_runs_unchanged_but_for_the_port(
     assert re.fullmatch(r"\[-?[\d.e-]+(, -?[\d.e-]+){4}\]", line)
 
 
-def test_a_query_gets_a_prompt_and_finds_its_document(base_url: str) -> None:
+def test_an_instruction_finds_the_document_that_the_bare_question_does_not(base_url: str) -> None:
     _, plain, query, instruction = python("02-query-and-document/search.py", base_url)
     tokens = [int(re.findall(r"(\d+) tokens", line)[0]) for line in (plain, query, instruction)]
     assert tokens[0] < min(tokens[1:])
-    assert "tokens: rsync" in query
-    assert "tokens: rsync" in instruction
+    assert "tokens: primes" in plain
+    assert "tokens: twin primes" in instruction
+    assert lead(plain) < lead(query) < lead(instruction)
+
+
+def lead(line: str) -> float:
+    """By how much the sentence that answers is before the other one."""
+    found = {name: float(score) for name, score in re.findall(r"([a-z ]+) (0\.\d+)", line)}
+    return found[" twin primes"] - found[" primes"]
 
 
 def test_shorter_vectors_find_the_same_passage(base_url: str) -> None:

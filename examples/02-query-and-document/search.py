@@ -1,7 +1,9 @@
 """Tell the model what a text is for: a question gets a prompt, a document does not.
 
-Qwen3-Embedding was trained so; questions find their documents better with a prompt. OpenAI's client
-sends our fields through `extra_body`.
+Qwen3-Embedding was trained so. Look at which document comes first, and by how much: scores of
+different prompts are on different scales. Here the plain question is nearest to the sentence that
+looks like it, the instruction brings the one that answers it to the front, and the model's own
+prompt for queries is in between. OpenAI's client sends our fields through `extra_body`.
 """
 
 import os
@@ -9,12 +11,14 @@ import sys
 
 from openai import APIConnectionError, OpenAI
 
-QUESTION = "Which command copies files to another machine?"
-TASK = "Given a question about the command line, retrieve the command that answers it"
+QUESTION = "What is a twin prime?"
+TASK = "Given a question, find the sentence that answers it"
 DOCUMENTS = {
-    "rsync": "Transfer files either to or from a remote host, by default using SSH.",
-    "df": "Display an overview of the filesystem disk space usage.",
-    "grep": "Find patterns in files using regexes.",
+    "twin primes": "It is conjectured that there are infinitely many twin primes, pairs of primes "
+    "with difference 2.",
+    "primes": "A prime number (or a prime) is a natural number greater than 1 that has no positive "
+    "divisors other than 1 and itself.",
+    "products": "A composite number is a product of smaller numbers.",
 }
 QUERIES = {
     "no prompt": None,

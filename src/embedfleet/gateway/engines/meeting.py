@@ -30,7 +30,10 @@ from embedfleet.wire.untrusted import parsed
 
 log = logging.getLogger(__name__)
 
-NO_METRICS = "it has no metrics; start it with them on (see `embedfleet engines`)"
+NO_METRICS = (
+    "it has no metrics at /metrics: engines have a flag for them (`embedfleet engines`), a gateway has "
+    "them at its admin address"
+)
 
 PROBE_TEXT = "the sea"
 """What an engine is asked first."""
