@@ -31,8 +31,8 @@ from embedfleet.wire.untrusted import parsed
 log = logging.getLogger(__name__)
 
 NO_METRICS = (
-    "it has no metrics at /metrics: engines have a flag for them (`embedfleet engines`), a gateway has "
-    "them at its admin address"
+    "it has no metrics at /metrics: engines have a flag for them (`embedfleet engines`), a gateway "
+    "has them at its admin address"
 )
 
 PROBE_TEXT = "the sea"
