@@ -23,11 +23,17 @@ LOCKS = {
 
 ALONE = {
     "sdks.txt": [
+        "cohere",
         "haystack-ai",
+        "langchain-cohere",
+        "langchain-huggingface",
+        "langchain-ollama",
         "langchain-openai",
         "litellm",
         "llama-index-embeddings-openai-like",
+        "ollama",
         "openai",
+        "voyageai",
     ],
 }
 """Locks of environments that have nothing of ours: the clients that must get on with us."""

@@ -17,6 +17,7 @@ import numpy as np
 from embedfleet.access import Access
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Caller, Endpoint, ServedModel, Text
+from embedfleet.endpoint.routes import contract_routes, meant
 from embedfleet.model.description import describe
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.wire.asgi import App, Router
@@ -82,16 +83,8 @@ def answering(
         answered=lambda _: None,
         access=access,
     )
-    app = Router(
-        {
-            ("POST", "/v1/embeddings"): endpoint.embeddings,
-            ("POST", "/v1/tokenize"): endpoint.tokenize,
-            ("POST", "/tokenize"): endpoint.tokenize,
-            ("GET", "/v1/models"): endpoint.list_models,
-            ("GET", "/openapi.json"): endpoint.describe,
-        },
-        {("GET", "/v1/models/"): endpoint.show_model},
-    )
+    exact, prefixes = contract_routes(endpoint, lambda route: route, lambda route, _: route)
+    app = Router(exact, prefixes, meant=meant)
     listener = Listener(around(app), bind("127.0.0.1", 0))
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()

@@ -16,7 +16,9 @@ PREFLIGHT_S = 600
 
 SHOWN = (
     "x-request-id, retry-after, retry-after-ms, server-timing, x-should-retry, "
-    "x-embedfleet-cache, x-embedfleet-overhead-ms, "
+    "x-embedfleet-cache, x-embedfleet-overhead-ms, x-embedfleet-space, x-embedfleet-ignored, "
+    "x-embedfleet-truncated, x-embedfleet-errors, x-embedfleet-shape, x-embedfleet-dtype, "
+    "x-embedfleet-scale, x-embedfleet-usage, metadata, "
     + ", ".join(
         f"x-ratelimit-{which}-{what}"
         for what in ("requests", "tokens")

@@ -16,6 +16,7 @@ from embedfleet.access import Access, OpenAccess, Pass
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import EncodedText
 from embedfleet.endpoint.answers import AnswerRoom, HeldAnswer
+from embedfleet.endpoint.cards import Cards
 from embedfleet.endpoint.contracts.contract import Answer, Contract, Written
 from embedfleet.endpoint.contracts.openai import OPENAI
 from embedfleet.endpoint.counting_tokens import TokenCounting
@@ -53,7 +54,6 @@ from embedfleet.wire.headers import (
     lane_of,
     timing_headers,
 )
-from embedfleet.wire.openai import render_model, render_models
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -124,6 +124,7 @@ class Endpoint:
         )
         self._description = ApiDescription(self._intake)
         self._spaces = Spaces()
+        self.cards = Cards(self._intake, self._spaces)
         self.active = 0
         """Requests being answered."""
 
@@ -209,19 +210,6 @@ class Endpoint:
             span.tell(model=answered.model or "none", texts=answered.texts, tokens=answered.tokens)
         request.notes["answered"] = answered
         self._answered(answered)
-
-    async def list_models(self, _request: Request) -> Response:
-        """Answer `GET /v1/models`: every name that may be asked for, a model's first name first."""
-        known = self._intake.models()
-        return Response(
-            render_models([(name, model.created, model.identity) for name, model in known.items()])
-        )
-
-    async def show_model(self, request: Request) -> Response:
-        """Answer `GET /v1/models/{name}`; names may hold slashes."""
-        name = request.path.removeprefix("/v1/models/")
-        model = self._intake.find(name)
-        return Response(render_model(name, model.created, model.identity))
 
     async def tokenize(self, request: Request) -> Response:
         """Answer `POST /tokenize`."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from embedfleet.endpoint.contracts.contract import Asked, Contract
+from embedfleet.endpoint.contracts.ollama import LATEST
 from embedfleet.endpoint.seams import ServedModel
 from embedfleet.vocabulary import NoReplicaError, OverloadedError, UnknownModelError
 from embedfleet.wire.asgi import Request
@@ -183,6 +184,8 @@ class Intake:
             raise NoReplicaError(self._no_model())
         if not name:
             model = self._only(models)
+        elif model is None and name.endswith(LATEST):
+            model = models.get(name.removesuffix(LATEST))
         if model is None:
             known = ", ".join(f"`{known}`" for known in models)
             shown = name if len(name) <= QUOTED else f"{name[:QUOTED]}…"

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from embedfleet.access.guarding import asking, guarded
+from embedfleet.endpoint.routes import contract_routes, meant
 from embedfleet.gateway.access_log import AccessLog
 from embedfleet.gateway.caching import cache_routes
 from embedfleet.gateway.overview import overview, together
@@ -42,24 +43,24 @@ def admin_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listene
 
 def public_app(gateway: Gateway) -> Router:
     """What callers reach."""
-    endpoint, health = gateway.endpoint, _Health(gateway)
-    asked = partial(guarded, access=gateway.guards.callers)
+    health = _Health(gateway)
+    exact, prefixes = contract_routes(
+        gateway.endpoint,
+        partial(guarded, access=gateway.guards.callers),
+        lambda route, name: traced(route, gateway.tracing, name),
+    )
+    exact |= {
+        ("GET", "/health/live"): health.live,
+        ("GET", "/health/ready"): health.ready,
+        ("GET", "/health"): health.ready,
+        ("GET", "/"): health.ready,
+    }
     return Router(
-        {
-            ("POST", "/v1/embeddings"): traced(
-                endpoint.embeddings, gateway.tracing, "POST /v1/embeddings"
-            ),
-            ("POST", "/v1/tokenize"): endpoint.tokenize,
-            ("POST", "/tokenize"): endpoint.tokenize,
-            ("GET", "/openapi.json"): asked(endpoint.describe),
-            ("GET", "/v1/models"): asked(endpoint.list_models),
-            ("GET", "/health/live"): health.live,
-            ("GET", "/health/ready"): health.ready,
-            ("GET", "/health"): health.ready,
-        },
-        {("GET", "/v1/models/"): asked(endpoint.show_model)},
+        exact,
+        prefixes,
         _follow(gateway),
         compress_from=gateway.settings.gateway.compress_from_bytes,
+        meant=meant,
     )
 
 

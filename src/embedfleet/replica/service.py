@@ -144,14 +144,14 @@ class Replica:
                 ("POST", "/v1/work"): work,
                 ("POST", "/v1/work/cancel"): self.cancel,
                 ("POST", "/v1/embeddings"): endpoint.embeddings,
-                ("GET", "/v1/models"): endpoint.list_models,
+                ("GET", "/v1/models"): endpoint.cards.list_models,
                 ("GET", "/v1/replica"): self.describe,
                 ("GET", "/health/live"): self.live,
                 ("GET", "/health/ready"): self.ready,
                 ("GET", "/metrics"): self.expose,
             },
             {
-                ("GET", "/v1/models/"): endpoint.show_model,
+                ("GET", "/v1/models/"): endpoint.cards.show_model,
                 ("GET", FILES_PATH): self.file,
             },
         )

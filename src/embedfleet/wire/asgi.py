@@ -213,6 +213,8 @@ class Router:
     compress_from: int | None = None
     """Answers of so many bytes are compressed for clients that take it; None leaves all as they
     are."""
+    meant: Callable[[str], str] | None = None
+    """Takes a path that is not in the table to the one that its client means."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -236,7 +238,10 @@ class Router:
         try:
             if self.guard is not None:
                 self.guard(request)
-            return await self._find(request.scope["method"], request.path)(request)
+            path = self._path(request.scope["method"], request.path)
+            if path != request.path:
+                request.scope["path"] = path
+            return await self._find(request.scope["method"], path)(request)
         except EmbedfleetError as error:
             return error_response(error)
         except ClientGoneError:
@@ -253,8 +258,15 @@ class Router:
             told = f"internal error; the log has the details of request {request.id}"
             return error_response(EmbedfleetError(told))
 
+    def _path(self, method: str, path: str) -> str:
+        """The path to look for."""
+        if self.meant is None or (self._kin(method, path), path) in self.routes:
+            return path
+        return self.meant(path)
+
     def pattern(self, method: str, path: str) -> str:
         """The route's path as it stands in the table, `-` where there is none."""
+        path = self._path(method, path)
         method = self._kin(method, path)
         if (method, path) in self.routes:
             return path

@@ -87,7 +87,9 @@ class Reader(Generic[Fields]):
         self._lenient: msgspec.json.Decoder[Any] = msgspec.json.Decoder(lenient)
         self._raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
         beside = msgspec.defstruct(
-            f"{fields.__name__}Beside", [_beside(each, texts) for each in described]
+            f"{fields.__name__}Beside",
+            [_beside(each, texts) for each in described],
+            kw_only=True,
         )
         self._beside: msgspec.json.Decoder[Any] = msgspec.json.Decoder(beside)
 
@@ -103,7 +105,8 @@ class Reader(Generic[Fields]):
             fields, further = self._widely(body)
         except (UnicodeDecodeError, RecursionError) as error:
             raise self._complaint(body, error) from None
-        texts = self._texts_of(getattr(fields, self._texts), limits)
+        given = getattr(fields, self._texts)
+        texts = Texts(()) if given is None else self.texts_of(given, limits)
         return Read(fields, texts, further)
 
     def read_large(
@@ -158,7 +161,7 @@ class Reader(Generic[Fields]):
 
     # ---- texts ---------------------------------------------------------------------------
 
-    def _texts_of(self, given: Given, limits: RequestLimits) -> Texts:
+    def texts_of(self, given: Given, limits: RequestLimits) -> Texts:
         """Bring the forms of texts into one; refuse empty lists, mixed kinds and too many."""
         if isinstance(given, str):
             if fault := text_fault(given, self._texts, limits):
@@ -283,13 +286,9 @@ class Reader(Generic[Fields]):
             complaint = complaint[:_COMPLAINT] + complaint[-_COMPLAINT:]
         match = _PATH.match(complaint)
         what, path = (match["what"], match["path"]) if match else (complaint, None)
-        if missing := _MISSING.match(what):
-            field = missing["field"]
-            return CallerError(
-                f"`{field}` is missing; it must be {self._right.get(field, 'given')}.",
-                param=field,
-                code="missing_required_parameter",
-            )
+        if absent := _MISSING.match(what):
+            field = absent["field"]
+            return missing(field, self._right.get(field, "given"))
         if not path:
             return CallerError(f"The body must be a JSON object{_got(what)}.", code="invalid_type")
         if enum := _ENUM.match(what):
@@ -309,7 +308,7 @@ class Reader(Generic[Fields]):
     def _right_element(self, path: str, what: str) -> str:
         """Say what an element must be; a number out of bounds was meant as an id."""
         right = self._right[self._texts]
-        if right == TEXTS:
+        if not right.endswith("token ids"):
             return f"a string, as `{self._texts}` is {right}"
         if path.count("[") > 1 or "got `" not in what:
             return f"a token id, an integer from 0 to {LARGEST_ID}"
@@ -344,6 +343,14 @@ def text_fault(
 
 def empty(param: str, right: str, *, code: str = "empty_string") -> CallerError:
     return CallerError(f"`{param}` is empty; it must be {right}.", param=param, code=code)
+
+
+def missing(param: str, right: str) -> CallerError:
+    return CallerError(
+        f"`{param}` is missing; it must be {right}.",
+        param=param,
+        code="missing_required_parameter",
+    )
 
 
 def _sorted(given: Sequence[TextOrIds], faults: Sequence[tuple[int, CallerError]]) -> Texts:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
 from embedfleet.vocabulary import CallerError, Role, Truncation
-from embedfleet.wire.embedding_request import LEAST_DIMENSIONS, RequestLimits
+from embedfleet.wire.bodies import Read, checked
+from embedfleet.wire.embedding_request import LEAST_DIMENSIONS, EmbeddingRequest, RequestLimits
 from embedfleet.wire.forms import FLOATS, KINDS, LAYOUTS, Form
 from embedfleet.wire.openai_large import LARGEST_ID
 
 
-def _one_of(values: Mapping[str, object] | tuple[str, ...] | list[str]) -> str:
+def one_of(values: Mapping[str, object] | tuple[str, ...] | list[str]) -> str:
     *first, last = (f'"{each}"' for each in values)
     return f"one of {', '.join(first)} and {last}"
 
@@ -31,7 +32,7 @@ ROLES: Final = {
     "search_query": Role.QUERY,  # Cohere, Nomic
     "search_document": Role.DOCUMENT,
 }
-INPUT_TYPES: Final = _one_of(ROLES)
+INPUT_TYPES: Final = one_of(ROLES)
 
 TASKS: Final = {
     "query": Role.QUERY,
@@ -47,10 +48,10 @@ TASKS: Final = {
 """`task` and `task_type`, in lower case."""
 
 TRUNCATE_WORDS: Final = 'true, false, or one of "none", "start" and "end"'
-LAYOUT_WORDS: Final = _one_of(LAYOUTS)
+LAYOUT_WORDS: Final = one_of(LAYOUTS)
 _KIND_NAMES: Final = {"float": "float32"} | {kind: kind for kind in KINDS}
 """`float` is Voyage's name for it."""
-_KIND_WORDS: Final = _one_of(_KIND_NAMES)
+_KIND_WORDS: Final = one_of(_KIND_NAMES)
 
 MOST_IGNORED: Final = 16
 """Names of ignored fields that are told."""
@@ -64,16 +65,35 @@ Handler: TypeAlias = Callable[[str, Any], Found]
 """Takes a field's name and value to what they mean."""
 
 
-class Meaning(NamedTuple):
-    """What further fields of a body say, with what was known before."""
-
-    fields: Found
-    by_item: bool
-    ignored: tuple[str, ...]
+Kind = TypeVar("Kind", bound=EmbeddingRequest)
 
 
-def meaning(further: Mapping[str, msgspec.Raw], found: Found, limits: RequestLimits) -> Meaning:
-    """Join what further fields mean to what is `found` already; raises CallerError."""
+def request_of(
+    kind: type[Kind], read: Read[Any], limits: RequestLimits, found: Found, **more: Any
+) -> Kind:
+    """The request of a body: what was `found` in its fields, what further ones mean beside it, and
+    its texts. Raises CallerError.
+    """
+    by_item, ignored = limits.by_item, _NONE
+    if read.further:
+        found, by_item, ignored = _meaning(read.further, found, limits)
+    texts = checked(read.texts, by_item=by_item)
+    if texts.faults:
+        more["faulty"], more["faults"] = zip(*texts.faults, strict=True)
+    return kind(
+        inputs=texts.good, places=texts.places, by_item=by_item, ignored=ignored, **found, **more
+    )
+
+
+_NONE: tuple[str, ...] = ()
+
+
+def _meaning(
+    further: Mapping[str, msgspec.Raw], found: Found, limits: RequestLimits
+) -> tuple[Found, bool, tuple[str, ...]]:
+    """Join what further fields mean to what is found already; the second says whether errors come
+    by item, the third which fields mean nothing.
+    """
     found = dict(found)
     named = {key: key for key, value in found.items() if value is not None}
     form = found["forms"][0]
@@ -96,11 +116,11 @@ def meaning(further: Mapping[str, msgspec.Raw], found: Found, limits: RequestLim
             target[key], named[key] = meant, name
     if "by_item" in found:
         by_item = found.pop("by_item")
-    if parts:
+    if parts and len(found["forms"]) == 1:
         found["forms"] = (Form(**parts),)
     if ignored and not limits.unknown_fields:
         raise unknown_field(ignored[0])
-    return Meaning(found, by_item, tuple(map(shown, ignored[:MOST_IGNORED])))
+    return found, by_item, tuple(map(shown, ignored[:MOST_IGNORED]))
 
 
 def unknown_field(name: str) -> CallerError:
@@ -180,7 +200,7 @@ def _role(name: str, value: Any) -> Found:
 def _task(name: str, value: Any) -> Found:
     task = value.lower() if isinstance(value, str) else None
     if task not in TASKS:
-        right = f"{_one_of(list(TASKS))}; `instruction` takes a task in words"
+        right = f"{one_of(list(TASKS))}; `instruction` takes a task in words"
         raise wrong(name, right, value)
     role = TASKS[task]
     return {} if role is None else {"role": role}

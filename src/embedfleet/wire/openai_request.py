@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 
 from embedfleet.vocabulary import CallerError
-from embedfleet.wire.bodies import TEXTS_OR_IDS, Read, Reader, checked, empty
+from embedfleet.wire.bodies import TEXTS_OR_IDS, Read, Reader, empty
 from embedfleet.wire.embedding_request import (
     LEAST_DIMENSIONS,
     EmbeddingRequest,
@@ -27,7 +27,7 @@ from embedfleet.wire.openai_fields import (
     INPUT_TYPES,
     LAYOUT_WORDS,
     TRUNCATE_WORDS,
-    meaning,
+    request_of,
     role_of,
     truncation_of,
 )
@@ -68,27 +68,40 @@ _reader = Reader(_Body, "input", _RIGHT)
 
 _BASE64 = (Form(layout="base64"),)
 _FLOATS = (FLOATS,)
-_NONE: tuple[str, ...] = ()
 
 
-def parse_request(body: Body, limits: RequestLimits) -> EmbeddingRequest:
-    """Read the body of `POST /v1/embeddings`.
+class _BodyOfDeployment(_Body, gc=False, forbid_unknown_fields=True, kw_only=True):
+    """The same where the path names the model."""
+
+    model: str = ""
+
+
+_deployed_reader = Reader(_BodyOfDeployment, "input", _RIGHT)
+
+
+def parse_request(body: Body, limits: RequestLimits, model: str | None = None) -> EmbeddingRequest:
+    """Read the body of `POST /v1/embeddings`; `model` is that of the path, where it has one.
 
     Raises CallerError with `param` and `code`, nothing else, whatever the bytes are.
     """
-    return _request(_reader.read(body, limits), limits)
+    reader = _reader if model is None else _deployed_reader
+    return _request(reader.read(body, limits), limits, model)
 
 
 def parse_large_request(
-    body: Body, limits: RequestLimits, step: Step = lambda: None
+    body: Body, limits: RequestLimits, step: Step = lambda: None, model: str | None = None
 ) -> EmbeddingRequest:
     """As `parse_request`, but in pieces (`Reader.read_large`)."""
-    return _request(_reader.read_large(body, limits, step), limits)
+    reader = _reader if model is None else _deployed_reader
+    return _request(reader.read_large(body, limits, step), limits, model)
 
 
-def _request(read: Read[_Body], limits: RequestLimits) -> EmbeddingRequest:
+def _request(
+    read: Read[_Body] | Read[_BodyOfDeployment], limits: RequestLimits, model: str | None
+) -> EmbeddingRequest:
     fields = read.fields
-    if not fields.model:
+    name = model or fields.model
+    if not name:
         raise empty("model", _RIGHT["model"])
     layout = fields.encoding_format
     if layout is None or layout == "float":
@@ -103,26 +116,18 @@ def _request(read: Read[_Body], limits: RequestLimits) -> EmbeddingRequest:
         "role": role,
         "truncate": truncate,
     }
-    by_item, ignored = limits.by_item, _NONE
-    if read.further:
-        further = meaning(read.further, found, limits)
-        found, by_item, ignored = further.fields, further.by_item, further.ignored
-    texts = checked(read.texts, by_item=by_item)
-    return EmbeddingRequest(
-        model=fields.model,
-        inputs=texts.good,
-        instruction=_instruction(fields.instruction, limits),
+    return request_of(
+        EmbeddingRequest,
+        read,
+        limits,
+        found,
+        model=name,
+        instruction=instruction_of(fields.instruction, limits),
         user=fields.user,
-        by_item=by_item,
-        faults=tuple(fault for _, fault in texts.faults),
-        faulty=tuple(place for place, _ in texts.faults),
-        places=texts.places,
-        ignored=ignored,
-        **found,
     )
 
 
-def _instruction(instruction: str | None, limits: RequestLimits) -> str | None:
+def instruction_of(instruction: str | None, limits: RequestLimits) -> str | None:
     if instruction is None:
         return None
     if not instruction or instruction.isspace():

@@ -98,20 +98,31 @@ def _error(error: EmbedfleetError) -> dict[str, object]:
     }
 
 
-def render_models(models: Iterable[tuple[str, int, ModelIdentity]]) -> bytes:
+Card = tuple[str, int, ModelIdentity, Mapping[str, object]]
+
+
+def render_models(models: Iterable[Card]) -> bytes:
     """Write the answer to `GET /v1/models`; per model as `render_model` takes it."""
     return _json({"object": "list", "data": [_model(*model) for model in models]})
 
 
-def render_model(name: str, created: int, identity: ModelIdentity) -> bytes:
+def render_model(
+    name: str,
+    created: int,
+    identity: ModelIdentity,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> bytes:
     """Write the answer to `GET /v1/models/{name}`.
 
-    `name` is the one that requests use, `created` when serving began, in seconds since 1970.
+    `name` is the one that requests use, `created` when serving began, in seconds since 1970, `more`
+    what is told of the model beside its identity.
     """
-    return _json(_model(name, created, identity))
+    return _json(_model(name, created, identity, more))
 
 
-def _model(name: str, created: int, identity: ModelIdentity) -> dict[str, object]:
+def _model(
+    name: str, created: int, identity: ModelIdentity, more: Mapping[str, object]
+) -> dict[str, object]:
     """OpenAI's four fields, then ours."""
     return {
         "id": name,
@@ -120,6 +131,7 @@ def _model(name: str, created: int, identity: ModelIdentity) -> dict[str, object
         "owned_by": "embedfleet",
         "max_tokens": identity.max_tokens,
         "dimensions": identity.width,
+        **more,
     }
 
 

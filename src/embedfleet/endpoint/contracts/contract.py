@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
+
+import orjson
+import pybase64
 
 from embedfleet.vocabulary import EmbedfleetError, Vector, Vectors
 from embedfleet.wire.asgi import JSON
 from embedfleet.wire.embedding_request import EmbeddingRequest, RequestLimits
-from embedfleet.wire.forms import derive
+from embedfleet.wire.forms import Form, as_bytes, as_numbers, derive, rounded
 from embedfleet.wire.openai_large import Body, Step
+
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -47,6 +52,24 @@ class Answer:
     def vectors(self) -> Vectors | Sequence[Vector]:
         """Of the dimensions asked for, float32."""
         return derive(self.full, self.request.dimensions)
+
+    def listed(self, form: Form, wrong: Callable[[int, EmbedfleetError], bytes]) -> bytes:
+        """A JSON list of all vectors in one form, with what `wrong` writes at places that have
+        none.
+        """
+        numbers = rounded(self.vectors, form.kind)
+        if form.layout == "base64":
+            rows = as_bytes(numbers, big_endian=form.big_endian)
+            written = [b'"%b"' % pybase64.b64encode(row) for row in rows]
+        else:
+            # One by one: the interpreter is held for a text at most, not for all of them.
+            written = [orjson.dumps(row, option=_NUMPY) for row in as_numbers(numbers)]
+        if self.faults:
+            places = range(len(written)) if self.places is None else self.places
+            found = dict(zip(places, written, strict=True))
+            found |= {place: wrong(place, fault) for place, fault in self.faults.items()}
+            written = [found[place] for place in sorted(found)]
+        return b"[%b]" % b",".join(written)
 
 
 class Written(NamedTuple):

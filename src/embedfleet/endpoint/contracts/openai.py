@@ -30,10 +30,10 @@ class OpenAI:
     name = "openai"
 
     def read(self, body: Body, asked: Asked) -> EmbeddingRequest:
-        return _checked(parse_request(body, asked.limits))
+        return checked(parse_request(body, asked.limits))
 
     def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
-        return _checked(parse_large_request(body, asked.limits, step))
+        return checked(parse_large_request(body, asked.limits, step))
 
     def write(self, answer: Answer) -> Written:
         request = answer.request
@@ -57,7 +57,7 @@ class OpenAI:
 OPENAI = OpenAI()
 
 
-def _checked(request: EmbeddingRequest) -> EmbeddingRequest:
+def checked(request: EmbeddingRequest) -> EmbeddingRequest:
     """Raise CallerError for what a body of bytes can't hold."""
     layout = request.form.layout
     if request.form.in_json:
