@@ -31,7 +31,8 @@ async def test_no_route_of_operators_is_on_the_public_address_and_no_other_on_th
 async def test_every_route_of_callers_but_health_asks_for_a_key(tmp_path: Path) -> None:
     async with running(tmp_path, given=["sk-sixteen-letters"]) as service:
         app = public_app(service.gateway)
-        for method, path in (*app.routes, *app.prefixes):
+        below = [(method, f"{prefix}name/embeddings") for method, prefix in app.prefixes]
+        for method, path in (*app.routes, *below):
             async with service.http.request(method, service.url + path) as answer:
                 is_open = path.startswith("/health") or (method, path) == ("GET", "/")
                 expected = 200 if is_open else 401
