@@ -58,6 +58,7 @@ PURE = [
     *(f"autoscaling/{name}.py" for name in ("steadying", "windows")),
     *(f"access/{name}.py" for name in ("access", "bucket", "keys", "passes")),
     *(f"bulk/{name}.py" for name in ("fragments", "ledger")),
+    "batches/documents.py",
     *(f"client/{name}.py" for name in ("errors", "pacing", "wire")),
 ]
 """Modules that decide and never do: time and chance are handed to them."""

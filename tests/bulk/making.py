@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from embedfleet.bulk.reading import Columns
 from embedfleet.bulk.running import Job, Progress, run
-from embedfleet.bulk.storing import LocalStore, Parts, Store, Written
 from embedfleet.client import Embedded, RefusedError, ServedModel, Wishes
+from embedfleet.storing import LocalStore, Parts, Store, Written
 from tests.fakes.revealing_service import MODEL, WIDTH, vector_of
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108

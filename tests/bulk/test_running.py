@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.reading import Columns
-from embedfleet.bulk.storing import LocalStore
 from embedfleet.client import Wishes
+from embedfleet.storing import LocalStore, StoreError
 from tests.bulk.making import (
     IN_MEMORY,
     FailingStore,
@@ -248,7 +248,7 @@ async def test_a_folder_that_holds_something_else_is_left_alone(
 
 async def test_two_runs_do_not_write_at_one_place(source: Path, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "out")
-    with pytest.raises(BulkError, match="another run writes there"):
+    with pytest.raises(StoreError, match="somebody else writes there"):
         await ran(job(source), tmp_path / "out", RevealingClient())
     store.close()
     await ran(job(source), tmp_path / "out", RevealingClient(REFUSED))

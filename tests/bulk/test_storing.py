@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import hash_of
 from embedfleet.bulk.journal import Journal
 from embedfleet.bulk.repeats import repeats_in
-from embedfleet.bulk.storing import LocalStore, Store, store_at
+from embedfleet.storing import LocalStore, Store, StoreError, store_at
 from tests.bulk.making import RevealingClient, job, json_lines, tree
 
 
@@ -52,9 +51,9 @@ def test_what_an_end_left_half_written_is_removed(tmp_path: Path) -> None:
 
 def test_a_place_that_can_not_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(BulkError, match="can't be written"):
+    with pytest.raises(StoreError, match="can't be written"):
         store_at(str(tmp_path / "file" / "out"))
-    with pytest.raises(BulkError, match="can't be written"):
+    with pytest.raises(StoreError, match="can't be written"):
         store_at("nonsense://x")
 
 

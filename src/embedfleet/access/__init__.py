@@ -5,8 +5,8 @@ written of it, `bucket` and `passes` how much it may use, `keyring` who is let i
 `watching` are the shells around the file.
 """
 
-from embedfleet.access.access import Access, OpenAccess, OpenPass, Pass
+from embedfleet.access.access import Access, Earlier, OpenAccess, OpenPass, Pass
 from embedfleet.access.keyring import KeyRing
 from embedfleet.access.records import KeyRecord
 
-__all__ = ["Access", "KeyRecord", "KeyRing", "OpenAccess", "OpenPass", "Pass"]
+__all__ = ["Access", "Earlier", "KeyRecord", "KeyRing", "OpenAccess", "OpenPass", "Pass"]

@@ -56,6 +56,13 @@ class Access(Protocol):
         """
         ...
 
+    def open_for(self, key: str) -> Pass:
+        """For work that the bearer of a key asked for before, by the key's id.
+
+        Raises UnauthorizedError where the key has ended since, and as `open`.
+        """
+        ...
+
 
 class OpenPass:
     """Everything is allowed."""
@@ -84,3 +91,21 @@ class OpenAccess:
 
     def open(self, authorization: str | None) -> Pass:  # noqa: ARG002
         return self._pass
+
+    def open_for(self, key: str) -> Pass:  # noqa: ARG002
+        return self._pass
+
+
+class Earlier:
+    """The access of work that somebody asked for before: it is one key's, whoever sends it."""
+
+    def __init__(self, access: Access, key: str) -> None:
+        """`key` is the id of the key."""
+        self._access = access
+        self._key = key
+
+    def open(self, authorization: str | None) -> Pass:  # noqa: ARG002
+        return self._access.open_for(self._key)
+
+    def open_for(self, key: str) -> Pass:
+        return self._access.open_for(key)

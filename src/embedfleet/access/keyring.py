@@ -107,6 +107,20 @@ class KeyRing:
         opened.begin()
         return opened
 
+    def open_for(self, key: str) -> KeyPass:
+        """For work that the bearer of a key asked for before, by the key's id.
+
+        Raises UnauthorizedError where it has ended since, or RateLimitedError.
+        """
+        held = next((each for each in self._held.values() if each.record.id == key), None)
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        ended = "gone" if held is None else held.record.ended(now)
+        if held is None or ended is not None:
+            raise self._refuse(f"This API key ({key}) is {ended}.", "invalid_api_key")
+        opened = KeyPass(held, self._clock, self._first_name)
+        opened.begin()
+        return opened
+
     def _verify(self, authorization: str) -> Held:
         scheme, _, text = authorization.partition(" ")
         if scheme.lower() != "bearer":

@@ -15,9 +15,9 @@ from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import HASH_BYTES, Carried, DictRows, Fault, RowId, Rows
 from embedfleet.bulk.reading import ROWS_AT_ONCE, Columns, text_or_fault
 from embedfleet.bulk.sources import Source
-from embedfleet.bulk.storing import Parts
 from embedfleet.bulk.writing import Names, Types
 from embedfleet.extras import how_to_add
+from embedfleet.storing import Parts
 
 try:
     import pyarrow as pa

@@ -173,16 +173,16 @@ def verify(
     Says which fragments are damaged, of other rows than the input has, or of another space than
     the service computes; exit code 1 where any is.
     """
-    from embedfleet.bulk.storing import store_at  # noqa: PLC0415
     from embedfleet.bulk.verifying import verify as verified  # noqa: PLC0415
     from embedfleet.client import AsyncClient  # noqa: PLC0415
+    from embedfleet.storing import store_at  # noqa: PLC0415
 
     *inputs, out = _several(paths)
     with _service(url, model, replicas, key_file) as (address, key):
 
         async def check() -> Any:
             async with AsyncClient(address, api_key=key, lane="bulk") as client:
-                store = store_at(out, write=False)
+                store = store_at(out, alone=False)
                 rng = Random(seed)
                 return await verified(
                     inputs, store, client, sample=sample, rng=rng, input_format=input_format
@@ -282,8 +282,8 @@ def _run(
 ) -> None:
     from embedfleet.bulk.reporting import reporting, summary  # noqa: PLC0415
     from embedfleet.bulk.running import run as ran  # noqa: PLC0415
-    from embedfleet.bulk.storing import LocalStore, store_at  # noqa: PLC0415
     from embedfleet.client import AsyncClient  # noqa: PLC0415
+    from embedfleet.storing import LocalStore, store_at  # noqa: PLC0415
 
     async def work() -> Any:
         store = store_at(out)

@@ -25,9 +25,9 @@ from embedfleet.bulk.ledger import Form, Output, Planned, Record, RowError, Run,
 from embedfleet.bulk.reading import Columns, rows_of
 from embedfleet.bulk.repeats import Repeats, repeats_in
 from embedfleet.bulk.sources import Source, found
-from embedfleet.bulk.storing import Store
 from embedfleet.bulk.writing import Kinds, Names, Types, files_of, refuse_name, vectors_in
 from embedfleet.client import AsyncClient, Wishes
+from embedfleet.storing import Store
 
 PROBE = "embedfleet: does this service compute what it computed before?"
 FRAGMENTS_AT_ONCE = 2

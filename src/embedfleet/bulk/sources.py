@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from embedfleet.bulk.errors import BulkError
+from embedfleet.storing import is_remote
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -63,11 +64,6 @@ class Source:
                     f"{self.address}: reading zstd takes the package `zstandard`"
                 ) from error
             raise BulkError(f"{self.address} can't be read: {error}") from error
-
-
-def is_remote(address: str) -> bool:
-    """Whether it is an address such as `s3://bucket/key` and no path."""
-    return "://" in address and not address.startswith("file://")
 
 
 def found(addresses: Sequence[str], format_: str | None = None) -> list[Source]:

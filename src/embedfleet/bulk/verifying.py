@@ -17,8 +17,8 @@ from embedfleet.bulk.ledger import Manifest, Record, Run
 from embedfleet.bulk.reading import Columns, rows_of
 from embedfleet.bulk.running import read_fragment
 from embedfleet.bulk.sources import found
-from embedfleet.bulk.storing import Store
 from embedfleet.client import AsyncClient, Wishes
+from embedfleet.storing import Store
 
 
 @dataclass(frozen=True, slots=True)

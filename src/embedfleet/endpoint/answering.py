@@ -132,11 +132,11 @@ class Endpoint:
         """Answer `POST /v1/embeddings`."""
         return await self._embeddings(request, self._access, OPENAI)
 
-    def by(self, contract: Contract) -> Route:
-        """The route that answers by a contract."""
+    def by(self, contract: Contract, access: Access | None = None) -> Route:
+        """The route that answers by a contract; `access` where it is not everybody's."""
 
         async def answer(request: Request) -> Response:
-            return await self._embeddings(request, self._access, contract)
+            return await self._embeddings(request, access or self._access, contract)
 
         return answer
 

@@ -55,6 +55,9 @@ def public_app(gateway: Gateway) -> Router:
         ("GET", "/health"): health.ready,
         ("GET", "/"): health.ready,
     }
+    if gateway.batches is not None:
+        exact |= gateway.batches.exact()
+        prefixes |= gateway.batches.below()
     return Router(
         exact,
         prefixes,

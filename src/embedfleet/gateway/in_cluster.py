@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 
@@ -89,6 +89,12 @@ class InCluster:
         name = f"{pods.deployment.name}-autoscaler"
         namespace = pods.deployment.namespace
         return Leadership(self.cluster, namespace, name, self._me, decide)
+
+    def leading(self, name: str, work: Callable[[], Awaitable[None]]) -> Leadership:
+        """Work in one gateway at a time, of those whose pods are in one namespace."""
+        services = (pool.replica_service for pool in self._settings.pools)
+        namespace = next(each.partition("/")[0] for each in services if each)
+        return Leadership(self.cluster, namespace, name, self._me, work)
 
     def together(self, pool: str, own: Sight, session: aiohttp.ClientSession) -> Sight:
         """What all gateways of the cluster see, where they are named; else what this one does."""

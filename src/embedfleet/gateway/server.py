@@ -32,6 +32,7 @@ from embedfleet.fleet.resolving import Resolving, resolvable
 from embedfleet.fleet.supervisor import Supervisor
 from embedfleet.gateway.app import admin_listeners, public_listeners
 from embedfleet.gateway.attaching import replica_client
+from embedfleet.gateway.batching import batches_of
 from embedfleet.gateway.caching import CacheCounter, CacheTrust, vector_cache
 from embedfleet.gateway.contact import ModelContact, Trust
 from embedfleet.gateway.counting import DoorCounter, KeyCounter, RequestCounter, StateGauge
@@ -128,8 +129,7 @@ class Gateway:
         """`inside` is the cluster, where a pool's replicas are pods. `workers` answer callers in
         the place of this process; `ledger` is what a worker shares with the others.
         """
-        self.settings = settings
-        self.workers = workers
+        self.settings, self.workers = settings, workers
         self.guards = Guards.of(settings, api_keys, self._first_name, ledger)
         self._inside = inside
         self.tracing = tracing
@@ -165,6 +165,7 @@ class Gateway:
             self.background.start(inside.peers.run(), "following the other gateways")
         self.endpoint = endpoint_of(self, self._counter.count, self._no_model)
         self.door = DoorCounter(settings.gateway, self.endpoint.answers, self.metrics)
+        self.batches = batches_of(self, inside)
 
     def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
         """Start a pool: its local replicas, and the watch over those elsewhere."""

@@ -16,6 +16,7 @@ from typing import Literal
 from embedfleet.settings.access import AccessSettings
 from embedfleet.settings.addresses import DefaultPort
 from embedfleet.settings.autoscaling import AutoscalingSettings
+from embedfleet.settings.batches import BatchesSettings
 from embedfleet.settings.cache import CacheSettings
 from embedfleet.settings.gateway import GatewaySettings
 from embedfleet.settings.rules import count, duration, setting
@@ -316,6 +317,7 @@ class Settings:
     fleet: FleetSettings = field(default_factory=FleetSettings)
     autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    batches: BatchesSettings = field(default_factory=BatchesSettings)
     launch: LaunchSettings = field(default_factory=LaunchSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     log: LogSettings = field(default_factory=LogSettings)

@@ -14,10 +14,11 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from embedfleet.settings import access, autoscaling, catalogue, gateway
+from embedfleet.settings import access, autoscaling, batches, catalogue, gateway
 from embedfleet.settings import cache as caching
 from embedfleet.settings.access import AccessSettings
 from embedfleet.settings.autoscaling import AutoscalingSettings
+from embedfleet.settings.batches import BatchesSettings
 from embedfleet.settings.cache import CacheSettings
 from embedfleet.settings.catalogue import (
     AdminSettings,
@@ -42,6 +43,7 @@ AREAS: dict[str, type[Any]] = {
     "fleet": FleetSettings,
     "autoscaling": AutoscalingSettings,
     "cache": CacheSettings,
+    "batches": BatchesSettings,
     "launch": LaunchSettings,
     "access": AccessSettings,
     "log": LogSettings,
@@ -81,7 +83,7 @@ class Option:
         return tuple(getattr(self.type, "__members__", {}).values())
 
 
-MODULES = (catalogue, gateway, autoscaling, access, caching)
+MODULES = (catalogue, gateway, autoscaling, access, batches, caching)
 """Where options are described."""
 
 

@@ -40,6 +40,8 @@ CODES = (
     ErrorCode(400, "invalid_token_id", "a token id is not in the model's vocabulary"),
     ErrorCode(400, "context_length_exceeded", "a text has more tokens than the model takes"),
     ErrorCode(400, "invalid_header", "a header means nothing"),
+    ErrorCode(400, "invalid_status", "a batch that has ended can't be cancelled"),
+    ErrorCode(400, "storage_full", "the key's files take all the room that it has"),
     ErrorCode(
         401,
         "invalid_api_key",
@@ -55,6 +57,8 @@ CODES = (
         403, "host_not_allowed", "this address is asked by localhost or by number, not by a name"
     ),
     ErrorCode(404, "model_not_found", "no model of this name is served"),
+    ErrorCode(404, "file_not_found", "the key has no such file"),
+    ErrorCode(404, "batch_not_found", "the key has no such batch"),
     ErrorCode(404, "unknown_url", "there is nothing at this path"),
     ErrorCode(405, "method_not_allowed", "the path answers other methods; `allow` names them"),
     ErrorCode(413, "body_too_large", "the body has more bytes than are accepted"),
@@ -64,6 +68,7 @@ CODES = (
     ErrorCode(502, "replica_failed", "several replicas failed a text"),
     ErrorCode(503, "answers_in_flight", "callers do not take their answers; no room for another"),
     ErrorCode(503, "no_replica", "no replica can take the request now"),
+    ErrorCode(503, "storage_unavailable", "files can't be read or written now"),
     ErrorCode(503, "draining", "the service is about to stop"),
     ErrorCode(504, "deadline_exceeded", "the deadline passed before the answer was ready"),
 )

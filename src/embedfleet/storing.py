@@ -1,21 +1,30 @@
-"""Files of an output, each whole or absent: here, or at any address of fsspec."""
+"""Folders of files that are each whole or absent: here, or at any address of fsspec."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
-from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.sources import is_remote
+from embedfleet.vocabulary import SetupError
 
 Parts: TypeAlias = Iterable[bytes | memoryview]
 
 TEMPORARY = ".tmp"
+
+
+class StoreError(SetupError):
+    """A folder can't be written, or somebody else writes there."""
+
+
+def is_remote(address: str) -> bool:
+    """Whether it is an address such as `s3://bucket/key` and no path."""
+    return "://" in address and not address.startswith("file://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,10 @@ class Store(Protocol):
         """All of a file. FileNotFoundError where there is none."""
         ...
 
+    def open(self, name: str) -> IO[bytes]:
+        """A file to be read in parts. FileNotFoundError where there is none."""
+        ...
+
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
         ...
@@ -56,24 +69,24 @@ class Store(Protocol):
         ...
 
 
-def store_at(address: str, *, write: bool = True) -> Store:
-    """The folder at an address, made where there is none. Raises BulkError. Without `write` it is
-    only looked at, whoever writes there.
+def store_at(address: str, *, alone: bool = True) -> Store:
+    """The folder at an address. Raises StoreError. With `alone` it is made where there is none, and
+    nobody else may write there meanwhile, as far as that can be had.
     """
     if is_remote(address):
         return RemoteStore(address)
-    return LocalStore(Path(address.removeprefix("file://")), write=write)
+    return LocalStore(Path(address.removeprefix("file://")), alone=alone)
 
 
 class LocalStore:
     """A folder of this machine."""
 
-    def __init__(self, path: Path, *, write: bool = True) -> None:
-        """Raises BulkError where it can't be made, or another process writes there."""
+    def __init__(self, path: Path, *, alone: bool = True) -> None:
+        """Raises StoreError where it can't be made, or another process writes there."""
         self.path = path
         self.address = str(path)
         self._lock: int | None = None
-        if write:
+        if alone:
             self._take()
 
     def _take(self) -> None:
@@ -84,16 +97,16 @@ class LocalStore:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise BulkError(f"{path}: another run writes there now") from None
+            raise StoreError(f"{path}: somebody else writes there now") from None
         except OSError as error:
-            raise BulkError(f"{path} can't be written: {error}") from error
+            raise StoreError(f"{path} can't be written: {error}") from error
         for left in path.rglob(f".*{TEMPORARY}"):
             left.unlink(missing_ok=True)
 
     def write(self, name: str, parts: Parts) -> Written:
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}{TEMPORARY}")
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{TEMPORARY}")
         try:
             with temporary.open("wb") as file:
                 written = _copied(file, parts)
@@ -108,6 +121,9 @@ class LocalStore:
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
+
+    def open(self, name: str) -> IO[bytes]:
+        return (self.path / name).open("rb")
 
     def size(self, name: str) -> int | None:
         try:
@@ -125,6 +141,20 @@ class LocalStore:
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
+    def lock(self, name: str) -> int | None:
+        """A lock that this process holds until it closes what is returned, or ends; None while
+        another holds it.
+        """
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            return None
+        return held
+
     def close(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
@@ -137,7 +167,7 @@ class RemoteStore:
     """
 
     def __init__(self, address: str) -> None:
-        """Raises BulkError where no file system knows the address."""
+        """Raises StoreError where no file system knows the address."""
         import fsspec  # noqa: PLC0415
 
         self.address = address.rstrip("/")
@@ -146,7 +176,7 @@ class RemoteStore:
             self._system, self._root = fsspec.url_to_fs(self.address)
             self._system.makedirs(self._root, exist_ok=True)
         except (OSError, ValueError, ImportError) as error:
-            raise BulkError(f"{address} can't be written: {error}") from error
+            raise StoreError(f"{address} can't be written: {error}") from error
 
     def write(self, name: str, parts: Parts) -> Written:
         path = self._path(name)
@@ -159,6 +189,10 @@ class RemoteStore:
     def read(self, name: str) -> bytes:
         data: bytes = self._system.cat_file(self._path(name))
         return data
+
+    def open(self, name: str) -> IO[bytes]:
+        opened: IO[bytes] = self._system.open(self._path(name), "rb")
+        return opened
 
     def size(self, name: str) -> int | None:
         try:

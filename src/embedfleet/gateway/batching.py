@@ -1,0 +1,103 @@
+"""Batches at a gateway: their routes, and who runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from embedfleet.access import Earlier
+from embedfleet.batches.routes import BatchRoutes
+from embedfleet.batches.runner import Runner
+from embedfleet.batches.shelf import Shelf
+from embedfleet.endpoint.contracts.openai import OPENAI
+from embedfleet.gateway.in_cluster import InCluster
+from embedfleet.storing import LocalStore, store_at
+from embedfleet.wire.asgi import Request, Response
+
+if TYPE_CHECKING:
+    from embedfleet.gateway.server import Gateway
+
+log = logging.getLogger(__name__)
+
+LOCK = "runner.lock"
+LOOK_EVERY_S = 2.0
+
+
+def batches_of(gateway: Gateway, inside: InCluster | None) -> BatchRoutes | None:
+    """The routes of batches, and in the background whoever runs them; None where batches are off.
+    Raises StoreError.
+    """
+    settings = gateway.settings.batches
+    if settings.directory is None:
+        return None
+    store = store_at(settings.directory, alone=False)
+    shelf = Shelf(store, settings.file_days)
+    asks = {"/v1/embeddings": partial(_asked, gateway)}
+    runner = Runner(
+        shelf,
+        asks,
+        concurrent=settings.concurrent_requests,
+        most_requests=settings.max_requests,
+    )
+    if isinstance(store, LocalStore):
+        running = _while_locked(store, runner.run)
+    elif inside is not None:
+        running = inside.leading("embedfleet-batches", runner.run).run()
+    else:
+        running = runner.run()
+    gateway.background.start(running, "batches")
+    return BatchRoutes(
+        shelf,
+        gateway.guards.callers,
+        asks,
+        max_file_bytes=settings.max_file_bytes,
+        max_stored_bytes=settings.max_stored_bytes,
+        wake=runner.wake,
+    )
+
+
+async def _asked(gateway: Gateway, name: str, body: bytes, owner: str) -> Response:
+    """Have a request of a batch answered as one that came in, for the key of the batch."""
+    came = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if came.is_set():
+            await asyncio.Event().wait()  # nobody leaves
+        came.set()
+        return {"type": "http.request", "body": body}
+
+    async def send(_message: Any) -> None:
+        raise RuntimeError("a request of a batch is answered by a return")
+
+    headers = [(b"content-type", b"application/json"), (b"x-embedfleet-lane", b"bulk")]
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/embeddings", "headers": headers,
+        "client": None,
+    }  # fmt: skip
+    access = Earlier(gateway.guards.callers, owner)
+    response = await gateway.endpoint.by(OPENAI, access)(Request(scope, receive, send, name))
+    if response is None:
+        raise RuntimeError("a request of a batch is answered by a return")
+    return response
+
+
+async def _while_locked(store: LocalStore, work: Callable[[], Awaitable[None]]) -> None:
+    """Work in one of the processes that share a folder; the system lets go of a lock whose holder
+    dies, however it does.
+    """
+    while True:
+        try:
+            held = store.lock(LOCK)
+        except OSError as error:
+            log.warning("%s can't be locked: %s", store.path / LOCK, error)
+            held = None
+        if held is not None:
+            try:
+                await work()
+            finally:
+                os.close(held)
+        await asyncio.sleep(LOOK_EVERY_S)
