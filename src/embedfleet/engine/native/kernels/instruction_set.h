@@ -53,6 +53,10 @@ typedef struct InstructionSet {
 
     MultiplyBytes *multiply_bytes;
     MultiplyFloats *multiply_floats;
+    /* Rows of a tile to rows that are `stride` apart, or added to them. Panels of bytes and of floats
+     * are equally wide. */
+    void (*store_tile)(const float *tile, int rows, float *to, int64_t stride);
+    void (*add_tile)(const float *tile, int rows, float *to, int64_t stride);
 
     /* to = from * weight / sqrt(mean(from²) + epsilon); `to` may be `from`; a multiple of 32. */
     void (*rms_norm)(const float *from, const float *weight, int width, float epsilon, float *to);

@@ -33,12 +33,19 @@
         int8x16_t y = vld1q_s8(weights + 16 * (c)); \
         PAIRS_##pairs(MEET_##c)                      \
     }
+static inline void finish_at(Ints sum, const Factors *factors, int row, int column, float *tile)
+{
+    finish(sum, load_ints(factors->sums + column * LANES), load(factors->weights + column * LANES),
+           SPLAT(factors->rows[row * factors->stride]), factors->more,
+           tile + row * PANEL + column * LANES);
+}
+
 #define FINISH_TWO(p, low, high, column)                                                   \
     {                                                                                      \
         int64x2_t a = vreinterpretq_s64_s32(low), b = vreinterpretq_s64_s32(high);         \
-        finish(vreinterpretq_s32_s64(vtrn1q_s64(a, b)), factors, 2 * p, column, tile);     \
+        finish_at(vreinterpretq_s32_s64(vtrn1q_s64(a, b)), factors, 2 * p, column, tile);     \
         if (p < last || second > 2 * p)                                                    \
-            finish(vreinterpretq_s32_s64(vtrn2q_s64(a, b)), factors, 2 * p + 1, column, tile); \
+            finish_at(vreinterpretq_s32_s64(vtrn2q_s64(a, b)), factors, 2 * p + 1, column, tile); \
     }
 #define FINISH_PAIR(p)                           \
     FINISH_TWO(p, pair##p##_0, pair##p##_1, 0)   \

@@ -19,14 +19,16 @@
 _Static_assert(PANEL <= MOST_PANEL && 32 % PANEL == 0, "panels divide what models are divided by");
 _Static_assert(FLOAT_ROWS <= MOST_TILE_ROWS && BYTE_ROWS <= MOST_TILE_ROWS, "a tile has room");
 
-static inline void finish(Ints sum, const Factors *factors, int row, int column, float *tile)
+/* The factors of a register of outputs, which all rows share. */
+#define LOAD_FACTORS(r, c)                                    \
+    Ints too_much_##c = load_ints(factors->sums + c * LANES); \
+    Floats scales_##c = load(factors->weights + c * LANES);
+
+static inline void finish(Ints sum, Ints too_much, Floats scales, Floats row, int more, float *to)
 {
     /* What the offset of the bytes added goes off again. */
-    Floats product = __builtin_convertvector(sum - load_ints(factors->sums + column * LANES), Floats);
-    Floats scale = SPLAT(factors->rows[row * factors->stride]);
-    float *to = tile + row * PANEL + column * LANES;
-    Floats old = factors->more ? load(to) : SPLAT(0.0f);
-    store(to, FMA(product * load(factors->weights + column * LANES), scale, old));
+    Floats product = __builtin_convertvector(sum - too_much, Floats);
+    store(to, FMA(product * scales, row, more ? load(to) : SPLAT(0.0f)));
 }
 
 #define LOAD_BYTES(r, c) Ints weights_##c = load_ints(weights + c * 4 * LANES);
@@ -35,7 +37,8 @@ static inline void finish(Ints sum, const Factors *factors, int row, int column,
 #define ZERO_FLOATS(r, c) Floats sum##r##_##c = SPLAT(0.0f);
 #define ADD_DOT(r, c) DOT(sum##r##_##c, x, weights_##c)
 #define ADD_PRODUCT(r, c) sum##r##_##c = FMA(x, weights_##c, sum##r##_##c);
-#define FINISH(r, c) finish(sum##r##_##c, factors, r, c, tile);
+#define FINISH(r, c) \
+    finish(sum##r##_##c, too_much_##c, scales_##c, scale, more, tile + r * PANEL + c * LANES);
 #define STORE(r, c) store(tile + r * PANEL + c * LANES, sum##r##_##c);
 
 #ifndef OWN_BYTES
@@ -52,7 +55,19 @@ static inline int32_t four_bytes(const uint8_t *from)
         Ints x = SPLAT_INT(four_bytes(AT_##r)); \
         EACH_COLUMN(ADD_DOT, r)                  \
     }
-#define FINISH_ROW(r) EACH_COLUMN(FINISH, r)
+/* Row by row, or GCC puts all stores at the end, where each waits for the one before: 2 % of a pass. */
+#define FINISH_ROW(r)                                   \
+    {                                                   \
+        Floats scale = SPLAT(row_scales[r * distance]); \
+        EACH_COLUMN(FINISH, r)                          \
+        __asm__ volatile("" ::: "memory");              \
+    }
+/* Read once: what is stored might change them, as far as the compiler knows. */
+#define READ_FACTORS                          \
+    const float *row_scales = factors->rows;  \
+    const int64_t distance = factors->stride; \
+    const int more = factors->more;           \
+    EACH_COLUMN(LOAD_FACTORS, )
 #define BYTES_KERNEL(count)                                                                       \
     static void bytes_##count(const uint8_t *a, int64_t stride, const int8_t *weights, int inputs, \
                               int64_t ahead, const Factors *factors, float *tile)                 \
@@ -67,6 +82,7 @@ static inline int32_t four_bytes(const uint8_t *from)
                 PREFETCH(weights + ahead + line);                                                 \
             ROWS_##count(STEP_ROW)                                                                \
         }                                                                                         \
+        READ_FACTORS                                                                              \
         ROWS_##count(FINISH_ROW)                                                                  \
         (void)triple, (void)b, (void)c;                                                           \
     }
@@ -117,4 +133,18 @@ static void multiply_floats(const float *values, int64_t stride, int rows, const
                             int inputs, int64_t ahead, float *tile)
 {
     FLOATS_KERNELS[rows - 1](values, stride, weights, inputs, ahead, tile);
+}
+
+static void store_tile(const float *tile, int rows, float *to, int64_t stride)
+{
+    for (int row = 0; row < rows; row++, tile += PANEL, to += stride)
+        for (int c = 0; c < COLUMNS; c++)
+            store(to + c * LANES, load(tile + c * LANES));
+}
+
+static void add_tile(const float *tile, int rows, float *to, int64_t stride)
+{
+    for (int row = 0; row < rows; row++, tile += PANEL, to += stride)
+        for (int c = 0; c < COLUMNS; c++)
+            store(to + c * LANES, load(to + c * LANES) + load(tile + c * LANES));
 }
