@@ -3,7 +3,7 @@
 #                   MODEL=… REPLICAS=… too; EXTRAS=cuda,tracing adds optional dependencies first)
 #   make test       the tests that take seconds each
 #   make test-all   all tests: official clients, real servers, replicas killed under load
-#   make packages   Debian's Prometheus, nginx, Redis, Node and gcc, which some of them use; skipped where there is no apt
+#   make packages   Debian's Prometheus, nginx, Redis, Node, Chromium and gcc, which some of them use; skipped where there is no apt
 #   make llama-server  build llama.cpp's server, which one of them uses (ten minutes)
 #   make arm        a Python for 64-bit Arm under QEMU, which one of them uses (360 MB; takes Debian's apt)
 #   make cpu-rivals environments of the CPU engine's rivals, for its benchmark (five minutes)
@@ -87,6 +87,12 @@ packages: compiler
 		apt-get update -qq; \
 		apt-get install -y -qq --no-install-recommends redis-server >/dev/null \
 			|| echo "apt could not install Redis: the tests of the shared cache are skipped" >&2; \
+	fi
+
+	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq; \
+		apt-get install -y -qq --no-install-recommends chromium fonts-wqy-microhei >/dev/null \
+			|| echo "apt could not install Chromium: the test of the pages is skipped" >&2; \
 	fi
 
 # `make serve` installs no compiler; those who test want the kernels to be there.

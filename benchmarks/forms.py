@@ -95,7 +95,9 @@ FORMS: Final[dict[str, Callable[[Floats, Floats], Ranked]]] = {
 
 def recall(found: Ranked, relevant: list[set[int]]) -> float:
     return float(
-        np.mean([not right.isdisjoint(row) for right, row in zip(relevant, found.tolist())])
+        np.mean(
+            [not right.isdisjoint(row) for right, row in zip(relevant, found.tolist(), strict=True)]
+        )
     )
 
 

@@ -51,7 +51,8 @@ function init(args)
 end
 function request()
   number = number + 1
-  return wrk.format("POST", "%s", {["Content-Type"] = "application/json", ["x-embedfleet-lane"] = "%s"},
+  local headers = {["Content-Type"] = "application/json", ["x-embedfleet-lane"] = "%s"}
+  return wrk.format("POST", "%s", headers,
     bodies[number %% #bodies + 1])
 end
 """
@@ -105,7 +106,7 @@ def bodies(load: Load, place: Path) -> Path:
 def started(load: Load, place: Path, seconds: float) -> subprocess.Popen[str]:
     script = place / f"{load.texts}-{load.form}-{load.connections}-{load.lane}.lua"
     script.write_text(
-        SCRIPT % (bodies(load, place), "/v1/embeddings", load.lane) + RESULT_LUA.replace("%%", "%")
+        SCRIPT % (bodies(load, place), load.lane, "/v1/embeddings") + RESULT_LUA.replace("%%", "%")
     )
     command = ["wrk", f"-t{min(load.threads, load.connections)}", f"-c{load.connections}"]
     command += [f"-d{seconds:g}s", "--timeout", "60s", "-s", str(script)]

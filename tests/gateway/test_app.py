@@ -9,7 +9,8 @@ from embedfleet.model.description import describe
 from embedfleet.settings import Pool
 from tests.access.gateway import MODEL, running
 
-SHARED = {"/health/live", "/health/ready"}
+SHARED = {"/health/live", "/health/ready", "/", "/assets/pages.css", "/assets/words.js"}
+OPEN = ("/health", "/assets/")
 
 
 async def test_no_route_of_operators_is_on_the_public_address_and_no_other_on_theirs(
@@ -28,13 +29,13 @@ async def test_no_route_of_operators_is_on_the_public_address_and_no_other_on_th
                         assert answer.status == 404, (method, elsewhere, path)
 
 
-async def test_every_route_of_callers_but_health_asks_for_a_key(tmp_path: Path) -> None:
+async def test_every_route_of_callers_but_health_and_pages_asks_for_a_key(tmp_path: Path) -> None:
     async with running(tmp_path, given=["sk-sixteen-letters"]) as service:
         app = public_app(service.gateway)
         below = [(method, f"{prefix}name/embeddings") for method, prefix in app.prefixes]
         for method, path in (*app.routes, *below):
             async with service.http.request(method, service.url + path) as answer:
-                is_open = path.startswith("/health") or (method, path) == ("GET", "/")
+                is_open = (method, path) == ("GET", "/") or path.startswith(OPEN)
                 expected = 200 if is_open else 401
                 assert answer.status == expected, (method, path)
 

@@ -1,7 +1,8 @@
 """Routes and whole apps that ask for a key first.
 
 Decides where a key is asked for. Refuses to know keys. Health is open everywhere: whoever restarts
-processes and balances between them has no key, and learns nothing but that the process lives.
+processes and balances between them has no key, and learns nothing but that the process lives. So
+are pages for browsers, which hold nothing: what they ask for asks for a key.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def asking(access: Access) -> Callable[[Request], None] | None:
         return None
 
     def guard(request: Request) -> None:
-        if not request.path.startswith(OPEN):
+        if request.path != "/" and not request.path.startswith((*OPEN, "/assets/")):
             opened = access.open(request.credentials)
             request.notes["key"] = opened.key
             opened.close()

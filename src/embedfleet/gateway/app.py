@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from embedfleet import pages
 from embedfleet.access.guarding import asking, guarded
 from embedfleet.endpoint.routes import contract_routes, meant
 from embedfleet.gateway.access_log import AccessLog
@@ -58,6 +59,8 @@ def public_app(gateway: Gateway) -> Router:
     if gateway.batches is not None:
         exact |= gateway.batches.exact()
         prefixes |= gateway.batches.below()
+    if gateway.settings.gateway.playground:
+        exact |= pages.playground()
     return Router(
         exact,
         prefixes,
@@ -86,6 +89,7 @@ def admin_app(gateway: Gateway) -> Router:
             **cache_routes(gateway.cache, gateway.endpoint, gateway.workers),
             ("GET", "/health/live"): health.live,
             ("GET", "/health/ready"): health.ready,
+            **pages.fleet(),
         },
         follow=_follow(gateway),
         guard=asking(gateway.guards.operators),

@@ -111,3 +111,6 @@ class GatewaySettings:
     """Origins whose pages may ask from a browser, as the browser writes them: `https://example.org`,
     `app://obsidian.md`, `null`; `https://*.example.org` is every host below, `*` every origin.
     None by default: a key in a web page is everybody's key."""
+    playground: bool = True
+    """Answer browsers at `/` with a page on which texts are tried. It asks the API as any client
+    does, with a key where keys are asked for."""

@@ -1,0 +1,178 @@
+"""Uses both pages in Debian's Chromium as people do; `test_browser.py` runs it.
+
+    python in_browser.py GATEWAY ADMIN KEY AXE PROCESS [SCREENSHOTS]
+
+The gateway asks for KEY and scales one pool of two replicas; PROCESS is the one to kill.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
+
+GATEWAY, ADMIN, KEY, AXE, PROCESS = sys.argv[1:6]
+SCREENSHOTS = Path(sys.argv[6]) if len(sys.argv) > 6 else None
+PATIENCE_MS = 90_000
+
+
+def accessible(page: Page) -> None:
+    """axe-core, the checker of most accessibility tools, has nothing to say."""
+    page.evaluate(Path(AXE).read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run()")["violations"]
+    assert not found, [(each["id"], each["nodes"][0]["html"]) for each in found]
+
+
+def pictured(page: Page, name: str) -> None:
+    if SCREENSHOTS is not None:
+        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def watched(page: Page) -> list[str]:
+    """What goes wrong in the page from now on; that a key is asked for is told as an error too."""
+    troubles: list[str] = []
+
+    def note(said: ConsoleMessage) -> None:
+        if said.type == "error" and "401" not in said.text:
+            troubles.append(said.text)
+
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", note)
+    return troubles
+
+
+def by_keyboard(page: Page) -> None:
+    """From the top of the page to an answer and through its cells, without a mouse."""
+    expect(page.locator("#said")).to_contain_text("key")
+    page.keyboard.type(KEY)  # it has the focus when a key is asked for
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_contain_text("9 texts")
+    expect(page.locator("#ranked tbody tr").first).to_contain_text("Great Wall of China")
+    page.locator("#full").focus()
+    for pressed in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(pressed)
+    expect(page.locator("#cell")).to_contain_text("row 3, column 3")
+    expect(page.locator("#cell")).to_contain_text("What do bees make?")
+
+
+def every_control(page: Page) -> None:
+    page.locator("#chosen").select_option("2")
+    expect(page.locator("#ranked tbody tr").first).to_contain_text(re.compile("honey|蜜"))
+    page.locator("#dimensions").fill("64")
+    expect(page.locator("#cut-title")).to_contain_text("64 dimensions")
+    expect(page.locator("#sent")).to_contain_text('"dimensions": 64')
+    forms = page.locator("#form option").all_inner_texts()
+    for form in forms:
+        page.locator("#form").select_option(form)
+        expect(page.locator("#cut-title")).to_contain_text(form)
+    page.locator("#form").select_option("float")
+    page.locator("#instruction").fill("Given a question, find its answer")
+    page.locator("#embed").click()
+    expect(page.locator("#sent")).to_contain_text("find its answer")
+    for kind, words in (
+        ("python", "from openai"),
+        ("client", "import Client"),
+        ("node", "new OpenAI"),
+    ):
+        page.locator("#code-kind").select_option(kind)
+        expect(page.locator("#code")).to_contain_text(words)
+    page.locator("#copy").click()
+    expect(page.locator("#said")).to_contain_text("Copied")
+    assert KEY not in page.content()
+    assert page.evaluate("Object.keys(localStorage).length + document.cookie.length") == 0
+    page.locator("#language").click()
+    expect(page.locator("h1")).to_contain_text("试验台")
+    accessible(page)
+    pictured(page, "playground-zh")
+    page.locator("#language").click()
+    expect(page.locator("h1")).to_contain_text("playground")
+
+
+def thousands(page: Page) -> None:
+    """5,000 texts; meanwhile the page goes on drawing."""
+    page.evaluate(
+        """() => {
+            window.longest = 0;
+            let last = performance.now();
+            const frame = (now) => {
+                longest = Math.max(longest, now - last);
+                last = now;
+                requestAnimationFrame(frame);
+            };
+            requestAnimationFrame(frame);
+        }"""
+    )
+    many = "\n".join(f"Document number {each}." for each in range(5000))
+    page.locator("#documents").evaluate("(element, text) => { element.value = text; }", many)
+    page.locator("#embed").click()
+    expect(page.locator("#said")).to_contain_text("5003 texts", timeout=6 * PATIENCE_MS)
+    expect(page.locator("#agreement")).to_contain_text("200 columns")
+    longest = page.evaluate("longest")
+    assert longest < 5_000, longest  # the machine may be busy; a page that computes stands longer
+    expect(page.locator("#embed")).to_be_enabled()
+    page.locator("#instruction").fill("Asked otherwise, so that nothing of it is known")
+    page.evaluate(
+        "document.getElementById('embed').click(); document.getElementById('stop').click()"
+    )
+    expect(page.locator("#said")).to_contain_text("Stopped")
+
+
+def the_fleet(page: Page) -> None:
+    page.goto(ADMIN)
+    ready = page.locator("td.good", has_text="ready")
+    expect(ready).to_have_count(2)
+    expect(page.locator("main")).to_contain_text("Pause scaling")
+    expect(page.locator("main")).not_to_contain_text("undefined")
+    accessible(page)
+    pictured(page, "fleet")
+    page.get_by_role("button", name="Pause scaling").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Pause scaling")).to_be_visible()
+    page.get_by_role("button", name="Pause scaling").click()
+    page.get_by_role("button", name="Confirm").click()
+    page.get_by_role("button", name="Resume scaling").click()
+    page.get_by_role("button", name="Confirm").click()
+    expect(page.get_by_role("button", name="Pause scaling")).to_be_visible()
+    page.get_by_role("button", name="Set replicas").click()
+    page.locator("#order-count").fill("2")
+    page.get_by_role("button", name="Confirm").click()
+    expect(page.locator("main")).to_contain_text("pinned")
+    os.kill(int(PROCESS), signal.SIGKILL)
+    expect(ready).not_to_have_count(2)  # seen without a reload
+    expect(ready).to_have_count(2)
+
+
+def main() -> None:
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        for scheme in ("dark", "light"):
+            context = browser.new_context(
+                locale="en-US",
+                color_scheme=scheme,
+                permissions=["clipboard-write", "clipboard-read"],
+            )
+            context.set_default_timeout(PATIENCE_MS)
+            page = context.new_page()
+            troubles = watched(page)
+            page.goto(GATEWAY)
+            by_keyboard(page)
+            accessible(page)
+            pictured(page, f"playground-{scheme}")
+            if scheme == "light":
+                every_control(page)
+                thousands(page)
+                the_fleet(page)
+            assert not troubles, troubles
+            context.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
