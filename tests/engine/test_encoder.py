@@ -263,6 +263,31 @@ class TestReading:
         ):
             read_geometry(tmp_path)
 
+    def test_modules_that_nobody_here_computes_are_refused_with_a_way_out(
+        self, tmp_path: Path
+    ) -> None:
+        write_encoder(tmp_path, BERT)
+        kinds = ("Transformer", "Pooling", "Dense")
+        modules = [{"type": f"sentence_transformers.models.{kind}"} for kind in kinds]
+        (tmp_path / "modules.json").write_text(json.dumps(modules))
+        with pytest.raises(ModelError, match=r"Transformer, Pooling, Dense are not.*--engine tei"):
+            read_geometry(tmp_path)
+
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_vectors_have_unit_length_without_a_module_for_it_and_the_log_says_so(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int
+    ) -> None:
+        write_encoder(tmp_path, BERT)
+        kinds = ("Transformer", "Pooling", "Normalize")[:count]
+        modules = [
+            {"type": f"sentence_transformers.models.{kind}", "path": path}
+            for kind, path in zip(kinds, ("", "1_Pooling", "2_Normalize"), strict=False)
+        ]
+        (tmp_path / "modules.json").write_text(json.dumps(modules))
+        (found,) = embed(engine_of(tmp_path, "numpy"), [np.array([5, 6], np.int32)])
+        assert abs(float(np.linalg.norm(found)) - 1) < 1e-6
+        assert ("no Normalize" in caplog.text) is (count == 2)
+
     def test_positions_that_padding_takes_up_are_refused(self, tmp_path: Path) -> None:
         write_encoder(tmp_path, XLM_ROBERTA, max_position_embeddings=2)
         with pytest.raises(ModelError, match="leaves no position"):

@@ -184,7 +184,10 @@ def _reading(directory: Path, task: Task) -> tuple[_Reading, Pooling]:
             )
         return reading, Pooling.LAST
     reading.refuse(directory)
-    pooling = read_pooling(directory, family.pooling)
+    try:
+        pooling = read_pooling(directory, family.pooling)
+    except ModelError as error:
+        raise ModelError(f"{error}; {OTHER_ENGINES}.") from None
     if pooling not in reading.poolings:
         wanted = " or ".join(reading.poolings)
         raise ModelError(

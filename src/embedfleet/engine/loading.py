@@ -33,6 +33,7 @@ from embedfleet.machine import (
     processor_flags,
     usable_processors,
 )
+from embedfleet.model.sentence_transformers import normalizes
 from embedfleet.vocabulary import Precision, SettingError, Task
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,11 @@ def load_engine(directory: Path, options: EngineOptions) -> Engine:
     refuse_unsupported(directory, options)
     kind = options.device.partition(":")[0]
     checkpoint = open_checkpoint(directory, options.task)
+    if not normalizes(directory):
+        log.warning(
+            "the model's files bring no vector to unit length (modules.json has no Normalize); "
+            "embedfleet does all the same"
+        )
     if kind == "cuda" or (kind == "auto" and options.dtype != "int8" and _cuda_is_there()):
         return _load_cuda(checkpoint, options)
     return _load_cpu(checkpoint, options)

@@ -7,7 +7,11 @@ pytest -m slow tests/engine/cuda/test_encoder.py
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -143,6 +147,19 @@ def test_a_text_that_overflows_is_no_vector_and_leaves_its_neighbours_alone(
 def test_fp8_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"fp8.*Use bf16"):
         load_engine(write_encoder(tmp_path, BERT), EngineOptions(device="cuda", dtype="fp8"))
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_kernels_compute_what_plain_torch_does_in_triton_s_interpreter() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.cuda.encoder_kernels_interpreted"],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_gpu
