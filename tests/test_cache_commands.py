@@ -111,7 +111,7 @@ def test_warming_asks_as_traffic_would(admin: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("secret\n")
     chosen = ["--input-type", "query", "--key-file", str(tmp_path / "key")]
     shown = run("warm", str(file), "--model", "m", "--admin", admin, *chosen)
-    assert shown == "70 texts: 2 were known, 68 were computed\n"
+    assert shown == "70 texts: 2 known, 68 computed\n"
     Gateway.asked.clear()
     told = json.loads(run("warm", str(file), "--model", "m", "--json", "--admin", admin, *chosen))
     assert told == {"texts": 70, "known": 2, "computed": 68}
@@ -155,8 +155,8 @@ def test_a_real_service_is_warmed_once(service: Service, tmp_path: Path) -> None
     with urllib.request.urlopen(f"{service.base_url}/models", timeout=10) as answer:  # noqa: S310
         model = json.load(answer)["data"][0]["id"]
     words = ["warm", str(file), "--model", model, "--admin", service.admin]
-    assert run(*words) == "2 texts: 0 were known, 2 were computed\n"
-    assert run(*words) == "2 texts: 2 were known, 0 were computed\n"
+    assert run(*words) == "2 texts: 0 known, 2 computed\n"
+    assert run(*words) == "2 texts: 2 known, 0 computed\n"
     body = json.dumps({"model": model, "input": "Two boats are warmed."}).encode()
     asked = urllib.request.Request(  # noqa: S310
         f"{service.base_url}/embeddings", body, {"content-type": "application/json"}

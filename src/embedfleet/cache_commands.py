@@ -20,7 +20,7 @@ from rich.table import Table
 from embedfleet.admin_client import Admin, Answer, KeyFile, ask, reached
 from embedfleet.flags import ConfigFile
 from embedfleet.printing import AsJson, show, show_json
-from embedfleet.vocabulary import SetupError
+from embedfleet.vocabulary import SetupError, counted
 
 TIMEOUT_S = 600.0
 """A batch of long texts on a processor takes minutes, and so does clearing a large Redis."""
@@ -71,8 +71,8 @@ def clear(
     if as_json:
         show_json(found)
         return
-    redis = "could not be cleared" if found["redis"] is None else f"{found['redis']} texts"
-    typer.echo(f"memory: {found['memory']} texts; Redis: {redis}")
+    redis = "could not be cleared" if found["redis"] is None else counted(found["redis"], "text")
+    typer.echo(f"memory: {counted(found['memory'], 'text')}; Redis: {redis}")
 
 
 @cache.command()
@@ -116,7 +116,7 @@ def warm(
     if as_json:
         show_json({"texts": len(texts), "known": hits, "computed": misses})
         return
-    typer.echo(f"{len(texts)} texts: {hits} were known, {misses} were computed")
+    typer.echo(f"{counted(len(texts), 'text')}: {hits:,} known, {misses:,} computed")
 
 
 def read_texts(file: Path) -> list[str | list[int]]:
@@ -144,14 +144,18 @@ def described(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     memory, redis = found["memory"], found["redis"]
     yield (
         "memory",
-        f"{memory['texts']:,} texts, {_mib(memory['bytes'])} of " + _mib(memory["most_bytes"]),
+        f"{counted(memory['texts'], 'text')}, {_mib(memory['bytes'])} of "
+        + _mib(memory["most_bytes"]),
     )
     yield "", f"{_share(memory)}, {memory['evicted']:,} evicted"
     if redis is not None:
         yield "Redis", f"{reachable(redis['state'])}, {redis['written']:,} written, {_share(redis)}"
         lost = ("unasked", "refused", "unwritten", "rejected")
         yield "", ", ".join(f"{redis[name]:,} {name}" for name in lost)
-    yield "in flight", f"{found['in_flight']:,} texts; {found['shared']:,} did not run twice"
+    yield (
+        "in flight",
+        f"{counted(found['in_flight'], 'text')}; {found['shared']:,} did not run twice",
+    )
 
 
 def _known(answer: Answer) -> tuple[int, int]:
@@ -185,7 +189,7 @@ def reachable(breaker: str) -> str:
 
 def _share(tier: dict[str, Any]) -> str:
     asked = tier["hits"] + tier["misses"]
-    return f"{tier['hits']:,} of {asked:,} texts known" + (
+    return f"{tier['hits']:,} of {counted(asked, 'text')} known" + (
         f" ({tier['hits'] / asked:.1%})" if asked else ""
     )
 

@@ -108,7 +108,11 @@ def _cache(cache: dict[str, Any] | None) -> str:
     memory, redis = cache["memory"], cache["redis"]
     known = memory["hits"] + (redis["hits"] if redis else 0)
     asked = memory["hits"] + memory["misses"]
-    rate = f"{known / asked:.1%} of {asked:,} texts known" if asked else "no text looked up yet"
+    rate = (
+        f"{known / asked:.1%} of {counted(asked, 'text')} known"
+        if asked
+        else "no text looked up yet"
+    )
     return f"; cache: {rate}" + (f", Redis {reachable(redis['state'])}" if redis else "")
 
 

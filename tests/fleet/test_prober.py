@@ -392,3 +392,22 @@ async def test_an_idle_replica_is_touched_and_measured_by_it(
                 await asyncio.sleep(0.002)
         assert member.state is S.READY
         assert member.measured.works[-1].tokens == 3
+
+
+async def test_one_that_comes_goes_and_comes_within_a_minute_is_told_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else the last line of the log would be that it is gone."""
+    caplog.set_level("INFO")
+    contact = FakeContact()
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.description = None
+        await becomes(member, S.EJECTED)
+        contact.description = DESCRIPTION
+        await becomes(member, S.READY)
+    told = [line.split(":")[0] for line in caplog.messages if line.startswith("replica a is")]
+    states = ["verifying", "ready", "ejected", "starting", "verifying", "ready"]
+    assert [each for each in told if not each.endswith("suspect")] == [
+        f"replica a is {state}" for state in states
+    ]

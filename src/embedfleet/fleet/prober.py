@@ -170,7 +170,8 @@ class Prober:
             return
         watch = self._watches[member]
         level = logging.WARNING if member.state in BAD else logging.INFO
-        self._say(member, level, f"is {member.state}: {member.reason}")
+        # Not `_say`: one that comes, goes and comes within a minute is told whole.
+        log.log(level, "replica %s %s", self._called(member), f"is {member.state}: {member.reason}")
         if watch.trying is not None and (left not in SERVING or member.state not in SERVING):
             watch.trying.cancel()  # what it finds would be of another time
             watch.trying = None
@@ -317,9 +318,12 @@ class Prober:
 
     def _say(self, member: Member, level: int, text: str) -> None:
         """Write a line to the log, unless the same one was written within a minute."""
-        name = f"{self._pool}/{member.name}" if self._pool else member.name
+        name = self._called(member)
         if self._said.admit((name, text), time.monotonic()) is not None:
             log.log(level, "replica %s %s", name, text)
+
+    def _called(self, member: Member) -> str:
+        return f"{self._pool}/{member.name}" if self._pool else member.name
 
     def _missed(self, member: Member, reason: str, *, lost: bool) -> None:
         now = time.monotonic()

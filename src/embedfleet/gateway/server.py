@@ -149,6 +149,8 @@ class Gateway:
         self.background.start(self._scratch.keep(), "keeping the replicas' files")
         self.scaling = Scaling(settings.autoscaling, self.metrics)
         self._supervisors: list[Supervisor] = []
+        self._watching: list[asyncio.Task[None]] = []
+        """Loops that look at replicas."""
         self._deciding: list[asyncio.Task[None]] = []
         """Loops that say how many replicas there are to be."""
         self._upstream = Upstream.open(
@@ -256,7 +258,8 @@ class Gateway:
             pool=pool.name,
             outstanding=pool.outstanding,
         )
-        self.background.start(prober.run(), f"watching the replicas of {pool.name}")
+        loop = self.background.start(prober.run(), f"watching the replicas of {pool.name}")
+        self._watching.append(loop)
 
     def _no_model(self) -> str:
         """What clients are told while no model is known: without addresses and what replicas say,
@@ -298,6 +301,7 @@ class Gateway:
         if grace is None:
             grace = self.settings.gateway.drain_timeout_s
         await self.drain()
+        await cancelled(*self._watching)  # that they stop is no trouble of theirs
         await asyncio.gather(*(supervisor.stop(grace) for supervisor in self._supervisors))
         if self.cache is not None:
             await self.cache.close()
