@@ -93,7 +93,8 @@ def _embedfleet_in_full(port: int, replicas: Sequence[int], place: Path) -> list
 
 def _embedfleet_with(more: str, port: int, replicas: Sequence[int], place: Path) -> list[str]:
     config = place / "embedfleet.toml"
-    config.write_text(f"[admin]\nport = {ADMIN_PORT}\n{more}")
+    accepting = '[gateway]\ninput_ids = "accept"\n'  # ids of the load are no tokenizer's
+    config.write_text(f"[admin]\nport = {ADMIN_PORT}\n{more}{accepting}")
     urls = [word for each in replicas for word in ("--replica", f"http://127.0.0.1:{each}")]
     start = [sys.executable, "-m", "embedfleet", "gateway", "--port", str(port)]
     return [*start, "--served-name", "bench", "--config", str(config), *urls]

@@ -97,7 +97,10 @@ def gateway(
 ) -> str:
     config = place / f"gateway-{workers}-{source is not None}.toml"
     several = f"workers = {workers}\n" if source is None else ""
-    config.write_text(f"[admin]\nport = 0\n[cache]\nmemory_mib = 0\n[gateway]\nport = 0\n{several}")
+    config.write_text(
+        "[admin]\nport = 0\n[cache]\nmemory_mib = 0\n[gateway]\n"
+        f'input_ids = "accept"\nport = 0\n{several}'
+    )
     replicas = [word for url in urls for word in ("--replica", url)]
     command = [sys.executable, "-m", "embedfleet", "gateway", "--model", str(model)]
     command += ["--served-name", "bench", "--config", str(config), *replicas]

@@ -159,6 +159,15 @@ def test_texts_that_are_wrong_are_left_out_where_each_is_for_itself() -> None:
     assert (found.places, found.faulty, found.texts) == ((1,), (0, 2), 3)
 
 
+def test_token_ids_are_refused_where_the_limits_say_so() -> None:
+    texts_only = RequestLimits(input_ids="refuse")
+    for given, param in (([1, 2], "input"), ([[1], [2]], "input[0]")):
+        error = refused(texts_only, input=given)
+        assert (error.param, error.code) == (param, "token_ids_refused")
+        assert "check_embedding_ctx_length=False" in error.message
+    assert parse(texts_only).inputs == ("a", "b")
+
+
 def test_white_space_is_a_text_unless_the_limits_say_otherwise() -> None:
     assert parse(input=["a", " \n"]).inputs == ("a", " \n")
     error = refused(RequestLimits(blank_texts=False), input=["a", " \n"])

@@ -5,8 +5,8 @@ model's template: an end-of-text token exactly once, whatever tokenizer file, te
 themselves, or `[CLS]` and `[SEP]`. Over-long texts are cut inside the template and behind the
 prompt, at the end that is asked for, or refused.
 
-Token ids that come in are never decoded: they are checked against the embedding table, since one id
-beyond it kills some engines, and otherwise left alone.
+Token ids that come in are checked against the embedding table, since one id beyond it kills some
+engines, and, where that is wanted, for another tokenizer's (`own_ids`); otherwise left alone.
 """
 
 from __future__ import annotations
@@ -89,11 +89,13 @@ class Encoder:
         prompt: str,
         truncate: Truncation,
         name: Callable[[int], str] = "input[{}]".format,
+        own_ids: bool = False,
     ) -> Steps[list[EncodedText | CallerError]]:
         """The same in steps of some ten milliseconds: yields the characters tokenised by each.
 
         What is wrong with a text comes in its place; `name` is what its sender calls the text at a
-        place. Raises CallerError where it is the prompt that is wrong.
+        place. With `own_ids`, so do ids that another tokenizer has made. Raises CallerError where
+        it is the prompt that is wrong.
         """
         strings = [text for text in texts if isinstance(text, str | PackedText)]
         most = _COUNTED * self._limit
@@ -116,6 +118,7 @@ class Encoder:
                 _check_length(text)
                 if body is None:
                     ids = self._checked(cast("Ids", text)[: most + 1])
+                    self._check_own(ids, own_ids=own_ids)
                     body = self._without_template(ids)
                     body = np.concatenate((prompt_ids, body)) if len(prompt_ids) else body
                 encoded.append(self._ended(body, prompt_ids, most, truncate))
@@ -151,6 +154,10 @@ class Encoder:
             )
             raise _TextError(complaint, "invalid_token_id")
         return array.view(np.int32)
+
+    def _check_own(self, ids: Encoding, *, own_ids: bool) -> None:
+        if own_ids and not self._tokenizer.made(ids):
+            raise _TextError(_FOREIGN, "foreign_token_ids")
 
     def _ended(
         self, body: Encoding, prompt_ids: Encoding, most: int, truncate: Truncation
@@ -222,6 +229,12 @@ class Encoder:
 
 
 _NO_IDS = np.empty(0, np.int32)
+
+_FOREIGN = (
+    "has token ids that this model's tokenizer makes of no text: they are those of another one, "
+    "and their vector would mean nothing. Send texts, with LangChain by check_embedding_ctx_length="
+    'False; gateway.input_ids = "accept" takes any ids'
+)
 
 
 class _TextError(Exception):

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from tokenizers import Tokenizer as LibraryTokenizer
 
+from embedfleet.encoding.own_ids import OwnIds
 from embedfleet.model.tokenizer_file import load_tokenizer
 from embedfleet.vocabulary import Encoding, Text
 
@@ -80,6 +81,7 @@ class Tokenizer:
         """
         self._library = load_tokenizer(path, vocabulary)
         self._cut = _cut(self._library)
+        self._own_ids = OwnIds(self._library)
         self._lowercase = lowercase
 
     def ids(self, texts: Sequence[Text], *, most: int, before: str = "") -> list[Encoding]:
@@ -89,6 +91,10 @@ class Tokenizer:
         `most` tokens, a beginning of all of them.
         """
         return finished(self.steps(texts, most=most, before=before))
+
+    def made(self, ids: Encoding) -> bool:
+        """Whether ids may be what this tokenizer made of a text, or a part of that."""
+        return self._own_ids(ids.tolist())
 
     def steps(self, texts: Sequence[Text], *, most: int, before: str = "") -> Steps[list[Encoding]]:
         """The same in steps of some ten milliseconds: yields the characters tokenised by each."""

@@ -117,7 +117,9 @@ class Endpoint:
         self._answered = answered
         self._access = access or OpenAccess()
         self.answers = AnswerRoom(max_answer_bytes)
-        self._tokenizing = Tokenizing(tokenizer_threads, max_held_bytes)
+        self._tokenizing = Tokenizing(
+            tokenizer_threads, max_held_bytes, own_ids=limits.input_ids == "check"
+        )
         self._recalling = Recalling(cache, self._tokenizing) if cache is not None else None
         self._counting = TokenCounting(
             self._intake, self._tokenizing, self.answers, self._access, self._asks

@@ -51,8 +51,11 @@ class _Job(NamedTuple):
 class Tokenizing:
     """Encodings of requests, with a few threads of its own."""
 
-    def __init__(self, threads: int, most_characters: int) -> None:
-        """`most_characters` may wait to be tokenised before requests are refused."""
+    def __init__(self, threads: int, most_characters: int, *, own_ids: bool = False) -> None:
+        """`most_characters` may wait to be tokenised before requests are refused. With `own_ids`,
+        token ids that another tokenizer has made are refused.
+        """
+        self._own_ids = own_ids
         self._threads = ThreadPoolExecutor(threads, "tokenize")
         self._beside = ThreadPoolExecutor(2, "bodies")
         """For what is no tokenising: reading bodies, writing answers, making keys."""
@@ -110,6 +113,7 @@ class Tokenizing:
             prompt=prompt,
             truncate=truncation(model, parsed),
             name=partial(_named, parsed, places),
+            own_ids=self._own_ids,
         )
         if characters <= INLINE_CHARACTERS:
             return finished(steps)

@@ -32,6 +32,7 @@ def endpoint_of(
             max_texts=limits.max_texts,
             blank_texts=limits.blank_texts == "embed",
             unknown_fields=limits.unknown_fields == "ignore",
+            input_ids=limits.input_ids,
             by_item=limits.on_error == "item",
         ),
         max_body_bytes=limits.max_body_bytes,

@@ -40,6 +40,10 @@ class GatewaySettings:
     """What becomes of fields of a request that mean nothing here: they are ignored and told in the
     header `x-embedfleet-ignored`, or the request is refused. Fields that would change vectors are
     honoured or refused always."""
+    input_ids: Literal["check", "accept", "refuse"] = "check"
+    """What becomes of token ids in the place of texts. `check` refuses those that another tokenizer
+    has made, as LangChain sends them by default: they are numbers of the vocabulary, and their
+    vectors mean nothing. `accept` takes any, `refuse` none."""
     on_error: Literal["request", "item"] = "request"
     """What a text that is wrong does to the others of its request: `request` refuses all of them,
     `item` answers those that are right, with an error in the place of each that is not. A request

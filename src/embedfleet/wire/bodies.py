@@ -164,22 +164,20 @@ class Reader(Generic[Fields]):
     def texts_of(self, given: Given, limits: RequestLimits) -> Texts:
         """Bring the forms of texts into one; refuse empty lists, mixed kinds and too many."""
         if isinstance(given, str):
-            if fault := text_fault(given, self._texts, limits):
-                return Texts((), ((0, fault),), ())
-            return Texts((given,))
+            return self._one(given, limits)
         if not given:
             raise self._nothing()
         kind = type(given[0])
         if len(set(map(type, given))) > 1:
             raise self._mixed(given)
         if kind is int:
-            return Texts((cast("Sequence[int]", given),))  # all of one kind: a list of ids
+            return self._one(cast("Sequence[int]", given), limits)
         given = cast("Sequence[str | Sequence[int]]", given)
         if len(given) > limits.max_texts:
             raise self._too_many(len(given), limits)
         faults: list[tuple[int, CallerError]] = []
         for place, one in enumerate(given):
-            if one and limits.blank_texts:
+            if one and limits.blank_texts and kind is str:
                 continue
             if fault := text_fault(one, f"{self._texts}[{place}]", limits):
                 faults.append((place, fault))
@@ -192,9 +190,7 @@ class Reader(Generic[Fields]):
         opening = body[first : first + 1]
         if opening == b'"':
             text = large.read_text(body, first, last, step)
-            if fault := text_fault(text, self._texts, limits):
-                return Texts((), ((0, fault),), ())
-            return Texts((text,))
+            return self._one(text, limits)
         if opening != b"[":
             raise self._wrong_kind(bytes(body[first : first + _QUOTED]))
         if body[last - 1 : last] != b"]":
@@ -207,7 +203,7 @@ class Reader(Generic[Fields]):
         elif opening == b"[":
             each = _lists(body, found, step)
         else:
-            return Texts((large.read_ids(body, first + 1, last - 1, step),))
+            return self._one(large.read_ids(body, first + 1, last - 1, step), limits)
         texts: list[TextOrIds] = []
         faults: list[tuple[int, CallerError]] = []
         for place, one in enumerate(each):
@@ -215,6 +211,11 @@ class Reader(Generic[Fields]):
             if fault := text_fault(one, f"{self._texts}[{place}]", limits):
                 faults.append((place, fault))
         return _sorted(texts, faults)
+
+    def _one(self, text: TextOrIds, limits: RequestLimits) -> Texts:
+        if fault := text_fault(text, self._texts, limits):
+            return Texts((), ((0, fault),), ())
+        return Texts((text,))
 
     def _nothing(self) -> CallerError:
         right = f"{self._right[self._texts]}, with something in it"
@@ -332,12 +333,23 @@ def text_fault(
         if isinstance(text, Text):
             return empty(param, "a text of at least one character")
         return empty(param, "at least one token id", code="empty_array")
+    if limits.input_ids == "refuse" and not isinstance(text, Text):
+        return _no_ids(param)
     if limits.blank_texts or not isinstance(text, Text) or not text.isspace():
         return None
     return CallerError(
         f"`{param}` is blank: only white space. Leave blank texts out.",
         param=param,
         code="blank_string",
+    )
+
+
+def _no_ids(param: str) -> CallerError:
+    return CallerError(
+        f"`{param}` has token ids, and texts alone are taken here (gateway.input_ids); with "
+        "LangChain, check_embedding_ctx_length=False sends texts.",
+        param=param,
+        code="token_ids_refused",
     )
 
 

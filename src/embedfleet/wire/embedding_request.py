@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -25,6 +26,8 @@ class RequestLimits:
     """Whether texts of white space alone are embedded, else refused."""
     unknown_fields: bool = True
     """Whether fields that are not known are ignored and told, else refused."""
+    input_ids: Literal["accept", "check", "refuse"] = "accept"
+    """What becomes of token ids: any are taken, those of another tokenizer are refused, or all."""
     by_item: bool = False
     """Whether a text that is wrong is answered with an error in its place and the others with their
     vectors, where the request does not say."""

@@ -38,6 +38,8 @@ CODES = (
     ErrorCode(400, "integer_below_min_value", "`dimensions` is too small"),
     ErrorCode(400, "integer_above_max_value", "`dimensions` is more than the model's width"),
     ErrorCode(400, "invalid_token_id", "a token id is not in the model's vocabulary"),
+    ErrorCode(400, "foreign_token_ids", "token ids are those of another model's tokenizer"),
+    ErrorCode(400, "token_ids_refused", "token ids are not taken (`gateway.input_ids`)"),
     ErrorCode(400, "context_length_exceeded", "a text has more tokens than the model takes"),
     ErrorCode(400, "invalid_header", "a header means nothing"),
     ErrorCode(400, "invalid_status", "a batch that has ended can't be cancelled"),

@@ -1,0 +1,70 @@
+"""Whether a tokenizer would have made some token ids, or another one has.
+
+Clients made for OpenAI may send ids of OpenAI's own tokenizer, which all are in a larger model's
+vocabulary and stand there for other words. Ids are decoded and encoded again: what a byte-level
+BPE makes of its own text is the same, also for a part of it, except in white space at the end,
+which is cut by what follows it, and in a character that a cut has torn. What another tokenizer has
+made decodes to words put together by chance, whose parts this one would have merged or cut in
+another way.
+
+A false alarm is rarer than one in ten thousand parts of sequences. What is missed are short
+sequences that happen to be whole words, the more of them the larger the vocabulary
+(`benchmarks.token_ids` has the numbers): a request of many texts, or of a long one, is found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+MOST_LOOKED_AT = 128
+"""Tokens of a text that are looked at: a part of a sequence tells as much as all of it."""
+
+_TORN = "\ufffd"
+"""What bytes that are no character decode to."""
+
+_MOST_TORN = 4
+"""Tokens that a character may be torn into, at either end."""
+
+
+class OwnIds:
+    """What one tokenizer would have made."""
+
+    def __init__(self, library: Tokenizer) -> None:
+        self._library = library
+        self.knows = _kind(library) == "ByteLevel"
+        """Whether it can be told: only where decoding loses nothing."""
+
+    def __call__(self, ids: Sequence[int]) -> bool:
+        """Whether these ids may be of a text, or of a part of one; True where it can't be told."""
+        if not self.knows:
+            return True
+        ids = ids[:MOST_LOOKED_AT]
+        start, end = 0, len(ids)
+        text = self._decoded(ids)
+        while start < min(_MOST_TORN, end) and text.startswith(_TORN):
+            start += 1
+            text = self._decoded(ids[start:end])
+        while len(ids) - end < _MOST_TORN and start < end and text.endswith(_TORN):
+            end -= 1
+            text = self._decoded(ids[start:end])
+        again = self._library.encode(text, add_special_tokens=False)
+        if again.ids == list(ids[start:end]):
+            return True
+        words = again.word_ids
+        if not words or not text[-1].isspace():
+            return not words
+        whole = words.index(words[-1])
+        return again.ids[:whole] == list(ids[start : start + whole])
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        text: str = self._library.decode(ids, skip_special_tokens=False)
+        return text
+
+
+def _kind(library: Tokenizer) -> str:
+    if library.decoder is None:
+        return ""
+    return str(json.loads(library.decoder.__getstate__()).get("type"))
