@@ -221,7 +221,7 @@ class Encoder:
     def _no_room(self) -> CallerError:
         """The refusal to cut so much that only the prompt would be embedded."""
         return CallerError(
-            "The instruction leaves no room for the text in this model's context of "
+            "The instruction or query leaves no room for the text in this model's context of "
             f"{self._limit} tokens.",
             param="instruction",
             code="context_length_exceeded",

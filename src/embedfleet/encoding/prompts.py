@@ -6,15 +6,22 @@ say. It refuses to know tokens.
 
 from __future__ import annotations
 
+from embedfleet.model.reranker import pair_prompt
 from embedfleet.vocabulary import ModelIdentity, Role
 
 
-def prompt_for(identity: ModelIdentity, role: Role | None, instruction: str | None) -> str:
+def prompt_for(
+    identity: ModelIdentity, role: Role | None, instruction: str | None, query: str | None = None
+) -> str:
     """Find the prompt to put before each text of a request, empty if there is none.
+
+    Of a reranker, it is what stands before the documents of a query.
 
     An instruction takes the place of the role's own prompt, whatever the role; without either a
     text is embedded as it is, which is how Qwen3-Embedding embeds documents.
     """
+    if query is not None:
+        return pair_prompt(identity.prompts, query, instruction)
     if instruction is not None:
         return instruction_prompt(instruction)
     if role is not None:

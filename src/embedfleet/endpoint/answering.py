@@ -23,7 +23,7 @@ from embedfleet.endpoint.counting_tokens import TokenCounting
 from embedfleet.endpoint.describing import ApiDescription
 from embedfleet.endpoint.intake import NO_MODEL, Intake
 from embedfleet.endpoint.recalling import Recalling, Recollection
-from embedfleet.endpoint.seams import Answered, Caller, ServedModel
+from embedfleet.endpoint.seams import Answered, Caller, ServedModel, fitted
 from embedfleet.endpoint.spaces import Spaces
 from embedfleet.endpoint.texts import compute
 from embedfleet.endpoint.tokenizing import Tokenizing, whole
@@ -33,6 +33,7 @@ from embedfleet.vocabulary import (
     EmbedfleetError,
     RateLimitedError,
     ServiceError,
+    Task,
     Vector,
     Vectors,
 )
@@ -173,8 +174,9 @@ class Endpoint:
             scope = Attendance(request, caller.deadline - time.monotonic(), whole=False)
             with scope:
                 parsed = await self._intake.read(request, held, scope, contract)
-                model = self._intake.find(parsed.model)
+                model = self._intake.find(parsed.model, reranks=bool(parsed.queries))
                 texts = parsed.texts
+                parsed = fitted(parsed, model)
                 check_dimensions(parsed, model.identity.width)
                 allowed.enter(model.names[0], texts)
                 found = await self._vectors(request, model, parsed, caller, allowed)
@@ -326,6 +328,8 @@ class Endpoint:
         return await self._tokenizing.apart(partial(contract.write, told))
 
     def _of_space(self, model: ServedModel) -> Headers:
+        if model.identity.task is not Task.EMBED:
+            return []
         space = self._spaces.of(model.identity, model.promise())
         return [] if space is None else [(b"x-embedfleet-space", space.encode())]
 

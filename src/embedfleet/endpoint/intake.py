@@ -16,7 +16,7 @@ from functools import partial
 from embedfleet.endpoint.contracts.contract import Asked, Contract
 from embedfleet.endpoint.contracts.ollama import LATEST
 from embedfleet.endpoint.seams import ServedModel
-from embedfleet.vocabulary import NoReplicaError, OverloadedError, UnknownModelError
+from embedfleet.vocabulary import NoReplicaError, OverloadedError, Task, UnknownModelError
 from embedfleet.wire.asgi import Request
 from embedfleet.wire.attendance import Attendance
 from embedfleet.wire.openai import (
@@ -176,14 +176,19 @@ class Intake:
             code="model_not_found",
         )
 
-    def find(self, name: str) -> ServedModel:
-        """The model of this name; UnknownModelError, or NoReplicaError while none is known."""
+    def find(self, name: str, *, reranks: bool = False) -> ServedModel:
+        """The model of this name; UnknownModelError, or NoReplicaError while none is known.
+
+        Without a name, the only one that embeds, or the only one that reranks.
+        """
         models = self.models()
         model = models.get(name)
         if not models:
             raise NoReplicaError(self._no_model())
         if not name:
-            model = self._only(models)
+            task = Task.RERANK if reranks else Task.EMBED
+            fit = {each: one for each, one in models.items() if one.identity.task is task}
+            model = self._only(fit or models)
         elif model is None and name.endswith(LATEST):
             model = models.get(name.removesuffix(LATEST))
         if model is None:

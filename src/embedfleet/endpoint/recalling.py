@@ -12,8 +12,7 @@ from embedfleet.cache.entry import Entry
 from embedfleet.cache.key import Keys, VectorIdentity
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import EncodedText
-from embedfleet.encoding.prompts import prompt_for
-from embedfleet.endpoint.seams import Caller, Promise, ServedModel, truncation
+from embedfleet.endpoint.seams import Caller, Promise, ServedModel, prompt_of, truncation
 from embedfleet.endpoint.sharing import Order, SingleFlight
 from embedfleet.endpoint.texts import Waiting
 from embedfleet.endpoint.tokenizing import Tokenizing, whole
@@ -190,7 +189,7 @@ class Recalling:
         return encoded if parsed.by_item else list(whole(encoded))
 
     def _keys_for(self, promise: Promise, model: ServedModel, parsed: EmbeddingRequest) -> Keys:
-        prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
+        prompt = prompt_of(model, parsed)
         truncate = truncation(model, parsed)
         known = (promise, model.identity.tokenizer, prompt, truncate)
         keys = self._keys.get(known)

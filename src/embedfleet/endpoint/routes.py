@@ -14,6 +14,7 @@ from embedfleet.endpoint.contracts.azure import AZURE, PREFIXES
 from embedfleet.endpoint.contracts.cohere import COHERE_V1, COHERE_V2
 from embedfleet.endpoint.contracts.contract import Contract
 from embedfleet.endpoint.contracts.ollama import OLLAMA, OLLAMA_OF_ONE
+from embedfleet.endpoint.contracts.rerank import ROUTES as RERANKING
 from embedfleet.endpoint.contracts.tei import TEI
 from embedfleet.wire.asgi import Route
 
@@ -61,6 +62,7 @@ def contract_routes(
         "/": TEI,
         "/api/embed": OLLAMA,
         "/api/embeddings": OLLAMA_OF_ONE,
+        **RERANKING,
     }
     for path, contract in by_path.items():
         exact["POST", path] = traced(endpoint.by(contract), f"POST {path}")

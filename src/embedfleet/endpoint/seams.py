@@ -9,9 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from embedfleet.encoding.encoder import Encoder
+from embedfleet.encoding.prompts import prompt_for
 from embedfleet.endpoint.texts import Text
-from embedfleet.vocabulary import Lane, ModelIdentity, Precision, Truncation
+from embedfleet.model.reranker import pair_prompt
+from embedfleet.vocabulary import CallerError, Lane, ModelIdentity, Precision, Task, Truncation
 from embedfleet.wire.embedding_request import EmbeddingRequest
 
 
@@ -93,6 +97,43 @@ def truncation(model: ServedModel, parsed: EmbeddingRequest) -> Truncation:
     """What becomes of a request's texts that are too long for its model."""
     wanted = parsed.truncate or model.truncate
     return wanted if wanted is Truncation.NONE or parsed.cut is None else parsed.cut
+
+
+def prompt_of(model: ServedModel, parsed: EmbeddingRequest) -> str:
+    """What stands before each of a request's texts."""
+    query = parsed.queries[0] if parsed.queries else None
+    return prompt_for(model.identity, parsed.role, parsed.instruction, query)
+
+
+def fitted(parsed: EmbeddingRequest, model: ServedModel) -> EmbeddingRequest:
+    """The request as its model is asked. Raises CallerError where the model is for another task.
+
+    Texts that have a query each get it before them; where such a pair is too long, it is refused,
+    for a cut might come to the query.
+    """
+    reranks, name = model.identity.task is Task.RERANK, model.names[0]
+    if reranks and not parsed.queries:
+        raise CallerError(
+            f"the model `{name}` is a reranker: it scores documents for a query, at /v1/rerank",
+            param="model",
+            code="wrong_task",
+        )
+    if parsed.queries and not reranks:
+        raise CallerError(
+            f"the model `{name}` is no reranker: it embeds texts, at /v1/embeddings",
+            param="model",
+            code="wrong_task",
+        )
+    if len(parsed.queries) <= 1:
+        return parsed
+    prompts = model.identity.prompts
+    pairs = tuple(
+        f"{pair_prompt(prompts, query, parsed.instruction)}{text}"
+        for query, text in zip(parsed.queries, parsed.inputs, strict=True)
+    )
+    return msgspec.structs.replace(
+        parsed, inputs=pairs, queries=(), instruction=None, truncate=Truncation.NONE
+    )
 
 
 class Answered(NamedTuple):

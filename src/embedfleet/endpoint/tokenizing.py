@@ -14,9 +14,8 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from embedfleet.encoding.encoder import EncodedText
-from embedfleet.encoding.prompts import prompt_for
 from embedfleet.encoding.tokenizer import finished
-from embedfleet.endpoint.seams import Caller, ServedModel, truncation
+from embedfleet.endpoint.seams import Caller, ServedModel, prompt_of, truncation
 from embedfleet.endpoint.turns import Turn, Turns
 from embedfleet.vocabulary import (
     CallerError,
@@ -68,7 +67,7 @@ class Tokenizing:
         """How much there is to tokenise: the prompt stands before every text. Ids count as well,
         though they are only checked.
         """
-        prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
+        prompt = prompt_of(model, parsed)
         return sum(map(len, texts)) + len(prompt) * len(texts)
 
     @staticmethod
@@ -80,7 +79,7 @@ class Tokenizing:
         """
         if Tokenizing.characters(model, parsed, texts) <= INLINE_CHARACTERS:
             return 0
-        prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
+        prompt = prompt_of(model, parsed)
         most, tokens = model.identity.max_tokens, 0
         for text in texts:
             if isinstance(text, PackedText):  # bytes, up to four a character
@@ -106,7 +105,7 @@ class Tokenizing:
         its place. Raises OverloadedError where too much waits already. Cancelling ends it with the
         slice that is worked on.
         """
-        prompt = prompt_for(model.identity, role=parsed.role, instruction=parsed.instruction)
+        prompt = prompt_of(model, parsed)
         characters = self.characters(model, parsed, texts)
         steps = model.encoder.steps(
             texts,

@@ -16,6 +16,7 @@ import numpy as np
 from embedfleet.batching.batcher import Batcher
 from embedfleet.batching.jobs import BatchReport, Job, Part
 from embedfleet.endpoint import Endpoint
+from embedfleet.endpoint.contracts.rerank import ROUTES
 from embedfleet.engine.engine import Engine
 from embedfleet.model.files import SHARED_FILES, Snapshot
 from embedfleet.replica.calls import CallInProgress
@@ -144,6 +145,7 @@ class Replica:
                 ("POST", "/v1/work"): work,
                 ("POST", "/v1/work/cancel"): self.cancel,
                 ("POST", "/v1/embeddings"): endpoint.embeddings,
+                **{("POST", path): endpoint.by(each) for path, each in ROUTES.items()},
                 ("GET", "/v1/models"): endpoint.cards.list_models,
                 ("GET", "/v1/replica"): self.describe,
                 ("GET", "/health/live"): self.live,

@@ -49,6 +49,8 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     """What the texts are for; None: they are embedded as they are."""
     instruction: str | None = None
     """The task that the texts are queries for; takes the place of the role's own prompt."""
+    queries: tuple[str, ...] = ()
+    """Makes it a request for scores: the query of all texts, or one for each of them."""
     truncate: Truncation | None = None
     """What becomes of over-long texts; None leaves it to the pool."""
     cut: Truncation | None = None
