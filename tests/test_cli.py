@@ -83,6 +83,30 @@ def test_serve_without_flags_starts_two_replicas_of_the_model(behind: Recorder) 
     assert started(behind) == Settings(pools=(Pool(model="builtin", replicas=2),))
 
 
+def test_several_models_have_a_pool_each_and_share_what_flags_say(behind: Recorder) -> None:
+    assert typed("serve builtin org/reranker --replicas 1", behind).exit_code == 0
+    assert started(behind).pools == (
+        Pool(model="builtin", replicas=1),
+        Pool(model="org/reranker", replicas=1),
+    )
+
+
+def test_a_name_for_several_models_is_refused(behind: Recorder) -> None:
+    done = typed("serve builtin org/reranker --served-name a", behind)
+    assert done.exit_code == 2
+    assert "--served-name is for a single model, and 2 are named" in " ".join(done.output.split())
+
+
+def test_several_models_beside_pools_of_a_file_are_refused(
+    behind: Recorder, tmp_path: Path
+) -> None:
+    file = tmp_path / "one.toml"
+    file.write_text('[[pools]]\nmodel = "builtin"\n')
+    done = typed(f"serve builtin org/reranker --config {file}", behind)
+    assert done.exit_code == 2
+    assert "the settings file has pools" in " ".join(done.output.split())
+
+
 def test_the_flags_of_serve_become_settings(behind: Recorder) -> None:
     typed(
         "serve org/m@v1 --replicas 3 --host 0.0.0.0 --port 9000 --served-name a --served-name b "

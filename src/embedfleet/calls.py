@@ -50,7 +50,8 @@ def _fetch(model: str) -> ResolvedModel:
 def _make_golden(model: str, output: Path, engine: EngineSettings) -> None:
     from embedfleet.golden.make import make  # noqa: PLC0415
 
-    make(_fetch(model).directory, output, engine)
+    found = _fetch(model)
+    make(found.directory, output, engine, found.name)
 
 
 @dataclass(frozen=True, slots=True)

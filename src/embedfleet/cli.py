@@ -89,7 +89,7 @@ def _options(
 @app.command()
 def serve(
     context: typer.Context,
-    model: flags.Model = None,
+    model: flags.Models = None,
     replicas: flags.Replicas = None,
     min_replicas: flags.MinReplicas = None,
     max_replicas: flags.MaxReplicas = None,
@@ -114,12 +114,16 @@ def serve(
 
         embedfleet serve Qwen/Qwen3-Embedding-0.6B --served-name embeddings
 
+    Several models at one address, such as an embedder and a reranker; flags are for each of them:
+
+        embedfleet serve Qwen/Qwen3-Embedding-0.6B Qwen/Qwen3-Reranker-0.6B --replicas 1
+
     As many replicas as the load needs, instead of a fixed number:
 
         embedfleet serve builtin --min-replicas 1 --max-replicas 4
     """
     chosen = {
-        "pools.model": model,
+        "pools.model": model[0] if model and len(model) == 1 else model or None,
         "pools.replicas": replicas,
         "autoscaling.enabled": None if min_replicas is max_replicas is None else "true",
         "autoscaling.min_replicas": min_replicas,

@@ -36,6 +36,10 @@ def _flag(path: str, metavar: str, *also: str) -> Any:
 
 MODEL_HELP = _help("pools.model").partition(". ")[0] + "."
 Model = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP} Several have a pool each."),
+]
 NamedModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 Replicas = Annotated[str | None, _flag("pools.replicas", "N")]
 MinReplicas = Annotated[str | None, _flag("autoscaling.min_replicas", "N")]

@@ -314,7 +314,7 @@ FIELDS = [
 ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(fields=st.dictionaries(st.sampled_from(FIELDS), anything))
 def test_whatever_is_sent_is_read_or_refused_in_words(fields: dict[str, Any]) -> None:
     for parse in (parse_rerank, parse_score):
@@ -325,6 +325,7 @@ def test_whatever_is_sent_is_read_or_refused_in_words(fields: dict[str, Any]) ->
         assert len(found.queries) in {1, len(found.inputs)}
 
 
+@settings(deadline=None)
 @given(body=st.binary(max_size=40))
 def test_bytes_that_are_no_json_object_are_refused_in_words(body: bytes) -> None:
     with pytest.raises(CallerError):

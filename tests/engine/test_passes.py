@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedfleet.engine.passes import SharingPass, sharing_passes
@@ -56,6 +56,7 @@ words = st.text("ab", min_size=1, max_size=30)
 batches = st.lists(words, min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(texts=batches, batch_tokens=st.integers(1, 60))
 def test_each_text_is_in_one_pass_that_fits_and_shares_what_its_lender_has(
     texts: list[str], batch_tokens: int

@@ -43,6 +43,8 @@ class _Place:
         return self.path if self.pool is None else self.path.replace(".", f"[{self.pool}].", 1)
 
 
+_NAMES = f"{POOLS}.served_names"
+
 _Given = dict[_Place, tuple[Any, str]]
 
 
@@ -60,7 +62,13 @@ def trace(
     """Return the effective settings and where each of them came from."""
     given: _Given = {}
     pools = _read_file(toml, given)
+    models = _several(flags.get("pools.model"))
+    if models:
+        flags = {path: raw for path, raw in flags.items() if path != "pools.model"}
     first = _read_environment(environment, given) | _read_flags(flags, given)
+    if models:
+        _spread(models, given, pools)
+        return _assemble(given, len(models))
     if first and pools > 1:
         stray = next(
             source for place, (_, source) in given.items() if place.pool == 0 if source != "file"
@@ -135,6 +143,33 @@ def _read_flags(flags: Mapping[str, object], given: _Given) -> bool:
         given[_place(option)] = (_fit(option, raw, source, text=True), source)
         spoken |= option.area == POOLS
     return spoken
+
+
+def _several(model: object) -> list[str]:
+    """The models of a command line that names more than one."""
+    return list(model) if isinstance(model, list | tuple) and len(model) > 1 else []
+
+
+def _spread(models: list[str], given: _Given, pools: int) -> None:
+    """Give each model of the command line a pool, with what is said of pools beside it."""
+    if pools:
+        raise SettingError(
+            "several models are named on the command line, and the settings file has pools; name "
+            "all models in one of them"
+        )
+    names = next((src for place, (_, src) in given.items() if place.path == _NAMES), "")
+    if names:
+        raise SettingError(
+            f"{names} is for a single model, and {len(models)} are named; callers may use each "
+            "model's own name, or [[pools]] in a settings file gives each its served_names"
+        )
+    said = [(place.path, value) for place, value in given.items() if place.pool is not None]
+    option = options()["pools.model"]
+    for index, model in enumerate(models):
+        for path, value in said:
+            given[_Place(path, index)] = value
+        place = _Place(option.path, index)
+        given[place] = (_fit(option, model, "argument MODEL", text=True), "argument MODEL")
 
 
 def _assemble(given: _Given, pools: int) -> tuple[Settings, Provenance]:

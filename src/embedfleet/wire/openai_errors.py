@@ -41,6 +41,7 @@ CODES = (
     ErrorCode(400, "foreign_token_ids", "token ids are those of another model's tokenizer"),
     ErrorCode(400, "token_ids_refused", "token ids are not taken (`gateway.input_ids`)"),
     ErrorCode(400, "context_length_exceeded", "a text has more tokens than the model takes"),
+    ErrorCode(400, "wrong_task", "the model embeds and is to rerank, or the other way round"),
     ErrorCode(400, "invalid_header", "a header means nothing"),
     ErrorCode(400, "invalid_status", "a batch that has ended can't be cancelled"),
     ErrorCode(400, "storage_full", "the key's files take all the room that it has"),
