@@ -106,17 +106,13 @@ def serve(
     log_level: flags.LogLevel = None,
     config: flags.ConfigFile = None,
 ) -> None:
-    """Serve a model from this machine: a gateway and its replicas, in one command.
+    """Serve models from this machine: a gateway and the replicas of each, in one command.
 
         embedfleet serve builtin
 
     A model from the hub, under the name that your clients ask for:
 
         embedfleet serve Qwen/Qwen3-Embedding-0.6B --served-name embeddings
-
-    Several models at one address, such as an embedder and a reranker; flags are for each of them:
-
-        embedfleet serve Qwen/Qwen3-Embedding-0.6B Qwen/Qwen3-Reranker-0.6B --replicas 1
 
     As many replicas as the load needs, instead of a fixed number:
 

@@ -176,7 +176,6 @@ class Endpoint:
                 parsed = await self._intake.read(request, held, scope, contract)
                 model = self._intake.find(parsed.model, reranks=bool(parsed.queries))
                 texts = parsed.texts
-                parsed = fitted(parsed, model)
                 check_dimensions(parsed, model.identity.width)
                 allowed.enter(model.names[0], texts)
                 found = await self._vectors(request, model, parsed, caller, allowed)
@@ -252,6 +251,7 @@ class Endpoint:
         allowed: Pass,
     ) -> _Found:
         """From the cache what it knows; the rest, or all without one, from the backend."""
+        parsed = fitted(parsed, model)
         seen: Recollection | None = None
         if self._recalling is not None:
             wishes = cache_wishes(request.listed(b"cache-control"))

@@ -6,7 +6,6 @@ bare list. Scores are probabilities from 0 to 1, or logits where they are asked 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -77,7 +76,6 @@ class Score:
         told = {
             "id": answer.name,
             "object": "list",
-            "created": int(time.time()),
             "model": answer.request.model,
             "data": data,
             "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
