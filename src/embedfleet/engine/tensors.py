@@ -202,7 +202,9 @@ def _files(directory: Path) -> list[Path]:
     for path in paths:
         if not path.is_file():
             raise ModelError(
-                f"{path} is missing: a model directory holds {SINGLE}, or {INDEX} and its shards."
+                f"{path} is missing: a model directory holds {SINGLE}, or {INDEX} and its shards. "
+                "From other formats, such as pytorch_model.bin, transformers makes it: "
+                "AutoModel.from_pretrained(MODEL).save_pretrained(DIRECTORY)."
             )
     return paths
 

@@ -22,6 +22,7 @@ from embedfleet.machine import processor_flags
 from embedfleet.vocabulary import Vectors
 from tests.checkpoints import SMALL, random_weights, write_checkpoint
 from tests.conformance.engine_conformance import embed
+from tests.encoder_checkpoints import BERT, write_encoder
 from tests.engine.kernels import RUNNING, needs_native, way
 
 ROOT = Path(__file__).parents[3]
@@ -83,12 +84,15 @@ class Case:
         return found
 
 
-@pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+@pytest.fixture(scope="module", params=["decoder", "encoder"])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("case")
-    directory = write_checkpoint(folder / "model", random_weights(SMALL), SMALL)
-    rng = np.random.default_rng(1)
-    texts = [rng.integers(0, SMALL.vocabulary, n).astype(np.int32) for n in (1, 70, 7, 33, 2, 19)]
+    if request.param == "decoder":
+        directory = write_checkpoint(folder / "model", random_weights(SMALL), SMALL)
+    else:
+        directory = write_encoder(folder / "model", BERT)
+    rng, vocabulary = np.random.default_rng(1), min(SMALL.vocabulary, BERT.vocabulary)
+    texts = [rng.integers(0, vocabulary, n).astype(np.int32) for n in (1, 70, 7, 33, 2, 19)]
     np.savez(folder / "texts.npz", *texts)
     here = load_engine(directory, EngineOptions(dtype="f32", threads=1, kernels="native"))
     return Case(folder, embed(here, texts))
