@@ -92,19 +92,22 @@ class Load:
     def seconds(self, tokens: int) -> float:
         """What a text adds to its work, in seconds; the batch's own cost is shared by many."""
         cost = self.cost
-        return cost.per_token_s * tokens + cost.per_squared_token_s * tokens * tokens
+        return tokens * (cost.per_token_s + cost.per_squared_token_s * tokens)
 
     def take(self, tokens: int) -> None:
         """Count a text that is handed over."""
+        cost = self.cost  # as in `seconds`, without a call for each text
         self.outstanding_tokens += tokens
-        self.outstanding_s += self.seconds(tokens)
+        self.outstanding_s += tokens * (cost.per_token_s + cost.per_squared_token_s * tokens)
 
     def release(self, tokens: int) -> None:
         """Count a text that was answered, or taken back."""
+        cost = self.cost
         self.outstanding_tokens -= tokens
-        self.outstanding_s = max(0.0, self.outstanding_s - self.seconds(tokens))
-        if not self.outstanding_tokens:
-            self.outstanding_s = 0.0  # the cost model may have moved meanwhile
+        left_s = tokens * (cost.per_token_s + cost.per_squared_token_s * tokens)
+        left_s = self.outstanding_s - left_s
+        # The cost model may have moved meanwhile.
+        self.outstanding_s = left_s if left_s > 0.0 and self.outstanding_tokens else 0.0
 
     def begin(self, now: float) -> None:
         """A call goes to it."""

@@ -155,9 +155,14 @@ class TextClass:
     def take(self) -> None:
         """Take out the text that `first` gave just now."""
         text = self._days[self._order[0]].pop()
-        self.forget(text)
-        lane = self.lane
-        lane.served += text.tokens / lane.share
+        lane, tokens = self.lane, text.tokens
+        text.place = None
+        self.texts -= 1
+        lane.texts -= 1
+        lane.tokens -= tokens
+        lane.served += tokens / lane.share
+        if not self.texts and self is not lane.free:
+            del lane.bound[self.bounds]
 
     def forget(self, text: QueuedText) -> None:
         text.place = None
@@ -185,10 +190,10 @@ class _Lane:
         self.bound: dict[Bounds, TextClass] = {}
 
     def put(self, text: QueuedText) -> None:
-        bounds = text.bounds
-        if bounds is FREE:
+        if not text.failed and not text.leases:
             self.free.put(text)
             return
+        bounds = text.bounds
         texts = self.bound.get(bounds)
         if texts is None:
             texts = self.bound[bounds] = TextClass(self, bounds)
@@ -231,7 +236,7 @@ class TextQueue:
 
     def put(self, text: QueuedText) -> None:
         """Queue a text; one that was here before takes its old place, for it keeps its age."""
-        lane = self._of(text.lane)
+        lane = self._interactive if text.lane is Lane.INTERACTIVE else self._bulk
         if not lane.texts:  # idle time earns no credit: it starts level with the other
             other = self._bulk if lane is self._interactive else self._interactive
             lane.served = max(lane.served, other.served if other.texts else 0.0)
@@ -247,8 +252,9 @@ class TextQueue:
 
     def pop(self, text: QueuedText) -> None:
         """Take out a text that `peek` gave just now."""
-        if text.place is not None:
-            text.place.take()
+        place = text.place
+        if place is not None:
+            place.take()
 
     def discard(self, text: QueuedText) -> None:
         """Take out a text, if it is here."""
