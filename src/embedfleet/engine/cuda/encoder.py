@@ -58,6 +58,10 @@ class EncoderForward:
             attended = self.operations.attend(mixed, texts)
             del mixed
             yield
+            if layer is weights.layers[-1] and self.pooling is Pooling.FIRST:
+                # Nobody reads the other rows any more.
+                first = texts.last_tiles.view(-1, 4)[:, 2]
+                x, attended = x.index_select(0, first), attended.index_select(0, first)
             parts = [
                 self._behind_attention(rows, seen, layer)
                 for rows, seen in zip(
@@ -66,7 +70,7 @@ class EncoderForward:
             ]
             x = parts[0] if len(parts) == 1 else torch.cat(parts)
             yield
-        return self._unit(self._pooled(x, texts))
+        return self._unit(self.operations.mean(x, texts) if self.pooling is Pooling.MEAN else x)
 
     def _behind_attention(self, x: Tensor, attended: Tensor, layer: EncoderLayer) -> Tensor:
         """Output projection and MLP, each added to what went in and normed."""
@@ -79,12 +83,6 @@ class EncoderForward:
     def _normed(self, x: Tensor, norm: Norm) -> Tensor:
         width = (self.config.hidden,)
         return functional.layer_norm(x, width, norm.weight, norm.bias, self.config.epsilon)
-
-    def _pooled(self, x: Tensor, texts: Texts) -> Tensor:
-        if self.pooling is Pooling.MEAN:
-            return self.operations.mean(x, texts)
-        first = texts.last_tiles.view(-1, 4)[:, 2]
-        return x.index_select(0, first if self.pooling is Pooling.FIRST else texts.pooled)
 
     def _unit(self, states: Tensor) -> Tensor:
         wide = states.float()
