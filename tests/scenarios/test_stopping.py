@@ -32,14 +32,16 @@ async def ask(session: aiohttp.ClientSession, service: Service, number: int) -> 
 
 
 async def statuses(service: Service, signals: list[tuple[int, bool]], count: int = 24) -> list[int]:
-    """Of requests of which some are in flight when each signal comes, after a pause for each."""
+    """Of requests of which one is answered and others are in flight when the first signal comes;
+    there is a pause after each.
+    """
     processes = [service.process.pid] + [
         each.pid for each in psutil.Process(service.process.pid).children()
     ]
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         asked = [asyncio.create_task(ask(session, service, each)) for each in range(count)]
-        await asyncio.sleep(0.6)
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
         for number, to_all in signals:
             for pid in processes if to_all else processes[:1]:
                 os.kill(pid, number)
