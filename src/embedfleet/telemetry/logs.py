@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import queue
+import sys
 import threading
 from datetime import UTC, datetime
 
@@ -135,13 +136,17 @@ def dropped_lines() -> int:
 def open_standard_streams() -> None:
     """Open /dev/null in the place of standard streams that were closed by whoever started this.
 
-    Else the next file or socket takes their number, and what is written to them goes there.
+    Else the next file or socket takes their number, and what is written to them goes there. Python
+    has None in the place of each.
     """
-    for number in (0, 1, 2):
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        mode = "w" if number else "r"
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest is taken
+            os.open(os.devnull, os.O_WRONLY if number else os.O_RDONLY)  # the lowest is taken
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def configure_logging(settings: LogSettings, who: str = "") -> None:
