@@ -151,6 +151,7 @@ def test_a_reader_that_stalls_holds_nobody_up_and_is_told_what_it_missed() -> No
 def test_streams_that_are_closed_are_opened_to_nowhere() -> None:
     """Else a socket would take their number."""
     program = "from embedfleet.telemetry.logs import open_standard_streams as o; import os; o(); "
-    program += "r, w = os.pipe(); assert min(r, w) > 2; os.write(1, b'x'); os.write(2, b'x'); print(1)"
+    program += "r, w = os.pipe(); assert min(r, w) > 2; os.write(1, b'x'); os.write(2, b'x'); "
+    program += "print('x')"
     command = f'exec {sys.executable} -c "{program}" <&- >&- 2>&-'
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
