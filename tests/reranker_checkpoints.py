@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from tests.checkpoints import Geometry, Layout, Weights, random_weights, write_checkpoint
+from tests.small_tokenizer import tokenizer
 
 Form: TypeAlias = Literal["tied", "untied", "classifier"]
 FORMS: tuple[Form, ...] = ("tied", "untied", "classifier")
@@ -50,4 +51,14 @@ def write_reranker(
         (directory / "1_LogitScore").mkdir(exist_ok=True)
         tokens = json.dumps({"true_token_id": YES, "false_token_id": NO})
         (directory / "1_LogitScore" / "config.json").write_text(tokens, encoding="utf-8")
+    return directory
+
+
+SERVED = Geometry(hidden=128, layers=2, heads=2, kv_heads=1, head_dim=64, intermediate=256)
+
+
+def write_served_reranker(directory: Path) -> Path:
+    """A tiny one with a tokenizer, as a service needs it; its scores mean nothing."""
+    write_reranker(directory, SERVED, "untied")
+    tokenizer().save(str(directory / "tokenizer.json"))
     return directory

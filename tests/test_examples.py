@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
-from tests.service import Service
+from tests.reranker_checkpoints import write_served_reranker
+from tests.service import Service, started
 
 pytestmark = pytest.mark.slow
 
@@ -132,3 +134,21 @@ def test_where_no_service_is_an_example_says_so_in_one_line(example: str) -> Non
     assert done.returncode == 1
     assert f"no service answers at {url}: start one with `make serve`" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def reranking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a service with the built-in model and a small reranker."""
+    reranker = write_served_reranker(tmp_path_factory.mktemp("models") / "small-reranker")
+    log = tmp_path_factory.mktemp("log") / "service.log"
+    words = ["serve", "builtin", str(reranker), "--replicas", "1"]
+    with started("", log=log, command=words) as service:
+        yield service.base_url
+
+
+def test_what_is_retrieved_is_reranked(reranking: str) -> None:
+    question, *ranking = python("07-rerank/search.py", reranking)
+    assert question.endswith("?")
+    scores = [float(line.split()[0]) for line in ranking]
+    assert len(scores) == 2
+    assert scores == sorted(scores, reverse=True)

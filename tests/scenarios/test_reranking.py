@@ -22,23 +22,17 @@ from embedfleet.encoding.prompts import prompt_for
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.model.description import describe
 from embedfleet.vocabulary import Truncation
-from tests.checkpoints import Geometry
-from tests.reranker_checkpoints import write_reranker
+from tests.reranker_checkpoints import write_served_reranker
 from tests.service import Service, started
-from tests.small_tokenizer import tokenizer
 
 pytestmark = pytest.mark.slow
 
-GEOMETRY = Geometry(hidden=128, layers=2, heads=2, kv_heads=1, head_dim=64, intermediate=256)
 DOCUMENTS = [f"the river number {place} flows to the sea" for place in range(40)]
 
 
 @pytest.fixture(scope="module")
 def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("models") / "small-reranker"
-    write_reranker(directory, GEOMETRY, "untied")
-    tokenizer().save(str(directory / "tokenizer.json"))
-    return directory
+    return write_served_reranker(tmp_path_factory.mktemp("models") / "small-reranker")
 
 
 @pytest.fixture(scope="module")

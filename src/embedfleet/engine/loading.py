@@ -26,6 +26,7 @@ from embedfleet.engine.native.library import absence
 from embedfleet.engine.native.library import load as load_kernels
 from embedfleet.engine.native.memory import chosen_mib
 from embedfleet.engine.qwen3 import Qwen3Checkpoint
+from embedfleet.engine.scoring import ScoreHead
 from embedfleet.extras import how_to_add
 from embedfleet.machine import (
     has_nvidia_driver,
@@ -246,6 +247,9 @@ def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
 
 def _load_native(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> Engine:
     config, kernels = checkpoint.config, load_kernels()
+    # The more pairs go through together, the fewer compute the query that they share.
+    scores = isinstance(checkpoint.head, ScoreHead)
+    usual = _CPU_BATCH_TOKENS * (2 if scores else 1)
     instructions = choose_set(options.instructions, kernels.sets)
     max_tokens = _max_tokens(options.max_tokens, config)
     threads = _at_least_one("threads", options.threads, usable_processors())
@@ -256,7 +260,7 @@ def _load_native(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> 
         instructions=instructions,
         bfloat16=instructions.bfloat16,
         threads=threads,
-        batch_tokens=_at_least_one("batch_tokens", options.batch_tokens, _CPU_BATCH_TOKENS),
+        batch_tokens=_at_least_one("batch_tokens", options.batch_tokens, usual),
         memory_mib=memory_mib,
         max_tokens=max_tokens,
     )

@@ -16,7 +16,7 @@ import orjson
 import pybase64
 from numpy.typing import NDArray
 
-from embedfleet.vocabulary import EmbedfleetError, ModelIdentity, Vectors
+from embedfleet.vocabulary import EmbedfleetError, ModelIdentity, Task, Vectors
 from embedfleet.wire.forms import FLOATS, Form, as_bytes, as_numbers, rounded, scale
 
 
@@ -124,13 +124,14 @@ def _model(
     name: str, created: int, identity: ModelIdentity, more: Mapping[str, object]
 ) -> dict[str, object]:
     """OpenAI's four fields, then ours."""
+    reranks = identity.task is Task.RERANK
     return {
         "id": name,
         "object": "model",
         "created": created,
         "owned_by": "embedfleet",
         "max_tokens": identity.max_tokens,
-        "dimensions": identity.width,
+        **({"task": "rerank"} if reranks else {"dimensions": identity.width}),
         **more,
     }
 

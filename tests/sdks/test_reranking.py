@@ -1,0 +1,72 @@
+"""Clients made for Cohere rerank here, each in an environment of its own (`make sdks`)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.reranker_checkpoints import write_served_reranker
+from tests.sdks.test_clients import CLIENTS, PYTHON, TIMEOUT_S
+from tests.service import Service, started
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON.exists(), reason="`make sdks` installs the clients"),
+]
+
+QUERY = "How do I see how much disk space is used?"
+DOCUMENTS = ["Find patterns in files.", "Disk usage.", "Generate keys.", "A video tool.", "Disks."]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    reranker = write_served_reranker(tmp_path_factory.mktemp("models") / "small-reranker")
+    log = tmp_path_factory.mktemp("log") / "service.log"
+    with started("", log=log, command=["serve", str(reranker), "--replicas", "1"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def expected(service: Service) -> list[tuple[int, float]]:
+    """What the same service answers without a client."""
+    body = {"query": QUERY, "documents": DOCUMENTS, "top_n": 3}
+    request = urllib.request.Request(  # noqa: S310
+        f"{service.root}/v1/rerank", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        return [(each["index"], each["relevance_score"]) for each in json.load(answer)["results"]]
+
+
+@pytest.mark.parametrize("client", ["rerank_with_cohere.py", "rerank_with_langchain.py"])
+def test_a_client_ranks_as_the_service_does(
+    client: str, service: Service, expected: list[tuple[int, float]]
+) -> None:
+    work = {
+        "root": service.root,
+        "model": "small-reranker",
+        "query": QUERY,
+        "documents": DOCUMENTS,
+    }
+    done = subprocess.run(
+        [str(PYTHON), str(CLIENTS / client)],
+        input=json.dumps(work),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert told["rankings"]
+    for ranking in told["rankings"]:
+        assert [each["index"] for each in ranking] == [place for place, _ in expected]
+        scores = [each["score"] for each in ranking]
+        assert scores == pytest.approx([score for _, score in expected], abs=1e-6)
+    for refusal in told["refused"]:
+        assert refusal["status"] == 404
+        assert "no-such-model" in refusal["told"]
