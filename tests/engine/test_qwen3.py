@@ -54,7 +54,7 @@ def test_the_architecture_is_read_from_config_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"architectures": ["Qwen3ForSequenceClassification"]}, "architectures is.*Qwen3Model"),
+        ({"architectures": ["Qwen3ForTokenClassification"]}, "architectures is.*Qwen3Model"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*'silu'"),
         ({"attention_bias": True}, "attention_bias is on"),
         ({"use_sliding_window": True, "sliding_window": 512}, "sliding-window"),

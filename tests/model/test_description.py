@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, processors
 
+from embedfleet.encoding.encoder import Encoder
 from embedfleet.model.description import DOCUMENTED_TOKENS, describe
 from embedfleet.model.sentence_transformers import normalizes, read_pooling
 from embedfleet.vocabulary import ModelError, Pooling
@@ -329,6 +330,15 @@ class TestPooling:
 class TestEndOfText:
     def test_is_what_the_post_processor_appends(self, directory: Path) -> None:
         assert describe(directory).end_of_text == id_of(END)
+
+    def test_is_none_where_a_fine_tune_was_saved_with_a_tokenizer_that_appends_none(
+        self, tmp_path: Path
+    ) -> None:
+        """As sentence-transformers saves them; it reads the last token of the text itself."""
+        built = tokenizer(post_processor=False)
+        directory = write_model(tmp_path, built=built, architectures=["Qwen3Model"])
+        (encoded,) = Encoder(describe(directory)).encode(["the sea"], prompt="", truncate=True)
+        assert encoded.ids.tolist() == built.encode("the sea").ids
 
     def test_is_known_without_a_post_processor(self, tmp_path: Path) -> None:
         directory = write_model(tmp_path, built=tokenizer(post_processor=False))

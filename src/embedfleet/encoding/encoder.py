@@ -181,6 +181,8 @@ class Encoder:
         ids[:begin] = self._before
         ids[begin : begin + length] = body[:length]
         ids[begin + length :] = self._after
+        if not len(ids):
+            raise _TextError("has no tokens for this model", "blank_string")
         return EncodedText(ids, truncated)
 
     def _without_end(self, body: Encoding, length: int) -> int:

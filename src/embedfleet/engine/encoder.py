@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from embedfleet.engine.reading import (
     OTHER_ENGINES,
     NamedTensors,
-    brief,
     count,
     positive,
     refuse_adapter,
@@ -25,7 +24,7 @@ from embedfleet.engine.reading import (
 from embedfleet.engine.scoring import Head, VectorHead
 from embedfleet.engine.tensors import Floats, Matrix
 from embedfleet.model.families import family_of
-from embedfleet.model.json_files import read_object
+from embedfleet.model.json_files import brief, read_object
 from embedfleet.vocabulary import ModelError, Pooling, Task
 
 _PREFIXES: Final = ("model.", "bert.", "roberta.")

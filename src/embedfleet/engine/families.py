@@ -22,7 +22,7 @@ from embedfleet.engine.rope import Tables
 from embedfleet.engine.scoring import Head
 from embedfleet.engine.tensors import Floats, Matrix
 from embedfleet.model.families import BERT, QWEN3, ROBERTA, family_of
-from embedfleet.model.json_files import read_object
+from embedfleet.model.json_files import brief, read_object
 from embedfleet.model.reranker import task_of
 from embedfleet.model.sentence_transformers import read_pooling
 from embedfleet.vocabulary import ModelError, Pooling, Task
@@ -173,7 +173,7 @@ def _reading(directory: Path, task: Task) -> tuple[_Reading, Pooling]:
     if reading is None or "model_type" not in raw:
         known = ", ".join(name for each in _READINGS for name in each.model_types)
         raise ModelError(
-            f"{path}: model_type is {raw.get('model_type')!r}, and embedfleet's own engine "
+            f"{path}: model_type is {brief(raw.get('model_type'))}, and embedfleet's own engine "
             f"computes {known}; {OTHER_ENGINES}."
         )
     if task is Task.RERANK:

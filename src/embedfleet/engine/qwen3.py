@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from embedfleet.engine.reading import (
     NamedTensors,
-    brief,
     count,
     positive,
     refuse_adapter,
@@ -24,7 +23,7 @@ from embedfleet.engine.reading import (
 from embedfleet.engine.rope import Tables
 from embedfleet.engine.scoring import Head, VectorHead, score_head
 from embedfleet.engine.tensors import Floats, Matrix
-from embedfleet.model.json_files import read_object
+from embedfleet.model.json_files import brief, read_object
 from embedfleet.model.reranker import SEQUENCE, task_of
 from embedfleet.vocabulary import ModelError, Pooling, Task
 
@@ -198,28 +197,31 @@ def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
     names = raw.get("architectures")
     if names and (not isinstance(names, list) or not all(each in _ARCHITECTURES for each in names)):
         raise ModelError(
-            f"{path}: architectures is {names}; supported are {', '.join(_ARCHITECTURES)}."
+            f"{path}: architectures is {brief(names)}; supported are {', '.join(_ARCHITECTURES)}."
         )
     if raw.get("hidden_act", "silu") not in _SILU:
-        raise ModelError(f"{path}: hidden_act is {raw['hidden_act']!r}; only 'silu' is supported.")
+        raise ModelError(
+            f"{path}: hidden_act is {brief(raw['hidden_act'])}; only 'silu' is supported."
+        )
     if raw.get("attention_bias", False):
         raise ModelError(f"{path}: attention_bias is on; only models without it are supported.")
     if raw.get("is_causal", True) is not True:
         raise ModelError(
-            f"{path}: is_causal is {raw['is_causal']!r}: the model attends in both directions, "
-            "which embedfleet's own engine does not do; --engine vllm or tei may serve it."
+            f"{path}: is_causal is {brief(raw['is_causal'])}: the model attends in both "
+            "directions, which embedfleet's own engine does not do; --engine vllm or tei may serve "
+            "it."
         )
     _refuse_windows(path, raw)
     for key in ("rope_scaling", "rope_parameters"):
         rope = section(path, raw, key)
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
-            raise ModelError(f"{path}: {key} asks for {kind!r}; only plain RoPE is supported.")
+            raise ModelError(f"{path}: {key} asks for {brief(kind)}; only plain RoPE is supported.")
         each = next((name for name, value in rope.items() if isinstance(value, dict)), None)
         if each is not None:
             raise ModelError(
-                f"{path}: {key} has parameters of its own for {each}; only models whose layers all "
-                "have the same ones are supported."
+                f"{path}: {key} has parameters of its own for {brief(each)}; only models whose "
+                "layers all have the same ones are supported."
             )
 
 
@@ -267,8 +269,8 @@ def _refuse_quantisation(path: Path, raw: Mapping[str, Any]) -> None:
     method, layout = raw.get("quant_method"), raw.get("format")
     if method != "compressed-tensors" or layout not in _INT8_FORMATS:
         raise ModelError(
-            f"{path}: quantization_config is {method!r} in format {layout!r}; supported is "
-            f"'compressed-tensors' in format {' or '.join(map(repr, _INT8_FORMATS))}."
+            f"{path}: quantization_config is {brief(method)} in format {brief(layout)}; supported "
+            f"is 'compressed-tensors' in format {' or '.join(map(repr, _INT8_FORMATS))}."
         )
     groups = section(path, raw, "config_groups")
     for name in groups:
@@ -277,7 +279,7 @@ def _refuse_quantisation(path: Path, raw: Mapping[str, Any]) -> None:
         wanted = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
         if found != wanted:
             raise ModelError(
-                f"{path}: quantization_config.config_groups.{name}.weights has {found}; "
+                f"{path}: quantization_config.config_groups.{name}.weights has {brief(found)}; "
                 f"supported is {wanted}."
             )
 

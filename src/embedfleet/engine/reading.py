@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from embedfleet.engine.tensors import Floats, Matrix, Tensor, open_tensors
+from embedfleet.model.json_files import brief
 from embedfleet.vocabulary import ModelError
 
 _MOST: Final = 2**31 - 1
 _LARGEST: Final = 1e30
 """Larger numbers are of no model."""
-_SHOWN: Final = 80
-"""Characters of a wrong value that an error repeats."""
 
 OTHER_ENGINES: Final = (
     "another engine may serve it: --engine tei, vllm, sglang or llamacpp, or one that already runs "
@@ -109,12 +108,6 @@ def section(path: Path, raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path}: {key} is {brief(value)}; it must be an object.")
     return value
-
-
-def brief(value: object) -> str:
-    """A value of the file as it is shown in an error."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def count(path: Path, raw: Mapping[str, Any], key: str) -> int:

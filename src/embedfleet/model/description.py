@@ -6,6 +6,7 @@ text. Whether an engine can compute it is the engine's to judge.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,17 @@ from embedfleet.model.sentence_transformers import (
 from embedfleet.model.tokenizer_file import load_tokenizer, panics_told
 from embedfleet.vocabulary import SCORE_WIDTH, ModelError, ModelIdentity, Task
 
+log = logging.getLogger(__name__)
+
 DOCUMENTED_TOKENS = 32_768
 """The context that Qwen3-Embedding is documented for; configurations of 4B and 8B say 40,960."""
 
 _USUAL_END_OF_TEXT = "<|endoftext|>"
+
+_SAVED_AS = "Qwen3Model"
+"""The architecture of what was saved by sentence-transformers, or as transformers' AutoModel, and
+not of Qwen3-Embedding as it was published: it was trained on just the tokens that its tokenizer
+makes, with an end-of-text token or without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +199,10 @@ def _around_pairs(directory: Path, pair: PairTemplate) -> Template:
 
 
 def _template_by_name(directory: Path, family: Family, tokenizer: Tokenizer) -> Template:
-    """Without a post-processor, as in early Qwen3-Embedding tokenizers; the tokens are the same."""
+    """Without a post-processor, as in early Qwen3-Embedding tokenizers; the tokens are the same.
+
+    A fine-tune that sentence-transformers saved with such a tokenizer has none around its texts.
+    """
     path, named = directory / "tokenizer.json", _special_tokens(directory)
     if family.brackets is not None:
         first, last = (
@@ -207,10 +218,18 @@ def _template_by_name(directory: Path, family: Family, tokenizer: Tokenizer) -> 
         return Template((before,), (after,))
     if family is not QWEN3:
         return Template((), ())
+    architectures = read_object(directory / "config.json").get("architectures")
+    if architectures == [_SAVED_AS]:
+        return Template((), ())
     # Qwen3-Embedding pads with its end-of-text token; a renamed one is found by that.
     for token in (_USUAL_END_OF_TEXT, named.get("pad_token")):
         end_of_text: int | None = None if token is None else tokenizer.token_to_id(token)
         if end_of_text is not None:
+            log.info(
+                "%s appends no token to a text: %s is appended, as later tokenizers of "
+                "Qwen3-Embedding do",
+                *(path, token),
+            )
             return Template((), (end_of_text,))
     raise ModelError(
         f"{path} appends no token to a text and has no {_USUAL_END_OF_TEXT}; "

@@ -6,11 +6,14 @@ This module decides how an unreadable file is reported. It refuses to know what 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from embedfleet.vocabulary import ModelError
+
+_SHOWN: Final = 160
+"""Characters of a wrong value that an error repeats."""
 
 
 def read_json(path: Path) -> Any:
@@ -31,3 +34,14 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path} does not hold a JSON object")
     return value
+
+
+def brief(value: object) -> str:
+    """A value of a file as an error shows it."""
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """Text of a file, or about it, in one line that is not long."""
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from embedfleet.model.json_files import read_json, read_object
+from embedfleet.model.json_files import brief, read_json, read_object, shortened
 from embedfleet.vocabulary import ModelError, Pooling, Role
 
 _PROMPT_NAMES = {
@@ -45,10 +45,16 @@ def read_pooling(directory: Path, otherwise: Pooling) -> Pooling:
         kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
         if kinds not in (list(_MODULES), list(_MODULES[:2])):
             raise ModelError(
-                f"{path}: modules {', '.join(kinds) or 'none'} are not supported; "
-                f"only {', '.join(_MODULES)} are, in this order, the last one or not"
+                f"{path}: modules {shortened(', '.join(kinds)) or 'none'} are not "
+                f"supported; only {', '.join(_MODULES)} are, in this order, the last one or not"
             )
-        pooling = directory / str(modules[1].get("path", pooling.name))
+        folder = modules[1].get("path", pooling.name)
+        if not isinstance(folder, str) or not folder.isprintable() or "/" in folder.rstrip("/"):
+            raise ModelError(
+                f"{path}: the path of a module is {brief(folder)}; it must be a folder beside "
+                "the file"
+            )
+        pooling = directory / folder
     config = pooling / "config.json"
     if path.exists() or config.exists():
         return _pooling(config, read_object(config))
@@ -113,8 +119,8 @@ def _pooling(path: Path, config: dict[str, Any]) -> Pooling:
     pooling = found.pop() if len(found) == 1 else None
     if pooling is None:
         raise ModelError(
-            f"{path}: pooling {', '.join(modes) or 'none'} is not supported; only one of "
-            "lasttoken, cls and mean is"
+            f"{path}: pooling {shortened(', '.join(modes)) or 'none'} is not supported; only one "
+            "of lasttoken, cls and mean is"
         )
     if config.get("include_prompt") is False:
         raise ModelError(f"{path}: include_prompt false is not supported")

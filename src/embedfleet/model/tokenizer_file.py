@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 from tokenizers import Tokenizer
 
+from embedfleet.model.json_files import shortened
 from embedfleet.vocabulary import ModelError
 
 
@@ -46,7 +47,7 @@ def panics_told(path: Path) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001  see above
-        raise ModelError(f"{path} can't be read: {error}") from None
+        raise ModelError(f"{path} can't be read: {shortened(str(error))}") from None
 
 
 def _load(content: bytes, below: int | None) -> Tokenizer:
