@@ -23,7 +23,7 @@ from embedfleet.engine.reading import (
 from embedfleet.engine.rope import Tables
 from embedfleet.engine.scoring import Head, VectorHead, score_head
 from embedfleet.engine.tensors import Floats, Matrix
-from embedfleet.model.json_files import brief, read_object
+from embedfleet.model.json_files import brief, read_object, shortened
 from embedfleet.model.reranker import SEQUENCE, task_of
 from embedfleet.vocabulary import ModelError, Pooling, Task
 
@@ -220,7 +220,7 @@ def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
         each = next((name for name, value in rope.items() if isinstance(value, dict)), None)
         if each is not None:
             raise ModelError(
-                f"{path}: {key} has parameters of its own for {brief(each)}; only models whose "
+                f"{path}: {key} has parameters of its own for {shortened(each)}; only models whose "
                 "layers all have the same ones are supported."
             )
 
