@@ -161,13 +161,16 @@ class Gateway:
         self._counter = RequestCounter(self.metrics)
         self._keys = KeyCounter(self.guards.callers, self.metrics)
         self._cached = CacheCounter(self.cache, self.metrics)
-        for watch in self.guards.watches:
-            self.background.start(watch.run(), f"watching {watch}")
-        if inside is not None and inside.peers is not None:
-            self.background.start(inside.peers.run(), "following the other gateways")
+        self._start_watches()
         self.endpoint = endpoint_of(self, self._counter.count, self._no_model)
         self.door = DoorCounter(settings.gateway, self.endpoint.answers, self.metrics)
         self.batches = batches_of(self, inside)
+
+    def _start_watches(self) -> None:
+        for watch in self.guards.watches:
+            self.background.start(watch.run(), f"watching {watch}")
+        if self._inside is not None and self._inside.peers is not None:
+            self.background.start(self._inside.peers.run(), "following the other gateways")
 
     def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
         """Start a pool: its local replicas, and the watch over those elsewhere."""
