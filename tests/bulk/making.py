@@ -32,6 +32,7 @@ class RevealingClient:
         self.computed: Counter[str] = Counter()
         self.refused = set(refused)
         self.model: str | None = None
+        self.space: str | None = None
         self._salt = salt
 
     async def served_model(self) -> ServedModel:

@@ -102,7 +102,7 @@ def test_verify_names_fragments_that_no_longer_hold(
 
 
 def test_a_plan_tells_what_it_will_take_and_asks_nobody(source: Path, tmp_path: Path) -> None:
-    json_lines(source, [{"text": text} for text in [*TEXTS, *TEXTS, " "]])
+    json_lines(source, [{"text": text} for text in [*TEXTS, *TEXTS, ""]])
     done = bulk("plan", source, "--json", "--replicas", 2, "--cost-per-hour", 2)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)

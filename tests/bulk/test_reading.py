@@ -78,7 +78,7 @@ def test_csv_is_read_by_its_header_with_quotes_and_lines_within(tmp_path: Path) 
     path.write_bytes(b'key,text\r\n1,"two\nlines, and ""quotes"""\r\n2,\r\n3,caf\xe9\r\n')
     rows = read(path, Columns(id="key", carry=None))
     assert rows.texts == ['two\nlines, and "quotes"', None, None]
-    assert codes(rows) == {1: "blank_string", 2: "invalid_utf8"}
+    assert codes(rows) == {1: "empty_string", 2: "invalid_utf8"}
     assert rows.ids == ["1", "2", "3"]
     tabs = tmp_path / "in.tsv"
     tabs.write_text("text\tn\na, b\t1\n")
@@ -99,7 +99,7 @@ def test_every_line_of_a_text_file_is_a_row(tmp_path: Path) -> None:
     path.write_bytes(b"one\n\ntwo \r\n\xff\nend")
     rows = read(path, Columns())
     assert rows.texts == ["one", None, "two ", None, "end"]
-    assert codes(rows) == {1: "blank_string", 3: "invalid_utf8"}
+    assert codes(rows) == {1: "empty_string", 3: "invalid_utf8"}
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,13 @@ from tests.fakes.revealing_service import vector_of
 
 ROWS = [
     *({"text": f"text {n % 11}", "id": n} for n in range(17)),
-    {"text": "  ", "id": "blank"},
+    {"text": "", "id": "empty"},
     {"id": "none"},
     {"text": "refused", "id": 19},
     *({"text": f"other {n}", "id": n} for n in range(5)),
 ]
 REFUSED = ["refused"]
-DISTINCT = {row["text"] for row in ROWS if str(row.get("text", "")).strip()} - {"refused"}
+DISTINCT = {row["text"] for row in ROWS if row.get("text")} - {"refused"}
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def test_every_row_has_its_vector_or_its_error(source: Path, tmp_path: Pat
     assert client.computed == dict.fromkeys(DISTINCT, 1)
     errors = [json.loads(line) for line in (out / "_errors.jsonl").read_text().splitlines()]
     assert [(error["row"], error["code"]) for error in errors] == [
-        (17, "blank_string"),
+        (17, "empty_string"),
         (18, "missing_text"),
         (19, "context_length_exceeded"),
     ]
@@ -104,7 +104,7 @@ async def test_an_end_at_any_operation_on_files_costs_nothing(
 
 
 @given(
-    texts=st.lists(st.sampled_from(["a", "b", "c", "d", " ", "refused", "é" * 9]), max_size=25),
+    texts=st.lists(st.sampled_from(["a", "b", "c", "d", "", "refused", "é" * 9]), max_size=25),
     rows=st.integers(1, 6),
     ends=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(["before", "torn", "after"]))),
     format_=st.sampled_from(["npy", "jsonl"]),
@@ -114,7 +114,7 @@ async def test_an_end_at_any_operation_on_files_costs_nothing(
 def test_any_number_of_ends_leaves_the_result_of_none(
     texts: list[str], rows: int, ends: list[tuple[int, str]], format_: str, dtype: str
 ) -> None:
-    if not any(text.strip() for text in texts):
+    if not any(texts):
         texts = [*texts, "a"]
 
     async def check(folder: Path) -> None:
@@ -274,3 +274,17 @@ async def test_ids_and_vectors_lie_beside_each_other(tmp_path: Path) -> None:
     found = np.load(out / "in-00000.npy")
     assert found.dtype == np.float16
     assert np.array_equal(found[1], vector_of("b").astype(np.float16))
+
+
+async def test_another_space_is_noticed_and_one_that_is_not_told_is_none(
+    source: Path, tmp_path: Path
+) -> None:
+    clients = [RevealingClient(REFUSED) for _ in range(4)]
+    for client, space in zip(clients, [None, "a", "a", "b"], strict=True):
+        client.space = space
+    for number, out in enumerate(["told", "untold"]):
+        await ran(job(source), tmp_path / out, clients[1 - number])
+    await ran(job(source), tmp_path / "told", clients[2])
+    await ran(job(source), tmp_path / "untold", clients[2])
+    with pytest.raises(BulkError, match="fingerprint is 'a', now 'b'"):
+        await ran(job(source), tmp_path / "told", clients[3])

@@ -275,3 +275,20 @@ def test_importing_the_package_loads_no_client_and_a_client_no_engine() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+async def test_vectors_of_another_space_are_not_mixed_in(service: RevealingService) -> None:
+    spaces = iter(["a", "a", "b"])
+
+    def spaced(_number: int, body: dict[str, Any]) -> web.Response:
+        answer = service.answer(body)
+        answer.headers["x-embedfleet-space"] = next(spaces)
+        return answer
+
+    service.fault = spaced
+    async with AsyncClient(service.url, model=MODEL) as client:
+        await client.embed(["one"])
+        await client.embed(["two"])
+        assert client.space == "a"
+        with pytest.raises(AnswerError, match="another space than before"):
+            await client.embed(["three"])

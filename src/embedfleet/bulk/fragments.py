@@ -49,7 +49,7 @@ class Fault:
     """Why a row has no text, or no vector."""
 
     code: str
-    """As in OpenAI's `error.code`, for instance `blank_string`."""
+    """As in OpenAI's `error.code`, for instance `empty_string`."""
     message: str
 
 

@@ -182,6 +182,7 @@ def refuse_another(begun: Run, wanted: Run, where: str) -> None:
         f"{name} is {_shown(old)}, now {_shown(new)}"
         for part in ("space", "form")
         for name, old, new in _differing(getattr(begun, part), getattr(wanted, part))
+        if name != "fingerprint" or None not in {old, new}  # a service may not know it yet
     ]
     if begun.version != VERSION:
         differing.append(f"its version is {begun.version}, now {VERSION}")

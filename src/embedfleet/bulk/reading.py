@@ -22,7 +22,7 @@ from embedfleet.bulk.sources import Source
 ROWS_AT_ONCE = 1024
 LARGEST_FIELD = 1 << 30
 NO_TEXT = Fault("missing_text", "the row has no text")
-BLANK = Fault("blank_string", "the text is empty or only white space")
+EMPTY = Fault("empty_string", "the text is empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
 def text_or_fault(value: Any) -> tuple[str | None, Fault | None]:
     """The text of a field, or why it is none."""
     if isinstance(value, str):
-        return (value, None) if value.strip() else (None, BLANK)
+        return (value, None) if value else (None, EMPTY)
     if value is None:
         return None, NO_TEXT
     return None, Fault("invalid_type", f"the text is no string but {type(value).__name__}")

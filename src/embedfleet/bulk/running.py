@@ -201,6 +201,7 @@ async def wanted_run(job: Job, client: AsyncClient) -> Run:
             input_type=job.wishes.input_type,
             instruction=job.wishes.instruction,
             truncate=job.wishes.truncate,
+            fingerprint=client.space,
         ),
         form=Form(
             format=job.format,

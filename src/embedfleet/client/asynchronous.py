@@ -75,6 +75,8 @@ class AsyncClient:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._gate = _Gate(pacing.Pace(most_in_flight))
         self._session: aiohttp.ClientSession | None = None
+        self.space: str | None = None
+        """Which space vectors are in, by `x-embedfleet-space`; None where none is told."""
 
     async def embed(
         self,
@@ -184,8 +186,18 @@ class AsyncClient:
                     raise
                 await asyncio.sleep(pacing.backoff_s(attempts, self._rng))
             else:
+                self._keep_to(reply.headers.get("x-embedfleet-space"))
                 self._cutter.learn(sum(map(wire.size_of, texts)), answer.tokens)
                 return answer
+
+    def _keep_to(self, space: str | None) -> None:
+        """Vectors of two spaces can't be compared, and must not come from one client."""
+        if None not in {space, self.space} and space != self.space:
+            raise AnswerError(
+                f"the service computes in another space than before ({space}, before {self.space}):"
+                " its model, or the precision of its numbers, changed"
+            )
+        self.space = space or self.space
 
     async def _exchange(self, method: str, path: str, body: bytes | None) -> _Reply:
         """A reply of success, after as many attempts as patience allows."""
