@@ -146,11 +146,19 @@ docs: $(RUNTIME)
 
 reference: $(VENV)/.reference
 
+# Ray, Spark and Daft, for their adapters' tests: over a gigabyte, and so of nobody else's targets.
+clusters: .venv-clusters/.installed
+
+.venv-clusters/.installed: requirements/clusters.txt | $(VENV)/.python
+	$(PYTHON) -m venv --clear .venv-clusters
+	.venv-clusters/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	@touch $@
+
 lock: $(VENV)/.python
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf $(VENV) $(SDKS) build dist src/*.egg-info $(LIBRARY) tests/sdks/node_modules .pytest_cache \
+	rm -rf $(VENV) $(SDKS) .venv-clusters build dist src/*.egg-info $(LIBRARY) tests/sdks/node_modules .pytest_cache \
 		.mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

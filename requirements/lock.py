@@ -22,6 +22,10 @@ LOCKS = {
 """What each lock is for, smallest first: each later one starts from the pins before it."""
 
 ALONE = {
+    "clusters.txt": [
+        *("aiohttp", "daft", "fsspec", "msgspec", "numpy", "orjson", "pandas<3", "pyarrow"),
+        *("pybase64", "pyspark", "ray[data]", "uvloop"),
+    ],
     "sdks.txt": [
         "cohere",
         "haystack-ai",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import orjson
@@ -17,6 +17,10 @@ from embedfleet.bulk.reading import ROWS_AT_ONCE, Columns, text_or_fault
 from embedfleet.bulk.sources import Source
 from embedfleet.bulk.writing import Names, Types
 from embedfleet.extras import how_to_add
+
+if TYPE_CHECKING:
+    from embedfleet.bulk.computing import Computed
+    from embedfleet.bulk.embedding import Embedding
 from embedfleet.storing import Parts
 
 try:
@@ -28,7 +32,13 @@ except ImportError as error:
         f"Parquet and Arrow take the extra `bulk` (pyarrow, 55 MB): {how_to_add('bulk')}"
     ) from error
 
-ROW_GROUP = 8192
+
+class Embeds(Protocol):
+    """What `Embedder` can do, as far as it is needed here."""
+
+    wanted: Embedding
+
+    def __call__(self, texts: Sequence[Any]) -> Computed: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ def parquet(rows: Rows, vectors: NDArray[Any], names: Names, types: Types) -> Pa
         use_dictionary=False,
     )
     yield memoryview(sink.getvalue())
+    pa.default_memory_pool().release_unused()  # it keeps what it had at its peak
 
 
 def vectors_of(data: bytes, vector: str) -> NDArray[Any]:
@@ -105,6 +116,27 @@ def plain_rows(carried: Carried) -> list[Mapping[str, Any]]:
     assert isinstance(carried, ArrowRows)  # noqa: S101  there are two kinds
     found: list[Mapping[str, Any]] = carried.table.to_pylist()
     return found or [{}] * len(carried)
+
+
+def embedded(rows: Any, embed: Embeds, *, of_a_fixed_size: bool = True) -> Any:
+    """A table of these rows (a table or a batch) with their vectors; a null and why where there is
+    none.
+    """
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+    wanted = embed.wanted
+    found = embed(table.column(wanted.text).to_pylist())
+    missing = np.zeros(len(table), bool)
+    missing[list(found.faults)] = True
+    flat = pa.array(np.ascontiguousarray(found.vectors).reshape(-1))
+    size = wanted.dimensions
+    if of_a_fixed_size:
+        lists = pa.FixedSizeListArray.from_arrays(flat, size, mask=pa.array(missing))
+    else:
+        offsets = pa.array(np.arange(len(table) + 1, dtype=np.int32) * size)
+        lists = pa.ListArray.from_arrays(offsets, flat, mask=pa.array(missing))
+    told = {at: f"{why.code}: {why.message}" for at, why in found.faults.items()}
+    errors = pa.array([told.get(at) for at in range(len(table))], pa.string())
+    return table.append_column(wanted.vector, lists).append_column(wanted.error, errors)
 
 
 def _parquet_batches(file: Any, columns: Columns) -> Iterator[Any]:

@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from embedfleet.bulk.errors import BulkError
 
@@ -19,21 +20,28 @@ if hasattr(library, "prctl"):
     library.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: it does not outlive who started it
 if os.getppid() != int(sys.argv[1]):
     sys.exit(1)
-os.environ["EMBEDFLEET_API_KEYS"] = sys.stdin.readline().strip()
+if key := sys.stdin.readline().strip():
+    os.environ["EMBEDFLEET_API_KEYS"] = key
 os.execv(sys.executable, [sys.executable, "-m", "embedfleet", *sys.argv[2:]])
 """
+Served: TypeAlias = tuple[str, str]
+"""An address and a key."""
+
 GREETING = re.compile(r" at (https?://\S+)/v1 ")
 STOP_S = 40.0
 """A little longer than a gateway waits for its requests."""
 
 
 @contextlib.contextmanager
-def own_fleet(model: str, replicas: int | None) -> Iterator[tuple[str, str]]:
-    """Serve a model while the block runs; gives the address and the key. Raises BulkError."""
+def own_fleet(model: str, replicas: int | None, *, keyed: bool = True) -> Iterator[Served]:
+    """Serve a model while the block runs; gives the address and the key. Raises BulkError.
+
+    Unless it is `keyed`, everybody on this machine may ask it.
+    """
     words = ["serve", model, "--port", "0", "--admin-port", "off", "--log-level", "warning"]
     if replicas is not None:
         words += ["--replicas", str(replicas)]
-    key = secrets.token_urlsafe(24)
+    key = secrets.token_urlsafe(24) if keyed else ""
     process = subprocess.Popen(  # noqa: S603  ourselves
         [sys.executable, "-c", LAUNCH, str(os.getpid()), *words],
         stdin=subprocess.PIPE,

@@ -1,0 +1,212 @@
+"""Texts a second of one service: `embedfleet bulk`, its client, openai-python, Baseten's client.
+
+    python -m benchmarks.bulk --texts 20000 --rounds 3
+
+All ask the same running service, one after the other in each round, in another order each time;
+texts are new in every run, so that no cache helps. The limit is the engine in this process: the
+texts of a run, tokenised before, in batches of like length on two threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import openai
+
+from embedfleet import Client
+from embedfleet.bulk.own_fleet import own_fleet
+
+WORDS = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split()
+
+
+def texts_of(run: int, count: int) -> list[str]:
+    """New texts of 8 to 40 words."""
+    rng = np.random.default_rng(run)
+    sizes = rng.integers(8, 40, count)
+    return [
+        f"{run} {n} " + " ".join(WORDS[at] for at in rng.integers(0, len(WORDS), size))
+        for n, size in enumerate(sizes)
+    ]
+
+
+def by_bulk(url: str, texts: list[str], folder: Path) -> None:
+    """The command, from a file of JSON lines to NumPy's files."""
+    source = folder / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = [str(source), str(folder / "out"), "--url", url]
+    subprocess.run(
+        [sys.executable, "-m", "embedfleet", "bulk", *words, "--json"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def by_client(url: str, texts: list[str], folder: Path) -> None:
+    """`embedfleet.Client`, to one file."""
+    with Client(url, lane="bulk") as client:
+        np.save(folder / "out.npy", client.embed(texts))
+
+
+def by_openai(url: str, texts: list[str], folder: Path) -> None:
+    """openai-python in a loop over 64 texts a request, with 8 threads, to one file."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        model = client.models.list().data[0].id
+
+        def embed(start: int) -> list[list[float]]:
+            answer = client.embeddings.create(model=model, input=texts[start : start + 64])
+            return [each.embedding for each in answer.data]
+
+        with ThreadPoolExecutor(8) as threads:
+            parts = list(threads.map(embed, range(0, len(texts), 64)))
+    np.save(folder / "out.npy", np.array([row for part in parts for row in part], np.float32))
+
+
+def by_baseten(url: str, texts: list[str], folder: Path) -> None:
+    """baseten-performance-client with 64 texts a request and up to 32 at once, to one file."""
+    from baseten_performance_client import (  # noqa: PLC0415
+        PerformanceClient,
+        RequestProcessingPreference,
+    )
+
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        model = client.models.list().data[0].id
+    performance = PerformanceClient(base_url=url, api_key="none")
+    chosen = RequestProcessingPreference(batch_size=64, max_concurrent_requests=32)
+    answer = performance.embed(input=texts, model=model, preference=chosen)
+    np.save(folder / "out.npy", answer.numpy().astype(np.float32))
+
+
+CONTENDERS: dict[str, Callable[[str, list[str], Path], None]] = {
+    "embedfleet bulk": by_bulk,
+    "embedfleet.Client": by_client,
+    "openai-python, 8 threads": by_openai,
+    "baseten-performance-client": by_baseten,
+}
+
+
+def engine_rate(texts: list[str], threads: int) -> float:
+    """Texts a second of the engine alone: batches of 64 texts of like length, ids made before."""
+    from embedfleet.encoding.encoder import Encoder  # noqa: PLC0415
+    from embedfleet.engine.loading import EngineOptions, load_engine  # noqa: PLC0415
+    from embedfleet.model.description import describe  # noqa: PLC0415
+    from embedfleet.model.source import resolve  # noqa: PLC0415
+
+    directory = resolve("builtin", progress=False).directory
+    encoder = Encoder(describe(directory))
+    every = [
+        one.ids
+        for one in encoder.encode(texts, prompt="", truncate="none")
+        if not isinstance(one, Exception)
+    ]
+    every.sort(key=len)
+    engine = load_engine(directory, EngineOptions(threads=threads))
+    try:
+        engine.prepare(every[:64])()
+        began = time.monotonic()
+        for start in range(0, len(every), 64):
+            engine.prepare(every[start : start + 64])()
+        return len(every) / (time.monotonic() - began)
+    finally:
+        engine.close()
+
+
+def replica_rate(url: str, texts: list[str]) -> float:
+    """Texts a second of the service when bodies are made before and answers are thrown away."""
+    pieces = [texts[start : start + 256] for start in range(0, len(texts), 256)]
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        model = client.models.list().data[0].id
+    fields = {"model": model, "encoding_format": "base64"}
+    bodies = [json.dumps({**fields, "input": piece}).encode() for piece in pieces]
+    headers = {"content-type": "application/json", "x-embedfleet-lane": "bulk"}
+
+    def ask(body: bytes) -> None:
+        request = urllib.request.Request(f"{url}/v1/embeddings", body, headers)  # noqa: S310
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            answer.read()
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(ask, bodies))
+    return len(texts) / (time.monotonic() - began)
+
+
+BULK = "embedfleet bulk"
+LIMIT = "the engine alone, 2 threads"
+READY = "the service, asked with ready bodies"
+
+
+def rounds(url: str, count: int, number: int) -> Iterator[dict[str, float]]:
+    """Texts a second of each contender, round by round."""
+    run = int(time.time())
+    for at in range(number):
+        found: dict[str, float] = {}
+        names = [*CONTENDERS, LIMIT, READY]
+        for name in names[at % len(names) :] + names[: at % len(names)]:
+            run += 1
+            texts = texts_of(run, count)
+            if name == LIMIT:
+                found[name] = engine_rate(texts, 2)
+            elif name == READY:
+                found[name] = replica_rate(url, texts)
+            else:
+                found |= contender_rate(name, url, texts)
+        print(json.dumps({name: round(rate, 1) for name, rate in found.items()}), flush=True)
+        yield found
+
+
+def contender_rate(name: str, url: str, texts: list[str]) -> dict[str, float]:
+    """Nothing where it is not installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        try:
+            CONTENDERS[name](url, texts, Path(folder))
+        except ImportError:
+            return {}
+        return {name: len(texts) / (time.monotonic() - began)}
+
+
+def main() -> None:
+    """Run the rounds against a service that is started for them; print and write the medians."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--texts", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=None)
+    chosen = parser.parse_args()
+    with own_fleet("builtin", 2, keyed=False) as (url, _):
+        every = list(rounds(url, chosen.texts, chosen.rounds))
+    names = list(dict.fromkeys(name for found in every for name in found))
+    report = {
+        "command": f"python -m benchmarks.bulk --texts {chosen.texts} --rounds {chosen.rounds}",
+        "date": time.strftime("%Y-%m-%d"),
+        "processors": os.cpu_count(),
+        "load_average_at_the_end": os.getloadavg()[0],
+        "texts_per_s": {name: [round(found[name], 1) for found in every] for name in names},
+        "median_texts_per_s": {
+            name: round(statistics.median(found[name] for found in every), 1) for name in names
+        },
+        "median_of_ratios_of_bulk": {
+            name: round(statistics.median(found[BULK] / found[name] for found in every), 3)
+            for name in names
+        },
+    }
+    text = json.dumps(report, indent=1) + "\n"
+    print(text, end="")
+    if chosen.output is not None:
+        chosen.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The fragment function for frameworks that bring their own loops: texts in, vectors out, blocking.
+
+A framework runs a task again whose worker died. With `kept`, what a task computed lies in a folder,
+one file for the texts of each call, named by their hash and whole or absent; whoever is handed
+the same texts again reads it, in this run or a later one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.bulk.computing import Computed, Computing
+from embedfleet.bulk.errors import BulkError
+from embedfleet.bulk.fragments import Fault, hash_of
+from embedfleet.bulk.reading import text_or_fault
+from embedfleet.client import AsyncClient, Wishes
+from embedfleet.storing import store_at
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What to ask whom. Travels to workers; `Embedder` works there."""
+
+    url: str
+    dimensions: int
+    """Of vectors: tables have to know before the first one comes."""
+    model: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    input_type: str | None = None
+    instruction: str | None = None
+    truncate: bool = False
+    dtype: str = "float32"
+    text: str = "text"
+    """The column of texts."""
+    vector: str = "embedding"
+    """The column of vectors, which is added."""
+    error: str = "embedding_error"
+    """The column of why a row has no vector, which is added."""
+    kept: str | None = None
+    """A folder that all workers reach, or an address of fsspec."""
+
+
+class Embedder:
+    """Embeds in one worker, call by call."""
+
+    def __init__(self, wanted: Embedding) -> None:
+        self.wanted = wanted
+        self._runner = asyncio.Runner()
+        self._store = None if wanted.kept is None else store_at(wanted.kept, alone=False)
+        self._client = AsyncClient(
+            wanted.url, model=wanted.model, api_key=wanted.api_key, lane="bulk", patience_s=600.0
+        )
+
+    def __call__(self, texts: Sequence[Any]) -> Computed:
+        """Vectors of texts, and why some have none. Raises the client's errors."""
+        read = [text_or_fault(text) for text in texts]
+        plain = [text for text, _ in read]
+        faults = {at: why for at, (_, why) in enumerate(read) if why is not None}
+        name = self._name(plain)
+        known = self._read(name)
+        if known is not None:
+            return Computed(known, faults, 0, 0)
+        computed = self._runner.run(self._compute(plain, faults))
+        if self._store is not None and computed.faults.keys() == faults.keys():
+            held = io.BytesIO()
+            np.save(held, computed.vectors, allow_pickle=False)
+            self._store.write(name, [held.getvalue()])
+        return computed
+
+    def embed_text(self, text: list[str | None]) -> list[NDArray[Any] | None]:
+        """As Daft asks; raises BulkError where a text is refused. A null stays one."""
+        found = self(text)
+        for at, why in found.faults.items():
+            if text[at] is not None:
+                raise BulkError(f"{why.code}: {why.message}")
+        return [None if at in found.faults else row for at, row in enumerate(found.vectors)]
+
+    def close(self) -> None:
+        """Close connections."""
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    async def _compute(self, texts: Sequence[str | None], faults: Mapping[int, Fault]) -> Computed:
+        asked = self.wanted
+        wishes = Wishes(asked.dimensions, asked.input_type, asked.instruction, asked.truncate)
+        computing = Computing(self._client, wishes, asked.dtype, asked.dimensions)
+        return await computing.compute(texts, faults)
+
+    def _name(self, texts: Sequence[str | None]) -> str:
+        """What tells the vectors of a call from all others."""
+        asked = self.wanted
+        options = (asked.model, asked.dimensions, asked.input_type, asked.instruction)
+        told = msgspec.json.encode((*options, asked.truncate, asked.dtype))
+        found = hashlib.blake2b(told, digest_size=20)
+        for text in texts:
+            found.update(b"\0" if text is None else hash_of(text))
+        return f"{found.hexdigest()}.npy"
+
+    def _read(self, name: str) -> NDArray[Any] | None:
+        if self._store is None:
+            return None
+        try:
+            data = self._store.read(name)
+        except FileNotFoundError:
+            return None
+        found: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        return found

@@ -1,0 +1,35 @@
+"""Spark: the vectors of a column, by tasks that ask a service.
+
+    frame = embedded(spark.read.parquet("in"), Embedding("http://gateway:8080", 1024))
+    frame.write.parquet("out")
+
+Spark repeats a task whose worker died, and with it all of the task's batches; with `kept` those
+that were whole are read. `spark.sql.execution.arrow.maxRecordsPerBatch` is the size of a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from embedfleet.bulk import columnar
+from embedfleet.bulk.embedding import Embedder, Embedding
+
+
+def embedded(frame: Any, wanted: Embedding) -> Any:
+    """The frame with vectors beside its rows; its columns keep their types."""
+    from pyspark.sql.types import ArrayType, FloatType, StringType, StructType  # noqa: PLC0415
+
+    schema = StructType(list(frame.schema.fields))
+    schema.add(wanted.vector, ArrayType(FloatType(), containsNull=False))
+    schema.add(wanted.error, StringType())
+
+    def work(batches: Iterator[Any]) -> Iterator[Any]:
+        embedder = Embedder(wanted)
+        try:
+            for batch in batches:
+                yield from columnar.embedded(batch, embedder, of_a_fixed_size=False).to_batches()
+        finally:
+            embedder.close()
+
+    return frame.mapInArrow(work, schema)
