@@ -22,6 +22,7 @@ def on_ray(source: str, out: str, wanted: Embedding) -> None:
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=100 << 20,
+        _node_ip_address="127.0.0.1",
         _temp_dir=str(Path(out).parent / "ray"),
     )
     try:
