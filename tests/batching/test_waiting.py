@@ -95,13 +95,13 @@ def test_texts_are_counted_until_they_are_taken_or_forgotten() -> None:
 
 
 COST = CostModel(per_batch_s=0.001, per_token_s=1e-5, per_squared_token_s=0.0)
-"""400 tokens in what a short batch may take."""
+"""200 tokens in what a short batch may take."""
 
 
 def test_batches_are_short_while_texts_of_both_lanes_come() -> None:
     rhythm = Rhythm(1_000, in_flight=2, enough_tokens=100)
     assert rhythm.budget(COST, mixed=False) == 1_000
-    assert rhythm.budget(COST, mixed=True) == pytest.approx(400, abs=1)
+    assert rhythm.budget(COST, mixed=True) == pytest.approx(200, abs=1)
 
 
 def test_but_no_shorter_than_a_device_is_fast_with_and_no_longer_than_ever() -> None:

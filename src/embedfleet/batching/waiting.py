@@ -15,9 +15,9 @@ from embedfleet.work import CostModel
 
 T = TypeVar("T", bound=Packable)
 
-QUICK_BATCH_S: Final = 0.005
-"""A batch of bulk beside which interactive texts come. Two are ahead of such a text at most, and it
-takes as long again to answer a short one alone."""
+QUICK_BATCH_S: Final = 0.003
+"""A batch of bulk beside which interactive texts come. Up to three are ahead of such a text, which
+takes as long as one of them alone."""
 
 
 @dataclass(frozen=True, slots=True)
