@@ -29,7 +29,7 @@ from rich.table import Table
 from embedfleet.engine.engine import Engine
 from embedfleet.engine.loading import EngineOptions, load_engine
 from embedfleet.engine.native import engine as native
-from embedfleet.engine.passes import SharingPass, passes, sharing_passes
+from embedfleet.engine.passes import SharingPass, sharing_passes
 from embedfleet.vocabulary import Encoding
 from tests.checkpoints import LARGE, Layout, random_weights, write_checkpoint
 
@@ -74,13 +74,12 @@ class Measured:
     alone_s: float
 
 
-def alone(batch: Sequence[Encoding], batch_tokens: int, block: int) -> Iterator[SharingPass]:
+def alone(
+    batch: Sequence[Encoding], batch_tokens: int, block: int, *, causal: bool
+) -> Iterator[SharingPass]:
     """Passes of texts that share nothing, as before."""
-    for cut in passes([len(text) for text in batch], batch_tokens):
-        one = SharingPass()
-        for place in range(*cut.indices(len(batch))):
-            one.add(place, len(batch[place]), 0, len(one.places), block)
-        yield one
+    del causal
+    return sharing_passes(batch, batch_tokens, block, causal=False)
 
 
 def seconds(engine: Engine, batch: Sequence[Encoding], *, share: bool) -> float:
@@ -93,7 +92,7 @@ def seconds(engine: Engine, batch: Sequence[Encoding], *, share: bool) -> float:
 def measure(engine: Engine, workload: Workload, rounds: int) -> Measured:
     batch = workload.encodings(np.random.default_rng(0))
     info = engine.info
-    found = list(sharing_passes(batch, info.batch_tokens, 16))
+    found = list(sharing_passes(batch, info.batch_tokens, 16, causal=True))
     pairs = [
         (seconds(engine, batch, share=True), seconds(engine, batch, share=False))
         for _ in range(rounds + 1)

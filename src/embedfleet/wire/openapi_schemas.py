@@ -53,9 +53,11 @@ def schemas(limits: RequestLimits) -> dict[str, Schema]:
                 "created": _count("When serving began, seconds since 1970."),
                 "owned_by": _text(""),
                 "max_tokens": _count("Longest text, in tokens."),
-                "dimensions": _count("Dimensions of a whole vector."),
+                "dimensions": _count("Dimensions of a whole vector; not of a reranker."),
+                "task": {"const": "rerank", "description": "Of a reranker alone."},
             }
-        ),
+        )
+        | {"required": ["id", "object", "created", "owned_by", "max_tokens"]},
         "Error": _error(),
         "Health": _object({"status": _text("")}),
     }
