@@ -19,7 +19,9 @@ OPEN_TO_ALL = Settings(gateway=GatewaySettings(host="0.0.0.0"))  # noqa: S104  t
 
 
 def guards(settings: Settings, given: list[str] | None = None) -> Guards:
-    return Guards.of(settings, given, str)
+    found = Guards.of(settings, given, str)
+    found.warn(settings.gateway.host, ["http://0.0.0.0:8080"])
+    return found
 
 
 def test_without_file_and_keys_everybody_may_ask() -> None:
@@ -59,7 +61,7 @@ def test_a_file_that_is_missing_or_broken_stops_the_start(tmp_path: Path) -> Non
 def test_an_open_door_to_the_network_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         guards(OPEN_TO_ALL)
-    assert "anyone who can reach 0.0.0.0:8080 can send requests" in caplog.text
+    assert "anyone who can reach http://0.0.0.0:8080 can send requests" in caplog.text
 
 
 def test_with_keys_or_on_this_machine_alone_nobody_is_warned(

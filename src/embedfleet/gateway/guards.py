@@ -53,12 +53,6 @@ class Guards:
         operating, own = one_key(admin.key_file, "admin.key_file")
         public_tls, renewed = certificate(gateway.tls_certificate, gateway.tls_key)
         admin_tls, renewed_too = certificate(admin.tls_certificate, admin.tls_key)
-        if isinstance(asking, OpenAccess) and not is_loopback(gateway.host):
-            log.warning(
-                "authentication is disabled: anyone who can reach %s:%d can send requests (set "
-                "access.keys_file; `embedfleet keys create` makes keys)",
-                *(gateway.host, gateway.port),
-            )
         watches = (*ring, *own, *renewed, *renewed_too)
         return cls(
             asking,
@@ -69,6 +63,15 @@ class Guards:
             gateway.cors_origins,
             is_loopback(admin.host),
         )
+
+    def warn(self, host: str, urls: Sequence[str]) -> None:
+        """Say once in the log that everybody may ask, where more than this machine can."""
+        if isinstance(self.callers, OpenAccess) and not is_loopback(host):
+            log.warning(
+                "authentication is disabled: anyone who can reach %s can send requests (set "
+                "access.keys_file; `embedfleet keys create` makes keys)",
+                ", ".join(urls),
+            )
 
     def public(self, app: App) -> App:
         """The public app as it is shown; its routes ask for keys themselves."""

@@ -407,6 +407,7 @@ async def _run(
         admin = admin_listeners(gateway, operators)
         urls = [each.url for each in public], next((each.url for each in admin), None)
         log.info("%s", announced(settings.pools, *urls))
+        gateway.guards.warn(settings.gateway.host, urls[0])
         stack.push_async_callback(_close, gateway, stop)
         answered = [*public, *admin] if workers is None else admin
         cut = await stack.enter_async_context(served(gateway, answered))

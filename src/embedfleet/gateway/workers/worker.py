@@ -215,7 +215,7 @@ async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> 
     if not isinstance(begin, Begin):
         return 0  # the primary ended before it said anything
     settings = share(load(begin.settings, {}, {}), begin.workers)
-    configure_logging(settings.log)
+    configure_logging(settings.log, f"worker-{begin.number}")
     ledger = None if begin.ledger is None else Ledger(begin.ledger, begin.number)
     async with contextlib.AsyncExitStack() as stack:
         tracing = stack.enter_context(opened(settings.tracing, "embedfleet-gateway"))
