@@ -266,3 +266,12 @@ def test_a_trial_may_take_a_few_batches_once_costs_are_known() -> None:
     assert trial_timeout_s(slow, 10.0, doubtful=False) == 10.0
     fresh = msgspec.structs.replace(DESCRIPTION, batches=1)
     assert trial_timeout_s(fresh, 120.0, doubtful=True) == 120.0
+
+
+def test_what_right_answers_acquit_is_no_ejection() -> None:
+    """A replica that is suspect for a moment, again and again, is not out for minutes after."""
+    conduct = WELL
+    for _ in range(20):
+        conduct, event = judge(S.SUSPECT, conduct.ejected(0.0, 0.0), Sign.SUCCEEDED, Peers(1, 1, 0))
+        assert event is Event.RECOVERED
+    assert conduct.ejected(0.0, 0.0).ejections == 1

@@ -411,3 +411,32 @@ async def test_one_that_comes_goes_and_comes_within_a_minute_is_told_whole(
     assert [each for each in told if not each.endswith("suspect")] == [
         f"replica a is {state}" for state in states
     ]
+
+
+async def test_a_replica_far_slower_than_its_like_is_ejected_where_others_can_take_its_work() -> (
+    None
+):
+    contact = FakeContact()
+    async with watching(contact, verify_interval_s=1000) as member:
+        await becomes(member, S.READY)
+        for name in ("b", "c"):
+            await becomes(contact.fleet[name], S.READY)
+        contact.description = msgspec.structs.replace(DESCRIPTION, cost=(1.0, 0.1, 0.0))
+        await becomes(member, S.EJECTED)
+        assert "times slower than its like" in member.reason
+
+
+async def test_a_slow_replica_that_can_not_be_spared_is_left_as_it_is() -> None:
+    """Suspect it would get no texts while another is ready, and be acquitted by the next one."""
+    contact, seen = FakeContact(), list[ReplicaState]()
+    async with watching(contact, verify_interval_s=1000) as member:
+        await becomes(member, S.READY)
+        for name in ("b", "c"):
+            await becomes(contact.fleet[name], S.READY)
+            contact.fleet.apply(contact.fleet[name], Event.REFUSED, time.monotonic())
+        contact.fleet.listen(
+            lambda each, _left: seen.append(each.state) if each is member else None
+        )
+        contact.description = msgspec.structs.replace(DESCRIPTION, cost=(1.0, 0.1, 0.0))
+        await asyncio.sleep(0.03)
+        assert S.SUSPECT not in seen

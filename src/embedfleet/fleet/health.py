@@ -36,6 +36,9 @@ MOST_SLOWDOWN = 5.0
 """A replica that is slower than the median of its like by more is treated as failing: something
 is wrong with it that its answers do not show. Below, balancing by work gives it less."""
 
+SLOW_LOOKS = 5
+"""It must be found so slow so many times in a row: a busy machine makes anybody so for a moment."""
+
 EJECTION = Backoff(5.0, 300.0)
 """How long a replica stays ejected: the first time, and at most."""
 
@@ -146,7 +149,9 @@ def judge(
     """What is remembered after a sign, and the event that follows from it, if any does."""
     if sign is Sign.SUCCEEDED:
         cleared = replace(conduct, failures=0, misses=0, probation=False)
-        return cleared, Event.RECOVERED if state is ReplicaState.SUSPECT else None
+        if state is ReplicaState.SUSPECT:  # its answers acquit it: that was no ejection
+            return replace(cleared, ejections=max(0, conduct.ejections - 1)), Event.RECOVERED
+        return cleared, None
     if sign is Sign.PROVEN:
         if state is ReplicaState.SUSPECT:
             return conduct.readmitted(), Event.RECOVERED

@@ -23,6 +23,7 @@ from embedfleet.fleet.health import (
     IDLE_S,
     MOST_SLOWDOWN,
     SERVING,
+    SLOW_LOOKS,
     Expected,
     Sign,
     hung,
@@ -110,6 +111,8 @@ class _Watch:
     """Computes the golden vectors, while looks go on."""
     tried: float = field(default_factory=time.monotonic)
     """When the last trial began, monotonic seconds."""
+    slow: int = 0
+    """Looks in a row at which it was far slower than its like."""
     touched: float = field(default_factory=time.monotonic)
     """When it was touched last."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
@@ -296,9 +299,11 @@ class Prober:
         factor = slowdown(
             _believed(member, now) or description, [each for each in others if each is not None]
         )
-        if factor > MOST_SLOWDOWN:
+        watch = self._watches[member]
+        watch.slow = watch.slow + 1 if factor > MOST_SLOWDOWN else 0
+        if watch.slow >= SLOW_LOOKS and self._fleet.peers(member).can_spare_one:
             self._lost(member, f"it is {factor:.0f} times slower than its like")
-        else:
+        else:  # where it can't be spared, being slow makes it no worse than it is
             self._fleet.observe(member, Sign.ANSWERED, now, "it answers")
 
     def _lost(self, member: Member, reason: str) -> None:
