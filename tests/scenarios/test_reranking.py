@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from embedfleet.conformance.checks import reranking
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.encoding.prompts import prompt_for
 from embedfleet.engine.loading import EngineOptions, load_engine
@@ -113,6 +114,19 @@ def replica_of(service: Service, pool: str) -> psutil.Process:
         for connection in child.net_connections()
         if connection.laddr.port in ports
     )
+
+
+def test_the_service_keeps_the_contract_of_reranking(service: Service) -> None:
+    command = [sys.executable, "-m", "embedfleet", "conformance", service.base_url]
+    done = subprocess.run(
+        [*command, "--model", "small-reranker"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("\n" + done.stdout).count("\npassed  ") == len(reranking.suite.checks)
 
 
 def test_golden_pairs_guard_a_reranker(reranker: Path, tmp_path: Path) -> None:

@@ -116,12 +116,11 @@ class Asked:
 
     async def answered(self, tell: Callable[[Result], None]) -> tuple[str, list[Result]]:
         """Run the checks; give the model that was asked and how each check ended."""
-        from embedfleet.conformance.checks import all_checks  # noqa: PLC0415
+        from embedfleet.conformance.checks import checks_for  # noqa: PLC0415
         from embedfleet.conformance.running import run_checks  # noqa: PLC0415
         from embedfleet.conformance.service import introduced  # noqa: PLC0415
         from embedfleet.conformance.transport import connected  # noqa: PLC0415
 
-        checks = [check for check in all_checks() if self.only in check.name]
         async with connected(self.url, key=self.key, timeout_s=self.timeout_s) as transport:
             service = await introduced(
                 transport,
@@ -129,6 +128,7 @@ class Asked:
                 max_tokens=self.max_tokens,
                 guarded=self.key is not None,
             )
+            checks = [check for check in checks_for(service) if self.only in check.name]
             ours = service.is_embedfleet if self.extensions is None else self.extensions
             results = []
             async for result in run_checks(service, checks, extensions=ours):

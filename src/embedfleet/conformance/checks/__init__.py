@@ -14,11 +14,13 @@ from embedfleet.conformance.checks import (
     models,
     prompts,
     refusals,
+    reranking,
     routes,
     tokens,
     unicode,
     vectors,
 )
+from embedfleet.conformance.service import Service
 
 SUITES = (
     inputs.suite,
@@ -39,3 +41,8 @@ SUITES = (
 def all_checks() -> list[Check]:
     """List every check of every suite."""
     return [check for suite in SUITES for check in suite.checks]
+
+
+def checks_for(service: Service) -> list[Check]:
+    """The checks of what the service's model is for."""
+    return reranking.suite.checks if service.card.get("task") == "rerank" else all_checks()
