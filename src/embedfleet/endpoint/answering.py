@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
+
+import msgspec
 
 from embedfleet.access import Access, OpenAccess, Pass
 from embedfleet.cache.tiers import VectorCache
@@ -29,7 +30,6 @@ from embedfleet.endpoint.texts import compute
 from embedfleet.endpoint.tokenizing import Tokenizing, whole
 from embedfleet.telemetry.tracing import current_span
 from embedfleet.vocabulary import (
-    CallerError,
     EmbedfleetError,
     RateLimitedError,
     ServiceError,
@@ -68,8 +68,7 @@ BYTES_OF_TEXT = 64
 """What stands around each vector."""
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(msgspec.Struct):
     """A request's vectors, full width, and what is told of them."""
 
     vectors: Vectors | Sequence[Vector]
@@ -80,7 +79,7 @@ class _Found:
     """Texts that a cache knew; None without one."""
     truncated: Sequence[int] = ()
     """Those of `inputs` that were cut."""
-    faults: Mapping[int, EmbedfleetError] = field(default_factory=dict)
+    faults: dict[int, EmbedfleetError] = {}
     """What is wrong with those of `inputs` that have no vector."""
 
 
@@ -285,45 +284,58 @@ class Endpoint:
     ) -> _Found:
         allowed.reserve(self._tokenizing.least_tokens(model, parsed, parsed.inputs))
         every = await self._tokenizing.encode(model, parsed, parsed.inputs, caller)
+        if not parsed.by_item:
+            return await self._compute_all(model, whole(every), caller, allowed)
         faults: dict[int, EmbedfleetError] = {}
-        if parsed.by_item:
-            faults = {at: one for at, one in enumerate(every) if isinstance(one, CallerError)}
-            encoded = [one for one in every if isinstance(one, EncodedText)]
-        else:
-            encoded = whole(every)
-        places = [at for at in range(len(every)) if at not in faults]
-        tokens = sum([len(text.ids) for text in encoded])
-        model.backend.admit(len(encoded), tokens, caller)
-        allowed.charge(tokens)
-        truncated = [at for at, text in zip(places, encoded, strict=True) if text.truncated]
-        if not encoded:
-            return _Found([], 0, faults=faults)
-        found = await compute(
-            model.backend,
-            [text.ids for text in encoded],
-            caller,
-            model.identity.width,
-            by_item=parsed.by_item,
+        encoded: dict[int, EncodedText] = {}
+        for at, one in enumerate(every):
+            if isinstance(one, EncodedText):
+                encoded[at] = one
+            else:
+                faults[at] = one
+        found = await self._compute_all(
+            model, list(encoded.values()), caller, allowed, by_item=True
         )
-        rows = found.rows
-        if parsed.by_item:
-            failed = {
-                at: row
-                for at, row in zip(places, rows, strict=True)
-                if isinstance(row, EmbedfleetError)
-            }
-            rows = [row for row in rows if not isinstance(row, EmbedfleetError)]
-            truncated = [at for at in truncated if at not in failed]
-            faults |= failed
-        return _Found(rows, tokens, found.queue_s, found.compute_s, None, truncated, faults)
+        rows = dict(zip(encoded, found.vectors, strict=True))
+        faults |= {at: row for at, row in rows.items() if isinstance(row, EmbedfleetError)}
+        found.vectors = [row for at, row in rows.items() if at not in faults]
+        found.truncated = [
+            at for at, text in encoded.items() if text.truncated and at not in faults
+        ]
+        found.faults = faults
+        return found
+
+    async def _compute_all(
+        self,
+        model: ServedModel,
+        encoded: Sequence[EncodedText],
+        caller: Caller,
+        allowed: Pass,
+        *,
+        by_item: bool = False,
+    ) -> _Found:
+        """Vectors of texts that are right; with `by_item` errors may be among them."""
+        ids = [text.ids for text in encoded]
+        tokens = sum(map(len, ids))
+        model.backend.admit(len(ids), tokens, caller)
+        allowed.charge(tokens)
+        if not ids:
+            return _Found([], 0)
+        width = model.identity.width
+        found = await compute(model.backend, ids, caller, width, by_item=by_item)
+        truncated = [at for at, text in enumerate(encoded) if text.truncated]
+        return _Found(found.rows, tokens, found.queue_s, found.compute_s, None, truncated)
 
     async def _write(self, told: Answer, contract: Contract, answer: HeldAnswer) -> Written:
         """The answer's body; a large one is written beside the event loop."""
         texts, parsed = len(told.full), told.request
         width = 0 if not texts else parsed.dimensions or len(told.full[0])
-        size = sum(form.size(width) for form in parsed.forms) + BYTES_OF_TEXT
+        size, inline = BYTES_OF_TEXT, True
+        for form in parsed.forms:
+            size += form.size(width)
+            inline = inline and texts * width <= _inline(form)
         await answer.take(texts * size + BYTES_OF_TEXT * parsed.texts)
-        if all(texts * width <= _inline(form) for form in parsed.forms):
+        if inline:
             return contract.write(told)
         return await self._tokenizing.apart(partial(contract.write, told))
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from embedfleet.encoding.encoder import EncodedText
 from embedfleet.encoding.tokenizer import finished
@@ -170,12 +170,12 @@ class Tokenizing:
         self._pump()
 
 
-def whole(encoded: Sequence[EncodedText | CallerError]) -> list[EncodedText]:
+def whole(encoded: Sequence[EncodedText | CallerError]) -> Sequence[EncodedText]:
     """The texts; raises one CallerError for all of them that are none."""
     faults = [each for each in encoded if isinstance(each, CallerError)]
     if faults:
         raise of_several(faults)
-    return [each for each in encoded if isinstance(each, EncodedText)]
+    return cast("Sequence[EncodedText]", encoded)
 
 
 def _named(parsed: EmbeddingRequest, places: Sequence[int] | None, at: int) -> str:

@@ -77,11 +77,14 @@ class Request(msgspec.Struct, frozen=True):
         """Who asks, as the header `authorization` has it, or a key as Azure's clients and those of
         several engines send it.
         """
-        told = self.header(b"authorization")
-        if told is None:
-            key = self.header(b"api-key") or self.header(b"x-api-key")
-            told = None if key is None else f"Bearer {key}"
-        return told
+        key: bytes | None = None
+        for name, value in self.scope["headers"]:
+            if name == b"authorization":
+                told: str = value.decode("latin-1")
+                return told
+            if key is None and (name in {b"api-key", b"x-api-key"}):
+                key = value
+        return None if key is None else f"Bearer {key.decode('latin-1')}"
 
     def listed(self, name: bytes) -> str | None:
         """All headers of this (lower-case) name as the one list that they are (RFC 9110, 5.3)."""

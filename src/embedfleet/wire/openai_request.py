@@ -110,6 +110,19 @@ def _request(
         forms = _BASE64 if layout == "base64" else (Form(layout=layout),)
     role = None if fields.input_type is None else role_of("input_type", fields.input_type)
     truncate = None if fields.truncate is None else truncation_of("truncate", fields.truncate)
+    texts = read.texts
+    if not read.further and not texts.faults:  # who asks for nothing more pays for nothing more
+        return EmbeddingRequest(
+            model=name,
+            inputs=texts.good,
+            dimensions=fields.dimensions,
+            forms=forms,
+            role=role,
+            instruction=instruction_of(fields.instruction, limits),
+            truncate=truncate,
+            user=fields.user,
+            by_item=limits.by_item,
+        )
     found: dict[str, Any] = {
         "dimensions": fields.dimensions,
         "forms": forms,

@@ -8,7 +8,6 @@ base64 and 3 ms as JSON numbers, of one core.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from operator import itemgetter
 from types import MappingProxyType
 
 import numpy as np
@@ -44,16 +43,15 @@ def render_response(
         written = (b'"%b"' % pybase64.b64encode(row) for row in rows)
     else:
         written = (orjson.dumps(row, option=_NUMPY) for row in as_numbers(numbers))
-    items: list[tuple[int, tuple[bytes, ...]]] = []
-    for index, row in zip(indices, written, strict=True):
-        end = b',"truncated":true},' if index in truncated else b"},"
-        items.append((index, (_OPENING % index, row, end)))
-    if faults:
-        items += [(index, (_faulty(index, fault), b",")) for index, fault in faults.items()]
-        items.sort(key=itemgetter(0))
     parts = [b'{"object":"list","data":[']
-    for _, pieces in items:
-        parts += pieces
+    wrong = sorted(faults.items(), reverse=True)
+    for index, row in zip(indices, written, strict=True):
+        while wrong and wrong[-1][0] < index:
+            parts += (_faulty(*wrong.pop()), b",")
+        end = b',"truncated":true},' if index in truncated else b"},"
+        parts += (_OPENING % index, row, end)
+    for each in reversed(wrong):
+        parts += (_faulty(*each), b",")
     parts[-1] = parts[-1].removesuffix(b",")
     usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (prompt_tokens, prompt_tokens)
     parts += (b'],"model":', _json(model), b",", _of_integers(form, vectors), usage)
@@ -98,7 +96,7 @@ def _error(error: EmbedfleetError) -> dict[str, object]:
     }
 
 
-Card = tuple[str, int, ModelIdentity, Mapping[str, object]]
+Card = tuple[str, int, ModelIdentity] | tuple[str, int, ModelIdentity, Mapping[str, object]]
 
 
 def render_models(models: Iterable[Card]) -> bytes:
@@ -121,7 +119,10 @@ def render_model(
 
 
 def _model(
-    name: str, created: int, identity: ModelIdentity, more: Mapping[str, object]
+    name: str,
+    created: int,
+    identity: ModelIdentity,
+    more: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
     """OpenAI's four fields, then ours."""
     reranks = identity.task is Task.RERANK

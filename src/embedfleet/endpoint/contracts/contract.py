@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
 import orjson
 import pybase64
 
@@ -20,16 +20,14 @@ _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What is known of a request beside its body."""
 
     path: str
     limits: RequestLimits
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What is to be told of a request."""
 
     request: EmbeddingRequest
@@ -45,7 +43,7 @@ class Answer:
     """Where in the request they stand; None from the first text on."""
     truncated: Container[int] = ()
     """Places of texts that were cut."""
-    faults: Mapping[int, EmbedfleetError] = field(default_factory=dict)
+    faults: dict[int, EmbedfleetError] = {}
     """What is wrong with the texts at the other places."""
 
     @property
