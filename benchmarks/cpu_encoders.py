@@ -1,13 +1,15 @@
 """Encoders on the processor beside transformers and ONNX Runtime: tokens/s, latency, exactness.
 
     python -m benchmarks.cpu_encoders [--rounds 5] [--threads 2] [--models MiniLM-L6 bge-base]
+                                       [--contenders NAME...]
 
 Needs torch, transformers, onnx, onnxscript and onnxruntime beside the project. MiniLM-L6's and
 bge-base's geometry with random weights (seeded), mean pooling, token ids in and unit vectors out.
 Each contender is a process; they take turns on every workload. transformers and ONNX Runtime get
 texts sorted by length in padded passes of at most 1,024 tokens; ONNX Runtime's graph is fused by
-its own optimiser for BERT, and for int8 quantised by its own dynamic quantisation. Writes
-`benchmarks/results/cpu_encoders.json`.
+its own optimiser for BERT, and for int8 quantised by its own dynamic quantisation. Ours
+take an instruction set behind their precision (`embedfleet f32 avx2`). Writes
+`benchmarks/results/cpu_encoders.json` after each round.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from typing import IO, Any, Final, cast
 
 import numpy as np
 from benchmarks.cpu_rivals.contract import PASS_TOKENS, Embed, Vectors, sorted_passes, unit
-from benchmarks.cpu_workloads import WORKLOADS, Texts
+from benchmarks.cpu_workloads import WORKLOADS as OF_DECODERS
+from benchmarks.cpu_workloads import Texts, Workload
 
 from embedfleet.machine import processor_flags
 from tests.encoder_checkpoints import BGE_BASE, MINILM_L6, write_encoder
@@ -40,11 +43,18 @@ CONTENDERS: Final = (
     "onnxruntime int8",
     "embedfleet f32",
     "embedfleet int8",
-    "embedfleet f32 avx2",
-    "embedfleet int8 avx2",
 )
 """The first is what the vectors of the others are compared with."""
-SINGLES_PER_ROUND: Final = 10
+SINGLES_PER_ROUND: Final = 5
+MIX: Final = next(workload for workload in OF_DECODERS if workload.name == "mix").lengths[:16]
+WORKLOADS: Final = (
+    Workload("32 x 32", (32,) * 32),
+    Workload("8 x 128", (128,) * 8),
+    Workload("2 x 512", (512,) * 2),
+    Workload("mix", MIX),
+    Workload("1 x 16", (16,)),
+    Workload("1 x 128", (128,)),
+)
 
 
 def embedfleet(name: str, checkpoint: Path, threads: int) -> Embed:
@@ -229,18 +239,19 @@ class Contender:
         self._process.wait()
 
 
-def measure(model: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    checkpoint = write_encoder(folder / model, MODELS[model])
-    contenders = [Contender(name, checkpoint, options.threads) for name in options.contenders]
-    for number in range(options.rounds + 1):
-        for workload in WORKLOADS:
-            turn = number % len(contenders)
-            for contender in contenders[turn:] + contenders[:turn]:
-                for _ in range(SINGLES_PER_ROUND if workload.single and number else 1):
-                    took = contender.run(workload.name)
-                    if number:  # round 0 warms up
-                        contender.took.setdefault(workload.name, []).append(took)
-        print(f"{model}: round {number} of {options.rounds}", flush=True)
+def measure(contenders: list[Contender], number: int) -> None:
+    """One round of every workload; round 0 warms up."""
+    turn = number % len(contenders)
+    for workload in WORKLOADS:
+        for contender in contenders[turn:] + contenders[:turn]:
+            for _ in range(SINGLES_PER_ROUND if workload.single and number else 1):
+                took = contender.run(workload.name)
+                if number:
+                    contender.took.setdefault(workload.name, []).append(took)
+
+
+def found_of(contenders: list[Contender], folder: Path) -> dict[str, Any]:
+    """Medians so far, and how far the vectors are from the first contender's."""
     found: dict[str, Any] = {}
     reference: Vectors | None = None
     for contender in contenders:
@@ -250,21 +261,17 @@ def measure(model: str, options: argparse.Namespace, folder: Path) -> dict[str, 
         reference = vectors if reference is None else reference
         cosines = np.einsum("ij,ij->i", vectors, reference)
         found[contender.name] = {
-            "tokens_per_s": {
+            f"tokens_per_{name}": {
                 workload.name: workload.tokens()
-                / median(each["seconds"] for each in contender.took[workload.name])
+                / median(each[key] for each in contender.took[workload.name])
                 for workload in WORKLOADS
-            },
-            "tokens_per_processor_s": {
-                workload.name: workload.tokens()
-                / median(each["processor_s"] for each in contender.took[workload.name])
-                for workload in WORKLOADS
-            },
+            }
+            for name, key in (("s", "seconds"), ("processor_s", "processor_s"))
+        } | {
             "cosine_mean": float(cosines.mean()),
             "cosine_least": float(cosines.min()),
             "largest_difference": float(np.abs(vectors - reference).max()),
         }
-        contender.stop()
     return found
 
 
@@ -293,21 +300,40 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS))
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    with tempfile.TemporaryDirectory() as folder:
-        models = {model: measure(model, options, Path(folder)) for model in options.models}
-    for model, found in models.items():
-        show(model, found)
+    with tempfile.TemporaryDirectory() as named:
+        folder = Path(named)
+        models: dict[str, list[Contender]] = {}
+        for model in options.models:
+            checkpoint = write_encoder(folder / model, MODELS[model])
+            models[model] = [
+                Contender(name, checkpoint, options.threads) for name in options.contenders
+            ]
+        for number in range(options.rounds + 1):
+            for contenders in models.values():
+                measure(contenders, number)
+            print(f"round {number} of {options.rounds}", flush=True)
+            if number:  # whoever ends it early has the rounds until then
+                found = {model: found_of(each, folder) for model, each in models.items()}
+                write(found, options, number)
+        for model, contenders in models.items():
+            show(model, found[model])
+            for contender in contenders:
+                contender.stop()
+
+
+def write(models: dict[str, Any], options: argparse.Namespace, rounds: int) -> None:
     flags = processor_flags()
     record = {
         "command": "python -m benchmarks.cpu_encoders " + " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).date().isoformat(),
         "processor": processor_name(),
+        "processors": os.cpu_count(),
         "instructions": sorted(flags & {"avx2", "avx_vnni", "avx512_vnni", "avx512_bf16"}),
         "threads": options.threads,
-        "rounds": options.rounds,
+        "rounds": rounds,
         "load_average": os.getloadavg(),
         "models": models,
     }
