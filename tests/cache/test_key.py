@@ -19,6 +19,7 @@ IDENTITY = VectorIdentity(
 
 IN_THE_KEY = {
     "inputs": "the text itself",
+    "queries": "written into the text of each pair, with the instruction",
     "role": "as its prompt",
     "instruction": "as the prompt",
     "truncate": "a field",
@@ -43,6 +44,7 @@ OF_A_MODEL = {
     "max_tokens": "a field",
     "prompts": "as the prompt",
     "name": "as the pool, which has its name from its configuration",
+    "task": "the revision has it: a reranker's files are another model's",
     "vocabulary": "not: ids beyond it are refused, and the revision has it",
 }
 identities = st.builds(
