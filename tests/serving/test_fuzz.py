@@ -262,7 +262,9 @@ async def said(
 
 def complete(got: bytes) -> bool:
     """Whether there is a first answer that is final."""
-    return not got.startswith(b"HTTP/1.1 100") and b"\r\n\r\n" in got
+    while got.startswith(b"HTTP/1.1 100"):
+        got = got.partition(b"\r\n\r\n")[2]
+    return b"\r\n\r\n" in got
 
 
 def status_of(got: bytes) -> int | None:
@@ -328,6 +330,7 @@ async def test_what_others_refuse_is_refused_and_nothing_hangs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 6))
+@pytest.mark.parametrize("seed", [2, 3])
 async def test_many_more_of_them(seed: int) -> None:
-    await fuzzed(seed, 12_000)
+    """`python -m tests.serving.fuzzing_apps` sends as many as one likes."""
+    await fuzzed(seed, 6_000)
