@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 import pytest
 
+from embedfleet.gateway.starting import local_model
 from embedfleet.model.source import resolve
 from embedfleet.model.trial import try_files
+from embedfleet.settings import Pool
 from embedfleet.vocabulary import ModelError
 
 Definition = dict[str, Any]
@@ -106,3 +108,13 @@ async def test_what_is_no_part_of_tokenising_is_left_out(tmp_path: Path, part: s
 
 async def test_the_built_in_model_passes(tmp_path: Path) -> None:
     await try_files(files(tmp_path, lambda _: None))
+
+
+@pytest.mark.parametrize("field", ["model", "tokenizer_dir"])
+def test_a_directory_is_tried_before_anything_of_a_gateway_is_started(
+    tmp_path: Path, field: str
+) -> None:
+    harmful = files(tmp_path, HARMFUL["a special token that there is not"])
+    pool = Pool(**{field: harmful if field == "tokenizer_dir" else str(harmful)})  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=str(harmful)):
+        local_model(pool, None)

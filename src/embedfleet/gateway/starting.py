@@ -12,7 +12,8 @@ from embedfleet.fleet.supervisor import Supervisor, Told
 from embedfleet.gateway.attaching import launch
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.model.description import ModelDescription, describe, with_revision
-from embedfleet.model.source import resolve
+from embedfleet.model.source import BUILTIN, resolve
+from embedfleet.model.trial import survived
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings import Settings
 from embedfleet.telemetry.metrics import GatewayMetrics
@@ -21,11 +22,14 @@ from embedfleet.telemetry.metrics import GatewayMetrics
 def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription | None:
     """The model of a pool whose files are to be on this machine; None where replicas bring it."""
     if pool.tokenizer_dir is not None:
+        survived(pool.tokenizer_dir)
         found = describe(pool.tokenizer_dir, max_tokens=max_tokens, task=pool.wanted_task)
         return with_revision(found, pool.revision)
     if not pool.model:
         return None
     source = resolve(pool.model, progress=True)
+    if source.name != BUILTIN:
+        survived(source.directory)
     # Replicas of our own are told the limit themselves.
     own = pool.engine == "embedfleet"
     return describe(

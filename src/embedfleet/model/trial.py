@@ -66,6 +66,17 @@ async def try_files(directory: Path) -> None:
         raise ModelError(words or f"trying its tokenizer ended with {process.returncode}")
 
 
+def survived(directory: Path) -> None:
+    """`try_files` where no event loop runs. Raises ModelError that names the directory."""
+    if not directory.is_dir():
+        return  # whoever reads it says so
+    try:
+        asyncio.run(try_files(directory))
+    except ModelError as error:
+        named = str(directory) in error.message
+        raise ModelError(error.message if named else f"{directory}: {error.message}") from None
+
+
 def _try(directory: Path) -> None:
     """Load and use what a gateway would. Raises ModelError, or dies."""
     describe(directory)
