@@ -193,7 +193,8 @@ async def fuzz_apps(scratch: Path, seed: int, count: int, at_once: int = 64) -> 
         for name, port, tls in doors:
             question = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
             assert status_of(await said(port, question, rng, tls, MUST_ANSWER_S)) == 200, name
-        answer = await plain.client().embeddings.create(model=MODEL, input="the sea")
+        async with plain.client() as client:
+            answer = await client.embeddings.create(model=MODEL, input="the sea")
         assert len(answer.data) == 1
     logging.getLogger().removeHandler(reported)
     assert not reported.lines, reported.lines[:3]
