@@ -213,6 +213,9 @@ SERVICE = [
                 {
                     "held {{instance}}": "embedfleet_cache_held_texts",
                     "let go": rate("embedfleet_cache_evicted_texts_total", where=""),
+                    "of replicas that failed a check": rate(
+                        "embedfleet_cache_distrusted_texts_total", where=""
+                    ),
                 },
             ),
             Panel(
