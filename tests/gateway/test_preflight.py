@@ -47,7 +47,7 @@ def of_type(model: ModelDescription, model_type: str) -> ModelDescription:
     return model
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "nomic_bert", "llama"])
+@pytest.mark.parametrize("kind", ["modernbert", "nomic_bert", "llama"])
 def test_another_architecture_names_the_engines_that_may_serve_it(
     model: ModelDescription, kind: str
 ) -> None:
@@ -97,3 +97,12 @@ def test_golden_vectors_that_are_missing_or_of_another_model_are_refused(
     vectors = GoldenVectors("r", ("a",), (np.array([1], np.int32),), np.ones((1, 64), np.float32))
     write(absent, vectors)
     assert refusal(elsewhere, None) == ""
+
+
+@pytest.mark.parametrize("engine", ["vllm", "tei", "llamacpp"])
+def test_a_reranker_is_refused_where_an_engine_of_others_is_to_compute_it(
+    model: ModelDescription, engine: str
+) -> None:
+    (model.directory / "reranker.json").write_text('{"pair": "{query}", "after": "."}')
+    said = refusal(Pool(model="m", engine=engine), describe(model.directory))  # type: ignore[arg-type]
+    assert f"is a reranker and pools.engine is {engine}" in said

@@ -18,7 +18,7 @@ from embedfleet.golden.vectors import known_file
 from embedfleet.model.description import ModelDescription
 from embedfleet.settings import EngineSettings, Settings
 from embedfleet.settings import Pool as PoolSettings
-from embedfleet.vocabulary import SettingError
+from embedfleet.vocabulary import SettingError, Task
 
 Suits = Callable[[ModelDescription, EngineSettings], None]
 """Whether embedfleet's own engine can load a model with these options; raises SetupError."""
@@ -59,6 +59,11 @@ def _engine(settings: Settings, pool: PoolSettings, model: ModelDescription, sui
     if pool.engine == "embedfleet":
         suits(model, settings.engine)
         return
+    if model.identity.task is Task.RERANK:
+        raise SettingError(
+            f"{model.identity.name} is a reranker and pools.engine is {pool.engine}: embedfleet "
+            "asks its own engine alone for scores; leave --engine out"
+        )
     names = pool.served_names or (model.identity.name,)
     program = words(command(pool.engine, launch(settings, pool, model, names)))[0]
     if shutil.which(program) is None:

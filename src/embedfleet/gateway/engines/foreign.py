@@ -29,6 +29,7 @@ from embedfleet.vocabulary import (
     Precision,
     ReplicaError,
     ReplicaUnreachableError,
+    Task,
     UnfitReplicaError,
 )
 from embedfleet.wire import frames
@@ -164,6 +165,11 @@ class ForeignClient:
     # -- looking ------------------------------------------------------------------------
 
     async def _meet(self, url: str) -> _Engine:
+        if self._identity.task is Task.RERANK:
+            raise UnfitReplicaError(
+                f"{url} is an engine of others, which embedfleet does not ask for scores; a pool "
+                "that reranks takes embedfleet's own replicas"
+            )
         known = await self._host.meet(url)
         self._compare(url, known.facts)
         batch = known.facts.batch_tokens or DEFAULT_BATCH_TOKENS
