@@ -19,7 +19,7 @@ IDENTITY = VectorIdentity(
 
 IN_THE_KEY = {
     "inputs": "the text itself",
-    "queries": "written into the text of each pair, with the instruction",
+    "queries": "as the prompt, or in the text of each pair",
     "role": "as its prompt",
     "instruction": "as the prompt",
     "truncate": "a field",
