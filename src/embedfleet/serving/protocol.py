@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from embedfleet.serving.answers import Answers
+from embedfleet.serving.head import Head
 from embedfleet.serving.limits import LINGER_S, ClientLimits
 from embedfleet.serving.rules import VERSIONS, read_head, without_offer
 from embedfleet.vocabulary import (
@@ -413,10 +414,13 @@ class _Exchange:
             self._add(b"content-length", str(len(body)).encode())
         if len(body) > PIECE_BYTES:
             body = self._held(body)
+        head: Head | None = None
+        connection, cycle = self._connection, self._cycle
         if self._start is not None:
             start, self._start = self._start, None
+            head = Head(connection.transport)
+            cycle.transport = cast("asyncio.Transport", head)
             await self._send(start)
-        connection, cycle = self._connection, self._cycle
         connection.note(len(body))
         if len(body) > PIECE_BYTES or (cycle.more_body and not more):
             await self._in_pieces(body)
@@ -424,6 +428,9 @@ class _Exchange:
             if cycle.more_body and not more:
                 await self._linger()
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        if head is not None:
+            head.flush()
+            cycle.transport = connection.transport
 
     async def _in_pieces(self, body: bytes) -> None:
         view = memoryview(body)
