@@ -1,7 +1,7 @@
 """Encoders on the processor beside transformers and ONNX Runtime: tokens/s, latency, exactness.
 
     python -m benchmarks.cpu_encoders [--rounds 5] [--threads 2] [--models MiniLM-L6 bge-base]
-                                       [--contenders NAME...]
+                                       [--contenders NAME...] [--folder DIR]
 
 Needs torch, transformers, onnx, onnxscript and onnxruntime beside the project. MiniLM-L6's and
 bge-base's geometry with random weights (seeded), mean pooling, token ids in and unit vectors out.
@@ -301,10 +301,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS))
+    parser.add_argument("--folder", type=Path, help="where models are kept for another run")
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryDirectory() as named:
-        folder = Path(named)
+        folder = options.folder or Path(named)
         models: dict[str, list[Contender]] = {}
         for model in options.models:
             checkpoint = write_encoder(folder / model, MODELS[model])
