@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
+from tests.real_texts import DATA
 from tests.reranker_checkpoints import write_served_reranker
 from tests.service import Service, started
 
@@ -152,3 +156,43 @@ def test_what_is_retrieved_is_reranked(reranking: str) -> None:
     scores = [float(line.split()[0]) for line in ranking]
     assert len(scores) == 2
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"),
+    [("sqlite-vec", "sqlite_vec"), ("faiss", "faiss"), ("qdrant", "qdrant_client")],
+)
+def test_a_corpus_is_indexed_after_a_kill_and_searched(
+    kind: str, package: str, base_url: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(package, reason=f"{kind} is not installed")
+    if kind == "sqlite-vec" and not hasattr(sqlite3.Connection, "enable_load_extension"):
+        pytest.importorskip("pysqlite3", reason="this Python's sqlite3 loads no extensions")
+    archive = DATA / "python_docs_en_zh" / "python-docs-zh-cn-3.13.tar.xz"
+    if not archive.exists():
+        pytest.skip(f"no {archive}: set EMBEDFLEET_DATA to the folder of real texts")
+    example = "08-index-a-corpus"
+    whole, corpus = tmp_path / "whole.jsonl", tmp_path / "corpus.jsonl"
+    programs = [sys.executable, str(EXAMPLES / example / "corpus.py"), str(archive), str(whole)]
+    assert printed(programs, base_url) == []
+    lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) > 100_000
+    corpus.write_text("".join(lines[:1500]), encoding="utf-8")
+    out = tmp_path / "vectors"
+    bulk = [sys.executable, "-m", "embedfleet", "bulk", str(corpus), str(out)]
+    bulk += ["--id", "id", "--carry", "page,text", "--format", "jsonl", "--url", base_url]
+    bulk += ["--fragment-rows", "200"]
+    first = subprocess.Popen(bulk, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while first.poll() is None and not list(out.glob("*-00001.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    subprocess.run(bulk, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    index = [sys.executable, str(EXAMPLES / example / "index.py")]
+    target = str(tmp_path / "index.db")
+    assert printed([*index, "fill", kind, str(out), target], base_url) == []
+    row = json.loads(lines[700])
+    best, *_ = printed([*index, "search", kind, target, row["text"]], base_url)
+    assert row["id"] in best

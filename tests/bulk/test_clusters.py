@@ -9,7 +9,9 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,13 @@ def environment(home: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_raylet_start_wait_time_s": "300",
     }
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """With a short name, for Ray's sockets are below it; on a disk, whose room it looks at."""
+    with tempfile.TemporaryDirectory(prefix="ef-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.mark.parametrize("framework", ["ray", "spark", "daft"])
