@@ -92,7 +92,7 @@ class Running:
         )
 
     async def ended(self, batch: str) -> Any:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while True:
             found = await self.client.batches.retrieve(batch)
             if found.status in documents.ENDED:
@@ -150,7 +150,7 @@ async def test_a_batch_goes_from_a_file_to_a_file(store: Store) -> None:
     async with running(store) as api:
         texts = [f"text {'x' * n}" for n in range(90)]
         batch = await api.create(lines(*texts), metadata={"job": "nightly"})
-        assert batch.status in {"validating", "in_progress"}
+        assert batch.status not in {"failed", "expired", "cancelled"}
         done = await api.ended(batch.id)
         assert done.status == "completed"
         assert (done.request_counts.total, done.request_counts.completed) == (90, 90)
@@ -225,7 +225,7 @@ async def test_a_batch_that_is_cancelled_keeps_what_was_answered(store: Store) -
     async with running(store, answering) as api:
         answering.answer = lambda text: (answering.hold.clear(), Answering.good(text))[1]
         batch = await api.create(lines(*(f"{n}" for n in range(50))))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not answering.answered:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
@@ -250,7 +250,7 @@ async def test_what_was_answered_before_a_stop_is_not_asked_again(store: Store) 
             Answering.good(text),
         )[1]
         batch = await api.create(lines(*texts))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while api.shelf.state(batch.id).completed < 30:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
