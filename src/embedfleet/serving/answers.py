@@ -57,7 +57,6 @@ class Answers:
 
         A single answer has room however large it is.
         """
-        others = sum(each.size for each in self._held.values() if each.address == address)
         while self._held and self.bytes + size > self._most:
             slowest = self._slowest(now)
             if slowest is None:
@@ -65,6 +64,7 @@ class Answers:
             self.cut_off += 1
             self.release(slowest)
             slowest.cut_off()
+        others = sum(each.size for each in self._held.values() if each.address == address)
         crowded = self.bytes and self.bytes + size > self._most
         if crowded or (others and others + size > self._most * SHARE):
             self.shed += 1
