@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-clusters" / "bin" / "python"
 TEXTS = [f"text {n}" for n in range(1000)]
-TIMEOUT_S = 400.0
+TIMEOUT_S = 900.0
 
 
 class Killing(RevealingService):
