@@ -6,6 +6,7 @@ cache: losing it costs time and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
@@ -71,7 +72,7 @@ class Journal:
                 self._connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
                 self._connection.execute("COMMIT")
             except sqlite3.Error as error:
-                if self._connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):  # of no transaction, or a closed file
                     self._connection.execute("ROLLBACK")
                 raise self._said(error) from error
 
@@ -84,8 +85,9 @@ class Journal:
             self._run(f"DELETE FROM vectors WHERE hash IN ({marks})", some)  # noqa: S608
 
     def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        """Close the file, once no thread is at it: one may be, of a run that was cut off."""
+        with self._lock:
+            self._connection.close()
 
     def remove(self) -> None:
         """Close the file and remove it: nothing in it is needed any more."""
