@@ -37,7 +37,14 @@ from embedfleet.vocabulary import (
     Vector,
     Vectors,
 )
-from embedfleet.wire.asgi import ClientGoneError, Request, Response, Route, error_response
+from embedfleet.wire.asgi import (
+    ClientGoneError,
+    Request,
+    Response,
+    Route,
+    error_response,
+    forget_frames,
+)
 from embedfleet.wire.attendance import Attendance
 from embedfleet.wire.compressing import Content
 from embedfleet.wire.embedding_request import (
@@ -189,6 +196,7 @@ class Endpoint:
             if allowed is not None and is_ours(error):
                 allowed.refund()
             refusal, status = error_response(error, contract.refuse), error.status
+            forget_frames(error)
             return refusal
         except ClientGoneError as left:
             status = left.status

@@ -190,6 +190,7 @@ class Replica:
             gone.cancel()
             self._open_calls -= 1
             self._calls.pop(call.key, None)
+            progress.jobs.clear()  # jobs know the call, and the call its jobs
 
     async def _send_frames(self, request: Request, progress: CallInProgress) -> None:
         headers = [(b"content-type", frames.FRAMES_TYPE.encode())]

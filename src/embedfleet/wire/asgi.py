@@ -185,6 +185,22 @@ async def compressed(request: Request, response: Response, least: int | None) ->
     return msgspec.structs.replace(response, body=body, headers=headers)
 
 
+def forget_frames(error: BaseException) -> None:
+    """Let go of the frames that an error came through, once it is told.
+
+    They hold the whole request, and many of them the error: a cycle that only the collector would
+    find, which looks through a process of many objects seldom, and does not see their size.
+    """
+    left, seen = [error], set[int]()
+    while left:
+        each = left.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            left += [other for other in (each.__context__, each.__cause__) if other is not None]
+            left += getattr(each, "parts", ())
+
+
 async def send_response(send: Send, response: Response, name: str = "") -> None:
     """Send a whole answer; `name` is that of the request."""
     await send(
@@ -246,8 +262,10 @@ class Router:
                 request.scope["path"] = path
             return await self._find(request.scope["method"], path)(request)
         except EmbedfleetError as error:
+            forget_frames(error)
             return error_response(error)
-        except ClientGoneError:
+        except ClientGoneError as error:
+            forget_frames(error)
             return None
         except asyncio.CancelledError:  # a stop waits no longer: nobody else cancels a request
             task = asyncio.current_task()
