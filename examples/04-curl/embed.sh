@@ -7,7 +7,7 @@ if ! listed=$(curl -sS "$url/models"); then
     echo "no service answers at $url: start one with \`make serve\`, or set EMBEDFLEET_URL" >&2
     exit 1
 fi
-model=$(echo "$listed" | sed 's/.*"data":\[{"id":"\([^"]*\)".*/\1/')
+model=$(printf '%s' "$listed" | sed 's/.*"data":\[{"id":"\([^"]*\)".*/\1/')
 
 embed() {
     curl -sS "$url/embeddings" -H 'content-type: application/json' -d "$1" | cut -c 1-200

@@ -453,6 +453,15 @@ async def test_a_wrong_request_does_not_take_the_place_of_an_answer() -> None:
         assert await one.ended()
 
 
+async def test_nor_does_it_where_the_answer_has_no_body() -> None:
+    async with site() as here, client(here) as one:
+        await one.say(b"HEAD /held HTTP/1.1\r\nHost: here\r\n\r\n", b"nonsense\r\n\r\n")
+        here.hold.set()
+        assert (await one.answer(bodiless=True))[0] in {200, 405}
+        assert (await one.answer())[0] == 400
+        assert await one.ended()
+
+
 async def test_a_body_that_is_no_body_is_answered_400_by_its_route() -> None:
     """Its chunks make no sense."""
     async with site() as here, client(here) as one:

@@ -418,8 +418,9 @@ class _Exchange:
         connection, cycle = self._connection, self._cycle
         if self._start is not None:
             start, self._start = self._start, None
-            head = Head(connection.transport)
-            cycle.transport = cast("asyncio.Transport", head)
+            if cycle.scope["method"] != "HEAD":  # of whose body nothing is written
+                head = Head(connection.transport)
+                cycle.transport = cast("asyncio.Transport", head)
             await self._send(start)
         connection.note(len(body))
         if len(body) > PIECE_BYTES or (cycle.more_body and not more):
