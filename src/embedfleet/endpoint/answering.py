@@ -43,7 +43,6 @@ from embedfleet.wire.asgi import (
     Response,
     Route,
     error_response,
-    forget_frames,
 )
 from embedfleet.wire.attendance import Attendance
 from embedfleet.wire.compressing import Content
@@ -196,7 +195,6 @@ class Endpoint:
             if allowed is not None and is_ours(error):
                 allowed.refund()
             refusal, status = error_response(error, contract.refuse), error.status
-            forget_frames(error)
             return refusal
         except ClientGoneError as left:
             status = left.status

@@ -161,7 +161,8 @@ def _too_large(limit: int) -> BodyTooLargeError:
 def error_response(
     error: EmbedfleetError, render: Callable[[EmbedfleetError], bytes] = render_error
 ) -> Response:
-    """The answer that tells the caller about an error."""
+    """The answer that tells the caller about an error, which has then done its work."""
+    forget_frames(error)
     headers = [*error.headers]
     if isinstance(error, ServiceError) and error.retry_after_s is not None:
         seconds = max(1, -int(-error.retry_after_s // 1))
@@ -262,7 +263,6 @@ class Router:
                 request.scope["path"] = path
             return await self._find(request.scope["method"], path)(request)
         except EmbedfleetError as error:
-            forget_frames(error)
             return error_response(error)
         except ClientGoneError as error:
             forget_frames(error)
