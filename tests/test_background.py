@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from embedfleet.background import Background
+from embedfleet.background import Background, BoundedTasks
 
 
 async def for_ever() -> None:
@@ -49,3 +49,56 @@ async def test_what_is_cancelled_has_not_failed() -> None:
 
     assert second.cancelled()
     assert not background.failed.is_set()
+
+
+async def test_no_more_tasks_than_may_run_at_once_and_the_bound_may_change() -> None:
+    most, running, seen = 3, set[int](), list[int]()
+
+    async def work(number: int) -> None:
+        nonlocal most
+        running.add(number)
+        seen.append(len(running))
+        await asyncio.sleep(0)
+        running.remove(number)
+        most = 2
+
+    async with BoundedTasks(lambda: most) as tasks:
+        for number in range(20):
+            await tasks.start(work(number))
+    assert len(seen) == 20
+    assert max(seen) <= 3
+    assert max(seen[4:]) <= 2
+    assert not running
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["while others start", "at the end"])
+async def test_what_a_task_raises_is_raised_after_the_others_were_cancelled(*, last: bool) -> None:
+    cancelled = []
+
+    async def waiting() -> None:
+        try:
+            await for_ever()
+        except asyncio.CancelledError:
+            cancelled.append(1)
+            raise
+
+    async def run() -> None:
+        async with BoundedTasks(lambda: 9 if last else 3) as tasks:
+            await tasks.start(waiting())
+            await tasks.start(waiting())
+            await tasks.start(with_a_bug())
+            assert last
+
+    with pytest.raises(ZeroDivisionError):
+        await run()
+    assert len(cancelled) == 2
+
+
+async def test_an_error_of_the_block_itself_cancels_them() -> None:
+    async def run() -> None:
+        async with asyncio.timeout(30), BoundedTasks(lambda: 3) as tasks:
+            await tasks.start(for_ever())
+            await with_a_bug()
+
+    with pytest.raises(ZeroDivisionError):
+        await run()

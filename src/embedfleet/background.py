@@ -1,4 +1,4 @@
-"""The loops of a process: what runs beside requests until the process stops.
+"""The loops of a process, which run beside requests until it stops, and tasks within a bound.
 
 A component that works in the background has a coroutine `run()` that returns only by being
 cancelled. What belongs to the world (a network, a file, one replica's nonsense) is handled inside
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Self
 
 log = logging.getLogger(__name__)
 
@@ -47,3 +47,37 @@ async def cancelled(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class BoundedTasks:
+    """Tasks of which a bounded number runs at once. What one of them raises is raised by `start` or
+    at the end of the block, after the others were cancelled.
+    """
+
+    def __init__(self, most: Callable[[], int]) -> None:
+        """`most` run at once; it is asked again whenever one has ended."""
+        self._most = most
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            while error is None and self._tasks:
+                await self._some()
+        finally:
+            await cancelled(*self._tasks)
+
+    async def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin, then wait until there is room for another."""
+        self._tasks.add(asyncio.create_task(work))
+        while len(self._tasks) >= self._most():
+            await self._some()
+
+    async def _some(self) -> None:
+        """Wait until some have ended."""
+        done, left = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        self._tasks = left

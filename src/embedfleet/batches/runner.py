@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
+from embedfleet.background import BoundedTasks
 from embedfleet.batches import documents
 from embedfleet.batches.documents import Batch, Line, LineFault, State, Status
 from embedfleet.batches.shelf import Shelf
@@ -250,21 +251,9 @@ class _Work:
 
     async def _answer_all(self) -> None:
         lines = self._runner._lines(self._batch)  # noqa: SLF001
-        tasks: set[asyncio.Task[None]] = set()
-        try:
-            while True:
-                line = await asyncio.to_thread(self._next, lines)
-                if line is None:
-                    break
-                tasks.add(asyncio.create_task(self._answer(line)))
-                while len(tasks) >= PART_LINES:
-                    tasks = await _ended(tasks)
-            while tasks:
-                tasks = await _ended(tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async with BoundedTasks(lambda: PART_LINES) as tasks:
+            while (line := await asyncio.to_thread(self._next, lines)) is not None:
+                await tasks.start(self._answer(line))
 
     def _next(self, lines: Iterator[Line | LineFault]) -> Line | None:
         for line in lines:
@@ -334,10 +323,3 @@ def _ended_as(state: State) -> Status:
 
 def _is_hopeless(response: Response) -> bool:
     return (b"x-should-retry", b"false") in response.headers
-
-
-async def _ended(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
-    return left

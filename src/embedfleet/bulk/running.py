@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from embedfleet.background import BoundedTasks
 from embedfleet.bulk import ledger
 from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.errors import BulkError
@@ -434,19 +435,10 @@ class _Publishing:
     async def all(self, found_: Iterator[Fragment], reader: ThreadPoolExecutor) -> None:
         """Raises what one of them raises, after the others were cancelled."""
         loop = asyncio.get_running_loop()
-        tasks: set[asyncio.Task[None]] = set()
-        try:
+        async with BoundedTasks(lambda: FRAGMENTS_AT_ONCE) as tasks:
             for _ in self._stale:
                 fragment = await loop.run_in_executor(reader, self._next, found_)
-                tasks.add(asyncio.create_task(self._one(fragment)))
-                while len(tasks) >= FRAGMENTS_AT_ONCE:
-                    tasks = await _ended(tasks)
-            while tasks:
-                tasks = await _ended(tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+                await tasks.start(self._one(fragment))
 
     def _next(self, found_: Iterator[Fragment]) -> Fragment:
         """The next fragment that is to be computed. Raises BulkError where the input changed."""
@@ -472,10 +464,3 @@ class _Publishing:
         self._output.publish(fragment, computed, self._types)
         hashes = (hash_of(text) for text in fragment.rows.texts if text is not None)
         self._output.journal.forget(key for key in hashes if key not in self._repeats)
-
-
-async def _ended(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
-    return left

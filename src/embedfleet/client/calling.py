@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfleet.background import BoundedTasks
 from embedfleet.client import wire
 from embedfleet.client.errors import AnswerError, RefusedError
 from embedfleet.client.pacing import Cutter, Pace
@@ -98,22 +98,13 @@ class Call:
         """Requests for all of these, no more at a time than the service may be sent and one that
         waits: the later one is cut, the more is known of how many tokens its texts have.
         """
-        tasks: set[asyncio.Task[None]] = set()
         at = 0
-        try:
+        async with BoundedTasks(lambda: int(self._pace.limit) + 1) as tasks:
             while at < len(places):
                 ahead = places[at : at + self._cutter.most_texts]
                 count = self._cutter.fitting([wire.size_of(self._inputs[each]) for each in ahead])
-                tasks.add(asyncio.create_task(self._some(ahead[:count])))
+                await tasks.start(self._some(ahead[:count]))
                 at += count
-                while len(tasks) > int(self._pace.limit):
-                    tasks = await _ended(tasks)
-            while tasks:
-                tasks = await _ended(tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _some(self, places: Sequence[int]) -> None:
         """One request; where it is refused, smaller ones that find out which text is the cause."""
@@ -177,11 +168,3 @@ def _is_of_a_text(error: RefusedError) -> bool:
     if error.http_status not in {400, 413, 422}:
         return False
     return error.param is None or error.param.partition("[")[0] == "input"
-
-
-async def _ended(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Wait until some have ended; raises what they raised."""
-    done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
-    return left
