@@ -9,7 +9,10 @@ from embedfleet.model.description import describe
 from embedfleet.settings import Pool
 from tests.access.gateway import MODEL, running
 
-SHARED = {"/health/live", "/health/ready", "/", "/assets/pages.css", "/assets/words.js"}
+SHARED = {
+    *("/health/live", "/health/ready", "/"),
+    *("/assets/pages.css", "/assets/asking.js", "/assets/words.js"),
+}
 OPEN = ("/health", "/assets/")
 
 

@@ -1,8 +1,9 @@
 """Uses both pages in Debian's Chromium as people do; `test_browser.py` runs it.
 
-    python in_browser.py GATEWAY ADMIN KEY AXE PROCESS [SCREENSHOTS]
+    python in_browser.py GATEWAY ADMIN KEY AXE PROCESS CODE [SCREENSHOTS]
 
-The gateway asks for KEY and scales one pool of two replicas; PROCESS is the one to kill.
+The gateway asks for KEY and scales one pool of two replicas; PROCESS is the one to kill. What the
+page gives as code is written into the folder CODE.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 
 from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
-GATEWAY, ADMIN, KEY, AXE, PROCESS = sys.argv[1:6]
-SCREENSHOTS = Path(sys.argv[6]) if len(sys.argv) > 6 else None
+GATEWAY, ADMIN, KEY, AXE, PROCESS, CODE = sys.argv[1:7]
+SCREENSHOTS = Path(sys.argv[7]) if len(sys.argv) > 7 else None
 PATIENCE_MS = 90_000
 
 
@@ -73,13 +74,13 @@ def every_control(page: Page) -> None:
     page.locator("#instruction").fill("Given a question, find its answer")
     page.locator("#embed").click()
     expect(page.locator("#sent")).to_contain_text("find its answer")
-    for kind, words in (
-        ("python", "from openai"),
-        ("client", "import Client"),
-        ("node", "new OpenAI"),
-    ):
-        page.locator("#code-kind").select_option(kind)
-        expect(page.locator("#code")).to_contain_text(words)
+    for form in ("int8", "float"):
+        page.locator("#form").select_option(form)
+        for kind in ("curl", "python", "client", "node"):
+            page.locator("#code-kind").select_option(kind)
+            expect(page.locator("#code")).to_contain_text(GATEWAY)
+            code = page.locator("#code").inner_text()
+            (Path(CODE) / f"{kind}-{form}").write_text(code, encoding="utf-8")
     page.locator("#copy").click()
     expect(page.locator("#said")).to_contain_text("Copied")
     assert KEY not in page.content()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -21,7 +23,34 @@ KEY = "sk-a-key-of-the-browser-tests"
 PATIENCE_S = 900.0
 
 
-def test_every_control_works_by_hand_and_by_keyboard_and_the_fleet_is_seen_live(
+RUNNERS = {
+    "curl": ["sh"],
+    "python": [sys.executable],
+    "client": [sys.executable],
+    "node": ["node"],
+}
+
+
+def ran(code: Path) -> str:
+    """What the code prints that the page gives; nothing where there is no program for it."""
+    program = RUNNERS[code.name.partition("-")[0]]
+    if shutil.which(program[0]) is None:
+        return ""
+    modules = code.parent / "node_modules"
+    if not modules.exists():
+        modules.symlink_to(AXE.parents[1])
+    script = code.with_name(f"{code.name}.mjs")
+    script.write_text(code.read_text("utf-8").replace("KEY", KEY), "utf-8")
+    return subprocess.run(
+        [*program, str(script)], check=True, timeout=120, text=True, stdout=subprocess.PIPE
+    ).stdout
+
+
+def numbers_in(said: str) -> list[float]:
+    return [float(each) for each in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", said)]
+
+
+def test_every_control_works_by_hand_and_by_keyboard_the_fleet_is_live_and_the_code_runs(
     tmp_path: Path,
 ) -> None:
     """EMBEDFLEET_TEST_SCREENSHOTS names the folder that gets the pictures of docs/."""
@@ -38,7 +67,7 @@ def test_every_control_works_by_hand_and_by_keyboard_and_the_fleet_is_seen_live(
             if "replica" in each.cmdline()
         )
         command = [str(PYTHON), "in_browser.py", service.root, service.admin, KEY, str(AXE)]
-        command.append(str(victim))
+        command += [str(victim), str(tmp_path)]
         if "EMBEDFLEET_TEST_SCREENSHOTS" in os.environ:
             command.append(os.environ["EMBEDFLEET_TEST_SCREENSHOTS"])
         done = subprocess.run(
@@ -51,3 +80,13 @@ def test_every_control_works_by_hand_and_by_keyboard_and_the_fleet_is_seen_live(
             stderr=subprocess.STDOUT,
         )
         assert done.returncode == 0, done.stdout[-4000:]
+        for form in ("int8", "float"):
+            said = {kind: ran(tmp_path / f"{kind}-{form}") for kind in RUNNERS}
+            width = 64
+            assert f"(2, {width})" in said["client"]
+            assert '"usage"' in said["curl"]
+            wanted = numbers_in(said["python"])
+            assert len(wanted) == 4
+            assert all(abs(each) >= 1 or form == "float" for each in wanted if each)
+            if said["node"]:
+                assert numbers_in(said["node"]) == pytest.approx(wanted, abs=1e-6)

@@ -51,7 +51,7 @@ def fleet() -> Routes:
 
 
 def _routes(page: str, scripts: tuple[str, ...]) -> Routes:
-    shared = ("pages.css", "words.js")
+    shared = ("pages.css", "asking.js", "words.js")
     assets = {("GET", ASSETS + name): _route(name) for name in (*scripts, *shared)}
     return {("GET", "/"): _route(page), **assets}
 

@@ -1,21 +1,13 @@
+import { ask, by, useKey } from "/assets/asking.js";
 import { say, translate } from "/assets/words.js";
 
-const by = (id) => document.getElementById(id);
 const EVERY_MS = 2000;
 const WELL = new Set(["ready", "draining", "standby"]);
 
-let key = "";                // in this page's memory alone
 let seen = null;             // { fleet, scaling }
 let heard = performance.now();
 
-const ask = async (path, body) => {
-  const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
-  const headers = { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) };
-  const answer = await fetch(path, { ...options, headers, credentials: "omit", signal: AbortSignal.timeout(10_000) });
-  const said = await answer.json().catch(() => null);
-  if (!answer.ok) throw Object.assign(new Error(said?.error?.message ?? `HTTP ${answer.status}`), { status: answer.status });
-  return said;
-};
+const soon = (path, body) => ask(path, body, AbortSignal.timeout(10_000));
 
 const count = (number) => (number === null || number === undefined ? "–" : Math.round(number).toLocaleString());
 const made = (tag, words, kind = "") => Object.assign(document.createElement(tag), { textContent: words ?? "", className: kind });
@@ -87,7 +79,7 @@ const confirm = (words, path, pool, replicas) => {
   dialog.onclose = async () => {
     if (dialog.returnValue !== "confirm") return;
     const body = { pool, ...(replicas === undefined ? {} : { replicas: Number(by("order-count").value) }) };
-    await ask(path, body).then(look, failed);
+    await soon(path, body).then(look, failed);
   };
   dialog.showModal();
 };
@@ -115,14 +107,14 @@ const failed = (error) => {
 };
 
 const look = async () => {
-  const [fleet, scaling] = await Promise.all([ask("/fleet"), ask("/autoscaling")]);
-  seen = { fleet, scaling };
+  const [fleet, scaling] = await Promise.all([soon("/fleet"), soon("/autoscaling")]);
+  seen = { fleet: fleet.said, scaling: scaling.said };
   heard = performance.now();
   by("key-row").hidden = true;
   draw();
 };
 
-by("key-row").onsubmit = (event) => { event.preventDefault(); key = by("key").value.trim(); look().catch(failed); };
+by("key-row").onsubmit = (event) => { event.preventDefault(); useKey(by("key").value); look().catch(failed); };
 
 translate(draw);
 const again = async () => { if (!document.hidden) await look().catch(failed); setTimeout(again, EVERY_MS); };

@@ -1,6 +1,6 @@
+import { ask, by, hasKey, useKey } from "/assets/asking.js";
 import { say, translate } from "/assets/words.js";
 
-const by = (id) => document.getElementById(id);
 const PART = 256;          // texts of one request
 const DRAWN = 200;         // rows and columns of a heat map at most
 const SHOWN = 10;          // documents of a ranking
@@ -10,25 +10,6 @@ const EXAMPLE = {
     "The Great Wall of China is 21,196 km long.", "长城总长度为21196.18千米。", "Bees turn nectar into honey.",
     "蜜蜂采集花蜜酿成蜂蜜。", "Paris is the capital of France.", "The mitochondrion produces most of a cell's energy.",
   ],
-};
-
-// -- asking the service ----------------------------------------------------------------
-
-let key = "";                // in this page's memory alone
-const headers = () => ({ "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) });
-
-class Refusal extends Error {
-  constructor(status, said) {
-    super(said?.error?.message ?? `HTTP ${status}`);
-    this.status = status;
-  }
-}
-
-const ask = async (path, body, signal) => {
-  const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
-  const answer = await fetch(path, { ...options, headers: headers(), signal, credentials: "omit" });
-  if (!answer.ok) throw new Refusal(answer.status, await answer.json().catch(() => null));
-  return { said: await answer.json(), headers: answer.headers };
 };
 
 // -- arithmetic, in a worker -----------------------------------------------------------
@@ -82,10 +63,7 @@ const lines = (id) => by(id).value.split("\n").map((each) => each.trim()).filter
 let results = null;          // { queries, documents, width }
 let stopping = null;
 
-const decode = (base64) => {
-  const bytes = Uint8Array.from(atob(base64), (each) => each.charCodeAt(0));
-  return bytes;
-};
+const decode = (base64) => Uint8Array.from(atob(base64), (each) => each.charCodeAt(0));
 
 const numbers = {
   float: (bytes) => new Float32Array(bytes.buffer),
@@ -373,18 +351,47 @@ const showCode = () => {
   const base = location.origin, shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const texts = lines("documents").slice(0, 2);
   const body = bodyOf(texts.length ? texts : ["…"], "document", by("form").value, dimensions());
-  const { model: name, input, encoding_format: _, ...rest } = body;
-  const secret = key ? "KEY" : "EMPTY";
-  const extra = Object.fromEntries(Object.entries(rest).filter(([field]) => field !== "dimensions"));
+  const { model: name, input, encoding_format: _, dimensions: size, ...extra } = body;
+  // OpenAI's clients take base64 for that of float32 unless they ask for numbers.
+  const numbers = extra.output_dtype ? { encoding_format: "float" } : {};
   const python = (value) => JSON.stringify(value, null, 4).replaceAll("\n", "\n    ");
-  const size = rest.dimensions ? `\n    dimensions=${rest.dimensions},` : "";
   const written = {
-    curl: `curl ${base}/v1/embeddings \\\n  -H 'content-type: application/json' ${key ? "-H 'authorization: Bearer KEY' " : ""}\\\n  -d ${shell(JSON.stringify(body))}`,
-    python: `from openai import OpenAI\n\nclient = OpenAI(base_url="${base}/v1", api_key="${secret}")\nanswer = client.embeddings.create(\n    model=${JSON.stringify(name)},\n    input=${python(input)},${size}\n    extra_body=${python(extra)},\n)\nprint(answer.data[0].embedding[:4])`,
-    client: `from embedfleet import Client\n\nwith Client("${base}"${key ? ', key="KEY"' : ""}) as client:\n    vectors = client.embed(${python(input)}, model=${JSON.stringify(name)})\nprint(vectors.shape)`,
-    node: `import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "${base}/v1", apiKey: "${secret}" });\nconst answer = await client.embeddings.create(${JSON.stringify({ model: name, input, ...rest }, null, 2)});\nconsole.log(answer.data[0].embedding.slice(0, 4));`,
+    curl: [
+      `curl ${base}/v1/embeddings \\`,
+      "  -H 'content-type: application/json' \\",
+      ...(hasKey() ? ["  -H 'authorization: Bearer KEY' \\"] : []),
+      `  -d ${shell(JSON.stringify(body))}`,
+    ],
+    python: [
+      "from openai import OpenAI", "",
+      `client = OpenAI(base_url="${base}/v1", api_key="${hasKey() ? "KEY" : "EMPTY"}")`,
+      "answer = client.embeddings.create(",
+      `    model=${JSON.stringify(name)},`,
+      `    input=${python(input)},`,
+      ...(size ? [`    dimensions=${size},`] : []),
+      ...Object.values(numbers).map((each) => `    encoding_format="${each}",`),
+      `    extra_body=${python(extra)},`,
+      ")",
+      "print(answer.data[0].embedding[:4])",
+    ],
+    client: [
+      "from embedfleet import Client", "",
+      `with Client("${base}", model=${JSON.stringify(name)}${hasKey() ? ', api_key="KEY"' : ""}) as client:`,
+      "    vectors = client.embed(",
+      `        ${python(input).replaceAll("\n", "\n    ")},`,
+      '        input_type="document",',
+      ...(size ? [`        dimensions=${size},`] : []),
+      "    )",
+      "print(vectors.shape)",
+    ],
+    node: [
+      'import OpenAI from "openai";', "",
+      `const client = new OpenAI({ baseURL: "${base}/v1", apiKey: "${hasKey() ? "KEY" : "EMPTY"}" });`,
+      `const answer = await client.embeddings.create(${JSON.stringify({ model: name, input, ...(size ? { dimensions: size } : {}), ...numbers, ...extra }, null, 2)});`,
+      "console.log(answer.data[0].embedding.slice(0, 4));",
+    ],
   };
-  by("code").textContent = written[by("code-kind").value];
+  by("code").textContent = written[by("code-kind").value].join("\n");
 };
 
 // -- what people do --------------------------------------------------------------------
@@ -398,7 +405,7 @@ by("queries").value = EXAMPLE.queries.join("\n");
 by("documents").value = EXAMPLE.documents.join("\n");
 by("ask").onsubmit = async (event) => {
   event.preventDefault();
-  key = by("key").value.trim();
+  useKey(by("key").value);
   if (!models.length) await learnModels().catch(refused);
   if (models.length) await run();
 };
