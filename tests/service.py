@@ -9,6 +9,7 @@ import selectors
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ class Service:
         """What OpenAI's clients take."""
         return f"{self.root}/v1"
 
+    def post(self, path: str, body: object) -> tuple[int, Any]:
+        """Send JSON to the gateway; give status and JSON."""
+        return posted(self.root + path, body)
+
     def fleet(self) -> list[dict[str, Any]]:
         """The replicas as the gateway sees them."""
         with urllib.request.urlopen(f"{self.admin}/fleet", timeout=10) as answer:  # noqa: S310
@@ -53,6 +58,18 @@ class Service:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"replicas are {seen}, not {states}\n{self.log.read_text()}")
             time.sleep(0.1)
+
+
+def posted(url: str, body: object) -> tuple[int, Any]:
+    """Send JSON; give status and JSON."""
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 from openapi_spec_validator import validate
 
-from tests.service import Service
+from tests.service import Service, posted
 
 CHECKS = (
     "not_a_server_error",
@@ -45,18 +45,6 @@ def got(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
         found: dict[str, Any] = json.load(answer)
         return found
-
-
-def posted(url: str, body: object) -> tuple[int, Any]:
-    """Send JSON; give status and JSON."""
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

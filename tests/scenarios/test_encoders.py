@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,17 +34,7 @@ class Served:
     service: Service
 
     def ask(self, path: str = "/v1/embeddings", **body: Any) -> tuple[int, dict[str, Any]]:
-        request = urllib.request.Request(  # noqa: S310
-            self.service.root + path,
-            data=json.dumps({"model": self.directory.name} | body).encode(),
-            headers={"content-type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
+        return self.service.post(path, {"model": self.directory.name} | body)
 
     def vectors(self, **body: Any) -> Vectors:
         status, answer = self.ask(**body)

@@ -44,20 +44,6 @@ def service(reranker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-def ask(service: Service, path: str, **body: Any) -> tuple[int, Any]:
-    request = urllib.request.Request(  # noqa: S310
-        service.root + path,
-        data=json.dumps(body).encode(),
-        headers={"content-type": "application/json"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
-
-
 def expected(directory: Path, query: str, documents: list[str]) -> list[float]:
     """What NumPy computes, one pair after the other."""
     model = describe(directory)
@@ -75,10 +61,10 @@ def scores(answer: Any) -> list[float]:
 
 
 def test_one_gateway_embeds_and_reranks(service: Service, reranker: Path) -> None:
-    status, vectors = ask(service, "/v1/embeddings", model="builtin", input=DOCUMENTS[:2])
+    status, vectors = service.post("/v1/embeddings", {"model": "builtin", "input": DOCUMENTS[:2]})
     assert status == 200
     assert len(vectors["data"]) == 2
-    status, answer = ask(service, "/v1/rerank", query="which river?", documents=DOCUMENTS)
+    status, answer = service.post("/v1/rerank", {"query": "which river?", "documents": DOCUMENTS})
     assert status == 200
     found = scores(answer)
     np.testing.assert_allclose(found, expected(reranker, "which river?", DOCUMENTS), atol=1e-4)
@@ -92,7 +78,7 @@ def test_every_pair_has_its_own_score_while_replicas_are_killed(
     queries = [f"query {number}" for number in range(12)]
 
     def rerank(query: str) -> tuple[int, Any]:
-        return ask(service, "/v1/rerank", query=query, documents=DOCUMENTS)
+        return service.post("/v1/rerank", {"query": query, "documents": DOCUMENTS})
 
     with ThreadPoolExecutor(4) as threads:
         asked = [threads.submit(rerank, query) for query in queries]
@@ -139,7 +125,9 @@ def test_golden_pairs_guard_a_reranker(reranker: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     settings = f'[[pools]]\nmodel = "{reranker}"\nreplicas = 1\ngolden = "{golden}"\n'
     with started("", log=tmp_path / "log", command=["serve"], settings=settings) as running:
-        status, _ = ask(running, "/v1/rerank", query="which river?", documents=DOCUMENTS[:2])
+        status, _ = running.post(
+            "/v1/rerank", {"query": "which river?", "documents": DOCUMENTS[:2]}
+        )
         assert status == 200
         (replica,) = running.fleet()
         assert replica["state"] == "ready"

@@ -133,10 +133,14 @@ def work(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module", params=NAMES)
 def found(request: pytest.FixtureRequest, work: Work) -> dict[str, Any]:
     """What a client did with the task."""
-    script = CLIENTS / request.param
+    return ran(CLIENTS / request.param, asdict(work.task))
+
+
+def ran(script: Path, task: object) -> dict[str, Any]:
+    """What a client prints of the task that it reads."""
     done = subprocess.run(
         [runner(script), str(script)],
-        input=json.dumps(asdict(work.task)),
+        input=json.dumps(task),
         env=environment(),
         capture_output=True,
         text=True,

@@ -6,8 +6,6 @@ scripts are what docs/clients.md shows.
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import openai
 import pytest
 from numpy.typing import NDArray
 
-from tests.sdks.test_clients import TIMEOUT_S, TLDR, environment, runner
+from tests.sdks.test_clients import TLDR, ran
 from tests.service import Service
 
 pytestmark = pytest.mark.slow
@@ -34,18 +32,7 @@ def found(request: pytest.FixtureRequest, service: Service) -> dict[str, Any]:
     with openai.OpenAI(base_url=service.base_url, api_key="none") as client:
         model = client.models.list().data[0].id
     task = {"root": service.root, "model": model, "key": "none", "texts": TEXTS}
-    done = subprocess.run(
-        [runner(script), str(script)],
-        input=json.dumps(task),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-    return answer
+    return ran(script, task)
 
 
 def embedded(service: Service, texts: list[str], **fields: Any) -> Vectors:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import urllib.request
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.reranker_checkpoints import write_served_reranker
-from tests.sdks.test_clients import CLIENTS, PYTHON, TIMEOUT_S
+from tests.sdks.test_clients import CLIENTS, PYTHON, ran
 from tests.service import Service, started
 
 pytestmark = [
@@ -35,11 +31,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def expected(service: Service) -> list[tuple[int, float]]:
     """What the same service answers without a client."""
     body = {"query": QUERY, "documents": DOCUMENTS, "top_n": 3}
-    request = urllib.request.Request(  # noqa: S310
-        f"{service.root}/v1/rerank", json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-        return [(each["index"], each["relevance_score"]) for each in json.load(answer)["results"]]
+    status, answer = service.post("/v1/rerank", body)
+    assert status == 200
+    return [(each["index"], each["relevance_score"]) for each in answer["results"]]
 
 
 @pytest.mark.parametrize("client", ["rerank_with_cohere.py", "rerank_with_langchain.py"])
@@ -52,16 +46,7 @@ def test_a_client_ranks_as_the_service_does(
         "query": QUERY,
         "documents": DOCUMENTS,
     }
-    done = subprocess.run(
-        [str(PYTHON), str(CLIENTS / client)],
-        input=json.dumps(work),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
+    told = ran(CLIENTS / client, work)
     assert told["rankings"]
     for ranking in told["rankings"]:
         assert [each["index"] for each in ranking] == [place for place, _ in expected]
