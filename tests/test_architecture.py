@@ -205,6 +205,13 @@ def test_errors_are_caught_by_name() -> None:
     assert set(BROAD) - broad == set(), "allowed and no longer needed"
 
 
+def test_the_map_has_a_line_for_everything_at_the_top_of_the_package() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)/?`", page.partition("## Packages")[2]))
+    top = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
+    assert top - {"__init__", "__main__"} <= named
+
+
 def test_every_module_says_what_it_decides() -> None:
     silent = [
         str(path.relative_to(ROOT))
