@@ -23,7 +23,7 @@ SHELL := /bin/bash
 PORT ?= 8080
 MODEL ?= builtin
 REPLICAS ?= 2
-# Optional dependencies, with commas between them: cuda, kubernetes, plots, tracing.
+# Optional dependencies, with commas between them: bulk, cuda, kubernetes, openvino, plots, tracing.
 EXTRAS ?=
 VENV := .venv
 SDKS := .venv-sdks
