@@ -165,8 +165,13 @@ def runner(script: Path) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Ours without what libraries would send elsewhere or load from there."""
+    """Ours without what libraries would send elsewhere or load from there.
+
+    Hugging Face's client takes "offline" for every address, that of the service tried here too.
+    """
     quiet = {
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "HAYSTACK_TELEMETRY_ENABLED": "False",
         "PYTHONIOENCODING": "utf-8",
