@@ -27,7 +27,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     path
     for path in [
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")),
+        *(
+            ROOT / name
+            for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
+        ),
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "deploy").rglob("*"),
         *(ROOT / "examples").rglob("*"),
