@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
@@ -16,7 +17,13 @@ from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.health import Expected
 from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.states import Event
-from embedfleet.vocabulary import LoadingReplicaError, ModelError, ReplicaError, ReplicaState
+from embedfleet.vocabulary import (
+    LoadingReplicaError,
+    ModelError,
+    ReplicaError,
+    ReplicaLostError,
+    ReplicaState,
+)
 from embedfleet.wire.description import ReplicaDescription
 from tests.fleet.test_health import DESCRIPTION, EXPECTED
 from tests.loops import running
@@ -440,3 +447,110 @@ async def test_a_slow_replica_that_can_not_be_spared_is_left_as_it_is() -> None:
         contact.description = msgspec.structs.replace(DESCRIPTION, cost=(1.0, 0.1, 0.0))
         await asyncio.sleep(0.03)
         assert S.SUSPECT not in seen
+
+
+class BusyContact(FakeContact):
+    """A replica whose calls are answered between any two checks of it."""
+
+    def __init__(self, failing: str, error: Callable[[], BaseException]) -> None:
+        super().__init__()
+        self.failing, self.next_error = failing, error
+        self.well = True
+        self.failures = 0
+
+    def _check(self, check: str, url: str) -> None:
+        if url != "http://a":
+            return
+        if self.fleet["a"].state is S.READY:
+            self.fleet.succeeded(self.fleet["a"], time.monotonic())
+        if check == self.failing and not self.well:
+            self.failures += 1
+            raise self.next_error()
+
+    async def describe(self, url: str) -> ReplicaDescription:
+        self._check("describe", url)
+        return await super().describe(url)
+
+    async def expected(self, url: str, description: ReplicaDescription) -> Expected:
+        self._check("expected", url)
+        return await super().expected(url, description)
+
+    async def verify(self, url: str) -> str:
+        self._check("verify", url)
+        return await super().verify(url)
+
+    async def failed(self, more: int) -> None:
+        enough = self.failures + more
+        async with asyncio.timeout(30):
+            while self.failures < enough:
+                await asyncio.sleep(0.002)
+
+
+WRONG: dict[str, Callable[[], BaseException]] = {
+    "nonsense": lambda: ReplicaError("what it says of itself is no JSON"),
+    "lost": lambda: ReplicaLostError("the answer ended in the middle"),
+    "a bug": lambda: RecursionError("too deep"),
+    "a panic": lambda: BaseException("a library in Rust panicked"),
+    "no room": lambda: OSError(errno.ENOSPC, "No space left on device"),
+}
+
+
+@pytest.mark.parametrize("failing", ["describe", "expected", "verify"])
+@pytest.mark.parametrize("kind", WRONG)
+async def test_checks_that_fail_beside_answered_calls_are_told_and_eject_nobody(
+    failing: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the fleet's table and in the log, once a minute; and it is told when that is over."""
+    contact = BusyContact(failing, WRONG[kind])
+    async with watching(contact, verify_interval_s=0.02) as member:
+        await becomes(member, S.READY)
+        contact.well = False
+        await contact.failed(6)
+
+        assert (member.state, member.reason) == (S.READY, "its vectors are right")
+        check = "golden check" if failing == "verify" else "probe"
+        assert list(member.failing_checks) == [check]
+        assert member.explained.startswith(f"its vectors are right, but it fails checks ({check}: ")
+        (line,) = [each for each in caplog.messages if "stays ready" in each]
+        assert f"replica a fails its {check}" in line
+
+        contact.well = True
+        with caplog.at_level("INFO"):
+            async with asyncio.timeout(30):
+                while member.failing_checks:
+                    await asyncio.sleep(0.002)
+        assert member.explained == "its vectors are right"
+        assert f"replica a passes its {check} again" in caplog.messages
+
+
+async def test_checks_that_fail_in_other_words_each_time_do_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a replica says is not trusted: a few lines a minute, and the last words in the table."""
+    numbers = itertools.count()
+    contact = BusyContact("describe", lambda: ReplicaError(f"answer {next(numbers)}"))
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.well = False
+        await contact.failed(12)
+
+        told = member.failing_checks["probe"]
+        assert int(told.removeprefix("answer ")) >= 8
+    lines = [each for each in caplog.messages if "stays ready" in each]
+    assert 1 <= len(lines) <= 3
+
+
+async def test_a_probe_that_is_missed_once_is_no_line_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A busy machine misses one; as many in a row as would eject an idle replica are told."""
+    contact = BusyContact("describe", WRONG["lost"])
+    async with watching(contact) as member:
+        await becomes(member, S.READY)
+        contact.well = False
+        await contact.failed(1)
+        contact.well = True
+        async with asyncio.timeout(30):
+            while member.failing_checks:
+                await asyncio.sleep(0.002)
+    assert not [each for each in caplog.messages if "stays ready" in each]

@@ -153,3 +153,24 @@ async def test_what_was_not_taken_in_time_is_counted_once() -> None:
     room.shed += 1
     counter.observe()
     assert metrics.registry.get_sample_value("embedfleet_shed_answers_total") == 4
+
+
+def test_a_replica_that_fails_checks_beside_its_traffic_is_shown() -> None:
+    """From one scrape to the next, and no longer than it is there."""
+    fleet, metrics = Fleet(), GatewayMetrics()
+    gauge = StateGauge("m", fleet, metrics)
+    member = ready(fleet, "r")
+    gauge.observe()
+    assert shown(metrics, "replica_failing_checks", "r") == [0]
+
+    fleet.check_failed(member, "probe", "nonsense")
+    gauge.observe()
+    assert shown(metrics, "replica_failing_checks", "r") == [1]
+
+    fleet.apply(member, Event.REFUSED, 1.0)
+    gauge.observe()
+    assert shown(metrics, "replica_failing_checks", "r") == [0]
+
+    fleet.apply(member, Event.LOST, 2.0)
+    gauge.observe()
+    assert shown(metrics, "replica_failing_checks", "r") == []

@@ -29,7 +29,7 @@ LABELS = {
 
 UNITS = (
     *("_seconds", "_bytes", "_tokens", "_texts", "_ratio", "_total", "_info", "_requests"),
-    *("_replicas", "_watts"),
+    *("_replicas", "_watts", "_checks"),
 )
 NO_UNIT = {
     *("embedfleet_replica_state", "embedfleet_golden_drift", "embedfleet_cache_redis_state"),

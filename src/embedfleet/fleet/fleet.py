@@ -52,6 +52,8 @@ class Member:
     failing_since: float | None = None
     """Since when it has failed whatever it was asked for; None where it is well, or something
     else is wrong with it."""
+    failing_checks: dict[str, str] = field(default_factory=dict)
+    """The checks (probes, trials) that it fails while its calls keep it in traffic, and why."""
     leaving: set[str] = field(default_factory=set)
     """Who lets it go; while anybody does, it is not given another chance."""
     reserve: bool = False
@@ -61,6 +63,14 @@ class Member:
         """What a batch costs it: as it says, held to what was measured."""
         told = self.description
         return self.measured.held(PRIOR if told is None else CostModel(*told.cost), now)
+
+    @property
+    def explained(self) -> str:
+        """Why it is in its state, and what speaks against that."""
+        against = "; ".join(f"{check}: {why}" for check, why in self.failing_checks.items())
+        if not against:
+            return self.reason
+        return f"{self.reason}, but it fails checks ({against})"
 
     @property
     def ejections(self) -> int:
@@ -139,6 +149,15 @@ class Fleet:
         """Why a replica that is starting does not come."""
         member.reason = shown(reason, MOST_REASON)
 
+    def check_failed(self, member: Member, check: str, reason: str) -> None:
+        """A replica in traffic fails a check: its calls decide if it stays, people are told."""
+        if member.state in SERVING:
+            member.failing_checks[check] = shown(reason, MOST_REASON)
+
+    def check_passed(self, member: Member, check: str) -> bool:
+        """Return whether it had failed that one before."""
+        return member.failing_checks.pop(check, None) is not None
+
     def wanted(self, member: Member) -> bool:
         """Whether another chance for an ejected or suspect replica is not to wait for long.
 
@@ -207,12 +226,18 @@ class Fleet:
             member.failing_since = now
         member.state, member.since, member.reason = entered, now, shown(reason, MOST_REASON)
         if left in SERVING or entered in SERVING:
-            served = any(other.state in SERVING for other in self._members.values())
-            self._nobody_since = None if served else now
+            self._traffic_moves(member, now)
         if entered is ReplicaState.GONE and self._members.get(member.name) is member:
             del self._members[member.name]
         self._tell(member, left)
         return True
+
+    def _traffic_moves(self, member: Member, now: float) -> None:
+        """A replica came into traffic or left it."""
+        if member.state not in SERVING:
+            member.failing_checks.clear()
+        served = any(other.state in SERVING for other in self._members.values())
+        self._nobody_since = None if served else now
 
     def count(self, state: ReplicaState) -> int:
         return sum(member.state is state for member in self._members.values())

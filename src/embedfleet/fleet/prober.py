@@ -20,6 +20,7 @@ from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.health import (
     EJECTION,
+    FAILURES,
     IDLE_S,
     MOST_SLOWDOWN,
     SERVING,
@@ -58,6 +59,9 @@ PATIENT_S = 60.0
 """Of a replica that is loading nothing is said for so long."""
 
 LOADING = "it is still starting"
+
+PROBE, TRIAL, TOUCH = "probe", "golden check", "short text"
+"""What a replica is asked for beside its traffic, as people are told of it."""
 
 KEPT_OUT = frozenset({ReplicaState.EJECTED, ReplicaState.DRAINING})
 """In these a replica is left alone until its pause is over."""
@@ -115,6 +119,8 @@ class _Watch:
     """Looks in a row at which it was far slower than its like."""
     touched: float = field(default_factory=time.monotonic)
     """When it was touched last."""
+    missed: int = 0
+    """Looks in a row that were not answered, whatever its traffic says."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to have it looked at at once."""
 
@@ -153,6 +159,8 @@ class Prober:
         self._tasks: asyncio.TaskGroup | None = None
         self._watches: dict[Member, _Watch] = {}
         self._said = Repeats(burst=1)
+        self._told = Repeats()
+        """Bounds the lines about one replica whose words differ each time."""
         fleet.listen(self._follow)
 
     async def run(self) -> None:
@@ -275,6 +283,8 @@ class Prober:
             self._missed(member, str(error), lost=False)
             return
         member.description, member.silent_since, member.trouble = description, None, ""
+        self._watches[member].missed = 0
+        self._passed(member, PROBE)
         self._seen(member, description, expected)
 
     def _seen(self, member: Member, description: ReplicaDescription, expected: Expected) -> None:
@@ -321,10 +331,31 @@ class Prober:
             level = logging.INFO if loading else logging.WARNING
             self._say(member, level, f"does not come: {member.reason}")
 
+    def _failed(self, member: Member, check: str, reason: str, *, tell: bool = True) -> None:
+        """A check failed and the replica is still in traffic, because its calls are answered: say
+        so, for nothing else would.
+        """
+        self._fleet.check_failed(member, check, reason)
+        if tell and check in member.failing_checks:
+            self._say(
+                member,
+                logging.WARNING,
+                f"fails its {check}, and stays {member.state} as its calls are answered: "
+                f"{member.failing_checks[check]}",
+            )
+
+    def _passed(self, member: Member, check: str) -> None:
+        if self._fleet.check_passed(member, check):
+            self._say(member, logging.INFO, f"passes its {check} again")
+
     def _say(self, member: Member, level: int, text: str) -> None:
-        """Write a line to the log, unless the same one was written within a minute."""
-        name = self._called(member)
-        if self._said.admit((name, text), time.monotonic()) is not None:
+        """Write a line to the log, unless the same one, or several others about this replica, were
+        written within a minute.
+        """
+        name, now = self._called(member), time.monotonic()
+        if self._said.admit((name, text), now) is None:
+            return
+        if self._told.admit((name, level), now) is not None:
             log.log(level, "replica %s %s", name, text)
 
     def _called(self, member: Member) -> str:
@@ -338,6 +369,10 @@ class Prober:
             self._tell_trouble(member, reason)
         else:
             self._fleet.observe(member, Sign.LOST if lost else Sign.MISSED, now, reason)
+            watch = self._watches[member]
+            watch.missed += 1
+            # Where traffic does not acquit it, so many eject it, and that is told.
+            self._failed(member, PROBE, reason, tell=watch.missed >= FAILURES)
 
     async def _try(self, member: Member, watch: _Watch) -> None:
         """A trial: have it compute the golden vectors, and judge them."""
@@ -374,9 +409,11 @@ class Prober:
             watch.trying = None
             sign = Sign.LOST if error.silent else Sign.FAILED
             self._fleet.observe(member, sign, time.monotonic(), str(error))
+            self._failed(member, TOUCH, str(error))
             watch.nudge.set()
         else:
             watch.trying = None
+            self._passed(member, TOUCH)
             now = time.monotonic()
             work = Work(1, tokens, tokens * tokens, now - began)
             member.measured = member.measured.after(work, now)
@@ -389,8 +426,11 @@ class Prober:
         self._fleet.observe(member, sign, now, trouble)
         if suspect and member.state is ReplicaState.SUSPECT:
             self._fleet.tried(member, now)
+        self._failed(member, TRIAL, trouble)
 
     def _proven(self, member: Member) -> None:
+        for check in (TRIAL, TOUCH):
+            self._passed(member, check)
         if member.leaving and member.state is ReplicaState.VERIFYING:
             self._apply(member, Event.DRAIN, "its vectors are right, and it is to go")
         elif member.reserve and member.state is ReplicaState.VERIFYING:

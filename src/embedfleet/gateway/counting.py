@@ -212,14 +212,26 @@ class StateGauge:
     def __init__(self, pool: str, fleet: Fleet, metrics: GatewayMetrics) -> None:
         self._pool = pool
         self._gauge, self._entered = metrics.replica_state, metrics.replica_entered
+        self._fleet, self._failing = fleet, metrics.replica_failing_checks
         self._info = metrics.replica_info
         self._told: dict[str, tuple[str, ...]] = {}
         """Labels of the information about each replica."""
         self._gone: dict[str, None] = {}
         """Names of replicas that left, the latest last."""
+        self._checked: set[str] = set()
+        """Replicas that have a gauge of their checks."""
         for state in ReplicaState:  # from the start, so that a first time is an increase
             self._entered.labels(pool, state.value)
         fleet.listen(self._follow)
+
+    def observe(self) -> None:
+        """Bring what changes without a change of state up to date, just before it is read."""
+        members = {member.name: member for member in self._fleet}
+        for name, member in members.items():
+            self._failing.labels(self._pool, name).set(len(member.failing_checks))
+        for name in self._checked - members.keys():
+            self._failing.remove(self._pool, name)
+        self._checked = set(members)
 
     def _follow(self, member: Member, _left: ReplicaState) -> None:
         # All of them, also when it is gone: what has no series can't be compared with zero.

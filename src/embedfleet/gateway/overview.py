@@ -83,7 +83,7 @@ def _replica(pool: Pool, member: Member, now: float) -> dict[str, Any]:
         "url": member.url,
         "state": member.state.value,
         "for_s": round(now - member.since, 3),
-        "reason": member.reason,
+        "reason": member.explained,
         "engine": described.device if described else None,
         "precision": described.precision.value if described else None,
         "measured_tokens_per_s": round(1 / per_token_s, 1) if per_token_s > 0 else None,

@@ -149,6 +149,7 @@ class Gateway:
         self.background.start(self._scratch.keep(), "keeping the replicas' files")
         self.scaling = Scaling(settings.autoscaling, self.metrics)
         self._supervisors: list[Supervisor] = []
+        self._states: list[StateGauge] = []
         self._watching: list[asyncio.Task[None]] = []
         """Loops that look at replicas."""
         self._deciding: list[asyncio.Task[None]] = []
@@ -232,6 +233,8 @@ class Gateway:
         """Bring the gauges up to date, just before they are read."""
         for pool in self.pools:
             pool.observe()
+        for states in self._states:
+            states.observe()
         self.metrics.active_requests.set(self.endpoint.active)
         self._keys.observe()
         self._cached.observe()
@@ -315,7 +318,7 @@ class Gateway:
         self._scratch.close()
 
     def _pool(self, name: str, settings: PoolSettings, fleet: Fleet, client: ReplicaClient) -> Pool:
-        StateGauge(name, fleet, self.metrics)
+        self._states.append(StateGauge(name, fleet, self.metrics))
         pool = Pool(
             name,
             fleet,

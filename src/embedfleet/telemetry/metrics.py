@@ -186,6 +186,11 @@ class GatewayMetrics(Metrics):
         self.replica_state = self._gauge(
             "replica_state", "1 for the state that a replica is in.", "pool", "replica", "state"
         )
+        self.replica_failing_checks = self._gauge(
+            "replica_failing_checks",
+            "Kinds of checks (probes, golden) that a replica fails while its calls are answered.",
+            *("pool", "replica"),
+        )
         self.replica_restarts = self._counter(
             "replica_restarts_total", "Replica processes started again after an exit.", "pool"
         )
