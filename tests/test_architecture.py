@@ -27,6 +27,7 @@ PURE = [
     "wire/bodies.py",
     "wire/description.py",
     "wire/embedding_request.py",
+    "wire/errors.py",
     "wire/forms.py",
     "wire/frames.py",
     "wire/openai*.py",

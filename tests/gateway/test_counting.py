@@ -16,10 +16,10 @@ from embedfleet.fleet.states import Event
 from embedfleet.gateway.counting import (
     MOST_GONE,
     DoorCounter,
-    PoolCounter,
     RequestCounter,
     StateGauge,
 )
+from embedfleet.gateway.delivery.counting import PoolCounter
 from embedfleet.gateway.delivery.dispatch import Dispatcher
 from embedfleet.settings import GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics

@@ -1,15 +1,8 @@
 """OpenAI's embeddings API over anything that computes vectors: what others need of it."""
 
 from embedfleet.endpoint.answering import Endpoint
-from embedfleet.endpoint.seams import (
-    UNKNOWN,
-    Answered,
-    Backend,
-    Caller,
-    Promise,
-    ServedModel,
-)
-from embedfleet.endpoint.texts import Text, Waiting
+from embedfleet.endpoint.seams import UNKNOWN, Answered, Promise, ServedModel
+from embedfleet.endpoint.texts import Backend, Caller, Text, Waiting
 
 __all__ = [
     "UNKNOWN",

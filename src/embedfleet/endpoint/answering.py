@@ -24,9 +24,9 @@ from embedfleet.endpoint.counting_tokens import TokenCounting
 from embedfleet.endpoint.describing import ApiDescription
 from embedfleet.endpoint.intake import NO_MODEL, Intake
 from embedfleet.endpoint.recalling import Recalling, Recollection
-from embedfleet.endpoint.seams import Answered, Caller, ServedModel, fitted
+from embedfleet.endpoint.seams import Answered, ServedModel, fitted
 from embedfleet.endpoint.spaces import Spaces
-from embedfleet.endpoint.texts import compute
+from embedfleet.endpoint.texts import Caller, compute
 from embedfleet.endpoint.tokenizing import Tokenizing, whole
 from embedfleet.telemetry.tracing import current_span
 from embedfleet.vocabulary import (

@@ -14,7 +14,7 @@ from embedfleet.access import Access, Pass
 from embedfleet.endpoint.answers import AnswerRoom, HeldAnswer
 from embedfleet.endpoint.contracts.openai import OPENAI
 from embedfleet.endpoint.intake import Intake
-from embedfleet.endpoint.seams import Caller
+from embedfleet.endpoint.texts import Caller
 from embedfleet.endpoint.tokenizing import Tokenizing, whole
 from embedfleet.vocabulary import of_several
 from embedfleet.wire.asgi import Request, Response

@@ -12,9 +12,9 @@ from embedfleet.cache.entry import Entry
 from embedfleet.cache.key import Keys, VectorIdentity
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import EncodedText
-from embedfleet.endpoint.seams import Caller, Promise, ServedModel, prompt_of, truncation
+from embedfleet.endpoint.seams import Promise, ServedModel, prompt_of, truncation
 from embedfleet.endpoint.sharing import Order, SingleFlight
-from embedfleet.endpoint.texts import Waiting
+from embedfleet.endpoint.texts import Caller, Waiting
 from embedfleet.endpoint.tokenizing import Tokenizing, whole
 from embedfleet.vocabulary import CallerError, EmbedfleetError, Truncation
 from embedfleet.wire.embedding_request import EmbeddingRequest

@@ -1,63 +1,19 @@
-"""What an endpoint meets: who asks, what computes, which models there are, what it tells.
-
-Decides the forms in which these meet. Refuses to know what stands behind them.
-"""
+"""A model as callers see it: what is promised of its vectors, how a request is fitted to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.encoding.prompts import prompt_for
-from embedfleet.endpoint.texts import Text
+from embedfleet.endpoint.texts import Backend
 from embedfleet.model.reranker import pair_prompt
-from embedfleet.vocabulary import CallerError, Lane, ModelIdentity, Precision, Task, Truncation
+from embedfleet.vocabulary import CallerError, ModelIdentity, Precision, Task, Truncation
 from embedfleet.wire.embedding_request import EmbeddingRequest
-
-
-class Caller(NamedTuple):
-    """What matters of who asks, beside the texts."""
-
-    lane: Lane
-    deadline: float
-    """When the answer is of no use any more, monotonic seconds."""
-    address: str = ""
-    key: str = ""
-    """The id of the caller's key; empty where none is asked for."""
-
-    def joined_by(self, other: Caller) -> Caller:
-        """Both, as one: who waits longer, in the more urgent lane."""
-        lane = other.lane if other.lane is Lane.INTERACTIVE else self.lane
-        return self._replace(lane=lane, deadline=max(self.deadline, other.deadline))
-
-
-class Backend(Protocol):
-    """Computes vectors, text by text."""
-
-    def admit(self, texts: int, tokens: int, caller: Caller) -> None:
-        """Return if so much may be submitted at once; OverloadedError or NoReplicaError if not."""
-        ...
-
-    def submit(self, texts: Sequence[Text], caller: Caller) -> None:
-        """Have texts computed that were admitted; each is told of its vector or its error, later.
-        Raises the error of all of them where none is taken.
-        """
-        ...
-
-    def join(self, text: Text, caller: Caller) -> bool:
-        """One more caller waits for a text that was submitted: it has the later of both deadlines
-        and the more urgent lane. False where it is too late for that lane.
-        """
-        ...
-
-    def withdraw(self, texts: Sequence[Text]) -> None:
-        """Nobody waits for these any more. One whose batch has begun is told of its vector."""
-        ...
-
 
 UNKNOWN = "unknown "
 """Begins the revision of weights that nobody can tell."""

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.endpoint.seams import Backend, Caller
-from embedfleet.endpoint.texts import Text, Waiting
+from embedfleet.endpoint.texts import Backend, Caller, Text, Waiting
 from embedfleet.vocabulary import EmbedfleetError, Encoding, ReplicaError, Vector, VectorError
 
 MOST_LEADS = 2

@@ -1,17 +1,30 @@
-"""One text that has to be computed, and the requests that wait for it."""
+"""One text that has to be computed, the requests that wait for it, and what computes it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableSequence, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from embedfleet.vocabulary import EmbedfleetError, Encoding, ReplicaError, Vector, Vectors
+from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, ReplicaError, Vector, Vectors
 
-if TYPE_CHECKING:
-    from embedfleet.endpoint.seams import Backend, Caller
+
+class Caller(NamedTuple):
+    """What matters of who asks, beside the texts."""
+
+    lane: Lane
+    deadline: float
+    """When the answer is of no use any more, monotonic seconds."""
+    address: str = ""
+    key: str = ""
+    """The id of the caller's key; empty where none is asked for."""
+
+    def joined_by(self, other: Caller) -> Caller:
+        """Both, as one: who waits longer, in the more urgent lane."""
+        lane = other.lane if other.lane is Lane.INTERACTIVE else self.lane
+        return self._replace(lane=lane, deadline=max(self.deadline, other.deadline))
 
 
 class Waiting:
@@ -96,6 +109,30 @@ class Text:
         waiting, self.waiting = self.waiting, []
         for each, place in waiting:
             each.take(place, row, queue_s, compute_s)
+
+
+class Backend(Protocol):
+    """Computes vectors, text by text."""
+
+    def admit(self, texts: int, tokens: int, caller: Caller) -> None:
+        """Return if so much may be submitted at once; OverloadedError or NoReplicaError if not."""
+        ...
+
+    def submit(self, texts: Sequence[Text], caller: Caller) -> None:
+        """Have texts computed that were admitted; each is told of its vector or its error, later.
+        Raises the error of all of them where none is taken.
+        """
+        ...
+
+    def join(self, text: Text, caller: Caller) -> bool:
+        """One more caller waits for a text that was submitted: it has the later of both deadlines
+        and the more urgent lane. False where it is too late for that lane.
+        """
+        ...
+
+    def withdraw(self, texts: Sequence[Text]) -> None:
+        """Nobody waits for these any more. One whose batch has begun is told of its vector."""
+        ...
 
 
 async def compute(

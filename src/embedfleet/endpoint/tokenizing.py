@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from embedfleet.encoding.encoder import EncodedText
 from embedfleet.encoding.tokenizer import finished
-from embedfleet.endpoint.seams import Caller, ServedModel, prompt_of, truncation
+from embedfleet.endpoint.seams import ServedModel, prompt_of, truncation
+from embedfleet.endpoint.texts import Caller
 from embedfleet.endpoint.turns import Turn, Turns
 from embedfleet.vocabulary import (
     CallerError,

@@ -15,13 +15,13 @@ import orjson
 from embedfleet import pages
 from embedfleet.access.guarding import asking, guarded
 from embedfleet.endpoint.routes import contract_routes, meant
+from embedfleet.endpoint.traced_routes import traced
 from embedfleet.gateway.access_log import AccessLog
 from embedfleet.gateway.caching import cache_routes
 from embedfleet.gateway.overview import overview, together
 from embedfleet.gateway.scaling_routes import scaling_routes
 from embedfleet.serving import Listener
 from embedfleet.telemetry.metrics import CONTENT_TYPE
-from embedfleet.telemetry.tracing import traced
 from embedfleet.vocabulary import DrainingError, NoReplicaError, ReplicaState
 from embedfleet.wire.asgi import Follow, Request, Response, Router
 from embedfleet.wire.headers import trusted_networks

@@ -17,12 +17,13 @@ from embedfleet.batching.batcher import Batcher
 from embedfleet.batching.jobs import BatchReport, Job, Part
 from embedfleet.endpoint import Endpoint
 from embedfleet.endpoint.contracts.rerank import ROUTES
+from embedfleet.endpoint.traced_routes import traced
 from embedfleet.engine.engine import Engine
 from embedfleet.model.files import SHARED_FILES, Snapshot
 from embedfleet.replica.calls import CallInProgress
 from embedfleet.telemetry.gpu import open_gpu
 from embedfleet.telemetry.metrics import CONTENT_TYPE, ReplicaMetrics
-from embedfleet.telemetry.tracing import Tracing, current_span, traced
+from embedfleet.telemetry.tracing import Tracing, current_span
 from embedfleet.vocabulary import (
     CallerError,
     DrainingError,

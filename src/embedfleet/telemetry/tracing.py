@@ -14,13 +14,12 @@ from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 from embedfleet import __version__
 from embedfleet.extras import how_to_add
 from embedfleet.settings import TracingSettings
 from embedfleet.vocabulary import SettingError
-from embedfleet.wire.asgi import Request, Response, Route
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -128,6 +127,18 @@ def calling(
     return call
 
 
+class Headers(Protocol):
+    """The headers of a request, by lower-case names."""
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of this name."""
+        ...
+
+    def listed(self, name: bytes) -> str | None:
+        """All headers of this name, as one."""
+        ...
+
+
 class Tracing:
     """Makes the spans of one process."""
 
@@ -151,7 +162,7 @@ class Tracing:
             tracers.append(provider.get_tracer("embedfleet", __version__))
         self._requests, self._calls = tracers
 
-    def begin(self, name: str, request: Request, *, join: bool) -> OpenSpan | None:
+    def begin(self, name: str, request: Headers, *, join: bool) -> OpenSpan | None:
         """A span for a request; None where it is not recorded, or `join` and it brings no trace."""
         from opentelemetry.trace import SpanKind, get_current_span  # noqa: PLC0415
 
@@ -166,7 +177,7 @@ class Tracing:
         self._processor.shutdown()
 
 
-def _context_of(request: Request) -> Context:
+def _context_of(request: Headers) -> Context:
     """The trace that a request belongs to, by the W3C's headers; none if they make no sense."""
     from opentelemetry.context import Context  # noqa: PLC0415
     from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
@@ -179,24 +190,6 @@ def _context_of(request: Request) -> Context:
     }
     known = {name: value for name, value in sent.items() if value is not None}
     return TraceContextTextMapPropagator().extract(known, Context())
-
-
-def traced(route: Route, tracing: Tracing | None, name: str, *, join: bool = False) -> Route:
-    """The route with a span around each answer; the route itself where tracing is off."""
-    if tracing is None:
-        return route
-
-    async def answer(request: Request) -> Response | None:
-        span = tracing.begin(name, request, join=join)
-        if span is None:
-            return await route(request)
-        with span:
-            response = await route(request)
-            if response is not None:
-                span.answered(response.status)
-        return response
-
-    return answer
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from embedfleet.vocabulary import (
     UnknownRouteError,
 )
 from embedfleet.wire.compressing import INLINE_BYTES, Content, gzipped, wants_gzip, worth
-from embedfleet.wire.openai import render_error
+from embedfleet.wire.errors import render_error
 from embedfleet.wire.request_ids import HEADER as REQUEST_ID
 from embedfleet.wire.request_ids import request_id
 

@@ -11,10 +11,10 @@ from embedfleet.wire.embedding_request import (
     RequestLimits,
     check_dimensions,
 )
+from embedfleet.wire.errors import render_error
 from embedfleet.wire.forms import derive
 from embedfleet.wire.openai_request import parse_large_request, parse_request
 from embedfleet.wire.openai_response import (
-    render_error,
     render_model,
     render_models,
     render_response,

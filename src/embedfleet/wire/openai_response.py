@@ -16,6 +16,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from embedfleet.vocabulary import EmbedfleetError, ModelIdentity, Task, Vectors
+from embedfleet.wire.errors import as_json, error_fields
 from embedfleet.wire.forms import FLOATS, Form, as_bytes, as_numbers, rounded, scale
 
 
@@ -54,7 +55,7 @@ def render_response(
         parts += (_faulty(*each), b",")
     parts[-1] = parts[-1].removesuffix(b",")
     usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (prompt_tokens, prompt_tokens)
-    parts += (b'],"model":', _json(model), b",", _of_integers(form, vectors), usage)
+    parts += (b'],"model":', as_json(model), b",", _of_integers(form, vectors), usage)
     return b"".join(parts)
 
 
@@ -64,7 +65,9 @@ _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 def _faulty(index: int, fault: EmbedfleetError) -> bytes:
     """What stands in the place of a vector."""
-    return _json({"object": "error", "index": index, "embedding": None, "error": _error(fault)})
+    return as_json(
+        {"object": "error", "index": index, "embedding": None, "error": error_fields(fault)}
+    )
 
 
 def _of_integers(form: Form, vectors: Vectors | Sequence[NDArray[np.float32]]) -> bytes:
@@ -72,28 +75,8 @@ def _of_integers(form: Form, vectors: Vectors | Sequence[NDArray[np.float32]]) -
     if form.kind == "float32":
         return b""
     step = scale(form.kind, len(vectors[0])) if len(vectors) else None
-    scaled = b"" if step is None else b'"scale":%b,' % _json(step)
+    scaled = b"" if step is None else b'"scale":%b,' % as_json(step)
     return b'"output_dtype":"%b",%b' % (form.kind.encode(), scaled)
-
-
-def render_error(error: EmbedfleetError) -> bytes:
-    """Write an error as OpenAI does; the status to send it with is `error.status`.
-
-    Where several texts are wrong, `details` has an error for each.
-    """
-    told: dict[str, object] = _error(error)
-    if error.parts:
-        told["details"] = [_error(each) for each in error.parts]
-    return _json({"error": told})
-
-
-def _error(error: EmbedfleetError) -> dict[str, object]:
-    return {
-        "message": error.message,
-        "type": error.kind,
-        "param": error.param,
-        "code": error.code,
-    }
 
 
 Card = tuple[str, int, ModelIdentity] | tuple[str, int, ModelIdentity, Mapping[str, object]]
@@ -101,7 +84,7 @@ Card = tuple[str, int, ModelIdentity] | tuple[str, int, ModelIdentity, Mapping[s
 
 def render_models(models: Iterable[Card]) -> bytes:
     """Write the answer to `GET /v1/models`; per model as `render_model` takes it."""
-    return _json({"object": "list", "data": [_model(*model) for model in models]})
+    return as_json({"object": "list", "data": [_model(*model) for model in models]})
 
 
 def render_model(
@@ -115,7 +98,7 @@ def render_model(
     `name` is the one that requests use, `created` when serving began, in seconds since 1970, `more`
     what is told of the model beside its identity.
     """
-    return _json(_model(name, created, identity, more))
+    return as_json(_model(name, created, identity, more))
 
 
 def _model(
@@ -135,21 +118,3 @@ def _model(
         **({"task": "rerank"} if reranks else {"dimensions": identity.width}),
         **more,
     }
-
-
-def _json(value: object) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        # A name or path from outside may hold half a surrogate pair, which is no valid UTF-8.
-        return orjson.dumps(_replaced(value))
-
-
-def _replaced(value: object) -> object:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {key: _replaced(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_replaced(one) for one in value]
-    return value

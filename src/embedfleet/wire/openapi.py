@@ -13,9 +13,9 @@ from typing import Any
 
 from embedfleet.vocabulary import CallerError, Lane
 from embedfleet.wire.embedding_request import RequestLimits
+from embedfleet.wire.errors import render_error
 from embedfleet.wire.openai_errors import codes_of, statuses
 from embedfleet.wire.openai_request import parse_request
-from embedfleet.wire.openai_response import render_error
 from embedfleet.wire.openapi_schemas import Schema, reference, schemas
 
 JSON = "application/json"

@@ -12,10 +12,11 @@ import orjson
 from embedfleet.endpoint.contracts.contract import Answer, Asked, Written
 from embedfleet.vocabulary import CallerError, EmbedfleetError
 from embedfleet.wire.embedding_request import EmbeddingRequest
+from embedfleet.wire.errors import render_error
 from embedfleet.wire.forms import as_bytes, rounded, scale
 from embedfleet.wire.openai_large import Body, Step
 from embedfleet.wire.openai_request import parse_large_request, parse_request
-from embedfleet.wire.openai_response import render_error, render_response
+from embedfleet.wire.openai_response import render_response
 
 BYTES = b"application/octet-stream"
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from embedfleet.endpoint.contracts.contract import Answer, Asked, Written
 from embedfleet.vocabulary import EmbedfleetError
+from embedfleet.wire.errors import render_error
 from embedfleet.wire.openai_large import Body, Step
-from embedfleet.wire.openai_response import render_error
 from embedfleet.wire.rerank_request import RerankRequest, parse_rerank, parse_score
 
 

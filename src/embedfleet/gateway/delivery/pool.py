@@ -17,9 +17,9 @@ from embedfleet.endpoint import Caller, Text
 from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.gateway.admission import Pressure, admit
-from embedfleet.gateway.counting import PoolCounter
 from embedfleet.gateway.delivery import decisions
 from embedfleet.gateway.delivery.calls import Flight
+from embedfleet.gateway.delivery.counting import PoolCounter
 from embedfleet.gateway.delivery.decisions import Event, Step, cores_of, error_of, event_of
 from embedfleet.gateway.delivery.dispatch import Call, Dispatcher
 from embedfleet.gateway.delivery.queue import QueuedText
