@@ -277,6 +277,18 @@ def test_importing_the_package_loads_no_client_and_a_client_no_engine() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+async def test_a_service_that_knows_no_other_form_is_not_taken_for_one_that_does(
+    service: RevealingService,
+) -> None:
+    async with AsyncClient(service.url, model=MODEL) as client:
+        with pytest.raises(RefusedError, match="answers in float32, not in int8"):
+            await client.embed(["a"], output_dtype="int8")
+    async with AsyncClient(service.url, model=MODEL, encoding_format="bytes") as client:
+        with pytest.raises(RefusedError, match="does not answer in bytes"):
+            await client.embed(["a"])
+    assert len(service.requests) == 2
+
+
 async def test_vectors_of_another_space_are_not_mixed_in(service: RevealingService) -> None:
     spaces = iter(["a", "a", "b"])
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import numpy as np
 import orjson
@@ -14,8 +15,10 @@ from embedfleet.client.wire import (
     as_input,
     named_text,
     read_answer,
+    read_bytes,
     read_models,
     read_refusal,
+    read_scores,
     request_body,
     size_of,
 )
@@ -72,9 +75,45 @@ def test_what_is_no_answer_is_named(body: bytes, complaint: str) -> None:
         read_answer(body, 2)
 
 
+@pytest.mark.parametrize(
+    ("results", "complaint"),
+    [
+        ([(0, 0.5)], "1 scores came back for 2 documents"),
+        ([(0, 0.5), (0, 0.5)], "twice"),
+        ([(0, 0.5), (2, 0.5)], "not asked for"),
+        ([(0, 0.5), (1, "high")], "none of Jina's format"),
+    ],
+)
+def test_scores_that_are_no_answer_are_named(results: list[Any], complaint: str) -> None:
+    told = [{"index": index, "relevance_score": score} for index, score in results]
+    with pytest.raises(AnswerError, match=complaint):
+        read_scores(orjson.dumps({"results": told}), 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "body", "complaint"),
+    [
+        ("2, 2", bytes(15), "15 bytes are not 2 vectors of 2 numbers"),
+        ("1, 4", bytes(16), "1 vectors came back for 2 texts"),
+        ("2", bytes(16), "can't be read"),
+        ("2, 0", b"", "not 2 vectors of 0"),
+        ("2, 2", b"\x00\x00\xc0\x7f" * 4, "not finite"),
+    ],
+)
+def test_bytes_that_are_no_answer_are_named(shape: str, body: bytes, complaint: str) -> None:
+    with pytest.raises(AnswerError, match=complaint):
+        read_bytes({"x-embedfleet-shape": shape}, body, 2)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_answer_or_an_error(body: bytes) -> None:
-    for read in (lambda: read_answer(body, 1), lambda: read_models(body)):
+    readers = (
+        lambda: read_answer(body, 1),
+        lambda: read_models(body),
+        lambda: read_scores(body, 1),
+        lambda: read_bytes({"x-embedfleet-shape": "1, 1"}, body, 1),
+    )
+    for read in readers:
         try:
             read()
         except AnswerError:

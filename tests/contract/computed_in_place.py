@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,13 +19,22 @@ from embedfleet.access import Access
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Caller, Endpoint, ServedModel, Text
 from embedfleet.endpoint.routes import contract_routes, meant
+from embedfleet.engine.scoring import amplitudes
 from embedfleet.model.description import describe
+from embedfleet.model.reranker import TEMPLATE_FILE
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.wire.asgi import App, Router
 from embedfleet.wire.openai import RequestLimits
 from tests.small_tokenizer import write_model
 
 WIDTH = 64
+RERANKER = "pairs-in-place"
+TEMPLATE = {
+    "before": "<|im_start|>",
+    "pair": "{instruction} {query} | ",
+    "after": "<|im_end|>",
+    "instruction": "Rank",
+}
 
 
 class BagOfTokens:
@@ -49,6 +59,24 @@ class BagOfTokens:
     def withdraw(self, texts: Sequence[Text]) -> None: ...
 
 
+class ScoresOfTokens(BagOfTokens):
+    """A backend whose scores are of the vectors that it would have."""
+
+    def submit(self, texts: Sequence[Text], caller: Caller) -> None:
+        for text in texts:
+            logit = float(self._table[text.encoding].mean() * 20)
+            text.arrived(amplitudes(np.array([logit]))[0], 0.0, 0.0, "")
+
+
+def reranker_in(directory: Path) -> ServedModel:
+    """A reranker whose scores reveal the pair."""
+    write_model(directory)
+    (directory / TEMPLATE_FILE).write_text(json.dumps(TEMPLATE))
+    description = describe(directory, name=RERANKER)
+    backend = ScoresOfTokens(description.identity.vocabulary)
+    return ServedModel(description.identity, (RERANKER,), Encoder(description), backend, created=0)
+
+
 def unchanged(app: App) -> App:
     return app
 
@@ -59,10 +87,12 @@ def answering(
     *,
     around: Callable[[App], App] = unchanged,
     access: Access | None = None,
+    reranker: bool = False,
 ) -> Iterator[str]:
     """Answer on a free port while the block runs; gives the base URL.
 
-    `around` may put something between the app and its callers; `access` says who these may be.
+    `around` may put something between the app and its callers; `access` says who these may be. A
+    `reranker` is served beside the model where that is asked for.
     """
     description = describe(write_model(directory), name="bag-of-tokens")
     identity = description.identity
@@ -73,8 +103,11 @@ def answering(
         BagOfTokens(identity.vocabulary),
         created=0,
     )
+    models = {identity.name: model}
+    if reranker:
+        models[RERANKER] = reranker_in(directory / RERANKER)
     endpoint = Endpoint(
-        lambda: {identity.name: model},
+        lambda: models,
         limits=RequestLimits(),
         max_body_bytes=2**26,
         max_held_bytes=2**28,

@@ -7,9 +7,9 @@ without an event loop. No engine is imported.
 
 from embedfleet.client.asynchronous import AsyncClient
 from embedfleet.client.blocking import Client
-from embedfleet.client.calling import Embedded, Progress
+from embedfleet.client.calling import Embedded, Progress, Ranking
 from embedfleet.client.errors import AnswerError, ClientError, RefusedError, UnavailableError
-from embedfleet.client.wire import ServedModel, Wishes
+from embedfleet.client.wire import EncodingFormat, OutputDtype, ServedModel, Wishes
 
 __all__ = [
     "AnswerError",
@@ -17,7 +17,10 @@ __all__ = [
     "Client",
     "ClientError",
     "Embedded",
+    "EncodingFormat",
+    "OutputDtype",
     "Progress",
+    "Ranking",
     "RefusedError",
     "ServedModel",
     "UnavailableError",

@@ -10,16 +10,32 @@ from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import aiohttp
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from embedfleet.client import pacing, wire
-from embedfleet.client.calling import TEXT_FAILS, Arrived, Call, Embedded, Progress, Watch
+from embedfleet.client.calling import (
+    TEXT_FAILS,
+    Arrived,
+    Call,
+    Embedded,
+    Progress,
+    Ranking,
+    Watch,
+)
 from embedfleet.client.errors import AnswerError, RefusedError, UnavailableError
-from embedfleet.client.wire import Answer, ServedModel, Texts, Wishes
+from embedfleet.client.wire import (
+    DTYPES,
+    Answer,
+    EncodingFormat,
+    OutputDtype,
+    ServedModel,
+    Texts,
+    Wishes,
+)
 from embedfleet.vocabulary import Lane, counted
 
 MOST_BODY_BYTES = 1 << 28
@@ -34,10 +50,11 @@ class _Reply(NamedTuple):
 
 
 class AsyncClient:
-    """Embeds texts over HTTP, in requests of about `tokens_per_request` tokens.
+    """Embeds and reranks texts over HTTP, in requests of about `tokens_per_request` tokens.
 
         async with AsyncClient("http://127.0.0.1:8080") as client:
             vectors = await client.embed(["one text", "another"], dimensions=256)
+            best = (await client.rerank("a query", ["one text", "another"])).order[0]
 
     Requests in flight grow in number until the service refuses one (429, 503), and what it says of
     when to come back is followed. A request that fails is sent again, unless the service says that
@@ -51,6 +68,7 @@ class AsyncClient:
         model: str | None = None,
         api_key: str | None = None,
         lane: Lane | str = Lane.INTERACTIVE,
+        encoding_format: EncodingFormat = "base64",
         tokens_per_request: int = 16_384,
         texts_per_request: int = 256,
         most_in_flight: int = 32,
@@ -59,14 +77,18 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         rng: Random | None = None,
     ) -> None:
-        """`url` is the service's, with or without `/v1`. `model` may be left out where one is
-        served. `timeout_s` bounds a single request.
+        """`url` is the service's, with or without `/v1`. `model` is meant where a call names none;
+        without it the only one that embeds, or reranks. `encoding_format` is how vectors travel:
+        they are the same. `timeout_s` bounds a single request.
         """
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} is no address such as http://127.0.0.1:8080")
         self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
         self.model = model
+        self.encoding_format = encoding_format
         self._cutter = pacing.Cutter(tokens_per_request, texts_per_request)
+        self._pair_cutter = pacing.Cutter(tokens_per_request, texts_per_request)
+        self._only: dict[str, str] = {}  # the only model that is served, by task
         self._patience_s = patience_s
         self._timeout_s = timeout_s
         self._rng = rng or Random()
@@ -75,8 +97,17 @@ class AsyncClient:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._gate = _Gate(pacing.Pace(most_in_flight))
         self._session: aiohttp.ClientSession | None = None
-        self.space: str | None = None
-        """Which space vectors are in, by `x-embedfleet-space`; None where none is told."""
+        self.spaces: dict[str, str] = {}
+        """Which space vectors are in, by model, as `x-embedfleet-space` told."""
+
+    @property
+    def space(self) -> str | None:
+        """Which space vectors are in; None where none is told yet, or vectors of several models
+        were asked for and this client is for none of them.
+        """
+        if self.model is None and len(self.spaces) == 1:
+            return next(iter(self.spaces.values()))
+        return self.spaces.get(self.model or "")
 
     async def embed(
         self,
@@ -86,20 +117,24 @@ class AsyncClient:
         input_type: str | None = None,
         instruction: str | None = None,
         truncate: bool = False,
-        dtype: DTypeLike = np.float32,
+        output_dtype: OutputDtype = "float32",
+        dtype: DTypeLike | None = None,
+        model: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> NDArray[Any]:
         """Vectors of shape [texts, dimensions], row i of text i; [dimensions] for a single string.
 
-        A text is a string or a list of token ids. `input_type` is `query` or `document`. `dtype` is
-        what the float32 of the service are converted to. Raises RefusedError, UnavailableError,
-        AnswerError.
+        A text is a string or a list of token ids. `input_type` is `query` or `document`.
+        `output_dtype` is what the service rounds numbers to (`wire.DTYPES` has the array's type);
+        bits have shape [texts, dimensions / 8]. `dtype` is what this client converts them to. What
+        int8 and uint8 are to be multiplied with, `embed_each` tells, and `served_model`. Raises
+        RefusedError, UnavailableError, AnswerError.
         """
         single = isinstance(texts, str)
         many = [texts] if isinstance(texts, str) else texts
-        wishes = Wishes(dimensions, input_type, instruction, truncate)
-        found = await self.embed_each(many, wishes, progress=progress, whole=True)
-        vectors = found.vectors.astype(dtype, copy=False)
+        wishes = Wishes(dimensions, input_type, instruction, truncate, output_dtype)
+        found = await self.embed_each(many, wishes, model=model, progress=progress, whole=True)
+        vectors = found.vectors if dtype is None else found.vectors.astype(dtype, copy=False)
         return vectors[0] if single else vectors
 
     async def embed_each(
@@ -107,6 +142,7 @@ class AsyncClient:
         texts: Texts,
         wishes: Wishes | None = None,
         *,
+        model: str | None = None,
         progress: Callable[[Progress], None] | None = None,
         arrived: Arrived | None = None,
         whole: bool = False,
@@ -117,14 +153,63 @@ class AsyncClient:
         computed. Raises RefusedError where the fault is in no text, UnavailableError, AnswerError.
         """
         wishes = wishes or Wishes()
-        ask = partial(self._ask, await self._model(), wishes)
+        ask = partial(self._ask, model or await self._model("embed"), wishes)
         watch = Watch(progress, arrived)
         call = Call(ask, self._cutter, self._gate.pace, texts, watch, whole=whole)
-        return await call.run(wishes.dimensions or 0)
+        return await call.run(wishes.columns or 0, DTYPES[wishes.output_dtype])
+
+    async def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        instruction: str | None = None,
+        truncate: bool | None = None,
+        raw_scores: bool = False,
+        model: str | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Ranking:
+        """How well each document meets the query, by `POST /v1/rerank`: from 0 to 1, or logits with
+        `raw_scores`.
+
+        Any number of documents: a score depends on no other document. `instruction` takes the
+        place of the model's; `truncate=False` has documents that are too long refused where the
+        service would cut them. Raises RefusedError (`index` is the document's place),
+        UnavailableError, AnswerError.
+        """
+        if top_n is not None and top_n < 1:
+            raise ValueError(f"top_n is {top_n}; it must be at least 1")
+        if isinstance(documents, str):
+            raise TypeError("documents must be a list of strings")
+        asked = {
+            "instruction": instruction,
+            "truncate": truncate,
+            "raw_scores": raw_scores or None,
+        }
+        more = {name: value for name, value in asked.items() if value is not None}
+        text = wire.as_input(query)
+        if not isinstance(text, str):
+            raise TypeError("a query must be a string")
+        beside = wire.size_of(text) + wire.size_of(instruction or "")
+        ask = partial(self._ask_scores, model or await self._model("rerank"), text, more, beside)
+        call = Call(
+            ask,
+            self._pair_cutter,
+            self._gate.pace,
+            documents,
+            Watch(progress),
+            whole=True,
+            beside=beside,
+        )
+        found = await call.run(1, np.dtype(np.float64))
+        scores = found.vectors.reshape(-1)
+        order = np.argsort(-scores, kind="stable")[:top_n]
+        return Ranking(scores, order, found.tokens)
 
     async def count_tokens(self, texts: Sequence[str]) -> int:
         """Tokens of some texts together, by `POST /v1/tokenize`, which few other services have."""
-        model, tokens = await self._model(), 0
+        model, tokens = await self._model("embed"), 0
         for start in range(0, len(texts), self._cutter.most_texts):
             some = [wire.as_input(text) for text in texts[start : start + self._cutter.most_texts]]
             body = wire.request_body(model, some, Wishes())
@@ -136,20 +221,27 @@ class AsyncClient:
         reply = await self._exchange("GET", "/v1/models", None)
         return wire.read_models(reply.body)
 
-    async def served_model(self) -> ServedModel:
-        """The model of this client, as the service tells of it. Raises RefusedError where it is not
-        served, or where several are and none was named.
+    async def served_model(
+        self, name: str | None = None, *, task: Literal["embed", "rerank"] = "embed"
+    ) -> ServedModel:
+        """A model as the service tells of it: the one of this name, or this client's, or the only
+        one for a task. Raises RefusedError where it is not served, or where several are and none
+        was named.
         """
-        known = await self.models()
-        if self.model is None and len(known) == 1:
-            return known[0]
-        names = ", ".join(each.name for each in known) or "none"
-        if self.model is None:
-            raise RefusedError(f"{self.url} serves several models; name one of: {names}")
-        for each in known:
-            if each.name == self.model:
-                return each
-        raise RefusedError(f"{self.url} serves no model {self.model}; it serves: {names}")
+        listed = await self.models()
+        name = name or self.model
+        if name is not None:
+            for each in listed:
+                if each.name == name:
+                    return each
+            names = ", ".join(each.name for each in listed) or "none"
+            raise RefusedError(f"{self.url} serves no model {name}; it serves: {names}")
+        # Others do not tell what a model is for: all of them are listed as embedders.
+        fit = [each for each in listed if each.task == task] or listed
+        if len(fit) == 1:
+            return fit[0]
+        names = ", ".join(each.name for each in fit) or "none"
+        raise RefusedError(f"{self.url} serves several models; name one of: {names}")
 
     async def close(self) -> None:
         """Close connections; requests in flight fail."""
@@ -168,36 +260,69 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _model(self) -> str:
-        if self.model is None:
-            self.model = (await self.served_model()).name
-        return self.model
+    async def _model(self, task: Literal["embed", "rerank"]) -> str:
+        if self.model is not None:
+            return self.model
+        if task not in self._only:
+            self._only[task] = (await self.served_model(task=task)).name
+        return self._only[task]
 
     async def _ask(self, model: str, wishes: Wishes, texts: Sequence[str | list[int]]) -> Answer:
         """One request. Raises RefusedError, UnavailableError, AnswerError."""
-        body, attempts = wire.request_body(model, texts, wishes), 0
+        body = wire.request_body(model, texts, wishes, self.encoding_format)
+
+        def read(reply: _Reply) -> Answer:
+            if self.encoding_format == "bytes":
+                return wire.read_bytes(reply.headers, reply.body, len(texts), wishes.output_dtype)
+            return wire.read_answer(reply.body, len(texts), wishes.output_dtype)
+
+        reply, answer = await self._understood("/v1/embeddings", body, read)
+        self._keep_to(model, reply.headers.get("x-embedfleet-space"))
+        self._cutter.learn(sum(map(wire.size_of, texts)), answer.tokens)
+        return answer
+
+    async def _ask_scores(
+        self,
+        model: str,
+        query: str,
+        more: Mapping[str, object],
+        beside: int,
+        documents: Sequence[str | list[int]],
+    ) -> Answer:
+        """One request for scores. Raises as `_ask` does."""
+        body = wire.rerank_body(model, query, documents, more)
+        _, answer = await self._understood(
+            "/v1/rerank", body, lambda reply: wire.read_scores(reply.body, len(documents))
+        )
+        size = sum(map(wire.size_of, documents)) + beside * len(documents)
+        self._pair_cutter.learn(size, answer.tokens)
+        return answer
+
+    async def _understood(
+        self, path: str, body: bytes, read: Callable[[_Reply], Answer]
+    ) -> tuple[_Reply, Answer]:
+        """An answer that makes sense, after as many attempts as others may do better at."""
+        attempts = 0
         while True:
-            reply = await self._exchange("POST", "/v1/embeddings", body)
+            reply = await self._exchange("POST", path, body)
             try:
-                answer = wire.read_answer(reply.body, len(texts))
+                return reply, read(reply)
             except AnswerError:
                 attempts += 1
                 if attempts == MOST_ATTEMPTS:
                     raise
                 await asyncio.sleep(pacing.backoff_s(attempts, self._rng))
-            else:
-                self._keep_to(reply.headers.get("x-embedfleet-space"))
-                self._cutter.learn(sum(map(wire.size_of, texts)), answer.tokens)
-                return answer
 
-    def _keep_to(self, space: str | None) -> None:
-        """Vectors of two spaces can't be compared, and must not come from one client."""
-        if None not in {space, self.space} and space != self.space:
+    def _keep_to(self, model: str, space: str | None) -> None:
+        """Vectors of two spaces can't be compared, and must not come from one model."""
+        before = self.spaces.get(model)
+        if None not in {space, before} and space != before:
             raise AnswerError(
-                f"the service computes in another space than before ({space}, before {self.space}):"
+                f"the service computes in another space than before ({space}, before {before}):"
                 " its model, or the precision of its numbers, changed"
             )
-        self.space = space or self.space
+        if space is not None:
+            self.spaces[model] = space
 
     async def _exchange(self, method: str, path: str, body: bytes | None) -> _Reply:
         """A reply of success, after as many attempts as patience allows."""

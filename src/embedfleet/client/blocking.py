@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-import numpy as np
 import uvloop
 from numpy.typing import DTypeLike, NDArray
 
 from embedfleet.client.asynchronous import AsyncClient
-from embedfleet.client.calling import Arrived, Embedded, Progress
-from embedfleet.client.wire import ServedModel, Texts, Wishes
+from embedfleet.client.calling import Arrived, Embedded, Progress, Ranking
+from embedfleet.client.wire import OutputDtype, ServedModel, Texts, Wishes
 
 Result = TypeVar("Result")
 
@@ -35,6 +34,11 @@ class Client:
         self._thread.start()
 
     @property
+    def space(self) -> str | None:
+        """As `AsyncClient.space`."""
+        return self._client.space
+
+    @property
     def url(self) -> str:
         return self._client.url
 
@@ -46,7 +50,9 @@ class Client:
         input_type: str | None = None,
         instruction: str | None = None,
         truncate: bool = False,
-        dtype: DTypeLike = np.float32,
+        output_dtype: OutputDtype = "float32",
+        dtype: DTypeLike | None = None,
+        model: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> NDArray[Any]:
         """As `AsyncClient.embed`; `progress` is called in another thread."""
@@ -57,7 +63,9 @@ class Client:
                 input_type=input_type,
                 instruction=instruction,
                 truncate=truncate,
+                output_dtype=output_dtype,
                 dtype=dtype,
+                model=model,
                 progress=progress,
             )
         )
@@ -67,21 +75,54 @@ class Client:
         texts: Texts,
         wishes: Wishes | None = None,
         *,
+        model: str | None = None,
         progress: Callable[[Progress], None] | None = None,
         arrived: Arrived | None = None,
     ) -> Embedded:
         """As `AsyncClient.embed_each`; what it calls is called in another thread."""
         return self._wait(
-            self._client.embed_each(texts, wishes, progress=progress, arrived=arrived)
+            self._client.embed_each(texts, wishes, model=model, progress=progress, arrived=arrived)
         )
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        instruction: str | None = None,
+        truncate: bool | None = None,
+        raw_scores: bool = False,
+        model: str | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Ranking:
+        """As `AsyncClient.rerank`; `progress` is called in another thread."""
+        return self._wait(
+            self._client.rerank(
+                query,
+                documents,
+                top_n=top_n,
+                instruction=instruction,
+                truncate=truncate,
+                raw_scores=raw_scores,
+                model=model,
+                progress=progress,
+            )
+        )
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """As `AsyncClient.count_tokens`."""
+        return self._wait(self._client.count_tokens(texts))
 
     def models(self) -> list[ServedModel]:
         """As `AsyncClient.models`."""
         return self._wait(self._client.models())
 
-    def served_model(self) -> ServedModel:
+    def served_model(
+        self, name: str | None = None, *, task: Literal["embed", "rerank"] = "embed"
+    ) -> ServedModel:
         """As `AsyncClient.served_model`."""
-        return self._wait(self._client.served_model())
+        return self._wait(self._client.served_model(name, task=task))
 
     def close(self) -> None:
         """Close connections and end the thread."""

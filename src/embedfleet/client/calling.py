@@ -37,14 +37,31 @@ class Progress:
 class Embedded:
     """Vectors, and errors for the texts that have none."""
 
-    vectors: NDArray[np.float32]
-    """Shape [texts, dimensions]; NaN in the rows of texts with an error."""
+    vectors: NDArray[Any]
+    """Shape [texts, dimensions], [texts, dimensions / 8] of bits. In the rows of texts with an
+    error, NaN of floats and 0 of integers."""
     errors: dict[int, RefusedError] = field(default_factory=dict)
     """By the place of the text."""
     tokens: int = 0
+    scale: float | None = None
+    """What integers are to be multiplied with: int8 q is `scale * q`, uint8 q `scale * (q - 128)`.
+    None of floats and bits."""
 
 
-Arrived: TypeAlias = Callable[[Sequence[int], NDArray[np.float32]], None]
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Documents by how well they meet a query."""
+
+    scores: NDArray[np.float64]
+    """Of all documents, in the order in which they were given."""
+    order: NDArray[np.intp]
+    """Places of documents, best first; `top_n` of them, where that was asked for. Among equals the
+    one given first is first."""
+    tokens: int = 0
+    """As the service counted them."""
+
+
+Arrived: TypeAlias = Callable[[Sequence[int], NDArray[Any]], None]
 """Takes the places of some texts and their vectors, as soon as they are there."""
 
 
@@ -63,26 +80,41 @@ class Call:
     """Requests for some texts, each text answered or refused by itself."""
 
     def __init__(
-        self, ask: Ask, cutter: Cutter, pace: Pace, texts: Texts, watch: Watch, *, whole: bool
+        self,
+        ask: Ask,
+        cutter: Cutter,
+        pace: Pace,
+        texts: Texts,
+        watch: Watch,
+        *,
+        whole: bool,
+        beside: int = 0,
     ) -> None:
-        """With `whole` the first refusal ends the call."""
+        """With `whole` the first refusal ends the call. `beside` are bytes that are computed with
+        each text: a query with each document.
+        """
         self._ask = ask
         self._cutter = cutter
         self._pace = pace
         self._watch = watch
         self._whole = whole
+        self._beside = beside
+        self._scale: float | None = None
         self._began = time.monotonic()
         self._errors: dict[int, RefusedError] = {}
         self._inputs = [self._input(at, each) for at, each in enumerate(texts)]
-        self._vectors: NDArray[np.float32] | None = None
+        self._vectors: NDArray[Any] | None = None
         self._tokens = self._done = 0
 
-    async def run(self, dimensions: int) -> Embedded:
-        """`dimensions` is the width of the matrix where no text has a vector."""
+    async def run(self, dimensions: int, dtype: np.dtype[Any]) -> Embedded:
+        """`dimensions` and `dtype` are those of the matrix where no text has a vector."""
         await self._all([at for at in range(len(self._inputs)) if at not in self._errors])
         if self._vectors is None:
-            self._vectors = np.full((len(self._inputs), dimensions), np.nan, np.float32)
-        return Embedded(self._vectors, self._errors, self._tokens)
+            self._vectors = self._empty(dimensions, dtype)
+        return Embedded(self._vectors, self._errors, self._tokens, self._scale)
+
+    def _empty(self, width: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        return np.full((len(self._inputs), width), 0 if dtype.kind in "iu" else np.nan, dtype)
 
     def _input(self, at: int, text: Any) -> str | list[int]:
         try:
@@ -102,7 +134,8 @@ class Call:
         async with BoundedTasks(lambda: int(self._pace.limit) + 1) as tasks:
             while at < len(places):
                 ahead = places[at : at + self._cutter.most_texts]
-                count = self._cutter.fitting([wire.size_of(self._inputs[each]) for each in ahead])
+                sizes = [wire.size_of(self._inputs[each]) + self._beside for each in ahead]
+                count = self._cutter.fitting(sizes)
                 await tasks.start(self._some(ahead[:count]))
                 at += count
 
@@ -138,7 +171,8 @@ class Call:
     def _take(self, places: Sequence[int], answer: Answer) -> None:
         width = answer.vectors.shape[1]
         if self._vectors is None:
-            self._vectors = np.full((len(self._inputs), width), np.nan, np.float32)
+            self._vectors = self._empty(width, answer.vectors.dtype)
+            self._scale = answer.scale
         if width != self._vectors.shape[1]:
             raise AnswerError(
                 f"vectors of {width} dimensions came after those of {self._vectors.shape[1]}: "
@@ -167,4 +201,4 @@ def _is_of_a_text(error: RefusedError) -> bool:
         return True
     if error.http_status not in {400, 413, 422}:
         return False
-    return error.param is None or error.param.partition("[")[0] == "input"
+    return error.param is None or error.param.partition("[")[0] in {"input", "documents"}

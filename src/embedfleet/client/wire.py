@@ -1,7 +1,7 @@
 """Bytes of requests and answers, as a client sees them. Pure.
 
-Vectors never become Python floats: base64 is decoded into rows of the matrix that is handed out.
-Numbers in JSON are read where a service knows no base64.
+Vectors never become Python floats: base64 is decoded into rows of the matrix that is handed out,
+and one body of bytes is that matrix. Numbers in JSON are read where a service knows no base64.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias, get_args
 
+import ml_dtypes
 import msgspec
 import numpy as np
 import orjson
@@ -22,6 +23,42 @@ from embedfleet.client.errors import AnswerError, RefusedError
 
 Texts: TypeAlias = Sequence[str] | Sequence[Sequence[int]] | NDArray[Any]
 """Texts, or a list of token ids for each; not both in one request."""
+
+OutputDtype: TypeAlias = Literal[
+    "float32",
+    "float16",
+    "bfloat16",
+    "fp8_e4m3",
+    "fp8_e5m2",
+    "int8",
+    "uint8",
+    "binary",
+    "ubinary",
+]
+"""What the numbers of a vector are, in the words of the service. Floats that NumPy has no type for
+are those of ml_dtypes. `binary` and `ubinary` hold eight dimensions to a byte."""
+
+EncodingFormat: TypeAlias = Literal["base64", "float", "bytes"]
+"""How vectors travel: in JSON as base64 or as numbers, or as one body of bytes, which is fastest
+and which this service has."""
+
+DTYPES: Final[dict[OutputDtype, np.dtype[Any]]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "fp8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "fp8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "binary": np.dtype(np.int8),
+    "ubinary": np.dtype(np.uint8),
+}
+
+_ON_THE_WIRE: Final[dict[EncodingFormat, str]] = {
+    "base64": "base64",
+    "float": "float",
+    "bytes": "bytes_only",
+}
 
 MOST_SHOWN = 300
 """Characters of a service's words that an error repeats."""
@@ -35,6 +72,18 @@ class Wishes:
     input_type: str | None = None
     instruction: str | None = None
     truncate: bool = False
+    output_dtype: OutputDtype = "float32"
+
+    def __post_init__(self) -> None:
+        if self.output_dtype not in DTYPES:
+            known = ", ".join(get_args(OutputDtype))
+            raise ValueError(f"output_dtype is {self.output_dtype!r}; it must be one of: {known}")
+
+    @property
+    def columns(self) -> int | None:
+        """Numbers in a row of the answer, as far as that is known beforehand."""
+        packed = self.output_dtype in {"binary", "ubinary"}
+        return self.dimensions // 8 if self.dimensions and packed else self.dimensions
 
     def fields(self) -> dict[str, Any]:
         """As they stand in a request."""
@@ -43,6 +92,7 @@ class Wishes:
             "input_type": self.input_type,
             "instruction": self.instruction,
             "truncate": self.truncate or None,
+            "output_dtype": None if self.output_dtype == "float32" else self.output_dtype,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -53,18 +103,33 @@ class ServedModel:
 
     name: str
     dimensions: int | None = None
-    """Width of a full vector; None where the service does not tell."""
+    """Width of a full vector; None where the service does not tell, and of a reranker."""
     max_tokens: int | None = None
+    task: Literal["embed", "rerank"] = "embed"
+    output_dtypes: tuple[str, ...] = ()
+    """What `output_dtype` may be; empty where the service does not tell."""
+    encoding_formats: tuple[str, ...] = ()
+    scales: Mapping[int, float] = field(default_factory=dict)
+    """By dimensions, what an int8 is to be multiplied with."""
+    space: str | None = None
+    """Which space its vectors are in."""
+
+    @property
+    def knows_bytes(self) -> bool:
+        """Whether vectors can come as one body of bytes."""
+        return "bytes_only" in self.encoding_formats
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The vectors of one request, in the order of its texts."""
+    """What one request brought, in the order of its texts."""
 
-    vectors: NDArray[np.float32]
-    """Shape [texts, dimensions]."""
+    vectors: NDArray[Any]
+    """Shape [texts, dimensions], [texts, dimensions / 8] of bits, [texts, 1] of scores."""
     tokens: int
     """What the service counted; 0 where it did not."""
+    scale: float | None = None
+    """What integers are to be multiplied with, where the service tells."""
 
 
 class _Item(msgspec.Struct):
@@ -79,12 +144,29 @@ class _Usage(msgspec.Struct):
 class _Body(msgspec.Struct):
     data: list[_Item]
     usage: _Usage | None = None
+    output_dtype: str = "float32"
+    scale: float | None = None
+
+
+class _Ranked(msgspec.Struct):
+    index: int
+    relevance_score: float
+
+
+class _Ranking(msgspec.Struct):
+    results: list[_Ranked]
+    usage: _Usage | None = None
 
 
 class _Model(msgspec.Struct):
     id: str
     dimensions: int | None = None
     max_tokens: int | None = None
+    task: str = "embed"
+    output_dtypes: tuple[str, ...] = ()
+    encoding_formats: tuple[str, ...] = ()
+    scales: dict[int, float] = {}
+    space: str | None = None
 
 
 class _Models(msgspec.Struct):
@@ -106,6 +188,8 @@ class _Refusal(msgspec.Struct):
 
 
 _BODY = msgspec.json.Decoder(_Body)
+_RANKING = msgspec.json.Decoder(_Ranking)
+_USAGE = msgspec.json.Decoder(_Usage)
 _MODELS = msgspec.json.Decoder(_Models)
 _COUNTED = msgspec.json.Decoder(_Counted)
 _REFUSAL = msgspec.json.Decoder(_Refusal)
@@ -139,35 +223,93 @@ def size_of(text: str | list[int]) -> int:
     return len(text)
 
 
-def request_body(model: str, texts: Sequence[str | list[int]], wishes: Wishes) -> bytes:
+def request_body(
+    model: str,
+    texts: Sequence[str | list[int]],
+    wishes: Wishes,
+    encoding_format: EncodingFormat = "base64",
+) -> bytes:
     """The body of `POST /v1/embeddings`."""
-    return orjson.dumps(
-        {"model": model, "input": texts, "encoding_format": "base64", **wishes.fields()}
-    )
+    how = _ON_THE_WIRE[encoding_format]
+    return orjson.dumps({"model": model, "input": texts, "encoding_format": how, **wishes.fields()})
 
 
-def read_answer(body: bytes, texts: int) -> Answer:
-    """The answer to a request of so many texts. Raises AnswerError."""
+def rerank_body(
+    model: str, query: str, documents: Sequence[str | list[int]], more: Mapping[str, object]
+) -> bytes:
+    """The body of `POST /v1/rerank`; `more` are fields beside these."""
+    return orjson.dumps({"model": model, "query": query, "documents": documents, **more})
+
+
+def read_answer(body: bytes, texts: int, output_dtype: OutputDtype = "float32") -> Answer:
+    """The answer to a request of so many texts. Raises AnswerError, and RefusedError where it holds
+    other numbers than were asked for.
+    """
     try:
         found = _BODY.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise AnswerError(f"the answer is none of OpenAI's format: {error}") from error
     if len(found.data) != texts:
         raise AnswerError(f"{len(found.data)} vectors came back for {texts} texts")
-    rows: list[NDArray[np.float32] | None] = [None] * texts
+    _check_dtype(found.output_dtype, output_dtype)
+    dtype = DTYPES[output_dtype]
+    rows: list[NDArray[Any] | None] = [None] * texts
     for place, item in enumerate(found.data):
         at = place if item.index is None else item.index
         if not 0 <= at < texts or rows[at] is not None:
             raise AnswerError(f"the answer numbers a vector {at} that was not asked for, or twice")
-        rows[at] = _row(item.embedding)
+        rows[at] = _row(item.embedding, dtype)
     widths = {len(row) for row in rows if row is not None}
     if len(widths) > 1 or 0 in widths:
         raise AnswerError(f"the answer holds vectors of {sorted(widths)} dimensions")
     vectors = np.stack([row for row in rows if row is not None])
-    if not np.isfinite(vectors).all():
-        raise AnswerError("the answer holds numbers that are not finite")
     tokens = 0 if found.usage is None else found.usage.prompt_tokens
-    return Answer(vectors, tokens)
+    return Answer(_finite(vectors), tokens, found.scale)
+
+
+def read_bytes(
+    headers: Mapping[str, str], body: bytes, texts: int, output_dtype: OutputDtype = "float32"
+) -> Answer:
+    """The answer of raw bytes, which `headers` (by lower-case names) describe. Raises as
+    `read_answer` does.
+    """
+    if "x-embedfleet-shape" not in headers:
+        raise RefusedError("the service does not answer in bytes; leave `encoding_format` out")
+    _check_dtype(headers.get("x-embedfleet-dtype", "float32"), output_dtype)
+    dtype = DTYPES[output_dtype].newbyteorder("<")
+    try:
+        rows, width = map(int, headers["x-embedfleet-shape"].split(","))
+        tokens = _USAGE.decode(headers.get("x-embedfleet-usage", "{}")).prompt_tokens
+        scale = headers.get("x-embedfleet-scale")
+        step = None if scale is None else float(scale)
+    except (ValueError, msgspec.DecodeError) as error:
+        raise AnswerError(f"the headers of the answer can't be read: {error}") from error
+    if rows != texts:
+        raise AnswerError(f"{rows} vectors came back for {texts} texts")
+    if width < 1 or len(body) != rows * width * dtype.itemsize:
+        raise AnswerError(f"{len(body)} bytes are not {rows} vectors of {width} numbers")
+    vectors = np.frombuffer(body, dtype).reshape(rows, width)
+    return Answer(_finite(vectors.astype(DTYPES[output_dtype], copy=False)), tokens, step)
+
+
+def read_scores(body: bytes, documents: int) -> Answer:
+    """Scores [documents, 1] of the answer to `POST /v1/rerank`, in the order of the documents, in
+    float64. Raises AnswerError.
+    """
+    try:
+        found = _RANKING.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise AnswerError(f"the answer is none of Jina's format: {error}") from error
+    if len(found.results) != documents:
+        raise AnswerError(f"{len(found.results)} scores came back for {documents} documents")
+    scores = np.full((documents, 1), np.nan)
+    for each in found.results:
+        if not 0 <= each.index < documents or not np.isnan(scores[each.index, 0]):
+            raise AnswerError(
+                f"the answer numbers a score {each.index} that was not asked for, or twice"
+            )
+        scores[each.index, 0] = each.relevance_score
+    return Answer(scores, 0 if found.usage is None else found.usage.prompt_tokens)
 
 
 def read_models(body: bytes) -> list[ServedModel]:
@@ -176,7 +318,19 @@ def read_models(body: bytes) -> list[ServedModel]:
         found = _MODELS.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise AnswerError(f"the list of models is none of OpenAI's format: {error}") from error
-    return [ServedModel(each.id, each.dimensions, each.max_tokens) for each in found.data]
+    return [
+        ServedModel(
+            each.id,
+            each.dimensions,
+            each.max_tokens,
+            "rerank" if each.task == "rerank" else "embed",
+            each.output_dtypes,
+            each.encoding_formats,
+            each.scales,
+            each.space,
+        )
+        for each in found.data
+    ]
 
 
 def read_tokens(body: bytes) -> int:
@@ -205,9 +359,11 @@ def read_refusal(status: int, body: bytes) -> RefusedError:
 
 
 def named_text(error: RefusedError, texts: int) -> int | None:
-    """The text that a refusal points at by `input[i]`, in `param` or early in the message."""
+    """The text that a refusal points at by `input[i]` or `documents[i]`, in `param` or early in the
+    message.
+    """
     told = f"{error.param or ''} {error.message[:80]}"
-    found = re.search(r"input\[(\d{1,6})\]", told)
+    found = re.search(r"(?:input|documents)\[(\d{1,6})\]", told)
     return int(found[1]) if found and int(found[1]) < texts else None
 
 
@@ -216,16 +372,31 @@ def lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _row(raw: msgspec.Raw) -> NDArray[np.float32]:
+def _check_dtype(told: str, wanted: OutputDtype) -> None:
+    if told != wanted:
+        raise RefusedError(
+            f"the service answers in {told[:MOST_SHOWN]}, not in {wanted}; it may not know "
+            "`output_dtype`",
+            param="output_dtype",
+        )
+
+
+def _finite(vectors: NDArray[Any]) -> NDArray[Any]:
+    if vectors.dtype.kind not in "iu" and not np.isfinite(vectors).all():
+        raise AnswerError("the answer holds numbers that are not finite")
+    return vectors
+
+
+def _row(raw: msgspec.Raw, dtype: np.dtype[Any]) -> NDArray[Any]:
     held = bytes(memoryview(raw))
     try:
         if held[:1] == b"[":
-            return np.array(orjson.loads(held), np.float32)
+            return np.array(orjson.loads(held), dtype)
         if held[:1] != b'"':
             raise AnswerError("a vector is neither base64 nor a list of numbers")
         escaped = b"\\" in held  # some writers escape every slash
         coded = orjson.loads(held) if escaped else memoryview(held)[1:-1]
-        numbers = np.frombuffer(pybase64.b64decode(coded, validate=True), "<f4")
-        return numbers.astype(np.float32, copy=False)
-    except (ValueError, TypeError, binascii.Error) as error:
+        numbers = np.frombuffer(pybase64.b64decode(coded, validate=True), dtype.newbyteorder("<"))
+        return numbers.astype(dtype, copy=False)
+    except (ValueError, TypeError, OverflowError, binascii.Error) as error:
         raise AnswerError(f"a vector can't be read: {error}") from error
