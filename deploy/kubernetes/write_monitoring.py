@@ -1,6 +1,6 @@
-"""Writes overlays/monitoring/rules.yaml: the rules of deploy/monitoring as Kubernetes takes them.
+"""Writes overlays/monitoring/rules.yaml: the rules of deploy/monitoring as PrometheusRule objects.
 
-Decides nothing but their wrapping. `make docs` runs it; a test tells when it must.
+`make docs` runs it; a test fails when the file is out of date.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Write the three Grafana dashboards: `python deploy/monitoring/write_dashboards.py`.
+"""Writes the three Grafana dashboards: `python deploy/monitoring/write_dashboards.py`.
 
-A panel is a title, a unit and its expressions. `CONDITIONAL` names what gives no data everywhere,
-and why; the test that runs every expression against a real Prometheus expects data from all others.
+A panel is a title, a unit and its expressions. `CONDITIONAL` lists expressions that return no data
+in some deployments, and why; the test that runs every expression against a real Prometheus expects
+data from all others.
 """
 
 from __future__ import annotations

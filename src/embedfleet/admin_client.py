@@ -1,7 +1,7 @@
-"""How commands ask a running gateway at its admin address.
+"""HTTP client of the command line for a gateway's admin address.
 
-Decides what goes there, above all where a key goes: to the address that the operator named, through
-no proxy, and not to where that address sends on. Refuses to know what is asked.
+The API key is sent only to the address that the operator named: proxies are not used and redirects
+are not followed, as either would hand the key to another host.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""`embedfleet autoscale`: what the autoscaler decided, and the number of replicas by hand.
+"""`embedfleet autoscale`: show the autoscaler's decisions, and pause, resume or override it.
 
-Decides what is printed and which order is sent to a gateway's admin address. Refuses to know how
-anything is decided.
+Every command reads or changes the state of a running gateway through its admin address.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The loops of a process, which run beside requests until it stops, and tasks within a bound.
+"""Background tasks of a process: supervised loops whose end is fatal, and bounded task groups.
 
-A component that works in the background has a coroutine `run()` that returns only by being
-cancelled. What belongs to the world (a network, a file, one replica's nonsense) is handled inside
-of it; anything else that ends it is a bug, and the process ends with it, because whoever started
-the process starts it again, and nobody would start the loop again.
+A background component has a coroutine `run()` that returns only when cancelled. It handles expected
+failures (the network, files, a misbehaving replica) itself. Any other exit is a bug and ends the
+process: its supervisor restarts the process, whereas nothing would restart the loop.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""`embedfleet cache`: what a gateway's cache holds and did; empty it; fill it from a file.
+"""`embedfleet cache`: show the statistics of a gateway's cache, clear it, or warm it from a file.
 
-Decides what is printed, and how a file's lines become requests. Refuses to know how entries are
-found: a gateway is asked as traffic would ask it.
+Warming sends the texts of the file through the gateway as ordinary traffic.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What the commands call, imported only when one of them runs, so that `--help` is quick.
-
-Decides which function stands behind which command. Refuses to know flags.
-"""
+"""The functions behind the commands, imported only when one runs, so that `--help` stays fast."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The command line: flags to settings to one call.
+"""The command line: parses flags, loads the settings and calls the function behind the command.
 
-This module decides what can be typed and what is printed. It refuses to know how anything is done,
-and to read a value twice: types, ranges and help come from the settings catalogue. What a command
-calls is imported only when that command runs, so `--help` is quick.
+Types, ranges and help texts come from the settings catalogue. What a command needs is imported only
+when it runs, so `--help` stays fast.
 """
 
 from __future__ import annotations

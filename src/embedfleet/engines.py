@@ -1,7 +1,4 @@
-"""`embedfleet engines`: how to start engines of others, and why so.
-
-Decides what is printed. Refuses to know flags of engines: `fleet.providers.commands` does.
-"""
+"""`embedfleet engines`: print the command that starts a third-party engine, a reason per flag."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Optional dependencies: the command that adds an extra to this installation.
 
-embedfleet may have come from a clone, a wheel, a repository or an index of the operator's own. A
-name that came from no index must not be looked up on a public one, where anybody could hold it.
+embedfleet may have been installed from a clone, a wheel, a repository or a private index. A name
+that came from no index is never looked up on a public one, where anyone could register it.
 """
 
 from __future__ import annotations

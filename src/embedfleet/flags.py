@@ -1,7 +1,6 @@
-"""The flags of the command line, made from the settings catalogue.
+"""Command-line flags, generated from the settings catalogue.
 
-This module decides which settings have a flag of their own and how its value is called in `--help`.
-It refuses to know commands, and to check values: the settings do.
+Chooses which settings have a flag of their own; values are validated by the settings.
 """
 
 from __future__ import annotations

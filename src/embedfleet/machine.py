@@ -1,7 +1,7 @@
-"""What the machine offers this process: how many cores, which instructions, a GPU's driver.
+"""Detects the resources of this machine: CPU cores, instruction sets, memory, GPU driver.
 
-Decides the size of the machine from the affinity mask and the quotas of control groups; a container
-with a quota of two processors on a host of ninety-six has two. Refuses to know what they do.
+Respects the affinity mask and control group quotas: a container limited to two CPUs on a host with
+ninety-six has two.
 """
 
 from __future__ import annotations

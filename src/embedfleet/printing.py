@@ -1,4 +1,4 @@
-"""What commands print: tables that are whole wherever they go, and JSON."""
+"""Output of commands: tables that are never cut off, and JSON."""
 
 from __future__ import annotations
 

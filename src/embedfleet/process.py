@@ -1,4 +1,4 @@
-"""What a long-running process settles with the system: open files, and orphans that ended."""
+"""Process-level set-up: the limit on open files, and reaping of orphaned children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of files that are each whole or absent: here, or at any address of fsspec."""
+"""Atomic folders of files, local or at any address of fsspec."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""In which order waiting texts should run; one rule for the gateway's queue and for packing.
+"""The order in which waiting texts run, shared by the gateway's queue and by batch packing. Pure.
 
-Pure. Decides by lane, arrival, length and deadline.
+Determined by lane, arrival, length and deadline.
 """
 
 from __future__ import annotations

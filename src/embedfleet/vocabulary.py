@@ -1,7 +1,46 @@
-"""Every shared noun and every error; read this first.
+"""The glossary, and the types and errors that every part shares. Read this first.
 
-This module decides what the words of the project mean. It refuses to know how anything is done:
-it imports nothing of ours, does no I/O and reads no clock.
+Imports nothing of ours, does no I/O and reads no clock.
+
+**The request.** A *client* sends a *request* with one or more *texts* to a *gateway*, in the form
+of an API *contract* (OpenAI's, Cohere's, …). The gateway validates, tokenises and answers; it never
+computes a vector. A text's *encoding* is its token ids, its *vector* the result: an *embedding*, or
+for a *reranker* the *score* of a pair. *Tokens* are the unit of work everywhere: queue lengths,
+windows, batches and rate limits count tokens, because a text costs what its tokens cost.
+
+**The fleet.** A *replica* is one process with one *engine* and one model. An *engine* turns token
+ids into vectors on one device; a *third-party engine* is a server such as vLLM or TEI that takes a
+replica's place. A *pool* is all replicas that serve one model at one *precision* and the queue in
+front of them; a *fleet* is a pool's table of replicas. A *provider* starts and stops replicas, a
+*supervisor* restarts those that exit. A *worker* is one of several gateway processes at one
+address; the *primary* is the process that owns their fleet.
+
+**Queue and delivery.** A text waits in its pool's *queue*, in the *lane* (priority class) of its
+request, ordered by *urgency*. *Dispatch* binds it late: only when a replica has room in its
+*window*, the tokens that may be outstanding there. A *call* carries texts of several requests to
+one replica, which answers in *frames*. While a call has a text, it holds a *lease* on it. A *hedge*
+is a second lease on a text that is late; the first answer *settles* the text. A text that was
+*lost* with its replica is *requeued*, and one that was lost twice is *isolated* to find out whether
+it is the cause. *Draining* is finishing accepted work while taking nothing new.
+
+**Batching.** A replica forms a *batch* from the texts that wait whenever its engine is free; there
+is no batching timer. A *pass* (forward pass) is one run of the model over some texts of a batch.
+The *cost model* predicts the seconds that a batch takes.
+
+**Health.** A *probe* asks a replica to describe itself. A *trial* makes it reproduce the *golden
+vectors*, computed once by the reference engine. *Outlier detection* judges replicas by their calls
+and *ejects* those that fail, for a time that grows by *backoff*.
+
+**Cache.** A *key* identifies everything that determines a vector; an *entry* is what is stored
+under it. A *tier* is a place for entries: memory, or Redis shared by gateways. *Eviction* removes
+entries to make room. *Single-flight* computes a text once that several requests want at the same
+time.
+
+**Autoscaling.** The autoscaler makes an *observation* of a pool, turns it into a *decision* (the
+wanted number of replicas) and applies that to a *target*: local processes or a Deployment. A *term*
+is one reason to have replicas; the largest wins. *Stabilisation* limits how fast the number moves.
+A replica on *standby* is loaded but gets no traffic. Among several gateways the holder of a *Lease*
+(*leader election*) decides.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The cost model of a batch; the only one in the project.
+"""The cost model of a batch, the only one in the project, and its online fit.
 
-Decides how long a batch of texts with known token counts takes on a replica, and learns it from
-what was measured. Refuses to know what a text says, where the replica is and what time it is.
+Predicts how many seconds a batch of texts with known token counts takes on a replica.
 """
 
 from __future__ import annotations

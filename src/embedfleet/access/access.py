@@ -1,7 +1,6 @@
-"""What is asked of whoever decides who may ask: two protocols, and the access that lets all in.
+"""The access control interface, and the implementation that allows everything.
 
-Decides where a request is stopped: before its body is read, before it is tokenised, before anything
-is computed. Refuses to know why.
+A request can be refused before its body is read, before it is tokenised, and before it is computed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""A rate per minute as a token bucket.
+"""Token bucket: a rate limit per minute. Pure; `now` is in seconds of any monotonic clock.
 
-Decides how much may be taken and when. Refuses to know what is taken, and the time: `now` is handed
-in, in seconds of any clock. The bucket holds the quota of one minute, which may come at once, as
-with OpenAI's limits.
+The bucket holds the quota of one minute, all of which may be used at once, as with OpenAI's limits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The commands `embedfleet keys …`: flags to one change of the file of keys.
+"""`embedfleet keys`: create, list and revoke API keys in the keys file.
 
-This module decides what can be typed and what is printed: a new key alone on standard output, once.
-It refuses to know how keys are made and kept.
+A new key is printed alone on standard output, once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which web pages may ask from a browser (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol).
+"""CORS: which web pages may call the service (https://fetch.spec.whatwg.org/#http-cors-protocol).
 
-An ASGI app around another. Decides by the origin. Refuses to let a browser send cookies or
-stored passwords along: whoever asks brings a key in a header, and nothing else counts.
+ASGI middleware that decides by the `origin` header. Credentials mode is never allowed: API keys
+travel in a header of the request, and cookies or stored passwords mean nothing here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Routes and whole apps that ask for a key first.
+"""Authentication of routes and whole apps.
 
-Decides where a key is asked for. Refuses to know keys. Health is open everywhere: whoever restarts
-processes and balances between them has no key, and learns nothing but that the process lives. So
-are pages for browsers, which hold nothing: what they ask for asks for a key.
+Health checks need no key: orchestrators and load balancers have none, and learn only that the
+process is alive. Static pages need none either; the data that they fetch does.
 """
 
 from __future__ import annotations

@@ -1,14 +1,11 @@
-"""Who is let in with which key, and how much it may use.
+"""Authenticates API keys and applies their limits.
 
-Decides on every request: whose key is it, is it good, is there quota left. Refuses to know files
-and HTTP. Limits are those of this machine's gateway, of all its processes: several gateways each
-grant them.
+Limits hold for this machine's gateway, over all its processes; several gateways each grant them.
 
-A key that was verified once is remembered under a keyed hash of its header, so that the usual
-request costs one hash and one look-up. That tells nothing by its timing: the hash can't be steered
-without its key, which never leaves the process, so what is compared while looking up is random to
-whoever sends it. Keys that are wrong are never remembered, and an unknown id costs what a wrong
-secret costs: one hash and one comparison in constant time.
+A verified key is remembered under a keyed hash of its header, so that the common request costs one
+hash and one lookup. The timing of the lookup reveals nothing: without the hash key, which never
+leaves the process, a client can't choose what is compared. Invalid keys are never remembered, and
+an unknown id costs the same as a wrong secret: one hash and one constant-time comparison.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
-"""What an API key looks like, and what is kept of it.
-
-Decides format and hash. Refuses to know who has which key, and chance: random bytes are handed in.
+"""The format of API keys, and the hash that is stored of them.
 
 `ef-<id>-<secret>`: the id is public (logs, metrics, lists), the secret is 256 random bits. Both are
-lower-case base32, which a double click selects whole and no shell or URL changes.
+lower-case base32, which a double click selects whole and no shell or URL alters.
 
-At rest there is one BLAKE2b hash of the secret. Slow password hashes (bcrypt, Argon2) make guessing
-costly where people choose secrets; 256 random bits can't be guessed at any speed, and a slow hash
-would be a way to keep our processor busy from outside.
+Stored is one BLAKE2b hash of the secret. Slow password hashes (bcrypt, Argon2) protect secrets that
+people choose; 256 random bits can't be guessed at any speed, and a slow hash would let anyone load
+our CPU.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What keys have left of their limits, for all processes that grant them together.
+"""Usage of API keys, shared by all processes that grant them.
 
-The figures lie in memory that the processes share, a slot for each key. A slot is read and changed
-under a lock of the kernel's (a POSIX record lock), which a process that dies gives back. Limits are
-exact: what one process grants, no other grants again.
+The figures are in shared memory, one slot per key. A slot is read and changed under a POSIX record
+lock, which the kernel releases if the process dies. Limits are exact: what one process grants, no
+other grants again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Access as the settings want it, and what keeps it up to date.
+"""Builds access control from settings, with the watchers that reload its files.
 
-A shell: reads files, makes rings and certificates, and what watches each file, to be run. Refuses
-to know what is guarded.
+Reads the keys and certificate files and returns the key rings and TLS contexts made of them.
 """
 
 from __future__ import annotations

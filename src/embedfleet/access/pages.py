@@ -1,12 +1,11 @@
-"""What a web page may do with a service that asks for no key: nothing.
+"""Restricts what web pages may do with a service that requires no key.
 
-Any page that somebody on this machine looks at can make their browser send requests to
-`http://127.0.0.1`: read the answers it can't, but a POST has done its work by then (cross-site
-request forgery). A page whose name was made to point at this machine meanwhile could even read them
-(DNS rebinding); it gives itself away by the name it asks for. Keys make both pointless, so this is
-for services without.
+Any page opened on this machine can make the browser send requests to `http://127.0.0.1`. It can't
+read the answers, but a POST has taken effect by then (cross-site request forgery). A page whose
+host name was re-pointed at this machine could even read them (DNS rebinding); the `host` header
+gives it away. API keys prevent both, so this applies only to services without them.
 
-An ASGI app around another. Decides by the headers that browsers send and pages can't change.
+ASGI middleware that decides by headers which browsers send and pages can't change.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What one request may use of its key's limits.
+"""Rate limits of one API key, applied to one request at a time.
 
-Decides what is refused, with which words and when to come back; OpenAI's own words, because clients
-read them. Refuses to know whether a key is good.
+Refusals use OpenAI's wording and headers, because client libraries parse them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What is known of a key, and the file that holds it, as values and bytes.
-
-Decides the file's format (`keys.json`) and what is wrong with one. Refuses to know where the file
-is, and the time.
-"""
+"""API key records and the format of the keys file (`keys.json`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The file of keys on disk.
+"""Reads and updates the keys file.
 
-A shell: reads it, and changes it so that nobody ever sees half of it and two changes at once do not
-lose one another. Refuses to know what the records mean.
+An update is atomic (write, then rename) and exclusive (a lock), so that readers never see a partial
+file and concurrent updates are not lost.
 """
 
 from __future__ import annotations

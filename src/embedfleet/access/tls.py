@@ -1,7 +1,6 @@
-"""HTTPS: a certificate, its key, and newer ones while the process runs.
+"""TLS server contexts whose certificate is replaced while the process runs.
 
-Decides the least that is spoken: TLS 1.2, with OpenSSL's own choice of ciphers. Refuses to know who
-listens.
+TLS 1.2 is the minimum version; ciphers are OpenSSL's default.
 """
 
 from __future__ import annotations

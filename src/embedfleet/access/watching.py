@@ -1,10 +1,7 @@
-"""A file that is read again when it changes.
+"""Polls files once a second and reloads them when they change.
 
-A shell: looks at a file once a second and hands its news on. What can't be read leaves everything
-as it was, and the watch goes on whatever happened. Refuses to know what the file holds.
-
-Looking beats notification here: it works on every file system and through the symbolic links by
-which Kubernetes replaces secrets, and costs one system call a second.
+A file that can't be read leaves the previous content in force. Polling works on every file system
+and through the symbolic links by which Kubernetes updates secrets, for one system call a second.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Files and batches, as OpenAI describes them, and as they lie on the shelf. Pure.
+"""Files and batches as OpenAI's JSON objects, and as they are stored. Pure.
 
-What a batch is made of never changes: `Batch` is written when it is created. How far it is, `State`
-is written by whoever runs it, and that it is to be cancelled is a mark beside both: each document
-has one writer.
+`Batch` is immutable and written on creation. `State`, its progress, is written by whoever runs it,
+and a cancellation request is a marker file beside both: each document has one writer.
 """
 
 from __future__ import annotations

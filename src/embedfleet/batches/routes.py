@@ -1,4 +1,4 @@
-"""`/v1/files` and `/v1/batches`: OpenAI's, over a shelf."""
+"""`/v1/files` and `/v1/batches`: OpenAI's Files and Batch API."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Has the lines of batches answered, by the routes that answer everybody else.
+"""Runs batches: sends their lines through the ordinary routes and writes the results.
 
-Answers are kept in parts, a few dozen lines or a second's worth at a time; whoever runs a batch
-after a stop or a kill reads which lines are there, and asks for the others alone.
+Results are stored in parts of a few dozen lines or a second's worth. After a stop or a crash the
+runner reads which lines are done and sends only the others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files and batches in a folder, by their owners. Every method may raise OSError."""
+"""Stores files and batches in a directory, by owner. Every method may raise OSError."""
 
 from __future__ import annotations
 

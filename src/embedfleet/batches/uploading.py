@@ -1,4 +1,4 @@
-"""Forms with a file in them, as `POST /v1/files` takes it (RFC 7578), read as they come."""
+"""Parses multipart uploads of `POST /v1/files` (RFC 7578) as they arrive."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The loop beside an engine: takes what waits whenever the engine is free.
+"""The batching loop of a replica: forms a batch as soon as the engine can take one.
 
-Does what `waiting` and `packing` decide: forms batches, prepares and computes them in threads, and
-gives every call its part of what comes out. Refuses to know HTTP and where texts come from.
+`waiting` decides when, `packing` which texts. The batcher prepares and computes batches in threads
+and delivers each call's vectors as soon as their batch is done.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""One text's way through the batcher: what comes in, what goes out, what is measured.
+"""Jobs of the batcher: one text waiting for its vector, its result, and measurements of a batch.
 
-Decides the shapes, and the words of errors. Refuses to know when batches are formed and where texts
-come from.
+Also translates an engine's exceptions into the errors that callers receive.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which batch has been computing for too long: an engine that hangs, told from one that is slow.
+"""Detects batches that take too long: tells an engine that hangs from one that is slow.
 
-Ages are counted on a clock that stands still while this process is not scheduled: one that was
-stopped (SIGSTOP, a debugger, a machine that slept) or starved did not compute for so long.
+Ages are counted on a clock that stands still while this process is not scheduled, so time during
+which it was stopped (SIGSTOP, a debugger, suspend) or starved does not count.
 """
 
 from __future__ import annotations

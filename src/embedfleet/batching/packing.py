@@ -1,8 +1,4 @@
-"""Which waiting texts run together in the next batch.
-
-Pure: decides over token counts, lanes and urgency. Refuses to know what an engine
-is, when it is free and who waits.
-"""
+"""Chooses which waiting texts form the next batch: by token budget, lane and urgency. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""How long each batch took, where batches overlap on one device.
+"""Measures how long batches take where they overlap on one device. Pure; `now` is handed in.
 
-Decides how much of the clock a batch is charged with: a batch that was given to a busy device is
-charged from the end of the one before it, and a long text that others ran beside is not charged
-with their time. Pure: refuses to know the clock.
+A batch submitted to a busy device is charged from the end of the batch before it. A long text is
+not charged for the batches that ran beside it.
 """
 
 from __future__ import annotations

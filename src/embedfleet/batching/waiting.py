@@ -1,7 +1,6 @@
-"""The texts that wait beside an engine, and whether a batch is formed of them now.
+"""The batcher's queue, and the condition under which a batch is formed. Pure.
 
-Pure: decides when from counts alone, and leaves which texts to `packing`. Refuses to know what
-texts are for and how batches are computed.
+The condition depends on token counts alone; `packing` then chooses the texts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A corpus in, vectors out, each text computed once: whatever stops a run, the next goes on.
+"""Embeds a whole corpus, each text computed once; an interrupted run can be resumed.
 
-`fragments` and `ledger` decide, and are pure: which rows belong together, and what is still to be
-done. `sources`, `reading` and `writing` are the forms of files, `columnar` those of Arrow,
-`storing` names files atomically, `journal` holds vectors of fragments that are not whole yet.
-`computing` is the fragment function, which `running`, other frameworks and the Batch API share.
+`fragments` and `ledger` are pure: which rows belong together, and what is left to do. `sources`,
+`reading` and `writing` handle file formats, `columnar` those of Arrow, `storing` publishes files
+atomically, `journal` holds vectors of incomplete fragments. `computing` is the fragment function,
+shared by `running`, other frameworks and the Batch API.
 """

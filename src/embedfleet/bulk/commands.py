@@ -1,4 +1,4 @@
-"""`embedfleet bulk`: a corpus in, vectors out; what that will take; whether it still holds."""
+"""`embedfleet bulk`: embed a corpus, plan a run, verify its output."""
 
 from __future__ import annotations
 

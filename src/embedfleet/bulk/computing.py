@@ -1,4 +1,4 @@
-"""The fragment function: texts in, a vector or an error for each, and no text computed twice."""
+"""Computes one fragment: a vector or an error for each text, and no text computed twice."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The fragment function for frameworks that bring their own loops: texts in, vectors out, blocking.
+"""Blocking embedding function for data frameworks that run their own loops.
 
-A framework runs a task again whose worker died. With `kept`, what a task computed lies in a folder,
-one file for the texts of each call, named by their hash and whole or absent; whoever is handed
-the same texts again reads it, in this run or a later one.
+Frameworks re-run a task whose worker died. With `kept`, results are stored in a folder, one file
+per call, named by the hash of its texts and either complete or absent; a task with the same texts
+reads it, in this run or a later one.
 """
 
 from __future__ import annotations

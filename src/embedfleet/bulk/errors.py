@@ -1,4 +1,4 @@
-"""What ends a run, beside what a service says."""
+"""Errors that end a bulk run, beside those of the service."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Rows, and the fragments that they are cut into. Pure.
+"""Cuts the rows of a file into fragments. Pure.
 
-A fragment is some rows of one file that follow each other. Where it ends depends on the rows alone,
-so a second run cuts the same input alike; its hash tells whether it still is the same.
+A fragment is a run of consecutive rows of one file. Its boundaries depend on the rows alone, so a
+second run cuts the same input alike; its hash tells whether it has changed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Vectors of texts whose fragments are not whole yet, on disk as soon as they came.
+"""Journal of vectors of incomplete fragments, on disk as soon as they arrive.
 
-SQLite's own journal keeps them through the death of the process at any moment. What lies here is a
-cache: losing it costs time and nothing else.
+SQLite keeps them through the death of the process at any moment. The journal is a cache: losing it
+costs time and nothing else.
 """
 
 from __future__ import annotations

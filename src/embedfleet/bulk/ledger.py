@@ -1,7 +1,7 @@
-"""What a run is, what was done of it, and what follows. Pure.
+"""The ledger of a run: its parameters, what is done, what follows. Pure.
 
-The ledger lies beside the output, in `_ledger/`: `run.json` says what is computed how, and a record
-of each fragment that its output is whole. `_manifest.json` is written last and says that all is.
+It lies beside the output, in `_ledger/`: `run.json` records what is computed and how, one record
+per fragment that its output is complete. `_manifest.json` is written last, when all is.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Daft: a provider for `daft.functions.embed_text`.
+"""Daft integration: a provider for `daft.functions.embed_text`.
 
     provider = EmbedfleetProvider(Embedding("http://gateway:8080", 1024))
     frame.with_column("embedding", embed_text(daft.col("text"), provider=provider))
 
-A text that the service refuses ends the query, as Daft's own providers do; a null stays one.
+A text that the service refuses ends the query, as with Daft's own providers; a null stays null.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Ray Data: the vectors of a column, by workers that ask a service.
+"""Ray Data integration: embeds a column by workers that call a service.
 
     dataset = embedded(ray.data.read_parquet("in"), Embedding("http://gateway:8080", 1024))
     dataset.write_parquet("out")
 
-A block whose worker died is computed by another one; with `kept` nothing of it twice.
+A block whose worker died is computed by another worker; with `kept` no call of it is repeated.
 """
 
 from __future__ import annotations

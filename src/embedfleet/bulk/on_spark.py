@@ -1,10 +1,10 @@
-"""Spark: the vectors of a column, by tasks that ask a service.
+"""Spark integration: embeds a column by tasks that call a service.
 
     frame = embedded(spark.read.parquet("in"), Embedding("http://gateway:8080", 1024))
     frame.write.parquet("out")
 
-Spark repeats a task whose worker died, and with it all of the task's batches; with `kept` those
-that were whole are read. `spark.sql.execution.arrow.maxRecordsPerBatch` is the size of a call.
+Spark repeats a task whose worker died, with all of its batches; with `kept` those that were
+complete are read back. `spark.sql.execution.arrow.maxRecordsPerBatch` is the size of a call.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A fleet for the time of one command: `embedfleet serve`, at a port and with a key of its own."""
+"""Starts a private `embedfleet serve` for the duration of one command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a corpus will take, before anything is computed."""
+"""Estimates what a corpus will take before anything is computed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Rows out of files: JSON lines, CSV and lines of text; `columnar` has Parquet and Arrow.
+"""Reads rows from JSON lines, CSV and text files; `columnar` reads Parquet and Arrow.
 
-A row that can't be read is a row with a fault, and does not keep others from being read.
+An unreadable row becomes a row with an error and does not stop the others.
 """
 
 from __future__ import annotations

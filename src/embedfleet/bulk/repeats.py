@@ -1,4 +1,4 @@
-"""Which texts of an input come more than once, in memory that does not grow with its length."""
+"""Finds duplicate texts of an input in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a run is, for people: a bar on a terminal, a line now and then in a log."""
+"""Reports the progress of a run: a bar on a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 

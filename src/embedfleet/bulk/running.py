@@ -1,4 +1,4 @@
-"""A run: survey the whole input, compute what is missing, publish it fragment by fragment."""
+"""Runs a bulk job: scans the input, computes missing vectors, publishes fragment by fragment."""
 
 from __future__ import annotations
 

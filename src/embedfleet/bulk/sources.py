@@ -1,4 +1,4 @@
-"""Which files are read: names, folders and patterns, here or at any address of fsspec."""
+"""Resolves input names, directories and patterns to files, local or at any address of fsspec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an output still is what its ledger says, and what the service would compute today."""
+"""Verifies an output against its ledger, and samples of it against the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a fragment: rows and their vectors in NumPy's format, as JSON lines or Parquet."""
+"""Writes the files of a fragment: rows and vectors as NumPy, JSON lines or Parquet."""
 
 from __future__ import annotations
 

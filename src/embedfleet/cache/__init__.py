@@ -1,6 +1,6 @@
-"""Vectors that were computed before: what they are found by, and where they lie.
+"""The vector cache: keys, entries and tiers.
 
-`key` says which texts have the same vector, `entry` what is kept of one. `memory` and `redis` are
-the two tiers, and `tiers` asks one after the other.
-All of it is about single texts; nothing here knows requests, replicas or HTTP.
+`key` defines which texts have the same vector, `entry` what is stored of one. `memory` and `redis`
+are the two tiers, `tiers` combines them. Everything is per text; nothing here depends on requests,
+replicas or HTTP.
 """

@@ -1,7 +1,7 @@
-"""Whether to ask something that failed lately.
+"""Circuit breaker: stops calling a dependency that keeps failing. Pure; `now` is handed in.
 
-Pure. Decides by what was seen and the time that it is handed: closed (ask), open (do not),
-half-open (let one try). Refuses to know what is asked.
+Closed: calls pass. Open: calls are skipped. Half-open, after a pause: one trial call passes, and
+its result closes or reopens the breaker.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""What is kept of one text: its vector, its token count, whether it was cut.
+"""Cache entries as bytes: one text's vector, its token count, and whether it was truncated. Pure.
 
-Pure. Decides the bytes of an entry and which bytes are none. Refuses to know where they lie.
-
-An entry is one `bytes` object wherever it lies: 20 bytes of head (little-endian: magic `EFV1`, kind
-of numbers, flags, two bytes of zero, tokens, width, checksum), then the numbers. The checksum
-covers the key too: an answer to another question, as a mixed-up connection gives it, is none.
+Layout (little-endian): a 20-byte header of magic `EFV1`, number format, flags, two zero bytes,
+tokens, width and checksum, followed by the numbers. The checksum covers the key as well, so a reply
+to a different request (a desynchronised connection) is rejected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a vector is found by: texts have the same one if everything is equal that determines it."""
+"""Cache keys: two texts share a key if everything that determines their vector is equal."""
 
 from __future__ import annotations
 

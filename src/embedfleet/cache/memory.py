@@ -1,12 +1,11 @@
-"""The first tier: entries in this process's memory.
+"""The first cache tier: entries in this process's memory, evicted by S3-FIFO.
 
-Decides which entries stay when there is no room for all: S3-FIFO (Yang et al., "FIFO queues are all
-you need for cache eviction", SOSP 2023). New entries pass a small queue, a tenth of the room; only
-those that were asked for again there go on to the main one. So a scan, such as a corpus that is
-indexed once, passes through and pushes nobody out. Refuses to know what an entry means.
+S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): new entries
+enter a small queue, a tenth of the capacity, and move to the main queue only if they are requested
+again while there. A scan, such as indexing a corpus once, therefore evicts nothing that is in use.
 
-The room is counted in bytes, since vectors of different models differ in size; the libraries at
-hand count entries (docs/cache.md compares them).
+Capacity is counted in bytes, because vectors of different models differ in size; the available
+libraries count entries (docs/cache.md compares them).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which keys each replica's vectors went to since its vectors were last found right.
+"""Records which cache keys each replica's vectors were stored under since its last passed check.
 
-A check vouches for what was computed before it began. When one fails, all that came since the last
-good one is suspect; the lists are bounded, and a list that overflowed says so.
+A check vouches for what was computed before it began. When one fails, everything stored since the
+last passed check is suspect. The lists are bounded; one that overflowed is marked.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The second tier: entries in Redis, which gateways share and which outlives them.
+"""The shared cache tier: entries in Redis, shared by gateways, which survive restarts.
 
-A request never waits long for it and never fails by it: reads take one round trip and have a
-time-out, writes happen in the background within a number of bytes, two breakers leave reading and
-writing alone while they fail, and whatever is answered is data: what has not the shape of an answer
-is a miss. It loads the client library, so it is itself loaded only where Redis is wanted.
+Redis can neither delay a request for long nor fail it: reads take one round trip with a time-out,
+writes happen in the background within a bound of bytes, and two circuit breakers stop reads and
+writes while they fail. Replies are untrusted; a malformed one is a miss. The client library is
+imported here, so this module is imported only where Redis is configured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The client of Redis, made from settings: one server, a primary that Sentinels name, or a cluster.
+"""Creates the Redis client from settings: one server, a primary behind Sentinels, or a cluster.
 
-Passwords are read from their files whenever a connection is made, so that they rotate without a
-restart; a connection that was closed while it was idle is made again once; and no answer may claim
-more elements than were asked for, since the parser would set memory aside for all of them.
+Password files are read whenever a connection is made, so passwords rotate without a restart. A
+connection that was closed while idle is reopened once. A reply may not announce more elements than
+were requested, since the parser would allocate memory for all of them.
 """
 
 from __future__ import annotations

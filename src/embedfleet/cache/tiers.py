@@ -1,7 +1,7 @@
-"""The cache as its users see it: memory, then Redis.
+"""The cache as endpoints use it: a memory tier in front of an optional shared tier (Redis).
 
-A shell around `memory` and `redis`: asks one tier after the other, keeps in one what the other had,
-and counts. Refuses to know how texts become vectors.
+A lookup asks the tiers in order and copies a remote hit into memory. Hits, misses and stores are
+counted here.
 """
 
 from __future__ import annotations

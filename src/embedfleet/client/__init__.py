@@ -1,8 +1,8 @@
-"""A client for this service and for others that speak OpenAI's embeddings API: NumPy in and out.
+"""Python client for this service and others with OpenAI's embeddings API: NumPy in and out.
 
-`errors`, `pacing` and `wire` are pure: what can go wrong, how requests are cut and repeated, and
-their bytes. `calling` is one call, `asynchronous` the client; `blocking` is the same one for code
-without an event loop. No engine is imported.
+`errors`, `pacing` and `wire` are pure: exceptions, request sizing and retries, and the bytes of
+requests. `calling` is one call, `asynchronous` the client; `blocking` is the same for code without
+an event loop. No engine is imported.
 """
 
 from embedfleet.client.asynchronous import AsyncClient

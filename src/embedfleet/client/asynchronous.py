@@ -1,4 +1,4 @@
-"""The client: texts in, one matrix out, cut into requests that follow what the service can take."""
+"""The asynchronous client: texts in, one matrix out, in requests sized to the service's limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same client for code without an event loop: one of its own, in a thread."""
+"""The blocking client: runs the asynchronous one on an event loop in a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One call of a client: its texts, the requests that they become, and what comes of each text."""
+"""One call of the client: its texts, the requests they are sent in, and each text's result."""
 
 from __future__ import annotations
 

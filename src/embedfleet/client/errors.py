@@ -1,4 +1,4 @@
-"""What a client reports, by what helps: another request, another time, another service."""
+"""The client's exceptions, by what helps: a different request, a later retry, another service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How requests are cut, how many are in flight, and when one is sent again. Pure."""
+"""Sizes requests, limits how many are in flight, and schedules retries. Pure."""
 
 from __future__ import annotations
 

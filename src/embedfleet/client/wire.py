@@ -1,7 +1,7 @@
-"""Bytes of requests and answers, as a client sees them. Pure.
+"""Builds requests and parses responses on the client's side. Pure.
 
-Vectors never become Python floats: base64 is decoded into rows of the matrix that is handed out,
-and one body of bytes is that matrix. Numbers in JSON are read where a service knows no base64.
+Vectors never become Python floats: base64 is decoded into rows of the result matrix, and a body of
+raw bytes is that matrix. JSON numbers are read where a service does not support base64.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Whether a service keeps OpenAI's embeddings contract, asked sentence by sentence over HTTP.
+"""Tests a service against OpenAI's embeddings contract, sentence by sentence, over HTTP.
 
-Works against any base URL; nothing here imports the rest of embedfleet but its vocabulary, so that
-the judge shares no code, and no mistake, with the judged.
+Works against any base URL. Nothing here imports the rest of embedfleet except its vocabulary, so
+that tester and tested share no code and therefore no mistake.
 """

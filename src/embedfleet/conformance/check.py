@@ -1,8 +1,8 @@
-"""What a check of the contract is.
+"""The definition of a check of the contract.
 
 A check is a function that asks a `Service` and raises `Violation` if an answer breaks the contract,
-or `Inapplicable` if it can't tell. Its name, underscores read as spaces, is the sentence that it
-checks. Decides nothing about the sentences themselves.
+or `Inapplicable` if it can't tell. Its name, with underscores read as spaces, is the sentence that
+it checks.
 """
 
 from __future__ import annotations

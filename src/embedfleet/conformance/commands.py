@@ -1,7 +1,4 @@
-"""`embedfleet conformance URL`: flags to one run.
-
-Decides what can be typed and where a report goes. Refuses to know checks.
-"""
+"""`embedfleet conformance URL`: check a service against OpenAI's embeddings API."""
 
 from __future__ import annotations
 

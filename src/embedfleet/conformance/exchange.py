@@ -1,8 +1,6 @@
-"""What is asked of a service and what it answers, with the means to read an answer strictly.
+"""Requests and responses of a check, with strict readers of embeddings and errors.
 
-This module decides what counts as an embeddings answer and as an error in OpenAI's format: whatever
-is missing or of another kind is a `Violation` that says what would be right. It refuses to know how
-bytes travel and which requests are sensible.
+A field that is missing or of the wrong type raises a `Violation` that says what would be right.
 """
 
 from __future__ import annotations

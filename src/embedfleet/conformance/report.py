@@ -1,7 +1,6 @@
-"""What is told of a run: a table for people, JSON for machines.
+"""The report of a run: a table for people, JSON for machines.
 
-Decides words and order. Refuses to know how results came about. Texts of others are shown only as
-they are answered: a report may be kept, so no key is ever in it.
+Reports may be kept or published, so they never contain an API key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Runs checks against a service, one after the other.
 
-Decides what becomes of a check: passed, failed with the reason, or skipped with the reason. Refuses
-to know what is checked and how results are shown.
+A check passes, fails with a reason, or is skipped with a reason.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The service that checks ask: a model at a base URL.
-
-Decides how a check's question becomes a request, and what the service has told about its model. It
-refuses to know how bytes travel (`transport.py` does) and what a right answer is.
-"""
+"""The service under test: one model at a base URL, as checks call it."""
 
 from __future__ import annotations
 

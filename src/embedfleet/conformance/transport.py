@@ -1,8 +1,4 @@
-"""Requests over HTTP, sent as they are told, right or wrong, and answers as they come.
-
-Decides how long to wait and what goes into a broken connection's message. Refuses to know what is
-asked.
-"""
+"""HTTP transport of the checks: sends requests exactly as given, valid or not."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One deployment, as a person asks for it, and what can't be meant.
-
-Pure. Decides which values are refused. Refuses to know manifests.
-"""
+"""The deployment that a user asks for, and validation of it. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`embedfleet deploy kubernetes`: manifests for one case, as files to read and keep.
+"""`embedfleet deploy kubernetes`: write the manifests of one deployment, to review and keep.
 
-Decides what can be typed and what is written where. Refuses to apply anything.
+Nothing is applied to a cluster.
 """
 
 from __future__ import annotations

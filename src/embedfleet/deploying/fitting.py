@@ -1,7 +1,6 @@
-"""What a case changes in the manifests.
+"""Adapts the shipped manifests to one deployment.
 
-Decides which manifests a case takes, and what they say instead of their defaults: one value for
-each thing, wherever it stands. Refuses to know files and how YAML is written.
+Selects the manifests that it needs and replaces each default everywhere it occurs.
 """
 
 from __future__ import annotations

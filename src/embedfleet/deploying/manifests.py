@@ -1,8 +1,7 @@
-"""The manifests that ship with embedfleet, as files of documents.
+"""Reads the manifests that ship with embedfleet as YAML documents.
 
-Decides how a folder with a `kustomization.yaml` becomes documents: the few fields of it that ours
-use, with the meaning that kustomize gives them (a test compares). Comments stay, so that what is
-written from it can be read. Refuses to know what the documents say.
+Implements the few fields of `kustomization.yaml` that they use, with kustomize's meaning (a test
+compares the two). Comments are kept for readers of the generated files.
 """
 
 from __future__ import annotations

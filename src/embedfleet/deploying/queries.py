@@ -1,7 +1,6 @@
-"""What KEDA asks Prometheus, as PromQL.
+"""The PromQL queries by which KEDA reads the wanted number of replicas. Pure.
 
-Pure. Decides which answer counts: the number of the gateway that holds the lease, if it is fresh.
-Refuses to know KEDA and Prometheus.
+Only a fresh value of the gateway that holds the lease counts.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Texts to token ids as the model wants them.
+"""Turns texts into token ids, with prompt and template, truncated or refused when too long.
 
-What is computed for a text is its prompt, the text itself, and around both the tokens of the
-model's template: an end-of-text token exactly once, whatever tokenizer file, text or ids have there
-themselves, or `[CLS]` and `[SEP]`. Over-long texts are cut inside the template and behind the
-prompt, at the end that is asked for, or refused.
+A text is computed as prompt, text, and the tokens of the model's template around both: exactly one
+end-of-text token, whatever the tokenizer file, the text or the ids contain themselves, or `[CLS]`
+and `[SEP]`. Over-long texts are cut inside the template and behind the prompt, at the requested
+end.
 
-Token ids that come in are checked against the embedding table, since one id beyond it kills some
-engines, and, where that is wanted, for another tokenizer's (`own_ids`); otherwise left alone.
+Token ids from clients are checked against the embedding table, since an id beyond it crashes some
+engines, and on request for another tokenizer's ids (`own_ids`); otherwise they are left unchanged.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""Whether a tokenizer would have made some token ids, or another one has.
+"""Detects token ids that the model's own tokenizer would not have produced.
 
-Clients made for OpenAI may send ids of OpenAI's own tokenizer, which all are in a larger model's
-vocabulary and stand there for other words. Ids are decoded and encoded again: what a byte-level
-BPE makes of its own text is the same, also for a part of it, except in white space at the end,
-which is cut by what follows it, and in a character that a cut has torn. What another tokenizer has
-made decodes to words put together by chance, whose parts this one would have merged or cut in
-another way.
+Clients made for OpenAI may send ids of OpenAI's own tokenizer. They all exist in a larger model's
+vocabulary, where they stand for other words. Ids are decoded and encoded again: a byte-level BPE
+reproduces its own output, also for a part of a text, except for white space at the end, which
+depends on what follows it, and for a character that was cut in two. Another tokenizer's output
+decodes to words put together by chance, which this one would have merged or split differently.
 
-A false alarm is rarer than one in ten thousand parts of sequences. What is missed are short
-sequences that happen to be whole words, the more of them the larger the vocabulary
-(`benchmarks.token_ids` has the numbers): a request of many texts, or of a long one, is found.
+Fewer than one in ten thousand parts of valid sequences raise a false alarm. Short sequences that
+happen to be whole words are missed, the more of them the larger the vocabulary
+(`benchmarks.token_ids` has the numbers); a request of many texts, or of a long one, is detected.
 """
 
 from __future__ import annotations

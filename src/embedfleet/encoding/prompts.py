@@ -1,8 +1,4 @@
-"""Which words stand before a text.
-
-This module decides the prompt of a request from what it asks for and what the model's own files
-say. It refuses to know tokens.
-"""
+"""Selects the prompt that precedes each text: from the request and the model's configuration."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""The tokenizer of a model, made safe for any text.
+"""The tokenizer of a model, bounded in time and memory for any text.
 
-Text becomes token ids as the tokenizer file says, without its post-processor (the encoder puts
-what stands around a text), in pieces, so that time and memory are bounded by what is asked for and
-not by the text.
+Follows the tokenizer file except for its post-processor (the encoder adds the template), and works
+in pieces, so that cost is bounded by the tokens that are wanted and not by the text.
 
-Special tokens that are written out in a text (`<|im_end|>`) are read as the tokens they name, as in
-the library's own default and in every other engine; they can only change the vector of that text.
-Tokens that the embedding table has no row for are not read so: their text is ordinary text.
+Special tokens spelled out in a text (`<|im_end|>`) are read as the tokens they name, as by default
+in the library and in every other engine; they can only change the vector of that text. Tokens
+without a row in the embedding table are treated as ordinary text.
 """
 
 from __future__ import annotations

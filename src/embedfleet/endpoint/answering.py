@@ -1,8 +1,7 @@
-"""The way of one request from its bytes to the answer's bytes, over anything that computes vectors:
-parse, find the model, check, look up, tokenise, charge, compute, write.
+"""Handles one request for vectors: parse, find the model, look up the cache, tokenise, compute.
 
-A gateway and a replica answer with this same code, and every API with the same way: what differs
-between these is in `contracts`.
+Gateway and replica, and all API contracts, share this code; what differs between APIs is in
+`contracts`.
 """
 
 from __future__ import annotations

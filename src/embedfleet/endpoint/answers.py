@@ -1,4 +1,4 @@
-"""The room for answers: bytes that are built, and held until their callers have taken them."""
+"""Memory for responses: reserved before they are built, released once the client has them."""
 
 from __future__ import annotations
 

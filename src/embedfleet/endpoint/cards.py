@@ -1,4 +1,4 @@
-"""What is told of the models that are served, in the words of each API."""
+"""Model cards: what each API reports about the served models."""
 
 from __future__ import annotations
 

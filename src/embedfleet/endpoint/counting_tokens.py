@@ -1,7 +1,7 @@
-"""`/tokenize`: which tokens vectors would be computed from, without computing any.
+"""`POST /tokenize`: the token ids that embeddings would be computed from.
 
-Decides the way of such a request: read, checked and bounded like one for vectors, so that what is
-refused there is refused here, with the same words. Refuses to know tokenizers.
+Requests are parsed, validated and bounded like requests for embeddings, so both routes refuse the
+same inputs with the same errors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`/openapi.json`: the API as it is served here, with these limits and these models.
+"""`GET /openapi.json`: the OpenAPI document of this service, with its limits and current models.
 
-Decides when it is written: for each caller, as models come and go. Refuses to know what is in it.
+Rendered for each request, as models come and go.
 """
 
 from __future__ import annotations

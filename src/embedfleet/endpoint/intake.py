@@ -1,7 +1,6 @@
-"""What every route with a body shares: the room for bodies, and the models by their names.
+"""Request intake, shared by all routes with a body: memory for bodies, and model lookup by name.
 
-Decides which requests are too much to hold at once, and which names are known. Refuses to know what
-is done with a request.
+A request whose body would exceed the memory bound is refused while it is being read.
 """
 
 from __future__ import annotations

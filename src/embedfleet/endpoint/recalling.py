@@ -1,5 +1,6 @@
-"""The texts of a request that were computed before, and the way of the others: what is looked up,
-what is waited for because somebody else has it computed, and what is tokenised, charged, computed.
+"""Looks up a request's texts in the cache, and computes the rest.
+
+A text that another request is already computing is awaited instead of being computed twice.
 """
 
 from __future__ import annotations

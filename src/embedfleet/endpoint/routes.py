@@ -1,7 +1,7 @@
-"""Which paths answer by which contract, for callers.
+"""The public routes: which path is answered by which API contract.
 
-Clients add to a base URL what they expect to be there: some a `/v1` that stands there already, some
-none, some a second slash. `meant` takes a path to the one in the table.
+Clients append what they expect to a base URL: `/v1` although it is there already, nothing, or a
+second slash. `meant` maps a path to the one in the table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model as callers see it: what is promised of its vectors, how a request is fitted to it."""
+"""Served models as clients see them, and adapting requests to them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Equal texts that are wanted at the same time are computed once (single-flight).
+"""Single-flight: equal texts requested at the same time are computed once.
 
 A text in flight is found by its cache key, and any request may wait for it. It is computed for as
-long as anybody waits: a caller's deadline or disconnect ends that caller's wait and nothing else.
-When it fails, whoever wanted it first is told; the others have it computed once more for all of
-them, because the failure may be of a moment, and share what comes of that.
+long as anybody waits: a client's deadline or disconnect ends only that client's wait. When it
+fails, the first requester gets the error; for the others it is computed once more, because the
+failure may be transient, and they share that result.
 """
 
 from __future__ import annotations

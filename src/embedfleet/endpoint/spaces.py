@@ -1,10 +1,10 @@
-"""Which space a vector is in: an id for an index to keep beside its vectors.
+"""Embedding space ids, to store beside vectors in an index.
 
-Vectors with one id can be compared, whoever computed them and when. It is a fingerprint of all that
-decides a vector but its text: weights with the configuration, pooling included, tokenizer, the
-prompts of the model, and the class of numbers computed with. Queries and documents of a model are
-in one space; cut vectors are in that of the whole ones, and have to be compared with vectors of as
-many dimensions.
+Vectors with the same id are comparable, whoever computed them and when. The id is a fingerprint of
+everything that determines a vector except its text: weights and configuration (pooling included),
+tokenizer, the model's prompts, and precision class. Queries and documents of a model share a
+space; shortened vectors belong to that of the full ones and are compared with vectors of the same
+dimensions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A request's texts to encodings, without holding up the others.
+"""Tokenises a request's texts without blocking other requests.
 
-Small requests are tokenised on the event loop. The others take turns at a few threads, slice by
-slice; whoever has left, or whose deadline has passed, has no further turn.
+Small requests are tokenised on the event loop, the others in slices on a few threads. A request
+whose client has disconnected, or whose deadline has passed, gets no further slice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whose request is tokenised next, and whether one more may wait for that.
+"""Fair scheduling of tokenisation: whose request is tokenised next, and admission to that queue.
 
-Pure. Lanes divide the work as in a pool's queue; callers within a lane divide it equally; of one
-caller's requests the most urgent is first. A request is worked on in slices and comes back after
-each, so that a large one holds nobody up for longer than a slice.
+Pure. Lanes share the work as in a pool's queue; clients within a lane share it equally; of one
+client's requests the most urgent is first. A request is processed in slices and re-enters the queue
+after each, so that a large one delays others by a slice at most.
 """
 
 from __future__ import annotations

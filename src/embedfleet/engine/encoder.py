@@ -1,7 +1,7 @@
-"""BERT and XLM-RoBERTa: which checkpoints are supported, their architecture, the weights by role.
+"""BERT and XLM-RoBERTa checkpoints: what is supported, their geometry, and weights by role.
 
-Layers attend in both directions, positions are rows of a table, norms come after what they norm.
-XLM-RoBERTa (and RoBERTa) begins positions behind the padding token's id, and is BERT otherwise.
+Attention is bidirectional, positions are rows of a table, norms follow what they normalise.
+XLM-RoBERTa (and RoBERTa) numbers positions from the padding token's id on; otherwise it is BERT.
 """
 
 from __future__ import annotations

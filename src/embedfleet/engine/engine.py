@@ -1,7 +1,4 @@
-"""The protocol between batches and a device.
-
-An engine knows token ids and vectors. It refuses to know HTTP, queues, replicas and texts.
-"""
+"""The engine protocol: batches of token ids in, unit vectors out, on one device."""
 
 from __future__ import annotations
 

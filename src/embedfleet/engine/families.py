@@ -1,9 +1,8 @@
-"""The families of models that engines compute, and what an engine is given of each.
+"""The model families that engines compute, and how a checkpoint is described to an engine.
 
-A family is a description, its checkpoint: sizes, tensors by their role, embeddings, pooling. What
-its layers compute is one forward of about a hundred lines in each engine, on kernels that all
-families share: `native/kernels/decoder.c` and `encoder.c`, `plain.py`, `cuda/forward.py` and
-`cuda/encoder.py`.
+A checkpoint gives sizes, tensors by role, embeddings and pooling. Each engine implements a family's
+layers as one forward pass of about a hundred lines on shared kernels: `native/kernels/decoder.c`
+and `encoder.c`, `plain.py`, `cuda/forward.py` and `cuda/encoder.py`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""From a model directory and options to an engine: which one serves a model on this machine, and in
-what precision. An engine's libraries load only when it is chosen.
+"""Loads the engine that serves a model on this machine, in the chosen precision.
+
+An engine's libraries are imported only when it is chosen.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""How much working memory an engine on the processor is given.
-
-Decides between what somebody wants and what the longest text needs. Refuses to know what a text
-needs; each engine does.
-"""
+"""Working memory of a CPU engine: the configured budget, or enough for the longest text."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Which texts of a batch go through the model together, and which tokens they compute once.
+"""Splits a batch into forward passes, and finds prefixes that are computed only once.
 
-Where attention is causal, what a token's keys and values are depends on the tokens before it alone.
-Texts that begin with the same tokens, as documents of one query do behind a reranker's template,
-or queries behind one instruction, have the same ones there.
+With causal attention a token's keys and values depend only on the tokens before it, so texts with a
+common prefix (documents behind a reranker's template, queries behind one instruction) share them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The engine where nothing was compiled: in NumPy, in float32, one text after another.
+"""The NumPy engine, for installations without compiled kernels: float32, one text at a time.
 
-Exact and small, and many times as slow as kernels. Takes checkpoints of any sizes.
+Exact and small, but many times slower than the kernels. Takes checkpoints of any size.
 """
 
 from __future__ import annotations

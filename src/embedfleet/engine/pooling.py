@@ -1,8 +1,7 @@
-"""From final hidden states to vectors: rows at unit length.
+"""Normalises final hidden states to unit vectors.
 
-This module decides how rows are normalised. It refuses to know devices, and which rows they are:
-engines compute only each text's last one. A row that can't be normalised is left recognisable, not
-repaired.
+Engines compute only the pooled row of each text. A row that can't be normalised stays recognisable
+as invalid instead of being repaired.
 """
 
 from __future__ import annotations

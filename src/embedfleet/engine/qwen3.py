@@ -1,6 +1,6 @@
-"""Qwen3: which checkpoints are supported, their architecture, and the weights by their role.
+"""Qwen3 checkpoints: what is supported, their geometry, and weights by role.
 
-All others are refused by name: what was found, where, and what would be right.
+Any other architecture is refused: what was found, where, and what is supported.
 """
 
 from __future__ import annotations

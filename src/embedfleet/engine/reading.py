@@ -1,6 +1,4 @@
-"""Reading a checkpoint's configuration and tensors, with errors that name file, place and what
-would be right.
-"""
+"""Reads a checkpoint's configuration and tensors; errors name file, place and what is expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RoPE's angles: one table for all engines, in the precision of the reference."""
+"""RoPE angles: one table for all engines, at the reference's precision."""
 
 from __future__ import annotations
 

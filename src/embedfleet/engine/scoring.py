@@ -1,9 +1,9 @@
-"""From a text's last state to what is answered: a vector, or the score of a pair.
+"""Turns a text's last hidden state into its result: a vector, or the score of a pair.
 
-The score of a causal reranker is the softmax over the logits of two tokens, "yes" and "no", and
-so the sigmoid of their difference: of the language-model head only one row is needed, that of
-"yes" less that of "no". A converted checkpoint (`Qwen3ForSequenceClassification`) has that very row
-as its classifier.
+The score of a causal reranker is the softmax over the logits of two tokens, "yes" and "no", that is
+the sigmoid of their difference. Only one row of the language-model head is needed: that of "yes"
+minus that of "no". A converted checkpoint (`Qwen3ForSequenceClassification`) stores exactly this
+row as its classifier.
 """
 
 from __future__ import annotations

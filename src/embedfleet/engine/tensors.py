@@ -1,12 +1,7 @@
-"""Tensors of safetensors files, read where they are asked for.
+"""Reads tensors of safetensors files on demand, widened to float32 or quantised to int8.
 
-This module decides how the bytes of a checkpoint become numbers: where a tensor lies, what its
-type means, how rows are widened to float32 or narrowed to int8. It refuses to know which tensors
-a model needs; a family's module does.
-
-Nothing is mapped: whoever overwrites a mapped file changes the numbers of a running engine, and
-whoever truncates one kills its process (SIGBUS). What is read is a copy, and a file that ends early
-is a ModelError.
+Files are read, not memory-mapped: overwriting a mapped file would change the weights of a running
+engine, and truncating it would kill the process (SIGBUS). A file that ends early is a ModelError.
 """
 
 from __future__ import annotations

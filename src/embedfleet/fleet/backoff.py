@@ -1,7 +1,4 @@
-"""Pauses that grow: how long to leave alone what failed again and again.
-
-Pure. Decides how long the n-th pause in a row is. Refuses to know what failed, and to wait.
-"""
+"""Exponential backoff: the n-th pause in a row doubles, up to a ceiling. Pure."""
 
 from __future__ import annotations
 

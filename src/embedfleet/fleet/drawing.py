@@ -1,4 +1,4 @@
-"""The picture of the replica states in the documentation, drawn from the table itself."""
+"""Draws the diagram of replica states in the documentation from the transition table itself."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The table of a pool's replicas: the one thing that data path and control path share.
+"""The replica table of a pool, shared by data path and control path.
 
-The control path decides who is in it and looks at them; the data path reads it and reports how its
-calls ended (`succeeded`, `failed`, `refused`). What follows from that is judged in `health.py` and
-applied by the table in `states.py`.
+The control path adds, probes and removes replicas; the data path reads the table and reports how
+its calls ended (`succeeded`, `failed`, `refused`). `health.py` judges these reports, and the table
+in `states.py` applies the result.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Outlier detection: what a replica's calls, looks and trials say of it, judged.
+"""Outlier detection: judges replicas by the results of their calls, probes and trials. Pure.
 
-Traffic decides. Failures of calls in a row eject a replica, as does the loss of its connection or
-process; what readmits it is a call that brings right answers or a trial (the golden vectors), never
-a look that is answered: a process may describe itself well while its engine hangs. (After Envoy's
-outlier detection, and failure accrual in Twitter's Finagle.)
+Traffic decides. Consecutive failed calls eject a replica, as does the loss of its connection or
+process. It is readmitted by a successful call or a trial (the golden vectors), never by a probe
+alone: a process may describe itself correctly while its engine hangs. (After Envoy's outlier
+detection and failure accrual in Twitter's Finagle.)
 """
 
 from __future__ import annotations

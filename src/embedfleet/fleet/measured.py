@@ -1,8 +1,8 @@
-"""What a replica costs: what it claims, held to what its calls show.
+"""Measured cost of a replica: the cost model that it reports, bounded by what its calls show.
 
-A replica knows its engine best, but nothing makes it tell the truth, and dispatch, hedging and
-health believe the figure. So the claim decides only within a band around what was measured here:
-the time in which a replica had calls, and the work that it answered meanwhile.
+A replica knows its engine best, but nothing makes it report the truth, and dispatch, hedging and
+health rely on the figure. The reported model is therefore used only within a band around what was
+measured here: the time during which the replica had calls, and the work that it answered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The loop that looks at replicas, tries those that may be ill, and keeps the fleet's table true.
+"""The probing loop: asks replicas to describe themselves, and verifies those in doubt.
 
-A shell around `health.py`: it asks, hands over what it saw to be judged, and says in the log what
-became of it.
+A shell around `health.py`: it probes, passes on what it saw, and logs the transitions that follow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Replicas behind one name: each address that it has is one, and they follow it as it changes.
+"""DNS discovery: each address behind a host name is a replica, followed as the records change.
 
-Which addresses join and leave is decided by `moves`, from what the resolver says; the loop around
-it asks the resolver and tells the fleet. A name whose addresses are those of a balancer, or that
-answers by the name it is asked for, is one replica: that is a setting.
+`moves` decides which addresses join and leave; the loop around it resolves the name and updates the
+fleet. A name that resolves to a load balancer, or a server that selects by host name, is one
+replica: that is a setting.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which replicas come, go and change their part, so that a pool has the number it should.
+"""Plans which replicas to start, promote, demote or stop to reach the wanted numbers. Pure.
 
-Pure. Decides who is taken into traffic first (the one that will serve soonest) and who goes first
-(the one that is missed least). Refuses to know why a number is right, and how anything is started.
+The replica that will serve soonest is promoted first; the one whose loss costs least is stopped
+first.
 """
 
 from __future__ import annotations

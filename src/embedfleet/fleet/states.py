@@ -1,7 +1,7 @@
-"""The states of a replica and the events that move it: one table, checked against by everything.
+"""Replica states and the events that move between them: one transition table.
 
-Which event follows from what was observed is decided in `health.py`. `docs/states.md` is drawn from
-this table.
+`health.py` decides which event follows from what was observed. `docs/states.md` is drawn from this
+table.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Keeps a number of replicas alive: starts them, starts them again when they end, lets some go.
+"""Supervises local replicas: starts them, restarts them when they exit, and scales them down.
 
-Each place for a replica has one task that does all that happens in it, in order: start, live,
-leave, start again. What is wanted of the place may change at any moment; its task looks at that
-wherever it waits. A replica leaves traffic first, then its texts are finished, then its process
-ends or waits on standby. Which ones come and go is decided in `sizing.py`.
+Each slot for a replica has one task that performs its lifecycle in order: start, serve, drain,
+start again. The wanted state of a slot may change at any moment; its task checks it wherever it
+waits. A replica is first taken out of traffic, then its texts finish, then its process ends or goes
+on standby. `sizing.py` decides which slots are filled.
 """
 
 from __future__ import annotations

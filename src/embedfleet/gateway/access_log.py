@@ -1,8 +1,7 @@
-"""One line for each request: who asked for what, how it ended. Never a text, never a key.
+"""The access log: one line per request. Never a text, never an API key.
 
-Decides what is written. Refuses to know how lines look: text or JSON, as all others of the process.
-What callers choose freely is not in it, or not as they wrote it: routes stand as in the table,
-models by their first name, names of requests and addresses only where they are harmless.
+Values that clients choose freely are left out or normalised: routes as in the routing table, models
+by their first name, request ids and addresses only if they are well-formed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Whether a request's texts may be queued, or should be refused at once.
+"""Admission control: whether a request's texts may be queued, or are refused with 429. Pure.
 
-Pure. Decides by what waits and how fast it goes. Refuses to know what a text says and who asks.
+Takes into account the tokens that are queued, the rate at which they are served, and the deadline.
 """
 
 from __future__ import annotations

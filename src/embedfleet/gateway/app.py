@@ -1,4 +1,4 @@
-"""The routes of a gateway: one table for callers, one for operators."""
+"""The routes of a gateway: one table for the public address, one for the admin address."""
 
 from __future__ import annotations
 

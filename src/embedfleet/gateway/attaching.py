@@ -1,7 +1,4 @@
-"""What a pool needs for replicas that are not embedfleet's own, made from its settings.
-
-Decides what is put together. Refuses to know how any replica is talked to.
-"""
+"""Builds the clients and launch options of replicas that are third-party engines, from settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches at a gateway: their routes, and who runs them."""
+"""The Batch API of a gateway: its routes and its runner."""
 
 from __future__ import annotations
 

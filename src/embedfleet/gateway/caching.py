@@ -1,8 +1,4 @@
-"""The cache of a gateway, made from its settings, and what it tells.
-
-Decides which tiers there are, and the JSON and metrics of what they did. Refuses to know how they
-do it.
-"""
+"""Builds a gateway's cache from its settings; exposes its statistics, metrics and admin routes."""
 
 from __future__ import annotations
 

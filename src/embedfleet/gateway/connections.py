@@ -1,9 +1,8 @@
-"""Connections to replicas: HTTP/1.1, kept open and used again.
+"""Keep-alive HTTP/1.1 connections from a gateway to its replicas.
 
-Decides how one POST travels, and hands its answer on piece by piece as it comes. Refuses to know
-what is posted. The calls of a gateway are all alike and go to few addresses, so the lightest client
-there is pays: a parser in C on a bare protocol. (Measured beside aiohttp, which serves for all that
-is rarer: see docs/decisions/0013.)
+A gateway's calls are all alike and go to few addresses, so a minimal client pays off: a C parser on
+an asyncio protocol, with each answer handed on piece by piece as it arrives. It was measured beside
+aiohttp, which serves everything less frequent (docs/decisions/0013).
 """
 
 from __future__ import annotations

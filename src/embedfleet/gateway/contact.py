@@ -1,6 +1,7 @@
-"""What a gateway knows of its pool's model, and how it finds out: the local one that it was
-told, or the one that the first replica describes, whose small files it then brings over and tries;
-and whether a replica's vectors are right, by the golden ones.
+"""The model of a pool: read from this machine, or learned from the first replica.
+
+A replica describes its model and hands over the small files that a gateway needs, such as the
+tokenizer; these are tried in a child process first. Also checks a replica's golden vectors.
 """
 
 from __future__ import annotations

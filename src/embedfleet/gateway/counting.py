@@ -1,7 +1,6 @@
-"""From what happened to what is counted.
+"""Records events of requests, pools and replicas in the metrics.
 
-Decides which label a request or replica is counted under; labels stay bounded whatever callers
-send. Refuses to know why anything happened.
+Label values stay bounded whatever clients send.
 """
 
 from __future__ import annotations

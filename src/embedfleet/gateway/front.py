@@ -1,4 +1,4 @@
-"""What callers and operators of a gateway meet, made from its settings."""
+"""A gateway's public and admin apps, assembled from its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gateway says of itself: at the start, once it serves, and at the end."""
+"""What a gateway prints and logs at start-up, once it is ready, and when it has stopped."""
 
 from __future__ import annotations
 

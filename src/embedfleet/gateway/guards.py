@@ -1,6 +1,6 @@
-"""Who is let in at the two addresses of a gateway, and what protects the connections.
+"""Access control of a gateway's two addresses: API keys and TLS, from settings.
 
-Decides which setting guards what, and warns of doors that stand open. Refuses to know keys.
+Warns when an address is reachable from other hosts without authentication.
 """
 
 from __future__ import annotations

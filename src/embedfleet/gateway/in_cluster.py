@@ -1,7 +1,7 @@
-"""A gateway's pools in Kubernetes: whose pods they follow, and who decides how many there are.
+"""A gateway's integration with Kubernetes: endpoint discovery, leader election and scaling.
 
-Decides whether a cluster is needed, when its API server is spoken to, and what is put together to
-scale a Deployment. Refuses to know what endpoints, leases and decisions are.
+Decides from the settings whether a cluster is needed, and assembles what a pool needs to scale a
+Deployment.
 """
 
 from __future__ import annotations

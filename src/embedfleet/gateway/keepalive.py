@@ -1,7 +1,7 @@
-"""When a connection's other end counts as gone though nothing said so.
+"""TCP keepalive for connections to replicas.
 
-Decides how long a host may be silent: one that loses power sends no end of its connections, and a
-call on one of them would hold its replica's window for ever. Refuses to know what is sent.
+A host that loses power closes nothing; without keepalive a call to it would occupy its replica's
+window forever.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which pool each name of a model belongs to.
+"""Maps model names to pools.
 
-A pool's name belongs to its configuration: names that are set, or that follow from a model whose
-files are here, are taken before any replica is asked. A pool whose replicas name its model gets the
-name only while nobody else has it.
+Configured names, and names that follow from a model whose files are on this machine, are assigned
+before any replica is asked. A pool whose replicas name its model gets that name only while no other
+pool has it.
 """
 
 from __future__ import annotations

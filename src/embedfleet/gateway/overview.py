@@ -1,4 +1,4 @@
-"""What `/fleet` answers: every pool and replica of a gateway as they are now, for people."""
+"""`GET /fleet`: the current state of every pool and replica."""
 
 from __future__ import annotations
 

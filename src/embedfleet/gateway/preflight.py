@@ -1,6 +1,6 @@
-"""What is refused before a gateway listens or starts a process: what could never become ready.
+"""Checks before a gateway listens or starts a process: refuses what could never become ready.
 
-Each of these would otherwise be found by every replica on its own, in its log, again and again.
+Otherwise every replica would find the same fault on its own and log it on every restart.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The autoscalers of a gateway: one for each pool whose replicas it starts.
+"""The autoscalers of a gateway: one for each pool whose replicas it can start.
 
-Decides what a scaler looks at and whom it orders from, and what is told of its decisions. Refuses
-to know why a number is right, and how a replica is started.
+Connects each scaler with the pool's observations, its target, and the metrics of its decisions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Autoscaling at the admin address: what was decided, and by hand.
+"""Admin routes of the autoscaler: recent decisions, pause, resume, manual scale, observations.
 
-Decides the JSON that `embedfleet autoscale` and other gateways read. Refuses to know how anything
-is decided.
+`embedfleet autoscale` and other gateways of the same pool read this JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A directory for the files that replicas hand over, made when the first one does."""
+"""The temporary directory for model files that replicas hand over, created on first use."""
 
 from __future__ import annotations
 

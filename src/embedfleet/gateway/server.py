@@ -1,7 +1,6 @@
-"""A gateway process: pools, their fleets, the public and the admin address.
+"""A gateway process: pools and their fleets, the public and the admin address.
 
-Decides what is started in which order, and stopped in the reverse one. Refuses to hold logic that
-could be tested without sockets.
+Start-up and shutdown order. Logic that can be tested without sockets lives elsewhere.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What the autoscaler sees of a pool, measured where its requests pass.
+"""Observes a pool's load for the autoscaler: arrivals, queue, latency and replica throughput.
 
-Decides what is measured and where: traffic as it is asked for, refused texts included; latency of
-interactive texts alone, because bulk ones wait by intent; ability from what replicas measured of
-themselves. Refuses to know what follows from it.
+Refused texts count as arrivals. Latency covers interactive texts alone, as bulk texts wait by
+design. Throughput comes from the replicas' own measurements.
 """
 
 from __future__ import annotations

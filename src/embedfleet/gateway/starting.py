@@ -1,4 +1,4 @@
-"""A pool's model, and the replicas that a gateway starts on its own machine, made from settings."""
+"""Builds a pool's model and its local replicas from settings."""
 
 from __future__ import annotations
 

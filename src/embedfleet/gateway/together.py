@@ -1,7 +1,6 @@
-"""What several gateways see of a pool, as one observation.
+"""Aggregates the observations of a pool over all gateways in front of it.
 
-Decides that all must answer: a gateway that is there and silent has traffic that nobody knows of.
-Refuses to know where the others come from, and how observations are added up (`autoscaling`).
+Every gateway must answer: a gateway that is listed but silent carries an unknown amount of traffic.
 """
 
 from __future__ import annotations

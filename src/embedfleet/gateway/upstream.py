@@ -1,7 +1,7 @@
-"""Calls from a gateway to its replicas over HTTP.
+"""Client for embedfleet's own replicas, over the wire protocol.
 
-Replicas are not trusted: each page has a bound and a total time, each frame the size that its texts
-may need, and each text is answered once. The client library's errors become ours here.
+Replicas are not trusted: each page is bounded in size and total time, each frame in size by its
+texts, and each text is answered once. The HTTP library's errors are translated here.
 """
 
 from __future__ import annotations

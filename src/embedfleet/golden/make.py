@@ -1,7 +1,4 @@
-"""Making golden vectors with the reference engine: float32, one text at a time.
-
-Decides which texts they are. Refuses to know who will be checked against them.
-"""
+"""Creates golden vectors with the reference engine: float32, one text at a time."""
 
 from __future__ import annotations
 

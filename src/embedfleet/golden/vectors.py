@@ -1,8 +1,7 @@
-"""Golden vectors: what the reference engine gives for a fixed set of texts.
+"""Golden vectors: the reference engine's output for a fixed set of texts, and comparison with it.
 
-Decides their file and whether a replica's vectors agree with them. Refuses to know where a
-replica's vectors come from. The file is made once by the reference engine (`make.py`); it is never
-taken from whichever replica joins first.
+A replica gets traffic only after reproducing them. The file is made once by the reference engine
+(`make.py`), never from whichever replica joins first.
 """
 
 from __future__ import annotations

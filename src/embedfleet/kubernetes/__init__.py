@@ -1,1 +1,1 @@
-"""A fleet that lives in Kubernetes: which pods there are, how many there should be."""
+"""Kubernetes integration: discovery of pods, leader election, and scaling of Deployments."""

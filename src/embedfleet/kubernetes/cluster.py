@@ -1,7 +1,6 @@
-"""What is asked of a Kubernetes API server, and how its refusals are called.
+"""The Kubernetes API client protocol, its errors, and retries.
 
-Decides the protocol of three methods behind which everything here is written, the errors, and what
-is tried again. Refuses to know HTTP, credentials and any kind of object.
+Everything in this package is written against three methods: `ask`, `watch` and `close`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""A real API server, by the library `kubernetes_asyncio`.
+"""The Kubernetes API client, on `kubernetes_asyncio`.
 
-Decides nothing but how the library's answers and errors are read: it finds the server, holds the
-certificates and renews the token. Only this module knows it, and loads it when it is wanted: it is
-the extra `kubernetes`. Refuses to know any kind of object.
+Finds the API server, holds its certificates and renews the token. The library is an extra
+(`kubernetes`), loaded only by this module and only when a cluster is used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Which pod should go first, as Kubernetes is told: `controller.kubernetes.io/pod-deletion-cost`.
+"""Computes `controller.kubernetes.io/pod-deletion-cost`, so that the right pod is removed. Pure.
 
-Pure. Decides a cost for each replica, victims of a shrinking fleet, and which costs are worth a
-write. Refuses to know how they are written. A ReplicaSet takes pods that are not ready first,
-whatever they cost; then the cheapest.
+A ReplicaSet removes pods that are not ready first, whatever their cost, then the cheapest. Only
+costs that changed are written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A Deployment as a number of replicas: read, written, and who else writes it.
+"""Reads and sets the replica count of a Deployment, and finds other autoscalers that target it.
 
-Decides which requests say that. It needs few rights: `get` and `patch` of `deployments/scale`,
-`patch` of `pods`, `list` of autoscalers. Refuses to know which number is right.
+Needs few permissions: `get` and `patch` on `deployments/scale`, `patch` on `pods`, `list` on
+autoscalers.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""EndpointSlices of a Service as replicas, and the moves that bring a fleet up to them.
+"""Maps the EndpointSlices of a Service to replicas, and diffs them against a fleet. Pure.
 
-Pure. Decides which endpoints are replicas, what they are called, and when one joins, leaves or is
-lost. Refuses to know how slices are got and what a fleet does with a move.
-
-Kubernetes says of each endpoint: `ready` (may get new connections), `serving` (its readiness
-probe holds, also while it terminates) and `terminating`. A missing `ready` counts as true.
+Kubernetes reports for each endpoint: `ready` (may get new connections), `serving` (its readiness
+probe passes, also while it terminates) and `terminating`. A missing `ready` counts as true.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Keeps a fleet to the pods behind a Service.
+"""Keeps a fleet in step with the pods behind a Service.
 
-A shell: states of the Service's EndpointSlices come in, `endpoints.py` decides, the fleet is told.
-Refuses to judge replicas: whether one may get traffic is the prober's matter, as for any other.
+Observes the Service's EndpointSlices and applies the changes that `endpoints.py` decides. Whether a
+pod gets traffic is then up to the prober, as for any other replica.
 """
 
 from __future__ import annotations

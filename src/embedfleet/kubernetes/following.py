@@ -1,10 +1,10 @@
-"""A collection of objects as it is now, kept so by listing once and watching from there.
+"""A list-and-watch cache of Kubernetes objects.
 
-The rules are those of the API's "efficient detection of changes" and of client-go: go on from the
-version of the last event or bookmark; after a broken stream go on from where it broke, with growing
-pauses while the server is away. What else ends a watch makes it list again: a version that is too
-old (410), or one that the server does not have yet, as after its store was restored from a backup
-(504). That a store went back shows in versions that fall, too, and in watches that bring nothing.
+Follows the API's "efficient detection of changes" and client-go: continue from the version of the
+last event or bookmark; resume a broken stream where it broke, with backoff while the server is
+unreachable. Any other end of a watch triggers a new list: a version that is too old (410), or one
+that the server does not have yet, as after its store was restored from a backup (504). A store that
+was rolled back also shows in versions that decrease, and in watches that deliver nothing.
 """
 
 from __future__ import annotations

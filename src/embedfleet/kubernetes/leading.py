@@ -1,8 +1,8 @@
-"""Does work while this process holds a Lease, and only then.
+"""Runs a task while this process holds a Lease, and only then.
 
-A shell around `lease.py`. The work runs inside a time-out that ends with the term for which the
-lease was last renewed: whatever the API server does meanwhile, and whether it does anything, work
-is cancelled before another candidate may begin.
+A shell around `lease.py`. The task runs inside a time-out that ends with the term of the last
+renewal: whatever the API server does, or fails to do, the task is cancelled before another
+candidate may take over.
 """
 
 from __future__ import annotations

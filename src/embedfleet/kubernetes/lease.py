@@ -1,9 +1,8 @@
-"""Which of several gateways may act: who holds a Lease.
+"""Leader election among gateways by a Lease: what a candidate does next. Pure.
 
-Pure. Decides what a candidate does next and when it must stop acting. Refuses to know how leases
-are read and written. The rules are those of client-go's leader election: what the holder wrote is
-timed by our own clock from when we first saw it, so clocks of different machines need not agree; a
-holder stops acting before others may take over.
+The rules are those of client-go's leader election. A holder's renewals are timed by the local clock
+from the moment they were first seen, so clocks of different machines need not agree; a holder stops
+acting before others may take over.
 """
 
 from __future__ import annotations

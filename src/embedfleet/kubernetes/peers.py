@@ -1,7 +1,4 @@
-"""The other gateways of a Service, by the addresses of their pods.
-
-A shell around `endpoints.py`. Refuses to know what they are asked.
-"""
+"""Discovers the other gateways of a Service by the addresses of their pods."""
 
 from __future__ import annotations
 

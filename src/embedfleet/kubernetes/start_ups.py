@@ -1,7 +1,6 @@
-"""How long pods take from the order to traffic.
+"""Measures how long pods take from being ordered to serving. Pure.
 
-Pure. Decides which order a replica that becomes ready belongs to: the oldest that is open. Refuses
-to know clocks, pods and orders of others.
+A replica that becomes ready is matched with the oldest open order.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""A Deployment as a target of the autoscaler, in two ways.
+"""A Deployment as the autoscaler's target: scaled directly, or exported for KEDA and the HPA.
 
-`Exported` publishes the number and leaves it to KEDA and the HPA to set it; `Direct` sets it, once
-those that go have finished what they had. Refuses to know which number is right, and to act where
-another autoscaler does. Both are `autoscaling.scaler.Target`; both may act only while this gateway
-holds the lease, which is the caller's care.
+`Direct` sets the replica count once the pods to be removed have drained. `Exported` publishes the
+number as a metric. Neither acts while another autoscaler targets the Deployment; the caller makes
+sure that this gateway holds the lease.
 """
 
 from __future__ import annotations

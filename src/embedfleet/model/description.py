@@ -1,7 +1,7 @@
-"""What the files of a model say, without its weights being loaded and without any engine.
+"""Reads what a model's files say about it, without loading weights or an engine.
 
-A model's identity (name, fingerprints, width, limits, prompts), and what a tokenizer puts around a
-text. Whether an engine can compute it is the engine's to judge.
+The model's identity (name, fingerprints, width, limits, prompts) and its tokenizer template.
+Whether an engine can compute the model is up to the engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Families of models: how a configuration tells which one a model is of, and what follows of it.
+"""Model families: recognised from a configuration, with what follows from the family.
 
-What a family computes is known to the engines (`engine/families.py`); a gateway needs no more than
-this of a model.
+This is all that a gateway needs of a family; `engine/families.py` has what engines compute.
 """
 
 from __future__ import annotations

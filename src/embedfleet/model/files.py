@@ -1,7 +1,7 @@
-"""The files that a model is: which of them a replica hands to its gateway, and whether they are
-still those that it was loaded from.
+"""The files of a model: which ones a replica hands to its gateway, and whether they have changed.
 
-With the small ones a gateway tokenises and checks requests for a model whose weights it never sees.
+With the small ones a gateway tokenises and validates requests for a model whose weights it never
+sees.
 """
 
 from __future__ import annotations

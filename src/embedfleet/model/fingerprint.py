@@ -1,9 +1,9 @@
-"""Fingerprints by which two processes know that they hold the same model.
+"""Fingerprints by which two processes verify that they hold the same model.
 
-Paths, dates and file-system links are not part of them. Every tensor is: a fine-tune may leave all
-but a few matrices as they were. Of each tensor some places are sampled, for reading 15 GB takes
-longer than loading them; training changes a tensor everywhere, so also there. A fingerprint is no
-protection against someone who changes a file on purpose.
+Paths, dates and links are not part of them. Every tensor is, because a fine-tune may leave all but
+a few matrices unchanged. Each tensor is sampled at some places, as reading 15 GB takes longer than
+loading them; training changes a tensor everywhere, so also there. A fingerprint does not protect
+against deliberate manipulation.
 """
 
 from __future__ import annotations

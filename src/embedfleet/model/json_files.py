@@ -1,7 +1,4 @@
-"""Reading a model's JSON files with errors that name the file.
-
-This module decides how an unreadable file is reported. It refuses to know what is in it.
-"""
+"""Reads a model's JSON files; errors name the file and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Which models are rerankers, and how a query and a document become one text for them.
+"""Recognises rerankers, and formats a query and a document as one text for them.
 
-A reranker reads a pair as one text and says how likely the document meets the query. What a family
-computes is known to the engines (`engine/scoring.py`); this is what a gateway needs of it too.
+A reranker reads a pair as one text and returns the probability that the document meets the query.
+`engine/scoring.py` computes it; this module is what a gateway needs, too.
 
-Qwen3-Reranker's form is that of its model card (https://huggingface.co/Qwen/Qwen3-Reranker-0.6B): a
-chat in which a system message asks for "yes" or "no" and the answer begins behind an empty thought.
+Qwen3-Reranker's format is that of its model card (https://huggingface.co/Qwen/Qwen3-Reranker-0.6B):
+a chat whose system message asks for "yes" or "no", with the answer following an empty thought.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What sentence-transformers' files beside the weights say: pooling, prompts, where texts are cut.
+"""Reads sentence-transformers' files: pooling, prompts and maximum length.
 
-Where a file is absent, a family's own way is meant (`families.py`).
+Where a file is absent, the family's default applies (`families.py`).
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""Where a model comes from: the MODEL argument to a local directory.
+"""Resolves the MODEL argument to a local directory: the built-in model, a path, or a hub id.
 
-This module decides whether the argument names the built-in model, a directory or a hub id, which
-files of a hub repository are needed, and what a person reads when one can't be had. It refuses to
-know what the files say.
-
-Downloads go through huggingface-hub, with its cache and its variables (HF_HOME, HF_ENDPOINT,
-HF_HUB_OFFLINE, HF_TOKEN). A broken connection goes on where it broke (in steps of 10 MiB); when the
-process itself is stopped, whole files are kept and the one under way is fetched again.
+Only the files that are needed are downloaded. Downloads go through huggingface-hub, with its cache
+and its variables (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN). A broken connection resumes
+where it broke (in steps of 10 MiB); when the process itself is stopped, complete files are kept and
+the current one is downloaded again.
 """
 
 from __future__ import annotations

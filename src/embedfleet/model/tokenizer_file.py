@@ -1,9 +1,4 @@
-"""Loading tokenizer.json so that it tokenises, and does nothing else.
-
-A file may also ask for padding, truncation and BPE dropout. The first two are decided elsewhere,
-and the library aborts the process where a file pads to more than fits into memory. Dropout is for
-training: with it a text has other tokens, and so another vector, each time.
-"""
+"""Loads tokenizer.json with padding, truncation and dropout removed."""
 
 from __future__ import annotations
 

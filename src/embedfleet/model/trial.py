@@ -1,9 +1,8 @@
-"""Trying the files of a model that came from elsewhere, in a process that may die of them.
+"""Loads untrusted model files in a child process first, which may crash on them.
 
-A tokenizer.json is a program: one that pads to 10^12 tokens, or that makes a hundred characters of
-each, ends or hangs whoever runs it, and some files make the library panic. The process that tries
-one has a bound of memory and of processor time, and a gateway reads its exit status before it loads
-the file itself.
+A tokenizer.json can pad to 10^12 tokens or expand each token to a hundred characters, and some
+files make the library panic. The child process has limits on memory and CPU time; the gateway loads
+a file only if the child exited successfully.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The weight files of a model directory, and the headers of safetensors files.
+"""Finds a model's weight files and reads the headers of safetensors files.
 
-Both the engine, which reads all of the numbers, and the gateway, which reads none, must mean the
-same files by "the weights": other safetensors files may lie beside them, golden vectors for one.
+The engine, which reads all the numbers, and the gateway, which reads none, must agree on which
+files are the weights: other safetensors files, such as golden vectors, may lie beside them.
 """
 
 from __future__ import annotations

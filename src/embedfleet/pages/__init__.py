@@ -1,8 +1,8 @@
-"""Pages for browsers: a playground for callers, and the fleet for operators at the admin address.
+"""Web pages: a playground for clients, and the fleet for operators at the admin address.
 
-Static files, with no build step and nothing from elsewhere: a strict content security policy lets a
-page load scripts from its own address alone, and ask that address alone. The pages themselves need
-no key, since they hold nothing; what they ask for does.
+Static files without a build step or external resources: a strict content security policy lets a
+page load scripts from, and send requests to, its own address only. The pages need no key, since
+they hold no data; the requests they send do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What a replica still owes: the texts of one call, or of one OpenAI request.
-
-Decides when all of them are answered. Refuses to know HTTP and how batches are formed.
-"""
+"""Calls in progress at a replica: the unanswered texts of a wire call or an OpenAI request."""
 
 from __future__ import annotations
 

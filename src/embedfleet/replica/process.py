@@ -1,8 +1,7 @@
-"""The life of a replica process: listen, load, serve, drain, exit.
+"""Lifecycle of a replica process: listen, load, serve, drain, exit.
 
-Decides the order of these, and that the process ends when its engine is lost: whoever started it
-starts it again. It listens before it loads, so that probes learn at once that the process lives,
-and it says on standard output where. Refuses to know what is served.
+It listens before the model is loaded, so that probes see the process is alive, and prints its
+address on standard output. The process exits when its engine is lost; its supervisor restarts it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What a replica answers: HTTP in, batcher, engine, HTTP out.
-
-Decides how calls become jobs of the batcher and how results travel back. Refuses to know the
-gateway, the fleet and other replicas.
-"""
+"""HTTP service of a replica: turns calls into batcher jobs and streams results back as frames."""
 
 from __future__ import annotations
 

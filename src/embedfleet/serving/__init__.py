@@ -1,7 +1,4 @@
-"""HTTP servers of one process: connections, limits on clients, a graceful stop.
-
-Decides how bytes become requests and answers become bytes. Refuses to know what apps do.
-"""
+"""The HTTP servers of a process: connections, client limits and graceful shutdown."""
 
 from embedfleet.serving.binding import AddressTakenError, bind, listening
 from embedfleet.serving.limits import ClientLimits

@@ -1,10 +1,4 @@
-"""Answers that wait for their clients: how many bytes all of them may be, and whose go first.
-
-Pure but for ending a connection. Answers are given out in pieces (`protocol.py`); what is counted
-here is what they hold until their last piece is taken. Where a new one has no room, the clients
-that take theirs slowest are cut off, as `maxmemory-clients` of Redis has it; where none is slow,
-the new one is refused.
-"""
+"""Response buffers: bounds the bytes that wait for slow clients, and cuts off the slowest."""
 
 from __future__ import annotations
 

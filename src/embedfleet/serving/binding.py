@@ -1,7 +1,7 @@
-"""Listening sockets: TCP of either family, Unix sockets, several addresses and processes at once.
+"""Listening sockets: TCP over IPv4 and IPv6, Unix sockets, several addresses and processes.
 
-Processes that answer at one address have a socket each, over which the system spreads connections
-(SO_REUSEPORT); a Unix socket is one that they share.
+Processes that serve one address have a socket each, among which the kernel spreads connections
+(SO_REUSEPORT); a Unix socket is shared.
 """
 
 from __future__ import annotations

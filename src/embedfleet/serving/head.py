@@ -1,4 +1,4 @@
-"""The head of an answer, written together with the first of its body."""
+"""Writes a response head together with the first bytes of its body."""
 
 from __future__ import annotations
 

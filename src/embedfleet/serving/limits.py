@@ -1,4 +1,4 @@
-"""What clients may take up: connections, bytes and seconds, before a request and after it."""
+"""Client limits: connections, bytes and seconds."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""uvicorn's HTTP/1.1 connection, with limits on what a client may take up.
+"""uvicorn's HTTP/1.1 protocol with limits on clients.
 
-uvicorn parses (httptools, which is llhttp), frames and writes. It bounds neither the time nor the
-size of a request, parses what is pipelined without end, and waits for ever for a client that does
-not read. This adds those bounds and nothing else: what may be asked is in `rules.py`, what may be
-held in `limits.py` and `answers.py`.
+uvicorn parses (httptools, that is llhttp), frames and writes, but bounds neither the time nor the
+size of a request, parses pipelined requests without limit, and waits forever for a client that does
+not read. This adds those bounds: `rules.py` says which requests are valid, `limits.py` and
+`answers.py` what a client may occupy.
 """
 
 from __future__ import annotations

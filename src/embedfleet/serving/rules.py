@@ -1,7 +1,7 @@
-"""What HTTP/1.1 asks of a request's head beyond its syntax (RFC 9110, RFC 9112). Pure.
+"""Validates request heads beyond their syntax (RFC 9110, RFC 9112). Pure.
 
-The parser holds the grammar and the framing by length. This is what it leaves to servers: versions,
-`Host`, codings of the transfer, and targets that only proxies take.
+The parser enforces grammar and framing by length. This covers what it leaves to servers: versions,
+`Host`, transfer codings, and request targets that only proxies accept.
 """
 
 from __future__ import annotations

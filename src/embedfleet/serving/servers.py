@@ -1,7 +1,7 @@
-"""HTTP servers of one process: start, tell when ready, drain on a signal, stop.
+"""Runs the HTTP servers of a process: start, readiness, drain on a signal, stop.
 
-Decides the order of a graceful stop: new work is refused while what was accepted is finished,
-then the sockets close. Refuses to know what the apps do.
+During a graceful shutdown new requests are refused while accepted ones finish; then the sockets
+close.
 """
 
 from __future__ import annotations

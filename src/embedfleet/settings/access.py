@@ -1,6 +1,6 @@
-"""Options of who may ask.
+"""Settings of access control: keys and their files.
 
-A part of the catalogue. Keys themselves are no settings: these are printed, and handed to replicas.
+API keys themselves are not settings, because settings are printed and handed to replicas.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Addresses in settings: where to listen, who reaches it, and where a service has its root."""
+"""Addresses in settings: listening sockets, URLs of services, and who can reach them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Every option of the autoscaler: how many replicas there should be, and how fast that may change.
+"""Settings of the autoscaler: bounds, targets, triggers and limits on the rate of change.
 
-This module decides what can be configured. It refuses to know how a decision is made
-(`autoscaling/`). Triggers and cool-downs have the defaults of the rule that operators know: busy
-beyond 80 % for 5 minutes, a wait beyond 200 ms, a p99 beyond 500 ms, 3 minutes up, 10 minutes down.
+Triggers and cool-downs default to the common rule of thumb: busy above 80 % for 5 minutes, wait
+above 200 ms, p99 above 500 ms, 3 minutes between steps up, 10 minutes between steps down.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The options of OpenAI's Batch API."""
+"""Settings of OpenAI's Batch API."""
 
 from __future__ import annotations
 

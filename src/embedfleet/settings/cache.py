@@ -1,7 +1,4 @@
-"""The options of the vectors' cache: a module of their own, as the catalogue is long enough.
-
-Decides what can be set. Refuses to know what a cache does with it.
-"""
+"""Settings of the vector cache: memory and Redis."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
-"""Every option: its name, type, default, range, unit and reason.
+"""The catalogue of settings: name, type, default, range and unit of each option.
 
-This module decides what can be configured and what a value must be on its own. It refuses to know
-where values come from (loading.py), which of them exclude each other (contradictions.py) and how
-they are shown (rendering.py). The docstring under a field is its help text and its line in
-docs/settings.md. What a rule is made of is in rules.py; gateways, the autoscaler and others have
-modules of their own.
+The docstring under a field is its help text and its entry in docs/settings.md. Larger areas
+(gateway, autoscaling, cache, access, batches) have modules of their own.
 """
 
 from __future__ import annotations

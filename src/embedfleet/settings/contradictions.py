@@ -1,7 +1,4 @@
-"""Values that are right alone and wrong together.
-
-This module decides which combinations are refused. It refuses to know where values come from.
-"""
+"""Validates combinations of settings that are valid one by one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""One raw value to the type of its option, or an error that says what would be right.
+"""Converts a raw value to the type of its option; errors say what would be right.
 
-This module decides what a value may look like in TOML and in text. It refuses to know where the
-value stood; its caller adds that.
+The caller adds where the value came from.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Options of a gateway towards its clients.
-
-Decides what can be configured there and what a value must be on its own. Refuses to know what
-follows from it.
-"""
+"""Settings of a gateway towards its clients: addresses, limits and timeouts."""
 
 from __future__ import annotations
 

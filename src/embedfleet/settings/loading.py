@@ -1,7 +1,7 @@
-"""Defaults, one TOML file, the environment and flags into one `Settings`.
+"""Merges defaults, a TOML file, the environment and flags into one `Settings`. Pure.
 
-This module decides which source wins and what is refused as unknown. It refuses to know the
-process: text and mappings come in, nothing here opens a file or reads the environment itself.
+Later sources override earlier ones. Text and mappings are handed in: nothing here opens a file or
+reads the process environment.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The catalogue as data: each option with its path, variable, flag, type, rule and description.
-
-This module decides how an option is named outside Python. It refuses to know any value but the
-default.
-"""
+"""The catalogue as data: path, variable, flag, type, rule and description of each option."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Settings as people read them: a TOML file, rows of a table, a page of documentation.
-
-This module decides how options are shown. It refuses to know how they are loaded.
-"""
+"""Renders settings: as a TOML file, as rows of a table, and as a page of documentation."""
 
 from __future__ import annotations
 

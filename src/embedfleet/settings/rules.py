@@ -1,7 +1,4 @@
-"""What a single value of a setting must satisfy, and how the catalogue says so.
-
-This module decides how a field carries its rule. It refuses to know any option.
-"""
+"""Validation rules of single settings, attached to dataclass fields."""
 
 from __future__ import annotations
 

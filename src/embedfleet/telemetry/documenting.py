@@ -1,7 +1,4 @@
-"""The page of all metrics, written from the catalogue.
-
-Decides what is said about each. Refuses to know values.
-"""
+"""Renders docs/metrics.md from the metrics catalogue."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""What the driver says of a GPU: how busy it is, its memory and its power.
+"""Reads a GPU's utilisation, memory and power through NVML.
 
-Decides which figures are read and in which units. Refuses to know what runs on the GPU. No other
-module knows NVML, and it is loaded only where an engine names a GPU.
+NVML is loaded only in processes whose engine names a GPU.
 """
 
 from __future__ import annotations

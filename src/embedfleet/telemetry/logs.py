@@ -1,4 +1,4 @@
-"""How log lines look: text for people, JSON for collectors. Never texts of callers."""
+"""Log formats: text for people, JSON for collectors. Clients' texts are never logged."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The metrics of several processes as those of one.
+"""Merges the metrics of several processes into one exposition.
 
-Counters and histograms add up, those of processes that have ended included. A gauge adds up where
-each process has a share of what it tells; any other is the primary's.
+Counters and histograms are summed, including those of processes that have ended. A gauge is summed
+where each process reports its share; any other is taken from the primary.
 """
 
 from __future__ import annotations

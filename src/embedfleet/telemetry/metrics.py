@@ -1,8 +1,7 @@
-"""Every metric of the project: one catalogue of names, units and labels.
+"""The catalogue of metrics: names, units and labels.
 
-Decides names (Prometheus conventions: base units, `_total` for counters) and buckets. Refuses to
-know who measures and who scrapes. Labels are bounded: replicas, pools, lanes, states and statuses,
-never texts, users or paths that callers make up.
+Names follow Prometheus conventions (base units, `_total` for counters). Labels are bounded:
+replicas, pools, lanes, states and statuses, never texts, users or paths that clients choose.
 """
 
 from __future__ import annotations

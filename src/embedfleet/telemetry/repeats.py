@@ -1,4 +1,4 @@
-"""Limits how often a log line of the same kind is written, and tells how many were left out."""
+"""Rate-limits similar log lines and reports how many were suppressed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A histogram of one thread, for what is observed with every text."""
+"""A single-threaded histogram, for what is observed with every text."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Traces: where the time of single requests went, for a collector that understands OTLP.
+"""OpenTelemetry traces of requests, exported by OTLP.
 
-Decides which spans there are, what they tell and how they hang together. A call to a replica that
-carries the texts of one request is a part of that request; one that carries texts of several is a
-trace of its own with a link to each of them, for it has no single parent. Refuses texts, token ids,
-keys and addresses of callers. No other module knows OpenTelemetry, and it is loaded only where
-tracing is on.
+A call to a replica that carries texts of one request is a child span of that request; a call that
+carries texts of several requests is a trace of its own with a link to each, as it has no single
+parent. Spans never contain texts, token ids, keys or client addresses. OpenTelemetry is imported by
+this module alone, and only where tracing is enabled.
 """
 
 from __future__ import annotations

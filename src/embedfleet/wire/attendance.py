@@ -1,6 +1,6 @@
 """Cancels request handling when the client disconnects or the deadline expires.
 
-Work is broken off with the error that says why; it may begin before the request's body is there.
+The handler is cancelled with the error that says why; handling may begin before the body is read.
 """
 
 from __future__ import annotations

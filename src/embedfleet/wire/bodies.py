@@ -1,8 +1,8 @@
-"""Bodies of requests for vectors: fields by a description of them, texts by rules that all share.
+"""Parses request bodies of every API: fields by declaration, texts by shared rules.
 
-An API describes its fields with a `msgspec.Struct` and says in which of them the texts are. Small
-bodies are parsed at once, large ones in pieces (`openai_large`), with the same results and the same
-words about what is wrong. Whatever the bytes are, nothing but CallerError comes out.
+An API declares its fields as a `msgspec.Struct` and names those that hold texts. Small bodies are
+parsed at once, large ones in pieces (`openai_large`), with identical results and errors. Whatever
+the bytes are, only CallerError is raised.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Answers compressed by gzip, where the client asks for it and it is worth its time. Pure.
+"""Compresses responses with gzip where the client accepts it and it saves time. Pure.
 
-What a body is made of decides how. Digits of vectors repeat nothing, so a search for repetitions is
-for nothing: Huffman codes alone make them as small (0.45 of their size) at three to ten times the
-speed (about 170 MB/s of a core here, where the usual level 1 has 20 to 120). The same numbers as
-base64 become 0.75 of their size at best; a client that wants less asks for fewer dimensions.
+The method depends on the content. The digits of vectors have no repetitions, so searching for them
+is wasted: Huffman coding alone reaches 0.45 of the size at three to ten times the speed (about
+170 MB/s per core here; the usual level 1 reaches 20 to 120). The same numbers as base64 shrink to
+0.75 at best; a client that wants less should ask for fewer dimensions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a replica says of itself at `GET /v1/replica`: the fields, their bounds and their JSON.
+"""A replica's description at `GET /v1/replica`: its fields, their bounds and their JSON.
 
-The bounds hold for what is decoded, which comes from processes that a gateway does not trust: names
-and fingerprints are data and never paths, numbers are such that nothing made of them overflows.
+Descriptions come from untrusted processes, so decoding enforces the bounds: names and fingerprints
+are never used as paths, and numbers can't overflow what is computed from them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One request for vectors, whichever API it came by; what one may hold, and its dimensions."""
+"""A request for vectors, whichever API it came through: its texts, limits and dimensions."""
 
 from __future__ import annotations
 

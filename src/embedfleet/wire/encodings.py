@@ -1,8 +1,8 @@
-"""Bodies of requests that come compressed (RFC 9110, 8.4): gzip and deflate, as zlib has them.
+"""Decompresses request bodies (RFC 9110, 8.4): gzip and deflate.
 
-An ASGI app around another. What is expanded is handed on in pieces, as it is asked for: whoever
-reads a body counts its pieces, so that one that expands to more than is allowed ends there, and
-costs no more than the largest body. Other codings are answered 415, with those that are accepted.
+ASGI middleware that expands a body lazily, in pieces: the reader counts them, so a decompression
+bomb is cut off at the size limit and costs no more than the largest body. Other codings are
+answered 415 with a list of those that are accepted.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The forms in which a vector is given: numbers of several kinds, and how they are laid out.
+"""Encodings of vectors in responses: number formats and layouts.
 
-Every form is a function of one float32 vector of unit length: cut to the dimensions asked for,
-brought to unit length again (`derive`), then rounded to the kind of number asked for. Integers have
-one scale for each number of dimensions, the same for every row, text, model and process: so inner
-products of integers rank as those of the floats do, in any index. (A scale for each row, as some
-servers have it, is lost with the row's length, and ranks by it.)
+Every form is a function of one float32 vector of unit length: cut to the requested dimensions,
+normalised again (`derive`), then rounded to the requested number format. Integers have one scale
+per number of dimensions, the same for every row, text, model and process, so inner products of
+integers rank as those of the floats do, in any index. (A scale per row, as some servers use, is
+lost with the row's length and distorts the ranking.)
 
 A coordinate of a unit vector with d dimensions has a root mean square of 1/√d. The integers span
-`SPAN` times that, at most 1, so 127 steps of `scale(d)`: the error of a step, 0.3 of it, turns a
-vector by about one degree. What lies beyond is clipped.
+`SPAN` times that, at most 1, in 127 steps of `scale(d)`; the rounding error, 0.3 of a step, turns a
+vector by about one degree. Values beyond are clipped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The wire between a gateway and its own replicas: the bytes of a call and of the frames that
-answer it, as `docs/wire.md` describes them.
+"""The binary protocol between a gateway and its own replicas: calls and result frames.
 
-Either side checks what it decodes: every field has bounds, and what does not keep them is an error
-of whoever sent it.
+docs/wire.md specifies it. Both sides validate what they decode; a field out of bounds is an error
+of the sender.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What HTTP headers say beside the body: lane, deadline, client address, timing.
-
-Pure. Decides what they mean and what is wrong with them. Refuses to know what follows from it.
-"""
+"""Request and response headers: lane, deadline, cache control, client address, timing. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""OpenAI's embeddings API as bytes and values: requests in, answers and errors out.
+"""OpenAI's embeddings API: parses requests, renders responses and errors. Pure.
 
-The one import for users of the format; the work is in `openai_request` and `openai_response`. All
-of it is pure: no I/O, no clock.
+Re-exports `openai_request` and `openai_response`.
 """
 
 from embedfleet.wire.bodies import is_quickly_read

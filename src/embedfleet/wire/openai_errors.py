@@ -1,8 +1,7 @@
-"""Every `error.code` that callers can meet, with its status and its meaning.
+"""The table of every `error.code`, with its HTTP status and meaning.
 
-This module decides what is promised of errors: programs branch on codes, so a code never changes
-its meaning. The documentation, the OpenAPI document and a test that looks for codes in the source
-all read this one table. It refuses to know when an error happens.
+Programs branch on codes, so a code never changes its meaning. The documentation, the OpenAPI
+document and a test that searches the source for codes all read this table.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Names that other APIs have for what a request may ask for, and fields that mean nothing here.
+"""Aliases of request fields in other APIs, and fields that are accepted and ignored.
 
-A field that would change the vector is honoured or refused with what would be right; it is never
-passed over. Where a name means one thing it means it here: `output_dimension` is `dimensions`,
-`passage` is `document`. Two fields that mean the same must say the same.
+A field that would change the vector is honoured, or refused with what would be right; it is never
+ignored. Aliases have one meaning: `output_dimension` is `dimensions`, `passage` is `document`. Two
+fields with the same meaning must agree.
 """
 
 from __future__ import annotations

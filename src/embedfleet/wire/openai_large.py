@@ -1,13 +1,12 @@
-"""Large embeddings requests, read in pieces: no step holds the interpreter for long.
+"""Parses large embeddings requests incrementally, so that no step holds the GIL for long.
 
-A parser builds an object for each value, so that a body of lists of one number takes seconds and
-thirty times its size. Here a lexical scan (numpy, which releases the interpreter) finds where
-fields, elements and strings end; what can be refused by counting is refused by it, before anything
-is parsed. What is left is given to the parser in slices of bounded size: the parser alone decides
-what is valid JSON.
+A JSON parser builds an object per value, so a body of one-number lists takes seconds and thirty
+times its size. Here a lexical scan (NumPy, which releases the GIL) finds where fields, elements and
+strings end; limits that can be checked by counting are checked before anything is parsed. The rest
+is passed to the parser in bounded slices: the parser alone decides what is valid JSON.
 
 Texts are kept as UTF-8 (`PackedText`) and token ids as int32 arrays, since strings may take four
-times and integers ten times as much as they take in the body.
+times and integers ten times their size in the body.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""What an embeddings request of OpenAI's API means, and what is wrong with one that means nothing.
+"""Parses and validates OpenAI embeddings requests.
 
-Each refusal names the parameter and says what would be right. Models, tokens and HTTP are unknown
-here: whether an id is in the vocabulary or a text too long is the encoder's to say.
+Each error names the parameter and says what would be right. Checks that need the model (ids within
+the vocabulary, length in tokens) are the encoder's.
 
-Beyond OpenAI's fields it reads `input_type`, `instruction` and `truncate`, which SDKs send through
-`extra_body`, and the names that others have for these and for forms of vectors (`openai_fields`). A
-field that is null is absent. Fields that are known to nobody are ignored and told, or refused where
-the limits say so. Of a field that occurs twice the last one counts.
+Beyond OpenAI's fields, `input_type`, `instruction` and `truncate` are read, which SDKs send through
+`extra_body`, and the aliases of `openai_fields`. A null field counts as absent. Unknown fields are
+ignored and reported, or refused where the limits say so. Of a repeated field the last one counts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What is answered to `/tokenize`: the token ids that vectors would be computed from.
+"""Renders the response of `/tokenize`: token ids in the shape of OpenAI's embeddings response.
 
-This module decides the form of the answer, which is like OpenAI's for embeddings: one object for
-each text, in order, and usage. It refuses to know tokenizers; ids never become Python integers.
+One object per text, in order, and usage. Ids never become Python integers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The OpenAPI 3.1 document of what callers reach.
+"""The OpenAPI 3.1 document of the public API.
 
-This module decides how the API is described: routes, headers, examples. Limits are those of this
-service, error codes those of `openai_errors.py`, and examples of errors are what the parser says to
-the wrong requests given here. It refuses to know sockets and models beyond their names.
+Limits are those of this service, error codes come from `openai_errors.py`, and examples of errors
+are what the parser reports for the invalid requests listed here.
 """
 
 from __future__ import annotations

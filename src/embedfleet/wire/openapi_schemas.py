@@ -1,10 +1,7 @@
-"""JSON schemas (2020-12) of what travels: requests, answers, errors.
+"""JSON schemas (2020-12) of requests, responses and errors, with the parser's own limits.
 
-This module decides how the parser's rules are written as schemas; numbers come from the parser's
-own constants. It refuses to know paths and HTTP.
-
-A schema can't say everything: blank texts are told by Unicode's white space, which patterns of
-regular expressions know differently, and the longest text is counted in tokens.
+Two rules can't be expressed: blank texts are recognised by Unicode's white space, which regular
+expressions define differently, and the longest text is counted in tokens.
 """
 
 from __future__ import annotations

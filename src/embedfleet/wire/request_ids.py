@@ -1,8 +1,4 @@
-"""The name of a request: what its caller calls it, or one of ours.
-
-Decides which names are taken over: what is short and harmless in a header and a log line. Refuses
-to know what is done with it. A name is no secret and proves nothing.
-"""
+"""Request ids: the client's `x-request-id` if it is short and safe to log, else a generated one."""
 
 from __future__ import annotations
 

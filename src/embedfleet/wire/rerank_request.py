@@ -1,8 +1,8 @@
-"""What a request for scores of pairs means, in the words of Jina, vLLM, Cohere and TEI.
+"""Parses rerank and score requests as Jina, vLLM, Cohere and TEI define them.
 
-A request for scores is one for vectors whose texts are documents and which has queries
-(`EmbeddingRequest.queries`); a score is a vector of two numbers (`vocabulary.SCORE_WIDTH`). Fields
-that are not known are ignored and told, as for embeddings.
+A request for scores is a request for vectors whose texts are documents and which has queries
+(`EmbeddingRequest.queries`); a score is a vector of two numbers (`vocabulary.SCORE_WIDTH`). Unknown
+fields are ignored and reported, as for embeddings.
 """
 
 from __future__ import annotations

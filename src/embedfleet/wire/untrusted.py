@@ -1,10 +1,9 @@
-"""Reading bytes that somebody else sent: whatever is wrong with them is one error, and its words
-fit into a line.
+"""Decodes untrusted bytes: any defect raises one error with a bounded, one-line message.
 
-Replicas, engines of others and Redis are not trusted. What they send is bounded before it is
-parsed, and what parsing may raise beyond the parser's own error (RecursionError of deep nesting,
-MemoryError, OverflowError of a huge number, the PanicException of libraries written in Rust, which
-is no Exception) is translated here, once.
+Replicas, third-party engines and Redis are not trusted. Their data is bounded before it is parsed,
+and whatever parsing may raise beyond the parser's own error is translated here, once:
+RecursionError from deep nesting, MemoryError, OverflowError from huge numbers, and the
+PanicException of Rust libraries, which is not an Exception.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The sentences of the contract, a module for each subject.
-
-Each module decides what is asked and what would be right; none knows how it is run or shown.
-"""
+"""The checks of the contract, one module per subject."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in an answer beside the vectors: names and usage."""
+"""Checks of response fields beside the vectors: names and usage."""
 
 from __future__ import annotations
 

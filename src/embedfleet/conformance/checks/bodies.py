@@ -1,4 +1,4 @@
-"""Bodies: fields that are null or unknown, what is no JSON, and how bytes arrive."""
+"""Checks of request bodies: null and unknown fields, invalid JSON, chunked bodies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every form of `input`, and that vector i belongs to text i."""
+"""Checks of every form of `input`, and that vector i belongs to text i."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bounds of a request: texts, tokens and bytes, one below, at and above."""
+"""Checks of request limits: texts, tokens and bytes, one below, at and above each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The routes that tell which models there are."""
+"""Checks of the routes that list models."""
 
 from __future__ import annotations
 

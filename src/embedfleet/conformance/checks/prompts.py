@@ -1,4 +1,4 @@
-"""What a text is for: our fields `input_type` and `instruction`, for Qwen3-Embedding's prompts."""
+"""Checks of prompts: `input_type` and `instruction`, as Qwen3-Embedding defines them."""
 
 from __future__ import annotations
 

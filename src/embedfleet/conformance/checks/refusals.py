@@ -1,4 +1,4 @@
-"""Fields that are wrong: refused in OpenAI's shape, and by us by their place too."""
+"""Checks of error responses to invalid fields: OpenAI's shape, and our `param`."""
 
 from __future__ import annotations
 

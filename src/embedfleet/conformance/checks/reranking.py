@@ -1,4 +1,4 @@
-"""`/rerank` as Jina and vLLM have it, and `/score` as vLLM has it, of a reranker."""
+"""Checks of `/rerank` as Jina and vLLM define it, and `/score` as vLLM does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths, methods and keys."""
+"""Checks of paths, methods and API keys."""
 
 from __future__ import annotations
 

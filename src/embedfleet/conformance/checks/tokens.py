@@ -1,4 +1,4 @@
-"""`/tokenize`: the token ids that embeddings would be computed from, and their number."""
+"""Checks of `/tokenize`: token ids and their number."""
 
 from __future__ import annotations
 

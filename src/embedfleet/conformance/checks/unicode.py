@@ -1,4 +1,4 @@
-"""Texts of every kind of character: none is dropped, changed or an error of the server."""
+"""Checks of texts with every kind of character: none is dropped, changed or a server error."""
 
 from __future__ import annotations
 

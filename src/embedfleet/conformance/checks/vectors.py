@@ -1,4 +1,4 @@
-"""Formats and dimensions of vectors, bit by bit where bits can be told."""
+"""Checks of vector formats and dimensions, bit by bit where that is possible."""
 
 from __future__ import annotations
 

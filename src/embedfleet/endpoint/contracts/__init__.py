@@ -1,5 +1,5 @@
-"""The APIs by which vectors can be asked for, one module each.
+"""API contracts, one module each: how a client asks for vectors, and how it is answered.
 
-A contract is a translation and holds no state: a body to an `EmbeddingRequest`, an `Answer` to a
-body, an error to a refusal. What happens between the two is the same for all (`answering`).
+A contract is a stateless translation: a body to an `EmbeddingRequest`, an `Answer` to a body, an
+error to an error body. Everything in between is shared (`answering`).
 """

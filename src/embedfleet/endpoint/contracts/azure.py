@@ -1,7 +1,7 @@
-"""Azure's OpenAI service, and OpenAI's API before it: the path names the model.
+"""Azure OpenAI, and OpenAI's earlier API: the path names the model.
 
 `/openai/deployments/NAME/embeddings?api-version=…` and `/v1/engines/NAME/embeddings`. The name in
-the path counts, whatever `model` says: Azure's clients put the name of OpenAI's model there.
+the path takes precedence over `model`: Azure's clients put the name of OpenAI's model there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Cohere's API: `/v2/embed` and `/v1/embed`, several forms of each vector in one answer.
+"""Cohere's API: `/v2/embed` and `/v1/embed`, with several forms of each vector in one response.
 
-https://docs.cohere.com/reference/embed. Texts that are too long are cut at their end unless
-`truncate` says otherwise, as there. Integers have the scale that is told in `meta.scales`.
+https://docs.cohere.com/reference/embed. Over-long texts are cut at their end unless `truncate` says
+otherwise, as there. Integers have the scale reported in `meta.scales`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a contract is: how one API asks for vectors, and how it is answered."""
+"""The contract protocol: how one API requests vectors, and how it is answered."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Ollama's API: `/api/embed`, and `/api/embeddings` for one text.
 
-https://github.com/ollama/ollama/blob/main/docs/api.md. Texts that are too long are cut at their end
-unless `truncate` is false, as there. A name may end in `:latest`.
+https://github.com/ollama/ollama/blob/main/docs/api.md. Over-long texts are cut at their end unless
+`truncate` is false, as there. A model name may end in `:latest`.
 """
 
 from __future__ import annotations

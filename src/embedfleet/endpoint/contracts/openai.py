@@ -1,8 +1,8 @@
-"""OpenAI's API, with the forms of vLLM and Voyage.
+"""OpenAI's API, with extensions of vLLM and Voyage.
 
-Raw bytes are vLLM's: `bytes` comes with a header `metadata` that says in JSON where each vector
-lies, `bytes_only` with none. Either has `x-embedfleet-shape`, `x-embedfleet-dtype` and
-`x-embedfleet-usage` beside it, which say the same for any number of texts.
+Raw bytes are vLLM's: `bytes` has a header `metadata` that says in JSON where each vector lies,
+`bytes_only` has none. Both also have `x-embedfleet-shape`, `x-embedfleet-dtype` and
+`x-embedfleet-usage`, which give the same for any number of texts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reranking as Jina, vLLM, Cohere and TEI have it, and scoring as vLLM has it.
+"""Reranking as Jina, vLLM, Cohere and TEI define it, and scoring as vLLM defines it.
 
-One answer is right for the clients of the first three: each reads its own fields of it. TEI's is a
-bare list. Scores are probabilities from 0 to 1, or logits where they are asked for (`raw_scores`).
+One response suits clients of the first three: each reads its own fields. TEI's is a bare list.
+Scores are probabilities from 0 to 1, or logits on request (`raw_scores`).
 """
 
 from __future__ import annotations

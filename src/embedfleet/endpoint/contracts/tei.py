@@ -1,7 +1,7 @@
 """The API of text-embeddings-inference: `/embed`, and the same at `/`.
 
-https://huggingface.github.io/text-embeddings-inference. One model is served there, so requests name
-none; where several are served here, `model` says which.
+https://huggingface.github.io/text-embeddings-inference. TEI serves one model, so requests name
+none; where several are served here, `model` selects one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The engine for processors that computes with OpenVINO.
+"""The CPU engine on OpenVINO.
 
-`import openvino` brings `openvino.tools.ovc`, whose import reports to Google Analytics from a
-forked child and writes an identity into `~/intel`. Where the package that does so can't be
-imported, OpenVINO takes a stub of its own that does nothing. All that imports OpenVINO here is
-imported through this package, so that it is made unimportable in time.
+`import openvino` imports `openvino.tools.ovc`, which reports to Google Analytics from a forked
+child and writes an id into `~/intel`. Where the telemetry package can't be imported, OpenVINO uses
+a stub that does nothing. All OpenVINO imports go through this package, which blocks the telemetry
+package first.
 """
 
 import sys

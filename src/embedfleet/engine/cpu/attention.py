@@ -1,7 +1,7 @@
-"""Causal attention within each text, in OpenVINO's operations, in two ways.
+"""Causal attention within each text as OpenVINO operations: paged, or padded.
 
-Decides how queries, keys and values that lie end to end become what a node of the plugin takes.
-Refuses to know the rest of a layer, and which way suits the processor.
+Queries, keys and values of all texts are concatenated; this module brings them into the layout that
+the CPU plugin's attention node takes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The engine on the CPU: OpenVINO programs behind the protocol of engines.
+"""The OpenVINO engine for CPUs.
 
-Decides what is done in `prepare` and what in the computation, and which program computes a text.
-Refuses to know where batches come from.
+`prepare` lays out a batch and looks up embeddings; the computation runs the compiled model, or, for
+texts too long for one pass, one layer at a time.
 """
 
 from __future__ import annotations

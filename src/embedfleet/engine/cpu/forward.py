@@ -1,7 +1,4 @@
-"""Compiled graphs and their runs: the whole model, or one layer of it.
-
-Decides how graphs are compiled and fed. Refuses to know which texts are in a pass.
-"""
+"""Compiles OpenVINO graphs and runs them: the whole model, or one layer of it."""
 
 from __future__ import annotations
 

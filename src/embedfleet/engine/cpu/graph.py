@@ -1,8 +1,7 @@
-"""The Qwen3 graph in OpenVINO's operations.
+"""The Qwen3 graph in OpenVINO operations, in patterns that the CPU plugin fuses.
 
-Decides the exact mathematics of a decoder layer, in patterns that the CPU plugin fuses. Texts lie
-end to end in one matrix [tokens, hidden]: nothing is padded. Refuses to know batches and threads:
-every size but the model's own is dynamic.
+Texts are concatenated in one matrix [tokens, hidden] without padding. Every dimension except the
+model's own is dynamic.
 """
 
 from __future__ import annotations

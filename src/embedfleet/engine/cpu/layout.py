@@ -1,7 +1,6 @@
-"""How texts lie in one pass through the graph: end to end, at positions, as attention wants them.
+"""Layout of texts in one pass of the OpenVINO engine: offsets, positions and attention inputs.
 
-Decides the index arithmetic of a pass, in NumPy alone. Refuses to know the graph and when a pass
-runs.
+Index arithmetic in NumPy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Linear layers in OpenVINO's operations: float32, or int8 weights and activations.
-
-Decides how a weight matrix and its input are turned into a multiplication that the CPU plugin
-runs fast. Refuses to know where in the model it stands.
-"""
+"""Linear layers as OpenVINO operations: float32, or int8 weights and activations."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Texts too long for one pass: layer by layer, and through each layer in chunks.
+"""Computes texts too long for one pass: layer by layer, and each layer in chunks of tokens.
 
-Decides in which order the chunks of a long text are computed, so that only one layer's keys,
-values and weights and one chunk's activations are alive. A layer is compiled when its turn comes
-and dropped after: a fraction of a second, beside the many seconds that such a text computes.
-Refuses to know when a text counts as long.
+Only one layer's weights, keys and values and one chunk's activations are in memory at a time. A
+layer is compiled when it is needed and dropped afterwards, which costs a fraction of a second
+against the many seconds that such a text takes.
 """
 
 from __future__ import annotations

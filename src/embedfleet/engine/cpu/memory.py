@@ -1,7 +1,7 @@
-"""How much memory a pass takes beside the weights, and what therefore fits a budget.
+"""Memory model of the OpenVINO engine: bytes per token, and what fits a budget.
 
-Decides from sizes alone, before anything runs: which texts go through the whole model at once,
-and in chunks of how many tokens the others go. Refuses to know how memory is allocated.
+Computed from sizes before anything runs: the largest text that passes through the whole model at
+once, and the chunk size for longer ones.
 """
 
 from __future__ import annotations

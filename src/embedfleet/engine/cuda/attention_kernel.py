@@ -1,8 +1,7 @@
-"""Triton's kernel for the attention of texts that lie end to end, in tiles.
+"""Triton kernel for attention over concatenated texts, computed in tiles.
 
-Decides in which order a tile's keys are taken: in blocks that begin at the text's first token, so
-that a text's numbers are the same bits wherever it lies. Refuses to know how tiles are cut
-(`layout.py`).
+Key blocks start at a text's first token, so that its result is bit-identical wherever it lies in
+the batch.
 """
 
 from __future__ import annotations

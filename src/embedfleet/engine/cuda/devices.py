@@ -1,7 +1,7 @@
-"""A device as the engine sees it: where arrays lie, in which order work is done, how to wait.
+"""The device under the engine: allocation, streams, synchronisation, loss of the device.
 
-Decides what a CUDA device and a processor do differently. On the processor everything is done when
-it is called, which is what tests of the engine run on. Refuses to know what is computed.
+A CUDA device works asynchronously. The CPU device, on which tests of the engine run, completes each
+operation when it is called.
 """
 
 from __future__ import annotations

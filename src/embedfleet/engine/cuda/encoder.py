@@ -1,7 +1,4 @@
-"""The forward pass of BERT and XLM-RoBERTa over texts that lie end to end, in steps.
-
-Rows that fill a captured size up belong to no text; nobody reads what becomes of them.
-"""
+"""The forward pass of BERT and XLM-RoBERTa over concatenated texts, in steps."""
 
 from __future__ import annotations
 

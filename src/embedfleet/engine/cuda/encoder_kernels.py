@@ -1,7 +1,7 @@
-"""Triton's kernels for encoders: attention in both directions, and means of texts.
+"""Triton kernels for encoders: bidirectional attention, and mean pooling.
 
-A text's keys are taken in blocks that begin at its first, wherever it lies in the batch, so its
-numbers are the same bits whatever is beside it.
+Key blocks start at a text's first token, wherever it lies in the batch, so its result is
+bit-identical whatever is beside it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The engine on NVIDIA GPUs: torch and Triton behind the protocol of engines.
+"""The engine for NVIDIA GPUs, on torch and Triton.
 
-Decides what is done in `prepare` and what in the computation, and which passes go to the device in
-steps. All work is in one stream, in the order it was given: the next batch is given while one
-computes, so that the device never waits. Refuses to know where batches come from.
+All work is submitted to one stream in order; the next batch is submitted while one computes, so
+that the device never idles. Small passes replay a CUDA graph.
 """
 
 from __future__ import annotations

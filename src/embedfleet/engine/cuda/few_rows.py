@@ -1,7 +1,6 @@
-"""Products of few rows: as fast as the device can read the matrix.
+"""Matrix products with few rows, at the speed at which the device can read the matrix.
 
-Decides when and in which pieces, as measured on an H200 (decision 14). Refuses to know where a
-matrix stands.
+Block shapes are those that were fastest on an H200 (docs/decisions/0014).
 """
 
 from __future__ import annotations

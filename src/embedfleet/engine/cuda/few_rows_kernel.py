@@ -1,9 +1,8 @@
-"""Triton's kernel for products of few rows: what they cost is to read the matrix.
+"""Triton kernel for matrix products with few rows, which are bound by reading the matrix.
 
-A block computes some outputs of all rows, from all inputs or from a part of them, and asks for the
-first of its weights before the kernel's turn comes. Decides the order of summing, which is fixed:
-parts are added in their order by whichever block is done last. Refuses to know which sizes suit
-which matrix (`few_rows.py`).
+A block computes some outputs for all rows, from all inputs or a part of them, and prefetches its
+first weights before the previous kernel has finished. Partial sums are added in a fixed order by
+whichever block finishes last, so results are deterministic.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The Qwen3 forward pass over texts that lie end to end, in steps.
+"""The Qwen3 forward pass over concatenated texts, in steps.
 
-Decides the order of operations of a layer, and where a pass may be interrupted. Texts are not
-padded and keys are not kept; of the last layer only what the pooled rows need is computed. Refuses
-to know how operations are computed and who runs between two steps.
+Texts are not padded and keys are not kept; of the last layer only what the pooled rows need is
+computed. A long pass can be paused between two steps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What happens between the matrix products, in Triton kernels.
+"""The operations between matrix products as fused Triton kernels.
 
-Decides the shapes in which kernels are launched, all measured on an H200 (benchmarks/README.md).
-Refuses to know the model's layers. `plain.py` says what each operation means.
+Launch shapes were measured on an H200 (benchmarks/README.md). `plain.py` defines each operation in
+plain torch.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""Triton kernels for all that happens between the matrix products.
+"""Triton kernels for everything between the matrix products.
 
-Each reads what it needs once and writes what comes of it once: on a GPU these operations cost what
-their bytes cost. Decides how a row or a tile is computed; refuses to know the model. `fused.py`
-launches them, `plain.py` says in torch what each one means.
+These operations are bound by memory bandwidth, so each kernel reads its inputs once and writes its
+results once. `fused.py` launches them; `plain.py` defines them in plain torch.
 
-Rows are computed one by one, in an order that depends on their own sizes alone: a text's numbers
-are the same bits whatever else is in the batch. Attention and products have modules of their own.
+Rows are computed independently, in an order that depends on their own size alone: a text's result
+is bit-identical whatever else is in the batch. Attention and products have modules of their own.
 
-Where a device can (EARLY), each kernel is brought up while the one before it still runs, lets the
-next one do the same, and waits before it touches what others write.
+Where the device supports it (EARLY), each kernel is launched while the previous one still runs
+(programmatic dependent launch), and waits before it touches memory that others write.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How texts lie in one pass: end to end, in tiles of attention, in one array of integers.
+"""Layout of texts in one pass on the GPU: concatenated, cut into attention tiles, in one array.
 
-Decides the index arithmetic of a pass, in NumPy alone. Refuses to know devices and weights.
+Index arithmetic in NumPy.
 """
 
 from __future__ import annotations

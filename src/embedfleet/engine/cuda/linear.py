@@ -1,7 +1,6 @@
-"""Weight matrices on the device, and their products.
+"""Weight matrices on the device and their products: bf16, float32 or FP8.
 
-Decides how a product is computed: in the numbers of the weights, or in FP8 with one scale per token
-and one per output channel. Refuses to know where in the model a matrix stands.
+FP8 uses one scale per token and one per output channel.
 """
 
 from __future__ import annotations

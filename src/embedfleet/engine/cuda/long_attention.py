@@ -1,9 +1,7 @@
-"""Attention of long texts, by cuDNN's kernels for Hopper.
+"""Attention of long texts by cuDNN's Hopper kernels.
 
-Decides how many rows cuDNN is asked for, and which texts it computes together. It prepares a plan
-for every size that it has not seen (40 ms), so sizes are rounded up: what lies behind a text's end
-is hidden from it by causality, and its own rows are thrown away. Refuses to know which texts count
-as long.
+cuDNN builds a plan for every new size (40 ms), so sizes are rounded up: causality hides the padding
+from a text's own tokens, and the padding's rows are discarded.
 """
 
 from __future__ import annotations

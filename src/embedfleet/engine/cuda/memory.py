@@ -1,6 +1,6 @@
-"""How much memory a model takes on a device, and whether it fits.
+"""Memory model of the CUDA engine: what a model and its passes take on a device.
 
-Decides from sizes alone, before anything is loaded. Refuses to know how memory is allocated.
+Computed from sizes before anything is loaded.
 """
 
 from __future__ import annotations

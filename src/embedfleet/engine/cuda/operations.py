@@ -1,7 +1,6 @@
-"""Which operations an engine computes with, and the sizes that suit them.
+"""Selects the operations that a device computes with, by device and precision.
 
-Decides by device and precision. Refuses to know how operations are computed; Triton loads only
-where there is a GPU for it.
+Triton is loaded only where there is a GPU for it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What happens between the matrix products, in plain torch: the meaning of the fused kernels.
+"""The operations between matrix products in plain torch: the reference for the fused kernels.
 
-Decides the exact mathematics. Used on CPUs, for float32, and as what kernels are checked against.
+Used on CPUs and for float32, and in tests as what the kernels are compared with.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Which sizes of small passes are captured as CUDA graphs, and which of them serves a pass.
-
-Pure: decides from counts alone. Refuses to know what a graph is.
-"""
+"""Selects the pass sizes that are captured as CUDA graphs, and the graph that fits a pass. Pure."""
 
 from __future__ import annotations
 

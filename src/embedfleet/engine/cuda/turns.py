@@ -1,8 +1,7 @@
-"""Whose work goes to the device next, when a long pass and short ones want it.
+"""Shares the device between long and short passes.
 
-A device computes in the order in which it is given work. Decides how far a long pass may run ahead
-of the device: only so far, that a short pass which comes now waits for a few of its steps. Refuses
-to know what steps and devices are.
+A device executes work in the order of submission. A long pass is therefore submitted only a few
+steps ahead, so that a short pass that arrives meanwhile waits for those few steps only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From a checkpoint to weights on the device.
+"""Loads a checkpoint's weights onto the device.
 
-Decides which matrices lie in one piece, so that one product serves several of them, and how they
-are brought over and quantised. Refuses to know what is computed with them.
+Matrices that are multiplied with the same input are stored as one, so that one product serves them
+all; quantisation to FP8 happens on the way.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How well int8 agrees with float32 in a model, found out when it is loaded.
+"""Measures how closely int8 agrees with float32 for a model, when it is loaded.
 
-Not every model bears int8: where activations or weights of a group differ by orders of magnitude,
-the small ones vanish. A few texts go through the first layers in both precisions, and the states
-of all their tokens are compared: a decoder's are those of texts which end there, an encoder's are
-what means are taken of. In float32 one layer at a time is in memory.
+Some models don't tolerate int8: where activations or weights of a group differ by orders of
+magnitude, the small ones vanish. A few texts pass through the first layers in both precisions, and
+the states of all their tokens are compared (any of a decoder's may be a text's last; an encoder's
+are averaged). In float32 one layer at a time is in memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Whose kernels compute a model on this processor, and with which instructions.
+"""Selects the kernels and instruction set for a model on this CPU.
 
-Pure: from what the library and the processor have, the sizes of the model and what somebody wants.
+Pure: depends on the library's and the CPU's capabilities, the model's sizes and the settings.
 """
 
 from __future__ import annotations

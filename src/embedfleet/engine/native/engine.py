@@ -1,4 +1,4 @@
-"""The engine on a processor: our own kernels behind the protocol of engines."""
+"""The native CPU engine: our own C kernels behind the engine protocol."""
 
 from __future__ import annotations
 

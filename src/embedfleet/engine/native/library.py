@@ -1,4 +1,4 @@
-"""The compiled kernels, as `kernels/model.h` declares them: found, loaded once, and asked."""
+"""Loads the compiled kernel library and declares its functions for ctypes (`kernels/model.h`)."""
 
 from __future__ import annotations
 

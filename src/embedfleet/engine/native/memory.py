@@ -1,6 +1,6 @@
-"""How much memory a pass takes beside the weights, and what therefore fits a budget.
+"""Memory model of the native engine: bytes of a pass beside the weights, and what fits a budget.
 
-Pure: from sizes alone, before anything runs, as `kernels/pass.c` and `kernels/model.c` lay it out.
+Pure: computed from sizes before anything runs, following `kernels/pass.c` and `kernels/model.c`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model that the kernels have opened over packed weights, and how long its memory lives."""
+"""A model opened by the native kernels over packed weights, and its memory's lifetime."""
 
 from __future__ import annotations
 

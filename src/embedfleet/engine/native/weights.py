@@ -1,8 +1,7 @@
-"""Weights in the order in which the kernels read them.
+"""Packs weights into the layout that the native kernels read.
 
-A checkpoint's matrices are packed by several threads, a few rows at a time from the file into one
-piece of memory, which ends up as large as the packed weights and hardly more on the way. How panels
-look inside is known to `kernels/pack.c`.
+Several threads pack a checkpoint's matrices a few rows at a time from the file into one allocation,
+so that peak memory hardly exceeds the packed weights. `kernels/pack.c` defines the panel layout.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which replica gets texts next: one small policy per file, chosen by a setting.
+"""Load-balancing policies: which replica gets the next texts. One file per policy.
 
-A new policy is one file, and one line in POLICIES.
+To add a policy, add a file and a line in POLICIES.
 """
 
 from __future__ import annotations

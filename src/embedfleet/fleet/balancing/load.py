@@ -1,7 +1,4 @@
-"""What a balancing policy sees: what replicas have to do, and the text that needs one.
-
-Pure. Refuses to know requests, states and why a replica is usable.
-"""
+"""What a balancing policy sees: the load of each usable replica, and the text to place. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How engines of others are started: the exact command, with a reason for each flag.
+"""Command lines that start third-party engines, with a reason for each flag. Pure.
 
-Pure. Decides flags. Refuses to start anything. `embedfleet engines` prints this, the local provider
-runs it. What engines do not need to be told is not said: every flag here changes something.
+`embedfleet engines` prints them, the local provider runs them. Flags that equal an engine's default
+are left out: every flag here changes something.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Engines of others as processes on this machine.
+"""Starts third-party engines as local processes: ports, GPU assignment and environment.
 
-Decides where each listens and which GPUs it sees. Refuses to know their flags (`commands.py`), and
-how they are talked to.
+The command lines are built in `commands.py`.
 """
 
 from __future__ import annotations

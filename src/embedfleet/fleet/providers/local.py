@@ -1,8 +1,4 @@
-"""Replicas as processes on this machine.
-
-Decides how such a process is started, found and stopped. Refuses to know how many there should be
-and what to do when one ends.
-"""
+"""Starts, finds and stops replica processes on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol of whatever creates and removes replicas."""
+"""The provider protocol: starts and stops replicas."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Delivery: texts to replicas and vectors back, each text exactly once.
+"""Delivery of texts to replicas and vectors back, each text exactly once.
 
-`queue` says which waiting text leaves first, `dispatch` which replica takes it, and `decisions`
-what becomes of it when a lease on it ends; all three are pure. `pool` makes the calls.
+`queue` decides which text leaves first, `dispatch` which replica takes it, `decisions` what happens
+when a lease on it ends; all three are pure. `pool` makes the calls.
 """

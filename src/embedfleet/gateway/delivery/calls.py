@@ -1,4 +1,4 @@
-"""A call in flight: where it goes, and its texts as they travel."""
+"""A call in flight: its replica, and its texts as they are sent."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What becomes of a text, and when a call is late: the rules of delivery.
+"""The delivery rules: what happens to a text after each event, and when a call is late. Pure.
 
-A text that is handed to a replica is leased: it may be leased to two at a time, and is settled by
-the first that answers. `next_step` says what follows when a lease ends without an answer, or is
-late. docs/data-path.md draws the states of a text.
+A text that is handed to a replica is leased to it. A text has at most two leases at a time and is
+settled by the first answer. `next_step` decides what follows when a lease ends without an answer or
+is late; docs/data-path.md draws the states of a text.
 """
 
 from __future__ import annotations

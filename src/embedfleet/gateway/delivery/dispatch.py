@@ -1,7 +1,7 @@
-"""Which texts go to which replica, when, and again: late binding, and the leases on texts.
+"""Dispatches queued texts to replicas with late binding, and keeps the leases on texts.
 
-Events in, calls out; no clock and no I/O. A text stays in the queue until a replica has room in
-its window of outstanding work, so nothing is stuck behind a long text that landed first, or on a
+Events in, calls out; no clock and no I/O. A text stays in the queue until a replica has room in its
+window of outstanding work, so none is stuck behind a long text that was dispatched first, or on a
 replica that died.
 """
 

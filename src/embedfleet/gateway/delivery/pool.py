@@ -1,7 +1,7 @@
-"""One pool at work: its queue, its fleet and the calls in flight.
+"""One pool at work: its queue, its fleet and its calls in flight.
 
-A shell around `dispatch`: it turns texts into queued ones, assignments into calls, and what comes
-back into vectors, failures and news for the fleet.
+A shell around `dispatch`: queues texts, makes the assigned calls, and turns their results into
+vectors, errors and reports to the fleet.
 """
 
 from __future__ import annotations

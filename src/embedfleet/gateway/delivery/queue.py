@@ -1,7 +1,7 @@
-"""The queue of a pool: every text that waits for a replica, of all requests, in order of urgency.
+"""The queue of a pool: all texts that wait for a replica, in order of urgency.
 
-Texts that may not take every replica (one failed them, or has them already) wait in classes of
-their own by what they may not take, so that a class can be passed over as a whole.
+Texts that must avoid some replicas (one failed them, or has them already) wait in classes by the
+replicas they avoid, so that a whole class can be skipped at once.
 """
 
 from __future__ import annotations

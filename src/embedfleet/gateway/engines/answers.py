@@ -1,5 +1,6 @@
-"""What engines of others answer to an embeddings request, read strictly: which bytes are vectors,
-brought to our contract (float32, unit length, in the order of the texts), and what a refusal means.
+"""Strict readers for the embeddings responses of third-party engines.
+
+Vectors are brought to our contract: float32, unit length, in the order of the texts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Replicas at addresses of which nothing is known but the address.
+"""Client for replicas given by address only: detects whether each is embedfleet's or third-party.
 
-A shell that finds out whether embedfleet's own replica answers there or another engine, and hands
-on to the client of that kind. Refuses to know how either is talked to.
+Calls are forwarded to the client of the kind that was detected.
 """
 
 from __future__ import annotations

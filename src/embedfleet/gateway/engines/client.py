@@ -1,7 +1,7 @@
-"""The protocol of whatever runs behind a replica's address, seen from the gateway.
+"""The replica client protocol: what a gateway asks of whatever runs at a replica's address.
 
-Decides what a pool asks of it: four methods, met by embedfleet's own replicas (`upstream.py`) and
-by engines of others (`foreign.py`). Refuses to know which of them it is.
+Implemented for embedfleet's own replicas (`upstream.py`) and for third-party engines
+(`foreign.py`).
 """
 
 from __future__ import annotations

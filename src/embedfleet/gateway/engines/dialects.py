@@ -1,8 +1,8 @@
-"""How each engine of others describes itself and wants to be asked.
+"""Dialects of third-party engines: how each describes itself and how it is called.
 
-Which pages of an engine are read, what they mean, and the body of a request. Pages are whatever an
-engine sends: no field need be what it should. `dimensions` is never sent: a gateway derives shorter
-vectors from whole ones, and engines differ in what they make of it.
+Which pages of an engine are read, what they mean, and the body of a request. Pages are untrusted:
+any field may be missing or malformed. `dimensions` is never sent, because engines differ in how
+they shorten vectors; the gateway derives them from the full ones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What an engine of others says of itself, in our words.
+"""What a third-party engine reports about itself, and what makes it unfit for a pool. Pure.
 
-Pure. Decides which facts a gateway needs before it sends anything, and which of them make an engine
-unfit for a pool. Refuses to know how engines spell them (`dialects.py`).
+`dialects.py` translates each engine's own spelling into these facts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The client of engines of others: SGLang, vLLM, TEI, llama.cpp, another gateway, any OpenAI API.
+"""Client for third-party engines: SGLang, vLLM, TEI, llama.cpp, another gateway, any OpenAI API.
 
-A shell that turns a pool's calls into embeddings requests and their answers into frames. What an
-engine is, how it is asked and what its answers mean is decided elsewhere in this package.
+A shell that turns a pool's calls into embeddings requests and the responses into frames; detection,
+dialects and the reading of responses have modules of their own.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Requests to engines of others, with their key: sends them, reads answers within bounds of size
-and time, and translates the client library's errors once. The key is in no error and no log line.
+"""HTTP requests to third-party engines: bounded in size and time, with errors translated once.
+
+The API key is never part of a log line or an error.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Meeting an engine: what it is, whether it can serve the pool, and how it wants to be asked.
+"""Detects which third-party engine answers at an address, and whether it can serve the pool.
 
-A shell around `dialects.py` and `facts.py`. Refuses to do a pool's work (`foreign.py`).
+A shell around `dialects.py` and `facts.py`; `foreign.py` then serves the pool's calls.
 """
 
 from __future__ import annotations

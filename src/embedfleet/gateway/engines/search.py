@@ -1,6 +1,6 @@
-"""Which text of a request is to blame when an engine refuses all of it.
+"""Finds the text for which an engine refuses a whole request, by bisection.
 
-Pure. Decides how long halving goes on. Refuses to send anything.
+Pure: bounds the number of bisection steps; the caller sends the halves.
 """
 
 from __future__ import annotations

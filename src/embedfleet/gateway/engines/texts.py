@@ -1,6 +1,6 @@
-"""Token ids back to text, for engines that tokenise everything themselves.
+"""Decodes token ids back to text, for engines that accept only text.
 
-Decides whether an encoding is one that its engine would make of a text again. Refuses to know HTTP.
+An encoding is sent as text only if the engine's tokenizer would produce the same ids from it.
 """
 
 from __future__ import annotations

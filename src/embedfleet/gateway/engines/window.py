@@ -1,7 +1,7 @@
-"""How much work an engine gets that can't say how much it wants.
+"""Adaptive concurrency limit for engines that grant no window, in outstanding tokens. Pure.
 
-Pure. Decides the tokens that may be outstanding there: as many as make it answer hardly later than
-it does when it has little to do, half of them after a refusal. Refuses to know calls and clocks.
+The limit grows while latency stays near its minimum for requests of that size and is halved when
+the engine refuses one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Messages between the primary and one worker, over a pair of connected sockets.
+"""Message channel between the primary and one worker, over a socket pair.
 
-A message is a msgpack body behind its length. Both ends are processes of one release on one
-machine: what can't be decoded is a bug and ends the channel.
+A message is a length followed by a msgpack body. Both ends are processes of the same release on one
+machine: a message that can't be decoded is a bug and closes the channel.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the primary and its workers tell each other.
+"""Messages between the primary and its workers.
 
-Times are monotonic seconds: on one machine the clock is the same for all processes.
+Times are monotonic seconds; on one machine all processes share that clock.
 """
 
 from __future__ import annotations

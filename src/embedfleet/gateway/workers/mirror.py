@@ -1,8 +1,8 @@
-"""The fleet of the primary as its workers see it, and what becomes of their calls.
+"""A worker's mirror of the primary's fleet, and the results of the worker's calls.
 
-The primary decides who is in the fleet and who is well; a worker only follows. What happens to its
-calls goes back to the primary, a few times a second and added up: a replica that answers a thousand
-calls a second is no thousand messages.
+The primary alone decides which replicas exist and which are healthy; workers follow. The results
+of a worker's calls are aggregated and sent to the primary a few times a second, so that a thousand
+calls a second are not a thousand messages.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The primary's side of its workers: it starts them, keeps them alive and adds up what they tell.
+"""The primary: starts and restarts workers, distributes the fleet and aggregates their metrics.
 
-Each worker has a listening socket of its own, bound to the one port (SO_REUSEPORT), so that the
-kernel spreads connections. The primary keeps all of these sockets open: connections that reach the
-socket of a worker which has just died wait in its backlog for the next one.
+Each worker has its own listening socket on the same port (SO_REUSEPORT), so that the kernel spreads
+connections. The primary keeps all of these sockets open: connections to the socket of a worker that
+just died wait in its backlog for the replacement.
 """
 
 from __future__ import annotations

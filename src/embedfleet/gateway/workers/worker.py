@@ -1,10 +1,10 @@
-"""A worker process: a gateway that answers callers and follows the primary's fleet.
+"""A worker process: serves clients and follows the primary's fleet.
 
     python -m embedfleet.gateway.workers.worker CHANNEL LISTENING…
 
-The arguments are file descriptors that the primary opened. A worker obeys its channel alone: a
-signal to the process group is the primary's to act on, and where the primary ends the worker
-answers what it accepted and ends, too.
+The arguments are file descriptors that the primary opened. A worker obeys only its channel: signals
+to the process group are handled by the primary, and when the primary exits, the worker finishes the
+requests that it accepted and exits, too.
 """
 
 from __future__ import annotations
