@@ -1,4 +1,4 @@
-"""Uses both pages in Debian's Chromium as people do; `test_browser.py` runs it.
+"""Uses the pages in Debian's Chromium as people do; `test_browser.py` runs it.
 
     python in_browser.py GATEWAY ADMIN KEY AXE PROCESS CODE [SCREENSHOTS]
 
@@ -147,6 +147,32 @@ def the_fleet(page: Page) -> None:
     expect(ready).to_have_count(2)
 
 
+def the_api(page: Page) -> None:
+    """The document shown, and an operation tried with the key; nothing is asked elsewhere."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{GATEWAY}/docs")
+    page.locator("#key").fill(KEY)
+    page.locator("#key").press("Enter")
+    operation = page.locator("#operations-Embeddings-createEmbedding")
+    expect(operation).to_be_visible()
+    expect(page.locator("#about")).to_contain_text("2048 texts")
+    accessible(page)
+    scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else ""
+    pictured(page, f"api-{scheme}" if scheme else "api")
+    operation.locator(".opblock-summary-control").press("Enter")
+    operation.get_by_role("button", name="Try it out").press("Enter")
+    operation.get_by_role("button", name="Execute").press("Enter")
+    expect(operation.locator(".live-responses-table .response")).to_contain_text('"embedding"')
+    accessible(page)
+    pictured(page, "api-tried")
+    page.locator("#language").click()
+    expect(page.locator("h2").first).to_contain_text("接口")
+    page.locator("#language").click()
+    assert page.evaluate("Object.keys(localStorage).length + document.cookie.length") == 0
+    assert {url for url in asked if not url.startswith((GATEWAY, "data:", "blob:"))} == set()
+
+
 def main() -> None:
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
@@ -170,6 +196,7 @@ def main() -> None:
                 every_control(page)
                 thousands(page)
                 the_fleet(page)
+            the_api(page)
             assert not troubles, troubles
             context.close()
         browser.close()

@@ -60,7 +60,7 @@ def public_app(gateway: Gateway) -> Router:
         exact |= gateway.batches.exact()
         prefixes |= gateway.batches.below()
     if gateway.settings.gateway.playground:
-        exact |= pages.playground()
+        exact |= {**pages.playground(), **pages.api()}
     return Router(
         exact,
         prefixes,

@@ -1,8 +1,11 @@
-"""Web pages: a playground for clients, and the fleet for operators at the admin address.
+"""Web pages: a playground and the API for clients, and the fleet for operators at the admin address.
 
 Static files without a build step or external resources: a strict content security policy lets a
 page load scripts from, and send requests to, its own address only. The pages need no key, since
 they hold no data; the requests they send do.
+
+The API is shown by Swagger UI (Apache-2.0): `files/swagger-ui` holds files of the npm package
+`swagger-ui-dist`, unchanged, which a test verifies.
 """
 
 from __future__ import annotations
@@ -42,18 +45,24 @@ Routes = Mapping[tuple[str, str], Route]
 
 def playground() -> Routes:
     """The routes of the page on which texts are tried."""
-    return _routes("playground.html", ("playground.js", "compute.js"))
+    return _routes("/", "playground.html", ("playground.js", "compute.js"))
+
+
+def api() -> Routes:
+    """The routes of the page that shows the API."""
+    library = ("swagger-ui/swagger-ui-bundle.js", "swagger-ui/swagger-ui.css")
+    return _routes("/docs", "docs.html", ("docs.js", "docs.css", *library))
 
 
 def fleet() -> Routes:
     """The routes of the page that shows the fleet."""
-    return _routes("fleet.html", ("fleet.js",))
+    return _routes("/", "fleet.html", ("fleet.js",))
 
 
-def _routes(page: str, scripts: tuple[str, ...]) -> Routes:
+def _routes(path: str, page: str, parts: tuple[str, ...]) -> Routes:
     shared = ("pages.css", "asking.js", "words.js")
-    assets = {("GET", ASSETS + name): _route(name) for name in (*scripts, *shared)}
-    return {("GET", "/"): _route(page), **assets}
+    assets = {("GET", ASSETS + name): _route(name) for name in (*parts, *shared)}
+    return {("GET", path): _route(page), **assets}
 
 
 def _route(name: str) -> Route:

@@ -112,5 +112,5 @@ class GatewaySettings:
     `app://obsidian.md`, `null`; `https://*.example.org` is every host below, `*` every origin.
     None by default: a key in a web page is everybody's key."""
     playground: bool = True
-    """Answer browsers at `/` with a page on which texts are tried. It asks the API as any client
-    does, with a key where keys are asked for."""
+    """Answer browsers at `/` with a page on which texts are tried, and at `/docs` with one that
+    shows the API. They ask the API as any client does, with a key where keys are asked for."""

@@ -111,15 +111,26 @@ def _paths(limits: RequestLimits, model: str) -> Schema:
             "example": model,
         }
     ]
+    by_tag: dict[str, Schema] = {
+        "Embeddings": {"/v1/embeddings": {"post": vectors}},
+        "Tokens": {
+            "/v1/tokenize": {"post": tokens},
+            "/tokenize": {"post": tokens | {"operationId": "tokenizeToo"}},
+        },
+        "Models": {
+            "/v1/models": {"get": _operation("listModels", "The models served", "ModelList")},
+            "/v1/models/{model}": {"get": shown},
+        },
+        "Health": {
+            "/health": {"get": _operation("health", "As /health/ready", "Health")},
+            "/health/live": {"get": _operation("live", "Whether the process answers", "Health")},
+            "/health/ready": {"get": _operation("ready", "Whether there is a replica", "Health")},
+        },
+    }
     return {
-        "/v1/embeddings": {"post": vectors},
-        "/v1/tokenize": {"post": tokens},
-        "/tokenize": {"post": tokens | {"operationId": "tokenizeToo"}},
-        "/v1/models": {"get": _operation("listModels", "The models served", "ModelList")},
-        "/v1/models/{model}": {"get": shown},
-        "/health": {"get": _operation("health", "As /health/ready", "Health")},
-        "/health/live": {"get": _operation("live", "Whether the process answers", "Health")},
-        "/health/ready": {"get": _operation("ready", "Whether there is a replica", "Health")},
+        path: {method: {"tags": [tag], **operation} for method, operation in methods.items()}
+        for tag, paths in by_tag.items()
+        for path, methods in paths.items()
     }
 
 

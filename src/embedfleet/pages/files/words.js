@@ -17,6 +17,7 @@ const CHINESE = {
   "Only the first {0} rows and {1} columns are drawn.": "仅绘制前 {0} 行、{1} 列。", "query {0}": "查询 {0}", "document {0}": "文档 {0}",
   "{0} tokens: ": "{0} 个词元：", "Copied.": "已复制。", "full": "完整", "this form": "当前格式", "No model is served here yet.": "这里还没有可用的模型。",
   "Map of {0} texts: queries are squares, documents dots.": "{0} 条文本的分布：方块为查询，圆点为文档。",
+  docsTitle: "embedfleet API", playground: "试验台", "document of the API": "OpenAPI 文档", operations: "接口",
   fleetTitle: "embedfleet 集群", pools: "资源池", decisions: "最近的扩缩决定", cancel: "取消", confirm: "确认", "Pause scaling": "暂停扩缩", "Resume scaling": "恢复扩缩",
   "Set replicas": "固定副本数", replica: "副本", state: "状态", for: "持续", "tokens/s": "词元/秒", "in flight": "处理中", engine: "引擎", address: "地址", reason: "原因", time: "时间", replicas: "副本数",
   "{0}: {1}, {2} requests in flight": "{0}：{1}，{2} 个请求处理中", "cache: {0} of {1} texts known": "缓存：{1} 条文本中命中 {0}", "Redis {0}": "Redis {0}",
