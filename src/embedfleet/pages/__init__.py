@@ -1,4 +1,4 @@
-"""Web pages: a playground and the API for clients, and the fleet for operators at the admin address.
+"""Web pages: a playground and the API for clients, the fleet for operators at the admin address.
 
 Static files without a build step or external resources: a strict content security policy lets a
 page load scripts from, and send requests to, its own address only. The pages need no key, since
