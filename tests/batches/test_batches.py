@@ -22,10 +22,10 @@ from embedfleet.access.records import plain
 from embedfleet.batches import documents
 from embedfleet.batches.documents import LineFault, State
 from embedfleet.batches.routes import BatchRoutes
-from embedfleet.batches.runner import Runner
+from embedfleet.batches.runner import PART_BYTES, Runner
 from embedfleet.batches.shelf import Shelf
 from embedfleet.serving import Listener, bind, serving
-from embedfleet.storing import Store, store_at
+from embedfleet.storing import LocalStore, Parts, Store, Written, store_at
 from embedfleet.wire.asgi import Response, Router
 
 ENDPOINT = "/v1/embeddings"
@@ -167,7 +167,10 @@ async def test_a_batch_goes_from_a_file_to_a_file(store: Store) -> None:
         assert [each.id async for each in await api.client.batches.list()] == [batch.id]
         output = await api.client.files.retrieve(done.output_file_id)
         assert (output.purpose, output.filename) == ("batch_output", f"{batch.id}_output.jsonl")
-        assert store.names(f"batches/parts/{batch.id}") == []
+        deadline = time.monotonic() + 60  # they are removed once the batch is completed
+        while store.names(f"batches/parts/{batch.id}"):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
 
 
 async def test_requests_that_are_refused_are_in_the_errors(store: Store) -> None:
@@ -262,6 +265,30 @@ async def test_what_was_answered_before_a_stop_is_not_asked_again(store: Store) 
             f"request-{n}": 1 for n in range(80)
         }
     assert first.asked + second.asked == Counter(texts)
+
+
+class Weighing(LocalStore):
+    """Notes the most that is written of answers at once."""
+
+    most = 0
+
+    def write(self, name: str, parts: Parts) -> Written:
+        held = list(parts)
+        if "/parts/" in name:
+            self.most = max(self.most, sum(map(len, held)))
+        return super().write(name, held)
+
+
+async def test_large_answers_are_kept_before_others_are_asked_for(tmp_path: Path) -> None:
+    answering, size = Answering(), PART_BYTES // 8
+    large = Response(orjson.dumps({"data": "x" * size}))
+    answering.answer = lambda _: large
+    store = Weighing(tmp_path / "shelf", alone=False)
+    async with running(store, answering) as api:
+        batch = await api.create(lines(*(f"text {n}" for n in range(40))))
+        done = await api.ended(batch.id)
+        assert done.request_counts.completed == 40
+    assert size < store.most <= PART_BYTES + 5 * (size + 1000)
 
 
 async def test_batches_that_take_longer_than_their_window_expire(store: Store) -> None:

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.bulk.reading import Columns
-from embedfleet.bulk.running import Job, Progress, run
+from embedfleet.bulk.running import PROBE, Job, Progress, run
 from embedfleet.client import Embedded, RefusedError, ServedModel, Wishes
+from embedfleet.client.wire import DTYPES
 from embedfleet.storing import LocalStore, Parts, Store, Written
+from embedfleet.wire.forms import rounded, scale
 from tests.fakes.revealing_service import MODEL, WIDTH, vector_of
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
@@ -47,10 +49,12 @@ class RevealingClient:
         wishes: Wishes | None = None,
         *,
         progress: Any = None,
-        arrived: Callable[[Sequence[int], NDArray[np.float32]], None] | None = None,
+        arrived: Callable[[Sequence[int], NDArray[Any]], None] | None = None,
     ) -> Embedded:
-        width = (wishes and wishes.dimensions) or WIDTH
-        vectors = np.full((len(texts), width), np.nan, np.float32)
+        wishes = wishes or Wishes()
+        width, kind = wishes.dimensions or WIDTH, wishes.output_dtype
+        columns = width // 8 if "binary" in kind else width
+        vectors = np.zeros((len(texts), columns), DTYPES[kind])
         errors = {}
         good = []
         for at, text in enumerate(texts):
@@ -63,11 +67,13 @@ class RevealingClient:
         for start in range(0, len(good), SEVERAL):
             some = good[start : start + SEVERAL]
             for at in some:
-                self.computed[texts[at]] += 1
-                vectors[at] = vector_of(self._salt + texts[at], width)
+                if texts[at] != PROBE:
+                    self.computed[texts[at]] += 1
+                row = vector_of(self._salt + texts[at], width)
+                vectors[at] = rounded(row[np.newaxis], kind)[0]
             if arrived is not None:
                 arrived(some, vectors[some])
-        return Embedded(vectors, errors, len(texts))
+        return Embedded(vectors, errors, len(texts), scale(kind, width))
 
     async def __aenter__(self) -> Self:
         return self

@@ -123,3 +123,21 @@ async def test_what_is_no_parquet_and_columns_that_are_absent_are_told(tmp_path:
     source = written(tmp_path / "b.parquet", a_table(10))
     with pytest.raises(BulkError, match="there is no column body; there are: key, text, at, tags"):
         await ran(job(source, columns=Columns("body")), tmp_path / "out", RevealingClient())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "element", "size"),
+    [
+        ("float16", "halffloat", 16),
+        ("int8", "int8", 16),
+        ("uint8", "uint8", 16),
+        ("ubinary", "uint8", 2),
+    ],
+)
+async def test_numbers_have_the_type_that_they_are_of(
+    dtype: str, element: str, size: int, tmp_path: Path
+) -> None:
+    source, out = written(tmp_path / "in.parquet", a_table(10)), tmp_path / "out"
+    await ran(job(source, format="parquet", dtype=dtype), out, RevealingClient())
+    column = read(out).schema.field("embedding")
+    assert str(column.type) == f"fixed_size_list<element: {element}>[{size}]"

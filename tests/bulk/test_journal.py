@@ -16,7 +16,7 @@ def test_a_file_that_is_closed_under_a_thread_is_an_error_of_that_thread(tmp_pat
     """And no crash of the process: a run that is cut off leaves threads behind."""
     hashes = [number.to_bytes(16, "big") for number in range(400)]
     for _ in range(30):
-        journal = Journal(tmp_path / "journal.sqlite", "float32", 64)
+        journal = Journal(tmp_path / "journal.sqlite", np.dtype(np.float32), 64)
         journal.put(hashes, np.zeros((400, 64), np.float32))
         begun = threading.Event()
 

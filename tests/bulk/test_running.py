@@ -108,7 +108,7 @@ async def test_an_end_at_any_operation_on_files_costs_nothing(
     rows=st.integers(1, 6),
     ends=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(["before", "torn", "after"]))),
     format_=st.sampled_from(["npy", "jsonl"]),
-    dtype=st.sampled_from(["float32", "float16"]),
+    dtype=st.sampled_from(["float32", "float16", "int8", "ubinary"]),
 )
 @settings(max_examples=40, deadline=None)
 def test_any_number_of_ends_leaves_the_result_of_none(
@@ -218,6 +218,7 @@ async def test_an_output_that_was_damaged_is_mended(source: Path, tmp_path: Path
     [
         ({"dtype": "float16"}, "dtype is 'float32', now 'float16'"),
         ({"format": "jsonl"}, "format is 'npy', now 'jsonl'"),
+        ({"dtype": "int8"}, "dtype is 'float32', now 'int8'"),
         ({"wishes": Wishes(8)}, "dimensions is 16, now 8"),
         ({"wishes": Wishes(input_type="query")}, "input_type is none, now 'query'"),
         ({"columns": Columns(id="id")}, "id is none, now 'id'"),

@@ -73,12 +73,12 @@ async def test_an_output_elsewhere_is_gone_on_with_too(tmp_path: Path) -> None:
 def test_the_journal_gives_back_what_it_was_given(tmp_path: Path) -> None:
     rows = np.arange(3000, dtype=np.float32).reshape(1000, 3)
     keys = [hash_of(f"{n}") for n in range(1000)]
-    journal = Journal(tmp_path / "journal", "float32", 3)
+    journal = Journal(tmp_path / "journal", np.dtype(np.float32), 3)
     journal.put(keys, rows)
     journal.put(keys[:1], rows[1:2])
     journal.forget(keys[990:])
     journal.close()
-    journal = Journal(tmp_path / "journal", "float32", 3)
+    journal = Journal(tmp_path / "journal", np.dtype(np.float32), 3)
     found = journal.get([*keys, b"unknown"])
     assert found.keys() == set(keys[:990])
     assert all(np.array_equal(found[key], row) for key, row in zip(keys[:990], rows, strict=False))
@@ -116,7 +116,7 @@ def test_equal_texts_of_two_fragments_at_once_are_asked_for_once() -> None:
 
     async def check() -> None:
         client = RevealingClient(["refused"])
-        computing = Computing(client, Wishes(), "float32", 16)
+        computing = Computing(client, Wishes(), np.dtype(np.float32), 16)
         texts = ["a", "b", "refused", "a"]
         one, two = await asyncio.gather(
             computing.compute(texts, {}), computing.compute(texts[::-1], {})

@@ -30,6 +30,8 @@ Ask: TypeAlias = Callable[[str, bytes, str], Awaitable[Response]]
 
 LOOK_EVERY_S = 2.0
 PART_LINES = 64
+PART_BYTES = 16 << 20
+"""Answers that wait to be kept are no more, beside those of the requests that are under way."""
 PART_S = 1.0
 AT_ONCE = 4
 """Batches that run at once, so that a large one holds up nobody else's."""
@@ -186,11 +188,16 @@ class Runner:
         self._shelf.set_state(batch.id, state)
         return state
 
-    async def answer(self, batch: Batch, line: Line, name: str) -> tuple[bytes, bool]:
-        """The line of the output, and whether it is one of an answer that succeeded."""
+    async def answer(
+        self, batch: Batch, line: Line, name: str, ready: Callable[[], Awaitable[None]]
+    ) -> tuple[bytes, bool]:
+        """The line of the output, and whether it is one of an answer that succeeded. It is asked
+        for when `ready` has returned.
+        """
         tries = 0
         while True:
             async with self._room:
+                await ready()
                 response = await self._asks[batch.endpoint](name, line.body, batch.owner)
                 if response.taken is not None:
                     response.taken()
@@ -213,6 +220,7 @@ class _Work:
         self._batch = batch
         self._state = state
         self._part: list[bytes] = []
+        self._part_bytes = 0
         self._parts = 0
         self._writing = asyncio.Lock()
         self._done: set[int] = set()
@@ -263,13 +271,18 @@ class _Work:
 
     async def _answer(self, line: Line) -> None:
         name = f"batch_req_{self._batch.id.removeprefix('batch-')}_{line.number}"
-        text, good = await self._runner.answer(self._batch, line, name)
+        text, good = await self._runner.answer(self._batch, line, name, self._has_room)
         self._add(line, text, good=good)
         if len(self._part) >= PART_LINES:
             await self._keep()
 
+    async def _has_room(self) -> None:
+        if self._part_bytes >= PART_BYTES:
+            await self._keep()
+
     def _add(self, line: Line, text: bytes, *, good: bool) -> None:
         self._part.append(b"%b %d %b" % (b"o" if good else b"e", line.number, text))
+        self._part_bytes += len(text)
         self._done.add(line.number)
         state = self._state
         self._state = replace(
@@ -292,7 +305,7 @@ class _Work:
     async def _keep(self) -> None:
         """Write the answers that came since the last part, and how many there are."""
         async with self._writing:
-            part, self._part = self._part, []
+            part, self._part, self._part_bytes = self._part, [], 0
             if part:
                 number, self._parts = self._parts, self._parts + 1
                 state = self._state

@@ -128,7 +128,7 @@ def embedded(rows: Any, embed: Embeds, *, of_a_fixed_size: bool = True) -> Any:
     missing = np.zeros(len(table), bool)
     missing[list(found.faults)] = True
     flat = pa.array(np.ascontiguousarray(found.vectors).reshape(-1))
-    size = wanted.dimensions
+    size = wanted.columns
     if of_a_fixed_size:
         lists = pa.FixedSizeListArray.from_arrays(flat, size, mask=pa.array(missing))
     else:

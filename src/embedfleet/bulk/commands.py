@@ -87,7 +87,15 @@ Format = Annotated[
     str, typer.Option("--format", metavar="npy|jsonl|parquet", help="Form of the output.")
 ]
 Dimensions = Annotated[int | None, typer.Option(min=1, metavar="N", help="Of vectors.")]
-Dtype = Annotated[str, typer.Option(metavar="float32|float16", help="Of vectors.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        "--output-dtype",
+        metavar="float32|float16|int8|uint8|binary|ubinary",
+        help="Of vectors. Integers come with their scale in `_manifest.json`.",
+    ),
+]
 InputType = Annotated[str | None, typer.Option(metavar="query|document", help="As requests.")]
 Instruction = Annotated[str | None, typer.Option(metavar="TEXT", help="As requests.")]
 Truncate = Annotated[bool, typer.Option(help="Cut texts that are too long.")]
@@ -257,12 +265,12 @@ def plan(
 
 
 def _job(chosen: dict[str, Any], text: str, id_: str | None, carry: str | None) -> Any:
-    from embedfleet.bulk import writing  # noqa: PLC0415
+    from embedfleet.bulk import forms, writing  # noqa: PLC0415
     from embedfleet.bulk.reading import Columns  # noqa: PLC0415
     from embedfleet.bulk.running import Job  # noqa: PLC0415
 
     _one_of("--format", chosen["format"], writing.FORMATS)
-    _one_of("--dtype", chosen["dtype"], ("float32", "float16"))
+    _one_of("--dtype", chosen["dtype"], tuple(forms.DTYPES))
     return Job(columns=Columns(text, id_, _carried(carry, chosen["format"])), **chosen)
 
 

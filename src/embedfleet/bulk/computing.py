@@ -54,7 +54,7 @@ class Computed:
     """What came of some texts."""
 
     vectors: NDArray[Any]
-    """Shape [texts, dimensions]; zeros where there is an error."""
+    """Shape [texts, numbers in a row]; zeros where there is an error."""
     faults: Mapping[int, Fault]
     """By the place of the text."""
     tokens: int
@@ -69,8 +69,9 @@ class Computing:
 
     client: Embeds
     wishes: Wishes
-    dtype: str
-    dimensions: int
+    dtype: np.dtype[Any]
+    columns: int
+    """Numbers in a row."""
     kept: Kept = field(default_factory=NothingKept)
     disk: Executor | None = None
     """Where `kept` is asked; None is the event loop's own."""
@@ -87,7 +88,7 @@ class Computing:
         for at, text in enumerate(texts):
             if text is not None:
                 places.setdefault(hash_of(text), []).append(at)
-        vectors = np.zeros((len(texts), self.dimensions), self.dtype)
+        vectors = np.zeros((len(texts), self.columns), self.dtype)
         found = dict(faults)
         loop = asyncio.get_running_loop()
         known = await loop.run_in_executor(self.disk, self.kept.get, list(places))
@@ -111,7 +112,7 @@ class Computing:
         keys, loop = list(texts), asyncio.get_running_loop()
         writes: list[asyncio.Future[None]] = []
 
-        def arrived(some: Sequence[int], rows: NDArray[np.float32]) -> None:
+        def arrived(some: Sequence[int], rows: NDArray[Any]) -> None:
             found = [keys[at] for at in some]
             write = loop.run_in_executor(self.disk, self.kept.put, found, rows.astype(self.dtype))
             writes.append(write)

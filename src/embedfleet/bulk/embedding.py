@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfleet.bulk import forms
 from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import Fault, hash_of
@@ -39,6 +40,7 @@ class Embedding:
     instruction: str | None = None
     truncate: bool = False
     dtype: str = "float32"
+    """One of `forms.DTYPES`."""
     text: str = "text"
     """The column of texts."""
     vector: str = "embedding"
@@ -47,6 +49,21 @@ class Embedding:
     """The column of why a row has no vector, which is added."""
     kept: str | None = None
     """A folder that all workers reach, or an address of fsspec."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in forms.DTYPES:
+            known = ", ".join(forms.DTYPES)
+            raise BulkError(f"dtype is {self.dtype}; it must be one of {known}")
+
+    @property
+    def columns(self) -> int:
+        """Numbers in a row."""
+        return forms.columns(self.dtype, self.dimensions)
+
+    def only_floats(self, framework: str) -> None:
+        """Raise BulkError where rows hold other numbers than a framework's column can."""
+        if self.dtype != "float32":
+            raise BulkError(f"{framework} takes vectors of float32; dtype is {self.dtype}")
 
 
 class Embedder:
@@ -91,8 +108,14 @@ class Embedder:
 
     async def _compute(self, texts: Sequence[str | None], faults: Mapping[int, Fault]) -> Computed:
         asked = self.wanted
-        wishes = Wishes(asked.dimensions, asked.input_type, asked.instruction, asked.truncate)
-        computing = Computing(self._client, wishes, asked.dtype, asked.dimensions)
+        wishes = Wishes(
+            asked.dimensions,
+            asked.input_type,
+            asked.instruction,
+            asked.truncate,
+            forms.asked_of_service(asked.dtype),
+        )
+        computing = Computing(self._client, wishes, forms.DTYPES[asked.dtype], asked.columns)
         return await computing.compute(texts, faults)
 
     def _name(self, texts: Sequence[str | None]) -> str:

@@ -32,11 +32,11 @@ CREATE TABLE IF NOT EXISTS vectors (hash BLOB NOT NULL UNIQUE, vector BLOB NOT N
 class Journal:
     """Vectors by the hashes of their texts; usable by several threads."""
 
-    def __init__(self, path: Path, dtype: str, dimensions: int) -> None:
+    def __init__(self, path: Path, dtype: np.dtype[Any], columns: int) -> None:
         """Vectors of other lengths than these are not found. Raises BulkError."""
         self._path = path
-        self._dtype = np.dtype(dtype)
-        self._size = self._dtype.itemsize * dimensions
+        self._dtype = dtype
+        self._size = dtype.itemsize * columns
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

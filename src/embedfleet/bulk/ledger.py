@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from embedfleet.bulk import forms
 from embedfleet.bulk.errors import BulkError
 
 VERSION = 1
@@ -35,6 +37,18 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     truncate: bool = False
     fingerprint: str | None = None
     """What the service calls the space; None where it does not tell."""
+    scale: float | None = None
+    """What integers are to be multiplied with; None of floats and bits."""
+
+    @property
+    def numbers(self) -> np.dtype[Any]:
+        """The type of a number of a row."""
+        return forms.DTYPES[self.dtype]
+
+    @property
+    def columns(self) -> int:
+        """Numbers in a row."""
+        return forms.columns(self.dtype, self.dimensions)
 
 
 class Form(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,6 +46,7 @@ class EmbedfleetProvider(Provider):
     """Embeds texts by a service."""
 
     def __init__(self, wanted: Embedding) -> None:
+        wanted.only_floats("Daft")
         self._wanted = wanted
 
     @property

@@ -20,6 +20,7 @@ def embedded(frame: Any, wanted: Embedding) -> Any:
     """The frame with vectors beside its rows; its columns keep their types."""
     from pyspark.sql.types import ArrayType, FloatType, StringType, StructType  # noqa: PLC0415
 
+    wanted.only_floats("Spark")
     schema = StructType(list(frame.schema.fields))
     schema.add(wanted.vector, ArrayType(FloatType(), containsNull=False))
     schema.add(wanted.error, StringType())

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import orjson
 from numpy.typing import NDArray
 
@@ -20,6 +19,7 @@ from embedfleet.background import BoundedTasks
 from embedfleet.bulk import ledger
 from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.errors import BulkError
+from embedfleet.bulk.forms import asked_of_service
 from embedfleet.bulk.fragments import HASH_BYTES, Fragment, Limits, cut, hash_of, without
 from embedfleet.bulk.journal import Journal
 from embedfleet.bulk.ledger import Form, Output, Planned, Record, RowError, Run, Space, Work
@@ -54,6 +54,11 @@ class Job:
     input_format: str | None = None
     update: bool = False
     retry_errors: bool = False
+
+    @property
+    def asked(self) -> Wishes:
+        """What the service is asked for with every text."""
+        return replace(self.wishes, output_dtype=asked_of_service(self.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,7 @@ async def run(
             progress.done = sum(whole)
             watch(progress)
             computing = Computing(
-                client, job.wishes, space.dtype, space.dimensions, output.journal, disk,
+                client, job.asked, space.numbers, space.columns, output.journal, disk,
                 lambda count: _answered(progress, count, watch),
             )  # fmt: skip
             publishing = _Publishing(output, computing, looked, work, disk, progress, watch)
@@ -186,24 +191,31 @@ async def wanted_run(job: Job, client: AsyncClient) -> Run:
     """What the service and the options make of a job. Raises the client's errors."""
     model = await client.served_model()
     client.model = model.name
+    if model.knows_bytes:
+        client.encoding_format = "bytes"
     probe = await client.embed(
         PROBE,
         dimensions=job.wishes.dimensions,
         input_type=job.wishes.input_type,
         instruction=job.wishes.instruction,
     )
-    row_bytes = len(probe) * np.dtype(job.dtype).itemsize
+    scale: float | None = None
+    if job.asked.output_dtype != "float32":  # said before anything is begun, if it has no such form
+        scale = (await client.embed_each([PROBE], job.asked)).scale
     columns = job.columns
+    space = Space(
+        model=model.name,
+        dimensions=len(probe),
+        dtype=job.dtype,
+        input_type=job.wishes.input_type,
+        instruction=job.wishes.instruction,
+        truncate=job.wishes.truncate,
+        fingerprint=client.space,
+        scale=scale,
+    )
+    row_bytes = space.columns * space.numbers.itemsize
     return Run(
-        space=Space(
-            model=model.name,
-            dimensions=len(probe),
-            dtype=job.dtype,
-            input_type=job.wishes.input_type,
-            instruction=job.wishes.instruction,
-            truncate=job.wishes.truncate,
-            fingerprint=client.space,
-        ),
+        space=space,
         form=Form(
             format=job.format,
             text=columns.text,
@@ -240,7 +252,7 @@ class OutputFolder:
             # By the first answer to the probe: later ones may differ in their last bits.
             key = hash_of(msgspec.json.encode((space, self._run.probe)).decode()).hex()
             path = self._scratch / f"journal-{key[:12]}.sqlite"
-            self._journal = Journal(path, space.dtype, space.dimensions)
+            self._journal = Journal(path, space.numbers, space.columns)
         return self._journal
 
     def close(self) -> None:
@@ -386,7 +398,7 @@ def read_fragment(
     if any(sha256(data[each.name]) != each.sha256 for each in record.outputs):
         return None
     hashes = read_hashes(store, record)
-    vectors = vectors_in(run_.form.format, data, run_.form.vector, space.dtype, space.dimensions)
+    vectors = vectors_in(run_.form.format, data, run_.form.vector, space.numbers, space.columns)
     return (hashes, vectors) if len(hashes) == len(vectors) else None
 
 

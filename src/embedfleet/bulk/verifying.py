@@ -10,7 +10,7 @@ from random import Random
 import msgspec
 import numpy as np
 
-from embedfleet.bulk import ledger
+from embedfleet.bulk import forms, ledger
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import Fragment, Limits, cut, hash_of
 from embedfleet.bulk.ledger import Manifest, Record, Run
@@ -86,16 +86,22 @@ async def _verified(
     texts = {hash_of(text): text for text in fragment.rows.texts if text is not None}
     places = sorted(rng.sample(range(len(hashes)), min(sample, len(hashes))))
     space = run.space
-    wishes = Wishes(space.dimensions, space.input_type, space.instruction, space.truncate)
+    wishes = Wishes(
+        space.dimensions,
+        space.input_type,
+        space.instruction,
+        space.truncate,
+        forms.asked_of_service(space.dtype),
+    )
     again = await client.embed_each([texts[hashes[at]] for at in places], wishes)
     if again.errors:
         return Finding(fragment.name, "texts that had a vector are refused now", len(places))
     if not places:
         return Finding(fragment.name)
-    old = vectors[places].astype(np.float64)
-    new = again.vectors.astype(np.float64)
-    lengths = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
-    least = float(np.min(np.sum(old * new, axis=1) / lengths))
+    if again.scale != space.scale:
+        told = f"integers are of the scale {space.scale}, and {again.scale} now"
+        return Finding(fragment.name, told, len(places))
+    least = float(np.min(forms.cosines(space.dtype, vectors[places], again.vectors)))
     complaint = "" if least >= ledger.LEAST_COSINE else "its vectors are of another space"
     return Finding(fragment.name, complaint, len(places), least)
 

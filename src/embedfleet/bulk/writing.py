@@ -92,7 +92,7 @@ def files_of(
 
 
 def vectors_in(
-    format_: str, data: Mapping[str, bytes], vector: str, dtype: str, dimensions: int
+    format_: str, data: Mapping[str, bytes], vector: str, dtype: np.dtype[Any], columns: int
 ) -> NDArray[Any]:
     """The vectors of a fragment out of its files. Raises BulkError."""
     try:
@@ -102,7 +102,7 @@ def vectors_in(
         elif format_ == "jsonl":
             (text,) = data.values()
             lines = [orjson.loads(line)[vector] for line in text.splitlines()]
-            found = np.array(lines, dtype).reshape(len(lines), dimensions)
+            found = np.array(lines, dtype).reshape(len(lines), columns)
         else:
             from embedfleet.bulk import columnar  # noqa: PLC0415  an extra
 
@@ -110,8 +110,8 @@ def vectors_in(
             found = columnar.vectors_of(content, vector)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise BulkError(f"{', '.join(data)} can't be read: {error}") from error
-    if found.shape[1:] != (dimensions,):
-        raise BulkError(f"{', '.join(data)} holds vectors of another length than {dimensions}")
+    if found.shape[1:] != (columns,):
+        raise BulkError(f"{', '.join(data)} holds vectors of another length than {columns}")
     return found.astype(dtype, copy=False)
 
 
@@ -144,13 +144,13 @@ def _npy(array: NDArray[Any]) -> Parts:
 
 def _json_lines(rows: Rows, vectors: NDArray[Any], names: Names) -> Parts:
     fields = plain_rows(rows.carried)
-    numbers = vectors.astype(np.float32, copy=False)
+    numbers = np.ascontiguousarray(vectors, np.float32 if vectors.dtype.kind == "f" else None)
     for at, row_id in enumerate(rows.ids):
         yield _json_line(row_id, fields[at], numbers[at], names)
 
 
 def _json_line(
-    row_id: RowId, fields: Mapping[str, Any], vector: NDArray[np.float32], names: Names
+    row_id: RowId, fields: Mapping[str, Any], vector: NDArray[Any], names: Names
 ) -> bytes:
     told = {names.id or "row": row_id, **fields, names.vector: vector}
     return orjson.dumps(

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from embedfleet.access import Earlier
 from embedfleet.batches.routes import BatchRoutes
 from embedfleet.batches.runner import Runner
 from embedfleet.batches.shelf import Shelf
+from embedfleet.endpoint.contracts.contract import Asked, Contract
 from embedfleet.endpoint.contracts.openai import OPENAI
+from embedfleet.endpoint.contracts.rerank import RERANK, SCORE
 from embedfleet.gateway.in_cluster import InCluster
 from embedfleet.storing import LocalStore, store_at
+from embedfleet.vocabulary import CallerError
 from embedfleet.wire.asgi import Request, Response
+from embedfleet.wire.embedding_request import EmbeddingRequest
+from embedfleet.wire.openai_large import Body, Step
 
 if TYPE_CHECKING:
     from embedfleet.gateway.server import Gateway
@@ -36,7 +41,7 @@ def batches_of(gateway: Gateway, inside: InCluster | None) -> BatchRoutes | None
         return None
     store = store_at(settings.directory, alone=False)
     shelf = Shelf(store, settings.file_days)
-    asks = {"/v1/embeddings": partial(_asked, gateway)}
+    asks = {path: partial(_asked, gateway, path) for path in CONTRACTS}
     runner = Runner(
         shelf,
         asks,
@@ -60,7 +65,44 @@ def batches_of(gateway: Gateway, inside: InCluster | None) -> BatchRoutes | None
     )
 
 
-async def _asked(gateway: Gateway, name: str, body: bytes, owner: str) -> Response:
+class _InJson:
+    """A contract whose answers are lines of a file: bytes are none."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self.name = contract.name
+        self.write = contract.write
+        self.refuse = contract.refuse
+
+    def read(self, body: Body, asked: Asked) -> EmbeddingRequest:
+        return _checked(self._contract.read(body, asked))
+
+    def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
+        return _checked(self._contract.read_large(body, asked, step))
+
+
+def _checked(request: EmbeddingRequest) -> EmbeddingRequest:
+    """Raise CallerError for what no line of JSON can hold."""
+    for form in request.forms:
+        if not form.in_json:
+            raise CallerError(
+                f"a batch is answered in JSON lines, which hold no bytes; ask for `encoding_format`"
+                f' "float" or "base64" instead of "{form.layout}".',
+                param="encoding_format",
+                code="invalid_value",
+            )
+    return request
+
+
+CONTRACTS: Final[Mapping[str, Contract]] = {
+    "/v1/embeddings": _InJson(OPENAI),
+    "/v1/rerank": _InJson(RERANK),
+    "/v1/score": _InJson(SCORE),
+}
+"""What batches may be for."""
+
+
+async def _asked(gateway: Gateway, path: str, name: str, body: bytes, owner: str) -> Response:
     """Have a request of a batch answered as one that came in, for the key of the batch."""
     came = asyncio.Event()
 
@@ -75,11 +117,13 @@ async def _asked(gateway: Gateway, name: str, body: bytes, owner: str) -> Respon
 
     headers = [(b"content-type", b"application/json"), (b"x-embedfleet-lane", b"bulk")]
     scope = {
-        "type": "http", "method": "POST", "path": "/v1/embeddings", "headers": headers,
+        "type": "http", "method": "POST", "path": path, "headers": headers,
         "client": None,
     }  # fmt: skip
     access = Earlier(gateway.guards.callers, owner)
-    response = await gateway.endpoint.by(OPENAI, access)(Request(scope, receive, send, name))
+    response = await gateway.endpoint.by(CONTRACTS[path], access)(
+        Request(scope, receive, send, name)
+    )
     if response is None:
         raise RuntimeError("a request of a batch is answered by a return")
     return response
