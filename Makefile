@@ -10,6 +10,7 @@
 #   make lint       style, types and import contracts
 #   make format     let ruff format the code
 #   make docs       write the generated pages of docs/
+#   make site       build the documentation as a site in build/site, every link and anchor checked
 #   make sdks       install the clients made for OpenAI that some tests use, in .venv-sdks and by npm
 #   make reference  add torch and transformers, which make the fixtures and train the built-in model
 #   make lock       choose new versions of the dependencies and pin them
@@ -27,6 +28,7 @@ REPLICAS ?= 2
 EXTRAS ?=
 VENV := .venv
 SDKS := .venv-sdks
+MERMAID := 11.17.2
 # The CPU engine's kernels. A compiler is not required: one that comes later is noticed by a stamp of its own.
 KERNELS := $(wildcard $(addprefix src/embedfleet/engine/native/kernels/,*.[ch] sets/*.[ch]))
 LIBRARY := src/embedfleet/engine/native/_kernels.so
@@ -42,7 +44,7 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help packages compiler llama-server arm cpu-rivals serve test test-slow test-all lint format docs sdks reference lock clean setup
+.PHONY: help packages compiler llama-server arm cpu-rivals serve test test-slow test-all lint format docs site sdks reference lock clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -55,7 +57,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow"
 
 # What is installed comes after the packages: a compiler may be among them.
-test-slow: packages sdks
+test-slow: packages sdks .venv-site/.installed
 	@$(MAKE) --no-print-directory reference
 	$(BIN)/python -m pytest -q -m slow
 
@@ -144,6 +146,28 @@ docs: $(RUNTIME)
 	mv docs/metrics.md.new docs/metrics.md
 	$(BIN)/python deploy/kubernetes/write_monitoring.py
 
+# Pages are staged beside each other as they are in the repository, and built strictly.
+site: .venv-site/.installed build/mermaid/.version-$(MERMAID)
+	.venv-site/bin/python docs/site/staging.py
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet --config-file docs/site/.mkdocs.yml
+	@echo "build/site/index.html"
+
+.venv-site/.installed: requirements/site.txt | $(VENV)/.python
+	$(PYTHON) -m venv --clear .venv-site
+	.venv-site/bin/python -m pip --disable-pip-version-check install --quiet --no-warn-script-location -r $<
+	@touch $@
+
+# The diagrams of two pages; without npm they stay text.
+build/mermaid/.version-$(MERMAID):
+	@rm -rf build/mermaid && mkdir -p build/mermaid
+	@if command -v npm >/dev/null; then \
+		cd build/mermaid && tar xzf "$$(npm pack --silent mermaid@$(MERMAID))" --strip-components=1 \
+			package/dist/mermaid.min.js package/LICENSE && rm ./*.tgz; \
+	else \
+		echo "npm is missing: diagrams stay text" >&2; \
+	fi
+	@touch $@
+
 reference: $(VENV)/.reference
 
 # Ray, Spark and Daft, for their adapters' tests: over a gigabyte, and so of nobody else's targets.
@@ -158,7 +182,7 @@ lock: $(VENV)/.python
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf $(VENV) $(SDKS) .venv-clusters build dist src/*.egg-info $(LIBRARY) tests/sdks/node_modules .pytest_cache \
+	rm -rf $(VENV) $(SDKS) .venv-clusters .venv-site build dist src/*.egg-info $(LIBRARY) tests/sdks/node_modules .pytest_cache \
 		.mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -26,6 +26,8 @@ ALONE = {
         *("aiohttp", "daft", "fsspec", "msgspec", "numpy", "orjson", "pandas<3", "pyarrow"),
         *("pybase64", "pyspark", "ray[data]", "uvloop"),
     ],
+    "release.txt": ["build", "check-wheel-contents", "cyclonedx-bom", "twine"],
+    "site.txt": ["mkdocs-material"],
     "sdks.txt": [
         "cohere",
         "haystack-ai",
@@ -40,7 +42,7 @@ ALONE = {
         "voyageai",
     ],
 }
-"""Locks of environments that have nothing of ours: the clients that must get on with us."""
+"""Locks of environments that have nothing of ours: clients that must get on with us, and tools."""
 OURS = "embedfleet"
 
 

@@ -22,7 +22,7 @@ DEFINITION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = DEFINITION["project"]
 LIBRARY = "embedfleet/engine/native/_kernels.so"
 LOCKS = ["build", "runtime", "image", "dev", "reference"]
-ALONE = ["clusters", "sdks"]
+ALONE = ["clusters", "release", "sdks", "site"]
 
 
 def pins(lock: str) -> dict[str, str]:
