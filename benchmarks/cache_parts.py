@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, Protocol
 
-from embedfleet.cache.memory import OVERHEAD_BYTES, Memory
+from embedfleet.cache.memory import OVERHEAD_BYTES, MemoryTier
 
 WIDTH = 1024
 VALUE_BYTES = 4 * WIDTH + 20
@@ -48,7 +48,7 @@ def redis_round_trips(port: int) -> dict[str, float]:
         while tier.counts.written < len(keys):
             await asyncio.sleep(0.01)
         Redis.from_url(url).config_resetstat()
-        cache = VectorCache(Memory(0), tier)
+        cache = VectorCache(MemoryTier(0), tier)
         seconds = []
         for _ in range(2000):
             began = time.perf_counter()
@@ -79,7 +79,7 @@ def memory_of_vectors() -> dict[str, float]:
     import psutil  # noqa: PLC0415
 
     count = 60_000
-    memory = Memory(count * (VALUE_BYTES + OVERHEAD_BYTES))
+    memory = MemoryTier(count * (VALUE_BYTES + OVERHEAD_BYTES))
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
@@ -169,7 +169,7 @@ def admission() -> dict[str, dict[str, float]]:
     """Hit ratios of questions with room for a tenth of them, and microseconds of one access."""
     entries = 5_000
     made: dict[str, tuple[Callable[[], _Cache], Callable[[int], object]]] = {
-        "S3-FIFO (ours)": (lambda: Memory(entries * (1 + OVERHEAD_BYTES)), _bytes_key),
+        "S3-FIFO (ours)": (lambda: MemoryTier(entries * (1 + OVERHEAD_BYTES)), _bytes_key),
         "LRU": (lambda: _LeastRecentlyUsed(entries), _bytes_key),
         "W-TinyLFU (theine)": (lambda: _Theine(entries), _text_key),
     }

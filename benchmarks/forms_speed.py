@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import openai
 
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, Promise, ServedModel
@@ -72,7 +72,7 @@ async def serve(width: int) -> None:
             timeout_s=60,
             tokenizer_threads=1,
             answered=lambda _: None,
-            cache=VectorCache(Memory(2**28)),
+            cache=VectorCache(MemoryTier(2**28)),
         )
         exact, prefixes = contract_routes(endpoint, lambda route: route, lambda route, _: route)
         listener = Listener(Router(exact, prefixes, meant=meant), bind("127.0.0.1", 0))

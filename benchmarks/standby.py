@@ -31,7 +31,7 @@ from typing import Any
 from embedfleet.machine import usable_processors
 
 RESULTS = Path(__file__).parent / "results"
-GREETING = re.compile(r"fleet and metrics: (http://[^)]+)\)")
+BANNER = re.compile(r"fleet and metrics: (http://[^)]+)\)")
 LONG_S = 600.0
 
 
@@ -61,7 +61,7 @@ def service(model: str, standby: int, dtype: str, scratch: Path) -> Iterator[str
             text=True,
         )
         assert process.stdout is not None  # noqa: S101  for the type checker; a pipe was asked for
-        found = GREETING.search(process.stdout.readline())
+        found = BANNER.search(process.stdout.readline())
         if found is None:
             raise SystemExit((scratch / "log").read_text())
         try:

@@ -18,7 +18,7 @@ from typing import Any
 
 START_TIMEOUT_S = 120.0
 
-GREETING = re.compile(r"serves .* at (https?://\S+)/v1 \(fleet and metrics: (\S+)\)")
+BANNER = re.compile(r"serves .* at (https?://\S+)/v1 \(fleet and metrics: (\S+)\)")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def started(
             text=True,
         )
     try:
-        root, admin = _greeting(process, log)
+        root, admin = _banner(process, log)
         yield Service(process, root, admin, log)
     finally:
         process.terminate()
@@ -108,12 +108,12 @@ def started(
         process.stdout.close()
 
 
-def _greeting(process: subprocess.Popen[str], log: Path) -> tuple[str, str]:
+def _banner(process: subprocess.Popen[str], log: Path) -> tuple[str, str]:
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         if selector.select(START_TIMEOUT_S):
-            found = GREETING.search(process.stdout.readline())
+            found = BANNER.search(process.stdout.readline())
             if found:
                 return found[1], found[2]
     raise TimeoutError(f"the service did not start\n{log.read_text()}")

@@ -93,7 +93,7 @@ BROAD = {
     "wire/asgi.py": "the outermost loop of a request answers whatever happens",
     "fleet/prober.py": "a watch that ended would leave a replica in its state for ever",
     "access/watching.py": "a watch that ended would let revoked keys work on",
-    "autoscaling/scaler.py": "the loop goes on whatever a sight, the policy or a target do",
+    "autoscaling/scaler.py": "the loop goes on whatever a source, the policy or a target do",
 }
 """Where everything may be caught, and why."""
 

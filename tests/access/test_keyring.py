@@ -144,7 +144,7 @@ def test_a_key_expires_also_while_it_is_remembered(clocks: Clocks) -> None:
     ring.open(BEARER)
     clocks.wall = datetime(2026, 11, 23, tzinfo=UTC)
     assert "expired" in refusal(ring, BEARER).message
-    assert "expired" in refusal(clocks.ring(*[ring._held[KEY.id].record]), BEARER).message
+    assert "expired" in refusal(clocks.ring(*[ring._stored[KEY.id].record]), BEARER).message
 
 
 def test_keys_given_as_they_are_work_alike(clocks: Clocks) -> None:

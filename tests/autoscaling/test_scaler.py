@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from embedfleet.autoscaling import Entry, Mode, Observation, Scaler
 from embedfleet.settings import AutoscalingSettings
 from embedfleet.vocabulary import CallerError, EmbedfleetError, SettingError, SetupError
-from tests.conformance.scaling_conformance import SightConformance, TargetConformance
+from tests.conformance.scaling_conformance import ObservationSourceConformance, TargetConformance
 
 START = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 V = 10_000.0
@@ -39,7 +39,7 @@ class FakeTarget:
         self.planned, self.standby = planned, standby
 
 
-class FakeSight:
+class FakeSource:
     """A healthy pool with as much traffic as the test says; all that is planned is ready."""
 
     def __init__(self, target: FakeTarget, rate: float = 0.0) -> None:
@@ -70,12 +70,12 @@ class TestFakeTarget(TargetConformance):
         return FakeTarget(planned=2)
 
 
-class TestFakeSight(SightConformance):
+class TestFakeSource(ObservationSourceConformance):
     """The fake is held to what the real ones are."""
 
     @pytest.fixture
-    def sight(self) -> FakeSight:
-        return FakeSight(FakeTarget())
+    def source(self) -> FakeSource:
+        return FakeSource(FakeTarget())
 
 
 class Rig:
@@ -83,9 +83,11 @@ class Rig:
 
     def __init__(self, settings: AutoscalingSettings = SETTINGS, planned: int = 2) -> None:
         self.target = FakeTarget(planned)
-        self.sight = FakeSight(self.target)
-        self.told: list[Entry] = []
-        self.scaler = Scaler("p", self.sight, self.target, settings, told=self.told.append)
+        self.source = FakeSource(self.target)
+        self.entries: list[Entry] = []
+        self.scaler = Scaler(
+            "p", self.source, self.target, settings, on_decision=self.entries.append
+        )
         self.now = 0.0
 
     async def tick(self, after_s: float = 5.0) -> Entry:
@@ -100,12 +102,12 @@ class Rig:
 async def test_traffic_that_grows_is_followed_and_what_goes_is_let_go_slowly() -> None:
     """Up at once, down after the quiet window, in small steps, to the fewest."""
     rig = Rig()
-    rig.sight.rate = 3 * V
+    rig.source.rate = 3 * V
     entry = await rig.tick()
     assert (entry.ordered, entry.decision.winner) == (5, "reserve")
     assert rig.target.planned == 5
 
-    rig.sight.rate = 0.0
+    rig.source.rate = 0.0
     await rig.through(590)
     assert rig.target.planned == 5
     # The memory of the peak fades within hours.
@@ -117,8 +119,8 @@ async def test_traffic_that_grows_is_followed_and_what_goes_is_let_go_slowly() -
 async def test_a_step_down_is_not_taken_back_while_who_goes_still_serves() -> None:
     """In a cluster he is ready for minutes yet: the number that was ordered counts."""
     rig = Rig(planned=8)
-    rig.sight.rate = 4 * V
-    rig.sight.changed = {"ready": 8}
+    rig.source.rate = 4 * V
+    rig.source.changed = {"ready": 8}
     await rig.through(1800)
     assert [planned for planned, _, _ in rig.target.orders] == [7]
 
@@ -126,7 +128,7 @@ async def test_a_step_down_is_not_taken_back_while_who_goes_still_serves() -> No
 async def test_an_order_carries_its_reason() -> None:
     """The target's own log can tell why."""
     rig = Rig()
-    rig.sight.rate = 3 * V
+    rig.source.rate = 3 * V
     await rig.tick()
     assert rig.target.orders == [
         (5, 0, "2 -> 5: reserve asks for 5 (30,000 tokens/s at 60% of ability)")
@@ -136,8 +138,8 @@ async def test_an_order_carries_its_reason() -> None:
 async def test_what_is_starting_is_not_ordered_twice() -> None:
     """Replicas on their way are credited: planned, and not ready yet."""
     rig = Rig()
-    rig.sight.rate = 3 * V
-    rig.sight.changed = {"ready": 2}
+    rig.source.rate = 3 * V
+    rig.source.changed = {"ready": 2}
     await rig.through(60)
     assert len(rig.target.orders) == 1
     last = rig.scaler.journal.last
@@ -167,8 +169,8 @@ async def test_the_schedule_holds_by_the_clock_on_the_wall() -> None:
 async def test_a_full_host_gets_no_further_replica() -> None:
     """It would end others; what is there stays."""
     rig = Rig()
-    rig.sight.rate = 3 * V
-    rig.sight.changed = {"memory_used": (0.95,)}  # type: ignore[dict-item]
+    rig.source.rate = 3 * V
+    rig.source.changed = {"memory_used": (0.95,)}  # type: ignore[dict-item]
     entry = await rig.tick()
     assert (entry.decision.winner, entry.ordered) == ("memory", 2)
     assert rig.target.orders == []
@@ -178,33 +180,33 @@ class TestDoubt:
     @pytest.mark.parametrize(
         ("error", "complaint"),
         [
-            (EmbedfleetError("no gateway answers"), "nothing can be seen: no gateway answers"),
-            (ZeroDivisionError("a bug"), "it could not be decided: ZeroDivisionError('a bug')"),
+            (EmbedfleetError("no gateway answers"), "no observation: no gateway answers"),
+            (ZeroDivisionError("a bug"), "the decision failed: ZeroDivisionError('a bug')"),
         ],
     )
-    async def test_a_sight_that_fails_holds_and_says_why(
+    async def test_a_source_that_fails_holds_and_says_why(
         self, error: Exception, complaint: str
     ) -> None:
         """And the loop goes on with the next tick."""
         rig = Rig(planned=4)
-        rig.sight.error = error
+        rig.source.error = error
         entry = await rig.tick()
         assert entry.decision.held
         assert entry.decision.reason == f"held: {complaint}"
         assert rig.target.orders == []
 
-        rig.sight.error = None
+        rig.source.error = None
         assert not (await rig.tick()).decision.held
 
     @pytest.mark.parametrize("ready", [math.nan, math.inf, -math.inf, -1.0, 1e300])
     async def test_a_number_of_ready_replicas_that_is_none_holds(self, ready: float) -> None:
         """It is not mistaken for those that were ordered."""
         rig = Rig()
-        rig.sight.changed = {"ready": ready}
+        rig.source.changed = {"ready": ready}
         entry = await rig.tick()
         assert entry.decision.reason.startswith("held: ready is")
 
-    async def test_a_sight_that_never_answers_is_given_up(self) -> None:
+    async def test_a_source_that_never_answers_is_given_up(self) -> None:
         """After as long as signals would be stale."""
         rig = Rig(replace(SETTINGS, stale_s=0.01, tick_s=0.01))
 
@@ -212,8 +214,8 @@ class TestDoubt:
             await asyncio.sleep(3600)
             raise AssertionError
 
-        rig.sight.observe = wait  # type: ignore[method-assign]
-        assert (await rig.tick()).decision.reason == "held: nothing was seen within 0.01 s"
+        rig.source.observe = wait  # type: ignore[method-assign]
+        assert (await rig.tick()).decision.reason == "held: no observation within 0.01 s"
 
     @given(
         st.dictionaries(
@@ -231,7 +233,7 @@ class TestDoubt:
     async def test_no_signal_however_absurd_ends_the_loop(self, absurd: dict[str, float]) -> None:
         """What comes out is within the bounds, whatever went in."""
         rig = Rig()
-        rig.sight.changed = absurd
+        rig.source.changed = absurd
         for _ in range(3):
             entry = await rig.tick()
             assert 1 <= entry.ordered <= 8 or entry.decision.held
@@ -241,7 +243,7 @@ class TestDoubt:
         """It is told, counts as one decision however often, and is no growth that happened."""
         rig = Rig()
         rig.target.error = SetupError("the API server says 409")
-        rig.sight.rate = 3 * V
+        rig.source.rate = 3 * V
         entries = [await rig.tick() for _ in range(30)]
         assert {entry.trouble for entry in entries} == {"the API server says 409"}
         assert len(rig.scaler.journal) == 1
@@ -256,7 +258,7 @@ class TestByHand:
         """What it would do is told."""
         rig = Rig()
         rig.scaler.pause()
-        rig.sight.rate = 3 * V
+        rig.source.rate = 3 * V
         entry = await rig.tick()
         assert (entry.mode, entry.decision.planned, entry.ordered) == (Mode.PAUSED, 5, 2)
         assert rig.target.orders == []
@@ -265,7 +267,7 @@ class TestByHand:
         """The pace counts what was ordered, not what would have been."""
         rig = Rig(replace(SETTINGS, max_replicas=64))
         rig.scaler.pause()
-        rig.sight.rate = 12 * V
+        rig.source.rate = 12 * V
         await rig.through(30)
         rig.scaler.resume()
         assert (await rig.tick()).ordered == 10  # one minute allows four times as many more
@@ -277,7 +279,7 @@ class TestByHand:
         await rig.through(3600)
         assert rig.target.planned == 7
         rig.scaler.pin(1)
-        rig.sight.rate = 3 * V
+        rig.source.rate = 3 * V
         await rig.through(600)
         assert rig.target.planned == 1
         assert rig.scaler.journal.last is not None
@@ -313,7 +315,7 @@ class TestJournal:
         """With how often and since when; a change stays an entry of its own."""
         rig = Rig(planned=1)
         await rig.through(50)
-        rig.sight.rate = 3 * V
+        rig.source.rate = 3 * V
         await rig.through(50)
 
         quiet, change, paced, after = rig.scaler.journal
@@ -325,7 +327,7 @@ class TestJournal:
         assert (change.seen.planned, change.ordered, change.times) == (1, 5, 1)
         assert (paced.decision.winner, paced.ordered, paced.times) == ("pace", 5, 5)
         assert (after.decision.winner, after.ordered, after.times) == ("reserve", 5, 4)
-        assert len(rig.told) == 20
+        assert len(rig.entries) == 20
 
     async def test_it_stays_small(self) -> None:
         """Two hundred entries, the last ones."""
@@ -341,13 +343,13 @@ class TestJournal:
         """An operator reads the log first."""
         caplog.set_level("INFO")
         rig = Rig()
-        rig.sight.error = EmbedfleetError("no gateway answers")
+        rig.source.error = EmbedfleetError("no gateway answers")
         await rig.through(30)
-        rig.sight.error = None
-        rig.sight.rate = 3 * V
+        rig.source.error = None
+        rig.source.rate = 3 * V
         await rig.through(30)
         assert [record.message for record in caplog.records] == [
-            "pool p: autoscaling is held: nothing can be seen: no gateway answers",
+            "pool p: autoscaling is held: no observation: no gateway answers",
             "pool p: metrics are available again; autoscaling resumed",
             "pool p: replicas 2 -> 5: reserve asks for 5 (30,000 tokens/s at 60% of ability)",
         ]

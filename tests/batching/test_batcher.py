@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedfleet.batching.batcher import Batcher
-from embedfleet.batching.jobs import BatchReport, Job, Part
+from embedfleet.batching.jobs import BatchReport, BatchResult, Job
 from embedfleet.engine.engine import Computation
 from embedfleet.vocabulary import Encoding, EngineLostError, Lane, ReplicaError
 from tests.fakes.revealing_engine import POISON, UNLUCKY, RevealingEngine, vector_of
@@ -29,7 +29,7 @@ class Call:
         self.errors: dict[int, str] = {}
         self._answered = asyncio.Event()
 
-    def deliver(self, part: Part) -> None:
+    def deliver(self, part: BatchResult) -> None:
         for job, vector in zip(part.jobs, part.vectors, strict=True):
             assert job.id not in self.vectors
             self.vectors[job.id] = vector

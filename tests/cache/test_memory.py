@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.cache.memory import OVERHEAD_BYTES, Memory
+from embedfleet.cache.memory import OVERHEAD_BYTES, MemoryTier
 
 SIZE = 100
 ENTRY = SIZE + OVERHEAD_BYTES
@@ -15,8 +15,8 @@ def key(number: int) -> bytes:
     return number.to_bytes(4, "big")
 
 
-def room_for(entries: int) -> Memory:
-    return Memory(entries * ENTRY)
+def room_for(entries: int) -> MemoryTier:
+    return MemoryTier(entries * ENTRY)
 
 
 def test_a_value_is_found_by_its_key() -> None:
@@ -33,7 +33,7 @@ def test_a_value_is_found_by_its_key() -> None:
 def test_it_never_holds_more_than_it_may_and_never_a_wrong_value(
     room: int, asked: list[tuple[int, int]]
 ) -> None:
-    memory = Memory(room)
+    memory = MemoryTier(room)
     last: dict[int, bytes] = {}
     for number, size in asked:
         held = memory.get(key(number))

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.cache.memory import OVERHEAD_BYTES, Memory
+from embedfleet.cache.memory import OVERHEAD_BYTES, MemoryTier
 from embedfleet.cache.provenance import Provenance
 from embedfleet.cache.tiers import VectorCache
 
@@ -46,7 +46,7 @@ def keep(cache: VectorCache, source: str, *keys: bytes) -> None:
 
 async def test_what_came_since_the_last_good_check_is_dropped_from_both_tiers() -> None:
     remote = Remote()
-    cache = VectorCache(Memory(10**6), remote)
+    cache = VectorCache(MemoryTier(10**6), remote)
     keep(cache, "liar", b"vouched")
     cache.provenance.checking("liar")
     keep(cache, "liar", b"during")
@@ -64,7 +64,7 @@ async def test_what_came_since_the_last_good_check_is_dropped_from_both_tiers() 
 
 async def test_where_not_all_is_remembered_everything_goes() -> None:
     remote = Remote()
-    cache = VectorCache(Memory(10**6), remote)
+    cache = VectorCache(MemoryTier(10**6), remote)
     cache.provenance = Provenance(most_keys=2)
     keep(cache, "honest", b"x")
     keep(cache, "liar", b"a", b"b", b"c")
@@ -81,7 +81,7 @@ async def test_where_not_all_is_remembered_everything_goes() -> None:
 )
 def test_memory_stays_whole_whatever_is_forgotten(deeds: list[tuple[str, int, int]]) -> None:
     """Its bytes are those of its entries, and it never holds more than it may."""
-    memory = Memory(4_000)
+    memory = MemoryTier(4_000)
     for deed, number, size in deeds:
         key = bytes([number])
         if deed == "p":

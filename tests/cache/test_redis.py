@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from embedfleet.cache.breaker import FAILURES_TO_OPEN, State
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.redis import RedisTier, open_redis
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.settings import CacheSettings
@@ -51,7 +51,7 @@ async def written(tier: RedisTier, texts: int) -> None:
 
 
 def gateway(place: Path, remote: RedisTier, memory_bytes: int = 2**20) -> Asker:
-    return Asker(place / "model", VectorCache(Memory(memory_bytes), remote))
+    return Asker(place / "model", VectorCache(MemoryTier(memory_bytes), remote))
 
 
 async def test_what_one_gateway_computed_another_one_knows(

@@ -16,7 +16,7 @@ import pytest
 
 from embedfleet.cache.breaker import FAILURES_TO_OPEN, State
 from embedfleet.cache.entry import pack
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.redis import RedisTier, open_redis
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.settings import CacheSettings
@@ -151,7 +151,7 @@ ODD: dict[str, Answer] = {
 async def test_an_odd_answer_is_a_miss_and_nothing_else(odd: str) -> None:
     """Whatever it is: no request fails by it, and none waits long."""
     async with speaking(ODD[odd]) as url, tier(redis_url=url, redis_timeout_s=0.3) as remote:
-        cache = VectorCache(Memory(2**20), remote)
+        cache = VectorCache(MemoryTier(2**20), remote)
         async with asyncio.timeout(30):
             for _ in range(3):
                 assert await cache.fetch(KEYS, WIDTH) == [None] * len(KEYS)
@@ -201,7 +201,7 @@ async def test_a_value_whose_checksum_is_right_and_whose_vector_is_none_is_a_mis
         return b"*1\r\n$%d\r\n%b\r\n" % (len(value), value)
 
     async with speaking(answer) as url, tier(redis_url=url) as remote:
-        cache = VectorCache(Memory(2**20), remote)
+        cache = VectorCache(MemoryTier(2**20), remote)
         assert await cache.fetch(KEYS[:1], WIDTH) == [None]
         assert cache.counts.rejected == 1
 

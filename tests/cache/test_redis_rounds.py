@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from embedfleet.cache.breaker import FAILURES_TO_OPEN, State
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.redis import RedisTier, ignored
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.settings import CacheSettings
@@ -87,7 +87,7 @@ async def test_questions_that_nobody_asks_any_more_tell_nothing_of_redis(client:
 async def test_each_text_is_counted_once_whatever_became_of_it(client: Told) -> None:
     """Known, unknown, or not asked for: because there was trouble, no time, or no hope."""
     remote = tier(client, redis_timeout_s=0.02)
-    cached = VectorCache(Memory(2**20), remote)
+    cached = VectorCache(MemoryTier(2**20), remote)
     counts = cached.counts
 
     async def looked_up() -> tuple[int, int, int]:

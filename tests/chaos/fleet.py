@@ -19,7 +19,7 @@ import psutil
 
 from tests.chaos.replica_process import count_file
 from tests.fakes.revealing_engine import WIDTH
-from tests.service import GREETING, Service
+from tests.service import BANNER, Service
 from tests.small_tokenizer import write_model
 
 CONFIG = """\
@@ -182,7 +182,7 @@ def gateway(settings: Path, replicas: Sequence[ChaosReplica], log: Path) -> Iter
             text=True,
         )
     try:
-        root, admin = _greeting(process)
+        root, admin = _banner(process)
         service = Service(process, root, admin, log)
         service.wait_for(["ready"] * len(replicas))
         yield service
@@ -200,12 +200,12 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def _greeting(process: subprocess.Popen[str]) -> tuple[str, str]:
+def _banner(process: subprocess.Popen[str]) -> tuple[str, str]:
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         if selector.select(START_TIMEOUT_S):
-            found = GREETING.search(process.stdout.readline())
+            found = BANNER.search(process.stdout.readline())
             if found:
                 return found[1], found[2]
     raise TimeoutError("the gateway did not start")

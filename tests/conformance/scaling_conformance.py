@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 
-from embedfleet.autoscaling import Sight, Target
+from embedfleet.autoscaling import ObservationSource, Target
 
 
 class TargetConformance:
@@ -36,22 +36,24 @@ class TargetConformance:
         assert math.isnan(target.start_up_s) or target.start_up_s > 0
 
 
-class SightConformance:
-    """Of `autoscaling.scaler.Sight`; the fixture `sight` sees a pool without traffic."""
+class ObservationSourceConformance:
+    """Of `ObservationSource`; the fixture `source` observes a pool without traffic."""
 
-    async def test_it_tells_of_the_moment_it_was_asked_for(self, sight: Sight) -> None:
+    async def test_it_tells_of_the_moment_it_was_asked_for(self, source: ObservationSource) -> None:
         """All figures of an observation belong together."""
         now = time.monotonic()
-        assert (await sight.observe(now)).now == now
+        assert (await source.observe(now)).now == now
 
-    async def test_no_traffic_is_zero_and_not_unknown(self, sight: Sight) -> None:
+    async def test_no_traffic_is_zero_and_not_unknown(self, source: ObservationSource) -> None:
         """A quiet pool may shrink; one that nobody sees must not."""
-        seen = await sight.observe(time.monotonic())
+        seen = await source.observe(time.monotonic())
         assert (seen.arriving_fast, seen.arriving_slow) == (0.0, 0.0)
         assert seen.waiting_tokens >= 0
 
-    async def test_what_is_unknown_is_nan_and_never_negative(self, sight: Sight) -> None:
+    async def test_what_is_unknown_is_nan_and_never_negative(
+        self, source: ObservationSource
+    ) -> None:
         """Numbers that mean something else are how mistakes begin."""
-        seen = await sight.observe(time.monotonic())
+        seen = await source.observe(time.monotonic())
         for value in (seen.tokens_per_s, seen.utilisation, seen.latency_p99_s, seen.start_up_s):
             assert math.isnan(value) or value >= 0

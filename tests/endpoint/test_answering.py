@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.endpoint.answering import INLINE_NUMBERS
 from embedfleet.endpoint.recalling import INLINE_KEYED
@@ -84,7 +84,7 @@ async def test_many_numbers_are_written_beside_the_event_loop(asker: Asker) -> N
 
 async def test_keys_of_much_text_are_made_beside_the_event_loop(tmp_path: Path) -> None:
     """Whatever the size, hits are hits."""
-    cache = VectorCache(Memory(2**20))
+    cache = VectorCache(MemoryTier(2**20))
     text = "the river rises " * (INLINE_KEYED // 16 + 1)
     first = await Asker(tmp_path / "one", cache).ask([text, "short"], truncate=True)
     before = tokenizing_threads()

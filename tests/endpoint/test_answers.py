@@ -32,7 +32,7 @@ async def test_an_answer_waits_until_others_are_taken() -> None:
 
 
 async def test_who_waits_too_long_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(answers, "MOST_WAIT_S", 0.01)
     room = AnswerRoom(10)
     await room.take(8)
     with pytest.raises(AnswersFullError, match=r"gateway\.max_answer_bytes") as refused:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedfleet.cache.entry import pack
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.vocabulary import Encoding, ReplicaError, Truncation
 from embedfleet.wire.asgi import ClientGoneError
@@ -137,7 +137,7 @@ async def test_every_answer_has_the_right_vectors_in_order(
         if rng.random() < failing:
             raise ReplicaError("broken")
 
-    cached = VectorCache(Memory(room * ENTRY), UnreliableTier(rng, faults))
+    cached = VectorCache(MemoryTier(room * ENTRY), UnreliableTier(rng, faults))
     asker = Asker(directory(), cached, backend=RevealingBackend(before))
     async with asyncio.timeout(10):
         answers = await asyncio.gather(*(send(asker, asking) for asking in askings))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.endpoint import Caller, Promise
 from embedfleet.vocabulary import (
@@ -28,7 +28,7 @@ ROOM = 2**20
 
 @pytest.fixture
 def asker(tmp_path: Path) -> Asker:
-    return Asker(tmp_path / "model", VectorCache(Memory(ROOM)))
+    return Asker(tmp_path / "model", VectorCache(MemoryTier(ROOM)))
 
 
 class Held(RevealingBackend):
@@ -123,7 +123,7 @@ class TestHits:
         assert len(asker.cache.memory) == 0
 
     async def test_float16_is_within_a_thousandth_of_its_miss(self, tmp_path: Path) -> None:
-        asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM), numbers="float16"))
+        asker = Asker(tmp_path / "model", VectorCache(MemoryTier(ROOM), numbers="float16"))
         miss, hit = await asker.ask("one"), await asker.ask("one")
         assert miss.vectors == [asker.right("one")]
         assert hit.cache == "hit=1; miss=0"
@@ -162,7 +162,7 @@ class TestWishes:
         private = {"cache-control": "no-store"}
         for first, second in ((private, {}), ({}, private), (private, private)):
             backend = Held()
-            asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=backend)
+            asker = Asker(tmp_path / "model", VectorCache(MemoryTier(ROOM)), backend=backend)
             asked = [asyncio.create_task(asker.ask("one", headers=first))]
             await begun(backend, 1)
             asked.append(asyncio.create_task(asker.ask("one", headers=second)))
@@ -209,7 +209,7 @@ class TestRefusals:
 
     async def test_errors_are_not_kept(self, tmp_path: Path) -> None:
         backend = RevealingBackend(failing(ReplicaError("broken")))
-        asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=backend)
+        asker = Asker(tmp_path / "model", VectorCache(MemoryTier(ROOM)), backend=backend)
         assert (await asker.ask("one")).status == 502
         backend.before = RevealingBackend().before
         answer = await asker.ask("one")
@@ -249,7 +249,7 @@ class Purse:
 class TestCharging:
     async def test_only_what_is_computed_is_charged(self, tmp_path: Path) -> None:
         purse = Purse()
-        asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), access=purse)
+        asker = Asker(tmp_path / "model", VectorCache(MemoryTier(ROOM)), access=purse)
         first = await asker.ask(["one", "one"])
         second = await asker.ask(["one", "two"])
         await asker.ask(["two", "one"])
@@ -257,7 +257,7 @@ class TestCharging:
 
     async def test_who_has_nothing_left_is_still_told_what_is_known(self, tmp_path: Path) -> None:
         purse = Purse()
-        asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), access=purse)
+        asker = Asker(tmp_path / "model", VectorCache(MemoryTier(ROOM)), access=purse)
         await asker.ask("one")
         purse.tokens = 0
         assert (await asker.ask("one")).status == 200
@@ -272,7 +272,7 @@ class TestSharing:
 
     @pytest.fixture
     def asker(self, tmp_path: Path, backend: Held) -> Asker:
-        return Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=backend)
+        return Asker(tmp_path / "model", VectorCache(MemoryTier(ROOM)), backend=backend)
 
     async def test_equal_texts_in_flight_are_computed_once(
         self, asker: Asker, backend: Held
@@ -361,7 +361,7 @@ class TestSharing:
                 raise ReplicaError("it broke")
 
         backend = RevealingBackend(fail_once)
-        asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=backend)
+        asker = Asker(tmp_path / "model", VectorCache(MemoryTier(ROOM)), backend=backend)
         answers = await asyncio.gather(*(asker.ask("same") for _ in range(200)))
         assert sorted(answer.status for answer in answers) == [200] * 199 + [502]
         assert works == 2
@@ -379,7 +379,9 @@ class TestSharing:
             await asyncio.sleep(0.01)
             raise ReplicaError("it broke")
 
-        asker = Asker(tmp_path / "model", VectorCache(Memory(ROOM)), backend=RevealingBackend(fail))
+        asker = Asker(
+            tmp_path / "model", VectorCache(MemoryTier(ROOM)), backend=RevealingBackend(fail)
+        )
         answers = await asyncio.gather(*(asker.ask("same") for _ in range(50)))
         assert {answer.status for answer in answers} == {502}
         assert works == 2
@@ -403,7 +405,7 @@ class TestSharing:
                 raise OverloadedError("full")
 
         purse = Purse()
-        cache = VectorCache(Memory(ROOM))
+        cache = VectorCache(MemoryTier(ROOM))
         asker = Asker(tmp_path / "model", cache, backend=Full(), access=purse)
         answers = await asyncio.gather(*(asker.ask("same") for _ in range(3)))
         assert [answer.status for answer in answers] == [429] * 3

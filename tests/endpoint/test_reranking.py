@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Endpoint, Promise, ServedModel, Text
@@ -72,7 +72,7 @@ class Reranking:
             timeout_s=30,
             tokenizer_threads=1,
             answered=lambda _: None,
-            cache=VectorCache(Memory(2**20)) if cached else None,
+            cache=VectorCache(MemoryTier(2**20)) if cached else None,
         )
 
     async def ask(self, path: str, **body: Any) -> Heard:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.endpoint import Caller, Text, Waiting
 from embedfleet.endpoint.sharing import Order, SingleFlight
@@ -54,7 +54,7 @@ class Backend:
 
 class Rig:
     def __init__(self) -> None:
-        self.cache, self.backend = VectorCache(Memory(2**20)), Backend()
+        self.cache, self.backend = VectorCache(MemoryTier(2**20)), Backend()
         self.flights = SingleFlight(self.cache)
 
     def lead(self, *numbers: int, stores: bool = True, caller: Caller = CALLER) -> Waiting:

@@ -12,7 +12,7 @@ import orjson
 import pybase64
 import pytest
 
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.endpoint import Promise
 from embedfleet.endpoint.spaces import space_id
@@ -25,7 +25,7 @@ LONG = "the river rises in the mountains " * 120
 
 @pytest.fixture(params=["with a cache", "without one"])
 def asker(request: pytest.FixtureRequest, tmp_path: Path) -> Asker:
-    cache = VectorCache(Memory(2**20)) if request.param == "with a cache" else None
+    cache = VectorCache(MemoryTier(2**20)) if request.param == "with a cache" else None
     return Asker(tmp_path / "model", cache)
 
 
@@ -183,7 +183,7 @@ class TestErrorsByItem:
                 else:
                     super().tell(text)
 
-        for name, cache in (("one", None), ("two", VectorCache(Memory(2**20)))):
+        for name, cache in (("one", None), ("two", VectorCache(MemoryTier(2**20)))):
             asker = Asker(tmp_path / name, cache, backend=Choosy())
             bad = "the river rises in the mountains"
             answer = await asker.ask(["one", bad, "two", bad], on_error="item")

@@ -7,45 +7,49 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.fleet.sizing import Changes, Part, Standing, changes
+from embedfleet.fleet.sizing import Changes, SlotRole, SlotStatus, changes
 from embedfleet.vocabulary import ReplicaState
 
-S, P = ReplicaState, Part
+S, P = ReplicaState, SlotRole
 
-STANDINGS = st.lists(
+STATUSES = st.lists(
     st.builds(
-        Standing, st.integers(0, 9), st.sampled_from(Part), st.sampled_from(S), st.integers(0, 99)
+        SlotStatus,
+        st.integers(0, 9),
+        st.sampled_from(SlotRole),
+        st.sampled_from(S),
+        st.integers(0, 99),
     ),
     unique_by=lambda each: each.number,
 )
 
 
-def serving(number: int, outstanding: int = 0, state: S = S.READY) -> Standing:
+def serving(number: int, outstanding: int = 0, state: S = S.READY) -> SlotStatus:
     """A replica in traffic."""
-    return Standing(number, P.TRAFFIC, state, outstanding)
+    return SlotStatus(number, P.TRAFFIC, state, outstanding)
 
 
-@given(STANDINGS, st.integers(0, 12), st.integers(0, 5))
+@given(STATUSES, st.integers(0, 12), st.integers(0, 5))
 def test_whatever_there_is_the_numbers_are_right_afterwards(
-    replicas: list[Standing], planned: int, standby: int
+    replicas: list[SlotStatus], planned: int, standby: int
 ) -> None:
     """Each replica changes at most once, and only to another part."""
     todo = changes(replicas, planned, standby)
-    before = {each.number: each.part for each in replicas}
-    assert len(dict(todo.parts)) == len(todo.parts)
-    assert all(before[number] is not part for number, part in todo.parts)
-    counts = Counter([*(before | dict(todo.parts)).values(), *todo.starts])
+    before = {each.number: each.role for each in replicas}
+    assert len(dict(todo.roles)) == len(todo.roles)
+    assert all(before[number] is not role for number, role in todo.roles)
+    counts = Counter([*(before | dict(todo.roles)).values(), *todo.starts])
     assert (counts[P.TRAFFIC], counts[P.STANDBY]) == (planned, standby)
 
 
-@given(STANDINGS, st.integers(0, 12), st.integers(0, 5))
+@given(STATUSES, st.integers(0, 12), st.integers(0, 5))
 def test_nothing_is_started_while_one_that_is_there_would_do(
-    replicas: list[Standing], planned: int, standby: int
+    replicas: list[SlotStatus], planned: int, standby: int
 ) -> None:
     """Who leaves is called back first: it is loaded already."""
     todo = changes(replicas, planned, standby)
     if todo.starts:
-        after = {each.number: each.part for each in replicas} | dict(todo.parts)
+        after = {each.number: each.role for each in replicas} | dict(todo.roles)
         left = {each.state for each in replicas if after[each.number] is P.LEAVING}
         assert left <= {S.EJECTED, S.DRAINING}
 
@@ -58,14 +62,14 @@ def test_nothing_is_done_where_the_numbers_are_right() -> None:
 def test_the_one_with_the_least_to_do_goes_first() -> None:
     """Of equals the last that came, so that numbers stay low."""
     replicas = [serving(0, 50), serving(1, 10), serving(2, 50), serving(3, 10)]
-    assert changes(replicas, 3, 0).parts == ((3, P.LEAVING),)
-    assert changes(replicas, 2, 0).parts == ((3, P.LEAVING), (1, P.LEAVING))
+    assert changes(replicas, 3, 0).roles == ((3, P.LEAVING),)
+    assert changes(replicas, 2, 0).roles == ((3, P.LEAVING), (1, P.LEAVING))
 
 
 def test_those_that_do_not_serve_anyway_go_before_those_that_do() -> None:
     """One that starts is missed less than one that idles."""
     replicas = [serving(0), serving(1, state=S.STARTING), serving(2, 99), serving(3, state=S.GONE)]
-    assert changes(replicas, 1, 0).parts == (
+    assert changes(replicas, 1, 0).roles == (
         (3, P.LEAVING),
         (1, P.LEAVING),
         (0, P.LEAVING),
@@ -89,11 +93,11 @@ def test_who_is_not_well_is_no_standby() -> None:
 def test_growth_takes_who_serves_soonest() -> None:
     """Those that drain, then standby, then those that are loading; then new ones."""
     replicas = [
-        Standing(0, P.STANDBY, S.STARTING),
-        Standing(1, P.STANDBY, S.STANDBY),
-        Standing(2, P.LEAVING, S.DRAINING, 7),
+        SlotStatus(0, P.STANDBY, S.STARTING),
+        SlotStatus(1, P.STANDBY, S.STANDBY),
+        SlotStatus(2, P.LEAVING, S.DRAINING, 7),
     ]
-    assert changes(replicas, 1, 2).parts == ((2, P.TRAFFIC),)
+    assert changes(replicas, 1, 2).roles == ((2, P.TRAFFIC),)
     assert changes(replicas, 4, 0) == Changes(
         ((2, P.TRAFFIC), (1, P.TRAFFIC), (0, P.TRAFFIC)), (P.TRAFFIC,)
     )
@@ -101,6 +105,6 @@ def test_growth_takes_who_serves_soonest() -> None:
 
 def test_a_standby_that_was_woken_is_replaced() -> None:
     """If it is still wanted."""
-    assert changes([Standing(0, P.STANDBY, S.STANDBY)], 1, 1) == Changes(
+    assert changes([SlotStatus(0, P.STANDBY, S.STANDBY)], 1, 1) == Changes(
         ((0, P.TRAFFIC),), (P.STANDBY,)
     )

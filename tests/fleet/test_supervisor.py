@@ -18,7 +18,7 @@ from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.providers.provider import End
 from embedfleet.fleet.states import Event
-from embedfleet.fleet.supervisor import Supervisor, Told
+from embedfleet.fleet.supervisor import Supervisor, SupervisorListener
 from embedfleet.vocabulary import ReplicaState, SetupError
 from tests.conformance.scaling_conformance import TargetConformance
 from tests.loops import running
@@ -100,7 +100,9 @@ class Rig:
             Backoff(0.001, 0.01),
             outstanding=lambda name: self.work.get(name, 0),
             grace_s=7.0,
-            told=Told(restarted=self._restart, arrived=lambda came, _: self.arrived.append(came)),
+            listener=SupervisorListener(
+                restarted=self._restart, arrived=lambda came, _: self.arrived.append(came)
+            ),
         )
         self.fleet.listen(self._attend)
 
@@ -143,8 +145,8 @@ async def rigged(count: int, *, broken: int = 0, well: bool = True) -> AsyncIter
 @contextlib.asynccontextmanager
 async def keeping(count: int, provider: FakeProvider) -> AsyncIterator[tuple[Fleet, list[int]]]:
     fleet, restarts = Fleet(), []
-    told = Told(restarted=lambda: restarts.append(1))
-    supervisor = Supervisor(fleet, provider, Backoff(0.001, 0.01), told=told)
+    listener = SupervisorListener(restarted=lambda: restarts.append(1))
+    supervisor = Supervisor(fleet, provider, Backoff(0.001, 0.01), listener=listener)
     supervisor.start(count)
     async with running(supervisor.run()):
         await settle()

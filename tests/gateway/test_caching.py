@@ -10,9 +10,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.gateway.caching import CacheCounter, cache_routes, told, vector_cache
+from embedfleet.gateway.caching import CacheCounter, cache_routes, figures_of, vector_cache
 from embedfleet.settings import CacheSettings
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import CallerError
@@ -37,12 +37,12 @@ async def test_redis_alone_is_a_cache_too() -> None:
     settings = CacheSettings(memory_mib=0, redis_url="redis://127.0.0.1:1")
     made = vector_cache(settings, GatewayMetrics())
     assert made is not None
-    assert told(made)["redis"]["state"] == "closed"
+    assert figures_of(made)["redis"]["state"] == "closed"
     await made.close()
 
 
 async def test_counts_go_into_the_metrics_once(tmp_path: Path) -> None:
-    cache, metrics = VectorCache(Memory(2**20)), GatewayMetrics()
+    cache, metrics = VectorCache(MemoryTier(2**20)), GatewayMetrics()
     counter, asker = CacheCounter(cache, metrics), Asker(tmp_path / "model", cache)
     await asker.ask(["a", "b"])
     counter.observe()
@@ -57,7 +57,7 @@ async def test_counts_go_into_the_metrics_once(tmp_path: Path) -> None:
 
 
 async def test_an_operator_sees_clears_and_warms_it(tmp_path: Path) -> None:
-    cache = VectorCache(Memory(2**20))
+    cache = VectorCache(MemoryTier(2**20))
     asker = Asker(tmp_path / "model", cache)
     routes = cache_routes(cache, asker.endpoint)
 

@@ -15,7 +15,7 @@ from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
 from embedfleet.gateway.counting import (
     MOST_GONE,
-    DoorCounter,
+    ClientLimitCounter,
     RequestCounter,
     StateGauge,
 )
@@ -144,7 +144,7 @@ def test_a_replica_that_was_lost_counts_as_gone_and_one_that_was_let_go_does_not
 
 async def test_what_was_not_taken_in_time_is_counted_once() -> None:
     metrics, room = GatewayMetrics(), AnswerRoom(100)
-    counter = DoorCounter(GatewaySettings(), room, metrics)
+    counter = ClientLimitCounter(GatewaySettings(), room, metrics)
     counter.answers.shed, counter.answers.cut_off, room.shed = 2, 3, 1
     counter.observe()
     counter.observe()

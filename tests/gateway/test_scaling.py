@@ -20,7 +20,7 @@ from embedfleet.settings import AutoscalingSettings
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import CallerError
 from embedfleet.wire.asgi import Router
-from tests.autoscaling.test_scaler import FakeSight, FakeTarget, V
+from tests.autoscaling.test_scaler import FakeSource, FakeTarget, V
 
 SETTINGS = AutoscalingSettings(min_replicas=1, max_replicas=8, tick_s=0.005, stale_s=5.0)
 
@@ -37,7 +37,7 @@ class Rig:
 
     def scale(self, name: str, rate: float = 0.0) -> FakeTarget:
         target = self.targets[name] = FakeTarget(planned=1)
-        self.loops.start(self.scaling.scaler(name, target, FakeSight(target, rate)).run(), name)
+        self.loops.start(self.scaling.scaler(name, target, FakeSource(target, rate)).run(), name)
         return target
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -163,8 +163,8 @@ async def test_metrics_show_the_decision_and_what_every_term_asks_for() -> None:
 async def test_a_held_decision_is_seen_and_the_last_figures_stay() -> None:
     """A gap in what is known is no load of zero."""
     async with rigged("m", rate=3 * V) as rig:
-        sight = rig.scaling.find("m")._sight
-        sight.error = RuntimeError("gone")  # type: ignore[attr-defined]
+        source = rig.scaling.find("m")._source
+        source.error = RuntimeError("gone")  # type: ignore[attr-defined]
         await asyncio.sleep(0.05)
         assert rig.metric("autoscaling_held", pool="m") == 1
         assert rig.metric("autoscaling_winner", pool="m", winner="held") == 1
@@ -175,7 +175,7 @@ async def test_what_a_gateway_sees_is_there_for_whoever_sums_up() -> None:
     """By pool; this is what other gateways' scaler reads."""
     rig = Rig()
     target = FakeTarget(planned=3)
-    rig.scaling.sights["m"] = FakeSight(target, 500.0)  # type: ignore[assignment]
+    rig.scaling.monitors["m"] = FakeSource(target, 500.0)  # type: ignore[assignment]
     status, told = await rig.ask("GET", "/observation")
     assert status == 200
     assert (told["pools"]["m"]["ready"], told["pools"]["m"]["arriving_slow"]) == (3, 500.0)

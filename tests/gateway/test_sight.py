@@ -12,19 +12,19 @@ import pytest
 from embedfleet.autoscaling import Observation
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.states import Event
-from embedfleet.gateway.sight import PoolSight
+from embedfleet.gateway.sight import PoolMonitor
 from embedfleet.settings import AutoscalingSettings
-from tests.conformance.scaling_conformance import SightConformance
+from tests.conformance.scaling_conformance import ObservationSourceConformance
 from tests.fleet.test_health import DESCRIPTION
 
 
 class FakePool:
-    """What a sight looks at, without a pool at work."""
+    """What a monitor reads of a pool, without a pool at work."""
 
     def __init__(self) -> None:
         self.fleet = Fleet()
         self.waiting_tokens, self.queued_texts = 700, 3
-        self.observer: PoolSight | None = None
+        self.observer: PoolMonitor | None = None
 
     def ready(self, name: str, **told: Any) -> None:
         member = self.fleet.add(name, f"http://{name}", 0.0)
@@ -34,29 +34,29 @@ class FakePool:
 
 
 class Rig:
-    """A sight of a fake pool."""
+    """A monitor of a fake pool."""
 
     def __init__(self, memory: float | None = None) -> None:
         self.pool = FakePool()
         settings = AutoscalingSettings()
-        self.sight = PoolSight(self.pool, settings, lambda: memory)  # type: ignore[arg-type]
+        self.monitor = PoolMonitor(self.pool, settings, lambda: memory)  # type: ignore[arg-type]
 
     def asked(self, texts: int) -> None:
-        self.sight.asked(100 * texts, texts, time.monotonic())
+        self.monitor.asked(100 * texts, texts, time.monotonic())
 
     def ended(self, seconds: float, texts: int = 1, *, left: bool = False) -> None:
-        self.sight.ended(seconds, time.monotonic(), texts, left=left)
+        self.monitor.ended(seconds, time.monotonic(), texts, left=left)
 
     async def seen(self, later_s: float = 1.0) -> Observation:
-        return await self.sight.observe(time.monotonic() + later_s)
+        return await self.monitor.observe(time.monotonic() + later_s)
 
 
-class TestAsSight(SightConformance):
+class TestAsObservationSource(ObservationSourceConformance):
     """What the autoscaler relies on."""
 
     @pytest.fixture
-    def sight(self) -> PoolSight:
-        return Rig().sight
+    def source(self) -> PoolMonitor:
+        return Rig().monitor
 
 
 async def test_it_sees_how_much_is_asked_for() -> None:

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from embedfleet.autoscaling import Observation
-from embedfleet.gateway.together import Together
+from embedfleet.gateway.together import PeerAggregator
 from embedfleet.vocabulary import ServiceError
 
 OWN = Observation(1.0, 2, arriving_fast=10.0, arriving_slow=10.0, waiting_tokens=5.0)
@@ -37,8 +37,10 @@ class Own:
 
 
 @contextlib.asynccontextmanager
-async def beside(answer: object, status: int = 200) -> AsyncIterator[tuple[Together, list[Any]]]:
-    """This gateway's sight beside another gateway that answers so."""
+async def beside(
+    answer: object, status: int = 200
+) -> AsyncIterator[tuple[PeerAggregator, list[Any]]]:
+    """This gateway's observations beside another gateway that answers so."""
     asked: list[Any] = []
 
     async def observation(request: web.Request) -> web.Response:
@@ -57,13 +59,13 @@ async def beside(answer: object, status: int = 200) -> AsyncIterator[tuple[Toget
         return [url]
 
     async with aiohttp.ClientSession() as session:
-        yield Together("p", Own(), others, session, "key"), asked
+        yield PeerAggregator("p", Own(), others, session, "key"), asked
     await runner.cleanup()
 
 
 async def test_traffic_and_work_of_gateways_add_up() -> None:
-    async with beside({"pools": {"p": OTHER}}) as (sight, asked):
-        seen = await sight.observe(99.0)
+    async with beside({"pools": {"p": OTHER}}) as (source, asked):
+        seen = await source.observe(99.0)
 
         assert (seen.arriving_fast, seen.arriving_slow, seen.waiting_tokens) == (40.0, 30.0, 12.0)
         assert seen.ready == 3
@@ -86,9 +88,9 @@ async def test_a_gateway_that_tells_nothing_sensible_is_an_error(
     answer: object, status: int
 ) -> None:
     """Its traffic is unknown, so the number of replicas is held."""
-    async with beside(answer, status) as (sight, _):
+    async with beside(answer, status) as (source, _):
         with pytest.raises(ServiceError, match="the gateway at http"):
-            await sight.observe(99.0)
+            await source.observe(99.0)
 
 
 async def test_a_gateway_that_is_not_there_is_an_error() -> None:
@@ -97,5 +99,5 @@ async def test_a_gateway_that_is_not_there_is_an_error() -> None:
 
     async with aiohttp.ClientSession() as session:
         with pytest.raises(ServiceError, match="does not answer"):
-            await Together("p", Own(), others, session).observe(1.0)
+            await PeerAggregator("p", Own(), others, session).observe(1.0)
         await asyncio.sleep(0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from embedfleet.gateway.connections import (
-    KEPT_S,
+    KEEP_ALIVE_S,
     MOST_HEAD_BYTES,
     Connections,
     Origin,
@@ -195,7 +195,7 @@ async def test_connections_of_a_replica_that_is_gone_are_closed() -> None:
         await work(upstream, other)
         assert set(connections._addresses) == {url, other}
 
-        connection.idle_since -= KEPT_S + 1
+        connection.idle_since -= KEEP_ALIVE_S + 1
         await asyncio.gather(*(work(upstream, other) for _ in range(2)))
         await asyncio.wait_for(closed.wait(), 30)
         assert set(connections._addresses) == {other}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.states import Event
-from embedfleet.kubernetes.cluster import Patience
+from embedfleet.kubernetes.cluster import RetryPolicy
 from embedfleet.kubernetes.connection import Connection
 from embedfleet.kubernetes.endpoints import Service
 from embedfleet.kubernetes.follower import Follower
@@ -37,7 +37,7 @@ async def following(server: ApiServer) -> AsyncIterator[Fleet]:
         fleet,
         Service("embedfleet", "engine", "http"),
         cluster,
-        Patience(first_s=0.005, most_s=0.02),
+        RetryPolicy(first_s=0.005, most_s=0.02),
         Random(1),
     )
     async with running(follower.run()):

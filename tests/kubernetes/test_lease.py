@@ -17,7 +17,7 @@ from embedfleet.background import Background, cancelled
 from embedfleet.kubernetes.cluster import ClusterError
 from embedfleet.kubernetes.connection import Connection
 from embedfleet.kubernetes.leading import Leadership
-from embedfleet.kubernetes.lease import Candidacy, Times, Turn, written
+from embedfleet.kubernetes.lease import Candidacy, LeaseAction, Times, written
 from tests.fakes.virtual_time import run as run_virtually
 from tests.kubernetes.test_follower import until
 from tests.stand_ins.kubernetes import ApiServer, Fault, api_server
@@ -31,23 +31,23 @@ def lease(holder: str, renewed: str = "1") -> dict[str, Any]:
 
 
 def test_a_lease_that_nobody_holds_is_taken() -> None:
-    assert Candidacy("a").read(None, 0.0).turn(0.0) is Turn.TAKE
-    assert Candidacy("a").read(lease(""), 0.0).turn(0.0) is Turn.TAKE
+    assert Candidacy("a").read(None, 0.0).next_action(0.0) is LeaseAction.TAKE
+    assert Candidacy("a").read(lease(""), 0.0).next_action(0.0) is LeaseAction.TAKE
 
 
 def test_a_holder_that_renews_keeps_it() -> None:
     candidate = Candidacy("a")
     for second in range(60):
         candidate = candidate.read(lease("b", str(second)), float(second))
-        assert candidate.turn(second + 0.5) is Turn.WAIT
+        assert candidate.next_action(second + 0.5) is LeaseAction.WAIT
         assert not candidate.leads(second)
 
 
 def test_a_silent_holder_loses_it_after_the_time_of_the_lease_by_our_own_clock() -> None:
     candidate = Candidacy("a").read(lease("b"), 1000.0).read(lease("b"), 1010.0)
 
-    assert candidate.turn(1015.0) is Turn.WAIT
-    assert candidate.turn(1015.1) is Turn.TAKE
+    assert candidate.next_action(1015.0) is LeaseAction.WAIT
+    assert candidate.next_action(1015.1) is LeaseAction.TAKE
 
 
 def test_who_could_not_renew_stops_before_others_may_begin() -> None:
@@ -57,13 +57,13 @@ def test_who_could_not_renew_stops_before_others_may_begin() -> None:
 
     assert holder.leads(9.9)
     assert not holder.leads(10.0)
-    assert other.turn(15.0) is Turn.WAIT
+    assert other.next_action(15.0) is LeaseAction.WAIT
 
 
 def test_a_restarted_holder_of_the_same_name_must_write_before_it_acts() -> None:
     again = Candidacy("a").read(lease("a"), 5.0)
 
-    assert again.turn(5.0) is Turn.RENEW
+    assert again.next_action(5.0) is LeaseAction.RENEW
     assert not again.leads(5.0)
 
 
@@ -103,7 +103,7 @@ def test_two_never_lead_at_once_however_late_they_look_and_write(
         assert sum(each.leads(now) for each in candidates.values()) <= 1
         asked_at = now
         candidates[name] = candidates[name].read(held, now)
-        if candidates[name].turn(now) is Turn.WAIT:
+        if candidates[name].next_action(now) is LeaseAction.WAIT:
             continue
         now += takes
         stamp += 1

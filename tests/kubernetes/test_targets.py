@@ -18,7 +18,7 @@ import pytest
 from embedfleet.autoscaling import Observation, Scaler, Target
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.states import Event
-from embedfleet.kubernetes.cluster import ClusterError, Patience
+from embedfleet.kubernetes.cluster import ClusterError, RetryPolicy
 from embedfleet.kubernetes.connection import Connection
 from embedfleet.kubernetes.deletion_cost import ANNOTATION, VICTIM
 from embedfleet.kubernetes.deployment import Deployment, parse
@@ -65,7 +65,7 @@ async def deployed(*names: str) -> AsyncIterator[Cluster]:
         fleet, connection = Fleet(), Connection.at(server.url)
         work: dict[str, int] = {}
         deployment = Deployment(
-            connection, "embedfleet", "engine", Patience(0.002, 0.01), Random(1)
+            connection, "embedfleet", "engine", RetryPolicy(0.002, 0.01), Random(1)
         )
         pods = Pods(fleet, deployment, lambda name: work.get(name, 0))
         count = Count(pods)
@@ -200,10 +200,10 @@ async def test_a_server_that_fails_for_a_while_gets_the_number_in_the_end(status
 
 def test_a_server_that_asks_for_patience_gets_it() -> None:
     """`Retry-After` of a 429; otherwise pauses double up to a ceiling, and differ by chance."""
-    patience, rng = Patience(0.2, 30.0), Random(1)
+    retry, rng = RetryPolicy(0.2, 30.0), Random(1)
 
-    assert patience.pause_s(1, rng, 7.0) == 7.0
-    pauses = [patience.pause_s(failures, rng) for failures in range(1, 20)]
+    assert retry.pause_s(1, rng, 7.0) == 7.0
+    pauses = [retry.pause_s(failures, rng) for failures in range(1, 20)]
     assert all(0.1 <= pause <= 30.0 for pause in pauses)
     assert min(pauses[9:]) >= 15.0
 

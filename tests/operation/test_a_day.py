@@ -42,12 +42,12 @@ pytestmark = [
         reason="nginx, Prometheus or Redis is not installed (`make packages`)",
     ),
 ]
-PATIENCE_S = 60.0
+DEADLINE_S = 60.0
 MOST_LINES = 100
 
 
 def until(what: str, holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + DEADLINE_S
     while not holds():
         assert time.monotonic() < deadline, f"{what} never came"
         time.sleep(0.2)

@@ -18,7 +18,7 @@ from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
 
 GATEWAY, ADMIN, KEY, AXE, PROCESS, CODE = sys.argv[1:7]
 SCREENSHOTS = Path(sys.argv[7]) if len(sys.argv) > 7 else None
-PATIENCE_MS = 90_000
+DEADLINE_MS = 90_000
 
 
 def accessible(page: Page) -> None:
@@ -110,7 +110,7 @@ def thousands(page: Page) -> None:
     many = "\n".join(f"Document number {each}." for each in range(5000))
     page.locator("#documents").evaluate("(element, text) => { element.value = text; }", many)
     page.locator("#embed").click()
-    expect(page.locator("#said")).to_contain_text("5003 texts", timeout=6 * PATIENCE_MS)
+    expect(page.locator("#said")).to_contain_text("5003 texts", timeout=6 * DEADLINE_MS)
     expect(page.locator("#agreement")).to_contain_text("200 columns")
     longest = page.evaluate("longest")
     assert longest < 5_000, longest  # the machine may be busy; a page that computes stands longer
@@ -174,7 +174,7 @@ def the_api(page: Page) -> None:
 
 
 def main() -> None:
-    expect.set_options(timeout=PATIENCE_MS)
+    expect.set_options(timeout=DEADLINE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"]
@@ -185,7 +185,7 @@ def main() -> None:
                 color_scheme=scheme,
                 permissions=["clipboard-write", "clipboard-read"],
             )
-            context.set_default_timeout(PATIENCE_MS)
+            context.set_default_timeout(DEADLINE_MS)
             page = context.new_page()
             troubles = watched(page)
             page.goto(GATEWAY)

@@ -9,7 +9,7 @@ import pytest
 
 from embedfleet.access import KeyRing, OpenAccess
 from embedfleet.access.records import plain
-from embedfleet.replica.process import Door, fronted
+from embedfleet.replica.process import LoadingApp, fronted
 from embedfleet.serving import Listener, bind, serving
 
 
@@ -26,7 +26,7 @@ from embedfleet.serving import Listener, bind, serving
 async def test_a_replica_without_a_key_answers_no_page_and_no_foreign_name(
     headers: dict[str, str], status: int
 ) -> None:
-    listener = Listener(fronted(Door(), OpenAccess(), "127.0.0.1"), bind("127.0.0.1", 0))
+    listener = Listener(fronted(LoadingApp(), OpenAccess(), "127.0.0.1"), bind("127.0.0.1", 0))
     async with (
         serving([listener], stop_timeout_s=1),
         aiohttp.ClientSession() as client,
@@ -51,7 +51,7 @@ async def test_a_replica_of_a_gateway_asks_everybody_for_its_key_but_for_health_
     path: str, headers: dict[str, str], status: int
 ) -> None:
     ring = KeyRing(plain(["key-of-this-start"], datetime.now(UTC), "test"))
-    app = fronted(Door(), ring, "127.0.0.1", ours=True)
+    app = fronted(LoadingApp(), ring, "127.0.0.1", ours=True)
     listener = Listener(app, bind("127.0.0.1", 0))
     async with (
         serving([listener], stop_timeout_s=1),

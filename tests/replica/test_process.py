@@ -21,10 +21,10 @@ from embedfleet.model.source import resolve
 from embedfleet.replica.process import (
     ENGINE_HUNG,
     ENGINE_LOST,
-    Door,
     LoadedModel,
+    LoadingApp,
     serve,
-    told_to_end,
+    stop_requested,
 )
 from embedfleet.serving import Listener, bind, serving
 from embedfleet.settings import Pool, ReplicaSettings, Settings
@@ -77,20 +77,20 @@ async def stopped(stop: asyncio.Event) -> None:
 
 @contextlib.asynccontextmanager
 async def process(batch_timeout_s: float = 30.0) -> AsyncIterator[Process]:
-    engine, stop, door = ClosedSomewhere(), asyncio.Event(), Door()
+    engine, stop, loading_app = ClosedSomewhere(), asyncio.Event(), LoadingApp()
     source = resolve("builtin", progress=False)
     description = describe(source.directory, name=source.name)
     files = Snapshot.of(source.directory)
     loaded = LoadedModel(description, Encoder(description), engine, files, 0.1)
     replica = ReplicaSettings(batch_timeout_s=batch_timeout_s)
     settings = Settings(pools=(Pool(model="builtin", replicas=1),), replica=replica)
-    listener = Listener(door, bind("127.0.0.1", 0))
+    listener = Listener(loading_app, bind("127.0.0.1", 0))
     stopping = asyncio.create_task(stopped(stop))
     async with (
         serving([listener], stop_timeout_s=1),
         aiohttp.ClientSession(f"http://{listener.address}") as session,
     ):
-        ended = asyncio.create_task(serve(loaded, settings, door, stopping, None))
+        ended = asyncio.create_task(serve(loaded, settings, loading_app, stopping, None))
         await asyncio.sleep(0.01)
         yield Process(engine, stop, ended, session)
         stop.set()
@@ -166,7 +166,7 @@ async def test_a_replica_process_ends_when_a_bug_ends_one_of_its_loops(
         raise ZeroDivisionError("a bug")
 
     background, signalled = Background(), asyncio.Event()
-    told = asyncio.create_task(told_to_end(signalled, background))
+    told = asyncio.create_task(stop_requested(signalled, background))
     background.start(broken(), "watching a key")
     async with asyncio.timeout(30):
         await told
@@ -174,7 +174,7 @@ async def test_a_replica_process_ends_when_a_bug_ends_one_of_its_loops(
     assert "watching a key ended unexpectedly" in caplog.text
     await background.close()
 
-    told = asyncio.create_task(told_to_end(signalled, Background()))
+    told = asyncio.create_task(stop_requested(signalled, Background()))
     signalled.set()
     async with asyncio.timeout(30):
         await told

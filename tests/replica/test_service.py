@@ -13,7 +13,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from embedfleet.batching.jobs import Job, Part
+from embedfleet.batching.jobs import BatchResult, Job
 from embedfleet.endpoint import Endpoint
 from embedfleet.fleet.balancing.load import Load
 from embedfleet.gateway.upstream import Upstream
@@ -271,7 +271,7 @@ async def test_more_than_may_wait_is_refused() -> None:
 def refused_after_s(replica: Replica) -> tuple[int, float]:
     """Tokens that wait in a full replica, and after how many seconds one may ask again."""
 
-    def nowhere(_: Part) -> None: ...
+    def nowhere(_: BatchResult) -> None: ...
 
     jobs = [
         Job(number, np.full(500, 20, np.int32), Lane.BULK, None, 0.0, nowhere)

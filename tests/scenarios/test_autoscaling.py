@@ -43,7 +43,7 @@ TEXTS = [
     + f"Remarks on the weather of day {number % 7} and the one before. " * (1 + number % 7)
     for number in range(300)
 ]
-PATIENCE_S = 90.0
+DEADLINE_S = 90.0
 
 
 @pytest.fixture
@@ -102,10 +102,10 @@ async def step_of_load(service: Service) -> int:
         heavy, light = asyncio.Event(), asyncio.Event()
         clients = [asyncio.create_task(client(seed, 0.0, heavy)) for seed in range(12)]
         clients.append(asyncio.create_task(client(99, 0.5, light)))
-        await asyncio.to_thread(service.wait_for, ["ready"] * 3, PATIENCE_S)
+        await asyncio.to_thread(service.wait_for, ["ready"] * 3, DEADLINE_S)
         await asyncio.sleep(2)
         heavy.set()
-        await asyncio.to_thread(service.wait_for, ["ready"], PATIENCE_S)
+        await asyncio.to_thread(service.wait_for, ["ready"], DEADLINE_S)
         light.set()
         await asyncio.gather(*clients)
         return answered

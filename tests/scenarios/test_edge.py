@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "06-edge-cache" / "edge.toml"
 KNOWN = ["How are you today?", "长城有多长?", "The sea is blue."]
-PATIENCE_S = 60.0
+DEADLINE_S = 60.0
 
 
 class Edge:
@@ -48,7 +48,7 @@ class Edge:
         return ask(self.url, body)
 
     def until_answered(self, texts: list[str]) -> tuple[int, Any, str]:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + DEADLINE_S
         while True:
             with contextlib.suppress(OSError):
                 answer = self.ask(texts)
@@ -120,7 +120,7 @@ def test_known_texts_are_answered_while_the_inner_gateway_is_down(
             # The edge brings what it is given to unit length: the last bit may differ.
             np.testing.assert_allclose(vectors(first), vectors(right), atol=1e-6)
             assert first["usage"] == right["usage"]
-            deadline = time.monotonic() + PATIENCE_S
+            deadline = time.monotonic() + DEADLINE_S
             while edge.stats()["redis"]["written"] < len(KNOWN):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)

@@ -19,11 +19,11 @@ from tests.service import started
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_S = 60.0
+DEADLINE_S = 60.0
 
 
 async def until(session: aiohttp.ClientSession, url: str, status: int) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         async with session.get(url) as answer:
             if answer.status == status:
@@ -58,7 +58,7 @@ async def test_a_gateway_serves_on_for_the_drain_delay_and_a_second_signal_skips
             async with through_unix.get("http://localhost/v1/models") as answer:
                 assert answer.status == 200
             fleet.service.process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(fleet.service.process.wait, PATIENCE_S) == 0
+            assert await asyncio.to_thread(fleet.service.process.wait, DEADLINE_S) == 0
         asker.reckoning.check()
         assert not path.exists()
 
@@ -76,7 +76,7 @@ async def test_a_second_signal_answers_what_is_open_that_the_server_stops(
             await asyncio.sleep(1)
             fleet.service.process.send_signal(signal.SIGTERM)
             async with session_without_limits() as other:
-                deadline = time.monotonic() + PATIENCE_S
+                deadline = time.monotonic() + DEADLINE_S
                 while True:  # once nobody listens any more, it drains
                     try:
                         async with other.get(f"{fleet.service.root}/health/live"):
@@ -88,7 +88,7 @@ async def test_a_second_signal_answers_what_is_open_that_the_server_stops(
             fleet.service.process.send_signal(signal.SIGTERM)
             codes = await asyncio.gather(*asked)
         assert set(codes) == {"draining"}, asker.reckoning.wrong[:3]
-        assert await asyncio.to_thread(fleet.service.process.wait, PATIENCE_S) == 0
+        assert await asyncio.to_thread(fleet.service.process.wait, DEADLINE_S) == 0
 
 
 def test_a_second_service_takes_a_free_admin_port_and_says_which(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.stand_ins.tei import TEI
 pytestmark = pytest.mark.slow
 
 MODEL = os.environ.get("EMBEDFLEET_TEST_SERVICE", "builtin")
-PATIENCE_S = 60
+DEADLINE_S = 60
 
 
 class Liar(SGLang):
@@ -66,7 +66,7 @@ async def embed(session: aiohttp.ClientSession, url: str, texts: list[str]) -> n
 
 async def until(condition: Callable[[list[dict[str, Any]]], bool], running: Service) -> None:
     """Wait until the fleet's table is as wanted."""
-    for _ in range(PATIENCE_S * 5):
+    for _ in range(DEADLINE_S * 5):
         fleet = await asyncio.to_thread(running.fleet)
         if condition(fleet):
             return

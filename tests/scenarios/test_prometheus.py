@@ -34,7 +34,7 @@ pytestmark = [
         reason="prometheus and promtool are not installed (Debian: apt-get install prometheus)",
     ),
 ]
-PATIENCE_S = 90
+DEADLINE_S = 90
 COMPARISON = re.compile(r"\s*(==|>|<)\s*[\d.]+")
 
 
@@ -56,7 +56,7 @@ class Prometheus:
 
     def until(self, what: str, condition: Callable[[], bool]) -> None:
         """Wait for what comes with the next scrapes."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + DEADLINE_S
         while not condition():
             assert time.monotonic() < deadline, f"{what} never came"
             time.sleep(0.5)

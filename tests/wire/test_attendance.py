@@ -7,7 +7,7 @@ import pytest
 
 from embedfleet.vocabulary import DeadlineError
 from embedfleet.wire.asgi import ClientGoneError, Request
-from embedfleet.wire.attendance import Attendance
+from embedfleet.wire.attendance import CancelScope
 
 
 def asking(leaves_after_s: float) -> Request:
@@ -31,20 +31,20 @@ async def work(seconds: float, ends: list[str]) -> str:
 
 async def test_work_that_is_quick_is_done() -> None:
     """Nothing else happens."""
-    with Attendance(asking(9), left_s=9):
+    with CancelScope(asking(9), left_s=9):
         assert await work(0.0, []) == "done"
 
 
 async def test_slow_work_is_done_while_the_caller_waits() -> None:
     """Watched, and left in peace."""
-    with Attendance(asking(9), left_s=9):
+    with CancelScope(asking(9), left_s=9):
         assert await work(0.1, []) == "done"
 
 
 async def test_work_ends_when_the_caller_leaves() -> None:
     """Its own clean-up runs first."""
     ends: list[str] = []
-    with pytest.raises(ClientGoneError), Attendance(asking(0.05), left_s=9):
+    with pytest.raises(ClientGoneError), CancelScope(asking(0.05), left_s=9):
         await work(9, ends)
 
     assert ends == ["cancelled"]
@@ -54,7 +54,7 @@ async def test_work_ends_when_the_caller_leaves() -> None:
 async def test_work_ends_at_its_deadline(left_s: float) -> None:
     """Be it near, far, or past."""
     ends: list[str] = []
-    with pytest.raises(DeadlineError), Attendance(asking(9), left_s):
+    with pytest.raises(DeadlineError), CancelScope(asking(9), left_s):
         await work(9, ends)
 
     assert ends == ["cancelled"]
@@ -70,7 +70,7 @@ async def test_a_caller_who_leaves_as_the_work_ends_cancels_nothing_that_comes_a
 
     async def send(_message: Any) -> None: ...
 
-    with Attendance(Request({"type": "http"}, receive, send), left_s=9):
+    with CancelScope(Request({"type": "http"}, receive, send), left_s=9):
         await asyncio.sleep(0.25)  # it is watched
         left.set_result(None)
     await asyncio.sleep(0.05)
@@ -78,7 +78,7 @@ async def test_a_caller_who_leaves_as_the_work_ends_cancels_nothing_that_comes_a
 
 async def test_an_error_of_the_work_comes_out_as_it_is() -> None:
     """Attendance adds nothing to it."""
-    with pytest.raises(ZeroDivisionError), Attendance(asking(9), left_s=9):
+    with pytest.raises(ZeroDivisionError), CancelScope(asking(9), left_s=9):
         _ = 1 / 0
 
 
@@ -86,7 +86,7 @@ async def test_cancelling_from_outside_is_no_deadline() -> None:
     """Whoever cancels a task gets a cancelled one."""
 
     async def attended() -> None:
-        with Attendance(asking(9), left_s=9):
+        with CancelScope(asking(9), left_s=9):
             await work(9, [])
 
     task = asyncio.create_task(attended())

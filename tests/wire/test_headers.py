@@ -7,8 +7,8 @@ import pytest
 from embedfleet.vocabulary import CallerError, Lane, SettingError
 from embedfleet.wire.asgi import Message, Request
 from embedfleet.wire.headers import (
-    CacheWishes,
-    cache_wishes,
+    CacheDirectives,
+    cache_directives,
     client_address,
     deadline_s,
     lane_of,
@@ -43,17 +43,17 @@ def test_the_lane_is_interactive_unless_asked() -> None:
 @pytest.mark.parametrize(
     ("value", "wishes"),
     [
-        (None, CacheWishes(answer=True, store=True)),
-        ("no-store", CacheWishes(answer=True, store=False)),
-        ("No-Cache", CacheWishes(answer=False, store=True)),
-        ("max-age=0 , no-cache,no-store", CacheWishes(answer=False, store=False)),
-        ("only-if-cached, max-stale=60, no-cached", CacheWishes(answer=True, store=True)),
-        (",,;", CacheWishes(answer=True, store=True)),
+        (None, CacheDirectives(answer=True, store=True)),
+        ("no-store", CacheDirectives(answer=True, store=False)),
+        ("No-Cache", CacheDirectives(answer=False, store=True)),
+        ("max-age=0 , no-cache,no-store", CacheDirectives(answer=False, store=False)),
+        ("only-if-cached, max-stale=60, no-cached", CacheDirectives(answer=True, store=True)),
+        (",,;", CacheDirectives(answer=True, store=True)),
     ],
 )
-def test_a_caller_says_what_a_cache_may_do(value: str | None, wishes: CacheWishes) -> None:
+def test_a_caller_says_what_a_cache_may_do(value: str | None, wishes: CacheDirectives) -> None:
     """RFC 9111, 5.2.1; what it knows nothing of it leaves alone."""
-    assert cache_wishes(value) == wishes
+    assert cache_directives(value) == wishes
 
 
 def test_a_deadline_is_at_most_what_the_service_allows() -> None:
@@ -102,7 +102,9 @@ def test_a_proxy_may_tell_the_address_in_a_line_of_its_own() -> None:
 def test_a_list_on_several_lines_is_one_list() -> None:
     """RFC 9110, 5.3."""
     asked = lines(b"cache-control", b"no-cache", b"max-age=0, no-store")
-    assert cache_wishes(asked.listed(b"cache-control")) == CacheWishes(answer=False, store=False)
+    assert cache_directives(asked.listed(b"cache-control")) == CacheDirectives(
+        answer=False, store=False
+    )
     assert lines(b"cache-control").listed(b"cache-control") is None
 
 

@@ -5,8 +5,16 @@ stored, `bucket` and `passes` their limits, `keyring` authentication; `storing` 
 the shells around the file.
 """
 
-from embedfleet.access.access import Access, Earlier, OpenAccess, OpenPass, Pass
+from embedfleet.access.access import Access, DelegatedAccess, OpenAccess, Quota, UnlimitedQuota
 from embedfleet.access.keyring import KeyRing
 from embedfleet.access.records import KeyRecord
 
-__all__ = ["Access", "Earlier", "KeyRecord", "KeyRing", "OpenAccess", "OpenPass", "Pass"]
+__all__ = [
+    "Access",
+    "DelegatedAccess",
+    "KeyRecord",
+    "KeyRing",
+    "OpenAccess",
+    "Quota",
+    "UnlimitedQuota",
+]

@@ -10,7 +10,7 @@ from typing import Protocol
 from embedfleet.vocabulary import Lane
 
 
-class Pass(Protocol):
+class Quota(Protocol):
     """What one request may use; opened before its body is read, closed when it is answered."""
 
     key: str
@@ -48,14 +48,14 @@ class Pass(Protocol):
 class Access(Protocol):
     """Who may ask, and how much."""
 
-    def open(self, authorization: str | None) -> Pass:
+    def open(self, authorization: str | None) -> Quota:
         """Tell callers apart by their `authorization` header.
 
         Raises UnauthorizedError, or RateLimitedError when the caller's requests are used up.
         """
         ...
 
-    def open_for(self, key: str) -> Pass:
+    def open_for(self, key: str) -> Quota:
         """For work that the bearer of a key asked for before, by the key's id.
 
         Raises UnauthorizedError where the key has ended since, and as `open`.
@@ -63,7 +63,7 @@ class Access(Protocol):
         ...
 
 
-class OpenPass:
+class UnlimitedQuota:
     """Everything is allowed."""
 
     key: str = ""
@@ -86,16 +86,16 @@ class OpenPass:
 class OpenAccess:
     """Everybody may ask for everything: a service that only this machine reaches."""
 
-    _pass = OpenPass()
+    _pass = UnlimitedQuota()
 
-    def open(self, authorization: str | None) -> Pass:  # noqa: ARG002
+    def open(self, authorization: str | None) -> Quota:  # noqa: ARG002
         return self._pass
 
-    def open_for(self, key: str) -> Pass:  # noqa: ARG002
+    def open_for(self, key: str) -> Quota:  # noqa: ARG002
         return self._pass
 
 
-class Earlier:
+class DelegatedAccess:
     """The access of work that somebody asked for before: it is one key's, whoever sends it."""
 
     def __init__(self, access: Access, key: str) -> None:
@@ -103,8 +103,8 @@ class Earlier:
         self._access = access
         self._key = key
 
-    def open(self, authorization: str | None) -> Pass:  # noqa: ARG002
+    def open(self, authorization: str | None) -> Quota:  # noqa: ARG002
         return self._access.open_for(self._key)
 
-    def open_for(self, key: str) -> Pass:
+    def open_for(self, key: str) -> Quota:
         return self._access.open_for(key)

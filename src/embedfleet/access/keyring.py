@@ -19,7 +19,7 @@ from hashlib import blake2b
 
 from embedfleet.access.keys import DIGEST_BYTES, claim_of, lookup_of
 from embedfleet.access.ledger import Ledger
-from embedfleet.access.passes import Held, KeyPass, Usage
+from embedfleet.access.passes import KeyQuota, StoredKey, Usage
 from embedfleet.access.records import KeyRecord
 from embedfleet.vocabulary import UnauthorizedError
 
@@ -57,31 +57,31 @@ class KeyRing:
         self._first_name = first_name
         # Keyed once and copied for each header: half the time of a new one.
         self._marking = blake2b(digest_size=16, key=secrets.token_bytes(32))
-        self._held: dict[str, Held] = {}
-        self._verified: dict[bytes, Held] = {}
+        self._stored: dict[str, StoredKey] = {}
+        self._verified: dict[bytes, StoredKey] = {}
         self.usage: dict[str, Usage] = {NO_KEY: Usage()}
         """What was used, by the id of the key; of keys that are gone too."""
         self.replace(records)
 
     def __len__(self) -> int:
         """Keys, those that ended included."""
-        return len(self._held)
+        return len(self._stored)
 
     def replace(self, records: Iterable[KeyRecord]) -> None:
         """Take other keys from now on; who stays keeps what is left of its quotas."""
         now = self._clock()
-        held = {}
+        stored = {}
         for record in records:
             usage = self.usage.get(record.id)
             if usage is None:
                 account = None if self._ledger is None else self._ledger.account(record.id)
                 usage = self.usage[record.id] = Usage(account)
             usage.limit(record, now)
-            held[lookup_of(record.id, record.digest)] = Held(record, usage)
-        self._held = held
+            stored[lookup_of(record.id, record.digest)] = StoredKey(record, usage)
+        self._stored = stored
         self._verified.clear()
 
-    def open(self, authorization: str | None) -> KeyPass:
+    def open(self, authorization: str | None) -> KeyQuota:
         """Let the bearer of a good key in.
 
         Raises UnauthorizedError, or RateLimitedError when its requests are used up.
@@ -92,48 +92,48 @@ class KeyRing:
         marking = self._marking.copy()
         marking.update(sent)
         mark = marking.digest()
-        held = self._verified.get(mark)
-        if held is None:
-            held = self._verify(authorization)
+        stored = self._verified.get(mark)
+        if stored is None:
+            stored = self._verify(authorization)
             if len(self._verified) >= MOST_REMEMBERED:
                 self._verified.clear()
-            self._verified[mark] = held
-        if held.expires is not None and held.expires <= self._wall():
+            self._verified[mark] = stored
+        if stored.expires is not None and stored.expires <= self._wall():
             raise self._refuse("This API key has expired.", "invalid_api_key")
-        opened = KeyPass(held, self._clock, self._first_name)
+        opened = KeyQuota(stored, self._clock, self._first_name)
         opened.begin()
         return opened
 
-    def open_for(self, key: str) -> KeyPass:
+    def open_for(self, key: str) -> KeyQuota:
         """For work that the bearer of a key asked for before, by the key's id.
 
         Raises UnauthorizedError where it has ended since, or RateLimitedError.
         """
-        held = next((each for each in self._held.values() if each.record.id == key), None)
+        stored = next((each for each in self._stored.values() if each.record.id == key), None)
         now = datetime.fromtimestamp(self._wall(), UTC)
-        ended = "gone" if held is None else held.record.ended(now)
-        if held is None or ended is not None:
+        ended = "gone" if stored is None else stored.record.ended(now)
+        if stored is None or ended is not None:
             raise self._refuse(f"This API key ({key}) is {ended}.", "invalid_api_key")
-        opened = KeyPass(held, self._clock, self._first_name)
+        opened = KeyQuota(stored, self._clock, self._first_name)
         opened.begin()
         return opened
 
-    def _verify(self, authorization: str) -> Held:
+    def _verify(self, authorization: str) -> StoredKey:
         scheme, _, text = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise self._refuse(_MISSING, None)
         claim = claim_of(text.strip())
-        held = self._held.get(claim.lookup)
-        good = hmac.compare_digest(claim.digest, held.digest if held else _NOBODY)
-        if held is None or not good:
+        stored = self._stored.get(claim.lookup)
+        good = hmac.compare_digest(claim.digest, stored.digest if stored else _NOBODY)
+        if stored is None or not good:
             raise self._refuse(
                 "Incorrect API key provided. Ask for one where this service is run.",
                 "invalid_api_key",
             )
-        ended = held.record.ended(datetime.fromtimestamp(self._wall(), UTC))
+        ended = stored.record.ended(datetime.fromtimestamp(self._wall(), UTC))
         if ended is not None:
-            raise self._refuse(f"This API key ({held.record.id}) is {ended}.", "invalid_api_key")
-        return held
+            raise self._refuse(f"This API key ({stored.record.id}) is {ended}.", "invalid_api_key")
+        return stored
 
     def _refuse(self, message: str, code: str | None) -> UnauthorizedError:
         self.usage[NO_KEY].refuse("key")

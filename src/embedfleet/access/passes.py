@@ -96,7 +96,7 @@ class Usage:
         return Bucket.full(per_minute, now)
 
 
-class Held:
+class StoredKey:
     """A key of the ring: its record, ready to be compared, and what it has used."""
 
     __slots__ = ("digest", "expires", "record", "usage")
@@ -109,20 +109,20 @@ class Held:
         """Seconds since 1970."""
 
 
-class KeyPass:
+class KeyQuota:
     """One request of the bearer of a key."""
 
     __slots__ = (
-        *("_clock", "_first_name", "_held", "_most", "_owed", "_paid", "_texts", "key"),
+        *("_clock", "_first_name", "_stored", "_most", "_owed", "_paid", "_texts", "key"),
         "lane",
     )
 
     def __init__(
-        self, held: Held, clock: Callable[[], float], first_name: Callable[[str], str]
+        self, stored: StoredKey, clock: Callable[[], float], first_name: Callable[[str], str]
     ) -> None:
-        self.key: str = held.record.id
-        self.lane: Lane | None = held.record.lane
-        self._held = held
+        self.key: str = stored.record.id
+        self.lane: Lane | None = stored.record.lane
+        self._stored = stored
         self._clock = clock
         self._first_name = first_name
         self._texts = 0
@@ -135,7 +135,7 @@ class KeyPass:
 
     def begin(self) -> None:
         """Count the request; RateLimitedError when there were too many in the last minute."""
-        usage = self._held.usage
+        usage = self._stored.usage
         if usage.requests_bucket is not None:
             self._pay(usage.requests_bucket, 1, "requests")
         usage.requests += 1
@@ -146,7 +146,7 @@ class KeyPass:
         Raises ForbiddenError for a model that is not the key's, RateLimitedError for too many texts
         at once.
         """
-        record, usage = self._held.record, self._held.usage
+        record, usage = self._stored.record, self._stored.usage
         if record.models and not self._may_use(model):
             usage.refuse("model")
             raise ForbiddenError(
@@ -175,7 +175,7 @@ class KeyPass:
 
         Who is refused afterwards has paid for the tokenising with it.
         """
-        bucket = self._held.usage.tokens_bucket
+        bucket = self._stored.usage.tokens_bucket
         if bucket is not None and tokens:
             self._pay(bucket, tokens, "tokens")
             self._paid += tokens
@@ -184,7 +184,7 @@ class KeyPass:
         """Pay for what has to be computed, less what was reserved; RateLimitedError before anything
         is.
         """
-        bucket = self._held.usage.tokens_bucket
+        bucket = self._stored.usage.tokens_bucket
         if bucket is not None:
             owed = self._owed + tokens - self._paid
             if owed > 0:
@@ -196,14 +196,14 @@ class KeyPass:
 
     def refund(self) -> None:
         """Give back all that was paid: nothing was computed, through no fault of the caller."""
-        bucket = self._held.usage.tokens_bucket
+        bucket = self._stored.usage.tokens_bucket
         if bucket is not None:
             bucket.give(self._paid, self._clock())
         self._paid = self._owed = 0
 
     def headers(self) -> Headers:
         """What is left, as OpenAI tells it; nothing where there is no limit."""
-        usage = self._held.usage
+        usage = self._stored.usage
         if usage.tokens_bucket is None and usage.requests_bucket is None:
             return ()
         now = self._clock()
@@ -213,12 +213,12 @@ class KeyPass:
 
     def close(self) -> None:
         """Give the texts back; what was charged and not refunded is what the key has used."""
-        self._held.usage.leave(self._texts, self._most)
-        self._held.usage.tokens += self._owed
+        self._stored.usage.leave(self._texts, self._most)
+        self._stored.usage.tokens += self._owed
         self._texts = self._paid = self._owed = 0
 
     def _may_use(self, model: str) -> bool:
-        models = self._held.record.models
+        models = self._stored.record.models
         return model in models or any(self._first_name(each) == model for each in models)
 
     def _pay(self, bucket: Bucket, amount: int, what: str, of: int = 0) -> None:
@@ -230,7 +230,7 @@ class KeyPass:
         if of > amount:
             amount, missing = of, of - bucket.remaining(now)
             wait_s = math.inf if of > bucket.per_minute else missing * 60 / bucket.per_minute
-        self._held.usage.refuse(what)
+        self._stored.usage.refuse(what)
         limit = f"{what} per min ({what[0].upper()}PM): Limit {bucket.per_minute}"
         left = self.headers()
         if math.isinf(wait_s):

@@ -2,7 +2,7 @@
 
 from embedfleet.autoscaling.journal import Entry, Journal, Mode
 from embedfleet.autoscaling.policy import Decision, Memory, Term, decide
-from embedfleet.autoscaling.scaler import Scaler, Sight, Target
+from embedfleet.autoscaling.scaler import ObservationSource, Scaler, Target
 from embedfleet.autoscaling.schedule import Schedule, Window, parse
 from embedfleet.autoscaling.signals import Observation, ability, total
 from embedfleet.autoscaling.windows import Arrivals, Busy, Latencies
@@ -17,9 +17,9 @@ __all__ = [
     "Memory",
     "Mode",
     "Observation",
+    "ObservationSource",
     "Scaler",
     "Schedule",
-    "Sight",
     "Target",
     "Term",
     "Window",

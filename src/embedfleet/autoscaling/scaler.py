@@ -1,8 +1,8 @@
-"""The loop that keeps a pool at the number of replicas that the policy wants.
+"""The control loop of a pool's autoscaler.
 
-A shell around `policy.decide`: it looks (a `Sight`), lets it be decided, has it carried out (a
-`Target`) and remembers what was decided. Whatever goes wrong on the way holds the number, says why,
-and never ends the loop. Refuses to know what a replica is, who measures, and why a number is right.
+Each tick takes an observation (`ObservationSource`), decides (`policy.decide`), applies the
+decision (`Target`) and records it. Any failure on the way holds the number of replicas, is reported
+with its reason, and never ends the loop.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ REMEMBERED = 200
 """Different decisions kept for people; ten minutes in the worst case, days in a quiet pool."""
 
 
-class Sight(Protocol):
-    """Where observations of a pool come from."""
+class ObservationSource(Protocol):
+    """Observes the load of a pool."""
 
     async def observe(self, now: float) -> Observation:
         """The pool at `now`, monotonic seconds: traffic, work, latency and how many replicas are
@@ -41,7 +41,7 @@ class Sight(Protocol):
 
 
 class Target(Protocol):
-    """Whatever starts and takes away a pool's replicas."""
+    """Starts and stops a pool's replicas."""
 
     @property
     def planned(self) -> int:
@@ -73,23 +73,23 @@ class Scaler:
     def __init__(
         self,
         pool: str,
-        sight: Sight,
+        source: ObservationSource,
         target: Target,
         settings: AutoscalingSettings,
         *,
-        told: Callable[[Entry], None] = lambda _: None,
+        on_decision: Callable[[Entry], None] = lambda _: None,
     ) -> None:
-        """`told` hears of every decision. SettingError when the schedule can't be read."""
+        """`on_decision` is called with every decision. SettingError if the schedule is invalid."""
         self.pool = pool
         self.settings = settings
         self.journal = Journal(REMEMBERED)
         self.mode = Mode.AUTOMATIC
         self.pinned: int | None = None
-        """The number that a person has set."""
-        self._sight = sight
+        """The number set by hand."""
+        self._source = source
         self._target = target
         self._schedule = parse(settings.schedule)
-        self._told = told
+        self._on_decision = on_decision
         self._memory = Memory()
         self._steered = asyncio.Event()
 
@@ -125,7 +125,7 @@ class Scaler:
     # -- the loop ----------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Decide every tick, and at once when a person has spoken, until cancelled."""
+        """Decide every tick, and at once after a manual change, until cancelled."""
         while True:
             await self.tick(time.monotonic(), datetime.now().astimezone())
             # Not wait_for: before 3.12 it may swallow a cancellation that meets its time-out.
@@ -146,22 +146,22 @@ class Scaler:
         entry = Entry(clock, clock, 1, self.mode, seen, decision, planned, standby, trouble)
         self._tell(entry)
         self.journal.note(entry)
-        self._told(entry)
+        self._on_decision(entry)
         return entry
 
     async def _decided(self, now: float, clock: datetime) -> tuple[Observation, Decision, Memory]:
         try:
             async with asyncio.timeout(self.settings.stale_s):
-                seen = await self._sight.observe(now)
+                seen = await self._source.observe(now)
             seen = self._completed(seen, now, clock)
             return (seen, *decide(seen, self._memory, self.settings, self._schedule))
         except TimeoutError:
-            complaint = f"nothing was seen within {self.settings.stale_s:g} s"
+            complaint = f"no observation within {self.settings.stale_s:g} s"
         except EmbedfleetError as error:
-            complaint = f"nothing can be seen: {error.message}"
-        except Exception as error:  # the loop must go on whatever sight or policy do
+            complaint = f"no observation: {error.message}"
+        except Exception as error:  # the loop must go on whatever source or policy do
             log.exception("deciding on pool %s failed. This is a bug.", self.pool)
-            complaint = f"it could not be decided: {error!r}"
+            complaint = f"the decision failed: {error!r}"
         blind = self._completed(Observation(now, self._target.planned), now, clock)
         return (blind, *held(blind, complaint, self._memory, self.settings))
 
@@ -184,7 +184,7 @@ class Scaler:
         )
 
     def _ordered(self, decision: Decision) -> tuple[int, int]:
-        """Replicas, and standby. A sight that counts absurdly many replicas orders none."""
+        """Replicas, and standby. An absurd number of observed replicas changes nothing."""
         match self.mode:
             case Mode.AUTOMATIC if not decision.held:
                 most = max(self.settings.max_replicas, self._target.planned)
@@ -201,7 +201,9 @@ class Scaler:
         try:
             await self._target.scale_to(planned, standby, reason)
         except EmbedfleetError as error:
-            log.warning("pool %s can't have %d replicas: %s", self.pool, planned, error.message)
+            log.warning(
+                "pool %s: can't scale to %d replicas: %s", self.pool, planned, error.message
+            )
             return error.message
         except Exception as error:  # the loop must go on whatever the target does
             log.exception("scaling pool %s failed. This is a bug.", self.pool)
@@ -209,7 +211,7 @@ class Scaler:
         return ""
 
     def _tell(self, entry: Entry) -> None:
-        """A line in the log for each change, and when sight is lost or comes back."""
+        """Log each change, and when observations are lost or available again."""
         decision, last = entry.decision, self.journal.last
         was_held = last is not None and last.decision.held
         if decision.held and not was_held:

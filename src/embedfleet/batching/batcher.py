@@ -20,9 +20,9 @@ import numpy as np
 
 from embedfleet.batching.jobs import (
     BatchReport,
+    BatchResult,
     Deliver,
     Job,
-    Part,
     as_known,
     no_vector,
     too_late,
@@ -342,7 +342,7 @@ class Batcher:
             waited = [started - job.arrived for job in jobs]
             whole = vectors is not None and len(rows) == len(vectors)
             chosen = empty if vectors is None else vectors if whole else vectors[rows]
-            deliver(Part(jobs, chosen, failed, max(waited, default=0.0), compute_s))
+            deliver(BatchResult(jobs, chosen, failed, max(waited, default=0.0), compute_s))
 
 
 async def _in_thread(pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:

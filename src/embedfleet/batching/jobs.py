@@ -44,7 +44,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BatchResult:
     """What a batch gave to the jobs that share one `deliver`."""
 
     jobs: Sequence[Job]
@@ -57,7 +57,7 @@ class Part:
     compute_s: float
 
 
-Deliver: TypeAlias = Callable[[Part], None]
+Deliver: TypeAlias = Callable[[BatchResult], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ os.execv(sys.executable, [sys.executable, "-m", "embedfleet", *sys.argv[2:]])
 Served: TypeAlias = tuple[str, str]
 """An address and a key."""
 
-GREETING = re.compile(r" at (https?://\S+)/v1 ")
+BANNER = re.compile(r" at (https?://\S+)/v1 ")
 STOP_S = 40.0
 """A little longer than a gateway waits for its requests."""
 
@@ -55,10 +55,10 @@ def own_fleet(model: str, replicas: int | None, *, keyed: bool = True) -> Iterat
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(key + "\n")
             process.stdin.flush()
-        greeting = GREETING.search(process.stdout.readline())
-        if greeting is None:
+        banner = BANNER.search(process.stdout.readline())
+        if banner is None:
             raise BulkError(f"no fleet could be started for {model}; what is above says why")
-        yield greeting[1], key
+        yield banner[1], key
     finally:
         process.terminate()
         try:

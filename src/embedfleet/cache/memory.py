@@ -22,7 +22,7 @@ OVERHEAD_BYTES = 430
 Measured with `python -m benchmarks.cache_parts memory`."""
 
 
-class Memory:
+class MemoryTier:
     """Entries by key, within a number of bytes."""
 
     def __init__(self, most_bytes: int) -> None:
@@ -35,7 +35,7 @@ class Memory:
         return len(self._values)
 
     def __repr__(self) -> str:
-        return f"<Memory {len(self)} entries, {self.bytes} of {self.most_bytes} bytes>"
+        return f"<MemoryTier {len(self)} entries, {self.bytes} of {self.most_bytes} bytes>"
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, and a mark that it was wanted."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from embedfleet.cache.entry import Entry, Numbers, is_entry, pack, unpack
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.provenance import Provenance
 from embedfleet.vocabulary import Vector
 
@@ -63,7 +63,7 @@ class VectorCache:
     """Entries by key, in two tiers."""
 
     def __init__(
-        self, memory: Memory, remote: RemoteTier | None = None, *, numbers: Numbers = "float32"
+        self, memory: MemoryTier, remote: RemoteTier | None = None, *, numbers: Numbers = "float32"
     ) -> None:
         self.memory = memory
         self.remote = remote

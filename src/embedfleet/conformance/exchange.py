@@ -99,7 +99,7 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ErrorAnswer:
     """An error, read."""
 
     answer: Answer
@@ -190,11 +190,11 @@ def refused(
     param: str | None = None,
     code: str | None = None,
     kind: str = "invalid_request_error",
-) -> Told:
+) -> ErrorAnswer:
     """Expect an error in OpenAI's shape; `param` and `code` count only where they are given."""
     expect(answer.status == status, f"the status must be {status}", answer)
-    told = answer.json
-    error = told.get("error") if isinstance(told, dict) else None
+    document = answer.json
+    error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):
         raise Violation("the body must be an object with the object `error`", answer)
     missing = {"message", "type", "param", "code"} - set(error)
@@ -209,7 +209,7 @@ def refused(
         expect(error["param"] == param, f'`param` must be "{param}"', answer)
     if code is not None:
         expect(error["code"] == code, f'`code` must be "{code}"', answer)
-    return Told(answer, error["message"], error["type"], error["param"], error["code"])
+    return ErrorAnswer(answer, error["message"], error["type"], error["param"], error["code"])
 
 
 def same(one: Embedded | Floats, other: Embedded | Floats, right: str) -> None:

@@ -21,13 +21,13 @@ COLOURS = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED:
 
 def line(result: Result) -> Text:
     """Tell one result, with what was asked, answered and right where it failed."""
-    told = Text()
-    told.append(f"{result.verdict:8}", style=COLOURS[result.verdict])
-    told.append(result.check.name)
+    text = Text()
+    text.append(f"{result.verdict:8}", style=COLOURS[result.verdict])
+    text.append(result.check.name)
     if result.check.severity is Severity.EXTENSION:
-        told.append("  [extension]", style="dim")
+        text.append("  [extension]", style="dim")
     if result.verdict is Verdict.SKIPPED:
-        told.append(f"\n          {result.reason}", style="dim")
+        text.append(f"\n          {result.reason}", style="dim")
     if result.verdict is Verdict.FAILED:
         for head, what in (
             ("asked", result.asked),
@@ -35,9 +35,9 @@ def line(result: Result) -> Text:
             ("right", result.reason),
         ):
             if what:
-                told.append(f"\n          {head:9} ", style="bold")
-                told.append(what)
-    return told
+                text.append(f"\n          {head:9} ", style="bold")
+                text.append(what)
+    return text
 
 
 def worth_a_line(result: Result) -> bool:

@@ -12,7 +12,7 @@ from functools import partial
 
 import msgspec
 
-from embedfleet.access import Access, OpenAccess, Pass
+from embedfleet.access import Access, OpenAccess, Quota
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.encoding.encoder import EncodedText
 from embedfleet.endpoint.answers import AnswerRoom, HeldAnswer
@@ -43,7 +43,7 @@ from embedfleet.wire.asgi import (
     Route,
     error_response,
 )
-from embedfleet.wire.attendance import Attendance
+from embedfleet.wire.attendance import CancelScope
 from embedfleet.wire.compressing import Content
 from embedfleet.wire.embedding_request import (
     EmbeddingRequest,
@@ -54,7 +54,7 @@ from embedfleet.wire.forms import Form, Layout
 from embedfleet.wire.headers import (
     NO_PROXIES,
     TrustedProxies,
-    cache_wishes,
+    cache_directives,
     client_address,
     deadline_s,
     lane_of,
@@ -163,7 +163,7 @@ class Endpoint:
     async def _embeddings(self, request: Request, access: Access, contract: Contract) -> Response:
         started = time.monotonic()
         model: ServedModel | None = None
-        allowed: Pass | None = None
+        allowed: Quota | None = None
         texts = tokens = 0
         hits: int | None = None
         status = EmbedfleetError.status  # unless it turns out otherwise
@@ -175,7 +175,7 @@ class Endpoint:
             allowed = access.open(request.credentials)
             held.caller = allowed.key or address
             caller = self._caller(request, started, address, allowed)
-            scope = Attendance(request, caller.deadline - time.monotonic(), whole=False)
+            scope = CancelScope(request, caller.deadline - time.monotonic(), whole=False)
             with scope:
                 parsed = await self._intake.read(request, held, scope, contract)
                 model = self._intake.find(parsed.model, reranks=bool(parsed.queries))
@@ -233,11 +233,11 @@ class Endpoint:
     def close(self) -> None:
         self._tokenizing.close()
 
-    def _asks(self, request: Request, allowed: Pass) -> Caller:
+    def _asks(self, request: Request, allowed: Quota) -> Caller:
         address = client_address(request, self._trusted_proxies)
         return self._caller(request, time.monotonic(), address, allowed)
 
-    def _caller(self, request: Request, started: float, address: str, allowed: Pass) -> Caller:
+    def _caller(self, request: Request, started: float, address: str, allowed: Quota) -> Caller:
         timeout_s = deadline_s(request.header(b"x-request-deadline-ms"), self._timeout_s)
         lane = allowed.lane
         if lane is None:
@@ -252,14 +252,14 @@ class Endpoint:
         model: ServedModel,
         parsed: EmbeddingRequest,
         caller: Caller,
-        allowed: Pass,
+        allowed: Quota,
     ) -> _Found:
         """From the cache what it knows; the rest, or all without one, from the backend."""
         parsed = fitted(parsed, model)
         seen: Recollection | None = None
         if self._recalling is not None:
-            wishes = cache_wishes(request.listed(b"cache-control"))
-            seen = await self._recalling.begin(model, parsed, wishes)
+            directives = cache_directives(request.listed(b"cache-control"))
+            seen = await self._recalling.begin(model, parsed, directives)
         if self._recalling is None or seen is None:
             return await self._compute(model, parsed, caller, allowed)
         if seen.hits < len(seen.keys):
@@ -285,7 +285,7 @@ class Endpoint:
         model: ServedModel,
         parsed: EmbeddingRequest,
         caller: Caller,
-        allowed: Pass,
+        allowed: Quota,
     ) -> _Found:
         allowed.reserve(self._tokenizing.least_tokens(model, parsed, parsed.inputs))
         every = await self._tokenizing.encode(model, parsed, parsed.inputs, caller)
@@ -315,7 +315,7 @@ class Endpoint:
         model: ServedModel,
         encoded: Sequence[EncodedText],
         caller: Caller,
-        allowed: Pass,
+        allowed: Quota,
         *,
         by_item: bool = False,
     ) -> _Found:
@@ -388,7 +388,7 @@ def _content(parsed: EmbeddingRequest) -> Content:
 
 
 def _response(
-    written: Written, headers: Headers, answer: HeldAnswer, allowed: Pass, content: Content
+    written: Written, headers: Headers, answer: HeldAnswer, allowed: Quota, content: Content
 ) -> Response:
     return Response(
         written.body,
@@ -400,7 +400,7 @@ def _response(
     )
 
 
-def _taken(answer: HeldAnswer, allowed: Pass) -> None:
+def _taken(answer: HeldAnswer, allowed: Quota) -> None:
     answer.give()
     allowed.close()
 

@@ -7,7 +7,7 @@ from collections import deque
 
 from embedfleet.vocabulary import ServiceError
 
-PATIENCE_S = 10.0
+MOST_WAIT_S = 10.0
 """An answer waits so long for others to be taken; vectors were computed for it, after all."""
 
 
@@ -41,7 +41,7 @@ class AnswerRoom:
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(MOST_WAIT_S):
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn.done() and not turn.cancelled():

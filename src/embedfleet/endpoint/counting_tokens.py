@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from embedfleet.access import Access, Pass
+from embedfleet.access import Access, Quota
 from embedfleet.endpoint.answers import AnswerRoom, HeldAnswer
 from embedfleet.endpoint.contracts.openai import OPENAI
 from embedfleet.endpoint.intake import Intake
@@ -18,7 +18,7 @@ from embedfleet.endpoint.texts import Caller
 from embedfleet.endpoint.tokenizing import Tokenizing, whole
 from embedfleet.vocabulary import of_several
 from embedfleet.wire.asgi import Request, Response
-from embedfleet.wire.attendance import Attendance
+from embedfleet.wire.attendance import CancelScope
 from embedfleet.wire.embedding_request import check_dimensions
 from embedfleet.wire.openai_tokens import render_tokens
 
@@ -38,7 +38,7 @@ class TokenCounting:
         tokenizing: Tokenizing,
         answers: AnswerRoom,
         access: Access,
-        caller: Callable[[Request, Pass], Caller],
+        caller: Callable[[Request, Quota], Caller],
     ) -> None:
         """`caller` tells who asks, and until when."""
         self._intake = intake
@@ -59,7 +59,7 @@ class TokenCounting:
         try:
             caller = self._caller(request, allowed)
             held.caller = allowed.key or caller.address
-            scope = Attendance(request, caller.deadline - time.monotonic(), whole=False)
+            scope = CancelScope(request, caller.deadline - time.monotonic(), whole=False)
             with scope:
                 parsed = await self._intake.read(request, held, scope, OPENAI)
                 if parsed.faults:
@@ -91,6 +91,6 @@ class TokenCounting:
                 _taken(answer, allowed)
 
 
-def _taken(answer: HeldAnswer, allowed: Pass) -> None:
+def _taken(answer: HeldAnswer, allowed: Quota) -> None:
     answer.give()
     allowed.close()

@@ -17,7 +17,7 @@ from embedfleet.endpoint.contracts.ollama import LATEST
 from embedfleet.endpoint.seams import ServedModel
 from embedfleet.vocabulary import NoReplicaError, OverloadedError, Task, UnknownModelError
 from embedfleet.wire.asgi import Request
-from embedfleet.wire.attendance import Attendance
+from embedfleet.wire.attendance import CancelScope
 from embedfleet.wire.openai import (
     EmbeddingRequest,
     RequestLimits,
@@ -105,7 +105,7 @@ class Intake:
         return Holding(self)
 
     async def read(
-        self, request: Request, held: Holding, scope: Attendance, contract: Contract
+        self, request: Request, held: Holding, scope: CancelScope, contract: Contract
     ) -> EmbeddingRequest:
         """A request, whose body is held as it comes and read beside the event loop if that takes
         long. BodyTooLargeError, OverloadedError, CallerError.

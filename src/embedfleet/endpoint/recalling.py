@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from embedfleet.access import Pass
+from embedfleet.access import Quota
 from embedfleet.cache.entry import Entry
 from embedfleet.cache.key import Keys, VectorIdentity
 from embedfleet.cache.tiers import VectorCache
@@ -19,7 +19,7 @@ from embedfleet.endpoint.texts import Caller, Waiting
 from embedfleet.endpoint.tokenizing import Tokenizing, whole
 from embedfleet.vocabulary import CallerError, EmbedfleetError, Truncation
 from embedfleet.wire.embedding_request import EmbeddingRequest
-from embedfleet.wire.headers import CacheWishes
+from embedfleet.wire.headers import CacheDirectives
 
 MOST_IDENTITIES = 1024
 """Prompts whose state of hashing is remembered; callers make them up, so there must be an end."""
@@ -34,7 +34,7 @@ class Recollection:
 
     model: ServedModel
     parsed: EmbeddingRequest
-    wishes: CacheWishes
+    directives: CacheDirectives
     keys: list[bytes]
     entries: list[Entry | None]
     """In the order of the texts; None where nothing is known yet."""
@@ -76,7 +76,7 @@ class Recalling:
         self._keys: dict[tuple[Promise, str, str, Truncation], Keys] = {}
 
     async def begin(
-        self, model: ServedModel, parsed: EmbeddingRequest, wishes: CacheWishes
+        self, model: ServedModel, parsed: EmbeddingRequest, directives: CacheDirectives
     ) -> Recollection | None:
         """Look up in memory; None while it is not known what the model's pool promises."""
         promise = model.promise()
@@ -87,18 +87,20 @@ class Recalling:
             keys = [of(text) for text in parsed.inputs]
         else:
             keys = await self._tokenizing.apart(lambda: [of(text) for text in parsed.inputs])
-        if not wishes.answer:
-            return Recollection(model, parsed, wishes, keys, [None] * len(keys), 0)
+        if not directives.answer:
+            return Recollection(model, parsed, directives, keys, [None] * len(keys), 0)
         recall = self._cache.recall
         entries = [recall(key) for key in keys]
-        return Recollection(model, parsed, wishes, keys, entries, len(keys) - entries.count(None))
+        return Recollection(
+            model, parsed, directives, keys, entries, len(keys) - entries.count(None)
+        )
 
-    async def complete(self, seen: Recollection, caller: Caller, allowed: Pass) -> None:
+    async def complete(self, seen: Recollection, caller: Caller, allowed: Quota) -> None:
         """Get what is missing: from Redis, from whoever has it computed, or from the backend.
 
         Raises what a request without a cache would.
         """
-        if seen.wishes.answer:
+        if seen.directives.answer:
             await self._fetch(seen)
         if missing := seen.missing():
             await self._compute(seen, missing, caller, allowed)
@@ -120,13 +122,13 @@ class Recalling:
         seen: Recollection,
         missing: dict[bytes, int],
         caller: Caller,
-        allowed: Pass,
+        allowed: Quota,
     ) -> None:
         """Wait for what others have computed, have the rest computed."""
         keys = list(missing)
         waiting = Waiting([None] * len(keys), by_item=seen.parsed.by_item)
         # A text that must not be stored is shared with nobody: others would learn that it was sent.
-        shares = seen.wishes.answer and seen.wishes.store
+        shares = seen.directives.answer and seen.directives.store
         join = self._flights.join
         try:
             alone = [
@@ -160,7 +162,7 @@ class Recalling:
         waiting: Waiting,
         orders: Sequence[Order],
         caller: Caller,
-        allowed: Pass,
+        allowed: Quota,
         *,
         shares: bool,
     ) -> None:
@@ -178,10 +180,10 @@ class Recalling:
         backend, tokens = seen.model.backend, sum(len(order.encoding) for order in led)
         backend.admit(len(led), tokens, caller)
         allowed.charge(tokens)
-        self._flights.lead(waiting, led, backend, caller, stores=seen.wishes.store)
+        self._flights.lead(waiting, led, backend, caller, stores=seen.directives.store)
 
     async def _encode(
-        self, seen: Recollection, places: Sequence[int], caller: Caller, allowed: Pass
+        self, seen: Recollection, places: Sequence[int], caller: Caller, allowed: Quota
     ) -> list[EncodedText | CallerError]:
         parsed = seen.parsed
         texts = [parsed.inputs[place] for place in places]

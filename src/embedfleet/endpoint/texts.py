@@ -68,7 +68,7 @@ class Waiting:
         if not self.finished.cancel() and not self.finished.cancelled():
             self.finished.exception()  # or asyncio complains that nobody has looked at it
         texts, self.texts = self.texts, []
-        return [text for text in texts if text.forsaken_by(self)]
+        return [text for text in texts if text.abandoned_by(self)]
 
 
 class Text:
@@ -99,7 +99,7 @@ class Text:
         for each, place in waiting:
             each.fail(place, error)
 
-    def forsaken_by(self, waiting: Waiting) -> bool:
+    def abandoned_by(self, waiting: Waiting) -> bool:
         """Take out who waits no more; return whether the text is for nobody now, and was not."""
         before = len(self.waiting)
         self.waiting = [each for each in self.waiting if each[0] is not waiting]

@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 TRIAL_S = 5.0
 """After a failed call a replica is tried at once, and not again for so long."""
 
-PATIENT_S = 60.0
+LOADING_QUIET_S = 60.0
 """Of a replica that is loading nothing is said for so long."""
 
 LOADING = "it is still starting"
@@ -326,7 +326,7 @@ class Prober:
         """A starting replica does not come: say why."""
         self._fleet.note(member, reason)
         loading = member.trouble == LOADING
-        if not loading or time.monotonic() - member.since > PATIENT_S:
+        if not loading or time.monotonic() - member.since > LOADING_QUIET_S:
             level = logging.INFO if loading else logging.WARNING
             self._say(member, level, f"does not come: {member.reason}")
 

@@ -22,13 +22,13 @@ from embedfleet.vocabulary import ReplicaState
 
 log = logging.getLogger(__name__)
 
-US = "dns"
+DRAIN_OWNER = "dns"
 """Who lets a replica go whose address the name has no more."""
 
 MOST_ADDRESSES = 256
 """Of one name; a resolver that says more is not believed."""
 
-LOOK_S = 0.5
+POLL_S = 0.5
 """How often it is looked whether a replica that leaves has finished."""
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -140,7 +140,7 @@ class Resolving:
                 await self._follow()
             self._finish(time.monotonic())
             await asyncio.sleep(
-                min(LOOK_S, self._interval_s) if self._left_at else self._interval_s
+                min(POLL_S, self._interval_s) if self._left_at else self._interval_s
             )
 
     async def _follow(self) -> None:
@@ -178,7 +178,7 @@ class Resolving:
         self._left_at.pop(address, None)
         member = self._members.get(address)
         if member is not None:
-            member.leaving.discard(US)
+            member.leaving.discard(DRAIN_OWNER)
             self._fleet.apply(member, Event.RELEASED, now, "its name has the address again")
             return
         self._members[address] = self._fleet.add(
@@ -187,7 +187,7 @@ class Resolving:
 
     def _leave(self, address: str) -> None:
         now, member = time.monotonic(), self._members[address]
-        member.leaving.add(US)
+        member.leaving.add(DRAIN_OWNER)
         self._left_at[address] = now
         self._fleet.apply(member, Event.DRAIN, now, "its name has the address no more")
 
@@ -208,4 +208,4 @@ class Resolving:
 
 
 def _known(member: Member) -> Known:
-    return Known(US in member.leaving, member.state is ReplicaState.READY)
+    return Known(DRAIN_OWNER in member.leaving, member.state is ReplicaState.READY)

@@ -15,7 +15,7 @@ from embedfleet.vocabulary import ReplicaState
 S = ReplicaState
 
 
-class Part(StrEnum):
+class SlotRole(StrEnum):
     """What a replica is there for."""
 
     TRAFFIC = "traffic"
@@ -26,12 +26,12 @@ class Part(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SlotStatus:
     """One replica at this moment."""
 
     number: int
     """Unique among its like; lower ones are kept longer."""
-    part: Part
+    role: SlotRole
     state: ReplicaState
     """`gone` while there is no process: it is being started, or about to be."""
     outstanding: int = 0
@@ -42,9 +42,9 @@ class Standing:
 class Changes:
     """What is to be done."""
 
-    parts: tuple[tuple[int, Part], ...] = ()
+    roles: tuple[tuple[int, SlotRole], ...] = ()
     """Replicas that get another part, by number."""
-    starts: tuple[Part, ...] = ()
+    starts: tuple[SlotRole, ...] = ()
     """Replicas to start, by the part they will have."""
 
 
@@ -56,43 +56,43 @@ UNFIT = {S.EJECTED, S.DRAINING}
 """Who is not well, or ends by itself, is no reserve."""
 
 
-def changes(replicas: Sequence[Standing], planned: int, standby: int) -> Changes:
+def changes(replicas: Sequence[SlotStatus], planned: int, standby: int) -> Changes:
     """What leads to `planned` replicas in traffic, or on their way, and `standby` beside them."""
-    parts: dict[int, Part] = {}
-    starts: list[Part] = []
-    traffic = [each for each in replicas if each.part is Part.TRAFFIC]
-    others = sorted((each for each in replicas if each.part is not Part.TRAFFIC), key=_soonest)
-    reserve = sum(each.part is Part.STANDBY for each in others)
+    roles: dict[int, SlotRole] = {}
+    starts: list[SlotRole] = []
+    traffic = [each for each in replicas if each.role is SlotRole.TRAFFIC]
+    others = sorted((each for each in replicas if each.role is not SlotRole.TRAFFIC), key=_soonest)
+    reserve = sum(each.role is SlotRole.STANDBY for each in others)
 
     for _ in range(planned - len(traffic)):
         if others:
             woken = others.pop(0)
-            reserve -= woken.part is Part.STANDBY
-            parts[woken.number] = Part.TRAFFIC
+            reserve -= woken.role is SlotRole.STANDBY
+            roles[woken.number] = SlotRole.TRAFFIC
         else:
-            starts.append(Part.TRAFFIC)
+            starts.append(SlotRole.TRAFFIC)
     for victim in sorted(traffic, key=_least_missed)[: max(0, len(traffic) - planned)]:
         kept = reserve < standby and victim.state not in UNFIT
         reserve += kept
-        parts[victim.number] = Part.STANDBY if kept else Part.LEAVING
+        roles[victim.number] = SlotRole.STANDBY if kept else SlotRole.LEAVING
 
-    spare = [each.number for each in reversed(others) if each.part is Part.STANDBY]
-    parts |= dict.fromkeys(spare[: max(0, reserve - standby)], Part.LEAVING)
+    spare = [each.number for each in reversed(others) if each.role is SlotRole.STANDBY]
+    roles |= dict.fromkeys(spare[: max(0, reserve - standby)], SlotRole.LEAVING)
     for _ in range(standby - reserve):
-        leaving = next((each for each in others if each.part is Part.LEAVING), None)
+        leaving = next((each for each in others if each.role is SlotRole.LEAVING), None)
         if leaving is None:
-            starts.append(Part.STANDBY)
+            starts.append(SlotRole.STANDBY)
         else:
             others.remove(leaving)
-            parts[leaving.number] = Part.STANDBY
-    return Changes(tuple(parts.items()), tuple(starts))
+            roles[leaving.number] = SlotRole.STANDBY
+    return Changes(tuple(roles.items()), tuple(starts))
 
 
-def _soonest(replica: Standing) -> tuple[int, int]:
+def _soonest(replica: SlotStatus) -> tuple[int, int]:
     return SOONEST.index(replica.state), replica.number
 
 
-def _least_missed(replica: Standing) -> tuple[int, int, int]:
+def _least_missed(replica: SlotStatus) -> tuple[int, int, int]:
     known = replica.state in LEAST_MISSED
     rank = LEAST_MISSED.index(replica.state) if known else 0
     return rank, replica.outstanding, -replica.number

@@ -22,22 +22,22 @@ from embedfleet.background import cancelled
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.providers.provider import End, Provided, Provider
-from embedfleet.fleet.sizing import Part, Standing, changes
+from embedfleet.fleet.sizing import SlotRole, SlotStatus, changes
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaState, SettingError, SetupError
 
 log = logging.getLogger(__name__)
 
-US = "supervisor"
+DRAIN_OWNER = "supervisor"
 """Who lets a replica go."""
 
 HEALTHY_S = 60.0
 """A replica that lived this long was well; its next end is a new matter, not a repeated one."""
 STARTS = 20
 """So many of the last starts say how long one takes."""
-LOOK_S = 0.05
+POLL_S = 0.05
 """How often it is looked whether a replica that leaves has finished."""
-LOOKS = 10
+POLLS = 10
 """How often it is looked within `start_timeout_s` whether a replica hangs."""
 
 
@@ -46,7 +46,7 @@ class Slot:
     """The place of one replica, whatever process fills it."""
 
     number: int
-    part: Part
+    role: SlotRole
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when something else is wanted of it."""
     tending: asyncio.Task[None] | None = None
@@ -76,7 +76,7 @@ class Slot:
 
 
 @dataclass(slots=True)
-class Told:
+class SupervisorListener:
     """Who hears of what happens to replicas."""
 
     restarted: Callable[[], None] = lambda: None
@@ -100,7 +100,7 @@ class Supervisor:
     """How long a replica that goes may take to finish what it has."""
     start_timeout_s: float = 600.0
     """How long one may not answer, loading or later, before it counts as dead."""
-    told: Told = field(default_factory=Told)
+    listener: SupervisorListener = field(default_factory=SupervisorListener)
     _draining: bool = field(init=False, default=False)
     _tasks: asyncio.TaskGroup | None = field(init=False, default=None)
     _slots: dict[int, Slot] = field(init=False, default_factory=dict)
@@ -112,12 +112,12 @@ class Supervisor:
     @property
     def planned(self) -> int:
         """Replicas that are, or will be, in traffic."""
-        return sum(slot.part is Part.TRAFFIC for slot in self._slots.values())
+        return sum(slot.role is SlotRole.TRAFFIC for slot in self._slots.values())
 
     @property
     def standby(self) -> int:
         """Replicas that are, or will be, kept loaded out of traffic."""
-        return sum(slot.part is Part.STANDBY for slot in self._slots.values())
+        return sum(slot.role is SlotRole.STANDBY for slot in self._slots.values())
 
     @property
     def start_up_s(self) -> float:
@@ -160,32 +160,32 @@ class Supervisor:
     def _become(self, planned: int, standby: int) -> None:
         if self._draining:
             return
-        todo = changes([self._standing(slot) for slot in self._slots.values()], planned, standby)
-        for number, part in todo.parts:
-            self._assign(self._slots[number], part)
-        for part in todo.starts:
+        todo = changes([self._status(slot) for slot in self._slots.values()], planned, standby)
+        for number, role in todo.roles:
+            self._assign(self._slots[number], role)
+        for role in todo.starts:
             number = next(each for each in range(len(self._slots) + 1) if each not in self._slots)
-            slot = self._slots[number] = Slot(number, part)
+            slot = self._slots[number] = Slot(number, role)
             if self._tasks is not None:
                 self._begin(slot, self._tasks)
 
     def _begin(self, slot: Slot, tasks: asyncio.TaskGroup) -> None:
         slot.tending = tasks.create_task(self._tend(slot), name=f"tending {slot.name}")
 
-    def _standing(self, slot: Slot) -> Standing:
+    def _status(self, slot: Slot) -> SlotStatus:
         member = None if slot.ending else slot.member
         state = ReplicaState.GONE if member is None else member.state
-        return Standing(slot.number, slot.part, state, self.outstanding(slot.name))
+        return SlotStatus(slot.number, slot.role, state, self.outstanding(slot.name))
 
-    def _assign(self, slot: Slot, part: Part) -> None:
+    def _assign(self, slot: Slot, role: SlotRole) -> None:
         """Give a replica another part; its task does what follows."""
-        log.debug("replica %s: from %s to %s", slot.name, slot.part, part)
-        slot.part = part
+        log.debug("replica %s: from %s to %s", slot.name, slot.role, role)
+        slot.role = role
         slot.changed.set()
         if slot.ending:
             return  # its place is filled anew once it is free
         self._mark(slot)
-        if part is Part.TRAFFIC:
+        if role is SlotRole.TRAFFIC:
             slot.emptying_since = None
             self._bring_back(slot)
         else:
@@ -195,8 +195,8 @@ class Supervisor:
     def _mark(self, slot: Slot) -> None:
         """Let whoever watches the replica know its part."""
         if slot.member is not None:
-            slot.member.leaving = {US} if slot.part is Part.LEAVING else set()
-            slot.member.reserve = slot.part is Part.STANDBY
+            slot.member.leaving = {DRAIN_OWNER} if slot.role is SlotRole.LEAVING else set()
+            slot.member.reserve = slot.role is SlotRole.STANDBY
 
     def _bring_back(self, slot: Slot) -> None:
         if slot.member is not None and slot.member.state is ReplicaState.STANDBY:
@@ -218,7 +218,7 @@ class Supervisor:
                 log.error(
                     "replica %s ended (%s); starting it again can't help", slot.name, end.reason
                 )
-                self.told.gave_up(end.reason)
+                self.listener.gave_up(end.reason)
                 await self._pause(slot, math.inf)
                 continue
             ends = 1 if time.monotonic() - started > HEALTHY_S else ends + 1
@@ -228,11 +228,11 @@ class Supervisor:
             )
             await self._pause(slot, wait)
             if self._needed(slot):
-                self.told.restarted()
+                self.listener.restarted()
         self._slots.pop(slot.number, None)
 
     def _needed(self, slot: Slot) -> bool:
-        return slot.part is not Part.LEAVING and not self._draining
+        return slot.role is not SlotRole.LEAVING and not self._draining
 
     async def _pause(self, slot: Slot, seconds: float) -> None:
         """Wait, while the place is needed."""
@@ -253,7 +253,7 @@ class Supervisor:
             return None
         slot.member = self.fleet.add(slot.name, slot.replica.url, time.monotonic())
         self._mark(slot)
-        if slot.part is Part.LEAVING:  # it was told while it was being started
+        if slot.role is SlotRole.LEAVING:  # it was told while it was being started
             slot.emptying_since = time.monotonic()
         end = await self._ended(slot, slot.replica)
         self._apply(slot, Event.LOST, "it was not needed any more" if end is None else end.reason)
@@ -286,17 +286,17 @@ class Supervisor:
         try:
             while not ending.done():
                 if slot.emptying_since is not None and self._emptied(slot):
-                    if slot.part is Part.LEAVING:
+                    if slot.role is SlotRole.LEAVING:
                         slot.ending = True
                         await replica.stop(self.grace_s)
                         return None
                     slot.emptying_since = None
                     self._apply(slot, Event.RESERVED, "it is kept on standby")
                 if self._hangs(slot):
-                    await replica.stop(LOOK_S)
+                    await replica.stop(POLL_S)
                     return End(f"no answer within {self.start_timeout_s:g} s", hopeless=False)
                 empties = slot.emptying_since is not None
-                await slot.change(ending, LOOK_S if empties else self.start_timeout_s / LOOKS)
+                await slot.change(ending, POLL_S if empties else self.start_timeout_s / POLLS)
             return ending.result()
         finally:
             await cancelled(ending)
@@ -304,7 +304,7 @@ class Supervisor:
     def _emptied(self, slot: Slot) -> bool:
         """Whether it has finished what it had, or had its time to."""
         since = slot.emptying_since or 0.0
-        late = slot.part is Part.LEAVING and time.monotonic() - since >= self.grace_s
+        late = slot.role is SlotRole.LEAVING and time.monotonic() - since >= self.grace_s
         return late or not self.outstanding(slot.name)
 
     def _hangs(self, slot: Slot) -> bool:
@@ -328,4 +328,4 @@ class Supervisor:
             seconds, slot.awaited = time.monotonic() - since, None
             if came == "start":
                 self._starts_s = [*self._starts_s[1 - STARTS :], seconds]
-            self.told.arrived(came, seconds)
+            self.listener.arrived(came, seconds)

@@ -18,7 +18,7 @@ from embedfleet.endpoint.routes import contract_routes, meant
 from embedfleet.endpoint.traced_routes import traced
 from embedfleet.gateway.access_log import AccessLog
 from embedfleet.gateway.caching import cache_routes
-from embedfleet.gateway.overview import overview, together
+from embedfleet.gateway.overview import merged, overview
 from embedfleet.gateway.scaling_routes import scaling_routes
 from embedfleet.serving import Listener
 from embedfleet.telemetry.metrics import CONTENT_TYPE
@@ -125,7 +125,7 @@ class _Admin:
         """Every pool and replica, as they are now."""
         document = overview(self._gateway, time.monotonic())
         if self._gateway.workers is not None:
-            document = together(document, await self._gateway.workers.ask("overview"))
+            document = merged(document, await self._gateway.workers.ask("overview"))
         return Response(orjson.dumps(document))
 
     async def targets(self, _request: Request) -> Response:

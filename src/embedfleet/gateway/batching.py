@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from embedfleet.access import Earlier
+from embedfleet.access import DelegatedAccess
 from embedfleet.batches.routes import BatchRoutes
 from embedfleet.batches.runner import Runner
 from embedfleet.batches.shelf import Shelf
@@ -120,7 +120,7 @@ async def _asked(gateway: Gateway, path: str, name: str, body: bytes, owner: str
         "type": "http", "method": "POST", "path": path, "headers": headers,
         "client": None,
     }  # fmt: skip
-    access = Earlier(gateway.guards.callers, owner)
+    access = DelegatedAccess(gateway.guards.callers, owner)
     response = await gateway.endpoint.by(CONTRACTS[path], access)(
         Request(scope, receive, send, name)
     )

@@ -9,7 +9,7 @@ import orjson
 from prometheus_client import Counter
 
 from embedfleet.cache.breaker import State
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.endpoint import Endpoint
 from embedfleet.fleet.fleet import Fleet
@@ -33,7 +33,7 @@ def vector_cache(settings: CacheSettings, metrics: GatewayMetrics) -> VectorCach
         remote = open_redis(settings, looked_up=metrics.cache_redis.observe)
     if not settings.memory_mib and remote is None:
         return None
-    return VectorCache(Memory(settings.memory_mib * 2**20), remote, numbers=settings.numbers)
+    return VectorCache(MemoryTier(settings.memory_mib * 2**20), remote, numbers=settings.numbers)
 
 
 def cache_routes(
@@ -42,7 +42,7 @@ def cache_routes(
     """What `embedfleet cache` asks for at the admin address."""
 
     async def stats(_request: Request) -> Response:
-        figures = told(_wanted(cache))
+        figures = figures_of(_wanted(cache))
         if workers is not None and (held := await workers.ask("cache")):
             figures = summed(held)
         return Response(orjson.dumps(figures))
@@ -83,7 +83,7 @@ def summed(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def told(cache: VectorCache) -> dict[str, Any]:
+def figures_of(cache: VectorCache) -> dict[str, Any]:
     """Every figure of a cache, by its name."""
     memory, counts, remote = cache.memory, cache.counts, _redis(cache)
     redis = None

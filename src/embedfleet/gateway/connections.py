@@ -19,7 +19,7 @@ import httptools
 
 from embedfleet.gateway.keepalive import keep_alive
 
-KEPT_S = 60.0
+KEEP_ALIVE_S = 60.0
 """How long an unused connection is trusted; replicas close theirs after 75 s."""
 
 MOST_HEAD_BYTES = 64 << 10
@@ -246,7 +246,7 @@ class Connections:
     def _kept(self, address: _Address) -> Connection | None:
         """The one used last: so that those not needed any more grow old."""
         idle = address.idle
-        oldest = asyncio.get_running_loop().time() - KEPT_S
+        oldest = asyncio.get_running_loop().time() - KEEP_ALIVE_S
         while idle:
             connection = idle.pop()
             if connection.open and connection.idle_since >= oldest:
@@ -259,7 +259,7 @@ class Connections:
         connection.close()
 
     def _drop_old(self, idle: deque[Connection], now: float) -> None:
-        while idle and (now - idle[0].idle_since > KEPT_S or not idle[0].open):
+        while idle and (now - idle[0].idle_since > KEEP_ALIVE_S or not idle[0].open):
             self._drop(idle.popleft())
 
     def _sweep(self) -> None:

@@ -100,7 +100,7 @@ class KeyCounter:
         return count - before
 
 
-class DoorCounter:
+class ClientLimitCounter:
     """Brings into the metrics what clients and readers of the log did not take in time."""
 
     def __init__(self, limits: GatewaySettings, room: AnswerRoom, metrics: GatewayMetrics) -> None:

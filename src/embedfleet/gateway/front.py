@@ -57,7 +57,7 @@ def served(
         listeners,
         stop_timeout_s=limits.drain_timeout_s,
         limits=ClientLimits.of(limits),
-        answers=gateway.door.answers,
+        answers=gateway.limits.answers,
     )
 
 

@@ -9,7 +9,7 @@ from embedfleet.settings import Pool
 from embedfleet.settings.addresses import UNIX
 from embedfleet.vocabulary import counted
 
-GREETING = """\
+BANNER = """\
 embedfleet serves {models} at {at} (fleet and metrics: {admin})
 
   curl {url}/v1/embeddings -H 'content-type: application/json'{key} \\
@@ -18,13 +18,15 @@ embedfleet serves {models} at {at} (fleet and metrics: {admin})
 WITH_A_KEY = " \\\n    -H 'authorization: Bearer YOUR_KEY'"
 
 
-def greet(models: Sequence[str], public: Sequence[str], admin: str | None, *, keys: bool) -> None:
+def print_banner(
+    models: Sequence[str], public: Sequence[str], admin: str | None, *, keys: bool
+) -> None:
     """Write it; `public` and `admin` are addresses as listeners give them."""
     first = next((each for each in public if not each.startswith(UNIX)), public[0])
     url, at = first, f"{first}/v1"
     if first.startswith(UNIX):
         url, at = f"--unix-socket {first.removeprefix(UNIX)} http://localhost", first
-    text = GREETING.format(
+    text = BANNER.format(
         models=", ".join(models),
         at=at,
         url=url,
@@ -36,7 +38,7 @@ def greet(models: Sequence[str], public: Sequence[str], admin: str | None, *, ke
     sys.stdout.flush()
 
 
-def announced(pools: Sequence[Pool], public: Sequence[str], admin: str | None) -> str:
+def startup_line(pools: Sequence[Pool], public: Sequence[str], admin: str | None) -> str:
     """What is about to happen: what is started, who is waited for, and where it listens."""
     parts = []
     for pool in pools:
@@ -51,7 +53,7 @@ def announced(pools: Sequence[Pool], public: Sequence[str], admin: str | None) -
     return f"listening on {', '.join(public)}{told}; {'; '.join(parts)}"
 
 
-def farewell(requests: Mapping[int, int]) -> str:
+def shutdown_line(requests: Mapping[int, int]) -> str:
     """What became of all requests, by their HTTP status."""
     answered = requests.get(200, 0)
     left = requests.get(499, 0)

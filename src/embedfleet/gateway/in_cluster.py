@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 
-from embedfleet.autoscaling import Sight, Target
+from embedfleet.autoscaling import ObservationSource, Target
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.engines.http import read_key
 from embedfleet.gateway.scaling import Scaling
-from embedfleet.gateway.together import Together
+from embedfleet.gateway.together import PeerAggregator
 from embedfleet.kubernetes import deployment, endpoints
 from embedfleet.kubernetes.cluster import Cluster, ClusterError
 from embedfleet.kubernetes.connection import Connection
@@ -28,7 +28,7 @@ from embedfleet.kubernetes.deployment import Deployment
 from embedfleet.kubernetes.follower import Follower
 from embedfleet.kubernetes.leading import Leadership
 from embedfleet.kubernetes.peers import Peers
-from embedfleet.kubernetes.targets import Costs, Count, Direct, Exported, Pods, Told
+from embedfleet.kubernetes.targets import Costs, Count, Direct, Exported, Pods, ScalingListener
 from embedfleet.settings import Pool as PoolSettings
 from embedfleet.settings import Settings
 from embedfleet.telemetry.metrics import GatewayMetrics
@@ -60,12 +60,12 @@ class InCluster:
         settings: PoolSettings,
         scalers: Scaling,
         metrics: GatewayMetrics,
-        sight: Sight,
+        source: ObservationSource,
     ) -> Leadership:
         """What has the policy decide about a pool's Deployment, here or in another gateway."""
         pods = Pods(pool.fleet, self._deployment(settings), pool.outstanding)
         started = metrics.start_up.labels(pool.name, "start").observe
-        count = Count(pods, Told(metrics.deployed.labels(pool.name).set, started))
+        count = Count(pods, ScalingListener(metrics.deployed.labels(pool.name).set, started))
         drain_s = self._settings.gateway.drain_timeout_s
         # Nobody may ever get the lease: that nothing was decided since now can be noticed, too.
         metrics.decided.labels(pool.name).set(time.time())
@@ -77,7 +77,7 @@ class InCluster:
                 if settings.scaling == "direct":
                     target = Direct(pods, count, drain_s, tasks.create_task)
                 # A new one: it shrinks nothing yet.
-                scaler = scalers.scaler(pool.name, target, sight)
+                scaler = scalers.scaler(pool.name, target, source)
                 for loop in (scaler.run(), count.keep(), Costs(pods).keep()):
                     tasks.create_task(loop)
                 try:
@@ -96,12 +96,14 @@ class InCluster:
         namespace = next(each.partition("/")[0] for each in services if each)
         return Leadership(self.cluster, namespace, name, self._me, work)
 
-    def together(self, pool: str, own: Sight, session: aiohttp.ClientSession) -> Sight:
+    def aggregated(
+        self, pool: str, own: ObservationSource, session: aiohttp.ClientSession
+    ) -> ObservationSource:
         """What all gateways of the cluster see, where they are named; else what this one does."""
         if self.peers is None:
             return own
         key = read_key(self._settings.admin.key_file)
-        return Together(pool, own, self.peers.urls, session, key)
+        return PeerAggregator(pool, own, self.peers.urls, session, key)
 
     async def check(self) -> None:
         """Refuse to scale what another autoscaler owns. Raises SettingError.

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from embedfleet.fleet.fleet import Member
-from embedfleet.gateway.caching import summed, told
+from embedfleet.gateway.caching import figures_of, summed
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.vocabulary import Lane
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def overview(gateway: Gateway, now: float) -> dict[str, Any]:
     """The document; `now` is in monotonic seconds, and what is not known is null."""
     state = "draining" if gateway.draining else "ready" if gateway.ready() else "starting"
-    cache = None if gateway.cache is None else told(gateway.cache)
+    cache = None if gateway.cache is None else figures_of(gateway.cache)
     return {
         "version": version("embedfleet"),
         "state": state,
@@ -28,7 +28,7 @@ def overview(gateway: Gateway, now: float) -> dict[str, Any]:
     }
 
 
-def together(primary: dict[str, Any], workers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def merged(primary: dict[str, Any], workers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The documents of a primary and its workers as one: what is counted adds up, and of replicas
     the primary knows all.
     """
@@ -51,14 +51,14 @@ COUNTED = ("tokens_per_s", "queued_texts", "queued_tokens", "in_flight_tokens")
 
 
 def _pool(gateway: Gateway, pool: Pool, now: float) -> dict[str, Any]:
-    sight = gateway.scaling.sights[pool.name]
+    monitor = gateway.scaling.monitors[pool.name]
     served = {name for name, model in gateway.models.items() if pool.name in model.names}
     scaler = gateway.scaling.scalers.get(pool.name)
     last = None if scaler is None else scaler.journal.last
     return {
         "name": pool.name,
         "served_names": sorted(served - {pool.name}),
-        "tokens_per_s": round(sight.arriving(now), 1),
+        "tokens_per_s": round(monitor.arriving(now), 1),
         "queued_texts": pool.queued_texts,
         "queued_tokens": {lane.value: pool.queued_tokens(lane) for lane in Lane},
         "in_flight_tokens": pool.in_flight_tokens,

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from embedfleet.autoscaling import Entry, Mode, Observation, Scaler, Sight, Target
+from embedfleet.autoscaling import Entry, Mode, Observation, ObservationSource, Scaler, Target
 from embedfleet.gateway.delivery.pool import Pool
-from embedfleet.gateway.sight import PoolSight
+from embedfleet.gateway.sight import PoolMonitor
 from embedfleet.settings import AutoscalingSettings
 from embedfleet.telemetry.metrics import GatewayMetrics
 from embedfleet.vocabulary import CallerError
@@ -36,30 +36,32 @@ class Scaling:
 
     def __init__(self, settings: AutoscalingSettings, metrics: GatewayMetrics) -> None:
         self.settings = settings
-        self.sights: dict[str, PoolSight] = {}
+        self.monitors: dict[str, PoolMonitor] = {}
         """What this process sees."""
-        self.wholes: dict[str, Sight] = {}
+        self.wholes: dict[str, ObservationSource] = {}
         """What all processes of this gateway see, where there are several."""
         self.scalers: dict[str, Scaler] = {}
         self._metrics = metrics
 
-    def whole(self, pool: str) -> Sight:
+    def whole(self, pool: str) -> ObservationSource:
         """What this gateway sees of a pool, in all of its processes."""
-        return self.wholes.get(pool) or self.sights[pool]
+        return self.wholes.get(pool) or self.monitors[pool]
 
-    def see(self, pool: Pool, memory_used: Callable[[], float | None]) -> PoolSight:
+    def see(self, pool: Pool, memory_used: Callable[[], float | None]) -> PoolMonitor:
         """What stands before the pool from now on."""
-        sight = self.sights[pool.name] = PoolSight(pool, self.settings, memory_used)
-        return sight
+        monitor = self.monitors[pool.name] = PoolMonitor(pool, self.settings, memory_used)
+        return monitor
 
-    def scaler(self, pool: str, target: Target, sight: Sight | None = None) -> Scaler:
+    def scaler(self, pool: str, target: Target, monitor: ObservationSource | None = None) -> Scaler:
         """What lets load decide how many replicas a pool has, while it is run; looked at from here
         unless said otherwise. It takes the place of the pool's last one.
 
         SettingError when the schedule can't be read.
         """
         counter = ScalingCounter(pool, self.settings.max_replicas, self._metrics)
-        scaler = Scaler(pool, sight or self.whole(pool), target, self.settings, told=counter.count)
+        scaler = Scaler(
+            pool, monitor or self.whole(pool), target, self.settings, on_decision=counter.count
+        )
         self.scalers[pool] = scaler
         return scaler
 
@@ -80,7 +82,7 @@ class Scaling:
     async def observations(self) -> Mapping[str, Observation]:
         """What this gateway sees of each pool, for whoever sums several gateways up."""
         now = time.monotonic()
-        return {name: await self.whole(name).observe(now) for name in self.sights}
+        return {name: await self.whole(name).observe(now) for name in self.monitors}
 
 
 class ScalingCounter:

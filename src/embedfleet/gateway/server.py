@@ -34,11 +34,11 @@ from embedfleet.gateway.attaching import replica_client
 from embedfleet.gateway.batching import batches_of
 from embedfleet.gateway.caching import CacheCounter, CacheTrust, vector_cache
 from embedfleet.gateway.contact import ModelContact, Trust
-from embedfleet.gateway.counting import DoorCounter, KeyCounter, RequestCounter, StateGauge
+from embedfleet.gateway.counting import ClientLimitCounter, KeyCounter, RequestCounter, StateGauge
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.gateway.engines.client import ReplicaClient
 from embedfleet.gateway.front import admin_socket, endpoint_of, served
-from embedfleet.gateway.greeting import announced, farewell, greet
+from embedfleet.gateway.greeting import print_banner, shutdown_line, startup_line
 from embedfleet.gateway.guards import Guards
 from embedfleet.gateway.in_cluster import InCluster, in_cluster, needed
 from embedfleet.gateway.names import UNNAMED, Names, configured, with_short
@@ -47,7 +47,7 @@ from embedfleet.gateway.scaling import Scaling
 from embedfleet.gateway.scratch import Scratch
 from embedfleet.gateway.starting import local_model, provider, supervisor
 from embedfleet.gateway.upstream import Upstream
-from embedfleet.gateway.workers.primary import Workers, WorkersSight
+from embedfleet.gateway.workers.primary import Workers, WorkersMonitor
 from embedfleet.machine import memory_used, usable_processors
 from embedfleet.model.description import ModelDescription
 from embedfleet.process import (
@@ -163,7 +163,7 @@ class Gateway:
         self._cached = CacheCounter(self.cache, self.metrics)
         self._start_watches()
         self.endpoint = endpoint_of(self, self._counter.count, self._no_model)
-        self.door = DoorCounter(settings.gateway, self.endpoint.answers, self.metrics)
+        self.limits = ClientLimitCounter(settings.gateway, self.endpoint.answers, self.metrics)
         self.batches = batches_of(self, inside)
 
     def _start_watches(self) -> None:
@@ -237,7 +237,7 @@ class Gateway:
         self.metrics.active_requests.set(self.endpoint.active)
         self._keys.observe()
         self._cached.observe()
-        self.door.observe()
+        self.limits.observe()
 
     def _trust(self, pool: Pool) -> Trust | None:
         """What golden checks mean for cached vectors, here or in the workers."""
@@ -330,10 +330,10 @@ class Gateway:
         self.pools.append(pool)
         self._truncations.append(Truncation(settings.truncate))
         self.background.start(pool.run(), f"the pool {name}")
-        sight = self.scaling.see(pool, memory_used if settings.replicas else lambda: None)
+        monitor = self.scaling.see(pool, memory_used if settings.replicas else lambda: None)
         if self.workers is not None:
             pool.elsewhere = self.workers.publish(name, fleet)
-            self.scaling.wholes[name] = WorkersSight(name, sight, self.workers)
+            self.scaling.wholes[name] = WorkersMonitor(name, monitor, self.workers)
         return pool
 
     def _first_name(self, name: str) -> str:
@@ -363,8 +363,8 @@ class Gateway:
         inside = needed(self._inside)
         if settings.scale_target is not None:
             own = self.scaling.whole(pool.name)
-            sight = inside.together(pool.name, own, self._upstream.session)
-            leadership = inside.scaling(pool, settings, self.scaling, self.metrics, sight)
+            monitor = inside.aggregated(pool.name, own, self._upstream.session)
+            leadership = inside.scaling(pool, settings, self.scaling, self.metrics, monitor)
             self._decide(leadership.run(), pool)
         follower = inside.following(settings.replica_service or "", pool.fleet)
         self.background.start(follower.run(), f"following the pods of {pool.name}")
@@ -408,7 +408,7 @@ async def _run(
         public = public_listeners(gateway, sockets[0])
         admin = admin_listeners(gateway, operators)
         urls = [each.url for each in public], next((each.url for each in admin), None)
-        log.info("%s", announced(settings.pools, *urls))
+        log.info("%s", startup_line(settings.pools, *urls))
         gateway.guards.warn(settings.gateway.host, urls[0])
         stack.push_async_callback(_close, gateway, stop)
         answered = [*public, *admin] if workers is None else admin
@@ -422,8 +422,8 @@ async def _run(
         if is_first():
             gateway.background.start(reap_orphans(), "collecting orphans")
         collect_rarely()
-        greeting = asyncio.create_task(_greet(gateway, *urls))
-        stack.callback(greeting.cancel)
+        banner = asyncio.create_task(_print_banner(gateway, *urls))
+        stack.callback(banner.cancel)
         ends = (stop.wait(), gateway.hopeless.wait(), gateway.background.failed.wait())
         waiting = [asyncio.create_task(end) for end in ends]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -432,7 +432,7 @@ async def _run(
             gateway.leave()
             await stop.pause(settings.gateway.drain_delay_s)
         await gateway.drain()
-    log.info("%s", farewell(gateway.requests()))
+    log.info("%s", shutdown_line(gateway.requests()))
     if gateway.background.failed.is_set():
         return LOOP_FAILED
     return SETUP_FAILED if gateway.hopeless.is_set() else 0
@@ -470,11 +470,11 @@ def collect_rarely() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def _greet(gateway: Gateway, public: Sequence[str], admin: str | None) -> None:
+async def _print_banner(gateway: Gateway, public: Sequence[str], admin: str | None) -> None:
     """Once everything is ready, say so."""
     while not gateway.ready():
         await asyncio.sleep(0.05)
     if gateway.workers is not None:
         await gateway.workers.ready()
     names = list({served.names[0]: None for served in gateway.models.values()})
-    greet(names, public, admin, keys=not isinstance(gateway.guards.callers, OpenAccess))
+    print_banner(names, public, admin, keys=not isinstance(gateway.guards.callers, OpenAccess))

@@ -26,7 +26,7 @@ def _unknown() -> float | None:
     return None
 
 
-class PoolSight:
+class PoolMonitor:
     """Watches the texts of a pool; `observe` tells what went by."""
 
     def __init__(

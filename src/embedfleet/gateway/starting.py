@@ -8,7 +8,7 @@ from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.providers.foreign import ForeignProvider
 from embedfleet.fleet.providers.local import LocalProvider, replica_settings
 from embedfleet.fleet.providers.provider import Provider
-from embedfleet.fleet.supervisor import Supervisor, Told
+from embedfleet.fleet.supervisor import Supervisor, SupervisorListener
 from embedfleet.gateway.attaching import launch
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.model.description import ModelDescription, describe, with_revision
@@ -72,5 +72,7 @@ def supervisor(
         outstanding=pool.outstanding,
         grace_s=settings.gateway.drain_timeout_s,
         start_timeout_s=fleet.start_timeout_s,
-        told=Told(metrics.replica_restarts.labels(pool.name).inc, gave_up, arrived),
+        listener=SupervisorListener(
+            metrics.replica_restarts.labels(pool.name).inc, gave_up, arrived
+        ),
     )

@@ -13,21 +13,21 @@ from dataclasses import fields
 import aiohttp
 import msgspec
 
-from embedfleet.autoscaling import Observation, Sight, total
+from embedfleet.autoscaling import Observation, ObservationSource, total
 from embedfleet.vocabulary import ServiceError
 
 ASK_TIMEOUT_S = 3.0
-TOLD = {field.name for field in fields(Observation)} - {"now", "clock", "memory_used"}
+REPORTED = {field.name for field in fields(Observation)} - {"now", "clock", "memory_used"}
 """What another gateway knows; its clock is its own."""
 
 
-class Together:
-    """A sight that adds those of other gateways to its own."""
+class PeerAggregator:
+    """Adds the observations of the other gateways to its own."""
 
     def __init__(
         self,
         pool: str,
-        own: Sight,
+        own: ObservationSource,
         others: Callable[[], Awaitable[Sequence[str]]],
         session: aiohttp.ClientSession,
         key: str = "",
@@ -63,7 +63,7 @@ class Together:
         try:
             pools = msgspec.json.decode(body, type=dict[str, dict[str, dict[str, object]]])
             told = pools["pools"][self._pool]
-            figures = {name: _figure(told[name]) for name in TOLD if name in told}
+            figures = {name: _figure(told[name]) for name in REPORTED if name in told}
             return Observation(now=now, **figures)  # type: ignore[arg-type]  # each is a number
         except (msgspec.MsgspecError, KeyError, TypeError) as error:
             raise ServiceError(

@@ -122,7 +122,7 @@ class Upstream:
             async with asyncio.timeout(self.probe_timeout_s):
                 await self._post(url, "/v1/work/cancel", body, unread)
         except TimeoutError as error:
-            raise ReplicaLostError(f"{url}: {told(error)}") from error
+            raise ReplicaLostError(f"{url}: {cause_of(error)}") from error
 
     def forget(self, url: str) -> None:
         """Nothing is kept of a replica."""
@@ -138,7 +138,7 @@ class Upstream:
         try:
             connection = await self.connections.post(url, route, body, headers, read)
         except (OSError, TimeoutError, ValueError) as error:
-            raise ReplicaUnreachableError(f"can't reach {url}: {told(error)}") from error
+            raise ReplicaUnreachableError(f"can't reach {url}: {cause_of(error)}") from error
         try:
             await connection.answered()
         except BrokenError as error:
@@ -166,9 +166,9 @@ class Upstream:
                 return await bounded(response, most_bytes)
         except aiohttp.ClientConnectorError as error:
             trouble = ReplicaUnreachableError if refused(error) else ReplicaLostError
-            raise trouble(f"{url}: {told(error)}") from error
+            raise trouble(f"{url}: {cause_of(error)}") from error
         except _LOST as error:
-            raise ReplicaLostError(f"{url}: {told(error)}") from error
+            raise ReplicaLostError(f"{url}: {cause_of(error)}") from error
 
 
 def refused(error: aiohttp.ClientConnectorError) -> bool:
@@ -204,7 +204,7 @@ def _refusal(url: str, status: int, body: bytes) -> DrainingError | ReplicaError
     return ReplicaError(f"{url} answered {status}: {text}")
 
 
-def told(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """What is wrong with a connection, in the system's words where it is the system's error: of the
     client library's own some have no text, and some tell the address again.
     """

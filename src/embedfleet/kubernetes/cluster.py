@@ -85,7 +85,7 @@ class Cluster(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """Pauses between tries: doubling up to a ceiling, each shortened by chance.
 
     Chance keeps gateways that lost the server together from coming back together.
@@ -102,8 +102,8 @@ class Patience:
         return max(asked_s or 0.0, ceiling * (0.5 + 0.5 * rng.random()))
 
 
-async def persisting(
-    request: Callable[[], Awaitable[Result]], patience: Patience, rng: Random
+async def retried(
+    request: Callable[[], Awaitable[Result]], retry: RetryPolicy, rng: Random
 ) -> Result:
     """Make a request that may be made twice, until it is answered or patience ends.
 
@@ -115,8 +115,8 @@ async def persisting(
             return await request()
         except ClusterError as error:
             failures += 1
-            if not error.passing or failures >= patience.tries:
+            if not error.passing or failures >= retry.tries:
                 raise
-            pause_s = patience.pause_s(failures, rng, error.retry_after_s)
+            pause_s = retry.pause_s(failures, rng, error.retry_after_s)
             log.warning("the API server: %s; again in %.1f s", error.message, pause_s)
         await asyncio.sleep(pause_s)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from random import Random
 
-from embedfleet.kubernetes.cluster import Cluster, ClusterError, Document, Patience, persisting
+from embedfleet.kubernetes.cluster import Cluster, ClusterError, Document, RetryPolicy, retried
 from embedfleet.kubernetes.deletion_cost import ANNOTATION
 from embedfleet.kubernetes.endpoints import NAME
 from embedfleet.vocabulary import SettingError
@@ -37,13 +37,13 @@ class Deployment:
         cluster: Cluster,
         namespace: str,
         name: str,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         rng: Random | None = None,
     ) -> None:
         self.namespace = namespace
         self.name = name
         self._cluster = cluster
-        self._patience = patience or Patience()
+        self._retry = retry or RetryPolicy()
         self._rng = rng or Random()
         self._scale = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"
 
@@ -100,7 +100,7 @@ class Deployment:
         return target.get("name") == self.name and target.get("kind", "Deployment") == "Deployment"
 
     async def _asked(self, request: Callable[[], Awaitable[Document]]) -> Document:
-        return await persisting(request, self._patience, self._rng)
+        return await retried(request, self._retry, self._rng)
 
 
 def _replicas(scale: Document, deployment: Deployment) -> int:

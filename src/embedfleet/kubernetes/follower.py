@@ -12,14 +12,14 @@ from random import Random
 
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
-from embedfleet.kubernetes.cluster import Cluster, Patience
+from embedfleet.kubernetes.cluster import Cluster, RetryPolicy
 from embedfleet.kubernetes.endpoints import Known, Move, Service, endpoints, moves
 from embedfleet.kubernetes.following import Collection
 from embedfleet.vocabulary import ReplicaState
 
 log = logging.getLogger(__name__)
 
-US = "kubernetes"
+DRAIN_OWNER = "kubernetes"
 """Who lets a replica go whose pod terminates."""
 
 
@@ -31,7 +31,7 @@ class Follower:
         fleet: Fleet,
         service: Service,
         cluster: Cluster,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         rng: Random | None = None,
     ) -> None:
         self._fleet = fleet
@@ -40,7 +40,7 @@ class Follower:
             cluster,
             f"/apis/discovery.k8s.io/v1/namespaces/{service.namespace}/endpointslices",
             f"kubernetes.io/service-name={service.name}",
-            patience or Patience(),
+            retry or RetryPolicy(),
             rng or Random(),
         )
         self._members: dict[str, Member] = {}
@@ -50,7 +50,7 @@ class Follower:
         async for slices in self._slices.states():
             found = endpoints(slices.values(), self._service.port)
             known = {
-                name: Known(member.url, US in member.leaving)
+                name: Known(member.url, DRAIN_OWNER in member.leaving)
                 for name, member in self._members.items()
             }
             for move, name, url in moves(known, found):
@@ -65,14 +65,14 @@ class Follower:
             self._leave(self._members[name], now)
         elif name in self._members:
             member = self._members[name]
-            member.leaving.discard(US)
+            member.leaving.discard(DRAIN_OWNER)
             if not member.leaving:
                 self._fleet.apply(member, Event.RELEASED, now, "its pod is ready again")
         else:
             self._members[name] = self._fleet.add(name, url, now)
 
     def _leave(self, member: Member, now: float) -> None:
-        member.leaving.add(US)
+        member.leaving.add(DRAIN_OWNER)
         if member.state is ReplicaState.STARTING:
             # Nothing was given to it; it joins afresh should it become ready.
             del self._members[member.name]

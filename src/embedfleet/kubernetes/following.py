@@ -14,7 +14,7 @@ import logging
 from collections.abc import AsyncIterator
 from random import Random
 
-from embedfleet.kubernetes.cluster import Cluster, ClusterError, Document, Patience
+from embedfleet.kubernetes.cluster import Cluster, ClusterError, Document, RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +31,13 @@ class Collection:
     """One collection of an API server, followed."""
 
     def __init__(
-        self, cluster: Cluster, path: str, selector: str, patience: Patience, rng: Random
+        self, cluster: Cluster, path: str, selector: str, retry: RetryPolicy, rng: Random
     ) -> None:
         """`selector` chooses by labels, as `app=embedfleet`."""
         self._cluster = cluster
         self._path = path
         self._selector = selector
-        self._patience = patience
+        self._retry = retry
         self._rng = rng
         self._objects: dict[str, Document] = {}
         self._version = ""
@@ -59,7 +59,7 @@ class Collection:
                 if silent and asyncio.get_running_loop().time() - began >= SILENT_S:
                     self._version = ""
                 # It ended as watches do; a server that ends each at once is not asked all the time.
-                await asyncio.sleep(self._patience.pause_s(1, self._rng))
+                await asyncio.sleep(self._retry.pause_s(1, self._rng))
             except ClusterError as error:
                 await self._recover(error)
 
@@ -70,7 +70,7 @@ class Collection:
             # must not be asked without a pause.
             self._version = ""
         self._failures += 1
-        pause_s = self._patience.pause_s(self._failures, self._rng, error.retry_after_s)
+        pause_s = self._retry.pause_s(self._failures, self._rng, error.retry_after_s)
         level = logging.INFO if error.expired else logging.WARNING
         log.log(level, "following %s: %s; again in %.1f s", self._path, error.message, pause_s)
         await asyncio.sleep(pause_s)

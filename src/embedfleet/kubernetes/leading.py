@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from random import Random
 
 from embedfleet.kubernetes.cluster import Cluster, ClusterError, Document
-from embedfleet.kubernetes.lease import TIME, Candidacy, Times, Turn, written
+from embedfleet.kubernetes.lease import TIME, Candidacy, LeaseAction, Times, written
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Leadership:
         lease = await self._read()
         now = self._clock()
         self._candidacy = self._candidacy.read(lease, now)
-        if self._candidacy.turn(now) is Turn.WAIT:
+        if self._candidacy.next_action(now) is LeaseAction.WAIT:
             return
         try:
             lease = await self._write(lease, self._candidacy.me)

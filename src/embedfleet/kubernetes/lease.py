@@ -29,7 +29,7 @@ class Times:
     """Between two looks at the lease."""
 
 
-class Turn(StrEnum):
+class LeaseAction(StrEnum):
     """What a candidate does now."""
 
     TAKE = "take"
@@ -63,12 +63,12 @@ class Candidacy:
         """Having written it: it holds from when that was asked for, not from the answer."""
         return replace(self.read(lease, asked_at), renewed_at=asked_at)
 
-    def turn(self, now: float) -> Turn:
+    def next_action(self, now: float) -> LeaseAction:
         holder, _ = self.seen
         if holder == self.me:
-            return Turn.RENEW
+            return LeaseAction.RENEW
         silent = now - self.seen_at > self.times.lease_s
-        return Turn.TAKE if not holder or silent else Turn.WAIT
+        return LeaseAction.TAKE if not holder or silent else LeaseAction.WAIT
 
     @property
     def ends_at(self) -> float:

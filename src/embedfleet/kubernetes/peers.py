@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
-from embedfleet.kubernetes.cluster import Cluster, Patience
+from embedfleet.kubernetes.cluster import Cluster, RetryPolicy
 from embedfleet.kubernetes.endpoints import Service, endpoints
 from embedfleet.kubernetes.following import Collection
 
@@ -21,7 +21,7 @@ class Peers:
             cluster,
             f"/apis/discovery.k8s.io/v1/namespaces/{service.namespace}/endpointslices",
             f"kubernetes.io/service-name={service.name}",
-            Patience(),
+            RetryPolicy(),
             Random(),
         )
         self._urls: list[str] = []

@@ -25,7 +25,7 @@ from embedfleet.vocabulary import ReplicaState
 
 log = logging.getLogger(__name__)
 
-US = "autoscaler"
+DRAIN_OWNER = "autoscaler"
 """Who lets a replica go that was chosen here."""
 REFRESH_S = 5.0
 """Between two looks at what the Deployment is to have."""
@@ -36,7 +36,7 @@ SETTLED_S = 120.0
 made of it by then counts afterwards, be it for a quota, a maximum or nobody who listens."""
 GONE_S = 120.0
 """A drained replica that Kubernetes has not taken by then is used again."""
-LOOK_S = 0.1
+POLL_S = 0.1
 """Between two looks at what drained replicas still have."""
 
 
@@ -67,27 +67,27 @@ class Pods:
         self.costs[name] = cost
 
 
-def _unheard(_: float) -> None:
+def _ignore(_: float) -> None:
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ScalingListener:
     """Who hears of what is counted."""
 
-    replicas: Callable[[int], None] = _unheard
+    replicas: Callable[[int], None] = _ignore
     """How many the Deployment is to have."""
-    started: Callable[[float], None] = _unheard
+    started: Callable[[float], None] = _ignore
     """Seconds from an order to a pod's first traffic."""
 
 
 class Count:
     """How many replicas the Deployment is to have, as last read, and how long starts take."""
 
-    def __init__(self, pods: Pods, told: Told | None = None) -> None:
+    def __init__(self, pods: Pods, listener: ScalingListener | None = None) -> None:
         self.replicas = 0
         self.start_ups = StartUps()
-        self._told = told or Told()
+        self._listener = listener or ScalingListener()
         self._deployment = pods.deployment
         self._ready: set[str] = set()
         pods.fleet.listen(self._follow)
@@ -99,7 +99,7 @@ class Count:
     def became(self, replicas: int) -> None:
         self.start_ups.ordered(self.replicas, replicas, time.monotonic())
         self.replicas = replicas
-        self._told.replicas(replicas)
+        self._listener.replicas(replicas)
 
     async def first(self) -> None:
         """Read it until it is known; what there is already was not ordered now."""
@@ -110,7 +110,7 @@ class Count:
                 log.warning("%s: %s", self._deployment, error.message)
                 await asyncio.sleep(REFRESH_S)
             else:
-                self._told.replicas(self.replicas)
+                self._listener.replicas(self.replicas)
                 return
 
     async def keep(self) -> None:
@@ -129,7 +129,7 @@ class Count:
             self._ready.add(member.name)
             took_s = self.start_ups.ready(time.monotonic())
             if took_s is not None:
-                self._told.started(took_s)
+                self._listener.started(took_s)
 
 
 class Exported:
@@ -232,13 +232,13 @@ class Direct:
         """Have them finish and taken; who is not taken stays after all. Raises ClusterError."""
         members = [member for member in self._pods.fleet if member.name in going]
         for member in members:
-            member.leaving.add(US)
+            member.leaving.add(DRAIN_OWNER)
             self._apply(member, Event.DRAIN, "it was chosen to go")
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain_s):
                     while any(self._pods.outstanding(name) for name in going):
-                        await asyncio.sleep(LOOK_S)
+                        await asyncio.sleep(POLL_S)
             self._count.became(await self._pods.deployment.scale(planned))
             await self._until_gone(members)
         finally:
@@ -249,12 +249,12 @@ class Direct:
         with suppress(TimeoutError):
             async with asyncio.timeout(GONE_S):
                 while any(member.state is not ReplicaState.GONE for member in members):
-                    await asyncio.sleep(LOOK_S)
+                    await asyncio.sleep(POLL_S)
 
     def _keep(self, members: list[Member]) -> None:
         for member in members:
             if member.state is not ReplicaState.GONE:
-                member.leaving.discard(US)
+                member.leaving.discard(DRAIN_OWNER)
                 if not member.leaving:  # Kubernetes may have taken it meanwhile
                     self._apply(member, Event.RELEASED, "it stays after all")
 
@@ -285,7 +285,7 @@ class Costs:
         pods = self._pods
         for name in pods.costs.keys() - {member.name for member in pods.fleet}:
             del pods.costs[name]
-        chosen = {member.name for member in pods.fleet if US in member.leaving}
+        chosen = {member.name for member in pods.fleet if DRAIN_OWNER in member.leaving}
         others = [each for each in pods.candidates() if each.name not in chosen]
         for name, cost in changes(others, pods.costs).items():
             try:

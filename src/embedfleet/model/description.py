@@ -23,7 +23,7 @@ from embedfleet.model.sentence_transformers import (
     read_pooling,
     read_prompts,
 )
-from embedfleet.model.tokenizer_file import load_tokenizer, panics_told
+from embedfleet.model.tokenizer_file import load_tokenizer, panics_translated
 from embedfleet.vocabulary import SCORE_WIDTH, ModelError, ModelIdentity, Task
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def _template(directory: Path, family: Family) -> Template:
     """What the tokenizer's post-processor puts around a text, or should put there."""
     path = directory / "tokenizer.json"
     tokenizer = load_tokenizer(path)
-    with panics_told(path):
+    with panics_translated(path):
         plain: list[int] = tokenizer.encode("x", add_special_tokens=False).ids
         whole: list[int] = tokenizer.encode("x", add_special_tokens=True).ids
     if whole == plain:
@@ -186,7 +186,7 @@ def _around_pairs(directory: Path, pair: PairTemplate) -> Template:
     """What stands around a reranker's pairs; the tokenizer's own post-processor has no part."""
     path = directory / "tokenizer.json"
     tokenizer = load_tokenizer(path)
-    with panics_told(path):
+    with panics_translated(path):
         before, after = (
             tuple(tokenizer.encode(part, add_special_tokens=False).ids)
             for part in (pair.before, pair.after)

@@ -20,7 +20,7 @@ def load_tokenizer(path: Path, below: int | None = None) -> Tokenizer:
     `below` leaves out added tokens whose ids are not below it; a vocabulary of larger ids is
     refused then. Raises ModelError for whatever is wrong with the file.
     """
-    with panics_told(path):
+    with panics_translated(path):
         library = _load(path.read_bytes(), below)
         largest = max(library.get_vocab(with_added_tokens=True).values(), default=-1)
     if below is not None and largest >= below:
@@ -31,7 +31,7 @@ def load_tokenizer(path: Path, below: int | None = None) -> Tokenizer:
 
 
 @contextmanager
-def panics_told(path: Path) -> Iterator[None]:
+def panics_translated(path: Path) -> Iterator[None]:
     """ModelError for whatever the library raises of a file: plain Exception, and PanicException,
     which is no Exception.
     """

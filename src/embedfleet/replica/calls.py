@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from embedfleet.batching.jobs import Job, Part
+from embedfleet.batching.jobs import BatchResult, Job
 from embedfleet.endpoint import Caller, Text
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ class CallInProgress:
     def __init__(self, count: int) -> None:
         self.jobs: dict[int, Job] = {}
         self.remaining = count
-        self._parts: asyncio.Queue[Part | None] = asyncio.Queue()
+        self._parts: asyncio.Queue[BatchResult | None] = asyncio.Queue()
 
-    def deliver(self, part: Part) -> None:
+    def deliver(self, part: BatchResult) -> None:
         self.remaining -= len(part.jobs) + len(part.failures)
         self._parts.put_nowait(part)
 
@@ -31,7 +31,7 @@ class CallInProgress:
         self.remaining -= count
         self._parts.put_nowait(None)
 
-    async def next_part(self) -> Part | None:
+    async def next_part(self) -> BatchResult | None:
         """The next part; None when texts were cancelled meanwhile."""
         return await self._parts.get()
 
@@ -52,7 +52,7 @@ class BatcherBackend:
     def submit(self, texts: Sequence[Text], caller: Caller) -> None:
         """As the replica does, with its errors."""
 
-        def deliver(part: Part) -> None:
+        def deliver(part: BatchResult) -> None:
             for job, vector in zip(part.jobs, part.vectors, strict=True):
                 texts[job.id].arrived(vector.copy(), part.queue_s, part.compute_s, "")
             for job, error in part.failures:

@@ -73,7 +73,7 @@ class LoadingError(ServiceError):
     code = "loading"
 
 
-class Door:
+class LoadingApp:
     """An ASGI app in front of another one that comes later: until then, it says `loading`."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ def run(settings: Settings) -> int:
 
     Raises SetupError.
     """
-    configure_logging(settings.log, told_as(settings))
+    configure_logging(settings.log, log_name(settings))
     raise_descriptor_limit()
     with opened(settings.tracing, "embedfleet-replica") as tracing:
         code = uvloop.run(_run(settings, tracing))
@@ -123,7 +123,7 @@ def run(settings: Settings) -> int:
     return code
 
 
-def told_as(settings: Settings) -> str:
+def log_name(settings: Settings) -> str:
     """Who writes a line, where a gateway's replicas write to one place: pool and replica."""
     if not settings.replica.exit_with_parent or not settings.pools:
         return ""
@@ -149,7 +149,7 @@ def fronted(app: App, access: Access, host: str, *, ours: bool = False) -> App:
 async def _run(settings: Settings, tracing: Tracing | None) -> int:
     ours = settings.replica.exit_with_parent
     stop = StopSignal(by_signals=not ours)
-    door = Door()
+    loading_app = LoadingApp()
     host, port = settings.replica.host, settings.replica.port
     access, watches = one_key(settings.replica.key_file, "replica.key_file")
     if isinstance(access, OpenAccess) and not is_loopback(host):
@@ -158,7 +158,7 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
             "replica.key_file)",
             host,
         )
-    listener = Listener(fronted(door, access, host, ours=ours), bind(host, port))
+    listener = Listener(fronted(loading_app, access, host, ours=ours), bind(host, port))
     print(f"{ANNOUNCEMENT}http://{listener.address}", flush=True)  # noqa: T201  a provider reads it
     if ours:
         os.dup2(2, 1)  # nobody reads on: a library that prints would wait for ever
@@ -175,10 +175,10 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
         if ours:
             _end_with_input(stop)
         loading = asyncio.create_task(asyncio.to_thread(load, settings))
-        stopping = asyncio.create_task(told_to_end(stop, background))
+        stopping = asyncio.create_task(stop_requested(stop, background))
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            code = await serve(loading.result(), settings, door, stopping, tracing)
+            code = await serve(loading.result(), settings, loading_app, stopping, tracing)
             return code or (LOOP_FAILED if background.failed.is_set() else 0)
         if background.failed.is_set():
             return LOOP_FAILED
@@ -186,7 +186,7 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
     return 0
 
 
-async def told_to_end(stop: Stop, background: Background) -> None:
+async def stop_requested(stop: Stop, background: Background) -> None:
     """Wait until the process is told to stop, or a bug has ended one of its loops."""
     ends = [asyncio.create_task(end) for end in (stop.wait(), background.failed.wait())]
     try:
@@ -261,7 +261,7 @@ def _read(
 async def serve(
     loaded: LoadedModel,
     settings: Settings,
-    door: Door,
+    loading_app: LoadingApp,
     stopping: asyncio.Task[None],
     tracing: Tracing | None,
 ) -> int:
@@ -288,7 +288,7 @@ async def serve(
     served = ServedModel(identity, names, loaded.encoder, backend, created=int(time.time()))
     endpoint = _endpoint(dict.fromkeys(names, served), settings)
     batching = asyncio.create_task(replica.batcher.run())
-    door.open(replica.app(endpoint, tracing))
+    loading_app.open(replica.app(endpoint, tracing))
     info = loaded.engine.info
     log.info(
         "%s is ready after %.1f s: %s, %s, %d dimensions, batches of %d tokens",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedfleet.batching.batcher import Batcher
-from embedfleet.batching.jobs import BatchReport, Job, Part
+from embedfleet.batching.jobs import BatchReport, BatchResult, Job
 from embedfleet.endpoint import Endpoint
 from embedfleet.endpoint.contracts.rerank import ROUTES
 from embedfleet.endpoint.traced_routes import traced
@@ -200,7 +200,7 @@ class Replica:
                 await request.send({"type": "http.response.body", "body": body, "more_body": True})
         await request.send({"type": "http.response.body", "body": b""})
 
-    def _frame(self, part: Part) -> frames.Frame:
+    def _frame(self, part: BatchResult) -> frames.Frame:
         return frames.Frame(
             ids=[job.id for job in part.jobs],
             vectors=frames.vector_bytes(part.vectors),
@@ -329,7 +329,7 @@ def _seconds(value: float | None) -> float | None:
     return None if value is None else round(min(value, MOST_SECONDS), 3)
 
 
-def _tell(part: Part) -> None:
+def _tell(part: BatchResult) -> None:
     """Note in the call's trace, if there is one, that a batch brought some of its texts."""
     if (span := current_span()) is not None:
         texts, failed = len(part.jobs), len(part.failures)

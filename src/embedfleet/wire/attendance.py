@@ -11,50 +11,50 @@ from weakref import WeakKeyDictionary
 from embedfleet.vocabulary import DeadlineError
 from embedfleet.wire.asgi import ClientGoneError, Request
 
-PATIENCE_S = 0.1
+WATCH_AFTER_S = 0.1
 """Work is watched after one or two of these: most is done before, and a watch costs a task."""
 
 
-class _Rounds:
+class _WatchTimer:
     """One timer for all work of an event loop: a timer for each costs as much as tokenising."""
 
     __slots__ = ("_loop", "_new", "_old", "_running")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._new: dict[Attendance, None] = {}
-        self._old: dict[Attendance, None] = {}
+        self._new: dict[CancelScope, None] = {}
+        self._old: dict[CancelScope, None] = {}
         self._running = False
 
-    def join(self, attendance: Attendance) -> None:
-        self._new[attendance] = None
+    def join(self, scope: CancelScope) -> None:
+        self._new[scope] = None
         if not self._running:
             self._running = True
-            self._loop.call_later(PATIENCE_S, self._go)
+            self._loop.call_later(WATCH_AFTER_S, self._go)
 
-    def leave(self, attendance: Attendance) -> None:
-        if attendance in self._new:
-            del self._new[attendance]
+    def leave(self, scope: CancelScope) -> None:
+        if scope in self._new:
+            del self._new[scope]
         else:
-            self._old.pop(attendance, None)
+            self._old.pop(scope, None)
 
     def _go(self) -> None:
-        for attendance in self._old:
-            attendance.begin()
+        for scope in self._old:
+            scope.begin()
         self._old, self._new = self._new, {}
         self._running = bool(self._old)
         if self._running:
-            self._loop.call_later(PATIENCE_S, self._go)
+            self._loop.call_later(WATCH_AFTER_S, self._go)
 
 
-_rounds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Rounds] = WeakKeyDictionary()
+_timers: WeakKeyDictionary[asyncio.AbstractEventLoop, _WatchTimer] = WeakKeyDictionary()
 
 
-class Attendance:
+class CancelScope:
     """Around such work: it is cancelled, and ClientGoneError or DeadlineError comes out."""
 
     __slots__ = (
-        *("_deadline", "_due", "_left_s", "_loop", "_reason", "_request", "_rounds", "_soon"),
+        *("_deadline", "_due", "_left_s", "_loop", "_reason", "_request", "_timers", "_soon"),
         *("_watch", "_whole", "_work"),
     )
 
@@ -64,7 +64,7 @@ class Attendance:
         """
         self._whole = whole
         self._due = False
-        self._rounds: _Rounds | None = None
+        self._timers: _WatchTimer | None = None
         self._request = request
         self._left_s = left_s
         self._soon: asyncio.TimerHandle | None = None
@@ -75,17 +75,17 @@ class Attendance:
         self._loop = loop = asyncio.get_running_loop()
         self._work = asyncio.current_task(loop)
         self._deadline = loop.time() + self._left_s
-        if self._left_s < 2 * PATIENCE_S:
+        if self._left_s < 2 * WATCH_AFTER_S:
             self._soon = loop.call_later(max(0.0, self._left_s), self.begin)
         else:
-            self._rounds = _rounds.get(loop) or _rounds.setdefault(loop, _Rounds(loop))
-            self._rounds.join(self)
+            self._timers = _timers.get(loop) or _timers.setdefault(loop, _WatchTimer(loop))
+            self._timers.join(self)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._soon is not None:
             self._soon.cancel()
-        if self._rounds is not None:
-            self._rounds.leave(self)
+        if self._timers is not None:
+            self._timers.leave(self)
         if self._watch is not None:
             self._watch.cancel()
         work, self._work = self._work, None  # a watch that ends only now has nothing to cancel
@@ -97,7 +97,7 @@ class Attendance:
     def begin(self) -> None:
         """Watch from now on."""
         if self._whole:
-            self._watch = asyncio.ensure_future(self._attend())
+            self._watch = asyncio.ensure_future(self._watch_client())
         else:  # only one can wait for what the caller sends
             self._due = True
             self._soon = self._loop.call_at(self._deadline, self._expire)
@@ -115,7 +115,7 @@ class Attendance:
         if self._work is not None:
             self._work.cancel()
 
-    async def _attend(self) -> None:
+    async def _watch_client(self) -> None:
         try:
             left_s = self._deadline - self._loop.time()
             # Not wait_for: in Python 3.11 it swallows a cancellation that meets its end.

@@ -50,7 +50,7 @@ def deadline_s(value: str | None, most_s: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheWishes:
+class CacheDirectives:
     """What a caller allows a cache to do."""
 
     answer: bool
@@ -59,10 +59,10 @@ class CacheWishes:
     """Keep what is computed for this request."""
 
 
-_ANY_CACHE = CacheWishes(answer=True, store=True)
+_ANY_CACHE = CacheDirectives(answer=True, store=True)
 
 
-def cache_wishes(value: str | None) -> CacheWishes:
+def cache_directives(value: str | None) -> CacheDirectives:
     """What `cache-control` asks for, as RFC 9111 has it for requests (5.2.1): `no-cache` wants
     nothing that was stored, `no-store` wants nothing to be stored. Other directives are about age,
     which a vector has none of.
@@ -70,7 +70,7 @@ def cache_wishes(value: str | None) -> CacheWishes:
     if value is None:
         return _ANY_CACHE
     directives = {word.partition("=")[0].strip().lower() for word in value.split(",")}
-    return CacheWishes(answer="no-cache" not in directives, store="no-store" not in directives)
+    return CacheDirectives(answer="no-cache" not in directives, store="no-store" not in directives)
 
 
 def trusted_networks(names: tuple[str, ...]) -> TrustedProxies:

@@ -9,7 +9,7 @@ import numpy as np
 import pybase64
 import pytest
 
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.vocabulary import Vectors
 from embedfleet.wire.forms import derive, rounded, scale
@@ -24,7 +24,7 @@ QUERY = (
 
 @pytest.fixture
 def door(tmp_path: Path) -> Door:
-    return Door(Asker(tmp_path / "model", VectorCache(Memory(2**20))))
+    return Door(Asker(tmp_path / "model", VectorCache(MemoryTier(2**20))))
 
 
 def right(door: Door, *texts: str, prompt: str = "") -> Vectors:

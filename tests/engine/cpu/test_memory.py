@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedfleet.engine.cpu.memory import Budget, chosen_mib, needed_mib
+from embedfleet.engine.cpu.memory import MemoryBudget, chosen_mib, needed_mib
 from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.vocabulary import SettingError
 
@@ -24,14 +24,14 @@ def test_a_budget_that_cannot_hold_the_longest_text_is_refused_with_both_ways_ou
 
 
 def test_short_texts_go_through_at_once_and_long_ones_in_chunks() -> None:
-    budget = Budget(QWEN_06B, 1_024)
+    budget = MemoryBudget(QWEN_06B, 1_024)
     assert budget.fits_whole(4_096)
     assert not budget.fits_whole(32_768)
     assert budget.chunk_tokens(32_768, 1_024) == 1_024
 
 
 def test_a_small_budget_makes_smaller_batches_and_chunks_of_whole_blocks() -> None:
-    budget = Budget(QWEN_06B, 600)
+    budget = MemoryBudget(QWEN_06B, 600)
     assert budget.batch_tokens(100_000) < 10_000
     chunk = budget.chunk_tokens(24_000, 1_000)
     assert 32 <= chunk < 1_000
@@ -43,11 +43,11 @@ def test_with_padded_attention_the_longest_text_must_fit_whole() -> None:
     with pytest.raises(SettingError, match=r"memory_mib is 1024.*lower max_tokens"):
         chosen_mib(QWEN_06B, 32_768, 1_024, padded=True)
     assert chosen_mib(QWEN_06B, 8_192, 1_024, padded=True) == 1_024
-    assert Budget(QWEN_06B, 1_024, padded=True).fits_whole(32_768)
+    assert MemoryBudget(QWEN_06B, 1_024, padded=True).fits_whole(32_768)
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 31, 300, 2_048, 32_768])
 def test_the_least_budget_for_texts_holds_a_pass_of_the_batch_size_it_gives(tokens: int) -> None:
-    budget = Budget(QWEN_06B, needed_mib(QWEN_06B, tokens))
+    budget = MemoryBudget(QWEN_06B, needed_mib(QWEN_06B, tokens))
     assert budget.fits_whole(budget.batch_tokens(1_024))
     assert budget.fits_whole(budget.chunk_tokens(tokens, 1_024))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from embedfleet.engine.native.library import Numbers
-from embedfleet.engine.native.memory import Budget, chosen_mib, needed_mib
+from embedfleet.engine.native.memory import MemoryBudget, chosen_mib, needed_mib
 from embedfleet.engine.qwen3 import Qwen3Config
 from embedfleet.vocabulary import SettingError
 
@@ -40,12 +40,14 @@ def test_a_budget_that_cannot_hold_the_longest_text_is_refused_with_both_ways_ou
 
 
 def test_a_small_budget_makes_smaller_batches() -> None:
-    assert Budget(QWEN_06B, NUMBERS, 2, 1_024).batch_tokens(1_024) == 1_024
-    assert 1 <= Budget(QWEN_06B, NUMBERS, 2, 60).batch_tokens(1_024) < 1_024
+    assert MemoryBudget(QWEN_06B, NUMBERS, 2, 1_024).batch_tokens(1_024) == 1_024
+    assert 1 <= MemoryBudget(QWEN_06B, NUMBERS, 2, 60).batch_tokens(1_024) < 1_024
 
 
 @pytest.mark.parametrize("threads", [1, 2, 96])
 @pytest.mark.parametrize("tokens", [1, 31, 300, 2_048, 32_768])
 def test_the_least_budget_for_a_text_holds_a_pass(tokens: int, threads: int) -> None:
-    budget = Budget(QWEN_06B, NUMBERS, threads, needed_mib(QWEN_06B, NUMBERS, threads, tokens))
+    budget = MemoryBudget(
+        QWEN_06B, NUMBERS, threads, needed_mib(QWEN_06B, NUMBERS, threads, tokens)
+    )
     assert budget.batch_tokens(1) == 1

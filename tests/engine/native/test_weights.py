@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedfleet.engine.native.library import InstructionSet, address, load
-from embedfleet.engine.native.weights import Memory, Packer, Panels
+from embedfleet.engine.native.weights import Packer, Panels, WeightBuffer
 from embedfleet.engine.tensors import Floats, Matrix, Tensor
 from embedfleet.vocabulary import Precision
 from tests.checkpoints import bfloat16_bits, int8_rows
@@ -45,7 +45,7 @@ def instructions(request: pytest.FixtureRequest) -> InstructionSet:
 
 def packed(matrix: Matrix, precision: Precision, instructions: InstructionSet) -> Panels:
     packer = Packer(load(), instructions, precision)
-    panels = packer.empty(matrix, Memory(packer.size(matrix)))
+    panels = packer.empty(matrix, WeightBuffer(packer.size(matrix)))
     packer.pack(matrix, panels)
     return panels
 
@@ -154,7 +154,7 @@ def test_numbers_at_an_odd_address_are_packed_too(instructions: InstructionSet) 
 
 
 def test_arrays_begin_at_cache_lines_and_do_not_overlap() -> None:
-    memory = Memory(4_096)
+    memory = WeightBuffer(4_096)
     arrays = [memory.take(count, np.float32) for count in (1, 16, 17, 0, 3)]
     begins = [address(array) for array in arrays]
     assert all(begin % 64 == 0 for begin in begins)

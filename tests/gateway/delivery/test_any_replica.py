@@ -17,7 +17,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedfleet.cache.memory import Memory
+from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.endpoint import Caller, Waiting
 from embedfleet.endpoint.sharing import Order, SingleFlight
@@ -131,7 +131,7 @@ class Traffic:
             clock=self.clock,
         )
         self.pool.width = WIDTH
-        self.cache = VectorCache(Memory(0))
+        self.cache = VectorCache(MemoryTier(0))
         self.flights = SingleFlight(self.cache)
         self.names = [f"r{number}" for number in range(replicas)]
         for name in self.names:

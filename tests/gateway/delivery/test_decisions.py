@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from embedfleet.gateway.delivery.decisions import (
     RESERVE,
-    Budget,
     Event,
+    RetryBudget,
     cores_of,
     event_of,
-    patience_s,
+    most_quiet_s,
 )
 from embedfleet.vocabulary import (
     DrainingError,
@@ -19,7 +19,7 @@ from embedfleet.vocabulary import (
 )
 
 
-def spend(budget: Budget, texts: int) -> int:
+def spend(budget: RetryBudget, texts: int) -> int:
     """How many of these are granted."""
     granted = 0
     while granted < texts and budget.affords:
@@ -30,12 +30,12 @@ def spend(budget: Budget, texts: int) -> int:
 
 def test_a_pool_with_little_traffic_can_retry_too() -> None:
     """There is a reserve at the start."""
-    assert spend(Budget(0.1), int(RESERVE)) == RESERVE
+    assert spend(RetryBudget(0.1), int(RESERVE)) == RESERVE
 
 
 def test_tries_beyond_the_share_are_refused() -> None:
     """Ten answered texts earn one try at a share of a tenth."""
-    budget = Budget(0.1)
+    budget = RetryBudget(0.1)
     spend(budget, int(RESERVE))
     assert spend(budget, 1) == 0
 
@@ -46,7 +46,7 @@ def test_tries_beyond_the_share_are_refused() -> None:
 
 
 def test_a_reserve_is_enough_for_two_of_the_largest_calls() -> None:
-    budget = Budget(0.1)
+    budget = RetryBudget(0.1)
     for texts in (100, 800, 300):
         budget.cover(texts)
     assert spend(budget, 10**6) == 1600
@@ -57,7 +57,7 @@ def test_spent_tries_never_pass_the_share_of_what_was_answered(
     steps: list[tuple[bool, int]],
 ) -> None:
     """Beyond the reserve."""
-    budget, answered, spent = Budget(0.05), 0, 0
+    budget, answered, spent = RetryBudget(0.05), 0, 0
     for earns, texts in steps:
         if earns:
             budget.earn(texts)
@@ -68,9 +68,9 @@ def test_spent_tries_never_pass_the_share_of_what_was_answered(
     assert spent <= RESERVE + 0.05 * answered + 1e-6
 
 
-def test_patience_is_four_times_what_is_predicted_and_a_second_at_least() -> None:
-    assert patience_s(0.1) == 1.0
-    assert patience_s(2.0) == 8.0
+def test_a_call_may_be_quiet_for_four_times_what_is_predicted_and_a_second_at_least() -> None:
+    assert most_quiet_s(0.1) == 1.0
+    assert most_quiet_s(2.0) == 8.0
 
 
 def test_only_a_lost_connection_is_held_against_texts() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from embedfleet.fleet.balancing import POLICIES, Load
 from embedfleet.fleet.balancing.least_work import LeastWork
-from embedfleet.gateway.delivery.decisions import FORSAKEN_S, SHUT_S, Event, Step
+from embedfleet.gateway.delivery.decisions import ABANDONED_S, SHUT_S, Event, Step
 from embedfleet.gateway.delivery.dispatch import Call, Dispatcher
 from embedfleet.gateway.delivery.queue import QueuedText
 from embedfleet.vocabulary import Lane, ReplicaError
@@ -450,15 +450,15 @@ def test_withdrawn_texts_are_cancelled_where_they_are() -> None:
     assert len(made.queue) == 0
 
 
-def test_a_call_that_nobody_waits_for_and_that_brings_nothing_is_forsaken() -> None:
+def test_a_call_that_nobody_waits_for_and_that_brings_nothing_is_abandoned() -> None:
     made = dispatcher(load("a"), texts=[10, 10])
     (call,) = made.assign(0.0)
     first, second = call.texts.values()
     made.withdraw([first])
-    assert made.forsaken(FORSAKEN_S) == []
+    assert made.abandoned(ABANDONED_S) == []
     made.withdraw([second])
-    assert made.forsaken(FORSAKEN_S - 1) == []
-    assert made.forsaken(FORSAKEN_S) == [call]
+    assert made.abandoned(ABANDONED_S - 1) == []
+    assert made.abandoned(ABANDONED_S) == [call]
 
 
 @pytest.mark.parametrize("replicas", [4, 8, 9, 16, 40])

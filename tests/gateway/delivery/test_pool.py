@@ -16,7 +16,7 @@ from embedfleet.fleet.balancing import Balancer, Candidate, Load
 from embedfleet.fleet.balancing.least_work import LeastWork
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
-from embedfleet.gateway.delivery.decisions import FORSAKEN_S
+from embedfleet.gateway.delivery.decisions import ABANDONED_S
 from embedfleet.gateway.delivery.pool import Pool
 from embedfleet.settings import FleetSettings, GatewaySettings
 from embedfleet.telemetry.metrics import GatewayMetrics
@@ -442,7 +442,7 @@ async def test_a_call_that_nobody_waits_for_does_not_hold_its_replica_for_ever()
         assert pool.waiting_tokens
 
         for call in pool._flights:
-            call.progressed_s -= FORSAKEN_S
+            call.progressed_s -= ABANDONED_S
         async with asyncio.timeout(30):
             while pool.waiting_tokens:
                 await asyncio.sleep(0.01)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.states import Event
-from embedfleet.gateway.workers.messages import MemberTold
+from embedfleet.gateway.workers.messages import MemberUpdate
 from embedfleet.gateway.workers.mirror import MirroredFleet, Publisher
 from embedfleet.vocabulary import ReplicaState
 
@@ -22,8 +22,10 @@ class Pair:
         self.heard: list[tuple[str, ReplicaState]] = []
         self.mirror.listen(lambda member, _left: self.heard.append((member.name, member.state)))
 
-    def _travel(self, told: MemberTold) -> None:
-        self.mirror.follow(msgspec.msgpack.decode(msgspec.msgpack.encode(told), type=MemberTold))
+    def _travel(self, update: MemberUpdate) -> None:
+        self.mirror.follow(
+            msgspec.msgpack.decode(msgspec.msgpack.encode(update), type=MemberUpdate)
+        )
 
     def bring_back(self, now: float) -> None:
         """What the worker's calls did, as the primary hears it."""
@@ -71,8 +73,8 @@ def test_a_worker_that_starts_late_sees_the_same_as_one_that_was_there(
                 pair.fleet.apply(members[name], what, float(now), "why")
         else:
             pair.fleet.add(name, f"http://{name}:{now}", float(now))
-    for told in pair.publisher.everything():
-        late.follow(told)
+    for update in pair.publisher.everything():
+        late.follow(update)
 
     assert {each.name: each.state for each in late} == pair.states
 

@@ -107,5 +107,5 @@ async def unknown_fields_are_ignored(service: Service) -> None:
 @suite.extension
 async def malformed_json_is_refused_by_its_byte(service: Service) -> None:
     answer = await service.raw(b'{"model":"m","input":"a",}')
-    told = refused(answer, code="invalid_json")
-    expect("byte 25" in told.message, "the message must say that byte 25 is wrong", answer)
+    error = refused(answer, code="invalid_json")
+    expect("byte 25" in error.message, "the message must say that byte 25 is wrong", answer)

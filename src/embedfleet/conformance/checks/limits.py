@@ -21,9 +21,9 @@ async def more_than_2048_texts_are_refused(service: Service) -> None:
 @suite.extension
 async def too_many_texts_are_refused_with_both_numbers(service: Service) -> None:
     answer = await service.embed(["a"] * 100_000)
-    told = refused(answer, param="input", code="array_above_max_length")
+    error = refused(answer, param="input", code="array_above_max_length")
     for number in ("100000", str(MOST_TEXTS)):
-        expect(number in told.message, f"the message must say {number}", answer)
+        expect(number in error.message, f"the message must say {number}", answer)
 
 
 @suite.required
@@ -46,9 +46,9 @@ async def a_text_one_token_above_the_limit_is_refused(service: Service) -> None:
 async def a_text_above_the_limit_is_refused_with_both_numbers(service: Service) -> None:
     limit = service.max_tokens
     answer = await service.embed([5] * (limit + 1 - await service.added_tokens()))
-    told = refused(answer, code="context_length_exceeded")
+    error = refused(answer, code="context_length_exceeded")
     for number in (limit, limit + 1):
-        expect(str(number) in told.message, f"the message must say {number}", answer)
+        expect(str(number) in error.message, f"the message must say {number}", answer)
 
 
 @suite.required
@@ -59,8 +59,8 @@ async def an_over_long_string_is_refused(service: Service) -> None:
 @suite.extension
 async def an_over_long_string_is_refused_by_its_place(service: Service) -> None:
     answer = await service.embed(["short", "the river " * service.max_tokens])
-    told = refused(answer, code="context_length_exceeded")
-    expect("input[1]" in told.message, "the message must say that it is input[1]", answer)
+    error = refused(answer, code="context_length_exceeded")
+    expect("input[1]" in error.message, "the message must say that it is input[1]", answer)
 
 
 @suite.extension

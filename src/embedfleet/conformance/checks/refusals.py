@@ -110,10 +110,10 @@ async def white_space_is_a_text_or_refused_by_its_place(service: Service) -> Non
 async def a_refusal_names_every_text_that_is_wrong(service: Service) -> None:
     answer = await service.embed(["a", "", "b", "", ""])
     refused(answer, param="input[1]")
-    told = answer.json["error"]
+    error = answer.json["error"]
     for place in (1, 3, 4):
         right = f"the message must name input[{place}]"
-        expect(f"input[{place}]" in told["message"], right, answer)
+        expect(f"input[{place}]" in error["message"], right, answer)
 
 
 @suite.extension
@@ -128,8 +128,8 @@ async def fields_that_are_not_known_are_told(service: Service) -> None:
     if answer.status != 200:
         refused(answer, param="zz_unknown", code="unknown_parameter")
         return
-    told = answer.headers.get("x-embedfleet-ignored")
-    expect(told == "zz_unknown", "x-embedfleet-ignored must name the field", answer)
+    error = answer.headers.get("x-embedfleet-ignored")
+    expect(error == "zz_unknown", "x-embedfleet-ignored must name the field", answer)
 
 
 @suite.required

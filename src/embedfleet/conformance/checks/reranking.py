@@ -114,8 +114,8 @@ async def a_document_that_is_too_long_is_cut_and_named(service: Service) -> None
     long = "to and fro " * service.max_tokens
     answer = await asked(service, query=QUERY, documents=["a wall", long])
     expect(answer.status == 200, "the document must be cut", answer)
-    told = answer.headers.get("x-embedfleet-truncated")
-    expect(told == "1", "x-embedfleet-truncated must name its place", answer)
+    got = answer.headers.get("x-embedfleet-truncated")
+    expect(got == "1", "x-embedfleet-truncated must name its place", answer)
 
 
 @suite.extension

@@ -67,8 +67,8 @@ async def half_of_a_surrogate_pair_is_no_error_of_the_server(service: Service) -
 @suite.extension
 async def half_of_a_surrogate_pair_is_refused_in_words(service: Service) -> None:
     for answer in await with_halves(service):
-        told = refused(answer)
-        if "surrogate" not in told.message:
+        got = refused(answer)
+        if "surrogate" not in got.message:
             raise Violation("the message must say that half of a surrogate pair is there", answer)
 
 

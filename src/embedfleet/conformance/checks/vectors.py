@@ -115,7 +115,7 @@ async def vectors_have_unit_length_in_float32(service: Service) -> None:
 
 @suite.extension
 async def vectors_are_as_wide_as_the_card_tells(service: Service) -> None:
-    told = service.card.get("dimensions")
+    got = service.card.get("dimensions")
     found = accepted(await service.embed("x"))
     width = found.vectors.shape[1]
-    expect(told == width, f"the card tells {told} dimensions, vectors have {width}", found.answer)
+    expect(got == width, f"the card tells {got} dimensions, vectors have {width}", found.answer)

@@ -26,7 +26,7 @@ from embedfleet.engine.cpu.forward import (
 from embedfleet.engine.cpu.layout import Rotations, side_by_side, whole_texts
 from embedfleet.engine.cpu.linear import FloatLinear, Int8Linear, Linear
 from embedfleet.engine.cpu.long import LongTexts
-from embedfleet.engine.cpu.memory import Budget
+from embedfleet.engine.cpu.memory import MemoryBudget
 from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.passes import lengths_of, padded_passes, passes
 from embedfleet.engine.qwen3 import Qwen3Checkpoint
@@ -69,7 +69,7 @@ class CpuEngine:
         self._checkpoint = checkpoint
         checkpoint.hold_embeddings()
         padded = settings.attending == "padded"
-        self._budget = Budget(config, settings.memory_mib, padded)
+        self._budget = MemoryBudget(config, settings.memory_mib, padded)
         self._cut = padded_passes if padded else passes
         self._lay_out = side_by_side if padded else whole_texts
         self._rotations = Rotations(config)

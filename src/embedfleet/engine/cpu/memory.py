@@ -18,7 +18,7 @@ _SMALLEST_CHUNK: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class MemoryBudget:
     """What passes may take beside the weights, in MiB."""
 
     config: Qwen3Config

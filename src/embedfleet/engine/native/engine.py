@@ -12,7 +12,7 @@ from embedfleet.engine.engine import Computation, EngineInfo
 from embedfleet.engine.families import Checkpoint
 from embedfleet.engine.native.agreement import Agreement, agreement
 from embedfleet.engine.native.library import InstructionSet, Kernels
-from embedfleet.engine.native.memory import Budget
+from embedfleet.engine.native.memory import MemoryBudget
 from embedfleet.engine.native.model import Model, Sharing
 from embedfleet.engine.native.weights import Packer, Weights
 from embedfleet.engine.passes import SharingPass, lengths_of, positions_of, sharing_passes
@@ -48,7 +48,7 @@ class NativeEngine:
         The model must have sizes that the kernels can divide (`choice.misfit`).
         """
         config, instructions = checkpoint.config, settings.instructions
-        budget = Budget(config, kernels.numbers, settings.threads, settings.memory_mib)
+        budget = MemoryBudget(config, kernels.numbers, settings.threads, settings.memory_mib)
         self._checkpoint = checkpoint
         checkpoint.hold_embeddings()
         self._tables = checkpoint.angles()

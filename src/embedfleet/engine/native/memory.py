@@ -17,7 +17,7 @@ _INDEX_BYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class MemoryBudget:
     """What a pass may take beside the weights, in MiB."""
 
     config: Geometry

@@ -42,7 +42,7 @@ _PART_VALUES: Final = 1 << 18
 """Of what is read at a time; 1 MiB of floats, which is in a cache when it is packed."""
 
 
-class Memory:
+class WeightBuffer:
     """One piece of memory, in huge pages where the system gives them; arrays are cut off it.
 
     The memory goes back when the last array of it does.
@@ -117,7 +117,7 @@ class Packer:
             return padded(4 * out * in_)
         return padded(out * in_) + 2 * padded(4 * out * self._groups(in_))
 
-    def empty(self, matrix: Matrix, memory: Memory) -> Panels:
+    def empty(self, matrix: Matrix, memory: WeightBuffer) -> Panels:
         """Panels for a matrix, cut off `memory`."""
         out, in_ = matrix.shape
         floats = self.precision is Precision.F32
@@ -187,7 +187,7 @@ class Weights:
         ]
         size = padded(4 * checkpoint.config.hidden)
         size += sum(_size(packer, layer) for layer, _ in layers)
-        self._memory = Memory(size)
+        self._memory = WeightBuffer(size)
         norm = checkpoint.final_norm
         self.final_norm = None if norm is None else self._kept(norm)
         self.layers = (PackedLayer * len(layers))()

@@ -19,7 +19,7 @@ _PROCESS, _calls = secrets.token_hex(8), count()
 """Together they name a call: other gateways have other names for theirs."""
 
 
-class Flight:
+class InFlight:
     """A call, the replica that has it, and the task that waits for its frames."""
 
     __slots__ = ("call", "key", "member", "recalled", "task")

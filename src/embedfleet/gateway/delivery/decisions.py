@@ -33,14 +33,14 @@ kills replicas is alone after log2(n) further losses, and texts that did no harm
 HEDGE_FACTOR = 4.0
 """A replica is late when it needs four times what its own cost model predicts for all it has."""
 
-LEAST_PATIENCE_S = 1.0
+LEAST_QUIET_S = 1.0
 """And at least this long: predictions of milliseconds are noise on a busy machine."""
 
 SHUT_S = 0.2
 """A replica that can't be reached is not tried again for so long after the attempt. Its texts are
 not counted as tried, so without a pause they would go to it in a circle."""
 
-FORSAKEN_S = 60.0
+ABANDONED_S = 60.0
 """How long a call that nobody waits for may bring nothing. Its vectors would still be for the
 cache, but a replica that hangs must not hold its window for ever."""
 
@@ -155,11 +155,11 @@ def no_replica(pool: str, trouble: str, after_s: float) -> NoReplicaError:
     )
 
 
-def patience_s(outstanding_s: float) -> float:
+def most_quiet_s(outstanding_s: float) -> float:
     """How long a call may bring nothing, at a replica that has `outstanding_s` seconds of work by
     its own cost model.
     """
-    return max(LEAST_PATIENCE_S, HEDGE_FACTOR * outstanding_s)
+    return max(LEAST_QUIET_S, HEDGE_FACTOR * outstanding_s)
 
 
 def cores_of(url: str, device: str) -> str:
@@ -173,7 +173,7 @@ def cores_of(url: str, device: str) -> str:
     return "localhost" if loopback else host
 
 
-class Budget:
+class RetryBudget:
     """A share of the answered texts, saved up to a reserve; granted text by text."""
 
     def __init__(self, share: float) -> None:

@@ -13,16 +13,16 @@ from itertools import chain, islice
 
 from embedfleet.fleet.balancing import Balancer, Candidate, Load
 from embedfleet.gateway.delivery.decisions import (
-    FORSAKEN_S,
+    ABANDONED_S,
     HEDGE_SHARE,
     RETRY_SHARE,
     SHUT_S,
     UNTRIED,
-    Budget,
     Event,
+    RetryBudget,
     Step,
+    most_quiet_s,
     next_step,
-    patience_s,
 )
 from embedfleet.gateway.delivery.queue import QueuedText, TextClass, TextQueue
 from embedfleet.vocabulary import Lane, ReplicaError
@@ -78,12 +78,12 @@ class Call:
         A replica that answers other calls may let theirs pass: bulk texts for as long as others
         come, interactive ones until they are the most urgent.
         """
-        load, quiet_from, patience = (
+        load, quiet_from, most_quiet = (
             self.load,
             self.progressed_s,
-            patience_s(self.load.outstanding_s),
+            most_quiet_s(self.load.outstanding_s),
         )
-        if now - max(quiet_from, self.told_s) < patience:
+        if now - max(quiet_from, self.told_s) < most_quiet:
             return False
         if load.progressed_s > quiet_from:
             slack = [
@@ -93,8 +93,8 @@ class Call:
             ]
             if not slack:
                 quiet_from = load.progressed_s
-            patience += max(slack, default=0.0)
-        return now - max(quiet_from, self.told_s) >= patience
+            most_quiet += max(slack, default=0.0)
+        return now - max(quiet_from, self.told_s) >= most_quiet
 
 
 class Dispatcher:
@@ -103,7 +103,7 @@ class Dispatcher:
     def __init__(self, balancer: Balancer, *, attempts: int) -> None:
         self.queue = TextQueue()
         self.calls: dict[Call, None] = {}
-        self.retries, self.hedges = Budget(RETRY_SHARE), Budget(HEDGE_SHARE)
+        self.retries, self.hedges = RetryBudget(RETRY_SHARE), RetryBudget(HEDGE_SHARE)
         self._balancer = balancer
         self._attempts = attempts
         self._loads: dict[str, Load] = {}
@@ -379,12 +379,12 @@ class Dispatcher:
                 self.queue.put(text)
         return hedged
 
-    def forsaken(self, now: float) -> list[Call]:
+    def abandoned(self, now: float) -> list[Call]:
         """Calls to break off: nobody waits for any of their texts, and they bring nothing."""
         return [
             call
             for call in self.calls
-            if now - call.progressed_s >= FORSAKEN_S
+            if now - call.progressed_s >= ABANDONED_S
             and not any(text.open for text in call.texts.values())
         ]
 
@@ -415,7 +415,7 @@ class Dispatcher:
         return step
 
     def _judge(
-        self, text: QueuedText, event: Event, now: float, *, elsewhere: bool, budget: Budget
+        self, text: QueuedText, event: Event, now: float, *, elsewhere: bool, budget: RetryBudget
     ) -> Step:
         return next_step(
             *(text, event, now),

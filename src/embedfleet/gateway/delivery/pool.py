@@ -18,7 +18,7 @@ from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.gateway.admission import Pressure, admit
 from embedfleet.gateway.delivery import decisions
-from embedfleet.gateway.delivery.calls import Flight
+from embedfleet.gateway.delivery.calls import InFlight
 from embedfleet.gateway.delivery.counting import PoolCounter
 from embedfleet.gateway.delivery.decisions import Event, Step, cores_of, error_of, event_of
 from embedfleet.gateway.delivery.dispatch import Call, Dispatcher
@@ -104,7 +104,7 @@ class Pool:
         self._clock = clock
         self._dispatcher = Dispatcher(balancer, attempts=settings.attempts)
         self._counter = PoolCounter(name, metrics)
-        self._flights: dict[Call, Flight] = {}
+        self._flights: dict[Call, InFlight] = {}
         self._errands: set[asyncio.Task[None]] = set()
         self._bug: BaseException | None = None
         self._dispatching = self._closed = False
@@ -234,13 +234,13 @@ class Pool:
         late = {self._late(self._flights[call], now) for call in self._dispatcher.late(now)}
         for member in late:  # once, however many calls of it are late
             self.fleet.failed(member, now, "it has answered nothing for longer than it should")
-        for call in self._dispatcher.forsaken(now):
+        for call in self._dispatcher.abandoned(now):
             self._flights[call].recall(Event.EJECTED)
         if self._gone(now):
             self._give_up()
         self._dispatch()
 
-    def _late(self, flight: Flight, now: float) -> Member:
+    def _late(self, flight: InFlight, now: float) -> Member:
         """Hedge a call; it is a time-out of its replica, whether it can be hedged or not."""
         member, call = flight.member, flight.call
         hedged = self._dispatcher.hedge(call, now)
@@ -345,13 +345,13 @@ class Pool:
         if self._closed:
             return
         for call in self._dispatcher.assign(self._clock()):
-            flight = Flight(self.fleet[call.replica], call)
+            flight = InFlight(self.fleet[call.replica], call)
             flight.task = asyncio.create_task(self._call(flight))
             self._flights[call] = flight
             # Not in a `finally` of the call: a task that is cancelled before it ran has none.
             flight.task.add_done_callback(partial(self._guarded, self._end, flight))
 
-    async def _call(self, flight: Flight) -> None:
+    async def _call(self, flight: InFlight) -> None:
         """Hand texts over and take the frames. Raises the ReplicaError that ended it."""
         now, member = self._clock(), flight.member
         for text in flight.call.texts.values():
@@ -360,7 +360,7 @@ class Pool:
         with flight.traced():
             await self._upstream.work(member.url, flight.key, texts, take)
 
-    def _take(self, flight: Flight, frame: frames.Frame) -> None:
+    def _take(self, flight: InFlight, frame: frames.Frame) -> None:
         """Give every text of a frame its vector or its error. Raises ReplicaError on nonsense."""
         call, member, now = flight.call, flight.member, self._clock()
         call.load.window_tokens = max(1, frame.window)
@@ -407,7 +407,7 @@ class Pool:
         self._cancel_unwanted()
         self._dispatch_soon()
 
-    def _take_failure(self, flight: Flight, failure: frames.Failure, now: float) -> str:
+    def _take_failure(self, flight: InFlight, failure: frames.Failure, now: float) -> str:
         """What the replica says of itself by it: nothing if it is the text's own failure."""
         words = shown(failure.message)
         if failure.code == NO_TEXT:
@@ -419,7 +419,7 @@ class Pool:
         self._fail(flight, failure.id, event, words, now)
         return words or "it failed a text" if event is Event.FAILED else ""
 
-    def _fail(self, flight: Flight, text_id: int, event: Event, words: str, now: float) -> None:
+    def _fail(self, flight: InFlight, text_id: int, event: Event, words: str, now: float) -> None:
         """A text of a call has no vector there."""
         self._counter.refused(event is Event.INVALID)
         if text_id not in flight.call.texts:
@@ -455,7 +455,7 @@ class Pool:
             for arrived, texts in waited.items():
                 self.observer.ended(now - arrived, now, texts, left=False)
 
-    def _end(self, flight: Flight, task: asyncio.Task[None]) -> None:
+    def _end(self, flight: InFlight, task: asyncio.Task[None]) -> None:
         """What a call left unanswered goes back to the queue, for another replica."""
         call, member, now = flight.call, flight.member, self._clock()
         del self._flights[call]
@@ -493,7 +493,7 @@ class Pool:
             self._errands.add(task)
             task.add_done_callback(self._errands.discard)
 
-    async def _cancel(self, flight: Flight, ids: list[int]) -> None:
+    async def _cancel(self, flight: InFlight, ids: list[int]) -> None:
         try:
             await self._upstream.cancel(flight.member.url, flight.key, ids)
         except EmbedfleetError as error:

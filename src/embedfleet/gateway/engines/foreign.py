@@ -18,7 +18,7 @@ from embedfleet.gateway.engines.answers import Refusal, judge_refusal, message_o
 from embedfleet.gateway.engines.dialects import request_body
 from embedfleet.gateway.engines.facts import DEFAULT_BATCH_TOKENS, Facts, changed
 from embedfleet.gateway.engines.http import EngineHttp, Reply, most_answer_bytes
-from embedfleet.gateway.engines.meeting import Acquaintance, Host
+from embedfleet.gateway.engines.meeting import DetectedEngine, Host
 from embedfleet.gateway.engines.search import Search
 from embedfleet.gateway.engines.texts import TextForm
 from embedfleet.gateway.engines.window import LearnedWindow
@@ -39,7 +39,7 @@ from embedfleet.work import CostFit, CostModel
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+RETRY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Waits before a refused request is sent again."""
 
 GPU = CostModel(per_batch_s=1e-2, per_token_s=2e-5, per_squared_token_s=1e-9)
@@ -57,7 +57,7 @@ Sent: TypeAlias = tuple[int, Encoding | str]
 class _Engine:
     """What is known of one engine."""
 
-    known: Acquaintance
+    known: DetectedEngine
     window: LearnedWindow
     cost: CostFit = field(default_factory=lambda: CostFit(GPU))
     trouble: str = ""
@@ -100,7 +100,7 @@ class ForeignClient:
         engine = self._engines.get(url)
         try:
             if engine is None:
-                engine = await self._meet(url)
+                engine = await self._detect(url)
             else:
                 now = await self._host.read(url, engine.known.dialect)
                 self._compare(url, now)
@@ -164,13 +164,13 @@ class ForeignClient:
 
     # -- looking ------------------------------------------------------------------------
 
-    async def _meet(self, url: str) -> _Engine:
+    async def _detect(self, url: str) -> _Engine:
         if self._identity.task is Task.RERANK:
             raise UnfitReplicaError(
                 f"{url} is an engine of others, which embedfleet does not ask for scores; a pool "
                 "that reranks takes embedfleet's own replicas"
             )
-        known = await self._host.meet(url)
+        known = await self._host.detect(url)
         self._compare(url, known.facts)
         batch = known.facts.batch_tokens or DEFAULT_BATCH_TOKENS
         engine = _Engine(known, LearnedWindow(self._window_tokens, min(batch, self._window_tokens)))
@@ -280,7 +280,7 @@ class ForeignClient:
         known = engine.known
         body = request_body(known.dialect, known.facts.model, [each for _, each in inputs])
         most_bytes = most_answer_bytes(len(inputs), self._identity.width)
-        for wait_s in (*PATIENCE_S, None):
+        for wait_s in (*RETRY_PAUSES_S, None):
             reply = await self._http.post(f"{url}/v1/embeddings", body, most_bytes)
             refusal = None if reply.status == 200 else judge_refusal(reply.status)
             if refusal is Refusal.KEY:

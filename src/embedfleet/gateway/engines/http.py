@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from embedfleet.gateway.upstream import bounded, told
+from embedfleet.gateway.upstream import bounded, cause_of
 from embedfleet.vocabulary import (
     ReplicaError,
     ReplicaLostError,
@@ -106,9 +106,9 @@ class EngineHttp:
                 return Reply(response.status, await _beginning(response))
         except aiohttp.ClientConnectorError as error:
             # Nobody was there to do harm or have it: the text is not counted as tried.
-            raise ReplicaUnreachableError(f"{url}: {told(error)}") from error
+            raise ReplicaUnreachableError(f"{url}: {cause_of(error)}") from error
         except _LOST as error:
-            raise ReplicaLostError(f"{url}: {told(error)}") from error
+            raise ReplicaLostError(f"{url}: {cause_of(error)}") from error
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:

@@ -40,7 +40,7 @@ PROBE_TEXT = "the sea"
 
 
 @dataclass(frozen=True, slots=True)
-class Acquaintance:
+class DetectedEngine:
     """An engine that was met."""
 
     dialect: Dialect
@@ -61,7 +61,7 @@ class Host:
     """A short text of the pool's model."""
     metrics_required: bool = False
 
-    async def meet(self, url: str) -> Acquaintance:
+    async def detect(self, url: str) -> DetectedEngine:
         """Find out all about an engine. Raises UnfitReplicaError or ReplicaError."""
         pages = {path: await self.page(url, path) for path in TELLING}
         dialect = parsed(f"what {url} says of itself", recognise, pages)
@@ -79,7 +79,7 @@ class Host:
         trouble = unfit(measured, self.identity)
         if trouble:
             raise UnfitReplicaError(trouble)
-        return Acquaintance(dialect, measured, width, await self._note(url))
+        return DetectedEngine(dialect, measured, width, await self._note(url))
 
     async def read(self, url: str, dialect: Dialect, pages: dict[str, Page] | None = None) -> Facts:
         """Read what an engine says: everything when it is met, later the page that changes."""

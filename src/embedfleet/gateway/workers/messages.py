@@ -29,7 +29,7 @@ class Begin(msgspec.Struct, tag=True):
     """The descriptor of what keys have left, where there are keys."""
 
 
-class MemberTold(msgspec.Struct, tag=True, gc=False):
+class MemberUpdate(msgspec.Struct, tag=True, gc=False):
     """A replica as the primary sees it now; GONE: it is in the fleet no more."""
 
     pool: int
@@ -44,7 +44,7 @@ class MemberTold(msgspec.Struct, tag=True, gc=False):
     description: ReplicaDescription | None
 
 
-class ModelTold(msgspec.Struct, tag=True):
+class ModelUpdate(msgspec.Struct, tag=True):
     """The model of a pool whose replicas brought it; its small files are on this machine."""
 
     pool: int
@@ -57,7 +57,7 @@ class ModelTold(msgspec.Struct, tag=True):
     revision: str
 
 
-class PromiseTold(msgspec.Struct, tag=True):
+class PromiseUpdate(msgspec.Struct, tag=True):
     """What a pool promises of every vector."""
 
     pool: int
@@ -65,7 +65,7 @@ class PromiseTold(msgspec.Struct, tag=True):
     precision: Precision
 
 
-class CheckTold(msgspec.Struct, tag=True):
+class CheckUpdate(msgspec.Struct, tag=True):
     """How far a golden check of a replica is: what its vectors in the cache are worth."""
 
     pool: int
@@ -89,7 +89,7 @@ class Cut(msgspec.Struct, tag=True):
     """Wait for nothing any more: answer every open request that the server stops."""
 
 
-class CallsTold(msgspec.Struct, tag=True):
+class CallReport(msgspec.Struct, tag=True):
     """How a worker's calls to a replica ended since it told of them last."""
 
     pool: int
@@ -118,5 +118,15 @@ class Counted(msgspec.Struct, tag=True):
     """Requests that ended, by HTTP status."""
 
 
-ToWorker = Begin | MemberTold | ModelTold | PromiseTold | CheckTold | Synced | Leaving | Drain | Cut
-ToPrimary = CallsTold | Serving | Counted
+ToWorker = (
+    Begin
+    | MemberUpdate
+    | ModelUpdate
+    | PromiseUpdate
+    | CheckUpdate
+    | Synced
+    | Leaving
+    | Drain
+    | Cut
+)
+ToPrimary = CallReport | Serving | Counted

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from embedfleet.fleet.fleet import Fleet, Member
-from embedfleet.gateway.workers.messages import CallsTold, MemberTold
+from embedfleet.gateway.workers.messages import CallReport, MemberUpdate
 from embedfleet.vocabulary import ReplicaState
 
 MOST_FAILURES = 100
@@ -23,22 +23,22 @@ class MirroredFleet(Fleet):
     def __init__(self, pool: int) -> None:
         super().__init__()
         self._pool = pool
-        self._calls: dict[str, CallsTold] = {}
+        self._calls: dict[str, CallReport] = {}
 
-    def follow(self, told: MemberTold) -> None:
+    def follow(self, update: MemberUpdate) -> None:
         """Take over what the primary sees of a replica."""
-        member = self._members.get(told.name)
-        if member is not None and member.url != told.url:
-            self._enter(member, ReplicaState.GONE, told)
+        member = self._members.get(update.name)
+        if member is not None and member.url != update.url:
+            self._enter(member, ReplicaState.GONE, update)
             member = None
         if member is None:
-            if told.state is ReplicaState.GONE:
+            if update.state is ReplicaState.GONE:
                 return
-            member = Member(told.name, told.url, ReplicaState.STARTING, told.since)
-            self._members[told.name] = member
+            member = Member(update.name, update.url, ReplicaState.STARTING, update.since)
+            self._members[update.name] = member
             self._tell(member, ReplicaState.GONE)
-        member.description, member.weight = told.description, told.weight
-        self._enter(member, told.state, told)
+        member.description, member.weight = update.description, update.weight
+        self._enter(member, update.state, update)
 
     def succeeded(self, member: Member, now: float) -> None:  # noqa: ARG002
         calls = self._of(member)
@@ -61,21 +61,21 @@ class MirroredFleet(Fleet):
         calls = self._of(member)
         calls.refused, calls.reason = True, reason
 
-    def calls(self) -> Sequence[CallsTold]:
+    def calls(self) -> Sequence[CallReport]:
         """How calls ended since this was asked last."""
-        told, self._calls = tuple(self._calls.values()), {}
-        return told
+        update, self._calls = tuple(self._calls.values()), {}
+        return update
 
-    def _of(self, member: Member) -> CallsTold:
+    def _of(self, member: Member) -> CallReport:
         calls = self._calls.get(member.name)
         if calls is None:
-            calls = CallsTold(self._pool, member.name, 0, 0, "", lost=False, refused=False)
+            calls = CallReport(self._pool, member.name, 0, 0, "", lost=False, refused=False)
             self._calls[member.name] = calls
         return calls
 
-    def _enter(self, member: Member, state: ReplicaState, told: MemberTold) -> None:
+    def _enter(self, member: Member, state: ReplicaState, update: MemberUpdate) -> None:
         left = member.state
-        member.since, member.reason, member.trouble = told.since, told.reason, told.trouble
+        member.since, member.reason, member.trouble = update.since, update.reason, update.trouble
         if state is left:
             return
         member.state = state
@@ -87,40 +87,40 @@ class MirroredFleet(Fleet):
 class Publisher:
     """A pool's fleet in the primary, told to every worker as it changes."""
 
-    def __init__(self, pool: int, fleet: Fleet, send: Callable[[MemberTold], None]) -> None:
+    def __init__(self, pool: int, fleet: Fleet, send: Callable[[MemberUpdate], None]) -> None:
         """`send` tells all workers."""
         self._pool = pool
         self._fleet = fleet
         self._send = send
         self._described: dict[str, object] = {}
-        fleet.listen(lambda member, _left: send(self._told(member)))
+        fleet.listen(lambda member, _left: send(self._update_of(member)))
 
-    def everything(self) -> Iterable[MemberTold]:
+    def everything(self) -> Iterable[MemberUpdate]:
         """The fleet as it is, for a worker that just started."""
-        return [self._told(member) for member in self._fleet]
+        return [self._update_of(member) for member in self._fleet]
 
     def refresh(self) -> None:
         """Tell what replicas said of themselves lately; their costs change with every look."""
         described = {member.name: member.description for member in self._fleet}
         for member in self._fleet:
             if self._described.get(member.name) is not member.description:
-                self._send(self._told(member))
+                self._send(self._update_of(member))
         self._described = dict(described)
 
-    def take(self, told: CallsTold, now: float) -> None:
+    def take(self, update: CallReport, now: float) -> None:
         """Let a worker's calls count as the primary's own."""
-        member = next((each for each in self._fleet if each.name == told.member), None)
+        member = next((each for each in self._fleet if each.name == update.member), None)
         if member is None:
             return
-        if told.succeeded:
+        if update.succeeded:
             self._fleet.succeeded(member, now)
-        for _ in range(told.failed):
-            self._fleet.failed(member, now, told.reason, lost=told.lost)
-        if told.refused:
-            self._fleet.refused(member, now, told.reason)
+        for _ in range(update.failed):
+            self._fleet.failed(member, now, update.reason, lost=update.lost)
+        if update.refused:
+            self._fleet.refused(member, now, update.reason)
 
-    def _told(self, member: Member) -> MemberTold:
-        return MemberTold(
+    def _update_of(self, member: Member) -> MemberUpdate:
+        return MemberUpdate(
             self._pool,
             member.name,
             member.url,

@@ -21,21 +21,21 @@ from typing import Any
 from prometheus_client import generate_latest
 
 from embedfleet.access.ledger import Ledger
-from embedfleet.autoscaling import Observation, Sight, total
+from embedfleet.autoscaling import Observation, ObservationSource, total
 from embedfleet.endpoint import Promise
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.gateway.workers.channel import Answer, Channel, ChannelClosedError, Question
 from embedfleet.gateway.workers.messages import (
     Begin,
-    CallsTold,
-    CheckTold,
+    CallReport,
+    CheckUpdate,
     Counted,
     Cut,
     Drain,
     Leaving,
-    ModelTold,
-    PromiseTold,
+    ModelUpdate,
+    PromiseUpdate,
     Serving,
     Synced,
     ToPrimary,
@@ -56,7 +56,7 @@ STEADY_S = 30.0
 """A worker that lived so long begins with the shortest pause again."""
 REFRESH_S = 0.25
 """How often workers are told of what changed without a change of state: costs, promises."""
-LOOK_S = 0.05
+POLL_S = 0.05
 """How often workers are asked whether they are ready, until they are."""
 KILL_AFTER_S = 5.0
 """Beyond the drain time-out, until a worker that does not end is killed."""
@@ -71,12 +71,12 @@ class _Worker:
         self.channel: Channel[ToPrimary] | None = None
         self.process: asyncio.subprocess.Process | None = None
         self.serving = asyncio.Event()
-        self.told: list[Family] = []
+        self.families: list[Family] = []
         """What it counted when it was asked last."""
 
 
 class Workload:
-    """What replicas still owe the workers, as these told last."""
+    """Outstanding work of the replicas, as the workers last reported it."""
 
     def __init__(self) -> None:
         self._outstanding: dict[str, int] = {}
@@ -85,10 +85,10 @@ class Workload:
         """Tokens that a replica still has to answer."""
         return self._outstanding.get(replica, 0)
 
-    def take(self, told: Sequence[dict[str, int]]) -> None:
-        """What each worker told."""
+    def take(self, reports: Sequence[dict[str, int]]) -> None:
+        """Outstanding tokens by replica, one report per worker."""
         self._outstanding = {}
-        for owed in told:
+        for owed in reports:
             for replica, tokens in owed.items():
                 self._outstanding[replica] = self._outstanding.get(replica, 0) + tokens
 
@@ -101,19 +101,19 @@ class WorkersTrust:
         self._send = send
 
     def checking(self, url: str) -> None:
-        self._send(CheckTold(self._pool, url, "checking"))
+        self._send(CheckUpdate(self._pool, url, "checking"))
 
     def trusted(self, url: str) -> None:
-        self._send(CheckTold(self._pool, url, "trusted"))
+        self._send(CheckUpdate(self._pool, url, "trusted"))
 
     async def distrusted(self, url: str) -> None:
-        self._send(CheckTold(self._pool, url, "distrusted"))
+        self._send(CheckUpdate(self._pool, url, "distrusted"))
 
 
-class WorkersSight:
+class WorkersMonitor:
     """What all workers together see of a pool, for the autoscaler."""
 
-    def __init__(self, pool: str, own: Sight, workers: Workers) -> None:
+    def __init__(self, pool: str, own: ObservationSource, workers: Workers) -> None:
         """`own` knows what is not of requests: the host's memory."""
         self._pool = pool
         self._own = own
@@ -143,8 +143,8 @@ class Workers:
         self._workers = [_Worker(number, each) for number, each in enumerate(listening)]
         self._names: list[str] = []
         self._publishers: list[Publisher] = []
-        self._models: dict[int, ModelTold] = {}
-        self._promises: dict[int, PromiseTold] = {}
+        self._models: dict[int, ModelUpdate] = {}
+        self._promises: dict[int, PromiseUpdate] = {}
         self._asked: dict[int, Callable[[], Promise | None]] = {}
         self._ended: list[Family] = []
         """What workers that ended had counted."""
@@ -175,9 +175,9 @@ class Workers:
         """Let the workers serve a pool's model, and tell them what it promises once it does."""
         identity = model.identity
         directory, limit = str(model.directory), identity.max_tokens
-        told = ModelTold(pool, names, directory, identity.name, limit, identity.revision)
-        self._models[pool], self._asked[pool] = told, promise
-        self._broadcast(told)
+        update = ModelUpdate(pool, names, directory, identity.name, limit, identity.revision)
+        self._models[pool], self._asked[pool] = update, promise
+        self._broadcast(update)
 
     def trust(self, pool: int) -> WorkersTrust:
         """Who is told of the golden checks of a pool's replicas."""
@@ -188,10 +188,10 @@ class Workers:
             made = promise()
             if made is None:
                 continue
-            told = PromiseTold(pool, made.revision, made.precision)
-            if self._promises.get(pool) != told:
-                self._promises[pool] = told
-                self._broadcast(told)
+            update = PromiseUpdate(pool, made.revision, made.precision)
+            if self._promises.get(pool) != update:
+                self._promises[pool] = update
+                self._broadcast(update)
 
     def _broadcast(self, message: ToWorker) -> None:
         for worker in self._workers:
@@ -214,19 +214,19 @@ class Workers:
 
     async def observations(self, pool: str, now: float) -> list[Observation]:
         """What each worker sees of a pool."""
-        told = await self.ask("observations")
-        return [Observation(**(each[pool] | {"now": now})) for each in told if pool in each]
+        observed = await self.ask("observations")
+        return [Observation(**(each[pool] | {"now": now})) for each in observed if pool in each]
 
     async def exposition(self, metrics: GatewayMetrics) -> bytes:
         """The text that Prometheus scrapes: this process and all workers as one."""
         for worker in self._workers:
             if worker.channel is not None:
                 with contextlib.suppress(ChannelClosedError):
-                    worker.told = as_families(await worker.channel.ask("metrics"))
-        told = [worker.told for worker in self._workers]
+                    worker.families = as_families(await worker.channel.ask("metrics"))
+        live = [worker.families for worker in self._workers]
         ended = self._ended
         return await asyncio.to_thread(
-            lambda: generate_latest(Merged(merged(families(metrics.registry), [ended, *told])))
+            lambda: generate_latest(Merged(merged(families(metrics.registry), [ended, *live])))
         )
 
     # -- processes ---------------------------------------------------------------------
@@ -243,7 +243,7 @@ class Workers:
         for worker in self._workers:
             await worker.serving.wait()
         while not all(await self.ask("ready")):
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
     def leave(self) -> None:
         """Let all of them say that they are not ready, and go on."""
@@ -314,8 +314,8 @@ class Workers:
         finally:
             worker.channel = None
             worker.serving.clear()
-            self._ended = merged(self._ended, [cumulative(worker.told)])
-            worker.told = []
+            self._ended = merged(self._ended, [cumulative(worker.families)])
+            worker.families = []
             self._accounts.forget(worker.number)
             if process.returncode is None:
                 process.kill()
@@ -328,20 +328,20 @@ class Workers:
         for publisher in self._publishers:
             for member in publisher.everything():
                 channel.send(member)
-        for told in (*self._models.values(), *self._promises.values()):
-            channel.send(told)
+        for update in (*self._models.values(), *self._promises.values()):
+            channel.send(update)
         channel.send(Synced())
         if self._leaving:
             channel.send(Leaving())
 
     def _take(self, worker: _Worker, message: ToPrimary | Question) -> None:
         match message:
-            case CallsTold():
+            case CallReport():
                 self._publishers[message.pool].take(message, time.monotonic())
             case Serving():
                 worker.serving.set()
             case Counted():
-                worker.told = message.families
+                worker.families = message.families
                 self.requests.update(message.requests)
             case Question() if worker.channel is not None:
                 worker.channel.send(Answer(message.id, error="the primary answers no questions"))
@@ -353,12 +353,12 @@ class Workers:
             for publisher in self._publishers:
                 publisher.refresh()
             try:
-                told = await self.ask("workloads")
+                reports = await self.ask("workloads")
             except ServiceError as error:
                 log.warning("a worker does not tell its workload: %s", error)
                 continue
             for pool, workload in enumerate(self._workloads):
-                workload.take([each[pool] for each in told if pool < len(each)])
+                workload.take([each[pool] for each in reports if pool < len(each)])
 
 
 def _spelled(code: int) -> str:

@@ -31,21 +31,21 @@ from embedfleet.encoding.encoder import Encoder
 from embedfleet.endpoint import Promise
 from embedfleet.gateway.app import public_listeners
 from embedfleet.gateway.caching import CacheTrust
-from embedfleet.gateway.caching import told as cache_told
+from embedfleet.gateway.caching import figures_of as cache_figures
 from embedfleet.gateway.front import served
 from embedfleet.gateway.overview import overview
 from embedfleet.gateway.server import Gateway, collect_rarely
 from embedfleet.gateway.workers.channel import Answer, Channel, Question
 from embedfleet.gateway.workers.messages import (
     Begin,
-    CheckTold,
+    CheckUpdate,
     Counted,
     Cut,
     Drain,
     Leaving,
-    MemberTold,
-    ModelTold,
-    PromiseTold,
+    MemberUpdate,
+    ModelUpdate,
+    PromiseUpdate,
     Serving,
     Synced,
     ToWorker,
@@ -125,14 +125,14 @@ class Worker:
 
     async def _take(self, message: ToWorker | Question) -> None:
         match message:
-            case MemberTold():
+            case MemberUpdate():
                 self._fleets[message.pool].follow(message)
-            case ModelTold():
+            case ModelUpdate():
                 await self._introduce(message)
-            case PromiseTold():
+            case PromiseUpdate():
                 promise = Promise(message.revision, message.precision)
                 self._promises[message.pool] = promise
-            case CheckTold():
+            case CheckUpdate():
                 await self._check(message)
             case Question():
                 await self._answer(message)
@@ -141,17 +141,17 @@ class Worker:
             case Cut():
                 self.cut()
 
-    async def _check(self, told: CheckTold) -> None:
-        cache, pool = self._gateway.cache, self._gateway.pools[told.pool]
+    async def _check(self, update: CheckUpdate) -> None:
+        cache, pool = self._gateway.cache, self._gateway.pools[update.pool]
         if cache is None:
             return
         trust = CacheTrust(cache, pool.name, pool.fleet)
-        if told.verdict == "distrusted":
-            await trust.distrusted(told.url)
-        elif told.verdict == "trusted":
-            trust.trusted(told.url)
+        if update.verdict == "distrusted":
+            await trust.distrusted(update.url)
+        elif update.verdict == "trusted":
+            trust.trusted(update.url)
         else:
-            trust.checking(told.url)
+            trust.checking(update.url)
 
     async def tell(self) -> None:
         """Tell the primary how calls end, until cancelled."""
@@ -161,16 +161,16 @@ class Worker:
                 for calls in fleet.calls():
                     self._channel.send(calls)
 
-    async def _introduce(self, told: ModelTold) -> None:
+    async def _introduce(self, update: ModelUpdate) -> None:
         """Make the model of a pool known to callers."""
-        directory = Path(told.directory)
+        directory = Path(update.directory)
         model = await asyncio.to_thread(
-            describe, directory, name=told.name, max_tokens=told.max_tokens
+            describe, directory, name=update.name, max_tokens=update.max_tokens
         )
-        model = with_revision(model, told.revision)
+        model = with_revision(model, update.revision)
         encoder = await asyncio.to_thread(Encoder, model)
-        promise = partial(self._promises.__getitem__, told.pool)
-        self._gateway.serve(told.pool, told.names, model, encoder, promise)
+        promise = partial(self._promises.__getitem__, update.pool)
+        self._gateway.serve(update.pool, update.names, model, encoder, promise)
 
     async def _answer(self, question: Question) -> None:
         try:
@@ -202,7 +202,7 @@ class Worker:
         return overview(self._gateway, time.monotonic())
 
     async def _cache(self) -> Any:
-        return None if self._gateway.cache is None else cache_told(self._gateway.cache)
+        return None if self._gateway.cache is None else cache_figures(self._gateway.cache)
 
     async def _clear_cache(self) -> Any:
         return None if self._gateway.cache is None else await self._gateway.cache.clear()
