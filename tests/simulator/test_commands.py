@@ -50,6 +50,18 @@ def test_a_flow_is_simulated_likewise(trace: Path) -> None:
     assert "100.00%" in done.output
 
 
+def test_the_oracle_tells_what_would_have_been_enough(trace: Path, tmp_path: Path) -> None:
+    """Beside its schedule, the hours below which there is none."""
+    output = tmp_path / "runs.json"
+    asked = ["simulate", str(trace), "--flow", "--policy", "oracle", "--json", str(output)]
+    done = RUN.invoke(app, [*asked, "--min-replicas", "1"])
+    assert done.exit_code == 0, done.output
+    assert "no schedule that answers 99.5% in time takes fewer than" in done.output
+    (row,) = json.loads(output.read_text(encoding="utf-8"))
+    assert row["slo_attainment"] >= 0.995
+    assert 0.0 < row["least_hours"] <= row["replica_hours"] + 1e-9
+
+
 def test_a_plot_is_written_or_what_it_needs_is_named(trace: Path, tmp_path: Path) -> None:
     """Matplotlib comes with the extra `plots` only."""
     output = tmp_path / "runs.png"

@@ -58,6 +58,8 @@ class Cluster:
     draining: dict[str, Member] = field(default_factory=dict)
     starts_s: list[float] = field(default_factory=list)
     """How long the last starts took."""
+    start_up_s: float = math.nan
+    """Three of four of them were quicker; NaN before the first."""
     _names: count[int] = field(default_factory=count)
 
     def begin(self, ready: int, standby: int) -> None:
@@ -83,17 +85,13 @@ class Cluster:
         self.ready[name] = member
         if not member.woken:
             self.starts_s = [*self.starts_s[-19:], member.ready_s - member.ordered_s]
+            self.start_up_s = float(np.quantile(self.starts_s, 0.75))
         return True
 
     def gone(self, name: str) -> None:
         """A replica that drained is empty, or one died."""
         self.draining.pop(name, None)
         self.ready.pop(name, None)
-
-    @property
-    def start_up_s(self) -> float:
-        """Three of four of the last starts were quicker; NaN before the first."""
-        return float(np.quantile(self.starts_s, 0.75)) if self.starts_s else math.nan
 
     def follow(self, order: Order, work_of: Callable[[str], float]) -> Changes:
         """Start, wake, cancel and drain, until what exists is what is ordered.

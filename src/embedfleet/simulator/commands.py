@@ -21,7 +21,8 @@ Policies = Annotated[
         "--policy",
         metavar="NAME",
         help="Policy to compare; repeat for several: embedfleet, article, hpa, hpa-rate, kpa, "
-        "kpa-600, ray, skyserve, aibrix, llm-d-queue, llm-d-tokens, llm-d-slo, static-12, …",
+        "kpa-600, ray, skyserve, aibrix, llm-d-queue, llm-d-tokens, llm-d-slo, static-12, …; "
+        "oracle knows the whole trace and tells what would have been enough.",
     ),
 ]
 ProfileFile = Annotated[

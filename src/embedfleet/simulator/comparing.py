@@ -16,14 +16,15 @@ from rich.progress import track
 from rich.table import Table
 
 from embedfleet.settings import AutoscalingSettings
-from embedfleet.simulator import flow, plot, profiles, texts, traffic
+from embedfleet.simulator import flow, oracle, plot, profiles, texts, traffic
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import RIVALS
-from embedfleet.simulator.scalers import Ours, Scaler, Static
+from embedfleet.simulator.scalers import Ours, Scaler, Scheduled, Static
 from embedfleet.simulator.score import Score
 from embedfleet.vocabulary import SettingError
 
 OURS = "embedfleet"
+ORACLE = "oracle"
 STATIC = "static-"
 TABLE_WIDTH = 110
 
@@ -53,7 +54,7 @@ def make(name: str, settings: AutoscalingSettings) -> Scaler:
     size = name.removeprefix(STATIC)
     if name.startswith(STATIC) and size.isdecimal() and int(size):
         return Static(int(size))
-    known = ", ".join([OURS, *RIVALS, f"{STATIC}8"])
+    known = ", ".join([OURS, *RIVALS, ORACLE, f"{STATIC}8"])
     raise SettingError(f'--policy: "{name}" is unknown; known are {known} (any number)')
 
 
@@ -63,23 +64,45 @@ def run(asked: Comparison) -> list[Score]:
     if asked.cold_start_s is not None:
         profile = replace(profile, start_s=asked.cold_start_s)
     for name in asked.policies:
-        make(name, asked.settings)  # refused before anything runs
+        if name != ORACLE:
+            make(name, asked.settings)  # refused before anything runs
     trace = traffic.read(asked.trace)
     todo = [(name, seed) for name in asked.policies for seed in range(asked.seeds)]
     shown = Console(stderr=True)
     scores = []
     for name, seed in track(todo, "simulating", console=shown, disable=not shown.is_terminal):
         copied = trace.copies(asked.copies, np.random.default_rng(seed))
-        found = _one(copied, make(name, asked.settings), profile, seed, asked)
+        if name == ORACLE:
+            found = _oracle(copied, profile, seed, asked)
+        else:
+            found = _one(copied, make(name, asked.settings), profile, seed, asked)
         scores.append(replace(found, policy=name))
     return scores
+
+
+def _oracle(trace: traffic.Trace, profile: Profile, seed: int, asked: Comparison) -> Score:
+    """The schedule of who knows the trace, carried out; it is made on the flow in either case."""
+    settings = asked.settings
+    found = oracle.plan(
+        oracle.Question(
+            flow.Flow.of_trace(trace),
+            profile,
+            slo_s=settings.slo_s,
+            least=settings.min_replicas,
+            most=settings.max_replicas,
+        )
+    )
+    score = _one(trace, Scheduled(found.replicas, profile.start_s), profile, seed, asked)
+    return replace(score, least_hours=found.bound_s / 3600.0)
 
 
 def _one(
     trace: traffic.Trace, scaler: Scaler, profile: Profile, seed: int, asked: Comparison
 ) -> Score:
     ready, standby = asked.settings.min_replicas, 0
-    if isinstance(scaler, Static):
+    if isinstance(scaler, Scheduled):
+        ready = int(scaler.replicas[0])
+    elif isinstance(scaler, Static):
         ready = scaler.replicas
     elif isinstance(scaler, Ours):
         standby = asked.settings.standby
@@ -102,6 +125,12 @@ def show(asked: Comparison) -> None:
     shown = Console(soft_wrap=True)
     shown.width = max(shown.width, TABLE_WIDTH)  # a pipe is no reason to cut figures off
     shown.print(table(scores))
+    bounds = [score.least_hours for score in scores if score.least_hours is not None]
+    if bounds:
+        shown.print(
+            f"oracle: knows the trace; no schedule that answers {oracle.SHARE:.1%} in time takes "
+            f"fewer than {np.mean(bounds):.1f} replica-hours"
+        )
     if asked.json is not None:
         rows = [score.as_row() for score in scores]
         asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -27,6 +27,10 @@ BIN_S = 0.1
 """Finer than any latency that is promised."""
 EDGES = np.array([0, 64, 128, 256, 512, 1024, 2048, 3072, 4096, 5120, 6144, 7168, 8192, 2**31])
 """Texts are told apart by length in these classes."""
+NEGLIGIBLE_TOKENS = 1e-3
+"""Less work than this is a rounding error."""
+MOST_USED = 0.95
+"""Batches are counted as if a replica were never busier than this: fewer and fuller ones follow."""
 FAST_S, SLOW_S, LATELY_S = 10.0, 60.0, 30.0
 """Windows of the rates and of the latencies that policies see."""
 
@@ -85,28 +89,36 @@ class _Run:
         self.ability = ability(profile.cost, self.mean_tokens, profile.batch_tokens, 0.25)
         squares = float((flow.counts.sum(axis=0) * flow.lengths**2).sum())
         self.typical_s = squares / max(1.0, float(self.arrived[-1])) / profile.tokens_per_s
-        self.longest_s = profile.batch_tokens / profile.tokens_per_s
+        self.longest_s = longest_batch_s(profile)
         self.line: list[Point] = []
+        self._waited = 0
+        """The bin after the last at whose end work was left."""
+        self._bins_of_a_step = np.arange(1.0, len(flow.tokens) + 1.0)
 
     def serve(self, first: int, last: int) -> None:
         """Let the ready replicas work through some bins."""
-        step = len(self.cluster.ready) * self.tokens_per_s * BIN_S
-        self.able[first:last] = len(self.cluster.ready) * self.tokens_per_s
-        # Work done is what was possible, or all that has arrived: the least over where the queue
-        # was empty last (Lindley's recursion, unrolled).
-        steps = np.arange(1, last - first + 1) * step
-        slack = np.minimum.accumulate(self.arrived[first + 1 : last + 1] - steps)
-        slack = np.minimum(slack, self.done[first])
-        self.done[first + 1 : last + 1] = slack + steps
+        able = len(self.cluster.ready) * self.tokens_per_s
+        self.able[first:last] = able
+        arrived = self.arrived[first + 1 : last + 1]
+        # As in `served`, from what is done so far.
+        steps = self._bins_of_a_step[: last - first] * (able * BIN_S)
+        slack = np.minimum.accumulate(arrived - steps)
+        np.minimum(slack, self.done[first], out=slack)
+        slack += steps
+        self.done[first + 1 : last + 1] = slack
+        left = np.flatnonzero(arrived - slack > NEGLIGIBLE_TOKENS)
+        if len(left):
+            self._waited = first + int(left[-1]) + 1
 
     def observe(self, place: int) -> Observation:
         """What a policy sees at the end of a bin."""
         now, ready = place * BIN_S, len(self.cluster.ready)
         backlog = float(self.arrived[place] - self.done[place])
         lately = slice(max(0, place - round(LATELY_S / BIN_S)), place)
-        waits = self._waits(lately)
-        weights = self.texts[lately]
-        wait_p95, wait_p99 = quantiles(waits, weights, (0.95, 0.99))
+        wait_p95 = wait_p99 = 0.0
+        if self._waited > lately.start:
+            shares = (0.95, 0.99)
+            wait_p95, wait_p99 = quantiles(self._waits(lately), self.texts[lately], shares)
         slow = self._rate(self.arrived, place, SLOW_S)
         used = self._rate(self.done, place, self.scaler.period_s) / max(
             1.0, ready * self.tokens_per_s
@@ -197,23 +209,62 @@ class _Run:
         )
 
     def answers(self) -> Answers:
-        """Waits and latencies in hindsight, by bin and class of length."""
-        bins = len(self.flow.tokens)
-        # What is left at the end is served by the last fleet.
-        tail_s = max(0.0, float(self.arrived[-1] - self.done[-1])) / max(1.0, self.able[-1])
-        times = np.concatenate([np.arange(bins + 1) * BIN_S, [bins * BIN_S + tail_s + 1e-6]])
-        done = np.concatenate([self.done, [self.arrived[-1]]])
-        middle = (self.arrived[:-1] + self.arrived[1:]) / 2
-        finished = np.interp(middle, done + np.arange(len(done)) * 1e-6, times)
-        wait_s = np.maximum(0.0, finished - (np.arange(bins) + 0.5) * BIN_S)
-        used = np.clip(self.flow.tokens / np.maximum(1e-9, self.able * BIN_S), 0.0, 0.95)
-        fixed_s = self.profile.per_batch_s / (1.0 - used)
-        own_s = self.flow.lengths / self.profile.tokens_per_s
-        batch_s = np.minimum(wait_s, self.longest_s)[:, None]
-        latency_s = wait_s[:, None] + fixed_s[:, None] + np.maximum(own_s[None, :], batch_s)
-        kept = self.flow.counts > 0
-        waits = np.broadcast_to(wait_s[:, None], kept.shape)
-        return Answers(waits[kept], latency_s[kept], self.flow.counts[kept].astype(np.float64))
+        """Waits and latencies in hindsight."""
+        return answers(self.flow, self.profile, self.able, self.done)
+
+
+def served(flow: Flow, able: Floats) -> Floats:
+    """Tokens done by the end of each bin, shape [bins + 1], where the fleet is known beforehand.
+
+    `able` are tokens per second by bin. Work done is what was possible, or all that has arrived:
+    the least over where the queue was empty last (Lindley's recursion, unrolled).
+    """
+    possible = np.concatenate([[0.0], np.cumsum(able * BIN_S)])
+    arrived = np.concatenate([[0.0], np.cumsum(flow.tokens)])
+    return np.asarray(possible + np.minimum.accumulate(arrived - possible))
+
+
+def answers(flow: Flow, profile: Profile, able: Floats, done: Floats) -> Answers:
+    """Waits and latencies by bin and class of length, of work that was `done` by a fleet that was
+    `able` to do so much.
+    """
+    wait_s, fixed_s = _hindsight(flow, profile, able, done)
+    own_s = flow.lengths / profile.tokens_per_s
+    batch_s = np.minimum(wait_s, longest_batch_s(profile))[:, None]
+    latency_s = (wait_s + fixed_s)[:, None] + np.maximum(own_s[None, :], batch_s)
+    kept = flow.counts > 0
+    waits = np.broadcast_to(wait_s[:, None], kept.shape)
+    return Answers(waits[kept], latency_s[kept], flow.counts[kept].astype(np.float64))
+
+
+def late(flow: Flow, profile: Profile, able: Floats, done: Floats, slo_s: float) -> float:
+    """How many of these texts were not answered within the SLO."""
+    wait_s, fixed_s = _hindsight(flow, profile, able, done)
+    batch_s = np.minimum(wait_s, longest_batch_s(profile))
+    missed = 0
+    for own_s, counts in zip(flow.lengths / profile.tokens_per_s, flow.counts.T, strict=True):
+        missed += int(counts[wait_s + fixed_s + np.maximum(own_s, batch_s) > slo_s].sum())
+    return float(missed)
+
+
+def _hindsight(flow: Flow, profile: Profile, able: Floats, done: Floats) -> tuple[Floats, Floats]:
+    """By bin, the wait of a text and what any batch took then, in seconds."""
+    bins = len(flow.tokens)
+    arrived = np.concatenate([[0.0], np.cumsum(flow.tokens)])
+    # What is left at the end is served by the last fleet.
+    tail_s = max(0.0, float(arrived[-1] - done[-1])) / max(1.0, able[-1])
+    times = np.concatenate([np.arange(bins + 1) * BIN_S, [bins * BIN_S + tail_s + 1e-6]])
+    done = np.concatenate([done, [arrived[-1]]])
+    middle = (arrived[:-1] + arrived[1:]) / 2
+    finished = np.interp(middle, done + np.arange(len(done)) * 1e-6, times)
+    wait_s = np.maximum(0.0, finished - (np.arange(bins) + 0.5) * BIN_S)
+    used = np.clip(flow.tokens / np.maximum(1e-9, able * BIN_S), 0.0, MOST_USED)
+    return np.asarray(wait_s), np.asarray(profile.per_batch_s / (1.0 - used))
+
+
+def longest_batch_s(profile: Profile) -> float:
+    """Seconds that a full batch computes, beside what any batch takes."""
+    return profile.batch_tokens / profile.tokens_per_s
 
 
 def simulate(

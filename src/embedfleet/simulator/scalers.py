@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedfleet.autoscaling import Memory, Observation, Schedule, decide
 from embedfleet.settings import AutoscalingSettings
 
@@ -71,3 +74,23 @@ class Static:
 
     def order(self, seen: Observation) -> Order:  # noqa: ARG002 - it looks at nothing
         return Order(self.replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A schedule that is known beforehand, as the oracle's: each replica is ordered in time."""
+
+    replicas: NDArray[np.int64]
+    """Ready ones, by period."""
+    start_s: float
+    period_s: float = 5.0
+    name: str = "oracle"
+
+    def order(self, seen: Observation) -> Order:
+        here = round(seen.now / self.period_s)
+        ahead = here + round(self.start_s / self.period_s)
+        coming = self.replicas[here : ahead + 1]
+        if not len(coming):
+            return Order(seen.planned)
+        joining = np.maximum(0, np.diff(coming)).sum()
+        return Order(int(coming[0] + joining))

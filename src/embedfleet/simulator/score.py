@@ -53,9 +53,11 @@ class Score:
     latency_p999_s: float
     scale_events: int
     rejected: int
+    least_hours: float | None = None
+    """Of the oracle alone: no schedule keeps its promise with fewer replica-hours."""
     line: tuple[Point, ...] = field(default=(), repr=False)
 
-    def as_row(self) -> dict[str, float | int | str]:
+    def as_row(self) -> dict[str, float | int | str | None]:
         """Everything but the time line."""
         row = asdict(self)
         del row["line"]
