@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
+from embedfleet.wire.attendance import WATCH_AFTER_S
 from tests.access.gateway import MODEL, Running, running
 
 OURS = {"EmbeddingRequest", "Request", "Recollection", "HeldAnswer", "PackedText", "Job"}
@@ -82,3 +84,25 @@ async def test_nothing_is_left_of_clients_that_leave(tmp_path: Path) -> None:
             await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)
         assert not OURS & left().keys()
+
+
+async def _slowly(body: bytes) -> AsyncIterator[bytes]:
+    yield body[:-1]
+    await asyncio.sleep(3 * WATCH_AFTER_S)
+    yield body[-1:]
+
+
+@pytest.mark.usefixtures("_uncollected")
+async def test_nothing_is_left_of_a_request_that_takes_long(tmp_path: Path) -> None:
+    """Such a one is watched, for its client may leave; the watch is gone with it."""
+    async with running(tmp_path) as service:
+        body = orjson.dumps({"model": MODEL, "input": ["a text"] * 20})
+        gc.collect()
+        for _ in range(3):
+            url = f"{service.url}/v1/embeddings"
+            headers = {"content-type": "application/json"}
+            async with service.http.post(url, data=_slowly(body), headers=headers) as answer:
+                assert answer.status == 200
+                await answer.read()
+        await asyncio.sleep(0.2)
+        assert not (OURS | {"CancelScope"}) & left().keys()

@@ -86,8 +86,10 @@ class CancelScope:
             self._soon.cancel()
         if self._timers is not None:
             self._timers.leave(self)
-        if self._watch is not None:
-            self._watch.cancel()
+        # The error that ends a watch knows its frames, and these know this: not the watch any more.
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
         work, self._work = self._work, None  # a watch that ends only now has nothing to cancel
         if self._reason is not None and work is not None:
             cancelled_by_others = work.uncancel()
