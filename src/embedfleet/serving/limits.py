@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embedfleet.settings import GatewaySettings
@@ -49,13 +48,6 @@ class ClientLimits:
             answer_bytes_per_s=settings.min_answer_rate,
             answer_bytes=settings.max_answer_bytes,
         )
-
-    def passed_by(self, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Whether a request has too much before its body."""
-        size = len(target)
-        for name, value in headers:
-            size += len(name) + len(value)
-        return size > self.head_bytes or len(headers) > self.headers
 
     def body_due(self, began: float, last: float, received: int) -> float:
         """When a body must be whole, or have brought more bytes.

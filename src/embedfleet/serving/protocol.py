@@ -133,28 +133,29 @@ class HttpConnection(HttpToolsProtocol):
             part = data[start:end] if start or end < size else data
             start = min(end, size)
             received = self._received
-            if not self._in_head and self._length == 0:
-                self._head_bytes = 0
+            if self._length == 0:
+                self._head_bytes = len(part) + (self._head_bytes if self._in_head else 0)
             try:
                 self.parser.feed_data(part)
             except httptools.HttpParserUpgrade as upgrade:
                 version = self.parser.get_http_version()
                 head = without_offer(self.parser.get_method(), version, self.url, self.headers)
                 self.parser = httptools.HttpRequestParser(self)
+                self._in_head = False  # it begins again
                 data = head + part[upgrade.args[0] :] + data[start:]
                 start, size = 0, len(data)
                 continue
             except httptools.HttpParserError as error:
                 self._refuse(self.refusal or self._malformed(error))
                 return
-            self._count(len(part), received)
+            if self._in_head or self._length != 0:
+                self._count(len(part), received)
 
     def _count(self, size: int, received: int) -> None:
-        """Hold what was read against the limits."""
+        """Hold what was read of a request that is not whole against the limits."""
         if self._in_head:
-            if not self._head_bytes:
+            if self._head_bytes == size:
                 self._due = self.loop.time() + self._limits.head_s
-            self._head_bytes += size
             if self._head_bytes > self._limits.head_bytes:
                 self._refuse(self._limits.too_large())
         elif self.cycle is not None and self.cycle.more_body:
@@ -180,10 +181,6 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # trailers of a body are no headers
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         offers = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if offers and self.parser.get_http_version() in VERSIONS:
@@ -195,6 +192,7 @@ class HttpConnection(HttpToolsProtocol):
             self.refusal = error
             raise
         super().on_headers_complete()
+        self.headers = []  # trailers of the body are no headers: they go nowhere
         now = self.loop.time()
         self._began = self._last = now
         self._received = self._barren = 0
@@ -203,7 +201,8 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def _check_head(self) -> None:
-        if self._limits.passed_by(self.url, self.headers):
+        most = self._limits
+        if self._head_bytes > most.head_bytes or len(self.headers) > most.headers:
             raise self._limits.too_large()
         if self.pipeline:
             raise CallerError("too many requests at once on one connection")
@@ -442,11 +441,11 @@ class _Exchange:
 
     def _fitting(self, start: Message) -> Message:
         """The head of an answer as this client takes it."""
-        names = {name for name, _ in start.get("headers", ())}
         if self._cycle.more_body:  # what is left of the request would be taken for the next one
             start = {**start, "headers": [*start.get("headers", ()), (b"connection", b"close")]}
-        if self._cycle.scope["http_version"] == "1.0" and b"content-length" not in names:
-            self._whole = bytearray()
+        if self._cycle.scope["http_version"] == "1.0":
+            names = {name for name, _ in start.get("headers", ())}
+            self._whole = None if b"content-length" in names else bytearray()
         return start
 
     def _add(self, name: bytes, value: bytes) -> None:

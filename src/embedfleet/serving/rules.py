@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import httptools
@@ -46,7 +47,7 @@ def read_head(method: bytes, version: str, target: bytes, headers: Headers) -> H
     for name, value in headers:
         if name == b"host":
             hosts += 1
-            if _HOST.fullmatch(value.strip(b" \t")) is None:  # the parser keeps what follows it
+            if not _is_host(value):
                 raise CallerError("the header Host is no host with an optional port")
         elif name == b"content-length":
             length = int(value)  # the parser let digits alone pass
@@ -58,8 +59,16 @@ def read_head(method: bytes, version: str, target: bytes, headers: Headers) -> H
         raise NotImplementedHereError("this is no proxy: CONNECT is not implemented")
     if codings:
         _check_codings(codings, version)
+    if target.startswith(b"/"):
+        return Head(None if codings else length, target)
     path, authority = _origin_form(method, target)
     return Head(None if codings else length, path, authority)
+
+
+@lru_cache(maxsize=64)
+def _is_host(value: bytes) -> bool:
+    """Whether a header `Host` is one; clients send few different ones."""
+    return _HOST.fullmatch(value.strip(b" \t")) is not None  # the parser keeps what follows it
 
 
 def _check_codings(listed: bytes, version: str) -> None:
@@ -76,8 +85,8 @@ def _check_codings(listed: bytes, version: str) -> None:
 
 
 def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
-    """Path and query of a target, and its host where it has one."""
-    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+    """Path and query of a target that is no path, and its host where it has one."""
+    if target == b"*" and method == b"OPTIONS":
         return target, None
     try:
         parsed = httptools.parse_url(target)
