@@ -21,7 +21,6 @@ from embedfleet.wire.asgi import (
     error_response,
     send_response,
 )
-from embedfleet.wire.request_ids import request_id
 
 OPEN = ("/health",)
 
@@ -69,10 +68,10 @@ class Guarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith(self._free):
+            request = Request(scope, receive, send)
             try:
-                self._access.open(Request(scope, receive, send).credentials).close()
+                self._access.open(request.credentials).close()
             except EmbedfleetError as error:
-                name = request_id(scope["headers"])
-                await send_response(send, error_response(error), name)
+                await send_response(send, error_response(error), request.id)
                 return
         await self._app(scope, receive, send)

@@ -10,13 +10,12 @@ ASGI middleware that decides by headers which browsers send and pages can't chan
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from ipaddress import ip_address
 
 from embedfleet.access.cors import Origins
 from embedfleet.vocabulary import ForbiddenError
-from embedfleet.wire.asgi import App, Receive, Scope, Send, error_response, send_response
-from embedfleet.wire.request_ids import request_id
+from embedfleet.wire.asgi import App, Receive, Request, Scope, Send, error_response, send_response
 
 
 class NoPages:
@@ -28,20 +27,16 @@ class NoPages:
         self._origins = Origins(origins)
         self._by_name = by_name
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refuse(scope) if scope["type"] == "http" else None
-        if refusal is None:
-            await self._app(scope, receive, send)
-        else:
-            await send_response(send, error_response(refusal), request_id(scope["headers"]))
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        headers = dict(scope.get("headers", ()))
+        if not self._by_name or b"origin" in headers:
+            refusal = self._refuse(headers.get(b"origin", b""), headers.get(b"host", b""))
+            if refusal is not None:
+                name = Request(scope, receive, send).id
+                return send_response(send, error_response(refusal), name)
+        return self._app(scope, receive, send)
 
-    def _refuse(self, scope: Scope) -> ForbiddenError | None:
-        origin = host = b""
-        for name, value in scope["headers"]:
-            if name == b"origin":
-                origin = value
-            elif name == b"host":
-                host = value
+    def _refuse(self, origin: bytes, host: bytes) -> ForbiddenError | None:
         if not self._by_name and not is_local_name(host):
             return ForbiddenError(
                 "this address is asked by localhost or by number, and not by any other name",

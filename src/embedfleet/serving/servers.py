@@ -170,6 +170,7 @@ def _configured(
 ) -> uvicorn.Config:
     return uvicorn.Config(
         listener.app,
+        interface="asgi3",  # else it is guessed by whether the app is a coroutine function
         http=protocol,
         ws="none",
         lifespan="off",

@@ -53,9 +53,18 @@ class Request(msgspec.Struct, frozen=True):
     receive: Receive
     send: Send
     id: str = ""
-    """Its name in the answer and in logs."""
+    """Its name in the answer and in logs: the caller's, or one of ours, unless it is given one."""
     notes: dict[str, Any] = msgspec.field(default_factory=dict)
     """What routes have to tell of it, to whoever follows requests."""
+    first: dict[bytes, bytes] = msgspec.field(default_factory=dict)
+    """The first header of each (lower-case) name."""
+
+    def __post_init__(self) -> None:
+        # Once: many headers are asked for, and most requests have none of them.
+        first = dict(reversed(self.scope.get("headers", ())))
+        msgspec.structs.force_setattr(self, "first", first)
+        if not self.id:
+            msgspec.structs.force_setattr(self, "id", request_id(first.get(REQUEST_ID)))
 
     @property
     def path(self) -> str:
@@ -64,30 +73,26 @@ class Request(msgspec.Struct, frozen=True):
 
     def header(self, name: bytes) -> str | None:
         """The first header of this (lower-case) name."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                text: str = value.decode("latin-1")
-                return text
-        return None
+        value = self.first.get(name)
+        return None if value is None else value.decode("latin-1")
 
     @property
     def credentials(self) -> str | None:
         """Who asks, as the header `authorization` has it, or a key as Azure's clients and those of
         several engines send it.
         """
-        key: bytes | None = None
-        for name, value in self.scope["headers"]:
-            if name == b"authorization":
-                told: str = value.decode("latin-1")
-                return told
-            if key is None and (name in {b"api-key", b"x-api-key"}):
-                key = value
-        return None if key is None else f"Bearer {key.decode('latin-1')}"
+        told = self.header(b"authorization")
+        if told is not None:
+            return told
+        key = self.header(b"api-key") or self.header(b"x-api-key")
+        return None if key is None else f"Bearer {key}"
 
     def listed(self, name: bytes) -> str | None:
         """All headers of this (lower-case) name as the one list that they are (RFC 9110, 5.3)."""
+        if name not in self.first:
+            return None
         lines = [value for key, value in self.scope["headers"] if key == name]
-        return b",".join(lines).decode("latin-1") if lines else None
+        return b",".join(lines).decode("latin-1")
 
     async def body(
         self, limit: int, hold: Callable[[int], None] | None = None
@@ -96,7 +101,7 @@ class Request(msgspec.Struct, frozen=True):
 
         `hold` is told the size of each part as it comes, and may raise to end it.
         """
-        declared = self.header(b"content-length")
+        declared = self.first.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
         # A part as it is, or all of them in one that grows: joined at the end, a large body would
@@ -168,10 +173,8 @@ def error_response(
     return Response(render(error), error.status, headers=headers)
 
 
-async def compressed(request: Request, response: Response, least: int | None) -> Response:
-    """The answer as the client asks for it: by gzip where that is worth it."""
-    if not worth(len(response.body), response.content, least):
-        return response
+async def compressed(request: Request, response: Response) -> Response:
+    """An answer that is worth it as the client asks for it: by gzip, or as it is."""
     headers = [*response.headers, (b"vary", b"accept-encoding")]
     body = response.body
     if wants_gzip(request.listed(b"accept-encoding")):
@@ -237,12 +240,14 @@ class Router:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # no websockets here; lifespan is off
-        request = Request(scope, receive, send, request_id(scope["headers"]))
+        request = Request(scope, receive, send)
         started = time.monotonic() if self.follow is not None else 0.0
         response = await self._answer(request)
         if response is not None:
             try:
-                told = await compressed(request, response, self.compress_from)
+                told = response
+                if worth(len(response.body), response.content, self.compress_from):
+                    told = await compressed(request, response)
                 await send_response(send, told, request.id)
             finally:
                 if response.taken is not None:
@@ -256,10 +261,13 @@ class Router:
         try:
             if self.guard is not None:
                 self.guard(request)
-            path = self._path(request.scope["method"], request.path)
-            if path != request.path:
-                request.scope["path"] = path
-            return await self._find(request.scope["method"], path)(request)
+            scope = request.scope
+            method, path = scope["method"], scope["path"]
+            route = self.routes.get((method, path))
+            if route is None:
+                path = scope["path"] = self._path(method, path)
+                route = self._find(method, path)
+            return await route(request)
         except EmbedfleetError as error:
             return error_response(error)
         except ClientGoneError as error:

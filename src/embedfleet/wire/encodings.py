@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Awaitable
 
 from embedfleet.vocabulary import CallerError, MediaTypeError
-from embedfleet.wire.asgi import App, Message, Receive, Scope, Send, error_response, send_response
-from embedfleet.wire.request_ids import request_id
+from embedfleet.wire.asgi import (
+    App,
+    Message,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    error_response,
+    send_response,
+)
 
 ACCEPTED = b"gzip, deflate"
 PIECE_BYTES = 256 << 10
@@ -33,21 +42,22 @@ class Expanding:
     def __init__(self, app: App) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        coding = _coding(scope) if scope["type"] == "http" else b""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        coding = b""
+        if b"content-encoding" in dict(scope.get("headers", ())):
+            coding = _coding(scope)
         if not coding:
-            await self._app(scope, receive, send)
-        elif coding in _WINDOWS:
+            return self._app(scope, receive, send)
+        if coding in _WINDOWS:
             kept = [each for each in scope["headers"] if each[0] not in _OF_CODED]
             expanded = _Expanded(receive, _WINDOWS[coding])
-            await self._app({**scope, "headers": kept}, expanded.receive, send)
-        else:
-            shown = coding[:40].decode("latin-1")
-            error = UnknownCodingError(
-                f"Content-Encoding {shown!r} is not understood here; one of gzip and deflate is, "
-                "or none at all"
-            )
-            await send_response(send, error_response(error), request_id(scope["headers"]))
+            return self._app({**scope, "headers": kept}, expanded.receive, send)
+        shown = coding[:40].decode("latin-1")
+        error = UnknownCodingError(
+            f"Content-Encoding {shown!r} is not understood here; one of gzip and deflate is, "
+            "or none at all"
+        )
+        return send_response(send, error_response(error), Request(scope, receive, send).id)
 
 
 _OF_CODED = {b"content-encoding", b"content-length"}

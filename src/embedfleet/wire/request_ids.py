@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
 from itertools import count
 
 HEADER = b"x-request-id"
@@ -14,11 +13,10 @@ _PROCESS = secrets.token_hex(6)
 _numbers = count(1)
 
 
-def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The caller's name for its request if there is a harmless one, else `req_…`, used once."""
-    for name, value in headers:
-        if name == HEADER:
-            if _HARMLESS.fullmatch(value):
-                return value.decode("ascii")
-            break
+def request_id(sent: bytes | None) -> str:
+    """The caller's name for its request, the header's value, if it is a harmless one; else `req_…`,
+    used once.
+    """
+    if sent is not None and _HARMLESS.fullmatch(sent):
+        return sent.decode("ascii")
     return f"req_{_PROCESS}{next(_numbers):08x}"
