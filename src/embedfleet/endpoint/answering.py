@@ -7,7 +7,7 @@ Gateway and replica, and all API contracts, share this code; what differs betwee
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -135,17 +135,13 @@ class Endpoint:
         self.active = 0
         """Requests being answered."""
 
-    async def embeddings(self, request: Request) -> Response:
+    def embeddings(self, request: Request) -> Awaitable[Response]:
         """Answer `POST /v1/embeddings`."""
-        return await self._embeddings(request, self._access, OPENAI)
+        return self._embeddings(request, self._access, OPENAI)
 
     def by(self, contract: Contract, access: Access | None = None) -> Route:
         """The route that answers by a contract; `access` where it is not everybody's."""
-
-        async def answer(request: Request) -> Response:
-            return await self._embeddings(request, access or self._access, contract)
-
-        return answer
+        return partial(self._embeddings, access=access or self._access, contract=contract)
 
     async def warm(self, request: Request) -> Response:
         """Have texts computed that are not known yet, for an operator: no key, no vectors back.
@@ -186,8 +182,8 @@ class Endpoint:
                 tokens, hits = found.tokens, found.hits
                 held.release()
                 told = _told(found, parsed, request.id, time.monotonic() - started)
-                written = await self._write(told, contract, answer)
-            headers = [*_headers(found, parsed, started), *self._of_space(model)]
+                written = await self._write(told, texts, contract, answer)
+            headers = [*_headers(found, parsed, texts, started), *self._of_space(model)]
             response = _response(written, headers, answer, allowed, _content(parsed))
             status = response.status
         except EmbedfleetError as error:
@@ -238,8 +234,9 @@ class Endpoint:
         return self._caller(request, time.monotonic(), address, allowed)
 
     def _caller(self, request: Request, started: float, address: str, allowed: Quota) -> Caller:
-        timeout_s = deadline_s(request.header(b"x-request-deadline-ms"), self._timeout_s)
-        lane = allowed.lane
+        timeout_s, lane = self._timeout_s, allowed.lane
+        if b"x-request-deadline-ms" in request.first:
+            timeout_s = deadline_s(request.header(b"x-request-deadline-ms"), timeout_s)
         if lane is None:
             lane = lane_of(request.header(b"x-embedfleet-lane"))
         if (span := current_span()) is not None:
@@ -264,21 +261,21 @@ class Endpoint:
             return await self._compute(model, parsed, caller, allowed)
         if seen.hits < len(seen.keys):
             await self._recalling.complete(seen, caller, allowed)
-        entries = [entry for entry in seen.entries if entry is not None]
-        found = _Found(
-            [entry.vector for entry in entries],
-            seen.tokens,
-            seen.queue_s,
-            seen.compute_s,
-            seen.hits,
-            [place for place, entry in enumerate(seen.entries) if entry and entry.truncated],
+        vectors: list[Vector] = []
+        truncated: list[int] = []
+        faults: dict[int, EmbedfleetError] = {}
+        tokens = 0
+        for place, entry in enumerate(seen.entries):
+            if entry is None:
+                faults[place] = seen.faults[seen.keys[place]]
+                continue
+            vectors.append(entry.vector)
+            tokens += entry.tokens
+            if entry.truncated:
+                truncated.append(place)
+        return _Found(
+            vectors, tokens, seen.queue_s, seen.compute_s, seen.hits, truncated, faults
         )
-        if seen.faults:
-            keyed = enumerate(seen.keys)
-            found.faults = {
-                place: seen.faults[key] for place, key in keyed if seen.entries[place] is None
-            }
-        return found
 
     async def _compute(
         self,
@@ -331,15 +328,17 @@ class Endpoint:
         truncated = [at for at, text in enumerate(encoded) if text.truncated]
         return _Found(found.rows, tokens, found.queue_s, found.compute_s, None, truncated)
 
-    async def _write(self, told: Answer, contract: Contract, answer: HeldAnswer) -> Written:
-        """The answer's body; a large one is written beside the event loop."""
-        texts, parsed = len(told.full), told.request
-        width = 0 if not texts else parsed.dimensions or len(told.full[0])
+    async def _write(
+        self, told: Answer, texts: int, contract: Contract, answer: HeldAnswer
+    ) -> Written:
+        """The body of an answer to so many texts; a large one is written beside the event loop."""
+        vectors, parsed = len(told.full), told.request
+        width = 0 if not vectors else parsed.dimensions or len(told.full[0])
         size, inline = BYTES_OF_TEXT, True
         for form in parsed.forms:
             size += form.size(width)
-            inline = inline and texts * width <= _inline(form)
-        await answer.take(texts * size + BYTES_OF_TEXT * parsed.texts)
+            inline = inline and vectors * width <= _inline(form)
+        await answer.take(vectors * size + BYTES_OF_TEXT * texts)
         if inline:
             return contract.write(told)
         return await self._tokenizing.apart(partial(contract.write, told))
@@ -384,7 +383,10 @@ def is_ours(error: EmbedfleetError) -> bool:
 
 
 def _content(parsed: EmbeddingRequest) -> Content:
-    return "numbers" if all(form.layout == "float" for form in parsed.forms) else "packed"
+    for form in parsed.forms:
+        if form.layout != "float":
+            return "packed"
+    return "numbers"
 
 
 def _response(
@@ -409,10 +411,10 @@ MOST_PLACES = 256
 """Places of texts that a header tells."""
 
 
-def _headers(found: _Found, parsed: EmbeddingRequest, started: float) -> Headers:
+def _headers(found: _Found, parsed: EmbeddingRequest, texts: int, started: float) -> Headers:
     headers = timing_headers(time.monotonic() - started, found.queue_s, found.compute_s)
     if found.hits is not None:
-        told = b"hit=%d; miss=%d" % (found.hits, parsed.texts - found.hits)
+        told = b"hit=%d; miss=%d" % (found.hits, texts - found.hits)
         headers.append((b"x-embedfleet-cache", told))
     if parsed.ignored:
         headers.append((b"x-embedfleet-ignored", ", ".join(parsed.ignored).encode()))

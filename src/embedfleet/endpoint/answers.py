@@ -35,7 +35,7 @@ class AnswerRoom:
         """Hold an answer's bytes, later given back; AnswersFullError where there is no room for
         ten seconds. A single answer is always let in.
         """
-        if not self._waiting and self._fits(size):
+        if not self._waiting and (not self._held or self._held + size <= self._most):
             self._held += size
             return
         turn = asyncio.get_running_loop().create_future()
@@ -61,7 +61,8 @@ class AnswerRoom:
     def give(self, size: int) -> None:
         """An answer was taken, or never will be."""
         self._held -= size
-        self._let_in()
+        if self._waiting:
+            self._let_in()
 
     def _let_in(self) -> None:
         while self._waiting and self._fits(self._waiting[0][0]):

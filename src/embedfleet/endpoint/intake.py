@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -74,8 +73,9 @@ class Holding:
 
     def release(self) -> None:
         """Give it all back."""
-        self._intake.release(self._size, self.caller)
-        self._size = 0
+        if self._size:
+            self._intake.release(self._size, self.caller)
+            self._size = 0
 
 
 class Intake:
@@ -98,7 +98,7 @@ class Intake:
         self.max_body_bytes = max_body_bytes
         self._max_held_bytes = max_held_bytes
         self._held_bytes = 0
-        self._held_by: Counter[str] = Counter()
+        self._held_by: dict[str, int] = {}
 
     def holding(self) -> Holding:
         """For one request, to be released at its end."""
@@ -145,7 +145,7 @@ class Intake:
                 f"{most} (gateway.max_queued_bytes); try again later",
                 retry_after_s=1,
             )
-        theirs = self._held_by[caller]
+        theirs = self._held_by.get(caller, 0)
         if theirs > own and theirs + size > CALLERS_SHARE * (most - self._held_bytes - size):
             raise OverloadedError(
                 f"{theirs} bytes of this caller's requests are being worked on; the rest of the "
@@ -157,9 +157,9 @@ class Intake:
 
     def release(self, size: int, caller: str) -> None:
         self._held_bytes -= size
-        self._held_by[caller] -= size
-        if not self._held_by[caller]:
-            del self._held_by[caller]
+        left = self._held_by.pop(caller) - size
+        if left:
+            self._held_by[caller] = left
 
     @staticmethod
     def _only(models: Mapping[str, ServedModel]) -> ServedModel:

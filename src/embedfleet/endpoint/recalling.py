@@ -44,10 +44,6 @@ class Recollection:
     faults: dict[bytes, EmbedfleetError] = field(default_factory=dict)
     """What is wrong with texts that have no entry, where each is for itself."""
 
-    @property
-    def tokens(self) -> int:
-        return sum([entry.tokens for entry in self.entries if entry is not None])
-
     def missing(self) -> dict[bytes, int]:
         """The first place of each text that is missing; equal ones are one."""
         found: dict[bytes, int] = {}
@@ -73,7 +69,9 @@ class Recalling:
         self._cache = cache
         self._flights = SingleFlight(cache)
         self._tokenizing = tokenizing
-        self._keys: dict[tuple[Promise, str, str, Truncation], Keys] = {}
+        self._keys: dict[tuple[object, ...], Keys] = {}
+        """By all that a request may say of what stands before its texts and becomes of long ones:
+        so that usual requests need not have either worked out."""
 
     async def begin(
         self, model: ServedModel, parsed: EmbeddingRequest, directives: CacheDirectives
@@ -192,14 +190,16 @@ class Recalling:
         return encoded if parsed.by_item else list(whole(encoded))
 
     def _keys_for(self, promise: Promise, model: ServedModel, parsed: EmbeddingRequest) -> Keys:
-        prompt = prompt_of(model, parsed)
-        truncate = truncation(model, parsed)
-        known = (promise, model.identity.tokenizer, prompt, truncate)
+        asked = (parsed.role, parsed.instruction, parsed.queries, parsed.truncate, parsed.cut)
+        known = (promise, model.identity.tokenizer, model.truncate, asked)
         keys = self._keys.get(known)
         if keys is None:
             if len(self._keys) >= MOST_IDENTITIES:
                 self._keys.clear()
-            keys = self._keys[known] = Keys(vector_identity(promise, model, prompt, truncate))
+            identity = vector_identity(
+                promise, model, prompt_of(model, parsed), truncation(model, parsed)
+            )
+            keys = self._keys[known] = Keys(identity)
         return keys
 
 

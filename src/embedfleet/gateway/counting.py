@@ -33,6 +33,7 @@ class RequestCounter:
 
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
+        self._debug = log.isEnabledFor(logging.DEBUG)
         self._later = Later()
         self._labelled: dict[tuple[str | None, int], tuple[Counter, Series, Series]] = {}
 
@@ -56,10 +57,12 @@ class RequestCounter:
         duration.observe(answered.seconds)
         if answered.texts:
             texts.observe(answered.texts)
-        log.debug(
-            "%s from %s: %d texts, %d tokens, %.3f s",
-            *(answered.status, answered.address, answered.texts, answered.tokens, answered.seconds),
-        )
+        if self._debug:
+            log.debug(
+                "%s from %s: %d texts, %d tokens, %.3f s",
+                *(answered.status, answered.address, answered.texts, answered.tokens),
+                answered.seconds,
+            )
 
     def _label(self, model: str | None, status: int) -> tuple[Counter, Series, Series]:
         pool, metrics = model or NO_POOL, self._metrics

@@ -239,7 +239,8 @@ class HttpConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             self._deaf = True
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self.refusal is not None:

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from embedfleet.vocabulary import CallerError, Role, TextOrIds, Truncation
-from embedfleet.wire.forms import FLOATS, Form, check_packable
+from embedfleet.wire.forms import FLOATS, PACKED, Form, check_packable
 
 LEAST_DIMENSIONS = 32
 """Qwen3-Embedding is trained for dimensions from 32 to its width."""
@@ -89,7 +89,8 @@ def check_dimensions(request: EmbeddingRequest, width: int) -> None:
     least = min(LEAST_DIMENSIONS, width)
     if wanted is None or least <= wanted <= width:
         for form in request.forms:
-            check_packable(form, wanted or width)
+            if form.kind in PACKED:
+                check_packable(form, wanted or width)
         return
     code = "integer_below_min_value" if wanted < least else "integer_above_max_value"
     raise CallerError(

@@ -43,6 +43,7 @@ Kind: TypeAlias = Literal[
 eight to a byte that is 128 less than that of `ubinary`."""
 
 LAYOUTS: Final[tuple[Layout, ...]] = get_args(Layout)
+IN_JSON: Final[frozenset[Layout]] = frozenset({"float", "base64"})
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 SPAN: Final = 7.0
@@ -61,7 +62,8 @@ _TYPES: Final[dict[Kind, np.dtype[Any]]] = {
     "binary": np.dtype(np.int8),
     "ubinary": np.dtype(np.uint8),
 }
-_PACKED: Final = {"binary", "ubinary"}
+PACKED: Final[frozenset[Kind]] = frozenset({"binary", "ubinary"})
+"""Bits, eight to a byte."""
 _FLOATS: Final = {"float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"}
 
 _DIGITS: Final = 13.0
@@ -80,11 +82,11 @@ class Form:
 
     @property
     def in_json(self) -> bool:
-        return self.layout in {"float", "base64"}
+        return self.layout in IN_JSON
 
     def size(self, dimensions: int) -> int:
         """Bytes that a vector takes in an answer, about."""
-        numbers = dimensions // 8 if self.kind in _PACKED else dimensions
+        numbers = dimensions // 8 if self.kind in PACKED else dimensions
         if self.layout == "float":
             return int(numbers * (_DIGITS if self.kind in _FLOATS else _DIGITS_OF_INTEGERS))
         size = numbers * _TYPES[self.kind].itemsize
@@ -107,7 +109,7 @@ def scale(kind: Kind, dimensions: int) -> float | None:
 
 def check_packable(form: Form, dimensions: int) -> None:
     """Raise CallerError where the bits of a vector fill no whole number of bytes."""
-    if form.kind in _PACKED and dimensions % 8:
+    if form.kind in PACKED and dimensions % 8:
         raise CallerError(
             f"`{form.kind}` vectors have eight dimensions to a byte, so `dimensions` must be a "
             f"multiple of 8; got {dimensions}.",
@@ -157,7 +159,7 @@ def rounded(
     if kind == "float32" or not len(vectors):
         return vectors
     full = vectors if isinstance(vectors, np.ndarray) else np.stack(vectors)
-    if kind in _PACKED:
+    if kind in PACKED:
         bits = np.packbits(full >= 0, axis=-1)
         return bits if kind == "ubinary" else (bits ^ np.uint8(0x80)).view(np.int8)
     step = scale(kind, full.shape[1])

@@ -41,9 +41,9 @@ def render_response(
     indices = range(len(numbers)) if places is None else places
     if form.layout == "base64":
         rows = as_bytes(numbers, big_endian=form.big_endian)
-        written = (b'"%b"' % pybase64.b64encode(row) for row in rows)
+        written = [b'"%b"' % pybase64.b64encode(row) for row in rows]
     else:
-        written = (orjson.dumps(row, option=_NUMPY) for row in as_numbers(numbers))
+        written = [orjson.dumps(row, option=_NUMPY) for row in as_numbers(numbers)]
     parts = [b'{"object":"list","data":[']
     wrong = sorted(faults.items(), reverse=True)
     for index, row in zip(indices, written, strict=True):

@@ -13,7 +13,7 @@ from embedfleet.endpoint.contracts.contract import Answer, Asked, Written
 from embedfleet.vocabulary import CallerError, EmbedfleetError
 from embedfleet.wire.embedding_request import EmbeddingRequest
 from embedfleet.wire.errors import render_error
-from embedfleet.wire.forms import as_bytes, rounded, scale
+from embedfleet.wire.forms import IN_JSON, as_bytes, rounded, scale
 from embedfleet.wire.openai_large import Body, Step
 from embedfleet.wire.openai_request import parse_large_request, parse_request
 from embedfleet.wire.openai_response import render_response
@@ -38,11 +38,12 @@ class OpenAI:
 
     def write(self, answer: Answer) -> Written:
         request = answer.request
-        if not request.form.in_json:
+        form = request.forms[0]
+        if form.layout not in IN_JSON:
             return _bytes(answer)
         body = render_response(
             answer.vectors,
-            form=request.form,
+            form=form,
             model=request.model,
             prompt_tokens=answer.tokens,
             truncated=answer.truncated,
@@ -60,8 +61,8 @@ OPENAI = OpenAI()
 
 def checked(request: EmbeddingRequest) -> EmbeddingRequest:
     """Raise CallerError for what a body of bytes can't hold."""
-    layout = request.form.layout
-    if request.form.in_json:
+    layout = request.forms[0].layout
+    if layout in IN_JSON:
         return request
     if request.by_item:
         raise CallerError(
