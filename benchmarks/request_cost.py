@@ -454,7 +454,9 @@ def measured(
                     stack.callback(version.close)
                     running[name, mode] = version
                 running[name, mode].ask(case, few)  # warm
-            calls = {name: running[name, mode].ask(case, few, count=True)["calls"] for name in versions}
+            calls = {
+                name: running[name, mode].ask(case, few, count=True)["calls"] for name in versions
+            }
             seen: dict[str, list[float]] = {name: [] for name in versions}
             for _ in range(rounds):
                 for name in versions:
@@ -475,7 +477,9 @@ def measured(
             }
             for name, told in found[case].items():
                 ratio = told[f"us over {first}"]
-                print(f"{case:9s} {name:8s} {told['calls']:8.1f} calls {told['us']:8.1f} us  {ratio}")
+                print(
+                    f"{case:9s} {name:8s} {told['calls']:8.1f} calls {told['us']:8.1f} us  {ratio}"
+                )
     return found
 
 
@@ -521,7 +525,9 @@ def main() -> None:
         checkout = Path(chosen.checkout[0].partition("=")[2]) if chosen.checkout else HERE.parent
         profiled(chosen.profile, checkout, chosen.requests)
         return
-    versions = {name: Path(where) for name, _, where in (each.partition("=") for each in chosen.checkout)}
+    versions = {
+        name: Path(where) for name, _, where in (each.partition("=") for each in chosen.checkout)
+    }
     versions["this"] = HERE.parent
     load = os.getloadavg()[0]
     found = measured(versions, chosen.cases.split(","), chosen.rounds, chosen.requests)

@@ -8,9 +8,10 @@ to a different request (a desynchronised connection) is rejected.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 from zlib import crc32
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +32,7 @@ _UNIT_WITHIN = 1e-2
 than 1e-3."""
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True):
     """One text's vector, as a request needs it."""
 
     vector: Vector

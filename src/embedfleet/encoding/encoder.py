@@ -12,8 +12,9 @@ engines, and on request for another tokenizer's ids (`own_ids`); otherwise they 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import TypeAlias, cast
 
+import msgspec
 import numpy as np
 
 from embedfleet.encoding.tokenizer import Steps, Tokenizer, finished
@@ -37,7 +38,7 @@ _ALL = 2**62
 """Tokens of any text: where the last ones count, all have to be found."""
 
 
-class EncodedText(NamedTuple):
+class EncodedText(msgspec.Struct, frozen=True):
     """One text as the engine gets it."""
 
     ids: Encoding

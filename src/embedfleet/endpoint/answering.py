@@ -273,9 +273,7 @@ class Endpoint:
             tokens += entry.tokens
             if entry.truncated:
                 truncated.append(place)
-        return _Found(
-            vectors, tokens, seen.queue_s, seen.compute_s, seen.hits, truncated, faults
-        )
+        return _Found(vectors, tokens, seen.queue_s, seen.compute_s, seen.hits, truncated, faults)
 
     async def _compute(
         self,

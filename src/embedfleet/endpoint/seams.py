@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 
@@ -92,7 +91,7 @@ def fitted(parsed: EmbeddingRequest, model: ServedModel) -> EmbeddingRequest:
     )
 
 
-class Answered(NamedTuple):
+class Answered(msgspec.Struct, frozen=True):
     """What is told of each finished request, to be counted."""
 
     model: str | None

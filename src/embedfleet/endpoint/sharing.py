@@ -9,7 +9,8 @@ failure may be transient, and they share that result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.endpoint.texts import Backend, Caller, Text, Waiting
@@ -20,7 +21,7 @@ MOST_LEADS = 2
 its attempts, however many want it."""
 
 
-class Order(NamedTuple):
+class Order(msgspec.Struct, frozen=True):
     """A text to be computed, and what is known of it."""
 
     key: bytes

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableSequence, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, ReplicaError, Vector, Vectors
 
 
-class Caller(NamedTuple):
+class Caller(msgspec.Struct, frozen=True):
     """What matters of who asks, beside the texts."""
 
     lane: Lane
@@ -24,7 +25,8 @@ class Caller(NamedTuple):
     def joined_by(self, other: Caller) -> Caller:
         """Both, as one: who waits longer, in the more urgent lane."""
         lane = other.lane if other.lane is Lane.INTERACTIVE else self.lane
-        return self._replace(lane=lane, deadline=max(self.deadline, other.deadline))
+        deadline = max(self.deadline, other.deadline)
+        return msgspec.structs.replace(self, lane=lane, deadline=deadline)
 
 
 class Waiting:

@@ -5,7 +5,7 @@ Takes into account the tokens that are queued, the rate at which they are served
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from embedfleet.vocabulary import Lane, OverloadedError
 
@@ -13,7 +13,7 @@ BULK_SHARE = 0.5
 """How full the queue may be before bulk texts are refused: the rest is for those who wait."""
 
 
-class Pressure(NamedTuple):
+class Pressure(msgspec.Struct, frozen=True):
     """How busy a pool is."""
 
     tokens: int

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import httptools
+import msgspec
 
 from embedfleet.vocabulary import CallerError, NotImplementedHereError, UnknownVersionError
 
@@ -23,7 +23,7 @@ _HOST = re.compile(rb"(\[[0-9A-Za-z:.~_%!$&'()*+,;=-]+\]|[0-9A-Za-z.~_%!$&'()*+,
 VERSIONS = {"1.0", "1.1"}
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True):
     """What the framing of a request's body is, once its head is found right."""
 
     length: int | None
@@ -59,9 +59,8 @@ def read_head(method: bytes, version: str, target: bytes, headers: Headers) -> H
         raise NotImplementedHereError("this is no proxy: CONNECT is not implemented")
     if codings:
         _check_codings(codings, version)
-    if target.startswith(b"/"):
-        return Head(None if codings else length, target)
-    path, authority = _origin_form(method, target)
+    a_path = target.startswith(b"/")
+    path, authority = (target, None) if a_path else _origin_form(method, target)
     return Head(None if codings else length, path, authority)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -43,7 +43,7 @@ Given = str | Sequence[str | int | Sequence[int]]
 """Texts as a parser gives them."""
 
 
-class Texts(NamedTuple):
+class Texts(msgspec.Struct, frozen=True):
     """The texts of a request."""
 
     good: tuple[TextOrIds, ...]
@@ -53,7 +53,7 @@ class Texts(NamedTuple):
     """The place of each good one; None where all are good."""
 
 
-class Read(NamedTuple, Generic[Fields]):
+class Read(msgspec.Struct, Generic[Fields], frozen=True):
     """What stood in a body."""
 
     fields: Fields

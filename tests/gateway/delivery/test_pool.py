@@ -627,7 +627,7 @@ async def test_an_interactive_caller_makes_a_waiting_bulk_text_urgent() -> None:
         waiting = Waiting([None])
         text = Text(encodings(1)[0], waiting, 0)
         pool.submit([text], bulk)
-        assert pool.join(text, bulk._replace(lane=Lane.INTERACTIVE, deadline=bulk.deadline + 5))
+        assert pool.join(text, Caller(Lane.INTERACTIVE, bulk.deadline + 5))
         queued = pool._dispatcher.queue.peek()
         assert queued is not None
         assert (queued.lane, queued.deadline) == (Lane.INTERACTIVE, bulk.deadline + 5)
@@ -639,7 +639,7 @@ async def test_an_interactive_caller_makes_a_waiting_bulk_text_urgent() -> None:
         pool.submit([text], bulk)
         await asyncio.sleep(0.01)
         assert pool.join(text, bulk)
-        assert not pool.join(text, bulk._replace(lane=Lane.INTERACTIVE))
+        assert not pool.join(text, Caller(Lane.INTERACTIVE, bulk.deadline))
 
 
 async def test_a_bug_in_what_the_event_loop_calls_ends_the_pool_s_loop() -> None:

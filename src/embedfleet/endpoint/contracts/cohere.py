@@ -149,7 +149,8 @@ def _request(read: Read[_Body], limits: RequestLimits) -> EmbeddingRequest:
     field = "texts"
     if fields.inputs is not None:
         field, spelled = "inputs", [_text_of(each) for each in fields.inputs]
-        read = read._replace(texts=_reader.texts_of(spelled, limits))
+        texts = _reader.texts_of(spelled, limits)
+        read = msgspec.structs.replace(read, texts=texts)
     elif not read.texts.good and not read.texts.faults:
         raise missing("texts", _RIGHT["texts"])
     by_type = fields.embedding_types is not None

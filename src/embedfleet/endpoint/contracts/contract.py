@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 import orjson
@@ -70,7 +70,7 @@ class Answer(msgspec.Struct, frozen=True):
         return b"[%b]" % b",".join(written)
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True):
     """An answer as it goes out."""
 
     body: bytes

@@ -165,7 +165,7 @@ class Pool:
 
     def submit(self, texts: Sequence[Text], caller: Caller) -> None:
         """Queue texts that were admitted."""
-        lane, deadline, address, _ = caller
+        lane, deadline, address = caller.lane, caller.deadline, caller.address
         now, trace, put = self._clock(), current_span(), self._dispatcher.queue.put
         for text in texts:
             text.ticket = QueuedText(text.encoding, lane, deadline, now, text, address, trace)
