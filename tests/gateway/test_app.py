@@ -13,7 +13,7 @@ SHARED = {
     *("/health/live", "/health/ready", "/"),
     *("/assets/pages.css", "/assets/asking.js", "/assets/words.js"),
 }
-OPEN = ("/health", "/assets/")
+OPEN = ("/health", "/assets/", "/docs")
 
 
 async def test_no_route_of_operators_is_on_the_public_address_and_no_other_on_theirs(
