@@ -30,8 +30,8 @@ VENV := .venv
 SDKS := .venv-sdks
 MERMAID := 11.17.2
 # The CPU engine's kernels. A compiler is not required: one that comes later is noticed by a stamp of its own.
-KERNELS := $(wildcard $(addprefix src/embedfleet/engine/native/kernels/,*.[ch] sets/*.[ch]))
-LIBRARY := src/embedfleet/engine/native/_kernels.so
+KERNELS := $(wildcard $(addprefix src/embedfleet/engines/native/kernels/,*.[ch] sets/*.[ch]))
+LIBRARY := src/embedfleet/engines/native/_kernels.so
 COMPILER := $(shell command -v $(firstword $(CC)))
 RUNTIME := $(VENV)/.runtime$(if $(COMPILER),,-without-compiler)
 BIN := $(VENV)/bin
@@ -122,7 +122,7 @@ llama-server: $(VENV)/.python
 	tests/stand_ins/build_llama_server.sh "$(PIP)" build/llama.cpp
 
 arm: $(VENV)/.python
-	tests/engine/native/arm_user_space.sh "$(PIP)" build/arm
+	tests/engines/native/arm_user_space.sh "$(PIP)" build/arm
 
 cpu-rivals: $(RUNTIME)
 	$(BIN)/python -m benchmarks.cpu_rivals
@@ -142,7 +142,7 @@ docs: $(RUNTIME)
 	mv docs/settings.md.new docs/settings.md
 	$(BIN)/python -c 'from embedfleet.fleet.drawing import as_markdown; print(as_markdown(), end="")' > docs/states.md.new
 	mv docs/states.md.new docs/states.md
-	$(BIN)/python -c 'from embedfleet.telemetry.documenting import as_markdown; print(as_markdown(), end="")' > docs/metrics.md.new
+	$(BIN)/python -c 'from embedfleet.runtime.telemetry.metrics_page import as_markdown; print(as_markdown(), end="")' > docs/metrics.md.new
 	mv docs/metrics.md.new docs/metrics.md
 	$(BIN)/python deploy/kubernetes/write_monitoring.py
 

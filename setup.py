@@ -22,7 +22,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-KERNELS: Final = Path("src/embedfleet/engine/native/kernels")
+KERNELS: Final = Path("src/embedfleet/engines/native/kernels")
 FLAGS: Final = (
     *("-O3", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"),
     "-ffp-contract=off",  # bits are those that are written
@@ -108,7 +108,7 @@ class WheelOfKernels(bdist_wheel):
 
 
 kernels = Extension(
-    "embedfleet.engine.native._kernels",
+    "embedfleet.engines.native._kernels",
     sources=sorted(map(str, KERNELS.rglob("*.c"))),
     depends=sorted(map(str, KERNELS.rglob("*.h"))),
     optional=True,  # nothing that compiles: the package is whole without

@@ -21,14 +21,14 @@ from pathlib import Path
 from benchmarks.dispatch import machine
 from msgspec.structs import replace
 
-from embedfleet.access import Access, KeyRing, OpenAccess
-from embedfleet.access.keys import mint
-from embedfleet.access.records import record_of
-from embedfleet.endpoint import Answered
-from embedfleet.gateway.access_log import AccessLog
-from embedfleet.telemetry.logs import JsonFormatter
+from embedfleet.api.served_model import Answered
+from embedfleet.runtime.telemetry.logs import JsonFormatter
+from embedfleet.server.gateway.access_log import AccessLog
+from embedfleet.transport.access import Access, KeyRing, OpenAccess
+from embedfleet.transport.access.keys import mint
+from embedfleet.transport.access.records import record_of
+from embedfleet.transport.asgi import Message, Request, Response
 from embedfleet.vocabulary import UnauthorizedError
-from embedfleet.wire.asgi import Message, Request, Response
 
 REQUESTS = 20_000
 ROUNDS = 9

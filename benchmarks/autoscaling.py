@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 from rich.progress import Progress
 
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.simulator import flow, plot, servegen, texts, traffic
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import aibrix, article, hpa, kpa, llm_d, ray_serve, skyserve

@@ -99,10 +99,10 @@ CONTENDERS: dict[str, Callable[[str, list[str], Path], None]] = {
 
 def engine_rate(texts: list[str], threads: int) -> float:
     """Texts a second of the engine alone: batches of 64 texts of like length, ids made before."""
-    from embedfleet.encoding.encoder import Encoder  # noqa: PLC0415
-    from embedfleet.engine.loading import EngineOptions, load_engine  # noqa: PLC0415
-    from embedfleet.model.description import describe  # noqa: PLC0415
-    from embedfleet.model.source import resolve  # noqa: PLC0415
+    from embedfleet.engines.loading import EngineOptions, load_engine  # noqa: PLC0415
+    from embedfleet.models.description import describe  # noqa: PLC0415
+    from embedfleet.models.encoding.encoder import Encoder  # noqa: PLC0415
+    from embedfleet.models.source import resolve  # noqa: PLC0415
 
     directory = resolve("builtin", progress=False).directory
     encoder = Encoder(describe(directory))

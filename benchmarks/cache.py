@@ -52,8 +52,8 @@ from benchmarks.gateway_contenders import (
 )
 from benchmarks.gateway_load import RESULT_LUA
 
-from embedfleet.encoding.encoder import Encoder
-from embedfleet.model.description import describe
+from embedfleet.models.description import describe
+from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.vocabulary import Truncation
 
 HERE = Path(__file__).parent

@@ -35,7 +35,7 @@ def redis_round_trips(port: int) -> dict[str, float]:
     from embedfleet.cache.entry import pack  # noqa: PLC0415
     from embedfleet.cache.redis import open_redis  # noqa: PLC0415
     from embedfleet.cache.tiers import VectorCache  # noqa: PLC0415
-    from embedfleet.settings import CacheSettings  # noqa: PLC0415
+    from embedfleet.runtime.settings import CacheSettings  # noqa: PLC0415
 
     url = f"redis://127.0.0.1:{port}"
     keys = [number.to_bytes(32, "big") for number in range(64)]

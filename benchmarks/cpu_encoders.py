@@ -32,7 +32,7 @@ from benchmarks.cpu_rivals.contract import PASS_TOKENS, Embed, Vectors, sorted_p
 from benchmarks.cpu_workloads import WORKLOADS as OF_DECODERS
 from benchmarks.cpu_workloads import Texts, Workload
 
-from embedfleet.machine import processor_flags
+from embedfleet.runtime.machine import processor_flags
 from tests.encoder_checkpoints import BGE_BASE, MINILM_L6, write_encoder
 
 RESULT: Final = Path(__file__).parent / "results" / "cpu_encoders.json"
@@ -58,7 +58,7 @@ WORKLOADS: Final = (
 
 
 def embedfleet(name: str, checkpoint: Path, threads: int) -> Embed:
-    from embedfleet.engine.loading import EngineOptions, load_engine  # noqa: PLC0415
+    from embedfleet.engines.loading import EngineOptions, load_engine  # noqa: PLC0415
 
     _, dtype, *instructions = name.split()
     options = EngineOptions(

@@ -30,7 +30,7 @@ from benchmarks.cpu_report import Measured, Rates, record_of, report, save
 from benchmarks.cpu_rivals.environments import DEFAULT_FOLDER, python, ready, size_mib
 from benchmarks.cpu_workloads import GEOMETRIES, WORKLOADS
 
-from embedfleet.machine import processor_flags
+from embedfleet.runtime.machine import processor_flags
 from tests.checkpoints import random_weights, write_checkpoint
 
 

@@ -4,7 +4,7 @@
                                   [--memory-mib N] [--kernels auto] [--folder build/cpu-rivals]
 
 Random weights in the checkpoint of `cpu_engine.py`. Our own kernels take the text in one pass;
-OpenVINO's layer by layer and in chunks (see `engine/cpu/long.py`). Attention grows with the square
+OpenVINO's layer by layer and in chunks (see `engines/cpu/long.py`). Attention grows with the square
 of the tokens and takes most of the time.
 Writes `benchmarks/results/cpu_long-….json`.
 """
@@ -29,9 +29,9 @@ from benchmarks.cpu_rivals.environments import DEFAULT_FOLDER
 from benchmarks.cpu_worker import memory
 from benchmarks.cpu_workloads import GEOMETRIES
 
-from embedfleet.engine.engine import Engine
-from embedfleet.engine.loading import EngineOptions, load_engine
-from embedfleet.engine.native.choice import KERNELS
+from embedfleet.engines.loading import EngineOptions, load_engine
+from embedfleet.engines.native.choice import KERNELS
+from embedfleet.engines.protocol import Engine
 
 GEOMETRY = "0.6b"
 

@@ -29,7 +29,7 @@ from benchmarks.cpu_workloads import WORKLOADS, Workload
 
 import embedfleet
 
-BUILTIN = Path(embedfleet.__file__).parent / "builtin"
+BUILTIN = Path(embedfleet.__file__).parent / "models" / "builtin"
 
 
 @dataclass(slots=True)

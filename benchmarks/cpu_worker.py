@@ -46,7 +46,7 @@ def embedfleet(dtype: str, kernels: str, instructions: str) -> Rival:
         """Nothing: the engine reads the checkpoint."""
 
     def load(checkpoint: Path, target: Path, threads: int) -> Embed:  # noqa: ARG001
-        from embedfleet.engine.loading import EngineOptions, load_engine  # noqa: PLC0415
+        from embedfleet.engines.loading import EngineOptions, load_engine  # noqa: PLC0415
 
         options = EngineOptions(
             dtype=dtype, threads=threads, kernels=kernels, instructions=instructions

@@ -24,9 +24,9 @@ from benchmarks.gateway import machine
 
 from embedfleet.fleet.balancing import Load
 from embedfleet.fleet.balancing.least_work import LeastWork
-from embedfleet.gateway.delivery.decisions import Event
-from embedfleet.gateway.delivery.dispatch import Call, Dispatcher
-from embedfleet.gateway.delivery.queue import QueuedText
+from embedfleet.scheduling.delivery.decisions import Event
+from embedfleet.scheduling.delivery.dispatch import Call, Dispatcher
+from embedfleet.scheduling.delivery.queue import QueuedText
 from embedfleet.vocabulary import Lane
 
 SIZES: Final = ((5, 100), (5, 10_000), (50, 100_000), (500, 1_000_000))

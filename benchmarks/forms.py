@@ -25,8 +25,8 @@ from benchmarks.quality import BUILT_IN, RESULTS, RETRIEVAL, ModelEmbedder
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from embedfleet.model.description import describe
-from embedfleet.wire.forms import Kind, derive, rounded, scale
+from embedfleet.api.formats.vector_forms import Kind, derive, rounded, scale
+from embedfleet.models.description import describe
 
 FIRST: Final = 10
 AGAIN: Final = 40

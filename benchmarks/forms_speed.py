@@ -30,16 +30,17 @@ from urllib.parse import urlsplit
 import numpy as np
 import openai
 
+from embedfleet.api.endpoint import Endpoint
+from embedfleet.api.formats.embedding_request import RequestLimits
+from embedfleet.api.routes import contract_routes, meant
+from embedfleet.api.served_model import Promise, ServedModel
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.encoding.encoder import Encoder
-from embedfleet.endpoint import Endpoint, Promise, ServedModel
-from embedfleet.endpoint.routes import contract_routes, meant
-from embedfleet.model.description import describe
-from embedfleet.serving import Listener, bind, serving
+from embedfleet.models.description import describe
+from embedfleet.models.encoding.encoder import Encoder
+from embedfleet.transport.asgi import Router
+from embedfleet.transport.serving import Listener, bind, serving
 from embedfleet.vocabulary import Precision
-from embedfleet.wire.asgi import Router
-from embedfleet.wire.embedding_request import RequestLimits
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "wide"

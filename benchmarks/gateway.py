@@ -127,7 +127,7 @@ MEASURES: Final = {
 
 def write_model(directory: Path, width: int) -> None:
     """What a gateway needs of a model: the built-in one's tokenizer, with another width."""
-    source = Path(embedfleet.__file__).parent / "builtin"
+    source = Path(embedfleet.__file__).parent / "models" / "builtin"
     directory.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(source / name, directory / name)

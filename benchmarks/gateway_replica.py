@@ -29,10 +29,10 @@ import orjson
 import pybase64
 import uvloop
 
-from embedfleet.model.description import describe
+from embedfleet.models.description import describe
+from embedfleet.transport import frames
+from embedfleet.transport.description import ReplicaDescription, encode_description
 from embedfleet.vocabulary import EmbedfleetError, Lane, Precision
-from embedfleet.wire import frames
-from embedfleet.wire.description import ReplicaDescription, encode_description
 
 LEAST_BATCH_S = 0.0276
 SECONDS_PER_TOKEN = 1 / 69_000

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import torch
 
-BUILTIN: Final = Path(__file__).parents[1] / "src" / "embedfleet" / "builtin"
+BUILTIN: Final = Path(__file__).parents[1] / "src" / "embedfleet" / "models" / "builtin"
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "modules.json")
 
 

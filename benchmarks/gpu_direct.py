@@ -21,8 +21,8 @@ from typing import Any, Final
 import numpy as np
 from benchmarks.gpu_engine import HERE, hardware
 
-from embedfleet.engine.engine import Engine
-from embedfleet.engine.loading import EngineOptions, load_engine
+from embedfleet.engines.loading import EngineOptions, load_engine
+from embedfleet.engines.protocol import Engine
 from embedfleet.vocabulary import Encoding, Vectors
 
 WORKLOADS: Final = {

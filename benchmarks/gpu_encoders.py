@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.gpu_direct import rate, texts_of, timed
 from benchmarks.gpu_engine import HERE, hardware
 
-from embedfleet.engine.loading import EngineOptions, load_engine
+from embedfleet.engines.loading import EngineOptions, load_engine
 from tests.encoder_checkpoints import BGE_BASE, BGE_M3, MINILM_L6, write_encoder
 
 MODELS: Final = {"MiniLM-L6": MINILM_L6, "bge-base": BGE_BASE, "bge-m3": BGE_M3}

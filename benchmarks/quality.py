@@ -36,14 +36,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from embedfleet.encoding.encoder import Encoder
-from embedfleet.engine.loading import EngineOptions, load_engine
-from embedfleet.model.description import describe
+from embedfleet.engines.loading import EngineOptions, load_engine
+from embedfleet.models.description import describe
+from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.vocabulary import Truncation
 from training import corpora
 
 RESULTS: Final = Path(__file__).parent / "results"
-BUILT_IN: Final = Path(__file__).parents[1] / "src" / "embedfleet" / "builtin"
+BUILT_IN: Final = Path(__file__).parents[1] / "src" / "embedfleet" / "models" / "builtin"
 
 RETRIEVAL: Final[dict[str, tuple[str, Callable[[], corpora.Retrieval]]]] = {
     "squad": ("SQuAD 1.1 dev", corpora.squad_dev),

@@ -155,7 +155,7 @@ class Replica:
         self._vector = np.array(vector, "<f4").tobytes()
 
     def written(self, data: bytes) -> None:
-        from embedfleet.wire import frames  # noqa: PLC0415
+        from embedfleet.transport import frames  # noqa: PLC0415
 
         call = frames.decode_call(data.partition(b"\r\n\r\n")[2])
         fields: dict[str, Any] = {
@@ -277,7 +277,7 @@ def tapped(stage: Stage) -> Callable[[], asyncio.AbstractEventLoop]:
     """Event loops whose listening protocols are the stage's, and whose calls end in memory."""
     import uvloop  # noqa: PLC0415
 
-    from embedfleet.gateway import connections  # noqa: PLC0415
+    from embedfleet.server.gateway import connections  # noqa: PLC0415
 
     class Loop(uvloop.Loop):
         async def create_server(self, factory: Any, *args: Any, **named: Any) -> Any:
@@ -318,8 +318,8 @@ def serve(results: int, key: str, arguments: list[str]) -> None:
     """Be the gateway, and do what is asked once it is ready."""
     import uvloop  # noqa: PLC0415
 
-    from embedfleet import cli  # noqa: PLC0415
-    from embedfleet.gateway import server  # noqa: PLC0415
+    from embedfleet.cli import command_line as cli  # noqa: PLC0415
+    from embedfleet.server.gateway import server  # noqa: PLC0415
 
     stage = Stage(key)
     greet = server.greet  # type: ignore[attr-defined]
@@ -357,7 +357,7 @@ class Version:
             more = f'[access]\nkeys_file = "{place / "keys.json"}"\n'
         if mode == "ids":
             more = "[cache]\nmemory_mib = 0\n"
-        settings = (checkout / "src/embedfleet/settings/gateway.py").read_text()
+        settings = (checkout / "src/embedfleet/runtime/settings/gateway.py").read_text()
         accepts = '[gateway]\ninput_ids = "accept"\n' if "input_ids" in settings else ""
         config = place / "embedfleet.toml"
         config.write_text(f"[admin]\nport = 0\n[fleet]\nprobe_interval_s = 60\n{more}{accepts}")

@@ -107,9 +107,9 @@ SERVERS: dict[str, Any] = {
 def serve(name: str, arguments: list[str]) -> None:
     """The gateway behind another server."""
     sys.path.append(str(LIBRARIES))
-    from embedfleet import cli  # noqa: PLC0415
-    from embedfleet.gateway import server  # noqa: PLC0415
-    from embedfleet.serving import Listener  # noqa: PLC0415
+    from embedfleet.cli import command_line as cli  # noqa: PLC0415
+    from embedfleet.server.gateway import server  # noqa: PLC0415
+    from embedfleet.transport.serving import Listener  # noqa: PLC0415
 
     other = SERVERS[name]
     if other is not None:

@@ -26,10 +26,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from embedfleet.engine.engine import Engine
-from embedfleet.engine.loading import EngineOptions, load_engine
-from embedfleet.engine.native import engine as native
-from embedfleet.engine.passes import SharingPass, sharing_passes
+from embedfleet.engines.loading import EngineOptions, load_engine
+from embedfleet.engines.native import engine as native
+from embedfleet.engines.passes import SharingPass, sharing_passes
+from embedfleet.engines.protocol import Engine
 from embedfleet.vocabulary import Encoding
 from tests.checkpoints import LARGE, Layout, random_weights, write_checkpoint
 

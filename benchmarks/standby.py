@@ -28,7 +28,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from embedfleet.machine import usable_processors
+from embedfleet.runtime.machine import usable_processors
 
 RESULTS = Path(__file__).parent / "results"
 BANNER = re.compile(r"fleet and metrics: (http://[^)]+)\)")
@@ -42,7 +42,7 @@ def model_of(checkpoint: Path, scratch: Path) -> Path:
     for file in checkpoint.iterdir():
         (directory / file.name).symlink_to(file.resolve())
     if not (directory / "tokenizer.json").exists():
-        source = files("embedfleet") / "builtin" / "tokenizer.json"
+        source = files("embedfleet") / "models" / "builtin" / "tokenizer.json"
         (directory / "tokenizer.json").write_bytes(source.read_bytes())
     return directory
 

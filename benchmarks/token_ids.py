@@ -23,7 +23,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from embedfleet.encoding.own_ids import OwnIds
+from embedfleet.models.encoding.token_ids import OwnIds
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("EMBEDFLEET_DATA", ROOT / "shared" / "data"))
@@ -141,7 +141,7 @@ def main() -> None:
     import tiktoken  # noqa: PLC0415  reads the variable when it is loaded
 
     foreign, texts = tiktoken.get_encoding("cl100k_base"), real_texts()
-    built_in = ROOT / "src" / "embedfleet" / "builtin" / "tokenizer.json"
+    built_in = ROOT / "src" / "embedfleet" / "models" / "builtin" / "tokenizer.json"
     libraries = {"built-in": Tokenizer.from_file(str(built_in))}
     if chosen.qwen is not None:
         libraries["Qwen"] = from_ranks(chosen.qwen)

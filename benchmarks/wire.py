@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from embedfleet.wire.openai import RequestLimits, derive, parse_request, render_response
+from embedfleet.api.formats.openai import RequestLimits, derive, parse_request, render_response
 
 SECONDS = 0.2
 REPEATS = 5

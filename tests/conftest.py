@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import embedfleet.engine.cpu  # noqa: F401  silences OpenVINO's telemetry
+import embedfleet.engines.cpu  # noqa: F401  silences OpenVINO's telemetry
 from tests.service import Service, started
 
 

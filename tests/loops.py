@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from embedfleet.background import Background
+from embedfleet.runtime.background import Background
 
 
 @contextlib.asynccontextmanager

@@ -21,45 +21,42 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PURE = [
     "vocabulary.py",
     "work.py",
-    "settings/*.py",
-    "endpoint/contracts/*.py",
-    "endpoint/spaces.py",
-    "wire/bodies.py",
-    "wire/description.py",
-    "wire/embedding_request.py",
-    "wire/errors.py",
-    "wire/forms.py",
-    "wire/frames.py",
-    "wire/openai*.py",
-    "batching/packing.py",
+    "runtime/settings/*.py",
+    "api/contracts/*.py",
+    "api/vector_space.py",
+    "transport/description.py",
+    "transport/errors.py",
+    "transport/frames.py",
+    "api/formats/*.py",
+    "scheduling/batching/packing.py",
     "cache/breaker.py",
     "cache/entry.py",
     "cache/key.py",
     "cache/memory.py",
-    "serving/limits.py",
-    "serving/rules.py",
-    "gateway/delivery/decisions.py",
-    "gateway/delivery/dispatch.py",
-    "gateway/delivery/queue.py",
+    "transport/serving/limits.py",
+    "transport/serving/rules.py",
+    "scheduling/delivery/decisions.py",
+    "scheduling/delivery/dispatch.py",
+    "scheduling/delivery/queue.py",
     "fleet/balancing/*.py",
-    "urgency.py",
-    "gateway/admission.py",
-    "gateway/engines/answers.py",
-    "gateway/engines/dialects.py",
-    "gateway/engines/facts.py",
-    "gateway/engines/search.py",
-    "gateway/engines/window.py",
-    "fleet/providers/commands.py",
+    "scheduling/urgency.py",
+    "scheduling/delivery/admission.py",
+    "server/gateway/third_party/answers.py",
+    "server/gateway/third_party/dialects.py",
+    "server/gateway/third_party/facts.py",
+    "server/gateway/third_party/search.py",
+    "server/gateway/third_party/window.py",
+    "fleet/providers/engine_commands.py",
     "fleet/backoff.py",
     "fleet/fleet.py",
     "fleet/health.py",
     "fleet/sizing.py",
     "fleet/states.py",
     *(f"autoscaling/{name}.py" for name in ("journal", "policy", "schedule", "signals")),
-    *(f"autoscaling/{name}.py" for name in ("steadying", "windows")),
-    *(f"access/{name}.py" for name in ("access", "bucket", "keys", "passes")),
+    *(f"autoscaling/{name}.py" for name in ("stabilization", "sliding_windows")),
+    *(f"transport/access/{name}.py" for name in ("access", "bucket", "keys", "quota")),
     *(f"bulk/{name}.py" for name in ("fragments", "ledger")),
-    "batches/documents.py",
+    "api/batches/documents.py",
     *(f"client/{name}.py" for name in ("errors", "pacing", "wire")),
 ]
 """Modules that decide and never do: time and chance are handed to them."""
@@ -82,17 +79,17 @@ FEWEST_WORDS = 3
 """Of a test's name, its class included: fewer are no sentence."""
 BROAD = {
     "cache/redis.py": "whatever its client makes of odd answers costs hits and nothing else",
-    "endpoint/tokenizing.py": "whatever ends a slice in a thread is raised for its request",
-    "model/tokenizer_file.py": "the tokenizers library raises plain Exception, and panics",
-    "wire/untrusted.py": "whatever a parser raises of foreign bytes is an error of their sender",
-    "gateway/delivery/pool.py": "a bug in a callback is raised where the pool is awaited",
-    "gateway/connections.py": "what a reader raises comes out where the answer is waited for",
-    "batching/batcher.py": "whatever an engine raises fails its batch and not the process",
-    "serving/protocol.py": "what an app raises ends its connection and not the process",
-    "telemetry/logs.py": "a line that can not be written must not end what it tells of",
-    "wire/asgi.py": "the outermost loop of a request answers whatever happens",
+    "api/tokenizing.py": "whatever ends a slice in a thread is raised for its request",
+    "models/tokenizer_file.py": "the tokenizers library raises plain Exception, and panics",
+    "transport/untrusted.py": "whatever a parser raises of foreign bytes is its sender's error",
+    "scheduling/delivery/pool.py": "a bug in a callback is raised where the pool is awaited",
+    "server/gateway/connections.py": "what a reader raises comes out where its answer is awaited",
+    "scheduling/batching/batcher.py": "what an engine raises fails its batch and not the process",
+    "transport/serving/protocol.py": "what an app raises ends its connection and not the process",
+    "runtime/telemetry/logs.py": "a line that can not be written must not end what it tells of",
+    "transport/asgi.py": "the outermost loop of a request answers whatever happens",
     "fleet/prober.py": "a watch that ended would leave a replica in its state for ever",
-    "access/watching.py": "a watch that ended would let revoked keys work on",
+    "transport/access/watching.py": "a watch that ended would let revoked keys work on",
     "autoscaling/scaler.py": "the loop goes on whatever a source, the policy or a target do",
 }
 """Where everything may be caught, and why."""
@@ -208,9 +205,21 @@ def test_errors_are_caught_by_name() -> None:
 
 def test_the_map_has_a_line_for_everything_at_the_top_of_the_package() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(\w+)/?`", page.partition("## Packages")[2]))
+    rooms = page.partition("## Rooms")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| `(\w+)/?` \|", rooms, re.MULTILINE)
     top = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
-    assert top - {"__init__", "__main__"} <= named
+    assert sorted(named) == sorted(top - {"__init__", "__main__"})
+
+
+def test_modules_that_the_map_names_exist() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    dotted = {name.replace(".", "/") for name in re.findall(r"\*\*([a-z_.]+)\*\*", page)}
+    order = re.findall(r"`([a-z_/]+\.py)`", page.partition("## Reading order")[2])
+    named = dotted | {name.removesuffix(".py") for name in order if "/" in name}
+    assert named
+    found = {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in MODULES}
+    found |= {path.relative_to(PACKAGE).parent.as_posix() for path in MODULES}
+    assert named - found == set()
 
 
 def test_every_module_says_what_it_decides() -> None:
@@ -242,7 +251,7 @@ def test_only_settings_and_the_command_line_read_the_environment() -> None:
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Attribute)
         and node.attr in {"environ", "getenv"}
-        and path.name not in {"cli.py", "flags.py"}
+        and path.name not in {"command_line.py", "flags.py"}
     ]
     assert not readers, listed(readers)
 

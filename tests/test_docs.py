@@ -14,13 +14,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from embedfleet.cli import app
-from embedfleet.gateway.scaling import HOLDS, TERMS
-from embedfleet.golden.vectors import read
-from embedfleet.model.description import describe
-from embedfleet.settings import load
-from embedfleet.settings.loading import NOT_SETTINGS
-from embedfleet.settings.options import AREAS, options
+from embedfleet.cli.command_line import app
+from embedfleet.models.description import describe
+from embedfleet.models.golden.vectors import read
+from embedfleet.runtime.settings import load
+from embedfleet.runtime.settings.loading import NOT_SETTINGS
+from embedfleet.runtime.settings.options import AREAS, options
+from embedfleet.server.gateway.scaling import HOLDS, TERMS
 from tests.service import started
 
 ROOT = Path(__file__).parents[1]
@@ -224,9 +224,9 @@ def test_golden_vectors_beside_the_weights_as_the_page_says(tmp_path: Path) -> N
     assert "`embedfleet golden make DIR -o golden.safetensors`" in page
     model = tmp_path / "model"
     model.mkdir()
-    for file in (ROOT / "src" / "embedfleet" / "builtin").rglob("*"):
+    for file in (ROOT / "src" / "embedfleet" / "models" / "builtin").rglob("*"):
         if file.is_file():
-            copy = model / file.relative_to(ROOT / "src" / "embedfleet" / "builtin")
+            copy = model / file.relative_to(ROOT / "src" / "embedfleet" / "models" / "builtin")
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(file.read_bytes())
     config = json.loads((model / "config.json").read_text())

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 DEFINITION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = DEFINITION["project"]
-LIBRARY = "embedfleet/engine/native/_kernels.so"
+LIBRARY = "embedfleet/engines/native/_kernels.so"
 LOCKS = ["build", "runtime", "image", "dev", "reference"]
 ALONE = ["clusters", "release", "sdks", "site"]
 
@@ -147,7 +147,7 @@ def test_a_wheel_is_for_any_python_and_holds_the_kernels_if_they_compile(source:
 def test_without_a_compiler_a_wheel_lacks_the_kernels_and_nothing_else(source: Path) -> None:
     _, held = a_wheel(source, CC="/nonexistent/cc")
     assert LIBRARY not in held
-    assert "embedfleet/engine/native/library.py" in held
+    assert "embedfleet/engines/native/library.py" in held
 
 
 @pytest.mark.slow
@@ -171,6 +171,6 @@ def test_a_source_distribution_holds_the_kernels_wherever_it_is_made(source: Pat
     (archive,) = source.parent.glob("embedfleet-*.tar.gz")
     with tarfile.open(archive) as opened:
         held = {name.partition("/")[2] for name in opened.getnames()}
-    kernels = (source / "src/embedfleet/engine/native/kernels").rglob("*.[ch]")
+    kernels = (source / "src/embedfleet/engines/native/kernels").rglob("*.[ch]")
     needed = {str(path.relative_to(source)) for path in kernels} | {"setup.py", "build_backend.py"}
     assert needed <= held

@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("prepared", type=Path)
     parser.add_argument("--geometry", choices=sorted(GEOMETRIES), required=True)
-    parser.add_argument("--out", type=Path, default=Path("src/embedfleet/builtin"))
+    parser.add_argument("--out", type=Path, default=Path("src/embedfleet/models/builtin"))
     parser.add_argument("--float", action="store_true", help="bfloat16 weights, not int8")
     arguments = parser.parse_args()
     size = export(

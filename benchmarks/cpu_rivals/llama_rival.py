@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.cpu_rivals.contract import Embed, Vectors, sorted_passes, unit
 from benchmarks.cpu_workloads import Texts
 
-from embedfleet.engine.qwen3 import Qwen3Checkpoint
+from embedfleet.engines.qwen3 import Qwen3Checkpoint
 
 MOST_TEXTS: Final = 64
 MICRO_BATCH: Final = 1_024

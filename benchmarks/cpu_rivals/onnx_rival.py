@@ -19,8 +19,8 @@ from benchmarks.cpu_rivals.contract import PASS_TOKENS, Embed, Vectors, sorted_p
 from benchmarks.cpu_workloads import Texts
 from onnx import TensorProto, helper, numpy_helper
 
-from embedfleet.engine.qwen3 import LayerWeights, Qwen3Checkpoint, Qwen3Config
-from embedfleet.engine.tensors import Matrix
+from embedfleet.engines.qwen3 import LayerWeights, Qwen3Checkpoint, Qwen3Config
+from embedfleet.engines.tensors import Matrix
 
 MICROSOFT = "com.microsoft"
 

@@ -16,7 +16,7 @@ def main() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    from embedfleet.cli import main as run  # noqa: PLC0415  it takes half a second
+    from embedfleet.cli.command_line import main as run  # noqa: PLC0415  it takes half a second
 
     run()
 

@@ -224,7 +224,7 @@ class ModelIdentity:
     """Rows of the embedding table; every token id is below it."""
     prompts: dict[str, str] = field(default_factory=dict, hash=False)
     """Prompt by role name; an absent role has no prompt. A reranker has other ones
-    (`model/reranker.py`)."""
+    (`models/reranker.py`)."""
     task: Task = Task.EMBED
     """What it is for; of a reranker `width` is that of a score."""
 

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 
-from tests.model.fake_hub import REPOSITORY, FakeHub, serving
+from tests.models.fake_hub import REPOSITORY, FakeHub, serving
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.autoscaling import Decision, Memory, Observation, decide, parse
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.runtime.settings import AutoscalingSettings
 
 SETTINGS = AutoscalingSettings(min_replicas=2, max_replicas=32)
 V = 10_000.0

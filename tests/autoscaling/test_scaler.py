@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.autoscaling import Entry, Mode, Observation, Scaler
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.vocabulary import CallerError, EmbedfleetError, SettingError, SetupError
 from tests.conformance.scaling_conformance import ObservationSourceConformance, TargetConformance
 

@@ -12,12 +12,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfleet.api.formats.vector_forms import rounded, scale
 from embedfleet.bulk.reading import Columns
 from embedfleet.bulk.running import PROBE, Job, Progress, run
 from embedfleet.client import Embedded, RefusedError, ServedModel, Wishes
 from embedfleet.client.wire import DTYPES
-from embedfleet.storing import LocalStore, Parts, Store, Written
-from embedfleet.wire.forms import rounded, scale
+from embedfleet.runtime.folders import LocalStore, Parts, Store, Written
 from tests.fakes.revealing_service import MODEL, WIDTH, vector_of
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108

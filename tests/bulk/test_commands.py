@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from embedfleet.cli import app
+from embedfleet.cli.command_line import app
 from tests.bulk.making import json_lines, tree
 from tests.fakes.revealing_service import RevealingService, error, running, vectors_of
 

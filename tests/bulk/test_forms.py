@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from embedfleet import Client
+from embedfleet.api.formats.vector_forms import rounded
 from embedfleet.bulk import forms
 from embedfleet.bulk.embedding import Embedding
 from embedfleet.bulk.errors import BulkError
-from embedfleet.cli import app
+from embedfleet.cli.command_line import app
 from embedfleet.client import Wishes
-from embedfleet.wire.forms import rounded
 from tests.bulk.making import json_lines
 from tests.contract.computed_in_place import answering
 

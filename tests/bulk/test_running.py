@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.reading import Columns
 from embedfleet.client import Wishes
-from embedfleet.storing import LocalStore, StoreError
+from embedfleet.runtime.folders import LocalStore, StoreError
 from tests.bulk.making import (
     IN_MEMORY,
     FailingStore,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from embedfleet.bulk.fragments import hash_of
 from embedfleet.bulk.journal import Journal
 from embedfleet.bulk.repeats import repeats_in
-from embedfleet.storing import LocalStore, Store, StoreError, store_at
+from embedfleet.runtime.folders import LocalStore, Store, StoreError, store_at
 from tests.bulk.making import RevealingClient, job, json_lines, tree
 
 

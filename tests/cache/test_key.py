@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedfleet.api.formats.openai import EmbeddingRequest
 from embedfleet.cache.key import KEY_BYTES, Keys, VectorIdentity
 from embedfleet.vocabulary import ModelIdentity, Precision, Truncation
-from embedfleet.wire.openai import EmbeddingRequest
 
 IDENTITY = VectorIdentity(
     "p", "r", Precision.BF16, "t", 1024, 512, "Query: ", truncate=Truncation.NONE

@@ -19,7 +19,7 @@ from embedfleet.cache.entry import pack
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.redis import RedisTier, open_redis
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.settings import CacheSettings
+from embedfleet.runtime.settings import CacheSettings
 from embedfleet.vocabulary import SettingError
 from tests.cache.redis_server import RedisServer, redis_server
 

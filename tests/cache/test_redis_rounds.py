@@ -16,7 +16,7 @@ from embedfleet.cache.breaker import FAILURES_TO_OPEN, State
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.redis import RedisTier, ignored
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.settings import CacheSettings
+from embedfleet.runtime.settings import CacheSettings
 
 WIDTH = 8
 

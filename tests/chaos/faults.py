@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from embedfleet.wire.frames import Failure, Frame, encode_frame
+from embedfleet.transport.frames import Failure, Frame, encode_frame
 
 Lie = Callable[[Frame, int, random.Random], bytes]
 """Frame, width of a vector, dice."""

@@ -2,10 +2,10 @@
 
     python -m tests.chaos.replica_process MODEL_DIR PORT SEED [PROBABILITY FAULT,FAULT,…]
 
-It serves `embedfleet.replica.service.Replica` over an engine whose vectors reveal their texts.
-Every frame that it sends goes wrong with the given probability, in one of the given ways. A child
-serves and the parent starts another one as soon as it dies, so that a replica comes back within
-milliseconds; SIGUSR1 to the parent kills the child, SIGUSR2 stops it (kill -STOP) for two seconds.
+It serves `embedfleet.server.replica.service.Replica` over an engine whose vectors reveal their
+texts. Every frame that it sends goes wrong with the given probability, in one of the given ways. A
+child serves and the parent starts another one as soon as it dies, so that a replica comes back
+within milliseconds; SIGUSR1 to the parent kills the child, SIGUSR2 stops it for two seconds.
 `GET /chaos?probability=0.1&faults=slow,die` changes what goes wrong, `GET /chaos?hang=20` lets the
 engine hang for so many seconds, `GET /chaos?nested=1000` has it describe itself by so many lists in
 each other until it is told 0. Computed texts are counted in a file that outlives the process.
@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from embedfleet.endpoint import Endpoint
-from embedfleet.engine.engine import Computation
-from embedfleet.model.description import describe
-from embedfleet.model.files import Snapshot
-from embedfleet.replica.service import Replica
-from embedfleet.serving import Listener, bind, serving
-from embedfleet.wire.asgi import App, Message, Receive, Scope, Send
-from embedfleet.wire.frames import FrameDecoder
-from embedfleet.wire.openai import RequestLimits
+from embedfleet.api.endpoint import Endpoint
+from embedfleet.api.formats.openai import RequestLimits
+from embedfleet.engines.protocol import Computation
+from embedfleet.models.description import describe
+from embedfleet.models.files import Snapshot
+from embedfleet.server.replica.service import Replica
+from embedfleet.transport.asgi import App, Message, Receive, Scope, Send
+from embedfleet.transport.frames import FrameDecoder
+from embedfleet.transport.serving import Listener, bind, serving
 from tests.chaos.faults import LIES
 from tests.fakes.revealing_engine import WIDTH, RevealingEngine
 

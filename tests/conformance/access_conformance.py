@@ -6,7 +6,7 @@ header that is let in and allows more than these tests use.
 
 from __future__ import annotations
 
-from embedfleet.access import Access
+from embedfleet.transport.access import Access
 from embedfleet.vocabulary import Lane
 
 

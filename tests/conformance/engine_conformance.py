@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from embedfleet.engine.engine import Engine
-from embedfleet.engine.pooling import finite_rows
+from embedfleet.engines.pooling import finite_rows
+from embedfleet.engines.protocol import Engine
 from embedfleet.vocabulary import Encoding, Vectors
 
 

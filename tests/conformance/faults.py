@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pybase64
 
-from embedfleet.wire.asgi import App, Message, Receive, Scope, Send
+from embedfleet.transport.asgi import App, Message, Receive, Scope, Send
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from embedfleet.conformance.checks import all_checks
 from embedfleet.conformance.running import Verdict, run_check
 from embedfleet.conformance.service import introduced
 from embedfleet.conformance.transport import connected
-from embedfleet.wire.asgi import App
+from embedfleet.transport.asgi import App
 from tests.conformance import faults
 from tests.conformance.faults import Fault, Sent, Spoiling
 from tests.contract.computed_in_place import answering

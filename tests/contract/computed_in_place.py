@@ -15,16 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from embedfleet.access import Access
-from embedfleet.encoding.encoder import Encoder
-from embedfleet.endpoint import Caller, Endpoint, ServedModel, Text
-from embedfleet.endpoint.routes import contract_routes, meant
-from embedfleet.engine.scoring import amplitudes
-from embedfleet.model.description import describe
-from embedfleet.model.reranker import TEMPLATE_FILE
-from embedfleet.serving import Listener, bind, serving
-from embedfleet.wire.asgi import App, Router
-from embedfleet.wire.openai import RequestLimits
+from embedfleet.api.endpoint import Endpoint
+from embedfleet.api.formats.openai import RequestLimits
+from embedfleet.api.routes import contract_routes, meant
+from embedfleet.api.served_model import ServedModel
+from embedfleet.engines.scoring import amplitudes
+from embedfleet.models.description import describe
+from embedfleet.models.encoding.encoder import Encoder
+from embedfleet.models.reranker import TEMPLATE_FILE
+from embedfleet.scheduling.texts import Caller, Text
+from embedfleet.transport.access import Access
+from embedfleet.transport.asgi import App, Router
+from embedfleet.transport.serving import Listener, bind, serving
 from tests.small_tokenizer import write_model
 
 WIDTH = 64

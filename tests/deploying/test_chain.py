@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.deploying.queries import STALE_S, nudged, wanted
+from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.simulator.rivals.hpa import Behaviour, Limit, Rules, replicas_for_total
-from embedfleet.telemetry.metrics import GatewayMetrics
 from tests.deploying.rendered import CASES, Document, named, rendered
 
 POOL = "Qwen3-Embedding-8B"

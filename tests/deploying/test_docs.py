@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from embedfleet.cli import app
+from embedfleet.cli.command_line import app
 from embedfleet.deploying.case import Mode
 from tests.deploying import test_points
 from tests.deploying.rendered import KUBERNETES, ROOT, containers, kustomized, named

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from embedfleet.cli import app
+from embedfleet.cli.command_line import app
 from embedfleet.deploying.case import DIGEST
-from embedfleet.settings import load, options
+from embedfleet.runtime.settings import load, options
 from tests.deploying.rendered import ROOT
 
 CONTAINERFILE = ROOT / "deploy" / "container" / "Containerfile"

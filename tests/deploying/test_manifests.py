@@ -10,8 +10,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
+from embedfleet.cli.deploy import write
 from embedfleet.deploying import manifests
-from embedfleet.deploying.commands import write
 from tests.deploying.custom_resources import SCHEMAS
 from tests.deploying.rendered import (
     BUNDLES,

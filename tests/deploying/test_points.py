@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from embedfleet.cli import app
+from embedfleet.cli.command_line import app
 from embedfleet.deploying.case import DIGEST
 from embedfleet.deploying.fitting import CHECKSUM, GPU, checksum
-from embedfleet.settings import load, options
+from embedfleet.runtime.settings import load, options
 from tests.deploying.rendered import (
     CASES,
     Document,

@@ -14,14 +14,16 @@ import numpy as np
 import orjson
 import pybase64
 
-from embedfleet.access import Access
+from embedfleet.api.endpoint import Endpoint
+from embedfleet.api.formats.openai import RequestLimits
+from embedfleet.api.served_model import Answered, Promise, ServedModel
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.encoding.encoder import Encoder
-from embedfleet.endpoint import Answered, Caller, Endpoint, Promise, ServedModel, Text
-from embedfleet.model.description import describe
+from embedfleet.models.description import describe
+from embedfleet.models.encoding.encoder import Encoder
+from embedfleet.scheduling.texts import Caller, Text
+from embedfleet.transport.access import Access
+from embedfleet.transport.asgi import Request, Response
 from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, Precision, Truncation, Vector
-from embedfleet.wire.asgi import Request, Response
-from embedfleet.wire.openai import RequestLimits
 from tests.small_tokenizer import write_model
 
 WIDTH = 64

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from embedfleet.engine.engine import Computation, EngineInfo
+from embedfleet.engines.protocol import Computation, EngineInfo
 from embedfleet.vocabulary import Encoding, EngineLostError, Precision, Vector, Vectors
 
 WIDTH = 32

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from embedfleet.gateway.engines.client import ReplicaClient
-    from embedfleet.wire.frames import CallText, Frame
+    from embedfleet.fleet.replica_client import ReplicaClient
+    from embedfleet.transport.frames import CallText, Frame
 
 
 async def frames_of(

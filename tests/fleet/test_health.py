@@ -23,8 +23,8 @@ from embedfleet.fleet.health import (
     trial_timeout_s,
 )
 from embedfleet.fleet.states import Event
+from embedfleet.transport.description import ReplicaDescription
 from embedfleet.vocabulary import Precision, ReplicaState
-from embedfleet.wire.description import ReplicaDescription
 
 S, E = ReplicaState, Event
 

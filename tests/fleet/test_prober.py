@@ -17,6 +17,7 @@ from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.health import Expected
 from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.states import Event
+from embedfleet.transport.description import ReplicaDescription
 from embedfleet.vocabulary import (
     LoadingReplicaError,
     ModelError,
@@ -24,7 +25,6 @@ from embedfleet.vocabulary import (
     ReplicaLostError,
     ReplicaState,
 )
-from embedfleet.wire.description import ReplicaDescription
 from tests.fleet.test_health import DESCRIPTION, EXPECTED
 from tests.loops import running
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedfleet.encoding.encoder import Encoder
-from embedfleet.engine.loading import EngineOptions, load_engine
-from embedfleet.model.description import describe
+from embedfleet.engines.loading import EngineOptions, load_engine
+from embedfleet.models.description import describe
+from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.vocabulary import Truncation, Vectors
 
 PROMPT = (

@@ -28,12 +28,12 @@ from typing import Self
 import pytest
 from typer.testing import CliRunner
 
-from embedfleet.cli import app
-from tests.access.test_tls import make_certificate
+from embedfleet.cli.command_line import app
 from tests.cache.redis_server import RedisServer
 from tests.scenarios.test_nginx import NGINX, nginx
 from tests.scenarios.test_prometheus import free_ports, watching
 from tests.service import Service, started
+from tests.transport.access.test_tls import make_certificate
 
 pytestmark = [
     pytest.mark.slow,

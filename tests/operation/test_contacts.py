@@ -17,7 +17,7 @@ import click
 import pytest
 import typer
 
-from embedfleet.cli import app
+from embedfleet.cli.command_line import app
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

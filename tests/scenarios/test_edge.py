@@ -96,7 +96,10 @@ def configured(place: Path, inner: Service, redis: RedisServer, ports: tuple[int
         ("8091", str(ports[1])),
         ('replica_urls = ["http://127.0.0.1:8080"]', f'replica_urls = ["{inner.root}"]'),
         ("redis://127.0.0.1:6379/0", redis.url),
-        ("src/embedfleet/builtin", str(Path(embedfleet.__file__).parent / "builtin")),
+        (
+            "src/embedfleet/models/builtin",
+            str(Path(embedfleet.__file__).parent / "models" / "builtin"),
+        ),
     ):
         assert old in text
         text = re.sub(re.escape(old), new, text)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedfleet.engine.loading import EngineOptions, load_engine
-from embedfleet.golden.vectors import compare, read
-from embedfleet.model.description import describe
+from embedfleet.engines.loading import EngineOptions, load_engine
+from embedfleet.models.description import describe
+from embedfleet.models.golden.vectors import compare, read
 from embedfleet.vocabulary import Precision, Vectors
 from tests.encoder_checkpoints import BERT, XLM_ROBERTA, write_encoder
 from tests.encoder_tokenizers import KINDS, Kind, tokenizer, write_tokenizer

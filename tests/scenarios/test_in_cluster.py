@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from tests.kubernetes.test_endpoints import pod
-from tests.kubernetes.test_follower import SLICES
+from tests.fleet.kubernetes.test_endpoints import pod
+from tests.fleet.kubernetes.test_fleet_sync import SLICES
 from tests.service import Service, started
 from tests.stand_ins.kubernetes import ApiServer, api_server
 

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner
 
-from embedfleet.cli import app
+from embedfleet.cli.command_line import app
 from tests.chaos.fleet import chaos_fleet
 from tests.chaos.reckoning import Asker, session_without_limits
 from tests.service import started

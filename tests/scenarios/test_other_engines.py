@@ -16,8 +16,8 @@ import pybase64
 import pytest
 from numpy.typing import NDArray
 
-from embedfleet.model.description import describe
-from embedfleet.model.source import resolve
+from embedfleet.models.description import describe
+from embedfleet.models.source import resolve
 from tests.fakes.revealing_engine import UNLUCKY, vector_of
 from tests.service import Service, started
 from tests.stand_ins import gguf_file

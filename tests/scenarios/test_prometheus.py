@@ -24,8 +24,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.runtime.telemetry.test_monitoring import MONITORING, expressions, writer
 from tests.service import Service, started
-from tests.telemetry.test_monitoring import MONITORING, expressions, writer
 
 pytestmark = [
     pytest.mark.slow,

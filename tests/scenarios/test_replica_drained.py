@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedfleet.gateway.upstream import Upstream
+from embedfleet.server.gateway.upstream import Upstream
+from embedfleet.transport.frames import CallText, encoding_bytes
 from embedfleet.vocabulary import DrainingError, ReplicaLostError
-from embedfleet.wire.frames import CallText, encoding_bytes
 from tests.checkpoints import SMALL, random_weights, write_checkpoint
 from tests.fakes.taking import frames_of
 from tests.small_tokenizer import write_model

@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from embedfleet.conformance.checks import reranking
-from embedfleet.encoding.encoder import Encoder
-from embedfleet.encoding.prompts import prompt_for
-from embedfleet.engine.loading import EngineOptions, load_engine
-from embedfleet.model.description import describe
+from embedfleet.engines.loading import EngineOptions, load_engine
+from embedfleet.models.description import describe
+from embedfleet.models.encoding.encoder import Encoder
+from embedfleet.models.encoding.prompts import prompt_for
 from embedfleet.vocabulary import Truncation
 from tests.reranker_checkpoints import write_served_reranker
 from tests.service import Service, started

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from embedfleet.transport.asgi import (
+    App,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    error_response,
+    send_response,
+)
 from embedfleet.vocabulary import OverloadedError
-from embedfleet.wire.asgi import App, Receive, Request, Scope, Send, error_response, send_response
 
 
 class BusyAtFirst:

@@ -21,8 +21,8 @@ import openai
 import pytest
 from numpy.typing import NDArray
 
-from embedfleet.access import KeyRing
-from embedfleet.access.records import plain
+from embedfleet.transport.access import KeyRing
+from embedfleet.transport.access.records import plain
 from tests.contract.computed_in_place import answering
 from tests.real_texts import DATA
 from tests.sdks.busy import BusyAtFirst

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.simulator import flow, oracle
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import RIVALS

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.simulator import flow, scenarios
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import RIVALS

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.simulator import flow, profiles, queueing, texts
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import RIVALS

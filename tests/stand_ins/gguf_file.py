@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embedfleet.engine.qwen3 import Qwen3Checkpoint
-from embedfleet.model.description import ModelDescription
+from embedfleet.engines.qwen3 import Qwen3Checkpoint
+from embedfleet.models.description import ModelDescription
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
 LAST_TOKEN = 3

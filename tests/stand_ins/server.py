@@ -20,7 +20,7 @@ from aiohttp import web
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from embedfleet.model.description import ModelDescription, describe
+from embedfleet.models.description import ModelDescription, describe
 from embedfleet.vocabulary import Encoding
 from tests.fakes.revealing_engine import UNLUCKY, WIDTH, vector_of
 from tests.small_tokenizer import END, write_model

@@ -16,8 +16,8 @@ for name in ("torch", "jieba", "opencc"):
 
 from training.corpora import data_directory  # noqa: E402
 
-from embedfleet.engine.qwen3 import Qwen3Checkpoint  # noqa: E402
-from embedfleet.model.description import describe  # noqa: E402
+from embedfleet.engines.qwen3 import Qwen3Checkpoint  # noqa: E402
+from embedfleet.models.description import describe  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from embedfleet.autoscaling.policy import Decision, Memory, Term, decide
 from embedfleet.autoscaling.scaler import ObservationSource, Scaler, Target
 from embedfleet.autoscaling.schedule import Schedule, Window, parse
 from embedfleet.autoscaling.signals import Observation, ability, total
-from embedfleet.autoscaling.windows import Arrivals, Busy, Latencies
+from embedfleet.autoscaling.sliding_windows import Arrivals, Busy, Latencies
 
 __all__ = [
     "Arrivals",

@@ -15,11 +15,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from embedfleet.autoscaling import steadying
+from embedfleet.autoscaling import stabilization as steadying
 from embedfleet.autoscaling.schedule import Bounds, Schedule, bounds
 from embedfleet.autoscaling.signals import Observation, fault, start_up_s
-from embedfleet.autoscaling.steadying import Pace
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.autoscaling.stabilization import Pace
+from embedfleet.runtime.settings import AutoscalingSettings
 
 FLEETING = {"trend", "backlog"}
 """Terms that speak of work that is done once: when they ask for less, less is enough soon. The

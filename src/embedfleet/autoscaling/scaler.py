@@ -20,7 +20,7 @@ from embedfleet.autoscaling.journal import Entry, Journal, Mode
 from embedfleet.autoscaling.policy import Decision, Memory, decide, held, unheeded
 from embedfleet.autoscaling.schedule import parse
 from embedfleet.autoscaling.signals import MOST, Observation
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.vocabulary import CallerError, EmbedfleetError
 
 log = logging.getLogger(__name__)

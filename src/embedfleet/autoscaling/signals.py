@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.work import CostModel
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from embedfleet.bulk.fragments import HASH_BYTES, Carried, DictRows, Fault, RowI
 from embedfleet.bulk.reading import ROWS_AT_ONCE, Columns, text_or_fault
 from embedfleet.bulk.sources import Source
 from embedfleet.bulk.writing import Names, Types
-from embedfleet.extras import how_to_add
+from embedfleet.runtime.extras import how_to_add
 
 if TYPE_CHECKING:
     from embedfleet.bulk.computing import Computed
     from embedfleet.bulk.embedding import Embedding
-from embedfleet.storing import Parts
+from embedfleet.runtime.folders import Parts
 
 try:
     import pyarrow as pa

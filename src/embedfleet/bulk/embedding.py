@@ -24,7 +24,7 @@ from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import Fault, hash_of
 from embedfleet.bulk.reading import text_or_fault
 from embedfleet.client import AsyncClient, Wishes
-from embedfleet.storing import store_at
+from embedfleet.runtime.folders import store_at
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import msgspec
 import orjson
 from numpy.typing import NDArray
 
-from embedfleet.background import BoundedTasks
 from embedfleet.bulk import ledger
 from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.errors import BulkError
@@ -28,7 +27,8 @@ from embedfleet.bulk.repeats import Repeats, repeats_in
 from embedfleet.bulk.sources import Source, found
 from embedfleet.bulk.writing import Kinds, Names, Types, files_of, refuse_name, vectors_in
 from embedfleet.client import AsyncClient, Wishes
-from embedfleet.storing import Store
+from embedfleet.runtime.background import BoundedTasks
+from embedfleet.runtime.folders import Store
 
 PROBE = "embedfleet: does this service compute what it computed before?"
 FRAGMENTS_AT_ONCE = 2

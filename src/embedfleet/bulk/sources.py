@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from embedfleet.bulk.errors import BulkError
-from embedfleet.storing import is_remote
+from embedfleet.runtime.folders import is_remote
 
 FORMATS = {
     ".jsonl": "jsonl",

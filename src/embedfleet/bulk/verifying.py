@@ -18,7 +18,7 @@ from embedfleet.bulk.reading import Columns, rows_of
 from embedfleet.bulk.running import read_fragment
 from embedfleet.bulk.sources import found
 from embedfleet.client import AsyncClient, Wishes
-from embedfleet.storing import Store
+from embedfleet.runtime.folders import Store
 
 
 @dataclass(frozen=True, slots=True)

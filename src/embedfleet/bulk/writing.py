@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import Carried, DictRows, RowId, Rows
-from embedfleet.storing import Parts
+from embedfleet.runtime.folders import Parts
 
 FORMATS = ("npy", "jsonl", "parquet")
 

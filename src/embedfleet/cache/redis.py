@@ -34,7 +34,7 @@ from redis.sentinel import MasterNotFoundError
 
 from embedfleet.cache.breaker import Breaker, State
 from embedfleet.cache.redis_client import WRITE_TIMEOUT_S, Client, close_client, open_client
-from embedfleet.settings import CacheSettings
+from embedfleet.runtime.settings import CacheSettings
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError, InvalidResponse, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from embedfleet.settings import CacheSettings
-from embedfleet.settings.cache import host_and_port
+from embedfleet.runtime.settings import CacheSettings
+from embedfleet.runtime.settings.cache import host_and_port
 from embedfleet.vocabulary import SettingError
 
 Client: TypeAlias = Redis | RedisCluster

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.background import BoundedTasks
 from embedfleet.client import wire
 from embedfleet.client.errors import AnswerError, RefusedError
 from embedfleet.client.pacing import Cutter, Pace
 from embedfleet.client.wire import Answer, Texts
+from embedfleet.runtime.background import BoundedTasks
 
 TEXT_FAILS = frozenset({"invalid_vector", "replica_failed"})
 """Codes of errors of the service that a text of the request may be the cause of."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 
-from embedfleet.settings import options
+from embedfleet.runtime.settings import options
 from embedfleet.vocabulary import SettingError
 
 BUILTIN = "builtin"

@@ -13,7 +13,7 @@ from typing import Any
 from embedfleet.deploying.case import BUILTIN, Case, Engine
 from embedfleet.deploying.manifests import Document, File
 from embedfleet.deploying.queries import nudged, wanted
-from embedfleet.fleet.providers.commands import Launch, command, words
+from embedfleet.fleet.providers.engine_commands import Launch, command, words
 from embedfleet.vocabulary import SetupError
 
 DEFAULT = Case(

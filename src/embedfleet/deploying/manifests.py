@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import embedfleet
-from embedfleet.extras import how_to_add
+from embedfleet.runtime.extras import how_to_add
 from embedfleet.vocabulary import SetupError
 
 DEPLOY = Path(embedfleet.__file__).parent / "deploying" / "files"

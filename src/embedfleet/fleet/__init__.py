@@ -1,0 +1,1 @@
+"""Which replicas exist, are well and come next; what starts and stops them."""

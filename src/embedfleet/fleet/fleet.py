@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from embedfleet.fleet.health import SERVING, Conduct, Peers, Sign, judge
 from embedfleet.fleet.measured import MeasuredCost, usual
 from embedfleet.fleet.states import Event, after
+from embedfleet.transport.description import ReplicaDescription
+from embedfleet.transport.untrusted import shown
 from embedfleet.vocabulary import ReplicaState
-from embedfleet.wire.description import ReplicaDescription
-from embedfleet.wire.untrusted import shown
 from embedfleet.work import MEASURED, PRIOR, CostModel
 
 MOST_REASON = 500

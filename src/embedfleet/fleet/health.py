@@ -17,8 +17,8 @@ from statistics import median
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.measured import TYPICAL_BATCH
 from embedfleet.fleet.states import Event
+from embedfleet.transport.description import ReplicaDescription
 from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaState
-from embedfleet.wire.description import ReplicaDescription
 from embedfleet.work import MEASURED, CostModel
 
 FAILURES = 3
@@ -52,7 +52,7 @@ however long it was bad before."""
 
 HUNG_BATCHES = 3.0
 """A batch that takes so many times what was predicted, and longer than HUNG_LEAST_S, does not end:
-its replica gets no traffic. (It ends itself later: batching/overdue.py.)"""
+its replica gets no traffic. (It ends itself later: scheduling/batching/overdue.py.)"""
 HUNG_LEAST_S = 5.0
 
 IDLE_S = 1.0

@@ -36,7 +36,8 @@ from embedfleet.fleet.health import (
 )
 from embedfleet.fleet.measured import Work
 from embedfleet.fleet.states import Event
-from embedfleet.telemetry.repeats import Repeats
+from embedfleet.runtime.telemetry.log_rate_limit import Repeats
+from embedfleet.transport.description import ReplicaDescription
 from embedfleet.vocabulary import (
     EmbedfleetError,
     LoadingReplicaError,
@@ -47,7 +48,6 @@ from embedfleet.vocabulary import (
     SetupError,
     UnfitReplicaError,
 )
-from embedfleet.wire.description import ReplicaDescription
 
 log = logging.getLogger(__name__)
 

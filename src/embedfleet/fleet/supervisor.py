@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from embedfleet.background import cancelled
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.providers.provider import End, Provided, Provider
 from embedfleet.fleet.sizing import SlotRole, SlotStatus, changes
 from embedfleet.fleet.states import Event
+from embedfleet.runtime.background import cancelled
 from embedfleet.vocabulary import ReplicaState, SettingError, SetupError
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.simulator import flow, oracle, plot, profiles, texts, traffic
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import RIVALS

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from embedfleet.extras import how_to_add
+from embedfleet.runtime.extras import how_to_add
 from embedfleet.simulator.score import Score
 from embedfleet.vocabulary import SetupError
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.autoscaling import Memory, Observation, Schedule, decide
-from embedfleet.settings import AutoscalingSettings
+from embedfleet.runtime.settings import AutoscalingSettings
 
 
 @dataclass(frozen=True, slots=True)

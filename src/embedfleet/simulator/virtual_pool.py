@@ -14,11 +14,11 @@ from random import Random
 import numpy as np
 
 from embedfleet.fleet.balancing import POLICIES, Load
-from embedfleet.gateway.admission import Pressure, admit
-from embedfleet.gateway.delivery.decisions import Event, Step
-from embedfleet.gateway.delivery.dispatch import Call, Dispatcher
-from embedfleet.gateway.delivery.queue import QueuedText
-from embedfleet.settings import FleetSettings, GatewaySettings
+from embedfleet.runtime.settings import FleetSettings, GatewaySettings
+from embedfleet.scheduling.delivery.admission import Pressure, admit
+from embedfleet.scheduling.delivery.decisions import Event, Step
+from embedfleet.scheduling.delivery.dispatch import Call, Dispatcher
+from embedfleet.scheduling.delivery.queue import QueuedText
 from embedfleet.simulator.profiles import Profile
 from embedfleet.vocabulary import Encoding, Lane, OverloadedError
 from embedfleet.work import CostFit

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embedfleet.fleet.providers.provider import End
-from embedfleet.machine import usable_processors
-from embedfleet.settings import Pool, Settings, as_toml
+from embedfleet.runtime.machine import usable_processors
+from embedfleet.runtime.settings import Pool, Settings, as_toml
+from embedfleet.transport.description import ANNOUNCEMENT
 from embedfleet.vocabulary import SettingError, SetupError
-from embedfleet.wire.description import ANNOUNCEMENT
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""OpenAI's and other APIs: one request from its bytes to the bytes of its answer."""

@@ -1,0 +1,246 @@
+"""`/v1/files` and `/v1/batches`: OpenAI's Files and Batch API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import IO, Any
+from urllib.parse import parse_qs
+
+import orjson
+
+from embedfleet.api.batches import documents
+from embedfleet.api.batches.documents import WINDOW_S, Batch, StoredFile
+from embedfleet.api.batches.shelf import Shelf
+from embedfleet.api.batches.uploading import Form, read_form
+from embedfleet.transport.access import Access
+from embedfleet.transport.asgi import Request, Response, Route
+from embedfleet.transport.request_ids import HEADER as REQUEST_ID
+from embedfleet.vocabulary import CallerError, ServiceError, UnknownRouteError
+
+PIECE_BYTES = 1 << 18
+MOST_LISTED = 10_000
+MOST_BODY_BYTES = 1 << 16
+
+Owned = Callable[[Request, str], Awaitable[Response | None]]
+
+
+class StorageError(ServiceError):
+    """The folder of files and batches can't be read or written now."""
+
+    code = "storage_unavailable"
+
+
+class BatchRoutes:
+    """What callers reach of files and batches."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        access: Access,
+        endpoints: Collection[str],
+        *,
+        max_file_bytes: int,
+        max_stored_bytes: int,
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` is called when there is something to run."""
+        self._shelf = shelf
+        self._access = access
+        self._endpoints = dict.fromkeys(endpoints)
+        self._max_file_bytes = max_file_bytes
+        self._max_stored_bytes = max_stored_bytes
+        self._wake = wake
+
+    def exact(self) -> dict[tuple[str, str], Route]:
+        """Routes by method and path."""
+        return {
+            ("POST", "/v1/files"): self._asked(self._upload),
+            ("GET", "/v1/files"): self._asked(self._list_files),
+            ("POST", "/v1/batches"): self._asked(self._create),
+            ("GET", "/v1/batches"): self._asked(self._list_batches),
+        }
+
+    def below(self) -> dict[tuple[str, str], Route]:
+        """Routes by method and what paths begin with."""
+        return {
+            ("GET", "/v1/files/"): self._asked(self._show_file),
+            ("DELETE", "/v1/files/"): self._asked(self._delete_file),
+            ("GET", "/v1/batches/"): self._asked(self._show_batch),
+            ("POST", "/v1/batches/"): self._asked(self._cancel),
+        }
+
+    def _asked(self, route: Owned) -> Route:
+        """The route for whoever has a good key, with the id of it."""
+
+        async def answer(request: Request) -> Response | None:
+            opened = self._access.open(request.credentials)
+            request.notes["key"] = opened.key
+            try:
+                return await route(request, opened.key)
+            except OSError as error:
+                raise StorageError(
+                    f"files can't be read or written now: {error.strerror or error}",
+                    retry_after_s=5,
+                ) from error
+            finally:
+                opened.close()
+
+        return answer
+
+    async def _upload(self, request: Request, owner: str) -> Response:
+        form = await read_form(request, self._max_file_bytes)
+        with form.content:
+            file = await asyncio.to_thread(self._kept, form, owner)
+        return _json(file.shown())
+
+    def _kept(self, form: Form, owner: str) -> StoredFile:
+        purpose = form.fields.get("purpose", "")
+        if purpose not in documents.PURPOSES:
+            raise CallerError(
+                f"`purpose` must be one of {', '.join(sorted(documents.PURPOSES))}",
+                param="purpose",
+                code="invalid_value",
+            )
+        if form.filename is None:
+            raise CallerError("`file` is missing", param="file", code="missing_required_parameter")
+        held = sum(each.bytes for each in self._shelf.files(owner))
+        if held + form.content.seek(0, 2) > self._max_stored_bytes:
+            raise CallerError(
+                f"files of {held} bytes are kept; the limit is {self._max_stored_bytes} "
+                "(batches.max_stored_bytes): delete some",
+                code="storage_full",
+            )
+        form.content.seek(0)
+        return self._shelf.add_file(owner, form.filename, purpose, _pieces(form.content))
+
+    async def _list_files(self, request: Request, owner: str) -> Response:
+        known = await asyncio.to_thread(self._shelf.files, owner)
+        query = _query(request)
+        if "purpose" in query:
+            known = [each for each in known if each.purpose == query["purpose"]]
+        if query.get("order") == "asc":
+            known.reverse()
+        return _json(_page([each.shown() for each in known], query, MOST_LISTED))
+
+    async def _show_file(self, request: Request, owner: str) -> Response | None:
+        name, _, what = request.path.removeprefix("/v1/files/").partition("/")
+        if what not in {"", "content"}:
+            raise UnknownRouteError(f"there is no {request.path} here", code="unknown_url")
+        file = await asyncio.to_thread(self._shelf.file, owner, name)
+        if not what:
+            return _json(file.shown())
+        await self._send(request, file)
+        return None
+
+    async def _send(self, request: Request, file: StoredFile) -> None:
+        """The content, piece by piece: outputs are larger than memory."""
+        content = await asyncio.to_thread(self._shelf.content, file)
+        with content:
+            headers = [
+                (b"content-type", b"application/octet-stream"),
+                (b"content-length", str(file.bytes).encode()),
+                (REQUEST_ID, request.id.encode()),
+            ]
+            start = {"type": "http.response.start", "status": 200, "headers": headers}
+            await request.send(start)
+            left = file.bytes
+            while left:
+                piece = await asyncio.to_thread(content.read, min(PIECE_BYTES, left))
+                if not piece:
+                    break
+                left -= len(piece)
+                message = {"type": "http.response.body", "body": piece, "more_body": True}
+                await request.send(message)
+            await request.send({"type": "http.response.body", "body": b""})
+
+    async def _delete_file(self, request: Request, owner: str) -> Response:
+        name = request.path.removeprefix("/v1/files/")
+        await asyncio.to_thread(self._shelf.file, owner, name)
+        await asyncio.to_thread(self._shelf.remove_file, name)
+        return _json({"id": name, "object": "file", "deleted": True})
+
+    async def _create(self, request: Request, owner: str) -> Response:
+        body = bytes(await request.body(MOST_BODY_BYTES))
+        input_id, endpoint, metadata = documents.wanted(body, self._endpoints)
+        file = await asyncio.to_thread(self._shelf.file, owner, input_id)
+        if file.purpose != "batch":
+            raise CallerError(
+                f"the file {input_id} is for `{file.purpose}`, not for `batch`",
+                param="input_file_id",
+                code="invalid_value",
+            )
+        now = self._shelf.now
+        batch = Batch(
+            id=self._shelf.name("batch"),
+            owner=owner,
+            endpoint=endpoint,
+            input_file_id=input_id,
+            created_at=now,
+            expires_at=now + WINDOW_S,
+            metadata=metadata,
+        )
+        await asyncio.to_thread(self._shelf.add_batch, batch)
+        self._wake()
+        return _json(await asyncio.to_thread(self._shown, batch))
+
+    async def _list_batches(self, request: Request, owner: str) -> Response:
+        known = await asyncio.to_thread(self._shelf.batches, owner)
+        page = _page([{"id": each.id} for each in known], _query(request), 20)
+        chosen = {each["id"] for each in page["data"]}
+        listed = [each for each in known if each.id in chosen]
+        page["data"] = [await asyncio.to_thread(self._shown, each) for each in listed]
+        return _json(page)
+
+    async def _show_batch(self, request: Request, owner: str) -> Response:
+        name = request.path.removeprefix("/v1/batches/")
+        batch = await asyncio.to_thread(self._shelf.batch, owner, name)
+        return _json(await asyncio.to_thread(self._shown, batch))
+
+    async def _cancel(self, request: Request, owner: str) -> Response:
+        name, _, what = request.path.removeprefix("/v1/batches/").partition("/")
+        if what != "cancel":
+            raise UnknownRouteError(f"there is no {request.path} here", code="unknown_url")
+        batch = await asyncio.to_thread(self._shelf.batch, owner, name)
+        state = await asyncio.to_thread(self._shelf.state, name)
+        if state.status in documents.ENDED:
+            raise CallerError(
+                f"the batch is {state.status}; there is nothing to cancel", code="invalid_status"
+            )
+        await asyncio.to_thread(self._shelf.cancel, name)
+        self._wake()
+        return _json(await asyncio.to_thread(self._shown, batch))
+
+    def _shown(self, batch: Batch) -> dict[str, Any]:
+        cancelled_at = self._shelf.cancelled_at(batch.id)
+        return documents.shown(batch, self._shelf.state(batch.id), cancelled_at=cancelled_at)
+
+
+def _page(known: Sequence[Mapping[str, Any]], query: Mapping[str, str], most: int) -> Any:
+    """Some of a list, as OpenAI's cursors ask for them."""
+    ids = [each["id"] for each in known]
+    start = ids.index(query["after"]) + 1 if query.get("after") in ids else 0
+    told = query.get("limit", "")
+    count = min(MOST_LISTED, int(told[:6])) if told.isdecimal() and told.isascii() else most
+    some = list(known[start : start + max(1, count)])
+    return {
+        "object": "list",
+        "data": some,
+        "first_id": some[0]["id"] if some else None,
+        "last_id": some[-1]["id"] if some else None,
+        "has_more": start + len(some) < len(known),
+    }
+
+
+def _query(request: Request) -> dict[str, str]:
+    text = request.scope.get("query_string", b"")[:4096].decode("latin-1")
+    return {name: values[0] for name, values in parse_qs(text).items()}
+
+
+def _pieces(content: IO[bytes]) -> Any:
+    while piece := content.read(PIECE_BYTES):
+        yield piece
+
+
+def _json(document: Any) -> Response:
+    return Response(orjson.dumps(document))

@@ -1,0 +1,338 @@
+"""Runs batches: sends their lines through the ordinary routes and writes the results.
+
+Results are stored in parts of a few dozen lines or a second's worth. After a stop or a crash the
+runner reads which lines are done and sends only the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from hashlib import blake2b
+from random import Random
+from typing import TypeAlias
+
+from msgspec.structs import replace
+
+from embedfleet.api.batches import documents
+from embedfleet.api.batches.documents import Batch, Line, LineFault, State, Status
+from embedfleet.api.batches.shelf import Shelf
+from embedfleet.runtime.background import BoundedTasks
+from embedfleet.transport.asgi import Response
+
+log = logging.getLogger(__name__)
+
+Ask: TypeAlias = Callable[[str, bytes, str], Awaitable[Response]]
+"""Has a body answered for the owner of this id; gives the answer of request `name`."""
+
+LOOK_EVERY_S = 2.0
+PART_LINES = 64
+PART_BYTES = 16 << 20
+"""Answers that wait to be kept are no more, beside those of the requests that are under way."""
+PART_S = 1.0
+AT_ONCE = 4
+"""Batches that run at once, so that a large one holds up nobody else's."""
+
+TRIED_AGAIN = frozenset({429, 503, 504})
+"""Statuses of a service that has no room now."""
+
+TRIED_A_FEW_TIMES = frozenset({500, 502})
+MOST_TRIES = 3
+LONGEST_PAUSE_S = 30.0
+REMOVE_EVERY_S = 3600.0
+
+
+class Runner:
+    """Runs batches, oldest first."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        asks: Mapping[str, Ask],
+        *,
+        concurrent: int,
+        most_requests: int,
+        rng: Random | None = None,
+    ) -> None:
+        """`asks` are the endpoints that batches may be for."""
+        self._shelf = shelf
+        self._asks = asks
+        self._room = asyncio.Semaphore(concurrent)
+        self._most_requests = most_requests
+        self._rng = rng or Random()
+        self._woken = asyncio.Event()
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def wake(self) -> None:
+        """There is a new batch, or one is to be cancelled."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Run whatever waits, until cancelled."""
+        remove_at = 0.0
+        try:
+            while True:
+                self._woken.clear()
+                try:
+                    if time.monotonic() >= remove_at:
+                        await asyncio.to_thread(self._shelf.remove_expired)
+                        remove_at = time.monotonic() + REMOVE_EVERY_S
+                    waiting = await asyncio.to_thread(self._shelf.waiting)
+                except OSError as error:
+                    log.warning("batches can't be read: %s", error)
+                    waiting = []
+                self._begin(waiting)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY_S):
+                        await self._woken.wait()
+        finally:
+            for task in self._running.values():
+                task.cancel()
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    def _begin(self, waiting: list[Batch]) -> None:
+        for batch in waiting:
+            if len(self._running) >= AT_ONCE:
+                return
+            if batch.id not in self._running:
+                task = asyncio.create_task(self._one(batch), name=f"the batch {batch.id}")
+                self._running[batch.id] = task
+
+    async def _one(self, batch: Batch) -> None:
+        try:
+            await self._all_of(batch)
+        except OSError as error:
+            log.warning("the batch %s waits: %s", batch.id, error)
+            await asyncio.sleep(LOOK_EVERY_S)
+        finally:
+            del self._running[batch.id]
+            self._woken.set()
+
+    async def _all_of(self, batch: Batch) -> None:
+        state = await asyncio.to_thread(self._shelf.state, batch.id)
+        if state.status == "validating":
+            state = await asyncio.to_thread(self._validated, batch, state)
+        if state.status == "in_progress":
+            work = _Work(self, self._shelf, batch, state)
+            state = await work.run()
+        if state.status == "finalizing":
+            await asyncio.to_thread(self._finished, batch, state)
+
+    def _validated(self, batch: Batch, state: State) -> State:
+        """Every line is looked at before one is answered."""
+        faults: list[LineFault] = []
+        total, seen = 0, set()
+        try:
+            for line in self._lines(batch):
+                if isinstance(line, LineFault):
+                    faults.append(line)
+                elif line.custom_id in seen:
+                    told = f"`custom_id` {line.custom_id[:64]} comes twice"
+                    faults.append(LineFault("duplicate_custom_id", line.number, told, "custom_id"))
+                else:
+                    seen.add(line.custom_id)
+                total += 1
+                if len(faults) == documents.MOST_FAULTS:
+                    break
+        except FileNotFoundError:
+            faults.append(LineFault("input_file_deleted", 0, "the input file was deleted"))
+        if total > self._most_requests:
+            faults = [documents.too_many(total, self._most_requests)]
+        elif not total and not faults:
+            faults = [LineFault("empty_file", 0, "the file holds no request")]
+        status: Status = "failed" if faults else "in_progress"
+        return self._moved(batch, replace(state, faults=faults, total=total), status)
+
+    def _finished(self, batch: Batch, state: State) -> None:
+        """Put the answers into files. Done again, it makes the same ones."""
+        kept: dict[str, str | None] = {"o": None, "e": None}
+        for kind, count in (("o", state.completed), ("e", state.failed)):
+            if count:
+                word = "output" if kind == "o" else "error"
+                digest = blake2b(f"{batch.id}/{word}".encode(), digest_size=12).hexdigest()
+                file = self._shelf.add_file(
+                    batch.owner,
+                    f"{batch.id}_{word}.jsonl",
+                    "batch_output",
+                    self._answers(batch, kind.encode()),
+                    f"file-{digest}",
+                )
+                kept[kind] = file.id
+        state = replace(state, output_file_id=kept["o"], error_file_id=kept["e"])
+        self._moved(batch, state, _ended_as(state))
+        for name in self._shelf.parts(batch.id):
+            self._shelf.store.remove(name)
+
+    def _answers(self, batch: Batch, kind: bytes) -> Iterator[bytes]:
+        """Lines of all parts, each request's first one."""
+        seen = set()
+        for part in self._shelf.parts(batch.id):
+            for text in self._shelf.lines(part):
+                what, number, line = text.split(b" ", 2)
+                if number not in seen:
+                    seen.add(number)
+                    if what == kind:
+                        yield line
+
+    def _lines(self, batch: Batch) -> Iterator[Line | LineFault]:
+        name = f"files/{batch.input_file_id}.data"
+        return documents.lines_of(self._shelf.lines(name), batch.endpoint)
+
+    def _moved(self, batch: Batch, state: State, status: Status) -> State:
+        """Write that a batch is in another status now."""
+        at = {**state.at, status: self._shelf.now}
+        state = replace(state, status=status, at=at)
+        self._shelf.set_state(batch.id, state)
+        return state
+
+    async def answer(
+        self, batch: Batch, line: Line, name: str, ready: Callable[[], Awaitable[None]]
+    ) -> tuple[bytes, bool]:
+        """The line of the output, and whether it is one of an answer that succeeded. It is asked
+        for when `ready` has returned.
+        """
+        tries = 0
+        while True:
+            async with self._room:
+                await ready()
+                response = await self._asks[batch.endpoint](name, line.body, batch.owner)
+                if response.taken is not None:
+                    response.taken()
+            tries += 1
+            again = response.status in TRIED_AGAIN and not _is_hopeless(response)
+            if not again and not (response.status in TRIED_A_FEW_TIMES and tries < MOST_TRIES):
+                break
+            pause_s = min(LONGEST_PAUSE_S, 0.25 * 2.0 ** min(tries, 10))
+            await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
+        body = bytes(response.body)
+        return documents.answered(name, line, response.status, name, body), response.status == 200
+
+
+class _Work:
+    """One batch that is in progress."""
+
+    def __init__(self, runner: Runner, shelf: Shelf, batch: Batch, state: State) -> None:
+        self._runner = runner
+        self._shelf = shelf
+        self._batch = batch
+        self._state = state
+        self._part: list[bytes] = []
+        self._part_bytes = 0
+        self._parts = 0
+        self._writing = asyncio.Lock()
+        self._done: set[int] = set()
+
+    async def run(self) -> State:
+        """Answer what is not answered; gives the state, which is `finalizing`."""
+        await asyncio.to_thread(self._recall)
+        ended: Status = "completed"
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                answering = tasks.create_task(self._answer_all())
+                ended = await self._watch(answering)
+                answering.cancel()
+        finally:
+            await self._keep()
+        if ended == "expired":
+            await asyncio.to_thread(self._expire)
+            await self._keep()
+        at = {**self._state.at, "ending_as_" + ended: self._shelf.now}
+        moved = replace(self._state, at=at)
+        return await asyncio.to_thread(self._runner._moved, self._batch, moved, "finalizing")  # noqa: SLF001
+
+    def _recall(self) -> None:
+        """Learn which lines were answered before."""
+        completed = failed = 0
+        names = self._shelf.parts(self._batch.id)
+        for name in names:
+            for text in self._shelf.lines(name):
+                what, number, _ = text.split(b" ", 2)
+                if int(number) not in self._done:
+                    self._done.add(int(number))
+                    completed += what == b"o"
+                    failed += what == b"e"
+        self._parts = int(names[-1].rpartition("/")[2]) + 1 if names else 0
+        self._state = replace(self._state, completed=completed, failed=failed)
+
+    async def _answer_all(self) -> None:
+        lines = self._runner._lines(self._batch)  # noqa: SLF001
+        async with BoundedTasks(lambda: PART_LINES) as tasks:
+            while (line := await asyncio.to_thread(self._next, lines)) is not None:
+                await tasks.start(self._answer(line))
+
+    def _next(self, lines: Iterator[Line | LineFault]) -> Line | None:
+        for line in lines:
+            if isinstance(line, Line) and line.number not in self._done:
+                return line
+        return None
+
+    async def _answer(self, line: Line) -> None:
+        name = f"batch_req_{self._batch.id.removeprefix('batch-')}_{line.number}"
+        text, good = await self._runner.answer(self._batch, line, name, self._has_room)
+        self._add(line, text, good=good)
+        if len(self._part) >= PART_LINES:
+            await self._keep()
+
+    async def _has_room(self) -> None:
+        if self._part_bytes >= PART_BYTES:
+            await self._keep()
+
+    def _add(self, line: Line, text: bytes, *, good: bool) -> None:
+        self._part.append(b"%b %d %b" % (b"o" if good else b"e", line.number, text))
+        self._part_bytes += len(text)
+        self._done.add(line.number)
+        state = self._state
+        self._state = replace(
+            state, completed=state.completed + good, failed=state.failed + (not good)
+        )
+
+    async def _watch(self, answering: asyncio.Task[None]) -> Status:
+        """Keep what there is every second, until all is answered or it is to end before."""
+        batch = self._batch
+        while True:
+            done, _ = await asyncio.wait([answering], timeout=PART_S)
+            if done:
+                return "completed"
+            await self._keep()
+            if await asyncio.to_thread(self._shelf.cancelled_at, batch.id) is not None:
+                return "cancelled"
+            if self._shelf.now >= batch.expires_at:
+                return "expired"
+
+    async def _keep(self) -> None:
+        """Write the answers that came since the last part, and how many there are."""
+        async with self._writing:
+            part, self._part, self._part_bytes = self._part, [], 0
+            if part:
+                number, self._parts = self._parts, self._parts + 1
+                state = self._state
+                write = asyncio.to_thread(self._write, number, part, state)
+                # To its end, also where this is cancelled: these were answered.
+                await asyncio.shield(asyncio.ensure_future(write))
+
+    def _write(self, number: int, part: list[bytes], state: State) -> None:
+        self._shelf.add_part(self._batch.id, number, part)
+        self._shelf.set_state(self._batch.id, state)
+
+    def _expire(self) -> None:
+        """Say of the lines that are left that it is too late."""
+        for line in self._runner._lines(self._batch):  # noqa: SLF001
+            if isinstance(line, Line) and line.number not in self._done:
+                name = f"batch_req_{self._batch.id.removeprefix('batch-')}_{line.number}"
+                told = "This request could not be executed before the completion window expired."
+                text = documents.unanswered(name, line, "batch_expired", told)
+                self._add(line, text, good=False)
+
+
+def _ended_as(state: State) -> Status:
+    """What a batch is in the end, as was noted when its answers were all there."""
+    if "ending_as_expired" in state.at:
+        return "expired"
+    return "cancelled" if "ending_as_cancelled" in state.at else "completed"
+
+
+def _is_hopeless(response: Response) -> bool:
+    return (b"x-should-retry", b"false") in response.headers

@@ -1,0 +1,147 @@
+"""Parses multipart uploads of `POST /v1/files` (RFC 7578) as they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from dataclasses import dataclass, field
+from typing import IO
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from embedfleet.transport.asgi import ClientGoneError, Request
+from embedfleet.vocabulary import BodyTooLargeError, CallerError
+
+PIECE_BYTES = 1 << 18
+"""Parsed at once, in a thread."""
+
+MOST_FIELDS = 32
+LONGEST_FIELD = 4096
+MOST_OVERHEAD = 1 << 16
+"""Bytes of a form beside its file."""
+
+
+@dataclass(slots=True)
+class Form:
+    """What a form holds."""
+
+    content: IO[bytes]
+    """Of its file; to be closed."""
+    filename: str | None = None
+    """None where no file was sent."""
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+async def read_form(request: Request, most_bytes: int) -> Form:
+    """A form of at most one file, of at most so many bytes. CallerError, BodyTooLargeError."""
+    kind, options = parse_options_header(request.header(b"content-type") or "")
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise CallerError("send a form: content-type multipart/form-data with a boundary")
+    with contextlib.ExitStack() as stack:
+        form = Form(stack.enter_context(tempfile.TemporaryFile()))
+        try:
+            await _read(request, form, boundary, most_bytes)
+        except FormParserError as error:
+            raise CallerError(f"the form can't be read: {error}") from error
+        form.content.seek(0)
+        stack.pop_all()  # whoever gets the form closes it
+        return form
+
+
+async def _read(request: Request, form: Form, boundary: bytes, most_bytes: int) -> None:
+    reader = _Reader(form, most_bytes)
+    parser = MultipartParser(boundary, reader.callbacks())  # type: ignore[arg-type]
+    size, held, more = 0, bytearray(), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        held += message.get("body", b"")
+        more = message.get("more_body", False)
+        if held and (len(held) >= PIECE_BYTES or not more):
+            size += len(held)
+            if size > most_bytes + MOST_OVERHEAD:
+                raise too_large(most_bytes)
+            await asyncio.to_thread(parser.write, bytes(held))
+            held.clear()
+    parser.finalize()
+    if not reader.ended:
+        raise CallerError("the form ends too soon")
+
+
+def too_large(most_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the file is larger than {most_bytes} bytes (batches.max_file_bytes)",
+        param="file",
+        code="body_too_large",
+    )
+
+
+class _Reader:
+    """What the parser calls."""
+
+    def __init__(self, form: Form, most_bytes: int) -> None:
+        self._form = form
+        self._left = self._most = most_bytes
+        self._headers: dict[bytes, bytes] = {}
+        self._name = self._value = b""
+        self._into: str | None = None
+        """The field whose value comes; None while it is the file's."""
+        self.ended = False
+
+    def callbacks(self) -> dict[str, object]:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_end,
+            "on_part_data": self._data,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._headers = {}
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._name.lower()] = self._value
+        self._name = self._value = b""
+
+    def _headers_end(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        filename = options.get(b"filename")
+        if filename is None:
+            if len(self._form.fields) == MOST_FIELDS:
+                raise CallerError("the form has too many fields")
+            self._into = name
+            self._form.fields[name] = ""
+        elif name != "file" or self._form.filename is not None:
+            raise CallerError("the form takes one file, as `file`", param="file")
+        else:
+            self._into = None
+            self._form.filename = filename.decode("utf-8", "replace")[:512]
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._into is None:
+            self._left -= end - start
+            if self._left < 0:
+                raise too_large(self._most)
+            self._form.content.write(memoryview(data)[start:end])
+            return
+        value = self._form.fields[self._into] + data[start:end].decode("utf-8", "replace")
+        if len(value) > LONGEST_FIELD:
+            raise CallerError(f"the field `{self._into[:64]}` is too long")
+        self._form.fields[self._into] = value
+
+    def _end(self) -> None:
+        self.ended = True

@@ -1,0 +1,220 @@
+"""Looks up a request's texts in the cache, and computes the rest.
+
+A text that another request is already computing is awaited instead of being computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from embedfleet.api.formats.embedding_request import EmbeddingRequest
+from embedfleet.api.served_model import Promise, ServedModel, prompt_of, truncation
+from embedfleet.api.tokenizing import Tokenizing, whole
+from embedfleet.cache.entry import Entry
+from embedfleet.cache.key import Keys, VectorIdentity
+from embedfleet.cache.single_flight import Order, SingleFlight
+from embedfleet.cache.tiers import VectorCache
+from embedfleet.models.encoding.encoder import EncodedText
+from embedfleet.scheduling.texts import Caller, Waiting
+from embedfleet.transport.access import Quota
+from embedfleet.transport.headers import CacheDirectives
+from embedfleet.vocabulary import CallerError, EmbedfleetError, Truncation
+
+MOST_IDENTITIES = 1024
+"""Prompts whose state of hashing is remembered; callers make them up, so there must be an end."""
+
+INLINE_KEYED = 16_384
+"""Requests with no more characters or ids get their keys on the event loop; a millisecond."""
+
+
+@dataclass(slots=True, eq=False)
+class Recollection:
+    """What is known of a request's texts so far."""
+
+    model: ServedModel
+    parsed: EmbeddingRequest
+    directives: CacheDirectives
+    keys: list[bytes]
+    entries: list[Entry | None]
+    """In the order of the texts; None where nothing is known yet."""
+    hits: int
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    faults: dict[bytes, EmbedfleetError] = field(default_factory=dict)
+    """What is wrong with texts that have no entry, where each is for itself."""
+
+    def missing(self) -> dict[bytes, int]:
+        """The first place of each text that is missing; equal ones are one."""
+        found: dict[bytes, int] = {}
+        for place, (key, entry) in enumerate(zip(self.keys, self.entries, strict=True)):
+            if entry is None and key not in self.faults:
+                found.setdefault(key, place)
+        return found
+
+    def fill(self, known: dict[bytes, Entry]) -> int:
+        """Put entries to all places of their texts; return how many those are."""
+        filled = 0
+        for place, key in enumerate(self.keys):
+            if self.entries[place] is None and (entry := known.get(key)) is not None:
+                self.entries[place] = entry
+                filled += 1
+        return filled
+
+
+class Recalling:
+    """Vectors of requests, through a cache."""
+
+    def __init__(self, cache: VectorCache, tokenizing: Tokenizing) -> None:
+        self._cache = cache
+        self._flights = SingleFlight(cache)
+        self._tokenizing = tokenizing
+        self._keys: dict[tuple[object, ...], Keys] = {}
+        """By all that a request may say of what stands before its texts and becomes of long ones:
+        so that usual requests need not have either worked out."""
+
+    async def begin(
+        self, model: ServedModel, parsed: EmbeddingRequest, directives: CacheDirectives
+    ) -> Recollection | None:
+        """Look up in memory; None while it is not known what the model's pool promises."""
+        promise = model.promise()
+        if promise is None:
+            return None
+        of = self._keys_for(promise, model, parsed).of
+        if sum(map(len, parsed.inputs)) <= INLINE_KEYED:
+            keys = [of(text) for text in parsed.inputs]
+        else:
+            keys = await self._tokenizing.apart(lambda: [of(text) for text in parsed.inputs])
+        if not directives.answer:
+            return Recollection(model, parsed, directives, keys, [None] * len(keys), 0)
+        recall = self._cache.recall
+        entries = [recall(key) for key in keys]
+        return Recollection(
+            model, parsed, directives, keys, entries, len(keys) - entries.count(None)
+        )
+
+    async def complete(self, seen: Recollection, caller: Caller, allowed: Quota) -> None:
+        """Get what is missing: from Redis, from whoever has it computed, or from the backend.
+
+        Raises what a request without a cache would.
+        """
+        if seen.directives.answer:
+            await self._fetch(seen)
+        if missing := seen.missing():
+            await self._compute(seen, missing, caller, allowed)
+        if seen.missing():
+            raise EmbedfleetError("vectors are missing in an answer. This is a bug.")
+
+    async def _fetch(self, seen: Recollection) -> None:
+        missing = list(seen.missing())
+        if not missing or self._cache.remote is None:
+            return
+        found = await self._cache.fetch(missing, seen.model.identity.width)
+        # What came meanwhile is in memory by now.
+        later = (entry or self._cache.peek(key) for key, entry in zip(missing, found, strict=True))
+        known = {key: entry for key, entry in zip(missing, later, strict=True) if entry}
+        seen.hits += seen.fill(known)
+
+    async def _compute(
+        self,
+        seen: Recollection,
+        missing: dict[bytes, int],
+        caller: Caller,
+        allowed: Quota,
+    ) -> None:
+        """Wait for what others have computed, have the rest computed."""
+        keys = list(missing)
+        waiting = Waiting([None] * len(keys), by_item=seen.parsed.by_item)
+        # A text that must not be stored is shared with nobody: others would learn that it was sent.
+        shares = seen.directives.answer and seen.directives.store
+        join = self._flights.join
+        try:
+            alone = [
+                at for at, key in enumerate(keys) if not (shares and join(waiting, at, key, caller))
+            ]
+            if alone:
+                places = [missing[keys[at]] for at in alone]
+                encoded = await self._encode(seen, places, caller, allowed)
+                orders = []
+                for at, text in zip(alone, encoded, strict=True):
+                    if isinstance(text, CallerError):
+                        waiting.take(at, text)
+                    else:
+                        orders.append(Order(keys[at], text.ids, text.truncated, at))
+                self._lead(seen, waiting, orders, caller, allowed, shares=shares)
+            await waiting.finished
+        finally:
+            self._flights.leave(waiting)
+            seen.queue_s, seen.compute_s = waiting.queue_s, waiting.compute_s
+        found: dict[bytes, Entry] = {}
+        for key, row in zip(keys, waiting.rows, strict=True):
+            if isinstance(row, EmbedfleetError):
+                seen.faults[key] = row
+            else:
+                found[key] = row
+        seen.fill(found)
+
+    def _lead(
+        self,
+        seen: Recollection,
+        waiting: Waiting,
+        orders: Sequence[Order],
+        caller: Caller,
+        allowed: Quota,
+        *,
+        shares: bool,
+    ) -> None:
+        """Have texts computed, but for those that others began with while these were encoded."""
+        led: list[Order] = []
+        for order in orders:
+            entry = self._cache.peek(order.key) if shares else None
+            if entry is not None:
+                waiting.take(order.place, entry)
+            elif not (shares and self._flights.join(waiting, order.place, order.key, caller)):
+                led.append(order)
+        if not led:
+            allowed.charge(0)
+            return
+        backend, tokens = seen.model.backend, sum(len(order.encoding) for order in led)
+        backend.admit(len(led), tokens, caller)
+        allowed.charge(tokens)
+        self._flights.lead(waiting, led, backend, caller, stores=seen.directives.store)
+
+    async def _encode(
+        self, seen: Recollection, places: Sequence[int], caller: Caller, allowed: Quota
+    ) -> list[EncodedText | CallerError]:
+        parsed = seen.parsed
+        texts = [parsed.inputs[place] for place in places]
+        allowed.reserve(self._tokenizing.least_tokens(seen.model, parsed, texts))
+        encoded = await self._tokenizing.encode(seen.model, parsed, texts, caller, places)
+        return encoded if parsed.by_item else list(whole(encoded))
+
+    def _keys_for(self, promise: Promise, model: ServedModel, parsed: EmbeddingRequest) -> Keys:
+        asked = (parsed.role, parsed.instruction, parsed.queries, parsed.truncate, parsed.cut)
+        known = (promise, model.identity.tokenizer, model.truncate, asked)
+        keys = self._keys.get(known)
+        if keys is None:
+            if len(self._keys) >= MOST_IDENTITIES:
+                self._keys.clear()
+            identity = vector_identity(
+                promise, model, prompt_of(model, parsed), truncation(model, parsed)
+            )
+            keys = self._keys[known] = Keys(identity)
+        return keys
+
+
+def vector_identity(
+    promise: Promise, model: ServedModel, prompt: str, truncate: Truncation
+) -> VectorIdentity:
+    """What determines the vectors of a request's texts, beside these."""
+    identity = model.identity
+    return VectorIdentity(
+        pool=model.names[0],
+        revision=promise.revision,
+        precision=promise.precision,
+        tokenizer=identity.tokenizer,
+        width=identity.width,
+        max_tokens=identity.max_tokens,
+        prompt=prompt,
+        truncate=truncate,
+    )

@@ -1,0 +1,103 @@
+"""The contract protocol: how one API requests vectors, and how it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from typing import Protocol
+
+import msgspec
+import orjson
+import pybase64
+
+from embedfleet.api.formats.embedding_request import EmbeddingRequest, RequestLimits
+from embedfleet.api.formats.large_bodies import Body, Step
+from embedfleet.api.formats.vector_forms import Form, as_bytes, as_numbers, derive, rounded
+from embedfleet.transport.asgi import JSON
+from embedfleet.vocabulary import EmbedfleetError, Vector, Vectors
+
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """What is known of a request beside its body."""
+
+    path: str
+    limits: RequestLimits
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What is to be told of a request."""
+
+    request: EmbeddingRequest
+    full: Vectors | Sequence[Vector]
+    """Vectors of full width of all texts that have one, in order."""
+    tokens: int
+    """Of all of them, prompts and end-of-text tokens included."""
+    name: str = ""
+    """The request's name."""
+    seconds: float = 0.0
+    """How long it took so far."""
+    places: Sequence[int] | None = None
+    """Where in the request they stand; None from the first text on."""
+    truncated: Container[int] = ()
+    """Places of texts that were cut."""
+    faults: dict[int, EmbedfleetError] = {}
+    """What is wrong with the texts at the other places."""
+
+    @property
+    def vectors(self) -> Vectors | Sequence[Vector]:
+        """Of the dimensions asked for, float32."""
+        return derive(self.full, self.request.dimensions)
+
+    def listed(self, form: Form, wrong: Callable[[int, EmbedfleetError], bytes]) -> bytes:
+        """A JSON list of all vectors in one form, with what `wrong` writes at places that have
+        none.
+        """
+        numbers = rounded(self.vectors, form.kind)
+        if form.layout == "base64":
+            rows = as_bytes(numbers, big_endian=form.big_endian)
+            written = [b'"%b"' % pybase64.b64encode(row) for row in rows]
+        else:
+            # One by one: the interpreter is held for a text at most, not for all of them.
+            written = [orjson.dumps(row, option=_NUMPY) for row in as_numbers(numbers)]
+        if self.faults:
+            places = range(len(written)) if self.places is None else self.places
+            found = dict(zip(places, written, strict=True))
+            found |= {place: wrong(place, fault) for place, fault in self.faults.items()}
+            written = [found[place] for place in sorted(found)]
+        return b"[%b]" % b",".join(written)
+
+
+class Written(msgspec.Struct, frozen=True):
+    """An answer as it goes out."""
+
+    body: bytes
+    content_type: bytes = JSON
+    headers: Headers = ()
+
+
+class Contract(Protocol):
+    """One API. All of it is pure."""
+
+    @property
+    def name(self) -> str:
+        """What metrics and pages call it."""
+        ...
+
+    def read(self, body: Body, asked: Asked) -> EmbeddingRequest:
+        """Read a body that is quickly read; raises CallerError, in the API's own words."""
+        ...
+
+    def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
+        """Read any body, in pieces and in a thread."""
+        ...
+
+    def write(self, answer: Answer) -> Written:
+        """Write an answer, in a thread where it is large."""
+        ...
+
+    def refuse(self, error: EmbedfleetError) -> bytes:
+        """Write the body of an error."""
+        ...

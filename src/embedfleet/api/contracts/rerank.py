@@ -1,0 +1,139 @@
+"""Reranking as Jina, vLLM, Cohere and TEI define it, and scoring as vLLM defines it.
+
+One response suits clients of the first three: each reads its own fields. TEI's is a bare list.
+Scores are probabilities from 0 to 1, or logits on request (`raw_scores`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from embedfleet.api.contracts.contract import Answer, Asked, Written
+from embedfleet.api.formats.large_bodies import Body, Step
+from embedfleet.api.formats.rerank_request import RerankRequest, parse_rerank, parse_score
+from embedfleet.transport.errors import render_error
+from embedfleet.vocabulary import EmbedfleetError
+
+
+class Rerank:
+    """`/rerank`, `/v1/rerank` and `/v2/rerank`."""
+
+    name = "rerank"
+
+    def read(self, body: Body, asked: Asked) -> RerankRequest:
+        return parse_rerank(body, asked.limits)
+
+    def read_large(self, body: Body, asked: Asked, step: Step) -> RerankRequest:
+        step()
+        return parse_rerank(body, asked.limits)
+
+    def write(self, answer: Answer) -> Written:
+        request = asked_for(answer)
+        scores = scores_of(answer)
+        best = np.argsort(-scores, kind="stable")[: request.top_n]
+        if request.bare:
+            return Written(orjson.dumps(_ranked(request, scores, best, "score", nested=False)))
+        told = {
+            "id": answer.name,
+            "object": "list",
+            "model": request.model,
+            "results": _ranked(request, scores, best, "relevance_score", nested=True),
+            "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
+            "meta": {
+                "api_version": {"version": "2"},
+                "billed_units": {"search_units": 1},
+                "tokens": {"input_tokens": answer.tokens},
+            },
+        }
+        return Written(orjson.dumps(told))
+
+    def refuse(self, error: EmbedfleetError) -> bytes:
+        return _refusal(error)
+
+
+class Score:
+    """`/score` and `/v1/score`."""
+
+    name = "score"
+
+    def read(self, body: Body, asked: Asked) -> RerankRequest:
+        return parse_score(body, asked.limits)
+
+    def read_large(self, body: Body, asked: Asked, step: Step) -> RerankRequest:
+        step()
+        return parse_score(body, asked.limits)
+
+    def write(self, answer: Answer) -> Written:
+        data = [
+            {"index": place, "object": "score", "score": score}
+            for place, score in enumerate(scores_of(answer).tolist())
+        ]
+        told = {
+            "id": answer.name,
+            "object": "list",
+            "model": answer.request.model,
+            "data": data,
+            "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
+        }
+        return Written(orjson.dumps(told))
+
+    def refuse(self, error: EmbedfleetError) -> bytes:
+        return _refusal(error)
+
+
+RERANK = Rerank()
+SCORE = Score()
+
+ROUTES: Final[Mapping[str, Rerank | Score]] = {
+    "/rerank": RERANK,
+    "/v1/rerank": RERANK,
+    "/v2/rerank": RERANK,
+    "/score": SCORE,
+    "/v1/score": SCORE,
+}
+"""Paths at which scores are asked for by POST."""
+
+
+def asked_for(answer: Answer) -> RerankRequest:
+    if not isinstance(answer.request, RerankRequest):
+        raise TypeError(f"no request for scores: {type(answer.request).__name__}")
+    return answer.request
+
+
+def scores_of(answer: Answer) -> NDArray[np.float64]:
+    """Of all documents in order; see `vocabulary.SCORE_WIDTH`."""
+    rows = np.asarray(answer.full, np.float64).reshape(-1, 2)
+    if asked_for(answer).raw_scores:
+        with np.errstate(divide="ignore"):
+            logits: NDArray[np.float64] = 2 * (np.log(rows[:, 1]) - np.log(rows[:, 0]))
+        return logits
+    return rows[:, 1] ** 2 / (rows[:, 0] ** 2 + rows[:, 1] ** 2)
+
+
+def _ranked(
+    request: RerankRequest,
+    scores: NDArray[np.float64],
+    best: NDArray[np.intp],
+    name: str,
+    *,
+    nested: bool,
+) -> Sequence[dict[str, object]]:
+    found = []
+    for place in best.tolist():
+        one: dict[str, object] = {"index": place, name: float(scores[place])}
+        if request.return_documents:
+            text = str(request.inputs[place])
+            one |= {"document": {"text": text}} if nested else {"text": text}
+        found.append(one)
+    return found
+
+
+def _refusal(error: EmbedfleetError) -> bytes:
+    """OpenAI's form, which vLLM has, and beside it the message where Cohere's clients look."""
+    told = orjson.loads(render_error(error))
+    return orjson.dumps({"message": error.message, **told})

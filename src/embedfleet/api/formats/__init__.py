@@ -1,0 +1,1 @@
+"""Bytes of requests and answers in the forms of each API. Pure."""

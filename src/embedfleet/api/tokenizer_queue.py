@@ -1,0 +1,184 @@
+"""Fair scheduling of tokenisation: whose request is tokenised next, and admission to that queue.
+
+Pure. Lanes share the work as in a pool's queue; clients within a lane share it equally; of one
+client's requests the most urgent is first. A request is processed in slices and re-enters the queue
+after each, so that a large one delays others by a slice at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from embedfleet.scheduling.urgency import BULK_LEAD, LANE_SHARES, urgency
+from embedfleet.vocabulary import Lane, OverloadedError
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English; ranks requests whose tokens are not known yet."""
+
+LEAD = BULK_LEAD * CHARACTERS_PER_TOKEN
+BULK_SHARE = 0.5
+"""How much of the room bulk requests may take."""
+
+Work = TypeVar("Work")
+
+
+@dataclass(slots=True, eq=False)
+class Turn(Generic[Work]):
+    """One request that waits to be tokenised."""
+
+    work: Work
+    lane: Lane
+    caller: str
+    """The id of its key, or its address."""
+    characters: int
+    """All of it, prompts included."""
+    arrived: float
+    deadline: float
+    """Monotonic seconds."""
+    left: int = field(init=False)
+    """Characters not yet tokenised."""
+
+    def __post_init__(self) -> None:
+        self.left = self.characters
+
+    @property
+    def urgency(self) -> float:
+        return urgency(self.arrived, self.characters // CHARACTERS_PER_TOKEN, self.deadline)
+
+
+class _Callers(Generic[Work]):
+    """The callers of one lane, and what each has had."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.served = 0.0
+        """Characters, for its share."""
+        self.characters = 0
+        """Characters that wait or are being worked on."""
+        self._waiting: dict[str, list[Turn[Work]]] = {}
+        self._had: dict[str, float] = {}
+        self._least = 0.0
+        """What the caller whose turn it was last had: who comes anew begins there."""
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, turn: Turn[Work]) -> None:
+        self._waiting.setdefault(turn.caller, []).append(turn)
+        self._had[turn.caller] = max(self._had.get(turn.caller, 0.0), self._least)
+
+    def take(self) -> Turn[Work]:
+        caller = min(self._waiting, key=self._had.__getitem__)
+        self._least = self._had[caller]
+        turns = self._waiting[caller]
+        turn = min(turns, key=lambda one: one.urgency)
+        self._out(turn)
+        return turn
+
+    def remove(self, turn: Turn[Work]) -> bool:
+        if turn not in self._waiting.get(turn.caller, ()):
+            return False
+        self._out(turn)
+        return True
+
+    def worked(self, turn: Turn[Work], characters: int) -> None:
+        self.served += characters / self.share
+        self._had[turn.caller] = self._had.get(turn.caller, self._least) + characters
+
+    def forget_idle(self, running: set[str]) -> None:
+        """What a caller had counts while it has something here."""
+        for caller in self._had.keys() - self._waiting.keys() - running:
+            del self._had[caller]
+
+    def _out(self, turn: Turn[Work]) -> None:
+        turns = self._waiting[turn.caller]
+        turns.remove(turn)
+        if not turns:
+            del self._waiting[turn.caller]
+
+
+class Turns(Generic[Work]):
+    """All requests that wait to be tokenised."""
+
+    def __init__(self, most_characters: int, characters_per_s: float) -> None:
+        """`characters_per_s` is a first guess of what the threads do together."""
+        self._most = most_characters
+        self._per_s = characters_per_s
+        self._lanes = {lane: _Callers[Work](share) for lane, share in LANE_SHARES.items()}
+        self._running: list[Turn[Work]] = []
+
+    def __bool__(self) -> bool:
+        return any(self._lanes.values())
+
+    @property
+    def characters(self) -> int:
+        """Characters not yet tokenised, of all requests."""
+        return sum(lane.characters for lane in self._lanes.values())
+
+    def admit(self, characters: int, lane: Lane, left_s: float) -> None:
+        """Return if a request may wait; OverloadedError with the time to try again if not.
+
+        A request that finds nothing before it is never refused.
+        """
+        before = self.characters
+        if not before:
+            return
+        most = int(self._most * (BULK_SHARE if lane is Lane.BULK else 1.0))
+        own = self._lanes[lane]
+        ahead = min(before, own.characters / own.share)
+        wait_s = ahead / self._per_s
+        if before + characters > most:
+            raise OverloadedError(
+                f"{before} characters wait to be tokenised and {characters} more would pass the "
+                f"limit of {most} for {lane} texts (gateway.max_queued_bytes); try again later",
+                retry_after_s=_bounded((before + characters - most) / self._per_s),
+            )
+        if wait_s > left_s:
+            raise OverloadedError(
+                f"the wait for tokenising is about {wait_s:.1f} s, the request's deadline comes "
+                f"in {max(0.0, left_s):.1f} s; try again later or allow more time",
+                retry_after_s=_bounded(wait_s - left_s),
+            )
+
+    def put(self, turn: Turn[Work]) -> None:
+        """A request begins to wait."""
+        self._lanes[turn.lane].characters += turn.left
+        self._lanes[turn.lane].put(turn)
+
+    def take(self) -> Turn[Work]:
+        """The request whose slice is next; there must be one. It must come back by `back`."""
+        interactive, bulk = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BULK]
+        if not (interactive and bulk):
+            # A lane alone saves nothing up and owes nothing.
+            interactive.served = bulk.served = 0.0
+        first = interactive and (not bulk or interactive.served - LEAD <= bulk.served)
+        turn = (interactive if first else bulk).take()
+        self._running.append(turn)
+        return turn
+
+    def back(self, turn: Turn[Work], characters: int, seconds: float, *, done: bool) -> None:
+        """A slice of so many characters is over; the rest waits again unless it is `done`."""
+        lane = self._lanes[turn.lane]
+        before = turn.left
+        turn.left = 0 if done else max(0, turn.left - characters)
+        lane.characters -= before - turn.left
+        lane.worked(turn, characters)
+        if characters and seconds > 0:
+            rate = characters / seconds * len(self._running)
+            self._per_s += 0.1 * (rate - self._per_s)
+        self._running.remove(turn)
+        if not done:
+            lane.put(turn)
+        lane.forget_idle({one.caller for one in self._running if one.lane is turn.lane})
+
+    def remove(self, turn: Turn[Work]) -> None:
+        """Nobody waits for it any more; does nothing while a slice of it is worked on."""
+        lane = self._lanes[turn.lane]
+        if lane.remove(turn):
+            lane.characters -= turn.left
+
+
+def _bounded(seconds: float) -> float:
+    """Between a second and a minute: nobody should hammer, and nobody be sent away for long."""
+    return min(60.0, max(1.0, seconds))

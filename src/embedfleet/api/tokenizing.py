@@ -1,0 +1,216 @@
+"""Tokenises a request's texts without blocking other requests.
+
+Small requests are tokenised on the event loop, the others in slices on a few threads. A request
+whose client has disconnected, or whose deadline has passed, gets no further slice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
+
+from embedfleet.api.formats.embedding_request import EmbeddingRequest
+from embedfleet.api.served_model import ServedModel, prompt_of, truncation
+from embedfleet.api.tokenizer_queue import Turn, Turns
+from embedfleet.models.encoding.encoder import EncodedText
+from embedfleet.models.encoding.tokenizer import finished
+from embedfleet.scheduling.texts import Caller
+from embedfleet.vocabulary import (
+    CallerError,
+    EmbedfleetError,
+    PackedText,
+    TextOrIds,
+    of_several,
+)
+
+Done = TypeVar("Done")
+
+INLINE_CHARACTERS = 4096
+"""Requests with no more text than this, prompts included, are tokenised on the event loop: they
+take well under a millisecond there, and a hop to a thread and back would cost more than that."""
+
+SLICE_S = 0.01
+"""A slice ends with the step in which so much time is over."""
+
+CHARACTERS_PER_S = 1e6
+"""What one thread tokenises a second, until it was measured."""
+
+CHARACTERS_PER_TOKEN = 16
+"""An estimate of tokens from characters that is hardly ever too high."""
+
+
+class _Job(NamedTuple):
+    steps: Generator[int, None, Any]
+    done: asyncio.Future[Any]
+
+
+class Tokenizing:
+    """Encodings of requests, with a few threads of its own."""
+
+    def __init__(self, threads: int, most_characters: int, *, own_ids: bool = False) -> None:
+        """`most_characters` may wait to be tokenised before requests are refused. With `own_ids`,
+        token ids that another tokenizer has made are refused.
+        """
+        self._own_ids = own_ids
+        self._threads = ThreadPoolExecutor(threads, "tokenize")
+        self._beside = ThreadPoolExecutor(2, "bodies")
+        """For what is no tokenising: reading bodies, writing answers, making keys."""
+        self._free = threads
+        self._turns: Turns[_Job] = Turns(most_characters, CHARACTERS_PER_S * threads)
+        self._closed = False
+
+    @staticmethod
+    def characters(model: ServedModel, parsed: EmbeddingRequest, texts: Sequence[TextOrIds]) -> int:
+        """How much there is to tokenise: the prompt stands before every text. Ids count as well,
+        though they are only checked.
+        """
+        prompt = prompt_of(model, parsed)
+        return sum(map(len, texts)) + len(prompt) * len(texts)
+
+    @staticmethod
+    def least_tokens(
+        model: ServedModel, parsed: EmbeddingRequest, texts: Sequence[TextOrIds]
+    ) -> int:
+        """How many tokens texts have at least, as far as can be told before tokenising; 0 where
+        that costs next to nothing.
+        """
+        if Tokenizing.characters(model, parsed, texts) <= INLINE_CHARACTERS:
+            return 0
+        prompt = prompt_of(model, parsed)
+        most, tokens = model.identity.max_tokens, 0
+        for text in texts:
+            if isinstance(text, PackedText):  # bytes, up to four a character
+                least = (len(text) // 4 + len(prompt)) // CHARACTERS_PER_TOKEN
+            elif isinstance(text, str):
+                least = (len(text) + len(prompt)) // CHARACTERS_PER_TOKEN
+            else:
+                least = len(text)
+            tokens += min(max(1, least), most)
+        return tokens
+
+    async def encode(
+        self,
+        model: ServedModel,
+        parsed: EmbeddingRequest,
+        texts: Sequence[TextOrIds],
+        caller: Caller,
+        places: Sequence[int] | None = None,
+    ) -> list[EncodedText | CallerError]:
+        """Encode `texts`, all of a request's or some of them, as it wants them encoded.
+
+        `places` says where in the request's `inputs` they are. What is wrong with a text comes in
+        its place. Raises OverloadedError where too much waits already. Cancelling ends it with the
+        slice that is worked on.
+        """
+        prompt = prompt_of(model, parsed)
+        characters = self.characters(model, parsed, texts)
+        steps = model.encoder.steps(
+            texts,
+            prompt=prompt,
+            truncate=truncation(model, parsed),
+            name=partial(_named, parsed, places),
+            own_ids=self._own_ids,
+        )
+        if characters <= INLINE_CHARACTERS:
+            return finished(steps)
+        now = time.monotonic()
+        self._turns.admit(characters, caller.lane, caller.deadline - now)
+        job = _Job(steps, asyncio.get_running_loop().create_future())
+        who = caller.key or caller.address
+        turn = Turn(job, caller.lane, who, characters, now, caller.deadline)
+        self._turns.put(turn)
+        self._pump()
+        try:
+            encoded: list[EncodedText | CallerError] = await job.done
+        finally:
+            self._turns.remove(turn)
+            # An error knows the frames that it came through, and this one would know the error.
+            del turn, job, steps
+        return encoded
+
+    async def apart(self, work: Callable[[], Done]) -> Done:
+        """Do other work on texts, tokens or vectors in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._beside, work)
+
+    def close(self) -> None:
+        self._closed = True
+        for threads in (self._threads, self._beside):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _pump(self) -> None:
+        """Give every free thread a slice."""
+        loop = asyncio.get_running_loop()
+        while self._free and self._turns and not self._closed:
+            turn = self._turns.take()
+            if turn.work.done.done():  # cancelled while it waited
+                self._turns.back(turn, 0, 0.0, done=True)
+                continue
+            self._free -= 1
+            slice_ = loop.run_in_executor(self._threads, _slice, turn.work)
+            slice_.add_done_callback(partial(self._end, turn))
+
+    def _end(self, turn: Turn[_Job], ended: asyncio.Future[_Sliced]) -> None:
+        self._free += 1
+        done = turn.work.done
+        if ended.cancelled():
+            self._turns.back(turn, 0, 0.0, done=True)
+            done.cancel()
+            return
+        sliced = ended.result()
+        over = sliced.over or done.done()
+        self._turns.back(turn, sliced.characters, sliced.seconds, done=over)
+        if sliced.over and not done.done():
+            if sliced.error is not None:
+                done.set_exception(sliced.error)
+            else:
+                done.set_result(sliced.result)
+        self._pump()
+
+
+def whole(encoded: Sequence[EncodedText | CallerError]) -> Sequence[EncodedText]:
+    """The texts; raises one CallerError for all of them that are none."""
+    faults = [each for each in encoded if isinstance(each, CallerError)]
+    if faults:
+        raise of_several(faults)
+    return cast("Sequence[EncodedText]", encoded)
+
+
+def _named(parsed: EmbeddingRequest, places: Sequence[int] | None, at: int) -> str:
+    """What the sender of a request calls one of its texts."""
+    place = at if places is None else places[at]
+    return f"{parsed.field}[{place if parsed.places is None else parsed.places[place]}]"
+
+
+class _Sliced(NamedTuple):
+    """What came of a slice."""
+
+    characters: int
+    seconds: float
+    over: bool
+    result: Any = None
+    error: BaseException | None = None
+
+
+def _slice(job: _Job) -> _Sliced:
+    """In a thread: take steps until the slice is over."""
+    began = time.monotonic()
+    characters = 0
+    while True:
+        try:
+            characters += next(job.steps)
+        except StopIteration as end:
+            return _Sliced(characters, time.monotonic() - began, over=True, result=end.value)
+        except EmbedfleetError as error:
+            # Without its frames, which know this job, which knows the error: texts would stay until
+            # the garbage collector comes.
+            error = error.with_traceback(None)
+            return _Sliced(characters, time.monotonic() - began, over=True, error=error)
+        except BaseException as error:  # noqa: BLE001  whatever it is, it is the request's
+            return _Sliced(characters, time.monotonic() - began, over=True, error=error)
+        seconds = time.monotonic() - began
+        if seconds >= SLICE_S or job.done.done():
+            return _Sliced(characters, seconds, over=False)

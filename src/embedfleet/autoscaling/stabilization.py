@@ -1,0 +1,163 @@
+"""How far the fleet moves now towards what is wanted.
+
+Pure. Decides pace: up at once and in bounded steps, down only after a quiet window, in small steps,
+if the rest could carry the load, and never while the autoscaler is new or replicas start in time.
+Refuses to know why a number is wanted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from embedfleet.autoscaling.signals import Observation, start_up_s
+from embedfleet.runtime.settings import AutoscalingSettings
+
+ALWAYS_UP = 4
+"""Replicas that may be added in an interval however small the fleet is (as in Kubernetes' HPA)."""
+LATE = 3.0
+"""After so many usual start-ups without a new order, who still starts is not waited for: three of
+four start within one, and one that never does must not keep the others for ever."""
+
+
+Wants = tuple[tuple[float, int], ...]
+"""When, and how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What steadying remembers."""
+
+    started: float | None = None
+    """When the autoscaler, or its sight, came back."""
+    proven: Wants = ()
+    """What traffic needed in the quiet window, the larger ones first. One that came before a larger
+    one says nothing any more, and is dropped."""
+    wanted: Wants = ()
+    """What was wanted in the shorter window of backlogs, likewise."""
+    grown: Wants = ()
+    """Growth within the last interval: (when, by how many)."""
+    down_at: float = -math.inf
+    """When the fleet last shrank."""
+    starting_since: float | None = None
+    """Since when replicas have been starting without any more having been ordered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do now."""
+
+    planned: int
+    pace: Pace
+    held_by: str | None = None
+    why: str | None = None
+
+
+def interrupted(pace: Pace) -> Pace:
+    """Remember that nothing was seen for a while: what was wanted then is unknown.
+
+    The quiet window starts over when sight returns.
+    """
+    return replace(pace, started=None)
+
+
+def step(
+    seen: Observation,
+    wanted: int,
+    proven: int,
+    least: int,
+    pace: Pace,
+    settings: AutoscalingSettings,
+) -> Step:
+    """Move towards `wanted`, which is within all bounds.
+
+    `proven` is the part of it that is no work done once, and `least` is never waited for.
+    """
+    pace = _remembering(seen, wanted, proven, pace, settings)
+    if wanted > seen.planned:
+        return _up(seen, wanted, least, pace, settings)
+    if wanted < seen.planned:
+        return _down(seen, pace, settings)
+    return Step(seen.planned, pace)
+
+
+def _remembering(
+    seen: Observation, wanted: int, proven: int, pace: Pace, settings: AutoscalingSettings
+) -> Pace:
+    now, since = seen.now, pace.starting_since
+    return replace(
+        pace,
+        started=now if pace.started is None else pace.started,
+        proven=_highest(pace.proven, proven, now, settings.down_cooldown_s),
+        wanted=_highest(pace.wanted, wanted, now, settings.backlog_cooldown_s),
+        grown=tuple(each for each in pace.grown if each[0] > now - settings.up_interval_s),
+        starting_since=(now if since is None else since) if seen.starting else None,
+    )
+
+
+def _highest(before: Wants, count: int, now: float, window_s: float) -> Wants:
+    return (
+        *(each for each in before if each[0] > now - window_s and each[1] > count),
+        (now, count),
+    )
+
+
+def _up(
+    seen: Observation, wanted: int, least: int, pace: Pace, settings: AutoscalingSettings
+) -> Step:
+    if seen.memory_used and min(seen.memory_used) >= settings.memory_ceiling:
+        used = min(seen.memory_used)
+        return Step(seen.planned, pace, "memory", f"no host has room: {used:.0%} of memory is used")
+    lately = sum(count for _, count in pace.grown)
+    before = max(0, seen.planned - lately)
+    most = before + max(ALWAYS_UP, math.floor(before * settings.up_most))
+    planned = max(min(wanted, most), min(wanted, least))
+    if planned <= seen.planned:
+        return Step(seen.planned, pace, "pace", f"{lately} were added lately")
+    grown = (*pace.grown, (seen.now, planned - seen.planned))
+    why = None if planned == wanted else f"at most {planned} for now"
+    return Step(planned, replace(pace, grown=grown, starting_since=seen.now), None, why)
+
+
+def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> Step:
+    """One small step, if nothing speaks against it; what does is told."""
+
+    def stay(by: str, why: str) -> Step:
+        return Step(seen.planned, pace, by, why)
+
+    quiet_s = settings.down_cooldown_s
+    started = seen.now if pace.started is None else pace.started
+    if seen.now - started < quiet_s:
+        return stay("restart", f"looking on for {seen.now - started:.0f} s only")
+    if _in_time(seen, pace, settings):
+        return stay("quiet", f"{seen.starting} are still starting")
+    if seen.now - pace.down_at < settings.down_interval_s:
+        return stay("pace", f"it shrank {seen.now - pace.down_at:.0f} s ago")
+    highest = max(count for _, count in (*pace.proven, *pace.wanted))
+    if highest >= seen.planned:
+        return stay("quiet", f"{highest} were wanted within {quiet_s:.0f} s")
+    most = max(1, math.floor(seen.planned * settings.down_most))
+    planned = max(highest, seen.planned - most)
+    refusal = _overloads(seen, min(planned, seen.ready), settings)
+    if refusal is not None:
+        return stay("safety", refusal)
+    return Step(planned, replace(pace, down_at=seen.now))
+
+
+def _in_time(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> bool:
+    """Whether replicas are starting of which it is too early to say that they never will."""
+    since = seen.now if pace.starting_since is None else pace.starting_since
+    return seen.starting > 0 and seen.now - since < LATE * start_up_s(seen, settings)
+
+
+def _overloads(seen: Observation, planned: int, settings: AutoscalingSettings) -> str | None:
+    """Say why the rest could not carry what there is, or None."""
+    able = planned * seen.tokens_per_s
+    rate = max(seen.arriving_fast, seen.arriving_slow)
+    if rate > able * settings.target_utilisation:
+        return f"{planned} could not carry {rate:,.0f} tokens/s"
+    if seen.waiting_tokens > able * settings.max_wait_s / 2 + seen.tokens_per_s:
+        return f"{seen.waiting_tokens:,.0f} tokens wait"
+    if seen.latency_p99_s > settings.slo_s:
+        return "the SLO is broken"
+    return None

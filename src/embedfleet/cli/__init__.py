@@ -1,0 +1,1 @@
+"""All that can be typed: one module for each command."""

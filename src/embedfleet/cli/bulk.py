@@ -1,0 +1,372 @@
+"""`embedfleet bulk`: embed a corpus, plan a run, verify its output."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Coroutine, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from embedfleet.cli.printing import AsJson, show, show_json, table
+from embedfleet.vocabulary import SetupError
+
+Result = TypeVar("Result")
+
+
+class _RunByDefault(TyperGroup):
+    """`bulk IN OUT` is `bulk run IN OUT`."""
+
+    default = "run"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "-h", "--help"}:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+bulk = typer.Typer(
+    cls=_RunByDefault,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="A corpus in, vectors out, each text computed once.\n\n"
+    "    embedfleet bulk documents.jsonl vectors --model builtin\n\n"
+    "Start it again after whatever stopped it: it goes on where it was.",
+)
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="IN…", help="Files, folders, patterns, or addresses.")
+]
+Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="The service that computes.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="With --url, as the service calls it; without, what a fleet of its own serves.",
+    ),
+]
+Replicas = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Replicas of a fleet of its own.")
+]
+KeyFile = Annotated[
+    Path | None, typer.Option("--key-file", metavar="FILE", help="File with the key to ask with.")
+]
+Text = Annotated[str, typer.Option("--text", metavar="NAME", help="Column or field of the text.")]
+Id = Annotated[
+    str | None,
+    typer.Option("--id", metavar="NAME", help="Column of the id; by default rows are numbered."),
+]
+Carry = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES|all|none",
+        help="Other columns in the output; by default all, and none for npy.",
+    ),
+]
+InputFormat = Annotated[
+    str | None,
+    typer.Option(metavar="FORMAT", help="What files hold whose names do not say it."),
+]
+Lane = Annotated[str, typer.Option(metavar="LANE", help="Lane of the requests.")]
+Patience = Annotated[
+    float, typer.Option(min=0, metavar="S", help="Seconds for which a lost service is waited for.")
+]
+
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(metavar="IN… OUT", help="Files, folders or patterns; then a folder."),
+]
+Format = Annotated[
+    str, typer.Option("--format", metavar="npy|jsonl|parquet", help="Form of the output.")
+]
+Dimensions = Annotated[int | None, typer.Option(min=1, metavar="N", help="Of vectors.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        "--output-dtype",
+        metavar="float32|float16|int8|uint8|binary|ubinary",
+        help="Of vectors. Integers come with their scale in `_manifest.json`.",
+    ),
+]
+InputType = Annotated[str | None, typer.Option(metavar="query|document", help="As requests.")]
+Instruction = Annotated[str | None, typer.Option(metavar="TEXT", help="As requests.")]
+Truncate = Annotated[bool, typer.Option(help="Cut texts that are too long.")]
+VectorColumn = Annotated[str, typer.Option(metavar="NAME", help="What vectors are called.")]
+FragmentRows = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Most rows of an output file.")
+]
+Update = Annotated[bool, typer.Option(help="Compute what changed in the input.")]
+RetryErrors = Annotated[bool, typer.Option(help="Try rows again that failed.")]
+Scratch = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="For vectors of unfinished files, on this machine."),
+]
+
+
+@bulk.command()
+def run(
+    paths: Paths,
+    url: Url = None,
+    model: Model = None,
+    replicas: Replicas = None,
+    key_file: KeyFile = None,
+    text: Text = "text",
+    id_: Id = None,
+    carry: Carry = None,
+    format_: Format = "npy",
+    dimensions: Dimensions = None,
+    dtype: Dtype = "float32",
+    input_type: InputType = None,
+    instruction: Instruction = None,
+    truncate: Truncate = False,
+    vector_column: VectorColumn = "embedding",
+    fragment_rows: FragmentRows = None,
+    input_format: InputFormat = None,
+    update: Update = False,
+    retry_errors: RetryErrors = False,
+    lane: Lane = "bulk",
+    patience: Patience = 600.0,
+    scratch: Scratch = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the vectors of a corpus into a folder, or go on with it.
+
+        embedfleet bulk documents/*.parquet vectors --format parquet --url http://127.0.0.1:8080
+
+    With a fleet of its own, for as long as it takes:
+
+        embedfleet bulk documents.jsonl vectors --model builtin --text body --id key
+
+    Rows without a vector are in `_errors.jsonl`; `_manifest.json` says that all is whole.
+    """
+    from embedfleet.client import Wishes  # noqa: PLC0415
+
+    *inputs, out = _several(paths)
+    wishes = Wishes(dimensions, input_type, instruction, truncate)
+    chosen = {
+        "inputs": inputs, "format": format_, "dtype": dtype, "vector": vector_column,
+        "fragment_rows": fragment_rows, "input_format": input_format, "update": update,
+        "retry_errors": retry_errors, "wishes": wishes,
+    }  # fmt: skip
+    job = _job(chosen, text, id_, carry)
+    with _service(url, model, replicas, key_file) as (address, key):
+        options = {"model": model if url else None, "api_key": key, "lane": lane}
+        _run(job, out, scratch, address, options | {"patience_s": patience}, as_json)
+
+
+@bulk.command()
+def verify(
+    paths: Paths,
+    url: Url = None,
+    model: Model = None,
+    replicas: Replicas = None,
+    key_file: KeyFile = None,
+    sample: Annotated[int, typer.Option(min=0, metavar="N", help="Vectors a fragment.")] = 2,
+    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    input_format: InputFormat = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check an output: its files, and a sample of its vectors, computed again.
+
+        embedfleet bulk verify documents.jsonl vectors --url http://127.0.0.1:8080
+
+    Says which fragments are damaged, of other rows than the input has, or of another space than
+    the service computes; exit code 1 where any is.
+    """
+    from embedfleet.bulk.verifying import verify as verified  # noqa: PLC0415
+    from embedfleet.client import AsyncClient  # noqa: PLC0415
+    from embedfleet.runtime.folders import store_at  # noqa: PLC0415
+
+    *inputs, out = _several(paths)
+    with _service(url, model, replicas, key_file) as (address, key):
+
+        async def check() -> Any:
+            async with AsyncClient(address, api_key=key, lane="bulk") as client:
+                store = store_at(out, alone=False)
+                rng = Random(seed)
+                return await verified(
+                    inputs, store, client, sample=sample, rng=rng, input_format=input_format
+                )
+
+        findings = _waited(check())
+    wrong = [each for each in findings if each.complaint]
+    checked = sum(each.checked for each in findings)
+    if as_json:
+        show_json([asdict(each) for each in findings])
+    else:
+        for each in wrong:
+            typer.echo(f"{each.fragment}: {each.complaint} (cosine {each.least_cosine:.3f})")
+        typer.echo(
+            f"{len(findings)} fragments, {len(wrong)} wrong; {checked} vectors computed again"
+        )
+    if wrong:
+        raise typer.Exit(1)
+
+
+@bulk.command()
+def plan(
+    inputs: Inputs,
+    url: Url = None,
+    model: Model = None,
+    key_file: KeyFile = None,
+    text: Text = "text",
+    input_format: InputFormat = None,
+    replica_profile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What a replica is like (TOML).")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of one replica.")] = 1,
+    cost_per_hour: Annotated[float, typer.Option(min=0, help="Price of a GPU hour.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Tell texts, tokens, time and cost before anything is computed.
+
+        embedfleet bulk plan documents.jsonl --replica-profile h200.toml --replicas 8
+
+    With --url a sample is counted by the service's tokenizer; else tokens are estimated from bytes.
+    The profile is that of `embedfleet plan`.
+    """
+    from embedfleet.bulk.planning import outlook  # noqa: PLC0415
+    from embedfleet.simulator import profiles  # noqa: PLC0415
+
+    profile = profiles.Profile() if replica_profile is None else profiles.read(replica_profile)
+    found = _waited(
+        outlook(
+            inputs,
+            text=text,
+            input_format=input_format,
+            url=url,
+            model=model,
+            api_key=_key(key_file),
+            tokens_per_s=profile.most_per_s * replicas,
+        )
+    )
+    cost = found.seconds / 3600 * replicas * gpus * cost_per_hour
+    if as_json:
+        show_json(asdict(found) | {"cost": cost})
+        return
+    rows = table("what", "value")
+    rows.show_header = False
+    rows.add_row("rows", f"{found.rows:,} ({found.faults:,} without a text)")
+    rows.add_row("distinct texts", f"{found.distinct:,}")
+    rows.add_row("tokens", f"{found.tokens:,} ({'counted' if found.counted else 'estimated'})")
+    rows.add_row("time", f"{found.seconds:,.0f} s at {replicas} replicas")
+    if cost_per_hour:
+        rows.add_row("cost", f"{cost:,.2f}")
+    show(rows)
+
+
+def _job(chosen: dict[str, Any], text: str, id_: str | None, carry: str | None) -> Any:
+    from embedfleet.bulk import forms, writing  # noqa: PLC0415
+    from embedfleet.bulk.reading import Columns  # noqa: PLC0415
+    from embedfleet.bulk.running import Job  # noqa: PLC0415
+
+    _one_of("--format", chosen["format"], writing.FORMATS)
+    _one_of("--dtype", chosen["dtype"], tuple(forms.DTYPES))
+    return Job(columns=Columns(text, id_, _carried(carry, chosen["format"])), **chosen)
+
+
+def _several(paths: list[str]) -> list[str]:
+    if len(paths) < 2:
+        raise SetupError("give what to read and then where to write: IN… OUT")
+    return paths
+
+
+def _run(
+    job: Any,
+    out: str,
+    scratch: Path | None,
+    url: str,
+    options: dict[str, Any],
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    from embedfleet.bulk.reporting import reporting, summary  # noqa: PLC0415
+    from embedfleet.bulk.running import run as ran  # noqa: PLC0415
+    from embedfleet.client import AsyncClient  # noqa: PLC0415
+    from embedfleet.runtime.folders import LocalStore, store_at  # noqa: PLC0415
+
+    async def work() -> Any:
+        store = store_at(out)
+        if scratch is None and isinstance(store, LocalStore):
+            place = store.path / "_ledger"
+        else:
+            name = hashlib.sha256(out.encode()).hexdigest()[:16]
+            place = (scratch or Path.home() / ".cache" / "embedfleet" / "bulk") / name
+        try:
+            async with AsyncClient(url, **options) as client:
+                with reporting() as watch:
+                    return await ran(job, client, store, place, watch)
+        finally:
+            store.close()
+
+    found = summary(_waited(work()))
+    if as_json:
+        show_json(found)
+        return
+    typer.echo(
+        f"{out}: {found['rows']:,} rows, {found['errors']:,} without a vector; "
+        f"{found['computed']:,} texts computed in {found['seconds']:,.1f} s "
+        f"({found['texts_per_s']:,.0f}/s, {found['tokens_per_s']:,.0f} tokens/s)"
+    )
+
+
+def _waited(work: Coroutine[Any, Any, Result]) -> Result:
+    """What a coroutine gives; a service that fails ends the command with exit code 1."""
+    import uvloop  # noqa: PLC0415
+
+    from embedfleet.client import ClientError  # noqa: PLC0415
+
+    try:
+        return uvloop.run(work)
+    except ClientError as error:
+        typer.echo(f"embedfleet: error: {error}", err=True)
+        typer.echo("What was computed is kept: start again to go on.", err=True)
+        raise typer.Exit(1) from error
+
+
+@contextlib.contextmanager
+def _service(
+    url: str | None, model: str | None, replicas: int | None, key_file: Path | None
+) -> Iterator[tuple[str, str | None]]:
+    """The address to ask and the key to ask with: a service that runs, or one for this command."""
+    if url is None and model is None:
+        raise SetupError("who computes? --url names a service, --model what to serve for this")
+    if url is not None:
+        if replicas is not None:
+            raise SetupError("--replicas is for a fleet of its own; that of --url has its own")
+        yield url, _key(key_file)
+        return
+    from embedfleet.bulk.own_fleet import own_fleet  # noqa: PLC0415
+
+    with own_fleet(model or "", replicas) as (address, key):
+        yield address, key
+
+
+def _key(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"the key file {file} can't be read: {error}") from error
+
+
+def _carried(carry: str | None, format_: str) -> tuple[str, ...] | None:
+    if carry is None:
+        return () if format_ == "npy" else None
+    if carry in {"all", "none"}:
+        return None if carry == "all" else ()
+    return tuple(filter(None, carry.split(",")))
+
+
+def _one_of(flag: str, value: str, possible: tuple[str, ...]) -> None:
+    if value not in possible:
+        raise SetupError(f"{flag} is {value}; it takes {', '.join(possible)}")

@@ -1,0 +1,155 @@
+"""The commands `embedfleet simulate` and `embedfleet plan`: flags to one call.
+
+This module decides what can be typed. It refuses to know how anything is computed; what a command
+calls is imported only when that command runs, so `--help` is quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedfleet.cli.printing import AsJson, show_json
+from embedfleet.runtime.settings import load
+
+Policies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="NAME",
+        help="Policy to compare; repeat for several: embedfleet, article, hpa, hpa-rate, kpa, "
+        "kpa-600, ray, skyserve, aibrix, llm-d-queue, llm-d-tokens, llm-d-slo, static-12, …; "
+        "oracle knows the whole trace and tells what would have been enough.",
+    ),
+]
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--replica-profile",
+        metavar="FILE",
+        help="What a replica is like (TOML): per_batch_s, tokens_per_s, batch_tokens, start_s, …",
+    ),
+]
+TraceFile = Annotated[Path, typer.Argument(metavar="TRACE", help="CSV: Azure's format or ours.")]
+Copies = Annotated[int, typer.Option(min=1, help="How often each text arrives.")]
+ColdStart = Annotated[
+    float | None, typer.Option(min=0, metavar="S", help="Seconds that a replica takes to start.")
+]
+Slo = Annotated[float | None, typer.Option(metavar="MS", help="Latency promised, in ms.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Runs of each policy.")]
+Fewest = Annotated[int | None, typer.Option(metavar="N", help="Fewest replicas.")]
+Most = Annotated[int, typer.Option(metavar="N", help="Most replicas.")]
+Standby = Annotated[int | None, typer.Option(metavar="N", help="Replicas kept warm.")]
+AsFlow = Annotated[
+    bool, typer.Option("--flow", help="Work instead of single texts: quick, approximate.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write every run as JSON.")
+]
+PlotFile = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw the runs (PNG, SVG, PDF).")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings file; its area [autoscaling] counts."),
+]
+
+
+def simulate(
+    trace: TraceFile,
+    policy: Policies = None,
+    replica_profile: ProfileFile = None,
+    copies: Copies = 1,
+    cold_start: ColdStart = None,
+    slo_ms: Slo = None,
+    seeds: Seeds = 1,
+    min_replicas: Fewest = None,
+    max_replicas: Most = 32,
+    standby: Standby = None,
+    flow: AsFlow = False,
+    json: JsonFile = None,
+    plot: PlotFile = None,
+    config: ConfigFile = None,
+) -> None:
+    """Replay a trace against autoscaling policies, in virtual time.
+
+        embedfleet simulate conv.csv --copies 8 --policy embedfleet --policy kpa --policy static-10
+
+    The production queue, balancing and policy run unmodified; replicas are simulated.
+    """
+    from embedfleet.simulator.comparing import OURS, Comparison, show  # noqa: PLC0415
+
+    chosen: dict[str, Any] = {
+        "autoscaling.min_replicas": min_replicas,
+        "autoscaling.max_replicas": max_replicas,
+        "autoscaling.standby": standby,
+        "autoscaling.slo_s": None if slo_ms is None else slo_ms / 1000.0,
+    }
+    text = None if config is None else config.read_text(encoding="utf-8")
+    show(
+        Comparison(
+            trace=trace,
+            policies=tuple(policy or [OURS]),
+            settings=load(text, {}, chosen).autoscaling,
+            profile=replica_profile,
+            copies=copies,
+            cold_start_s=cold_start,
+            seeds=seeds,
+            as_flow=flow,
+            json=json,
+            plot=plot,
+        )
+    )
+
+
+def plan(
+    texts_per_day: Annotated[float, typer.Option(metavar="N", help="Texts in a day.")],
+    tokens: Annotated[float, typer.Option(metavar="N", help="Mean tokens of a text.")],
+    p99: Annotated[float, typer.Option(metavar="MS", help="Latency promised to 99 %, in ms.")],
+    tokens_p99: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Tokens of a long text; else 4 times the mean."),
+    ] = None,
+    peak: Annotated[float, typer.Option(metavar="X", help="Busiest hour over the mean.")] = 2.0,
+    replica_profile: ProfileFile = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of one replica.")] = 1,
+    cost_per_hour: Annotated[float, typer.Option(min=0, help="Price of a GPU hour.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Plan capacity: how many replicas and GPUs a load needs, and what they cost.
+
+        embedfleet plan --texts-per-day 50e6 --tokens 300 --p99 200 --cost-per-hour 2.5
+
+    Give the profile that you measured; without one, the replica of the published comparison counts.
+    """
+    from embedfleet.simulator import planning, profiles  # noqa: PLC0415
+
+    profile = profiles.Profile() if replica_profile is None else profiles.read(replica_profile)
+    demand = planning.Demand(texts_per_day, tokens, p99 / 1000.0, peak, tokens_p99)
+    found = planning.plan(demand, profile, gpus=gpus, cost_per_hour=cost_per_hour)
+    if as_json:
+        show_json(asdict(found))
+        return
+    rows = [
+        ("replicas", f"{found.replicas} ({found.spare} of them spare)"),
+        ("GPUs", f"{found.gpus}"),
+        ("busy in the peak hour", f"{found.utilisation:.0%}"),
+        (
+            "p99",
+            f"{found.latency_p99_s * 1000:.0f} ms ({found.wait_p99_s * 1000:.0f} ms of it wait)",
+        ),
+        ("a replica does", f"{found.tokens_per_s:,.0f} tokens/s"),
+    ]
+    if cost_per_hour:
+        rows.append(("cost per month", f"{found.cost_per_month:,.0f}"))
+    for name, value in rows:
+        typer.echo(f"{name:24}{value}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(simulate)
+    app.command()(plan)

@@ -1,0 +1,1 @@
+"""Token ids to vectors on one device, behind one protocol."""

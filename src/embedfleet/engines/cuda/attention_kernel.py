@@ -1,0 +1,161 @@
+"""Triton kernel for attention over concatenated texts, computed in tiles.
+
+Key blocks start at a text's first token, so that its result is bit-identical wherever it lies in
+the batch.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from embedfleet.engines.cuda.kernels import take_turn
+
+
+@triton.jit
+def attend_keys(
+    state: tl.tensor,
+    query: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    stride: tl.tensor,
+    scale: tl.tensor,
+    first: tl.tensor,
+    end: tl.tensor,
+    visible: tl.tensor,
+    KEYS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> tl.tuple:
+    """Add keys `first` to `end` to the running softmax; a row sees the first `visible` of all."""
+    total, highest, weights = state
+    dims, columns = tl.arange(0, WIDTH), tl.arange(0, KEYS)
+    for start in tl.range(first, end, KEYS):
+        places = start + columns
+        at = places[:, None] * stride + dims[None, :]
+        if MASKED:
+            key = tl.load(keys + at, mask=places[:, None] < end, other=0.0)
+            value = tl.load(values + at, mask=places[:, None] < end, other=0.0)
+        else:
+            key = tl.load(keys + at)
+            value = tl.load(values + at)
+        scores = tl.dot(query, tl.trans(key)) * scale
+        if MASKED:
+            scores = tl.where(places[None, :] < visible[:, None], scores, float("-inf"))
+        top = tl.maximum(highest, tl.max(scores, 1))
+        shares = tl.exp2(scores - top[:, None])
+        fade = tl.exp2(highest - top)
+        weights = weights * fade + tl.sum(shares, 1)
+        total = tl.dot(shares.to(value.dtype), value, total * fade[:, None])
+        highest = top
+    return total, highest, weights
+
+
+@triton.jit
+def turned(
+    at: tl.tensor,
+    inside: tl.tensor,
+    positions: tl.tensor,
+    cosines: tl.tensor,
+    sines: tl.tensor,
+    norm: tl.tensor,
+    epsilon: tl.tensor,
+    WIDTH: tl.constexpr,
+) -> tl.tensor:
+    """RMS norm and RoPE of heads that begin at `at` [rows, 1], in float32."""
+    dims = tl.arange(0, WIDTH)
+    # The other half of the head: in runs of HALF columns, which the compiler can't see by itself.
+    others = tl.max_contiguous((dims + WIDTH // 2) % WIDTH, WIDTH // 2)
+    angles = tl.max_contiguous(dims % (WIDTH // 2), WIDTH // 2)
+    head = tl.load(at + dims[None, :], mask=inside, other=0.0).to(tl.float32)
+    other = tl.load(at + others[None, :], mask=inside, other=0.0).to(tl.float32)
+    factor = tl.rsqrt(tl.sum(head * head, 1) / WIDTH + epsilon)[:, None]
+    head *= factor * tl.load(norm + dims).to(tl.float32)[None, :]
+    other *= factor * tl.load(norm + others).to(tl.float32)[None, :]
+    place = positions[:, None] * (WIDTH // 2) + angles[None, :]
+    cosine = tl.load(cosines + place, mask=inside, other=0.0)
+    sine = tl.load(sines + place, mask=inside, other=0.0)
+    return head * cosine + tl.where(dims[None, :] < WIDTH // 2, -other, other) * sine
+
+
+@triton.jit
+def attended(
+    query: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    stride: tl.tensor,
+    scale: tl.tensor,
+    before: tl.tensor,
+    count: tl.tensor,
+    visible: tl.tensor,
+    KEYS: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> tl.tensor:
+    """What queries find: blocks of keys that all of them see, then those that some do not."""
+    ROWS: tl.constexpr = query.shape[0]
+    state = (
+        tl.zeros([ROWS, WIDTH], tl.float32),
+        tl.full([ROWS], float("-inf"), tl.float32),
+        tl.zeros([ROWS], tl.float32),
+    )
+    seen_by_all = (before + 1) // KEYS * KEYS
+    state = attend_keys(
+        *(state, query, keys, values, stride, scale, 0, seen_by_all, visible),
+        *(KEYS, WIDTH, False),
+    )
+    total, _, weights = attend_keys(
+        *(state, query, keys, values, stride, scale, seen_by_all, before + count, visible),
+        *(KEYS, WIDTH, True),
+    )
+    return total / weights[:, None]
+
+
+@triton.jit
+def attention_kernel(
+    queries: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    out: tl.tensor,
+    tiles: tl.tensor,
+    cosines: tl.tensor,
+    sines: tl.tensor,
+    norm: tl.tensor,
+    epsilon: tl.tensor,
+    scale: tl.tensor,
+    query_stride: tl.tensor,
+    stride: tl.tensor,
+    GROUP: tl.constexpr,
+    PACK: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
+    EARLY: tl.constexpr,
+) -> None:
+    """Causal attention of one tile: some tokens of one text, PACK query heads of one key head.
+
+    Queries come as they leave their product, keys normed and turned. A tile is [first query row,
+    query rows, first key row, keys before the first query's own]. Keys are taken in blocks that
+    begin at the text's first, wherever it lies in the batch.
+    """
+    tile = tiles + tl.program_id(0) * 4  # of the pass's input, which no kernel writes
+    query_row, count = tl.load(tile), tl.load(tile + 1)
+    key_row, before = tl.load(tile + 2), tl.load(tile + 3)
+    take_turn(EARLY)
+    if count == 0:  # a tile that pads a captured graph
+        return
+    head = tl.program_id(1) * PACK
+    rows, dims = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    tokens = rows // PACK
+    columns = (head + rows % PACK)[:, None] * WIDTH + dims[None, :]
+    inside = tokens[:, None] < count
+    at = (query_row + tokens)[:, None]
+    begin = queries + at * query_stride + (head + rows % PACK)[:, None] * WIDTH
+    query = turned(begin, inside, before + tokens, cosines, sines, norm, epsilon, WIDTH)
+    query = query.to(out.dtype.element_ty)
+    base = key_row.to(tl.int64) * stride + head // GROUP * WIDTH
+    result = attended(
+        *(query, keys + base, values + base, stride, scale, before, count, before + tokens + 1),
+        *(KEYS, WIDTH),
+    )
+    tl.store(out + at * (HEADS * WIDTH) + columns, result.to(out.dtype.element_ty), mask=inside)

@@ -1,0 +1,187 @@
+"""The device under the engine: allocation, streams, synchronisation, loss of the device.
+
+A CUDA device works asynchronously. The CPU device, on which tests of the engine run, completes each
+operation when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from embedfleet.engines.cuda.turns import Wait
+from embedfleet.vocabulary import EngineLostError, SettingError, Vectors
+
+_MIB = 1 << 20
+
+
+class Device(Protocol):
+    """Where an engine computes."""
+
+    name: str
+    uuid: str | None
+    torch_device: torch.device
+
+    def free_mib(self) -> int: ...
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """Inside, this thread's work goes to the engine's own stream."""
+        ...
+
+    def empty_input(self, size: int) -> Tensor:
+        """Integers [size] here that the device can fetch while others compute."""
+        ...
+
+    def mark(self) -> Wait:
+        """Note what the device has been given so far; inside `stream`."""
+        ...
+
+    def fetch(self, vectors: Tensor, count: int) -> Callable[[], Vectors]:
+        """Give the device the order to bring the first `count` rows here; inside `stream`."""
+        ...
+
+    def wait(self) -> None: ...
+
+    def release_memory(self) -> None: ...
+
+
+class CudaDevice:
+    """A GPU, with one stream."""
+
+    def __init__(self, index: int) -> None:
+        self.torch_device = torch.device("cuda", index)
+        self.name = f"cuda:{index}"
+        self.uuid: str | None = str(torch.cuda.get_device_properties(index).uuid)
+        self._stream = torch.cuda.Stream(self.torch_device)
+
+    def free_mib(self) -> int:
+        free: int = torch.cuda.mem_get_info(self.torch_device)[0]
+        return free // _MIB
+
+    def stream(self) -> AbstractContextManager[Any]:
+        stream: AbstractContextManager[Any] = torch.cuda.stream(self._stream)
+        return stream
+
+    def empty_input(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.int32, pin_memory=True)
+
+    def mark(self) -> Wait:
+        event = torch.cuda.Event(blocking=True)  # a thread that waits takes no processor
+        event.record(self._stream)
+        wait: Wait = event.synchronize
+        return wait
+
+    def fetch(self, vectors: Tensor, count: int) -> Callable[[], Vectors]:
+        here = torch.empty(count, vectors.shape[1], dtype=torch.float32, pin_memory=True)
+        here.copy_(vectors[:count], non_blocking=True)
+        wait = self.mark()
+
+        def waited() -> Vectors:
+            wait()
+            found: Vectors = here.numpy()
+            return found
+
+        return waited
+
+    def wait(self) -> None:
+        self._stream.synchronize()
+
+    def release_memory(self) -> None:
+        self._stream.synchronize()
+        torch.cuda.empty_cache()
+
+
+class Processor:
+    """torch's CPU device, at which the engine's own code is tested where there is no GPU."""
+
+    def __init__(self, free_mib: int = 1 << 20) -> None:
+        self.torch_device = torch.device("cpu")
+        self.name = "cpu"
+        self.uuid: str | None = None
+        self._free_mib = free_mib
+
+    def free_mib(self) -> int:
+        return self._free_mib
+
+    def stream(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def empty_input(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.int32)
+
+    def mark(self) -> Wait:
+        return _nothing
+
+    def fetch(self, vectors: Tensor, count: int) -> Callable[[], Vectors]:
+        found: Vectors = vectors[:count].numpy()
+        return lambda: found
+
+    def wait(self) -> None:
+        pass
+
+    def release_memory(self) -> None:
+        pass
+
+
+def _nothing() -> None:
+    pass
+
+
+def is_loss(error: RuntimeError) -> bool:
+    """Whether a device that raised this computes nothing more: CUDA repeats such errors for ever.
+
+    Memory that was missing for one batch may be there for the next.
+    """
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+        return False
+    fatal = getattr(torch, "AcceleratorError", None)
+    return "CUDA error" in str(error) if fatal is None else isinstance(error, fatal)
+
+
+@contextmanager
+def telling_of_loss(device: str) -> Iterator[None]:
+    """Raise EngineLostError instead of torch's own error when the device is lost inside."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_loss(error):
+            raise
+        said = str(error).partition("\n")[0]
+        raise EngineLostError(
+            f"{device} is lost and computes nothing more until this process is started again: "
+            f"{said}"
+        ) from error
+
+
+def capabilities() -> list[tuple[int, int]]:
+    """Compute capability of each GPU that torch can use here, by its number."""
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_capability(n) for n in range(torch.cuda.device_count())]
+
+
+def brings_up_early(device: torch.device) -> bool:
+    """Whether a GPU can bring a kernel up while the one before it runs: Hopper and newer."""
+    major: int = torch.cuda.get_device_capability(device)[0]
+    return major >= 9
+
+
+def find_device(name: str) -> CudaDevice:
+    """`cuda` or `cuda:N`; raises SettingError when there is no such GPU."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise SettingError(
+            f"device is {name}, but torch {torch.__version__} sees no GPU here: look at "
+            "nvidia-smi, at CUDA_VISIBLE_DEVICES, and whether this torch was built for CUDA."
+        )
+    number = name.partition(":")[2] or "0"
+    if not number.isdigit() or int(number) >= count:
+        raise SettingError(
+            f"device is {name}; this machine has cuda:0"
+            + (f" to cuda:{count - 1}." if count > 1 else " alone.")
+        )
+    return CudaDevice(int(number))

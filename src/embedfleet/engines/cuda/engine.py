@@ -1,0 +1,287 @@
+"""The engine for NVIDIA GPUs, on torch and Triton.
+
+All work is submitted to one stream in order; the next batch is submitted while one computes, so
+that the device never idles. Small passes replay a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedfleet.engines.architectures import Checkpoint
+from embedfleet.engines.bert import EncoderCheckpoint, places
+from embedfleet.engines.cuda.bert import EncoderForward, EncoderOperations
+from embedfleet.engines.cuda.devices import Device, telling_of_loss
+from embedfleet.engines.cuda.forward import Forward, Steps, run
+from embedfleet.engines.cuda.graphs import CapturedPass, capture
+from embedfleet.engines.cuda.layout import Integers, Layout, Shape, lay_out, rounded_up
+from embedfleet.engines.cuda.memory import Need, chosen_sizes
+from embedfleet.engines.cuda.operations import Kit, chosen_kit, encoder_kit
+from embedfleet.engines.cuda.plain import Operations, Texts
+from embedfleet.engines.cuda.sizes import captured_shapes, fitting
+from embedfleet.engines.cuda.turns import Turns
+from embedfleet.engines.cuda.weights import Loading
+from embedfleet.engines.passes import lengths_of, passes
+from embedfleet.engines.protocol import Computation, EngineInfo
+from embedfleet.engines.qwen3 import Qwen3Checkpoint
+from embedfleet.vocabulary import Encoding, Precision, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class CudaSettings:
+    """What the engine may use."""
+
+    precision: Precision
+    """F32, BF16 or FP8."""
+    batch_tokens: int
+    """Tokens in one pass, unless a single text is longer."""
+    max_tokens: int
+    memory_mib: int | None = None
+    """Memory for intermediate results; None: what the device has."""
+    deterministic: bool = False
+    """Whether a text's vector has the same bits whatever it is batched with."""
+
+
+_REMEMBERED_TOKENS: Final = 64
+"""Passes of one text up to this long are laid out once: beside theirs, that time is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How texts lie in a pass, and the integers that say so, without token ids."""
+
+    layout: Layout
+    shape: Shape
+    integers: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Some texts of a batch, ready for the device."""
+
+    layout: Layout
+    shape: Shape
+    inputs: Tensor
+    """[shape.size] int32, in memory that the device can fetch by itself."""
+
+
+class CudaEngine:
+    """A model on a GPU. Any number of threads may prepare and compute."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: CudaSettings, device: Device) -> None:
+        """Bring the weights over and capture small passes; seconds to a minute.
+
+        Raises SettingError when the model does not fit.
+        """
+        config = checkpoint.config
+        sizes = chosen_sizes(
+            Need(config, settings.precision),
+            batch_tokens=settings.batch_tokens,
+            max_tokens=settings.max_tokens,
+            wanted_mib=settings.memory_mib,
+            free_mib=device.free_mib(),
+        )
+        self._name = checkpoint.directory.name
+        self._device = device
+        self._first_position = getattr(config, "first_position", 0)
+        self._kit = _kit_of(checkpoint, settings, device)
+        self._turns = Turns()
+        self._captured: dict[Shape, CapturedPass] = {}
+        self._plans: dict[int, Plan] = {}
+        with device.stream():
+            loading = Loading(
+                device.torch_device, settings.precision, self._kit.fixed_rows, self._kit.few_rows
+            )
+            chunk = _whole_rows(sizes.batch_tokens, self._kit.fixed_rows or 1)
+            self._forward: Forward | EncoderForward | None = _forward_of(
+                checkpoint, loading, self._kit, chunk
+            )
+            self._info = EngineInfo(
+                width=checkpoint.head.width,
+                max_tokens=settings.max_tokens,
+                vocabulary=config.vocabulary,
+                precision=settings.precision,
+                device=device.name,
+                batch_tokens=sizes.batch_tokens,
+                in_flight=2,
+                enough_tokens=min(self._kit.enough_tokens, sizes.batch_tokens),
+                long_beside=True,
+                at_once_tokens=_REMEMBERED_TOKENS,
+                device_uuid=device.uuid,
+            )
+            if self._kit.captures:
+                self._captured = self._capture()
+        self._warm_up()
+
+    def _capture(self) -> dict[Shape, CapturedPass]:
+        kit = self._kit
+        shapes = captured_shapes(self._info.batch_tokens, kit.tile_tokens, kit.fixed_rows or 1)
+        return capture(shapes, self._whole, self._device.torch_device)
+
+    def _warm_up(self) -> None:
+        """Let libraries load, compile and allocate before the first text comes, not with it."""
+        longest = self._info.max_tokens
+        for tokens in self._kit.warm_up_tokens:
+            self.prepare([np.zeros(min(tokens, longest), np.int32)])()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._forward is None else "open"
+        return f"CudaEngine({self._name!r}, {self._info}, {state})"
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def prepare(self, batch: Sequence[Encoding]) -> Computation:
+        """Lay the texts out in memory that the device can fetch; the computation runs the model.
+
+        Raises ValueError for an empty batch, an empty text or one over `info.max_tokens`; both
+        raise EngineLostError when the device is lost.
+        """
+        lengths = lengths_of(batch, self._info.max_tokens)
+        cuts = passes(lengths, self._info.batch_tokens)
+        with telling_of_loss(self._device.name):
+            prepared = [self._prepare_pass(batch[cut]) for cut in cuts]
+        padding = sum(each.shape.tokens - each.layout.tokens for each in prepared)
+        return Computation(lambda: self._compute(prepared), padding)
+
+    def _prepare_pass(self, texts: Sequence[Encoding]) -> Pass:
+        if len(texts) == 1 and len(texts[0]) <= _REMEMBERED_TOKENS:
+            return self._remembered(texts[0])
+        layout, shape = self._laid_out([len(text) for text in texts])
+        inputs = self._device.empty_input(shape.size)
+        layout.write(texts, shape, inputs.numpy())
+        self._place(inputs.numpy(), shape)
+        return Pass(layout, shape, inputs)
+
+    def _remembered(self, text: Encoding) -> Pass:
+        """A pass of one text, whose integers but for its ids are those of any other as long."""
+        plan = self._plans.get(len(text))
+        if plan is None:
+            layout, shape = self._laid_out([len(text)])
+            plan = Plan(layout, shape, np.empty(shape.size, np.int32))
+            layout.write([text], shape, plan.integers)
+            self._plans[len(text)] = plan
+        inputs = self._device.empty_input(plan.shape.size)
+        integers = inputs.numpy()
+        integers[:] = plan.integers
+        integers[plan.shape.parts["ids"]][: len(text)] = text
+        self._place(integers, plan.shape)
+        return Pass(plan.layout, plan.shape, inputs)
+
+    def _place(self, integers: Integers, shape: Shape) -> None:
+        """Make rows of a table of positions of positions in texts, where there is such a table."""
+        if self._first_position:
+            ids, positions = (integers[shape.parts[name]] for name in ("ids", "positions"))
+            positions[:] = places(ids, positions, self._first_position)
+
+    def _laid_out(self, lengths: Sequence[int]) -> tuple[Layout, Shape]:
+        layout = lay_out(
+            lengths,
+            tile_tokens=self._kit.tile_tokens,
+            alone_from=self._kit.alone_from,
+            causal=self._kit.causal,
+        )
+        least = layout.shape
+        if self._kit.fixed_rows is not None:
+            least = rounded_up(least, self._kit.fixed_rows)
+        return layout, least if layout.alone else fitting(self._by_size, least) or least
+
+    def _compute(self, prepared: Sequence[Pass]) -> Vectors:
+        with (
+            telling_of_loss(self._device.name),
+            torch.inference_mode(),
+            self._device.stream(),
+        ):
+            waits = [self._start(each) for each in prepared]
+            return np.concatenate([wait() for wait in waits])
+
+    def _start(self, each: Pass) -> Callable[[], Vectors]:
+        """Give a pass to the device; what is returned waits for its vectors."""
+        captured = self._captured.get(each.shape)
+        if captured is None and each.layout.tokens > self._info.batch_tokens:
+            vectors = self._turns.in_steps(self._steps(each), self._device.mark)
+            with self._turns.whole():
+                return self._device.fetch(vectors, len(each.layout.lengths))
+        with self._turns.whole():
+            if captured is not None:
+                self._opened()
+                vectors = captured.run(each.inputs)
+            else:
+                vectors = run(self._steps(each))
+            return self._device.fetch(vectors, len(each.layout.lengths))
+
+    def _steps(self, each: Pass) -> Steps:
+        inputs = each.inputs.to(self._device.torch_device, non_blocking=True)
+        return self._opened().steps(*_parts(inputs, each.shape, each.layout))
+
+    def _whole(self, inputs: Tensor, shape: Shape) -> Tensor:
+        """Compute a pass whose sizes alone are known."""
+        nobody = lay_out([], tile_tokens=1, alone_from=1)
+        with torch.inference_mode():
+            return run(self._opened().steps(*_parts(inputs, shape, nobody)))
+
+    @property
+    def _by_size(self) -> list[Shape]:
+        return sorted(self._captured, key=lambda shape: shape.tokens)
+
+    def _opened(self) -> Forward | EncoderForward:
+        if self._forward is None:
+            raise RuntimeError("the engine is closed")
+        return self._forward
+
+    def close(self) -> None:
+        """Raises EngineLostError when the device was lost meanwhile."""
+        with self._turns.whole():
+            self._forward = None
+            self._captured = {}
+        with telling_of_loss(self._device.name):
+            self._device.release_memory()
+
+
+def _kit_of(checkpoint: Checkpoint, settings: CudaSettings, device: Device) -> Kit:
+    precision, deterministic = settings.precision, settings.deterministic
+    if isinstance(checkpoint, EncoderCheckpoint):
+        return encoder_kit(
+            checkpoint.config,
+            device.torch_device,
+            precision=precision,
+            deterministic=deterministic,
+        )
+    return chosen_kit(
+        cast("Qwen3Checkpoint", checkpoint).config,
+        device.torch_device,
+        precision=precision,
+        max_tokens=settings.max_tokens,
+        deterministic=deterministic,
+    )
+
+
+def _forward_of(
+    checkpoint: Checkpoint, loading: Loading, kit: Kit, chunk: int
+) -> Forward | EncoderForward:
+    if isinstance(checkpoint, EncoderCheckpoint):
+        encoding = cast("EncoderOperations", kit.operations)
+        weights = loading.load_encoder(checkpoint)
+        return EncoderForward(checkpoint.config, checkpoint.pooling, weights, encoding, chunk)
+    decoder = cast("Qwen3Checkpoint", checkpoint)
+    operations = cast("Operations", kit.operations)
+    return Forward(decoder.config, loading.load(decoder), operations, chunk)
+
+
+def _whole_rows(tokens: int, rows: int) -> int:
+    """The least multiple of `rows` that is no less than `tokens`."""
+    return -(-tokens // rows) * rows
+
+
+def _parts(inputs: Tensor, shape: Shape, layout: Layout) -> tuple[Tensor, Texts]:
+    """Token ids, and the texts they are of, as views of one array on the device."""
+    parts = {name: inputs[where] for name, where in shape.parts.items()}
+    ids = parts.pop("ids")
+    return ids, Texts(layout, **parts)

@@ -1,0 +1,161 @@
+"""The operations between matrix products as fused Triton kernels.
+
+Launch shapes were measured on an H200 (benchmarks/README.md). `plain.py` defines each operation in
+plain torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+import triton
+from torch import Tensor
+
+from embedfleet.engines.cuda import kernels
+from embedfleet.engines.cuda.attention_kernel import attention_kernel
+from embedfleet.engines.cuda.linear import Ready
+from embedfleet.engines.cuda.long_attention import LongAttention, groups
+from embedfleet.engines.cuda.plain import Heads, Rotation, Texts
+from embedfleet.engines.qwen3 import Qwen3Config
+
+TILE_ROWS: Final = 64
+"""Rows of a tile of attention: query tokens times the heads that share a key head."""
+TILE_KEYS: Final = 64
+_GATE_COLUMNS: Final = 1_024
+
+
+def packed_heads(config: Qwen3Config) -> int:
+    """Query heads that a tile computes together: those of one key head, if a power of two."""
+    group = config.heads // config.kv_heads
+    return min(group & -group, TILE_ROWS)
+
+
+def tile_tokens(config: Qwen3Config) -> int:
+    return TILE_ROWS // packed_heads(config)
+
+
+class FusedOperations:
+    """In one kernel each; on CUDA devices, in bf16 or FP8."""
+
+    def __init__(self, config: Qwen3Config, rotation: Rotation, *, fp8: bool, early: bool) -> None:
+        """`early`: whether the device brings kernels up while others still run."""
+        self._turn = {"EARLY": early, "launch_pdl": early}
+        self._config = config
+        self._rotation = rotation
+        self._fp8 = fp8
+        self._long = LongAttention(config)
+        heads = math.gcd(config.heads, config.kv_heads)
+        self._rotated_heads = min(heads & -heads, 8)
+
+    def norm(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Ready:
+        ready, scales = self._empty(len(x), x.shape[1], x)
+        kernels.norm_kernel[(len(x),)](
+            *(x, x if delta is None else delta, weight, ready.values, scales),
+            *(self._config.epsilon, x.shape[1]),
+            WIDTH=triton.next_power_of_2(x.shape[1]),
+            ADDS=delta is not None,
+            QUANTISES=self._fp8,
+            num_warps=8,
+            **self._turn,
+        )
+        return ready
+
+    def ready(self, x: Tensor) -> Ready:
+        if not self._fp8:
+            return Ready(x)
+        ready, scales = self._empty(len(x), x.shape[1], x)
+        kernels.quantise_kernel[(len(x),)](
+            *(x, ready.values, scales, x.shape[1]),
+            WIDTH=triton.next_power_of_2(x.shape[1]),
+            num_warps=8,
+            **self._turn,
+        )
+        return ready
+
+    def gate(self, gate_up: Tensor) -> Ready:
+        rows, width = len(gate_up), gate_up.shape[1] // 2
+        ready, scales = self._empty(rows, width, gate_up)
+        if self._fp8:
+            # A scale needs the whole row at once: a power of two, and one for the rest.
+            first = 1 << (width.bit_length() - 1)
+            kernels.gate_quantise_kernel[(rows,)](
+                *(gate_up, ready.values, scales, width),
+                FIRST=first,
+                REST=triton.next_power_of_2(max(width - first, 1)),
+                num_warps=8,
+                **self._turn,
+            )
+        else:
+            kernels.gate_kernel[(rows, triton.cdiv(width, _GATE_COLUMNS))](
+                *(gate_up, ready.values, width),
+                WIDTH=_GATE_COLUMNS,
+                num_warps=4,
+                **self._turn,
+            )
+        return ready
+
+    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Tensor:
+        out = heads.queries.new_empty(heads.queries.shape)
+        self._rotate(heads.keys, texts.positions, heads.key_norm)
+        tiles = texts.last_tiles if last else texts.tiles
+        if len(tiles):
+            self._attend_tiles(heads, tiles, out)
+        if not last:
+            for group in groups(texts.layout):
+                rows = slice(group.begin, group.begin + group.count * group.tokens)
+                queries = heads.queries[rows]
+                self._rotate(queries, texts.positions[rows], heads.query_norm)
+                self._long.attend(queries, heads.keys[rows], heads.values[rows], out[rows], group)
+        return out
+
+    def _attend_tiles(self, heads: Heads, tiles: Tensor, out: Tensor) -> None:
+        """Tiles norm and turn their queries themselves: one trip through memory less."""
+        config, pack = self._config, packed_heads(self._config)
+        attention_kernel[(len(tiles) // 4, config.heads // pack)](
+            *(heads.queries, heads.keys, heads.values, out, tiles),
+            *(self._rotation.cosines, self._rotation.sines, heads.query_norm, config.epsilon),
+            config.head_dim**-0.5 / math.log(2),  # for powers of two instead of e
+            *(heads.queries.stride(0), heads.keys.stride(0)),
+            GROUP=config.heads // config.kv_heads,
+            PACK=pack,
+            ROWS=TILE_ROWS,
+            KEYS=TILE_KEYS,
+            WIDTH=config.head_dim,
+            HEADS=config.heads,
+            num_warps=4,
+            num_stages=3,
+            **self._turn,
+        )
+
+    def _rotate(self, x: Tensor, positions: Tensor, norm: Tensor) -> None:
+        """Norm and RoPE of the heads in the rows of `x`, in place."""
+        together, width = self._rotated_heads, self._config.head_dim
+        kernels.rotate_kernel[(len(x), x.shape[1] // width // together)](
+            *(x, positions, self._rotation.cosines, self._rotation.sines, norm),
+            *(self._config.epsilon, x.stride(0)),
+            HEADS=together,
+            HALF=width // 2,
+            **self._turn,
+        )
+
+    def unit(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Tensor:
+        states = x if delta is None else x + delta
+        out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+        kernels.unit_kernel[(len(x),)](
+            *(states, weight, out, self._config.epsilon, x.shape[1]),
+            WIDTH=triton.next_power_of_2(x.shape[1]),
+            num_warps=8,
+            **self._turn,
+        )
+        return out
+
+    def _empty(self, rows: int, width: int, like: Tensor) -> tuple[Ready, Tensor]:
+        """Room for a kernel's output; the second is where scales go, if there are any."""
+        if not self._fp8:
+            values = torch.empty(rows, width, dtype=like.dtype, device=like.device)
+            return Ready(values), values
+        values = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=like.device)
+        scales = torch.empty(rows, 1, dtype=torch.float32, device=like.device)
+        return Ready(values, scales), scales

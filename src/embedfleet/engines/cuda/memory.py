@@ -1,0 +1,93 @@
+"""Memory model of the CUDA engine: what a model and its passes take on a device.
+
+Computed from sizes before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from embedfleet.engines.architectures import Geometry
+from embedfleet.vocabulary import Precision, SettingError
+
+_MIB: Final = 1 << 20
+RESERVED_MIB: Final = 1_536
+"""For what is not counted here: the CUDA context, libraries' workspaces, captured graphs, and what
+the allocator can't use of its blocks."""
+
+
+BLOCK_TOKENS: Final = 512
+"""Queries of a long text that are computed at once where no kernel does without the scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a model asks of a device."""
+
+    config: Geometry
+    precision: Precision
+
+    @property
+    def weights_mib(self) -> int:
+        config = self.config
+        queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        matrices = config.hidden * (2 * queries + 2 * keys + 3 * config.intermediate)
+        table = config.vocabulary * config.hidden
+        linear = 1 if self.precision is Precision.FP8 else self._wide
+        return -(-(config.layers * matrices * linear + table * self._wide) // _MIB)
+
+    def pass_mib(self, tokens: int, chunk_tokens: int) -> int:
+        """Of one pass of `tokens` tokens whose MLP takes `chunk_tokens` at once."""
+        config = self.config
+        queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        # At its widest: residual stream, its norm, queries with keys and values, attention's
+        # result, and what cuDNN makes of it.
+        kept = self._wide * (2 * config.hidden + 3 * queries + 4 * keys)
+        # gate and up, their product, and the part that is still to be added.
+        chunk = self._wide * (3 * config.intermediate + 2 * config.hidden)
+        if self.precision is Precision.F32:
+            # Scores of a block of queries with all keys, and their softmax.
+            kept += 2 * self._wide * config.heads * BLOCK_TOKENS
+        return -(-(tokens * kept + min(tokens, chunk_tokens) * chunk) // _MIB)
+
+    @property
+    def _wide(self) -> int:
+        return 4 if self.precision is Precision.F32 else 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What fits: tokens of a batch, and of the pieces of a long text."""
+
+    batch_tokens: int
+    working_mib: int
+
+
+def chosen_sizes(
+    need: Need, *, batch_tokens: int, max_tokens: int, wanted_mib: int | None, free_mib: int
+) -> Sizes:
+    """Fit batches into what a person allows (`wanted_mib`, weights not counted) and the device has.
+
+    Two batches may be there at once, one of them a long text. Raises SettingError, with what would
+    help, when weights and a text of `max_tokens` tokens do not fit.
+    """
+    room = free_mib - need.weights_mib - RESERVED_MIB
+    if wanted_mib is not None:
+        room = min(room, wanted_mib)
+    smallest = min(batch_tokens, 512)
+    least = need.pass_mib(max_tokens, smallest) + need.pass_mib(smallest, smallest)
+    if room < least:
+        limit = f"memory_mib is {wanted_mib}" if wanted_mib is not None else "memory_mib is auto"
+        raise SettingError(
+            f"the model does not fit: its weights take {need.weights_mib} MiB in {need.precision}, "
+            f"a text of {max_tokens} tokens {least} MiB, libraries {RESERVED_MIB} MiB; the device "
+            f"has {free_mib} MiB free and {limit}. Lower max_tokens, take fp8 instead of bf16, or "
+            "a larger device."
+        )
+    tokens = batch_tokens
+    while need.pass_mib(max(max_tokens, tokens), tokens) + need.pass_mib(tokens, tokens) > room:
+        tokens = max(smallest, tokens // 2)
+        if tokens == smallest:
+            break
+    return Sizes(tokens, room)

@@ -1,0 +1,202 @@
+"""Loads a checkpoint's weights onto the device.
+
+Matrices that are multiplied with the same input are stored as one, so that one product serves them
+all; quantisation to FP8 happens on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedfleet.engines import bert as encoder
+from embedfleet.engines import tensors
+from embedfleet.engines.bert import EncoderCheckpoint
+from embedfleet.engines.cuda.linear import (
+    FewRows,
+    FixedRows,
+    FloatMatrix,
+    Fp8Matrix,
+    Matrix,
+    quantised,
+)
+from embedfleet.engines.qwen3 import LayerWeights, Qwen3Checkpoint
+from embedfleet.engines.scoring import Head, ScoreHead
+from embedfleet.vocabulary import Precision
+
+_TYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_BITS: Final = {"BF16": np.int16, "F16": np.int16, "F32": np.int32}
+"""NumPy has no bfloat16: weights travel as whole numbers of their size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer; matrices are [out, in]."""
+
+    input_norm: Tensor
+    query_key_value: Matrix
+    query_norm: Tensor
+    key_norm: Tensor
+    output: Matrix
+    mlp_norm: Tensor
+    gate_up: Matrix
+    down: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model on the device."""
+
+    embedding: Tensor
+    """[vocabulary, hidden]"""
+    layers: tuple[Layer, ...]
+    final_norm: Tensor
+    score: Tensor | None = None
+    """[hidden] float32, of a reranker: what a final state times it is, is the score's logit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A layer norm."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderLayer:
+    """One layer; matrices are [out, in]. Biases of `output` and `down` are added with the norms."""
+
+    query_key_value: Matrix
+    output: Matrix
+    output_bias: Tensor
+    attention_norm: Norm
+    up: Matrix
+    down: Matrix
+    down_bias: Tensor
+    output_norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderWeights:
+    """A model on the device."""
+
+    words: Tensor
+    """[vocabulary, hidden]"""
+    places: Tensor
+    """Positions, with the first token type added, [positions, hidden]."""
+    norm: Norm
+    layers: tuple[EncoderLayer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How weights are brought to a device."""
+
+    device: torch.device
+    precision: Precision
+    fixed_rows: int | None = None
+    """Rows of every product, where texts must have the same bits in any batch."""
+    few: FewRows | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.precision is Precision.F32 else torch.bfloat16
+
+    def load(self, checkpoint: Qwen3Checkpoint) -> Weights:
+        """Bring the whole model over; the checkpoint's files are read once, in order."""
+        layers = range(checkpoint.config.layers)
+        return Weights(
+            embedding=self._joined([checkpoint.embedding]),
+            layers=tuple(self._layer(checkpoint.layer(index)) for index in layers),
+            final_norm=self._norm(checkpoint.final_norm),
+            score=self._score(checkpoint.head),
+        )
+
+    def load_encoder(self, checkpoint: EncoderCheckpoint) -> EncoderWeights:
+        """The same of an encoder."""
+        layers = range(checkpoint.config.layers)
+        return EncoderWeights(
+            words=self._joined([checkpoint.embedding]),
+            places=self._norm(checkpoint.position_rows),
+            norm=Norm(*map(self._norm, checkpoint.embedding_norm)),
+            layers=tuple(self._encoder_layer(checkpoint.layer(index)) for index in layers),
+        )
+
+    def _encoder_layer(self, weights: encoder.EncoderLayer) -> EncoderLayer:
+        return EncoderLayer(
+            query_key_value=self._biased(weights.query, weights.key, weights.value),
+            output=self._matrix(weights.output),
+            output_bias=self._bias(weights.output),
+            attention_norm=self._layer_norm(weights.attention_norm, weights.attention_norm_bias),
+            up=self._biased(weights.up),
+            down=self._matrix(weights.down),
+            down_bias=self._bias(weights.down),
+            output_norm=self._layer_norm(weights.output_norm, weights.output_norm_bias),
+        )
+
+    def _biased(self, *parts: tensors.Matrix) -> Matrix:
+        bias = torch.cat([self._bias(part) for part in parts])
+        matrix: Matrix = FloatMatrix(self._joined(parts), None, bias)
+        return matrix if self.fixed_rows is None else FixedRows(matrix, self.fixed_rows)
+
+    def _bias(self, matrix: tensors.Matrix) -> Tensor:
+        if matrix.bias is None:
+            return torch.zeros(matrix.shape[0], dtype=self.dtype, device=self.device)
+        return self._norm(matrix.bias)
+
+    def _layer_norm(self, weight: tensors.Floats, bias: tensors.Floats) -> Norm:
+        return Norm(self._norm(weight), self._norm(bias))
+
+    def _layer(self, weights: LayerWeights) -> Layer:
+        return Layer(
+            input_norm=self._norm(weights.input_norm),
+            query_key_value=self._matrix(weights.query, weights.key, weights.value),
+            query_norm=self._norm(weights.query_norm),
+            key_norm=self._norm(weights.key_norm),
+            output=self._matrix(weights.output),
+            mlp_norm=self._norm(weights.mlp_norm),
+            gate_up=self._matrix(weights.gate, weights.up),
+            down=self._matrix(weights.down),
+        )
+
+    def _matrix(self, *parts: tensors.Matrix) -> Matrix:
+        joined = self._joined(parts)
+        matrix: Matrix = FloatMatrix(joined, self.few)
+        if self.precision is Precision.FP8:
+            values, scales = quantised(joined)
+            matrix = Fp8Matrix(values, scales.t().contiguous(), self.few)
+        return matrix if self.fixed_rows is None else FixedRows(matrix, self.fixed_rows)
+
+    def _joined(self, parts: Sequence[tensors.Matrix]) -> Tensor:
+        """Matrices one below the other, in one tensor on the device."""
+        rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
+        joined = torch.empty(rows, columns, dtype=self.dtype, device=self.device)
+        begin = 0
+        for part in parts:
+            end = begin + part.shape[0]
+            joined[begin:end] = self._brought(part)
+            begin = end
+        return joined
+
+    def _brought(self, matrix: tensors.Matrix) -> Tensor:
+        """A matrix on the device, in the numbers it is stored in."""
+        if matrix.scales is not None:
+            return torch.from_numpy(matrix.floats()).to(self.device)
+        kind = matrix.tensor.kind
+        bits: NDArray[Any] = matrix.tensor.stored[:].view(_BITS[kind])
+        return torch.from_numpy(bits).to(self.device).view(_TYPES[kind])
+
+    def _score(self, head: Head) -> Tensor | None:
+        if not isinstance(head, ScoreHead):
+            return None
+        return torch.from_numpy(head.weights).to(self.device)
+
+    def _norm(self, values: tensors.Floats) -> Tensor:
+        return torch.from_numpy(values).to(self.device, self.dtype)

@@ -1,0 +1,151 @@
+"""Resolves the MODEL argument to a local directory: the built-in model, a path, or a hub id.
+
+Only the files that are needed are downloaded. Downloads go through huggingface-hub, with its cache
+and its variables (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN). A broken connection resumes
+where it broke (in steps of 10 MiB); when the process itself is stopped, complete files are kept and
+the current one is downloaded again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import embedfleet
+from embedfleet.vocabulary import ModelError
+
+BUILTIN = "builtin"
+BUILTIN_DIRECTORY = Path(embedfleet.__file__).parent / "models" / "builtin"
+NEEDED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "*_Pooling/config.json",
+    "*_LogitScore/config.json",
+    "reranker.json",
+)
+"""Patterns of the files that we read; the rest of a repository is left where it is."""
+NOT_NEEDED = ("onnx/*", "openvino/*", "original/*")
+"""Folders that hold the same weights once more, for other programs."""
+
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_PATH_STARTS = ("/", "./", "../", "~")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A model on this machine."""
+
+    directory: Path
+    name: str
+    """The name by which it is known: the hub id, `builtin`, or the directory's name."""
+    revision: str | None
+    """The hub's commit; None for what never came from a hub."""
+
+
+def resolve(model: str, *, progress: bool) -> ResolvedModel:
+    """Return the model's directory, downloading what is missing of a hub id.
+
+    Raises ModelError that says what is wrong with the name or what stood in the way.
+    """
+    if model == BUILTIN:
+        return builtin(BUILTIN_DIRECTORY)
+    local = Path(model).expanduser()
+    if model and local.is_dir():
+        directory = local.resolve()
+        return ResolvedModel(directory, directory.name, None)
+    if local.is_file():
+        raise ModelError(f"{model} is a file; a model is a directory, perhaps {local.parent}")
+    parts = _HUB_ID.fullmatch(model)
+    if model.startswith(_PATH_STARTS) or model in {"", ".", ".."} or "\\" in model:
+        raise ModelError(f'there is no directory "{model}"')
+    if parts is None:
+        raise ModelError(
+            f'"{model}" is neither a directory here nor a hub id such as '
+            f"Qwen/Qwen3-Embedding-0.6B, nor {BUILTIN}"
+        )
+    return _from_hub(parts["id"], parts["revision"], progress=progress)
+
+
+def builtin(directory: Path) -> ResolvedModel:
+    """Return the model that ships with embedfleet, from where the package keeps it."""
+    if not (directory / "config.json").is_file():
+        raise ModelError("this installation of embedfleet has no built-in model")
+    return ResolvedModel(directory, BUILTIN, None)
+
+
+def _from_hub(repository: str, revision: str | None, *, progress: bool) -> ResolvedModel:
+    # Imported here because it takes a third of a second, which local models need not wait for.
+    from huggingface_hub import errors, snapshot_download  # noqa: PLC0415
+    from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415
+
+    transport: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # its client's own
+    try:
+        found = snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=list(NEEDED),
+            ignore_patterns=list(NOT_NEEDED),
+            tqdm_class=None if progress else partial(tqdm, disable=True),  # type: ignore[arg-type]
+        )
+    except (OSError, RuntimeError, errors.HFValidationError, transport) as error:
+        raise ModelError(explain(error, repository, revision)) from error
+    directory = Path(found)
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{repository} on the hub is no model that can be read: no config.json")
+    logger.info("model %s is pinned to revision %s", repository, directory.name)
+    return ResolvedModel(directory, repository, directory.name)
+
+
+def explain(error: Exception, repository: str, revision: str | None) -> str:
+    """Say what a failed download means to the person who asked for it."""
+    from huggingface_hub import constants, errors  # noqa: PLC0415
+
+    hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
+    number = getattr(error, "errno", None)
+    match error:
+        case errors.GatedRepoError():
+            text = (
+                f"is gated: accept its terms at {hub}/{repository}, then log in with "
+                "`hf auth login` or set HF_TOKEN"
+            )
+        case errors.RepositoryNotFoundError():
+            text = (
+                f"is neither a directory here nor a model at {hub} that you may read; "
+                "a private one needs HF_TOKEN"
+            )
+        case errors.RevisionNotFoundError():
+            text = f"has no revision {revision} at {hub}"
+        case errors.HFValidationError():
+            text = f"is not a valid hub id: {error}"
+        case errors.LocalEntryNotFoundError() if constants.is_offline_mode():
+            text = f"is not complete in the local cache ({cache}), and HF_HUB_OFFLINE is set"
+        case _ if number in {errno.ENOSPC, errno.EDQUOT} or "os error 28" in str(error):
+            text = f"does not fit: the disk of {cache} is full; HF_HOME can name another place"
+        case OSError(filename=str(path), strerror=str(reason)):
+            text = f"can't be stored: {reason}: {path}"
+        case _:
+            text = (
+                f"can't be fetched from {hub} ({_cause(error)}) and is not complete in the local "
+                f"cache; without a hub, give a local directory or `{BUILTIN}`"
+            )
+    return f"{repository} {text}"
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of what went wrong first: the hub's library wraps it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,5 +1,0 @@
-"""One replica process; `run` is what `embedfleet replica` calls."""
-
-from embedfleet.replica.process import run
-
-__all__ = ["run"]

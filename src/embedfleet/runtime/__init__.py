@@ -1,0 +1,1 @@
+"""What every process has: settings, telemetry, background tasks, the machine."""

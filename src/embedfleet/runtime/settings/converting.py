@@ -1,0 +1,139 @@
+"""Converts a raw value to the type of its option; errors say what would be right.
+
+The caller adds where the value came from.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from embedfleet.runtime.settings.options import Option
+
+WORDS = {"true": True, "yes": True, "on": True, "1": True}
+WORDS |= {"false": False, "no": False, "off": False, "0": False}
+
+
+class UnfitError(ValueError):
+    """The value does not suit the option; the message says what would."""
+
+
+def convert(option: Option, raw: object, *, text: bool) -> Any:
+    """Return `raw` as the option's type; `text` where everything arrives as a string."""
+    if option.rule.none is not None and (raw is None or raw == option.rule.none):
+        return None
+    if option.choices:
+        return _choice(option, raw)
+    if option.type is bool:
+        return _boolean(option, raw, text=text)
+    if option.type in {int, float}:
+        return _number(option, raw, text=text)
+    if option.type == tuple[str, ...]:
+        return _strings(option, raw, text=text)
+    if option.type == tuple[float, ...]:
+        return _numbers(option, raw, text=text)
+    return _string(option, raw)
+
+
+def expected(option: Option) -> str:
+    """Say what the option accepts, in words, for errors and documentation."""
+    if option.choices:
+        words = [*option.choices, *([option.rule.none] if option.rule.none else [])]
+        return "one of " + ", ".join(dict.fromkeys(f"{word}" for word in words))
+    kind = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        Path: "a path",
+        str: "a string",
+        tuple[float, ...]: "a list of numbers",
+    }.get(option.type, "a list of strings")
+    low, high = option.rule.at_least, option.rule.at_most
+    if low is not None and high is not None:
+        kind += f" from {low:,g} to {_plain(high)}"
+    elif low is not None:
+        kind += f" of at least {low:,g}"
+    return kind if option.rule.none is None else f"{kind}, or {option.rule.none}"
+
+
+def _plain(number: float) -> str:
+    return f"{int(number):,}" if number == int(number) else f"{number:,g}"
+
+
+def _unfit(option: Option, raw: object) -> UnfitError:
+    reason = option.rule.refused.get(raw) if isinstance(raw, str) else None
+    why = f": {reason}" if reason else ""
+    return UnfitError(f"{_shown(raw)} is not {expected(option)}{why}")
+
+
+def _shown(raw: object) -> str:
+    return f'"{raw}"' if isinstance(raw, str | Path) else str(raw)
+
+
+def _choice(option: Option, raw: object) -> Any:
+    if not isinstance(raw, str) or raw not in option.choices:
+        raise _unfit(option, raw)
+    return next(choice for choice in option.choices if choice == raw)
+
+
+def _string(option: Option, raw: object) -> str | Path:
+    if option.type is Path:
+        if not isinstance(raw, str | Path) or not str(raw):
+            raise _unfit(option, raw)
+        return Path(raw)
+    if not isinstance(raw, str):
+        raise _unfit(option, raw)
+    return raw
+
+
+def _strings(option: Option, raw: object, *, text: bool) -> tuple[str, ...]:
+    items = raw
+    if text and isinstance(raw, str):
+        items = [part.strip() for part in raw.split(",")] if raw.strip() else []
+    if not isinstance(items, list | tuple):
+        raise _unfit(option, raw)
+    if not all(isinstance(item, str) and item for item in items):
+        raise _unfit(option, raw)
+    return tuple(items)
+
+
+def _numbers(option: Option, raw: object, *, text: bool) -> tuple[float, ...]:
+    items = raw
+    if text and isinstance(raw, str):
+        items = [part.strip() for part in raw.split(",")] if raw.strip() else []
+    if not isinstance(items, list | tuple):
+        raise _unfit(option, raw)
+    try:
+        numbers = tuple(float(item) for item in items if not isinstance(item, bool))
+    except (TypeError, ValueError):
+        raise _unfit(option, raw) from None
+    if len(numbers) != len(items) or not all(map(math.isfinite, numbers)):
+        raise _unfit(option, raw)
+    return numbers
+
+
+def _boolean(option: Option, raw: object, *, text: bool) -> bool:
+    if text and isinstance(raw, str):
+        raw = WORDS.get(raw.lower(), raw)
+    if not isinstance(raw, bool):
+        raise _unfit(option, raw)
+    return raw
+
+
+def _number(option: Option, raw: object, *, text: bool) -> int | float:
+    value = raw
+    if text and isinstance(raw, str):
+        try:
+            value = option.type(raw)
+        except ValueError:
+            raise _unfit(option, raw) from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _unfit(option, raw)
+    if option.type is int and not isinstance(value, int):
+        raise _unfit(option, raw)
+    low = -math.inf if option.rule.at_least is None else option.rule.at_least
+    high = math.inf if option.rule.at_most is None else option.rule.at_most
+    if not low <= value <= high:  # false for NaN too
+        raise _unfit(option, raw)
+    return float(value) if option.type is float else value

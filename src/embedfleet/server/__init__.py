@@ -1,0 +1,1 @@
+"""The processes: a gateway, its workers, a replica."""

@@ -1,0 +1,156 @@
+"""The routes of a gateway: one table for the public address, one for the admin address."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from socket import socket
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import orjson
+
+from embedfleet.api import pages
+from embedfleet.api.routes import contract_routes, meant
+from embedfleet.runtime.telemetry.metrics import CONTENT_TYPE
+from embedfleet.server.gateway.access_log import AccessLog
+from embedfleet.server.gateway.caching import cache_routes
+from embedfleet.server.gateway.fleet_overview import merged, overview
+from embedfleet.server.gateway.scaling_routes import scaling_routes
+from embedfleet.transport.access.guarded_routes import asking, guarded
+from embedfleet.transport.asgi import Follow, Request, Response, Router
+from embedfleet.transport.headers import trusted_networks
+from embedfleet.transport.serving import Listener
+from embedfleet.transport.traced_routes import traced
+from embedfleet.vocabulary import DrainingError, NoReplicaError, ReplicaState
+
+if TYPE_CHECKING:
+    from embedfleet.server.gateway.server import Gateway
+
+
+def public_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listener]:
+    """What callers reach, behind what guards it, on every socket."""
+    app = gateway.guards.public(public_app(gateway))
+    return [Listener(app, each, gateway.guards.public_tls) for each in sockets]
+
+
+def admin_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listener]:
+    """What operators reach, behind what guards it, on every socket."""
+    app = gateway.guards.admin(admin_app(gateway))
+    return [Listener(app, each, gateway.guards.admin_tls) for each in sockets]
+
+
+def public_app(gateway: Gateway) -> Router:
+    """What callers reach."""
+    health = _Health(gateway)
+    exact, prefixes = contract_routes(
+        gateway.endpoint,
+        partial(guarded, access=gateway.guards.callers),
+        lambda route, name: traced(route, gateway.tracing, name),
+    )
+    exact |= {
+        ("GET", "/health/live"): health.live,
+        ("GET", "/health/ready"): health.ready,
+        ("GET", "/health"): health.ready,
+        ("GET", "/"): health.ready,
+    }
+    if gateway.batches is not None:
+        exact |= gateway.batches.exact()
+        prefixes |= gateway.batches.below()
+    if gateway.settings.gateway.playground:
+        exact |= {**pages.playground(), **pages.api()}
+    return Router(
+        exact,
+        prefixes,
+        _follow(gateway),
+        compress_from=gateway.settings.gateway.compress_from_bytes,
+        meant=meant,
+    )
+
+
+def _follow(gateway: Gateway) -> Follow | None:
+    settings = gateway.settings
+    if not settings.log.access:
+        return None
+    return AccessLog(trusted_networks(settings.gateway.trusted_proxies))
+
+
+def admin_app(gateway: Gateway) -> Router:
+    """What operators reach, on an address of its own."""
+    health, admin = _Health(gateway), _Admin(gateway)
+    return Router(
+        {
+            ("GET", "/fleet"): admin.fleet,
+            ("GET", "/metrics"): admin.metrics,
+            ("GET", "/targets"): admin.targets,
+            **scaling_routes(gateway.scaling),
+            **cache_routes(gateway.cache, gateway.endpoint, gateway.workers),
+            ("GET", "/health/live"): health.live,
+            ("GET", "/health/ready"): health.ready,
+            **pages.fleet(),
+        },
+        follow=_follow(gateway),
+        guard=asking(gateway.guards.operators),
+        compress_from=gateway.settings.gateway.compress_from_bytes,
+    )
+
+
+class _Health:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def live(self, _request: Request) -> Response:
+        return Response(b'{"status":"live"}')
+
+    async def ready(self, _request: Request) -> Response:
+        """Ready for traffic: not draining, and every pool has a replica."""
+        if self._gateway.draining:
+            raise DrainingError("draining")
+        for pool in self._gateway.pools:
+            if not pool.fleet.count(ReplicaState.READY):
+                raise NoReplicaError(f"no replica of {pool.name} is ready", retry_after_s=1)
+        if not self._gateway.ready():
+            raise NoReplicaError("no pool has begun", retry_after_s=1)
+        return Response(b'{"status":"ready"}')
+
+
+class _Admin:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._rendering = asyncio.Lock()
+
+    async def fleet(self, _request: Request) -> Response:
+        """Every pool and replica, as they are now."""
+        document = overview(self._gateway, time.monotonic())
+        if self._gateway.workers is not None:
+            document = merged(document, await self._gateway.workers.ask("overview"))
+        return Response(orjson.dumps(document))
+
+    async def targets(self, _request: Request) -> Response:
+        """The replicas as Prometheus' HTTP service discovery takes them."""
+        found = [
+            {
+                "targets": [urlsplit(member.url).netloc],
+                "labels": {
+                    "pool": pool.name,
+                    "replica": member.name,
+                    "__scheme__": urlsplit(member.url).scheme,
+                },
+            }
+            for pool in self._gateway.pools
+            for member in pool.fleet
+        ]
+        return Response(orjson.dumps(found))
+
+    async def metrics(self, _request: Request) -> Response:
+        """What Prometheus scrapes; hundreds of replicas are thousands of lines."""
+        gateway = self._gateway
+        async with self._rendering:  # one at a time, and beside the event loop
+            gateway.observe()
+            if gateway.workers is not None:
+                text = await gateway.workers.exposition(gateway.metrics)
+            else:
+                text = await asyncio.to_thread(gateway.metrics.exposition)
+        return Response(text, content_type=CONTENT_TYPE)

@@ -1,0 +1,147 @@
+"""The Batch API of a gateway: its routes and its runner."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from embedfleet.api.batches.routes import BatchRoutes
+from embedfleet.api.batches.runner import Runner
+from embedfleet.api.batches.shelf import Shelf
+from embedfleet.api.contracts.contract import Asked, Contract
+from embedfleet.api.contracts.openai import OPENAI
+from embedfleet.api.contracts.rerank import RERANK, SCORE
+from embedfleet.api.formats.embedding_request import EmbeddingRequest
+from embedfleet.api.formats.large_bodies import Body, Step
+from embedfleet.runtime.folders import LocalStore, store_at
+from embedfleet.server.gateway.in_cluster import InCluster
+from embedfleet.transport.access import DelegatedAccess
+from embedfleet.transport.asgi import Request, Response
+from embedfleet.vocabulary import CallerError
+
+if TYPE_CHECKING:
+    from embedfleet.server.gateway.server import Gateway
+
+log = logging.getLogger(__name__)
+
+LOCK = "runner.lock"
+LOOK_EVERY_S = 2.0
+
+
+def batches_of(gateway: Gateway, inside: InCluster | None) -> BatchRoutes | None:
+    """The routes of batches, and in the background whoever runs them; None where batches are off.
+    Raises StoreError.
+    """
+    settings = gateway.settings.batches
+    if settings.directory is None:
+        return None
+    store = store_at(settings.directory, alone=False)
+    shelf = Shelf(store, settings.file_days)
+    asks = {path: partial(_asked, gateway, path) for path in CONTRACTS}
+    runner = Runner(
+        shelf,
+        asks,
+        concurrent=settings.concurrent_requests,
+        most_requests=settings.max_requests,
+    )
+    if isinstance(store, LocalStore):
+        running = _while_locked(store, runner.run)
+    elif inside is not None:
+        running = inside.leading("embedfleet-batches", runner.run).run()
+    else:
+        running = runner.run()
+    gateway.background.start(running, "batches")
+    return BatchRoutes(
+        shelf,
+        gateway.guards.callers,
+        asks,
+        max_file_bytes=settings.max_file_bytes,
+        max_stored_bytes=settings.max_stored_bytes,
+        wake=runner.wake,
+    )
+
+
+class _InJson:
+    """A contract whose answers are lines of a file: bytes are none."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self.name = contract.name
+        self.write = contract.write
+        self.refuse = contract.refuse
+
+    def read(self, body: Body, asked: Asked) -> EmbeddingRequest:
+        return _checked(self._contract.read(body, asked))
+
+    def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
+        return _checked(self._contract.read_large(body, asked, step))
+
+
+def _checked(request: EmbeddingRequest) -> EmbeddingRequest:
+    """Raise CallerError for what no line of JSON can hold."""
+    for form in request.forms:
+        if not form.in_json:
+            raise CallerError(
+                f"a batch is answered in JSON lines, which hold no bytes; ask for `encoding_format`"
+                f' "float" or "base64" instead of "{form.layout}".',
+                param="encoding_format",
+                code="invalid_value",
+            )
+    return request
+
+
+CONTRACTS: Final[Mapping[str, Contract]] = {
+    "/v1/embeddings": _InJson(OPENAI),
+    "/v1/rerank": _InJson(RERANK),
+    "/v1/score": _InJson(SCORE),
+}
+"""What batches may be for."""
+
+
+async def _asked(gateway: Gateway, path: str, name: str, body: bytes, owner: str) -> Response:
+    """Have a request of a batch answered as one that came in, for the key of the batch."""
+    came = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if came.is_set():
+            await asyncio.Event().wait()  # nobody leaves
+        came.set()
+        return {"type": "http.request", "body": body}
+
+    async def send(_message: Any) -> None:
+        raise RuntimeError("a request of a batch is answered by a return")
+
+    headers = [(b"content-type", b"application/json"), (b"x-embedfleet-lane", b"bulk")]
+    scope = {
+        "type": "http", "method": "POST", "path": path, "headers": headers,
+        "client": None,
+    }  # fmt: skip
+    access = DelegatedAccess(gateway.guards.callers, owner)
+    response = await gateway.endpoint.by(CONTRACTS[path], access)(
+        Request(scope, receive, send, name)
+    )
+    if response is None:
+        raise RuntimeError("a request of a batch is answered by a return")
+    return response
+
+
+async def _while_locked(store: LocalStore, work: Callable[[], Awaitable[None]]) -> None:
+    """Work in one of the processes that share a folder; the system lets go of a lock whose holder
+    dies, however it does.
+    """
+    while True:
+        try:
+            held = store.lock(LOCK)
+        except OSError as error:
+            log.warning("%s can't be locked: %s", store.path / LOCK, error)
+            held = None
+        if held is not None:
+            try:
+                await work()
+            finally:
+                os.close(held)
+        await asyncio.sleep(LOOK_EVERY_S)

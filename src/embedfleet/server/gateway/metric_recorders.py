@@ -1,0 +1,187 @@
+"""Records events of requests, pools and replicas in the metrics.
+
+Label values stay bounded whatever clients send.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter as Counts
+
+from prometheus_client import Counter
+
+from embedfleet.api.answer_memory import AnswerRoom
+from embedfleet.api.served_model import Answered
+from embedfleet.fleet.fleet import Fleet, Member
+from embedfleet.runtime.settings import GatewaySettings
+from embedfleet.runtime.telemetry.logs import dropped_lines
+from embedfleet.runtime.telemetry.metrics import GatewayMetrics
+from embedfleet.runtime.telemetry.tally import Series
+from embedfleet.scheduling.delivery.counting import Later
+from embedfleet.transport.access import Access, KeyRing
+from embedfleet.transport.serving.write_buffers import Answers
+from embedfleet.vocabulary import ReplicaState
+
+log = logging.getLogger(__name__)
+
+NO_POOL = "none"
+"""The pool of requests that name no model served here."""
+
+
+class RequestCounter:
+    """Counts requests as they are answered, and tells of each at the log level `debug`."""
+
+    def __init__(self, metrics: GatewayMetrics) -> None:
+        self._metrics = metrics
+        self._debug = log.isEnabledFor(logging.DEBUG)
+        self._later = Later()
+        self._labelled: dict[tuple[str | None, int], tuple[Counter, Series, Series]] = {}
+
+    def totals(self) -> dict[int, int]:
+        """Requests that ended, by HTTP status."""
+        self._later.now()
+        found: dict[int, int] = {}
+        for (_, status), (requests, _, _) in self._labelled.items():
+            (total, *_) = [each for metric in requests.collect() for each in metric.samples]
+            found[status] = found.get(status, 0) + int(total.value)
+        return found
+
+    def count(self, answered: Answered) -> None:
+        self._later.do(self._count, answered)
+
+    def _count(self, answered: Answered) -> None:
+        # Looked up once for each of the few pools and statuses: this is done for every request.
+        kind = (answered.model, answered.status)
+        requests, duration, texts = self._labelled.get(kind) or self._label(*kind)
+        requests.inc()
+        duration.observe(answered.seconds)
+        if answered.texts:
+            texts.observe(answered.texts)
+        if self._debug:
+            log.debug(
+                "%s from %s: %d texts, %d tokens, %.3f s",
+                *(answered.status, answered.address, answered.texts, answered.tokens),
+                answered.seconds,
+            )
+
+    def _label(self, model: str | None, status: int) -> tuple[Counter, Series, Series]:
+        pool, metrics = model or NO_POOL, self._metrics
+        found = (
+            metrics.requests.labels(pool, str(status)),
+            metrics.request_duration.labels(pool),
+            metrics.request_texts.labels(pool),
+        )
+        self._labelled[model, status] = found
+        return found
+
+
+class KeyCounter:
+    """Brings into the metrics what keys have used, just before these are read.
+
+    Requests themselves only add to plain numbers. Labels are ids of keys that there are or were;
+    who brings none, or a wrong one, is counted under `none`.
+    """
+
+    def __init__(self, access: Access, metrics: GatewayMetrics) -> None:
+        self._usage = access.usage if isinstance(access, KeyRing) else {}
+        self._metrics = metrics
+        self._told: Counts[tuple[str, str]] = Counts()
+
+    def observe(self) -> None:
+        metrics = self._metrics
+        for key, usage in self._usage.items():
+            metrics.key_requests.labels(key).inc(self._news(key, "requests", usage.requests))
+            metrics.key_tokens.labels(key).inc(self._news(key, "tokens", usage.tokens))
+            for reason, count in usage.refusals.items():
+                news = self._news(key, f"refused for {reason}", count)
+                metrics.key_refusals.labels(key, reason).inc(news)
+
+    def _news(self, key: str, what: str, count: int) -> int:
+        """What is new since the last time."""
+        before = self._told[key, what]
+        self._told[key, what] = count
+        return count - before
+
+
+class ClientLimitCounter:
+    """Brings into the metrics what clients and readers of the log did not take in time."""
+
+    def __init__(self, limits: GatewaySettings, room: AnswerRoom, metrics: GatewayMetrics) -> None:
+        """`room` is that for answers which are being written."""
+        self.answers = Answers(limits.max_answer_bytes)
+        """Those that clients take."""
+        self._room = room
+        self._metrics = metrics
+        self._told: Counts[str] = Counts()
+
+    def observe(self) -> None:
+        metrics = self._metrics
+        metrics.shed_answers.inc(self._news("shed", self.answers.shed + self._room.shed))
+        metrics.slow_clients.inc(self._news("slow", self.answers.cut_off))
+        metrics.dropped_lines.inc(self._news("lines", dropped_lines()))
+
+    def _news(self, what: str, count: int) -> int:
+        before, self._told[what] = self._told[what], count
+        return count - before
+
+
+MOST_GONE = 64
+"""Replicas that are gone and still have series. The latest keep their zeros, so that alerts about
+them end; but where replicas come and go, names are new each time and would pile up."""
+
+
+class StateGauge:
+    """Shows the state of every replica of a fleet."""
+
+    def __init__(self, pool: str, fleet: Fleet, metrics: GatewayMetrics) -> None:
+        self._pool = pool
+        self._gauge, self._entered = metrics.replica_state, metrics.replica_entered
+        self._fleet, self._failing = fleet, metrics.replica_failing_checks
+        self._info = metrics.replica_info
+        self._told: dict[str, tuple[str, ...]] = {}
+        """Labels of the information about each replica."""
+        self._gone: dict[str, None] = {}
+        """Names of replicas that left, the latest last."""
+        self._checked: set[str] = set()
+        """Replicas that have a gauge of their checks."""
+        for state in ReplicaState:  # from the start, so that a first time is an increase
+            self._entered.labels(pool, state.value)
+        fleet.listen(self._follow)
+
+    def observe(self) -> None:
+        """Bring what changes without a change of state up to date, just before it is read."""
+        members = {member.name: member for member in self._fleet}
+        for name, member in members.items():
+            self._failing.labels(self._pool, name).set(len(member.failing_checks))
+        for name in self._checked - members.keys():
+            self._failing.remove(self._pool, name)
+        self._checked = set(members)
+
+    def _follow(self, member: Member, _left: ReplicaState) -> None:
+        # All of them, also when it is gone: what has no series can't be compared with zero.
+        for state in ReplicaState:
+            if state is not ReplicaState.GONE:
+                self._gauge.labels(self._pool, member.name, state.value).set(0)
+        if member.state is not ReplicaState.GONE or not member.leaving:  # who was let go is no loss
+            self._entered.labels(self._pool, member.state.value).inc()
+        if member.state is not ReplicaState.GONE:
+            self._gauge.labels(self._pool, member.name, member.state.value).set(1)
+        told = member.description
+        if told is not None and member.state is ReplicaState.READY:
+            labels = (self._pool, member.name, told.device, told.precision.value)
+            self._forget_info(member.name)
+            self._info.labels(*labels).set(1)
+            self._told[member.name] = labels
+        self._gone.pop(member.name, None)
+        if member.state is ReplicaState.GONE:
+            self._forget_info(member.name)
+            self._gone[member.name] = None
+        while len(self._gone) > MOST_GONE:
+            longest = next(iter(self._gone))
+            del self._gone[longest]
+            for state in ReplicaState:
+                self._gauge.remove(self._pool, longest, state.value)
+
+    def _forget_info(self, replica: str) -> None:
+        if replica in self._told:
+            self._info.remove(*self._told.pop(replica))

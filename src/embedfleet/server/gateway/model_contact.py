@@ -1,0 +1,231 @@
+"""The model of a pool: read from this machine, or learned from the first replica.
+
+A replica describes its model and hands over the small files that a gateway needs, such as the
+tokenizer; these are tried in a child process first. Also checks a replica's golden vectors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+import numpy as np
+
+from embedfleet.api.served_model import UNKNOWN, Promise
+from embedfleet.fleet.health import Expected
+from embedfleet.fleet.replica_client import ReplicaClient, embed
+from embedfleet.models.description import ModelDescription, describe
+from embedfleet.models.fingerprint import fingerprint_tokenizer
+from embedfleet.models.golden import vectors as golden_vectors
+from embedfleet.models.golden.vectors import GoldenVectors, compare, known_file, of_unit_length
+from embedfleet.models.trial import try_files
+from embedfleet.runtime.settings import Pool as PoolSettings
+from embedfleet.server.gateway.scratch import Scratch
+from embedfleet.transport.description import ReplicaDescription
+from embedfleet.transport.untrusted import shown
+from embedfleet.vocabulary import (
+    ModelError,
+    ModelIdentity,
+    Precision,
+    ReplicaError,
+    UnfitReplicaError,
+)
+
+log = logging.getLogger(__name__)
+
+PROBE = np.array([1, 2, 3], np.int32)
+"""Token ids that every vocabulary has, for pools without golden vectors."""
+
+GOLDEN_FILE = "golden.safetensors"
+"""The name of golden vectors that lie beside a model's weights."""
+
+
+class Trust(Protocol):
+    """Told of golden checks, by a replica's address: what it computed stands or falls with them."""
+
+    def checking(self, url: str) -> None: ...
+
+    def trusted(self, url: str) -> None: ...
+
+    async def distrusted(self, url: str) -> None: ...
+
+
+class ModelContact:
+    """A pool's model, as `fleet.prober.Contact` asks for it."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        client: ReplicaClient,
+        scratch: Scratch,
+        *,
+        known: ModelDescription | None,
+        introduced: Callable[[ModelDescription], Awaitable[None]],
+        refused: Callable[[], None],
+        drifted: Callable[[float], None],
+        trust: Trust | None = None,
+    ) -> None:
+        """`known` is the model where the gateway has its files, else `introduced` is awaited when a
+        replica has named it, and may refuse that replica; `drifted` is told of every golden check.
+        """
+        self._settings = settings
+        self._client = client
+        self._scratch = scratch
+        self._model = known
+        self._identity: ModelIdentity | None = None
+        self._precision = settings.precision
+        """The pool's class: as set, or that of the first replica whose vectors are right."""
+        self._claimed: dict[str, Precision] = {}
+        """The class that each replica says it has."""
+        self._golden: GoldenVectors | None = None
+        self._introduced = introduced
+        self._refused = refused
+        self._trust = trust
+        self._drifted = drifted
+        self._promise: Promise | None = None
+        self._bad: dict[str, str] = {}
+        """The tokenizer that was tried last and found unfit, by its fingerprint, and why."""
+        self._lock = asyncio.Lock()
+
+    def promise(self) -> Promise | None:
+        """What every vector of the pool is, once that is known: from the settings and the model's
+        files at once, else with the first replica that is right.
+        """
+        if self._promise is None and self._precision is not None:
+            identity = self._identity or (self._model.identity if self._model else None)
+            if identity is not None and (identity.revision or self._identity is not None):
+                # Nobody can tell the weights: what was computed is only right in this process,
+                # whose replicas may not become another model.
+                revision = identity.revision or f"{UNKNOWN}{uuid4().hex}"
+                self._promise = Promise(revision, self._precision)
+        return self._promise
+
+    async def describe(self, url: str) -> ReplicaDescription:
+        return await self._client.describe(url)
+
+    async def expected(self, url: str, description: ReplicaDescription) -> Expected:
+        """What replicas must be. The first one to answer says it where nothing else did.
+
+        It does not say the pool's class: one with wrong vectors would shut the right ones out.
+        """
+        self._claimed[url] = description.precision
+        async with self._lock:
+            if self._identity is None:
+                model = self._model
+                if model is None:
+                    model = await self._fetch(url, description)
+                    await self._introduced(model)
+                identity = model.identity
+                if not identity.revision:
+                    # The gateway has no weights to take a fingerprint of: all replicas must
+                    # have those of the first.
+                    identity = replace(identity, revision=description.revision)
+                self._golden = self._find_golden(identity.revision, model)
+                self._identity = identity
+            return Expected(self._identity, self._precision or description.precision)
+
+    def forget(self, url: str) -> None:
+        """A replica is gone: what was known of it says nothing of the next one at its address."""
+        self._claimed.pop(url, None)
+        self._client.forget(url)
+
+    async def verify(self, url: str) -> str:
+        """What is wrong with a replica's vectors; empty when nothing is."""
+        if self._identity is None:
+            raise ReplicaError("the model is not known yet")
+        if self._trust is not None:
+            self._trust.checking(url)
+        width = self._identity.width
+        precision = self._precision or self._claimed.get(url, Precision.F32)
+        if self._golden is None:
+            vectors = await embed(self._client, url, [PROBE], width)
+            wrong = "" if of_unit_length(vectors).all() else "its vectors are not of unit length"
+        else:
+            vectors = await embed(self._client, url, self._golden.encodings, width)
+            verdict = compare(self._golden, vectors, precision)
+            wrong = "" if verdict.passed else verdict.reason
+            # No cosine where vectors are not even finite: as far away as can be.
+            self._drifted(1.0 - verdict.least_cosine if isfinite(verdict.least_cosine) else 1.0)
+        if wrong:
+            self._refused()
+            if self._trust is not None:
+                await self._trust.distrusted(url)
+        else:
+            if self._trust is not None:
+                self._trust.trusted(url)
+            self._precision = self._precision or precision
+        return wrong
+
+    async def touch(self, url: str) -> int:
+        """Have it compute one short text, before others; return its tokens."""
+        if self._identity is None:
+            raise ReplicaError("the model is not known yet")
+        golden = self._golden
+        text = PROBE if golden is None else min(golden.encodings, key=len)
+        vectors = await embed(self._client, url, [text], self._identity.width, bulk=False)
+        if not of_unit_length(vectors).all():
+            raise ReplicaError("its vectors are not of unit length")
+        return len(text)
+
+    async def _fetch(self, url: str, description: ReplicaDescription) -> ModelDescription:
+        """The model that a replica has, from its small files; tried before they are used."""
+        directory = self._scratch.directory("model-")
+        model: ModelDescription | None = None
+        try:
+            await self._client.fetch_files(url, directory)
+            await self._try(directory, description.tokenizer)
+            model = await asyncio.to_thread(
+                describe,
+                directory,
+                name=description.name,
+                max_tokens=description.max_tokens,
+                task=description.task,
+            )
+        except ModelError as error:
+            words = shown(error.message.replace(f"{directory}/", ""))
+            raise ReplicaError(f"the model files of {url}: {words}") from error
+        finally:
+            if model is None:
+                shutil.rmtree(directory, ignore_errors=True)
+        return model
+
+    async def _try(self, directory: Path, tokenizer: str) -> None:
+        """Raises ModelError unless the files are those that were told of, and harmless."""
+        found = fingerprint_tokenizer(directory)
+        if found != tokenizer:
+            raise ModelError(
+                f"tokenizer.json has the fingerprint {found}, and it says that it has {tokenizer}"
+            )
+        if found in self._bad:
+            raise ModelError(self._bad[found])
+        try:
+            await try_files(directory)
+        except ModelError as error:
+            self._bad = {found: error.message}
+            raise
+
+    def _find_golden(self, revision: str, model: ModelDescription) -> GoldenVectors | None:
+        beside = model.directory / GOLDEN_FILE
+        path = self._settings.golden or known_file(revision)
+        path = path or (beside if beside.is_file() else None)
+        if path is None:
+            log.warning(
+                "no golden vectors for %s: replicas are only checked for vectors of unit length; "
+                "make some with `embedfleet golden make`",
+                model.identity.name,
+            )
+            return None
+        golden = golden_vectors.read(path)
+        if golden.revision != revision:
+            raise UnfitReplicaError(
+                f"{path} holds golden vectors of revision {golden.revision}, the model is "
+                f"{revision}; make new ones with `embedfleet golden make`"
+            )
+        return golden

@@ -1,0 +1,117 @@
+"""The autoscalers of a gateway: one for each pool whose replicas it can start.
+
+Connects each scaler with the pool's observations, its target, and the metrics of its decisions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from embedfleet.autoscaling import Entry, Mode, Observation, ObservationSource, Scaler, Target
+from embedfleet.runtime.settings import AutoscalingSettings
+from embedfleet.runtime.telemetry.metrics import GatewayMetrics
+from embedfleet.scheduling.delivery.pool import Pool
+from embedfleet.server.gateway.load_observer import PoolMonitor
+from embedfleet.vocabulary import CallerError
+
+TERMS = (
+    "minimum",
+    "schedule",
+    "traffic",
+    "trend",
+    "reserve",
+    "peak",
+    "backlog",
+    "slo",
+    "utilisation",
+)
+"""Every reason to have replicas."""
+HOLDS = ("held", "memory", "pace", "quiet", "restart", "safety")
+"""Everything that may keep a decision from following its winning term."""
+
+
+class Scaling:
+    """Which pools are seen, and which of them are scaled here."""
+
+    def __init__(self, settings: AutoscalingSettings, metrics: GatewayMetrics) -> None:
+        self.settings = settings
+        self.monitors: dict[str, PoolMonitor] = {}
+        """What this process sees."""
+        self.wholes: dict[str, ObservationSource] = {}
+        """What all processes of this gateway see, where there are several."""
+        self.scalers: dict[str, Scaler] = {}
+        self._metrics = metrics
+
+    def whole(self, pool: str) -> ObservationSource:
+        """What this gateway sees of a pool, in all of its processes."""
+        return self.wholes.get(pool) or self.monitors[pool]
+
+    def see(self, pool: Pool, memory_used: Callable[[], float | None]) -> PoolMonitor:
+        """What stands before the pool from now on."""
+        monitor = self.monitors[pool.name] = PoolMonitor(pool, self.settings, memory_used)
+        return monitor
+
+    def scaler(self, pool: str, target: Target, monitor: ObservationSource | None = None) -> Scaler:
+        """What lets load decide how many replicas a pool has, while it is run; looked at from here
+        unless said otherwise. It takes the place of the pool's last one.
+
+        SettingError when the schedule can't be read.
+        """
+        counter = ScalingCounter(pool, self.settings.max_replicas, self._metrics)
+        scaler = Scaler(
+            pool, monitor or self.whole(pool), target, self.settings, on_decision=counter.count
+        )
+        self.scalers[pool] = scaler
+        return scaler
+
+    def find(self, pool: str | None) -> Scaler:
+        """A pool's scaler by its name, or the only one. CallerError when there is none such."""
+        if pool is None and len(self.scalers) == 1:
+            return next(iter(self.scalers.values()))
+        if not self.scalers:
+            raise CallerError(
+                "no pool is scaled here; `serve` does it with --min-replicas and --max-replicas, "
+                "or autoscaling.enabled = true"
+            )
+        if pool is None or pool not in self.scalers:
+            named = "" if pool is None else f"no pool {pool} is scaled here: "
+            raise CallerError(f"{named}name one of {', '.join(self.scalers)}", param="pool")
+        return self.scalers[pool]
+
+    async def observations(self) -> Mapping[str, Observation]:
+        """What this gateway sees of each pool, for whoever sums several gateways up."""
+        now = time.monotonic()
+        return {name: await self.whole(name).observe(now) for name in self.monitors}
+
+
+class ScalingCounter:
+    """Brings decisions on one pool into the metrics; labels are terms and holds, never reasons."""
+
+    def __init__(self, pool: str, most: int, metrics: GatewayMetrics) -> None:
+        self._pool = pool
+        self._metrics = metrics
+        metrics.most.labels(pool).set(most)
+        for direction in ("up", "down"):  # from the start, so that a first time is an increase
+            metrics.scaled.labels(pool, direction)
+
+    def count(self, entry: Entry) -> None:
+        """Bring a decision in."""
+        pool, metrics, decision = self._pool, self._metrics, entry.decision
+        metrics.held.labels(pool).set(decision.held)
+        metrics.by_hand.labels(pool).set(entry.mode is not Mode.AUTOMATIC)
+        metrics.decided.labels(pool).set(entry.at.timestamp())
+        metrics.planned.labels(pool).set(entry.ordered)
+        metrics.standby.labels(pool).set(entry.standby)
+        for name in (*TERMS, *HOLDS):
+            metrics.winner.labels(pool, name).set(name == decision.winner)
+        if entry.changed:
+            direction = "up" if entry.ordered > entry.seen.planned else "down"
+            metrics.scaled.labels(pool, direction).inc()
+        if decision.held:
+            return  # what was wanted and seen is unknown; the last figures stay
+        metrics.wanted.labels(pool).set(decision.wanted)
+        metrics.serving.labels(pool).set(entry.seen.ready)
+        asked = {term.name: term.replicas for term in decision.terms}
+        for name in TERMS:
+            metrics.term.labels(pool, name).set(asked.get(name, 0))

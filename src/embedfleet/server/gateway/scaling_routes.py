@@ -1,0 +1,100 @@
+"""Admin routes of the autoscaler: recent decisions, pause, resume, manual scale, observations.
+
+`embedfleet autoscale` and other gateways of the same pool read this JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+import orjson
+
+from embedfleet.autoscaling import Scaler
+from embedfleet.server.gateway.scaling import Scaling
+from embedfleet.transport.asgi import Request, Response, Route
+from embedfleet.vocabulary import CallerError
+
+MOST_BYTES = 4096
+
+
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    """What a person says."""
+
+    pool: str | None = None
+    replicas: int | None = None
+
+
+def scaling_routes(scaling: Scaling) -> Mapping[tuple[str, str], Route]:
+    """Decisions to read, orders to give, and what this gateway sees."""
+    routes = _Routes(scaling)
+    return {
+        ("GET", "/autoscaling"): routes.explain,
+        ("GET", "/observation"): routes.observation,
+        ("POST", "/autoscaling/pause"): routes.pause,
+        ("POST", "/autoscaling/resume"): routes.resume,
+        ("POST", "/autoscaling/scale"): routes.scale,
+    }
+
+
+class _Routes:
+    def __init__(self, scaling: Scaling) -> None:
+        self._scaling = scaling
+
+    async def explain(self, _request: Request) -> Response:
+        """Every scaled pool with its last decisions, the latest at the end."""
+        return _answer({"pools": [_pool(each) for each in self._scaling.scalers.values()]})
+
+    async def observation(self, _request: Request) -> Response:
+        """What this gateway sees of each pool; null is unknown."""
+        return _answer({"pools": await self._scaling.observations()})
+
+    async def pause(self, request: Request) -> Response:
+        scaler, _ = await self._order(request)
+        scaler.pause()
+        return _answer(_pool(scaler))
+
+    async def resume(self, request: Request) -> Response:
+        scaler, _ = await self._order(request)
+        scaler.resume()
+        return _answer(_pool(scaler))
+
+    async def scale(self, request: Request) -> Response:
+        scaler, order = await self._order(request)
+        if order.replicas is None:
+            raise CallerError("`replicas` is missing: how many should there be?", param="replicas")
+        scaler.pin(order.replicas)
+        return _answer(_pool(scaler))
+
+    async def _order(self, request: Request) -> tuple[Scaler, _Order]:
+        # A page in somebody's browser can post to this machine, but not JSON without asking first.
+        kind = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise CallerError("orders are JSON: send content-type: application/json")
+        body = await request.body(MOST_BYTES)
+        try:
+            order = msgspec.json.decode(body or b"{}", type=_Order)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise CallerError(
+                f'invalid JSON body: {error}; expected for instance {{"replicas": 3}}'
+            ) from error
+        return self._scaling.find(order.pool), order
+
+
+def _answer(document: object) -> Response:
+    return Response(orjson.dumps(document))
+
+
+def _pool(scaler: Scaler) -> dict[str, Any]:
+    settings = scaler.settings
+    return {
+        "name": scaler.pool,
+        "mode": scaler.mode.value,
+        "pinned": scaler.pinned,
+        "min_replicas": settings.min_replicas,
+        "max_replicas": settings.max_replicas,
+        "standby": settings.standby,
+        "decisions": [asdict(each) for each in scaler.journal],
+    }

@@ -1,0 +1,133 @@
+"""A worker's mirror of the primary's fleet, and the results of the worker's calls.
+
+The primary alone decides which replicas exist and which are healthy; workers follow. The results
+of a worker's calls are aggregated and sent to the primary a few times a second, so that a thousand
+calls a second are not a thousand messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from embedfleet.fleet.fleet import Fleet, Member
+from embedfleet.server.gateway.workers.messages import CallReport, MemberUpdate
+from embedfleet.vocabulary import ReplicaState
+
+MOST_FAILURES = 100
+"""Failures of one replica that are told at once; any number of them in a row says the same."""
+
+
+class MirroredFleet(Fleet):
+    """A pool's fleet in a worker: it changes as the primary says, and by nothing else."""
+
+    def __init__(self, pool: int) -> None:
+        super().__init__()
+        self._pool = pool
+        self._calls: dict[str, CallReport] = {}
+
+    def follow(self, update: MemberUpdate) -> None:
+        """Take over what the primary sees of a replica."""
+        member = self._members.get(update.name)
+        if member is not None and member.url != update.url:
+            self._enter(member, ReplicaState.GONE, update)
+            member = None
+        if member is None:
+            if update.state is ReplicaState.GONE:
+                return
+            member = Member(update.name, update.url, ReplicaState.STARTING, update.since)
+            self._members[update.name] = member
+            self._tell(member, ReplicaState.GONE)
+        member.description, member.weight = update.description, update.weight
+        self._enter(member, update.state, update)
+
+    def succeeded(self, member: Member, now: float) -> None:  # noqa: ARG002
+        calls = self._of(member)
+        calls.succeeded += 1
+        calls.failed = 0
+
+    def failed(
+        self,
+        member: Member,
+        now: float,  # noqa: ARG002
+        reason: str,
+        *,
+        lost: bool = False,
+    ) -> None:
+        calls = self._of(member)
+        calls.failed = min(calls.failed + 1, MOST_FAILURES)
+        calls.reason, calls.lost = reason, calls.lost or lost
+
+    def refused(self, member: Member, now: float, reason: str) -> None:  # noqa: ARG002
+        calls = self._of(member)
+        calls.refused, calls.reason = True, reason
+
+    def calls(self) -> Sequence[CallReport]:
+        """How calls ended since this was asked last."""
+        update, self._calls = tuple(self._calls.values()), {}
+        return update
+
+    def _of(self, member: Member) -> CallReport:
+        calls = self._calls.get(member.name)
+        if calls is None:
+            calls = CallReport(self._pool, member.name, 0, 0, "", lost=False, refused=False)
+            self._calls[member.name] = calls
+        return calls
+
+    def _enter(self, member: Member, state: ReplicaState, update: MemberUpdate) -> None:
+        left = member.state
+        member.since, member.reason, member.trouble = update.since, update.reason, update.trouble
+        if state is left:
+            return
+        member.state = state
+        if state is ReplicaState.GONE:
+            del self._members[member.name]
+        self._tell(member, left)
+
+
+class Publisher:
+    """A pool's fleet in the primary, told to every worker as it changes."""
+
+    def __init__(self, pool: int, fleet: Fleet, send: Callable[[MemberUpdate], None]) -> None:
+        """`send` tells all workers."""
+        self._pool = pool
+        self._fleet = fleet
+        self._send = send
+        self._described: dict[str, object] = {}
+        fleet.listen(lambda member, _left: send(self._update_of(member)))
+
+    def everything(self) -> Iterable[MemberUpdate]:
+        """The fleet as it is, for a worker that just started."""
+        return [self._update_of(member) for member in self._fleet]
+
+    def refresh(self) -> None:
+        """Tell what replicas said of themselves lately; their costs change with every look."""
+        described = {member.name: member.description for member in self._fleet}
+        for member in self._fleet:
+            if self._described.get(member.name) is not member.description:
+                self._send(self._update_of(member))
+        self._described = dict(described)
+
+    def take(self, update: CallReport, now: float) -> None:
+        """Let a worker's calls count as the primary's own."""
+        member = next((each for each in self._fleet if each.name == update.member), None)
+        if member is None:
+            return
+        if update.succeeded:
+            self._fleet.succeeded(member, now)
+        for _ in range(update.failed):
+            self._fleet.failed(member, now, update.reason, lost=update.lost)
+        if update.refused:
+            self._fleet.refused(member, now, update.reason)
+
+    def _update_of(self, member: Member) -> MemberUpdate:
+        return MemberUpdate(
+            self._pool,
+            member.name,
+            member.url,
+            member.state,
+            member.since,
+            member.reason,
+            member.trouble,
+            member.weight,
+            member.description,
+        )

@@ -1,0 +1,372 @@
+"""The primary: starts and restarts workers, distributes the fleet and aggregates their metrics.
+
+Each worker has its own listening socket on the same port (SO_REUSEPORT), so that the kernel spreads
+connections. The primary keeps all of these sockets open: connections to the socket of a worker that
+just died wait in its backlog for the replacement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prometheus_client import generate_latest
+
+from embedfleet.api.served_model import Promise
+from embedfleet.autoscaling import Observation, ObservationSource, total
+from embedfleet.fleet.backoff import Backoff
+from embedfleet.fleet.fleet import Fleet
+from embedfleet.models.description import ModelDescription
+from embedfleet.runtime.settings import Settings, as_toml
+from embedfleet.runtime.telemetry.merging import (
+    Family,
+    Merged,
+    as_families,
+    cumulative,
+    families,
+    merged,
+)
+from embedfleet.runtime.telemetry.metrics import GatewayMetrics
+from embedfleet.server.gateway.workers.channel import Answer, Channel, ChannelClosedError, Question
+from embedfleet.server.gateway.workers.messages import (
+    Begin,
+    CallReport,
+    CheckUpdate,
+    Counted,
+    Cut,
+    Drain,
+    Leaving,
+    ModelUpdate,
+    PromiseUpdate,
+    Serving,
+    Synced,
+    ToPrimary,
+    ToWorker,
+)
+from embedfleet.server.gateway.workers.mirror import Publisher
+from embedfleet.transport.access.ledger import Ledger
+from embedfleet.vocabulary import ServiceError
+
+log = logging.getLogger(__name__)
+
+RESTART = Backoff(0.1, 10.0)
+"""Pauses before a worker that ended is started again, while it keeps ending."""
+STEADY_S = 30.0
+"""A worker that lived so long begins with the shortest pause again."""
+REFRESH_S = 0.25
+"""How often workers are told of what changed without a change of state: costs, promises."""
+POLL_S = 0.05
+"""How often workers are asked whether they are ready, until they are."""
+KILL_AFTER_S = 5.0
+"""Beyond the drain time-out, until a worker that does not end is killed."""
+
+
+class _Worker:
+    """One worker: its sockets, and its process while there is one."""
+
+    def __init__(self, number: int, listening: Sequence[socket.socket]) -> None:
+        self.number = number
+        self.listening = listening
+        self.channel: Channel[ToPrimary] | None = None
+        self.process: asyncio.subprocess.Process | None = None
+        self.serving = asyncio.Event()
+        self.families: list[Family] = []
+        """What it counted when it was asked last."""
+
+
+class Workload:
+    """Outstanding work of the replicas, as the workers last reported it."""
+
+    def __init__(self) -> None:
+        self._outstanding: dict[str, int] = {}
+
+    def outstanding(self, replica: str) -> int:
+        """Tokens that a replica still has to answer."""
+        return self._outstanding.get(replica, 0)
+
+    def take(self, reports: Sequence[dict[str, int]]) -> None:
+        """Outstanding tokens by replica, one report per worker."""
+        self._outstanding = {}
+        for owed in reports:
+            for replica, tokens in owed.items():
+                self._outstanding[replica] = self._outstanding.get(replica, 0) + tokens
+
+
+class WorkersTrust:
+    """Tells workers of golden checks: the cached vectors are with them."""
+
+    def __init__(self, pool: int, send: Callable[[ToWorker], None]) -> None:
+        self._pool = pool
+        self._send = send
+
+    def checking(self, url: str) -> None:
+        self._send(CheckUpdate(self._pool, url, "checking"))
+
+    def trusted(self, url: str) -> None:
+        self._send(CheckUpdate(self._pool, url, "trusted"))
+
+    async def distrusted(self, url: str) -> None:
+        self._send(CheckUpdate(self._pool, url, "distrusted"))
+
+
+class WorkersMonitor:
+    """What all workers together see of a pool, for the autoscaler."""
+
+    def __init__(self, pool: str, own: ObservationSource, workers: Workers) -> None:
+        """`own` knows what is not of requests: the host's memory."""
+        self._pool = pool
+        self._own = own
+        self._workers = workers
+
+    async def observe(self, now: float) -> Observation:
+        """Raises ServiceError when a worker does not answer."""
+        own = await self._own.observe(now)
+        return total([own, *await self._workers.observations(self._pool, now)])
+
+
+class Workers:
+    """All workers of a primary."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        api_keys: Sequence[str] | None,
+        listening: Sequence[Sequence[socket.socket]],
+    ) -> None:
+        """`listening` has the sockets of each worker."""
+        self._settings = as_toml(settings)
+        self._api_keys = None if api_keys is None else tuple(api_keys)
+        self._drain_s = settings.gateway.drain_timeout_s
+        self._ledger = Ledger.create()
+        self._accounts = Ledger(self._ledger, len(listening))
+        self._workers = [_Worker(number, each) for number, each in enumerate(listening)]
+        self._names: list[str] = []
+        self._publishers: list[Publisher] = []
+        self._models: dict[int, ModelUpdate] = {}
+        self._promises: dict[int, PromiseUpdate] = {}
+        self._asked: dict[int, Callable[[], Promise | None]] = {}
+        self._ended: list[Family] = []
+        """What workers that ended had counted."""
+        self._workloads: list[Workload] = []
+        self.requests: Counter[int] = Counter()
+        """Requests to workers that ended in order, by HTTP status."""
+        self._leaving = self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    # -- what the primary has to tell --------------------------------------------------
+
+    def publish(self, name: str, fleet: Fleet) -> Workload:
+        """Let the workers follow the fleet of the next pool; what they have to do for it."""
+        self._publishers.append(Publisher(len(self._publishers), fleet, self._broadcast))
+        self._names.append(name)
+        self._workloads.append(Workload())
+        return self._workloads[-1]
+
+    def introduce(
+        self,
+        pool: int,
+        names: tuple[str, ...],
+        model: ModelDescription,
+        promise: Callable[[], Promise | None],
+    ) -> None:
+        """Let the workers serve a pool's model, and tell them what it promises once it does."""
+        identity = model.identity
+        directory, limit = str(model.directory), identity.max_tokens
+        update = ModelUpdate(pool, names, directory, identity.name, limit, identity.revision)
+        self._models[pool], self._asked[pool] = update, promise
+        self._broadcast(update)
+
+    def trust(self, pool: int) -> WorkersTrust:
+        """Who is told of the golden checks of a pool's replicas."""
+        return WorkersTrust(pool, self._broadcast)
+
+    def _promise(self) -> None:
+        for pool, promise in self._asked.items():
+            made = promise()
+            if made is None:
+                continue
+            update = PromiseUpdate(pool, made.revision, made.precision)
+            if self._promises.get(pool) != update:
+                self._promises[pool] = update
+                self._broadcast(update)
+
+    def _broadcast(self, message: ToWorker) -> None:
+        for worker in self._workers:
+            if worker.channel is not None:
+                worker.channel.send(message)
+
+    # -- what the workers have to tell -------------------------------------------------
+
+    async def ask(self, what: str) -> list[Any]:
+        """The answers of all workers that are there. One that ends meanwhile has none."""
+
+        async def one(channel: Channel[ToPrimary]) -> Any:
+            with contextlib.suppress(ChannelClosedError):
+                return await channel.ask(what)
+            return None
+
+        asked = [each.channel for each in self._workers if each.channel is not None]
+        answers = await asyncio.gather(*map(one, asked))
+        return [answer for answer in answers if answer is not None]
+
+    async def observations(self, pool: str, now: float) -> list[Observation]:
+        """What each worker sees of a pool."""
+        observed = await self.ask("observations")
+        return [Observation(**(each[pool] | {"now": now})) for each in observed if pool in each]
+
+    async def exposition(self, metrics: GatewayMetrics) -> bytes:
+        """The text that Prometheus scrapes: this process and all workers as one."""
+        for worker in self._workers:
+            if worker.channel is not None:
+                with contextlib.suppress(ChannelClosedError):
+                    worker.families = as_families(await worker.channel.ask("metrics"))
+        live = [worker.families for worker in self._workers]
+        ended = self._ended
+        return await asyncio.to_thread(
+            lambda: generate_latest(Merged(merged(families(metrics.registry), [ended, *live])))
+        )
+
+    # -- processes ---------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep every worker alive until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for worker in self._workers:
+                group.create_task(self._keep(worker))
+            group.create_task(self._refresh())
+
+    async def ready(self) -> None:
+        """Return once every worker answers callers, and knows the models that they ask for."""
+        for worker in self._workers:
+            await worker.serving.wait()
+        while not all(await self.ask("ready")):
+            await asyncio.sleep(POLL_S)
+
+    def leave(self) -> None:
+        """Let all of them say that they are not ready, and go on."""
+        self._leaving = True
+        self._broadcast(Leaving())
+
+    async def drain(self) -> None:
+        """Let all of them finish what they accepted, and end; kill those that do not."""
+        self._draining = True
+        self._broadcast(Drain())
+        for worker in self._workers:
+            for each in worker.listening:
+                each.close()  # theirs as well: nobody would take what comes to it
+        processes = [each.process for each in self._workers if each.process is not None]
+        try:
+            async with asyncio.timeout(self._drain_s + KILL_AFTER_S):
+                await asyncio.gather(*(process.wait() for process in processes))
+        except TimeoutError:
+            log.warning("workers did not end within %g s and are killed", self._drain_s)
+            self.kill()
+
+    def cut(self) -> None:
+        """Let them answer every open request that the server stops, and wait for none."""
+        self._broadcast(Cut())
+
+    def kill(self) -> None:
+        """End them at once."""
+        for worker in self._workers:
+            if worker.process is not None and worker.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.kill()
+
+    async def _keep(self, worker: _Worker) -> None:
+        failures = 0
+        while not self._draining:
+            began = time.monotonic()
+            code = await self._live(worker)
+            if self._draining:
+                return
+            failures = 0 if time.monotonic() - began > STEADY_S else failures + 1
+            pause_s = RESTART.after(max(1, failures))
+            log.error(
+                "worker %d ended (%s) and its connections with it; it is started again in %.1f s",
+                *(worker.number, _spelled(code), pause_s),
+            )
+            await asyncio.sleep(pause_s)
+
+    async def _live(self, worker: _Worker) -> int:
+        """One process of a worker, from its start to its end; the exit code."""
+        here, there = socket.socketpair()
+        descriptors = [there.fileno(), *(each.fileno() for each in worker.listening)]
+        with there:
+            worker.process = process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "embedfleet.server.gateway.workers.worker"),
+                *map(str, descriptors),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                pass_fds=[*descriptors, self._ledger],
+                start_new_session=True,
+            )
+        channel: Channel[ToPrimary] = await Channel.over(here, ToPrimary)
+        worker.channel = channel
+        try:
+            self._begin_with(worker.number, channel)
+            async for message in channel.messages():
+                self._take(worker, message)
+            return await process.wait()
+        finally:
+            worker.channel = None
+            worker.serving.clear()
+            self._ended = merged(self._ended, [cumulative(worker.families)])
+            worker.families = []
+            self._accounts.forget(worker.number)
+            if process.returncode is None:
+                process.kill()
+
+    def _begin_with(self, number: int, channel: Channel[ToPrimary]) -> None:
+        """Tell a worker that has just started all that the others know."""
+        pools, count = tuple(self._names), len(self._workers)
+        begin = Begin(self._settings, self._api_keys, pools, count, number, self._ledger)
+        channel.send(begin)
+        for publisher in self._publishers:
+            for member in publisher.everything():
+                channel.send(member)
+        for update in (*self._models.values(), *self._promises.values()):
+            channel.send(update)
+        channel.send(Synced())
+        if self._leaving:
+            channel.send(Leaving())
+
+    def _take(self, worker: _Worker, message: ToPrimary | Question) -> None:
+        match message:
+            case CallReport():
+                self._publishers[message.pool].take(message, time.monotonic())
+            case Serving():
+                worker.serving.set()
+            case Counted():
+                worker.families = message.families
+                self.requests.update(message.requests)
+            case Question() if worker.channel is not None:
+                worker.channel.send(Answer(message.id, error="the primary answers no questions"))
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            self._promise()
+            for publisher in self._publishers:
+                publisher.refresh()
+            try:
+                reports = await self.ask("workloads")
+            except ServiceError as error:
+                log.warning("a worker does not tell its workload: %s", error)
+                continue
+            for pool, workload in enumerate(self._workloads):
+                workload.take([each[pool] for each in reports if pool < len(each)])
+
+
+def _spelled(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,5 @@
+"""One replica process; `run` is what `embedfleet replica` calls."""
+
+from embedfleet.server.replica.process import run
+
+__all__ = ["run"]

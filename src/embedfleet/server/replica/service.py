@@ -1,0 +1,342 @@
+"""HTTP service of a replica: turns calls into batcher jobs and streams results back as frames."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from embedfleet.api.contracts.rerank import ROUTES
+from embedfleet.api.endpoint import Endpoint
+from embedfleet.engines.protocol import Engine
+from embedfleet.models.files import SHARED_FILES, Snapshot
+from embedfleet.runtime.telemetry.gpu import open_gpu
+from embedfleet.runtime.telemetry.metrics import CONTENT_TYPE, ReplicaMetrics
+from embedfleet.runtime.telemetry.tracing import Tracing, current_span
+from embedfleet.scheduling.batching.batcher import Batcher
+from embedfleet.scheduling.batching.jobs import BatchReport, BatchResult, Job
+from embedfleet.server.replica.calls import CallInProgress
+from embedfleet.transport import frames
+from embedfleet.transport.asgi import Request, Response, Router
+from embedfleet.transport.description import MOST_SECONDS, ReplicaDescription, encode_description
+from embedfleet.transport.traced_routes import traced
+from embedfleet.vocabulary import (
+    CallerError,
+    DrainingError,
+    Lane,
+    ModelIdentity,
+    OverloadedError,
+    UnknownRouteError,
+)
+
+NEXT_BATCHES = 1
+"""Batches of work that gateways may have here beyond those that compute. Less would leave the
+engine idle between batches, more would only make texts wait where they can't be moved."""
+
+
+RETRY_AFTER_AT_MOST_S = 60.0
+"""Longer guesses help nobody: other replicas may be free long before."""
+
+GATEWAY_FORGOTTEN_S = 5.0
+"""A gateway that sent nothing for so long has no part in the window any more."""
+
+FILES_PATH = "/v1/replica/files/"
+
+
+class DuplicateCallError(CallerError):
+    """A call's key is that of another one in progress."""
+
+    status = 409
+
+
+class ChangedFileError(CallerError):
+    """A file of the model is no longer the one that the replica was loaded from."""
+
+    status = 409
+    code = "file_changed"
+
+
+class Replica:
+    """The routes of a replica process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        identity: ModelIdentity,
+        *,
+        served_names: Sequence[str],
+        files: Snapshot,
+        max_body_bytes: int,
+        max_queued_tokens: int,
+        metrics: ReplicaMetrics | None = None,
+        hung_after_s: float = 30.0,
+    ) -> None:
+        """`files` are those that the engine was loaded from; gateways elsewhere may ask for the
+        small ones."""
+        self.identity = identity
+        self.metrics = metrics or ReplicaMetrics()
+        failed = self.metrics.texts.labels("failed")
+        self.batcher = Batcher(
+            engine, report=self._measure, failed=failed.inc, hung_after_s=hung_after_s
+        )
+        self.draining = False
+        self._busy_s = 0.0
+        self._engine = engine
+        self._gpu = open_gpu(engine.info.device_uuid)
+        self._served_names = tuple(served_names)
+        self._files = files
+        self._max_body_bytes = max_body_bytes
+        self._max_queued_tokens = max_queued_tokens
+        self._calls: dict[str, CallInProgress] = {}
+        self._open_calls = 0
+        self._heard: dict[str, float] = {}
+        """When each gateway called last, monotonic seconds."""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is waiting, computing or being sent."""
+        return self.batcher.idle and not self._open_calls
+
+    @property
+    def window(self) -> int:
+        """Tokens that one gateway may have outstanding: its part of what computes and what is next.
+
+        And of the long texts that are here, where the engine computes them beside batches: they
+        hold no short ones up there, so they must not keep them out of here either.
+        """
+        heard_after = time.monotonic() - GATEWAY_FORGOTTEN_S
+        self._heard = {name: at for name, at in self._heard.items() if at > heard_after}
+        batcher = self.batcher
+        batches = self._engine.info.in_flight + NEXT_BATCHES
+        tokens = batches * batcher.budget_tokens + batcher.long_tokens
+        return tokens // max(1, len(self._heard))
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Check and queue, or raise before anything waits: DrainingError, OverloadedError,
+        CallerError, or ReplicaError where the engine is lost."""
+        if self.draining:
+            raise DrainingError(
+                "this replica is draining; send the text to another", retry_after_s=1
+            )
+        tokens = sum(job.tokens for job in jobs)
+        waiting = self.batcher.waiting_tokens
+        if waiting and waiting + tokens > self._max_queued_tokens:
+            seconds = self.batcher.cost.model.linear_seconds(waiting)
+            raise OverloadedError(
+                f"{waiting} tokens wait here already and {tokens} more would pass the limit of "
+                f"{self._max_queued_tokens} (replica.max_queued_tokens)",
+                retry_after_s=min(seconds, RETRY_AFTER_AT_MOST_S),
+            )
+        if jobs:
+            self._check(jobs)
+        self.batcher.submit(jobs)
+
+    def app(self, endpoint: Endpoint, tracing: Tracing | None = None) -> Router:
+        """The ASGI app: the wire, the OpenAI endpoint, health and metrics."""
+        work = traced(self.work, tracing, "POST /v1/work", join=True)
+        return Router(
+            {
+                ("POST", "/v1/work"): work,
+                ("POST", "/v1/work/cancel"): self.cancel,
+                ("POST", "/v1/embeddings"): endpoint.embeddings,
+                **{("POST", path): endpoint.by(each) for path, each in ROUTES.items()},
+                ("GET", "/v1/models"): endpoint.cards.list_models,
+                ("GET", "/v1/replica"): self.describe,
+                ("GET", "/health/live"): self.live,
+                ("GET", "/health/ready"): self.ready,
+                ("GET", "/metrics"): self.expose,
+            },
+            {
+                ("GET", "/v1/models/"): endpoint.cards.show_model,
+                ("GET", FILES_PATH): self.file,
+            },
+        )
+
+    async def work(self, request: Request) -> None:
+        """Compute the texts of a call; frames go out as batches finish."""
+        call = frames.decode_call(await request.body(self._max_body_bytes))
+        progress = CallInProgress(len(call.texts))
+        now = self._heard[call.gateway] = time.monotonic()
+        for text in call.texts:
+            progress.jobs[text.id] = Job(
+                text.id,
+                text.encoding,
+                Lane.BULK if text.bulk else Lane.INTERACTIVE,
+                now + text.deadline_ms / 1000 if text.deadline_ms else None,
+                now,
+                progress.deliver,
+                text.alone,
+            )
+        jobs = list(progress.jobs.values())
+        if (span := current_span()) is not None:
+            span.tell(texts=len(jobs), tokens=sum(job.tokens for job in jobs))
+        if call.key in self._calls:
+            # Cancelled by its name, the other call would lose its texts.
+            raise DuplicateCallError("another call in progress has this key; keys are random")
+        self.submit(jobs)
+        self._calls[call.key] = progress
+        self._open_calls += 1
+        gone = asyncio.ensure_future(request.gone())
+        gone.add_done_callback(lambda _: progress.forget(self.batcher.cancel(jobs)))
+        try:
+            await self._send_frames(request, progress)
+        finally:
+            gone.cancel()
+            self._open_calls -= 1
+            self._calls.pop(call.key, None)
+            progress.jobs.clear()  # jobs know the call, and the call its jobs
+
+    async def _send_frames(self, request: Request, progress: CallInProgress) -> None:
+        headers = [(b"content-type", frames.FRAMES_TYPE.encode())]
+        await request.send({"type": "http.response.start", "status": 200, "headers": headers})
+        while not progress.finished:
+            part = await progress.next_part()
+            if part is not None:
+                _tell(part)
+                body = frames.encode_frame(self._frame(part))
+                await request.send({"type": "http.response.body", "body": body, "more_body": True})
+        await request.send({"type": "http.response.body", "body": b""})
+
+    def _frame(self, part: BatchResult) -> frames.Frame:
+        return frames.Frame(
+            ids=[job.id for job in part.jobs],
+            vectors=frames.vector_bytes(part.vectors),
+            failures=[
+                frames.Failure(
+                    job.id, error.code or "replica_failed", error.message[: frames.MOST_MESSAGE]
+                )
+                for job, error in part.failures
+            ],
+            queue_us=round(part.queue_s * 1e6),
+            compute_us=round(part.compute_s * 1e6),
+            window=self.window,
+            echoes=[frames.echo(job.encoding) for job in part.jobs],
+        )
+
+    async def cancel(self, request: Request) -> Response:
+        """Forget texts of a call that still wait."""
+        cancel = frames.decode_cancel(await request.body(self._max_body_bytes))
+        progress = self._calls.get(cancel.key)
+        if progress is not None:
+            jobs = [progress.jobs[text] for text in cancel.ids if text in progress.jobs]
+            progress.forget(self.batcher.cancel(jobs))
+        return Response(b"{}")
+
+    async def describe(self, _request: Request) -> Response:
+        identity, info, ages = self.identity, self._engine.info, self.batcher.ages
+        return Response(
+            encode_description(
+                ReplicaDescription(
+                    name=identity.name,
+                    served_names=list(self._served_names),
+                    revision=identity.revision,
+                    tokenizer=identity.tokenizer,
+                    width=identity.width,
+                    max_tokens=identity.max_tokens,
+                    vocabulary=identity.vocabulary,
+                    prompts=identity.prompts,
+                    task=identity.task,
+                    precision=info.precision,
+                    device=info.device,
+                    batch_tokens=self.batcher.budget_tokens,
+                    window=self.window,
+                    cost=dataclasses.astuple(self.batcher.cost.model),
+                    draining=self.draining,
+                    batches=self.batcher.cost.batches,
+                    busy_s=self._busy_s,
+                    oldest_batch_s=_seconds(ages.oldest_s),
+                    oldest_batch_predicted_s=_seconds(ages.oldest_predicted_s),
+                )
+            )
+        )
+
+    async def file(self, request: Request) -> Response:
+        """One of the model's small files, for a gateway that has none of them."""
+        name = request.path.removeprefix(FILES_PATH)
+        path = self._files.directory / name
+        if name not in SHARED_FILES or not path.is_file():
+            raise UnknownRouteError(f"this model has no file {name}", code="unknown_file")
+        body = await asyncio.to_thread(path.read_bytes)
+        if self._files.changed(name):
+            raise ChangedFileError(
+                f"{name} was changed since this replica loaded it: start the replica again"
+            )
+        return Response(body, content_type=b"application/octet-stream")
+
+    async def live(self, _request: Request) -> Response:
+        return Response(b'{"status":"live"}')
+
+    async def ready(self, _request: Request) -> Response:
+        if self.draining:
+            raise DrainingError("draining")
+        return Response(b'{"status":"ready"}')
+
+    async def expose(self, _request: Request) -> Response:
+        metrics = self.metrics
+        metrics.waiting_texts.set(self.batcher.waiting_texts)
+        metrics.waiting_tokens.set(self.batcher.waiting_tokens)
+        if self._gpu is not None:
+            state = await asyncio.to_thread(self._gpu.read)
+            metrics.gpu_busy.set(state.busy)
+            metrics.gpu_memory.set(state.memory_used_bytes)
+            metrics.gpu_memory_total.set(state.memory_total_bytes)
+            metrics.gpu_power.set(state.power_w)
+        return Response(metrics.exposition(), content_type=CONTENT_TYPE)
+
+    def _check(self, jobs: Sequence[Job]) -> None:
+        """All texts of a call at once: per text, NumPy's own calls cost more than the numbers."""
+        longest, vocabulary = self.identity.max_tokens, self.identity.vocabulary
+        for job in jobs:
+            if not 0 < job.tokens <= longest:
+                raise CallerError(
+                    f"text {job.id} has {job.tokens} tokens; this model takes 1 to {longest}",
+                    code="context_length_exceeded",
+                )
+        ids = jobs[0].encoding if len(jobs) == 1 else np.concatenate([job.encoding for job in jobs])
+        # A negative id is beyond every vocabulary when it is read without its sign.
+        if int(ids.view(np.uint32).max()) < vocabulary:
+            return
+        for job in jobs:
+            for number in (int(job.encoding.min()), int(job.encoding.max())):
+                if not 0 <= number < vocabulary:
+                    raise CallerError(
+                        f"text {job.id} has a token id of {number}; ids of this model are 0 to "
+                        f"{vocabulary - 1}",
+                        code="invalid_token_id",
+                    )
+
+    def _measure(self, report: BatchReport) -> None:
+        metrics = self.metrics
+        metrics.texts.labels("succeeded").inc(report.texts - report.failed_texts)
+        metrics.texts.labels("failed").inc(report.failed_texts)
+        metrics.tokens.inc(report.tokens)
+        metrics.padding.inc(report.padding_tokens)
+        metrics.batch_texts.observe(report.texts)
+        metrics.batch_tokens.observe(report.tokens)
+        metrics.batch_fill.observe(report.tokens / self.batcher.budget_tokens)
+        metrics.prepare.observe(report.prepare_s)
+        metrics.compute.observe(report.compute_s)
+        self._busy_s += report.compute_s
+        for seconds in report.queue_s:
+            metrics.queue.observe(seconds)
+
+
+def _seconds(value: float | None) -> float | None:
+    """As it travels: bounded, and no digits that nobody reads."""
+    return None if value is None else round(min(value, MOST_SECONDS), 3)
+
+
+def _tell(part: BatchResult) -> None:
+    """Note in the call's trace, if there is one, that a batch brought some of its texts."""
+    if (span := current_span()) is not None:
+        texts, failed = len(part.jobs), len(part.failures)
+        span.happened(
+            "batch finished",
+            texts=texts,
+            failed=failed,
+            queue_s=part.queue_s,
+            compute_s=part.compute_s,
+        )

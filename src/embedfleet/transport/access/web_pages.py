@@ -1,0 +1,73 @@
+"""Restricts what web pages may do with a service that requires no key.
+
+Any page opened on this machine can make the browser send requests to `http://127.0.0.1`. It can't
+read the answers, but a POST has taken effect by then (cross-site request forgery). A page whose
+host name was re-pointed at this machine could even read them (DNS rebinding); the `host` header
+gives it away. API keys prevent both, so this applies only to services without them.
+
+ASGI middleware that decides by headers which browsers send and pages can't change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Collection
+from ipaddress import ip_address
+
+from embedfleet.transport.access.cors import Origins
+from embedfleet.transport.asgi import (
+    App,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    error_response,
+    send_response,
+)
+from embedfleet.vocabulary import ForbiddenError
+
+
+class NoPages:
+    """An app that pages of other origins can't use."""
+
+    def __init__(self, app: App, origins: Collection[str] = (), *, by_name: bool = True) -> None:
+        """`origins` may ask; `by_name` takes any name, else addresses and localhost alone."""
+        self._app = app
+        self._origins = Origins(origins)
+        self._by_name = by_name
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        headers = dict(scope.get("headers", ()))
+        if not self._by_name or b"origin" in headers:
+            refusal = self._refuse(headers.get(b"origin", b""), headers.get(b"host", b""))
+            if refusal is not None:
+                name = Request(scope, receive, send).id
+                return send_response(send, error_response(refusal), name)
+        return self._app(scope, receive, send)
+
+    def _refuse(self, origin: bytes, host: bytes) -> ForbiddenError | None:
+        if not self._by_name and not is_local_name(host):
+            return ForbiddenError(
+                "this address is asked by localhost or by number, and not by any other name",
+                code="host_not_allowed",
+            )
+        if not origin or origin in self._origins:
+            return None
+        if is_local_name(host) and origin.partition(b"//")[2] == host:
+            return None  # a page of this very address
+        return ForbiddenError(
+            "pages of other origins may not ask here; gateway.cors_origins names those that may",
+            code="origin_not_allowed",
+        )
+
+
+def is_local_name(host: bytes) -> bool:
+    """Whether a `host` header is one that no name server can point elsewhere; so is none at all."""
+    name = host.decode("latin-1")
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    if name in {"", "localhost"}:
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

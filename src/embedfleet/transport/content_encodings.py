@@ -1,0 +1,121 @@
+"""Decompresses request bodies (RFC 9110, 8.4): gzip and deflate.
+
+ASGI middleware that expands a body lazily, in pieces: the reader counts them, so a decompression
+bomb is cut off at the size limit and costs no more than the largest body. Other codings are
+answered 415 with a list of those that are accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable
+
+from embedfleet.transport.asgi import (
+    App,
+    Message,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    error_response,
+    send_response,
+)
+from embedfleet.vocabulary import CallerError, MediaTypeError
+
+ACCEPTED = b"gzip, deflate"
+PIECE_BYTES = 256 << 10
+_WINDOWS = {
+    b"gzip": 16 + zlib.MAX_WBITS,
+    b"x-gzip": 16 + zlib.MAX_WBITS,
+    b"deflate": zlib.MAX_WBITS,
+}
+
+
+class UnknownCodingError(MediaTypeError):
+    headers = ((b"accept-encoding", ACCEPTED),)
+
+
+class Expanding:
+    """An app that is given bodies as they were before they were compressed."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        coding = b""
+        if b"content-encoding" in dict(scope.get("headers", ())):
+            coding = _coding(scope)
+        if not coding:
+            return self._app(scope, receive, send)
+        if coding in _WINDOWS:
+            kept = [each for each in scope["headers"] if each[0] not in _OF_CODED]
+            expanded = _Expanded(receive, _WINDOWS[coding])
+            return self._app({**scope, "headers": kept}, expanded.receive, send)
+        shown = coding[:40].decode("latin-1")
+        error = UnknownCodingError(
+            f"Content-Encoding {shown!r} is not understood here; one of gzip and deflate is, "
+            "or none at all"
+        )
+        return send_response(send, error_response(error), Request(scope, receive, send).id)
+
+
+_OF_CODED = {b"content-encoding", b"content-length"}
+"""Headers that speak of the body as it came."""
+
+
+def _coding(scope: Scope) -> bytes:
+    found = b",".join(value for name, value in scope["headers"] if name == b"content-encoding")
+    listed = [each.strip().lower() for each in found.split(b",")]
+    return b",".join(each for each in listed if each not in {b"", b"identity"})
+
+
+class _Expanded:
+    """The body of one request."""
+
+    def __init__(self, receive: Receive, window: int) -> None:
+        self._receive = receive
+        self._window = window
+        self._inflate = zlib.decompressobj(window)
+        self._coded = b""
+        self._begun = self._whole = self._told = False
+        """Whether there was any of it, all of it came, and its end was handed on."""
+
+    async def receive(self) -> Message:
+        """The next piece. Raises CallerError where it is no such coding."""
+        if self._told:
+            return await self._receive()
+        if not self._coded and not self._whole:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                return message
+            self._coded = message.get("body", b"")
+            self._whole = not message.get("more_body", False)
+        await asyncio.sleep(0)  # a small body may be a large one: others have their turn between
+        piece = self._next()
+        self._told = self._whole and not self._coded
+        return {"type": "http.request", "body": piece, "more_body": not self._told}
+
+    def _next(self) -> bytes:
+        try:
+            if self._coded and not self._begun:
+                self._begun = True
+                if self._window == zlib.MAX_WBITS and not _has_header(self._coded):
+                    self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)  # as some clients send it
+            piece = self._inflate.decompress(self._coded, PIECE_BYTES)
+        except zlib.error as error:
+            raise CallerError(f"the body is not compressed as it says: {error}") from error
+        self._coded = self._inflate.unconsumed_tail
+        if self._inflate.eof and self._inflate.unused_data:
+            raise CallerError("the body goes on after the end of what is compressed")
+        full = len(piece) == PIECE_BYTES
+        if self._whole and not self._coded and not self._inflate.eof:
+            if not full:
+                raise CallerError("the compressed body ends too soon")
+            self._coded = b""
+        return piece
+
+
+def _has_header(coded: bytes) -> bool:
+    """Whether deflate comes as zlib's format, as RFC 9110 has it, or bare."""
+    return coded[0] & 0x0F == 8 and (len(coded) < 2 or not int.from_bytes(coded[:2]) % 31)

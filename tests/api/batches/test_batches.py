@@ -1,0 +1,398 @@
+"""openai-python creates, follows, cancels and reads batches; what a stop leaves is done later."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import orjson
+import pytest
+
+from embedfleet.api.batches import documents
+from embedfleet.api.batches.documents import LineFault, State
+from embedfleet.api.batches.routes import BatchRoutes
+from embedfleet.api.batches.runner import PART_BYTES, Runner
+from embedfleet.api.batches.shelf import Shelf
+from embedfleet.runtime.folders import LocalStore, Parts, Store, Written, store_at
+from embedfleet.transport.access import KeyRing, OpenAccess
+from embedfleet.transport.access.records import plain
+from embedfleet.transport.asgi import Response, Router
+from embedfleet.transport.serving import Listener, bind, serving
+
+ENDPOINT = "/v1/embeddings"
+ONE, TWO = "the-first-key-of-these-tests", "the-second-key-of-these-tests"
+
+
+def lines(*texts: str, **fields: Any) -> bytes:
+    """The input of a batch."""
+    requests = [
+        {
+            "custom_id": f"request-{number}",
+            "method": "POST",
+            "url": ENDPOINT,
+            "body": {"model": "m", "input": text},
+            **fields,
+        }
+        for number, text in enumerate(texts)
+    ]
+    return b"".join(orjson.dumps(each) + b"\n" for each in requests)
+
+
+class Answering:
+    """Answers requests of batches, and counts them."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.owners: set[str] = set()
+        self.answer: Callable[[str], Response] = self.good
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.answered = 0
+
+    @staticmethod
+    def good(text: str) -> Response:
+        return Response(orjson.dumps({"data": [{"embedding": [len(text)]}]}))
+
+    async def __call__(self, name: str, body: bytes, owner: str) -> Response:
+        text = orjson.loads(body)["input"]
+        self.owners.add(owner)
+        await self.hold.wait()
+        self.asked[text] += 1
+        self.answered += 1
+        return self.answer(text)
+
+
+class Running:
+    """The Batch API at an address."""
+
+    def __init__(self, client: openai.AsyncOpenAI, answering: Answering, shelf: Shelf) -> None:
+        self.client = client
+        self.answering = answering
+        self.shelf = shelf
+
+    async def upload(self, data: bytes) -> str:
+        file = await self.client.files.create(file=("in.jsonl", data), purpose="batch")
+        return file.id
+
+    async def create(self, data: bytes, **fields: Any) -> Any:
+        return await self.client.batches.create(
+            input_file_id=await self.upload(data),
+            endpoint=ENDPOINT,
+            completion_window="24h",
+            **fields,
+        )
+
+    async def ended(self, batch: str) -> Any:
+        deadline = time.monotonic() + 90
+        while True:
+            found = await self.client.batches.retrieve(batch)
+            if found.status in documents.ENDED:
+                return found
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.02)
+
+    async def content(self, file: str | None) -> list[Any]:
+        assert file is not None
+        return [
+            json.loads(line) for line in (await self.client.files.content(file)).text.splitlines()
+        ]
+
+
+@contextlib.asynccontextmanager
+async def running(
+    store: Store,
+    answering: Answering | None = None,
+    access: Any = None,
+    api_key: str = "none",
+    clock: Callable[[], float] = time.time,
+    *,
+    runs: bool = True,
+    **limits: int,
+) -> AsyncIterator[Running]:
+    answering = answering or Answering()
+    shelf = Shelf(store, 30, clock)
+    runner = Runner(shelf, {ENDPOINT: answering}, concurrent=4, most_requests=100)
+    routes = BatchRoutes(
+        shelf,
+        access or OpenAccess(),
+        [ENDPOINT],
+        **{"max_file_bytes": 1 << 20, "max_stored_bytes": 1 << 22, **limits},
+        wake=runner.wake,
+    )
+    socket = bind("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
+    task = asyncio.create_task(runner.run()) if runs else None
+    async with serving(
+        [Listener(Router(routes.exact(), routes.below()), socket, None)], stop_timeout_s=5
+    ):
+        async with openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0) as client:
+            yield Running(client, answering, shelf)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return store_at(str(tmp_path / "shelf"), alone=False)
+
+
+async def test_a_batch_goes_from_a_file_to_a_file(store: Store) -> None:
+    async with running(store) as api:
+        texts = [f"text {'x' * n}" for n in range(90)]
+        batch = await api.create(lines(*texts), metadata={"job": "nightly"})
+        assert batch.status not in {"failed", "expired", "cancelled"}
+        done = await api.ended(batch.id)
+        assert done.status == "completed"
+        assert (done.request_counts.total, done.request_counts.completed) == (90, 90)
+        assert done.error_file_id is None
+        assert done.metadata == {"job": "nightly"}
+        assert done.completed_at >= done.finalizing_at >= done.in_progress_at >= done.created_at
+        content = await api.content(done.output_file_id)
+        answers = {each["custom_id"]: each["response"] for each in content}
+        for number, text in enumerate(texts):
+            answer = answers[f"request-{number}"]
+            assert answer["status_code"] == 200
+            assert answer["body"]["data"][0]["embedding"] == [len(text)]
+        assert set(api.answering.asked.values()) == {1}
+        assert [each.id async for each in await api.client.batches.list()] == [batch.id]
+        output = await api.client.files.retrieve(done.output_file_id)
+        assert (output.purpose, output.filename) == ("batch_output", f"{batch.id}_output.jsonl")
+        deadline = time.monotonic() + 60  # they are removed once the batch is completed
+        while store.names(f"batches/parts/{batch.id}"):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+async def test_requests_that_are_refused_are_in_the_errors(store: Store) -> None:
+    def refusing(text: str) -> Response:
+        if text == "bad":
+            return Response(orjson.dumps({"error": {"code": "empty"}}), 400)
+        return Answering.good(text)
+
+    answering = Answering()
+    answering.answer = refusing
+    async with running(store, answering) as api:
+        done = await api.ended((await api.create(lines("a", "bad", "b"))).id)
+        assert (done.status, done.request_counts.failed) == ("completed", 1)
+        (error,) = await api.content(done.error_file_id)
+        assert error["custom_id"] == "request-1"
+        assert error["response"]["status_code"] == 400
+        assert error["response"]["body"]["error"]["code"] == "empty"
+        assert len(await api.content(done.output_file_id)) == 2
+
+
+async def test_a_service_without_room_is_asked_again(store: Store) -> None:
+    answering = Answering()
+    answering.answer = lambda text: (
+        Response(b"{}", 429) if answering.asked[text] < 3 else Answering.good(text)
+    )
+    async with running(store, answering) as api:
+        done = await api.ended((await api.create(lines("a", "b"))).id)
+        assert (done.status, done.request_counts.completed) == ("completed", 2)
+
+
+async def test_what_is_wrong_with_lines_is_told_and_nothing_is_run(store: Store) -> None:
+    twice = lines("a") + lines("b")
+    wrong = b'not json\n{"custom_id":"x"}\n' + lines("c", custom_id="y", method="GET")
+    wrong += lines("d", custom_id="z", url="/v1/chat/completions")
+    async with running(store) as api:
+        done = await api.ended((await api.create(twice + b"\n" + wrong)).id)
+        assert done.status == "failed"
+        told = [(each.line, each.code) for each in done.errors.data]
+        assert told == [
+            (2, "duplicate_custom_id"),
+            (4, "invalid_json_line"),
+            (5, "invalid_json_line"),
+            (6, "invalid_method"),
+            (7, "mismatched_url"),
+        ]
+        empty = await api.ended((await api.create(b"\n\n")).id)
+        assert empty.errors.data[0].code == "empty_file"
+        many = await api.ended((await api.create(lines(*["a"] * 101))).id)
+        assert many.errors.data[0].code in {"too_many_tasks", "duplicate_custom_id"}
+        assert not api.answering.asked
+
+
+async def test_a_batch_that_is_cancelled_keeps_what_was_answered(store: Store) -> None:
+    answering = Answering()
+    async with running(store, answering) as api:
+        answering.answer = lambda text: (answering.hold.clear(), Answering.good(text))[1]
+        batch = await api.create(lines(*(f"{n}" for n in range(50))))
+        deadline = time.monotonic() + 60
+        while not answering.answered:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        told = await api.client.batches.cancel(batch.id)
+        assert told.status == "cancelling"
+        done = await api.ended(batch.id)
+        assert done.status == "cancelled"
+        assert done.cancelled_at >= done.cancelling_at
+        count = done.request_counts.completed
+        assert 1 <= count < 50
+        assert len(await api.content(done.output_file_id)) == count
+        with pytest.raises(openai.BadRequestError, match="nothing to cancel"):
+            await api.client.batches.cancel(batch.id)
+
+
+async def test_what_was_answered_before_a_stop_is_not_asked_again(store: Store) -> None:
+    first, second = Answering(), Answering()
+    texts = [f"{n}" for n in range(80)]
+    async with running(store, first) as api:
+        first.answer = lambda text: (
+            first.hold.clear() if first.answered == 30 else None,
+            Answering.good(text),
+        )[1]
+        batch = await api.create(lines(*texts))
+        deadline = time.monotonic() + 60
+        while api.shelf.state(batch.id).completed < 30:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+    async with running(store, second) as api:
+        done = await api.ended(batch.id)
+        assert (done.status, done.request_counts.completed) == ("completed", 80)
+        answers = await api.content(done.output_file_id)
+        assert Counter(each["custom_id"] for each in answers) == {
+            f"request-{n}": 1 for n in range(80)
+        }
+    assert first.asked + second.asked == Counter(texts)
+
+
+class Weighing(LocalStore):
+    """Notes the most that is written of answers at once."""
+
+    most = 0
+
+    def write(self, name: str, parts: Parts) -> Written:
+        held = list(parts)
+        if "/parts/" in name:
+            self.most = max(self.most, sum(map(len, held)))
+        return super().write(name, held)
+
+
+async def test_large_answers_are_kept_before_others_are_asked_for(tmp_path: Path) -> None:
+    answering, size = Answering(), PART_BYTES // 8
+    large = Response(orjson.dumps({"data": "x" * size}))
+    answering.answer = lambda _: large
+    store = Weighing(tmp_path / "shelf", alone=False)
+    async with running(store, answering) as api:
+        batch = await api.create(lines(*(f"text {n}" for n in range(40))))
+        done = await api.ended(batch.id)
+        assert done.request_counts.completed == 40
+    assert size < store.most <= PART_BYTES + 5 * (size + 1000)
+
+
+async def test_batches_that_take_longer_than_their_window_expire(store: Store) -> None:
+    now = [1_000_000.0]
+    answering = Answering()
+    answering.hold.clear()
+    async with running(store, answering, clock=lambda: now[0]) as api:
+        batch = await api.create(lines("a", "b"))
+        now[0] += documents.WINDOW_S
+        done = await api.ended(batch.id)
+        assert done.status == "expired"
+        told = await api.content(done.error_file_id)
+        assert [each["error"]["code"] for each in told] == ["batch_expired"] * 2
+        assert all(each["response"] is None for each in told)
+
+
+async def test_files_are_their_owners_alone(store: Store) -> None:
+    ring = KeyRing(plain([ONE, TWO], datetime.now(UTC), "a test"))
+    async with running(store, access=ring, api_key=ONE) as api:
+        batch = await api.create(lines("a"))
+        done = await api.ended(batch.id)
+        (owner,) = api.answering.owners
+        assert owner
+        other = api.client.with_options(api_key=TWO)
+        assert [each async for each in await other.files.list()] == []
+        assert [each async for each in await other.batches.list()] == []
+        for asked in (
+            other.files.retrieve(done.output_file_id),
+            other.files.content(done.output_file_id),
+            other.files.delete(done.output_file_id),
+            other.batches.retrieve(batch.id),
+            other.batches.cancel(batch.id),
+            other.batches.create(
+                input_file_id=done.input_file_id, endpoint=ENDPOINT, completion_window="24h"
+            ),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                await asked
+        with pytest.raises(openai.AuthenticationError):
+            await api.client.with_options(api_key="wrong").files.list()
+
+
+async def test_files_are_listed_shown_and_deleted(store: Store) -> None:
+    now = [1_000_000.0]
+    async with running(store, clock=lambda: now[0], runs=False) as api:
+        ids = []
+        for content in (b"one", b"two two", b""):
+            now[0] += 1
+            ids.append(await api.upload(content))
+        listed = [each.id async for each in await api.client.files.list()]
+        assert listed == ids[::-1]
+        page = await api.client.files.list(limit=1, order="asc")
+        assert [each.id async for each in page] == ids
+        shown = await api.client.files.retrieve(ids[1])
+        assert (shown.bytes, shown.filename, shown.purpose) == (7, "in.jsonl", "batch")
+        assert (await api.client.files.content(ids[1])).content == b"two two"
+        assert (await api.client.files.delete(ids[1])).deleted
+        for gone in (ids[1], "file-nonsense", "../../etc/passwd"):
+            with pytest.raises(openai.NotFoundError):
+                await api.client.files.retrieve(gone)
+        now[0] += 31 * 86_400
+        with pytest.raises(openai.NotFoundError):
+            await api.client.files.retrieve(ids[0])
+        api.shelf.remove_expired()
+        assert store.names("files") == []
+
+
+async def test_uploads_are_bounded_and_forms_are_checked(store: Store) -> None:
+    async with running(store, max_file_bytes=1000, max_stored_bytes=1500) as api:
+        await api.upload(b"x" * 1000)
+        with pytest.raises(openai.APIStatusError) as caught:
+            await api.upload(b"x" * 1001)
+        assert caught.value.status_code == 413
+        with pytest.raises(openai.BadRequestError, match="delete some"):
+            await api.upload(b"x" * 600)
+        with pytest.raises(openai.BadRequestError, match="`purpose` must be one of"):
+            await api.client.files.create(file=b"x", purpose="nonsense")  # type: ignore[arg-type]
+        with pytest.raises(openai.BadRequestError, match="`endpoint` must be one of"):
+            await api.client.batches.create(
+                input_file_id="x", endpoint="/v1/responses", completion_window="24h"
+            )
+        url = f"{api.client.base_url}files"
+        async with httpx2.AsyncClient() as plain:
+            for headers, body in (
+                ({}, b""),
+                ({"content-type": "multipart/form-data"}, b"x"),
+                ({"content-type": "multipart/form-data; boundary=b"}, b"nonsense"),
+                ({"content-type": "multipart/form-data; boundary=b"}, b"--b\r\n\r\nhalf"),
+            ):
+                answer = await plain.post(url, content=body, headers=headers)
+                assert answer.status_code == 400, (headers, answer.text)
+
+
+def test_a_line_is_a_request_or_has_a_fault() -> None:
+    good = documents.line_of(3, lines("a").strip(), ENDPOINT)
+    assert isinstance(good, documents.Line)
+    assert orjson.loads(good.body) == {"model": "m", "input": "a"}
+    text = documents.answered("r", good, 200, "id", b'{"x":1}')
+    assert orjson.loads(text) == {
+        "id": "r",
+        "custom_id": "request-0",
+        "response": {"status_code": 200, "request_id": "id", "body": {"x": 1}},
+        "error": None,
+    }
+    assert isinstance(documents.line_of(1, b"[" * 10_000, ENDPOINT), LineFault)
+    assert isinstance(documents.line_of(1, lines("a", body=[1]).strip(), ENDPOINT), LineFault)
+    assert State().status == "validating"

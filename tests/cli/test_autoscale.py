@@ -1,0 +1,180 @@
+"""`embedfleet autoscale`: what a person reads, and what goes to the gateway."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from embedfleet.cli.command_line import app
+
+DECISION = {
+    "at": "2026-11-23T09:00:05.123+00:00",
+    "times": 3,
+    "mode": "automatic",
+    "ordered": 5,
+    "trouble": "",
+    "seen": {"ready": 2, "starting": 0},
+    "decision": {
+        "winner": "reserve",
+        "reason": "2 -> 5: reserve asks for 5 (30,000 tokens/s at 60% of ability)",
+        "terms": [
+            {"name": "traffic", "replicas": 4, "why": "30,000 tokens/s arrive"},
+            {"name": "reserve", "replicas": 5, "why": "30,000 tokens/s at 60% of ability"},
+        ],
+    },
+}
+POOL: dict[str, Any] = {
+    "name": "m",
+    "mode": "automatic",
+    "pinned": None,
+    "min_replicas": 1,
+    "max_replicas": 8,
+    "standby": 0,
+    "decisions": [DECISION],
+}
+
+
+class StandIn(ThreadingHTTPServer):
+    """A gateway's admin address that answers what the test says, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answering)
+        self.answer: tuple[int, Any] = (200, {"pools": [POOL]})
+        self.asked: list[tuple[str, str, Any, str | None]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Answering(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        said = json.loads(body) if body else None
+        self.server.asked.append((self.command, self.path, said, self.headers["authorization"]))
+        status, answer = self.server.answer
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET  # noqa: N815  the library's names
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def gateway() -> Iterator[StandIn]:
+    with StandIn() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def typed(words: str, gateway: StandIn) -> Result:
+    return CliRunner().invoke(app, ["autoscale", *words.split(), "--admin", gateway.url])
+
+
+def test_explaining_shows_every_term_the_winner_and_the_reason(gateway: StandIn) -> None:
+    """One row for each different decision."""
+    told = typed("explain", gateway).output.splitlines()
+    assert told[0] == "m: automatic, 1 to 8 replicas, 0 on standby"
+    assert told[1].split() == [
+        *("at", "times", "ready", "starting", "traffic", "reserve", "winner", "order"),
+    ]
+    assert told[2].split() == ["09:00:05", "3", "2", "0", "4", "5", "reserve", "2", "->", "5"]
+    assert told[3] == ("09:00:05  2 -> 5: reserve asks for 5 (30,000 tokens/s at 60% of ability)")
+
+
+def test_it_tells_when_a_person_decides_and_when_an_order_failed(gateway: StandIn) -> None:
+    """Else nobody would know why nothing happens."""
+    entry = DECISION | {"mode": "pinned", "trouble": "the API server says 409"}
+    pinned = POOL | {"mode": "pinned", "pinned": 5, "decisions": [entry]}
+    gateway.answer = (200, {"pools": [pinned]})
+    told = typed("explain", gateway).output
+    assert "m: pinned at 5," in told
+    assert "[pinned] 2 -> 5" in told
+    assert "(not carried out: the API server says 409)" in told
+
+
+def test_only_the_last_decisions_are_shown_unless_more_are_asked_for(gateway: StandIn) -> None:
+    """As JSON all that are kept."""
+    gateway.answer = (200, {"pools": [POOL | {"decisions": [DECISION] * 40}]})
+    assert typed("explain", gateway).output.count("reserve asks") == 10
+    assert typed("explain --last 30", gateway).output.count("reserve asks") == 30
+    assert len(json.loads(typed("explain --json", gateway).output)[0]["decisions"]) == 40
+
+
+def test_nothing_was_decided_is_said_as_such(gateway: StandIn) -> None:
+    """In the first seconds."""
+    gateway.answer = (200, {"pools": [POOL | {"decisions": []}]})
+    assert "no decision yet" in typed("explain", gateway).output
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("pause", ("/autoscaling/pause", {"pool": None})),
+        ("resume --pool m", ("/autoscaling/resume", {"pool": "m"})),
+        ("scale 3", ("/autoscaling/scale", {"pool": None, "replicas": 3})),
+    ],
+)
+def test_orders_go_to_the_gateway_and_its_answer_is_told(
+    gateway: StandIn, words: str, asked: tuple[str, Any]
+) -> None:
+    """What holds now."""
+    gateway.answer = (200, POOL | {"mode": "pinned", "pinned": 3})
+    assert json.loads(typed(f"{words} --json", gateway).output)["pinned"] == 3
+    gateway.asked.clear()
+    assert typed(words, gateway).output == "m: pinned at 3\n"
+    ((verb, path, said, _),) = gateway.asked
+    assert (verb, path, said) == ("POST", *asked)
+
+
+def test_a_key_is_read_from_its_file(gateway: StandIn, tmp_path: Path) -> None:
+    """It stands in no process list."""
+    file = tmp_path / "key"
+    file.write_text("secret\n")
+    typed(f"explain --key-file {file}", gateway)
+    assert gateway.asked[0][3] == "Bearer secret"
+    missing = typed(f"explain --key-file {tmp_path / 'none'}", gateway)
+    assert (missing.exit_code, "can't be read" in missing.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        (400, {"error": {"message": "name one of a, b"}}, "name one of a, b"),
+        (502, b"<html>", "status 502"),
+        (200, b"<html>", "no gateway answers at"),
+        (200, {"pools": []}, "no pool is scaled there; `serve` does it"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_exit_code_2(
+    gateway: StandIn, status: int, answer: Any, said: str
+) -> None:
+    """With the gateway's own words where it has some."""
+    gateway.answer = (status, answer)
+    found = typed("explain", gateway)
+    assert (found.exit_code, said in found.output) == (2, True)
+
+
+def test_an_address_that_nobody_answers_or_that_is_none_is_named() -> None:
+    """And how to give another."""
+    for admin in ("http://127.0.0.1:1", "file:///etc/passwd"):
+        found = CliRunner().invoke(app, ["autoscale", "explain", "--admin", admin])
+        assert (found.exit_code, "--admin" in found.output) == (2, True)

@@ -1,0 +1,38 @@
+"""What a gateway says at its start and at its end."""
+
+from __future__ import annotations
+
+from embedfleet.runtime.settings import Pool
+from embedfleet.server.gateway.greeting import shutdown_line, startup_line
+
+URLS = ("http://127.0.0.1:8080", "http://127.0.0.1:8081")
+
+
+def test_the_first_line_says_where_it_listens_and_what_is_started() -> None:
+    assert startup_line([Pool(model="builtin", replicas=2)], URLS[:1], URLS[1]) == (
+        "listening on http://127.0.0.1:8080 (fleet and metrics: http://127.0.0.1:8081); "
+        "starting 2 replicas of builtin"
+    )
+    one = Pool(model="m", replicas=1, engine="vllm")
+    assert startup_line([one], URLS[:1], None).endswith(":8080; starting 1 replica of m on vllm")
+
+
+def test_a_gateway_says_at_once_for_whom_it_waits() -> None:
+    elsewhere = Pool(replicas=0, replica_urls=("http://a:1", "http://b:2"))
+    assert startup_line([elsewhere], URLS[:1], None).endswith(
+        "; waiting for http://a:1, http://b:2"
+    )
+    pods = Pool(replicas=0, replica_service="embedfleet/engine:http")
+    assert startup_line([pods], URLS[:1], None).endswith(
+        "; following the pods of embedfleet/engine:http"
+    )
+
+
+def test_the_last_line_says_what_became_of_all_requests() -> None:
+    assert shutdown_line({}) == "stopped: 0 requests answered, 0 refused"
+    assert shutdown_line({200: 1}) == "stopped: 1 request answered, 0 refused"
+    assert (
+        shutdown_line({200: 1200, 429: 3, 401: 2}) == "stopped: 1,200 requests answered, 5 refused"
+    )
+    told = shutdown_line({200: 2, 499: 1, 503: 4})
+    assert told == "stopped: 2 requests answered, 0 refused, 4 failed, 1 left by its client"

@@ -1,0 +1,130 @@
+"""A worker's fleet is the primary's, and its calls count there."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedfleet.fleet.fleet import Fleet
+from embedfleet.fleet.states import Event
+from embedfleet.server.gateway.workers.messages import MemberUpdate
+from embedfleet.server.gateway.workers.mirror import MirroredFleet, Publisher
+from embedfleet.vocabulary import ReplicaState
+
+
+class Pair:
+    """A primary's fleet and a worker's, with the journey of messages between them."""
+
+    def __init__(self) -> None:
+        self.fleet, self.mirror = Fleet(), MirroredFleet(0)
+        self.publisher = Publisher(0, self.fleet, self._travel)
+        self.heard: list[tuple[str, ReplicaState]] = []
+        self.mirror.listen(lambda member, _left: self.heard.append((member.name, member.state)))
+
+    def _travel(self, update: MemberUpdate) -> None:
+        self.mirror.follow(
+            msgspec.msgpack.decode(msgspec.msgpack.encode(update), type=MemberUpdate)
+        )
+
+    def bring_back(self, now: float) -> None:
+        """What the worker's calls did, as the primary hears it."""
+        for calls in self.mirror.calls():
+            self.publisher.take(calls, now)
+
+    @property
+    def states(self) -> dict[str, ReplicaState]:
+        return {member.name: member.state for member in self.fleet}
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["add", *Event]), st.sampled_from("abc")), min_size=1, max_size=60
+)
+
+
+@given(STEPS)
+def test_whatever_happens_in_the_primary_the_worker_sees_the_same(
+    steps: list[tuple[str | Event, str]],
+) -> None:
+    pair = Pair()
+    for now, (what, name) in enumerate(steps):
+        members = {member.name: member for member in pair.fleet}
+        if isinstance(what, Event):
+            if name in members:
+                pair.fleet.apply(members[name], what, float(now), "why")
+        else:
+            pair.fleet.add(name, f"http://{name}:{now}", float(now))
+        assert {each.name: each.state for each in pair.mirror} == pair.states
+        for member in pair.mirror:
+            original = pair.fleet[member.name]
+            seen = (member.url, member.since, member.reason, member.weight)
+            assert seen == (original.url, original.since, original.reason, original.weight)
+
+
+@given(STEPS)
+def test_a_worker_that_starts_late_sees_the_same_as_one_that_was_there(
+    steps: list[tuple[str | Event, str]],
+) -> None:
+    pair, late = Pair(), MirroredFleet(0)
+    for now, (what, name) in enumerate(steps):
+        members = {member.name: member for member in pair.fleet}
+        if isinstance(what, Event):
+            if name in members:
+                pair.fleet.apply(members[name], what, float(now), "why")
+        else:
+            pair.fleet.add(name, f"http://{name}:{now}", float(now))
+    for update in pair.publisher.everything():
+        late.follow(update)
+
+    assert {each.name: each.state for each in late} == pair.states
+
+
+def ready(pair: Pair, *names: str) -> None:
+    for name in names:
+        member = pair.fleet.add(name, f"http://{name}", 0.0)
+        for event in (Event.ANSWERED, Event.VERIFIED):
+            pair.fleet.apply(member, event, 0.0)
+        assert member.state is ReplicaState.READY
+
+
+def test_failures_of_a_workers_calls_eject_a_replica_for_all() -> None:
+    pair = Pair()
+    ready(pair, "a", "b", "c")
+    for _ in range(10):
+        pair.mirror.failed(pair.mirror["a"], 1.0, "it is silent")
+    pair.bring_back(1.0)
+
+    assert pair.fleet["a"].state is not ReplicaState.READY
+    assert "it is silent" in pair.fleet["a"].reason
+    assert pair.mirror["a"].state is pair.fleet["a"].state
+
+
+def test_a_success_among_failures_keeps_a_replica() -> None:
+    pair = Pair()
+    ready(pair, "a", "b")
+    for _ in range(10):
+        pair.mirror.failed(pair.mirror["a"], 1.0, "slow")
+        pair.mirror.succeeded(pair.mirror["a"], 1.0)
+    pair.bring_back(1.0)
+
+    assert pair.fleet["a"].state is ReplicaState.READY
+    assert not pair.mirror.calls(), "what was told is not told again"
+
+
+def test_a_replica_that_refuses_one_worker_drains_for_all() -> None:
+    pair = Pair()
+    ready(pair, "a", "b")
+    pair.mirror.refused(pair.mirror["a"], 1.0, "it drains")
+    pair.bring_back(1.0)
+
+    assert pair.mirror["a"].state is ReplicaState.DRAINING
+
+
+def test_calls_to_a_replica_that_is_gone_are_of_no_consequence() -> None:
+    pair = Pair()
+    ready(pair, "a", "b")
+    pair.mirror.failed(pair.mirror["a"], 1.0, "lost", lost=True)
+    pair.fleet.apply(pair.fleet["a"], Event.LOST, 1.0)
+    pair.bring_back(2.0)
+
+    assert pair.states == {"b": ReplicaState.READY}
