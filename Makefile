@@ -11,6 +11,7 @@
 #   make format     let ruff format the code
 #   make docs       write the generated pages of docs/
 #   make site       build the documentation as a site in build/site, every link and anchor checked
+#   make dist       wheel, source distribution, their checksums and a bill of materials (CycloneDX), in dist
 #   make sdks       install the clients made for OpenAI that some tests use, in .venv-sdks and by npm
 #   make reference  add torch and transformers, which make the fixtures and train the built-in model
 #   make lock       choose new versions of the dependencies and pin them
@@ -44,7 +45,7 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help packages compiler llama-server arm cpu-rivals serve test test-slow test-all lint format docs site sdks reference lock clean setup
+.PHONY: help packages compiler llama-server arm cpu-rivals serve test test-slow test-all lint format docs site dist sdks reference lock clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -57,7 +58,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow"
 
 # What is installed comes after the packages: a compiler may be among them.
-test-slow: packages sdks .venv-site/.installed
+test-slow: packages sdks .venv-site/.installed .venv-release/.installed
 	@$(MAKE) --no-print-directory reference
 	$(BIN)/python -m pytest -q -m slow
 
@@ -146,6 +147,26 @@ docs: $(RUNTIME)
 	mv docs/metrics.md.new docs/metrics.md
 	$(BIN)/python deploy/kubernetes/write_monitoring.py
 
+# The same bytes from the same commit: times are the commit's, and the tools that build are pinned. The wheel's
+# platform is the oldest that it runs on, as auditwheel finds it.
+dist: .venv-release/.installed
+	rm -rf dist build/dist build/lib* build/bdist* build/temp* && mkdir -p dist build/dist
+	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) PATH="$(CURDIR)/.venv-release/bin:$$PATH"; \
+	python -m build --no-isolation --outdir build/dist >build/dist.log 2>&1 || { cat build/dist.log; exit 1; }; \
+	cp build/dist/*.tar.gz dist/ && \
+	if ls build/dist/*-any.whl >/dev/null 2>&1; then cp build/dist/*.whl dist/; else \
+		auditwheel repair --plat auto --wheel-dir dist build/dist/*.whl; fi
+	.venv-release/bin/check-wheel-contents dist/*.whl
+	.venv-release/bin/twine check --strict dist/*
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) .venv-release/bin/python requirements/sbom.py > dist/embedfleet.cdx.json
+	cd dist && sha256sum -- *.whl *.tar.gz *.cdx.json > SHA256SUMS && cat SHA256SUMS
+
+.venv-release/.installed: requirements/release.txt requirements/build.txt | $(VENV)/.python
+	$(PYTHON) -m venv --clear .venv-release
+	.venv-release/bin/python -m pip --disable-pip-version-check install --quiet --no-warn-script-location \
+		-r requirements/release.txt -r requirements/build.txt
+	@touch $@
+
 # Pages are staged beside each other as they are in the repository, and built strictly.
 site: .venv-site/.installed build/mermaid/.version-$(MERMAID)
 	.venv-site/bin/python docs/site/staging.py
@@ -182,7 +203,7 @@ lock: $(VENV)/.python
 	$(BIN)/python requirements/lock.py
 
 clean:
-	rm -rf $(VENV) $(SDKS) .venv-clusters .venv-site build dist src/*.egg-info $(LIBRARY) tests/sdks/node_modules .pytest_cache \
+	rm -rf $(VENV) $(SDKS) .venv-clusters .venv-release .venv-site build dist src/*.egg-info $(LIBRARY) tests/sdks/node_modules .pytest_cache \
 		.mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

