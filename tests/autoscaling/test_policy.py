@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.autoscaling import Decision, Memory, Observation, decide, parse
+from embedfleet.autoscaling import Decision, Memory, Observation, parse
+from embedfleet.autoscaling.policy import decide
 from embedfleet.runtime.settings import AutoscalingSettings
 
 SETTINGS = AutoscalingSettings(min_replicas=2, max_replicas=32)

@@ -19,7 +19,10 @@ from tests.conformance.scaling_conformance import ObservationSourceConformance, 
 START = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 V = 10_000.0
 """What a replica of these tests can do, tokens per second."""
-SETTINGS = AutoscalingSettings(min_replicas=1, max_replicas=8, tick_s=5.0)
+SETTINGS = AutoscalingSettings(
+    min_replicas=1, max_replicas=8, tick_s=5.0, target_utilisation=0.6, down_cooldown_s=600.0
+)
+"""As an operator sets them: what traffic teaches is left out here."""
 
 
 class FakeTarget:

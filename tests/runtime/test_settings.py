@@ -402,6 +402,7 @@ TIED = {
     *(f"autoscaling.{low_or_high}_replicas" for low_or_high in ("min", "max")),
     *("autoscaling.standby", "autoscaling.fast_window_s", "autoscaling.slow_window_s"),
     *("autoscaling.max_wait_s", "autoscaling.slo_s", "autoscaling.target_utilisation"),
+    *(f"autoscaling.down_cooldown_{bound}_s" for bound in ("least", "most")),
     *("autoscaling.utilisation_ceiling", "autoscaling.tick_s", "autoscaling.stale_s"),
     *("gateway.port", "admin.port", "admin.host", "gateway.cors_origins"),
     *(f"{area}.tls_{file}" for area in ("gateway", "admin") for file in ("certificate", "key")),

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embedfleet.autoscaling import queueing
 from embedfleet.runtime.settings import AutoscalingSettings
-from embedfleet.simulator import flow, profiles, queueing, texts
+from embedfleet.simulator import flow, profiles, texts
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import RIVALS
 from embedfleet.simulator.scalers import Order, Ours, Static

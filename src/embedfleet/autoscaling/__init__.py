@@ -1,7 +1,8 @@
 """How many replicas a pool should have: decided here, carried out elsewhere."""
 
+from embedfleet.autoscaling.adapting import Experience, decide
 from embedfleet.autoscaling.journal import Entry, Journal, Mode
-from embedfleet.autoscaling.policy import Decision, Memory, Term, decide
+from embedfleet.autoscaling.policy import Decision, Memory, Term
 from embedfleet.autoscaling.scaler import ObservationSource, Scaler, Target
 from embedfleet.autoscaling.schedule import Schedule, Window, parse
 from embedfleet.autoscaling.signals import Observation, ability, total
@@ -12,6 +13,7 @@ __all__ = [
     "Busy",
     "Decision",
     "Entry",
+    "Experience",
     "Journal",
     "Latencies",
     "Memory",

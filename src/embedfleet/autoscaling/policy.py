@@ -1,7 +1,7 @@
 """How many replicas there should be, and why.
 
 Pure: an observation and what is remembered come in, a decision and what to remember go out. Every
-reason to have replicas is a term; the largest wins, and steadying.py decides how far the fleet
+reason to have replicas is a term; the largest wins, and stabilization.py decides how far the fleet
 moves towards it now. Refuses to know clocks, providers and where signals come from.
 
 What arrives and what waits ask for an absolute number: the same evidence asks for the same number
@@ -15,10 +15,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from embedfleet.autoscaling import stabilization as steadying
+from embedfleet.autoscaling import stabilization
+from embedfleet.autoscaling.queueing import fewest_servers, share_beyond
 from embedfleet.autoscaling.schedule import Bounds, Schedule, bounds
 from embedfleet.autoscaling.signals import Observation, fault, start_up_s
 from embedfleet.autoscaling.stabilization import Pace
+from embedfleet.autoscaling.stance import Stance, stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
 FLEETING = {"trend", "backlog"}
@@ -27,7 +29,11 @@ others speak of what traffic was, and may be again."""
 BURST = 1.5
 """The fast rate is a burst beyond so many times the slow one."""
 FULL = 0.9
-"""Share of its ability that a replica can give without long waits."""
+"""Share of its ability that a replica can give without long waits, where texts are not known."""
+PROMISED = 0.005
+"""Share of the texts that may be answered later than the SLO."""
+LEAST_FULL = 0.5
+"""Replicas that are half idle are enough, however long texts are: more make no text shorter."""
 STEEPEST = 1.5
 """Most that a broken p99 may multiply: latency explodes near saturation, and need does not."""
 
@@ -50,7 +56,7 @@ class Decision:
     standby: int
     """Replicas kept loaded beside them, out of traffic."""
     wanted: int
-    """What the winning term asked for, before bounds and steadying."""
+    """What the winning term asked for, before bounds and stabilization."""
     terms: tuple[Term, ...]
     winner: str
     """Name of the term that decided, or of what held it back."""
@@ -80,15 +86,20 @@ class Memory:
 
 
 def decide(
-    seen: Observation, memory: Memory, settings: AutoscalingSettings, schedule: Schedule = ()
+    seen: Observation,
+    memory: Memory,
+    settings: AutoscalingSettings,
+    schedule: Schedule = (),
+    chosen: Stance | None = None,
 ) -> tuple[Decision, Memory]:
-    """Decide for one moment."""
+    """Decide for one moment; by the stance that the settings have unless another one is chosen."""
+    chosen = stance(settings) if chosen is None else chosen
     complaint = fault(seen, settings)
     if complaint is not None:
         return held(seen, complaint, memory, settings)
-    memory = _noticed(seen, memory, settings)
+    memory = _noticed(seen, memory, settings, chosen)
     allowed = _allowed(seen, schedule, settings)
-    terms = tuple(_terms(seen, memory, settings, allowed))
+    terms = tuple(_terms(seen, memory, settings, allowed, chosen))
     winner = max(terms, key=lambda term: term.replicas)
     late = memory.late_since is not None
     ceiling = settings.max_replicas
@@ -98,7 +109,9 @@ def decide(
     least = max(settings.min_replicas, min(allowed.floor, settings.max_replicas))
     proven = max(term.replicas for term in terms if term.name not in FLEETING)
     proven = max(least, min(proven, ceiling))
-    step = steadying.step(seen, max(target, least), proven, least, memory.pace, settings)
+    step = stabilization.step(
+        seen, max(target, least), proven, least, memory.pace, settings, chosen
+    )
     decision = Decision(
         planned=step.planned,
         standby=_standby(seen, step, settings),
@@ -110,7 +123,15 @@ def decide(
     quiet_until = memory.quiet_until
     if step.planned > seen.planned and winner.name in {"slo", "utilisation"}:
         quiet_until = seen.now + settings.up_cooldown_s
-    return decision, replace(memory, pace=step.pace, quiet_until=quiet_until)
+    return decision, Memory(
+        step.pace,
+        memory.peak,
+        memory.levels,
+        memory.at,
+        memory.late_since,
+        memory.busy_since,
+        quiet_until,
+    )
 
 
 def held(
@@ -119,7 +140,7 @@ def held(
     """Leave everything as it is, because what was seen must not be acted on."""
     planned = max(seen.planned, 0) if math.isfinite(seen.planned) else settings.min_replicas
     planned = max(settings.min_replicas, planned)
-    forgetting = replace(memory, pace=steadying.interrupted(memory.pace))
+    forgetting = replace(memory, pace=stabilization.interrupted(memory.pace))
     reason = f"held: {complaint}"
     return Decision(planned, seen.standby, planned, (), "held", reason, held=True), forgetting
 
@@ -130,7 +151,7 @@ def unheeded(before: Memory, after: Memory) -> Memory:
     return replace(after, pace=pace, quiet_until=before.quiet_until)
 
 
-def _standby(seen: Observation, step: steadying.Step, settings: AutoscalingSettings) -> int:
+def _standby(seen: Observation, step: stabilization.Step, settings: AutoscalingSettings) -> int:
     """As many as are set, as far as bounds and memory allow."""
     room = max(0, settings.max_replicas - step.planned)
     if step.held_by == "memory":
@@ -138,21 +159,24 @@ def _standby(seen: Observation, step: steadying.Step, settings: AutoscalingSetti
     return min(settings.standby, room)
 
 
-def _noticed(seen: Observation, memory: Memory, settings: AutoscalingSettings) -> Memory:
+def _noticed(
+    seen: Observation, memory: Memory, settings: AutoscalingSettings, chosen: Stance
+) -> Memory:
     """Remember since when what is wrong has been wrong, and how traffic has been."""
     elapsed_s = 0.0 if memory.at is None else max(0.0, seen.now - memory.at)
-    faded = math.exp(-elapsed_s / settings.peak_memory_s)
+    faded = math.exp(-elapsed_s / chosen.memory_s)
     ahead_s = start_up_s(seen, settings)
     levels = [each for each in memory.levels if seen.now - ahead_s <= each[0] < seen.now]
     late = seen.latency_p99_s > settings.slo_s
     busy = seen.utilisation > settings.utilisation_ceiling  # false for NaN
-    return replace(
-        memory,
-        late_since=(seen.now if memory.late_since is None else memory.late_since) if late else None,
-        busy_since=(seen.now if memory.busy_since is None else memory.busy_since) if busy else None,
+    return Memory(
+        pace=memory.pace,
         peak=max(seen.arriving_fast, memory.peak * faded),
         levels=(*levels, (seen.now, seen.arriving_slow)),
         at=seen.now,
+        late_since=(seen.now if memory.late_since is None else memory.late_since) if late else None,
+        busy_since=(seen.now if memory.busy_since is None else memory.busy_since) if busy else None,
+        quiet_until=memory.quiet_until,
     )
 
 
@@ -163,37 +187,70 @@ def _allowed(seen: Observation, schedule: Schedule, settings: AutoscalingSetting
 
 
 def _terms(
-    seen: Observation, memory: Memory, settings: AutoscalingSettings, allowed: Bounds
+    seen: Observation,
+    memory: Memory,
+    settings: AutoscalingSettings,
+    allowed: Bounds,
+    chosen: Stance,
 ) -> Iterator[Term]:
     """Every reason to have replicas, the plainest first; of equals the first wins."""
     yield Term("minimum", settings.min_replicas, "never fewer")
     if allowed.floor:
         yield Term("schedule", allowed.floor, f"the schedule's floor is {allowed.floor}")
-    yield from _traffic(seen, memory, settings)
+    yield from _traffic(seen, memory, settings, chosen)
     yield from _backlog(seen, settings)
     yield from _relative(seen, memory, settings)
 
 
-def _traffic(seen: Observation, memory: Memory, settings: AutoscalingSettings) -> Iterator[Term]:
+def _traffic(
+    seen: Observation, memory: Memory, settings: AutoscalingSettings, chosen: Stance
+) -> Iterator[Term]:
     """What arrives now, what the trend brings until a replica has started, and reserves."""
-    full = FULL * seen.tokens_per_s
     rate = max(seen.arriving_slow, seen.arriving_fast)
     why = f"{rate:,.0f} tokens/s arrive"
     if seen.arriving_fast > BURST * seen.arriving_slow:
         why += " in a burst"
-    yield Term("traffic", math.ceil(rate / full), why)
+    yield Term("traffic", promised(rate, seen, settings), why)
     began, before = memory.levels[0]
     trend = seen.arriving_slow + max(0.0, seen.arriving_slow - before)
     if trend > seen.arriving_slow:
         why = f"{before:,.0f} became {seen.arriving_slow:,.0f} tokens/s in {seen.now - began:.0f} s"
-        yield Term("trend", math.ceil(trend / full), why)
-    reserve = seen.arriving_slow / (settings.target_utilisation * seen.tokens_per_s)
+        yield Term("trend", promised(trend, seen, settings), why)
+    reserve = seen.arriving_slow / (chosen.utilisation * seen.tokens_per_s)
     yield Term(
         "reserve",
         math.ceil(reserve),
-        f"{seen.arriving_slow:,.0f} tokens/s at {settings.target_utilisation:.0%} of ability",
+        f"{seen.arriving_slow:,.0f} tokens/s at {chosen.utilisation:.0%} of ability",
     )
-    yield Term("peak", math.ceil(memory.peak / full), f"peaks up to {memory.peak:,.0f} tokens/s")
+    peak = promised(memory.peak, seen, settings)
+    yield Term("peak", peak, f"peaks up to {memory.peak:,.0f} tokens/s")
+
+
+def promised(rate: float, seen: Observation, settings: AutoscalingSettings) -> int:
+    """The fewest replicas that answer enough texts within the SLO, if `rate` tokens/s went on."""
+    load, service_s = rate / seen.tokens_per_s, _service_s(seen)
+    if not service_s:
+        return math.ceil(load / FULL)
+    most = math.ceil(load / LEAST_FULL)
+    return fewest_servers(load, service_s, 1.0, settings.slo_s / 2.0, PROMISED, most)
+
+
+def late_share(
+    replicas: int, rate: float, seen: Observation, settings: AutoscalingSettings
+) -> float:
+    """Share of the texts that wait longer than the half of the SLO that their batches leave."""
+    service_s = _service_s(seen)
+    if not service_s:
+        return 0.0
+    load = rate / seen.tokens_per_s
+    return share_beyond(replicas, load, service_s, 1.0, settings.slo_s / 2.0)
+
+
+def _service_s(seen: Observation) -> float:
+    """Mean seconds of work of a text; 0 where it is not known."""
+    if not 0 < seen.texts_per_s < math.inf:
+        return 0.0
+    return seen.arriving_slow / seen.texts_per_s / seen.tokens_per_s
 
 
 def _backlog(seen: Observation, settings: AutoscalingSettings) -> Iterator[Term]:
@@ -233,7 +290,7 @@ def _credited(seen: Observation, ratio: float) -> int:
     return max(seen.planned, math.ceil(seen.ready * ratio))
 
 
-def _reason(seen: Observation, winner: Term, step: steadying.Step, ceiling: int) -> str:
+def _reason(seen: Observation, winner: Term, step: stabilization.Step, ceiling: int) -> str:
     text = f"{seen.planned} -> {step.planned}: {winner.name} asks for {winner.replicas}"
     text += f" ({winner.why})"
     if winner.replicas > ceiling:

@@ -16,8 +16,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
+from embedfleet.autoscaling.adapting import Experience, decide
 from embedfleet.autoscaling.journal import Entry, Journal, Mode
-from embedfleet.autoscaling.policy import Decision, Memory, decide, held, unheeded
+from embedfleet.autoscaling.policy import Decision, held, unheeded
 from embedfleet.autoscaling.schedule import parse
 from embedfleet.autoscaling.signals import MOST, Observation
 from embedfleet.runtime.settings import AutoscalingSettings
@@ -90,7 +91,7 @@ class Scaler:
         self._target = target
         self._schedule = parse(settings.schedule)
         self._on_decision = on_decision
-        self._memory = Memory()
+        self.experience = Experience()
         self._steered = asyncio.Event()
 
     # -- by hand -----------------------------------------------------------------------
@@ -136,25 +137,30 @@ class Scaler:
 
     async def tick(self, now: float, clock: datetime) -> Entry:
         """Decide once, have it carried out, and remember it."""
-        seen, decision, memory = await self._decided(now, clock)
+        seen, decision, experience = await self._decided(now, clock)
         planned, standby = self._ordered(decision)
         trouble = ""
         if (planned, standby) != (self._target.planned, self._target.standby):
             trouble = await self._order(planned, standby, decision)
         followed = self.mode is Mode.AUTOMATIC and not trouble
-        self._memory = memory if followed else unheeded(self._memory, memory)
+        if not followed:
+            kept = unheeded(self.experience.memory, experience.memory)
+            experience = replace(experience, memory=kept)
+        self.experience = experience
         entry = Entry(clock, clock, 1, self.mode, seen, decision, planned, standby, trouble)
         self._tell(entry)
         self.journal.note(entry)
         self._on_decision(entry)
         return entry
 
-    async def _decided(self, now: float, clock: datetime) -> tuple[Observation, Decision, Memory]:
+    async def _decided(
+        self, now: float, clock: datetime
+    ) -> tuple[Observation, Decision, Experience]:
         try:
             async with asyncio.timeout(self.settings.stale_s):
                 seen = await self._source.observe(now)
             seen = self._completed(seen, now, clock)
-            return (seen, *decide(seen, self._memory, self.settings, self._schedule))
+            return (seen, *decide(seen, self.experience, self.settings, self._schedule))
         except TimeoutError:
             complaint = f"no observation within {self.settings.stale_s:g} s"
         except EmbedfleetError as error:
@@ -163,7 +169,8 @@ class Scaler:
             log.exception("deciding on pool %s failed. This is a bug.", self.pool)
             complaint = f"the decision failed: {error!r}"
         blind = self._completed(Observation(now, self._target.planned), now, clock)
-        return (blind, *held(blind, complaint, self._memory, self.settings))
+        decision, memory = held(blind, complaint, self.experience.memory, self.settings)
+        return blind, decision, replace(self.experience, memory=memory)
 
     def _completed(self, seen: Observation, now: float, clock: datetime) -> Observation:
         """With what the target knows.

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from embedfleet.autoscaling.signals import Observation, start_up_s
+from embedfleet.autoscaling.stance import Stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
 ALWAYS_UP = 4
@@ -68,29 +69,35 @@ def step(
     least: int,
     pace: Pace,
     settings: AutoscalingSettings,
+    chosen: Stance,
 ) -> Step:
     """Move towards `wanted`, which is within all bounds.
 
     `proven` is the part of it that is no work done once, and `least` is never waited for.
     """
-    pace = _remembering(seen, wanted, proven, pace, settings)
+    pace = _remembering(seen, wanted, proven, pace, settings, chosen)
     if wanted > seen.planned:
         return _up(seen, wanted, least, pace, settings)
     if wanted < seen.planned:
-        return _down(seen, pace, settings)
+        return _down(seen, pace, settings, chosen)
     return Step(seen.planned, pace)
 
 
 def _remembering(
-    seen: Observation, wanted: int, proven: int, pace: Pace, settings: AutoscalingSettings
+    seen: Observation,
+    wanted: int,
+    proven: int,
+    pace: Pace,
+    settings: AutoscalingSettings,
+    chosen: Stance,
 ) -> Pace:
     now, since = seen.now, pace.starting_since
-    return replace(
-        pace,
+    return Pace(
         started=now if pace.started is None else pace.started,
-        proven=_highest(pace.proven, proven, now, settings.down_cooldown_s),
+        proven=_highest(pace.proven, proven, now, chosen.delay_s),
         wanted=_highest(pace.wanted, wanted, now, settings.backlog_cooldown_s),
         grown=tuple(each for each in pace.grown if each[0] > now - settings.up_interval_s),
+        down_at=pace.down_at,
         starting_since=(now if since is None else since) if seen.starting else None,
     )
 
@@ -119,13 +126,13 @@ def _up(
     return Step(planned, replace(pace, grown=grown, starting_since=seen.now), None, why)
 
 
-def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> Step:
+def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings, chosen: Stance) -> Step:
     """One small step, if nothing speaks against it; what does is told."""
 
     def stay(by: str, why: str) -> Step:
         return Step(seen.planned, pace, by, why)
 
-    quiet_s = settings.down_cooldown_s
+    quiet_s = chosen.delay_s
     started = seen.now if pace.started is None else pace.started
     if seen.now - started < quiet_s:
         return stay("restart", f"looking on for {seen.now - started:.0f} s only")
@@ -138,7 +145,7 @@ def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> Step:
         return stay("quiet", f"{highest} were wanted within {quiet_s:.0f} s")
     most = max(1, math.floor(seen.planned * settings.down_most))
     planned = max(highest, seen.planned - most)
-    refusal = _overloads(seen, min(planned, seen.ready), settings)
+    refusal = _overloads(seen, min(planned, seen.ready), settings, chosen)
     if refusal is not None:
         return stay("safety", refusal)
     return Step(planned, replace(pace, down_at=seen.now))
@@ -150,11 +157,13 @@ def _in_time(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> bo
     return seen.starting > 0 and seen.now - since < LATE * start_up_s(seen, settings)
 
 
-def _overloads(seen: Observation, planned: int, settings: AutoscalingSettings) -> str | None:
+def _overloads(
+    seen: Observation, planned: int, settings: AutoscalingSettings, chosen: Stance
+) -> str | None:
     """Say why the rest could not carry what there is, or None."""
     able = planned * seen.tokens_per_s
     rate = max(seen.arriving_fast, seen.arriving_slow)
-    if rate > able * settings.target_utilisation:
+    if rate > able * chosen.utilisation:
         return f"{planned} could not carry {rate:,.0f} tokens/s"
     if seen.waiting_tokens > able * settings.max_wait_s / 2 + seen.tokens_per_s:
         return f"{seen.waiting_tokens:,.0f} tokens wait"

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 
 from embedfleet.autoscaling import ability
+from embedfleet.autoscaling.queueing import wait_beyond
 from embedfleet.simulator.profiles import Profile
-from embedfleet.simulator.queueing import wait_beyond
 from embedfleet.vocabulary import SettingError
 
 DAY_S = 86_400.0

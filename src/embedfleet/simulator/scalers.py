@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.autoscaling import Memory, Observation, Schedule, decide
+from embedfleet.autoscaling import Experience, Observation, Schedule, decide
 from embedfleet.runtime.settings import AutoscalingSettings
 
 
@@ -50,14 +50,14 @@ class Ours:
     settings: AutoscalingSettings
     schedule: Schedule = ()
     name: str = "embedfleet"
-    _memory: Memory = field(default_factory=Memory)
+    _experience: Experience = field(default_factory=Experience)
 
     @property
     def period_s(self) -> float:
         return self.settings.tick_s
 
     def order(self, seen: Observation) -> Order:
-        decision, self._memory = decide(seen, self._memory, self.settings, self.schedule)
+        decision, self._experience = decide(seen, self._experience, self.settings, self.schedule)
         return Order(decision.planned, decision.standby, decision.reason)
 
 

@@ -39,12 +39,14 @@ class AutoscalingSettings:
     catch_up_s: float = duration(30.0)
     """Seconds, counted from when a replica ordered now is ready, in which everything that waits by
     then should be done. Shorter ones order more replicas for the same backlog."""
-    target_utilisation: float = setting(0.6, at_least=0.05, at_most=1.0)
+    target_utilisation: float | None = setting(None, at_least=0.05, at_most=1.0, none="auto")
     """Share of its ability that a replica is planned to give. What is left carries traffic that
-    rises while further replicas start; the slower they start, the lower this should be."""
-    peak_memory_s: float = duration(3600.0)
+    rises while further replicas start; the slower they start, the lower this should be. `auto`
+    begins with 0.6 and finds out from the pool's own traffic how much reserve pays."""
+    peak_memory_s: float | None = setting(None, at_least=0.001, at_most=86_400.0, none="auto")
     """Seconds in which the memory of a peak of the traffic fades to 37 %: peaks come in groups, and
-    the replicas that the last one needed are kept for the next."""
+    the replicas that the last one needed are kept for the next. `auto` is six times the quiet
+    seconds, an hour at first."""
     fast_window_s: float = duration(10.0)
     """Seconds over which a burst is seen."""
     slow_window_s: float = duration(60.0)
@@ -64,9 +66,16 @@ class AutoscalingSettings:
     always allowed."""
     up_interval_s: float = duration(60.0)
     """Seconds in which the fleet grows by at most `up_most`."""
-    down_cooldown_s: float = duration(600.0)
+    down_cooldown_s: float | None = setting(None, at_least=0.001, at_most=86_400.0, none="auto")
     """Quiet seconds before the fleet shrinks: nothing in them, and no growth and no restart of the
-    autoscaler, asked for the replicas that would go."""
+    autoscaler, asked for the replicas that would go. `auto` begins with 600 and finds out from the
+    pool's own traffic how long replicas should be kept."""
+    down_cooldown_least_s: float = duration(60.0)
+    """The fewest quiet seconds that `down_cooldown_s = auto` may come to. Longer ones where a start
+    is dear in itself."""
+    down_cooldown_most_s: float = duration(3600.0)
+    """The most quiet seconds that `down_cooldown_s = auto` may come to. Shorter ones where replicas
+    that are kept cost more than texts that are late."""
     backlog_cooldown_s: float = duration(60.0)
     """The same, in seconds, for replicas that only cleared what had waited, or that a trend asked
     for: that work is done once."""

@@ -112,10 +112,11 @@ def _autoscaling(settings: Settings) -> Iterator[str]:
         ("fast_window_s", "slow_window_s", "a burst could not be told from the level"),
         ("max_wait_s", "slo_s", "texts that wait as long as they may would be late"),
         ("target_utilisation", "utilisation_ceiling", "a fleet as planned would ask for more"),
+        ("down_cooldown_least_s", "down_cooldown_most_s", "no delay would be right"),
         ("tick_s", "stale_s", "signals would be stale before the next decision"),
     ):
         least, most = getattr(chosen, low), getattr(chosen, high)
-        if least > most:
+        if least is not None and least > most:
             yield (
                 f"autoscaling.{low} ({least:g}) is above autoscaling.{high} ({most:g}): {reason}"
             )

@@ -8,6 +8,10 @@ that there is the simulator.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+
+NEGLIGIBLE = 20.0
+"""Beyond so many mean waits, nobody waits."""
 
 
 def erlang_c(servers: int, load: float) -> float:
@@ -51,3 +55,25 @@ def wait_beyond(
     if waiting <= share:
         return 0.0
     return math.log(waiting / share) * variation * service_s / (servers - load)
+
+
+@lru_cache(maxsize=4096)
+def share_beyond(
+    servers: int, load: float, service_s: float, variation: float, wait_s: float
+) -> float:
+    """The share of the arrivals that wait longer than `wait_s`, likewise; `load` in Erlangs."""
+    if load >= servers:
+        return 1.0
+    fading = (servers - load) * wait_s / (variation * service_s)
+    return 0.0 if fading > NEGLIGIBLE else erlang_c(servers, load) * math.exp(-fading)
+
+
+@lru_cache(maxsize=4096)
+def fewest_servers(
+    load: float, service_s: float, variation: float, wait_s: float, share: float, most: int
+) -> int:
+    """The fewest servers, up to `most`, with which no larger share waits longer than `wait_s`."""
+    servers = math.ceil(load)
+    while servers < most and share_beyond(servers, load, service_s, variation, wait_s) > share:
+        servers += 1
+    return servers

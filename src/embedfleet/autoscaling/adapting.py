@@ -1,0 +1,226 @@
+"""Which way of scaling suits a pool's traffic, found by what every other way would have cost.
+
+A `Stance` is how much reserve is kept and for how long. Beside the real fleet, each stance of a
+small grid has a fleet of its own that exists on paper only (a `Shadow`): the policy itself decides
+on it, from the same traffic, with the same start-up time, and what it would have paid and answered
+too late is summed up, the last day counting most. The stance with the best sum is the one that the
+real fleet follows. Where edges are quicker than a start and come again, those that hold win; where
+a crowd comes seldom and leaves, those that let go.
+
+Two sums are compared on a scale without units: log(cost) + `EAGERNESS` * log(share answered late).
+A tenth more replicas is worth a fifth less lateness; lateness within the promise is worth nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from embedfleet.autoscaling import policy
+from embedfleet.autoscaling.policy import Decision, Memory
+from embedfleet.autoscaling.schedule import Schedule
+from embedfleet.autoscaling.signals import Observation, fault, start_up_s
+from embedfleet.autoscaling.stance import Stance, stance
+from embedfleet.runtime.settings import AutoscalingSettings
+
+UTILISATIONS = (0.6, 0.75, 0.95)
+DELAYS_S = (60.0, 200.0, 600.0, 1800.0)
+EAGERNESS = 0.4
+"""How much of a percent more cost one percent less lateness is worth: about what a reserve of 60 %
+to 75 % trades one for the other at on days of ServeGen's traffic."""
+HALF_LIFE_S = 43_200.0
+"""Age at which an observation counts half: a crowd that comes once a day is not forgotten."""
+PRIOR_S = 7200.0
+"""Traffic that the figures below are worth, until the pool's own outweighs them."""
+USUAL_LATE = {0.6: 0.0067, 0.75: 0.0105, 0.95: 0.02}
+"""Share answered late of days of ServeGen's traffic, by planned utilisation."""
+LEAST_S = 1800.0
+"""Seconds of traffic before another stance than the usual one is considered."""
+BETTER = 0.03
+"""By how much another stance must be better before the fleet follows it: about 3 % of its cost."""
+TOLERATED = 0.003
+"""Share answered late below which less is worth nothing: the promise, less what paper hides."""
+STEP_S = 20.0
+"""Most seconds between two decisions on paper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A fleet on paper that follows one stance."""
+
+    stance: Stance
+    memory: Memory
+    ready: int
+    starting: tuple[tuple[float, int], ...] = ()
+    """(When, how many) will be ready, soonest first."""
+    backlog: float = 0.0
+    """Tokens that wait."""
+    replica_s: float = 0.0
+    """What it would have paid so far, older seconds counting less."""
+    late: float = 0.0
+    """Tokens it would have answered too late, likewise."""
+
+    @property
+    def planned(self) -> int:
+        return self.ready + sum(count for _, count in self.starting)
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What is remembered from one decision to the next. A new one is a restart."""
+
+    memory: Memory = field(default_factory=Memory)
+    """Of the real fleet."""
+    stance: Stance | None = None
+    """What the real fleet follows; None before the first decision."""
+    shadows: tuple[Shadow, ...] = ()
+    tokens: float = 0.0
+    """Tokens that were asked for, older ones counting less."""
+    seconds: float = 0.0
+    """Seconds that were seen, likewise."""
+    at: float = -math.inf
+    """When traffic was last seen."""
+    due: float = -math.inf
+    """When shadows decide again."""
+
+
+def decide(
+    seen: Observation,
+    experience: Experience,
+    settings: AutoscalingSettings,
+    schedule: Schedule = (),
+) -> tuple[Decision, Experience]:
+    """Decide for one moment by the stance that has served this traffic best so far."""
+    if fault(seen, settings) is None:
+        experience = learned(seen, experience, settings, schedule)
+    decision, memory = policy.decide(seen, experience.memory, settings, schedule, experience.stance)
+    return decision, replace(experience, memory=memory)
+
+
+def learned(
+    seen: Observation,
+    experience: Experience,
+    settings: AutoscalingSettings,
+    schedule: Schedule = (),
+) -> Experience:
+    """Experience with one more moment of traffic in it."""
+    if not experience.shadows:
+        shadows = tuple(
+            Shadow(each, Memory(), max(settings.min_replicas, seen.planned))
+            for each in grid(settings)
+        )
+        usual = stance(settings)
+        return replace(experience, shadows=shadows, stance=usual, at=seen.now, due=seen.now)
+    elapsed_s = min(max(0.0, seen.now - experience.at), settings.stale_s)
+    if elapsed_s < settings.fast_window_s - settings.tick_s / 2.0:
+        return experience
+    fading = 0.5 ** (elapsed_s / HALF_LIFE_S)
+    shadows = tuple(_served(each, seen, elapsed_s, fading, settings) for each in experience.shadows)
+    due = experience.due
+    if seen.now >= due:
+        shadows = tuple(_decided(each, seen, settings, schedule) for each in shadows)
+        pace_s = min(STEP_S, start_up_s(seen, settings) / 4.0)
+        due = seen.now + max(pace_s, settings.tick_s) - settings.tick_s / 2.0
+    experience = replace(
+        experience,
+        shadows=shadows,
+        tokens=experience.tokens * fading + seen.arriving_fast * elapsed_s,
+        seconds=experience.seconds * fading + elapsed_s,
+        at=seen.now,
+        due=due,
+    )
+    return replace(experience, stance=_best(experience, seen.tokens_per_s))
+
+
+@lru_cache(maxsize=16)
+def grid(settings: AutoscalingSettings) -> tuple[Stance, ...]:
+    """Every stance to try within what an operator has left open."""
+    least, most = settings.down_cooldown_least_s, settings.down_cooldown_most_s
+    delays = [min(max(each, least), most) for each in DELAYS_S]
+    return tuple(
+        dict.fromkeys(stance(settings, used, each) for used in UTILISATIONS for each in delays)
+    )
+
+
+def _served(
+    shadow: Shadow,
+    seen: Observation,
+    elapsed_s: float,
+    fading: float,
+    settings: AutoscalingSettings,
+) -> Shadow:
+    """After so many seconds of this traffic, as a fluid: what is not done waits."""
+    ready, starting = shadow.ready, shadow.starting
+    while starting and starting[0][0] <= seen.now:
+        ready, starting = ready + starting[0][1], starting[1:]
+    able = max(1, shadow.ready) * seen.tokens_per_s
+    rate, before = seen.arriving_fast, shadow.backlog
+    after = max(0.0, before + (rate - able) * elapsed_s)
+    allowed = able * settings.slo_s / 2.0
+    if max(before, after) <= allowed:
+        late = policy.late_share(shadow.ready, rate, seen, settings)
+    elif min(before, after) >= allowed:
+        late = 1.0
+    else:
+        late = (max(before, after) - allowed) / abs(after - before)
+    paid = shadow.replica_s * fading + shadow.planned * elapsed_s
+    missed = shadow.late * fading + late * rate * elapsed_s
+    return Shadow(shadow.stance, shadow.memory, ready, starting, after, paid, missed)
+
+
+def _decided(
+    shadow: Shadow, seen: Observation, settings: AutoscalingSettings, schedule: Schedule
+) -> Shadow:
+    """After what the policy would order for it now."""
+    able = max(1, shadow.ready) * seen.tokens_per_s
+    wait_s = shadow.backlog / able
+    saw = Observation(
+        now=seen.now,
+        ready=shadow.ready,
+        starting=shadow.planned - shadow.ready,
+        arriving_fast=seen.arriving_fast,
+        arriving_slow=seen.arriving_slow,
+        waiting_tokens=shadow.backlog,
+        tokens_per_s=seen.tokens_per_s,
+        start_up_s=seen.start_up_s,
+        latency_p99_s=wait_s + min(wait_s, settings.slo_s / 2.0),
+        utilisation=min(1.0, seen.arriving_fast / able),
+        texts_per_s=seen.texts_per_s,
+        clock=seen.clock,
+    )
+    decision, memory = policy.decide(saw, shadow.memory, settings, schedule, shadow.stance)
+    more = decision.planned - shadow.planned
+    if more > 0:
+        at = seen.now + start_up_s(seen, settings)
+        return replace(shadow, memory=memory, starting=(*shadow.starting, (at, more)))
+    ready, starting = shadow.ready, list(shadow.starting)
+    while more < 0 and starting:
+        at, count = starting.pop()
+        if count > -more:
+            starting.append((at, count + more))
+        more = min(0, more + count)
+    return replace(shadow, memory=memory, ready=ready + more, starting=tuple(starting))
+
+
+def _best(experience: Experience, tokens_per_s: float) -> Stance | None:
+    """The stance with the best sum; the present one unless another is clearly better."""
+    scored = {each.stance: score(each, experience, tokens_per_s) for each in experience.shadows}
+    best = min(scored, key=lambda each: scored[each])
+    present = experience.stance
+    if experience.seconds < LEAST_S:
+        return present
+    if present in scored and scored[best] > scored[present] - BETTER:
+        return present
+    return best
+
+
+def score(shadow: Shadow, experience: Experience, tokens_per_s: float) -> float:
+    """How dear a stance is, on a scale of logarithms; lower is better."""
+    used, delay_s = shadow.stance.utilisation, shadow.stance.delay_s
+    rate = max(experience.tokens / max(1.0, experience.seconds), 0.1 * tokens_per_s)
+    usual = min(USUAL_LATE, key=lambda each: abs(each - used))
+    late = USUAL_LATE[usual] * max(1.0, 600.0 / delay_s) ** 0.25
+    replica_s = shadow.replica_s + PRIOR_S * rate / tokens_per_s / used
+    share = (shadow.late + PRIOR_S * rate * late) / (experience.tokens + PRIOR_S * rate)
+    return math.log(replica_s) + EAGERNESS * math.log(max(share, TOLERATED))

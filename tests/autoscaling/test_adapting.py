@@ -1,0 +1,105 @@
+"""The stance that a pool's own traffic teaches: how much reserve, and for how long."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from embedfleet.autoscaling import Experience, Observation, decide
+from embedfleet.autoscaling.adapting import grid, learned
+from embedfleet.runtime.settings import AutoscalingSettings
+
+SETTINGS = AutoscalingSettings(min_replicas=2, max_replicas=32)
+V = 10_000.0
+
+
+def after(
+    hours: float,
+    load: Callable[[float], float],
+    settings: AutoscalingSettings = SETTINGS,
+    start_s: float = 120.0,
+) -> Experience:
+    """What is known after so many hours of this traffic, in replicas' worth of work."""
+    experience = Experience()
+    for step in range(round(hours * 360)):
+        now = step * 10.0
+        rate = V * load(now)
+        saw = Observation(
+            now=now,
+            ready=14,
+            arriving_fast=rate,
+            arriving_slow=rate,
+            waiting_tokens=0.0,
+            tokens_per_s=V,
+            start_up_s=start_s,
+            texts_per_s=rate / 500.0,
+        )
+        experience = learned(saw, experience, settings)
+    return experience
+
+
+def delay_s(experience: Experience) -> float:
+    assert experience.stance is not None
+    return experience.stance.delay_s
+
+
+def test_the_first_half_hour_goes_by_the_usual_stance() -> None:
+    """Nothing is known yet: 60 %, ten minutes, peaks for an hour."""
+    stance = after(0.4, lambda _: 4.0).stance
+    assert stance is not None
+    assert (stance.utilisation, stance.delay_s, stance.memory_s) == (0.6, 600.0, 3600.0)
+
+
+def test_troughs_that_are_shorter_than_a_start_is_dear_are_held() -> None:
+    """Up and down every twelve minutes: replicas that went would be missed each time."""
+    assert delay_s(after(3.0, lambda now: 11.0 if now % 1440 < 720 else 2.0)) >= 600.0
+
+
+def test_a_crowd_that_comes_seldom_is_not_paid_for_long() -> None:
+    """Five minutes in three hours: no delay brings the replicas back in time."""
+    crowd = after(6.0, lambda now: 20.0 if 7200 <= now % 10_800 < 7500 else 2.0)
+    assert delay_s(crowd) <= 200.0
+
+
+def test_steady_traffic_needs_little_reserve() -> None:
+    """Nothing ever came too late, so the cheapest stance is right."""
+    stance = after(3.0, lambda _: 6.0).stance
+    assert stance is not None
+    assert stance.utilisation > 0.6
+
+
+def test_what_an_operator_sets_is_left_alone() -> None:
+    """Reserve and delay as they are set, whatever traffic says."""
+    fixed = replace(SETTINGS, target_utilisation=0.5, down_cooldown_s=900.0, peak_memory_s=60.0)
+    assert [(each.utilisation, each.delay_s, each.memory_s) for each in grid(fixed)] == [
+        (0.5, 900.0, 60.0)
+    ]
+    assert {each.utilisation for each in grid(replace(SETTINGS, target_utilisation=0.7))} == {0.7}
+
+
+def test_delays_stay_within_their_bounds() -> None:
+    """Both bounds are tried themselves."""
+    bounded = replace(SETTINGS, down_cooldown_least_s=300.0, down_cooldown_most_s=900.0)
+    assert {each.delay_s for each in grid(bounded)} == {300.0, 600.0, 900.0}
+
+
+@pytest.mark.parametrize("gap_s", [3600.0, 1e6])
+def test_time_in_which_nothing_was_seen_teaches_little(gap_s: float) -> None:
+    """A host that slept has not seen an hour of the last rate."""
+    before = after(0.5, lambda _: 4.0)
+    saw = Observation(
+        before.at + gap_s, 4, arriving_fast=V, arriving_slow=V, waiting_tokens=0.0, tokens_per_s=V
+    )
+    assert learned(saw, before, SETTINGS).seconds <= before.seconds + SETTINGS.stale_s
+
+
+def test_doubtful_signals_teach_nothing() -> None:
+    """The number is held, and experience stays what it was."""
+    before = after(0.5, lambda _: 4.0)
+    blind = Observation(before.at + 10.0, 4, arriving_fast=math.nan)
+    decision, found = decide(blind, before, SETTINGS)
+    assert decision.held
+    assert (found.shadows, found.stance) == (before.shadows, before.stance)
