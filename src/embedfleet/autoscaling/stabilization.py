@@ -27,7 +27,7 @@ Wants = tuple[tuple[float, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What steadying remembers."""
+    """What stabilization remembers."""
 
     started: float | None = None
     """When the autoscaler, or its sight, came back."""

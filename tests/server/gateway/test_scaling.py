@@ -185,7 +185,7 @@ async def test_what_a_gateway_sees_is_there_for_whoever_sums_up() -> None:
 def test_the_words_of_the_metrics_are_those_of_the_policy() -> None:
     """Another term would otherwise go unseen."""
     package = Path(policy.__file__).parent
-    text = (package / "policy.py").read_text() + (package / "steadying.py").read_text()
+    text = (package / "policy.py").read_text() + (package / "stabilization.py").read_text()
     terms = re.findall(r'Term\(\s*"(\w+)"', text)
     holds = re.findall(r'(?:stay\(|pace, )"(\w+)"', text)
     assert sorted(set(terms)) == sorted(TERMS)
