@@ -17,7 +17,8 @@ from embedfleet.api.served_model import Promise
 from embedfleet.api.vector_space import space_id
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.vocabulary import Precision, VectorError, Vectors
+from embedfleet.models.description import Template
+from embedfleet.vocabulary import Pooling, Precision, VectorError, Vectors
 from tests.fakes.asking import WIDTH, Asker, RevealingBackend, request
 
 LONG = "the river rises in the mountains " * 120
@@ -209,14 +210,21 @@ class TestSpaces:
         assert two.headers[b"x-embedfleet-space"] == space
 
     async def test_what_decides_a_vector_decides_its_space(self, asker: Asker) -> None:
-        identity = asker.model.identity
-        known = space_id(identity, Promise("r", Precision.F32))
-        assert known == space_id(identity, Promise("r", Precision.F32))
-        assert known != space_id(identity, Promise("q", Precision.F32))
-        assert known != space_id(identity, Promise("r", Precision.INT8))
-        for change in ({"tokenizer": "t"}, {"width": 32}, {"prompts": {"query": "q: "}}):
-            changed = replace(identity, **change)
-            assert known != space_id(changed, Promise("r", Precision.F32))
+        identity, template = asker.model.identity, asker.model.encoder.template
+        right = (identity, Promise("r", Precision.F32), template, Pooling.LAST)
+        others = [
+            *(
+                (replace(identity, **change), *right[1:])
+                for change in ({"tokenizer": "t"}, {"width": 32}, {"prompts": {"query": "q: "}})
+            ),
+            (identity, Promise("q", Precision.F32), template, Pooling.LAST),
+            (identity, Promise("r", Precision.INT8), template, Pooling.LAST),
+            (identity, right[1], Template(template.after, template.after), Pooling.LAST),
+            (identity, right[1], template, Pooling.MEAN),
+            (identity, right[1], template, "other"),
+        ]
+        assert space_id(*right) == space_id(*right)
+        assert len({space_id(*each) for each in [right, *others]}) == 1 + len(others)
 
     async def test_weights_that_nobody_can_tell_are_in_no_space(self, asker: Asker) -> None:
         asker.promise = Promise("unknown 123", Precision.F32)

@@ -21,7 +21,7 @@ def base_url(
         service = request.getfixturevalue("service")
         yield str(service.base_url)
         return
-    with answering(tmp_path_factory.mktemp("model")) as url:
+    with answering(tmp_path_factory.mktemp("model"), reranker=True) as url:
         yield url
 
 

@@ -22,6 +22,7 @@ from embedfleet.api.formats.embedding_request import (
     RequestLimits,
     check_dimensions,
 )
+from embedfleet.api.formats.openapi import More
 from embedfleet.api.formats.vector_forms import Form, Layout
 from embedfleet.api.intake import NO_MODEL, Intake
 from embedfleet.api.model_cards import Cards
@@ -106,9 +107,11 @@ class Endpoint:
         access: Access | None = None,
         cache: VectorCache | None = None,
         no_model: Callable[[], str] = lambda: NO_MODEL,
+        described: Sequence[More] = (),
     ) -> None:
         """`models` gives the models served right now, by every name that callers may use;
-        `no_model` what they are told while there is none.
+        `no_model` what they are told while there is none. `described` are other routes of the same
+        address, for its OpenAPI document.
         """
         self._intake = Intake(
             models,
@@ -129,7 +132,7 @@ class Endpoint:
         self._counting = TokenCounting(
             self._intake, self._tokenizing, self.answers, self._access, self._asks
         )
-        self._description = ApiDescription(self._intake)
+        self._description = ApiDescription(self._intake, described)
         self._spaces = Spaces()
         self.cards = Cards(self._intake, self._spaces)
         self.active = 0
@@ -344,7 +347,7 @@ class Endpoint:
     def _of_space(self, model: ServedModel) -> Headers:
         if model.identity.task is not Task.EMBED:
             return []
-        space = self._spaces.of(model.identity, model.promise())
+        space = self._spaces.of(model)
         return [] if space is None else [(b"x-embedfleet-space", space.encode())]
 
 

@@ -18,7 +18,7 @@ from embedfleet.api.intake import Intake
 from embedfleet.api.served_model import ServedModel
 from embedfleet.api.vector_space import Spaces
 from embedfleet.transport.asgi import Request, Response, error_response
-from embedfleet.vocabulary import CallerError
+from embedfleet.vocabulary import CallerError, EmbedfleetError
 
 OLLAMA_VERSION = "0.9.0"
 """The release of Ollama's API that is spoken here; its clients compare it."""
@@ -95,7 +95,10 @@ class Cards:
             complaint = "The body must be a JSON object with the name of a `model`."
             error = CallerError(complaint, param="model", code="invalid_json")
             return error_response(error, OLLAMA.refuse)
-        model = self._intake.find(asked.model or asked.name)
+        try:
+            model = self._intake.find(asked.model or asked.name)
+        except EmbedfleetError as error:
+            return error_response(error, OLLAMA.refuse)
         told = {
             "details": _details(),
             "model_info": {
@@ -127,7 +130,7 @@ class Cards:
             "prompts": identity.prompts,
             "truncate": model.truncate.value,
             "precision": None if promise is None else promise.precision.value,
-            "space": self._spaces.of(identity, promise),
+            "space": self._spaces.of(model),
         }
 
 

@@ -12,7 +12,7 @@ from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.encoding.prompts import prompt_for
 from embedfleet.models.reranker import pair_prompt
 from embedfleet.scheduling.texts import Backend
-from embedfleet.vocabulary import CallerError, ModelIdentity, Precision, Task, Truncation
+from embedfleet.vocabulary import CallerError, ModelIdentity, Pooling, Precision, Task, Truncation
 
 UNKNOWN = "unknown "
 """Begins the revision of weights that nobody can tell."""
@@ -44,6 +44,8 @@ class ServedModel:
     """Seconds since 1970, for OpenAI's model list."""
     promise: Callable[[], Promise | None] = _no_promise
     """The same object each time, once it is known; without it nothing is answered from a cache."""
+    pooling: str = Pooling.LAST
+    """Which states of a text become its vector."""
     truncate: Truncation = Truncation.NONE
     """What becomes of texts that are too long where a request does not say."""
 

@@ -1,8 +1,9 @@
 """Embedding space ids, to store beside vectors in an index.
 
 Vectors with the same id are comparable, whoever computed them and when. The id is a fingerprint of
-everything that determines a vector except its text: weights and configuration (pooling included),
-tokenizer, the model's prompts, and precision class. Queries and documents of a model share a
+everything that determines a vector except its text: weights and configuration, pooling, tokenizer,
+the tokens around each text, the model's prompts, and precision class. Where texts are cut is no
+part of it. Queries and documents of a model share a
 space; shortened vectors belong to that of the full ones and are compared with vectors of the same
 dimensions.
 """
@@ -13,15 +14,25 @@ from hashlib import blake2b
 
 import orjson
 
-from embedfleet.api.served_model import UNKNOWN, Promise
+from embedfleet.api.served_model import UNKNOWN, Promise, ServedModel
+from embedfleet.models.description import Template
 from embedfleet.vocabulary import ModelIdentity
 
 _BYTES = 16
-_SCHEME = "embedfleet space 1"
+_SCHEME = "embedfleet space 2"
 
 
-def space_id(identity: ModelIdentity, promise: Promise) -> str | None:
-    """The id as 32 hexadecimal digits; None where nobody can tell the weights."""
+def space_id(
+    identity: ModelIdentity,
+    promise: Promise,
+    template: Template,
+    pooling: str,
+) -> str | None:
+    """The id as 32 hexadecimal digits; None where nobody can tell the weights.
+
+    Pooling and the tokens around a text go in by themselves: a revision that somebody gave, or that
+    a third-party engine has, says nothing of them.
+    """
     if promise.revision.startswith(UNKNOWN):
         return None
     decided = [
@@ -31,6 +42,9 @@ def space_id(identity: ModelIdentity, promise: Promise) -> str | None:
         identity.width,
         sorted(identity.prompts.items()),
         promise.precision,
+        template.before,
+        template.after,
+        pooling,
     ]
     return blake2b(orjson.dumps(decided), digest_size=_BYTES).hexdigest()
 
@@ -39,14 +53,15 @@ class Spaces:
     """The ids of the models that are served."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[ModelIdentity, Promise, str | None]] = {}
+        self._known: dict[int, tuple[ServedModel, Promise, str | None]] = {}
 
-    def of(self, identity: ModelIdentity, promise: Promise | None) -> str | None:
+    def of(self, model: ServedModel) -> str | None:
         """As `space_id`; None too while it is not known what a pool promises."""
+        promise = model.promise()
         if promise is None:
             return None
-        known = self._known.get(id(identity))
-        if known is None or known[0] is not identity or known[1] is not promise:
-            known = (identity, promise, space_id(identity, promise))
-            self._known[id(identity)] = known
+        known = self._known.get(id(model))
+        if known is None or known[0] is not model or known[1] is not promise:
+            found = space_id(model.identity, promise, model.encoder.template, model.pooling)
+            known = self._known[id(model)] = (model, promise, found)
         return known[2]

@@ -24,7 +24,7 @@ from embedfleet.models.sentence_transformers import (
     read_prompts,
 )
 from embedfleet.models.tokenizer_file import load_tokenizer, panics_translated
-from embedfleet.vocabulary import SCORE_WIDTH, ModelError, ModelIdentity, Task
+from embedfleet.vocabulary import SCORE_WIDTH, ModelError, ModelIdentity, Pooling, Task
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ class ModelDescription:
     template: Template
     lowercase: bool = False
     """Whether texts are lower-cased before they are tokenised."""
+    pooling: str = Pooling.LAST
+    """Which states become a vector; `other` where none of `Pooling` is."""
 
     @property
     def end_of_text(self) -> int:
@@ -95,11 +97,10 @@ def describe(
     vocabulary = _count(config, "vocab_size", directory)
     task = task_of(directory, name or "", task)
     pair = template_of(directory) if task is Task.RERANK else None
+    pooling = _pooling(directory, family)
     identity = ModelIdentity(
         name=name or directory.resolve().name,
-        revision=fingerprint_weights(
-            directory, repr(pair) if pair else _pooling(directory, family)
-        ),
+        revision=fingerprint_weights(directory, repr(pair) if pair else pooling),
         tokenizer=fingerprint_tokenizer(directory),
         width=SCORE_WIDTH if pair else _count(config, "hidden_size", directory),
         max_tokens=_max_tokens(config, family, directory, max_tokens),
@@ -119,7 +120,7 @@ def describe(
             f"{directory}: a text may have {identity.max_tokens} tokens, of which "
             f"{len(template)} are the tokenizer's own: none is left for the text"
         )
-    return ModelDescription(directory, identity, template, lowercases(directory))
+    return ModelDescription(directory, identity, template, lowercases(directory), pooling)
 
 
 def with_revision(model: ModelDescription, revision: str) -> ModelDescription:

@@ -220,9 +220,18 @@ def _page(known: Sequence[Mapping[str, Any]], query: Mapping[str, str], most: in
     """Some of a list, as OpenAI's cursors ask for them."""
     ids = [each["id"] for each in known]
     start = ids.index(query["after"]) + 1 if query.get("after") in ids else 0
-    told = query.get("limit", "")
-    count = min(MOST_LISTED, int(told[:6])) if told.isdecimal() and told.isascii() else most
-    some = list(known[start : start + max(1, count)])
+    told = query.get("limit")
+    count = most
+    if told is not None:
+        whole = told.isascii() and told.isdecimal() and len(told) < 10
+        count = int(told) if whole else 0
+        if not 1 <= count <= MOST_LISTED:
+            raise CallerError(
+                f"`limit` must be a whole number from 1 to {MOST_LISTED:,}",
+                param="limit",
+                code="invalid_value",
+            )
+    some = list(known[start : start + count])
     return {
         "object": "list",
         "data": some,

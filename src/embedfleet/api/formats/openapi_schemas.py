@@ -37,34 +37,34 @@ def schemas(limits: RequestLimits) -> dict[str, Schema]:
             {
                 "usage": reference("Usage"),
                 "model": _ASKED_FOR,
-                "max_tokens": _count("Longest text that the model takes."),
+                "max_tokens": count_of("Longest text that the model takes."),
             },
         ),
         "Tokens": _tokens(),
-        "Usage": _object({"prompt_tokens": _count(""), "total_tokens": _count("")}),
+        "Usage": object_of({"prompt_tokens": count_of(""), "total_tokens": count_of("")}),
         "ModelList": _list("Model", {}),
-        "Model": _object(
+        "Model": object_of(
             {
-                "id": _text("The name to ask for."),
+                "id": text_of("The name to ask for."),
                 "object": {"const": "model"},
-                "created": _count("When serving began, seconds since 1970."),
-                "owned_by": _text(""),
-                "max_tokens": _count("Longest text, in tokens."),
-                "dimensions": _count("Dimensions of a whole vector; not of a reranker."),
+                "created": count_of("When serving began, seconds since 1970."),
+                "owned_by": text_of(""),
+                "max_tokens": count_of("Longest text, in tokens."),
+                "dimensions": count_of("Dimensions of a whole vector; not of a reranker."),
                 "task": {"const": "rerank", "description": "Of a reranker alone."},
             }
         )
         | {"required": ["id", "object", "created", "owned_by", "max_tokens"]},
         "Error": _error(),
-        "Health": _object({"status": _text("")}),
+        "Health": object_of({"status": text_of("")}),
     }
 
 
 def _embedding() -> Schema:
-    found = _object(
+    found = object_of(
         {
             "object": {"enum": ["embedding", "error"]},
-            "index": _count("The text's place in `input`."),
+            "index": count_of("The text's place in `input`."),
             "embedding": {
                 "description": "Of length 1; base64 holds its numbers, little-endian. Null where "
                 "`error` says why.",
@@ -84,17 +84,17 @@ def _embedding() -> Schema:
 
 
 def _tokens() -> Schema:
-    return _object(
+    return object_of(
         {
             "object": {"const": "tokens"},
-            "index": _count("The text's place in `input`."),
+            "index": count_of("The text's place in `input`."),
             "tokens": {
                 "description": "What is computed: prompt, text, end-of-text token.",
                 "type": "array",
                 "minItems": 1,
-                "items": _token_id(),
+                "items": token_id(),
             },
-            "count": _count("Number of tokens; their sum is what `usage` says."),
+            "count": count_of("Number of tokens; their sum is what `usage` says."),
             "truncated": {
                 "type": "boolean",
                 "description": "Whether the end of the text was cut off.",
@@ -106,7 +106,7 @@ def _tokens() -> Schema:
 def embedding_request(limits: RequestLimits) -> Schema:
     """Describe the body of `POST /v1/embeddings`."""
     fields = _common_fields(limits) | {
-        "dimensions": _optional(
+        "dimensions": optional(
             {
                 "type": "integer",
                 "minimum": LEAST_DIMENSIONS,
@@ -114,7 +114,7 @@ def embedding_request(limits: RequestLimits) -> Schema:
                 "numbers, brought to length 1.",
             }
         ),
-        "encoding_format": _optional(
+        "encoding_format": optional(
             {
                 "type": "string",
                 "enum": list(LAYOUTS),
@@ -123,7 +123,7 @@ def embedding_request(limits: RequestLimits) -> Schema:
                 "`metadata` that describes it.",
             }
         ),
-        "output_dtype": _optional(
+        "output_dtype": optional(
             {
                 "type": "string",
                 "enum": ["float", *KINDS],
@@ -131,14 +131,22 @@ def embedding_request(limits: RequestLimits) -> Schema:
                 "`ubinary` have eight dimensions to a number.",
             }
         ),
-        "on_error": _optional(
+        "on_error": optional(
             {
                 "type": "string",
                 "enum": ["request", "item"],
                 "description": "`item` answers the texts that are right where others are wrong.",
             }
         ),
-        "user": _optional({"type": "string", "description": "Accepted and not used."}),
+        "output_dimension": optional(
+            {
+                "type": "integer",
+                "minimum": LEAST_DIMENSIONS,
+                "description": "Voyage's name for `dimensions`.",
+            }
+        ),
+        "truncation": optional({"type": "boolean", "description": "Voyage's name for `truncate`."}),
+        "user": optional({"type": "string", "description": "Accepted and not used."}),
     }
     return _request(fields)
 
@@ -154,9 +162,9 @@ def _request(fields: Schema) -> Schema:
 
 def _common_fields(limits: RequestLimits) -> dict[str, Schema]:
     return {
-        "model": _text("Name of a served model.") | {"minLength": 1},
+        "model": text_of("Name of a served model.") | {"minLength": 1},
         "input": reference("Input"),
-        "input_type": _optional(
+        "input_type": optional(
             {
                 "type": "string",
                 "enum": list(ROLES),
@@ -164,7 +172,7 @@ def _common_fields(limits: RequestLimits) -> dict[str, Schema]:
                 "each of them.",
             }
         ),
-        "instruction": _optional(
+        "instruction": optional(
             {
                 "type": "string",
                 "minLength": 1,
@@ -174,7 +182,7 @@ def _common_fields(limits: RequestLimits) -> dict[str, Schema]:
                 "prompt.",
             }
         ),
-        "truncate": _optional(
+        "truncate": optional(
             {
                 "type": ["boolean", "string"],
                 "enum": [True, False, "none", "start", "end", "NONE", "START", "END"],
@@ -189,7 +197,7 @@ def _input(limits: RequestLimits) -> Schema:
     text: Schema = {"type": "string", "minLength": 1}
     if not limits.blank_texts:
         text["pattern"] = r"\S"
-    ids = {"type": "array", "minItems": 1, "items": _token_id()}
+    ids = {"type": "array", "minItems": 1, "items": token_id()}
     several = {"type": "array", "minItems": 1, "maxItems": limits.max_texts}
     return {
         "description": "The texts, as strings or as the model's token ids.",
@@ -202,22 +210,22 @@ def _input(limits: RequestLimits) -> Schema:
     }
 
 
-def _token_id() -> Schema:
+def token_id() -> Schema:
     return {"type": "integer", "minimum": 0, "maximum": LARGEST_ID}
 
 
 def _error() -> Schema:
     nullable = ["string", "null"]
     fields: dict[str, Schema] = {
-        "message": _text("What was wrong, where, and what would be right."),
-        "type": _text("Whose fault it is, in OpenAI's words."),
+        "message": text_of("What was wrong, where, and what would be right."),
+        "type": text_of("Whose fault it is, in OpenAI's words."),
         "param": {"type": nullable, "description": "The field that was wrong."},
         "code": {"type": nullable, "description": "For programs; it keeps its meaning."},
     }
-    return _object({"error": _object(fields)})
+    return object_of({"error": object_of(fields)})
 
 
-def _optional(schema: Schema) -> Schema:
+def optional(schema: Schema) -> Schema:
     """Let a field be null, which is like leaving it out."""
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     changed = schema | {"type": [*kinds, "null"]}
@@ -226,21 +234,21 @@ def _optional(schema: Schema) -> Schema:
     return changed
 
 
-def _object(properties: dict[str, Schema]) -> Schema:
+def object_of(properties: dict[str, Schema]) -> Schema:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def _list(item: str, properties: dict[str, Schema]) -> Schema:
     data: Schema = {"type": "array", "items": reference(item)}
     head: dict[str, Schema] = {"object": {"const": "list"}, "data": data}
-    return _object(head | properties)
+    return object_of(head | properties)
 
 
-def _text(description: str) -> Schema:
+def text_of(description: str) -> Schema:
     return {"type": "string"} | _described(description)
 
 
-def _count(description: str) -> Schema:
+def count_of(description: str) -> Schema:
     return {"type": "integer", "minimum": 0} | _described(description)
 
 

@@ -176,10 +176,12 @@ def _truncation(fields: dict[str, Any], otherwise: Truncation) -> Truncation:
     if "truncate" in fields:
         wanted = truncation_of("truncate", fields["truncate"])
     direction = fields.get("truncation_direction")
-    if direction is None or wanted is Truncation.NONE:
+    if direction is None:
         return wanted
     if str(direction).lower() not in {"left", "right"}:
         raise wrong("truncation_direction", 'one of "Left" and "Right"', direction)
+    if wanted is Truncation.NONE:
+        return wanted
     return Truncation.START if str(direction).lower() == "left" else Truncation.END
 
 

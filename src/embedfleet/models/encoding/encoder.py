@@ -59,7 +59,8 @@ class Encoder:
         identity = description.identity
         self._limit = identity.max_tokens
         self._vocabulary = identity.vocabulary
-        template = description.template
+        self.template = template = description.template
+        """What is computed around each text."""
         self._before = np.array(template.before, np.int32)
         self._after = np.array(template.after, np.int32)
         self._room = self._limit - len(template)

@@ -8,11 +8,13 @@ from contextlib import AbstractAsyncContextManager
 from socket import socket
 from typing import TYPE_CHECKING
 
+from embedfleet.api.batches.openapi import described
 from embedfleet.api.endpoint import Endpoint
 from embedfleet.api.formats.embedding_request import RequestLimits
 from embedfleet.api.served_model import Answered
 from embedfleet.runtime.settings import AdminSettings
 from embedfleet.runtime.settings.addresses import DefaultPort, Place
+from embedfleet.server.gateway.batch_api import CONTRACTS
 from embedfleet.transport.headers import trusted_networks
 from embedfleet.transport.serving import AddressTakenError, ClientLimits, Listener, bind, serving
 
@@ -26,7 +28,7 @@ def endpoint_of(
     gateway: Gateway, answered: Callable[[Answered], None], no_model: Callable[[], str]
 ) -> Endpoint:
     """The endpoint of a gateway; `no_model` is what callers are told while no model is known."""
-    limits = gateway.settings.gateway
+    limits, batches = gateway.settings.gateway, gateway.settings.batches.directory
     return Endpoint(
         lambda: gateway.models,
         limits=RequestLimits(
@@ -46,6 +48,7 @@ def endpoint_of(
         access=gateway.guards.callers,
         cache=gateway.cache,
         no_model=no_model,
+        described=[] if batches is None else [described(list(CONTRACTS))],
     )
 
 

@@ -223,7 +223,9 @@ class Gateway:
         pool = self.pools[place]
         pool.width, now = model.identity.width, int(time.time())
         truncate = self._truncations[place]
-        served = ServedModel(model.identity, names, encoder, pool, now, promise, truncate)
+        served = ServedModel(
+            model.identity, names, encoder, pool, now, promise, model.pooling, truncate
+        )
         self.models.update(dict.fromkeys(names, served))
         self._served.add(place)
         if self.workers is not None:

@@ -1,0 +1,358 @@
+"""The OpenAPI description of the other APIs: reranking, Cohere, TEI, Ollama, and Azure's paths.
+
+A schema is never stricter than its parser; what a schema can't say, the parser refuses as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from embedfleet.api.formats.embedding_request import LEAST_DIMENSIONS, RequestLimits
+from embedfleet.api.formats.fields import ROLES
+from embedfleet.api.formats.openapi_parts import JSON, body_of, in_path, operation
+from embedfleet.api.formats.openapi_schemas import (
+    Schema,
+    count_of,
+    object_of,
+    optional,
+    reference,
+    text_of,
+    token_id,
+)
+
+ByTag: TypeAlias = dict[str, dict[str, Schema]]
+Examples: TypeAlias = dict[str, dict[str, Any]]
+
+QUERY = "How long is the Great Wall?"
+DOCUMENTS = ["It is 21,196 km long.", "It was built of stone and earth."]
+_CUTS = ["none", "start", "end", "NONE", "START", "END"]
+_COHERE_TYPES = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
+
+
+def contract_paths(model: str, reranker: str | None, embeddings: Schema) -> ByTag:
+    """Paths by their tags; `embeddings` is the operation of `/v1/embeddings`. Without a `reranker`
+    its routes are described without examples.
+    """
+    return {
+        "Reranking": _reranking(reranker),
+        "Azure": _azure(model, embeddings),
+        "Cohere": _cohere(model),
+        "text-embeddings-inference": _tei(),
+        "Ollama": _ollama(model),
+    }
+
+
+def contract_schemas(limits: RequestLimits) -> dict[str, Schema]:
+    """Schemas of these paths, by name."""
+    return _rerank_schemas(limits) | _cohere_schemas(limits) | _tei_schemas() | _ollama_schemas()
+
+
+def _reranking(reranker: str | None) -> dict[str, Schema]:
+    asked: dict[str, Any] = {"query": QUERY, "documents": DOCUMENTS}
+    best = {"top_n": 1, "return_documents": True}
+    ranked: Examples = {"two documents": asked, "the best with its text": asked | best}
+    bare: Examples = {"as TEI has it": {"query": QUERY, "texts": DOCUMENTS, "return_text": True}}
+    scored: Examples = {
+        "one query for all": {"text_1": QUERY, "text_2": DOCUMENTS},
+        "one query for each": {"text_1": [QUERY, QUERY], "text_2": DOCUMENTS},
+    }
+
+    def post(name: str, summary: str, request: str, answer: str, examples: Examples) -> Schema:
+        body = body_of(request, examples if reranker else {}, reranker)
+        return {"post": operation(name, summary, answer, work=True, body=body, refusal="RankError")}
+
+    rank, score = "Documents by how well they meet a query", "Scores of pairs, in order"
+    return {
+        "/v1/rerank": post("rerank", rank, "RerankRequest", "Ranking", ranked),
+        "/v2/rerank": post("rerankV2", f"{rank}, as Cohere", "RerankRequest", "Ranking", ranked),
+        "/rerank": post(
+            "rerankToo", f"{rank}, also as TEI", "AnyRerankRequest", "AnyRanking", ranked | bare
+        ),
+        "/v1/score": post("score", score, "ScoreRequest", "Scores", scored),
+        "/score": post("scoreToo", score, "ScoreRequest", "Scores", scored),
+    }
+
+
+def _azure(model: str, embeddings: Schema) -> dict[str, Schema]:
+    """Azure's paths, and OpenAI's earlier ones, which name the model."""
+    version = {
+        "name": "api-version",
+        "in": "query",
+        "description": "Any; what it selects in Azure is the same here.",
+        "schema": {"type": "string"},
+    }
+    content = {
+        "schema": reference("DeployedRequest"),
+        "examples": {"one-text": {"summary": "one text", "value": {"input": "bread"}}},
+    }
+    deployed = embeddings | {"requestBody": {"required": True, "content": {JSON: content}}}
+    found = {}
+    for path, piece, name in (
+        ("/openai/deployments/{deployment}/embeddings", "deployment", "createDeployedEmbedding"),
+        ("/v1/engines/{engine}/embeddings", "engine", "createEngineEmbedding"),
+    ):
+        named = in_path(piece, model, "Name of a served model.")
+        told = [named, version, *embeddings.get("parameters", [])]
+        found[path] = {"post": deployed | {"operationId": name, "parameters": told}}
+    plain = embeddings | {"operationId": "createAzureEmbedding"}
+    short = embeddings | {"operationId": "createEmbeddingToo"}
+    return found | {"/openai/v1/embeddings": {"post": plain}, "/embeddings": {"post": short}}
+
+
+def _cohere(model: str) -> dict[str, Schema]:
+    examples: Examples = {
+        "several forms at once": {
+            "texts": DOCUMENTS,
+            "input_type": "search_document",
+            "embedding_types": ["float", "int8"],
+        }
+    }
+
+    def post(version: str) -> Schema:
+        body = body_of("CohereRequest", examples, model)
+        name, told = f"cohereEmbed{version.upper()}", f"Vectors, by Cohere's API {version}"
+        return {
+            "post": operation(
+                name, told, "CohereEmbeddings", work=True, body=body, refusal="CohereError"
+            )
+        }
+
+    return {"/v1/embed": post("v1"), "/v2/embed": post("v2")}
+
+
+def _tei() -> dict[str, Schema]:
+    examples: Examples = {
+        "one text": {"inputs": "How are you today?"},
+        "several texts": {"inputs": DOCUMENTS, "truncate": True},
+    }
+
+    def post(name: str) -> Schema:
+        body = body_of("TeiRequest", examples, None)
+        return operation(
+            name, "Vectors, by TEI's API", "TeiVectors", work=True, body=body, refusal="TeiError"
+        )
+
+    return {
+        "/embed": {"post": post("teiEmbed")},
+        "/": {"post": post("teiEmbedToo"), "get": _page()},
+        "/info": {"get": operation("teiInfo", "The model, as TEI tells of it", "TeiInfo")},
+    }
+
+
+def _page() -> Schema:
+    found = operation("root", "As /health/ready, or a page for browsers", "Health")
+    found["responses"]["200"]["content"]["text/html"] = {"schema": {"type": "string"}}
+    return found
+
+
+def _ollama(model: str) -> dict[str, Schema]:
+    def post(name: str, summary: str, schema: str, answer: str, example: dict[str, Any]) -> Schema:
+        body = body_of(schema, {"an example": example}, model)
+        return {
+            "post": operation(
+                name,
+                summary,
+                answer,
+                work=answer != "OllamaModel",
+                body=body,
+                refusal="OllamaError",
+            )
+        }
+
+    return {
+        "/api/embed": post(
+            "ollamaEmbed",
+            "Vectors, by Ollama's API",
+            "OllamaRequest",
+            "OllamaVectors",
+            {"input": DOCUMENTS},
+        ),
+        "/api/embeddings": post(
+            "ollamaEmbedOne",
+            "The vector of one text",
+            "OllamaRequestOfOne",
+            "OllamaVector",
+            {"prompt": "How are you today?"},
+        ),
+        "/api/show": post("ollamaShow", "One model", "OllamaShown", "OllamaModel", {}),
+        "/api/tags": {"get": operation("ollamaTags", "The models served", "OllamaModels")},
+        "/api/ps": {"get": operation("ollamaRunning", "The models served", "OllamaModels")},
+        "/api/version": {"get": operation("ollamaVersion", "A version", "OllamaVersion")},
+    }
+
+
+def _rerank_schemas(limits: RequestLimits) -> dict[str, Schema]:
+    return _pairs_asked(limits) | _pairs_scored()
+
+
+def _pairs_asked(limits: RequestLimits) -> dict[str, Schema]:
+    query = text_of("What is looked for.") | {"minLength": 1}
+    document = {"anyOf": [{"type": "string"}, object_of({"text": text_of("")})]}
+    several = {"type": "array", "minItems": 1, "maxItems": limits.max_texts}
+    listed, with_text = several | {"items": document}, _flag("Whether texts are answered too.")
+    fields: Schema = {
+        "model": optional({"type": "string", "description": "Left out: the only reranker."}),
+        "instruction": optional(
+            {
+                "type": "string",
+                "maxLength": limits.max_instruction_characters,
+                "description": "Takes the place of the model's.",
+            }
+        ),
+        "truncate": optional(
+            {
+                "type": ["boolean", "string"],
+                "enum": [True, False, *_CUTS],
+                "description": "Which end of over-long documents is cut off; queries never are.",
+            }
+        ),
+        "raw_scores": _flag("Logits in the place of probabilities."),
+    }
+    best = {"top_n": optional({"type": "integer", "minimum": 1, "description": "How many."})}
+    queries = {"anyOf": [query, several | {"items": query}]}
+    return {
+        "RerankRequest": _request(
+            fields | best | {"return_documents": with_text}, {"query": query, "documents": listed}
+        ),
+        "TeiRerankRequest": _request(
+            fields | best | {"return_text": with_text}, {"query": query, "texts": listed}
+        ),
+        "AnyRerankRequest": {"anyOf": [reference("RerankRequest"), reference("TeiRerankRequest")]},
+        "ScoreRequest": _request(
+            fields, {"text_1": queries, "text_2": {"anyOf": [{"type": "string"}, listed]}}
+        ),
+    }
+
+
+def _pairs_scored() -> dict[str, Schema]:
+    score: Schema = {"type": "number"}
+    ranked = object_of({"index": count_of("The document's place."), "relevance_score": score})
+    ranked["properties"]["document"] = object_of({"text": text_of("")})
+    bare = object_of({"index": count_of("The text's place."), "score": score})
+    bare["properties"]["text"] = text_of("")
+    scored = object_of({"index": count_of(""), "score": score})
+    head: Schema = {"id": text_of(""), "object": {"const": "list"}, "model": text_of("")}
+    used: Schema = {"usage": reference("Usage")}
+    error = object_of({"message": text_of(""), "error": object_of({"message": text_of("")})})
+    return {
+        "Ranking": object_of(head | {"results": {"type": "array", "items": ranked}} | used),
+        "TeiRanking": {"type": "array", "items": bare},
+        "AnyRanking": {"anyOf": [reference("Ranking"), reference("TeiRanking")]},
+        "Scores": object_of(head | {"data": {"type": "array", "items": scored}} | used),
+        "RankError": error | {"description": "OpenAI's form, and Cohere's beside it."},
+    }
+
+
+def _cohere_schemas(limits: RequestLimits) -> dict[str, Schema]:
+    several = {"type": "array", "minItems": 1, "maxItems": limits.max_texts}
+    request = _request(
+        {
+            "model": optional({"type": "string"}),
+            "input_type": optional({"type": "string", "enum": list(ROLES)}),
+            "output_dimension": optional({"type": "integer", "minimum": LEAST_DIMENSIONS}),
+            "embedding_types": optional(
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": "string", "enum": _COHERE_TYPES},
+                }
+            ),
+            "truncate": optional({"type": "string", "enum": _CUTS}),
+        },
+        {"texts": several | {"items": {"type": "string"}}},
+    )
+    vectors = {"type": ["array", "object"], "description": "By type, or of floats alone in v1."}
+    return {
+        "CohereRequest": request,
+        "CohereEmbeddings": object_of(
+            {
+                "id": text_of(""),
+                "response_type": {"enum": ["embeddings_by_type", "embeddings_floats"]},
+                "embeddings": vectors,
+                "texts": {"type": "array", "items": {"type": "string"}},
+                "meta": {"type": "object", "description": "`scales` are those of integers."},
+            }
+        ),
+        "CohereError": object_of({"message": text_of("")}),
+    }
+
+
+def _tei_schemas() -> dict[str, Schema]:
+    return {
+        "TeiRequest": _request(
+            {
+                "truncate": optional({"type": "boolean"}),
+                "dimensions": optional({"type": "integer", "minimum": LEAST_DIMENSIONS}),
+            },
+            {
+                "inputs": {
+                    "anyOf": [
+                        {"type": "string", "minLength": 1},
+                        {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {
+                                "anyOf": [
+                                    {"type": "string", "minLength": 1},
+                                    token_id(),
+                                    {"type": "array", "minItems": 1, "items": token_id()},
+                                ]
+                            },
+                        },
+                    ]
+                }
+            },
+        ),
+        "TeiVectors": {"type": "array", "items": _numbers()},
+        "TeiInfo": {"type": "object", "required": ["model_id", "max_input_length", "version"]},
+        "TeiError": object_of({"error": text_of(""), "error_type": text_of("")}),
+    }
+
+
+def _ollama_schemas() -> dict[str, Schema]:
+    text: Schema = {"type": "string", "minLength": 1}
+    model = text_of("Name of a served model; it may end in `:latest`.") | {"minLength": 1}
+    kept = optional({"type": ["number", "string"], "description": "Models stay loaded here."})
+    models = {"type": "array", "items": {"type": "object", "required": ["name", "model"]}}
+    request = _request(
+        {
+            "truncate": optional({"type": "boolean"}),
+            "dimensions": optional({"type": "integer", "minimum": LEAST_DIMENSIONS}),
+            "keep_alive": kept,
+        },
+        {"model": model, "input": {"anyOf": [text, {"type": "array", "items": text}]}},
+    )
+    return {
+        "OllamaRequest": request,
+        "OllamaRequestOfOne": _request({"keep_alive": kept}, {"model": model, "prompt": text}),
+        "OllamaVectors": object_of(
+            {
+                "model": text_of(""),
+                "embeddings": {"type": "array", "items": _numbers()},
+                "prompt_eval_count": count_of("Tokens."),
+            }
+        ),
+        "OllamaVector": object_of({"embedding": _numbers()}),
+        "OllamaShown": {"type": "object", "properties": {"model": {"type": "string"}}},
+        "OllamaModel": {"type": "object", "required": ["details", "model_info", "capabilities"]},
+        "OllamaModels": object_of({"models": models}),
+        "OllamaVersion": object_of({"version": text_of("")}),
+        "OllamaError": object_of({"error": text_of("")}),
+    }
+
+
+def deployed_request(embedding_request: Schema) -> Schema:
+    """The body where the path names the model."""
+    return embedding_request | {"required": ["input"]}
+
+
+def _request(fields: Schema, needed: Schema) -> Schema:
+    return {"type": "object", "properties": needed | fields, "required": list(needed)}
+
+
+def _flag(description: str) -> Schema:
+    return optional({"type": "boolean", "description": description})
+
+
+def _numbers() -> Schema:
+    return {"type": "array", "minItems": 1, "items": {"type": "number"}}
