@@ -13,6 +13,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from embedfleet.autoscaling import recording
 from embedfleet.cli.command_line import app
 
 DECISION = {
@@ -178,3 +179,73 @@ def test_an_address_that_nobody_answers_or_that_is_none_is_named() -> None:
     for admin in ("http://127.0.0.1:1", "file:///etc/passwd"):
         found = CliRunner().invoke(app, ["autoscale", "explain", "--admin", admin])
         assert (found.exit_code, "--admin" in found.output) == (2, True)
+
+
+class TestRecording:
+    """`autoscale record`."""
+
+    @pytest.fixture
+    def recorded(self, gateway: StandIn) -> StandIn:
+        """A gateway that remembers three observations."""
+        settings = {
+            "min_replicas": 1,
+            "max_replicas": 4,
+            "tick_s": 5.0,
+            "slo_s": 0.5,
+            "fast_window_s": 10.0,
+        }
+        observations = [
+            {
+                "at": f"2026-11-23T09:00:{second:02}+00:00",
+                "mode": "automatic",
+                "planned": 2,
+                "standby": 0,
+                "seen": {"now": float(second), "ready": 2, "arriving_fast": None},
+            }
+            for second in (5, 10, 15)
+        ]
+        pool = {"name": "m", "settings": settings, "observations": observations}
+        gateway.answer = 200, {"pools": [pool]}
+        return gateway
+
+    def test_what_the_gateway_remembers_is_kept_once(
+        self, recorded: StandIn, tmp_path: Path
+    ) -> None:
+        """And can be read again; however often it is asked."""
+        file = tmp_path / "day.jsonl"
+        done = typed(f"record {file} --hours 0.0004 --every 1", recorded)
+        assert done.exit_code == 0, done.output
+        assert done.output.strip().endswith("3 observations of m")
+        assert len(recorded.asked) > 1
+        found = recording.read(file)
+        assert [each.seen.now for each in found.lines] == [5.0, 10.0, 15.0]
+        assert found.settings.max_replicas == 4
+
+    def test_it_ends_at_its_size_with_whole_lines(self, recorded: StandIn, tmp_path: Path) -> None:
+        """Not one byte more."""
+        file = tmp_path / "day.jsonl"
+        observations = recorded.answer[1]["pools"][0]["observations"]
+        for place in range(200):
+            at = f"2026-11-23T10:{place // 60:02}:{place % 60:02}+00:00"
+            seen = {"now": 100.0 + place, "ready": 2}
+            observations.append(observations[2] | {"at": at, "seen": seen})
+        done = typed(f"record {file} --most-mb 0.01", recorded)
+        assert done.exit_code == 0, done.output
+        assert "as large as --most-mb 0.01 lets it be" in done.output
+        assert 9_000 < file.stat().st_size <= 10_000
+        assert len(recording.read(file).lines) > 3
+
+    def test_what_can_not_be_recorded_is_refused_before_a_file_is_made(
+        self, recorded: StandIn, tmp_path: Path
+    ) -> None:
+        """No pool, an unknown one, a file that is there."""
+        file = tmp_path / "day.jsonl"
+        done = typed(f"record {file} --pool other", recorded)
+        assert (done.exit_code, file.exists()) == (2, False)
+        assert "no pool other is scaled there; --pool names one of m" in done.output
+        recorded.answer = 200, {"pools": []}
+        assert "no pool is scaled there" in typed(f"record {file}", recorded).output
+        file.write_text("mine", encoding="utf-8")
+        recorded.answer = 200, {"pools": [{"name": "m", "settings": {}, "observations": []}]}
+        assert typed(f"record {file} --hours 0", recorded).exit_code == 2
+        assert file.read_text(encoding="utf-8") == "mine"

@@ -5,10 +5,12 @@ Every command reads or changes the state of a running gateway through its admin 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.table import Table
@@ -22,6 +24,8 @@ autoscale = typer.Typer(
     no_args_is_help=True,
     help="What the autoscaler of a running gateway decides, and the number of replicas by hand.",
 )
+
+NOTHING_SCALED = "no pool is scaled there; `serve` does it with --min-replicas and --max-replicas"
 
 PoolName = Annotated[
     str | None, typer.Option("--pool", metavar="NAME", help="Which pool, where there are several.")
@@ -48,9 +52,7 @@ def explain(
     pools = [each for each in found if pool in {None, each["name"]}]
     if not pools:
         if not found:
-            raise SetupError(
-                "no pool is scaled there; `serve` does it with --min-replicas and --max-replicas"
-            )
+            raise SetupError(NOTHING_SCALED)
         names = ", ".join(each["name"] for each in found)
         raise SetupError(f"no pool {pool} is scaled there; there are: {names}")
     if as_json:
@@ -104,6 +106,99 @@ def scale(
     embedfleet autoscale scale 4
     """
     _order(*reached(admin, key_file, config), "scale", pool, replicas, as_json=as_json)
+
+
+@autoscale.command()
+def record(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; it must not exist.")],
+    pool: PoolName = None,
+    admin: Admin = None,
+    key_file: KeyFile = None,
+    config: ConfigFile = None,
+    hours: Annotated[
+        float, typer.Option(min=0, help="How long; 0 keeps what the gateway remembers, an hour.")
+    ] = 24.0,
+    most_mb: Annotated[float, typer.Option(min=0.01, metavar="MB", help="Largest file.")] = 64.0,
+    every: Annotated[
+        float, typer.Option(min=1, max=600, metavar="S", help="Seconds between two looks.")
+    ] = 60.0,
+) -> None:
+    """Keep what the autoscaler sees and orders, for `simulate --recorded`.
+
+        embedfleet autoscale record day.jsonl
+
+    No text is in it: rates, queues, latencies and numbers of replicas, a line for each tick. It
+    ends after so many hours, at so many MB, or with Ctrl+C.
+    """
+    url, key = reached(admin, key_file, config)
+    found = _recorded(url, key, pool)
+    try:
+        output = file.open("xb")
+    except OSError as error:
+        raise SetupError(f"the recording {file} can't be begun: {error}") from error
+    with output:
+        kept = _Recorder(output, int(most_mb * 1e6), found)
+        ends = time.monotonic() + hours * 3600.0
+        with contextlib.suppress(KeyboardInterrupt):
+            while kept.keep(found["observations"]) and time.monotonic() < ends:
+                time.sleep(max(0.0, min(every, ends - time.monotonic())))
+                found = _again(url, key, pool, found)
+    full = "" if not kept.full else f"; it is as large as --most-mb {most_mb:g} lets it be"
+    typer.echo(f"{file}: {kept.lines} observations of {found['name']}{full}")
+
+
+class _Recorder:
+    """A recording that grows up to a number of bytes; whole after every look."""
+
+    def __init__(self, output: BinaryIO, most: int, pool: dict[str, Any]) -> None:
+        from embedfleet.autoscaling import recording  # noqa: PLC0415
+
+        self.lines, self.full = 0, False
+        self._output = output
+        header = recording.header(pool["name"], pool["settings"])
+        self._left = most - output.write(header + b"\n")
+        self._last = ""
+
+    def keep(self, observations: list[dict[str, Any]]) -> bool:
+        """Append those that are new; False when there is no room for all."""
+        for each in observations:
+            if each["at"] <= self._last:
+                continue
+            line = json.dumps(each, separators=(",", ":")).encode() + b"\n"
+            if len(line) > self._left:
+                self.full = True
+                break
+            self._left -= self._output.write(line)
+            self._last = each["at"]
+            self.lines += 1
+        self._output.flush()
+        return not self.full
+
+
+def _recorded(url: str, key: Path | None, pool: str | None) -> dict[str, Any]:
+    """What the gateway remembers of one pool."""
+    return _one(ask(url, "/autoscaling/observations", key).body["pools"], pool)
+
+
+def _again(url: str, key: Path | None, pool: str | None, before: dict[str, Any]) -> dict[str, Any]:
+    """The same, later; a gateway that is away for a while does not end a recording."""
+    try:
+        return _recorded(url, key, pool)
+    except SetupError as error:
+        typer.echo(f"{error.message}; asking again", err=True)
+        return before
+
+
+def _one(pools: list[dict[str, Any]], pool: str | None) -> dict[str, Any]:
+    """The pool of that name, or the only one. SetupError."""
+    found = [each for each in pools if pool in {None, each["name"]}]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(each["name"] for each in pools)
+    if not pools:
+        raise SetupError(NOTHING_SCALED)
+    named = "" if pool is None else f"no pool {pool} is scaled there; "
+    raise SetupError(f"{named}--pool names one of {names}")
 
 
 def described(pool: dict[str, Any], last: int) -> Iterator[str | Table]:

@@ -14,6 +14,11 @@ import typer
 
 from embedfleet.cli.printing import AsJson, show_json
 from embedfleet.runtime.settings import load
+from embedfleet.vocabulary import SetupError
+
+MOST_REPLICAS = 32
+"""Bound of a fleet where nothing says it."""
+
 
 Policies = Annotated[
     list[str] | None,
@@ -33,7 +38,24 @@ ProfileFile = Annotated[
         help="What a replica is like (TOML): per_batch_s, tokens_per_s, batch_tokens, start_s, …",
     ),
 ]
-TraceFile = Annotated[Path, typer.Argument(metavar="TRACE", help="CSV: Azure's format or ours.")]
+TraceFile = Annotated[
+    Path | None, typer.Argument(metavar="TRACE", help="CSV: Azure's format or ours.")
+]
+RecordedFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--recorded",
+        metavar="FILE",
+        help="Instead of a trace: what `embedfleet autoscale record` kept. Replicas are as they "
+        "were measured then, bounds and SLO as they were set.",
+    ),
+]
+Speed = Annotated[
+    float, typer.Option(min=0.01, metavar="X", help="Replicas compute X times as fast.")
+]
+Price = Annotated[
+    float | None, typer.Option(min=0, metavar="P", help="Price of a replica for an hour.")
+]
 Copies = Annotated[int, typer.Option(min=1, help="How often each text arrives.")]
 ColdStart = Annotated[
     float | None, typer.Option(min=0, metavar="S", help="Seconds that a replica takes to start.")
@@ -41,7 +63,9 @@ ColdStart = Annotated[
 Slo = Annotated[float | None, typer.Option(metavar="MS", help="Latency promised, in ms.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Runs of each policy.")]
 Fewest = Annotated[int | None, typer.Option(metavar="N", help="Fewest replicas.")]
-Most = Annotated[int, typer.Option(metavar="N", help="Most replicas.")]
+Most = Annotated[
+    int | None, typer.Option(metavar="N", help="Most replicas; 32 unless a recording says it.")
+]
 Standby = Annotated[int | None, typer.Option(metavar="N", help="Replicas kept warm.")]
 AsFlow = Annotated[
     bool, typer.Option("--flow", help="Work instead of single texts: quick, approximate.")
@@ -59,7 +83,7 @@ ConfigFile = Annotated[
 
 
 def simulate(
-    trace: TraceFile,
+    trace: TraceFile = None,
     policy: Policies = None,
     replica_profile: ProfileFile = None,
     copies: Copies = 1,
@@ -67,9 +91,12 @@ def simulate(
     slo_ms: Slo = None,
     seeds: Seeds = 1,
     min_replicas: Fewest = None,
-    max_replicas: Most = 32,
+    max_replicas: Most = None,
     standby: Standby = None,
     flow: AsFlow = False,
+    recorded: RecordedFile = None,
+    speed: Speed = 1.0,
+    price: Price = None,
     json: JsonFile = None,
     plot: PlotFile = None,
     config: ConfigFile = None,
@@ -78,10 +105,17 @@ def simulate(
 
         embedfleet simulate conv.csv --copies 8 --policy embedfleet --policy kpa --policy static-10
 
-    The production queue, balancing and policy run unmodified; replicas are simulated.
+    The production queue, balancing and policy run unmodified; replicas are simulated. What another
+    policy, start-up time, SLO or GPU would have made of the last day:
+
+        embedfleet simulate --recorded day.jsonl --cold-start 30 --speed 2 --price 2.5
     """
+    from embedfleet.autoscaling import recording  # noqa: PLC0415
     from embedfleet.simulator.comparing import OURS, Comparison, show  # noqa: PLC0415
 
+    if (trace is None) == (recorded is None):
+        raise SetupError("simulate takes a TRACE or --recorded FILE, one of the two")
+    then = None if recorded is None else recording.read(recorded).settings
     chosen: dict[str, Any] = {
         "autoscaling.min_replicas": min_replicas,
         "autoscaling.max_replicas": max_replicas,
@@ -89,6 +123,14 @@ def simulate(
         "autoscaling.slo_s": None if slo_ms is None else slo_ms / 1000.0,
     }
     text = None if config is None else config.read_text(encoding="utf-8")
+    if then is not None and config is None:
+        recorded_then = (then.min_replicas, then.max_replicas, None, then.slo_s)
+        chosen = {
+            name: was if value is None else value
+            for (name, value), was in zip(chosen.items(), recorded_then, strict=True)
+        }
+    elif max_replicas is None:
+        chosen["autoscaling.max_replicas"] = MOST_REPLICAS
     show(
         Comparison(
             trace=trace,
@@ -99,6 +141,9 @@ def simulate(
             cold_start_s=cold_start,
             seeds=seeds,
             as_flow=flow,
+            recorded=recorded,
+            speed=speed,
+            price=price,
             json=json,
             plot=plot,
         )

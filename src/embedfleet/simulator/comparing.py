@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from embedfleet.autoscaling import recording
 from embedfleet.runtime.settings import AutoscalingSettings
-from embedfleet.simulator import flow, oracle, plot, profiles, texts, traffic
+from embedfleet.simulator import flow, oracle, plot, profiles, recorded, texts, traffic
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import RIVALS
 from embedfleet.simulator.scalers import Ours, Scaler, Scheduled, Static
@@ -33,7 +34,8 @@ TABLE_WIDTH = 110
 class Comparison:
     """What to simulate."""
 
-    trace: Path
+    trace: Path | None
+    """Texts with their times; or else a recording."""
     policies: tuple[str, ...]
     settings: AutoscalingSettings
     profile: Path | None = None
@@ -41,6 +43,12 @@ class Comparison:
     cold_start_s: float | None = None
     seeds: int = 1
     as_flow: bool = False
+    recorded: Path | None = None
+    """Observations of a pool, instead of a trace; simulated as a flow."""
+    speed: float = 1.0
+    """How many times as fast replicas compute."""
+    price: float | None = None
+    """Of a replica for an hour."""
     json: Path | None = None
     plot: Path | None = None
 
@@ -58,48 +66,91 @@ def make(name: str, settings: AutoscalingSettings) -> Scaler:
     raise SettingError(f'--policy: "{name}" is unknown; known are {known} (any number)')
 
 
-def run(asked: Comparison) -> list[Score]:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where texts come from, and what they come to."""
+
+    asked: Comparison
+    profile: Profile
+    arriving: traffic.Trace | recording.Recording
+    ready: int
+    """Replicas at the start."""
+
+    @classmethod
+    def of(cls, asked: Comparison, arriving: traffic.Trace | recording.Recording) -> _Source:
+        ready = asked.settings.min_replicas
+        if isinstance(arriving, recording.Recording):
+            ready = min(max(ready, arriving.lines[0].planned), asked.settings.max_replicas)
+        return cls(asked, profile_of(asked, arriving), arriving, ready)
+
+    def texts(self, seed: int) -> traffic.Trace | None:
+        """Single texts, where there are any."""
+        if isinstance(self.arriving, recording.Recording):
+            return None
+        return self.arriving.copies(self.asked.copies, np.random.default_rng(seed))
+
+    def flow(self, seed: int) -> flow.Flow:
+        if isinstance(self.arriving, recording.Recording):
+            return recorded.flow(self.arriving, seed)
+        copied = self.arriving.copies(self.asked.copies, np.random.default_rng(seed))
+        return flow.Flow.of_trace(copied)
+
+
+def arriving(asked: Comparison) -> traffic.Trace | recording.Recording:
+    """What to simulate, read. SettingError, with the line, for what can't be."""
+    if asked.recorded is not None:
+        return recording.read(asked.recorded)
+    if asked.trace is None:
+        raise SettingError("a simulation takes a trace or a recording")
+    return traffic.read(asked.trace)
+
+
+def profile_of(asked: Comparison, arriving: traffic.Trace | recording.Recording) -> Profile:
+    """What a replica is like: as the file says, else as it was recorded, else as published."""
+    if asked.profile is not None:
+        profile = profiles.read(asked.profile)
+    elif isinstance(arriving, recording.Recording):
+        profile = recorded.profile(arriving)
+    else:
+        profile = Profile()
+    profile = recorded.faster(profile, asked.speed)
+    return profile if asked.cold_start_s is None else replace(profile, start_s=asked.cold_start_s)
+
+
+def run(source: _Source) -> list[Score]:
     """Every policy with every seed."""
-    profile = Profile() if asked.profile is None else profiles.read(asked.profile)
-    if asked.cold_start_s is not None:
-        profile = replace(profile, start_s=asked.cold_start_s)
-    for name in asked.policies:
-        if name != ORACLE:
-            make(name, asked.settings)  # refused before anything runs
-    trace = traffic.read(asked.trace)
+    asked = source.asked
     todo = [(name, seed) for name in asked.policies for seed in range(asked.seeds)]
     shown = Console(stderr=True)
     scores = []
     for name, seed in track(todo, "simulating", console=shown, disable=not shown.is_terminal):
-        copied = trace.copies(asked.copies, np.random.default_rng(seed))
         if name == ORACLE:
-            found = _oracle(copied, profile, seed, asked)
+            found = _oracle(source, seed)
         else:
-            found = _one(copied, make(name, asked.settings), profile, seed, asked)
-        scores.append(replace(found, policy=name))
+            found = _one(source, make(name, asked.settings), seed)
+        cost = None if asked.price is None else found.replica_hours * asked.price
+        scores.append(replace(found, policy=name, cost=cost))
     return scores
 
 
-def _oracle(trace: traffic.Trace, profile: Profile, seed: int, asked: Comparison) -> Score:
-    """The schedule of who knows the trace, carried out; it is made on the flow in either case."""
-    settings = asked.settings
+def _oracle(source: _Source, seed: int) -> Score:
+    """The schedule of who knows the traffic, carried out; it is made on the flow in either case."""
+    settings = source.asked.settings
     found = oracle.plan(
         oracle.Question(
-            flow.Flow.of_trace(trace),
-            profile,
+            source.flow(seed),
+            source.profile,
             slo_s=settings.slo_s,
             least=settings.min_replicas,
             most=settings.max_replicas,
         )
     )
-    score = _one(trace, Scheduled(found.replicas, profile.start_s), profile, seed, asked)
+    score = _one(source, Scheduled(found.replicas, source.profile.start_s), seed)
     return replace(score, least_hours=found.bound_s / 3600.0)
 
 
-def _one(
-    trace: traffic.Trace, scaler: Scaler, profile: Profile, seed: int, asked: Comparison
-) -> Score:
-    ready, standby = asked.settings.min_replicas, 0
+def _one(source: _Source, scaler: Scaler, seed: int) -> Score:
+    asked, ready, standby = source.asked, source.ready, 0
     if isinstance(scaler, Scheduled):
         ready = int(scaler.replicas[0])
     elif isinstance(scaler, Static):
@@ -107,13 +158,19 @@ def _one(
     elif isinstance(scaler, Ours):
         standby = asked.settings.standby
     slo_s = asked.settings.slo_s
-    if asked.as_flow:
-        summed = flow.Flow.of_trace(trace)
+    single = None if asked.as_flow else source.texts(seed)
+    if single is None:
         return flow.simulate(
-            summed, scaler, profile, ready=ready, standby=standby, slo_s=slo_s, seed=seed
+            source.flow(seed),
+            scaler,
+            source.profile,
+            ready=ready,
+            standby=standby,
+            slo_s=slo_s,
+            seed=seed,
         )
     return texts.simulate(
-        trace, scaler, profile, ready=ready, standby=standby, slo_s=slo_s, seed=seed
+        single, scaler, source.profile, ready=ready, standby=standby, slo_s=slo_s, seed=seed
     )
 
 
@@ -121,7 +178,11 @@ def show(asked: Comparison) -> None:
     """Run, print the table, write what was asked for."""
     if asked.plot is not None:
         plot.pyplot()  # refused before minutes have passed
-    scores = run(asked)
+    for name in asked.policies:
+        if name != ORACLE:
+            make(name, asked.settings)  # refused before anything is read
+    source = _Source.of(asked, arriving(asked))
+    scores = run(source)
     shown = Console(soft_wrap=True)
     shown.width = max(shown.width, TABLE_WIDTH)  # a pipe is no reason to cut figures off
     shown.print(table(scores))
@@ -131,20 +192,27 @@ def show(asked: Comparison) -> None:
             f"oracle: knows the trace; no schedule that answers {oracle.SHARE:.1%} in time takes "
             f"fewer than {np.mean(bounds):.1f} replica-hours"
         )
+    if asked.recorded is not None:
+        found = recording.read(asked.recorded)
+        cost = (
+            "" if asked.price is None else f", which cost {found.replica_hours * asked.price:.2f}"
+        )
+        shown.print(f"recorded: {found.replica_hours:.1f} replica-hours were ordered then{cost}")
     if asked.json is not None:
         rows = [score.as_row() for score in scores]
         asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if asked.plot is not None:
         first = [score for score in scores if score.seed == 0]
-        tokens_per_s = Profile() if asked.profile is None else profiles.read(asked.profile)
-        plot.timelines(first, tokens_per_s.tokens_per_s, asked.settings.slo_s, asked.plot)
+        plot.timelines(first, source.profile.tokens_per_s, asked.settings.slo_s, asked.plot)
 
 
 def table(scores: Sequence[Score]) -> Table:
     """One row for each policy: means over its seeds."""
     shown = Table(box=None, pad_edge=False)
     shown.add_column("policy", no_wrap=True)
-    for name in ("in time", "replicas", "hours", "wait p50", "p99", "p99.9", "events", "refused"):
+    priced = any(score.cost is not None for score in scores)
+    names = ["in time", "replicas", "hours", *["cost"][: 1 if priced else 0]]
+    for name in (*names, "wait p50", "p99", "p99.9", "events", "refused"):
         shown.add_column(name, justify="right", no_wrap=True)
     for policy in dict.fromkeys(score.policy for score in scores):
         group = [score for score in scores if score.policy == policy]
@@ -153,6 +221,7 @@ def table(scores: Sequence[Score]) -> Table:
             f"{_mean(group, 'slo_attainment'):.2%}",
             f"{_mean(group, 'mean_replicas'):.2f}",
             f"{_mean(group, 'replica_hours'):.1f}",
+            *([f"{_mean(group, 'cost'):.2f}"] if priced else []),
             f"{_mean(group, 'wait_p50_s'):.3f} s",
             f"{_mean(group, 'wait_p99_s'):.3f} s",
             f"{_mean(group, 'wait_p999_s'):.3f} s",

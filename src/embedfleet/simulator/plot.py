@@ -14,6 +14,11 @@ from embedfleet.runtime.extras import how_to_add
 from embedfleet.simulator.score import Score
 from embedfleet.vocabulary import SetupError
 
+COLUMNS = 3
+"""Plots beside each other."""
+LEAST_LATE = 0.01
+"""Per cent late from which a logarithmic plot begins."""
+
 
 def pyplot() -> Any:
     """Matplotlib without a screen; SetupError where it is not installed."""
@@ -91,6 +96,58 @@ def curves(
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     _save(plt, figure, output)
+
+
+def panels(
+    points: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], title: str, output: Path
+) -> None:
+    """A plot for each kind of traffic: the share that was late (logarithmic) against mean
+    replicas, a line for each policy through its parameter's values.
+    """
+    plt = pyplot()
+    colours = plt.get_cmap("tab20").colors
+    policies = list(dict.fromkeys(name for each in points.values() for name in each))
+    rows = -(-len(points) // COLUMNS)
+    figure, axes = plt.subplots(
+        rows, COLUMNS, squeeze=False, figsize=(5.5 * COLUMNS, 4.2 * rows + 1.2)
+    )
+    known: dict[str, Any] = {}
+    for axis, (kind, found) in zip(axes.flat, points.items(), strict=False):
+        for policy, values in found.items():
+            style = _style(policy, colours[policies.index(policy) % len(colours)])
+            replicas, attained = zip(*sorted(values), strict=True)
+            late = [max(LEAST_LATE, 100.0 * (1.0 - each)) for each in attained]
+            (known[policy],) = axis.plot(replicas, late, label=policy, **style)
+        axis.axhline(0.5, color="red", lw=0.8, ls=":")
+        axis.set_yscale("log")
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="x", which="minor", labelsize=7)
+        axis.yaxis.set_major_formatter("{x:g} %")
+        axis.invert_yaxis()
+        axis.set_title(kind)
+        axis.set_xlabel("mean replicas, all that exist")
+        axis.set_ylabel("texts that were late")
+        axis.grid(alpha=0.3, which="both")
+    for axis in list(axes.flat)[len(points) :]:
+        axis.axis("off")
+    figure.suptitle(f"{title}; dotted: 99.5 % in time")
+    figure.tight_layout(rect=(0.0, 0.06, 1.0, 0.98))
+    figure.legend(known.values(), known.keys(), loc="lower center", ncols=6, fontsize=9)
+    figure.savefig(output, dpi=80)
+    plt.close(figure)
+
+
+def _style(policy: str, colour: Any) -> dict[str, Any]:
+    """Ours, the clairvoyant and fixed fleets stand out."""
+    if policy.startswith("embedfleet"):
+        return {"color": "black", "marker": "*", "ms": 14, "lw": 2, "zorder": 5}
+    if policy.startswith("oracle"):
+        return {"color": "green", "marker": "D", "ms": 8, "lw": 0, "zorder": 4}
+    if policy.startswith("fixed"):
+        return {"color": "red", "marker": "s", "ms": 7, "lw": 0, "zorder": 4}
+    return {"color": colour, "marker": "o", "ms": 4, "lw": 1}
 
 
 def _save(plt: Any, figure: Any, output: Path) -> None:

@@ -55,6 +55,8 @@ class Score:
     rejected: int
     least_hours: float | None = None
     """Of the oracle alone: no schedule keeps its promise with fewer replica-hours."""
+    cost: float | None = None
+    """Of its replica-hours, where a price is known."""
     line: tuple[Point, ...] = field(default=(), repr=False)
 
     def as_row(self) -> dict[str, float | int | str | None]:

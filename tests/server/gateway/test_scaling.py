@@ -182,6 +182,17 @@ async def test_what_a_gateway_sees_is_there_for_whoever_sums_up() -> None:
     assert told["pools"]["m"]["start_up_s"] is None
 
 
+async def test_every_observation_is_remembered_with_what_was_ordered() -> None:
+    """As lines of a recording, for `autoscale record`; so many at most."""
+    async with rigged("m", rate=3 * V) as rig:
+        status, told = await rig.ask("GET", "/autoscaling/observations")
+        (pool,) = told["pools"]
+        first = pool["observations"][0]
+        assert (status, pool["name"], pool["settings"]["max_replicas"]) == (200, "m", 8)
+        assert (first["mode"], first["planned"], first["seen"]["standby"]) == ("automatic", 5, 0)
+        assert rig.scaling.recorded["m"].maxlen == 720
+
+
 def test_the_words_of_the_metrics_are_those_of_the_policy() -> None:
     """Another term would otherwise go unseen."""
     package = Path(policy.__file__).parent

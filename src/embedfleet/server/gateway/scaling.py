@@ -6,9 +6,18 @@ Connects each scaler with the pool's observations, its target, and the metrics o
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
-from embedfleet.autoscaling import Entry, Mode, Observation, ObservationSource, Scaler, Target
+from embedfleet.autoscaling import (
+    Entry,
+    Mode,
+    Observation,
+    ObservationSource,
+    Scaler,
+    Target,
+    recording,
+)
 from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.pool import Pool
@@ -30,6 +39,9 @@ TERMS = (
 HOLDS = ("held", "memory", "pace", "quiet", "restart", "safety")
 """Everything that may keep a decision from following its winning term."""
 
+RECORDED = 720
+"""Observations kept for `embedfleet autoscale record`: an hour of ticks of 5 s, half a megabyte."""
+
 
 class Scaling:
     """Which pools are seen, and which of them are scaled here."""
@@ -41,6 +53,8 @@ class Scaling:
         self.wholes: dict[str, ObservationSource] = {}
         """What all processes of this gateway see, where there are several."""
         self.scalers: dict[str, Scaler] = {}
+        self.recorded: dict[str, deque[bytes]] = {}
+        """The last observations of each pool that is scaled here, as lines of a recording."""
         self._metrics = metrics
 
     def whole(self, pool: str) -> ObservationSource:
@@ -59,8 +73,14 @@ class Scaling:
         SettingError when the schedule can't be read.
         """
         counter = ScalingCounter(pool, self.settings.max_replicas, self._metrics)
+        recorded = self.recorded[pool] = deque(maxlen=RECORDED)
+
+        def decided(entry: Entry) -> None:
+            counter.count(entry)
+            recorded.append(recording.line(entry))
+
         scaler = Scaler(
-            pool, monitor or self.whole(pool), target, self.settings, on_decision=counter.count
+            pool, monitor or self.whole(pool), target, self.settings, on_decision=decided
         )
         self.scalers[pool] = scaler
         return scaler

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from embedfleet.autoscaling import Scaler
+from embedfleet.autoscaling import Scaler, recording
 from embedfleet.server.gateway.scaling import Scaling
 from embedfleet.transport.asgi import Request, Response, Route
 from embedfleet.vocabulary import CallerError
@@ -32,6 +32,7 @@ def scaling_routes(scaling: Scaling) -> Mapping[tuple[str, str], Route]:
     routes = _Routes(scaling)
     return {
         ("GET", "/autoscaling"): routes.explain,
+        ("GET", "/autoscaling/observations"): routes.observations,
         ("GET", "/observation"): routes.observation,
         ("POST", "/autoscaling/pause"): routes.pause,
         ("POST", "/autoscaling/resume"): routes.resume,
@@ -50,6 +51,20 @@ class _Routes:
     async def observation(self, _request: Request) -> Response:
         """What this gateway sees of each pool; null is unknown."""
         return _answer({"pools": await self._scaling.observations()})
+
+    async def observations(self, _request: Request) -> Response:
+        """The last observations of every scaled pool with what was ordered, the latest at the end,
+        as `embedfleet autoscale record` keeps them.
+        """
+        pools = [
+            {
+                "name": name,
+                "settings": msgspec.to_builtins(recording.Settings.of(self._scaling.settings)),
+                "observations": [orjson.Fragment(each) for each in lines],
+            }
+            for name, lines in self._scaling.recorded.items()
+        ]
+        return _answer({"pools": pools})
 
     async def pause(self, request: Request) -> Response:
         scaler, _ = await self._order(request)

@@ -1,0 +1,99 @@
+"""Traffic and replicas as a recording of observations has them, for "what if".
+
+A recording (`autoscaling/recording.py`) has rates, not texts: the arrivals of each interval between
+two observations come at random (Poisson) at the fast rate that was seen at its end, with the mean
+length of the slow window. Bursts shorter than the fast window are not in it, nor are the lengths of
+single texts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.autoscaling.recording import Recording, RecordingError
+from embedfleet.simulator.flow import BIN_S, Flow
+from embedfleet.simulator.profiles import Profile
+
+LENGTHS = np.array([2.0**power for power in range(17)])
+"""Texts have these lengths, mixed so that the mean is right."""
+USUAL_TOKENS = 256.0
+"""Mean length until the first one is known."""
+MOST_GAP_S = 300.0
+"""Longer gaps say nothing of what arrived in them."""
+WITHIN_S = 0.25
+"""Batches of an ability take this long at most (`signals.ability`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    seconds: float
+    tokens_per_s: float
+    tokens: float
+    """Mean length of a text."""
+
+
+def flow(recording: Recording, seed: int) -> Flow:
+    """What arrived. RecordingError where nothing was recorded for too long."""
+    rng = np.random.default_rng(seed)
+    rates = np.concatenate([_rates(each) for each in _intervals(recording)])
+    used = np.flatnonzero(rates.sum(axis=0))
+    counts = rng.poisson(rates[:, used]).astype(np.int32)
+    return Flow(counts, LENGTHS[used], np.asarray(counts @ LENGTHS[used], np.float64))
+
+
+def profile(recording: Recording, speed: float = 1.0) -> Profile:
+    """A replica as it was measured: what it can do (the median) and how long it starts."""
+    able = [each.seen.tokens_per_s for each in recording.lines]
+    able = [each for each in able if math.isfinite(each) and each > 0]
+    starts_s = [each.seen.start_up_s for each in recording.lines]
+    starts_s = [each for each in starts_s if math.isfinite(each)]
+    found = Profile()
+    if able:
+        # An ability counts what every batch takes, and a profile tells it beside.
+        share = 1.0 - found.per_batch_s / WITHIN_S
+        found = replace(found, tokens_per_s=float(np.median(able)) / share)
+    if starts_s:
+        found = replace(found, start_s=starts_s[-1])
+    return faster(found, speed)
+
+
+def faster(profile: Profile, speed: float) -> Profile:
+    """The same replica on a device that computes so many times as fast."""
+    return replace(
+        profile,
+        per_batch_s=profile.per_batch_s / speed,
+        tokens_per_s=profile.tokens_per_s * speed,
+        per_squared_token_s=profile.per_squared_token_s / speed,
+    )
+
+
+def _intervals(recording: Recording) -> Iterator[_Interval]:
+    rate, tokens = 0.0, USUAL_TOKENS
+    for before, after in pairwise(recording.lines):
+        seen, seconds = after.seen, after.seen.now - before.seen.now
+        if seconds > MOST_GAP_S:
+            raise RecordingError(
+                f"{recording.path}, line {after.number}: nothing was recorded for {seconds:,.0f} s "
+                f"before it, and {MOST_GAP_S:.0f} s are the most; use the lines before or from here"
+            )
+        if math.isfinite(seen.arriving_fast):  # else as it was
+            rate = max(0.0, seen.arriving_fast)
+        if seen.texts_per_s > 0 and math.isfinite(seen.arriving_slow):
+            tokens = min(max(seen.arriving_slow / seen.texts_per_s, 1.0), float(LENGTHS[-1]))
+        yield _Interval(seconds, rate, tokens)
+
+
+def _rates(interval: _Interval) -> NDArray[np.float64]:
+    """Texts by bin and length."""
+    place = min(int(math.log2(interval.tokens)), len(LENGTHS) - 2)
+    share = (interval.tokens - LENGTHS[place]) / (LENGTHS[place + 1] - LENGTHS[place])
+    texts = interval.tokens_per_s / interval.tokens * BIN_S
+    rates = np.zeros((max(1, round(interval.seconds / BIN_S)), len(LENGTHS)))
+    rates[:, place], rates[:, place + 1] = texts * (1.0 - share), texts * share
+    return rates

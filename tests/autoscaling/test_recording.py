@@ -1,0 +1,131 @@
+"""Recorded observations: what is written is read again, and what is foreign is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedfleet.autoscaling import Decision, Entry, Mode, Observation, recording
+from embedfleet.autoscaling.recording import RecordingError, Settings
+from embedfleet.runtime.settings import AutoscalingSettings
+from tests.autoscaling.test_scaler import SETTINGS, START, Rig, V
+
+HEADER = recording.header("m", Settings.of(AutoscalingSettings()))
+FIGURES = st.floats(0, 1e12) | st.just(math.nan)
+
+
+def entry(seen: Observation) -> Entry:
+    decision = Decision(3, 0, 3, (), "reserve", "because")
+    return Entry(START, START, 1, Mode.AUTOMATIC, seen, decision, 3, 0)
+
+
+def written(path: Path, *lines: bytes) -> Path:
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def line(now: float) -> bytes:
+    return recording.line(entry(Observation(now, 2, arriving_fast=10.0)))
+
+
+@given(
+    st.builds(
+        Observation,
+        now=st.just(5.0),
+        ready=st.integers(0, 99),
+        arriving_fast=FIGURES,
+        utilisation=FIGURES,
+        start_up_s=FIGURES,
+        memory_used=st.tuples(st.floats(0, 1)),
+        clock=st.none() | st.just(START),
+    )
+)
+def test_an_observation_is_read_as_it_was_seen(seen: Observation) -> None:
+    """Figures to the last digit; NaN is null."""
+    kept = orjson.loads(recording.line(entry(seen)))
+    again = recording.observed(Path("f"), 2, orjson.dumps(kept))
+    assert repr(again.seen) == repr(seen)
+
+
+async def test_a_recording_replayed_gives_what_the_live_scaler_decided(tmp_path: Path) -> None:
+    """From the first tick on, through growth, a lost sight, and shrinking."""
+    rig = Rig()
+    for rate, ticks in ((1.0, 30), (5.0, 60), (math.nan, 3), (0.5, 300), (4.0, 20)):
+        rig.source.rate = rate * V
+        for _ in range(ticks):
+            await rig.tick()
+    lines = [recording.line(each) for each in rig.entries]
+    found = recording.read(written(tmp_path / "f.jsonl", HEADER, *lines))
+    again = [each.planned for each in recording.decisions(found, SETTINGS)]
+    assert again == [each.decision.planned for each in rig.entries]
+    assert len(set(again)) > 3
+    assert [each.planned for each in found.lines] == [each.ordered for each in rig.entries]
+
+
+def test_replica_hours_are_those_that_were_ordered(tmp_path: Path) -> None:
+    """Up to the last observation."""
+    found = recording.read(written(tmp_path / "f", HEADER, line(0.0), line(1800.0), line(3600.0)))
+    assert found.replica_hours == pytest.approx(3.0)
+    assert (found.pool, found.settings.max_replicas) == ("m", 8)
+
+
+def test_fields_that_an_older_version_did_not_write_have_their_defaults(tmp_path: Path) -> None:
+    """And unknown ones of a newer version are left out."""
+    told = {"at": START.isoformat(), "mode": "automatic", "planned": 2, "standby": 0}
+    lines = [
+        orjson.dumps(told | {"seen": {"now": float(now), "ready": 2, "new": 1}, "more": 2})
+        for now in range(2)
+    ]
+    found = recording.read(written(tmp_path / "f", HEADER, *lines))
+    assert found.lines[0].seen.standby == 0
+    assert math.isnan(found.lines[0].seen.arriving_fast)
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ((), "line 1: no header of a recording: Input data was truncated"),
+        ((b"arrival_s,tokens", b"1,2"), "line 1: no header of a recording: JSON is malformed"),
+        ((b"\xff\xfe\x00",), "line 1: no header of a recording"),
+        ((b"{}",), "line 1: no header of a recording: .*missing required field `format`"),
+        (
+            (HEADER.replace(b"1,", b"9,", 1),),
+            "line 1: format .* version 9; this reads .* version 1",
+        ),
+        ((HEADER,), "two observations at least, and here are 0"),
+        ((HEADER, line(1.0)), "two observations at least, and here are 1"),
+        ((HEADER, line(1.0), line(2.0)[:40]), "line 3: no observation: Input data was truncated"),
+        ((HEADER, line(1.0), b"[]"), "line 3: no observation: Expected `object`, got `array`"),
+        (
+            (HEADER, line(1.0), line(2.0).replace(b'"ready":2', b'"ready":"2"')),
+            r"line 3: no observation: Expected `int`, got `str` - at `\$.ready`",
+        ),
+        ((HEADER, line(5.0), line(5.0)), "line 3: its time, 5 s, is not after"),
+        ((HEADER, line(5.0), b"", line(4.0)), "line 4: its time, 4 s, is not after"),
+        ((HEADER, b" " * 70_000 + line(5.0)), "line 2: it has 70,"),
+    ],
+)
+def test_a_foreign_or_damaged_file_is_refused_with_its_line(
+    tmp_path: Path, lines: tuple[bytes, ...], complaint: str
+) -> None:
+    with pytest.raises(RecordingError, match=complaint):
+        recording.read(written(tmp_path / "f.jsonl", *lines))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match=r"the recording .*none.jsonl can't be read"):
+        recording.read(tmp_path / "none.jsonl")
+
+
+@given(st.binary(max_size=200))
+def test_whatever_is_in_a_line_it_is_read_or_refused(damage: bytes) -> None:
+    """Never anything but RecordingError."""
+    for text in (damage, line(1.0)[: len(damage)] + damage):
+        with contextlib.suppress(RecordingError):
+            assert recording.observed(Path("f"), 2, text).seen.now >= -math.inf

@@ -1,0 +1,153 @@
+"""What if: a recorded day, with another policy, start-up time, SLO or device."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from embedfleet.autoscaling import Decision, Entry, Mode, Observation, recording
+from embedfleet.autoscaling.recording import RecordingError, Settings
+from embedfleet.cli.command_line import app
+from embedfleet.runtime.settings import AutoscalingSettings
+from embedfleet.simulator import flow, kinds, recorded
+from embedfleet.simulator.profiles import Profile
+from embedfleet.simulator.scalers import Order
+
+RUN = CliRunner()
+BEGAN = datetime(2026, 11, 23, 9, tzinfo=UTC)
+SETTINGS = AutoscalingSettings(min_replicas=1, max_replicas=12)
+
+
+def keep(path: Path, seen: list[Observation], planned: int = 4) -> Path:
+    """A recording of these observations."""
+    nothing = Decision(planned, 0, planned, (), "reserve", "because")
+    lines = [recording.header("m", Settings.of(SETTINGS))]
+    for each in seen:
+        at = BEGAN + timedelta(seconds=each.now)
+        lines.append(recording.line(Entry(at, at, 1, Mode.AUTOMATIC, each, nothing, planned, 0)))
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def steady(
+    rate: float = 32_000.0, tokens: float = 400.0, seconds: float = 600.0
+) -> list[Observation]:
+    """So many tokens per second, all the time."""
+    first = Observation(
+        0.0,
+        4,
+        texts_per_s=rate / tokens,
+        waiting_tokens=0.0,
+        tokens_per_s=15_744.0,
+        start_up_s=40.0,
+        arriving_fast=rate,
+        arriving_slow=rate,
+    )
+    return [replace(first, now=now) for now in np.arange(0.0, seconds + 1.0, 5.0).tolist()]
+
+
+class TestFlow:
+    def test_as_much_arrives_as_was_seen(self, tmp_path: Path) -> None:
+        """In tokens, and in texts of the mean length."""
+        found = recorded.flow(recording.read(keep(tmp_path / "f", steady())), seed=0)
+        assert found.seconds == pytest.approx(600.0)
+        assert found.tokens.sum() / 600.0 == pytest.approx(32_000.0, rel=0.02)
+        assert found.tokens.sum() / found.counts.sum() == pytest.approx(400.0, rel=0.02)
+
+    def test_what_could_not_be_measured_is_as_before(self, tmp_path: Path) -> None:
+        """A tick without sight is no lull."""
+        seen = steady()
+        seen[50:55] = [replace(each, arriving_fast=math.nan) for each in seen[50:55]]
+        found = recorded.flow(recording.read(keep(tmp_path / "f", seen)), seed=0)
+        assert found.tokens.sum() / 600.0 == pytest.approx(32_000.0, rel=0.02)
+
+    def test_nobody_can_tell_what_arrived_in_a_long_gap(self, tmp_path: Path) -> None:
+        seen = steady()
+        late = [replace(each, now=each.now + 400.0) for each in seen[20:]]
+        path = keep(tmp_path / "f", [*seen[:20], *late])
+        with pytest.raises(RecordingError, match="line 22: nothing was recorded for 405 s"):
+            recorded.flow(recording.read(path), seed=0)
+
+    def test_nothing_may_have_arrived(self, tmp_path: Path) -> None:
+        found = recorded.flow(recording.read(keep(tmp_path / "f", steady(0.0))), seed=0)
+        assert found.tokens.sum() == 0.0
+
+    def test_a_simulation_that_was_recorded_is_simulated_alike(self, tmp_path: Path) -> None:
+        """Attainment and cost of a policy on what a recording kept of a traffic with edges."""
+        arriving = kinds.draw("square-other", 0)
+        arriving = flow.Flow(arriving.counts[:36_000], arriving.lengths, arriving.tokens[:36_000])
+        watch = Watching()
+        profile = Profile(start_s=30.0)
+        then = flow.simulate(arriving, watch, profile, ready=6)
+        kept = recording.read(keep(tmp_path / "f", watch.seen))
+        assert recorded.profile(kept).tokens_per_s == pytest.approx(16_000.0, rel=0.05)
+        again = flow.simulate(recorded.flow(kept, 0), Watching(), profile, ready=6)
+        assert again.slo_attainment == pytest.approx(then.slo_attainment, abs=0.03)
+
+
+class Watching:
+    """A fleet that keeps what it sees, and its size."""
+
+    name, period_s = "watching", 5.0
+
+    def __init__(self) -> None:
+        self.seen: list[Observation] = []
+
+    def order(self, seen: Observation) -> Order:
+        self.seen.append(seen)
+        return Order(8)
+
+
+class TestCommand:
+    def simulate(self, tmp_path: Path, *flags: str) -> dict[str, Any]:
+        path = tmp_path / "day.jsonl"
+        if not path.exists():
+            keep(path, steady())
+        output = tmp_path / "runs.json"
+        asked = ["simulate", "--recorded", str(path), "--json", str(output), *flags]
+        done = RUN.invoke(app, asked)
+        assert done.exit_code == 0, done.output
+        (row,) = json.loads(output.read_text(encoding="utf-8"))
+        return {**row, "output": done.output}
+
+    def test_a_recording_tells_replica_hours_attainment_and_cost(self, tmp_path: Path) -> None:
+        """Beside what was ordered then."""
+        row = self.simulate(tmp_path, "--price", "3", "--policy", "static-4")
+        assert row["slo_attainment"] > 0.99
+        assert row["replica_hours"] == pytest.approx(4 * 600 / 3600)
+        assert row["cost"] == pytest.approx(2.0)
+        assert "recorded: 0.7 replica-hours were ordered then, which cost 2.00" in row["output"]
+
+    def test_a_faster_device_needs_fewer_replicas(self, tmp_path: Path) -> None:
+        """Two of the old ones are too few for two replicas' worth of work."""
+        few = ("--policy", "static-2")
+        assert self.simulate(tmp_path, *few)["slo_attainment"] < 0.6
+        assert self.simulate(tmp_path, *few, "--speed", "2")["slo_attainment"] > 0.99
+
+    def test_the_bounds_then_hold_unless_others_are_given(self, tmp_path: Path) -> None:
+        """From 4 replicas, which was ordered first, to as few as will do."""
+        row = self.simulate(tmp_path, "--policy", "oracle")
+        assert 0.0 < row["least_hours"] <= row["replica_hours"] + 1e-9
+        more = self.simulate(tmp_path, "--policy", "oracle", "--min-replicas", "6")
+        assert more["mean_replicas"] == pytest.approx(6.0)
+
+    @pytest.mark.parametrize("arguments", [[], ["a.csv", "--recorded", "b.jsonl"]])
+    def test_a_trace_or_a_recording_is_asked_for(self, arguments: list[str]) -> None:
+        done = RUN.invoke(app, ["simulate", *arguments])
+        assert done.exit_code == 2
+        assert "a TRACE or --recorded FILE, one of the two" in done.output
+
+    def test_a_foreign_file_is_refused_with_its_line(self, tmp_path: Path) -> None:
+        path = tmp_path / "trace.csv"
+        path.write_text("arrival_s,tokens\n1,2\n", encoding="utf-8")
+        done = RUN.invoke(app, ["simulate", "--recorded", str(path)])
+        assert done.exit_code == 2
+        assert "trace.csv, line 1: no header of a recording" in done.output
