@@ -98,17 +98,15 @@ class Recalling:
 
         Raises what a request without a cache would.
         """
-        if seen.directives.answer:
+        if seen.directives.answer and self._cache.remote is not None:
             await self._fetch(seen)
         if missing := seen.missing():
             await self._compute(seen, missing, caller, allowed)
-        if seen.missing():
+        if None in seen.entries and seen.missing():
             raise EmbedfleetError("vectors are missing in an answer. This is a bug.")
 
     async def _fetch(self, seen: Recollection) -> None:
         missing = list(seen.missing())
-        if not missing or self._cache.remote is None:
-            return
         found = await self._cache.fetch(missing, seen.model.identity.width)
         # What came meanwhile is in memory by now.
         later = (entry or self._cache.peek(key) for key, entry in zip(missing, found, strict=True))
@@ -185,9 +183,10 @@ class Recalling:
     ) -> list[EncodedText | CallerError]:
         parsed = seen.parsed
         texts = [parsed.inputs[place] for place in places]
-        allowed.reserve(self._tokenizing.least_tokens(seen.model, parsed, texts))
-        encoded = await self._tokenizing.encode(seen.model, parsed, texts, caller, places)
-        return encoded if parsed.by_item else list(whole(encoded))
+        encoded = await self._tokenizing.encode(
+            seen.model, parsed, texts, caller, allowed.reserve, places
+        )
+        return encoded if parsed.by_item else [*whole(encoded)]
 
     def _keys_for(self, promise: Promise, model: ServedModel, parsed: EmbeddingRequest) -> Keys:
         asked = (parsed.role, parsed.instruction, parsed.queries, parsed.truncate, parsed.cut)

@@ -285,8 +285,7 @@ class Endpoint:
         caller: Caller,
         allowed: Quota,
     ) -> _Found:
-        allowed.reserve(self._tokenizing.least_tokens(model, parsed, parsed.inputs))
-        every = await self._tokenizing.encode(model, parsed, parsed.inputs, caller)
+        every = await self._tokenizing.encode(model, parsed, parsed.inputs, caller, allowed.reserve)
         if not parsed.by_item:
             return await self._compute_all(model, whole(every), caller, allowed)
         faults: dict[int, EmbedfleetError] = {}

@@ -67,8 +67,9 @@ class TokenCounting:
                 model = self._intake.find(parsed.model)
                 check_dimensions(parsed, model.identity.width)
                 allowed.enter(model.names[0], len(parsed.inputs))
-                allowed.reserve(self._tokenizing.least_tokens(model, parsed, parsed.inputs))
-                every = await self._tokenizing.encode(model, parsed, parsed.inputs, caller)
+                every = await self._tokenizing.encode(
+                    model, parsed, parsed.inputs, caller, allowed.reserve
+                )
                 encoded = whole(every)
                 tokens = sum(len(text.ids) for text in encoded)
                 await answer.take(BYTES_OF_TOKEN * tokens)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from embedfleet.api.formats.embedding_request import EmbeddingRequest
 from embedfleet.api.served_model import ServedModel, prompt_of, truncation
@@ -63,51 +63,27 @@ class Tokenizing:
         self._turns: Turns[_Job] = Turns(most_characters, CHARACTERS_PER_S * threads)
         self._closed = False
 
-    @staticmethod
-    def characters(model: ServedModel, parsed: EmbeddingRequest, texts: Sequence[TextOrIds]) -> int:
-        """How much there is to tokenise: the prompt stands before every text. Ids count as well,
-        though they are only checked.
-        """
-        prompt = prompt_of(model, parsed)
-        return sum(map(len, texts)) + len(prompt) * len(texts)
-
-    @staticmethod
-    def least_tokens(
-        model: ServedModel, parsed: EmbeddingRequest, texts: Sequence[TextOrIds]
-    ) -> int:
-        """How many tokens texts have at least, as far as can be told before tokenising; 0 where
-        that costs next to nothing.
-        """
-        if Tokenizing.characters(model, parsed, texts) <= INLINE_CHARACTERS:
-            return 0
-        prompt = prompt_of(model, parsed)
-        most, tokens = model.identity.max_tokens, 0
-        for text in texts:
-            if isinstance(text, PackedText):  # bytes, up to four a character
-                least = (len(text) // 4 + len(prompt)) // CHARACTERS_PER_TOKEN
-            elif isinstance(text, str):
-                least = (len(text) + len(prompt)) // CHARACTERS_PER_TOKEN
-            else:
-                least = len(text)
-            tokens += min(max(1, least), most)
-        return tokens
-
     async def encode(
         self,
         model: ServedModel,
         parsed: EmbeddingRequest,
         texts: Sequence[TextOrIds],
         caller: Caller,
+        reserve: Callable[[int], None],
         places: Sequence[int] | None = None,
     ) -> list[EncodedText | CallerError]:
         """Encode `texts`, all of a request's or some of them, as it wants them encoded.
 
-        `places` says where in the request's `inputs` they are. What is wrong with a text comes in
-        its place. Raises OverloadedError where too much waits already. Cancelling ends it with the
-        slice that is worked on.
+        Where that costs more than next to nothing, `reserve` is told before of how many tokens
+        there are at least, and may raise. `places` says where in the request's `inputs` they are.
+        What is wrong with a text comes in its place. Raises OverloadedError where too much waits
+        already. Cancelling ends it with the slice that is worked on.
         """
         prompt = prompt_of(model, parsed)
-        characters = self.characters(model, parsed, texts)
+        # The prompt stands before every text. Ids count as well, though they are only checked.
+        characters = sum(map(len, texts)) + len(prompt) * len(texts)
+        if characters > INLINE_CHARACTERS:
+            reserve(_least_tokens(texts, len(prompt), model.identity.max_tokens))
         steps = model.encoder.steps(
             texts,
             prompt=prompt,
@@ -171,12 +147,29 @@ class Tokenizing:
         self._pump()
 
 
-def whole(encoded: Sequence[EncodedText | CallerError]) -> Sequence[EncodedText]:
+def whole(encoded: Sequence[EncodedText | CallerError]) -> list[EncodedText]:
     """The texts; raises one CallerError for all of them that are none."""
-    faults = [each for each in encoded if isinstance(each, CallerError)]
-    if faults:
-        raise of_several(faults)
-    return cast("Sequence[EncodedText]", encoded)
+    texts = [each for each in encoded if isinstance(each, EncodedText)]
+    if len(texts) < len(encoded):
+        raise of_several([each for each in encoded if isinstance(each, CallerError)])
+    return texts
+
+
+def _least_tokens(texts: Sequence[TextOrIds], prompt: int, most: int) -> int:
+    """How many tokens texts have at least, as far as can be told before tokenising.
+
+    `prompt` is the length of what stands before each, `most` the tokens of the longest one.
+    """
+    tokens = 0
+    for text in texts:
+        if isinstance(text, PackedText):  # bytes, up to four a character
+            least = (len(text) // 4 + prompt) // CHARACTERS_PER_TOKEN
+        elif isinstance(text, str):
+            least = (len(text) + prompt) // CHARACTERS_PER_TOKEN
+        else:
+            least = len(text)
+        tokens += min(max(1, least), most)
+    return tokens
 
 
 def _named(parsed: EmbeddingRequest, places: Sequence[int] | None, at: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -171,17 +171,18 @@ class Reader(Generic[Fields]):
         if len(set(map(type, given))) > 1:
             raise self._mixed(given)
         if kind is int:
-            return self._one(cast("Sequence[int]", given), limits)
-        given = cast("Sequence[str | Sequence[int]]", given)
-        if len(given) > limits.max_texts:
-            raise self._too_many(len(given), limits)
+            ids: Any = given
+            return self._one(ids, limits)
+        texts: Any = given
+        if len(texts) > limits.max_texts:
+            raise self._too_many(len(texts), limits)
         faults: list[tuple[int, CallerError]] = []
-        for place, one in enumerate(given):
+        for place, one in enumerate(texts):
             if one and limits.blank_texts and kind is str:
                 continue
             if fault := text_fault(one, f"{self._texts}[{place}]", limits):
                 faults.append((place, fault))
-        return _sorted(given, faults)
+        return _sorted(texts, faults)
 
     def _large_texts(
         self, body: Body, found: large.Fields, limits: RequestLimits, step: Step

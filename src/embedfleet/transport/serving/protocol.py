@@ -231,7 +231,8 @@ class HttpConnection(HttpToolsProtocol):
     # -- answers -----------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, cast("Any", _Exchange(self, cycle, app)))
+        exchange: Any = _Exchange(self, cycle, app)
+        super()._start_asgi_task(cycle, exchange)
 
     def on_response_complete(self) -> None:
         """As uvicorn's, but that a resting connection costs no timer (`look`)."""
@@ -375,8 +376,8 @@ class _Exchange:
 
     __slots__ = ("_app", "_connection", "_cycle", "_send", "_start", "_whole")
 
-    def __init__(self, connection: HttpConnection, cycle: RequestResponseCycle, app: Any) -> None:
-        self._connection, self._cycle, self._app = connection, cycle, cast("App", app)
+    def __init__(self, connection: HttpConnection, cycle: RequestResponseCycle, app: App) -> None:
+        self._connection, self._cycle, self._app = connection, cycle, app
         self._start: Message | None = None
         self._whole: bytearray | None = None
         """The answer to a client of HTTP/1.0 that has no length: such clients know no chunks."""
@@ -393,7 +394,8 @@ class _Exchange:
 
     async def receive(self) -> Message:
         """More of the body, or that the client has gone. Raises what ended the body too soon."""
-        message = cast("Message", await self._cycle.receive())
+        received: Any = await self._cycle.receive()
+        message: Message = received
         if message.get("more_body"):
             refusal = self._connection.refusal
             if refusal is not None and self._connection.cycle is self._cycle:
@@ -420,7 +422,8 @@ class _Exchange:
             start, self._start = self._start, None
             if cycle.scope["method"] != "HEAD":  # of whose body nothing is written
                 head = Head(connection.transport)
-                cycle.transport = cast("asyncio.Transport", head)
+                transport: Any = head
+                cycle.transport = transport
             await self._send(start)
         connection.note(len(body))
         if len(body) > PIECE_BYTES or (cycle.more_body and not more):
