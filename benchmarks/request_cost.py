@@ -17,6 +17,8 @@ Python calls are counted apart from that, by `sys.setprofile`, and hardly vary.
     keyed     a hit, by a key with limits
     hits64    64 texts that it knows
     misses64  64 texts that it does not
+    http      what HTTP costs of a hit: an app that only reads the body and sends an answer as long
+    uvicorn   the same behind uvicorn's own connection (httptools), which bounds nothing
 
 `--checkout before=/tmp/old` adds the gateway of another checkout, which runs in this environment.
 `--profile hit` prints where the calls and the time of this checkout go instead.
@@ -46,7 +48,7 @@ from typing import Any, Final, cast
 HERE = Path(__file__).resolve().parent
 CONNECTIONS = 16
 WIDTH = 1024
-CASES: Final = ("hit", "miss", "ids", "keyed", "hits64", "misses64")
+CASES: Final = ("hit", "miss", "ids", "keyed", "hits64", "misses64", "http", "uvicorn")
 TEXT = "What is the difference between a lease and a lock in a distributed system, number {}?"
 
 HEAD = (
@@ -210,6 +212,25 @@ class Client:
             self._loop.call_soon(self.protocol.data_received, request)
 
 
+async def bare(_scope: Any, receive: Any, send: Any) -> None:
+    """An app that answers as long as the gateway does."""
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": ANSWERED})
+    await send({"type": "http.response.body", "body": b"v" * 5600})
+
+
+ANSWERED: Final = [
+    (b"content-type", b"application/json"),
+    (b"content-length", b"5600"),
+    (b"x-request-id", b"req_0123456789ab00000001"),
+    (b"server-timing", b"queue;dur=0.0, compute;dur=0.0"),
+    (b"x-embedfleet-overhead-ms", b"0.10"),
+    (b"x-embedfleet-cache", b"hit=1; miss=0"),
+    (b"x-embedfleet-space", b"0123456789abcdef0123456789abcdef"),
+]
+
+
 class Stage:
     """The gateway of this process, and what it is asked."""
 
@@ -219,6 +240,17 @@ class Stage:
         """By the port that they listen at."""
         self._numbers = iter(range(10**9))
         self._real = socket.socket()
+
+    def _protocol(self, case: str) -> asyncio.Protocol:
+        protocol: Any = next(iter(self.made.values()))()
+        if case == "uvicorn":
+            from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415
+            from uvicorn.server import ServerState  # noqa: PLC0415
+
+            protocol = HttpToolsProtocol(protocol.config, ServerState(), {})
+        if case in {"http", "uvicorn"}:
+            setattr(protocol, "app" if hasattr(protocol, "app") else "_app", bare)
+        return cast("asyncio.Protocol", protocol)
 
     def requests(self, case: str, count: int) -> Iterator[bytes]:
         for _ in range(count):
@@ -268,7 +300,7 @@ class Stage:
         clients = []
         for _ in range(CONNECTIONS):
             client = Client(loop, requests, end)
-            client.protocol = next(iter(self.made.values()))()
+            client.protocol = self._protocol(case)
             client.protocol.connection_made(MemoryTransport(client.written, self._real))
             clients.append(client)
         METER.calls, METER.others_s = 0, 0.0
