@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import importlib
 import json
 import os
 import pstats
@@ -39,7 +40,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -75,6 +76,14 @@ HEAD = (
 
 
 # -- the process of one version --------------------------------------------------------
+
+
+def found(*names: str) -> Any:
+    """A module of this version, by the name that it has there."""
+    for name in names:
+        with suppress(ModuleNotFoundError):
+            return importlib.import_module(f"embedfleet.{name}")
+    raise SystemExit(f"this version has none of {names}")
 
 
 class Meter:
@@ -157,8 +166,7 @@ class Replica:
         self._vector = np.array(vector, "<f4").tobytes()
 
     def written(self, data: bytes) -> None:
-        from embedfleet.transport import frames  # noqa: PLC0415
-
+        frames = found("transport.frames", "wire.frames")
         call = frames.decode_call(data.partition(b"\r\n\r\n")[2])
         fields: dict[str, Any] = {
             "ids": [text.id for text in call.texts],
@@ -323,8 +331,7 @@ def tapped(stage: Stage, results: int) -> Callable[[], asyncio.AbstractEventLoop
     """Event loops whose listening protocols are the stage's, and whose calls end in memory."""
     import uvloop  # noqa: PLC0415
 
-    from embedfleet.server.gateway import connections  # noqa: PLC0415
-
+    connection = found("server.gateway.connections", "gateway.connections").Connection
     answering = []
 
     class Loop(uvloop.Loop):
@@ -336,7 +343,7 @@ def tapped(stage: Stage, results: int) -> Callable[[], asyncio.AbstractEventLoop
             return await super().create_server(factory, *args, **named)
 
         async def create_connection(self, factory: Any, *args: Any, **named: Any) -> Any:
-            if factory is not connections.Connection:
+            if factory is not connection:
                 return await super().create_connection(factory, *args, **named)
             protocol = factory()
             transport = MemoryTransport(Replica(self, protocol).written, socket.socket())
@@ -369,6 +376,7 @@ def serve(results: int, key: str, arguments: list[str]) -> None:
     """Be the gateway, and do what is asked once it is ready."""
     import uvloop  # noqa: PLC0415
 
+    from embedfleet.__main__ import main as command  # noqa: PLC0415
 
     stage = Stage(key)
 
@@ -378,7 +386,7 @@ def serve(results: int, key: str, arguments: list[str]) -> None:
 
     uvloop.run = run
     sys.argv = ["embedfleet", *arguments]
-    sys.exit(cli.main())
+    command()
 
 
 # -- versions side by side -------------------------------------------------------------
@@ -399,8 +407,9 @@ class Version:
             more = f'[access]\nkeys_file = "{place / "keys.json"}"\n'
         if mode == "ids":
             more = "[cache]\nmemory_mib = 0\n"
-        settings = (checkout / "src/embedfleet/runtime/settings/gateway.py").read_text()
-        accepts = '[gateway]\ninput_ids = "accept"\n' if "input_ids" in settings else ""
+        settings = checkout.glob("src/embedfleet/**/settings/gateway.py")
+        known = any("input_ids" in each.read_text() for each in settings)
+        accepts = '[gateway]\ninput_ids = "accept"\n' if known else ""
         config = place / "embedfleet.toml"
         config.write_text(f"[admin]\nport = 0\n[fleet]\nprobe_interval_s = 60\n{more}{accepts}")
         replicas = [word for url in urls for word in ("--replica", url)]
