@@ -8,6 +8,7 @@ array. 64 vectors of 1,024 dimensions take some 60 µs as base64 and 3 ms as JSO
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -41,33 +42,32 @@ def render_response(
     indices = range(len(numbers)) if places is None else places
     if form.layout == "base64":
         rows = as_bytes(numbers, big_endian=form.big_endian)
-        written = [b'"%b"' % pybase64.b64encode(row) for row in rows]
+        quote, written = b'"', map(pybase64.b64encode, rows)
     else:
-        written = [orjson.dumps(row, option=_NUMPY) for row in as_numbers(numbers)]
-    parts = [b'{"object":"list","data":[']
-    wrong = sorted(faults.items(), reverse=True)
+        quote, written = b"", map(_dumps, as_numbers(numbers))
+    parts: list[bytes] = []
+    wrong = sorted(faults, reverse=True)
     for index, row in zip(indices, written, strict=True):
-        while wrong and wrong[-1][0] < index:
-            parts += (_faulty(*wrong.pop()), b",")
-        end = b',"truncated":true},' if index in truncated else b"},"
-        parts += (_OPENING % index, row, end)
-    for each in reversed(wrong):
-        parts += (_faulty(*each), b",")
-    parts[-1] = parts[-1].removesuffix(b",")
+        while wrong and wrong[-1] < index:
+            parts.append(_faulty(wrong[-1], faults[wrong.pop()]))
+        end = b',"truncated":true}' if index in truncated else b"}"
+        # A vector is copied once, into the whole.
+        parts += (_OPENING % (index, quote), row, quote, end)
+    parts += [_faulty(index, faults[index]) for index in reversed(wrong)]
+    parts[0] = b'{"object":"list","data":[' + parts[0][1:]  # but for the comma
     usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (prompt_tokens, prompt_tokens)
     parts += (b'],"model":', as_json(model), b",", _of_integers(form, vectors), usage)
     return b"".join(parts)
 
 
-_OPENING = b'{"object":"embedding","index":%d,"embedding":'
-_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+_OPENING = b',{"object":"embedding","index":%d,"embedding":%b'
+_dumps = partial(orjson.dumps, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _faulty(index: int, fault: EmbedfleetError) -> bytes:
-    """What stands in the place of a vector."""
-    return as_json(
-        {"object": "error", "index": index, "embedding": None, "error": error_fields(fault)}
-    )
+    """What stands in the place of a vector, with the comma before it."""
+    told = {"object": "error", "index": index, "embedding": None, "error": error_fields(fault)}
+    return b"," + as_json(told)
 
 
 def _of_integers(form: Form, vectors: Vectors | Sequence[NDArray[np.float32]]) -> bytes:
