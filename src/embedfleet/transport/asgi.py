@@ -46,6 +46,23 @@ class ClientGoneError(Exception):
     """What nginx calls it, for logs and metrics; nobody is sent it."""
 
 
+def first_headers(scope: Scope) -> Mapping[bytes, bytes]:
+    """The first header of each (lower-case) name.
+
+    Kept in the scope, for whichever app asks next: to hash the names anew costs several
+    microseconds.
+    """
+    headers = scope.get("headers", ())
+    kept = scope.get(_FIRST)
+    if kept is None or kept[0] is not headers:  # an app before may have given others
+        kept = scope[_FIRST] = (headers, dict(reversed(headers)))
+    first: Mapping[bytes, bytes] = kept[1]
+    return first
+
+
+_FIRST = "embedfleet.first_headers"
+
+
 class Request(msgspec.Struct, frozen=True):
     """One HTTP request, as a route sees it."""
 
@@ -56,12 +73,11 @@ class Request(msgspec.Struct, frozen=True):
     """Its name in the answer and in logs: the caller's, or one of ours, unless it is given one."""
     notes: dict[str, Any] = msgspec.field(default_factory=dict)
     """What routes have to tell of it, to whoever follows requests."""
-    first: dict[bytes, bytes] = msgspec.field(default_factory=dict)
+    first: Mapping[bytes, bytes] = msgspec.field(default_factory=dict)
     """The first header of each (lower-case) name."""
 
     def __post_init__(self) -> None:
-        # Once: many headers are asked for, and most requests have none of them.
-        first = dict(reversed(self.scope.get("headers", ())))
+        first = first_headers(self.scope)
         msgspec.structs.force_setattr(self, "first", first)
         if not self.id:
             msgspec.structs.force_setattr(self, "id", request_id(first.get(REQUEST_ID)))

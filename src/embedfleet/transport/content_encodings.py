@@ -19,6 +19,7 @@ from embedfleet.transport.asgi import (
     Scope,
     Send,
     error_response,
+    first_headers,
     send_response,
 )
 from embedfleet.vocabulary import CallerError, MediaTypeError
@@ -44,7 +45,7 @@ class Expanding:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         coding = b""
-        if b"content-encoding" in dict(scope.get("headers", ())):
+        if b"content-encoding" in first_headers(scope):
             coding = _coding(scope)
         if not coding:
             return self._app(scope, receive, send)

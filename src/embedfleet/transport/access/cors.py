@@ -7,9 +7,9 @@ travel in a header of the request, and cookies or stored passwords mean nothing 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from embedfleet.transport.asgi import App, Message, Receive, Scope, Send
+from embedfleet.transport.asgi import App, Message, Receive, Scope, Send, first_headers
 
 PREFLIGHT_S = 600
 """Seconds for which a browser need not ask again; Chromium takes up to two hours."""
@@ -65,7 +65,7 @@ class Cors:
         self._origins = Origins(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope.get("headers", ()))
+        headers = first_headers(scope)
         allowed = self._allowed(headers.get(b"origin"))
         if allowed is None:
             await self._app(scope, receive, send)
@@ -85,7 +85,7 @@ class Cors:
         return None
 
     async def _answer_preflight(
-        self, headers: dict[bytes, bytes], allowed: list[tuple[bytes, bytes]], send: Send
+        self, headers: Mapping[bytes, bytes], allowed: list[tuple[bytes, bytes]], send: Send
     ) -> None:
         wanted = headers.get(b"access-control-request-headers", b"")
         names = wanted if _HEADER_NAMES.fullmatch(wanted) else b"authorization, content-type"

@@ -21,6 +21,7 @@ from embedfleet.transport.asgi import (
     Scope,
     Send,
     error_response,
+    first_headers,
     send_response,
 )
 from embedfleet.vocabulary import ForbiddenError
@@ -36,7 +37,7 @@ class NoPages:
         self._by_name = by_name
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        headers = dict(scope.get("headers", ()))
+        headers = first_headers(scope)
         if not self._by_name or b"origin" in headers:
             refusal = self._refuse(headers.get(b"origin", b""), headers.get(b"host", b""))
             if refusal is not None:
