@@ -139,11 +139,13 @@ class TestCommand:
         more = self.simulate(tmp_path, "--policy", "oracle", "--min-replicas", "6")
         assert more["mean_replicas"] == pytest.approx(6.0)
 
-    @pytest.mark.parametrize("arguments", [[], ["a.csv", "--recorded", "b.jsonl"]])
-    def test_a_trace_or_a_recording_is_asked_for(self, arguments: list[str]) -> None:
-        done = RUN.invoke(app, ["simulate", *arguments])
-        assert done.exit_code == 2
-        assert "a TRACE or --recorded FILE, one of the two" in done.output
+    def test_a_trace_or_a_recording_is_asked_for(self, tmp_path: Path) -> None:
+        """Not none, and not both."""
+        path = str(keep(tmp_path / "day.jsonl", steady()))
+        for arguments in ([], [path, "--recorded", path]):
+            done = RUN.invoke(app, ["simulate", *arguments])
+            assert done.exit_code == 2
+            assert "a TRACE or --recorded FILE, one of the two" in done.output
 
     def test_a_foreign_file_is_refused_with_its_line(self, tmp_path: Path) -> None:
         path = tmp_path / "trace.csv"

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from embedfleet.cli.printing import AsJson, show_json
-from embedfleet.runtime.settings import load
-from embedfleet.vocabulary import SetupError
+from embedfleet.runtime.settings import AutoscalingSettings, load
 
 MOST_REPLICAS = 32
 """Bound of a fleet where nothing says it."""
@@ -64,7 +63,7 @@ Slo = Annotated[float | None, typer.Option(metavar="MS", help="Latency promised,
 Seeds = Annotated[int, typer.Option(min=1, help="Runs of each policy.")]
 Fewest = Annotated[int | None, typer.Option(metavar="N", help="Fewest replicas.")]
 Most = Annotated[
-    int | None, typer.Option(metavar="N", help="Most replicas; 32 unless a recording says it.")
+    int | None, typer.Option(metavar="N", help="Most replicas; 32 unless a file says it.")
 ]
 Standby = Annotated[int | None, typer.Option(metavar="N", help="Replicas kept warm.")]
 AsFlow = Annotated[
@@ -110,32 +109,14 @@ def simulate(
 
         embedfleet simulate --recorded day.jsonl --cold-start 30 --speed 2 --price 2.5
     """
-    from embedfleet.autoscaling import recording  # noqa: PLC0415
     from embedfleet.simulator.comparing import OURS, Comparison, show  # noqa: PLC0415
 
-    if (trace is None) == (recorded is None):
-        raise SetupError("simulate takes a TRACE or --recorded FILE, one of the two")
-    then = None if recorded is None else recording.read(recorded).settings
-    chosen: dict[str, Any] = {
-        "autoscaling.min_replicas": min_replicas,
-        "autoscaling.max_replicas": max_replicas,
-        "autoscaling.standby": standby,
-        "autoscaling.slo_s": None if slo_ms is None else slo_ms / 1000.0,
-    }
-    text = None if config is None else config.read_text(encoding="utf-8")
-    if then is not None and config is None:
-        recorded_then = (then.min_replicas, then.max_replicas, None, then.slo_s)
-        chosen = {
-            name: was if value is None else value
-            for (name, value), was in zip(chosen.items(), recorded_then, strict=True)
-        }
-    elif max_replicas is None:
-        chosen["autoscaling.max_replicas"] = MOST_REPLICAS
+    chosen = (min_replicas, max_replicas, standby, slo_ms)
     show(
         Comparison(
             trace=trace,
             policies=tuple(policy or [OURS]),
-            settings=load(text, {}, chosen).autoscaling,
+            settings=_settings(chosen, recorded, config),
             profile=replica_profile,
             copies=copies,
             cold_start_s=cold_start,
@@ -148,6 +129,30 @@ def simulate(
             plot=plot,
         )
     )
+
+
+def _settings(
+    chosen: tuple[int | None, int | None, int | None, float | None],
+    recorded: Path | None,
+    config: Path | None,
+) -> AutoscalingSettings:
+    """As flags have them, else the file, else as they were when it was recorded."""
+    from embedfleet.autoscaling import recording  # noqa: PLC0415
+
+    least, most, standby, slo_ms = chosen
+    usual: dict[str, Any] = {}
+    if recorded is not None and config is None:
+        then = recording.read(recorded).settings
+        usual = {"min_replicas": then.min_replicas, "max_replicas": then.max_replicas}
+        usual["slo_s"] = then.slo_s
+    elif config is None:
+        usual = {"max_replicas": MOST_REPLICAS}
+    flags = {"min_replicas": least, "max_replicas": most, "standby": standby}
+    flags |= {"slo_s": None if slo_ms is None else slo_ms / 1000.0}
+    given = {name: value for name, value in flags.items() if value is not None}
+    told = {f"autoscaling.{name}": value for name, value in (usual | given).items()}
+    text = None if config is None else config.read_text(encoding="utf-8")
+    return load(text, {}, told).autoscaling
 
 
 def plan(

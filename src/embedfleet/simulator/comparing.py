@@ -98,11 +98,13 @@ class _Source:
 
 def arriving(asked: Comparison) -> traffic.Trace | recording.Recording:
     """What to simulate, read. SettingError, with the line, for what can't be."""
-    if asked.recorded is not None:
-        return recording.read(asked.recorded)
-    if asked.trace is None:
-        raise SettingError("a simulation takes a trace or a recording")
-    return traffic.read(asked.trace)
+    match asked.trace, asked.recorded:
+        case None, Path() as recorded_file:
+            return recording.read(recorded_file)
+        case Path() as trace, None:
+            return traffic.read(trace)
+        case _:
+            raise SettingError("a simulation takes a TRACE or --recorded FILE, one of the two")
 
 
 def profile_of(asked: Comparison, arriving: traffic.Trace | recording.Recording) -> Profile:
