@@ -147,8 +147,8 @@ def _settings(
         usual["slo_s"] = then.slo_s
     elif config is None:
         usual = {"max_replicas": MOST_REPLICAS}
-    flags = {"min_replicas": least, "max_replicas": most, "standby": standby}
-    flags |= {"slo_s": None if slo_ms is None else slo_ms / 1000.0}
+    slo_s = None if slo_ms is None else slo_ms / 1000.0
+    flags = {"min_replicas": least, "max_replicas": most, "standby": standby, "slo_s": slo_s}
     given = {name: value for name, value in flags.items() if value is not None}
     told = {f"autoscaling.{name}": value for name, value in (usual | given).items()}
     text = None if config is None else config.read_text(encoding="utf-8")

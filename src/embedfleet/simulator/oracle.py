@@ -140,7 +140,10 @@ class _Programme:
         self.levels = np.concatenate([[0.0], FINEST_S * RATIO ** np.arange(LEVELS - 1)])
         self.levels *= asked.profile.most_per_s
         self.late = np.zeros((self.slots, len(self.fleets), LEVELS), np.float32)
-        """Texts late in a slot, by fleet and level of work left over before."""
+        """Texts late in a slot, by fleet and level of work left over before: only those that even
+        the largest fleet would not save from the slot's end on."""
+        self.usually_late = np.zeros_like(self.late)
+        """The same, if the fleet stays as it is."""
         self.left = np.zeros((self.slots, len(self.fleets), LEVELS), np.uint8)
         """The level left over after it, rounded down."""
         self.near = np.zeros_like(self.left)
@@ -205,21 +208,26 @@ class _Programme:
         wait_s = np.where(
             wait_s > longest_s, self.asked.slo_s - fixed_s - max(own_s, longest_s), wait_s
         )
-        # Who is not done by then is late: this slot's fleet until its end, the largest from there.
+        # Who is not done by then is late: this slot's fleet until its end, another from there.
         until = np.arange(bins) + 0.5 + wait_s / BIN_S
-        inside = np.minimum(until, bins) - np.arange(bins)
-        beyond = np.maximum(0.0, until - bins) * (fleets[-1] * profile.most_per_s * BIN_S)
-        most = np.where(wait_s < 0.0, -1.0, inside * able + beyond - came / 2.0 + SLACK_TOKENS)
-        level = np.where(floor > most, -1.0, most - before)
+        inside = (np.minimum(until, bins) - np.arange(bins)) * able - came / 2.0 + SLACK_TOKENS
+        for table, after in ((self.late, able[-1]), (self.usually_late, able)):
+            most = inside + np.maximum(0.0, until - bins) * after
+            most = np.where(wait_s < 0.0, -1.0, most)
+            level = np.where(floor > most, -1.0, most - before)
+            table[part] += self._by_level(level, texts)
+        end = np.maximum(total[:, :, -1:] + self.levels, (total - lowest)[:, :, -1:])
+        self.left[part] = np.searchsorted(self.levels, end, side="right") - 1
+        self.near[part] = np.searchsorted(self.between, end, side="right")
+
+    def _by_level(self, level: Floats, texts: Floats) -> Floats:
+        """Sum of the texts of each slot and fleet whose level is below each of the grid."""
         place = np.searchsorted(self.levels, level, side="right")
         shape = (*place.shape[:2], LEVELS + 1)
         rows = np.arange(shape[0] * shape[1]).reshape(shape[0], shape[1], 1) * (LEVELS + 1)
         weights = np.broadcast_to(texts[:, None, :], place.shape)
         found = np.bincount((rows + place).ravel(), weights.ravel(), int(np.prod(shape)))
-        self.late[part] += np.cumsum(found.reshape(shape), axis=2)[:, :, :LEVELS]
-        end = np.maximum(total[:, :, -1:] + self.levels, (total - lowest)[:, :, -1:])
-        self.left[part] = np.searchsorted(self.levels, end, side="right") - 1
-        self.near[part] = np.searchsorted(self.between, end, side="right")
+        return np.asarray(np.cumsum(found.reshape(shape), axis=2)[:, :, :LEVELS])
 
     # -- the programme -----------------------------------------------------------------
 
@@ -229,7 +237,7 @@ class _Programme:
         prices = usual * np.geomspace(1e-1, 1e5, PRICES)
         bound_s, best = 0.0, float(prices[0])
         for _ in range(ROUNDS):
-            bounds = self._values(prices, self.left) - prices * self.allowed
+            bounds = self._values(prices, self.late, self.left) - prices * self.allowed
             place = int(np.argmax(bounds))
             if bounds[place] > bound_s:
                 bound_s, best = float(bounds[place]), float(prices[place])
@@ -238,7 +246,11 @@ class _Programme:
         return self._cheapest(best * AROUND, bound_s)
 
     def _values(
-        self, prices: Floats, left: NDArray[np.uint8], choices: Choices | None = None
+        self,
+        prices: Floats,
+        late: NDArray[np.float32],
+        left: NDArray[np.uint8],
+        choices: Choices | None = None,
     ) -> Floats:
         """The least of cost and priced lateness, for each price; what to do goes to `choices`."""
         # Axes: fleets, prices, levels.
@@ -248,7 +260,7 @@ class _Programme:
         ahead = here = np.zeros(shape)
         for slot in range(self.slots - 1, -1, -1):
             here = ahead.ravel()[rows + left[slot][:, None, :]]
-            here += price * self.late[slot][:, None, :]
+            here += price * late[slot][:, None, :]
             # The last slot ends with the trace.
             lasts_s = min(SLOT_S, len(self.asked.flow.tokens) * BIN_S - slot * SLOT_S)
             here += size * lasts_s
@@ -281,11 +293,13 @@ class _Programme:
         """
         shape = (self.slots, len(self.fleets), len(prices), LEVELS)
         choices = np.zeros(shape, np.min_scalar_type(len(self.fleets)))
-        self._values(prices, self.near, choices)
+        self._values(prices, self.usually_late, self.near, choices)
         every = np.arange(len(prices))
-        place, best = self._first_enough(self._followed(choices, every, every, every), bound_s)
+        fixed_size = np.full(self.slots, fixed(self.asked))
+        followed = [*self._followed(choices, every, every, every), fixed_size]
+        place, best = self._first_enough(followed, bound_s)
         low, high = 0, self.slots
-        for _ in range(SWITCH_ROUNDS if place else 0):
+        for _ in range(SWITCH_ROUNDS if 0 < place < len(prices) else 0):
             slots = np.linspace(low, high, SWITCHES + 2).astype(int)[1:-1]
             first, then = np.full(SWITCHES, place), np.full(SWITCHES, place - 1)
             found, each = self._first_enough(
@@ -298,13 +312,9 @@ class _Programme:
 
     def _first_enough(self, schedules: list[Ints], bound_s: float) -> tuple[int, Plan]:
         """The first of some schedules, each with more replicas than the last, that attains the
-        share, by bisection; and its place.
+        share, by bisection, and its place; the last one does.
         """
         low, high, best = 0, len(schedules) - 1, self._measured(schedules[-1], bound_s)
-        if best.attained < self.asked.share:
-            raise UnattainableError(
-                f"no schedule was found that answers {self.asked.share:.2%} of the texts in time"
-            )
         while low < high:
             middle = (low + high) // 2
             each = self._measured(schedules[middle], bound_s)
