@@ -44,7 +44,6 @@ PURE = [
     "server/gateway/third_party/answers.py",
     "server/gateway/third_party/dialects.py",
     "server/gateway/third_party/facts.py",
-    "server/gateway/third_party/search.py",
     "server/gateway/third_party/window.py",
     "fleet/providers/engine_commands.py",
     "fleet/backoff.py",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.api.formats.openai import RequestLimits
-from embedfleet.api.formats.tokens_response import render_tokens
+from embedfleet.api.formats.openai_response import render_tokens
 from embedfleet.api.intake import Intake
 from embedfleet.api.tokenize import INLINE_TOKENS
 from embedfleet.transport.access import KeyRing

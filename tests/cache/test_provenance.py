@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.cache.memory import OVERHEAD_BYTES, MemoryTier
-from embedfleet.cache.provenance import Provenance
-from embedfleet.cache.tiers import VectorCache
+from embedfleet.cache.tiers import Provenance, VectorCache
 
 VECTOR = np.full(4, 0.5, np.float32)
 

@@ -13,7 +13,7 @@ import pytest
 from embedfleet.models.source import resolve
 from embedfleet.models.trial import try_files
 from embedfleet.runtime.settings import Pool
-from embedfleet.server.gateway.starting import local_model
+from embedfleet.server.gateway.pool_setup import local_model
 from embedfleet.vocabulary import ModelError
 
 Definition = dict[str, Any]

@@ -16,7 +16,7 @@ from embedfleet.api.answer_memory import AnswerRoom, HeldAnswer
 from embedfleet.api.cached_compute import Recalling, Recollection
 from embedfleet.api.contracts.contract import Answer, Contract, Written
 from embedfleet.api.contracts.openai import OPENAI
-from embedfleet.api.describing import ApiDescription
+from embedfleet.api.descriptions import ApiDescription, Cards
 from embedfleet.api.formats.embedding_request import (
     EmbeddingRequest,
     RequestLimits,
@@ -25,7 +25,6 @@ from embedfleet.api.formats.embedding_request import (
 from embedfleet.api.formats.openapi import More
 from embedfleet.api.formats.vector_forms import Form, Layout
 from embedfleet.api.intake import NO_MODEL, Intake
-from embedfleet.api.model_cards import Cards
 from embedfleet.api.served_model import Answered, ServedModel, fitted
 from embedfleet.api.tokenize import TokenCounting
 from embedfleet.api.tokenizing import Tokenizing, whole

@@ -13,7 +13,7 @@ from functools import partial
 from embedfleet.api.answer_memory import AnswerRoom, HeldAnswer
 from embedfleet.api.contracts.openai import OPENAI
 from embedfleet.api.formats.embedding_request import check_dimensions
-from embedfleet.api.formats.tokens_response import render_tokens
+from embedfleet.api.formats.openai_response import render_tokens
 from embedfleet.api.intake import Intake
 from embedfleet.api.tokenizing import Tokenizing, whole
 from embedfleet.scheduling.texts import Caller

@@ -6,7 +6,7 @@ import asyncio
 
 from embedfleet.fleet.kubernetes.api_client import Connection
 from embedfleet.fleet.kubernetes.endpoints import Service
-from embedfleet.fleet.kubernetes.peers import Peers
+from embedfleet.fleet.kubernetes.fleet_sync import Peers
 from tests.fleet.kubernetes.test_endpoints import pod, slice_of
 from tests.fleet.kubernetes.test_fleet_sync import SLICES, ready
 from tests.loops import running

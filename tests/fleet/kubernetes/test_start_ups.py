@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from embedfleet.fleet.kubernetes.start_ups import StartUps
+from embedfleet.fleet.kubernetes.targets import StartUps
 
 
 def test_nothing_is_known_before_the_first_start() -> None:

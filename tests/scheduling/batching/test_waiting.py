@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from embedfleet.scheduling.batching.waiting import Rhythm, Waiting
+from embedfleet.scheduling.batching.packing import Rhythm, Waiting
 from embedfleet.vocabulary import Lane
 from embedfleet.work import CostModel
 

@@ -20,7 +20,7 @@ from embedfleet.runtime.settings import Settings, load
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.pool import Pool
 from embedfleet.server.gateway.in_cluster import InCluster, in_cluster, needed
-from embedfleet.server.gateway.replica_clients import replica_client
+from embedfleet.server.gateway.pool_setup import replica_client
 from embedfleet.server.gateway.scaling import Scaling
 from embedfleet.server.gateway.server import Gateway
 from embedfleet.server.gateway.upstream import Upstream

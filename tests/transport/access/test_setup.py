@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedfleet.runtime.settings import AccessSettings, GatewaySettings, Settings
-from embedfleet.server.gateway.guards import Guards
+from embedfleet.server.gateway.front import Guards
 from embedfleet.transport.access import KeyRing, OpenAccess
 from embedfleet.transport.access.records import KeyFileError, render
 from embedfleet.transport.access.setup import callers, one_key

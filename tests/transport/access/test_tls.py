@@ -10,8 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from embedfleet.transport.access.setup import certificate
-from embedfleet.transport.access.tls import Certificate, Renewable
+from embedfleet.transport.access.setup import Certificate, Renewable, certificate
 from embedfleet.transport.asgi import Request, Response, Router
 from embedfleet.transport.serving import ClientLimits, Listener, bind, serving
 from embedfleet.vocabulary import SettingError

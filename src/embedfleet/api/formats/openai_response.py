@@ -1,4 +1,4 @@
-"""Renders responses in OpenAI's format: vectors, errors, models.
+"""Renders responses in OpenAI's format: vectors, token ids, models.
 
 Vectors never become Python floats: base64 is made from their bytes, JSON numbers by orjson from the
 array. 64 vectors of 1,024 dimensions take some 60 µs as base64 and 3 ms as JSON numbers on one core
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from embedfleet.api.formats.vector_forms import FLOATS, Form, as_bytes, as_numbers, rounded, scale
 from embedfleet.transport.errors import as_json, error_fields
-from embedfleet.vocabulary import EmbedfleetError, ModelIdentity, Task, Vectors
+from embedfleet.vocabulary import EmbedfleetError, Encoding, ModelIdentity, Task, Vectors
 
 
 def render_response(
@@ -118,3 +118,36 @@ def _model(
         **({"task": "rerank"} if reranks else {"dimensions": identity.width}),
         **more,
     }
+
+
+def render_tokens(
+    encodings: Sequence[Encoding], truncated: Sequence[bool], *, model: str, max_tokens: int
+) -> bytes:
+    """Write the answer to a request for tokens.
+
+    `encodings` are the texts' token ids with prompt and end-of-text token, `truncated` says of each
+    whether its end was cut off, `max_tokens` is the longest text that the model takes.
+    """
+    total = sum(map(len, encodings))
+    data = b",".join(
+        orjson.dumps(
+            {
+                "object": "tokens",
+                "index": index,
+                "tokens": ids,
+                "count": len(ids),
+                "truncated": cut,
+            },
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+        # One by one: the interpreter is held for a text at most, not for all of them.
+        for index, (ids, cut) in enumerate(zip(encodings, truncated, strict=True))
+    )
+    told = orjson.dumps(
+        {
+            "model": model,
+            "max_tokens": max_tokens,
+            "usage": {"prompt_tokens": total, "total_tokens": total},
+        }
+    )
+    return b'{"object":"list","data":[%b],%b' % (data, told[1:])

@@ -1,4 +1,4 @@
-"""Keeps a fleet in step with the pods behind a Service.
+"""Keeps a fleet in step with the pods behind a Service, and finds the gateways behind another.
 
 Observes the Service's EndpointSlices and applies the changes that `endpoints.py` decides. Whether a
 pod gets traffic is then up to the prober, as for any other replica.
@@ -6,6 +6,7 @@ pod gets traffic is then up to the prober, as for any other replica.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from random import Random
@@ -79,3 +80,35 @@ class Follower:
             self._fleet.apply(member, Event.LOST, now, "its pod left before it had started")
             return
         self._fleet.apply(member, Event.DRAIN, now, "its pod terminates or is not ready")
+
+
+class Peers:
+    """Gateways beside this one, kept true."""
+
+    def __init__(self, cluster: Cluster, service: Service, me: str) -> None:
+        """`me` is the name of this pod."""
+        self._service = service
+        self._me = me
+        self._slices = Collection(
+            cluster,
+            f"/apis/discovery.k8s.io/v1/namespaces/{service.namespace}/endpointslices",
+            f"kubernetes.io/service-name={service.name}",
+            RetryPolicy(),
+            Random(),
+        )
+        self._urls: list[str] = []
+        self._known = asyncio.Event()
+
+    async def urls(self) -> list[str]:
+        """Addresses of the others; waits until they were listed once."""
+        await self._known.wait()
+        return list(self._urls)
+
+    async def run(self) -> None:
+        """Follow the Service until cancelled."""
+        async for slices in self._slices.states():
+            found = endpoints(slices.values(), self._service.port)
+            self._urls = [
+                each.url for name, each in sorted(found.items()) if each.ready and name != self._me
+            ]
+            self._known.set()

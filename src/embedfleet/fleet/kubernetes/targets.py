@@ -2,14 +2,17 @@
 
 `Direct` sets the replica count once the pods to be removed have drained. `Exported` publishes the
 number as a metric. Neither acts while another autoscaler targets the Deployment; the caller makes
-sure that this gateway holds the lease.
+sure that this gateway holds the lease. How long pods take from the order to serving is measured
+here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,11 +22,49 @@ from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.kubernetes.cluster import ClusterError
 from embedfleet.fleet.kubernetes.deletion_cost import VICTIM, Candidate, changes, victims
 from embedfleet.fleet.kubernetes.deployment import Deployment
-from embedfleet.fleet.kubernetes.start_ups import StartUps
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaState
 
 log = logging.getLogger(__name__)
+
+
+KEPT = 32
+"""Starts that are remembered: enough for a quantile, few enough to follow a change."""
+LONGEST_S = 3600.0
+"""An order that brought nothing for an hour is forgotten: its pod was taken back, or never came."""
+
+
+@dataclass(slots=True)
+class StartUps:
+    """Orders that are open, and how long the last ones took."""
+
+    _open: deque[float] = field(default_factory=deque)
+    _took: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    def ordered(self, before: int, after: int, now: float) -> None:
+        """The number asked for has changed; fewer take the latest orders back."""
+        for _ in range(after - before):
+            self._open.append(now)
+        for _ in range(min(before - after, len(self._open))):
+            self._open.pop()
+
+    def ready(self, now: float) -> float | None:
+        """A replica got its first traffic; return how long its order took, if it was one."""
+        while self._open and self._open[0] < now - LONGEST_S:
+            self._open.popleft()
+        if not self._open:
+            return None
+        self._took.append(now - self._open.popleft())
+        return self._took[-1]
+
+    @property
+    def usual_s(self) -> float:
+        """Three of four of the last starts were quicker; NaN before the first."""
+        if not self._took:
+            return math.nan
+        ordered = sorted(self._took)
+        return ordered[math.ceil(0.75 * len(ordered)) - 1]
+
 
 DRAIN_OWNER = "autoscaler"
 """Who lets a replica go that was chosen here."""

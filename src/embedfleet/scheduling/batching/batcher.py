@@ -30,8 +30,8 @@ from embedfleet.scheduling.batching.jobs import (
     too_late,
 )
 from embedfleet.scheduling.batching.overdue import TICK_S, Ages, Running
+from embedfleet.scheduling.batching.packing import Rhythm, Waiting
 from embedfleet.scheduling.batching.times import Times
-from embedfleet.scheduling.batching.waiting import Rhythm, Waiting
 from embedfleet.vocabulary import (
     EmbedfleetError,
     EngineHungError,

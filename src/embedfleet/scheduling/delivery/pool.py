@@ -22,10 +22,10 @@ from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.runtime.telemetry.tracing import current_span
 from embedfleet.scheduling.delivery import decisions
 from embedfleet.scheduling.delivery.admission import Pressure, admit
-from embedfleet.scheduling.delivery.calls import InFlight
 from embedfleet.scheduling.delivery.counting import PoolCounter
 from embedfleet.scheduling.delivery.decisions import Event, Step, cores_of, error_of, event_of
 from embedfleet.scheduling.delivery.dispatch import Call, Dispatcher
+from embedfleet.scheduling.delivery.in_flight import InFlight
 from embedfleet.scheduling.delivery.queue import QueuedText
 from embedfleet.scheduling.texts import Caller, Text
 from embedfleet.transport import frames

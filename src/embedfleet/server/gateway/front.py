@@ -1,4 +1,6 @@
-"""A gateway's public and admin apps, assembled from its settings."""
+"""A gateway's public and admin addresses, from its settings: their apps and sockets, who is let in,
+and what is printed and logged of them at start-up and at the end.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,88 @@ from embedfleet.transport.serving import AddressTakenError, ClientLimits, Listen
 
 if TYPE_CHECKING:
     from embedfleet.server.gateway.server import Gateway
+import ssl
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from embedfleet.runtime.settings import Pool, Settings, is_loopback
+from embedfleet.runtime.settings.addresses import UNIX
+from embedfleet.transport.access import Access, OpenAccess
+from embedfleet.transport.access.cors import Cors
+from embedfleet.transport.access.ledger import Ledger
+from embedfleet.transport.access.setup import callers, certificate, one_key
+from embedfleet.transport.access.watching import Watch
+from embedfleet.transport.access.web_pages import NoPages
+from embedfleet.transport.asgi import App
+from embedfleet.transport.content_encodings import Expanding
+from embedfleet.vocabulary import counted
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What stands between the network and the routes of a gateway."""
+
+    callers: Access
+    operators: Access
+    public_tls: ssl.SSLContext | None
+    admin_tls: ssl.SSLContext | None
+    watches: tuple[Watch, ...]
+    """Files that may change while the process runs."""
+    origins: tuple[str, ...]
+    at_home: bool
+    """The admin address is reached from this machine alone."""
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        given: Sequence[str] | None,
+        first_name: Callable[[str], str],
+        ledger: Ledger | None = None,
+    ) -> Guards:
+        """`given` are keys beside those of the file, `ledger` what other processes share of their
+        limits. Raises SetupError.
+        """
+        gateway, admin = settings.gateway, settings.admin
+        asking, ring = callers(settings.access.keys_file, given, first_name, ledger)
+        operating, own = one_key(admin.key_file, "admin.key_file")
+        public_tls, renewed = certificate(gateway.tls_certificate, gateway.tls_key)
+        admin_tls, renewed_too = certificate(admin.tls_certificate, admin.tls_key)
+        watches = (*ring, *own, *renewed, *renewed_too)
+        return cls(
+            asking,
+            operating,
+            public_tls,
+            admin_tls,
+            watches,
+            gateway.cors_origins,
+            is_loopback(admin.host),
+        )
+
+    def warn(self, host: str, urls: Sequence[str]) -> None:
+        """Say once in the log that everybody may ask, where more than this machine can."""
+        if isinstance(self.callers, OpenAccess) and not is_loopback(host):
+            log.warning(
+                "authentication is disabled: anyone who can reach %s can send requests (set "
+                "access.keys_file; `embedfleet keys create` makes keys)",
+                ", ".join(urls),
+            )
+
+    def public(self, app: App) -> App:
+        """The public app as it is shown; its routes ask for keys themselves."""
+        app = Expanding(app)
+        if isinstance(self.callers, OpenAccess):
+            app = NoPages(app, self.origins)
+        return Cors(app, self.origins) if self.origins else app
+
+    def admin(self, app: App) -> App:
+        """The admin app as it is shown."""
+        if isinstance(self.operators, OpenAccess):
+            return NoPages(app, by_name=not self.at_home)
+        return app  # its router asks for the key
 
 
 def endpoint_of(
@@ -82,3 +164,61 @@ def admin_socket(chosen: AdminSettings) -> list[socket]:
         *(chosen.port, Place(chosen.host, free.getsockname()[1]), free.getsockname()[1]),
     )
     return [free]
+
+
+BANNER = """\
+embedfleet serves {models} at {at} (fleet and metrics: {admin})
+
+  curl {url}/v1/embeddings -H 'content-type: application/json'{key} \\
+    -d '{{"model": "{model}", "input": "How are you today?"}}'
+"""
+WITH_A_KEY = " \\\n    -H 'authorization: Bearer YOUR_KEY'"
+
+
+def print_banner(
+    models: Sequence[str], public: Sequence[str], admin: str | None, *, keys: bool
+) -> None:
+    """Write it; `public` and `admin` are addresses as listeners give them."""
+    first = next((each for each in public if not each.startswith(UNIX)), public[0])
+    url, at = first, f"{first}/v1"
+    if first.startswith(UNIX):
+        url, at = f"--unix-socket {first.removeprefix(UNIX)} http://localhost", first
+    text = BANNER.format(
+        models=", ".join(models),
+        at=at,
+        url=url,
+        admin=admin or "off",
+        model=models[0],
+        key=WITH_A_KEY if keys else "",
+    )
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def startup_line(pools: Sequence[Pool], public: Sequence[str], admin: str | None) -> str:
+    """What is about to happen: what is started, who is waited for, and where it listens."""
+    parts = []
+    for pool in pools:
+        if pool.replicas:
+            whose = "" if pool.engine == "embedfleet" else f" on {pool.engine}"
+            parts.append(f"starting {counted(pool.replicas, 'replica')} of {pool.model}{whose}")
+        if pool.replica_urls:
+            parts.append(f"waiting for {', '.join(pool.replica_urls)}")
+        if pool.replica_service:
+            parts.append(f"following the pods of {pool.replica_service}")
+    told = f" (fleet and metrics: {admin})" if admin else ""
+    return f"listening on {', '.join(public)}{told}; {'; '.join(parts)}"
+
+
+def shutdown_line(requests: Mapping[int, int]) -> str:
+    """What became of all requests, by their HTTP status."""
+    answered = requests.get(200, 0)
+    left = requests.get(499, 0)
+    failed = sum(number for status, number in requests.items() if status >= 500)
+    refused = sum(requests.values()) - answered - left - failed
+    parts = [f"{counted(answered, 'request')} answered", f"{refused:,} refused"]
+    if failed:
+        parts.append(f"{failed:,} failed")
+    if left:
+        parts.append(f"{left:,} left by {'its client' if left == 1 else 'their clients'}")
+    return f"stopped: {', '.join(parts)}"

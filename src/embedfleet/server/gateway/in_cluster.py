@@ -21,9 +21,8 @@ from embedfleet.fleet.kubernetes import deployment, endpoints
 from embedfleet.fleet.kubernetes.api_client import Connection
 from embedfleet.fleet.kubernetes.cluster import Cluster, ClusterError
 from embedfleet.fleet.kubernetes.deployment import Deployment
-from embedfleet.fleet.kubernetes.fleet_sync import Follower
+from embedfleet.fleet.kubernetes.fleet_sync import Follower, Peers
 from embedfleet.fleet.kubernetes.leader_election import Leadership
-from embedfleet.fleet.kubernetes.peers import Peers
 from embedfleet.fleet.kubernetes.targets import (
     Costs,
     Count,

@@ -17,7 +17,7 @@ from embedfleet.models.golden.vectors import known_file
 from embedfleet.runtime.settings import EngineSettings, Settings
 from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.server.gateway.model_contact import GOLDEN_FILE
-from embedfleet.server.gateway.replica_clients import launch
+from embedfleet.server.gateway.pool_setup import launch
 from embedfleet.vocabulary import SettingError, Task
 
 Suits = Callable[[ModelDescription, EngineSettings], None]

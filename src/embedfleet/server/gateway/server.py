@@ -46,9 +46,15 @@ from embedfleet.scheduling.delivery.pool import Pool
 from embedfleet.server.gateway.app import admin_listeners, public_listeners
 from embedfleet.server.gateway.batch_api import batches_of
 from embedfleet.server.gateway.caching import CacheCounter, CacheTrust, vector_cache
-from embedfleet.server.gateway.front import admin_socket, endpoint_of, served
-from embedfleet.server.gateway.greeting import print_banner, shutdown_line, startup_line
-from embedfleet.server.gateway.guards import Guards
+from embedfleet.server.gateway.front import (
+    Guards,
+    admin_socket,
+    endpoint_of,
+    print_banner,
+    served,
+    shutdown_line,
+    startup_line,
+)
 from embedfleet.server.gateway.in_cluster import InCluster, in_cluster, needed
 from embedfleet.server.gateway.metric_recorders import (
     ClientLimitCounter,
@@ -58,11 +64,10 @@ from embedfleet.server.gateway.metric_recorders import (
 )
 from embedfleet.server.gateway.model_contact import ModelContact, Trust
 from embedfleet.server.gateway.model_names import UNNAMED, Names, configured, with_short
+from embedfleet.server.gateway.pool_setup import local_model, provider, replica_client, supervisor
 from embedfleet.server.gateway.preflight import Suits, refuse_hopeless
-from embedfleet.server.gateway.replica_clients import replica_client
 from embedfleet.server.gateway.scaling import Scaling
 from embedfleet.server.gateway.scratch import Scratch
-from embedfleet.server.gateway.starting import local_model, provider, supervisor
 from embedfleet.server.gateway.upstream import Upstream
 from embedfleet.server.gateway.workers.primary import Workers, WorkersMonitor
 from embedfleet.transport.access import OpenAccess

@@ -13,12 +13,12 @@ from hypothesis.extra import numpy as arrays
 
 from embedfleet.server.gateway.third_party.answers import (
     Refusal,
+    Search,
     judge_refusal,
     message_of,
     read_vectors,
     unit,
 )
-from embedfleet.server.gateway.third_party.search import Search
 from embedfleet.server.gateway.third_party.window import LearnedWindow
 from embedfleet.vocabulary import ReplicaError
 

@@ -1,6 +1,7 @@
 """Strict readers for the embeddings responses of third-party engines.
 
-Vectors are brought to our contract: float32, unit length, in the order of the texts.
+Vectors are brought to our contract: float32, unit length, in the order of the texts. The text for
+which an engine refuses a whole request is found by bisection.
 """
 
 from __future__ import annotations
@@ -121,3 +122,20 @@ def message_of(body: bytes) -> str:
         if isinstance(found, dict) and key in found:
             found = found[key]
     return shown(found if isinstance(found, str) else body.decode("utf-8", "replace"))
+
+
+@dataclass(slots=True)
+class Search:
+    """The search for the text that an engine refuses a whole request for."""
+
+    halvings_left: int
+    answered: int = 0
+
+    @classmethod
+    def among(cls, texts: int) -> Search:
+        """Enough to find two bad texts, and few enough to leave an engine that refuses all."""
+        return cls(2 * texts.bit_length() + 2)
+
+    def may_halve(self) -> bool:
+        self.halvings_left -= 1
+        return self.halvings_left >= 0

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from embedfleet.models.description import ModelDescription
 from embedfleet.server.gateway.third_party.answers import (
     Refusal,
+    Search,
     judge_refusal,
     message_of,
     read_vectors,
@@ -25,7 +26,6 @@ from embedfleet.server.gateway.third_party.dialects import request_body
 from embedfleet.server.gateway.third_party.discovery import DetectedEngine, Host
 from embedfleet.server.gateway.third_party.facts import DEFAULT_BATCH_TOKENS, Facts, changed
 from embedfleet.server.gateway.third_party.http import EngineHttp, Reply, most_answer_bytes
-from embedfleet.server.gateway.third_party.search import Search
 from embedfleet.server.gateway.third_party.texts import TextForm
 from embedfleet.server.gateway.third_party.window import LearnedWindow
 from embedfleet.transport import frames

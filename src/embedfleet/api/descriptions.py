@@ -1,8 +1,8 @@
-"""Model cards: what each API reports about the served models."""
+"""What is reported about the service: model cards in the form of each API, the OpenAPI document."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -13,12 +13,13 @@ import orjson
 from embedfleet.api.contracts.ollama import LATEST, OLLAMA
 from embedfleet.api.formats.embedding_request import LEAST_DIMENSIONS
 from embedfleet.api.formats.openai import render_model, render_models
+from embedfleet.api.formats.openapi import More, openapi_document
 from embedfleet.api.formats.vector_forms import KINDS, LAYOUTS, SPAN, scale
 from embedfleet.api.intake import Intake
 from embedfleet.api.served_model import ServedModel
 from embedfleet.api.vector_space import Spaces
 from embedfleet.transport.asgi import Request, Response, error_response
-from embedfleet.vocabulary import CallerError, EmbedfleetError
+from embedfleet.vocabulary import CallerError, EmbedfleetError, Task
 
 OLLAMA_VERSION = "0.9.0"
 """The release of Ollama's API that is spoken here; its clients compare it."""
@@ -159,3 +160,27 @@ def _details() -> dict[str, Any]:
 
 def _day(model: ServedModel) -> str:
     return datetime.fromtimestamp(model.created, UTC).isoformat()
+
+
+class ApiDescription:
+    """Answers `GET /openapi.json`."""
+
+    def __init__(self, intake: Intake, more: Sequence[More] = ()) -> None:
+        """`more` is what the service answers beyond vectors and scores."""
+        self._intake = intake
+        self._more = more
+        self._version = version("embedfleet")
+
+    async def show(self, _request: Request) -> Response:
+        names: dict[Task, list[str]] = {task: [] for task in Task}
+        for name, model in self._intake.models().items():
+            names[model.identity.task].append(name)
+        document = openapi_document(
+            self._intake.limits,
+            max_body_bytes=self._intake.max_body_bytes,
+            models=names[Task.EMBED],
+            rerankers=names[Task.RERANK],
+            more=self._more,
+            version=self._version,
+        )
+        return Response(orjson.dumps(document))

@@ -15,8 +15,13 @@ from hypothesis import strategies as st
 
 from embedfleet.fleet.kubernetes.api_client import Connection
 from embedfleet.fleet.kubernetes.cluster import ClusterError
-from embedfleet.fleet.kubernetes.leader_election import Leadership
-from embedfleet.fleet.kubernetes.lease import Candidacy, LeaseAction, Times, written
+from embedfleet.fleet.kubernetes.leader_election import (
+    Candidacy,
+    Leadership,
+    LeaseAction,
+    Times,
+    written,
+)
 from embedfleet.runtime.background import Background, cancelled
 from tests.fakes.virtual_time import run as run_virtually
 from tests.fleet.kubernetes.test_fleet_sync import until

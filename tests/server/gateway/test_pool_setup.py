@@ -10,7 +10,7 @@ import pytest
 from embedfleet.fleet.providers.engine_commands import command, words
 from embedfleet.models.description import ModelDescription, describe
 from embedfleet.runtime.settings import LaunchSettings, Pool, Settings
-from embedfleet.server.gateway.replica_clients import launch, replica_client
+from embedfleet.server.gateway.pool_setup import launch, replica_client
 from embedfleet.server.gateway.third_party.http import read_key
 from embedfleet.server.gateway.upstream import Upstream
 from embedfleet.transport.asgi import Request, Response, Router

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embedfleet.runtime.settings import Pool
-from embedfleet.server.gateway.greeting import shutdown_line, startup_line
+from embedfleet.server.gateway.front import shutdown_line, startup_line
 
 URLS = ("http://127.0.0.1:8080", "http://127.0.0.1:8081")
 
