@@ -68,6 +68,27 @@ HARMFUL: dict[str, Callable[[Definition], object]] = {
         normalizer={"type": "Precompiled", "precompiled_charsmap": "/////w=="}
     ),
     "no model": lambda d: d.pop("model"),
+    "an unknown token that there is not": lambda d: d.update(
+        model=d["model"]
+        | {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+        },
+    ),
+    "pieces of no length": lambda d: d.update(pre_tokenizer={"type": "FixedLength", "length": 0}),
+}
+
+LONG = {"each character becomes 4^14"}
+"""These take the processor time that they are allowed."""
+
+SAID = {
+    "each character becomes 4^14": "takes more than 20 s of processor time",
+    "each character becomes 256": "tokens of 7 characters",
+    "a special token that there is not": "can't be read",
+    "an unknown token that there is not": "fails on a text: WordPiece error: Missing [UNK]",
+    "pieces of no length": "chunk size must be non-zero",
 }
 
 TAMED: dict[str, Callable[[Definition], object]] = {
@@ -93,11 +114,16 @@ def files(directory: Path, change: Callable[[Definition], object]) -> Path:
     return target
 
 
-@pytest.mark.parametrize("harm", HARMFUL)
+@pytest.mark.parametrize(
+    "harm", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in HARMFUL]
+)
 async def test_a_harmful_tokenizer_ends_a_process_of_its_own(tmp_path: Path, harm: str) -> None:
-    """By a sentence, a signal or a bound of time; this process only hears of it."""
-    with pytest.raises(ModelError):
-        await try_files(files(tmp_path, HARMFUL[harm]))
+    """By a sentence, a signal or a bound of time; this process hears which file it was."""
+    directory = files(tmp_path, HARMFUL[harm])
+    with pytest.raises(ModelError) as raised:
+        await try_files(directory)
+    assert raised.value.message.startswith(f"{directory / 'tokenizer.json'}")
+    assert SAID.get(harm, "") in raised.value.message
 
 
 @pytest.mark.parametrize("part", TAMED)

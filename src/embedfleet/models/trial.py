@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
+import signal
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import orjson
+
+from embedfleet.models.encoding.encoder import Encoder
+from embedfleet.models.encoding.tokenizer import Tokenizer, TokenizerError, finished
 from embedfleet.models.description import describe
-from embedfleet.models.tokenizer_file import load_tokenizer
-from embedfleet.vocabulary import EmbedfleetError, ModelError
+from embedfleet.models.json_files import read_object, shortened
+from embedfleet.vocabulary import CallerError, EmbedfleetError, ModelError, Task, Truncation
 
 MOST_SECONDS = 20
 """Processor time; the largest tokenizers load within three seconds."""
@@ -38,23 +47,56 @@ ATTEMPTS = (
 )
 
 
-async def try_files(directory: Path) -> None:
-    """Have the files of a model tried. Raises ModelError that says what came of it."""
+ONE_THREAD = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAYON_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+}
+"""Environment of the process: each thread reserves address space, and there is one a processor."""
+
+_ALL = 2**62
+"""Tokens of any text."""
+
+MOST_TOLD = 1_000
+"""Characters of an error; paths are in it."""
+
+RUN = 2_000
+"""Characters of a run of one sign."""
+
+MOST_PATTERN_SIGNS = 64
+"""Signs of a file's patterns that are tried in runs of their own."""
+
+
+async def try_files(
+    directory: Path,
+    *,
+    name: str | None = None,
+    max_tokens: int | None = None,
+    task: Task | None = None,
+) -> None:
+    """Have the files of a model tried, described as `describe` would with the same arguments.
+
+    Raises ModelError that names the file and says what came of it.
+    """
+    how = orjson.dumps({"name": name, "max_tokens": max_tokens, "task": task}).decode()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "embedfleet.models.trial",
         str(directory),
+        how,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
+        env=os.environ | ONE_THREAD,
     )
+    tokenizer = directory / "tokenizer.json"
     try:
         async with asyncio.timeout(4 * MOST_SECONDS):
             told, _ = await process.communicate()
     except TimeoutError:
-        raise ModelError("trying its tokenizer took too long") from None
+        raise ModelError(f"{tokenizer}: trying it took more than {4 * MOST_SECONDS} s") from None
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -62,28 +104,73 @@ async def try_files(directory: Path) -> None:
             await process.wait()
     if process.returncode:
         words = told.decode("utf-8", "replace").strip()
-        raise ModelError(words or f"trying its tokenizer ended with {process.returncode}")
+        raise ModelError(words or f"{tokenizer} {_ended(process.returncode)}")
 
 
-def survived(directory: Path) -> None:
+def _ended(code: int) -> str:
+    """What a file did to the process that tried it, by its exit status."""
+    if code in {-signal.SIGXCPU, -signal.SIGKILL}:
+        return f"takes more than {MOST_SECONDS} s of processor time to load or to tokenise a few kB"
+    if code in {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL}:
+        return (
+            f"ends the process that loads it ({signal.Signals(-code).name}): it takes more than "
+            f"{MOST_MEMORY_BYTES >> 30} GiB of memory, or is nested too deeply"
+        )
+    return f"can't be tried: the process ended with {code}"
+
+
+def survived(
+    directory: Path,
+    *,
+    name: str | None = None,
+    max_tokens: int | None = None,
+    task: Task | None = None,
+) -> None:
     """`try_files` where no event loop runs. Raises ModelError that names the directory."""
     if not directory.is_dir():
         return  # whoever reads it says so
     try:
-        asyncio.run(try_files(directory))
+        asyncio.run(try_files(directory, name=name, max_tokens=max_tokens, task=task))
     except ModelError as error:
         named = str(directory) in error.message
         raise ModelError(error.message if named else f"{directory}: {error.message}") from None
 
 
-def _try(directory: Path) -> None:
+def _try(directory: Path, how: dict[str, Any]) -> None:
     """Load and use what a gateway would. Raises ModelError, or dies."""
-    describe(directory)
-    tokenizer = load_tokenizer(directory / "tokenizer.json")
-    for text in ATTEMPTS:
-        tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
-        if tokens > MOST_TOKENS_A_CHARACTER * len(text):
-            raise ModelError(f"its tokenizer makes {tokens} tokens of {len(text)} characters")
+    model = describe(directory, **how)
+    path = model.tokenizer_file
+    tokenizer = Tokenizer(path, model.identity.vocabulary, lowercase=model.lowercase)
+    prompt = max(model.identity.prompts.values(), key=len, default="")
+    steps = partial(Encoder(model).steps, prompt=prompt, truncate=Truncation.END, own_ids=True)
+    try:
+        for text in (*ATTEMPTS, *_runs(path)):
+            (ids,) = tokenizer.ids([text], most=_ALL)
+            if len(ids) > MOST_TOKENS_A_CHARACTER * len(text):
+                raise ModelError(f"{path} makes {len(ids)} tokens of {len(text)} characters")
+            with contextlib.suppress(CallerError):  # the prompt leaves no room
+                finished(steps([text]))
+                finished(steps([ids]))
+    except TokenizerError as error:
+        raise ModelError(f"{path}: {error.message}") from None
+
+
+def _runs(path: Path) -> Iterator[str]:
+    """What a file's own patterns may take long for: runs of the signs that are in them."""
+    definition = read_object(path)
+    signs: dict[str, None] = {}
+    left = [definition.get("normalizer"), definition.get("pre_tokenizer")]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            signs |= dict.fromkeys(map(str, part.values())) if "Regex" in part else {}
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+    each = list(dict.fromkeys("".join(signs)))[:MOST_PATTERN_SIGNS]
+    yield from (sign * RUN for sign in each)
+    if each:
+        yield ("".join(each) * RUN)[:RUN]
 
 
 def _reserved_bytes() -> int:
@@ -103,12 +190,20 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    directory, how = Path(sys.argv[1]), orjson.loads(sys.argv[2])
+    how["task"] = None if how["task"] is None else Task(how["task"])
     try:
-        _try(Path(sys.argv[1]))
+        _try(directory, how)
     except EmbedfleetError as error:
-        print(error.message)  # noqa: T201  what the gateway reads
-        return 1
-    return 0
+        told = error.message
+    except MemoryError:
+        told = f"{directory}: its files take more than {MOST_MEMORY_BYTES >> 30} GiB of memory"
+    except BaseException as error:  # noqa: BLE001  it is the files that are tried here
+        told = f"{directory}: its files can't be read: {type(error).__name__}: {error}"
+    else:
+        return 0
+    print(shortened(told, MOST_TOLD))  # noqa: T201  what the gateway reads
+    return 1
 
 
 if __name__ == "__main__":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as LibraryTokenizer
+from tokenizers import models, pre_tokenizers
 
 from embedfleet.models.encoding import tokenizer as module
-from embedfleet.models.encoding.tokenizer import Tokenizer
+from embedfleet.models.encoding.token_ids import OwnIds
+from embedfleet.models.encoding.tokenizer import Tokenizer, TokenizerError
 from embedfleet.vocabulary import ModelError
 from tests.real_texts import passages
 from tests.small_tokenizer import id_of, tokenizer, write_model
@@ -140,3 +145,50 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "tokenizer.json", VOCABULARY)
     with pytest.raises(ModelError, match=r"absent\.json is missing"):
         Tokenizer(tmp_path / "absent.json", VOCABULARY)
+
+
+def test_a_text_on_which_the_library_fails_is_an_error_of_its_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long it is; other texts have their ids, and the log does not repeat the text."""
+    built = LibraryTokenizer(models.WordPiece({"sea": 0}, unk_token="nothing"))  # noqa: S106
+    built.pre_tokenizer = pre_tokenizers.Whitespace()
+    fails = Tokenizer(write_model(tmp_path, built=built) / "tokenizer.json", 1)
+
+    for text in ("a secret", "sea a secret " * 5_000):
+        with pytest.raises(TokenizerError, match="fails on a text: WordPiece error"):
+            fails.ids([text], most=EVERYTHING)
+    assert fails.ids(["sea sea"], most=EVERYTHING)[0].tolist() == [0, 0]
+    assert "the model's tokenizer failed on a text" in caplog.text
+    assert "secret" not in caplog.text
+
+
+class _Panic(BaseException):
+    """As the library raises it: no Exception."""
+
+
+class _Panicking:
+    """A library of which every call panics."""
+
+    decoder = LibraryTokenizer.from_str(tokenizer().to_str()).decoder
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        def panic(*_: object, **__: object) -> NoReturn:
+            raise _Panic("byte index 1 is not a char boundary")
+
+        return panic
+
+
+def test_a_panic_of_the_library_is_an_error_of_its_request(ours: Tokenizer, path: Path) -> None:
+    """It is no Exception, and would end whoever calls without one."""
+    panicking = Tokenizer(path, VOCABULARY)
+    panicking._library = _Panicking()
+    with pytest.raises(TokenizerError, match="byte index 1"):
+        panicking.ids(["the sea"], most=EVERYTHING)
+    assert ours.made(ours.ids(["the sea"], most=EVERYTHING)[0])
+
+
+def test_ids_on_which_the_library_panics_may_be_its_own() -> None:
+    own = OwnIds(_Panicking())
+    own.knows = True
+    assert own([1, 2, 3])

@@ -40,6 +40,14 @@ class OwnIds:
         """Whether these ids may be of a text, or of a part of one; True where it can't be told."""
         if not self.knows:
             return True
+        try:
+            return self._made(ids)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001  a panic of the library, which is no Exception
+            return True
+
+    def _made(self, ids: Sequence[int]) -> bool:
         ids = ids[:MOST_LOOKED_AT]
         start, end = 0, len(ids)
         text = self._decoded(ids)

@@ -11,6 +11,7 @@ without a row in the embedding table are treated as ordinary text.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain
@@ -18,11 +19,15 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from tokenizers import Encoding as LibraryEncoding
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from embedfleet.models.encoding.token_ids import OwnIds
-from embedfleet.models.tokenizer_file import load_tokenizer
-from embedfleet.vocabulary import Encoding, Text
+from embedfleet.models.json_files import shortened
+from embedfleet.models.tokenizer_file import load_tokenizer, panics_translated
+from embedfleet.vocabulary import Encoding, ModelError, Text
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -70,6 +75,10 @@ def _kinds(pre_tokenizer: dict[str, Any]) -> Iterator[str]:
         yield from _kinds(one)
 
 
+class TokenizerError(ModelError):
+    """The tokenizer of the model fails on a text that is none of its caller's faults."""
+
+
 class Tokenizer:
     """Text to token ids. Threads may share one: the library is thread-safe and releases the GIL."""
 
@@ -79,8 +88,9 @@ class Tokenizer:
         `lowercase`: whether texts are lower-cased before, prompts included.
         """
         self._library = load_tokenizer(path, vocabulary)
-        self._cut = _cut(self._library)
-        self._own_ids = OwnIds(self._library)
+        with panics_translated(path):
+            self._cut = _cut(self._library)
+            self._own_ids = OwnIds(self._library)
         self._lowercase = lowercase
 
     def ids(self, texts: Sequence[Text], *, most: int, before: str = "") -> list[Encoding]:
@@ -122,7 +132,7 @@ class Tokenizer:
     ) -> None:
         if not positions:
             return
-        encoded = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        encoded = self._encode(texts)
         for position, one in zip(positions, encoded, strict=True):
             found[position] = np.array(one.ids, dtype=np.int32)
 
@@ -131,13 +141,26 @@ class Tokenizer:
         count = 0
         strings = map(self._cased, chain((before,), _strings(text)))
         for piece in _pieces(strings, self._cut):
-            encoded = self._library.encode_batch_fast([piece], add_special_tokens=False)[0]
+            (encoded,) = self._encode([piece])
             parts.append(np.array(encoded.ids, dtype=np.int32))
             count += len(parts[-1])
             yield len(piece)
             if count > most:
                 break
         return np.concatenate(parts)
+
+    def _encode(self, texts: Sequence[str]) -> list[LibraryEncoding]:
+        try:
+            return self._library.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, KeyboardInterrupt, SystemExit):
+            raise  # the first is a caller's text that is no Unicode
+        except BaseException as error:  # noqa: BLE001
+            # Also PanicException, which is no Exception: some files make the library fail on some
+            # texts. The words may repeat a text, so that they are for its sender alone.
+            log.error("the model's tokenizer failed on a text (%s)", type(error).__name__)  # noqa: TRY400
+            raise TokenizerError(
+                f"the model's tokenizer fails on a text: {shortened(str(error))}"
+            ) from None
 
     def _cased(self, string: str) -> str:
         return string.lower() if self._lowercase else string

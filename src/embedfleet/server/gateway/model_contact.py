@@ -7,13 +7,15 @@ tokenizer; these are tried in a child process first. Also checks a replica's gol
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict
 from uuid import uuid4
 
 import numpy as np
@@ -22,6 +24,7 @@ from embedfleet.api.served_model import UNKNOWN, Promise
 from embedfleet.fleet.health import Expected
 from embedfleet.fleet.replica_client import ReplicaClient, embed
 from embedfleet.models.description import ModelDescription, describe
+from embedfleet.models.files import SHARED_FILES
 from embedfleet.models.fingerprint import fingerprint_tokenizer
 from embedfleet.models.golden import vectors as golden_vectors
 from embedfleet.models.golden.vectors import GoldenVectors, compare, known_file, of_unit_length
@@ -35,6 +38,7 @@ from embedfleet.vocabulary import (
     ModelIdentity,
     Precision,
     ReplicaError,
+    Task,
     UnfitReplicaError,
 )
 
@@ -90,8 +94,8 @@ class ModelContact:
         self._trust = trust
         self._drifted = drifted
         self._promise: Promise | None = None
-        self._bad: dict[str, str] = {}
-        """The tokenizer that was tried last and found unfit, by its fingerprint, and why."""
+        self._bad: dict[tuple[object, ...], str] = {}
+        """The files that were tried last and found unfit, and why."""
         self._lock = asyncio.Lock()
 
     def promise(self) -> Promise | None:
@@ -180,14 +184,8 @@ class ModelContact:
         model: ModelDescription | None = None
         try:
             await self._client.fetch_files(url, directory)
-            await self._try(directory, description.tokenizer)
-            model = await asyncio.to_thread(
-                describe,
-                directory,
-                name=description.name,
-                max_tokens=description.max_tokens,
-                task=description.task,
-            )
+            await self._try(directory, description)
+            model = await asyncio.to_thread(describe, directory, **_as(description))
         except ModelError as error:
             words = shown(error.message.replace(f"{directory}/", ""))
             raise ReplicaError(f"the model files of {url}: {words}") from error
@@ -196,19 +194,21 @@ class ModelContact:
                 shutil.rmtree(directory, ignore_errors=True)
         return model
 
-    async def _try(self, directory: Path, tokenizer: str) -> None:
+    async def _try(self, directory: Path, description: ReplicaDescription) -> None:
         """Raises ModelError unless the files are those that were told of, and harmless."""
-        found = fingerprint_tokenizer(directory)
-        if found != tokenizer:
+        found, told = fingerprint_tokenizer(directory), description.tokenizer
+        if found != told:
             raise ModelError(
-                f"tokenizer.json has the fingerprint {found}, and it says that it has {tokenizer}"
+                f"tokenizer.json has the fingerprint {found}, and it says that it has {told}"
             )
-        if found in self._bad:
-            raise ModelError(self._bad[found])
+        tried = await asyncio.to_thread(_digest, directory), *_as(description).values()
+        if tried in self._bad:
+            raise ModelError(self._bad[tried].replace("{directory}", str(directory)))
         try:
-            await try_files(directory)
+            await try_files(directory, **_as(description))
         except ModelError as error:
-            self._bad = {found: error.message}
+            # Each look brings the files to a new place.
+            self._bad = {tried: error.message.replace(str(directory), "{directory}")}
             raise
 
     def _find_golden(self, revision: str, model: ModelDescription) -> GoldenVectors | None:
@@ -229,3 +229,28 @@ class ModelContact:
                 f"{revision}; make new ones with `embedfleet golden make`"
             )
         return golden
+
+
+class _Described(TypedDict):
+    """What a replica says of a model beyond its files."""
+
+    name: str
+    max_tokens: int
+    task: Task
+
+
+def _as(description: ReplicaDescription) -> _Described:
+    return _Described(
+        name=description.name, max_tokens=description.max_tokens, task=description.task
+    )
+
+
+def _digest(directory: Path) -> bytes:
+    """Of all files that a replica handed over."""
+    digest = blake2b(digest_size=16)
+    for name in SHARED_FILES:
+        with contextlib.suppress(OSError):
+            content = (directory / name).read_bytes()
+            digest.update(b"%b %d " % (name.encode(), len(content)))
+            digest.update(content)
+    return digest.digest()

@@ -32,22 +32,18 @@ from embedfleet.vocabulary import ModelError, Pooling, SettingError
 def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription | None:
     """The model of a pool whose files are to be on this machine; None where replicas bring it."""
     if pool.tokenizer_dir is not None:
-        survived(pool.tokenizer_dir)
-        found = describe(pool.tokenizer_dir, max_tokens=max_tokens, task=pool.wanted_task)
+        task = pool.wanted_task
+        survived(pool.tokenizer_dir, max_tokens=max_tokens, task=task)
+        found = describe(pool.tokenizer_dir, max_tokens=max_tokens, task=task)
         return with_revision(found, pool.revision)
     if not pool.model:
         return None
     source = resolve(pool.model, progress=True)
-    if source.name != BUILTIN:
-        survived(source.directory)
     # Replicas of our own are told the limit themselves.
-    own = pool.engine == "embedfleet"
-    return describe(
-        source.directory,
-        name=source.name,
-        max_tokens=None if own else max_tokens,
-        task=pool.wanted_task,
-    )
+    most = None if pool.engine == "embedfleet" else max_tokens
+    if source.name != BUILTIN:
+        survived(source.directory, name=source.name, max_tokens=most, task=pool.wanted_task)
+    return describe(source.directory, name=source.name, max_tokens=most, task=pool.wanted_task)
 
 
 def provider(

@@ -11,7 +11,7 @@ import msgspec
 
 from embedfleet.runtime.telemetry.merging import Family
 from embedfleet.transport.description import ReplicaDescription
-from embedfleet.vocabulary import Precision, ReplicaState
+from embedfleet.vocabulary import Precision, ReplicaState, Task
 
 
 class Begin(msgspec.Struct, tag=True):
@@ -54,6 +54,7 @@ class ModelUpdate(msgspec.Struct, tag=True):
     name: str
     """Its own."""
     max_tokens: int
+    task: Task
     revision: str
 
 

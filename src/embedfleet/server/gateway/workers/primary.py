@@ -181,8 +181,15 @@ class Workers:
     ) -> None:
         """Let the workers serve a pool's model, and tell them what it promises once it does."""
         identity = model.identity
-        directory, limit = str(model.directory), identity.max_tokens
-        update = ModelUpdate(pool, names, directory, identity.name, limit, identity.revision)
+        update = ModelUpdate(
+            pool,
+            names,
+            str(model.directory),
+            identity.name,
+            identity.max_tokens,
+            identity.task,
+            identity.revision,
+        )
         self._models[pool], self._asked[pool] = update, promise
         self._broadcast(update)
 

@@ -165,7 +165,7 @@ class Worker:
         """Make the model of a pool known to callers."""
         directory = Path(update.directory)
         model = await asyncio.to_thread(
-            describe, directory, name=update.name, max_tokens=update.max_tokens
+            describe, directory, name=update.name, max_tokens=update.max_tokens, task=update.task
         )
         model = with_revision(model, update.revision)
         encoder = await asyncio.to_thread(Encoder, model)
