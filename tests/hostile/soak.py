@@ -49,6 +49,8 @@ LIMITS = (
 SMALL_AT_ONCE = 12
 LARGE_AT_ONCE = 2
 CLIENTS = 4
+SETTLE_S = 90.0
+"""Clients that go in the middle of a request are given up by limits of time."""
 
 
 @dataclass
@@ -70,6 +72,13 @@ class Report:
     most_memory_mib: float = 0.0
     descriptors: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
+    calm_descriptors: int = 0
+    """Before the first attack, the most of them."""
+    settled_descriptors: int = 0
+    """Once all clients have gone, and what they left was given up."""
+    settled_mib: float = 0.0
+    answers: bool = False
+    """Whether a request was answered rightly after all that."""
 
 
 class Soak:
@@ -98,6 +107,7 @@ class Soak:
             good = [group.create_task(self._behave(until)) for _ in range(CLIENTS)]
             live = group.create_task(self._look(until))
             await asyncio.sleep(seconds / 10)
+            self.report.calm_descriptors = max(self.report.descriptors)
             self._attacked = True
             attacking = [
                 *(
@@ -112,6 +122,7 @@ class Soak:
             await asyncio.gather(*attacking, *good, live)
             sampling.cancel()
             peak.cancel()
+        await self._settle()
         report, reckoning = self.report, self._asker.reckoning
         report.minutes = round((time.monotonic() - began) / 60, 1)
         report.attacks = dict(self._attacks)
@@ -121,6 +132,19 @@ class Soak:
         report.attacked_ms = percentiles(self._seconds[True])
         report.live_ms = percentiles(self._live)
         return report
+
+    async def _settle(self) -> None:
+        """Wait until what clients left is gone, and ask once more."""
+        gateway, report = psutil.Process(self._fleet.service.process.pid), self.report
+        deadline = time.monotonic() + SETTLE_S
+        while gateway.num_fds() > report.calm_descriptors and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+        right = self._asker.reckoning.right
+        async with session_without_limits() as session:
+            await self._asker.ask(session, [new_text(self._dice)], lane="")
+        report.answers = self._asker.reckoning.right == right + 1
+        report.settled_descriptors = gateway.num_fds()
+        report.settled_mib = round(gateway.memory_info().rss / 2**20, 1)
 
     async def _attack(self, attacks: tuple[Attack, ...], until: float) -> None:
         while time.monotonic() < until:
