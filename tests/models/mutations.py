@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-from embedfleet.model.files import SHARED_FILES
-from embedfleet.model.source import resolve
+from embedfleet.models.files import SHARED_FILES
+from embedfleet.models.source import resolve
 from tests.encoder_checkpoints import BERT, XLM_ROBERTA, encoder_config
 from tests.encoder_tokenizers import write_tokenizer
 from tests.small_tokenizer import write_model

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.model.trial import try_files
+from embedfleet.models.trial import try_files
 from embedfleet.vocabulary import ModelError
-from tests.model.mutations import bases, changed
+from tests.models.mutations import bases, changed
 
 CASES = 80
 AT_ONCE = 2
@@ -50,7 +50,7 @@ async def test_changed_files_are_refused_by_name_or_can_be_used(tmp_path: Path) 
     assert len(originals) < len(passed) < len(each)
     used = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "tests.model.use_of_files", *passed],
+        [sys.executable, "-m", "tests.models.use_of_files", *passed],
         check=False,
         capture_output=True,
         text=True,

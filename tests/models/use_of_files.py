@@ -1,6 +1,6 @@
 """A process that loads models' files as a gateway does, after they were tried, and tokenises.
 
-    python -m tests.model.use_of_files DIRECTORY…
+    python -m tests.models.use_of_files DIRECTORY…
 
 Its memory and its processor time are bounded, so that what a gateway would not survive ends it.
 Prints a line for each directory that was used to its end.
@@ -12,8 +12,8 @@ import resource
 import sys
 from pathlib import Path
 
-from embedfleet.encoding.encoder import Encoder
-from embedfleet.model.description import describe
+from embedfleet.models.description import describe
+from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.vocabulary import EmbedfleetError, Truncation
 
 MEMORY_BYTES = 6 << 30

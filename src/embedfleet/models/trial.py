@@ -20,9 +20,9 @@ from typing import Any
 
 import orjson
 
+from embedfleet.models.description import describe
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.encoding.tokenizer import Tokenizer, TokenizerError, finished
-from embedfleet.models.description import describe
 from embedfleet.models.json_files import read_object, shortened
 from embedfleet.vocabulary import CallerError, EmbedfleetError, ModelError, Task, Truncation
 
