@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import orjson
 from tokenizers import Tokenizer
 
 from embedfleet.models.json_files import shortened
-from embedfleet.vocabulary import ModelError
+from embedfleet.vocabulary import EmbedfleetError, ModelError
+
+log = logging.getLogger(__name__)
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class TokenizerError(ModelError):
+    """The tokenizer of a model fails on a text that is no fault of its sender's."""
 
 
 def load_tokenizer(path: Path, below: int | None = None) -> Tokenizer:
@@ -39,10 +49,29 @@ def panics_translated(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
-    except (KeyboardInterrupt, SystemExit):
+    except (EmbedfleetError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001  see above
         raise ModelError(f"{path} can't be read: {shortened(str(error))}") from None
+
+
+def guarded(
+    call: Callable[Arguments, Result], *args: Arguments.args, **options: Arguments.kwargs
+) -> Result:
+    """What a call of the library returns. Some files make it fail or panic on some texts.
+
+    Raises TokenizerError; TypeError for a text that is no Unicode.
+    """
+    try:
+        return call(*args, **options)
+    except (TypeError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  PanicException is no Exception
+        # Its words may repeat a text, so that they are for the sender alone.
+        kind = type(error).__name__
+        log.error("the model's tokenizer failed on a text (%s)", kind)  # noqa: TRY400
+        told = f"the model's tokenizer fails on a text: {shortened(str(error))}"
+        raise TokenizerError(told) from None
 
 
 def _load(content: bytes, below: int | None) -> Tokenizer:

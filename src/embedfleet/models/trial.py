@@ -22,8 +22,9 @@ import orjson
 
 from embedfleet.models.description import describe
 from embedfleet.models.encoding.encoder import Encoder
-from embedfleet.models.encoding.tokenizer import Tokenizer, TokenizerError, finished
+from embedfleet.models.encoding.tokenizer import Tokenizer, finished
 from embedfleet.models.json_files import read_object, shortened
+from embedfleet.models.tokenizer_file import TokenizerError, panics_translated
 from embedfleet.vocabulary import CallerError, EmbedfleetError, ModelError, Task, Truncation
 
 MOST_SECONDS = 20
@@ -193,17 +194,12 @@ def main() -> int:
     directory, how = Path(sys.argv[1]), orjson.loads(sys.argv[2])
     how["task"] = None if how["task"] is None else Task(how["task"])
     try:
-        _try(directory, how)
+        with panics_translated(directory):
+            _try(directory, how)
     except EmbedfleetError as error:
-        told = error.message
-    except MemoryError:
-        told = f"{directory}: its files take more than {MOST_MEMORY_BYTES >> 30} GiB of memory"
-    except BaseException as error:  # noqa: BLE001  it is the files that are tried here
-        told = f"{directory}: its files can't be read: {type(error).__name__}: {error}"
-    else:
-        return 0
-    print(shortened(told, MOST_TOLD))  # noqa: T201  what the gateway reads
-    return 1
+        print(shortened(error.message, MOST_TOLD))  # noqa: T201  what the gateway reads
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from tokenizers import models, pre_tokenizers
 
 from embedfleet.models.encoding import tokenizer as module
 from embedfleet.models.encoding.token_ids import OwnIds
-from embedfleet.models.encoding.tokenizer import Tokenizer, TokenizerError
+from embedfleet.models.encoding.tokenizer import Tokenizer
+from embedfleet.models.tokenizer_file import TokenizerError
 from embedfleet.vocabulary import ModelError
 from tests.real_texts import passages
 from tests.small_tokenizer import id_of, tokenizer, write_model

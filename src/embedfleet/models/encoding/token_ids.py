@@ -18,6 +18,8 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
+from embedfleet.models.tokenizer_file import TokenizerError, guarded
+
 MOST_LOOKED_AT = 128
 """Tokens of a text that are looked at: a part of a sequence tells as much as all of it."""
 
@@ -42,9 +44,7 @@ class OwnIds:
             return True
         try:
             return self._made(ids)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:  # noqa: BLE001  a panic of the library, which is no Exception
+        except TokenizerError:
             return True
 
     def _made(self, ids: Sequence[int]) -> bool:
@@ -57,7 +57,7 @@ class OwnIds:
         while len(ids) - end < _MOST_TORN and start < end and text.endswith(_TORN):
             end -= 1
             text = self._decoded(ids[start:end])
-        again = self._library.encode(text, add_special_tokens=False)
+        again = guarded(self._library.encode, text, add_special_tokens=False)
         if again.ids == list(ids[start:end]):
             return True
         words = again.word_ids
@@ -71,7 +71,7 @@ class OwnIds:
         return again.ids[:whole] == list(ids[start : start + whole])
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        text: str = self._library.decode(ids, skip_special_tokens=False)
+        text: str = guarded(self._library.decode, ids, skip_special_tokens=False)
         return text
 
 

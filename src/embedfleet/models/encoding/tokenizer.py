@@ -11,7 +11,6 @@ without a row in the embedding table are treated as ordinary text.
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain
@@ -23,11 +22,8 @@ from tokenizers import Encoding as LibraryEncoding
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from embedfleet.models.encoding.token_ids import OwnIds
-from embedfleet.models.json_files import shortened
-from embedfleet.models.tokenizer_file import load_tokenizer, panics_translated
-from embedfleet.vocabulary import Encoding, ModelError, Text
-
-log = logging.getLogger(__name__)
+from embedfleet.models.tokenizer_file import guarded, load_tokenizer, panics_translated
+from embedfleet.vocabulary import Encoding, Text
 
 Result = TypeVar("Result")
 
@@ -73,10 +69,6 @@ def _kinds(pre_tokenizer: dict[str, Any]) -> Iterator[str]:
     yield str(pre_tokenizer.get("type"))
     for one in pre_tokenizer.get("pretokenizers", ()):
         yield from _kinds(one)
-
-
-class TokenizerError(ModelError):
-    """The tokenizer of the model fails on a text that is none of its caller's faults."""
 
 
 class Tokenizer:
@@ -150,17 +142,7 @@ class Tokenizer:
         return np.concatenate(parts)
 
     def _encode(self, texts: Sequence[str]) -> list[LibraryEncoding]:
-        try:
-            return self._library.encode_batch_fast(texts, add_special_tokens=False)
-        except (TypeError, KeyboardInterrupt, SystemExit):
-            raise  # the first is a caller's text that is no Unicode
-        except BaseException as error:  # noqa: BLE001
-            # Also PanicException, which is no Exception: some files make the library fail on some
-            # texts. The words may repeat a text, so that they are for its sender alone.
-            log.error("the model's tokenizer failed on a text (%s)", type(error).__name__)  # noqa: TRY400
-            raise TokenizerError(
-                f"the model's tokenizer fails on a text: {shortened(str(error))}"
-            ) from None
+        return guarded(self._library.encode_batch_fast, texts, add_special_tokens=False)
 
     def _cased(self, string: str) -> str:
         return string.lower() if self._lowercase else string
