@@ -104,7 +104,7 @@ def panels(
     """A plot for each kind of traffic: the share that was late (logarithmic) against mean
     replicas, a line for each policy through its parameter's values.
     """
-    plt = pyplot()
+    plt, ticker = pyplot(), import_module("matplotlib.ticker")
     colours = plt.get_cmap("tab20").colors
     policies = list(dict.fromkeys(name for each in points.values() for name in each))
     rows = -(-len(points) // COLUMNS)
@@ -122,9 +122,10 @@ def panels(
         axis.set_yscale("log")
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="x", which="minor", labelsize=7)
         axis.yaxis.set_major_formatter("{x:g} %")
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(1.0, 0.5)))
+        axis.tick_params(which="both", labelsize=8)
         axis.invert_yaxis()
         axis.set_title(kind)
         axis.set_xlabel("mean replicas, all that exist")
