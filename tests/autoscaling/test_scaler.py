@@ -360,5 +360,5 @@ class TestJournal:
 
 def test_a_schedule_that_can_not_be_read_is_refused_at_the_start() -> None:
     """Not at seven in the morning."""
-    with pytest.raises(SettingError, match="is no time of day"):
+    with pytest.raises(SettingError, match="is not a time of day such as 07:00"):
         Rig(replace(SETTINGS, schedule=("mon 07:00-25:00 UTC min=2",)))

@@ -97,12 +97,12 @@ def test_of_several_windows_the_highest_floor_and_the_lowest_ceiling_count() -> 
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("weekdays 07:00-20:00 UTC min=4", '"weekdays" is no day'),
-        ("mon 7:00-20:00 UTC min=4", "does not read like"),
-        ("mon 07:00-20:61 UTC min=4", '"20:61" is no time of day'),
-        ("mon 07:00-25:00 UTC min=4", '"25:00" is no time of day'),
-        ("mon 07:00-20:00 Europe/Atlantis min=4", '"Europe/Atlantis" is no time zone'),
-        ("mon 07:00-20:00 UTC", "gives neither min= nor max="),
+        ("weekdays 07:00-20:00 UTC min=4", '"weekdays" is not a day'),
+        ("mon 7:00-20:00 UTC min=4", "does not have the form"),
+        ("mon 07:00-20:61 UTC min=4", '"20:61" is not a time of day such as 07:00'),
+        ("mon 07:00-25:00 UTC min=4", '"25:00" is not a time of day such as 07:00'),
+        ("mon 07:00-20:00 Europe/Atlantis min=4", '"Europe/Atlantis" is not a time zone'),
+        ("mon 07:00-20:00 UTC", "has neither min= nor max="),
         ("mon 07:00-20:00 UTC min=9 max=3", "has min=9 above max=3"),
     ],
 )

@@ -116,7 +116,7 @@ def test_a_plan_tells_what_it_will_take_and_asks_nobody(source: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["in.jsonl", "out"], "--url names a service, --model what to serve"),
+        (["in.jsonl", "out"], "nothing to compute with: give --url"),
         (["in.jsonl", "--url", "http://127.0.0.1:1"], "give what to read and then where to write"),
         (["in.jsonl", "out", "--format", "xlsx", "--model", "m"], "it takes npy, jsonl, parquet"),
         (["in.jsonl", "out", "--dtype", "f64", "--model", "m"], "it takes float32, float16"),

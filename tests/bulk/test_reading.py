@@ -123,7 +123,7 @@ def test_folders_and_patterns_are_read_in_the_order_of_their_names(tmp_path: Pat
     assert [each.stem for each in found([f"{tmp_path}/**/*.jsonl"])] == ["sub-c"]
     with pytest.raises(BulkError, match="there is no such file or folder"):
         found([str(tmp_path / "absent")])
-    with pytest.raises(BulkError, match="its name does not say what it holds"):
+    with pytest.raises(BulkError, match="unknown file name extension"):
         found([str(tmp_path / "notes.pdf")])
     assert found([str(tmp_path / "notes.pdf")], "text")[0].format == "text"
 

@@ -249,7 +249,7 @@ async def test_a_folder_that_holds_something_else_is_left_alone(
 
 async def test_two_runs_do_not_write_at_one_place(source: Path, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "out")
-    with pytest.raises(StoreError, match="somebody else writes there"):
+    with pytest.raises(StoreError, match="another process is writing there"):
         await ran(job(source), tmp_path / "out", RevealingClient())
     store.close()
     await ran(job(source), tmp_path / "out", RevealingClient(REFUSED))

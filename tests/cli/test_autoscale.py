@@ -162,7 +162,7 @@ def test_a_key_is_read_from_its_file(gateway: StandIn, tmp_path: Path) -> None:
         (400, {"error": {"message": "name one of a, b"}}, "name one of a, b"),
         (502, b"<html>", "status 502"),
         (200, b"<html>", "no gateway answers at"),
-        (200, {"pools": []}, "no pool is scaled there; `serve` does it"),
+        (200, {"pools": []}, "no pool is autoscaled there; enable it"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_exit_code_2(

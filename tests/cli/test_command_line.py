@@ -186,7 +186,7 @@ def test_the_exit_code_is_that_of_the_call(behind: Recorder) -> None:
         ("serve --config /absent.toml", "the settings file /absent.toml can't be read"),
         ("gateway --replica nowhere", '"nowhere" is not an address such as'),
         ("model fetch absent", "there is no model absent"),
-        ("gateway", "no replica is named: give --replica URL"),
+        ("gateway", "no replicas given: use --replica URL"),
     ],
 )
 def test_an_error_of_setup_is_one_line_on_stderr_and_exit_code_two(

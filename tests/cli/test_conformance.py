@@ -116,7 +116,7 @@ def test_a_key_from_a_file_opens_the_door_and_is_shown_nowhere(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["ftp://x"], "is no address"),
+        (["ftp://x"], "is not an address"),
         (["http://127.0.0.1:1"], "no answer"),
         (["http://127.0.0.1:1", "--key-file", "/nowhere/key"], "can't be read"),
     ],

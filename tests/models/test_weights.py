@@ -118,7 +118,7 @@ INDICES = ["[]", "5", '{"weight_map":[]}', '{"weight_map":{"a":5}}', "[" * 100_0
 @pytest.mark.parametrize("text", INDICES, ids=lambda text: text[:12])
 def test_a_malformed_index_is_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(ModelError, match="is no index of safetensors files"):
+    with pytest.raises(ModelError, match="is not an index of safetensors files"):
         weight_files(tmp_path)
 
 

@@ -39,7 +39,7 @@ def test_there_are_no_more_connections_than_files_and_it_is_said(
     assert connections_within(most, descriptors) == room
     told = "".join(caplog.messages)
     if room < most:
-        assert f"may open {descriptors} files" in told
+        assert f"limit of {descriptors} open files" in told
         assert f"{room} connections instead of {most} (gateway.max_connections)" in told
     else:
         assert told == ""

@@ -120,7 +120,7 @@ def test_a_pool_of_replicas_elsewhere_starts_none_here_unless_told_to() -> None:
 def test_a_process_of_one_model_asks_for_exactly_one_pool() -> None:
     pool = Pool(model="builtin")
     assert Settings(pools=(pool,)).only_pool() is pool
-    with pytest.raises(SettingError, match="no model is named"):
+    with pytest.raises(SettingError, match="no model given"):
         Settings().only_pool()
     with pytest.raises(SettingError, match="name 2"):
         Settings(pools=(pool, pool)).only_pool()

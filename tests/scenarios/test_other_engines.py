@@ -85,8 +85,8 @@ async def test_engines_that_can_not_serve_get_no_traffic_and_the_rest_goes_on(
         "other weights or another model": Liar(
             **common, width=width.width, context=width.max_tokens
         ),
-        "wants an API key": VLLM(**common, key="secret"),
-        "nothing that embedfleet knows answers": TEI(**common, nonsense="html"),
+        "requires an API key": VLLM(**common, key="secret"),
+        "no supported engine answers": TEI(**common, nonsense="html"),
         "takes texts of at most 7 tokens": VLLM(**common, context=7),
     }
     async with contextlib.AsyncExitStack() as stack:

@@ -52,8 +52,8 @@ class AnswerRoom:
             if isinstance(error, TimeoutError):
                 self.shed += 1
                 raise AnswersFullError(
-                    f"{self._held} bytes of answers wait for their callers to take them; the limit "
-                    f"is {self._most} (gateway.max_answer_bytes); try again later",
+                    f"{self._held} bytes of responses are waiting for their clients to read "
+                    f"them; the limit is {self._most} (gateway.max_answer_bytes); try again later",
                     retry_after_s=1,
                 ) from None
             raise

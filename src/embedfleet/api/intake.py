@@ -169,8 +169,7 @@ class Intake:
             return first
         known = ", ".join(f"`{each}`" for each in models)
         raise UnknownModelError(
-            f"several models are served here, and the request names none; send `model`, one of "
-            f"{known}",
+            f"several models are served; send `model`, one of {known}",
             param="model",
             code="model_not_found",
         )

@@ -108,14 +108,14 @@ def _window(line: str) -> Window:
     found = SHAPE.fullmatch(line.strip())
     if found is None:
         raise SettingError(
-            f'autoscaling.schedule: "{line}" does not read like '
+            f'autoscaling.schedule: "{line}" does not have the form '
             '"mon-fri 07:00-20:00 Europe/Berlin min=4 max=16"'
         )
     floor, ceiling = (
         None if found[name] is None else int(found[name]) for name in ("floor", "ceiling")
     )
     if floor is None and ceiling is None:
-        raise SettingError(f'autoscaling.schedule: "{line}" gives neither min= nor max=')
+        raise SettingError(f'autoscaling.schedule: "{line}" has neither min= nor max=')
     if floor is not None and ceiling is not None and floor > ceiling:
         raise SettingError(f'autoscaling.schedule: "{line}" has min={floor} above max={ceiling}')
     return Window(
@@ -132,7 +132,10 @@ def _days(text: str, line: str) -> Iterator[int]:
     for part in text.split(","):
         first, _, last = part.partition("-")
         if first not in DAYS or (last or first) not in DAYS:
-            raise SettingError(f'autoscaling.schedule: "{line}": "{part}" is no day; mon, …, sun')
+            raise SettingError(
+                f'autoscaling.schedule: "{line}": "{part}" is not a day; use mon, tue, wed, thu, '
+                "fri, sat or sun"
+            )
         start, end = DAYS.index(first), DAYS.index(last or first)
         yield from (day % 7 for day in range(start, end + 1 if start <= end else end + 8))
 
@@ -140,7 +143,9 @@ def _days(text: str, line: str) -> Iterator[int]:
 def _minute(text: str, line: str) -> int:
     hour, minute = int(text[:2]), int(text[3:])
     if hour > 24 or minute > 59 or (hour == 24 and minute):
-        raise SettingError(f'autoscaling.schedule: "{line}": "{text}" is no time of day')
+        raise SettingError(
+            f'autoscaling.schedule: "{line}": "{text}" is not a time of day such as 07:00'
+        )
     return 60 * hour + minute
 
 
@@ -149,5 +154,5 @@ def _zone(name: str, line: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise SettingError(
-            f'autoscaling.schedule: "{line}": "{name}" is no time zone such as Europe/Berlin'
+            f'autoscaling.schedule: "{line}": "{name}" is not a time zone such as Europe/Berlin'
         ) from None

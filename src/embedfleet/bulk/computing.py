@@ -132,7 +132,9 @@ class Computing:
             for key, future in futures.items():
                 del self._in_flight[key]
                 if not future.done():  # whoever else waits for it fails with this run
-                    future.set_exception(UnavailableError("the run that computes it has ended"))
+                    future.set_exception(
+                        UnavailableError("the run that was computing it has ended")
+                    )
                     future.exception()
             if writes:  # also where this ends early: what came is kept
                 await asyncio.wait(writes)

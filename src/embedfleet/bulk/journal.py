@@ -103,4 +103,4 @@ class Journal:
                 raise self._said(error) from error
 
     def _said(self, error: sqlite3.Error) -> BulkError:
-        return BulkError(f"{self._path}: {error}; nothing is lost, start again when that is mended")
+        return BulkError(f"{self._path}: {error}; nothing is lost; start again when this is fixed")

@@ -202,7 +202,8 @@ def refuse_another(begun: Run, wanted: Run, where: str) -> None:
         differing.append(f"its version is {begun.version}, now {VERSION}")
     if differing:
         raise BulkError(
-            f"{where} was begun otherwise: {'; '.join(differing)}. Vectors of both must not be in "
+            f"{where} was started with different settings: {'; '.join(differing)}. Vectors of "
+            "both must not be in "
             "one output: choose another one, or remove this"
         )
     cosine = sum(a * b for a, b in zip(begun.probe, wanted.probe, strict=True))

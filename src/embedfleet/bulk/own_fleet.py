@@ -57,7 +57,7 @@ def own_fleet(model: str, replicas: int | None, *, keyed: bool = True) -> Iterat
             process.stdin.flush()
         banner = BANNER.search(process.stdout.readline())
         if banner is None:
-            raise BulkError(f"no fleet could be started for {model}; what is above says why")
+            raise BulkError(f"no fleet could be started for {model}; see the log above")
         yield banner[1], key
     finally:
         process.terminate()

@@ -178,7 +178,7 @@ async def run(
             await loop.run_in_executor(disk, output.finish, looked.planned, work)
         except OSError as error:
             raise BulkError(
-                f"{store.address}: {error}; nothing is lost, start again when that is mended"
+                f"{store.address}: {error}; nothing is lost; start again when this is fixed"
             ) from error
         finally:
             output.close()
@@ -272,7 +272,7 @@ class OutputFolder:
         if begun is None:
             if store.names():
                 raise BulkError(
-                    f"{store.address} is not empty, and no output that was begun here; choose "
+                    f"{store.address} is not empty and is not an output of this command; choose "
                     "another folder"
                 )
             store.write(ledger.RUN, [ledger.encoded(self._run)])
@@ -460,7 +460,7 @@ class _Publishing:
                 if digest != self._digests[fragment.name]:
                     break
                 return fragment
-        raise BulkError("the input changed while it was read; start again")
+        raise BulkError("the input changed while it was being read; start again")
 
     async def _one(self, fragment: Fragment) -> None:
         rows, loop = fragment.rows, asyncio.get_running_loop()

@@ -101,7 +101,7 @@ def _of(address: str, format_: str | None) -> Iterable[Source]:
             continue
         if (what or format_) is None:
             raise BulkError(
-                f"{each}: its name does not say what it holds; --format takes "
+                f"{each}: unknown file name extension; set --format to one of "
                 f"{', '.join(sorted(set(FORMATS.values())))}"
             )
         known.append(Source(each, name, format_ or what or "", compression))

@@ -51,7 +51,7 @@ async def verify(
         manifest = msgspec.json.decode(store.read(ledger.MANIFEST), type=Manifest)
     except FileNotFoundError as error:
         raise BulkError(
-            f"{store.address} holds no whole output: {Path(str(error.filename)).name} is missing"
+            f"{store.address} holds no complete output: {Path(str(error.filename)).name} is missing"
         ) from error
     client.model = run.space.model
     await client.served_model()

@@ -272,7 +272,9 @@ class RedisTier:
         Raises OddAnswerError when it is no list of as many, or the error that all of it is.
         """
         if not isinstance(found, list) or len(found) != asked:
-            raise OddAnswerError(f"{asked} values were asked for, and the answer is no such list")
+            raise OddAnswerError(
+                f"{asked} values were requested, and the reply is not a list of that many"
+            )
         errors = [each for each in found if isinstance(each, Exception)]
         if errors and len(errors) == asked:
             raise errors[0]
@@ -338,7 +340,7 @@ class RedisTier:
         self.counts.written_bytes += 0 if refusals else size
         if refusals:
             why = refusals[0]
-            odd = OddAnswerError("a write is answered with what is no answer to one")
+            odd = OddAnswerError("unexpected reply to a write")
             failure = why if isinstance(why, Exception) else odd
             await self._failed("writing", failure, self._write_breaker)
         else:
@@ -350,7 +352,10 @@ class RedisTier:
             pipeline.set(self._name(key), value, px=self._ttl_ms)
         answers = await pipeline.execute(raise_on_error=False)
         if not isinstance(answers, list) or len(answers) != len(batch):
-            raise OddAnswerError(f"{len(batch)} writes have an answer that is no such list")
+            raise OddAnswerError(
+                f"{len(batch)} writes were answered by something else than a list of that many "
+                "replies"
+            )
         return answers
 
     def _pipeline(self) -> Any:
@@ -366,7 +371,7 @@ class RedisTier:
             # What is neither Redis' nor the network's is a bug, and its traceback tells where.
             bug = None if isinstance(error, (RedisError, OSError, OddAnswerError)) else error
             log.warning(
-                "Redis is left alone for now, requests go on without: %s: %s",
+                "pausing the use of Redis; requests continue without it: %s: %s",
                 *(doing, told[:300]),
                 exc_info=bug,
             )

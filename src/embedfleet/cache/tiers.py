@@ -179,15 +179,14 @@ class VectorCache:
             if self.remote is not None:
                 self.remote.forget(keys)
             log.warning(
-                "%d vectors of %s are dropped from the cache: it computed them since its vectors "
-                "were last found right",
+                "dropped %d cached vectors that %s has computed since its last passed check",
                 len(keys),
                 source,
             )
         else:
             log.warning(
-                "the whole cache is dropped: %s computed more since its vectors were last found "
-                "right than is remembered",
+                "dropped the whole cache: %s has computed more vectors since its last passed "
+                "check than are tracked",
                 source,
             )
             await self.clear()

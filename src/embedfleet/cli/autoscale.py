@@ -54,7 +54,7 @@ def explain(
         if not found:
             raise SetupError(NOTHING_SCALED)
         names = ", ".join(each["name"] for each in found)
-        raise SetupError(f"no pool {pool} is scaled there; there are: {names}")
+        raise SetupError(f"no pool {pool} is autoscaled there; there are: {names}")
     if as_json:
         show_json(pools)
         return

@@ -338,10 +338,15 @@ def _service(
 ) -> Iterator[tuple[str, str | None]]:
     """The address to ask and the key to ask with: a service that runs, or one for this command."""
     if url is None and model is None:
-        raise SetupError("who computes? --url names a service, --model what to serve for this")
+        raise SetupError(
+            "nothing to compute with: give --url for a running service, or --model to start one "
+            "for this run"
+        )
     if url is not None:
         if replicas is not None:
-            raise SetupError("--replicas is for a fleet of its own; that of --url has its own")
+            raise SetupError(
+                "--replicas applies only with --model: a service at --url has its own replicas"
+            )
         yield url, _key(key_file)
         return
     from embedfleet.bulk.own_fleet import own_fleet  # noqa: PLC0415

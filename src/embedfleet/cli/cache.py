@@ -167,7 +167,7 @@ def _parsed(file: Path, number: int, line: str) -> str | list[int]:
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise SetupError(f"{file}, line {number}: no JSON: {error}") from error
+        raise SetupError(f"{file}, line {number}: invalid JSON: {error}") from error
     if isinstance(value, dict):
         value = value.get("text", value.get("input"))
     if isinstance(value, str):

@@ -205,7 +205,7 @@ def gateway(
     settings = _settings(config, chosen)
     if not settings.pools:
         raise SettingError(
-            "no replica is named: give --replica URL once for each, or a [[pools]] table in the "
+            "no replicas given: use --replica URL once for each, or a [[pools]] table in the "
             "settings file; `embedfleet serve MODEL` starts replicas of its own"
         )
     raise typer.Exit(_calls(context).gateway(settings, tuple(api_key or ())))

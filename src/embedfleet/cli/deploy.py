@@ -82,8 +82,8 @@ def write(case: Case, folder: Path) -> list[Path]:
     strangers = sorted({each.name for each in folder.iterdir()} - set(texts))
     if strangers:
         raise SettingError(
-            f"{folder} holds files that this case does not have ({', '.join(strangers[:3])}): "
-            "give an empty folder, or delete them"
+            f"{folder} holds files that do not belong to this deployment "
+            f"({', '.join(strangers[:3])}): give an empty folder, or delete them"
         )
     for name, content in texts.items():
         (folder / name).write_text(content, encoding="utf-8")

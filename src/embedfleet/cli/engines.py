@@ -70,7 +70,7 @@ def engines(
         _list(as_json=as_json)
         return
     if name not in ENGINES:
-        raise SettingError(f"no engine is called {name}; there are {', '.join(ENGINES)}")
+        raise SettingError(f"unknown engine {name}; there are {', '.join(ENGINES)}")
     usual = GGUF if name == "llamacpp" else "Qwen/Qwen3-Embedding-4B"
     named = model or usual
     # Of other models the engine reads it in the model's files.

@@ -82,7 +82,7 @@ class AsyncClient:
         they are the same. `timeout_s` bounds a single request.
         """
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is no address such as http://127.0.0.1:8080")
+            raise ValueError(f"{url!r} is not an address such as http://127.0.0.1:8080")
         self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
         self.model = model
         self.encoding_format = encoding_format

@@ -248,7 +248,7 @@ def read_answer(body: bytes, texts: int, output_dtype: OutputDtype = "float32") 
     try:
         found = _BODY.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise AnswerError(f"the answer is none of OpenAI's format: {error}") from error
+        raise AnswerError(f"the response is not in OpenAI's format: {error}") from error
     if len(found.data) != texts:
         raise AnswerError(f"{len(found.data)} vectors came back for {texts} texts")
     _check_dtype(found.output_dtype, output_dtype)
@@ -257,7 +257,7 @@ def read_answer(body: bytes, texts: int, output_dtype: OutputDtype = "float32") 
     for place, item in enumerate(found.data):
         at = place if item.index is None else item.index
         if not 0 <= at < texts or rows[at] is not None:
-            raise AnswerError(f"the answer numbers a vector {at} that was not asked for, or twice")
+            raise AnswerError(f"the response has an unexpected or repeated index {at}")
         rows[at] = _row(item.embedding, dtype)
     widths = {len(row) for row in rows if row is not None}
     if len(widths) > 1 or 0 in widths:
@@ -299,15 +299,13 @@ def read_scores(body: bytes, documents: int) -> Answer:
     try:
         found = _RANKING.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise AnswerError(f"the answer is none of Jina's format: {error}") from error
+        raise AnswerError(f"the response is not in Jina's format: {error}") from error
     if len(found.results) != documents:
         raise AnswerError(f"{len(found.results)} scores came back for {documents} documents")
     scores = np.full((documents, 1), np.nan)
     for each in found.results:
         if not 0 <= each.index < documents or not np.isnan(scores[each.index, 0]):
-            raise AnswerError(
-                f"the answer numbers a score {each.index} that was not asked for, or twice"
-            )
+            raise AnswerError(f"the response has an unexpected or repeated index {each.index}")
         scores[each.index, 0] = each.relevance_score
     return Answer(scores, 0 if found.usage is None else found.usage.prompt_tokens)
 
@@ -317,7 +315,7 @@ def read_models(body: bytes) -> list[ServedModel]:
     try:
         found = _MODELS.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise AnswerError(f"the list of models is none of OpenAI's format: {error}") from error
+        raise AnswerError(f"the list of models is not in OpenAI's format: {error}") from error
     return [
         ServedModel(
             each.id,
@@ -338,7 +336,7 @@ def read_tokens(body: bytes) -> int:
     try:
         return _COUNTED.decode(body).usage.prompt_tokens
     except (msgspec.DecodeError, RecursionError) as error:
-        raise AnswerError(f"the answer counts no tokens: {error}") from error
+        raise AnswerError(f"the response has no token counts: {error}") from error
 
 
 def read_refusal(status: int, body: bytes) -> RefusedError:
@@ -383,7 +381,7 @@ def _check_dtype(told: str, wanted: OutputDtype) -> None:
 
 def _finite(vectors: NDArray[Any]) -> NDArray[Any]:
     if vectors.dtype.kind not in "iu" and not np.isfinite(vectors).all():
-        raise AnswerError("the answer holds numbers that are not finite")
+        raise AnswerError("the response holds numbers that are not finite")
     return vectors
 
 

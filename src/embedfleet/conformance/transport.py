@@ -24,7 +24,7 @@ def api_base(url: str) -> str:
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise SetupError(f"{url!r} is no address; it must be like http://127.0.0.1:8080/v1")
+        raise SetupError(f"{url!r} is not an address such as http://127.0.0.1:8080/v1")
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
 
 

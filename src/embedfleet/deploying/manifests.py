@@ -49,7 +49,9 @@ def _yaml() -> Any:
 def files(bundle: str) -> list[File]:
     """The files of a folder below `deploy/kubernetes`, such as `base` or `overlays/gateway`."""
     if not KUBERNETES.is_dir():
-        raise SetupError(f"this installation of embedfleet has no manifests: {KUBERNETES}")
+        raise SetupError(
+            f"the manifests are missing from this installation of embedfleet: {KUBERNETES}"
+        )
     return list(_files(KUBERNETES / bundle, bundle.rpartition("/")[2]))
 
 
@@ -68,7 +70,7 @@ def _files(folder: Path, prefix: str) -> Iterator[File]:
     chosen = yaml.load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
     unknown = set(chosen) - KNOWN_FIELDS
     if unknown:
-        raise SetupError(f"{folder}/kustomization.yaml has fields unknown here: {sorted(unknown)}")
+        raise SetupError(f"{folder}/kustomization.yaml has unknown fields: {sorted(unknown)}")
     for entry in chosen.get("resources") or ():
         path = folder / entry
         if path.is_dir():
@@ -86,7 +88,7 @@ def _config_map(folder: Path, made: Document, namespace: str | None) -> Document
 
     options = made["options"]
     if not options.get("disableNameSuffixHash"):
-        raise SetupError(f"{folder}: a generated name with a hash is not known here")
+        raise SetupError(f"{folder}: generated names with hash suffixes are not supported")
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

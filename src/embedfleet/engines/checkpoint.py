@@ -46,7 +46,7 @@ class NamedTensors:
         surplus = next((name for name in self._tensors if name.startswith(beginning)), None)
         if surplus is not None:
             raise ModelError(
-                f"{self._directory}: tensor {surplus} is there, but config.json says that the "
+                f"{self._directory}: tensor {surplus} exists, but according to config.json the "
                 f"model has {layers} layers."
             )
 

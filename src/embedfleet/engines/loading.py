@@ -137,8 +137,8 @@ def load_engine(directory: Path, options: EngineOptions) -> Engine:
     checkpoint = open_checkpoint(directory, options.task)
     if not normalizes(directory):
         log.warning(
-            "the model's files bring no vector to unit length (modules.json has no Normalize); "
-            "embedfleet does all the same"
+            "the model's files do not normalise vectors (modules.json has no Normalize); "
+            "embedfleet normalises them to unit length all the same"
         )
     if kind == "cuda" or (kind == "auto" and options.dtype != "int8" and _cuda_is_there()):
         return _load_cuda(checkpoint, options)
@@ -234,7 +234,7 @@ def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
     choice = choose_kernels(options.kernels, dtype, around)
     if choice.kernels == "numpy" and obstacle is not None:
         log.warning(
-            "numpy computes, in f32, many times as slow as compiled kernels: %s. Install "
+            "using the NumPy engine in f32, many times slower than compiled kernels: %s. Install "
             "embedfleet where there is a C compiler%s",
             *(obstacle, f", or add OpenVINO: {how_to_add('openvino')}" if decodes else ""),
         )
@@ -274,7 +274,7 @@ def _load_native(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> 
             log.info("int8 suits the model: %s", said)
             return engine
         engine.close()
-        log.warning("int8 does not suit the model (%s): float32 is taken instead", said)
+        log.warning("int8 does not suit the model (%s): float32 is used instead", said)
         return NativeEngine(checkpoint, replace(settings, precision=Precision.F32), kernels)
     return engine
 
@@ -309,7 +309,7 @@ def _load_openvino(checkpoint: Qwen3Checkpoint, options: EngineOptions, dtype: s
         max_tokens=max_tokens,
         attending=attending,
     )
-    log.info("attention is %s, as OpenVINO has it for this processor", attending)
+    log.info("using %s attention, which OpenVINO supports on this processor", attending)
     return CpuEngine(checkpoint, settings)
 
 

@@ -212,7 +212,7 @@ class Prober:
         """Count as a missed look whatever it was that ended one: a watch that ends would leave the
         replica in its state for ever.
         """
-        log.error("looking at replica %s failed", member.name, exc_info=error)
+        log.error("probing replica %s failed", member.name, exc_info=error)
         self._missed(member, f"looking at it failed: {type(error).__name__}", lost=False)
 
     async def _attend(self, member: Member, watch: _Watch) -> None:
@@ -450,16 +450,16 @@ async def _asked(
         async with asyncio.timeout(limit_s):
             return await ask(member.url)
     except EmbedfleetError as error:
-        raise _TrialError(f"it could not be verified: {error.message}") from error
+        raise _TrialError(f"verification failed: {error.message}") from error
     except TimeoutError as error:  # before OSError, of which it is one
         raise _TrialError(f"no {what} within {limit_s:.3g} s", silent=True) from error
     except OSError as error:
-        raise _TrialError(f"it could not be verified: {error}") from error
+        raise _TrialError(f"verification failed: {error}") from error
     except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         log.exception("verifying replica %s failed", member.name)
-        raise _TrialError(f"verifying it failed: {type(error).__name__}") from error
+        raise _TrialError(f"verification failed: {type(error).__name__}") from error
 
 
 def _believed(member: Member, now: float) -> ReplicaDescription | None:

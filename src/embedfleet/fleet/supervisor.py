@@ -137,7 +137,7 @@ class Supervisor:
 
     async def scale_to(self, planned: int, standby: int, reason: str) -> None:
         """Have `planned` replicas in traffic and `standby` beside them; returns at once."""
-        log.debug("%d replicas and %d on standby: %s", planned, standby, reason)
+        log.debug("scaling to %d replicas and %d on standby: %s", planned, standby, reason)
         self._become(planned, standby)
 
     def drain(self) -> None:
@@ -216,7 +216,9 @@ class Supervisor:
                 continue
             if end.hopeless:
                 log.error(
-                    "replica %s ended (%s); starting it again can't help", slot.name, end.reason
+                    "replica %s exited (%s); not restarting it, as that would not help",
+                    slot.name,
+                    end.reason,
                 )
                 self.listener.gave_up(end.reason)
                 await self._pause(slot, math.inf)
@@ -224,7 +226,7 @@ class Supervisor:
             ends = 1 if time.monotonic() - started > HEALTHY_S else ends + 1
             wait = self.backoff.after(ends)
             log.warning(
-                "replica %s ended (%s); it is started again in %.1f s", slot.name, end.reason, wait
+                "replica %s exited (%s); restarting it in %.1f s", slot.name, end.reason, wait
             )
             await self._pause(slot, wait)
             if self._needed(slot):

@@ -227,7 +227,7 @@ def _template_by_name(directory: Path, family: Family, tokenizer: Tokenizer) -> 
         end_of_text: int | None = None if token is None else tokenizer.token_to_id(token)
         if end_of_text is not None:
             log.info(
-                "%s appends no token to a text: %s is appended, as later tokenizers of "
+                "%s appends no end-of-text token; appending %s, as later tokenizers of "
                 "Qwen3-Embedding do",
                 *(path, token),
             )

@@ -80,7 +80,7 @@ def weight_files(directory: Path) -> list[Path]:
     except OSError as error:
         raise ModelError(f"{index} can't be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelError(f"{index} is no index of safetensors files: {error}.") from None
+        raise ModelError(f"{index} is not an index of safetensors files: {error}.") from None
     outside = [shard for shard in shards if shard != Path(shard).name or shard.startswith(".")]
     if outside:
         raise ModelError(f"{index} names {outside[0]!r}, which is not a file beside it.")

@@ -97,7 +97,7 @@ class LocalStore:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise StoreError(f"{path}: somebody else writes there now") from None
+            raise StoreError(f"{path}: another process is writing there") from None
         except OSError as error:
             raise StoreError(f"{path} can't be written: {error}") from error
         for left in path.rglob(f".*{TEMPORARY}"):

@@ -39,7 +39,7 @@ def connections_within(most: int, descriptors: int) -> int:
     if room >= most:
         return most
     log.warning(
-        "this process may open %d files, so there is room for %d connections instead of %d "
+        "the limit of %d open files allows for %d connections instead of %d "
         "(gateway.max_connections); raise the hard limit (ulimit -Hn, LimitNOFILE=)",
         *(descriptors, room, most),
     )

@@ -294,7 +294,9 @@ class Router:
             if task is not None:
                 task.uncancel()
             return error_response(
-                DrainingError("the server stops and could not finish this request; try again")
+                DrainingError(
+                    "the server is shutting down and could not finish this request; try again"
+                )
             )
         except Exception:  # the outermost loop of a request: it must answer whatever happens
             log.exception("request %s to %r failed. This is a bug.", request.id, request.path)
@@ -334,9 +336,9 @@ class Router:
         )
         if allowed:
             raise MethodNotAllowedError(
-                f"{path} answers {' and '.join(allowed)}, not {method}", allowed=allowed
+                f"{path} supports {' and '.join(allowed)}, not {method}", allowed=allowed
             )
         known_paths = ", ".join(sorted({known_path for _, known_path in self.routes}))
         raise UnknownRouteError(
-            f"there is no {path} here; this address answers {known_paths}", code="unknown_url"
+            f"no such path: {path}; this address serves {known_paths}", code="unknown_url"
         )

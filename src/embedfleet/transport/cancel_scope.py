@@ -113,7 +113,7 @@ class CancelScope:
             self.begin()
 
     def _expire(self) -> None:
-        self._reason = DeadlineError("the deadline passed before the request was there")
+        self._reason = DeadlineError("the deadline passed before the request had arrived")
         if self._work is not None:
             self._work.cancel()
 

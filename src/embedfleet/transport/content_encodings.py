@@ -55,8 +55,7 @@ class Expanding:
             return self._app({**scope, "headers": kept}, expanded.receive, send)
         shown = coding[:40].decode("latin-1")
         error = UnknownCodingError(
-            f"Content-Encoding {shown!r} is not understood here; one of gzip and deflate is, "
-            "or none at all"
+            f"Content-Encoding {shown!r} is not supported; use gzip, deflate, or none"
         )
         return send_response(send, error_response(error), Request(scope, receive, send).id)
 
@@ -105,14 +104,14 @@ class _Expanded:
                     self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)  # as some clients send it
             piece = self._inflate.decompress(self._coded, PIECE_BYTES)
         except zlib.error as error:
-            raise CallerError(f"the body is not compressed as it says: {error}") from error
+            raise CallerError(f"the body does not match its Content-Encoding: {error}") from error
         self._coded = self._inflate.unconsumed_tail
         if self._inflate.eof and self._inflate.unused_data:
-            raise CallerError("the body goes on after the end of what is compressed")
+            raise CallerError("the body continues after the end of the compressed data")
         full = len(piece) == PIECE_BYTES
         if self._whole and not self._coded and not self._inflate.eof:
             if not full:
-                raise CallerError("the compressed body ends too soon")
+                raise CallerError("the compressed body is truncated")
             self._coded = b""
         return piece
 

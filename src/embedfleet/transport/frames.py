@@ -144,12 +144,14 @@ class Asked:
         place, or the same ones without an end.
         """
         if not frame.ids and not frame.failures:
-            raise ReplicaError("a frame that answers no text")
+            raise ReplicaError("a frame without answers")
         fresh = [self._open.pop(text, None) for text in frame.ids]
         failures = frame.failures
         for failure in failures:
             if failure.id not in self._echoes:
-                raise ReplicaError(f"a frame has a failure for text {failure.id}, never asked for")
+                raise ReplicaError(
+                    f"a frame reports a failure of text {failure.id}, which was not in the call"
+                )
         if failures:
             failures = [each for each in failures if self._open.pop(each.id, None) is not None]
         if fresh == frame.echoes and len(failures) == len(frame.failures):
@@ -167,12 +169,12 @@ class Asked:
         kept = [row for row, echoed in enumerate(fresh) if echoed is not None]
         self.repeated += len(fresh) - len(kept) + len(frame.failures) - len(failures)
         if self.repeated > len(self._echoes):
-            raise ReplicaError("frames answer the same texts again and again")
+            raise ReplicaError("frames keep answering the same texts")
         if not kept and not failures:
             return None
         size, rest = divmod(len(frame.vectors), max(1, len(frame.ids)))
         if rest:
-            raise ReplicaError("a frame whose vectors are not of one size")
+            raise ReplicaError("a frame whose vectors differ in size")
         return msgspec.structs.replace(
             frame,
             ids=[frame.ids[row] for row in kept],
@@ -219,9 +221,11 @@ def decode_call(body: bytes | bytearray) -> Call:
             "run the same release of embedfleet on both sides"
         )
     if any(len(text.ids) % _IDS.itemsize for text in call.texts):
-        raise ReplicaError("not a call of embedfleet's wire: token ids of no whole number of int32")
+        raise ReplicaError(
+            "not a call of embedfleet's wire protocol: token ids are not a whole number of int32"
+        )
     if len({text.id for text in call.texts}) != len(call.texts):
-        raise ReplicaError("not a call of embedfleet's wire: two texts have one id")
+        raise ReplicaError("not a call of embedfleet's wire protocol: two texts have the same id")
     return call
 
 

@@ -121,7 +121,7 @@ async def test_nothing_is_set_where_another_autoscaler_owns_the_number(
 ) -> None:
     async with deployed("a", "b") as cluster:
         cluster.owned_by(path, target)
-        with pytest.raises(ClusterError, match=r"belongs to \w+ o: nothing was set"):
+        with pytest.raises(ClusterError, match=r"belongs to \w+ o: the number of replicas"):
             await direct(cluster).scale_to(5, 0, "a burst")
 
         assert cluster.replicas == 2

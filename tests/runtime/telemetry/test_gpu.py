@@ -52,7 +52,7 @@ def test_what_the_driver_does_not_tell_is_nan_and_noted_once(
     for state in states:
         assert math.isnan(state.power_w)
         assert (state.busy, state.memory_used_bytes) == (0.97, 3 << 30)
-    assert caplog.text.count("does not tell the GPU's power: Not Supported") == 1
+    assert caplog.text.count("does not report the GPU's power: Not Supported") == 1
 
 
 def test_an_engine_without_a_gpu_has_none_to_look_at() -> None:

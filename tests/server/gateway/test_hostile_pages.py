@@ -131,7 +131,7 @@ async def test_frames_that_answer_nothing_do_not_keep_a_call_alive() -> None:
             await asyncio.sleep(0.05)
 
     async with answering(frames) as url, upstream() as own, asyncio.timeout(20):
-        with pytest.raises(ReplicaError, match="answers no text"):
+        with pytest.raises(ReplicaError, match="a frame without answers"):
             await own.work(url, "key", [CallText(0, b"\1\0\0\0", False, 0)], lambda _: None)
 
 

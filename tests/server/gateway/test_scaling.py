@@ -139,7 +139,7 @@ async def test_several_pools_must_be_named() -> None:
         with pytest.raises(CallerError, match="name one of a, b"):
             rig.scaling.find(None)
         assert rig.scaling.find("b").pool == "b"
-    with pytest.raises(CallerError, match="no pool is scaled here"):
+    with pytest.raises(CallerError, match="no pool is autoscaled here"):
         Scaling(SETTINGS, GatewayMetrics()).find(None)
 
 

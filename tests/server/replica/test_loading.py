@@ -66,7 +66,7 @@ def test_it_is_loaded_again_until_nobody_does(
     logging.getLogger("embedfleet.server.replica.process").addHandler(handler)
     with being_copied(directory / "model.safetensors", handler.noticed):
         loaded = load(settings(directory))
-    assert "model.safetensors was written to while the model was loaded" in caplog.text
+    assert "model.safetensors changed while the model was being loaded" in caplog.text
     assert loaded.files.first_changed() is None
     loaded.engine.close()
 

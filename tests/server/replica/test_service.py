@@ -348,7 +348,7 @@ async def test_a_small_file_that_was_changed_is_not_handed_out(tmp_path: Path) -
         (tmp_path / "config.json").write_text("[1]")
         async with here.upstream.session.get(f"{here.url}/v1/replica/files/config.json") as answer:
             assert answer.status == 409
-            assert "config.json was changed" in (await answer.json())["error"]["message"]
+            assert "config.json has changed" in (await answer.json())["error"]["message"]
 
 
 async def test_an_unknown_route_or_method_is_told_what_exists() -> None:

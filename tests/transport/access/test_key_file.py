@@ -83,7 +83,7 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match=f"{path} can't be read: No such file"):
         load(path)
     path.write_text("{")
-    with pytest.raises(KeyFileError, match=f"{path}: this is no file of keys"):
+    with pytest.raises(KeyFileError, match=f"{path}: not a valid keys file"):
         load(path)
     with pytest.raises(KeyFileError, match="can't be written: No such file"):
         change(tmp_path / "none" / "keys.json", lambda keys: keys)
@@ -91,7 +91,7 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "keys.json")
-    with pytest.raises(KeyFileError, match="no regular file"):
+    with pytest.raises(KeyFileError, match="not a regular file"):
         load(tmp_path / "keys.json")
 
 
@@ -102,4 +102,4 @@ def test_a_file_that_anybody_may_write_is_warned_of(
     change(file, lambda _: ())
     file.chmod(0o666)
     load(file)
-    assert "anybody on this machine may write" in caplog.text
+    assert "is writable by other users" in caplog.text

@@ -40,7 +40,7 @@ def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
 
 def test_an_empty_variable_of_keys_does_not_open_the_door() -> None:
     """As when a secret is missing where the variable is made of it."""
-    with pytest.raises(SettingError, match="EMBEDFLEET_API_KEYS is set and holds no key"):
+    with pytest.raises(SettingError, match="EMBEDFLEET_API_KEYS is set but holds no key"):
         callers(None, [])
 
 
@@ -49,7 +49,7 @@ def test_a_file_that_is_missing_or_broken_stops_the_start(tmp_path: Path) -> Non
     with pytest.raises(KeyFileError, match="can't be read"):
         callers(file, None)
     file.write_text("{")
-    with pytest.raises(KeyFileError, match="no file of keys"):
+    with pytest.raises(KeyFileError, match="not a valid keys file"):
         callers(file, None)
     with pytest.raises(SettingError, match=r"admin\.key_file: .* can't be read"):
         one_key(tmp_path / "none", "admin.key_file")

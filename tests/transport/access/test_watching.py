@@ -83,7 +83,7 @@ async def test_no_error_ends_a_watch(tmp_path: Path, caplog: pytest.LogCaptureFi
     task = asyncio.create_task(Watch([path], read).run(0.01))
     with caplog.at_level(logging.ERROR):
         path.write_bytes(b"no UTF-8: \xff")
-        await until(lambda: "what was read before holds" in caplog.text)
+        await until(lambda: "its previous content stays in force" in caplog.text)
     path.write_text("better")
     await until(lambda: taken[-1] == "better")
     assert taken == ["good", "better"]

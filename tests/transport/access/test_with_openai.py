@@ -254,7 +254,7 @@ async def test_a_file_that_breaks_while_it_serves_changes_nothing(
         await embed(client)
         file.write_text("{")  # noqa: ASYNC240  somebody's editor
         async with asyncio.timeout(10):
-            while "is not used" not in caplog.text:
+            while "previous content stays in force" not in caplog.text:
                 await asyncio.sleep(0.05)
         await embed(client)
 

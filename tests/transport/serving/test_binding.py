@@ -93,7 +93,7 @@ def test_what_a_killed_process_left_is_replaced_and_what_lives_is_not(tmp_path: 
     ):
         raise AssertionError
     path.write_text("somebody's")
-    with pytest.raises(SetupError, match="no socket"), listening([Place("", 0, path)]):
+    with pytest.raises(SetupError, match="not a socket"), listening([Place("", 0, path)]):
         raise AssertionError
     assert path.read_text() == "somebody's"
 
@@ -122,7 +122,7 @@ def test_a_failure_leaves_nothing_open(tmp_path: Path) -> None:
         ("", "an address is empty"),
         ("127.0.0.1,", "an address is empty"),
         ("unix:http.sock", "no absolute path"),
-        ("::1,::1", "stands there twice"),
+        ("::1,::1", "is listed twice"),
     ],
 )
 def test_addresses_that_can_not_be_are_refused(hosts: str, complaint: str) -> None:

@@ -410,7 +410,7 @@ async def test_answers_have_a_date_and_another_protocol_is_named() -> None:
         assert (status, "date" in headers, told(body)) == (
             505,
             True,
-            "this is HTTP/1.1, not HTTP/2.0",
+            "unsupported protocol version: expected HTTP/1.1, not HTTP/2.0",
         )
 
 

@@ -148,7 +148,9 @@ def wanted(body: bytes, endpoints: Mapping[str, Any]) -> tuple[str, str, dict[st
     try:
         found = msgspec.json.decode(body, type=_Wanted)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise CallerError(f"the body makes no batch: {error}", code="invalid_value") from error
+        raise CallerError(
+            f"the body does not describe a batch: {error}", code="invalid_value"
+        ) from error
     if found.endpoint not in endpoints:
         known = ", ".join(endpoints)
         raise CallerError(

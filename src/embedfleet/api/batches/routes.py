@@ -80,7 +80,7 @@ class BatchRoutes:
                 return await route(request, opened.key)
             except OSError as error:
                 raise StorageError(
-                    f"files can't be read or written now: {error.strerror or error}",
+                    f"files can't be read or written at the moment: {error.strerror or error}",
                     retry_after_s=5,
                 ) from error
             finally:
@@ -107,7 +107,7 @@ class BatchRoutes:
         held = sum(each.bytes for each in self._shelf.files(owner))
         if held + form.content.seek(0, 2) > self._max_stored_bytes:
             raise CallerError(
-                f"files of {held} bytes are kept; the limit is {self._max_stored_bytes} "
+                f"{held} bytes of files are stored; the limit is {self._max_stored_bytes} "
                 "(batches.max_stored_bytes): delete some",
                 code="storage_full",
             )

@@ -105,7 +105,7 @@ class Runner:
         try:
             await self._all_of(batch)
         except OSError as error:
-            log.warning("the batch %s waits: %s", batch.id, error)
+            log.warning("batch %s is waiting: %s", batch.id, error)
             await asyncio.sleep(LOOK_EVERY_S)
         finally:
             del self._running[batch.id]

@@ -39,7 +39,7 @@ async def read_form(request: Request, most_bytes: int) -> Form:
     kind, options = parse_options_header(request.header(b"content-type") or "")
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise CallerError("send a form: content-type multipart/form-data with a boundary")
+        raise CallerError("expected multipart/form-data with a boundary")
     with contextlib.ExitStack() as stack:
         form = Form(stack.enter_context(tempfile.TemporaryFile()))
         try:
@@ -69,7 +69,7 @@ async def _read(request: Request, form: Form, boundary: bytes, most_bytes: int) 
             held.clear()
     parser.finalize()
     if not reader.ended:
-        raise CallerError("the form ends too soon")
+        raise CallerError("the form ends prematurely")
 
 
 def too_large(most_bytes: int) -> BodyTooLargeError:
@@ -126,7 +126,7 @@ class _Reader:
             self._into = name
             self._form.fields[name] = ""
         elif name != "file" or self._form.filename is not None:
-            raise CallerError("the form takes one file, as `file`", param="file")
+            raise CallerError("the form must contain exactly one file, as `file`", param="file")
         else:
             self._into = None
             self._form.filename = filename.decode("utf-8", "replace")[:512]

@@ -35,7 +35,7 @@ def _deployed(path: str) -> str:
     name = path.removeprefix(prefix).removesuffix(_SUFFIX)
     if not name or not path.endswith(_SUFFIX):
         raise UnknownRouteError(
-            f"there is no {path} here; vectors are at {prefix}NAME{_SUFFIX}", code="unknown_url"
+            f"no such path: {path}; vectors are at {prefix}NAME{_SUFFIX}", code="unknown_url"
         )
     return name
 

@@ -168,7 +168,7 @@ def _text_of(given: _Input) -> str:
     if isinstance(given.content, str):
         return given.content
     if any(item.text is None for item in given.content):
-        raise wrong("inputs", "texts alone; images have no vectors here", "image_url")
+        raise wrong("inputs", "texts only; images are not supported", "image_url")
     return "".join(item.text or "" for item in given.content)
 
 

@@ -66,8 +66,8 @@ def checked(request: EmbeddingRequest) -> EmbeddingRequest:
         return request
     if request.by_item:
         raise CallerError(
-            f'`on_error` is "item", and bytes hold no errors; ask for "float" or "base64" instead '
-            f'of "{layout}".',
+            f'`on_error` "item" needs a JSON response, and `encoding_format` is "{layout}"; use '
+            '"float" or "base64".',
             param="encoding_format",
             code="invalid_value",
         )

@@ -347,7 +347,7 @@ def text_fault(
 
 def _no_ids(param: str) -> CallerError:
     return CallerError(
-        f"`{param}` has token ids, and texts alone are taken here (gateway.input_ids); with "
+        f"`{param}` has token ids, but only texts are accepted here (gateway.input_ids); with "
         "LangChain, check_embedding_ctx_length=False sends texts.",
         param=param,
         code="token_ids_refused",

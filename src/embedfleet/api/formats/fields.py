@@ -131,7 +131,7 @@ def unknown_field(name: str) -> CallerError:
     """The refusal of a field that is not known."""
     told = shown(name)
     return CallerError(
-        f"`{told}` is not known here; leave it out (gateway.unknown_fields is `refuse`).",
+        f"`{told}` is an unknown field; leave it out (gateway.unknown_fields is `refuse`).",
         param=told,
         code="unknown_parameter",
     )
@@ -178,7 +178,7 @@ def wrong(name: str, right: str, value: object) -> CallerError:
 
 def _contradiction(name: str, other: str) -> CallerError:
     return CallerError(
-        f"`{name}` and `{other}` mean the same and say different things; send one of them.",
+        f"`{name}` and `{other}` have the same meaning but different values; send one of them.",
         param=name,
         code="invalid_value",
     )
@@ -285,7 +285,7 @@ def _never(instead: str) -> Handler:
         if value in ("", [], {}, False):
             return {}
         raise CallerError(
-            f"`{name}` would change the vector and is not honoured here; {instead}.",
+            f"`{name}` would change the vector and is not supported; {instead}.",
             param=name,
             code="unsupported_parameter",
         )

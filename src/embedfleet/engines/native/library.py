@@ -212,7 +212,7 @@ def opened(path: Path) -> Kernels:
     except AttributeError:
         abi = None
     if abi != ABI:
-        raise OSError(f"{path} was compiled from another version; install embedfleet again")
+        raise OSError(f"{path} was compiled from another version; reinstall embedfleet")
     numbers = _Numbers()
     library.embedfleet_numbers(byref(numbers))
     sets = tuple(_set(library, number) for number in range(library.embedfleet_sets()))
@@ -245,5 +245,5 @@ def absence() -> str | None:
 def address(array: NDArray[np.generic]) -> int:
     """Where the numbers of an array begin. Whoever hands it on keeps the array meanwhile."""
     if not array.flags.c_contiguous:
-        raise ValueError(f"an array of shape {array.shape} has gaps between its numbers")
+        raise ValueError(f"an array of shape {array.shape} is not contiguous")
     return array.ctypes.data

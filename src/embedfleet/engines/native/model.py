@@ -58,7 +58,7 @@ class Model:
         layers = (PackedLayer * len(taken))(*taken)
         self._model = kernels.embedfleet_open(shape, layers, norm, threads)
         if not self._model:
-            raise MemoryError(f"there is no memory for a model on {threads} threads, or no thread")
+            raise MemoryError(f"not enough memory for a model on {threads} threads, or no threads")
         # Whoever forgets to close an engine must not leave its threads behind. It holds the
         # weights, which are read until then.
         self._close = weakref.finalize(self, _close, kernels, self._model, weights)
@@ -86,7 +86,7 @@ class Model:
         borrowed = (None, None) if sharing is None else map(address, sharing)
         pointers = [address(begins), *borrowed, address(states), *turning, address(final)]
         if self._kernels.embedfleet_run(self._model, texts, *pointers):
-            raise MemoryError(f"there is no memory for a pass of {len(states)} tokens")
+            raise MemoryError(f"not enough memory for a pass of {len(states)} tokens")
         return final
 
     def release_memory(self) -> None:

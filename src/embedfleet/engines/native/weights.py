@@ -54,7 +54,7 @@ class WeightBuffer:
         try:
             self._memory = mmap.mmap(-1, max(size, _LINE), flags=private)
         except OSError as error:
-            raise MemoryError(f"there is no memory for weights of {size >> 20} MiB") from error
+            raise MemoryError(f"not enough memory for weights of {size >> 20} MiB") from error
         with contextlib.suppress(OSError):  # a kernel without huge pages
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._taken = 0

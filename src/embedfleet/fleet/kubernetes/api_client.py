@@ -67,7 +67,7 @@ class Connection:
                 await library.config.load_kube_config(file, client_configuration=settings)
         except (library.config.ConfigException, unreadable, OSError, TypeError) as error:
             raise ClusterSetupError(
-                f"no cluster is known here ({error}): run as a pod with a service account, or "
+                f"no cluster is configured ({error}): run as a pod with a service account, or "
                 "give a kubeconfig"
             ) from error
         return cls(library.client.ApiClient(configuration=settings))
@@ -155,9 +155,9 @@ def _decoded(method: str, path: str, data: bytes) -> Document:
     try:
         found = msgspec.json.decode(data)
     except msgspec.DecodeError as error:
-        raise ClusterError(f"{method} {path} was answered with what is no JSON") from error
+        raise ClusterError(f"{method} {path} was answered with invalid JSON") from error
     if not isinstance(found, dict):
-        raise ClusterError(f"{method} {path} was answered with JSON that is no object")
+        raise ClusterError(f"{method} {path} was answered with JSON that is not an object")
     return found
 
 

@@ -118,5 +118,5 @@ async def retried(
             if not error.passing or failures >= retry.tries:
                 raise
             pause_s = retry.pause_s(failures, rng, error.retry_after_s)
-            log.warning("the API server: %s; again in %.1f s", error.message, pause_s)
+            log.warning("Kubernetes API server: %s; retrying in %.1f s", error.message, pause_s)
         await asyncio.sleep(pause_s)

@@ -30,7 +30,7 @@ def parse(text: str) -> tuple[str, str]:
     found = TARGET.fullmatch(text)
     if found is None:
         raise SettingError(
-            f'"{text}" does not read like namespace/name, for instance embedfleet/engine'
+            f'"{text}" must have the form namespace/name, for instance embedfleet/engine'
         )
     return found["namespace"], found["name"]
 

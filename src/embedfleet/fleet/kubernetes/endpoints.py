@@ -36,7 +36,7 @@ def parse(text: str) -> Service:
     port = found["port"] if found else ""
     if found is None or (port.isdecimal() and not 0 < int(port) < 65_536):
         raise SettingError(
-            f'"{text}" does not read like namespace/name:port, for instance '
+            f'"{text}" must have the form namespace/name:port, for instance '
             "embedfleet/engine:http (the port's name in the Service, or the pods' number)"
         )
     return Service(found["namespace"], found["name"], port)

@@ -72,7 +72,9 @@ class Collection:
         self._failures += 1
         pause_s = self._retry.pause_s(self._failures, self._rng, error.retry_after_s)
         level = logging.INFO if error.expired else logging.WARNING
-        log.log(level, "following %s: %s; again in %.1f s", self._path, error.message, pause_s)
+        log.log(
+            level, "watching %s failed: %s; retrying in %.1f s", self._path, error.message, pause_s
+        )
         await asyncio.sleep(pause_s)
 
     async def _list(self) -> None:

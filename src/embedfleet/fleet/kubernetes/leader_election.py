@@ -160,9 +160,9 @@ class Leadership:
             while True:
                 await self._look()
                 if self.leads:
-                    log.info("this gateway holds the lease %s", self._name)
+                    log.info("acquired the lease %s", self._name)
                     await self._lead()
-                    log.warning("this gateway lost the lease %s", self._name)
+                    log.warning("lost the lease %s", self._name)
                 await self._pause()
         finally:
             await self._resign()
@@ -196,9 +196,9 @@ class Leadership:
             async with asyncio.timeout(self._times.act_s):
                 await self._contend()
         except ClusterError as error:
-            log.warning("the lease %s: %s", self._name, error.message)
+            log.warning("the lease %s could not be read or renewed: %s", self._name, error.message)
         except TimeoutError:
-            log.warning("the lease %s: the API server is slow", self._name)
+            log.warning("the lease %s was not renewed in time: the API server is slow", self._name)
 
     async def _contend(self) -> None:
         lease = await self._read()
@@ -240,4 +240,4 @@ class Leadership:
 
 async def _for_ever(work: Awaitable[None]) -> None:
     await work
-    raise RuntimeError("the work of a lease's holder ended, and it still holds the lease")
+    raise RuntimeError("the leader's task ended while it still holds the lease")

@@ -196,7 +196,7 @@ class Exported:
     async def scale_to(self, planned: int, standby: int, reason: str) -> None:
         """Remember what is published. The metrics of decisions tell it, with their time."""
         _no_standby(standby)
-        log.info("%d replicas are wanted: %s", planned, reason)
+        log.info("%d replicas wanted: %s", planned, reason)
         self._wanted, self._wanted_at = planned, self._clock()
 
 
@@ -231,15 +231,30 @@ class Direct:
         deployment = self._pods.deployment
         owners = await deployment.owners()
         if owners:
-            raise ClusterError(f"{deployment} belongs to {' and '.join(owners)}: nothing was set")
+            raise ClusterError(
+                f"{deployment} belongs to {' and '.join(owners)}: "
+                "the number of replicas was not changed"
+            )
         if self._is_shrinking and planned <= self._shrinking_to:
             # Broken off at every step down, a drain that outlasts their pace would never end.
-            log.info("%s: from %d to %d next: %s", deployment, self._shrinking_to, planned, reason)
+            log.info(
+                "%s: scaling from %d to %d replicas once the current scale-down is done: %s",
+                deployment,
+                self._shrinking_to,
+                planned,
+                reason,
+            )
             self._shrinking_to = planned
             return
         await self.close()
         await self._count.refresh()
-        log.info("%s: %d to %d replicas: %s", deployment, self._count.replicas, planned, reason)
+        log.info(
+            "%s: scaling from %d to %d replicas: %s",
+            deployment,
+            self._count.replicas,
+            planned,
+            reason,
+        )
         if planned >= self._count.replicas:
             self._count.became(await deployment.scale(planned))
             return
@@ -267,7 +282,7 @@ class Direct:
                 planned = self._shrinking_to  # fewer were ordered meanwhile
                 await self._let_go(planned, await self._chosen(planned))
         except ClusterError as error:
-            log.warning("shrinking failed: %s", error.message)
+            log.warning("scaling down failed: %s", error.message)
 
     async def _let_go(self, planned: int, going: list[str]) -> None:
         """Have them finish and taken; who is not taken stays after all. Raises ClusterError."""
@@ -332,5 +347,5 @@ class Costs:
             try:
                 await pods.set_cost(name, cost)
             except ClusterError as error:
-                log.warning("the deletion cost of %s: %s", name, error.message)
+                log.warning("could not set the deletion cost of %s: %s", name, error.message)
                 return

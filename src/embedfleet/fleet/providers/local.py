@@ -140,7 +140,7 @@ class LocalReplica:
             async with asyncio.timeout(grace_s):
                 await self._process.wait()
         except TimeoutError:
-            log.warning("process %d did not stop within %g s and is killed", self.pid, grace_s)
+            log.warning("process %d did not stop within %g s; killing it", self.pid, grace_s)
             self._signal_group(signal.SIGKILL)
             await self._process.wait()
         await self._end_orphans()
@@ -154,7 +154,7 @@ class LocalReplica:
                 while self._signal_group(0):
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            log.warning("processes that process %d left behind are killed", self.pid)
+            log.warning("killing processes that process %d left behind", self.pid)
             self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: int) -> bool:

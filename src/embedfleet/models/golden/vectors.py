@@ -75,7 +75,8 @@ def read(path: Path) -> GoldenVectors:
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ModelError(
-            f"{path} is no file of golden vectors ({error}); make one with `embedfleet golden make`"
+            f"{path} is not a file of golden vectors ({error}); make one with `embedfleet golden "
+            "make`"
         ) from error
 
 

@@ -48,9 +48,11 @@ def places(hosts: str, port: int) -> tuple[Place, ...]:
         else:
             place = Place("", 0, Path(each.removeprefix(UNIX)))
         if place.path is None and not place.host:
-            raise ValueError("an address is empty; 0.0.0.0 is every IPv4 address, :: every one")
+            raise ValueError(
+                "an address is empty; use 0.0.0.0 for all IPv4 addresses, or :: for all addresses"
+            )
         if place in found:
-            raise ValueError(f"{each} stands there twice")
+            raise ValueError(f"{each} is listed twice")
         found.append(place)
     return tuple(found)
 

@@ -59,7 +59,7 @@ def host_and_port(address: str) -> tuple[str, int]:
     """Of `host:port`, with brackets around an IPv6 host; ValueError when it is none."""
     parts = urlsplit(f"//{address}")
     if not parts.hostname or parts.port is None or parts.netloc != address or parts.username:
-        raise ValueError(f"{address} is no address such as 10.0.0.7:26379")
+        raise ValueError(f"{address} is not an address such as 10.0.0.7:26379")
     return parts.hostname, parts.port
 
 

@@ -325,7 +325,7 @@ class Settings:
         """Return the one pool of a process that serves a single model."""
         if not self.pools:
             raise SettingError(
-                "no model is named: give one as an argument, for instance `builtin`, "
+                "no model given: name one as an argument, for instance `builtin`, "
                 "or a [[pools]] table in the settings file"
             )
         if len(self.pools) > 1:

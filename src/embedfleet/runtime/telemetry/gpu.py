@@ -61,7 +61,7 @@ class Gpu:
         except self._nvml.NVMLError as error:
             if what not in self._untold:
                 self._untold.add(what)
-                log.warning("the driver does not tell the GPU's %s: %s", what, error)
+                log.warning("the driver does not report the GPU's %s: %s", what, error)
             return None
 
 
@@ -72,10 +72,10 @@ def open_gpu(uuid: str | None) -> Gpu | None:
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:
-        log.warning("no metrics of the GPU without nvidia-ml-py: %s", how_to_add("cuda"))
+        log.warning("no GPU metrics without nvidia-ml-py: %s", how_to_add("cuda"))
         return None
     try:
         return Gpu(nvml, uuid)
     except nvml.NVMLError as error:
-        log.warning("no figures of the GPU %s: %s", uuid, error)
+        log.warning("no metrics for GPU %s: %s", uuid, error)
         return None

@@ -88,6 +88,6 @@ def too_late() -> DeadlineError:
 
 def no_vector(job: Job) -> VectorError:
     return VectorError(
-        f"the model gave no finite vector for a text of {job.tokens} tokens; "
+        f"the model returned no finite vector for a text of {job.tokens} tokens; "
         "a wider number format may help (f32 or bf16 instead of fp16)"
     )

@@ -34,7 +34,7 @@ def admit(tokens: int, lane: Lane, left_s: float, pressure: Pressure, most_token
     if pressure.tokens + tokens > most:
         over = (pressure.tokens + tokens - most) / pressure.tokens
         raise OverloadedError(
-            f"{pressure.tokens} tokens are being worked on and {tokens} more would pass the limit "
+            f"{pressure.tokens} tokens are in progress and {tokens} more would exceed the limit "
             f"of {most} for {lane} texts (gateway.max_queued_tokens); try again later",
             retry_after_s=_bounded(over * pressure.lane_s),
         )

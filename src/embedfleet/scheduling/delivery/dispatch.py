@@ -293,7 +293,7 @@ class Dispatcher:
         if text is None:
             if 0 <= text_id < call.asked:
                 return None
-            raise ReplicaError(f"it answered text {text_id}, which it was not asked for")
+            raise ReplicaError(f"it answered text {text_id}, which was not in the call")
         self._release(call, text)
         if text.settled:
             return None

@@ -246,7 +246,7 @@ class Pool:
         hedged = self._dispatcher.hedge(call, now)
         self._counter.hedged(hedged)
         log.info(
-            "replica %s/%s is late with %s: another one computes %d of them as well (hedge)",
+            "replica %s/%s is late with %s: hedging %d of them on another replica",
             *(self.name, member.name, counted(len(call.texts), "text"), hedged),
         )
         return member
@@ -497,4 +497,4 @@ class Pool:
         try:
             await self._upstream.cancel(flight.member.url, flight.key, ids)
         except EmbedfleetError as error:
-            log.debug("cancelling at %s: %s", flight.member.name, error)
+            log.debug("cancelling texts at %s failed: %s", flight.member.name, error)

@@ -112,7 +112,7 @@ class _Health:
             if not pool.fleet.count(ReplicaState.READY):
                 raise NoReplicaError(f"no replica of {pool.name} is ready", retry_after_s=1)
         if not self._gateway.ready():
-            raise NoReplicaError("no pool has begun", retry_after_s=1)
+            raise NoReplicaError("no pool has started", retry_after_s=1)
         return Response(b'{"status":"ready"}')
 
 

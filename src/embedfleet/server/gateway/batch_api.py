@@ -113,7 +113,7 @@ async def _asked(gateway: Gateway, path: str, name: str, body: bytes, owner: str
         return {"type": "http.request", "body": body}
 
     async def send(_message: Any) -> None:
-        raise RuntimeError("a request of a batch is answered by a return")
+        raise RuntimeError("a batch request must return its response")
 
     headers = [(b"content-type", b"application/json"), (b"x-embedfleet-lane", b"bulk")]
     scope = {
@@ -125,7 +125,7 @@ async def _asked(gateway: Gateway, path: str, name: str, body: bytes, owner: str
         Request(scope, receive, send, name)
     )
     if response is None:
-        raise RuntimeError("a request of a batch is answered by a return")
+        raise RuntimeError("a batch request must return its response")
     return response
 
 

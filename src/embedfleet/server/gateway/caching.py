@@ -56,8 +56,8 @@ def cache_routes(
     async def warm(request: Request) -> Response:
         if workers is not None and _wanted(cache).remote is None:
             raise CallerError(
-                "each of the gateway's processes has a memory of its own (gateway.workers): only a "
-                "cache in Redis can be warmed for all of them",
+                "each gateway process has its own memory cache (gateway.workers): only a cache "
+                "in Redis can be warmed for all of them",
                 code="no_cache",
             )
         _wanted(cache)

@@ -53,7 +53,7 @@ class Origin:
         parts = urlsplit(url)
         tls = parts.scheme == "https"
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"{url} is no address of HTTP")
+            raise ValueError(f"{url} is not an HTTP address")
         authority = parts.netloc.rpartition("@")[2]
         port = parts.port or (443 if tls else 80)
         return cls(parts.hostname, port, tls, parts.path.rstrip("/"), authority)

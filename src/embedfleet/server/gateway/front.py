@@ -159,8 +159,8 @@ def admin_socket(chosen: AdminSettings) -> list[socket]:
             raise
     free = bind(chosen.host, 0, how)
     log.warning(
-        "port %d, where the admin address is unless somebody chose one, is taken: it is at %s "
-        "(--admin-port chooses one; `embedfleet status --admin %d` finds it)",
+        "the default admin port %d is in use; using %s instead (choose one with --admin-port; "
+        "`embedfleet status --admin %d` finds it)",
         *(chosen.port, Place(chosen.host, free.getsockname()[1]), free.getsockname()[1]),
     )
     return [free]

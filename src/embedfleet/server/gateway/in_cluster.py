@@ -153,5 +153,7 @@ async def in_cluster(settings: Settings) -> AsyncIterator[InCluster | None]:
 def needed(inside: InCluster | None) -> InCluster:
     """The cluster that a pool asks for."""
     if inside is None:
-        raise SettingError("pools.replica_service needs a cluster, and this gateway opened none")
+        raise SettingError(
+            "pools.replica_service needs a cluster, and this gateway is not connected to one"
+        )
     return inside

@@ -218,7 +218,7 @@ class ModelContact:
         if path is None:
             log.warning(
                 "no golden vectors for %s: replicas are only checked for vectors of unit length; "
-                "make some with `embedfleet golden make`",
+                "create them with `embedfleet golden make`",
                 model.identity.name,
             )
             return None

@@ -68,7 +68,7 @@ class Names:
             )
         for name in taken:
             log.warning(
-                "pools[%d] is not called %s for short: pools[%d] is",
+                "pools[%d] does not get the name %s, which pools[%d] already has",
                 owner,
                 name,
                 self._owners[name],

@@ -67,7 +67,7 @@ class PeerAggregator:
             return Observation(now=now, **figures)  # type: ignore[arg-type]  # each is a number
         except (msgspec.MsgspecError, KeyError, TypeError) as error:
             raise ServiceError(
-                f"the gateway at {url} tells nothing of {self._pool} that is understood"
+                f"the gateway at {url} reports no valid observation of {self._pool}"
             ) from error
 
 
@@ -75,5 +75,5 @@ def _figure(value: object) -> float:
     if value is None:
         return math.nan  # JSON has no word for it
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no figure")
+        raise TypeError(f"{value!r} is not a number")
     return value

@@ -91,8 +91,8 @@ class Scaling:
             return next(iter(self.scalers.values()))
         if not self.scalers:
             raise CallerError(
-                "no pool is scaled here; `serve` does it with --min-replicas and --max-replicas, "
-                "or autoscaling.enabled = true"
+                "no pool is autoscaled here; enable it with `serve --min-replicas N "
+                "--max-replicas M`, or autoscaling.enabled = true"
             )
         if pool is None or pool not in self.scalers:
             named = "" if pool is None else f"no pool {pool} is scaled here: "

@@ -79,7 +79,9 @@ class _Routes:
     async def scale(self, request: Request) -> Response:
         scaler, order = await self._order(request)
         if order.replicas is None:
-            raise CallerError("`replicas` is missing: how many should there be?", param="replicas")
+            raise CallerError(
+                "`replicas` is missing; it must be the wanted number of replicas", param="replicas"
+            )
         scaler.pin(order.replicas)
         return _answer(_pool(scaler))
 
@@ -87,7 +89,7 @@ class _Routes:
         # A page in somebody's browser can post to this machine, but not JSON without asking first.
         kind = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise CallerError("orders are JSON: send content-type: application/json")
+            raise CallerError("unsupported media type: send content-type: application/json")
         body = await request.body(MOST_BYTES)
         try:
             order = msgspec.json.decode(body or b"{}", type=_Order)

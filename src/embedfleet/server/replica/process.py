@@ -183,7 +183,7 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
             return code or (LOOP_FAILED if background.failed.is_set() else 0)
         if background.failed.is_set():
             return LOOP_FAILED
-        log.info("stopped while the model was being loaded")
+        log.info("stopped while loading the model")
     return 0
 
 
@@ -219,7 +219,7 @@ def load(settings: Settings) -> LoadedModel:
             if changed is None:
                 return loaded
             loaded.engine.close()
-        log.warning("%s was written to while the model was loaded: it is loaded again", changed)
+        log.warning("%s changed while the model was being loaded; loading it again", changed)
         time.sleep(CHANGING_PAUSE_S)
     raise ModelError(
         f"{source.directory}: its files are being written to; each of {MOST_LOADS} attempts to "
@@ -300,7 +300,7 @@ async def serve(
     replica.draining = True
     error = batching.exception() if batching.done() else None
     if error is not None:
-        log.critical("nothing is computed any more: exiting", exc_info=error)
+        log.critical("the engine is lost; exiting", exc_info=error)
     hung = isinstance(error, EngineHungError)
     await _until_idle(replica, HUNG_GRACE_S if hung else settings.replica.drain_timeout_s)
     endpoint.close()
@@ -315,7 +315,7 @@ def _closed(engine: Engine) -> int:
     try:
         engine.close()
     except EngineLostError:
-        log.exception("the engine was lost before it was closed")
+        log.exception("the engine was lost before shutdown")
         return ENGINE_LOST
     return 0
 
@@ -337,7 +337,7 @@ async def _until_idle(replica: Replica, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not replica.idle:
         if time.monotonic() > deadline:
-            log.warning("drained for %g s and gave up: %r", timeout_s, replica.batcher)
+            log.warning("gave up draining after %g s: %r", timeout_s, replica.batcher)
             return
         await asyncio.sleep(0.02)
 

@@ -126,7 +126,7 @@ class Replica:
         if waiting and waiting + tokens > self._max_queued_tokens:
             seconds = self.batcher.cost.model.linear_seconds(waiting)
             raise OverloadedError(
-                f"{waiting} tokens wait here already and {tokens} more would pass the limit of "
+                f"{waiting} tokens are queued already and {tokens} more would exceed the limit of "
                 f"{self._max_queued_tokens} (replica.max_queued_tokens)",
                 retry_after_s=min(seconds, RETRY_AFTER_AT_MOST_S),
             )
@@ -175,7 +175,9 @@ class Replica:
             span.tell(texts=len(jobs), tokens=sum(job.tokens for job in jobs))
         if call.key in self._calls:
             # Cancelled by its name, the other call would lose its texts.
-            raise DuplicateCallError("another call in progress has this key; keys are random")
+            raise DuplicateCallError(
+                "another call in progress has the same key; keys must be random"
+            )
         self.submit(jobs)
         self._calls[call.key] = progress
         self._open_calls += 1
@@ -262,7 +264,7 @@ class Replica:
         body = await asyncio.to_thread(path.read_bytes)
         if self._files.changed(name):
             raise ChangedFileError(
-                f"{name} was changed since this replica loaded it: start the replica again"
+                f"{name} has changed since this replica loaded it: restart the replica"
             )
         return Response(body, content_type=b"application/octet-stream")
 

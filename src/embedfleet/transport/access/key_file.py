@@ -27,7 +27,7 @@ def load(path: Path) -> Records:
     try:
         return parse(_content(path))
     except OSError as error:
-        raise KeyFileError(f"the file of keys {path} can't be read: {error.strerror}") from error
+        raise KeyFileError(f"the keys file {path} can't be read: {error.strerror}") from error
     except KeyFileError as error:
         raise KeyFileError(f"{path}: {error}") from error
 
@@ -38,9 +38,9 @@ def _content(path: Path) -> bytes:
     with os.fdopen(number, "rb") as file:
         told = os.fstat(number)
         if not stat.S_ISREG(told.st_mode):
-            raise KeyFileError("it is no regular file")
+            raise KeyFileError("it is not a regular file")
         if told.st_mode & stat.S_IWOTH:
-            log.warning("anybody on this machine may write the file of keys %s: chmod o-w", path)
+            log.warning("the keys file %s is writable by other users; run chmod o-w on it", path)
         return file.read()
 
 
@@ -57,7 +57,7 @@ def change(path: Path, decide: Callable[[Records], Records]) -> None:
             _replace(path, render(decide(before)))
     except OSError as error:
         told = error.strerror or error
-        raise KeyFileError(f"the file of keys {path} can't be written: {told}") from error
+        raise KeyFileError(f"the keys file {path} can't be written: {told}") from error
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def parse(text: bytes) -> tuple[KeyRecord, ...]:
     try:
         keys = msgspec.json.decode(text, type=_File).keys
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise KeyFileError(f"this is no file of keys: {error}") from error
+        raise KeyFileError(f"not a valid keys file: {error}") from error
     seen: set[str] = set()
     for key in keys:
         if key.id in seen:

@@ -85,8 +85,8 @@ def callers(
         return OpenAccess(), []
     if given is not None and not given:
         raise SettingError(
-            "EMBEDFLEET_API_KEYS is set and holds no key: give some, separated by commas, or unset "
-            "it to let everybody ask"
+            "EMBEDFLEET_API_KEYS is set but holds no key: give keys separated by commas, or "
+            "unset it to disable authentication"
         )
     fixed = plain(given or (), datetime.now(UTC), "Environment")
     if keys_file is None:

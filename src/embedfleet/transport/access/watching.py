@@ -50,10 +50,12 @@ class Watch:
             take_over = await asyncio.to_thread(self._read)
             take_over()
         except SetupError as error:
-            told = "%s changed and is not used; what was read before holds: %s"
+            told = "%s changed but is invalid; its previous content stays in force: %s"
             log.error(told, self, error)  # noqa: TRY400  it says what is wrong; a stack adds nothing
         except Exception:  # a watch that ends would let revoked keys work on
-            log.exception("%s changed and could not be read; what was read before holds", self)
+            log.exception(
+                "%s changed but could not be read; its previous content stays in force", self
+            )
         else:
             log.info("%s was read again", self)
 

@@ -48,7 +48,7 @@ class NoPages:
     def _refuse(self, origin: bytes, host: bytes) -> ForbiddenError | None:
         if not self._by_name and not is_local_name(host):
             return ForbiddenError(
-                "this address is asked by localhost or by number, and not by any other name",
+                "invalid Host header: use localhost or an IP address, not another host name",
                 code="host_not_allowed",
             )
         if not origin or origin in self._origins:
@@ -56,7 +56,8 @@ class NoPages:
         if is_local_name(host) and origin.partition(b"//")[2] == host:
             return None  # a page of this very address
         return ForbiddenError(
-            "pages of other origins may not ask here; gateway.cors_origins names those that may",
+            "requests from web pages of other origins are not allowed; allow an origin with "
+            "gateway.cors_origins",
             code="origin_not_allowed",
         )
 

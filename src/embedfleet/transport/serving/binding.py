@@ -173,7 +173,7 @@ def _bound_file(path: Path) -> socket.socket:
 def _free(path: Path) -> None:
     """Remove what a process that was killed left; OSError where it is anything else."""
     if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise FileExistsError(errno.EEXIST, "there is a file that is no socket")
+        raise FileExistsError(errno.EEXIST, "a file exists there that is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

@@ -270,7 +270,9 @@ class HttpConnection(HttpToolsProtocol):
         if "HTTP version" in str(error) or "PRI" in str(error):
             major = "2.0" if "PRI" in str(error) else version
             if major not in VERSIONS:
-                return UnknownVersionError(f"this is HTTP/1.1, not HTTP/{major}")
+                return UnknownVersionError(
+                    f"unsupported protocol version: expected HTTP/1.1, not HTTP/{major}"
+                )
         return CallerError(f"malformed HTTP request: {error}")
 
     def _last_answer(self, response: Response) -> bytes:
@@ -344,7 +346,7 @@ class HttpConnection(HttpToolsProtocol):
         elif now - self._queue_since >= self._limits.stall_s:
             least = self._limits.answer_bytes_per_s * (now - self._queue_since)
             if taken - self._queue_base < min(least, queued):
-                log.info("a client takes its answer too slowly, and is cut off")
+                log.info("closing the connection of a client that reads its response too slowly")
                 self.answers.cut_off += 1
                 self.cut_off()
             self._queue_base, self._queue_since = taken, now
@@ -387,7 +389,7 @@ class _Exchange:
         try:
             await self._app(scope, self.receive, self.send)
         except Exception:  # whatever an app raises ends its connection and not the process
-            log.exception("an app failed without an answer. This is a bug.")
+            log.exception("the application failed without a response. This is a bug.")
             self._connection.cut_off()
         finally:
             self._connection.answers.release(self._connection)

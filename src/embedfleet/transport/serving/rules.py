@@ -40,7 +40,9 @@ def read_head(method: bytes, version: str, target: bytes, headers: Headers) -> H
     Names are in lower case. Raises CallerError, UnknownVersionError or NotImplementedHereError.
     """
     if version not in VERSIONS:
-        raise UnknownVersionError(f"this is HTTP/1.1, not HTTP/{version}")
+        raise UnknownVersionError(
+            f"unsupported protocol version: expected HTTP/1.1, not HTTP/{version}"
+        )
     hosts = 0
     length = 0
     codings = b""
@@ -48,15 +50,15 @@ def read_head(method: bytes, version: str, target: bytes, headers: Headers) -> H
         if name == b"host":
             hosts += 1
             if not _is_host(value):
-                raise CallerError("the header Host is no host with an optional port")
+                raise CallerError("the header Host must be a host with an optional port")
         elif name == b"content-length":
             length = int(value)  # the parser let digits alone pass
         elif name == b"transfer-encoding":
             codings += value + b","
     if hosts > 1 or (not hosts and version == "1.1"):
-        raise CallerError(f"a request has one header Host, this one has {hosts}")
+        raise CallerError(f"a request must have exactly one Host header; this one has {hosts}")
     if method == b"CONNECT":
-        raise NotImplementedHereError("this is no proxy: CONNECT is not implemented")
+        raise NotImplementedHereError("CONNECT is not implemented: this server is not a proxy")
     if codings:
         _check_codings(codings, version)
     a_path = target.startswith(b"/")
@@ -74,13 +76,13 @@ def _check_codings(listed: bytes, version: str) -> None:
     """Let `chunked` pass, once and alone (RFC 9112, 6.1)."""
     codings = [each.strip().lower() for each in listed.split(b",") if each.strip()]
     if version == "1.0":
-        raise CallerError("HTTP/1.0 has no header Transfer-Encoding")
+        raise CallerError("Transfer-Encoding is not allowed in HTTP/1.0")
     if set(codings) != {b"chunked"}:
         raise NotImplementedHereError(
             "Transfer-Encoding may be `chunked` alone; compress a body by Content-Encoding"
         )
     if len(codings) > 1:
-        raise CallerError("a body is chunked once")
+        raise CallerError("`chunked` may be applied only once")
 
 
 def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
@@ -90,9 +92,9 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     try:
         parsed = httptools.parse_url(target)
     except httptools.HttpParserInvalidURLError as error:
-        raise CallerError("the target of the request is no path and no URL") from error
+        raise CallerError("the request target is neither a path nor a URL") from error
     if parsed.schema is None or parsed.schema.lower() not in {b"http", b"https"} or not parsed.host:
-        raise CallerError("the target of the request is no path and no http URL")
+        raise CallerError("the request target is neither a path nor an http URL")
     host = b"[%b]" % parsed.host if b":" in parsed.host else parsed.host
     authority = host if parsed.port is None else b"%b:%d" % (host, parsed.port)
     query = b"?" + parsed.query if parsed.query is not None else b""

@@ -215,10 +215,10 @@ class StopSignal:
         if self.hurried:
             raise SystemExit(128 + number)
         if self._pause is not None:
-            log.info("%s again: not waiting until others notice", name)
+            log.info("%s received again: skipping the grace period", name)
             self._pause.set()
         elif self._event.is_set():
-            log.info("%s again: stopping at once", name)
+            log.info("%s received again: stopping at once", name)
             self.hurried = True
             self.hurry()
         else:

@@ -63,7 +63,8 @@ class Answers:
         if crowded or (others and others + size > self._most * SHARE):
             self.shed += 1
             raise ServiceError(
-                f"answers of {self.bytes} bytes wait for their clients, the limit is {self._most} "
+                f"{self.bytes} bytes of responses are waiting for their clients; the limit is "
+                f"{self._most} "
                 "(gateway.max_answer_bytes), half of it for one address; read answers faster or "
                 "ask for less at once",
                 retry_after_s=1,

@@ -271,10 +271,10 @@ async def test_an_engine_that_wants_a_key_is_told_apart_and_gets_it(
     engine = stand_in(kind, small, key="right-key")
     async with engine.running() as url:
         async with attached(small) as client:
-            with pytest.raises(UnfitReplicaError, match=r"wants an API key .*replica_key_file"):
+            with pytest.raises(UnfitReplicaError, match=r"requires an API key .*replica_key_file"):
                 await client.describe(url)
         async with attached(small, key="wrong-key") as client:
-            with pytest.raises(UnfitReplicaError, match="refuses the key") as refused:
+            with pytest.raises(UnfitReplicaError, match="rejects the key") as refused:
                 await client.describe(url)
             assert "wrong-key" not in f"{refused.value} {client._http!r} {caplog.text}"
         async with attached(small, key="right-key") as client:
@@ -294,7 +294,7 @@ async def test_an_engine_that_answers_nonsense_is_unfit(
             await client.describe(url)
 
     complaints = {
-        "html": "nothing that embedfleet knows",
+        "html": "no supported engine answers",
         "zeros": "zero length",
         "nan": "not finite",
         "narrow": "8 dimensions",

@@ -50,7 +50,7 @@ def read_vectors(body: bytes, texts: int) -> Rows:
     answer = parsed("it answers no embeddings", _decoder.decode, body)
     if sorted(row.index for row in answer.data) != list(range(texts)):
         raise ReplicaError(
-            f"it answers {len(answer.data)} vectors for {texts} texts, or numbers them wrongly"
+            f"it returned {len(answer.data)} vectors for {texts} texts, or wrong indices"
         )
     rows = [_vector(row.embedding) for row in sorted(answer.data, key=lambda row: row.index)]
     widths = {len(row) for row in rows}

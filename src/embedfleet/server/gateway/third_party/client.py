@@ -119,7 +119,7 @@ class ForeignClient:
 
     async def fetch_files(self, url: str, directory: Path) -> None:  # noqa: ARG002
         raise UnfitReplicaError(
-            f"{url} gives no tokenizer away: name the directory of its model with --model DIR"
+            f"{url} does not provide a tokenizer: name the directory of its model with --model DIR"
         )
 
     async def work(
@@ -128,7 +128,7 @@ class ForeignClient:
         """Ask for the vectors in as few requests as the engine allows."""
         engine = self._engines.get(url)
         if engine is None:
-            raise ReplicaUnreachableError(f"{url} was not met since a look at it failed")
+            raise ReplicaUnreachableError(f"{url} has not been detected again since a probe failed")
         call = self._calls[key] = _Call()
         try:
             for part in _requests(texts, engine.known.facts.max_texts or len(texts)):
@@ -172,8 +172,8 @@ class ForeignClient:
     async def _detect(self, url: str) -> _Engine:
         if self._identity.task is Task.RERANK:
             raise UnfitReplicaError(
-                f"{url} is an engine of others, which embedfleet does not ask for scores; a pool "
-                "that reranks takes embedfleet's own replicas"
+                f"{url} is a third-party engine, which is not supported for reranking; use "
+                "embedfleet's own replicas"
             )
         known = await self._host.detect(url)
         self._compare(url, known.facts)
@@ -295,7 +295,7 @@ class ForeignClient:
             engine.window.refused()
             if wait_s is not None:
                 await asyncio.sleep(wait_s)
-        raise DrainingError(f"{url} has had too much to do: {message_of(reply.body)}")
+        raise DrainingError(f"{url} is overloaded: {message_of(reply.body)}")
 
     def _frame(self, body: bytes, ids: list[int]) -> frames.Frame:
         rows = read_vectors(body, len(ids))

@@ -106,7 +106,7 @@ def _callable_as(value: object) -> str:
     """The name that requests must give: it goes back to the engine as it came."""
     name = str(value)
     if shown(name) != name:
-        raise UnfitReplicaError(f"the name of its model is none: {shown(name, 80)}")
+        raise UnfitReplicaError(f"its model has an invalid name: {shown(name, 80)}")
     return name
 
 

@@ -67,7 +67,7 @@ class Host:
         dialect = parsed(f"what {url} says of itself", recognise, pages)
         if dialect is None:
             raise UnfitReplicaError(
-                f"nothing that embedfleet knows answers at {url}: it has neither {TELLING[0]} nor "
+                f"no supported engine answers at {url}: it has neither {TELLING[0]} nor "
                 f"{TELLING[1]}"
             )
         facts = await self.read(url, dialect, pages)
@@ -86,7 +86,7 @@ class Host:
         if pages is None:
             pages = {dialect.page: await self.page(url, dialect.page)}
             if pages[dialect.page] is None:
-                raise ReplicaError(f"{url}{dialect.page} is no JSON any more")
+                raise ReplicaError(f"{url}{dialect.page} is no longer JSON")
         else:
             for path in (dialect.page, *dialect.more):
                 if pages.get(path) is None:
@@ -109,11 +109,11 @@ class Host:
         """What to do about an engine that wants a key."""
         if self.http.key:
             return (
-                f"it refuses the key in pools.replica_key_file ({reply.status}); put the right one "
+                f"it rejects the key in pools.replica_key_file ({reply.status}); put the right one "
                 "there and restart the gateway"
             )
         return (
-            f"it wants an API key ({reply.status}): name a file that holds it with "
+            f"it requires an API key ({reply.status}): name a file that holds it with "
             "pools.replica_key_file"
         )
 
@@ -146,7 +146,9 @@ class Host:
             if verdict is Refusal.BUSY:
                 raise ReplicaError(f"{url} is busy: {message_of(reply.body)}")
             trouble = f"{reply.status}: {message_of(reply.body)}"
-        raise UnfitReplicaError(f"it computes no embeddings; a text is answered {trouble}")
+        raise UnfitReplicaError(
+            f"it does not compute embeddings; a test text was answered {trouble}"
+        )
 
     async def _note(self, url: str) -> str:
         reply = await self.http.beginning(f"{url}/metrics")

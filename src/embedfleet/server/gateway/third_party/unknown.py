@@ -85,8 +85,8 @@ class Attached:
             raise ReplicaLostError(f"{url} answers {reply.status}: it may still be starting")
         if self._foreign is None and reply.status in {401, 403}:
             raise UnfitReplicaError(
-                f"{url} answers {reply.status}: it wants a key, or another one; name the file that "
-                "holds it with pools.replica_key_file, and restart the gateway"
+                f"{url} answers {reply.status}: it requires a different API key; name a file "
+                "that holds it with pools.replica_key_file, and restart the gateway"
             )
         if self._foreign is None:
             raise UnfitReplicaError(NO_MODEL)

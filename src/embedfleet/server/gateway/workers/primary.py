@@ -276,7 +276,7 @@ class Workers:
             async with asyncio.timeout(self._drain_s + KILL_AFTER_S):
                 await asyncio.gather(*(process.wait() for process in processes))
         except TimeoutError:
-            log.warning("workers did not end within %g s and are killed", self._drain_s)
+            log.warning("workers did not exit within %g s; killing them", self._drain_s)
             self.kill()
 
     def cut(self) -> None:
@@ -300,7 +300,7 @@ class Workers:
             failures = 0 if time.monotonic() - began > STEADY_S else failures + 1
             pause_s = RESTART.after(max(1, failures))
             log.error(
-                "worker %d ended (%s) and its connections with it; it is started again in %.1f s",
+                "worker %d exited (%s), closing its connections; restarting it in %.1f s",
                 *(worker.number, _spelled(code), pause_s),
             )
             await asyncio.sleep(pause_s)
@@ -369,7 +369,7 @@ class Workers:
             try:
                 reports = await self.ask("workloads")
             except ServiceError as error:
-                log.warning("a worker does not tell its workload: %s", error)
+                log.warning("a worker did not report its workload: %s", error)
                 continue
             for pool, workload in enumerate(self._workloads):
                 workload.take([each[pool] for each in reports if pool < len(each)])
