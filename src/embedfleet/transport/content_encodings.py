@@ -55,7 +55,7 @@ class Expanding:
             return self._app({**scope, "headers": kept}, expanded.receive, send)
         shown = coding[:40].decode("latin-1")
         error = UnknownCodingError(
-            f"Content-Encoding {shown!r} is not supported; use gzip, deflate, or none"
+            f"Content-Encoding {shown!r} is not supported; supported are gzip and deflate"
         )
         return send_response(send, error_response(error), Request(scope, receive, send).id)
 
