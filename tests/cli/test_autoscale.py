@@ -242,9 +242,9 @@ class TestRecording:
         file = tmp_path / "day.jsonl"
         done = typed(f"record {file} --pool other", recorded)
         assert (done.exit_code, file.exists()) == (2, False)
-        assert "no pool other is scaled there; --pool names one of m" in done.output
+        assert "no pool other is autoscaled there; --pool names one of m" in done.output
         recorded.answer = 200, {"pools": []}
-        assert "no pool is scaled there" in typed(f"record {file}", recorded).output
+        assert "no pool is autoscaled there" in typed(f"record {file}", recorded).output
         file.write_text("mine", encoding="utf-8")
         recorded.answer = 200, {"pools": [{"name": "m", "settings": {}, "observations": []}]}
         assert typed(f"record {file} --hours 0", recorded).exit_code == 2

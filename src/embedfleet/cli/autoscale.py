@@ -25,7 +25,9 @@ autoscale = typer.Typer(
     help="What the autoscaler of a running gateway decides, and the number of replicas by hand.",
 )
 
-NOTHING_SCALED = "no pool is scaled there; `serve` does it with --min-replicas and --max-replicas"
+NOTHING_SCALED = (
+    "no pool is autoscaled there; enable it with `serve --min-replicas N --max-replicas M`"
+)
 
 PoolName = Annotated[
     str | None, typer.Option("--pool", metavar="NAME", help="Which pool, where there are several.")
@@ -197,7 +199,7 @@ def _one(pools: list[dict[str, Any]], pool: str | None) -> dict[str, Any]:
     names = ", ".join(each["name"] for each in pools)
     if not pools:
         raise SetupError(NOTHING_SCALED)
-    named = "" if pool is None else f"no pool {pool} is scaled there; "
+    named = "" if pool is None else f"no pool {pool} is autoscaled there; "
     raise SetupError(f"{named}--pool names one of {names}")
 
 
