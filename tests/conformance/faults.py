@@ -121,6 +121,17 @@ def of_answer(change: Callable[[dict[str, Any]], object]) -> Fault:
     return fault
 
 
+def of_path(path: str, change: Callable[[Any, Any], Any], status: int = 200) -> Fault:
+    """Change the value of every answer of one path, given the request and the answer."""
+
+    def fault(sent: Sent) -> Sent:
+        if sent.status != status or not sent.path.endswith(path):
+            return sent
+        return sent.saying(change(sent.request, json.loads(sent.body)))
+
+    return fault
+
+
 def of_vectors(change: Callable[[Any, Any], Any]) -> Fault:
     """Change each vector, given the request and the vector as float32 numbers."""
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from embedfleet.conformance.check import Check
-from embedfleet.conformance.checks import all_checks
+from embedfleet.conformance.checks import all_checks, reranking
 from embedfleet.conformance.running import Verdict, run_check
 from embedfleet.conformance.service import introduced
 from embedfleet.conformance.transport import connected
 from embedfleet.transport.asgi import App
 from tests.conformance import faults
 from tests.conformance.faults import Fault, Sent, Spoiling
-from tests.contract.computed_in_place import answering
+from tests.contract.computed_in_place import RERANKER, answering
 
 CHECKS = {check.name: check for check in all_checks()}
+OF_RERANKERS = {check.name: check for check in reranking.suite.checks}
 
 
 @dataclass(frozen=True)
@@ -433,7 +435,250 @@ WRONG = [
         faults.taking(lambda sent: sent.path.endswith("/tokenize")),
         ("tokenize refuses what embeddings refuse",),
     ),
+    Wrong(
+        "Cohere's int8 has a scale for each row, and so another zero",
+        faults.of_path(
+            "/v2/embed",
+            lambda _, told: (
+                told["embeddings"].update(
+                    int8=[[min(127, one + 90) for one in row] for row in told["embeddings"]["int8"]]
+                )
+                or told
+            ),
+        ),
+        ("cohere's v2 gives every type of the same vectors",),
+    ),
+    Wrong(
+        "Cohere's bits begin at the other end of a byte",
+        faults.of_path(
+            "/v2/embed",
+            lambda _, told: (
+                told["embeddings"].update(
+                    ubinary=[
+                        [int(f"{one:08b}"[::-1], 2) for one in row]
+                        for row in told["embeddings"]["ubinary"]
+                    ]
+                )
+                or told
+            ),
+        ),
+        ("cohere's v2 gives every type of the same vectors",),
+    ),
+    Wrong(
+        "Cohere's v1 answers by type",
+        faults.of_path(
+            "/v1/embed", lambda _, told: told | {"embeddings": {"float": told["embeddings"]}}
+        ),
+        ("cohere's v1 gives plain lists where no types are named",),
+    ),
+    Wrong(
+        "Cohere's v1 loses the order of texts",
+        faults.of_path(
+            "/v1/embed", lambda _, told: told | {"embeddings": told["embeddings"][::-1]}
+        ),
+        ("cohere's v1 gives plain lists where no types are named",),
+    ),
+    Wrong(
+        "errors are OpenAI's for everybody",
+        lambda sent: (
+            sent
+            if sent.status < 400
+            else sent.saying({"error": {"message": "no", "type": "x", "param": None, "code": None}})
+        ),
+        (
+            "cohere's errors are in message",
+            "tei's errors have a type",
+            "ollama's errors are a string",
+        ),
+    ),
+    Wrong(
+        "TEI's vectors come in an object",
+        faults.of_path(
+            "/embed", lambda _, told: {"embeddings": told} if isinstance(told, list) else told
+        ),
+        ("tei's embed gives a bare list", "tei's prompt name is the prompt of a query"),
+    ),
+    Wrong(
+        "TEI's prompt_name is ignored",
+        faults.of_path(
+            "/embed",
+            lambda asked, told: [row[::-1] for row in told] if asked.get("prompt_name") else told,
+        ),
+        ("tei's prompt name is the prompt of a query",),
+    ),
+    Wrong(
+        "TEI's places of tokens are those of bytes",
+        faults.of_path(
+            "/tokenize",
+            lambda _, told: (
+                told
+                if isinstance(told, dict)
+                else [
+                    [one if one["special"] else one | {"start": one["start"] + 1} for one in tokens]
+                    for tokens in told
+                ]
+            ),
+        ),
+        ("tei's tokenize gives the ids with their places",),
+    ),
+    Wrong(
+        "TEI's tokens are without those around a text",
+        faults.of_path(
+            "/tokenize",
+            lambda _, told: told if isinstance(told, dict) else [tokens[:-1] for tokens in told],
+        ),
+        ("tei's tokenize gives the ids with their places",),
+    ),
+    Wrong(
+        "Ollama's count of tokens is that of texts",
+        faults.of_path(
+            "/api/embed",
+            lambda asked, told: told | {"prompt_eval_count": len(asked["input"])},
+        ),
+        ("ollama's embed gives embeddings and their tokens",),
+    ),
+    Wrong(
+        "Ollama's vector of one text comes in a list",
+        faults.of_path("/api/embeddings", lambda _, told: {"embedding": told["embedding"][::-1]}),
+        ("ollama's embeddings gives the vector of one text",),
+    ),
+    Wrong(
+        "Ollama lists no model",
+        faults.of_path("/api/tags", lambda _, told: {"models": []}),
+        ("ollama lists the model",),
+    ),
+    Wrong(
+        "Azure's path is not read",
+        lambda sent: (
+            replace(sent, status=200).saying(
+                {
+                    "object": "list",
+                    "data": [],
+                    "model": "m",
+                    "usage": {"prompt_tokens": 1, "total_tokens": 1},
+                }
+            )
+            if "/deployments/" in sent.path and sent.status == 404
+            else sent
+        ),
+        ("azure's path names the model",),
+    ),
 ]
+"""Each check of a model that embeds has a service here that breaks its sentence."""
+
+OF_PAIRS = [
+    Wrong(
+        "results are in the order of the documents",
+        faults.of_path("/rerank", lambda _, told: told | {"results": by_place(told)}),
+        ("documents come back best first with their places",),
+    ),
+    Wrong(
+        "scores depend on the place",
+        faults.of_path("/rerank", lambda _, told: told | {"results": renumbered(told)}),
+        ("the order of documents changes no score",),
+    ),
+    Wrong(
+        "scores are spread over those of a request",
+        faults.of_path("/rerank", lambda _, told: told | {"results": spread(told)}),
+        ("a document has the same score alone",),
+    ),
+    Wrong(
+        "top_n is ignored",
+        faults.of_path(
+            "/rerank", lambda _, told: told | {"results": told["results"] + told["results"][:1]}
+        ),
+        ("top n keeps the best",),
+    ),
+    Wrong(
+        "texts are those of other documents",
+        faults.of_path(
+            "/rerank",
+            lambda _, told: (
+                told
+                | {"results": [one | {"document": {"text": "another"}} for one in told["results"]]}
+            ),
+        ),
+        ("documents are returned where they are asked for",),
+    ),
+    Wrong(
+        "usage counts requests",
+        faults.of_path(
+            "/rerank", lambda _, told: told | {"usage": {"prompt_tokens": 1, "total_tokens": 1}}
+        ),
+        ("usage counts more tokens for more documents",),
+    ),
+    Wrong(
+        "scoring is another computation",
+        faults.of_path(
+            "/score",
+            lambda _, told: (
+                told | {"data": [one | {"score": 1 - one["score"] ** 2} for one in told["data"]]}
+            ),
+        ),
+        ("a score is that of reranking",),
+    ),
+    Wrong(
+        "scores are logits",
+        faults.of_path(
+            "/rerank",
+            lambda _, told: (
+                told
+                | {
+                    "results": [
+                        one | {"relevance_score": 9 * one["relevance_score"]}
+                        for one in told["results"]
+                    ]
+                }
+            ),
+        ),
+        ("scores are probabilities",),
+    ),
+    Wrong(
+        "it is not told what was cut",
+        lambda sent: replace(
+            sent,
+            headers={
+                name: value
+                for name, value in sent.headers.items()
+                if name != b"x-embedfleet-truncated"
+            },
+        ),
+        ("a document that is too long is cut and named",),
+    ),
+    Wrong(
+        "wrong requests are errors of the server",
+        lambda sent: sent if sent.status == 200 else replace(sent, status=500),
+        (
+            "a query is never cut",
+            "a request without a query is refused",
+            "a request without documents is refused",
+            "a wrong document is named",
+        ),
+    ),
+]
+"""The same of a model that reranks."""
+
+
+def by_place(told: Any) -> Any:
+    """Results in the order of their documents; the worst first, should that be the best."""
+    found = sorted(told["results"], key=lambda one: one["index"])
+    scores = [one["relevance_score"] for one in found]
+    return found[::-1] if scores == sorted(scores, reverse=True) else found
+
+
+def renumbered(told: Any) -> Any:
+    """The best is always said to be the first document."""
+    return [one | {"index": place} for place, one in enumerate(told["results"])]
+
+
+def spread(told: Any) -> Any:
+    """Scores brought to the span from 0 to 1 within the request, as some gateways do."""
+    scores = [one["relevance_score"] for one in told["results"]]
+    width = max(scores) - min(scores) or 1.0
+    return [
+        one | {"relevance_score": (one["relevance_score"] - min(scores)) / width}
+        for one in told["results"]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -445,21 +690,22 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Spo
         around.append(Spoiling(app))
         return around[0]
 
-    with answering(tmp_path_factory.mktemp("model"), around=spoil) as url:
+    with answering(tmp_path_factory.mktemp("model"), around=spoil, reranker=True) as url:
         yield url, around[0]
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.way)
+@pytest.mark.parametrize("wrong", [*WRONG, *OF_PAIRS], ids=lambda wrong: wrong.way)
 async def test_a_fault_is_noticed_by_the_checks_of_its_sentence(
     wrong: Wrong, spoiled: tuple[str, Spoiling]
 ) -> None:
     url, spoiling = spoiled
+    model = RERANKER if wrong in OF_PAIRS else None
     async with connected(url, key="none", timeout_s=30) as transport:
         for name in wrong.noticed_by:
             spoiling.fault, spoiling.linger_s = wrong.fault, wrong.linger_s
             try:
-                service = await introduced(transport, model=None, max_tokens=None, guarded=True)
-                result = await run_check(service, CHECKS[name])
+                service = await introduced(transport, model=model, max_tokens=None, guarded=True)
+                result = await run_check(service, (OF_RERANKERS if model else CHECKS)[name])
             finally:
                 spoiling.fault, spoiling.linger_s = faults.right, 0.0
             assert result.verdict is Verdict.FAILED, name
@@ -469,3 +715,14 @@ async def test_a_fault_is_noticed_by_the_checks_of_its_sentence(
 @pytest.mark.parametrize("check", CHECKS.values(), ids=lambda check: check.name)
 def test_every_check_is_known_to_notice_something(check: Check) -> None:
     assert any(check.name in wrong.noticed_by for wrong in WRONG)
+
+
+@pytest.mark.parametrize("check", OF_RERANKERS.values(), ids=lambda check: check.name)
+async def test_checks_of_rerankers_pass_where_nothing_is_wrong_and_each_notices_something(
+    check: Check, spoiled: tuple[str, Spoiling]
+) -> None:
+    assert any(check.name in wrong.noticed_by for wrong in OF_PAIRS)
+    async with connected(spoiled[0], key="none", timeout_s=30) as transport:
+        service = await introduced(transport, model=RERANKER, max_tokens=None, guarded=True)
+        result = await run_check(service, check)
+    assert result.verdict is Verdict.PASSED, result.reason

@@ -17,7 +17,7 @@ from embedfleet.api.formats.embedding_request import EmbeddingRequest
 from embedfleet.api.served_model import ServedModel, prompt_of, truncation
 from embedfleet.api.tokenizer_queue import Turn, Turns
 from embedfleet.models.encoding.encoder import EncodedText
-from embedfleet.models.encoding.tokenizer import finished
+from embedfleet.models.encoding.tokenizer import SpelledToken, finished
 from embedfleet.scheduling.texts import Caller
 from embedfleet.vocabulary import (
     CallerError,
@@ -91,6 +91,37 @@ class Tokenizing:
             name=partial(_named, parsed, places),
             own_ids=self._own_ids,
         )
+        return await self._run(steps, characters, caller)
+
+    async def spell(
+        self,
+        model: ServedModel,
+        parsed: EmbeddingRequest,
+        caller: Caller,
+        reserve: Callable[[int], None],
+        *,
+        template: bool,
+    ) -> list[list[SpelledToken]]:
+        """Tokens of a request's texts, which are strings, with their places; see `Encoder.spelled`.
+        `reserve` is told as by `encode`. Raises CallerError, and OverloadedError as `encode` does.
+        """
+        texts = [text for text in parsed.inputs if isinstance(text, str | PackedText)]
+        prompt = prompt_of(model, parsed)
+        characters = sum(map(len, texts)) + len(prompt) * len(texts)
+        if characters > INLINE_CHARACTERS:
+            reserve(_least_tokens(texts, len(prompt), model.identity.max_tokens))
+        steps = model.encoder.spelled(
+            texts,
+            prompt=prompt,
+            template=template,
+            name=partial(_named, parsed, None),
+        )
+        return await self._run(steps, characters, caller)
+
+    async def _run(
+        self, steps: Generator[int, None, Done], characters: int, caller: Caller
+    ) -> Done:
+        """Small work at once, the rest in slices."""
         if characters <= INLINE_CHARACTERS:
             return finished(steps)
         now = time.monotonic()
@@ -101,12 +132,12 @@ class Tokenizing:
         self._turns.put(turn)
         self._pump()
         try:
-            encoded: list[EncodedText | CallerError] = await job.done
+            done: Done = await job.done
         finally:
             self._turns.remove(turn)
             # An error knows the frames that it came through, and this one would know the error.
             del turn, job, steps
-        return encoded
+        return done
 
     async def apart(self, work: Callable[[], Done]) -> Done:
         """Do other work on texts, tokens or vectors in a thread."""

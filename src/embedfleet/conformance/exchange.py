@@ -32,6 +32,8 @@ class Ask:
     """In addition to those that every request has, or in place of them."""
     chunked: bool = False
     """Whether the body goes out in pieces and without its length."""
+    root: bool = False
+    """Whether the path is below the base URL without its `/v1`."""
 
     @property
     def shown(self) -> str:

@@ -72,9 +72,10 @@ class Service:
         *,
         headers: dict[str, str] | None = None,
         chunked: bool = False,
+        root: bool = False,
     ) -> Answer:
-        """Send one request to a path below the base URL."""
-        ask = Ask(method, path, body, tuple((headers or {}).items()), chunked)
+        """Send one request to a path below the base URL; `root` leaves its `/v1` out."""
+        ask = Ask(method, path, body, tuple((headers or {}).items()), chunked, root)
         return await self._transport.send(ask)
 
     async def raw(self, body: bytes) -> Answer:

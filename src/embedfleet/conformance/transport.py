@@ -40,7 +40,8 @@ class Http:
 
     async def send(self, ask: Ask) -> Answer:
         """Send one request, following no redirects."""
-        url = URL(self._base + ask.path, encoded=True)
+        base = self._base.removesuffix("/v1") if ask.root else self._base
+        url = URL(base + ask.path, encoded=True)
         body = _pieces(ask.body or b"") if ask.chunked else ask.body
         headers = {
             name: value for name, value in (self._headers | dict(ask.headers)).items() if value

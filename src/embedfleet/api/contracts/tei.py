@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from embedfleet.api.contracts.contract import Answer, Asked, Written
-from embedfleet.api.formats.bodies import TEXTS_OR_IDS, Read, Reader
+from embedfleet.api.formats.bodies import BYTE_ORDER_MARK, TEXTS, TEXTS_OR_IDS, Read, Reader
 from embedfleet.api.formats.embedding_request import (
     LEAST_DIMENSIONS,
     EmbeddingRequest,
@@ -40,7 +40,21 @@ class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True, kw_only=True):
     encoding_format: str | None = None
 
 
+class _TokensBody(msgspec.Struct, gc=False, forbid_unknown_fields=True, kw_only=True):
+    inputs: str | list[str]
+    model: str = ""
+    add_special_tokens: bool = True
+
+
+class _Names(msgspec.Struct, gc=False):
+    """Which of two names a body has."""
+
+    inputs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 _RIGHT = {
+    "add_special_tokens": "true or false",
     "inputs": TEXTS_OR_IDS,
     "model": "a string, the name of a served model",
     "truncate": "true or false",
@@ -49,6 +63,15 @@ _RIGHT = {
 }
 
 _reader = Reader(_Body, "inputs", _RIGHT)
+_tokens_reader = Reader(_TokensBody, "inputs", _RIGHT | {"inputs": TEXTS})
+_names = msgspec.json.Decoder(_Names)
+
+
+class TokensRequest(EmbeddingRequest, frozen=True):
+    """What `/tokenize` is asked for by TEI's clients."""
+
+    template: bool = True
+    """Whether the tokens around a text are told."""
 
 
 class Tei:
@@ -70,6 +93,46 @@ class Tei:
 
 
 TEI = Tei()
+
+
+class TeiTokens(Tei):
+    """`/tokenize`, where the body is TEI's."""
+
+    def read(self, body: Body, asked: Asked) -> TokensRequest:
+        return _tokens(_tokens_reader.read(body, asked.limits), asked.limits)
+
+    def read_large(self, body: Body, asked: Asked, step: Step) -> TokensRequest:
+        return _tokens(_tokens_reader.read_large(body, asked.limits, step), asked.limits)
+
+
+TEI_TOKENS = TeiTokens()
+
+
+def is_for_tokens(body: Body) -> bool:
+    """Whether a body for `/tokenize` is TEI's: it has `inputs`, which ours refuses, and no `input`,
+    which ours needs. What can't be read is ours to refuse.
+    """
+    if b'"inputs"' not in body:
+        return False
+    try:
+        found = _names.decode(body.removeprefix(BYTE_ORDER_MARK))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return found.inputs is not msgspec.UNSET and found.input is msgspec.UNSET
+
+
+def _tokens(read: Read[_TokensBody], limits: RequestLimits) -> TokensRequest:
+    found: dict[str, Any] = {"dimensions": None, "forms": (FLOATS,), "role": None, "truncate": None}
+    fields = read.fields
+    return request_of(
+        TokensRequest,
+        read,
+        limits,
+        found,
+        model=fields.model,
+        field="inputs",
+        template=fields.add_special_tokens,
+    )
 
 
 def _request(read: Read[_Body], limits: RequestLimits) -> EmbeddingRequest:

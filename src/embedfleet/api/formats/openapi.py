@@ -42,6 +42,8 @@ EXAMPLES_OF_VECTORS: dict[str, dict[str, Any]] = {
     "as other clients send it": {"input": "bread", "user": "someone", "encoding_format": "float"},
 }
 
+TOKENS_OF_TEI: dict[str, dict[str, Any]] = {"as TEI has it": {"inputs": "How are you today?"}}
+
 WRONG: dict[str, dict[str, Any]] = {
     "an empty text": {"input": ["bread", ""]},
     "no input": {},
@@ -123,9 +125,10 @@ def _paths(limits: RequestLimits, model: str, reranker: str | None, more: Sequen
         "tokenize",
         "Token ids of texts, and their number: what vectors would be computed from and "
         "`usage` would say",
-        "TokenList",
-        body=body_of("TokenizeRequest", EXAMPLES, model),
+        "AnyTokens",
+        body=body_of("AnyTokensRequest", EXAMPLES | TOKENS_OF_TEI, model),
         errors=_wrong_examples(limits, model),
+        refusal="AnyTokensError",
     )
     shown = operation("retrieveModel", "One model", "Model", parameters=[in_path("model", model)])
     by_tag: dict[str, Schema] = {

@@ -217,7 +217,7 @@ def _pairs_asked(limits: RequestLimits) -> dict[str, Schema]:
         "TeiRerankRequest": _request(
             fields | best | {"return_text": with_text}, {"query": query, "texts": listed}
         ),
-        "AnyRerankRequest": {"anyOf": [reference("RerankRequest"), reference("TeiRerankRequest")]},
+        "AnyRerankRequest": _either("RerankRequest", "TeiRerankRequest"),
         "ScoreRequest": _request(
             fields, {"text_1": queries, "text_2": {"anyOf": [{"type": "string"}, listed]}}
         ),
@@ -237,7 +237,7 @@ def _pairs_scored() -> dict[str, Schema]:
     return {
         "Ranking": object_of(head | {"results": {"type": "array", "items": ranked}} | used),
         "TeiRanking": {"type": "array", "items": bare},
-        "AnyRanking": {"anyOf": [reference("Ranking"), reference("TeiRanking")]},
+        "AnyRanking": _either("Ranking", "TeiRanking"),
         "Scores": object_of(head | {"data": {"type": "array", "items": scored}} | used),
         "RankError": error | {"description": "OpenAI's form, and Cohere's beside it."},
     }
@@ -303,6 +303,24 @@ def _tei_schemas() -> dict[str, Schema]:
                 }
             },
         ),
+        "TeiTokensRequest": _request(
+            {
+                "model": optional({"type": "string"}),
+                "add_special_tokens": {"type": "boolean"},
+            },
+            {
+                "inputs": {
+                    "anyOf": [
+                        {"type": "string", "minLength": 1},
+                        {"type": "array", "minItems": 1, "items": {"type": "string"}},
+                    ]
+                }
+            },
+        ),
+        "TeiTokens": {"type": "array", "items": {"type": "array", "items": _spelled()}},
+        "AnyTokensRequest": _either("TokenizeRequest", "TeiTokensRequest"),
+        "AnyTokens": _either("TokenList", "TeiTokens"),
+        "AnyTokensError": _either("Error", "TeiError"),
         "TeiVectors": {"type": "array", "items": _numbers()},
         "TeiInfo": {"type": "object", "required": ["model_id", "max_input_length", "version"]},
         "TeiError": object_of({"error": text_of(""), "error_type": text_of("")}),
@@ -339,6 +357,23 @@ def _ollama_schemas() -> dict[str, Schema]:
         "OllamaVersion": object_of({"version": text_of("")}),
         "OllamaError": object_of({"error": text_of("")}),
     }
+
+
+def _spelled() -> Schema:
+    place = {"type": ["integer", "null"], "description": "In characters; null of special ones."}
+    return object_of(
+        {
+            "id": token_id(),
+            "text": text_of(""),
+            "special": {"type": "boolean"},
+            "start": place,
+            "stop": place,
+        }
+    )
+
+
+def _either(one: str, other: str) -> Schema:
+    return {"anyOf": [reference(one), reference(other)]}
 
 
 def deployed_request(embedding_request: Schema) -> Schema:

@@ -6,6 +6,7 @@ from embedfleet.conformance.check import Check
 from embedfleet.conformance.checks import (
     answers,
     bodies,
+    contracts,
     inputs,
     limits,
     models,
@@ -31,6 +32,7 @@ SUITES = (
     routes.suite,
     prompts.suite,
     tokens.suite,
+    contracts.suite,
 )
 """In the order in which they are run: what everything else rests on comes first."""
 

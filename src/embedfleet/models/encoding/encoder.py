@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from embedfleet.models.description import ModelDescription
-from embedfleet.models.encoding.tokenizer import Steps, Tokenizer, finished
+from embedfleet.models.encoding.tokenizer import SpelledToken, Steps, Tokenizer, finished
 from embedfleet.vocabulary import (
     CallerError,
     Encoding,
@@ -127,6 +127,36 @@ class Encoder:
             except _TextError as error:
                 encoded.append(error.of(name(place)))
         return encoded
+
+    def spelled(
+        self,
+        texts: Sequence[PackedText | str],
+        *,
+        prompt: str,
+        template: bool,
+        name: Callable[[int], str] = "input[{}]".format,
+    ) -> Steps[list[list[SpelledToken]]]:
+        """Tokens of strings with their texts and places, in steps as `steps`; with `template` those
+        that stand around each. Raises CallerError for texts with over four times as many tokens as
+        the model takes.
+        """
+        most, found = _COUNTED * self._limit, []
+        before, after = (
+            [SpelledToken(one, self._tokenizer.spelling(one)) for one in ids] if template else []
+            for ids in (self.template.before, self.template.after)
+        )
+        for place, text in enumerate(texts):
+            try:
+                _check_length(text)
+                body = yield from self._tokenizer.spelled(text, most=most, before=prompt)
+            except _TextError as error:
+                raise error.of(name(place)) from None
+            except TypeError:
+                raise _no_unicode(texts, name) from None
+            if len(body) > most:
+                raise self._too_long(len(body)).of(name(place))
+            found.append([*before, *body, *after])
+        return found
 
     def _prompt_ids(self, prompt: str) -> Encoding:
         return self._tokenizer.ids([prompt], most=self._limit)[0]

@@ -15,7 +15,7 @@ import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from tokenizers import Encoding as LibraryEncoding
@@ -29,6 +29,18 @@ Result = TypeVar("Result")
 
 Steps: TypeAlias = Generator[int, None, Result]
 """Work in pieces, of which each tells its size."""
+
+
+class SpelledToken(NamedTuple):
+    """A token, and where in the text it is."""
+
+    id: int
+    text: str
+    start: int | None = None
+    """Its first character; None of a token that the template adds."""
+    stop: int | None = None
+    """The one behind its last."""
+
 
 _PIECE = 16_384
 """Characters after which a text is cut for tokenising. The library needs some 200 bytes of memory
@@ -118,6 +130,26 @@ class Tokenizer:
         self._fill(found, whole, together)
         yield characters
         return [one for one in found if one is not None]
+
+    def spelled(self, text: Text, *, most: int, before: str = "") -> Steps[list[SpelledToken]]:
+        """The tokens of `before` and a text with their places in both together, in steps as
+        `steps`; given up after `most`.
+        """
+        found: list[SpelledToken] = []
+        at = 0
+        for piece in _pieces(map(self._cased, chain((before,), _strings(text))), self._cut):
+            encoded = self._library.encode(piece, add_special_tokens=False)
+            for number, (start, stop) in zip(encoded.ids, encoded.offsets, strict=True):
+                found.append(SpelledToken(number, piece[start:stop], at + start, at + stop))
+            at += len(piece)
+            yield len(piece)
+            if len(found) > most:
+                break
+        return found
+
+    def spelling(self, token: int) -> str:
+        """How the tokenizer file writes a token."""
+        return self._library.id_to_token(token) or ""
 
     def _fill(
         self, found: list[Encoding | None], texts: Sequence[str], positions: Sequence[int]
