@@ -48,12 +48,8 @@ ATTEMPTS = (
 )
 
 
-ONE_THREAD = {
-    "TOKENIZERS_PARALLELISM": "false",
-    "RAYON_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-}
-"""Environment of the process: each thread reserves address space, and there is one a processor."""
+ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+"""For the library in that process: each thread reserves address space, and there are many."""
 
 _ALL = 2**62
 """Tokens of any text."""
@@ -90,7 +86,6 @@ async def try_files(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
-        env=os.environ | ONE_THREAD,
     )
     tokenizer = directory / "tokenizer.json"
     try:
@@ -191,6 +186,8 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name, value in ONE_THREAD.items():
+        os.putenv(name, value)
     directory, how = Path(sys.argv[1]), orjson.loads(sys.argv[2])
     how["task"] = None if how["task"] is None else Task(how["task"])
     try:
