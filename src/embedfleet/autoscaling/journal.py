@@ -1,7 +1,6 @@
-"""What the autoscaler decided lately, for people and metrics.
+"""The journal of an autoscaler's recent decisions, for people and metrics. Pure.
 
-Pure. Decides what is kept of a decision, and which ones are told as one. Refuses to know how a
-decision is made and who reads it.
+Consecutive equal decisions are one entry with a count.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How many replicas there should be, and why.
+"""The autoscaling policy: how many replicas a pool should have, and why. Pure.
 
-Pure: an observation and what is remembered come in, a decision and what to remember go out. Every
-reason to have replicas is a term; the largest wins, and stabilization.py decides how far the fleet
-moves towards it now. Refuses to know clocks, providers and where signals come from.
+Takes an observation and the state of earlier decisions, and returns a decision and the new state.
+Every reason to have replicas is a term; the largest wins, and stabilization.py limits how fast the
+fleet moves towards it.
 
-What arrives and what waits ask for an absolute number: the same evidence asks for the same number
-again, however often it is looked at. A broken p99 and busy replicas only say "more than now"; they
-count what is on its way, and are quiet for a cool-down after they ordered.
+Arrival rate and backlog ask for an absolute number, so the same evidence asks for the same number
+however often it is observed. A violated p99 and high utilisation only ask for "more than now": they
+count replicas that are starting, and are ignored for a cool-down after they ordered some.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What queueing theory says of a fleet under steady traffic.
+"""Queueing theory of a fleet under steady traffic: M/G/c. Pure.
 
-Pure arithmetic: M/G/c by Erlang's C and the approximation of Allen and Cunneen. The simulator is
-checked against it, and capacity plans are made with it. Refuses to know traffic that changes; for
-that there is the simulator.
+Erlang's C and the approximation of Allen and Cunneen. Used for capacity plans, and to check the
+simulator, which covers traffic that changes.
 """
 
 from __future__ import annotations

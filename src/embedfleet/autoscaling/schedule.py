@@ -1,13 +1,11 @@
-"""Floors and ceilings by weekday and time of day.
-
-Pure. Decides which windows hold at a moment that is handed in, in the zone that each names, across
-midnight and changes of the clock. Refuses to know the time, and what is done with a floor.
+"""Scheduled bounds: minimum and maximum replicas by weekday and time of day. Pure.
 
     mon-fri 07:00-20:00 Europe/Berlin min=4 max=16
     sat,sun 22:00-06:00 UTC max=2
 
-A window belongs to the day on which it starts. Its times are what clocks on the wall show there: an
-hour that a change of the clock skips has no moments, and one that it repeats has twice as many.
+A window belongs to the day on which it starts and may cross midnight. Its times are local
+wall-clock times: an hour skipped by a daylight saving change does not occur, a repeated one occurs
+twice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What the autoscaler sees of a pool, and whether it can be believed.
+"""Observations of a pool: their definition, validation, and the sum over several gateways. Pure.
 
-Pure. Decides what an observation is, how those of several gateways make one, and what counts as
-missing, stale or absurd. Refuses to know who measured it (`windows.py` is what they measure with)
-and what follows from it.
+An observation is rejected when a needed signal is missing, stale or absurd. The signals are
+measured with `sliding_windows.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What was measured lately: arrivals, latencies and how busy replicas were, over sliding windows.
+"""Sliding windows over arrivals, latencies and utilisation, in bounded memory. Pure.
 
-Pure. Decides what is kept, in bounded memory, and how it becomes a rate or a quantile. The time is
-handed in and never runs backwards. Refuses to know what the figures are for.
+`now` is handed in and never decreases.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How far the fleet moves now towards what is wanted.
+"""Stabilisation: limits how fast the number of replicas follows the wanted one. Pure.
 
-Pure. Decides pace: up at once and in bounded steps, down only after a quiet window, in small steps,
-if the rest could carry the load, and never while the autoscaler is new or replicas start in time.
-Refuses to know why a number is wanted.
+Up: at once, in bounded steps. Down: after a quiet window, in small steps, only if the remaining
+replicas can carry the load, and never while the autoscaler has just started or replicas are
+starting in time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The commands `embedfleet simulate` and `embedfleet plan`: flags to one call.
+"""`embedfleet simulate` and `embedfleet plan`.
 
-This module decides what can be typed. It refuses to know how anything is computed; what a command
-calls is imported only when that command runs, so `--help` is quick.
+What a command calls is imported only when it runs, so `--help` stays fast.
 """
 
 from __future__ import annotations

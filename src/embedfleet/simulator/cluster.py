@@ -1,8 +1,4 @@
-"""The replicas that a simulated fleet has, and what they cost: ordered, started, woken, drained.
-
-Decides when a replica ordered now gets traffic, which one goes first, and what is paid for. Refuses
-to know texts and policies.
-"""
+"""The simulated fleet: replicas are ordered, started, woken and drained, and cost money."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Several policies on one trace with several seeds: the command `embedfleet simulate`.
-
-Decides which policies exist by name and what a comparison prints. Refuses to know flags.
-"""
+"""Compares policies on one trace with several seeds: the work of `embedfleet simulate`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""A day of millions of texts as a flow: the same policies, with work instead of texts.
+"""Fluid simulation: a day of millions of texts as a flow of work, under the production policies.
 
-Arrivals are summed over a tenth of a second, and replicas are one stream of capacity that serves
-first come, first served. A text's latency is the time until the work before it is done, and its
-batch. Decides this approximation, which is compared with single texts in the tests
-(`texts.py` runs the production queue and balancing); a day of 50 million texts takes seconds
-instead of hours. Refuses to know what a policy wants a number for.
+Arrivals are summed over bins of a tenth of a second, and the replicas are one first-come,
+first-served stream of capacity. A text's latency is the time until the work before it is done, plus
+its batch. A day of 50 million texts takes seconds instead of hours; tests compare the approximation
+with `texts.py`, which runs the production queue and balancing text by text.
 """
 
 from __future__ import annotations

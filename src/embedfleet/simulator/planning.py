@@ -1,7 +1,6 @@
-"""How many replicas a known load needs: capacity from a measured profile.
+"""Capacity planning: how many replicas a known load needs, from a measured profile. Pure.
 
-Pure. Decides by queueing theory for the busiest hour. Refuses to know how traffic moves within it;
-`embedfleet simulate` answers that for a trace.
+Queueing theory for the busiest hour; `embedfleet simulate` covers how traffic moves within it.
 """
 
 from __future__ import annotations

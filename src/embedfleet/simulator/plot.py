@@ -1,7 +1,4 @@
-"""Plots of runs: what arrived, what was planned and ready, how long texts waited.
-
-Decides how a comparison looks. Needs the extra `plots`; refuses to know how runs are made.
-"""
+"""Plots of runs: arrivals, planned and ready replicas, waits. Needs the extra `plots`."""
 
 from __future__ import annotations
 

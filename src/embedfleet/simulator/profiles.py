@@ -1,7 +1,4 @@
-"""What a simulated replica is like: how fast it computes, how long it starts, how often it dies.
-
-Decides how a profile is read. Refuses to know what runs on it.
-"""
+"""Profiles of simulated replicas: speed, start-up time, failure rate."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Whatever decides how many replicas there are, as the simulator runs it.
-
-Decides how the production policy, and a fleet that never changes, are plugged in. Refuses to know
-how replicas come and go.
-"""
+"""The scaler interface of the simulator; the production policy and fixed fleets behind it."""
 
 from __future__ import annotations
 

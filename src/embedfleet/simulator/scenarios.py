@@ -1,7 +1,7 @@
-"""Shapes of traffic that every policy should survive: made, not recorded.
+"""Synthetic traffic shapes that every policy should survive.
 
-Decides how the rate moves in each. Refuses to know policies. Rates are in replicas' worth of work,
-texts arrive at random (Poisson) at that rate, lengths are geometric.
+Rates are in replicas' worth of work, texts arrive at random (Poisson) at that rate, lengths are
+geometric.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""How well a policy did in one run.
+"""Scores a run: SLO attainment and cost.
 
-Decides what is counted: a text that was refused or never finished missed the SLO, and everything
-that exists is paid for. Refuses to know how the run was made.
+A text that was refused or never finished missed the SLO; every replica that exists is paid for.
 """
 
 from __future__ import annotations

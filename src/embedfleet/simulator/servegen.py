@@ -1,8 +1,8 @@
-"""Traffic drawn from ServeGen's statistics (alibaba/ServeGen, `data/language/m-small`).
+"""Generates traffic from ServeGen's statistics (alibaba/ServeGen, `data/language/m-small`).
 
-For each client and each ten minutes they give a rate, a coefficient of variation and the law of the
-gaps between arrivals with its parameters; for each six hours a histogram of prompt lengths. Decides
-how arrivals are drawn from these. Refuses to know what becomes of the texts.
+For each client and each ten minutes they give a rate, a coefficient of variation and the
+distribution of inter-arrival times with its parameters; for each six hours a histogram of prompt
+lengths.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Single texts through the production queue, under virtual time.
+"""Discrete-event simulation: single texts through the production queue, in virtual time.
 
-Decides the order of events: arrivals, ends of batches, starts and deaths of replicas, decisions.
-Deterministic by seed. Refuses to know how texts are matched (`virtual_pool.py`) and how many
-replicas there should be (a `Scaler`).
+Events are arrivals, ends of batches, starts and deaths of replicas, and decisions. Deterministic by
+seed. `virtual_pool.py` matches texts with replicas; a `Scaler` sets their number.
 """
 
 from __future__ import annotations

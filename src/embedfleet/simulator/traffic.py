@@ -1,7 +1,4 @@
-"""What arrives: texts with a time and a token count, from files.
-
-Decides how traces are read, and what in them is refused, with the line's number. Refuses to know
-what becomes of the texts.
+"""Reads traces: texts with an arrival time and a token count. Errors give the line number.
 
 Two formats, both CSV with a heading, in order of time:
 

@@ -1,8 +1,6 @@
-"""A pool in virtual time: the production queue, matching and balancing over simulated replicas.
+"""A pool in virtual time: the production queue, dispatch and balancing over simulated replicas.
 
-Decides when a simulated replica starts a batch and when its texts are answered. Everything that
-decides where a text goes is the gateway's own code, unmodified. Refuses to know how many replicas
-there should be.
+Every decision where a text goes is the gateway's own code, unmodified; the batches are simulated.
 """
 
 from __future__ import annotations

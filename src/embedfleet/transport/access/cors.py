@@ -1,7 +1,7 @@
 """CORS: which web pages may call the service (https://fetch.spec.whatwg.org/#http-cors-protocol).
 
-ASGI middleware that decides by the `origin` header. Credentials mode is never allowed: API keys
-travel in a header of the request, and cookies or stored passwords mean nothing here.
+ASGI middleware that goes by the `origin` header. Credentials mode is never allowed: API keys travel
+in a header of the request, and cookies or stored passwords mean nothing here.
 """
 
 from __future__ import annotations
