@@ -62,6 +62,19 @@ def test_the_oracle_tells_what_would_have_been_enough(trace: Path, tmp_path: Pat
     assert 0.0 < row["least_hours"] <= row["replica_hours"] + 1e-9
 
 
+def test_a_promise_that_no_fleet_keeps_is_told_and_the_others_are_simulated(trace: Path) -> None:
+    """Three replicas' worth of work on two."""
+    asked = ["simulate", str(trace), "--flow", "--policy", "oracle", "--slo-ms", "300"]
+    asked += ["--max-replicas", "2", "--copies", "40"]
+    alone = RUN.invoke(app, asked)
+    assert alone.exit_code == 2
+    assert "the oracle: 2 replicas all the time answer" in alone.output
+    assert "allow more replicas (--max-replicas)" in " ".join(alone.output.split())
+    beside = RUN.invoke(app, [*asked, "--policy", "static-9"])
+    assert beside.exit_code == 0, beside.output
+    assert "static-9" in beside.output
+
+
 def test_a_plot_is_written_or_what_it_needs_is_named(trace: Path, tmp_path: Path) -> None:
     """Matplotlib comes with the extra `plots` only."""
     output = tmp_path / "runs.png"

@@ -123,10 +123,16 @@ def run(source: _Source) -> list[Score]:
     shown = Console(stderr=True)
     scores = []
     for name, seed in track(todo, "simulating", console=shown, disable=not shown.is_terminal):
-        if name == ORACLE:
-            found = _oracle(source, seed)
-        else:
-            found = _one(source, make(name, asked.settings), seed)
+        try:
+            if name == ORACLE:
+                found = _oracle(source, seed)
+            else:
+                found = _one(source, make(name, asked.settings), seed)
+        except oracle.UnattainableError as error:
+            if len(asked.policies) == 1:
+                raise
+            shown.print(error.message)  # the others have their rows
+            continue
         cost = None if asked.price is None else found.replica_hours * asked.price
         scores.append(replace(found, policy=name, cost=cost))
     return scores

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from embedfleet.simulator import flow as flows
 from embedfleet.simulator.flow import BIN_S, MOST_USED, Flow
 from embedfleet.simulator.profiles import Profile
-from embedfleet.vocabulary import EmbedfleetError
+from embedfleet.vocabulary import SettingError
 
 SHARE = 0.995
 """Of all texts that are to be answered within the SLO."""
@@ -64,7 +64,7 @@ Choices = NDArray[np.unsignedinteger[Any]]
 """The place of the fleet to have, by slot, fleet before, price and level of work left over."""
 
 
-class UnattainableError(EmbedfleetError):
+class UnattainableError(SettingError):
     """Not even the largest fleet answers enough texts in time."""
 
 
@@ -111,8 +111,9 @@ def fixed(asked: Question) -> int:
     low, high = asked.least, asked.most
     if asked.attained(able * high) < asked.share:
         raise UnattainableError(
-            f"{high} replicas all the time answer {asked.attained(able * high):.2%} of the texts "
-            f"within {asked.slo_s:g} s, not {asked.share:.2%}"
+            f"the oracle: {high} replicas all the time answer {asked.attained(able * high):.2%} of "
+            f"the texts within {asked.slo_s:g} s, not {asked.share:.1%}; allow more replicas "
+            "(--max-replicas) or a longer latency (--slo-ms)"
         )
     while low < high:
         middle = (low + high) // 2
