@@ -7,6 +7,7 @@
 #   make llama-server  build llama.cpp's server, which one of them uses (ten minutes)
 #   make arm        a Python for 64-bit Arm under QEMU, which one of them uses (360 MB; takes Debian's apt)
 #   make cpu-rivals environments of the CPU engine's rivals, for its benchmark (five minutes)
+#   make check      style, types, import contracts and the tests of pure decisions: before each commit, under a minute
 #   make lint       style, types and import contracts
 #   make format     let ruff format the code
 #   make docs       write the generated pages of docs/
@@ -45,7 +46,7 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help packages compiler llama-server arm cpu-rivals serve test test-slow test-all lint format docs site dist sdks reference lock clean setup
+.PHONY: help packages compiler llama-server arm cpu-rivals serve check test test-slow test-all lint format docs site dist sdks reference lock clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -133,6 +134,18 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
 	$(BIN)/lint-imports
+
+# What decides and does no I/O, and the rules about the code: some thousand cases in half a minute.
+PURE_TESTS := tests/test_architecture.py tests/test_work.py tests/autoscaling/test_policy.py tests/autoscaling/test_schedule.py \
+	$(wildcard $(addprefix tests/scheduling/,test_urgency.py delivery/test_decisions.py delivery/test_dispatch.py \
+		delivery/test_queue.py batching/test_packing.py)) \
+	$(wildcard $(addprefix tests/fleet/test_,balancing.py states.py fleet.py sizing.py)) \
+	$(wildcard $(addprefix tests/cache/test_,memory.py key.py)) \
+	$(wildcard $(addprefix tests/api/formats/test_openai_,request.py response.py)) \
+	tests/transport/test_frames.py tests/runtime/test_settings.py tests/runtime/telemetry/test_metrics.py
+
+check: lint
+	$(BIN)/python -m pytest -q -m "not slow" $(PURE_TESTS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix --exit-zero .

@@ -9,9 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 import embedfleet.engines.cpu  # noqa: F401  silences OpenVINO's telemetry
 from tests.service import Service, started
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no bug
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """The replica client protocol: what a gateway asks of whatever runs at a replica's address.
 
 Implemented for embedfleet's own replicas (`upstream.py`) and for third-party engines
-(`foreign.py`).
+(`third_party/client.py`).
 """
 
 from __future__ import annotations

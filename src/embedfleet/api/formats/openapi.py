@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document of the public API.
 
-Limits are those of this service, error codes come from `openai_errors.py`, and examples of errors
+Limits are those of this service, error codes come from `error_codes.py`, and examples of errors
 are what the parser reports for the invalid requests listed here.
 """
 

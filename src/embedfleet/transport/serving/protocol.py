@@ -3,7 +3,7 @@
 uvicorn parses (httptools, that is llhttp), frames and writes, but bounds neither the time nor the
 size of a request, parses pipelined requests without limit, and waits forever for a client that does
 not read. This adds those bounds: `rules.py` says which requests are valid, `limits.py` and
-`answers.py` what a client may occupy.
+`write_buffers.py` what a client may occupy.
 """
 
 from __future__ import annotations

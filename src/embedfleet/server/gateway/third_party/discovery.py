@@ -1,6 +1,6 @@
 """Detects which third-party engine answers at an address, and whether it can serve the pool.
 
-A shell around `dialects.py` and `facts.py`; `foreign.py` then serves the pool's calls.
+A shell around `dialects.py` and `facts.py`; `client.py` then serves the pool's calls.
 """
 
 from __future__ import annotations
