@@ -33,6 +33,7 @@ ALONE = {
     "site.txt": ["mkdocs-material"],
     "sdks.txt": [
         "cohere",
+        "cohere-haystack",
         "haystack-ai",
         "langchain-cohere",
         "langchain-huggingface",
@@ -40,6 +41,7 @@ ALONE = {
         "langchain-openai",
         "litellm",
         "llama-index-embeddings-openai-like",
+        "llama-index-postprocessor-cohere-rerank",
         "ollama",
         "openai",
         "voyageai",

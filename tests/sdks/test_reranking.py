@@ -1,4 +1,4 @@
-"""Clients made for Cohere rerank here, each in an environment of its own (`make sdks`)."""
+"""Clients made for Cohere rerank here, in an environment of clients (`make sdks`)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def expected(service: Service) -> list[tuple[int, float]]:
     return [(each["index"], each["relevance_score"]) for each in answer["results"]]
 
 
-@pytest.mark.parametrize("client", ["rerank_with_cohere.py", "rerank_with_langchain.py"])
+@pytest.mark.parametrize("client", sorted(path.name for path in CLIENTS.glob("rerank_with_*.py")))
 def test_a_client_ranks_as_the_service_does(
     client: str, service: Service, expected: list[tuple[int, float]]
 ) -> None:
