@@ -6,7 +6,6 @@ The handler is cancelled with the error that says why; handling may begin before
 from __future__ import annotations
 
 import asyncio
-from weakref import WeakKeyDictionary
 
 from embedfleet.transport.asgi import ClientGoneError, Request
 from embedfleet.vocabulary import DeadlineError
@@ -16,45 +15,42 @@ WATCH_AFTER_S = 0.1
 
 
 class _WatchTimer:
-    """One timer for all work of an event loop: a timer for each costs as much as tokenising."""
+    """One timer for all work of an event loop: a timer for each costs as much as tokenising.
 
-    __slots__ = ("_loop", "_new", "_old", "_running")
+    It goes on for as long as there is work.
+    """
+
+    __slots__ = ("_loop", "new", "old")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._new: dict[CancelScope, None] = {}
-        self._old: dict[CancelScope, None] = {}
-        self._running = False
-
-    def join(self, scope: CancelScope) -> None:
-        self._new[scope] = None
-        if not self._running:
-            self._running = True
-            self._loop.call_later(WATCH_AFTER_S, self._go)
-
-    def leave(self, scope: CancelScope) -> None:
-        if scope in self._new:
-            del self._new[scope]
-        else:
-            self._old.pop(scope, None)
+        self.new: dict[CancelScope, None] = {}
+        """Work that began since the timer went last, and before that."""
+        self.old: dict[CancelScope, None] = {}
+        for other in list(_timers):
+            if other.is_closed():
+                _timers.pop(other, None)
+        _timers[loop] = self
+        loop.call_later(WATCH_AFTER_S, self._go)
 
     def _go(self) -> None:
-        for scope in self._old:
+        for scope in self.old:
             scope.begin()
-        self._old, self._new = self._new, {}
-        self._running = bool(self._old)
-        if self._running:
+        self.old, self.new = self.new, {}
+        if self.old:
             self._loop.call_later(WATCH_AFTER_S, self._go)
+        else:
+            del _timers[self._loop]
 
 
-_timers: WeakKeyDictionary[asyncio.AbstractEventLoop, _WatchTimer] = WeakKeyDictionary()
+_timers: dict[asyncio.AbstractEventLoop, _WatchTimer] = {}
 
 
 class CancelScope:
     """Around such work: it is cancelled, and ClientGoneError or DeadlineError comes out."""
 
     __slots__ = (
-        *("_deadline", "_due", "_left_s", "_loop", "_reason", "_request", "_timers", "_soon"),
+        *("_deadline", "_due", "_left_s", "_loop", "_reason", "_request", "_soon", "_timer"),
         *("_watch", "_whole", "_work"),
     )
 
@@ -64,7 +60,7 @@ class CancelScope:
         """
         self._whole = whole
         self._due = False
-        self._timers: _WatchTimer | None = None
+        self._timer: _WatchTimer | None = None
         self._request = request
         self._left_s = left_s
         self._soon: asyncio.TimerHandle | None = None
@@ -78,14 +74,15 @@ class CancelScope:
         if self._left_s < 2 * WATCH_AFTER_S:
             self._soon = loop.call_later(max(0.0, self._left_s), self.begin)
         else:
-            self._timers = _timers.get(loop) or _timers.setdefault(loop, _WatchTimer(loop))
-            self._timers.join(self)
+            self._timer = _timers.get(loop) or _WatchTimer(loop)
+            self._timer.new[self] = None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._soon is not None:
             self._soon.cancel()
-        if self._timers is not None:
-            self._timers.leave(self)
+        timer = self._timer
+        if timer is not None:
+            (timer.new if self in timer.new else timer.old).pop(self, None)
         # The error that ends a watch knows its frames, and these know this: not the watch any more.
         watch, self._watch = self._watch, None
         if watch is not None:
