@@ -250,12 +250,13 @@ class Stage:
         self._real = socket.socket()
 
     def _protocol(self, case: str) -> asyncio.Protocol:
-        protocol: Any = next(iter(self.made.values()))()
+        factory: Any = next(iter(self.made.values()))
+        protocol = factory()
         if case == "uvicorn":
             from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415
             from uvicorn.server import ServerState  # noqa: PLC0415
 
-            protocol = HttpToolsProtocol(protocol.config, ServerState(), {})
+            protocol = HttpToolsProtocol(factory.args[0], ServerState(), {})
         if case in {"http", "uvicorn"}:
             setattr(protocol, "app" if hasattr(protocol, "app") else "_app", bare)
         return cast("asyncio.Protocol", protocol)

@@ -1,7 +1,7 @@
 """HTTP servers for the gateway's apps, side by side: what a request of one text costs behind each.
 
     python -m benchmarks.servers [--rounds 5] [--seconds 5] [--servers embedfleet,uvicorn-h11,…]
-                                 [--before CHECKOUT]
+                                 [--before CHECKOUT] [--cached]
 
 Each server carries the real gateway in front of emulated replicas that cost nothing (`gateway.py`,
 measure c), on one core; wrk sends requests of one text over 64 connections. Servers take turns in
@@ -33,7 +33,14 @@ from typing import Any
 
 import uvicorn
 from benchmarks.gateway import Results, machine, write_model
-from benchmarks.gateway_contenders import CONTENDERS, PLACE, Contender, NotHereError, debian
+from benchmarks.gateway_contenders import (
+    CONTENDERS,
+    IN_FULL,
+    PLACE,
+    Contender,
+    NotHereError,
+    debian,
+)
 from benchmarks.gateway_measures import Stage, single_texts
 
 HERE = Path(__file__).parent
@@ -119,12 +126,17 @@ def serve(name: str, arguments: list[str]) -> None:
     cli.main()
 
 
-def contender(name: str, checkout: Path) -> Contender:
+def contender(name: str, checkout: Path, *, cached: bool = False) -> Contender:
     """The gateway of a checkout behind one of the servers."""
-    usual = CONTENDERS["embedfleet"]
+    usual = IN_FULL if cached else CONTENDERS["embedfleet"]
+    settings = checkout.glob("src/embedfleet/**/settings/gateway.py")
+    checks_ids = any("input_ids" in each.read_text() for each in settings)
 
     def command(port: int, replicas: Sequence[int], place: Path) -> list[str]:
         _python, _m, _embedfleet, *arguments = usual.command(port, replicas, place)
+        if not checks_ids:  # it takes any ids, and does not know the setting
+            config = place / "embedfleet.toml"
+            config.write_text(config.read_text().partition("[gateway]")[0])
         script = checkout / "benchmarks" / "servers.py"
         known = script if script.exists() else Path(__file__)
         return [str(checkout / ".venv/bin/python"), str(known), "--serve", name, *arguments]
@@ -139,15 +151,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="HTTP servers side by side")
     parser.add_argument("--servers", default=",".join(SERVERS))
     parser.add_argument("--before", type=Path, help="a checkout of an older version")
+    parser.add_argument("--cached", action="store_true", help="out of the cache, with keys")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--name", default="servers", help="of the file of results")
     chosen = parser.parse_args()
     debian("wrk", program="wrk")
     here = HERE.parent
-    turns = {name: contender(name, here) for name in chosen.servers.split(",")}
+    turns = {
+        name: contender(name, here, cached=chosen.cached) for name in chosen.servers.split(",")
+    }
     if chosen.before is not None:
-        turns["before"] = contender("embedfleet", chosen.before)
+        turns["before"] = contender("embedfleet", chosen.before, cached=chosen.cached)
     results = Results()
     with tempfile.TemporaryDirectory(prefix="servers-benchmark-") as scratch:
         place = Path(scratch)
