@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedfleet.cache.memory import MemoryTier
-from embedfleet.cache.single_flight import Order, SingleFlight
+from embedfleet.cache.single_flight import SharedText, SingleFlight
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.scheduling.texts import Caller, Text, Waiting
 from embedfleet.vocabulary import (
@@ -59,11 +59,11 @@ class Rig:
 
     def lead(self, *numbers: int, stores: bool = True, caller: Caller = CALLER) -> Waiting:
         waiting = Waiting([None] * len(numbers))
-        orders = [
-            Order(KEYS[number], np.array([number], np.int32), False, place)
+        texts = [
+            SharedText(np.array([number], np.int32), waiting, place, KEYS[number], truncated=False)
             for place, number in enumerate(numbers)
         ]
-        self.flights.lead(waiting, orders, self.backend, caller, stores=stores)
+        self.flights.lead(waiting, texts, self.backend, caller, stores=stores)
         return waiting
 
     def follow(self, number: int, caller: Caller = CALLER) -> Waiting:

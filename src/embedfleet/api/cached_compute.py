@@ -13,7 +13,7 @@ from embedfleet.api.served_model import Promise, ServedModel, prompt_of, truncat
 from embedfleet.api.tokenizing import Tokenizing, whole
 from embedfleet.cache.entry import Entry
 from embedfleet.cache.key import Keys, VectorIdentity
-from embedfleet.cache.single_flight import Order, SingleFlight
+from embedfleet.cache.single_flight import SharedText, SingleFlight
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.models.encoding.encoder import EncodedText
 from embedfleet.scheduling.texts import Caller, Waiting
@@ -133,13 +133,15 @@ class Recalling:
             if alone:
                 places = [missing[keys[at]] for at in alone]
                 encoded = await self._encode(seen, places, caller, allowed)
-                orders = []
+                texts = []
                 for at, text in zip(alone, encoded, strict=True):
                     if isinstance(text, CallerError):
                         waiting.take(at, text)
                     else:
-                        orders.append(Order(keys[at], text.ids, text.truncated, at))
-                self._lead(seen, waiting, orders, caller, allowed, shares=shares)
+                        texts.append(
+                            SharedText(text.ids, waiting, at, keys[at], truncated=text.truncated)
+                        )
+                self._lead(seen, waiting, texts, caller, allowed, shares=shares)
             await waiting.finished
         finally:
             self._flights.leave(waiting)
@@ -156,24 +158,25 @@ class Recalling:
         self,
         seen: Recollection,
         waiting: Waiting,
-        orders: Sequence[Order],
+        texts: Sequence[SharedText],
         caller: Caller,
         allowed: Quota,
         *,
         shares: bool,
     ) -> None:
         """Have texts computed, but for those that others began with while these were encoded."""
-        led: list[Order] = []
-        for order in orders:
-            entry = self._cache.peek(order.key) if shares else None
+        led: list[SharedText] = []
+        for text in texts:
+            ((_, place),) = text.waiting
+            entry = self._cache.peek(text.key) if shares else None
             if entry is not None:
-                waiting.take(order.place, entry)
-            elif not (shares and self._flights.join(waiting, order.place, order.key, caller)):
-                led.append(order)
+                waiting.take(place, entry)
+            elif not (shares and self._flights.join(waiting, place, text.key, caller)):
+                led.append(text)
         if not led:
             allowed.charge(0)
             return
-        backend, tokens = seen.model.backend, sum(len(order.encoding) for order in led)
+        backend, tokens = seen.model.backend, sum(len(text.encoding) for text in led)
         backend.admit(len(led), tokens, caller)
         allowed.charge(tokens)
         self._flights.lead(waiting, led, backend, caller, stores=seen.directives.store)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.scheduling.texts import Backend, Caller, Text, Waiting
 from embedfleet.vocabulary import EmbedfleetError, Encoding, ReplicaError, Vector, VectorError
@@ -21,38 +19,32 @@ MOST_LEADS = 2
 its attempts, however many want it."""
 
 
-class Order(msgspec.Struct, frozen=True):
-    """A text to be computed, and what is known of it."""
-
-    key: bytes
-    encoding: Encoding
-    truncated: bool
-    place: int
-    """Whose of the request's it is."""
-
-
 class SharedText(Text):
     """A text that other requests may wait for, unless it is private; its vector is kept."""
 
     __slots__ = ("backend", "caller", "key", "leads", "shared", "stores", "truncated")
 
+    backend: Backend
+    caller: Caller
+    """For all who wait for it: the latest deadline, and the more urgent lane."""
+    shared: SingleFlight
+    stores: bool
+
     def __init__(
-        self,
-        order: Order,
-        waiting: Waiting,
-        backend: Backend,
-        caller: Caller,
-        shared: SingleFlight,
-        *,
-        stores: bool,
+        self, encoding: Encoding, waiting: Waiting, place: int, key: bytes, *, truncated: bool
     ) -> None:
-        super().__init__(order.encoding, waiting, order.place)
-        self.key, self.truncated = order.key, order.truncated
-        self.backend, self.shared, self.stores = backend, shared, stores
-        self.caller = caller
-        """For all who wait for it: the latest deadline, and the more urgent lane."""
-        self.leads = 1
+        """It is nowhere yet: `SingleFlight.lead` has it computed."""
+        super().__init__(encoding, waiting, place)
+        self.key, self.truncated = key, truncated
+        self.leads = 0
         """How often it was begun."""
+
+    def begin(
+        self, shared: SingleFlight, backend: Backend, caller: Caller, *, stores: bool
+    ) -> None:
+        """Note who has it computed; `stores` is whether its vector may be kept and shared."""
+        self.shared, self.backend, self.caller, self.stores = shared, backend, caller, stores
+        self.leads = 1
 
     def arrived(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
         cache, tokens = self.shared.cache, len(self.encoding)
@@ -105,7 +97,7 @@ class SingleFlight:
     def lead(
         self,
         waiting: Waiting,
-        orders: Sequence[Order],
+        texts: Sequence[SharedText],
         backend: Backend,
         caller: Caller,
         *,
@@ -115,9 +107,9 @@ class SingleFlight:
 
         Raises what the backend's `submit` does, and then nothing is computed.
         """
-        texts = [
-            SharedText(order, waiting, backend, caller, self, stores=stores) for order in orders
-        ]
+        for text in texts:
+            text.begin(self, backend, caller, stores=stores)
+        waiting.texts += texts
         backend.submit(texts, caller)
         if stores:
             for text in texts:

@@ -84,7 +84,6 @@ class Text:
         """Who waits for it, and at which place of theirs; nobody once it is there."""
         self.ticket: Any = None
         """For its backend to find it by."""
-        waiting.texts.append(self)
 
     def arrived(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
         """Its vector is there; `source` names the replica that computed it.
@@ -154,6 +153,7 @@ async def compute(
     rows = [None] * len(encodings) if listed else np.empty((len(encodings), width), np.float32)
     waiting = Waiting(rows, by_item=by_item)
     texts = [Text(encoding, waiting, place) for place, encoding in enumerate(encodings)]
+    waiting.texts += texts
     backend.submit(texts, caller)
     try:
         await waiting.finished

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedfleet.cache.memory import MemoryTier
-from embedfleet.cache.single_flight import Order, SingleFlight
+from embedfleet.cache.single_flight import SharedText, SingleFlight
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet
@@ -172,11 +172,11 @@ class Traffic:
         try:
             async with asyncio.timeout(patience_s):
                 alone = [
-                    Order(key, ids, truncated=False, place=place)
+                    SharedText(ids, waiting, place, key, truncated=False)
                     for place, (key, ids) in enumerate(zip(keys, texts, strict=True))
                     if not (shares and self.flights.join(waiting, place, key, caller))
                 ]
-                tokens = sum(len(order.encoding) for order in alone)
+                tokens = sum(len(text.encoding) for text in alone)
                 self.pool.admit(len(alone), tokens, caller)
                 self.submitted += len(alone)
                 self.flights.lead(waiting, alone, self.pool, caller, stores=shares)
