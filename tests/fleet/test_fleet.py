@@ -1,5 +1,8 @@
 """The table of a pool's replicas."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaState
@@ -149,3 +152,26 @@ def test_wrong_vectors_eject_whatever_the_others_are() -> None:
     moved(fleet, member, E.ANSWERED, E.VERIFIED, E.REFUSED)
 
     assert member.state is S.EJECTED
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=20))
+def test_a_replica_is_out_for_as_long_as_anybody_lets_it_go(
+    orders: list[tuple[bool, str]],
+) -> None:
+    """An operator, the autoscaler and Kubernetes do not know each other."""
+    fleet = Fleet()
+    member = fleet.add("a", "http://a", 0.0)
+    holders: set[str] = set()
+    for drains, owner in orders:
+        moved(fleet, member, E.ANSWERED, *([] if holders else [E.VERIFIED]))
+        if drains:
+            holders.add(owner)
+            fleet.drain(member, owner, 0.0, "it is to go")
+        else:
+            holders.discard(owner)
+            fleet.readmit(member, owner, 0.0, "it may stay")
+        assert member.leaving == holders
+        if holders:
+            assert member.state is S.DRAINING
+        else:
+            assert member.state in {S.STARTING, S.READY}

@@ -28,6 +28,7 @@ from embedfleet.cli.conformance import conformance
 from embedfleet.cli.deploy import app as deploying
 from embedfleet.cli.engines import engines
 from embedfleet.cli.entry_points import Calls, calls
+from embedfleet.cli.fleet import fleet
 from embedfleet.cli.keys import keys
 from embedfleet.cli.printing import AsJson, show, show_json, table
 from embedfleet.cli.status import status
@@ -292,6 +293,7 @@ def fetch_model(
 
 app.command()(status)
 app.add_typer(autoscale, name="autoscale")
+app.add_typer(fleet, name="fleet")
 app.add_typer(bulk, name="bulk")
 app.add_typer(cache, name="cache")
 app.add_typer(keys, name="keys")

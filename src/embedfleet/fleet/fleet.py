@@ -137,6 +137,19 @@ class Fleet:
         """It answered 503: it drains, and takes nothing new."""
         self.apply(member, Event.DRAIN, now, reason)
 
+    # -- who lets a replica go --------------------------------------------------------------
+
+    def drain(self, member: Member, owner: str, now: float, reason: str) -> None:
+        """Let it finish what it has, and get nothing new for as long as `owner` wants that."""
+        member.leaving.add(owner)
+        self.apply(member, Event.DRAIN, now, reason)
+
+    def readmit(self, member: Member, owner: str, now: float, reason: str) -> None:
+        """`owner` does not let it go any more: it starts over, unless somebody else still does."""
+        member.leaving.discard(owner)
+        if not member.leaving:
+            self.apply(member, Event.RELEASED, now, reason)
+
     # -- what any part of the control path does -------------------------------------------
 
     def observe(self, member: Member, sign: Sign, now: float, reason: str) -> bool:

@@ -178,8 +178,7 @@ class Resolving:
         self._left_at.pop(address, None)
         member = self._members.get(address)
         if member is not None:
-            member.leaving.discard(DRAIN_OWNER)
-            self._fleet.apply(member, Event.RELEASED, now, "its name has the address again")
+            self._fleet.readmit(member, DRAIN_OWNER, now, "its name has the address again")
             return
         self._members[address] = self._fleet.add(
             f"{self._name}-{address}", at(self._url, address), now, weight=self._weight
@@ -187,9 +186,8 @@ class Resolving:
 
     def _leave(self, address: str) -> None:
         now, member = time.monotonic(), self._members[address]
-        member.leaving.add(DRAIN_OWNER)
         self._left_at[address] = now
-        self._fleet.apply(member, Event.DRAIN, now, "its name has the address no more")
+        self._fleet.drain(member, DRAIN_OWNER, now, "its name has the address no more")
 
     def _finish(self, now: float) -> None:
         """Take out those that have left and have nothing more to answer, or had their time."""

@@ -195,14 +195,18 @@ class Supervisor:
     def _mark(self, slot: Slot) -> None:
         """Let whoever watches the replica know its part."""
         if slot.member is not None:
-            slot.member.leaving = {DRAIN_OWNER} if slot.role is SlotRole.LEAVING else set()
+            if slot.role is SlotRole.LEAVING:
+                slot.member.leaving.add(DRAIN_OWNER)
+            else:
+                slot.member.leaving.discard(DRAIN_OWNER)
             slot.member.reserve = slot.role is SlotRole.STANDBY
 
     def _bring_back(self, slot: Slot) -> None:
         if slot.member is not None and slot.member.state is ReplicaState.STANDBY:
             slot.awaited = ("standby", time.monotonic())
         self._apply(slot, Event.WOKEN, "it is woken")
-        self._apply(slot, Event.RELEASED, "it is needed after all")
+        if slot.member is not None and not slot.member.leaving:
+            self._apply(slot, Event.RELEASED, "it is needed after all")
 
     # -- one place ---------------------------------------------------------------------
 

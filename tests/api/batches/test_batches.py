@@ -74,7 +74,14 @@ class Answering:
 class Running:
     """The Batch API at an address."""
 
-    def __init__(self, client: openai.AsyncOpenAI, answering: Answering, shelf: Shelf) -> None:
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        answering: Answering,
+        shelf: Shelf,
+        routes: BatchRoutes,
+    ) -> None:
+        self.routes = routes
         self.client = client
         self.answering = answering
         self.shelf = shelf
@@ -135,7 +142,7 @@ async def running(
         [Listener(Router(routes.exact(), routes.below()), socket, None)], stop_timeout_s=5
     ):
         async with openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0) as client:
-            yield Running(client, answering, shelf)
+            yield Running(client, answering, shelf, routes)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -165,6 +172,14 @@ async def test_a_batch_goes_from_a_file_to_a_file(store: Store) -> None:
             assert answer["body"]["data"][0]["embedding"] == [len(text)]
         assert set(api.answering.asked.values()) == {1}
         assert [each.id async for each in await api.client.batches.list()] == [batch.id]
+        (told,) = api.routes.recent()  # what operators see: how far it is, and not what it holds
+        assert told == {
+            "id": batch.id,
+            "endpoint": ENDPOINT,
+            "status": "completed",
+            "created_at": batch.created_at,
+            "request_counts": {"total": 90, "completed": 90, "failed": 0},
+        }
         output = await api.client.files.retrieve(done.output_file_id)
         assert (output.purpose, output.filename) == ("batch_output", f"{batch.id}_output.jsonl")
         deadline = time.monotonic() + 60  # they are removed once the batch is completed

@@ -129,7 +129,6 @@ def the_fleet(page: Page) -> None:
     expect(page.locator("main")).to_contain_text("Pause scaling")
     expect(page.locator("main")).not_to_contain_text("undefined")
     accessible(page)
-    pictured(page, "fleet")
     page.get_by_role("button", name="Pause scaling").click()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("button", name="Pause scaling")).to_be_visible()
@@ -142,6 +141,28 @@ def the_fleet(page: Page) -> None:
     page.locator("#order-count").fill("2")
     page.get_by_role("button", name="Confirm").click()
     expect(page.locator("main")).to_contain_text("pinned")
+    page.get_by_role("button", name="Drain local-1").click()
+    page.get_by_role("button", name="Confirm").click()
+    expect(page.locator("td", has_text="draining")).to_have_count(1)
+    expect(page.locator("main")).to_contain_text("it was drained by hand")
+    accessible(page)
+    pictured(page, "fleet-drained")
+    page.get_by_role("button", name="Drain local-0").click()
+    expect(page.locator("#order-words")).to_contain_text("only ready replica")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Readmit local-1").click()
+    page.get_by_role("button", name="Confirm").click()
+    expect(ready).to_have_count(2)
+    for _ in range(3):  # the cache is asked between looks
+        page.request.post(
+            f"{GATEWAY}/v1/embeddings",
+            headers={"authorization": f"Bearer {KEY}"},
+            data={"model": "builtin", "input": "What do bees make?"},
+        )
+        page.wait_for_timeout(2500)
+    expect(page.locator("figcaption")).to_contain_text("Hit rate of the cache")
+    accessible(page)
+    pictured(page, "fleet")
     os.kill(int(PROCESS), signal.SIGKILL)
     expect(ready).not_to_have_count(2)  # seen without a reload
     expect(ready).to_have_count(2)

@@ -211,6 +211,12 @@ class BatchRoutes:
         self._wake()
         return _json(await asyncio.to_thread(self._shown, batch))
 
+    def recent(self, most: int = 20) -> list[dict[str, Any]]:
+        """The latest batches of everybody, newest first: for operators, without what they hold."""
+        latest = sorted(self._shelf.batches(), key=lambda each: -each.created_at)[:most]
+        told = ("id", "endpoint", "status", "created_at", "request_counts")
+        return [{name: each[name] for name in told} for each in map(self._shown, latest)]
+
     def _shown(self, batch: Batch) -> dict[str, Any]:
         cancelled_at = self._shelf.cancelled_at(batch.id)
         return documents.shown(batch, self._shelf.state(batch.id), cancelled_at=cancelled_at)

@@ -66,9 +66,7 @@ class Follower:
             self._leave(self._members[name], now)
         elif name in self._members:
             member = self._members[name]
-            member.leaving.discard(DRAIN_OWNER)
-            if not member.leaving:
-                self._fleet.apply(member, Event.RELEASED, now, "its pod is ready again")
+            self._fleet.readmit(member, DRAIN_OWNER, now, "its pod is ready again")
         else:
             self._members[name] = self._fleet.add(name, url, now)
 

@@ -22,7 +22,6 @@ from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.kubernetes.cluster import ClusterError
 from embedfleet.fleet.kubernetes.deletion_cost import VICTIM, Candidate, changes, victims
 from embedfleet.fleet.kubernetes.deployment import Deployment
-from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaState
 
 log = logging.getLogger(__name__)
@@ -288,8 +287,7 @@ class Direct:
         """Have them finish and taken; who is not taken stays after all. Raises ClusterError."""
         members = [member for member in self._pods.fleet if member.name in going]
         for member in members:
-            member.leaving.add(DRAIN_OWNER)
-            self._apply(member, Event.DRAIN, "it was chosen to go")
+            self._pods.fleet.drain(member, DRAIN_OWNER, time.monotonic(), "it was chosen to go")
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain_s):
@@ -310,12 +308,9 @@ class Direct:
     def _keep(self, members: list[Member]) -> None:
         for member in members:
             if member.state is not ReplicaState.GONE:
-                member.leaving.discard(DRAIN_OWNER)
-                if not member.leaving:  # Kubernetes may have taken it meanwhile
-                    self._apply(member, Event.RELEASED, "it stays after all")
-
-    def _apply(self, member: Member, event: Event, reason: str) -> None:
-        self._pods.fleet.apply(member, event, time.monotonic(), reason)
+                # Unless Kubernetes has taken it meanwhile.
+                now = time.monotonic()
+                self._pods.fleet.readmit(member, DRAIN_OWNER, now, "it stays after all")
 
 
 def _no_standby(standby: int) -> None:

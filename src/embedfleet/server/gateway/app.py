@@ -18,6 +18,7 @@ from embedfleet.runtime.telemetry.metrics import CONTENT_TYPE
 from embedfleet.server.gateway.access_log import AccessLog
 from embedfleet.server.gateway.caching import cache_routes
 from embedfleet.server.gateway.fleet_overview import merged, overview
+from embedfleet.server.gateway.fleet_routes import fleet_routes
 from embedfleet.server.gateway.scaling_routes import scaling_routes
 from embedfleet.transport.access.guarded_routes import asking, guarded
 from embedfleet.transport.asgi import Follow, Request, Response, Router
@@ -85,6 +86,7 @@ def admin_app(gateway: Gateway) -> Router:
             ("GET", "/fleet"): admin.fleet,
             ("GET", "/metrics"): admin.metrics,
             ("GET", "/targets"): admin.targets,
+            **fleet_routes(gateway.pools, gateway.batches),
             **scaling_routes(gateway.scaling),
             **cache_routes(gateway.cache, gateway.endpoint, gateway.workers),
             ("GET", "/health/live"): health.live,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from embedfleet.fleet.fleet import Member
 from embedfleet.scheduling.delivery.pool import Pool
 from embedfleet.server.gateway.caching import figures_of, summed
+from embedfleet.server.gateway.fleet_routes import drained
 from embedfleet.vocabulary import Lane
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def _replica(pool: Pool, member: Member, now: float) -> dict[str, Any]:
         "state": member.state.value,
         "for_s": round(now - member.since, 3),
         "reason": member.explained,
+        "drained": drained(member),
         "engine": described.device if described else None,
         "precision": described.precision.value if described else None,
         "measured_tokens_per_s": round(1 / per_token_s, 1) if per_token_s > 0 else None,

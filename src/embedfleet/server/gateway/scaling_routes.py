@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
@@ -18,6 +18,8 @@ from embedfleet.transport.asgi import Request, Response, Route
 from embedfleet.vocabulary import CallerError
 
 MOST_BYTES = 4096
+
+Order = TypeVar("Order", bound=msgspec.Struct)
 
 
 class _Order(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,18 +88,21 @@ class _Routes:
         return _answer(_pool(scaler))
 
     async def _order(self, request: Request) -> tuple[Scaler, _Order]:
-        # A page in somebody's browser can post to this machine, but not JSON without asking first.
-        kind = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise CallerError("unsupported media type: send content-type: application/json")
-        body = await request.body(MOST_BYTES)
-        try:
-            order = msgspec.json.decode(body or b"{}", type=_Order)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise CallerError(
-                f'invalid JSON body: {error}; expected for instance {{"replicas": 3}}'
-            ) from error
+        order = await order_in(request, _Order, '{"replicas": 3}')
         return self._scaling.find(order.pool), order
+
+
+async def order_in(request: Request, kind: type[Order], example: str) -> Order:
+    """The order in a request's body. Raises CallerError that shows the example."""
+    # A page in somebody's browser can post to this machine, but not JSON without asking first.
+    told = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
+    if told != "application/json":
+        raise CallerError("unsupported media type: send content-type: application/json")
+    body = await request.body(MOST_BYTES)
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CallerError(f"invalid JSON body: {error}; expected for instance {example}") from error
 
 
 def _answer(document: object) -> Response:

@@ -2,9 +2,12 @@ import { ask, by, useKey } from "/assets/asking.js";
 import { say, translate } from "/assets/words.js";
 
 const EVERY_MS = 2000;
+const BATCHES_EVERY = 5;     // looks: they may be read from storage elsewhere
+const HISTORY = 300;         // looks, ten minutes
 const WELL = new Set(["ready", "draining", "standby"]);
 
-let seen = null;             // { fleet, scaling }
+let seen = null;             // { fleet, scaling, batches }
+const rates = [];            // [seconds, known, asked] of each look, for the hit rate over time
 let heard = performance.now();
 
 const soon = (path, body) => ask(path, body, AbortSignal.timeout(10_000));
@@ -45,13 +48,53 @@ const shownPool = (pool) => {
   const queued = Object.entries(pool.queued_tokens).map(([lane, tokens]) => `${say(lane)} ${count(tokens)}`).join(", ");
   section.append(made("p", say("{0} tokens/s arriving, {1} in flight; queued: {2}", count(pool.tokens_per_s), count(pool.in_flight_tokens), queued)));
   section.append(tableOf(say("replicas"), [
-    [say("replica")], [say("state")], [say("for"), true], [say("tokens/s"), true], [say("in flight"), true], [say("engine")], [say("address")], [say("reason")],
+    [say("replica")], [say("state")], [say("for"), true], [say("tokens/s"), true], [say("in flight"), true], [say("engine")], [say("address")], [say("reason")], [say("by hand")],
   ], pool.replicas.map((each) => [
     each.name, stateOf(each), duration(each.for_s), count(each.measured_tokens_per_s), count(each.in_flight_tokens),
-    [each.engine, each.precision].filter(Boolean).join(" ") || "–", each.url, each.reason,
+    [each.engine, each.precision].filter(Boolean).join(" ") || "–", each.url, each.reason, handle(pool, each),
   ])));
   section.append(scaler ? shownScaling(pool, scaler) : made("p", say("not scaled"), "quiet"));
   return section;
+};
+
+const handle = (pool, replica) => {
+  const cell = document.createElement("td"), back = replica.drained;
+  const button = made("button", back ? say("Readmit") : say("Drain"));
+  button.type = "button";
+  button.dataset.order = `drain ${pool.name} ${replica.name}`;
+  button.setAttribute("aria-label", `${button.textContent} ${replica.name}`);
+  const ready = pool.replicas.filter((each) => each.state === "ready").length;
+  const force = !back && replica.state === "ready" && ready === 1;
+  const question = back ? say("Let {0} back into traffic?", replica.name)
+    : force ? say("{0} is the only ready replica of {1}. Drain it all the same? Requests will wait.", replica.name, pool.name)
+      : say("Drain {0}? It finishes what it has and gets nothing new until it is readmitted.", replica.name);
+  button.onclick = () => confirm(question, back ? "/fleet/readmit" : "/fleet/drain", pool.name, undefined, { replica: replica.name, ...(force ? { force } : {}) });
+  cell.append(button);
+  return cell;
+};
+
+const shownBatches = ({ batches }) => tableOf(say("batches"), [[say("batch")], [say("state")], [say("requests"), true], [say("failed"), true], [say("endpoint")], [say("created")]],
+  batches.map((each) => [
+    each.id, made("td", each.status, each.status === "failed" ? "bad" : each.status === "completed" ? "good" : ""),
+    `${count(each.request_counts.completed)} / ${count(each.request_counts.total)}`, count(each.request_counts.failed),
+    each.endpoint, new Date(each.created_at * 1000).toISOString().slice(0, 19).replace("T", " "),
+  ]));
+
+// Share of texts that the cache knew in each interval between two looks, as a line.
+const drawRates = () => {
+  const points = [];
+  for (let at = 1; at < rates.length; at++) {
+    const asked = rates[at][2] - rates[at - 1][2];
+    if (asked > 0) points.push([rates[at][0], (rates[at][1] - rates[at - 1][1]) / asked]);
+  }
+  by("rates").hidden = points.length < 2;
+  if (points.length < 2) return;
+  const since = rates[0][0], span = Math.max(1, rates.at(-1)[0] - since);
+  const words = say("Hit rate of the cache in the last {0}; now {1}", duration(span), `${Math.round(points.at(-1)[1] * 100)} %`);
+  const [caption, picture] = by("rates").children;
+  caption.textContent = words;
+  picture.setAttribute("aria-label", words);
+  picture.firstElementChild.setAttribute("points", points.map(([at, rate]) => `${((at - since) / span * 600).toFixed(1)},${(78 - 76 * rate).toFixed(1)}`).join(" "));
 };
 
 const shownScaling = (pool, scaler) => {
@@ -70,7 +113,7 @@ const shownScaling = (pool, scaler) => {
   return part;
 };
 
-const confirm = (words, path, pool, replicas) => {
+const confirm = (words, path, pool, replicas, more = {}) => {
   const dialog = by("order");
   by("order-words").textContent = words;
   by("order-count").parentElement.hidden = replicas === undefined;
@@ -78,7 +121,7 @@ const confirm = (words, path, pool, replicas) => {
   dialog.returnValue = "";
   dialog.onclose = async () => {
     if (dialog.returnValue !== "confirm") return;
-    const body = { pool, ...(replicas === undefined ? {} : { replicas: Number(by("order-count").value) }) };
+    const body = { pool, ...more, ...(replicas === undefined ? {} : { replicas: Number(by("order-count").value) }) };
     await soon(path, body).then(look, failed);
   };
   dialog.showModal();
@@ -97,6 +140,8 @@ const draw = () => {
   by("said").className = fleet.state === "ready" ? "good" : "warn";
   const focused = document.activeElement?.dataset?.order;
   by("pools").replaceChildren(...fleet.pools.map(shownPool));
+  if (cache) drawRates();
+  by("batches").replaceChildren(...(seen.batches?.enabled && seen.batches.batches.length ? [shownBatches(seen.batches)] : []));
   if (focused) document.querySelector(`[data-order="${CSS.escape(focused)}"]`)?.focus();
 };
 
@@ -106,9 +151,14 @@ const failed = (error) => {
   by("said").textContent = error.status ? error.message : say("No answer since {0} s: {1}", Math.round((performance.now() - heard) / 1000), error.message);
 };
 
+let looks = 0;
 const look = async () => {
   const [fleet, scaling] = await Promise.all([soon("/fleet"), soon("/autoscaling")]);
-  seen = { fleet: fleet.said, scaling: scaling.said };
+  const batches = looks++ % BATCHES_EVERY ? seen?.batches : (await soon("/batches")).said;
+  seen = { fleet: fleet.said, scaling: scaling.said, batches };
+  const cache = seen.fleet.cache;
+  if (cache) rates.push([performance.now() / 1000, cache.memory.hits + (cache.redis?.hits ?? 0), cache.memory.hits + cache.memory.misses]);
+  if (rates.length > HISTORY) rates.shift();
   heard = performance.now();
   by("key-row").hidden = true;
   draw();

@@ -23,6 +23,11 @@ const CHINESE = {
   "{0}: {1}, {2} requests in flight": "{0}：{1}，{2} 个请求处理中", "cache: {0} of {1} texts known": "缓存：{1} 条文本中命中 {0}", "Redis {0}": "Redis {0}",
   "{0} of {1} replicas ready": "{1} 个副本中 {0} 个就绪", "{0} tokens/s arriving, {1} in flight; queued: {2}": "每秒到达 {0} 词元，处理中 {1}；排队：{2}",
   "Pause the scaling of {0}? The fleet stays as large as it is.": "暂停 {0} 的自动扩缩？副本数将保持不变。", "Let {0} scale by itself again?": "让 {0} 恢复自动扩缩？",
+  "by hand": "手动操作", Drain: "排空", Readmit: "恢复接入", "Let {0} back into traffic?": "让 {0} 重新接收流量？",
+  "{0} is the only ready replica of {1}. Drain it all the same? Requests will wait.": "{0} 是 {1} 唯一就绪的副本。仍要排空？请求将会等待。",
+  "Drain {0}? It finishes what it has and gets nothing new until it is readmitted.": "排空 {0}？它会完成手上的工作，恢复接入之前不再接收新的文本。",
+  "Hit rate of the cache in the last {0}; now {1}": "最近 {0} 的缓存命中率；当前 {1}",
+  batches: "批处理任务", batch: "任务", failed: "失败", endpoint: "接口", created: "创建时间",
   "Keep {0} at how many replicas?": "将 {0} 固定为多少个副本？", "No answer since {0} s: {1}": "已 {0} 秒没有应答：{1}", "not scaled": "未启用扩缩", "interactive": "交互", "bulk": "批量",
 };
 
