@@ -51,7 +51,7 @@ PURE = [
     "fleet/health.py",
     "fleet/sizing.py",
     "fleet/states.py",
-    *(f"autoscaling/{name}.py" for name in ("adapting", "journal", "policy", "queueing")),
+    *(f"autoscaling/{name}.py" for name in ("adapting", "journal", "policy", "queueing", "rhythm")),
     *(f"autoscaling/{name}.py" for name in ("schedule", "signals", "stance")),
     *(f"autoscaling/{name}.py" for name in ("stabilization", "sliding_windows")),
     *(f"transport/access/{name}.py" for name in ("access", "bucket", "keys", "quota")),

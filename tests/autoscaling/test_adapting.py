@@ -24,8 +24,8 @@ def after(
 ) -> Experience:
     """What is known after so many hours of this traffic, in replicas' worth of work."""
     experience = Experience()
-    for step in range(round(hours * 360)):
-        now = step * 10.0
+    for step in range(round(hours * 120)):
+        now = step * 30.0
         rate = V * load(now)
         saw = Observation(
             now=now,
@@ -46,9 +46,9 @@ def delay_s(experience: Experience) -> float:
     return experience.stance.delay_s
 
 
-def test_the_first_half_hour_goes_by_the_usual_stance() -> None:
+def test_the_first_hour_goes_by_the_usual_stance() -> None:
     """Nothing is known yet: 60 %, ten minutes, peaks for an hour."""
-    stance = after(0.4, lambda _: 4.0).stance
+    stance = after(0.9, lambda _: 4.0).stance
     assert stance is not None
     assert (stance.utilisation, stance.delay_s, stance.memory_s) == (0.6, 600.0, 3600.0)
 
@@ -74,9 +74,10 @@ def test_steady_traffic_needs_little_reserve() -> None:
 def test_what_an_operator_sets_is_left_alone() -> None:
     """Reserve and delay as they are set, whatever traffic says."""
     fixed = replace(SETTINGS, target_utilisation=0.5, down_cooldown_s=900.0, peak_memory_s=60.0)
-    assert [(each.utilisation, each.delay_s, each.memory_s) for each in grid(fixed)] == [
+    assert {(each.utilisation, each.delay_s, each.memory_s) for each in grid(fixed)} == {
         (0.5, 900.0, 60.0)
-    ]
+    }
+    assert len(grid(replace(fixed, learn_rhythm=False))) == 1
     assert {each.utilisation for each in grid(replace(SETTINGS, target_utilisation=0.7))} == {0.7}
 
 
@@ -103,3 +104,30 @@ def test_doubtful_signals_teach_nothing() -> None:
     decision, found = decide(blind, before, SETTINGS)
     assert decision.held
     assert (found.shadows, found.stance) == (before.shadows, before.stance)
+
+
+def test_an_edge_that_comes_every_hour_is_provided_for_before_it_comes() -> None:
+    """Once that has been seen to pay: eight minutes of thirteen replicas' worth, at ten past."""
+    known = after(5.9, lambda now: 13.0 if 600 <= now % 3600 < 1080 else 3.0, start_s=60.0)
+    assert known.stance is not None
+    assert known.stance.season == "hour"
+    early = Observation(
+        6 * 3600 + 560.0,
+        5,
+        arriving_fast=3 * V,
+        arriving_slow=3 * V,
+        waiting_tokens=0.0,
+        tokens_per_s=V,
+        start_up_s=60.0,
+        texts_per_s=60.0,
+    )
+    decision, _ = decide(early, known, SETTINGS)
+    assert (decision.winner, decision.planned >= 13) == ("rhythm", True)
+
+
+def test_traffic_without_a_rhythm_is_not_said_to_have_one() -> None:
+    """Crowds at odd times: what the hour before had says nothing."""
+    starts = [1000.0, 5300.0, 7900.0, 12_500.0, 15_100.0, 19_800.0]
+    crowds = after(6.0, lambda now: 10.0 if any(0 <= now - at < 400 for at in starts) else 3.0)
+    assert crowds.stance is not None
+    assert not crowds.stance.season

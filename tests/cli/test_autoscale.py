@@ -249,3 +249,15 @@ class TestRecording:
         recorded.answer = 200, {"pools": [{"name": "m", "settings": {}, "observations": []}]}
         assert typed(f"record {file} --hours 0", recorded).exit_code == 2
         assert file.read_text(encoding="utf-8") == "mine"
+
+
+def test_explain_says_what_other_ways_of_scaling_would_have_come_to(gateway: StandIn) -> None:
+    """In numbers, the one that is followed marked."""
+    kept = {"utilisation": 0.75, "delay_s": 1800.0, "season": "", "replicas": 14.2, "late": 0.018}
+    quick = {"utilisation": 0.95, "delay_s": 60.0, "season": "day", "replicas": 9.8, "late": 0.31}
+    told = [quick | {"followed": False}, kept | {"followed": True}]
+    gateway.answer = (200, {"pools": [POOL | {"alternatives": told}]})
+    lines = typed("explain", gateway).output.splitlines()
+    first, second = (line.split() for line in lines[-2:])
+    assert first == ["95%", "60", "s", "day", "9.80", "31.00%"]
+    assert second == ["*", "75%", "1,800", "s", "14.20", "1.80%"]

@@ -1,6 +1,6 @@
 """How many replicas a pool should have: decided here, carried out elsewhere."""
 
-from embedfleet.autoscaling.adapting import Experience, decide
+from embedfleet.autoscaling.adapting import Experience, decide, outcomes
 from embedfleet.autoscaling.journal import Entry, Journal, Mode
 from embedfleet.autoscaling.policy import Decision, Memory, Term
 from embedfleet.autoscaling.scaler import ObservationSource, Scaler, Target
@@ -27,6 +27,7 @@ __all__ = [
     "Window",
     "ability",
     "decide",
+    "outcomes",
     "parse",
     "total",
 ]

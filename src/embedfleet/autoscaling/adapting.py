@@ -17,8 +17,9 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from embedfleet.autoscaling import policy
+from embedfleet.autoscaling import policy, rhythm
 from embedfleet.autoscaling.policy import Decision, Memory
+from embedfleet.autoscaling.rhythm import Season, Seasons
 from embedfleet.autoscaling.schedule import Schedule
 from embedfleet.autoscaling.signals import Observation, fault, start_up_s
 from embedfleet.autoscaling.stance import Stance, stance
@@ -26,22 +27,24 @@ from embedfleet.runtime.settings import AutoscalingSettings
 
 UTILISATIONS = (0.6, 0.75, 0.95)
 DELAYS_S = (60.0, 200.0, 600.0, 1800.0)
+FORESEEING = ((0.75, 200.0), (0.95, 60.0))
+"""Utilisations and delays of those that provide for what is usual, each for every season."""
 EAGERNESS = 0.4
 """How much of a percent more cost one percent less lateness is worth: about what a reserve of 60 %
 to 75 % trades one for the other at on days of ServeGen's traffic."""
 HALF_LIFE_S = 43_200.0
 """Age at which an observation counts half: a crowd that comes once a day is not forgotten."""
-PRIOR_S = 7200.0
+PRIOR_S = 10_800.0
 """Traffic that the figures below are worth, until the pool's own outweighs them."""
-USUAL_LATE = {0.6: 0.0067, 0.75: 0.0105, 0.95: 0.02}
+USUAL_LATE = {0.6: 0.0067, 0.75: 0.0105, 0.95: 0.035}
 """Share answered late of days of ServeGen's traffic, by planned utilisation."""
-LEAST_S = 1800.0
+LEAST_S = 3600.0
 """Seconds of traffic before another stance than the usual one is considered."""
-BETTER = 0.03
-"""By how much another stance must be better before the fleet follows it: about 3 % of its cost."""
+BETTER = 0.05
+"""By how much another stance must be better before the fleet follows it: about 5 % of its cost."""
 TOLERATED = 0.003
 """Share answered late below which less is worth nothing: the promise, less what paper hides."""
-STEP_S = 20.0
+STEP_S = 30.0
 """Most seconds between two decisions on paper."""
 
 
@@ -75,6 +78,8 @@ class Experience:
     stance: Stance | None = None
     """What the real fleet follows; None before the first decision."""
     shadows: tuple[Shadow, ...] = ()
+    seasons: Seasons = field(default_factory=rhythm.empty)
+    """What is usual at which time."""
     tokens: float = 0.0
     """Tokens that were asked for, older ones counting less."""
     seconds: float = 0.0
@@ -94,7 +99,10 @@ def decide(
     """Decide for one moment by the stance that has served this traffic best so far."""
     if fault(seen, settings) is None:
         experience = learned(seen, experience, settings, schedule)
-    decision, memory = policy.decide(seen, experience.memory, settings, schedule, experience.stance)
+    chosen, expected = experience.stance, 0.0
+    if chosen is not None and chosen.season:
+        expected = _expected(experience.seasons[chosen.season], seen, settings)
+    decision, memory = policy.decide(seen, experience.memory, settings, schedule, chosen, expected)
     return decision, replace(experience, memory=memory)
 
 
@@ -110,21 +118,28 @@ def learned(
             Shadow(each, Memory(), max(settings.min_replicas, seen.planned))
             for each in grid(settings)
         )
-        usual = stance(settings)
-        return replace(experience, shadows=shadows, stance=usual, at=seen.now, due=seen.now)
+        return replace(
+            experience, shadows=shadows, stance=stance(settings), at=seen.now, due=seen.now
+        )
     elapsed_s = min(max(0.0, seen.now - experience.at), settings.stale_s)
     if elapsed_s < settings.fast_window_s - settings.tick_s / 2.0:
         return experience
     fading = 0.5 ** (elapsed_s / HALF_LIFE_S)
     shadows = tuple(_served(each, seen, elapsed_s, fading, settings) for each in experience.shadows)
     due = experience.due
+    at = rhythm.moment(seen)
+    noted = {name: each.noted(at, seen.arriving_slow) for name, each in experience.seasons.items()}
     if seen.now >= due:
-        shadows = tuple(_decided(each, seen, settings, schedule) for each in shadows)
-        pace_s = min(STEP_S, start_up_s(seen, settings) / 4.0)
+        usual = {name: _expected(each, seen, settings) for name, each in noted.items()} | {"": 0.0}
+        shadows = tuple(
+            _decided(each, seen, settings, schedule, usual[each.stance.season]) for each in shadows
+        )
+        pace_s = min(STEP_S, start_up_s(seen, settings) / 2.0)
         due = seen.now + max(pace_s, settings.tick_s) - settings.tick_s / 2.0
     experience = replace(
         experience,
         shadows=shadows,
+        seasons=noted,
         tokens=experience.tokens * fading + seen.arriving_fast * elapsed_s,
         seconds=experience.seconds * fading + elapsed_s,
         at=seen.now,
@@ -138,9 +153,21 @@ def grid(settings: AutoscalingSettings) -> tuple[Stance, ...]:
     """Every stance to try within what an operator has left open."""
     least, most = settings.down_cooldown_least_s, settings.down_cooldown_most_s
     delays = [min(max(each, least), most) for each in DELAYS_S]
-    return tuple(
-        dict.fromkeys(stance(settings, used, each) for used in UTILISATIONS for each in delays)
-    )
+    plain = [stance(settings, used, each) for used in UTILISATIONS for each in delays]
+    if not settings.learn_rhythm:
+        return tuple(dict.fromkeys(plain))
+    foreseeing = [
+        stance(settings, used, min(max(each, least), most), season)
+        for season in rhythm.empty()
+        for used, each in FORESEEING
+    ]
+    return tuple(dict.fromkeys([*plain, *foreseeing]))
+
+
+def _expected(season: Season, seen: Observation, settings: AutoscalingSettings) -> float:
+    """What is usual until a replica ordered at the next tick has started."""
+    ahead_s = start_up_s(seen, settings) + settings.tick_s
+    return season.expected(rhythm.moment(seen), ahead_s)
 
 
 def _served(
@@ -170,7 +197,11 @@ def _served(
 
 
 def _decided(
-    shadow: Shadow, seen: Observation, settings: AutoscalingSettings, schedule: Schedule
+    shadow: Shadow,
+    seen: Observation,
+    settings: AutoscalingSettings,
+    schedule: Schedule,
+    expected: float,
 ) -> Shadow:
     """After what the policy would order for it now."""
     able = max(1, shadow.ready) * seen.tokens_per_s
@@ -189,7 +220,9 @@ def _decided(
         texts_per_s=seen.texts_per_s,
         clock=seen.clock,
     )
-    decision, memory = policy.decide(saw, shadow.memory, settings, schedule, shadow.stance)
+    decision, memory = policy.decide(
+        saw, shadow.memory, settings, schedule, shadow.stance, expected
+    )
     more = decision.planned - shadow.planned
     if more > 0:
         at = seen.now + start_up_s(seen, settings)
@@ -224,3 +257,35 @@ def score(shadow: Shadow, experience: Experience, tokens_per_s: float) -> float:
     replica_s = shadow.replica_s + PRIOR_S * rate / tokens_per_s / used
     share = (shadow.late + PRIOR_S * rate * late) / (experience.tokens + PRIOR_S * rate)
     return math.log(replica_s) + EAGERNESS * math.log(max(share, TOLERATED))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one stance would have come to, for people."""
+
+    utilisation: float
+    delay_s: float
+    season: str
+    replicas: float
+    """Mean number of replicas."""
+    late: float
+    """Share of the tokens answered late."""
+    followed: bool
+
+
+def outcomes(experience: Experience) -> tuple[Outcome, ...]:
+    """What every stance would have come to so far, the cheapest first; none at the start."""
+    if not experience.seconds:
+        return ()
+    found = [
+        Outcome(
+            each.stance.utilisation,
+            each.stance.delay_s,
+            each.stance.season,
+            each.replica_s / experience.seconds,
+            each.late / experience.tokens if experience.tokens else 0.0,
+            each.stance == experience.stance,
+        )
+        for each in experience.shadows
+    ]
+    return tuple(sorted(found, key=lambda each: each.replicas))

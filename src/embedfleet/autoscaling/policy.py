@@ -23,7 +23,7 @@ from embedfleet.autoscaling.stabilization import Pace
 from embedfleet.autoscaling.stance import Stance, stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
-FLEETING = {"trend", "backlog"}
+FLEETING = {"trend", "backlog", "rhythm"}
 """Terms that speak of work that is done once: when they ask for less, less is enough soon. The
 others speak of what traffic was, and may be again."""
 BURST = 1.5
@@ -91,15 +91,19 @@ def decide(
     settings: AutoscalingSettings,
     schedule: Schedule = (),
     chosen: Stance | None = None,
+    expected: float = 0.0,
 ) -> tuple[Decision, Memory]:
-    """Decide for one moment; by the stance that the settings have unless another one is chosen."""
+    """Decide for one moment; by the stance that the settings have unless another one is chosen.
+
+    `expected` is the rate in tokens/s that is usual by the time that a replica has started.
+    """
     chosen = stance(settings) if chosen is None else chosen
     complaint = fault(seen, settings)
     if complaint is not None:
         return held(seen, complaint, memory, settings)
     memory = _noticed(seen, memory, settings, chosen)
     allowed = _allowed(seen, schedule, settings)
-    terms = tuple(_terms(seen, memory, settings, allowed, chosen))
+    terms = tuple(_terms(seen, memory, settings, allowed, chosen, expected))
     winner = max(terms, key=lambda term: term.replicas)
     late = memory.late_since is not None
     ceiling = settings.max_replicas
@@ -123,15 +127,7 @@ def decide(
     quiet_until = memory.quiet_until
     if step.planned > seen.planned and winner.name in {"slo", "utilisation"}:
         quiet_until = seen.now + settings.up_cooldown_s
-    return decision, Memory(
-        step.pace,
-        memory.peak,
-        memory.levels,
-        memory.at,
-        memory.late_since,
-        memory.busy_since,
-        quiet_until,
-    )
+    return decision, replace(memory, pace=step.pace, quiet_until=quiet_until)
 
 
 def held(
@@ -192,12 +188,16 @@ def _terms(
     settings: AutoscalingSettings,
     allowed: Bounds,
     chosen: Stance,
+    expected: float,
 ) -> Iterator[Term]:
     """Every reason to have replicas, the plainest first; of equals the first wins."""
     yield Term("minimum", settings.min_replicas, "never fewer")
     if allowed.floor:
         yield Term("schedule", allowed.floor, f"the schedule's floor is {allowed.floor}")
     yield from _traffic(seen, memory, settings, chosen)
+    if expected:
+        why = f"{expected:,.0f} tokens/s are usual at this time of the {chosen.season}"
+        yield Term("rhythm", promised(expected, seen, settings), why)
     yield from _backlog(seen, settings)
     yield from _relative(seen, memory, settings)
 

@@ -22,10 +22,15 @@ class Stance:
     """Quiet seconds before the fleet shrinks."""
     memory_s: float
     """Seconds in which the memory of a peak fades to 37 %."""
+    season: str = ""
+    """Period whose usual traffic is provided for before it comes; empty for none."""
 
 
 def stance(
-    settings: AutoscalingSettings, utilisation: float | None = None, delay_s: float | None = None
+    settings: AutoscalingSettings,
+    utilisation: float | None = None,
+    delay_s: float | None = None,
+    season: str = "",
 ) -> Stance:
     """The stance of these settings; what they leave open is as given, else the usual."""
     if settings.target_utilisation is not None:
@@ -38,4 +43,5 @@ def stance(
         USUAL_UTILISATION if utilisation is None else utilisation,
         delay_s,
         MEMORY_OF_DELAYS * delay_s if memory_s is None else memory_s,
+        season,
     )

@@ -237,6 +237,26 @@ def described(pool: dict[str, Any], last: int) -> Iterator[str | Table]:
         trouble = f" (not carried out: {each['trouble']})" if each["trouble"] else ""
         mode = "" if each["mode"] == "automatic" else f"[{each['mode']}] "
         yield f"{each['at'][11:19]}  {mode}{each['decision']['reason']}{trouble}"
+    if pool.get("alternatives"):
+        yield "What other ways of scaling would have cost and answered late (* is followed):"
+        yield _alternatives(pool["alternatives"])
+
+
+def _alternatives(found: list[dict[str, Any]]) -> Table:
+    """Every stance, the cheapest first; the one that is followed is marked."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "planned use", "quiet for", "foresees", "replicas", "late"):
+        table.add_column(title, justify="left" if title in {"", "foresees"} else "right")
+    for each in found:
+        table.add_row(
+            "*" if each["followed"] else "",
+            f"{each['utilisation']:.0%}",
+            f"{each['delay_s']:,.0f} s",
+            each["season"],
+            f"{each['replicas']:.2f}",
+            f"{each['late']:.2%}",
+        )
+    return table
 
 
 def _order(

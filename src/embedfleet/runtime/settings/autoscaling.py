@@ -43,6 +43,9 @@ class AutoscalingSettings:
     """Share of its ability that a replica is planned to give. What is left carries traffic that
     rises while further replicas start; the slower they start, the lower this should be. `auto`
     begins with 0.6 and finds out from the pool's own traffic how much reserve pays."""
+    learn_rhythm: bool = True
+    """Provide for traffic that is usual at this time of the hour, the day or the week a start-up
+    time before it comes, once the pool's own history has shown that this pays."""
     peak_memory_s: float | None = setting(None, at_least=0.001, at_most=86_400.0, none="auto")
     """Seconds in which the memory of a peak of the traffic fades to 37 %: peaks come in groups, and
     the replicas that the last one needed are kept for the next. `auto` is six times the quiet

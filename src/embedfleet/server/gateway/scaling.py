@@ -29,6 +29,7 @@ TERMS = (
     "schedule",
     "traffic",
     "trend",
+    "rhythm",
     "reserve",
     "peak",
     "backlog",

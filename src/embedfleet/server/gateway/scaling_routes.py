@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import orjson
 
-from embedfleet.autoscaling import Scaler, recording
+from embedfleet.autoscaling import Scaler, outcomes, recording
 from embedfleet.server.gateway.scaling import Scaling
 from embedfleet.transport.asgi import Request, Response, Route
 from embedfleet.vocabulary import CallerError
@@ -118,5 +118,6 @@ def _pool(scaler: Scaler) -> dict[str, Any]:
         "min_replicas": settings.min_replicas,
         "max_replicas": settings.max_replicas,
         "standby": settings.standby,
+        "alternatives": [asdict(each) for each in outcomes(scaler.experience)],
         "decisions": [asdict(each) for each in scaler.journal],
     }
