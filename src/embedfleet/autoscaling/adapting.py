@@ -34,14 +34,14 @@ EAGERNESS = 0.4
 to 75 % trades one for the other at on days of ServeGen's traffic."""
 HALF_LIFE_S = 43_200.0
 """Age at which an observation counts half: a crowd that comes once a day is not forgotten."""
-PRIOR_S = 10_800.0
+PRIOR_S = 7200.0
 """Traffic that the figures below are worth, until the pool's own outweighs them."""
-USUAL_LATE = {0.6: 0.0067, 0.75: 0.0105, 0.95: 0.035}
+USUAL_LATE = {0.6: 0.0067, 0.75: 0.0095, 0.95: 0.03}
 """Share answered late of days of ServeGen's traffic, by planned utilisation."""
 LEAST_S = 3600.0
 """Seconds of traffic before another stance than the usual one is considered."""
-BETTER = 0.05
-"""By how much another stance must be better before the fleet follows it: about 5 % of its cost."""
+BETTER = 0.08
+"""By how much another stance must be better before the fleet follows it: about 8 % of its cost."""
 TOLERATED = 0.003
 """Share answered late below which less is worth nothing: the promise, less what paper hides."""
 STEP_S = 30.0
