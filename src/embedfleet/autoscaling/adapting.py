@@ -253,7 +253,7 @@ def score(shadow: Shadow, experience: Experience, tokens_per_s: float) -> float:
     used, delay_s = shadow.stance.utilisation, shadow.stance.delay_s
     rate = max(experience.tokens / max(1.0, experience.seconds), 0.1 * tokens_per_s)
     usual = min(USUAL_LATE, key=lambda each: abs(each - used))
-    late = USUAL_LATE[usual] * max(1.0, 600.0 / delay_s) ** 0.25
+    late = USUAL_LATE[usual] * max(1.0, 600.0 / delay_s) ** 0.5
     replica_s = shadow.replica_s + PRIOR_S * rate / tokens_per_s / used
     share = (shadow.late + PRIOR_S * rate * late) / (experience.tokens + PRIOR_S * rate)
     return math.log(replica_s) + EAGERNESS * math.log(max(share, TOLERATED))
