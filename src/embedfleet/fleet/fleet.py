@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from embedfleet.fleet.health import SERVING, Conduct, Peers, Sign, judge
-from embedfleet.fleet.measured import MeasuredCost, usual
+from embedfleet.fleet.measured import MeasuredCost, Work, usual
 from embedfleet.fleet.states import Event, after
 from embedfleet.transport.description import ReplicaDescription
 from embedfleet.transport.untrusted import shown
@@ -136,6 +136,10 @@ class Fleet:
     def refused(self, member: Member, now: float, reason: str) -> None:
         """It answered 503: it drains, and takes nothing new."""
         self.apply(member, Event.DRAIN, now, reason)
+
+    def measure(self, member: Member, work: Work, now: float) -> None:
+        """What a replica answered lately, and how long it had calls for that."""
+        member.measured = member.measured.after(work, now)
 
     # -- who lets a replica go --------------------------------------------------------------
 

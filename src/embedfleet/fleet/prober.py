@@ -415,7 +415,7 @@ class Prober:
             self._passed(member, TOUCH)
             now = time.monotonic()
             work = Work(1, tokens, tokens * tokens, now - began)
-            member.measured = member.measured.after(work, now)
+            self._fleet.measure(member, work, now)
 
     def _failed_trial(self, member: Member, trouble: str) -> None:
         now = time.monotonic()

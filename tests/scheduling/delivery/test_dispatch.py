@@ -117,7 +117,7 @@ def test_an_answer_that_was_never_asked_for_is_refused_and_a_second_one_is_ignor
 
     assert made.settle(call, 0) is None
     for stranger in (1, -1):
-        with pytest.raises(ReplicaError, match="was not asked for"):
+        with pytest.raises(ReplicaError, match="was not in the call"):
             made.settle(call, stranger)
 
 

@@ -228,7 +228,7 @@ class Pool:
             if load is not None:
                 work = load.measured(now)
                 if work is not None:
-                    member.measured = member.measured.after(work, now)
+                    self.fleet.measure(member, work, now)
                 load.cost = self.fleet.cost_of(member, now)
         self._dispatcher.refresh()
         late = {self._late(self._flights[call], now) for call in self._dispatcher.late(now)}

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.fleet.fleet import Fleet
+from embedfleet.fleet.measured import LEAST_MEASUREMENTS, MEASUREMENTS, Work
 from embedfleet.fleet.states import Event
-from embedfleet.server.gateway.workers.messages import MemberUpdate
+from embedfleet.server.gateway.workers.messages import CallReport, MemberUpdate
 from embedfleet.server.gateway.workers.mirror import MirroredFleet, Publisher
 from embedfleet.vocabulary import ReplicaState
 
@@ -128,3 +129,47 @@ def test_calls_to_a_replica_that_is_gone_are_of_no_consequence() -> None:
     pair.bring_back(2.0)
 
     assert pair.states == {"b": ReplicaState.READY}
+
+
+WORKS = st.lists(st.tuples(st.integers(0, 1), st.floats(0.001, 10.0)), max_size=60)
+
+
+@given(WORKS, st.integers(1, 20))
+def test_what_workers_measure_of_a_replica_the_primary_knows(
+    works: list[tuple[int, float]], tell_every: int
+) -> None:
+    """Else it would have the claims of busy replicas alone to tell a slow one by."""
+    fleet, mirrors = Fleet(), [MirroredFleet(0), MirroredFleet(0)]
+    publisher = Publisher(0, fleet, lambda update: [each.follow(update) for each in mirrors])
+    member = fleet.add("a", "http://a", 0.0)
+    told: list[Work] = []
+    for now, (worker, seconds) in enumerate(works):
+        work = Work(1, 100, 10_000, seconds)
+        mirrors[worker].measure(mirrors[worker]["a"], work, float(now))
+        if now % tell_every == 0:
+            for mirror in mirrors:
+                for report in mirror.calls():
+                    packed = msgspec.msgpack.encode(report)
+                    told += report.works
+                    publisher.take(msgspec.msgpack.decode(packed, type=CallReport), float(now))
+    assert list(member.measured.works) == told[-MEASUREMENTS:]
+    assert len(told) >= min(len(works) // tell_every, MEASUREMENTS)
+
+
+def test_a_replica_that_starts_again_is_measured_anew() -> None:
+    """In the primary, and in its workers."""
+    pair = Pair()
+    member = pair.fleet.add("a", "http://a", 0.0)
+    for event in (Event.ANSWERED, Event.VERIFIED):
+        pair.fleet.apply(member, event, 0.0)
+    for _ in range(LEAST_MEASUREMENTS):
+        pair.mirror.measure(pair.mirror["a"], Work(1, 100, 10_000, 1.0), 1.0)
+    pair.bring_back(1.0)
+    assert member.measured.known
+    assert pair.mirror["a"].measured.known
+
+    for event in (Event.FAILED, Event.RELEASED):
+        pair.fleet.apply(member, event, 2.0)
+    assert pair.mirror["a"].state is ReplicaState.STARTING
+    assert not member.measured.known
+    assert not pair.mirror["a"].measured.known

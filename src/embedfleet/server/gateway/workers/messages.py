@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from embedfleet.fleet.measured import Work
 from embedfleet.runtime.telemetry.merging import Family
 from embedfleet.transport.description import ReplicaDescription
 from embedfleet.vocabulary import Precision, ReplicaState, Task
@@ -105,6 +106,8 @@ class CallReport(msgspec.Struct, tag=True):
     """Whether the connection broke or the process died."""
     refused: bool
     """Whether it takes nothing new, because it drains."""
+    works: list[Work] = []
+    """What the calls show of its speed, the last of them."""
 
 
 class Serving(msgspec.Struct, tag=True):

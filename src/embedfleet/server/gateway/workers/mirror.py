@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from embedfleet.fleet.fleet import Fleet, Member
+from embedfleet.fleet.measured import MEASUREMENTS, MeasuredCost, Work
 from embedfleet.server.gateway.workers.messages import CallReport, MemberUpdate
 from embedfleet.vocabulary import ReplicaState
 
@@ -61,6 +62,11 @@ class MirroredFleet(Fleet):
         calls = self._of(member)
         calls.refused, calls.reason = True, reason
 
+    def measure(self, member: Member, work: Work, now: float) -> None:
+        super().measure(member, work, now)
+        calls = self._of(member)
+        calls.works = [*calls.works[1 - MEASUREMENTS :], work]
+
     def calls(self) -> Sequence[CallReport]:
         """How calls ended since this was asked last."""
         update, self._calls = tuple(self._calls.values()), {}
@@ -79,6 +85,8 @@ class MirroredFleet(Fleet):
         if state is left:
             return
         member.state = state
+        if state is ReplicaState.STARTING:
+            member.measured = MeasuredCost()  # another process may answer there
         if state is ReplicaState.GONE:
             del self._members[member.name]
         self._tell(member, left)
@@ -112,6 +120,8 @@ class Publisher:
         member = next((each for each in self._fleet if each.name == update.member), None)
         if member is None:
             return
+        for work in update.works:
+            self._fleet.measure(member, work, now)
         if update.succeeded:
             self._fleet.succeeded(member, now)
         for _ in range(update.failed):
