@@ -6,24 +6,24 @@ from random import Random
 
 import pytest
 
-from embedfleet.api.tokenizer_queue import LEAD, Turn, Turns
+from embedfleet.api.tokenizer_queue import LEAD, Ticket, TokenizerQueue
 from embedfleet.vocabulary import Lane, OverloadedError
 
 INTERACTIVE, BULK = Lane.INTERACTIVE, Lane.BULK
 SLICE = 16_384
 
 
-def turns(most: int = 10**9, per_s: float = 1e6) -> Turns[str]:
-    return Turns(most, per_s)
+def new_queue(most: int = 10**9, per_s: float = 1e6) -> TokenizerQueue[str]:
+    return TokenizerQueue(most, per_s)
 
 
-def turn(
+def ticket(
     name: str, lane: Lane = INTERACTIVE, caller: str = "a", characters: int = SLICE, at: float = 0.0
-) -> Turn[str]:
-    return Turn(name, lane, caller, characters, at, at + 600)
+) -> Ticket[str]:
+    return Ticket(name, lane, caller, characters, at, at + 600)
 
 
-def order(queue: Turns[str], slices: int) -> list[Turn[str]]:
+def order(queue: TokenizerQueue[str], slices: int) -> list[Ticket[str]]:
     """Whose slices come, when one is worked on after the other."""
     found = []
     for _ in range(slices):
@@ -36,55 +36,55 @@ def order(queue: Turns[str], slices: int) -> list[Turn[str]]:
 
 
 def test_interactive_requests_pass_bulk_ones_that_came_before() -> None:
-    queue = turns()
+    queue = new_queue()
     for number in range(40):
-        queue.put(turn(f"bulk {number}", BULK, characters=310_000))
+        queue.put(ticket(f"bulk {number}", BULK, characters=310_000))
     order(queue, 3)
-    queue.put(turn("question", characters=5_400, at=1.0))
+    queue.put(ticket("question", characters=5_400, at=1.0))
     assert "question" in [one.work for one in order(queue, 2)]
 
 
 def test_bulk_keeps_a_tenth_while_both_lanes_wait() -> None:
-    queue = turns()
+    queue = new_queue()
     for number in range(400):
-        queue.put(turn(f"i{number}", INTERACTIVE))
-        queue.put(turn(f"b{number}", BULK))
+        queue.put(ticket(f"i{number}", INTERACTIVE))
+        queue.put(ticket(f"b{number}", BULK))
     bulk = sum(one.lane is BULK for one in order(queue, 300))
     assert 300 * 0.1 - 2 <= bulk <= 300 * 0.1 + LEAD / SLICE + 2
 
 
 def test_callers_of_a_lane_have_equal_parts() -> None:
-    queue = turns()
+    queue = new_queue()
     for number in range(100):
-        queue.put(turn(f"greedy {number}", caller="greedy", characters=100 * SLICE))
-    queue.put(turn("modest", caller="modest", characters=10 * SLICE))
+        queue.put(ticket(f"greedy {number}", caller="greedy", characters=100 * SLICE))
+    queue.put(ticket("modest", caller="modest", characters=10 * SLICE))
     served = [one.caller for one in order(queue, 20)]
     assert served.count("modest") == 10
 
 
 def test_whoever_comes_anew_is_not_owed_for_the_time_before() -> None:
-    queue = turns()
-    queue.put(turn("old", caller="old", characters=1000 * SLICE))
+    queue = new_queue()
+    queue.put(ticket("old", caller="old", characters=1000 * SLICE))
     order(queue, 500)
-    queue.put(turn("new", caller="new", characters=1000 * SLICE))
+    queue.put(ticket("new", caller="new", characters=1000 * SLICE))
     served = [one.caller for one in order(queue, 100)]
     assert 49 <= served.count("new") <= 51
 
 
 def test_of_one_callers_requests_the_shorter_passes() -> None:
-    queue = turns()
-    queue.put(turn("document", characters=10_000_000))
-    queue.put(turn("question", characters=5_000, at=0.1))
+    queue = new_queue()
+    queue.put(ticket("document", characters=10_000_000))
+    queue.put(ticket("question", characters=5_000, at=0.1))
     assert queue.take().work == "question"
 
 
 def test_a_request_that_finds_nothing_before_it_always_may_wait() -> None:
-    turns(most=10).admit(10**9, BULK, 0.001)
+    new_queue(most=10).admit(10**9, BULK, 0.001)
 
 
 def test_more_characters_than_there_is_room_for_are_refused_and_bulk_has_half_of_it() -> None:
-    queue = turns(most=1_000_000, per_s=1e9)
-    queue.put(turn("first", characters=400_000))
+    queue = new_queue(most=1_000_000, per_s=1e9)
+    queue.put(ticket("first", characters=400_000))
     queue.admit(200_000, INTERACTIVE, 60)
     with pytest.raises(OverloadedError, match="limit of 500000 for bulk") as refused:
         queue.admit(200_000, BULK, 60)
@@ -94,8 +94,8 @@ def test_more_characters_than_there_is_room_for_are_refused_and_bulk_has_half_of
 
 
 def test_who_would_wait_beyond_the_deadline_is_refused_with_the_wait() -> None:
-    queue = turns(per_s=1000)
-    queue.put(turn("first", characters=100_000))
+    queue = new_queue(per_s=1000)
+    queue.put(ticket("first", characters=100_000))
     with pytest.raises(OverloadedError, match="about 100") as refused:
         queue.admit(10, INTERACTIVE, 5)
     assert refused.value.retry_after_s == pytest.approx(60)
@@ -103,21 +103,21 @@ def test_who_would_wait_beyond_the_deadline_is_refused_with_the_wait() -> None:
 
 
 def test_bulk_that_waits_does_not_count_in_full_for_an_interactive_request() -> None:
-    queue = turns(per_s=1000)
-    queue.put(turn("bulk", BULK, characters=100_000))
+    queue = new_queue(per_s=1000)
+    queue.put(ticket("bulk", BULK, characters=100_000))
     queue.admit(10, INTERACTIVE, 1)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_comes_and_goes_nothing_is_lost_and_the_sum_is_right(seed: int) -> None:
-    rng, queue = Random(seed), turns()
-    waiting: list[Turn[str]] = []
-    running: list[Turn[str]] = []
+    rng, queue = Random(seed), new_queue()
+    waiting: list[Ticket[str]] = []
+    running: list[Ticket[str]] = []
     ended: set[str] = set()
     for number in range(500):
         action = rng.random()
         if action < 0.4:
-            one = turn(
+            one = ticket(
                 str(number),
                 rng.choice([INTERACTIVE, BULK]),
                 rng.choice("abc"),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.fleet.fleet import Fleet
-from embedfleet.fleet.resolving import Known, Resolving, addresses, at, moves, resolvable
+from embedfleet.fleet.resolving import KnownAddress, Resolving, addresses, at, moves, resolvable
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaState
 from tests.fleet.test_supervisor import until
@@ -48,12 +48,12 @@ def test_an_address_takes_the_place_of_the_name_alone() -> None:
 
 
 ANY = st.sampled_from([A, B, C])
-KNOWN = st.dictionaries(ANY, st.builds(Known, st.booleans(), st.booleans()))
+KNOWN = st.dictionaries(ANY, st.builds(KnownAddress, st.booleans(), st.booleans()))
 
 
 @given(KNOWN, st.lists(ANY, unique=True))
 def test_no_change_of_a_name_takes_the_last_ready_replica_away(
-    known: dict[str, Known], found: list[str]
+    known: dict[str, KnownAddress], found: list[str]
 ) -> None:
     changes = list(moves(known, found))
     joined = {address for move, address in changes if move == "join"}

@@ -29,7 +29,7 @@ INLINE_KEYED = 16_384
 
 
 @dataclass(slots=True, eq=False)
-class Recollection:
+class CacheLookup:
     """What is known of a request's texts so far."""
 
     model: ServedModel
@@ -62,7 +62,7 @@ class Recollection:
         return filled
 
 
-class Recalling:
+class CachedCompute:
     """Vectors of requests, through a cache."""
 
     def __init__(self, cache: VectorCache, tokenizing: Tokenizing) -> None:
@@ -75,7 +75,7 @@ class Recalling:
 
     async def begin(
         self, model: ServedModel, parsed: EmbeddingRequest, directives: CacheDirectives
-    ) -> Recollection | None:
+    ) -> CacheLookup | None:
         """Look up in memory; None while it is not known what the model's pool promises."""
         promise = model.promise()
         if promise is None:
@@ -86,14 +86,14 @@ class Recalling:
         else:
             keys = await self._tokenizing.apart(lambda: [of(text) for text in parsed.inputs])
         if not directives.answer:
-            return Recollection(model, parsed, directives, keys, [None] * len(keys), 0)
+            return CacheLookup(model, parsed, directives, keys, [None] * len(keys), 0)
         recall = self._cache.recall
         entries = [recall(key) for key in keys]
-        return Recollection(
+        return CacheLookup(
             model, parsed, directives, keys, entries, len(keys) - entries.count(None)
         )
 
-    async def complete(self, seen: Recollection, caller: Caller, allowed: Quota) -> None:
+    async def complete(self, seen: CacheLookup, caller: Caller, allowed: Quota) -> None:
         """Get what is missing: from Redis, from whoever has it computed, or from the backend.
 
         Raises what a request without a cache would.
@@ -105,7 +105,7 @@ class Recalling:
         if None in seen.entries and seen.missing():
             raise EmbedfleetError("vectors are missing in an answer. This is a bug.")
 
-    async def _fetch(self, seen: Recollection) -> None:
+    async def _fetch(self, seen: CacheLookup) -> None:
         missing = list(seen.missing())
         found = await self._cache.fetch(missing, seen.model.identity.width)
         # What came meanwhile is in memory by now.
@@ -115,7 +115,7 @@ class Recalling:
 
     async def _compute(
         self,
-        seen: Recollection,
+        seen: CacheLookup,
         missing: dict[bytes, int],
         caller: Caller,
         allowed: Quota,
@@ -156,7 +156,7 @@ class Recalling:
 
     def _lead(
         self,
-        seen: Recollection,
+        seen: CacheLookup,
         waiting: Waiting,
         texts: Sequence[SharedText],
         caller: Caller,
@@ -182,7 +182,7 @@ class Recalling:
         self._flights.lead(waiting, led, backend, caller, stores=seen.directives.store)
 
     async def _encode(
-        self, seen: Recollection, places: Sequence[int], caller: Caller, allowed: Quota
+        self, seen: CacheLookup, places: Sequence[int], caller: Caller, allowed: Quota
     ) -> list[EncodedText | CallerError]:
         parsed = seen.parsed
         texts = [parsed.inputs[place] for place in places]

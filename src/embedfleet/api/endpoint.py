@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 
 from embedfleet.api.answer_memory import AnswerRoom, HeldAnswer
-from embedfleet.api.cached_compute import Recalling, Recollection
+from embedfleet.api.cached_compute import CachedCompute, CacheLookup
 from embedfleet.api.contracts.contract import Answer, Contract, Written
 from embedfleet.api.contracts.openai import OPENAI
 from embedfleet.api.descriptions import ApiDescription, Cards
@@ -127,7 +127,7 @@ class Endpoint:
         self._tokenizing = Tokenizing(
             tokenizer_threads, max_held_bytes, own_ids=limits.input_ids == "check"
         )
-        self._recalling = Recalling(cache, self._tokenizing) if cache is not None else None
+        self._cached = CachedCompute(cache, self._tokenizing) if cache is not None else None
         self._counting = TokenCounting(
             self._intake, self._tokenizing, self.answers, self._access, self._asks
         )
@@ -255,14 +255,14 @@ class Endpoint:
     ) -> _Found:
         """From the cache what it knows; the rest, or all without one, from the backend."""
         parsed = fitted(parsed, model)
-        seen: Recollection | None = None
-        if self._recalling is not None:
+        seen: CacheLookup | None = None
+        if self._cached is not None:
             directives = cache_directives(request.listed(b"cache-control"))
-            seen = await self._recalling.begin(model, parsed, directives)
-        if self._recalling is None or seen is None:
+            seen = await self._cached.begin(model, parsed, directives)
+        if self._cached is None or seen is None:
             return await self._compute(model, parsed, caller, allowed)
         if seen.hits < len(seen.keys):
-            await self._recalling.complete(seen, caller, allowed)
+            await self._cached.complete(seen, caller, allowed)
         vectors: list[Vector] = []
         truncated: list[int] = []
         faults: dict[int, EmbedfleetError] = {}

@@ -24,7 +24,7 @@ Work = TypeVar("Work")
 
 
 @dataclass(slots=True, eq=False)
-class Turn(Generic[Work]):
+class Ticket(Generic[Work]):
     """One request that waits to be tokenised."""
 
     work: Work
@@ -56,7 +56,7 @@ class _Callers(Generic[Work]):
         """Characters, for its share."""
         self.characters = 0
         """Characters that wait or are being worked on."""
-        self._waiting: dict[str, list[Turn[Work]]] = {}
+        self._waiting: dict[str, list[Ticket[Work]]] = {}
         self._had: dict[str, float] = {}
         self._least = 0.0
         """What the caller whose turn it was last had: who comes anew begins there."""
@@ -64,41 +64,41 @@ class _Callers(Generic[Work]):
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def put(self, turn: Turn[Work]) -> None:
-        self._waiting.setdefault(turn.caller, []).append(turn)
-        self._had[turn.caller] = max(self._had.get(turn.caller, 0.0), self._least)
+    def put(self, ticket: Ticket[Work]) -> None:
+        self._waiting.setdefault(ticket.caller, []).append(ticket)
+        self._had[ticket.caller] = max(self._had.get(ticket.caller, 0.0), self._least)
 
-    def take(self) -> Turn[Work]:
+    def take(self) -> Ticket[Work]:
         caller = min(self._waiting, key=self._had.__getitem__)
         self._least = self._had[caller]
-        turns = self._waiting[caller]
-        turn = min(turns, key=lambda one: one.urgency)
-        self._out(turn)
-        return turn
+        tickets = self._waiting[caller]
+        ticket = min(tickets, key=lambda one: one.urgency)
+        self._out(ticket)
+        return ticket
 
-    def remove(self, turn: Turn[Work]) -> bool:
-        if turn not in self._waiting.get(turn.caller, ()):
+    def remove(self, ticket: Ticket[Work]) -> bool:
+        if ticket not in self._waiting.get(ticket.caller, ()):
             return False
-        self._out(turn)
+        self._out(ticket)
         return True
 
-    def worked(self, turn: Turn[Work], characters: int) -> None:
+    def worked(self, ticket: Ticket[Work], characters: int) -> None:
         self.served += characters / self.share
-        self._had[turn.caller] = self._had.get(turn.caller, self._least) + characters
+        self._had[ticket.caller] = self._had.get(ticket.caller, self._least) + characters
 
     def forget_idle(self, running: set[str]) -> None:
         """What a caller had counts while it has something here."""
         for caller in self._had.keys() - self._waiting.keys() - running:
             del self._had[caller]
 
-    def _out(self, turn: Turn[Work]) -> None:
-        turns = self._waiting[turn.caller]
-        turns.remove(turn)
-        if not turns:
-            del self._waiting[turn.caller]
+    def _out(self, ticket: Ticket[Work]) -> None:
+        tickets = self._waiting[ticket.caller]
+        tickets.remove(ticket)
+        if not tickets:
+            del self._waiting[ticket.caller]
 
 
-class Turns(Generic[Work]):
+class TokenizerQueue(Generic[Work]):
     """All requests that wait to be tokenised."""
 
     def __init__(self, most_characters: int, characters_per_s: float) -> None:
@@ -106,7 +106,7 @@ class Turns(Generic[Work]):
         self._most = most_characters
         self._per_s = characters_per_s
         self._lanes = {lane: _Callers[Work](share) for lane, share in LANE_SHARES.items()}
-        self._running: list[Turn[Work]] = []
+        self._running: list[Ticket[Work]] = []
 
     def __bool__(self) -> bool:
         return any(self._lanes.values())
@@ -141,42 +141,42 @@ class Turns(Generic[Work]):
                 retry_after_s=_bounded(wait_s - left_s),
             )
 
-    def put(self, turn: Turn[Work]) -> None:
+    def put(self, ticket: Ticket[Work]) -> None:
         """A request begins to wait."""
-        self._lanes[turn.lane].characters += turn.left
-        self._lanes[turn.lane].put(turn)
+        self._lanes[ticket.lane].characters += ticket.left
+        self._lanes[ticket.lane].put(ticket)
 
-    def take(self) -> Turn[Work]:
+    def take(self) -> Ticket[Work]:
         """The request whose slice is next; there must be one. It must come back by `back`."""
         interactive, bulk = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BULK]
         if not (interactive and bulk):
             # A lane alone saves nothing up and owes nothing.
             interactive.served = bulk.served = 0.0
         first = interactive and (not bulk or interactive.served - LEAD <= bulk.served)
-        turn = (interactive if first else bulk).take()
-        self._running.append(turn)
-        return turn
+        ticket = (interactive if first else bulk).take()
+        self._running.append(ticket)
+        return ticket
 
-    def back(self, turn: Turn[Work], characters: int, seconds: float, *, done: bool) -> None:
+    def back(self, ticket: Ticket[Work], characters: int, seconds: float, *, done: bool) -> None:
         """A slice of so many characters is over; the rest waits again unless it is `done`."""
-        lane = self._lanes[turn.lane]
-        before = turn.left
-        turn.left = 0 if done else max(0, turn.left - characters)
-        lane.characters -= before - turn.left
-        lane.worked(turn, characters)
+        lane = self._lanes[ticket.lane]
+        before = ticket.left
+        ticket.left = 0 if done else max(0, ticket.left - characters)
+        lane.characters -= before - ticket.left
+        lane.worked(ticket, characters)
         if characters and seconds > 0:
             rate = characters / seconds * len(self._running)
             self._per_s += 0.1 * (rate - self._per_s)
-        self._running.remove(turn)
+        self._running.remove(ticket)
         if not done:
-            lane.put(turn)
-        lane.forget_idle({one.caller for one in self._running if one.lane is turn.lane})
+            lane.put(ticket)
+        lane.forget_idle({one.caller for one in self._running if one.lane is ticket.lane})
 
-    def remove(self, turn: Turn[Work]) -> None:
+    def remove(self, ticket: Ticket[Work]) -> None:
         """Nobody waits for it any more; does nothing while a slice of it is worked on."""
-        lane = self._lanes[turn.lane]
-        if lane.remove(turn):
-            lane.characters -= turn.left
+        lane = self._lanes[ticket.lane]
+        if lane.remove(ticket):
+            lane.characters -= ticket.left
 
 
 def _bounded(seconds: float) -> float:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from embedfleet.api.formats.embedding_request import EmbeddingRequest
 from embedfleet.api.served_model import ServedModel, prompt_of, truncation
-from embedfleet.api.tokenizer_queue import Turn, Turns
+from embedfleet.api.tokenizer_queue import Ticket, TokenizerQueue
 from embedfleet.models.encoding.encoder import EncodedText
 from embedfleet.models.encoding.tokenizer import SpelledToken, finished
 from embedfleet.scheduling.texts import Caller
@@ -60,7 +60,9 @@ class Tokenizing:
         self._beside = ThreadPoolExecutor(2, "bodies")
         """For what is no tokenising: reading bodies, writing answers, making keys."""
         self._free = threads
-        self._turns: Turns[_Job] = Turns(most_characters, CHARACTERS_PER_S * threads)
+        self._queue: TokenizerQueue[_Job] = TokenizerQueue(
+            most_characters, CHARACTERS_PER_S * threads
+        )
         self._closed = False
 
     async def encode(
@@ -125,18 +127,18 @@ class Tokenizing:
         if characters <= INLINE_CHARACTERS:
             return finished(steps)
         now = time.monotonic()
-        self._turns.admit(characters, caller.lane, caller.deadline - now)
+        self._queue.admit(characters, caller.lane, caller.deadline - now)
         job = _Job(steps, asyncio.get_running_loop().create_future())
         who = caller.key or caller.address
-        turn = Turn(job, caller.lane, who, characters, now, caller.deadline)
-        self._turns.put(turn)
+        ticket = Ticket(job, caller.lane, who, characters, now, caller.deadline)
+        self._queue.put(ticket)
         self._pump()
         try:
             done: Done = await job.done
         finally:
-            self._turns.remove(turn)
+            self._queue.remove(ticket)
             # An error knows the frames that it came through, and this one would know the error.
-            del turn, job, steps
+            del ticket, job, steps
         return done
 
     async def apart(self, work: Callable[[], Done]) -> Done:
@@ -151,25 +153,25 @@ class Tokenizing:
     def _pump(self) -> None:
         """Give every free thread a slice."""
         loop = asyncio.get_running_loop()
-        while self._free and self._turns and not self._closed:
-            turn = self._turns.take()
-            if turn.work.done.done():  # cancelled while it waited
-                self._turns.back(turn, 0, 0.0, done=True)
+        while self._free and self._queue and not self._closed:
+            ticket = self._queue.take()
+            if ticket.work.done.done():  # cancelled while it waited
+                self._queue.back(ticket, 0, 0.0, done=True)
                 continue
             self._free -= 1
-            slice_ = loop.run_in_executor(self._threads, _slice, turn.work)
-            slice_.add_done_callback(partial(self._end, turn))
+            slice_ = loop.run_in_executor(self._threads, _slice, ticket.work)
+            slice_.add_done_callback(partial(self._end, ticket))
 
-    def _end(self, turn: Turn[_Job], ended: asyncio.Future[_Sliced]) -> None:
+    def _end(self, ticket: Ticket[_Job], ended: asyncio.Future[_Sliced]) -> None:
         self._free += 1
-        done = turn.work.done
+        done = ticket.work.done
         if ended.cancelled():
-            self._turns.back(turn, 0, 0.0, done=True)
+            self._queue.back(ticket, 0, 0.0, done=True)
             done.cancel()
             return
         sliced = ended.result()
         over = sliced.over or done.done()
-        self._turns.back(turn, sliced.characters, sliced.seconds, done=over)
+        self._queue.back(ticket, sliced.characters, sliced.seconds, done=over)
         if sliced.over and not done.done():
             if sliced.error is not None:
                 done.set_exception(sliced.error)

@@ -104,14 +104,14 @@ class Busy:
 
     keep_s: float = 60.0
     """Seconds over which it is taken: replicas are asked now and then, so shorter ones jump."""
-    _looks: deque[tuple[float, dict[str, float]]] = field(default_factory=deque)
+    _samples: deque[tuple[float, dict[str, float]]] = field(default_factory=deque)
 
     def share(self, busy_s: Mapping[str, float], now: float) -> float:
         """Mean of the replicas that were there at both ends of the window; NaN for none."""
-        while len(self._looks) > 1 and self._looks[1][0] <= now - self.keep_s:
-            self._looks.popleft()
-        self._looks.append((now, dict(busy_s)))
-        began, before = self._looks[0]
+        while len(self._samples) > 1 and self._samples[1][0] <= now - self.keep_s:
+            self._samples.popleft()
+        self._samples.append((now, dict(busy_s)))
+        began, before = self._samples[0]
         used = [
             busy_s[name] - since
             for name, since in before.items()

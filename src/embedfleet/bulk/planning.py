@@ -43,19 +43,21 @@ async def outlook(
     """Read all of the input; `tokens_per_s` is what computes it. Raises BulkError."""
     job = Job(inputs, Columns(text), input_format=input_format)
     with tempfile.TemporaryDirectory(prefix="embedfleet-") as folder:
-        looked = survey(found(inputs, input_format), job, Limits(), Path(folder) / "hashes")
-    characters = sum(map(len, looked.sample)) or 1
-    per_character = TOKENS_PER_BYTE * sum(len(each.encode()) for each in looked.sample) / characters
-    if url is not None and looked.sample:
+        surveyed = survey(found(inputs, input_format), job, Limits(), Path(folder) / "hashes")
+    characters = sum(map(len, surveyed.sample)) or 1
+    per_character = (
+        TOKENS_PER_BYTE * sum(len(each.encode()) for each in surveyed.sample) / characters
+    )
+    if url is not None and surveyed.sample:
         async with AsyncClient(url, model=model, api_key=api_key, lane="bulk") as client:
-            per_character = await client.count_tokens(looked.sample) / characters
-    texts = looked.rows - looked.faults
-    share = looked.repeats.distinct / max(1, texts)
-    tokens = round(looked.text_bytes * per_character * share)
+            per_character = await client.count_tokens(surveyed.sample) / characters
+    texts = surveyed.rows - surveyed.faults
+    share = surveyed.repeats.distinct / max(1, texts)
+    tokens = round(surveyed.text_bytes * per_character * share)
     return Outlook(
-        looked.rows,
-        looked.faults,
-        looked.repeats.distinct,
+        surveyed.rows,
+        surveyed.faults,
+        surveyed.repeats.distinct,
         tokens,
         url is not None,
         tokens / tokens_per_s,

@@ -159,23 +159,23 @@ async def run(
     progress = Progress()
     with ThreadPoolExecutor(1, "disk") as disk, ThreadPoolExecutor(1, "input") as reader:
         loop = asyncio.get_running_loop()
-        looked = await loop.run_in_executor(
+        surveyed = await loop.run_in_executor(
             reader, survey, sources, job, limits, scratch / ".survey.tmp"
         )
-        progress.rows = looked.rows
+        progress.rows = surveyed.rows
         output = OutputFolder(store, wanted, Path(scratch))
         try:
-            work = await loop.run_in_executor(disk, output.begin, job, looked)
-            whole = (each.rows for each in looked.planned if each.name not in work.stale)
+            work = await loop.run_in_executor(disk, output.begin, job, surveyed)
+            whole = (each.rows for each in surveyed.planned if each.name not in work.stale)
             progress.done = sum(whole)
             watch(progress)
             computing = Computing(
                 client, job.asked, space.numbers, space.columns, output.journal, disk,
                 lambda count: _answered(progress, count, watch),
             )  # fmt: skip
-            publishing = _Publishing(output, computing, looked, work, disk, progress, watch)
+            publishing = _Publishing(output, computing, surveyed, work, disk, progress, watch)
             await publishing.all(fragments(sources, job.columns, limits), reader)
-            await loop.run_in_executor(disk, output.finish, looked.planned, work)
+            await loop.run_in_executor(disk, output.finish, surveyed.planned, work)
         except OSError as error:
             raise BulkError(
                 f"{store.address}: {error}; nothing is lost; start again when this is fixed"
@@ -260,7 +260,7 @@ class OutputFolder:
         if self._journal is not None:
             self._journal.close()
 
-    def begin(self, job: Job, looked: Survey) -> Work:
+    def begin(self, job: Job, surveyed: Survey) -> Work:
         """What is to be done. Raises BulkError where the output is of another kind."""
         store = self._store
         try:
@@ -285,14 +285,14 @@ class OutputFolder:
             for record in self.records.values()
             for one in record.outputs
         }
-        work = ledger.work_of(looked.planned, self.records, sizes, retry_errors=job.retry_errors)
+        work = ledger.work_of(surveyed.planned, self.records, sizes, retry_errors=job.retry_errors)
         if not job.update:
             ledger.refuse_changes(work, store.address)
         if work.stale or work.gone:
             store.remove(ledger.MANIFEST)  # it says that all is whole
             for name, record in sorted(self.records.items()):
                 replaced = name in work.stale or name in work.gone
-                self._recall(record, None if replaced else looked.repeats)
+                self._recall(record, None if replaced else surveyed.repeats)
         return work
 
     def publish(self, fragment: Fragment, computed: Computed, types: Types) -> Record:
@@ -428,7 +428,7 @@ class _Publishing:
         self,
         output: OutputFolder,
         computing: Computing,
-        looked: Survey,
+        surveyed: Survey,
         work: Work,
         disk: ThreadPoolExecutor,
         progress: Progress,
@@ -436,9 +436,9 @@ class _Publishing:
     ) -> None:
         self._output = output
         self._computing = computing
-        self._repeats = looked.repeats
-        self._types = looked.types
-        self._digests: Mapping[str, str] = {each.name: each.digest for each in looked.planned}
+        self._repeats = surveyed.repeats
+        self._types = surveyed.types
+        self._digests: Mapping[str, str] = {each.name: each.digest for each in surveyed.planned}
         self._stale = work.stale
         self._disk = disk
         self._progress = progress

@@ -36,7 +36,7 @@ MOST_SLOWDOWN = 5.0
 """A replica that is slower than the median of its like by more is treated as failing: something
 is wrong with it that its answers do not show. Below, balancing by work gives it less."""
 
-SLOW_LOOKS = 5
+SLOW_PROBES = 5
 """It must be found so slow so many times in a row: a busy machine makes anybody so for a moment."""
 
 EJECTION = Backoff(5.0, 300.0)

@@ -23,7 +23,7 @@ from embedfleet.fleet.health import (
     IDLE_S,
     MOST_SLOWDOWN,
     SERVING,
-    SLOW_LOOKS,
+    SLOW_PROBES,
     Expected,
     Sign,
     hung,
@@ -233,7 +233,7 @@ class Prober:
             await asyncio.wait({watch.trying}, timeout=self._interval_s)
             if member.state is not ReplicaState.VERIFYING:
                 return
-        await self._look(member)
+        await self._probe_once(member)
 
     def _released(self, member: Member, now: float) -> bool:
         return released(
@@ -265,7 +265,7 @@ class Prober:
             and not self._outstanding(member.name)
         )
 
-    async def _look(self, member: Member) -> None:
+    async def _probe_once(self, member: Member) -> None:
         try:
             description = await self._contact.describe(member.url)
             expected = await self._contact.expected(member.url, description)
@@ -310,7 +310,7 @@ class Prober:
         )
         watch = self._watches[member]
         watch.slow = watch.slow + 1 if factor > MOST_SLOWDOWN else 0
-        if watch.slow >= SLOW_LOOKS and self._fleet.peers(member).can_spare_one:
+        if watch.slow >= SLOW_PROBES and self._fleet.peers(member).can_spare_one:
             self._lost(member, f"it is {factor:.0f} times slower than its like")
         else:  # where it can't be spared, being slow makes it no worse than it is
             self._fleet.observe(member, Sign.ANSWERED, now, "it answers")

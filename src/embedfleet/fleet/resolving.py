@@ -36,7 +36,7 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownAddress:
     """A replica that the fleet has of a name."""
 
     leaving: bool
@@ -68,7 +68,7 @@ def at(url: str, address: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
-def moves(known: Mapping[str, Known], found: Sequence[str]) -> Iterator[tuple[str, str]]:
+def moves(known: Mapping[str, KnownAddress], found: Sequence[str]) -> Iterator[tuple[str, str]]:
     """What brings the fleet up to a name's addresses: `join` or `leave`, and the address.
 
     An address leaves once another one is ready: where a name moves altogether, the old ones serve
@@ -205,5 +205,5 @@ class Resolving:
         self._said = text
 
 
-def _known(member: Member) -> Known:
-    return Known(DRAIN_OWNER in member.leaving, member.state is ReplicaState.READY)
+def _known(member: Member) -> KnownAddress:
+    return KnownAddress(DRAIN_OWNER in member.leaving, member.state is ReplicaState.READY)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from embedfleet.fleet.kubernetes.endpoints import (
     Endpoint,
-    Known,
+    KnownReplica,
     Move,
     Service,
     endpoints,
@@ -129,7 +129,10 @@ def test_a_ready_pod_joins_and_one_that_loads_waits() -> None:
 
 
 def test_a_pod_that_terminates_leaves_once_and_is_lost_when_it_is_gone() -> None:
-    serving, leaving = Known("http://a", leaving=False), Known("http://a", leaving=True)
+    serving, leaving = (
+        KnownReplica("http://a", leaving=False),
+        KnownReplica("http://a", leaving=True),
+    )
 
     assert list(moves({"a": serving}, found("a", ready=False))) == [(LEAVE, "a", "http://a")]
     assert list(moves({"a": leaving}, found("a", ready=False))) == []
@@ -137,14 +140,14 @@ def test_a_pod_that_terminates_leaves_once_and_is_lost_when_it_is_gone() -> None
 
 
 def test_a_pod_that_is_ready_again_joins_again() -> None:
-    assert list(moves({"a": Known("http://a", leaving=True)}, found("a"))) == [
+    assert list(moves({"a": KnownReplica("http://a", leaving=True)}, found("a"))) == [
         (JOIN, "a", "http://a")
     ]
 
 
 def test_a_pod_of_the_same_name_elsewhere_is_another_replica() -> None:
     """A StatefulSet does that."""
-    known = {"a": Known("http://before", leaving=False)}
+    known = {"a": KnownReplica("http://before", leaving=False)}
 
     assert list(moves(known, found("a"))) == [
         (LOSE, "a", "http://before"),
@@ -154,7 +157,7 @@ def test_a_pod_of_the_same_name_elsewhere_is_another_replica() -> None:
 
 names = st.sampled_from("abcde")
 many_known = st.dictionaries(
-    names, st.builds(Known, st.sampled_from(["http://1", "http://2"]), leaving=st.booleans())
+    names, st.builds(KnownReplica, st.sampled_from(["http://1", "http://2"]), leaving=st.booleans())
 )
 many_found = st.dictionaries(
     names,
@@ -166,14 +169,14 @@ many_found = st.dictionaries(
 
 @given(many_known, many_found)
 def test_after_the_moves_the_fleet_is_what_the_slices_say(
-    known: dict[str, Known], found: dict[str, Endpoint]
+    known: dict[str, KnownReplica], found: dict[str, Endpoint]
 ) -> None:
     fleet = dict(known)
     for move, name, url in moves(known, found):
         if move is LOSE:
             del fleet[name]
         else:
-            fleet[name] = Known(url, leaving=move is LEAVE)
+            fleet[name] = KnownReplica(url, leaving=move is LEAVE)
 
     assert {name for name, each in fleet.items() if not each.leaving} == {
         name for name, each in found.items() if each.ready

@@ -19,7 +19,7 @@ from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.kubernetes.api_client import Connection
 from embedfleet.fleet.kubernetes.cluster import RetryPolicy
 from embedfleet.fleet.kubernetes.endpoints import Service
-from embedfleet.fleet.kubernetes.fleet_sync import Follower
+from embedfleet.fleet.kubernetes.fleet_sync import FleetSync
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaState
 from tests.fleet.kubernetes.test_endpoints import pod, slice_of
@@ -33,7 +33,7 @@ S = ReplicaState
 @contextlib.asynccontextmanager
 async def following(server: ApiServer) -> AsyncIterator[Fleet]:
     fleet, cluster = Fleet(), Connection.at(server.url)
-    follower = Follower(
+    follower = FleetSync(
         fleet,
         Service("embedfleet", "engine", "http"),
         cluster,

@@ -21,7 +21,14 @@ from embedfleet.fleet.kubernetes.api_client import Connection
 from embedfleet.fleet.kubernetes.cluster import ClusterError, RetryPolicy
 from embedfleet.fleet.kubernetes.deletion_cost import ANNOTATION, VICTIM
 from embedfleet.fleet.kubernetes.deployment import Deployment, parse
-from embedfleet.fleet.kubernetes.targets import SETTLED_S, Costs, Count, Direct, Exported, Pods
+from embedfleet.fleet.kubernetes.targets import (
+    SETTLED_S,
+    Costs,
+    DeploymentSize,
+    Direct,
+    Exported,
+    Pods,
+)
 from embedfleet.fleet.states import Event
 from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.vocabulary import ReplicaState, SettingError
@@ -42,7 +49,7 @@ class Cluster:
     server: ApiServer
     fleet: Fleet
     pods: Pods
-    count: Count
+    count: DeploymentSize
     work: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -68,7 +75,7 @@ async def deployed(*names: str) -> AsyncIterator[Cluster]:
             connection, "embedfleet", "engine", RetryPolicy(0.002, 0.01), Random(1)
         )
         pods = Pods(fleet, deployment, lambda name: work.get(name, 0))
-        count = Count(pods)
+        count = DeploymentSize(pods)
         for name in names:
             server.put(PODS, {"metadata": {"name": name}})
             fleet.add(name, f"http://{name}", time.monotonic())

@@ -13,7 +13,7 @@ from embedfleet.autoscaling import Observation
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.states import Event
 from embedfleet.runtime.settings import AutoscalingSettings
-from embedfleet.server.gateway.load_observer import PoolMonitor
+from embedfleet.server.gateway.load_observer import LoadObserver
 from tests.conformance.scaling_conformance import ObservationSourceConformance
 from tests.fleet.test_health import DESCRIPTION
 
@@ -24,7 +24,7 @@ class FakePool:
     def __init__(self) -> None:
         self.fleet = Fleet()
         self.waiting_tokens, self.queued_texts = 700, 3
-        self.observer: PoolMonitor | None = None
+        self.observer: LoadObserver | None = None
 
     def ready(self, name: str, **told: Any) -> None:
         member = self.fleet.add(name, f"http://{name}", 0.0)
@@ -39,24 +39,24 @@ class Rig:
     def __init__(self, memory: float | None = None) -> None:
         self.pool = FakePool()
         settings = AutoscalingSettings()
-        self.monitor = PoolMonitor(self.pool, settings, lambda: memory)  # type: ignore[arg-type]
+        self.observer = LoadObserver(self.pool, settings, lambda: memory)  # type: ignore[arg-type]
 
     def asked(self, texts: int) -> None:
-        self.monitor.asked(100 * texts, texts, time.monotonic())
+        self.observer.asked(100 * texts, texts, time.monotonic())
 
     def ended(self, seconds: float, texts: int = 1, *, left: bool = False) -> None:
-        self.monitor.ended(seconds, time.monotonic(), texts, left=left)
+        self.observer.ended(seconds, time.monotonic(), texts, left=left)
 
     async def seen(self, later_s: float = 1.0) -> Observation:
-        return await self.monitor.observe(time.monotonic() + later_s)
+        return await self.observer.observe(time.monotonic() + later_s)
 
 
 class TestAsObservationSource(ObservationSourceConformance):
     """What the autoscaler relies on."""
 
     @pytest.fixture
-    def source(self) -> PoolMonitor:
-        return Rig().monitor
+    def source(self) -> LoadObserver:
+        return Rig().observer
 
 
 async def test_it_sees_how_much_is_asked_for() -> None:

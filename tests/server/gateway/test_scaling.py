@@ -175,7 +175,7 @@ async def test_what_a_gateway_sees_is_there_for_whoever_sums_up() -> None:
     """By pool; this is what other gateways' scaler reads."""
     rig = Rig()
     target = FakeTarget(planned=3)
-    rig.scaling.monitors["m"] = FakeSource(target, 500.0)  # type: ignore[assignment]
+    rig.scaling.observers["m"] = FakeSource(target, 500.0)  # type: ignore[assignment]
     status, told = await rig.ask("GET", "/observation")
     assert status == 200
     assert (told["pools"]["m"]["ready"], told["pools"]["m"]["arriving_slow"]) == (3, 500.0)

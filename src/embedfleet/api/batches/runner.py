@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 Ask: TypeAlias = Callable[[str, bytes, str], Awaitable[Response]]
 """Has a body answered for the owner of this id; gives the answer of request `name`."""
 
-LOOK_EVERY_S = 2.0
+POLL_EVERY_S = 2.0
 PART_LINES = 64
 PART_BYTES = 16 << 20
 """Answers that wait to be kept are no more, beside those of the requests that are under way."""
@@ -86,7 +86,7 @@ class Runner:
                     waiting = []
                 self._begin(waiting)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY_S):
+                    async with asyncio.timeout(POLL_EVERY_S):
                         await self._woken.wait()
         finally:
             for task in self._running.values():
@@ -106,7 +106,7 @@ class Runner:
             await self._all_of(batch)
         except OSError as error:
             log.warning("batch %s is waiting: %s", batch.id, error)
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_EVERY_S)
         finally:
             del self._running[batch.id]
             self._woken.set()

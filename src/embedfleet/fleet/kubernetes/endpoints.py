@@ -106,7 +106,7 @@ class Move(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownReplica:
     """A replica that the fleet has of this Service."""
 
     url: str
@@ -114,7 +114,7 @@ class Known:
 
 
 def moves(
-    known: Mapping[str, Known], found: Mapping[str, Endpoint]
+    known: Mapping[str, KnownReplica], found: Mapping[str, Endpoint]
 ) -> Iterator[tuple[Move, str, str]]:
     """What brings the fleet up to the endpoints: move, name and address.
 

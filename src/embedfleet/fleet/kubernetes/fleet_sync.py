@@ -13,7 +13,7 @@ from random import Random
 
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.kubernetes.cluster import Cluster, RetryPolicy
-from embedfleet.fleet.kubernetes.endpoints import Known, Move, Service, endpoints, moves
+from embedfleet.fleet.kubernetes.endpoints import KnownReplica, Move, Service, endpoints, moves
 from embedfleet.fleet.kubernetes.informer import Collection
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaState
@@ -24,7 +24,7 @@ DRAIN_OWNER = "kubernetes"
 """Who lets a replica go whose pod terminates."""
 
 
-class Follower:
+class FleetSync:
     """Adds the pods of one Service to a fleet, and takes them out in time."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Follower:
         async for slices in self._slices.states():
             found = endpoints(slices.values(), self._service.port)
             known = {
-                name: Known(member.url, DRAIN_OWNER in member.leaving)
+                name: KnownReplica(member.url, DRAIN_OWNER in member.leaving)
                 for name, member in self._members.items()
             }
             for move, name, url in moves(known, found):

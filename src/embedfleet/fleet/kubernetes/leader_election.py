@@ -158,7 +158,7 @@ class Leadership:
         """
         try:
             while True:
-                await self._look()
+                await self._try_acquire()
                 if self.leads:
                     log.info("acquired the lease %s", self._name)
                     await self._lead()
@@ -180,7 +180,7 @@ class Leadership:
         while self.leads and not term.expired():
             term.reschedule(asyncio.get_running_loop().time() + self._left_s())
             await self._pause()
-            await self._look()
+            await self._try_acquire()
         work.cancel()
 
     def _left_s(self) -> float:
@@ -190,7 +190,7 @@ class Leadership:
     async def _pause(self) -> None:
         await asyncio.sleep(self._times.retry_s * (0.8 + 0.4 * self._rng.random()))
 
-    async def _look(self) -> None:
+    async def _try_acquire(self) -> None:
         """Read the lease, and take or renew it if it is ours to take."""
         try:
             async with asyncio.timeout(self._times.act_s):

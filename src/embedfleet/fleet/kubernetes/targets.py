@@ -121,7 +121,7 @@ class ScalingListener:
     """Seconds from an order to a pod's first traffic."""
 
 
-class Count:
+class DeploymentSize:
     """How many replicas the Deployment is to have, as last read, and how long starts take."""
 
     def __init__(self, pods: Pods, listener: ScalingListener | None = None) -> None:
@@ -177,7 +177,7 @@ class Exported:
 
     standby = 0
 
-    def __init__(self, count: Count, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, count: DeploymentSize, clock: Callable[[], float] = time.monotonic) -> None:
         self._count = count
         self._clock = clock
         self._wanted: int | None = None
@@ -204,7 +204,7 @@ class Direct:
 
     standby = 0
 
-    def __init__(self, pods: Pods, count: Count, drain_s: float, start: Start) -> None:
+    def __init__(self, pods: Pods, count: DeploymentSize, drain_s: float, start: Start) -> None:
         """`start` runs a shrinking: the `create_task` of a group that a bug in it ends."""
         self._pods = pods
         self._start = start

@@ -11,7 +11,7 @@ from embedfleet.scheduling.delivery.dispatch import Dispatcher
 from embedfleet.vocabulary import Lane, Outcome
 
 
-class Later:
+class DeferredCalls:
     """Counts in the next turn of the event loop, all of one turn together.
 
     What is counted for a text takes a tenth of the time that the text takes, and ten times as long
@@ -39,7 +39,7 @@ class PoolCounter:
     def __init__(self, pool: str, metrics: GatewayMetrics) -> None:
         self._pool = pool
         self._metrics = metrics
-        self._later = Later()
+        self._later = DeferredCalls()
         # Looked up once: these are counted for every text.
         self._waits = {lane: metrics.queue_wait.labels(pool, lane.value) for lane in Lane}
         self._ended = {each: metrics.texts.labels(pool, each.value) for each in Outcome}

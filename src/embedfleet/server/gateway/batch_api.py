@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK = "runner.lock"
-LOOK_EVERY_S = 2.0
+POLL_EVERY_S = 2.0
 
 
 def batches_of(gateway: Gateway, inside: InCluster | None) -> BatchRoutes | None:
@@ -144,4 +144,4 @@ async def _while_locked(store: LocalStore, work: Callable[[], Awaitable[None]]) 
                 await work()
             finally:
                 os.close(held)
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(POLL_EVERY_S)

@@ -52,14 +52,14 @@ COUNTED = ("tokens_per_s", "queued_texts", "queued_tokens", "in_flight_tokens")
 
 
 def _pool(gateway: Gateway, pool: Pool, now: float) -> dict[str, Any]:
-    monitor = gateway.scaling.monitors[pool.name]
+    observer = gateway.scaling.observers[pool.name]
     served = {name for name, model in gateway.models.items() if pool.name in model.names}
     scaler = gateway.scaling.scalers.get(pool.name)
     last = None if scaler is None else scaler.journal.last
     return {
         "name": pool.name,
         "served_names": sorted(served - {pool.name}),
-        "tokens_per_s": round(monitor.arriving(now), 1),
+        "tokens_per_s": round(observer.arriving(now), 1),
         "queued_texts": pool.queued_texts,
         "queued_tokens": {lane.value: pool.queued_tokens(lane) for lane in Lane},
         "in_flight_tokens": pool.in_flight_tokens,

@@ -21,11 +21,11 @@ from embedfleet.fleet.kubernetes import deployment, endpoints
 from embedfleet.fleet.kubernetes.api_client import Connection
 from embedfleet.fleet.kubernetes.cluster import Cluster, ClusterError
 from embedfleet.fleet.kubernetes.deployment import Deployment
-from embedfleet.fleet.kubernetes.fleet_sync import Follower, Peers
+from embedfleet.fleet.kubernetes.fleet_sync import FleetSync, Peers
 from embedfleet.fleet.kubernetes.leader_election import Leadership
 from embedfleet.fleet.kubernetes.targets import (
     Costs,
-    Count,
+    DeploymentSize,
     Direct,
     Exported,
     Pods,
@@ -56,9 +56,9 @@ class InCluster:
         if settings.admin.peer_service is not None:
             self.peers = Peers(cluster, endpoints.parse(settings.admin.peer_service), me)
 
-    def following(self, service: str, fleet: Fleet) -> Follower:
+    def following(self, service: str, fleet: Fleet) -> FleetSync:
         """What keeps a fleet to the pods of `namespace/name:port`. Raises SettingError."""
-        return Follower(fleet, endpoints.parse(service), self.cluster)
+        return FleetSync(fleet, endpoints.parse(service), self.cluster)
 
     def scaling(
         self,
@@ -71,7 +71,9 @@ class InCluster:
         """What has the policy decide about a pool's Deployment, here or in another gateway."""
         pods = Pods(pool.fleet, self._deployment(settings), pool.outstanding)
         started = metrics.start_up.labels(pool.name, "start").observe
-        count = Count(pods, ScalingListener(metrics.deployed.labels(pool.name).set, started))
+        count = DeploymentSize(
+            pods, ScalingListener(metrics.deployed.labels(pool.name).set, started)
+        )
         drain_s = self._settings.gateway.drain_timeout_s
         # Nobody may ever get the lease: that nothing was decided since now can be noticed, too.
         metrics.decided.labels(pool.name).set(time.time())

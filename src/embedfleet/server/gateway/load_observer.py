@@ -26,7 +26,7 @@ def _unknown() -> float | None:
     return None
 
 
-class PoolMonitor:
+class LoadObserver:
     """Watches the texts of a pool; `observe` tells what went by."""
 
     def __init__(

@@ -17,7 +17,7 @@ from embedfleet.runtime.settings import GatewaySettings
 from embedfleet.runtime.telemetry.logs import dropped_lines
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.runtime.telemetry.tally import Series
-from embedfleet.scheduling.delivery.counting import Later
+from embedfleet.scheduling.delivery.counting import DeferredCalls
 from embedfleet.transport.access import Access, KeyRing
 from embedfleet.transport.serving.write_buffers import Answers
 from embedfleet.vocabulary import ReplicaState
@@ -34,7 +34,7 @@ class RequestCounter:
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
         self._debug = log.isEnabledFor(logging.DEBUG)
-        self._later = Later()
+        self._later = DeferredCalls()
         self._labelled: dict[tuple[str | None, int], tuple[Counter, Series, Series]] = {}
 
     def totals(self) -> dict[int, int]:

@@ -21,7 +21,7 @@ from embedfleet.autoscaling import (
 from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.pool import Pool
-from embedfleet.server.gateway.load_observer import PoolMonitor
+from embedfleet.server.gateway.load_observer import LoadObserver
 from embedfleet.vocabulary import CallerError
 
 TERMS = (
@@ -49,7 +49,7 @@ class Scaling:
 
     def __init__(self, settings: AutoscalingSettings, metrics: GatewayMetrics) -> None:
         self.settings = settings
-        self.monitors: dict[str, PoolMonitor] = {}
+        self.observers: dict[str, LoadObserver] = {}
         """What this process sees."""
         self.wholes: dict[str, ObservationSource] = {}
         """What all processes of this gateway see, where there are several."""
@@ -60,14 +60,16 @@ class Scaling:
 
     def whole(self, pool: str) -> ObservationSource:
         """What this gateway sees of a pool, in all of its processes."""
-        return self.wholes.get(pool) or self.monitors[pool]
+        return self.wholes.get(pool) or self.observers[pool]
 
-    def see(self, pool: Pool, memory_used: Callable[[], float | None]) -> PoolMonitor:
+    def see(self, pool: Pool, memory_used: Callable[[], float | None]) -> LoadObserver:
         """What stands before the pool from now on."""
-        monitor = self.monitors[pool.name] = PoolMonitor(pool, self.settings, memory_used)
-        return monitor
+        observer = self.observers[pool.name] = LoadObserver(pool, self.settings, memory_used)
+        return observer
 
-    def scaler(self, pool: str, target: Target, monitor: ObservationSource | None = None) -> Scaler:
+    def scaler(
+        self, pool: str, target: Target, observer: ObservationSource | None = None
+    ) -> Scaler:
         """What lets load decide how many replicas a pool has, while it is run; looked at from here
         unless said otherwise. It takes the place of the pool's last one.
 
@@ -81,7 +83,7 @@ class Scaling:
             recorded.append(recording.line(entry))
 
         scaler = Scaler(
-            pool, monitor or self.whole(pool), target, self.settings, on_decision=decided
+            pool, observer or self.whole(pool), target, self.settings, on_decision=decided
         )
         self.scalers[pool] = scaler
         return scaler
@@ -103,7 +105,7 @@ class Scaling:
     async def observations(self) -> Mapping[str, Observation]:
         """What this gateway sees of each pool, for whoever sums several gateways up."""
         now = time.monotonic()
-        return {name: await self.whole(name).observe(now) for name in self.monitors}
+        return {name: await self.whole(name).observe(now) for name in self.observers}
 
 
 class ScalingCounter:

@@ -69,7 +69,7 @@ from embedfleet.server.gateway.preflight import Suits, refuse_hopeless
 from embedfleet.server.gateway.scaling import Scaling
 from embedfleet.server.gateway.scratch import Scratch
 from embedfleet.server.gateway.upstream import Upstream
-from embedfleet.server.gateway.workers.primary import Workers, WorkersMonitor
+from embedfleet.server.gateway.workers.primary import Workers, WorkersObserver
 from embedfleet.transport.access import OpenAccess
 from embedfleet.transport.access.ledger import Ledger
 from embedfleet.transport.serving import (
@@ -342,10 +342,10 @@ class Gateway:
         self.pools.append(pool)
         self._truncations.append(Truncation(settings.truncate))
         self.background.start(pool.run(), f"the pool {name}")
-        monitor = self.scaling.see(pool, memory_used if settings.replicas else lambda: None)
+        observer = self.scaling.see(pool, memory_used if settings.replicas else lambda: None)
         if self.workers is not None:
             pool.elsewhere = self.workers.publish(name, fleet)
-            self.scaling.wholes[name] = WorkersMonitor(name, monitor, self.workers)
+            self.scaling.wholes[name] = WorkersObserver(name, observer, self.workers)
         return pool
 
     def _first_name(self, name: str) -> str:
@@ -375,8 +375,8 @@ class Gateway:
         inside = needed(self._inside)
         if settings.scale_target is not None:
             own = self.scaling.whole(pool.name)
-            monitor = inside.aggregated(pool.name, own, self._upstream.session)
-            leadership = inside.scaling(pool, settings, self.scaling, self.metrics, monitor)
+            observer = inside.aggregated(pool.name, own, self._upstream.session)
+            leadership = inside.scaling(pool, settings, self.scaling, self.metrics, observer)
             self._decide(leadership.run(), pool)
         follower = inside.following(settings.replica_service or "", pool.fleet)
         self.background.start(follower.run(), f"following the pods of {pool.name}")

@@ -311,14 +311,14 @@ class HttpConnection(HttpToolsProtocol):
     def look(self, now: float) -> None:
         """Called a few times a second: whether the client is too slow, or gone."""
         if self._unsettled:
-            self._look_at_reader(now)
+            self._check_reader(now)
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if self._deaf:
             if now > self._due:
                 self.transport.close()
         elif cycle is not None and not cycle.response_complete:
             if cycle.more_body:
-                self._look_at_body(now)
+                self._check_body(now)
             elif self.flow.read_paused and self._has_left():
                 self.cut_off()
         elif now > self._due:
@@ -327,14 +327,14 @@ class HttpConnection(HttpToolsProtocol):
             else:
                 self.transport.close()
 
-    def _look_at_body(self, now: float) -> None:
+    def _check_body(self, now: float) -> None:
         if self.flow.read_paused:  # the client is made to wait
             self._began += now - self._last
             self._last = now
         elif now > self._limits.body_due(self._began, self._last, self._received):
             self._refuse(SlowClientError("the request's body did not arrive in time"))
 
-    def _look_at_reader(self, now: float) -> None:
+    def _check_reader(self, now: float) -> None:
         """Cut off a client that takes less than it must of what waits for it."""
         queued = self._queued()
         taken = self.written - queued

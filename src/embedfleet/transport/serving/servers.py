@@ -33,7 +33,7 @@ USUAL = ClientLimits()
 CUT_S = 1.0
 """How long a stop waits for the answers to requests that it cut off."""
 
-LOOK_TICKS = 3
+CHECK_TICKS = 3
 """Tenths of a second between two looks at all connections: a timer for each would be moved twice a
 request."""
 
@@ -89,7 +89,7 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
-        if not counter % LOOK_TICKS:
+        if not counter % CHECK_TICKS:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 cast("HttpConnection", connection).look(now)
@@ -97,23 +97,23 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, while slow clients are still looked at."""
-        looking = asyncio.create_task(self._look_on())
+        checking = asyncio.create_task(self._check_limits())
         try:
             await super().shutdown(sockets)
             # Requests that took too long were cancelled; each is answered that it was.
             if self.server_state.tasks:
                 await asyncio.wait(self.server_state.tasks, timeout=CUT_S)
         finally:
-            looking.cancel()
+            checking.cancel()
 
     def cut(self) -> None:
         """Cancel every request, to be answered that it was."""
         for task in self.server_state.tasks:
             task.cancel()
 
-    async def _look_on(self) -> None:
+    async def _check_limits(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_TICKS / 10)
+            await asyncio.sleep(CHECK_TICKS / 10)
             await self.on_tick(0)
 
     @contextlib.contextmanager

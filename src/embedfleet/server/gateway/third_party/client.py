@@ -23,7 +23,7 @@ from embedfleet.server.gateway.third_party.answers import (
     read_vectors,
 )
 from embedfleet.server.gateway.third_party.dialects import request_body
-from embedfleet.server.gateway.third_party.discovery import DetectedEngine, Host
+from embedfleet.server.gateway.third_party.discovery import DetectedEngine, EngineDetector
 from embedfleet.server.gateway.third_party.facts import DEFAULT_BATCH_TOKENS, Facts, changed
 from embedfleet.server.gateway.third_party.http import EngineHttp, Reply, most_answer_bytes
 from embedfleet.server.gateway.third_party.texts import TextForm
@@ -94,7 +94,7 @@ class ForeignClient:
         self._precision = precision
         self._window_tokens = window_tokens
         self._texts = TextForm(model.tokenizer_file, model.template)
-        self._host = Host(http, model.identity, self._texts.probe, metrics_required)
+        self._host = EngineDetector(http, model.identity, self._texts.probe, metrics_required)
         self._engines: dict[str, _Engine] = {}
         self._first: dict[str, Facts] = {}
         """What each engine served when it was met first; it must not become another model."""

@@ -52,7 +52,7 @@ class DetectedEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class EngineDetector:
     """Meets engines on behalf of one pool."""
 
     http: EngineHttp

@@ -117,7 +117,7 @@ class WorkersTrust:
         self._send(CheckUpdate(self._pool, url, "distrusted"))
 
 
-class WorkersMonitor:
+class WorkersObserver:
     """What all workers together see of a pool, for the autoscaler."""
 
     def __init__(self, pool: str, own: ObservationSource, workers: Workers) -> None:
