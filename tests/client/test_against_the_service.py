@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from embedfleet import AsyncClient, Client
+from embedfleet.api.formats.embedding_request import RequestLimits
 from embedfleet.client import EncodingFormat, OutputDtype, Progress, RefusedError, Wishes
 from embedfleet.client.wire import DTYPES
 from tests.contract.computed_in_place import RERANKER, WIDTH, answering
@@ -67,6 +69,19 @@ def test_a_text_that_is_refused_has_zeros_of_integers(url: str) -> None:
     assert set(found.errors) == {1}
     assert not found.vectors[1].any()
     assert (none.shape, none.dtype) == ((0, 8), np.uint8)
+
+
+@pytest.mark.parametrize("way", get_args(EncodingFormat))
+def test_a_service_that_answers_item_by_item_changes_nothing(
+    way: EncodingFormat, tmp_path: Path
+) -> None:
+    with (
+        answering(tmp_path, limits=RequestLimits(by_item=True)) as url,
+        Client(url, encoding_format=way) as client,
+    ):
+        found = client.embed_each(["a", "", "b"])
+        assert np.array_equal(client.embed(["a", "b"]), found.vectors[[0, 2]])
+    assert set(found.errors) == {1}
 
 
 def test_what_the_service_tells_of_its_models_is_typed(url: str) -> None:

@@ -90,6 +90,7 @@ def answering(
     around: Callable[[App], App] = unchanged,
     access: Access | None = None,
     reranker: bool = False,
+    limits: RequestLimits | None = None,
 ) -> Iterator[str]:
     """Answer on a free port while the block runs; gives the base URL.
 
@@ -110,7 +111,7 @@ def answering(
         models[RERANKER] = reranker_in(directory / RERANKER)
     endpoint = Endpoint(
         lambda: models,
-        limits=RequestLimits(),
+        limits=limits or RequestLimits(),
         max_body_bytes=2**26,
         max_held_bytes=2**28,
         timeout_s=30,

@@ -92,7 +92,12 @@ class AsyncClient:
         self._patience_s = patience_s
         self._timeout_s = timeout_s
         self._rng = rng or Random()
-        self._headers = {"x-embedfleet-lane": Lane(lane).value, **(headers or {})}
+        self._headers = {
+            "x-embedfleet-lane": Lane(lane).value,
+            # A text that is wrong is found here, whatever the service does by default.
+            "x-embedfleet-on-error": "request",
+            **(headers or {}),
+        }
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._gate = _Gate(pacing.Pace(most_in_flight))
