@@ -36,10 +36,10 @@ from embedfleet.transport.description import (
 from embedfleet.transport.frames import (
     MOST_MESSAGE,
     MOST_WIDTH,
-    Asked,
     CallText,
     Frame,
     FrameDecoder,
+    Unanswered,
     decode_call,
     decode_cancel,
     encode_frame,
@@ -232,7 +232,7 @@ def test_a_frame_has_sane_values_or_is_an_error(changes: dict[str, Any]) -> None
 
     def read() -> Frame:
         (told,) = FrameDecoder().feed(frame(**changes))
-        news = Asked([CallText(0, b"", bulk=False, deadline_ms=0)]).news(told)
+        news = Unanswered([CallText(0, b"", bulk=False, deadline_ms=0)]).news(told)
         assert news is not None
         news.matrix(8)
         return news
@@ -266,7 +266,7 @@ def test_a_frame_with_other_bytes_in_it_is_taken_or_an_error(noise: bytes, at: i
     changed = honest[:at] + noise + honest[at + len(noise) :]
     try:
         for told in FrameDecoder(most_frame_bytes(1)).feed(changed):
-            news = Asked([CallText(0, b"", bulk=False, deadline_ms=0)]).news(told)
+            news = Unanswered([CallText(0, b"", bulk=False, deadline_ms=0)]).news(told)
             assert news is not None
             assert news.matrix(8).shape == (len(news.ids), 8)
     except ReplicaError:

@@ -52,7 +52,7 @@ however long it was bad before."""
 
 HUNG_BATCHES = 3.0
 """A batch that takes so many times what was predicted, and longer than HUNG_LEAST_S, does not end:
-its replica gets no traffic. (It ends itself later: scheduling/batching/overdue.py.)"""
+its replica gets no traffic. (It ends itself later: scheduling/batching/batch_times.py.)"""
 HUNG_LEAST_S = 5.0
 
 IDLE_S = 1.0

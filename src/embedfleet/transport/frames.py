@@ -126,7 +126,7 @@ class Frame(msgspec.Struct, array_like=True, frozen=True):
         return np.frombuffer(self.vectors, _FLOATS).reshape(len(self.ids), width)
 
 
-class Asked:
+class Unanswered:
     """The texts of one call, and which of them its frames have answered so far."""
 
     __slots__ = ("_echoes", "_open", "repeated")

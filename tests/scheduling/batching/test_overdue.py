@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.scheduling.batching.overdue import (
+from embedfleet.scheduling.batching.batch_times import (
     HUNG_TIMES,
     MOST_TICK_S,
     TICK_S,

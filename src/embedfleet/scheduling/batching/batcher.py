@@ -20,6 +20,7 @@ import numpy as np
 
 from embedfleet.engines.pooling import finite_rows
 from embedfleet.engines.protocol import Computation, Engine
+from embedfleet.scheduling.batching.batch_times import TICK_S, Ages, Running, Times
 from embedfleet.scheduling.batching.jobs import (
     BatchReport,
     BatchResult,
@@ -29,9 +30,7 @@ from embedfleet.scheduling.batching.jobs import (
     no_vector,
     too_late,
 )
-from embedfleet.scheduling.batching.overdue import TICK_S, Ages, Running
 from embedfleet.scheduling.batching.packing import Rhythm, Waiting
-from embedfleet.scheduling.batching.times import Times
 from embedfleet.vocabulary import (
     EmbedfleetError,
     EngineHungError,

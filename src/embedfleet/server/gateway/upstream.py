@@ -96,7 +96,7 @@ class Upstream:
         there never was one, ReplicaError on nonsense, and what `take` raises.
         """
         decoder = frames.FrameDecoder(frames.most_frame_bytes(len(texts)))
-        asked = frames.Asked(texts)
+        asked = frames.Unanswered(texts)
 
         def read(status: int, part: bytes) -> None:
             if status != 200:

@@ -1,12 +1,55 @@
-"""Detects batches that take too long: tells an engine that hangs from one that is slow.
+"""How long batches take on one device, and which of them takes too long. Pure; `now` is handed in.
 
-Ages are counted on a clock that stands still while this process is not scheduled, so time during
-which it was stopped (SIGSTOP, a debugger, suspend) or starved does not count.
+Where batches overlap, one that was submitted to a busy device is charged from the end of the batch
+before it, and a long text is not charged for the batches that ran beside it. An engine that hangs
+is told from one that is slow by the age of its oldest batch, on a clock that stands still while
+this process is not scheduled: time during which it was stopped (SIGSTOP, a debugger, suspend) or
+starved does not count.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Span:
+    """One batch on the device."""
+
+    begun: float
+    beside: bool
+    """Whether it is a long text that others run beside."""
+    tells: bool
+    """Whether its time says what such a batch costs: it does not if a long text ran beside it."""
+    others_s: float = 0.0
+    """Of its own time, charged to batches that ran beside it."""
+
+
+class Times:
+    """All batches of one device; `now` are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._last_end = float("-inf")
+        self._beside: Span | None = None
+
+    def begin(self, now: float, *, beside: bool) -> Span:
+        span = Span(now, beside, tells=beside or self._beside is None)
+        if beside:
+            self._beside = span
+        return span
+
+    def end(self, span: Span, now: float) -> float:
+        """Seconds that the batch took."""
+        if span.beside:
+            self._beside = None
+            return max(0.0, now - span.begun - span.others_s)
+        begun = max(span.begun, self._last_end)
+        self._last_end = now
+        if self._beside is not None:
+            span.tells = False
+            self._beside.others_s += now - max(begun, self._beside.begun)
+        return now - begun
+
 
 TICK_S = 0.25
 """How often the clock is to be read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedfleet.scheduling.batching.times import Times
+from embedfleet.scheduling.batching.batch_times import Times
 
 
 def test_a_batch_alone_takes_the_time_it_takes() -> None:
