@@ -76,6 +76,33 @@ def processor(job: str) -> str:
 
 SERVICE = [
     Row(
+        "At a glance",
+        [
+            Panel("Requests a second", "reqps", {"": f"sum({BY_STATUS}{{{POOL}}})"}, "stat", 6),
+            Panel(
+                "p99 of a request",
+                "s",
+                {"{{pool}}": f"pool:embedfleet_request_duration_seconds:p99_1m{{{POOL}}}"},
+                "stat",
+                6,
+            ),
+            Panel(
+                "Errors",
+                "percentunit",
+                {"{{pool}}": f"pool:embedfleet_request_errors:ratio1m{{{POOL}}}"},
+                "stat",
+                6,
+            ),
+            Panel(
+                "Ready replicas",
+                "none",
+                {"{{pool}}": f"pool:embedfleet_replicas_ready:sum{{{POOL}}}"},
+                "stat",
+                6,
+            ),
+        ],
+    ),
+    Row(
         "Requests",
         [
             Panel(
@@ -621,6 +648,111 @@ DASHBOARDS = {
 SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 
+ABOUT = {
+    "Requests by status": (
+        "Requests a second by HTTP status. 429 is a refusal for load or a limit, 503 that "
+        "no replica is there."
+    ),
+    "Duration": (
+        "From a request's first byte to the last of its answer, tokenising and waiting included."
+    ),
+    "Errors and refusals": "Shares of all requests: 5xx that clients saw, and 429.",
+    "Requests being answered": "Requests in flight in each gateway.",
+    "Texts per request": "How many texts clients send at once.",
+    "Release": "Versions that run; more than one during an update.",
+    "Texts by outcome": "Texts a second by how they ended.",
+    "Tokens": "Tokens a second of answered texts: the work that scaling and balancing count.",
+    "Wait for a replica, p99": (
+        "Time in the gateway's queue by lane. It grows when replicas are full."
+    ),
+    "Waiting": "Texts and tokens in the gateway's queue.",
+    "Not taken in time": (
+        "Clients that take their answers too slowly, answers shed for memory, log lines dropped."
+    ),
+    "Given to another replica": (
+        "Texts queued again after a failure, and second calls to beat a late replica (hedges)."
+    ),
+    "Vectors refused": (
+        "Vectors that were not finite or not of unit length. Always 0 in a sound fleet."
+    ),
+    "Replicas refused for wrong vectors": "Replicas that did not reproduce the golden vectors.",
+    "Memory of vectors": "Bytes that the cache in memory holds.",
+    "Vectors in memory": (
+        "Texts held, evicted for room, and dropped because a replica that lied had computed them."
+    ),
+    "Redis: a look-up": "Time of one look-up of a request's texts.",
+    "Redis: writes": "Vectors written, and those that were refused as damaged.",
+    "Redis: bytes": "Bytes written a second, and those that wait to be written.",
+    "Requests by key": "Requests a second of each API key.",
+    "Memory": "Resident memory of each process.",
+    "Open files": "File descriptors, connections included.",
+    "Replicas by state": "Replicas in each state; docs/states.md draws how they move.",
+    "Ready": "Replicas that get traffic.",
+    "State of each": "The state that each replica is in now.",
+    "States entered": "Moves into each state a second; a replica that comes and goes shows here.",
+    "Started again": "Replica processes that ended and were started again.",
+    "What runs there": "Engine, precision and version of each replica.",
+    "Seconds of work that wait": "Queued work over what the pool computes in a second.",
+    "Work done": "Tokens a second of each pool.",
+    "Outstanding by replica": "Tokens that a replica was given and has not answered.",
+    "Loading a model took": "Seconds from the process's start to the model being loaded.",
+    "What decides": "The reason that won the last decision.",
+    "From the order to the first traffic": "Seconds from the order of a replica to its first call.",
+    "Changes": "Replicas ordered and let go.",
+    "Held, by hand, last decision": (
+        "1 while signals are missing or a person decides; and the time of the last decision."
+    ),
+    "Tokens by replica": "Tokens a second that each engine computed.",
+    "Batches": "Texts and tokens of a batch.",
+    "A batch takes": "Seconds to prepare and to compute a batch.",
+    "Wait for a batch": "Seconds from a text's arrival at a replica to its batch.",
+    "Waiting in replicas": "Texts and tokens that a replica holds beside the running batch.",
+    "Processor": "Cores in use by each process.",
+    "GPU memory": "Memory in use, and all there is.",
+    "GPU power": "Watts; near the limit the GPU computes as fast as it can.",
+    "Busy": "Share of time in which a kernel ran.",
+    "SMs": "Share of streaming multiprocessors with work.",
+    "Power": "Watts as the driver reports them.",
+    "Temperature": "Of the GPU; it throttles near 90 °C.",
+    "Errors (XID)": "The last XID error of the driver; 0 is none.",
+    "SGLang": "Requests that run and wait, as the engine counts them.",
+    "SGLang, request p99": "The engine's own latency.",
+    "vLLM": "Requests that run and wait, as the engine counts them.",
+    "TEI, queue": "Requests that wait in the engine.",
+    "llama.cpp": "Requests that run and wait, as the engine counts them.",
+    "Requests a second": "All pools that are chosen.",
+    "p99 of a request": "From a request's first byte to the last of its answer.",
+    "Errors": "Share of requests that ended in a 5xx.",
+    "Ready replicas": "Replicas that get traffic.",
+}
+"""What panels show that say nothing themselves, by title."""
+
+ALERTS = {
+    "Requests by status": "EmbedfleetRefusing",
+    "Duration": "EmbedfleetSlow",
+    "p99 of a request": "EmbedfleetSlow",
+    "Errors and refusals": "EmbedfleetErrors",
+    "Errors": "EmbedfleetErrors",
+    "Wait for a replica, p99": "EmbedfleetQueueWait",
+    "Release": "EmbedfleetMixedReleases",
+    "Vectors refused": "EmbedfleetVectorsRefused",
+    "Distance to the golden vectors": "EmbedfleetDrift",
+    "Replicas refused for wrong vectors": "EmbedfleetWrongVectors",
+    "Redis: writes": "EmbedfleetCacheWritesRefused",
+    "Redis is asked": "EmbedfleetCacheWithoutRedis",
+    "Ready": "EmbedfleetNoReplicaReady",
+    "Ready replicas": "EmbedfleetNoReplicaReady",
+    "State of each": "EmbedfleetReplicaEjected",
+    "States entered": "EmbedfleetReplicaFlaps",
+    "Started again": "EmbedfleetReplicaRestartsOften",
+    "Seconds of work that wait": "EmbedfleetBacklog",
+    "Wanted, planned, ready": "EmbedfleetWantsMoreReplicas",
+    "Held, by hand, last decision": "EmbedfleetScalingBlind",
+    "Errors (XID)": "EmbedfleetGpuFails",
+}
+"""Alerts that watch what a panel shows, by title: the panel links to their paragraphs."""
+
+
 def dashboard(name: str) -> dict[str, Any]:
     """Grafana's JSON of one dashboard."""
     title, rows = DASHBOARDS[name]
@@ -649,7 +781,19 @@ def dashboard(name: str) -> dict[str, Any]:
         "schemaVersion": 39,
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [_source(), _pools()]},
+        "templating": {"list": [_source(), _pools(), _runbook()]},
+        "annotations": {"list": _annotations()},
+        "links": [
+            {
+                "type": "dashboards",
+                "title": "embedfleet",
+                "tags": ["embedfleet"],
+                "asDropdown": False,
+                "keepTime": True,
+                "includeVars": True,
+            },
+            {"type": "link", "title": "Runbook", "url": "${runbook}", "targetBlank": True},
+        ],
         "panels": panels,
     }
 
@@ -669,11 +813,60 @@ def _panel(panel: Panel) -> dict[str, Any]:
     return {
         "type": panel.kind,
         "title": panel.title,
-        "description": panel.about,
+        "description": panel.about or ABOUT[panel.title],
+        "links": [
+            {
+                "title": f"Runbook: {alert}",
+                "url": f"${{runbook}}#{alert.lower()}",
+                "targetBlank": True,
+            }
+            for alert in (ALERTS.get(panel.title),)
+            if alert is not None
+        ],
         "datasource": SOURCE,
         "fieldConfig": {"defaults": {"unit": panel.unit}, "overrides": []},
         "targets": targets,
     }
+
+
+def _runbook() -> dict[str, Any]:
+    """Where the runbook is read: an operator sets it to the address of the documentation."""
+    place = "docs/runbook.md"
+    return {
+        "name": "runbook",
+        "type": "textbox",
+        "label": "Runbook",
+        "query": place,
+        "current": {"text": place, "value": place},
+    }
+
+
+def _annotations() -> list[dict[str, Any]]:
+    """Alerts while they fire, and changes that the autoscaler made."""
+    queries = {
+        "Alerts": (
+            'ALERTS{alertname=~"Embedfleet.+", alertstate="firing"}',
+            "{{alertname}}",
+            "red",
+        ),
+        "Scaling": (
+            f"increase(embedfleet_autoscaling_changes_total{{{POOL}}}[1m]) > 0",
+            "{{pool}} {{direction}}",
+            "blue",
+        ),
+    }
+    return [
+        {
+            "name": name,
+            "datasource": SOURCE,
+            "enable": True,
+            "iconColor": colour,
+            "expr": expression,
+            "titleFormat": title,
+            "step": "60s",
+        }
+        for name, (expression, title, colour) in queries.items()
+    ]
 
 
 def _source() -> dict[str, Any]:

@@ -78,6 +78,42 @@ def test_panels_have_a_title_of_their_own_and_do_not_overlap(name: str) -> None:
     assert len({panel["id"] for panel in panels}) == len(panels)
 
 
+@pytest.mark.parametrize("name", ["service", "fleet", "engine"])
+def test_a_panel_says_what_it_shows_in_which_unit_and_what_to_do_about_it(name: str) -> None:
+    dashboard = json.loads((MONITORING / "dashboards" / f"{name}.json").read_text())
+    for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            continue
+        assert len(panel["description"].split()) >= 3, panel["title"]
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        for link in panel["links"]:
+            alert = link["title"].removeprefix("Runbook: ")
+            assert alert in NAMES
+            assert link["url"] == f"${{runbook}}#{alert.lower()}"
+    links = {each["type"] for each in dashboard["links"]}
+    assert links == {"dashboards", "link"}
+    variables = {each["name"] for each in dashboard["templating"]["list"]}
+    assert {"pool", "source", "runbook"} <= variables
+    for each in dashboard["annotations"]["list"]:
+        assert set(OURS.findall(each["expr"])) <= known()
+
+
+def test_the_first_row_of_the_service_is_its_headline_numbers() -> None:
+    panels = writer().dashboard("service")["panels"]
+    assert [each["type"] for each in panels[:5]] == ["row", *["stat"] * 4]
+
+
+def test_every_alert_that_a_panel_names_and_every_description_is_of_a_panel() -> None:
+    module = writer()
+    titles = {
+        panel["title"] for name in module.DASHBOARDS for panel in module.dashboard(name)["panels"]
+    }
+    assert set(module.ALERTS) <= titles
+    assert set(module.ABOUT) <= titles
+    assert set(module.ALERTS.values()) <= set(NAMES)
+
+
 def test_only_metrics_of_the_catalogue_are_asked_for() -> None:
     """A renamed metric would leave an alert silent for ever."""
     texts = [ALERTS, RECORDING]
