@@ -94,7 +94,7 @@ class CachedCompute:
         )
 
     async def complete(self, seen: CacheLookup, caller: Caller, allowed: Quota) -> None:
-        """Get what is missing: from Redis, from whoever has it computed, or from the backend.
+        """Get what is missing: from Redis, from a request that computes it, or from the backend.
 
         Raises what a request without a cache would.
         """
@@ -123,7 +123,7 @@ class CachedCompute:
         """Wait for what others have computed, have the rest computed."""
         keys = list(missing)
         waiting = Waiting([None] * len(keys), by_item=seen.parsed.by_item)
-        # A text that must not be stored is shared with nobody: others would learn that it was sent.
+        # A text that must not be stored is not shared: other clients could learn that it was sent.
         shares = seen.directives.answer and seen.directives.store
         join = self._flights.join
         try:

@@ -74,7 +74,7 @@ BYTES_OF_TEXT = 64
 
 
 class _Found(msgspec.Struct):
-    """A request's vectors, full width, and what is told of them."""
+    """A request's vectors at full width, and metadata for the response."""
 
     vectors: Vectors | Sequence[Vector]
     tokens: int
@@ -142,7 +142,7 @@ class Endpoint:
         return self._embeddings(request, self._access, OPENAI)
 
     def by(self, contract: Contract, access: Access | None = None) -> Route:
-        """The route that answers by a contract; `access` where it is not everybody's."""
+        """The route of a contract; `access` where it differs from the endpoint's."""
         return partial(self._embeddings, access=access or self._access, contract=contract)
 
     async def warm(self, request: Request) -> Response:

@@ -46,7 +46,7 @@ class _Ending:
 
 
 PAUSE_S = 2e-5
-"""Whoever does not wait for anything keeps the interpreter for five milliseconds."""
+"""A thread that never waits holds the GIL for five milliseconds at a time."""
 
 
 CALLERS_SHARE = 3
@@ -135,7 +135,7 @@ class Intake:
         """Count bytes among those held in memory; OverloadedError where they are too many.
 
         `own` are those that the same request holds already: a single one is always let in, as far
-        as there is room, and where nobody else holds any, whatever its size.
+        as there is room; a body of any size is admitted while no other is held.
         """
         others = self._held_bytes - own
         most = self._max_held_bytes

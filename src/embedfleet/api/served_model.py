@@ -15,7 +15,7 @@ from embedfleet.scheduling.texts import Backend
 from embedfleet.vocabulary import CallerError, ModelIdentity, Pooling, Precision, Task, Truncation
 
 UNKNOWN = "unknown "
-"""Begins the revision of weights that nobody can tell."""
+"""Prefix of the revision of weights whose fingerprint is unknown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +23,7 @@ class Promise:
     """What a pool promises of every vector, whichever replica computes it."""
 
     revision: str
-    """Fingerprint of the weights; where nobody can tell, a word that is this process's own."""
+    """Fingerprint of the weights; where it is unknown, a value unique to this process."""
     precision: Precision
 
 
@@ -94,7 +94,7 @@ def fitted(parsed: EmbeddingRequest, model: ServedModel) -> EmbeddingRequest:
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """What is told of each finished request, to be counted."""
+    """What is reported about each finished request, for metrics."""
 
     model: str | None
     """First name of the model; None when the request did not get that far."""

@@ -173,12 +173,12 @@ class TokenizerQueue(Generic[Work]):
         lane.forget_idle({one.caller for one in self._running if one.lane is ticket.lane})
 
     def remove(self, ticket: Ticket[Work]) -> None:
-        """Nobody waits for it any more; does nothing while a slice of it is worked on."""
+        """Remove a request that was cancelled; no effect while a slice of it is being tokenised."""
         lane = self._lanes[ticket.lane]
         if lane.remove(ticket):
             lane.characters -= ticket.left
 
 
 def _bounded(seconds: float) -> float:
-    """Between a second and a minute: nobody should hammer, and nobody be sent away for long."""
+    """Clamp to between a second and a minute: no hammering, and no long lock-out."""
     return min(60.0, max(1.0, seconds))

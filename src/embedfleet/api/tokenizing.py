@@ -189,7 +189,7 @@ def whole(encoded: Sequence[EncodedText | CallerError]) -> list[EncodedText]:
 
 
 def _least_tokens(texts: Sequence[TextOrIds], prompt: int, most: int) -> int:
-    """How many tokens texts have at least, as far as can be told before tokenising.
+    """A lower bound of the number of tokens, known before tokenising.
 
     `prompt` is the length of what stands before each, `most` the tokens of the longest one.
     """
@@ -235,7 +235,7 @@ def _slice(job: _Job) -> _Sliced:
             # the garbage collector comes.
             error = error.with_traceback(None)
             return _Sliced(characters, time.monotonic() - began, over=True, error=error)
-        except BaseException as error:  # noqa: BLE001  whatever it is, it is the request's
+        except BaseException as error:  # noqa: BLE001  any error belongs to the request
             return _Sliced(characters, time.monotonic() - began, over=True, error=error)
         seconds = time.monotonic() - began
         if seconds >= SLICE_S or job.done.done():

@@ -28,7 +28,7 @@ def space_id(
     template: Template,
     pooling: str,
 ) -> str | None:
-    """The id as 32 hexadecimal digits; None where nobody can tell the weights.
+    """The id as 32 hexadecimal digits; None where the weights' fingerprint is unknown.
 
     Pooling and the tokens around a text go in by themselves: a revision that somebody gave, or that
     a third-party engine has, says nothing of them.

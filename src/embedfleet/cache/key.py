@@ -10,7 +10,7 @@ import numpy as np
 from embedfleet.vocabulary import PackedText, Precision, TextOrIds, Truncation
 
 KEY_BYTES = 32
-"""Nobody finds two texts with the same key of 256 bits, not even on purpose."""
+"""256 bits: collisions can't be found, not even on purpose."""
 
 _SCHEME = b"embedfleet vector 3"
 """Changes with the meaning of a field, and with the way in which keys are made."""

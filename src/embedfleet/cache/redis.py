@@ -99,7 +99,7 @@ class _Question:
 
 
 def ignored(_seconds: float) -> None:
-    """Nobody measures."""
+    """Default observer: does nothing."""
 
 
 class RedisTier:
@@ -112,7 +112,7 @@ class RedisTier:
         *,
         looked_up: Callable[[float], None] = ignored,
     ) -> None:
-        """`looked_up` is told how long each answer took, in seconds."""
+        """`looked_up` is called with the seconds that each lookup took."""
         self._client = client
         self._prefix = settings.redis_prefix
         self._ttl_ms = round(settings.redis_ttl_s * 1000)
@@ -226,7 +226,7 @@ class RedisTier:
             asyncio.get_running_loop().call_soon(self._ask)
 
     def _ask(self) -> None:
-        """Use the connections that are free, for questions that somebody still asks."""
+        """Use free connections for lookups that are still awaited."""
         self._asking = False
         while self._questions and len(self._rounds) < self._most_rounds:
             together: list[_Question] = []
@@ -250,7 +250,7 @@ class RedisTier:
         try:
             async with asyncio.timeout(self._timeout_s):
                 values = self._values(await self._get(names), len(names))
-        except Exception as error:  # noqa: BLE001  odd answers cost hits, whatever is made of them
+        except Exception as error:  # noqa: BLE001  malformed replies only cost hits
             await self._failed("reading", error, self._breaker)
         else:
             self._breaker.succeeded()

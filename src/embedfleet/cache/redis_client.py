@@ -29,7 +29,7 @@ from embedfleet.vocabulary import SettingError
 Client: TypeAlias = Redis | RedisCluster
 
 WRITE_TIMEOUT_S = 1.0
-"""Nobody waits for a write; it may take longer than a read."""
+"""Writes happen in the background, so their time-out may be longer than that of reads."""
 
 _BOMB = re.compile(rb"[*~>%|](?:\d{7,}|-\d{2,})\r\n")
 """The beginning of an answer with ten million elements or more; a round asks for thousands. Among

@@ -117,7 +117,7 @@ class SingleFlight:
             self.cache.counts.in_flight = len(self._flying)
 
     def leave(self, waiting: Waiting) -> None:
-        """Nobody waits here any more; what is then for nobody is withdrawn."""
+        """The request stopped waiting; texts that no other request awaits are withdrawn."""
         unwanted: dict[Backend, list[Text]] = {}
         for text in waiting.leave():
             if isinstance(text, SharedText):
@@ -127,7 +127,7 @@ class SingleFlight:
             backend.withdraw(texts)
 
     def forget(self, text: SharedText) -> None:
-        """Nobody can join it any more."""
+        """No further request can join it."""
         if self._flying.get(text.key) is text:
             del self._flying[text.key]
             self.cache.counts.in_flight = len(self._flying)

@@ -149,7 +149,7 @@ class Fleet:
         self.apply(member, Event.DRAIN, now, reason)
 
     def readmit(self, member: Member, owner: str, now: float, reason: str) -> None:
-        """`owner` does not let it go any more: it starts over, unless somebody else still does."""
+        """`owner` withdraws its drain: the replica starts over, unless another owner drains it."""
         member.leaving.discard(owner)
         if not member.leaving:
             self.apply(member, Event.RELEASED, now, reason)

@@ -89,7 +89,7 @@ class Sign(Enum):
     MISSED = "missed"
     """It did not."""
     PROVEN = "proven"
-    """It computed the golden vectors rightly, or whatever its pool has for a trial."""
+    """It passed its trial: the golden vectors, or what its pool has instead."""
 
 
 @dataclass(frozen=True, slots=True)

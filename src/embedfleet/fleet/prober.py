@@ -60,7 +60,7 @@ LOADING_QUIET_S = 60.0
 LOADING = "it is still starting"
 
 PROBE, TRIAL, TOUCH = "probe", "golden check", "short text"
-"""What a replica is asked for beside its traffic, as people are told of it."""
+"""Names of the checks of a replica beside its traffic, as logs show them."""
 
 KEPT_OUT = frozenset({ReplicaState.EJECTED, ReplicaState.DRAINING})
 """In these a replica is left alone until its pause is over."""
@@ -119,7 +119,7 @@ class _Watch:
     touched: float = field(default_factory=time.monotonic)
     """When it was touched last."""
     missed: int = 0
-    """Looks in a row that were not answered, whatever its traffic says."""
+    """Consecutive probes that were not answered, whatever its traffic says."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to have it looked at at once."""
 
@@ -163,7 +163,7 @@ class Prober:
         fleet.listen(self._follow)
 
     async def run(self) -> None:
-        """Watch whoever is in the fleet, until cancelled."""
+        """Watch all replicas of the fleet until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
             for member in self._fleet:
                 self._begin(member, self._tasks)
@@ -209,11 +209,11 @@ class Prober:
                 await _rest(watch, self._interval_s * patience)
 
     def _surprised(self, member: Member, error: BaseException) -> None:
-        """Count as a missed look whatever it was that ended one: a watch that ends would leave the
+        """Count any failure of a probe as a missed one: a watch that ends would leave the
         replica in its state for ever.
         """
         log.error("probing replica %s failed", member.name, exc_info=error)
-        self._missed(member, f"looking at it failed: {type(error).__name__}", lost=False)
+        self._missed(member, f"probing it failed: {type(error).__name__}", lost=False)
 
     async def _attend(self, member: Member, watch: _Watch) -> None:
         now = time.monotonic()
@@ -229,7 +229,7 @@ class Prober:
             watch.touched = now
             watch.trying = watch.tasks.create_task(self._touch(member, watch))
         if member.state is ReplicaState.VERIFYING and watch.trying is not None:
-            # Most are done soon, and somebody waits for it.
+            # Most finish soon, and a caller waits for it.
             await asyncio.wait({watch.trying}, timeout=self._interval_s)
             if member.state is not ReplicaState.VERIFYING:
                 return

@@ -32,7 +32,7 @@ POLL_S = 0.5
 """How often it is looked whether a replica that leaves has finished."""
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-"""The addresses of a name; OSError where it has none or nobody says."""
+"""The addresses of a name; OSError where it has none or can't be resolved."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Event(StrEnum):
     RELEASED = "released"
     """Its ejection has lasted long enough."""
     DRAIN = "drain"
-    """It said, or was told, that it stops."""
+    """It reported, or was ordered, that it stops."""
     RESERVED = "reserved"
     """It is kept loaded, out of traffic, and has nothing left to do."""
     WOKEN = "woken"

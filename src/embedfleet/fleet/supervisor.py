@@ -43,7 +43,7 @@ POLLS = 10
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The place of one replica, whatever process fills it."""
+    """A slot for one replica, which successive processes fill."""
 
     number: int
     role: SlotRole
@@ -55,7 +55,7 @@ class Slot:
     emptying_since: float | None = None
     """Since when it finishes what it has, to end or to be kept on standby; None in traffic."""
     ending: bool = False
-    """Whether its process was told to end: too late to be called back."""
+    """Whether its process was told to exit: too late to keep it."""
     awaited: tuple[str, float] | None = None
     """Since when it is awaited in traffic, and from where: `start` or `standby`."""
 
@@ -77,7 +77,7 @@ class Slot:
 
 @dataclass(slots=True)
 class SupervisorListener:
-    """Who hears of what happens to replicas."""
+    """Callbacks for what happens to replicas."""
 
     restarted: Callable[[], None] = lambda: None
     gave_up: Callable[[str], None] = lambda _: None
@@ -193,7 +193,7 @@ class Supervisor:
             self._apply(slot, Event.DRAIN, "it is not needed any more")
 
     def _mark(self, slot: Slot) -> None:
-        """Let whoever watches the replica know its part."""
+        """Pass the slot's role on to the replica's fleet entry."""
         if slot.member is not None:
             if slot.role is SlotRole.LEAVING:
                 slot.member.leaving.add(DRAIN_OWNER)

@@ -66,9 +66,9 @@ class Waiting:
             self.finished.set_exception(error)
 
     def leave(self) -> list[Text]:
-        """Nobody waits here any more; return the texts that nobody else waits for either."""
+        """Stop waiting; return the texts that no other request awaits."""
         if not self.finished.cancel() and not self.finished.cancelled():
-            self.finished.exception()  # or asyncio complains that nobody has looked at it
+            self.finished.exception()  # or asyncio logs that the exception was never retrieved
         texts, self.texts = self.texts, []
         return [text for text in texts if text.abandoned_by(self)]
 
@@ -81,7 +81,7 @@ class Text:
     def __init__(self, encoding: Encoding, waiting: Waiting, place: int) -> None:
         self.encoding = encoding
         self.waiting = [(waiting, place)]
-        """Who waits for it, and at which place of theirs; nobody once it is there."""
+        """The requests that wait for it, each with its row; empty once it is settled."""
         self.ticket: Any = None
         """For its backend to find it by."""
 
@@ -101,7 +101,7 @@ class Text:
             each.fail(place, error)
 
     def abandoned_by(self, waiting: Waiting) -> bool:
-        """Take out who waits no more; return whether the text is for nobody now, and was not."""
+        """Remove a waiting request; return whether it was the last one."""
         before = len(self.waiting)
         self.waiting = [each for each in self.waiting if each[0] is not waiting]
         return bool(before) and not self.waiting
@@ -132,7 +132,7 @@ class Backend(Protocol):
         ...
 
     def withdraw(self, texts: Sequence[Text]) -> None:
-        """Nobody waits for these any more. One whose batch has begun is told of its vector."""
+        """Withdraw texts; one whose batch has begun still gets its vector."""
         ...
 
 

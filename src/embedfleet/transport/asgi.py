@@ -40,10 +40,10 @@ JSON = b"application/json"
 
 
 class ClientGoneError(Exception):
-    """The caller closed the connection; there is nobody to answer."""
+    """The client closed the connection before it was answered."""
 
     status = 499
-    """What nginx calls it, for logs and metrics; nobody is sent it."""
+    """nginx's code for it, used in logs and metrics only."""
 
 
 def first_headers(scope: Scope) -> Mapping[bytes, bytes]:
@@ -72,7 +72,7 @@ class Request(msgspec.Struct, frozen=True):
     id: str = ""
     """Its name in the answer and in logs: the caller's, or one of ours, unless it is given one."""
     notes: dict[str, Any] = msgspec.field(default_factory=dict)
-    """What routes have to tell of it, to whoever follows requests."""
+    """Attributes that routes set for observers of requests."""
     first: Mapping[bytes, bytes] = msgspec.field(default_factory=dict)
     """The first header of each (lower-case) name."""
 

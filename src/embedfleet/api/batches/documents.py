@@ -32,7 +32,7 @@ PURPOSES = frozenset({"batch", "assistants", "fine-tune", "vision", "user_data",
 
 MOST_METADATA = 16
 MOST_FAULTS = 100
-"""Lines that are wrong, told of a batch that failed for them."""
+"""Invalid lines that are reported for a failed batch."""
 
 LONGEST_LINE = 64 << 20
 
@@ -100,7 +100,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown(batch: Batch, state: State, *, cancelled_at: int | None) -> dict[str, Any]:
-    """A batch as OpenAI shows it; `cancelled_at` is when somebody asked for its end."""
+    """A batch as OpenAI shows it; `cancelled_at` is when cancellation was requested."""
     status: str = state.status
     at = dict(state.at)
     if cancelled_at is not None:
@@ -209,7 +209,7 @@ def line_of(number: int, text: bytes, endpoint: str) -> Line | LineFault:
 
 
 def lines_of(texts: Iterator[bytes], endpoint: str) -> Iterator[Line | LineFault]:
-    """All lines of an input that are not empty. Equal ids are told apart by the caller."""
+    """All lines of an input that are not empty. The caller checks for duplicate ids."""
     for number, text in enumerate(texts, 1):
         if len(text) > LONGEST_LINE:
             yield LineFault("line_too_long", number, "the line is longer than 64 MiB")

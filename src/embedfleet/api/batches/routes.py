@@ -71,7 +71,7 @@ class BatchRoutes:
         }
 
     def _asked(self, route: Owned) -> Route:
-        """The route for whoever has a good key, with the id of it."""
+        """The route behind authentication; it gets the id of the client's key."""
 
         async def answer(request: Request) -> Response | None:
             opened = self._access.open(request.credentials)
@@ -212,7 +212,7 @@ class BatchRoutes:
         return _json(await asyncio.to_thread(self._shown, batch))
 
     def recent(self, most: int = 20) -> list[dict[str, Any]]:
-        """The latest batches of everybody, newest first: for operators, without what they hold."""
+        """The latest batches of all owners, newest first, without content: for operators."""
         latest = sorted(self._shelf.batches(), key=lambda each: -each.created_at)[:most]
         told = ("id", "endpoint", "status", "created_at", "request_counts")
         return [{name: each[name] for name in told} for each in map(self._shown, latest)]

@@ -34,7 +34,7 @@ PART_BYTES = 16 << 20
 """Answers that wait to be kept are no more, beside those of the requests that are under way."""
 PART_S = 1.0
 AT_ONCE = 4
-"""Batches that run at once, so that a large one holds up nobody else's."""
+"""Batches that run concurrently, so that a large one does not block the others."""
 
 TRIED_AGAIN = frozenset({429, 503, 504})
 """Statuses of a service that has no room now."""
@@ -71,7 +71,7 @@ class Runner:
         self._woken.set()
 
     async def run(self) -> None:
-        """Run whatever waits, until cancelled."""
+        """Run waiting batches until cancelled."""
         remove_at = 0.0
         try:
             while True:

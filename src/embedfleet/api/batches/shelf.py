@@ -40,7 +40,7 @@ class Shelf:
 
     @staticmethod
     def name(kind: str) -> str:
-        """A name that nobody can guess."""
+        """An unguessable name."""
         return f"{kind}-{secrets.token_hex(12)}"
 
     def add_file(
@@ -106,7 +106,7 @@ class Shelf:
         return found
 
     def batches(self, owner: str | None = None) -> list[Batch]:
-        """All of an owner, or of everybody, the latest first."""
+        """All batches of an owner, or of all owners, the latest first."""
         known = [self._read(f"batches/{name}", Batch) for name in self._documents("batches")]
         mine = [each for each in known if each and owner in {None, each.owner}]
         return sorted(mine, key=lambda each: (each.created_at, each.id), reverse=True)

@@ -47,7 +47,7 @@ async def read_form(request: Request, most_bytes: int) -> Form:
         except FormParserError as error:
             raise CallerError(f"the form can't be read: {error}") from error
         form.content.seek(0)
-        stack.pop_all()  # whoever gets the form closes it
+        stack.pop_all()  # the caller closes the form
         return form
 
 

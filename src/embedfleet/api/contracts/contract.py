@@ -28,7 +28,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What is to be told of a request."""
+    """The content of a response, before it is rendered."""
 
     request: EmbeddingRequest
     full: Vectors | Sequence[Vector]

@@ -19,7 +19,7 @@ from embedfleet.api.formats.large_bodies import LARGEST_ID, Body, Step
 from embedfleet.vocabulary import CallerError, Encoding, Text, TextOrIds, of_several
 
 SMALL_BYTES = 16 * 2**10
-"""Bodies up to this are parsed as they are: whatever is in them, it takes two milliseconds."""
+"""Bodies up to this size are parsed at once, which takes two milliseconds at most."""
 
 MEDIUM_BYTES = 2**20
 MEDIUM_VALUES = 16_384
@@ -329,7 +329,7 @@ def checked(texts: Texts, *, by_item: bool) -> Texts:
 def text_fault(
     text: Text | Sequence[int] | Encoding, param: str, limits: RequestLimits
 ) -> CallerError | None:
-    """What is wrong with a text or with token ids, as far as can be told without the model."""
+    """What is wrong with a text or token ids, as far as it can be checked without the model."""
     if not len(text):
         if isinstance(text, Text):
             return empty(param, "a text of at least one character")

@@ -25,7 +25,7 @@ class RequestLimits:
     blank_texts: bool = True
     """Whether texts of white space alone are embedded, else refused."""
     unknown_fields: bool = True
-    """Whether fields that are not known are ignored and told, else refused."""
+    """Whether unknown fields are ignored and reported, or refused."""
     input_ids: Literal["accept", "check", "refuse"] = "accept"
     """What becomes of token ids: any are taken, those of another tokenizer are refused, or all."""
     by_item: bool = False

@@ -66,7 +66,7 @@ def _routes(path: str, page: str, parts: tuple[str, ...]) -> Routes:
 
 
 def _route(name: str) -> Route:
-    """The file, read once; a browser that has it already is told so."""
+    """The file, read once; answered 304 if the browser has it already."""
     content = files(__name__).joinpath("files", name).read_bytes()
     tag = b'"%b"' % hashlib.sha256(content).hexdigest()[:16].encode()
     kind = _KINDS[name[name.rindex(".") :]]

@@ -47,7 +47,7 @@ class ClusterError(ServiceError):
 
     @property
     def conflict(self) -> bool:
-        """Somebody else changed the object since it was read."""
+        """The object was changed since it was read (409)."""
         return self.http == 409
 
     @property
@@ -94,7 +94,7 @@ class RetryPolicy:
     first_s: float = 0.2
     most_s: float = 30.0
     tries: int = 5
-    """Of one request, where somebody waits for it."""
+    """Attempts of one request that a caller awaits."""
 
     def pause_s(self, failures: int, rng: Random, asked_s: float | None = None) -> float:
         """Seconds after the n-th failure in a row; `asked_s` is what the server asked for."""

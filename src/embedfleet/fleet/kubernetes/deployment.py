@@ -64,7 +64,7 @@ class Deployment:
     async def scale(self, replicas: int) -> int:
         """Say how many it is to have; return what holds now. Raises ClusterError.
 
-        A merge patch of one number: asking twice does no harm, and nobody else's change is undone.
+        A merge patch of one number is idempotent and overwrites no other change.
         """
         body = {"spec": {"replicas": replicas}}
         scale = await self._asked(partial(self._cluster.ask, "PATCH", self._scale, body=body))

@@ -44,7 +44,7 @@ class LeaseAction(StrEnum):
     """What a candidate does now."""
 
     TAKE = "take"
-    """Nobody holds it, or its holder is silent: write our name."""
+    """It is free, or its holder did not renew in time: write our name."""
     RENEW = "renew"
     WAIT = "wait"
 
@@ -211,7 +211,7 @@ class Leadership:
         except ClusterError as error:
             if not error.conflict:
                 raise
-            return  # somebody was quicker; the next look says who
+            return  # another candidate was faster; the next read shows which
         self._candidacy = self._candidacy.wrote(lease, now)
 
     async def _resign(self) -> None:

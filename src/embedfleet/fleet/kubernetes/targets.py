@@ -113,7 +113,7 @@ def _ignore(_: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ScalingListener:
-    """Who hears of what is counted."""
+    """Callbacks of `DeploymentSize`."""
 
     replicas: Callable[[int], None] = _ignore
     """How many the Deployment is to have."""
@@ -262,7 +262,7 @@ class Direct:
         self._shrinking = self._start(self._shrink(planned, going))
 
     async def close(self) -> None:
-        """Break off a shrinking: whoever was to go stays."""
+        """Cancel a scale-down: replicas that were to go stay."""
         if self._shrinking is not None:
             self._shrinking.cancel()
             await asyncio.gather(self._shrinking, return_exceptions=True)
@@ -299,7 +299,7 @@ class Direct:
             self._keep(members)
 
     async def _until_gone(self, members: list[Member]) -> None:
-        """Give Kubernetes time; a ReplicaSet takes what is not ready first, whoever was chosen."""
+        """Give Kubernetes time: a ReplicaSet removes pods that are not ready first."""
         with suppress(TimeoutError):
             async with asyncio.timeout(GONE_S):
                 while any(member.state is not ReplicaState.GONE for member in members):

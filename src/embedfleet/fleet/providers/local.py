@@ -105,7 +105,7 @@ SETUP_FAILED = 2
 
 
 class LocalReplica:
-    """A running replica process, and whatever it starts: its process group."""
+    """A running replica process with its children: a process group."""
 
     def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
         """`process` leads a process group. It is told to end by the end of its standard input where

@@ -22,7 +22,7 @@ SILENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""What engines are told so that they report to nobody; without it vLLM does at each start."""
+"""Environment that disables engines' telemetry; vLLM reports on each start otherwise."""
 
 INSTALL = {
     "sglang": "pip install sglang",

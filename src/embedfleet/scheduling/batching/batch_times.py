@@ -73,7 +73,7 @@ class Running:
     begun_s: float
     """On the clock of `Ages`."""
     predicted_s: float | None
-    """Together with all that was running when it began; None where nobody can say."""
+    """Together with all that was running when it began; None where it is unknown."""
 
 
 class Ages:

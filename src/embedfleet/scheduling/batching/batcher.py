@@ -73,9 +73,9 @@ class Batcher:
         failed: Callable[[int], None] = lambda _: None,
         hung_after_s: float = 30.0,
     ) -> None:
-        """`report` is told of each computed batch, `failed` how many texts got nothing but an error
-        of the engine, without a batch that could be measured. A batch that has not ended after
-        `hung_after_s`, and ten times what was predicted, ends the batcher."""
+        """`report` is called with each computed batch, `failed` with the number of texts that
+        got only an error of the engine, without a batch that could be measured. A batch that has
+        not ended after `hung_after_s`, and ten times what was predicted, ends the batcher."""
         info = engine.info
         self._engine = engine
         self._report = report
@@ -260,7 +260,7 @@ class Batcher:
                 computation = prepare()
             else:
                 computation = await _in_thread(self._preparer, prepare)
-        except Exception as error:  # noqa: BLE001  whatever an engine raises fails its batch
+        except Exception as error:  # noqa: BLE001  any error of an engine fails its batch
             self._fail(running, batch, error)
             return None
         return Prepared(batch, computation, started, time.monotonic() - started, running)
@@ -272,7 +272,7 @@ class Batcher:
             try:
                 vectors = await _in_thread(self._computer, prepared.computation)
                 self._check_shape(batch, vectors)
-            except Exception as error:  # noqa: BLE001  whatever an engine raises fails its batch
+            except Exception as error:  # noqa: BLE001  any error of an engine fails its batch
                 self._times.end(span, time.monotonic())
                 self._fail(prepared.running, batch, error)
                 return

@@ -76,7 +76,7 @@ class BatchReport:
 
 
 def as_known(error: Exception) -> EmbedfleetError:
-    """What callers are told of it."""
+    """The error that clients see for it."""
     if isinstance(error, EmbedfleetError):
         return error
     return ReplicaError(f"the engine failed: {type(error).__name__}")

@@ -47,5 +47,5 @@ def admit(tokens: int, lane: Lane, left_s: float, pressure: Pressure, most_token
 
 
 def _bounded(seconds: float) -> float:
-    """Between a second and a minute: nobody should hammer, and nobody be sent away for long."""
+    """Clamp to between a second and a minute: no hammering, and no long lock-out."""
     return min(60.0, max(1.0, seconds))

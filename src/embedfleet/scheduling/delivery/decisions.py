@@ -92,7 +92,7 @@ class Step(Enum):
 
     WAIT = "wait"
     HEDGE = "hedge"
-    """Queue it for a second replica; whoever is first answers."""
+    """Queue it for a second replica; the first answer counts."""
     REQUEUE = "requeue"
     ISOLATE = "isolate"
     FAIL = "fail"
@@ -132,7 +132,7 @@ def event_of(error: BaseException | None) -> Event:
 
 
 def error_of(text: QueuedText, event: Event, words: str, now: float) -> EmbedfleetError:
-    """What callers are told of a text that failed for good."""
+    """The error for a text that failed finally."""
     if event is Event.INVALID:
         return VectorError(words)
     if now >= text.deadline:
@@ -141,12 +141,12 @@ def error_of(text: QueuedText, event: Event, words: str, now: float) -> Embedfle
 
 
 def trouble_of(member: Member) -> str:
-    """What callers may be told of a replica that gets no traffic; empty for others."""
+    """The public reason why a replica gets no traffic; empty for others."""
     return member.trouble or TROUBLES.get(member.state, "")
 
 
 def no_replica(pool: str, trouble: str, after_s: float) -> NoReplicaError:
-    """What callers are told while no replica of a pool is there."""
+    """The error while a pool has no replica."""
     last = f" (of one, {trouble})" if trouble else ""
     return NoReplicaError(
         f"no replica of {pool} can be reached{last}, and this text is not in the cache; try again "

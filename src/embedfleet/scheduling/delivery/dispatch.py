@@ -116,7 +116,7 @@ class Dispatcher:
         self._quarantine: Load | None = None
         """The replica that is kept free for them; one at a time."""
         self._unwanted: dict[Call, list[QueuedText]] = {}
-        """Texts of calls that nobody needs from there any more; the pool tells the replicas."""
+        """Texts of calls that are no longer needed; the pool cancels them at the replicas."""
         self.members: frozenset[str] = frozenset()
         """Names of all replicas of the pool, those that are not usable now among them."""
         self._outstanding_tokens = self._largest = 0
@@ -338,7 +338,7 @@ class Dispatcher:
         return steps
 
     def withdraw(self, texts: Iterable[QueuedText]) -> int:
-        """Nobody waits for these any more; return how many were open."""
+        """Withdraw texts that are no longer awaited; return how many were open."""
         closed = 0
         for text in texts:
             if text.open:
@@ -348,7 +348,7 @@ class Dispatcher:
         return closed
 
     def unwanted(self) -> dict[Call, list[int]]:
-        """Leases to be cancelled at their replicas, each told once: ids by call."""
+        """Leases to cancel at their replicas, each returned once: ids by call."""
         if not self._unwanted:
             return {}
         unwanted, self._unwanted = self._unwanted, {}
@@ -356,7 +356,7 @@ class Dispatcher:
         return {call: ids for call, ids in found.items() if ids}
 
     def late(self, now: float) -> list[Call]:
-        """Calls that have brought nothing for too long, each told once in that time."""
+        """Calls that have made no progress for too long, each returned once in that time."""
         found = [call for call in self.calls if call.texts and call.late(now)]
         for call in found:
             call.told_s = now
@@ -380,7 +380,7 @@ class Dispatcher:
         return hedged
 
     def abandoned(self, now: float) -> list[Call]:
-        """Calls to break off: nobody waits for any of their texts, and they bring nothing."""
+        """Calls to abort: none of their texts is awaited, and they make no progress."""
         return [
             call
             for call in self.calls

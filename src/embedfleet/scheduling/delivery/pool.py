@@ -188,7 +188,7 @@ class Pool:
         return True
 
     def withdraw(self, texts: Sequence[Text]) -> None:
-        """Forget texts that nobody waits for, here and in replicas."""
+        """Cancel texts that are no longer awaited, here and in replicas."""
         queued: list[QueuedText] = [text.ticket for text in texts if text.ticket is not None]
         for text in texts:
             text.ticket = None
@@ -292,7 +292,7 @@ class Pool:
         """Do what the event loop called for; a bug in it ends `run`, and does not pass unseen."""
         try:
             act(*args)
-        except Exception as error:  # noqa: BLE001  it is raised where somebody waits for it
+        except Exception as error:  # noqa: BLE001  re-raised where the call is awaited
             self._bug = self._bug or error
 
     # -- the fleet ---------------------------------------------------------------------

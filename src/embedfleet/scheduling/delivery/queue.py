@@ -46,7 +46,7 @@ class QueuedText:
     """Monotonic seconds."""
     arrived: float
     order: Any = None
-    """Whatever the pool wants to have back with it."""
+    """The pool's own data, returned with the text."""
     client: str = ""
     """Address of the client that sent it, for balancing by client."""
     trace: OpenSpan | None = None
@@ -68,7 +68,7 @@ class QueuedText:
     open: bool = True
     """Neither withdrawn nor settled."""
     withdrawn: bool = False
-    """Nobody waits for it any more; a vector that comes all the same is for the cache."""
+    """It is no longer awaited; a vector that still arrives goes to the cache."""
     settled: bool = False
     """What became of it is known."""
     place: TextClass | None = None

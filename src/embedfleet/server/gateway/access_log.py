@@ -28,7 +28,7 @@ class AccessLog:
 
     def __init__(self, trusted_proxies: TrustedProxies) -> None:
         self._trusted_proxies = trusted_proxies
-        log.setLevel(logging.INFO)  # it was asked for, whatever else is written
+        log.setLevel(logging.INFO)  # access logging was requested, whatever the log level
 
     def __call__(
         self, route: str, request: Request, response: Response | None, seconds: float

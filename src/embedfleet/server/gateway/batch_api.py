@@ -108,7 +108,7 @@ async def _asked(gateway: Gateway, path: str, name: str, body: bytes, owner: str
 
     async def receive() -> dict[str, Any]:
         if came.is_set():
-            await asyncio.Event().wait()  # nobody leaves
+            await asyncio.Event().wait()  # never disconnects
         came.set()
         return {"type": "http.request", "body": body}
 

@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
             raise BrokenError(self._broken)
 
     def close(self) -> None:
-        """At once, whatever is under way."""
+        """Close at once, whatever is in progress."""
         self.reusable = False
         self._read = unread
         self._transport.abort()
@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
 
 
 def unread(_status: int, _part: bytes) -> None:
-    """Of an answer that nobody is interested in."""
+    """Discards the body of a response."""
 
 
 @dataclass(slots=True)

@@ -84,7 +84,7 @@ class Guards:
         )
 
     def warn(self, host: str, urls: Sequence[str]) -> None:
-        """Say once in the log that everybody may ask, where more than this machine can."""
+        """Warn once if authentication is disabled on an address that other hosts can reach."""
         if isinstance(self.callers, OpenAccess) and not is_loopback(host):
             log.warning(
                 "authentication is disabled: anyone who can reach %s can send requests (set "

@@ -75,7 +75,7 @@ class InCluster:
             pods, ScalingListener(metrics.deployed.labels(pool.name).set, started)
         )
         drain_s = self._settings.gateway.drain_timeout_s
-        # Nobody may ever get the lease: that nothing was decided since now can be noticed, too.
+        # If no gateway ever gets the lease, alerts can still see since when nothing was decided.
         metrics.decided.labels(pool.name).set(time.time())
 
         async def decide() -> None:

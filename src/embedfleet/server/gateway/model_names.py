@@ -17,7 +17,7 @@ from embedfleet.vocabulary import SettingError, UnfitReplicaError
 log = logging.getLogger(__name__)
 
 UNNAMED = "default"
-"""What a pool is called in metrics and logs whose model nobody has named yet."""
+"""The name in metrics and logs of a pool whose model has no name yet."""
 
 
 def configured(settings: PoolSettings, model: ModelDescription | None) -> tuple[str, ...]:

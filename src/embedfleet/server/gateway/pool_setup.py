@@ -39,7 +39,7 @@ def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription 
     if not pool.model:
         return None
     source = resolve(pool.model, progress=True)
-    # Replicas of our own are told the limit themselves.
+    # embedfleet's own replicas get the limit by their settings.
     most = None if pool.engine == "embedfleet" else max_tokens
     if source.name != BUILTIN:
         survived(source.directory, name=source.name, max_tokens=most, task=pool.wanted_task)
@@ -52,7 +52,7 @@ def provider(
     model: ModelDescription,
     names: tuple[str, ...],
 ) -> Provider:
-    """Whatever starts one replica of a pool. Raises SettingError."""
+    """The provider that starts a pool's replicas. Raises SettingError."""
     if pool.engine != "embedfleet":
         return ForeignProvider(pool.engine, launch(settings, pool, model, names))
     return LocalProvider(replica_settings(settings, pool, model.directory, names))
@@ -65,7 +65,7 @@ def supervisor(
     metrics: GatewayMetrics,
     gave_up: Callable[[str], None],
 ) -> Supervisor:
-    """Whoever keeps a pool's replicas alive, and takes them out of traffic before they end."""
+    """The supervisor of a pool's local replicas."""
     fleet = settings.fleet
 
     def arrived(came_from: str, seconds: float) -> None:

@@ -103,7 +103,7 @@ class Scaling:
         return self.scalers[pool]
 
     async def observations(self) -> Mapping[str, Observation]:
-        """What this gateway sees of each pool, for whoever sums several gateways up."""
+        """This gateway's observation of each pool, for aggregation over several gateways."""
         now = time.monotonic()
         return {name: await self.whole(name).observe(now) for name in self.observers}
 

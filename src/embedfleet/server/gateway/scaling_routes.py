@@ -94,7 +94,7 @@ class _Routes:
 
 async def order_in(request: Request, kind: type[Order], example: str) -> Order:
     """The order in a request's body. Raises CallerError that shows the example."""
-    # A page in somebody's browser can post to this machine, but not JSON without asking first.
+    # A web page can post to this machine, but not JSON without a CORS preflight.
     told = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
     if told != "application/json":
         raise CallerError("unsupported media type: send content-type: application/json")

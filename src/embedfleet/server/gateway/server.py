@@ -81,7 +81,7 @@ from embedfleet.vocabulary import ReplicaState, Truncation
 log = logging.getLogger(__name__)
 
 MOST_WORKERS = 8
-"""More processes than this are only started where somebody asks for them."""
+"""More processes than this are started only if configured."""
 
 HURRY_S = 1.0
 """What a stop that was asked for twice gives replicas."""

@@ -116,7 +116,7 @@ class Upstream:
             raise ReplicaError(f"it answered {counted(asked.repeated, 'text')} more than once")
 
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
-        """Tell a replica that nobody waits for these texts. Raises ReplicaError."""
+        """Cancel texts at a replica. Raises ReplicaError."""
         body = frames.encode_cancel(key, ids)
         try:
             async with asyncio.timeout(self.probe_timeout_s):
@@ -157,7 +157,7 @@ class Upstream:
                 url,
                 timeout=timeout,
                 headers=self._authorization(),
-                allow_redirects=False,  # a key goes to nobody else
+                allow_redirects=False,  # the key must not go to another host
             ) as response:
                 if response.status == 404:
                     raise MissingFileError(f"{url} does not exist")

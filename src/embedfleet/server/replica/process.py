@@ -63,7 +63,7 @@ SETTLED_S = 10.0
 
 
 class Stop(Protocol):
-    """Whatever tells a process to stop."""
+    """A source of the stop request of a process."""
 
     async def wait(self) -> Any:
         """Return once it is to."""
@@ -162,7 +162,7 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
     listener = Listener(fronted(loading_app, access, host, ours=ours), bind(host, port))
     print(f"{ANNOUNCEMENT}http://{listener.address}", flush=True)  # noqa: T201  a provider reads it
     if ours:
-        os.dup2(2, 1)  # nobody reads on: a library that prints would wait for ever
+        os.dup2(2, 1)  # it is no longer read: a library that prints would block forever
     async with contextlib.AsyncExitStack() as stack:
         background = Background()
         stack.push_async_callback(background.close)
@@ -188,7 +188,7 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
 
 
 async def stop_requested(stop: Stop, background: Background) -> None:
-    """Wait until the process is told to stop, or a bug has ended one of its loops."""
+    """Wait for the stop request, or for a bug that ended one of the loops."""
     ends = [asyncio.create_task(end) for end in (stop.wait(), background.failed.wait())]
     try:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -343,7 +343,7 @@ async def _until_idle(replica: Replica, timeout_s: float) -> None:
 
 
 def _end_with_input(stop: StopSignal) -> None:
-    """Stop at the end of standard input: whoever started this process wants so, or is gone."""
+    """Stop at the end of standard input: the parent wants it, or has exited."""
     loop = asyncio.get_running_loop()
 
     def read() -> None:

@@ -38,7 +38,7 @@ engine idle between batches, more would only make texts wait where they can't be
 
 
 RETRY_AFTER_AT_MOST_S = 60.0
-"""Longer guesses help nobody: other replicas may be free long before."""
+"""Upper bound: other replicas may be free long before."""
 
 GATEWAY_FORGOTTEN_S = 5.0
 """A gateway that sent nothing for so long has no part in the window any more."""
@@ -327,7 +327,7 @@ class Replica:
 
 
 def _seconds(value: float | None) -> float | None:
-    """As it travels: bounded, and no digits that nobody reads."""
+    """Seconds as sent: bounded, and without insignificant digits."""
     return None if value is None else round(min(value, MOST_SECONDS), 3)
 
 

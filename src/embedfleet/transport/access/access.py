@@ -37,7 +37,7 @@ class Quota(Protocol):
         ...
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """What is left of the caller's limits, to be told with the answer."""
+        """The remaining limits, as response headers."""
         ...
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class UnlimitedQuota:
 
 
 class OpenAccess:
-    """Everybody may ask for everything: a service that only this machine reaches."""
+    """Allows everything, for services that only this machine can reach."""
 
     _pass = UnlimitedQuota()
 
@@ -96,7 +96,7 @@ class OpenAccess:
 
 
 class DelegatedAccess:
-    """The access of work that somebody asked for before: it is one key's, whoever sends it."""
+    """Access for deferred work (batches): always that of the key which requested it."""
 
     def __init__(self, access: Access, key: str) -> None:
         """`key` is the id of the key."""

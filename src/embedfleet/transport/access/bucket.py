@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 _ROUNDING = 1e-6
-"""A wait that was computed is long enough, whatever floating point makes of it."""
+"""Tolerance for floating-point rounding: after a computed wait the amount is there."""
 
 
 @dataclass(slots=True)

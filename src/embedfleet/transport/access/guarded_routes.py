@@ -54,7 +54,7 @@ def asking(access: Access) -> Callable[[Request], None] | None:
 
 
 def behind(app: App, access: Access, free: tuple[str, ...] = OPEN) -> App:
-    """The app behind a key; the app itself where everybody may ask."""
+    """The app behind authentication; the app itself where authentication is disabled."""
     return app if isinstance(access, OpenAccess) else Guarded(app, access, free)
 
 

@@ -74,7 +74,7 @@ def _alone(directory: Path) -> Iterator[None]:
 def _replace(path: Path, content: bytes) -> None:
     """Write beside and rename: what is read is the old file or the new one. Made with mode 0600.
 
-    It stays its owner's where somebody else (root) changes it: the service must still be able to
+    It keeps its owner when another user (root) changes it: the service must still be able to
     read it.
     """
     number, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

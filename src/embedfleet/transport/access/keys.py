@@ -57,7 +57,7 @@ def mint(random_bytes: Callable[[int], bytes]) -> ApiKey:
 
 
 def claim_of(text: str) -> Claim:
-    """Take a presented key apart: one hash, whatever it looks like."""
+    """Parse a presented key: one hash, whatever it looks like."""
     ours = _FORMAT.fullmatch(text)
     if ours is not None:
         return Claim(ours[1], digest_of(ours[2]))

@@ -95,7 +95,7 @@ def callers(
 
 
 def one_key(file: Path | None, setting: str) -> tuple[Access, list[Watch]]:
-    """Whoever brings the key in a file; without a file everybody. Raises SettingError."""
+    """Access by the one key in a file; open access without a file. Raises SettingError."""
     if file is None:
         return OpenAccess(), []
     return _following(file, lambda: _only(file, setting))

@@ -110,7 +110,7 @@ class ForeignClient:
                 now = await self._host.read(url, engine.known.dialect)
                 self._compare(url, now)
         except ReplicaError:
-            # Whatever answers next at this address may be another process.
+            # The next process at this address may be a different one.
             self._engines.pop(url, None)
             raise
         if engine.trouble:
@@ -155,7 +155,7 @@ class ForeignClient:
             await asyncio.gather(*call.requests, return_exceptions=True)
 
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:  # noqa: ARG002
-        """Close a request once nobody waits for any of its texts: engines forget it then."""
+        """Close a request once none of its texts is awaited: engines then cancel it."""
         call = self._calls.get(key)
         for request, waiting in list(call.requests.items()) if call else ():
             waiting.difference_update(ids)
@@ -321,7 +321,7 @@ class ForeignClient:
 
 
 def _requests(texts: Sequence[frames.CallText], most: int) -> Iterator[Sequence[frames.CallText]]:
-    """Texts that may share a request; one that may be what kills engines shares with nobody."""
+    """Texts that may share a request; one suspected of crashing engines is sent alone."""
     together = [text for text in texts if not text.alone]
     yield from ([text] for text in texts if text.alone)
     yield from (together[at : at + most] for at in range(0, len(together), most))

@@ -99,13 +99,13 @@ class EngineHttp:
                 data=body,
                 headers=headers,
                 timeout=timeout,
-                allow_redirects=False,  # a key goes to nobody else
+                allow_redirects=False,  # the key must not go to another host
             ) as response:
                 if response.status == 200 and most_bytes is not None:
                     return Reply(200, await bounded(response, most_bytes))
                 return Reply(response.status, await _beginning(response))
         except aiohttp.ClientConnectorError as error:
-            # Nobody was there to do harm or have it: the text is not counted as tried.
+            # Nothing was sent: the text is not counted as tried.
             raise ReplicaUnreachableError(f"{url}: {cause_of(error)}") from error
         except _LOST as error:
             raise ReplicaLostError(f"{url}: {cause_of(error)}") from error

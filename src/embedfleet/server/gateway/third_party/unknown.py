@@ -35,10 +35,10 @@ class Attached:
         self._http = http
         self._kinds: dict[str, ReplicaClient] = {}
         self._doubtful: set[str] = set()
-        """Addresses whose last look failed: whatever answers there next may be another kind."""
+        """Addresses whose last probe failed: the next server there may be of another kind."""
 
     async def describe(self, url: str) -> ReplicaDescription:
-        """What runs there, of whatever kind."""
+        """Describe the replica there, of either kind."""
         client = None if url in self._doubtful else self._kinds.get(url)
         try:
             client = client or await self._find(url)

@@ -87,7 +87,7 @@ class Channel(Generic[In]):
             del self._asked[question.id]
 
     async def messages(self) -> AsyncIterator[In | Question]:
-        """What comes in, until the other end closes; answers go to whoever asked."""
+        """Receive messages until the other end closes; answers resolve pending requests."""
         try:
             while True:
                 head = await self._reader.readexactly(_LENGTH_BYTES)

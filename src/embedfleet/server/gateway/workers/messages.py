@@ -76,7 +76,7 @@ class CheckUpdate(msgspec.Struct, tag=True):
 
 
 class Synced(msgspec.Struct, tag=True):
-    """The worker has been told all that the primary knows, and may answer callers."""
+    """The worker has the primary's full state and may serve clients."""
 
 
 class Leaving(msgspec.Struct, tag=True):
@@ -92,7 +92,7 @@ class Cut(msgspec.Struct, tag=True):
 
 
 class CallReport(msgspec.Struct, tag=True):
-    """How a worker's calls to a replica ended since it told of them last."""
+    """Results of a worker's calls to a replica since its last report."""
 
     pool: int
     member: str

@@ -93,7 +93,7 @@ class MirroredFleet(Fleet):
 
 
 class Publisher:
-    """A pool's fleet in the primary, told to every worker as it changes."""
+    """Publishes a pool's fleet from the primary to every worker as it changes."""
 
     def __init__(self, pool: int, fleet: Fleet, send: Callable[[MemberUpdate], None]) -> None:
         """`send` tells all workers."""

@@ -62,7 +62,7 @@ RESTART = Backoff(0.1, 10.0)
 STEADY_S = 30.0
 """A worker that lived so long begins with the shortest pause again."""
 REFRESH_S = 0.25
-"""How often workers are told of what changed without a change of state: costs, promises."""
+"""How often workers get changes that are no change of state: costs, promises."""
 POLL_S = 0.05
 """How often workers are asked whether they are ready, until they are."""
 KILL_AFTER_S = 5.0
@@ -194,7 +194,7 @@ class Workers:
         self._broadcast(update)
 
     def trust(self, pool: int) -> WorkersTrust:
-        """Who is told of the golden checks of a pool's replicas."""
+        """The observer of golden checks of a pool's replicas."""
         return WorkersTrust(pool, self._broadcast)
 
     def _promise(self) -> None:
@@ -270,7 +270,7 @@ class Workers:
         self._broadcast(Drain())
         for worker in self._workers:
             for each in worker.listening:
-                each.close()  # theirs as well: nobody would take what comes to it
+                each.close()  # theirs too: connections to it would never be accepted
         processes = [each.process for each in self._workers if each.process is not None]
         try:
             async with asyncio.timeout(self._drain_s + KILL_AFTER_S):

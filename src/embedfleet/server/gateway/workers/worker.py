@@ -61,7 +61,7 @@ from embedfleet.vocabulary import EmbedfleetError
 log = logging.getLogger(__name__)
 
 TELL_S = 0.1
-"""How often the primary is told how calls ended."""
+"""How often results of calls are reported to the primary."""
 
 
 def share(settings: Settings, workers: int) -> Settings:
