@@ -66,7 +66,7 @@ def test_a_crowd_that_comes_seldom_is_not_paid_for_long() -> None:
 
 def test_steady_traffic_needs_little_reserve() -> None:
     """Nothing ever came too late, so the cheapest stance is right."""
-    stance = after(3.0, lambda _: 6.0).stance
+    stance = after(5.0, lambda _: 6.0).stance
     assert stance is not None
     assert stance.utilisation > 0.6
 

@@ -25,18 +25,18 @@ from embedfleet.autoscaling.signals import Observation, fault, start_up_s
 from embedfleet.autoscaling.stance import Stance, stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
-UTILISATIONS = (0.6, 0.75, 0.95)
+UTILISATIONS = (0.6, 0.7, 0.95)
 DELAYS_S = (60.0, 200.0, 600.0, 1800.0)
-FORESEEING = ((0.75, 200.0), (0.95, 60.0))
+FORESEEING = ((0.7, 200.0), (0.95, 60.0))
 """Utilisations and delays of those that provide for what is usual, each for every season."""
 EAGERNESS = 0.4
 """How much of a percent more cost one percent less lateness is worth: about what a reserve of 60 %
-to 75 % trades one for the other at on days of ServeGen's traffic."""
+to 70 % trades one for the other at on days of ServeGen's traffic."""
 HALF_LIFE_S = 43_200.0
 """Age at which an observation counts half: a crowd that comes once a day is not forgotten."""
 PRIOR_S = 7200.0
 """Traffic that the figures below are worth, until the pool's own outweighs them."""
-USUAL_LATE = {0.6: 0.0067, 0.75: 0.0095, 0.95: 0.03}
+USUAL_LATE = {0.6: 0.0067, 0.7: 0.0085, 0.95: 0.03}
 """Share answered late of days of ServeGen's traffic, by planned utilisation."""
 LEAST_S = 3600.0
 """Seconds of traffic before another stance than the usual one is considered."""

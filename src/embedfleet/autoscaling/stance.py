@@ -10,6 +10,8 @@ USUAL_UTILISATION = 0.6
 USUAL_DELAY_S = 600.0
 MEMORY_OF_DELAYS = 6.0
 """Memory of peaks over the scale-down delay, where it is not set: an hour beside ten minutes."""
+LONGEST_MEMORY_S = 3600.0
+"""Most of it: what long delays keep needs no memory beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,6 @@ def stance(
     return Stance(
         USUAL_UTILISATION if utilisation is None else utilisation,
         delay_s,
-        MEMORY_OF_DELAYS * delay_s if memory_s is None else memory_s,
+        min(MEMORY_OF_DELAYS * delay_s, LONGEST_MEMORY_S) if memory_s is None else memory_s,
         season,
     )

@@ -49,7 +49,7 @@ class AutoscalingSettings:
     peak_memory_s: float | None = setting(None, at_least=0.001, at_most=86_400.0, none="auto")
     """Seconds in which the memory of a peak of the traffic fades to 37 %: peaks come in groups, and
     the replicas that the last one needed are kept for the next. `auto` is six times the quiet
-    seconds, an hour at first."""
+    seconds, an hour at most."""
     fast_window_s: float = duration(10.0)
     """Seconds over which a burst is seen."""
     slow_window_s: float = duration(60.0)
