@@ -281,13 +281,13 @@ def of_several(errors: Sequence[CallerError]) -> CallerError:
     places = [f"`{each.param}`" for each in errors[1 : NAMED_PLACES + 1]]
     more = len(errors) - 1 - len(places)
     listed = ", ".join(places) + (f" and {more} more" if more else "")
-    told = CallerError(
+    combined = CallerError(
         f"{first.message} {len(errors)} texts are wrong; the others: {listed}.",
         param=first.param,
         code=first.code,
     )
-    told.parts = tuple(errors)
-    return told
+    combined.parts = tuple(errors)
+    return combined
 
 
 class UnauthorizedError(CallerError):

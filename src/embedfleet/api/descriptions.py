@@ -64,7 +64,7 @@ class Cards:
         """Answer TEI's `GET /info`, where one model is served."""
         model = self._intake.find("")
         promise, limits = model.promise(), self._intake.limits
-        told = {
+        document = {
             "model_id": model.identity.name,
             "model_sha": None if promise is None else promise.revision,
             "model_dtype": None if promise is None else promise.precision.value,
@@ -81,7 +81,7 @@ class Cards:
             "docker_label": None,
             "served_by": "embedfleet",
         }
-        return Response(orjson.dumps(told))
+        return Response(orjson.dumps(document))
 
     async def tags(self, _request: Request) -> Response:
         """Answer Ollama's `GET /api/tags` and `GET /api/ps`."""
@@ -100,7 +100,7 @@ class Cards:
             model = self._intake.find(asked.model or asked.name)
         except EmbedfleetError as error:
             return error_response(error, OLLAMA.refuse)
-        told = {
+        document = {
             "details": _details(),
             "model_info": {
                 "general.architecture": "embedfleet",
@@ -110,12 +110,12 @@ class Cards:
             "capabilities": ["embedding"],
             "modified_at": _day(model),
         }
-        return Response(orjson.dumps(told))
+        return Response(orjson.dumps(document))
 
     async def ollama_version(self, _request: Request) -> Response:
         """Answer Ollama's `GET /api/version`."""
-        told = {"version": OLLAMA_VERSION, "served_by": f"embedfleet {self._version}"}
-        return Response(orjson.dumps(told))
+        document = {"version": OLLAMA_VERSION, "served_by": f"embedfleet {self._version}"}
+        return Response(orjson.dumps(document))
 
     def _more(self, model: ServedModel) -> Mapping[str, Any]:
         """What we tell beyond OpenAI."""

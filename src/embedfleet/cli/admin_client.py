@@ -69,12 +69,12 @@ def ask(
     url = admin.rstrip("/") + path
     if not url.startswith(("http://", "https://")):
         raise SetupError(f'--admin: "{admin}" is no address such as {of_settings(DEFAULT)}')
-    told = {"content-type": "application/json"} | dict(headers or {})
+    sent_headers = {"content-type": "application/json"} | dict(headers or {})
     if key_file is not None:
-        told["authorization"] = f"Bearer {_key(key_file)}"
+        sent_headers["authorization"] = f"Bearer {_key(key_file)}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
     try:
-        request = urllib.request.Request(url, body, told)  # noqa: S310  checked above
+        request = urllib.request.Request(url, body, sent_headers)  # noqa: S310  checked above
         with opener.open(request, timeout=timeout_s) as answer:
             return Answer(json.load(answer), answer.headers)
     except urllib.error.HTTPError as error:

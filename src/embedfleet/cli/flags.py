@@ -29,8 +29,8 @@ def _flag(path: str, metavar: str, *also: str) -> Any:
     option = options()[path]
     first = _help(path).partition(". ")[0].rstrip(".") + "."
     default = shown(option, option.default)
-    told = f"{first} \\[default: {default}]" if default else first
-    return typer.Option(option.rule.flag, *also, metavar=metavar, help=told)
+    help_text = f"{first} \\[default: {default}]" if default else first
+    return typer.Option(option.rule.flag, *also, metavar=metavar, help=help_text)
 
 
 MODEL_HELP = _help("pools.model").partition(". ")[0] + "."

@@ -61,8 +61,10 @@ class Member:
 
     def cost(self, now: float) -> CostModel:
         """What a batch costs it: as it says, held to what was measured."""
-        told = self.description
-        return self.measured.held(PRIOR if told is None else CostModel(*told.cost), now)
+        description = self.description
+        return self.measured.held(
+            PRIOR if description is None else CostModel(*description.cost), now
+        )
 
     @property
     def explained(self) -> str:
@@ -196,10 +198,10 @@ class Fleet:
         """What a batch costs a replica. One that has computed next to nothing does not know yet: it
         is taken for one like the others on its kind of device.
         """
-        told = member.description
-        if told is None or told.batches >= MEASURED or member.measured.known:
+        description = member.description
+        if description is None or description.batches >= MEASURED or member.measured.known:
             return member.cost(now)
-        kind = told.device.partition(":")[0]
+        kind = description.device.partition(":")[0]
         like = [
             other.cost(now)
             for other in self._members.values()

@@ -398,10 +398,10 @@ class Prober:
     async def _touch(self, member: Member, watch: _Watch) -> None:
         """Have an idle replica compute a short text; one that does not is lost."""
         began = time.monotonic()
-        told = _believed(member, began)
+        description = _believed(member, began)
         limit_s = self._verify_timeout_s
-        if told is not None:
-            limit_s = touch_timeout_s(told, limit_s)
+        if description is not None:
+            limit_s = touch_timeout_s(description, limit_s)
         try:
             tokens = await _asked(member, self._contact.touch, limit_s, "vector of a short text")
         except _TrialError as error:
@@ -464,10 +464,10 @@ async def _asked(
 
 def _believed(member: Member, now: float) -> ReplicaDescription | None:
     """What a replica says of itself, its cost held to what was measured."""
-    told = member.description
-    if told is None:
+    description = member.description
+    if description is None:
         return None
-    return msgspec.structs.replace(told, cost=astuple(member.cost(now)))
+    return msgspec.structs.replace(description, cost=astuple(member.cost(now)))
 
 
 def _for_clients(error: EmbedfleetError) -> str:

@@ -86,14 +86,14 @@ def longest_text(directory: Path) -> int | None:
 
     Raises ModelError for a file that is malformed.
     """
-    told: list[int] = []
+    limits: list[int] = []
     path = directory / "sentence_bert_config.json"
     if path.exists():
-        told.append(_tokens(path, read_object(path), "max_seq_length"))
+        limits.append(_tokens(path, read_object(path), "max_seq_length"))
     path = directory / "tokenizer_config.json"
     if path.exists():
-        told.append(_tokens(path, read_object(path), "model_max_length"))
-    known = [tokens for tokens in told if 0 < tokens < _UNLIMITED]
+        limits.append(_tokens(path, read_object(path), "model_max_length"))
+    known = [tokens for tokens in limits if 0 < tokens < _UNLIMITED]
     return min(known, default=None)
 
 

@@ -90,7 +90,7 @@ async def try_files(
     tokenizer = directory / "tokenizer.json"
     try:
         async with asyncio.timeout(4 * MOST_SECONDS):
-            told, _ = await process.communicate()
+            output, _ = await process.communicate()
     except TimeoutError:
         raise ModelError(f"{tokenizer}: trying it took more than {4 * MOST_SECONDS} s") from None
     finally:
@@ -99,7 +99,7 @@ async def try_files(
                 process.kill()
             await process.wait()
     if process.returncode:
-        words = told.decode("utf-8", "replace").strip()
+        words = output.decode("utf-8", "replace").strip()
         raise ModelError(words or f"{tokenizer} {_ended(process.returncode)}")
 
 

@@ -231,13 +231,13 @@ def answered(name: str, line: Line, status: int, request_id: str, body: bytes) -
 
 def unanswered(name: str, line: Line, code: str, message: str) -> bytes:
     """A line of the errors: a request that was never answered."""
-    told = {
+    document = {
         "id": name,
         "custom_id": line.custom_id,
         "response": None,
         "error": {"code": code, "message": message},
     }
-    return msgspec.json.encode(told) + b"\n"
+    return msgspec.json.encode(document) + b"\n"
 
 
 def too_many(requests: int, most: int) -> LineFault:

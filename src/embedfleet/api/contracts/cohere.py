@@ -117,7 +117,7 @@ class Cohere:
             )
         else:
             vectors = lists["float"]
-        told = orjson.dumps(
+        document = orjson.dumps(
             {
                 "id": answer.name,
                 "response_type": "embeddings_by_type" if by_type else "embeddings_floats",
@@ -125,7 +125,7 @@ class Cohere:
                 "meta": _meta(answer, str(self._version)),
             }
         )
-        return Written(b'{"embeddings":%b,%b' % (vectors, told[1:]))
+        return Written(b'{"embeddings":%b,%b' % (vectors, document[1:]))
 
     def refuse(self, error: EmbedfleetError) -> bytes:
         return orjson.dumps({"message": error.message})

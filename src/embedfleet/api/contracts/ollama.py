@@ -66,13 +66,13 @@ class Ollama:
 
     def write(self, answer: Answer) -> Written:
         rows = answer.listed(FLOATS, lambda _, fault: self.refuse(fault))
-        told = {
+        document = {
             "model": answer.request.model,
             "total_duration": int(answer.seconds * 1e9),
             "load_duration": 0,
             "prompt_eval_count": answer.tokens,
         }
-        return Written(b'{"embeddings":%b,%b' % (rows, orjson.dumps(told)[1:]))
+        return Written(b'{"embeddings":%b,%b' % (rows, orjson.dumps(document)[1:]))
 
     def refuse(self, error: EmbedfleetError) -> bytes:
         return orjson.dumps({"error": error.message})

@@ -109,8 +109,8 @@ def _bytes(answer: Answer) -> Written:
             }
             for index in range(shape[0])
         ]
-        told = {"id": answer.name, "model": request.model, "data": items, "usage": usage}
-        headers.append((b"metadata", _ascii(told)))
+        document = {"id": answer.name, "model": request.model, "data": items, "usage": usage}
+        headers.append((b"metadata", _ascii(document)))
     return Written(body, BYTES, headers)
 
 

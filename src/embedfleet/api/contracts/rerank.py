@@ -38,7 +38,7 @@ class Rerank:
         best = np.argsort(-scores, kind="stable")[: request.top_n]
         if request.bare:
             return Written(orjson.dumps(_ranked(request, scores, best, "score", nested=False)))
-        told = {
+        document = {
             "id": answer.name,
             "object": "list",
             "model": request.model,
@@ -50,7 +50,7 @@ class Rerank:
                 "tokens": {"input_tokens": answer.tokens},
             },
         }
-        return Written(orjson.dumps(told))
+        return Written(orjson.dumps(document))
 
     def refuse(self, error: EmbedfleetError) -> bytes:
         return _refusal(error)
@@ -73,14 +73,14 @@ class Score:
             {"index": place, "object": "score", "score": score}
             for place, score in enumerate(scores_of(answer).tolist())
         ]
-        told = {
+        document = {
             "id": answer.name,
             "object": "list",
             "model": answer.request.model,
             "data": data,
             "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
         }
-        return Written(orjson.dumps(told))
+        return Written(orjson.dumps(document))
 
     def refuse(self, error: EmbedfleetError) -> bytes:
         return _refusal(error)
@@ -135,5 +135,5 @@ def _ranked(
 
 def _refusal(error: EmbedfleetError) -> bytes:
     """OpenAI's form, which vLLM has, and beside it the message where Cohere's clients look."""
-    told = orjson.loads(render_error(error))
-    return orjson.dumps({"message": error.message, **told})
+    document = orjson.loads(render_error(error))
+    return orjson.dumps({"message": error.message, **document})

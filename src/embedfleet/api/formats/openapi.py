@@ -157,10 +157,10 @@ def _paths(limits: RequestLimits, model: str, reranker: str | None, more: Sequen
 
 def _wrong_examples(limits: RequestLimits, model: str) -> Schema:
     """Let the parser refuse the wrong requests, and show what it says."""
-    told: dict[str, Schema] = {}
+    examples: dict[str, Schema] = {}
     for name, wrong in WRONG.items():
         try:
             parse_request(json.dumps({"model": model} | wrong).encode(), limits)
         except CallerError as error:
-            told[name] = {"value": json.loads(render_error(error))}
-    return keyed(told)
+            examples[name] = {"value": json.loads(render_error(error))}
+    return keyed(examples)

@@ -123,8 +123,8 @@ def _tei(launch: Launch) -> Iterator[Flag]:
     yield Flag(("text-embeddings-router",), "TEI's HTTP server; metrics are on")
     yield Flag(("--model-id", launch.model), "the model")
     if launch.pooling is not None:
-        told = {Pooling.LAST: "last-token", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
-        yield Flag(("--pooling", told[launch.pooling]), "local directories do not always say so")
+        names = {Pooling.LAST: "last-token", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
+        yield Flag(("--pooling", names[launch.pooling]), "local directories do not always say so")
     yield Flag(("--hostname", launch.host), "who may reach it")
     yield Flag(("--port", str(launch.port)), "where it listens")
     yield from _name("--served-model-name", launch)
@@ -148,9 +148,9 @@ def _llamacpp(launch: Launch) -> Iterator[Flag]:
     yield from _gguf(launch.model)
     yield Flag(("--embeddings",), "vectors instead of text")
     if launch.pooling is not None:
-        told = {Pooling.LAST: "last", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
+        names = {Pooling.LAST: "last", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
         yield Flag(
-            ("--pooling", told[launch.pooling]), "what becomes the vector; older files do not say"
+            ("--pooling", names[launch.pooling]), "what becomes the vector; older files do not say"
         )
     yield from _address(launch)
     yield from _name("--alias", launch)

@@ -114,8 +114,8 @@ class QueuedHandler(logging.Handler):
             missing = self.dropped - self._told
             if missing and self._lines.qsize() < self._lines.maxsize // 2:
                 self._told += missing
-                told = f"{missing} log lines dropped: standard error was not read in time"
-                record = logging.LogRecord(__name__, logging.WARNING, "", 0, told, None, None)
+                message = f"{missing} log lines dropped: standard error was not read in time"
+                record = logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
                 self._say(self.format(record))
 
     def _say(self, line: str) -> None:

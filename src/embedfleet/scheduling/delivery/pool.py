@@ -316,10 +316,10 @@ class Pool:
                     flight.recall(why)
 
     def _use(self, member: Member) -> None:
-        load, told = self._dispatcher.load_of(member.name), member.description
-        if load is None and told is not None:
-            load = Load(member.name, told.window, told.batch_tokens, weight=member.weight)
-            load.cores = cores_of(member.url, told.device)
+        load, info = self._dispatcher.load_of(member.name), member.description
+        if load is None and info is not None:
+            load = Load(member.name, info.window, info.batch_tokens, weight=member.weight)
+            load.cores = cores_of(member.url, info.device)
             if any(self._dispatcher.loads):
                 load.joined = member.since  # others can carry the work while it warms up
             load.cost = self.fleet.cost_of(member, self._clock())

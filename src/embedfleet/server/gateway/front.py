@@ -206,8 +206,8 @@ def startup_line(pools: Sequence[Pool], public: Sequence[str], admin: str | None
             parts.append(f"waiting for {', '.join(pool.replica_urls)}")
         if pool.replica_service:
             parts.append(f"following the pods of {pool.replica_service}")
-    told = f" (fleet and metrics: {admin})" if admin else ""
-    return f"listening on {', '.join(public)}{told}; {'; '.join(parts)}"
+    admin_part = f" (fleet and metrics: {admin})" if admin else ""
+    return f"listening on {', '.join(public)}{admin_part}; {'; '.join(parts)}"
 
 
 def shutdown_line(requests: Mapping[int, int]) -> str:

@@ -65,13 +65,13 @@ class LoadObserver:
         """The pool at `now`; how many replicas are on their way, others know."""
         settings, arrivals, pool = self._settings, self._arrivals, self.pool
         ready = [each for each in pool.fleet if each.state is ReplicaState.READY]
-        told = {each.name: each.description for each in ready if each.description is not None}
+        described = {each.name: each.description for each in ready if each.description is not None}
         slow = arrivals.tokens_per_s(settings.slow_window_s, now)
         texts = arrivals.texts_per_s(settings.slow_window_s, now)
         if texts:
             self._length = slow / texts
-        self._learn(told.values())
-        busy_s = {name: said.busy_s for name, said in told.items() if said.busy_s is not None}
+        self._learn(described.values())
+        busy_s = {name: said.busy_s for name, said in described.items() if said.busy_s is not None}
         used = self._memory_used()
         return Observation(
             now=now,
@@ -87,18 +87,18 @@ class LoadObserver:
             memory_used=() if used is None else (used,),
         )
 
-    def _learn(self, told: Collection[ReplicaDescription]) -> None:
+    def _learn(self, described: Collection[ReplicaDescription]) -> None:
         """Take the replicas' ability from those that measured it.
 
         What a new one says of itself is a guess. It counts while nobody knows better: mixed with
         what is known it would make each growth look like slowness, and order more.
         """
-        known = [each for each in told if each.batches >= LEAST_BATCHES]
-        if known or (told and not self._measured):
+        known = [each for each in described if each.batches >= LEAST_BATCHES]
+        if known or (described and not self._measured):
             self._measured = bool(known)
-            self._tokens_per_s = mean(map(self._ability, known or told))
+            self._tokens_per_s = mean(map(self._ability, known or described))
 
-    def _ability(self, told: ReplicaDescription) -> float:
+    def _ability(self, described: ReplicaDescription) -> float:
         """In batches that leave half of the promised latency for the wait."""
-        cost = CostModel(*told.cost)
-        return ability(cost, self._length, told.batch_tokens, self._settings.slo_s / 2)
+        cost = CostModel(*described.cost)
+        return ability(cost, self._length, described.batch_tokens, self._settings.slo_s / 2)

@@ -166,9 +166,9 @@ class StateGauge:
             self._entered.labels(self._pool, member.state.value).inc()
         if member.state is not ReplicaState.GONE:
             self._gauge.labels(self._pool, member.name, member.state.value).set(1)
-        told = member.description
-        if told is not None and member.state is ReplicaState.READY:
-            labels = (self._pool, member.name, told.device, told.precision.value)
+        description = member.description
+        if description is not None and member.state is ReplicaState.READY:
+            labels = (self._pool, member.name, description.device, description.precision.value)
             self._forget_info(member.name)
             self._info.labels(*labels).set(1)
             self._told[member.name] = labels

@@ -62,8 +62,8 @@ class PeerAggregator:
     def _read(self, body: bytes, url: str, now: float) -> Observation:
         try:
             pools = msgspec.json.decode(body, type=dict[str, dict[str, dict[str, object]]])
-            told = pools["pools"][self._pool]
-            figures = {name: _figure(told[name]) for name in REPORTED if name in told}
+            reported = pools["pools"][self._pool]
+            figures = {name: _figure(reported[name]) for name in REPORTED if name in reported}
             return Observation(now=now, **figures)  # type: ignore[arg-type]  # each is a number
         except (msgspec.MsgspecError, KeyError, TypeError) as error:
             raise ServiceError(

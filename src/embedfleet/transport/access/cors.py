@@ -89,22 +89,22 @@ class Cors:
     ) -> None:
         wanted = headers.get(b"access-control-request-headers", b"")
         names = wanted if _HEADER_NAMES.fullmatch(wanted) else b"authorization, content-type"
-        told = [
+        added = [
             *allowed,
             (b"access-control-allow-methods", b"GET, POST"),
             (b"access-control-allow-headers", names),
             (b"access-control-max-age", str(PREFLIGHT_S).encode()),
         ]
-        await send({"type": "http.response.start", "status": 204, "headers": told})
+        await send({"type": "http.response.start", "status": 204, "headers": added})
         await send({"type": "http.response.body", "body": b""})
 
 
 def _adding(send: Send, allowed: list[tuple[bytes, bytes]]) -> Send:
-    told = [*allowed, (b"access-control-expose-headers", SHOWN.encode())]
+    added = [*allowed, (b"access-control-expose-headers", SHOWN.encode())]
 
     async def send_with(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *told]}
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
         await send(message)
 
     return send_with
