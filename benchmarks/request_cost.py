@@ -561,6 +561,11 @@ def profiled(case: str, checkout: Path, requests: int) -> None:
         print(f"{own:8.2f} us {calls:8.2f} calls  {name}")
 
 
+def commit_of(checkout: Path) -> str:
+    asked = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
         serve(int(sys.argv[2]), sys.argv[3], sys.argv[4:])
@@ -589,6 +594,7 @@ def main() -> None:
         report = {
             "date": datetime.now(UTC).date().isoformat(),
             "command": " ".join(["python -m benchmarks.request_cost", *sys.argv[1:]]),
+            "checkouts": {name: commit_of(where) for name, where in versions.items()},
             "machine": machine() | {"load before and after": [load, os.getloadavg()[0]]},
             "cases": found,
         }

@@ -137,9 +137,10 @@ def contender(name: str, checkout: Path, *, cached: bool = False) -> Contender:
         if not checks_ids:  # it takes any ids, and does not know the setting
             config = place / "embedfleet.toml"
             config.write_text(config.read_text().partition("[gateway]")[0])
-        script = checkout / "benchmarks" / "servers.py"
-        known = script if script.exists() else Path(__file__)
-        return [str(checkout / ".venv/bin/python"), str(known), "--serve", name, *arguments]
+        python = str(checkout / ".venv/bin/python")
+        if SERVERS[name] is None:
+            return [python, "-m", "embedfleet", *arguments]
+        return [python, "-m", "benchmarks.servers", "--serve", name, *arguments]
 
     return replace(usual, command=command)
 

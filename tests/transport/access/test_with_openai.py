@@ -165,12 +165,12 @@ async def test_tokens_beyond_the_limit_are_a_rate_limit_error(file: Path, tmp_pa
 async def test_the_client_waits_as_long_as_it_is_told_and_succeeds(
     file: Path, tmp_path: Path
 ) -> None:
-    key = new_key(file, tokens_per_minute=6000)
+    key = new_key(file, tokens_per_minute=900)  # two seconds for 31 tokens: the first comes before
     async with running(tmp_path, kept(file)) as service:
         bucket = usage(service, key).tokens_bucket
         assert bucket is not None
-        bucket.take(bucket.remaining(asyncio.get_running_loop().time()), bucket.at)
         async with service.client(key.text, retries=1) as client:
+            bucket.take(bucket.remaining(asyncio.get_running_loop().time()), bucket.at)
             await embed(client, [[5] * 30])
         assert usage(service, key).refusals == {"tokens": 1}
         assert usage(service, key).requests == 2
