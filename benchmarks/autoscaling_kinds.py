@@ -102,7 +102,8 @@ class Run:
             asked = oracle.Question(traffic, profile, slo_s=SLO_S, least=LEAST, most=most)
             if self.policy == FIXED:
                 count = oracle.fixed(asked)
-                yield self._row(traffic, oracle.SHARE, count * traffic.seconds / 3600.0, began)
+                share = asked.attained(count * asked.able(1))
+                yield self._row(traffic, share, count * traffic.seconds / 3600.0, began)
                 return
             found = oracle.plan(asked)
             yield self._row(traffic, found.attained, found.replica_s / 3600.0, began)
@@ -255,14 +256,14 @@ def _line(kind: str, start_s: float, by: dict[Any, list[Row]], common: set[int])
         return [row for row in by[policy, value] if row["seed"] in common]
 
     share, size = means(of(OURS))
-    rivals = [row for key in by if key[0] in SWEEPS for row in of(*key)]
+    rivals = [row for key in by if key[0] in {*SWEEPS, FIXED} for row in of(*key)]
     better = beaten(of(OURS), rivals)
     swept = {key: of(*key) for key in by if key[0] in SWEEPS and len(of(*key)) == len(common)}
     within = {key: means(found) for key, found in swept.items() if means(found)[1] <= size}
     best = max(within, key=lambda key: within[key][0], default=None)
     rival = "none" if best is None else f"{best[0]} {best[1]:g}: {_shown(within[best])}"
     clear, bound, fixed = means(of(ORACLE)), means(of(BOUND)), means(of(FIXED))
-    names = ", ".join(sorted({f"{row['policy']} {row['value']:g}" for row in better}))
+    names = ", ".join(sorted({f"{row['policy']} {row['value'] or ''}".strip() for row in better}))
     runs = len({row["seed"] for row in better})
     return (
         f"| {kind} | {start_s:.0f} s | {len(common)} | {_shown((share, size))} | {rival} | "

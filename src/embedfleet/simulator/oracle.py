@@ -98,6 +98,10 @@ class Question:
     def texts(self) -> float:
         return float(self.flow.counts.sum())
 
+    def able(self, replicas: int) -> Floats:
+        """Tokens per second of so many replicas all the time, by bin."""
+        return np.full(len(self.flow.tokens), replicas * self.profile.most_per_s)
+
     def attained(self, able: Floats) -> float:
         """The share in time where the fleet is `able` to do so many tokens per second, by bin."""
         done = flows.served(self.flow, able)
@@ -107,7 +111,7 @@ class Question:
 
 def fixed(asked: Question) -> int:
     """The smallest fleet of a fixed size that attains the share. UnattainableError."""
-    able = np.full(len(asked.flow.tokens), asked.profile.most_per_s)
+    able = asked.able(1)
     low, high = asked.least, asked.most
     if asked.attained(able * high) < asked.share:
         raise UnattainableError(
@@ -157,7 +161,7 @@ class _Programme:
     def _largest(self) -> int:
         """The fleet beyond which no text more is in time."""
         asked = self.asked
-        able = np.full(len(asked.flow.tokens), asked.profile.most_per_s)
+        able = asked.able(1)
         best = asked.attained(able * asked.most)
         low, high = asked.least, asked.most
         while low < high:
