@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from embedfleet.autoscaling import Experience, Observation, decide
+from embedfleet.autoscaling import Arrivals, Experience, Observation, decide
 from embedfleet.autoscaling.adapting import grid, learned
 from embedfleet.runtime.settings import AutoscalingSettings
 
@@ -131,3 +133,39 @@ def test_traffic_without_a_rhythm_is_not_said_to_have_one() -> None:
     crowds = after(6.0, lambda now: 10.0 if any(0 <= now - at < 400 for at in starts) else 3.0)
     assert crowds.stance is not None
     assert not crowds.stance.season
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    texts_per_s=st.integers(5, 200),
+    tokens=st.integers(20, 400),
+    factor=st.floats(4.0, 40.0),
+)
+def test_texts_that_become_longer_are_seen_within_two_ticks(
+    texts_per_s: int, tokens: int, factor: float
+) -> None:
+    """The same requests a second: what is counted is their work. One look into the change asks for
+    more replicas, the next for all that it takes."""
+    arrivals = Arrivals(keep_s=60.0)
+    most = replace(SETTINGS, max_replicas=4096)
+    experience, wanted = Experience(), []
+    for second in range(1, 131):
+        length = tokens * factor if second > 120 else tokens
+        arrivals.add(texts_per_s * length, second - 0.5, texts_per_s)
+        if second % 5:
+            continue
+        saw = Observation(
+            float(second),
+            ready=4,
+            arriving_fast=arrivals.tokens_per_s(10.0, second),
+            arriving_slow=arrivals.tokens_per_s(60.0, second),
+            waiting_tokens=0.0,
+            tokens_per_s=1000.0,
+            start_up_s=60.0,
+            texts_per_s=arrivals.texts_per_s(60.0, second),
+        )
+        decision, experience = decide(saw, experience, most)
+        wanted.append(decision.wanted)
+    needed = texts_per_s * tokens * factor / 1000.0
+    assert wanted[-2] >= min(needed, wanted[-3])
+    assert wanted[-1] >= needed

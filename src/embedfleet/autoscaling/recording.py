@@ -21,8 +21,9 @@ from typing import Any, get_type_hints
 import msgspec
 import orjson
 
+from embedfleet.autoscaling.adapting import Experience, decide
 from embedfleet.autoscaling.journal import Entry, Mode
-from embedfleet.autoscaling.policy import Decision, Memory, decide
+from embedfleet.autoscaling.policy import Decision
 from embedfleet.autoscaling.schedule import Schedule
 from embedfleet.autoscaling.signals import Observation
 from embedfleet.runtime.settings import AutoscalingSettings
@@ -203,7 +204,7 @@ def decisions(
 
     Upon the same settings, and from the first observation of a gateway on, that is what it decided.
     """
-    memory = Memory()
+    experience = Experience()
     for each in recording.lines:
-        decision, memory = decide(each.seen, memory, settings, schedule)
+        decision, experience = decide(each.seen, experience, settings, schedule)
         yield decision

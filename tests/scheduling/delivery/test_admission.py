@@ -1,6 +1,8 @@
 """Whether a request's texts may be queued."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embedfleet.scheduling.delivery.admission import Pressure, admit
 from embedfleet.vocabulary import Lane, OverloadedError
@@ -45,3 +47,16 @@ def test_nobody_is_sent_away_for_long() -> None:
     """A minute at most, a second at least."""
     assert refused(1, Lane.BULK, 1.0, Pressure(10, 1e6)).retry_after_s == 60.0
     assert refused(1, Lane.BULK, 1.0, Pressure(10, 1.1)).retry_after_s == 1.0
+
+
+@given(st.integers(0, 2000), st.integers(1, 2000), st.floats(0.001, 100), st.floats(0, 100))
+def test_no_interactive_text_is_shed_where_a_bulk_text_would_be_let_in(
+    waiting: int, tokens: int, left_s: float, wait_s: float
+) -> None:
+    """Under overload that no start can meet in time, whoever has time gives way."""
+    pressure = Pressure(waiting, wait_s)
+    try:
+        admit(tokens, Lane.INTERACTIVE, left_s, pressure, most_tokens=1000)
+    except OverloadedError:
+        with pytest.raises(OverloadedError):
+            admit(tokens, Lane.BULK, left_s, pressure, most_tokens=1000)
