@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.transport.frames import Asked, CallText, Failure, Frame, echo, encoding_bytes
+from embedfleet.transport.frames import CallText, Failure, Frame, Unanswered, echo, encoding_bytes
 from embedfleet.vocabulary import ReplicaError
 
 TEXTS = [np.array([1, 2, 3], np.int32), np.array([3, 2, 1], np.int32)]
 ECHOES = {number: echo(ids) for number, ids in enumerate(TEXTS)}
 
 
-def asked(texts: int = 2) -> Asked:
-    return Asked([call_text(number) for number in range(texts)])
+def asked(texts: int = 2) -> Unanswered:
+    return Unanswered([call_text(number) for number in range(texts)])
 
 
 def call_text(number: int) -> CallText:
@@ -99,7 +99,7 @@ def test_however_often_texts_are_answered_each_gets_its_first_vector(
     frames: list[list[int]],
 ) -> None:
     texts = [call_text(number) for number in range(6)]
-    call, got, firsts = Asked(texts), dict[int, bytes](), dict[int, bytes]()
+    call, got, firsts = Unanswered(texts), dict[int, bytes](), dict[int, bytes]()
     number = 0
     try:
         for ids in frames:
