@@ -69,7 +69,7 @@ def test_a_signal_costs_no_accepted_request_and_leaves_no_process(
         assert service.process.wait(60) == 0
         assert outlived(children) == []
     log = service.log.read_text()
-    assert "is started again" not in log
+    assert "restarting it in" not in log
     assert "WARNING" not in log.partition(": draining")[2], "that replicas end is no trouble"
 
 
@@ -208,7 +208,7 @@ def test_a_signal_while_replicas_are_started_again_ends_all_of_them(tmp_path: Pa
     start.says("embedfleet serves")
     for child in psutil.Process(start.process.pid).children():
         child.kill()
-    start.says("is started again")
+    start.says("restarting it in")
     time.sleep(0.7)  # while they import
     os.killpg(start.process.pid, signal.SIGTERM)
     start.ends_quietly()
