@@ -261,14 +261,18 @@ def _line(kind: str, start_s: float, by: dict[Any, list[Row]], common: set[int])
     swept = {key: of(*key) for key in by if key[0] in SWEEPS and len(of(*key)) == len(common)}
     within = {key: means(found) for key, found in swept.items() if means(found)[1] <= size}
     best = max(within, key=lambda key: within[key][0], default=None)
-    rival = "none" if best is None else f"{best[0]} {best[1]:g}: {_shown(within[best])}"
+    rival = "none" if swept else "not run on all seeds"
+    if best is not None:
+        rival = f"{best[0]} {best[1]:g}: {_shown(within[best])}"
+    tried = len({row["seed"] for row in rivals if row["policy"] in SWEEPS})
     clear, bound, fixed = means(of(ORACLE)), means(of(BOUND)), means(of(FIXED))
     names = ", ".join(sorted({f"{row['policy']} {row['value'] or ''}".strip() for row in better}))
     runs = len({row["seed"] for row in better})
+    part = "" if tried == len(common) else f" (rivals ran on {tried})"
     return (
         f"| {kind} | {start_s:.0f} s | {len(common)} | {_shown((share, size))} | {rival} | "
         f"{clear[1]:.2f} ({bound[1]:.2f}) | {fixed[1]:.1f} | {size / clear[1]:.2f} | "
-        f"{f'on {runs} seeds: {names}' if better else 'nobody'} |"
+        f"{f'on {runs} of {len(common)} seeds: {names}' if better else 'nobody'}{part} |"
     )
 
 
