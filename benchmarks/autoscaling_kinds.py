@@ -268,11 +268,12 @@ def _line(kind: str, start_s: float, by: dict[Any, list[Row]], common: set[int])
     clear, bound, fixed = means(of(ORACLE)), means(of(BOUND)), means(of(FIXED))
     names = ", ".join(sorted({f"{row['policy']} {row['value'] or ''}".strip() for row in better}))
     runs = len({row["seed"] for row in better})
+    beat = f"on {runs} of {len(common)} seeds: {names}" if better else "nobody"
     part = "" if tried == len(common) else f" (rivals ran on {tried})"
     return (
         f"| {kind} | {start_s:.0f} s | {len(common)} | {_shown((share, size))} | {rival} | "
         f"{clear[1]:.2f} ({bound[1]:.2f}) | {fixed[1]:.1f} | {size / clear[1]:.2f} | "
-        f"{f'on {runs} of {len(common)} seeds: {names}' if better else 'nobody'}{part} |"
+        f"{beat}{part} |"
     )
 
 

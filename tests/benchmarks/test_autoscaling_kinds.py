@@ -48,7 +48,7 @@ def test_the_table_compares_on_the_seeds_that_all_have() -> None:
     shown = kinds_of.table(rows, [0, 5]).splitlines()[-1]
     assert shown == (
         "| flash | 30 s | 1 | 99.00% at 10.00 | Knative KPA 0.7: 98.00% at 9.00 | 5.00 (4.90) | "
-        "12.0 | 2.00 | nobody on 1 seeds |"
+        "12.0 | 2.00 | nobody |"
     )
 
 
