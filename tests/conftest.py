@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import embedfleet.engines.cpu  # noqa: F401  silences OpenVINO's telemetry
 from tests.service import Service, started
 
-settings.register_profile("unhurried", deadline=None)  # a busy machine is no bug
+# A busy machine is no bug: neither a case nor the making of one has a time limit.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
 
