@@ -299,7 +299,11 @@ class TestReading:
             ("encoder.layer.1.attention.self.query.bias", None, "query.bias is missing"),
             ("embeddings.LayerNorm.weight", None, r"LayerNorm.weight is missing.*\[128\]"),
             ("embeddings.position_embeddings.weight", (100, 128), r"shape \[100, 128\].*\[512"),
-            ("encoder.layer.3.output.dense.weight", (128, 512), "according to config.json the model has 3 layers"),
+            (
+                "encoder.layer.3.output.dense.weight",
+                (128, 512),
+                "according to config.json the model has 3 layers",
+            ),
         ],
     )
     def test_a_tensor_that_is_missing_misshapen_or_too_many_is_named(

@@ -152,7 +152,9 @@ def test_more_layers_than_the_configuration_has_are_refused(tmp_path: Path) -> N
     weights = random_weights(TINY)
     directory = write_checkpoint(tmp_path, weights, TINY)
     write_config(directory, num_hidden_layers=1)
-    with pytest.raises(ModelError, match=r"tensor layers\.1\..*says that the model has 1 layers"):
+    with pytest.raises(
+        ModelError, match=r"tensor layers\.1\..*according to config\.json the model has 1 layers"
+    ):
         Qwen3Checkpoint(directory)
 
 
