@@ -71,7 +71,8 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What is remembered from one decision to the next. A new one is a restart."""
+    """What is remembered from one decision to the next. A new one is a restart, one that was
+    `restored` (`learned.py`) a restart that knows what the process before it had learned."""
 
     memory: Memory = field(default_factory=Memory)
     """Of the real fleet."""
@@ -113,14 +114,8 @@ def learned(
     schedule: Schedule = (),
 ) -> Experience:
     """Experience with one more moment of traffic in it."""
-    if not experience.shadows:
-        shadows = tuple(
-            Shadow(each, Memory(), max(settings.min_replicas, seen.planned))
-            for each in grid(settings)
-        )
-        return replace(
-            experience, shadows=shadows, stance=stance(settings), at=seen.now, due=seen.now
-        )
+    if experience.at == -math.inf:
+        return _begun(seen, experience, settings)
     elapsed_s = min(max(0.0, seen.now - experience.at), settings.stale_s)
     if elapsed_s < settings.fast_window_s - settings.tick_s / 2.0:
         return experience
@@ -146,6 +141,21 @@ def learned(
         due=due,
     )
     return replace(experience, stance=_best(experience, seen.tokens_per_s))
+
+
+def _begun(seen: Observation, experience: Experience, settings: AutoscalingSettings) -> Experience:
+    """The first moment since the start. Sums kept from before go on where the grid is the same:
+    stances that were not tried on the same traffic can't be compared."""
+    before = {each.stance: each for each in experience.shadows}
+    tried = grid(settings)
+    ready = max(settings.min_replicas, seen.planned)
+    begun = replace(experience, at=seen.now, due=seen.now)
+    if before.keys() == set(tried):
+        best = _best(experience, seen.tokens_per_s) or stance(settings)
+        shadows = tuple(replace(before[each], ready=ready) for each in tried)
+        return replace(begun, shadows=shadows, stance=best)
+    shadows = tuple(Shadow(each, Memory(), ready) for each in tried)
+    return replace(begun, shadows=shadows, stance=stance(settings), tokens=0.0, seconds=0.0)
 
 
 @lru_cache(maxsize=16)

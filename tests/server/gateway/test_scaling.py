@@ -6,20 +6,22 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from embedfleet.autoscaling import policy
+from embedfleet.autoscaling import Experience, learned, policy
 from embedfleet.runtime.background import Background
+from embedfleet.runtime.folders import LocalStore
 from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
-from embedfleet.server.gateway.scaling import HOLDS, TERMS, Scaling
+from embedfleet.server.gateway.scaling import HOLDS, TERMS, LearnedFile, Scaling
 from embedfleet.server.gateway.scaling_routes import scaling_routes
 from embedfleet.transport.asgi import Router
-from embedfleet.vocabulary import CallerError
+from embedfleet.vocabulary import CallerError, SettingError
 from tests.autoscaling.test_scaler import FakeSource, FakeTarget, V
 
 SETTINGS = AutoscalingSettings(min_replicas=1, max_replicas=8, tick_s=0.005, stale_s=5.0)
@@ -201,3 +203,54 @@ def test_the_words_of_the_metrics_are_those_of_the_policy() -> None:
     holds = re.findall(r'(?:stay\(|pace, )"(\w+)"', text)
     assert sorted(set(terms)) == sorted(TERMS)
     assert sorted({*holds, "held"}) == sorted(HOLDS)
+
+
+async def scaled_until(folder: Path, count: int, pool: str = "a/b") -> Experience:
+    """What a pool's scaler knows after some decisions, when it was stopped."""
+    chosen = replace(SETTINGS, state_directory=str(folder))
+    scaling, target = Scaling(chosen, GatewayMetrics()), FakeTarget(planned=1)
+    scaler = scaling.scaler(pool, target, FakeSource(target, V))
+    running = asyncio.create_task(scaling.run(scaler))
+    async with asyncio.timeout(20):
+        while sum(each.times for each in scaler.journal) < count:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    return scaler.experience
+
+
+async def test_what_traffic_taught_is_there_after_a_restart(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    before = await scaled_until(folder, 3)
+    assert [each.name for each in folder.iterdir()] == ["a%2Fb.json"]
+    assert learned.restored((folder / "a%2Fb.json").read_bytes()).stance == before.stance
+    again = await scaled_until(folder, 3)
+    assert again.seconds >= before.seconds
+
+
+async def test_a_damaged_file_costs_what_was_learned_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a%2Fb.json").write_bytes(b'{"format": 7}')
+    await scaled_until(tmp_path, 1)
+    assert f"{tmp_path / 'a%2Fb.json'} can't be used, autoscaling learns anew" in caplog.text
+    learned.restored((tmp_path / "a%2Fb.json").read_bytes())
+
+
+async def test_a_file_that_can_not_be_written_is_told_once_and_scaling_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a%2Fb.json").mkdir()
+    file = LearnedFile(LocalStore(tmp_path, alone=False), "a/b")
+    assert file.read() == Experience()
+    file.write(Experience())
+    file.write(Experience())
+    assert caplog.text.count("can't be written") == 1
+
+
+def test_a_folder_that_can_not_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    chosen = replace(SETTINGS, state_directory=str(tmp_path / "file" / "below"))
+    with pytest.raises(SettingError, match=r"autoscaling\.state_directory: .*Not a directory"):
+        Scaling(chosen, GatewayMetrics())

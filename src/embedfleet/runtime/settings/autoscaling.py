@@ -46,6 +46,9 @@ class AutoscalingSettings:
     learn_rhythm: bool = True
     """Provide for traffic that is usual at this time of the hour, the day or the week a start-up
     time before it comes, once the pool's own history has shown that this pays."""
+    state_directory: str | None = setting(None, none="off")
+    """Folder in which what a pool's traffic has taught is kept across restarts: a file of some
+    25 kB for each pool, written every five minutes and at the stop. `off` begins anew each time."""
     peak_memory_s: float | None = setting(None, at_least=0.001, at_most=86_400.0, none="auto")
     """Seconds in which the memory of a peak of the traffic fades to 37 %: peaks come in groups, and
     the replicas that the last one needed are kept for the next. `auto` is six times the quiet

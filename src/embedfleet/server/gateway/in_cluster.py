@@ -86,7 +86,7 @@ class InCluster:
                     target = Direct(pods, count, drain_s, tasks.create_task)
                 # A new one: it shrinks nothing yet.
                 scaler = scalers.scaler(pool.name, target, source)
-                for loop in (scaler.run(), count.keep(), Costs(pods).keep()):
+                for loop in (scalers.run(scaler), count.keep(), Costs(pods).keep()):
                     tasks.create_task(loop)
                 try:
                     await asyncio.Event().wait()

@@ -5,24 +5,34 @@ Connects each scaler with the pool's observations, its target, and the metrics o
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import quote
 
 from embedfleet.autoscaling import (
     Entry,
+    Experience,
     Mode,
     Observation,
     ObservationSource,
     Scaler,
     Target,
+    learned,
     recording,
 )
+from embedfleet.runtime.folders import LocalStore
 from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.pool import Pool
 from embedfleet.server.gateway.load_observer import LoadObserver
-from embedfleet.vocabulary import CallerError
+from embedfleet.vocabulary import CallerError, SettingError
+
+log = logging.getLogger(__name__)
 
 TERMS = (
     "minimum",
@@ -42,13 +52,17 @@ HOLDS = ("held", "memory", "pace", "quiet", "restart", "safety")
 
 RECORDED = 720
 """Observations kept for `embedfleet autoscale record`: an hour of ticks of 5 s, half a megabyte."""
+SAVED_EVERY_S = 300.0
+"""How much of what was learned a crash may cost."""
 
 
 class Scaling:
     """Which pools are seen, and which of them are scaled here."""
 
     def __init__(self, settings: AutoscalingSettings, metrics: GatewayMetrics) -> None:
+        """SettingError where nothing can be written in the folder for what is learned."""
         self.settings = settings
+        self._folder = settings.state_directory and writable(Path(settings.state_directory))
         self.observers: dict[str, LoadObserver] = {}
         """What this process sees."""
         self.wholes: dict[str, ObservationSource] = {}
@@ -88,6 +102,23 @@ class Scaling:
         self.scalers[pool] = scaler
         return scaler
 
+    async def run(self, scaler: Scaler) -> None:
+        """Run a pool's scaler until cancelled; what it learns outlives it where that is set."""
+        if not self._folder:
+            return await scaler.run()
+        memory = LearnedFile(self._folder, scaler.pool)
+        scaler.experience = await asyncio.to_thread(memory.read)
+        running = asyncio.ensure_future(scaler.run())
+        try:
+            while not running.done():
+                await asyncio.wait({running}, timeout=SAVED_EVERY_S)
+                await asyncio.to_thread(memory.write, scaler.experience)
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            memory.write(scaler.experience)
+
     def find(self, pool: str | None) -> Scaler:
         """A pool's scaler by its name, or the only one. CallerError when there is none such."""
         if pool is None and len(self.scalers) == 1:
@@ -106,6 +137,59 @@ class Scaling:
         """This gateway's observation of each pool, for aggregation over several gateways."""
         now = time.monotonic()
         return {name: await self.whole(name).observe(now) for name in self.observers}
+
+
+def writable(folder: Path) -> LocalStore:
+    """The folder, made where there is none. SettingError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        store = LocalStore(folder, alone=False)
+        store.write(".writable", [b""])
+        store.remove(".writable")
+    except OSError as error:
+        raise SettingError(
+            f"autoscaling.state_directory: nothing can be written in {folder}: "
+            f"{error.strerror or error}"
+        ) from error
+    return store
+
+
+class LearnedFile:
+    """The file that keeps what one pool's traffic has taught. A file that is missing, damaged or
+    can't be written costs what was learned, never the autoscaler."""
+
+    def __init__(self, folder: LocalStore, pool: str) -> None:
+        self._folder = folder
+        self._name = f"{quote(pool, safe='')}.json"
+        self._trouble = ""
+
+    def read(self) -> Experience:
+        """What was kept; a fresh experience, and a warning, where it can't be read."""
+        try:
+            with self._folder.open(self._name) as file:
+                experience = learned.restored(file.read(learned.MOST_BYTES + 1))
+        except FileNotFoundError:
+            return Experience()
+        except (OSError, learned.LearnedError) as error:
+            log.warning("%s can't be used, autoscaling learns anew: %s", self._path, error)
+            return Experience()
+        log.info("autoscaling goes on from what was learned, %s", self._path)
+        return experience
+
+    def write(self, experience: Experience) -> None:
+        """Keep an experience; warn where that fails, once for each reason."""
+        trouble = ""
+        try:
+            self._folder.write(self._name, [learned.kept(experience)])
+        except OSError as error:
+            trouble = error.strerror or str(error)
+            if trouble != self._trouble:
+                log.warning("%s can't be written: %s", self._path, trouble)
+        self._trouble = trouble
+
+    @property
+    def _path(self) -> Path:
+        return self._folder.path / self._name
 
 
 class ScalingCounter:

@@ -392,7 +392,7 @@ class Gateway:
         keeps.start(scaled.min_replicas if scaled.enabled else settings.replicas)
         self.background.start(keeps.run(), f"the replicas of {pool.name}")
         if scaled.enabled:
-            self._decide(self.scaling.scaler(pool.name, keeps).run(), pool)
+            self._decide(self.scaling.run(self.scaling.scaler(pool.name, keeps)), pool)
 
     def _give_up(self, pool: Pool) -> None:
         """A replica can never start; without any other one there is nothing to serve."""

@@ -1,0 +1,96 @@
+"""What a pool's traffic has taught its autoscaler, as bytes that outlive the process. Pure.
+
+Kept are the sums of every stance (`adapting.py`) and the seasons (`rhythm.py`): what takes hours to
+weeks to learn. What the policy remembers from minute to minute is not: a restart shrinks nothing
+for one quiet window, whatever was known before. The bytes may come from anywhere, so they are read
+as strictly as a request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import msgspec
+
+from embedfleet.autoscaling import rhythm
+from embedfleet.autoscaling.adapting import Experience, Shadow
+from embedfleet.autoscaling.policy import Memory
+from embedfleet.autoscaling.stance import Stance
+from embedfleet.vocabulary import EmbedfleetError
+
+FORMAT, VERSION = "embedfleet-learned", 1
+MOST_BYTES = 2**20
+"""More is none of these files: a week's seasons with three rates a bucket have some 25 kB."""
+
+Amount = Annotated[float, msgspec.Meta(ge=0.0, le=1e18)]
+Cell = Annotated[tuple[Amount, ...], msgspec.Meta(max_length=rhythm.KEPT)]
+
+
+class LearnedError(EmbedfleetError):
+    """Bytes that hold nothing that was learned, or what another version wrote."""
+
+
+class _Sums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    stance: Stance
+    replica_s: Amount
+    late: Amount
+
+
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    version: int
+    tokens: Amount
+    seconds: Amount
+    followed: Stance | None
+    sums: tuple[_Sums, ...]
+    seasons: dict[str, tuple[Cell, ...]]
+
+
+def kept(experience: Experience) -> bytes:
+    """What is worth keeping, as JSON of some 25 kB."""
+    return msgspec.json.encode(
+        _Kept(
+            FORMAT,
+            VERSION,
+            experience.tokens,
+            experience.seconds,
+            experience.stance,
+            tuple(_Sums(each.stance, each.replica_s, each.late) for each in experience.shadows),
+            {name: season.cells for name, season in experience.seasons.items()},
+        )
+    )
+
+
+def restored(data: bytes) -> Experience:
+    """An experience that goes on from what was kept. LearnedError with what is wrong with it.
+
+    Seasons of another length or width of bucket than today's begin anew.
+    """
+    if len(data) > MOST_BYTES:
+        raise LearnedError(f"it has {len(data):,} bytes, more than {MOST_BYTES:,}")
+    try:
+        told = msgspec.json.decode(data, type=_Kept)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LearnedError(str(error)) from error
+    if (told.format, told.version) != (FORMAT, VERSION):
+        raise LearnedError(
+            f"format {told.format!r}, version {told.version}; this reads {FORMAT!r}, "
+            f"version {VERSION}"
+        )
+    seasons = {
+        name: replace(season, cells=cells)
+        if len(cells := told.seasons.get(name, ())) == len(season.cells)
+        else season
+        for name, season in rhythm.empty().items()
+    }
+    return Experience(
+        stance=told.followed,
+        shadows=tuple(
+            Shadow(each.stance, Memory(), 0, replica_s=each.replica_s, late=each.late)
+            for each in told.sums
+        ),
+        seasons=seasons,
+        tokens=told.tokens,
+        seconds=told.seconds,
+    )

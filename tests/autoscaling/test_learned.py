@@ -1,0 +1,137 @@
+"""What a pool's traffic has taught, kept across restarts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedfleet.autoscaling import Experience, Observation, decide, learned
+from embedfleet.autoscaling.adapting import outcomes
+from embedfleet.runtime.settings import AutoscalingSettings
+from tests.autoscaling.test_adapting import SETTINGS, V, after
+
+
+def square(now: float) -> float:
+    return 11.0 if now % 1440 < 720 else 2.0
+
+
+@pytest.fixture(scope="module")
+def taught() -> Experience:
+    """After three hours of a square wave, which teaches to hold."""
+    return after(3.0, square)
+
+
+def seen(now: float = 0.0) -> Observation:
+    return Observation(now, 2, 0, 0, 2 * V, 2 * V, 0.0, V, 120.0, texts_per_s=40.0)
+
+
+def first_moment(experience: Experience, chosen: AutoscalingSettings = SETTINGS) -> Experience:
+    return decide(seen(), experience, chosen)[1]
+
+
+def test_a_restart_follows_the_stance_that_was_learned_from_its_first_moment(
+    taught: Experience,
+) -> None:
+    assert taught.stance != first_moment(Experience()).stance
+    again = first_moment(learned.restored(learned.kept(taught)))
+    assert again.stance == taught.stance
+    assert (again.tokens, again.seconds) == (taught.tokens, taught.seconds)
+    sums = {each.stance: (each.replica_s, each.late) for each in taught.shadows}
+    assert {each.stance: (each.replica_s, each.late) for each in again.shadows} == sums
+    assert {name: each.cells for name, each in again.seasons.items()} == {
+        name: each.cells for name, each in taught.seasons.items()
+    }
+
+
+def test_a_restart_shrinks_nothing_at_first_whatever_was_learned(taught: Experience) -> None:
+    idle = replace(seen(), ready=20, arriving_fast=V, arriving_slow=V)
+    decision, _ = decide(idle, learned.restored(learned.kept(taught)), SETTINGS)
+    assert (decision.planned, decision.winner) == (20, "restart")
+
+
+def test_fleets_on_paper_begin_with_as_many_replicas_as_there_are(taught: Experience) -> None:
+    again = first_moment(learned.restored(learned.kept(taught)))
+    assert {each.ready for each in again.shadows} == {SETTINGS.min_replicas}
+    assert not any(each.starting or each.backlog for each in again.shadows)
+
+
+def test_what_was_tried_within_other_bounds_is_not_compared_but_seasons_stay(
+    taught: Experience,
+) -> None:
+    """A stance that is new on the grid would win by having cost nothing."""
+    other = replace(SETTINGS, down_cooldown_least_s=100.0)
+    again = first_moment(learned.restored(learned.kept(taught)), other)
+    fresh = first_moment(Experience(), other)
+    assert again.shadows == fresh.shadows
+    assert (again.stance, again.tokens, again.seconds) == (fresh.stance, 0.0, 0.0)
+    assert again.seasons["hour"].cells == taught.seasons["hour"].cells
+
+
+def test_a_pool_that_has_seen_nothing_is_kept_too() -> None:
+    assert learned.restored(learned.kept(Experience())) == Experience()
+    begun = first_moment(Experience())
+    assert first_moment(learned.restored(learned.kept(begun))).stance == begun.stance
+
+
+def test_what_is_kept_is_small(taught: Experience) -> None:
+    full = {
+        name: replace(each, cells=((123456.789,) * 3,) * len(each.cells))
+        for name, each in taught.seasons.items()
+    }
+    assert len(learned.kept(replace(taught, seasons=full))) < 60_000
+
+
+def change(value: object) -> st.SearchStrategy[object]:
+    """Any JSON with one of its values put in another's place."""
+    odd = st.sampled_from([None, -1, 1e300, "", [], {}, [[1.0] * 9], True, "x" * 99])
+    if isinstance(value, dict) and value:
+        key = st.sampled_from(sorted(value))
+        return odd | key.flatmap(lambda at: change(value[at]).map(lambda new: {**value, at: new}))
+    if isinstance(value, list) and value:
+        place = st.integers(0, len(value) - 1)
+        return odd | place.flatmap(
+            lambda at: change(value[at]).map(lambda new: [*value[:at], new, *value[at + 1 :]])
+        )
+    return odd
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_damaged_bytes_are_refused_or_leave_an_experience_that_decides(
+    data: st.DataObject, taught: Experience
+) -> None:
+    whole = learned.kept(taught)
+    if data.draw(st.booleans(), "cut"):
+        told = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    else:
+        told = msgspec.json.encode(data.draw(change(msgspec.json.decode(whole))))
+    try:
+        found = learned.restored(told)
+    except learned.LearnedError:
+        return
+    decision, again = decide(seen(), found, SETTINGS)
+    assert SETTINGS.min_replicas <= decision.planned <= SETTINGS.max_replicas
+    assert all(math.isfinite(each.replicas) for each in outcomes(again))
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (b"", "truncated"),
+        (b'{"format": "embedfleet-learned"}', "missing required field"),
+        (b"\xff", "invalid|malformed"),
+        (b" " * (learned.MOST_BYTES + 1), "1,048,577 bytes"),
+        (
+            b'{"format":"x","version":1,"tokens":0,"seconds":0,"followed":null,"sums":[],"seasons":{}}',
+            "format 'x'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_bytes_is_said(told: bytes, said: str) -> None:
+    with pytest.raises(learned.LearnedError, match=said):
+        learned.restored(told)
