@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.autoscaling import Decision, Memory, Observation, parse
+from embedfleet.autoscaling import Decision, Observation, PolicyState, parse
 from embedfleet.autoscaling.policy import decide
 from embedfleet.runtime.settings import AutoscalingSettings
 
@@ -36,7 +36,7 @@ def decisions(
     observations: list[Observation], settings: AutoscalingSettings = SETTINGS
 ) -> list[Decision]:
     """What is decided for one moment after the other."""
-    memory, made = Memory(), []
+    memory, made = PolicyState(), []
     for each in observations:
         decision, memory = decide(each, memory, settings)
         made.append(decision)
@@ -203,9 +203,9 @@ class TestSchedules:
         night = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
         schedule = parse(["sat,sun 00:00-06:00 UTC max=3"])
         calm = seen(ready=3, rate=6 * V, clock=night)
-        assert decide(calm, Memory(), SETTINGS, schedule)[0].planned == 3
+        assert decide(calm, PolicyState(), SETTINGS, schedule)[0].planned == 3
         broken = replace(calm, latency_p99_s=0.9)
-        assert decide(broken, Memory(), SETTINGS, schedule)[0].planned == 10
+        assert decide(broken, PolicyState(), SETTINGS, schedule)[0].planned == 10
 
     def test_a_floor_is_met_before_its_window_starts(self) -> None:
         """By the time that a replica takes to start."""
@@ -214,8 +214,8 @@ class TestSchedules:
         schedule = parse(["mon 08:00-10:00 UTC min=9"])
         early = seen(clock=datetime(2026, 11, 23, 7, 59, tzinfo=UTC))
         earlier = seen(clock=datetime(2026, 11, 23, 7, 50, tzinfo=UTC))
-        assert decide(early, Memory(), SETTINGS, schedule)[0].planned == 9
-        assert decide(earlier, Memory(), SETTINGS, schedule)[0].planned == 4
+        assert decide(early, PolicyState(), SETTINGS, schedule)[0].planned == 9
+        assert decide(earlier, PolicyState(), SETTINGS, schedule)[0].planned == 4
 
 
 SIGNALS = st.builds(

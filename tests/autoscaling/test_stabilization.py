@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.autoscaling import Decision, Memory, Observation
+from embedfleet.autoscaling import Decision, Observation, PolicyState
 from embedfleet.autoscaling.policy import decide
 from embedfleet.runtime.settings import AutoscalingSettings
 
@@ -20,7 +20,7 @@ class Watching:
 
     def __init__(self, ready: int, settings: AutoscalingSettings = SETTINGS) -> None:
         self.now, self.ready, self.settings = 0.0, ready, settings
-        self.memory = Memory()
+        self.memory = PolicyState()
 
     def watch(self, seconds: float, rate: float, **others: float) -> Decision:
         """The last decision after so many seconds of this traffic."""

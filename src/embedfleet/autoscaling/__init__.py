@@ -2,7 +2,7 @@
 
 from embedfleet.autoscaling.adapting import Experience, decide, outcomes
 from embedfleet.autoscaling.journal import Entry, Journal, Mode
-from embedfleet.autoscaling.policy import Decision, Memory, Term
+from embedfleet.autoscaling.policy import Decision, PolicyState, Term
 from embedfleet.autoscaling.scaler import ObservationSource, Scaler, Target
 from embedfleet.autoscaling.schedule import Schedule, Window, parse
 from embedfleet.autoscaling.signals import Observation, ability, total
@@ -16,10 +16,10 @@ __all__ = [
     "Experience",
     "Journal",
     "Latencies",
-    "Memory",
     "Mode",
     "Observation",
     "ObservationSource",
+    "PolicyState",
     "Scaler",
     "Schedule",
     "Target",

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from embedfleet.autoscaling import policy, rhythm
-from embedfleet.autoscaling.policy import Decision, Memory
+from embedfleet.autoscaling.policy import Decision, PolicyState
 from embedfleet.autoscaling.rhythm import Season, Seasons
 from embedfleet.autoscaling.schedule import Schedule
 from embedfleet.autoscaling.signals import Observation, fault, start_up_s
@@ -53,7 +53,7 @@ class Shadow:
     """A fleet on paper that follows one stance."""
 
     stance: Stance
-    memory: Memory
+    memory: PolicyState
     ready: int
     starting: tuple[tuple[float, int], ...] = ()
     """(When, how many) will be ready, soonest first."""
@@ -74,7 +74,7 @@ class Experience:
     """What is remembered from one decision to the next. A new one is a restart, one that was
     `restored` (`learned.py`) a restart that knows what the process before it had learned."""
 
-    memory: Memory = field(default_factory=Memory)
+    memory: PolicyState = field(default_factory=PolicyState)
     """Of the real fleet."""
     stance: Stance | None = None
     """What the real fleet follows; None before the first decision."""
@@ -154,7 +154,7 @@ def _begun(seen: Observation, experience: Experience, settings: AutoscalingSetti
         best = _best(experience, seen.tokens_per_s) or stance(settings)
         shadows = tuple(replace(before[each], ready=ready) for each in tried)
         return replace(begun, shadows=shadows, stance=best)
-    shadows = tuple(Shadow(each, Memory(), ready) for each in tried)
+    shadows = tuple(Shadow(each, PolicyState(), ready) for each in tried)
     return replace(begun, shadows=shadows, stance=stance(settings), tokens=0.0, seconds=0.0)
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from embedfleet.autoscaling import rhythm
 from embedfleet.autoscaling.adapting import Experience, Shadow
-from embedfleet.autoscaling.policy import Memory
+from embedfleet.autoscaling.policy import PolicyState
 from embedfleet.autoscaling.stance import Stance
 from embedfleet.vocabulary import EmbedfleetError
 
@@ -87,7 +87,7 @@ def restored(data: bytes) -> Experience:
     return Experience(
         stance=told.followed,
         shadows=tuple(
-            Shadow(each.stance, Memory(), 0, replica_s=each.replica_s, late=each.late)
+            Shadow(each.stance, PolicyState(), 0, replica_s=each.replica_s, late=each.late)
             for each in told.sums
         ),
         seasons=seasons,

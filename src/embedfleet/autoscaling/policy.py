@@ -19,7 +19,7 @@ from embedfleet.autoscaling import stabilization
 from embedfleet.autoscaling.queueing import fewest_servers, share_beyond
 from embedfleet.autoscaling.schedule import Bounds, Schedule, bounds
 from embedfleet.autoscaling.signals import Observation, fault, start_up_s
-from embedfleet.autoscaling.stabilization import Pace
+from embedfleet.autoscaling.stabilization import StabilizationState
 from embedfleet.autoscaling.stance import Stance, stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
@@ -67,10 +67,10 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class PolicyState:
     """What a decision has to remember of earlier ones. A new one is a restart."""
 
-    pace: Pace = field(default_factory=Pace)
+    pace: StabilizationState = field(default_factory=StabilizationState)
     peak: float = 0.0
     """The highest fast rate so far in tokens/s, fading with time."""
     levels: tuple[tuple[float, float], ...] = ()
@@ -87,12 +87,12 @@ class Memory:
 
 def decide(
     seen: Observation,
-    memory: Memory,
+    memory: PolicyState,
     settings: AutoscalingSettings,
     schedule: Schedule = (),
     chosen: Stance | None = None,
     expected: float = 0.0,
-) -> tuple[Decision, Memory]:
+) -> tuple[Decision, PolicyState]:
     """Decide for one moment; by the stance that the settings have unless another one is chosen.
 
     `expected` is the rate in tokens/s that is usual by the time that a replica has started.
@@ -131,8 +131,8 @@ def decide(
 
 
 def held(
-    seen: Observation, complaint: str, memory: Memory, settings: AutoscalingSettings
-) -> tuple[Decision, Memory]:
+    seen: Observation, complaint: str, memory: PolicyState, settings: AutoscalingSettings
+) -> tuple[Decision, PolicyState]:
     """Leave everything as it is, because what was seen must not be acted on."""
     planned = max(seen.planned, 0) if math.isfinite(seen.planned) else settings.min_replicas
     planned = max(settings.min_replicas, planned)
@@ -141,7 +141,7 @@ def held(
     return Decision(planned, seen.standby, planned, (), "held", reason, held=True), forgetting
 
 
-def unheeded(before: Memory, after: Memory) -> Memory:
+def unheeded(before: PolicyState, after: PolicyState) -> PolicyState:
     """What to remember of a decision that nobody followed: what was seen, not what was ordered."""
     pace = replace(after.pace, grown=before.pace.grown, down_at=before.pace.down_at)
     return replace(after, pace=pace, quiet_until=before.quiet_until)
@@ -156,8 +156,8 @@ def _standby(seen: Observation, step: stabilization.Step, settings: AutoscalingS
 
 
 def _noticed(
-    seen: Observation, memory: Memory, settings: AutoscalingSettings, chosen: Stance
-) -> Memory:
+    seen: Observation, memory: PolicyState, settings: AutoscalingSettings, chosen: Stance
+) -> PolicyState:
     """Remember since when what is wrong has been wrong, and how traffic has been."""
     elapsed_s = 0.0 if memory.at is None else max(0.0, seen.now - memory.at)
     faded = math.exp(-elapsed_s / chosen.memory_s)
@@ -165,7 +165,7 @@ def _noticed(
     levels = [each for each in memory.levels if seen.now - ahead_s <= each[0] < seen.now]
     late = seen.latency_p99_s > settings.slo_s
     busy = seen.utilisation > settings.utilisation_ceiling  # false for NaN
-    return Memory(
+    return PolicyState(
         pace=memory.pace,
         peak=max(seen.arriving_fast, memory.peak * faded),
         levels=(*levels, (seen.now, seen.arriving_slow)),
@@ -184,7 +184,7 @@ def _allowed(seen: Observation, schedule: Schedule, settings: AutoscalingSetting
 
 def _terms(
     seen: Observation,
-    memory: Memory,
+    memory: PolicyState,
     settings: AutoscalingSettings,
     allowed: Bounds,
     chosen: Stance,
@@ -203,7 +203,7 @@ def _terms(
 
 
 def _traffic(
-    seen: Observation, memory: Memory, settings: AutoscalingSettings, chosen: Stance
+    seen: Observation, memory: PolicyState, settings: AutoscalingSettings, chosen: Stance
 ) -> Iterator[Term]:
     """What arrives now, what the trend brings until a replica has started, and reserves."""
     rate = max(seen.arriving_slow, seen.arriving_fast)
@@ -271,7 +271,9 @@ def _backlog(seen: Observation, settings: AutoscalingSettings) -> Iterator[Term]
     )
 
 
-def _relative(seen: Observation, memory: Memory, settings: AutoscalingSettings) -> Iterator[Term]:
+def _relative(
+    seen: Observation, memory: PolicyState, settings: AutoscalingSettings
+) -> Iterator[Term]:
     """Evidence that only says "more than the ready ones"; what is starting is credited."""
     if seen.now < memory.quiet_until or not seen.ready:
         return

@@ -26,7 +26,7 @@ Wants = tuple[tuple[float, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class StabilizationState:
     """What stabilization remembers."""
 
     started: float | None = None
@@ -49,12 +49,12 @@ class Step:
     """What to do now."""
 
     planned: int
-    pace: Pace
+    pace: StabilizationState
     held_by: str | None = None
     why: str | None = None
 
 
-def interrupted(pace: Pace) -> Pace:
+def interrupted(pace: StabilizationState) -> StabilizationState:
     """Remember that nothing was seen for a while: what was wanted then is unknown.
 
     The quiet window starts over when sight returns.
@@ -67,7 +67,7 @@ def step(
     wanted: int,
     proven: int,
     least: int,
-    pace: Pace,
+    pace: StabilizationState,
     settings: AutoscalingSettings,
     chosen: Stance,
 ) -> Step:
@@ -87,12 +87,12 @@ def _remembering(
     seen: Observation,
     wanted: int,
     proven: int,
-    pace: Pace,
+    pace: StabilizationState,
     settings: AutoscalingSettings,
     chosen: Stance,
-) -> Pace:
+) -> StabilizationState:
     now, since = seen.now, pace.starting_since
-    return Pace(
+    return StabilizationState(
         started=now if pace.started is None else pace.started,
         proven=_highest(pace.proven, proven, now, chosen.delay_s),
         wanted=_highest(pace.wanted, wanted, now, settings.backlog_cooldown_s),
@@ -110,7 +110,11 @@ def _highest(before: Wants, count: int, now: float, window_s: float) -> Wants:
 
 
 def _up(
-    seen: Observation, wanted: int, least: int, pace: Pace, settings: AutoscalingSettings
+    seen: Observation,
+    wanted: int,
+    least: int,
+    pace: StabilizationState,
+    settings: AutoscalingSettings,
 ) -> Step:
     if seen.memory_used and min(seen.memory_used) >= settings.memory_ceiling:
         used = min(seen.memory_used)
@@ -126,7 +130,9 @@ def _up(
     return Step(planned, replace(pace, grown=grown, starting_since=seen.now), None, why)
 
 
-def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings, chosen: Stance) -> Step:
+def _down(
+    seen: Observation, pace: StabilizationState, settings: AutoscalingSettings, chosen: Stance
+) -> Step:
     """One small step, if nothing speaks against it; what does is told."""
 
     def stay(by: str, why: str) -> Step:
@@ -151,7 +157,7 @@ def _down(seen: Observation, pace: Pace, settings: AutoscalingSettings, chosen: 
     return Step(planned, replace(pace, down_at=seen.now))
 
 
-def _in_time(seen: Observation, pace: Pace, settings: AutoscalingSettings) -> bool:
+def _in_time(seen: Observation, pace: StabilizationState, settings: AutoscalingSettings) -> bool:
     """Whether replicas are starting of which it is too early to say that they never will."""
     since = seen.now if pace.starting_since is None else pace.starting_since
     return seen.starting > 0 and seen.now - since < LATE * start_up_s(seen, settings)
