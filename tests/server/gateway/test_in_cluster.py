@@ -151,12 +151,12 @@ async def test_direct_the_decision_is_set_by_who_holds_the_lease() -> None:
     async with api_server() as server:
         deploy(server, 2)
         async with here(server, "direct") as at:
-            await until(lambda: replicas(server) == 9)
-            holder = server.collections[LEASES]["engine-autoscaler"]["spec"]["holderIdentity"]
+            counted = f'embedfleet_autoscaling_deployment_replicas{{pool="{POOL}"}} 9.0'
+            await until(lambda: counted in at.metrics.exposition().decode())
 
+            assert replicas(server) == 9
+            holder = server.collections[LEASES]["engine-autoscaler"]["spec"]["holderIdentity"]
             assert holder == "gateway-a"
-            text = at.metrics.exposition().decode()
-            assert f'embedfleet_autoscaling_deployment_replicas{{pool="{POOL}"}} 9.0' in text
             assert at.scaling.find(POOL).pool == POOL
 
 
