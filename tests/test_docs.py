@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -240,3 +241,25 @@ def test_golden_vectors_beside_the_weights_as_the_page_says(tmp_path: Path) -> N
         service.wait_for(["ready", "ready"])
         assert "embedfleet_golden_mismatches_total" in service.metrics()
         assert "no golden vectors" not in service.log.read_text()
+
+
+def test_messages_of_the_page_of_symptoms_are_those_of_the_code() -> None:
+    """Whoever searches for the words that they saw must find them."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    quoted = re.findall(r"^\| `([^`]+)`(?: or `([^`]+)`)?(?: \(\d+\))? \|", page, re.MULTILINE)
+    messages = {each for found in quoted for each in found if each}
+    assert len(messages) > 20
+    strings = "\n".join(strings_of(path) for path in SOURCES)
+    assert {each for each in messages if each not in strings} == set()
+
+
+def strings_of(path: Path) -> str:
+    """The literals of a module, those of f-strings with a sign in place of each value."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            parts = (each.value if isinstance(each, ast.Constant) else "…" for each in node.values)
+            found.append("".join(map(str, parts)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return "\n".join(found)
