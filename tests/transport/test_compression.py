@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 import pytest
@@ -80,3 +83,31 @@ async def test_a_server_says_what_it_compressed(size: int, method: str) -> None:
                 assert (int(answer.headers["content-length"]) < size) is coded
                 assert await answer.read() == (body if method == "GET" else b"")
     assert len(taken) == 2
+
+
+async def test_an_answer_that_a_stop_cuts_while_it_is_compressed_goes_as_it_is() -> None:
+    body, taken, begun = b"0123456789" * INLINE_BYTES, [], asyncio.Event()
+
+    async def route(_request: Request) -> Response:
+        begun.set()
+        return Response(body, content="numbers", taken=lambda: taken.append(1))
+
+    async def ask(client: aiohttp.ClientSession, url: str) -> tuple[int, str | None, bytes]:
+        async with client.get(url, headers={"accept-encoding": "gzip"}) as answer:
+            return answer.status, answer.headers.get("content-encoding"), await answer.read()
+
+    held = threading.Event()
+    threads = ThreadPoolExecutor(1)  # busy: nothing is compressed before the stop
+    threads.submit(held.wait, 20)
+    asyncio.get_running_loop().set_default_executor(threads)
+    try:
+        app = Router({("GET", "/"): route}, compress_from=LEAST)
+        listener = Listener(app, bind("127.0.0.1", 0))
+        async with aiohttp.ClientSession() as client:
+            async with serving([listener], stop_timeout_s=0.1):
+                asked = asyncio.create_task(ask(client, listener.url))
+                await begun.wait()
+            assert await asked == (200, None, body)
+    finally:
+        held.set()
+    assert taken == [1]

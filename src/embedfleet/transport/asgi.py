@@ -189,6 +189,13 @@ def error_response(
     return Response(render(error), error.status, headers=headers)
 
 
+def _uncancel() -> None:
+    """Let the task of a request that was cancelled send what it has."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+
+
 async def compressed(request: Request, response: Response) -> Response:
     """An answer that is worth it as the client asks for it: by gzip, or as it is."""
     headers = [*response.headers, (b"vary", b"accept-encoding")]
@@ -198,7 +205,11 @@ async def compressed(request: Request, response: Response) -> Response:
         if len(body) <= INLINE_BYTES:
             body = pack()
         else:
-            body = await asyncio.get_running_loop().run_in_executor(None, pack)
+            try:
+                body = await asyncio.get_running_loop().run_in_executor(None, pack)
+            except asyncio.CancelledError:  # a stop waits no longer, and the answer is there
+                _uncancel()
+                return msgspec.structs.replace(response, headers=headers)
         headers.append((b"content-encoding", b"gzip"))
     return msgspec.structs.replace(response, body=body, headers=headers)
 
@@ -290,9 +301,7 @@ class Router:
             forget_frames(error)
             return None
         except asyncio.CancelledError:  # a stop waits no longer: nobody else cancels a request
-            task = asyncio.current_task()
-            if task is not None:
-                task.uncancel()
+            _uncancel()
             return error_response(
                 DrainingError(
                     "the server is shutting down and could not finish this request; try again"
