@@ -6,7 +6,6 @@ Connects each scaler with the pool's observations, its target, and the metrics o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from embedfleet.autoscaling import (
     learned,
     recording,
 )
+from embedfleet.runtime.background import cancelled
 from embedfleet.runtime.folders import LocalStore
 from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
@@ -62,7 +62,8 @@ class Scaling:
     def __init__(self, settings: AutoscalingSettings, metrics: GatewayMetrics) -> None:
         """SettingError where nothing can be written in the folder for what is learned."""
         self.settings = settings
-        self._folder = settings.state_directory and writable(Path(settings.state_directory))
+        folder = settings.state_directory
+        self._folder = None if folder is None else writable(Path(folder))
         self.observers: dict[str, LoadObserver] = {}
         """What this process sees."""
         self.wholes: dict[str, ObservationSource] = {}
@@ -104,19 +105,15 @@ class Scaling:
 
     async def run(self, scaler: Scaler) -> None:
         """Run a pool's scaler until cancelled; what it learns outlives it where that is set."""
-        if not self._folder:
+        if self._folder is None:
             return await scaler.run()
         memory = LearnedFile(self._folder, scaler.pool)
         scaler.experience = await asyncio.to_thread(memory.read)
-        running = asyncio.ensure_future(scaler.run())
+        saving = asyncio.create_task(memory.keep(scaler))
         try:
-            while not running.done():
-                await asyncio.wait({running}, timeout=SAVED_EVERY_S)
-                await asyncio.to_thread(memory.write, scaler.experience)
+            await scaler.run()
         finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            await cancelled(saving)
             memory.write(scaler.experience)
 
     def find(self, pool: str | None) -> Scaler:
@@ -175,6 +172,12 @@ class LearnedFile:
             return Experience()
         log.info("autoscaling goes on from what was learned, %s", self._path)
         return experience
+
+    async def keep(self, scaler: Scaler) -> None:
+        """Write what a scaler has learned so far every few minutes, until cancelled."""
+        while True:
+            await asyncio.sleep(SAVED_EVERY_S)
+            await asyncio.to_thread(self.write, scaler.experience)
 
     def write(self, experience: Experience) -> None:
         """Keep an experience; warn where that fails, once for each reason."""
