@@ -12,7 +12,7 @@ import pytest
 from embedfleet.engines.loading import EngineOptions, refuse_unsupported
 from embedfleet.models.description import ModelDescription, describe
 from embedfleet.models.golden.vectors import GoldenVectors, write
-from embedfleet.runtime.settings import EngineSettings, Pool, Settings
+from embedfleet.runtime.settings import AutoscalingSettings, EngineSettings, Pool, Settings
 from embedfleet.server.gateway.preflight import refuse_hopeless
 from embedfleet.vocabulary import SetupError
 from tests.small_tokenizer import write_model
@@ -39,6 +39,10 @@ def refusal(pool: Pool, model: ModelDescription | None, **engine: str) -> str:
     except SetupError as error:
         return str(error)
     return ""
+
+
+def learning_in(folder: Path) -> Settings:
+    return Settings(pools=(), autoscaling=AutoscalingSettings(state_directory=str(folder)))
 
 
 def of_type(model: ModelDescription, model_type: str) -> ModelDescription:
@@ -106,3 +110,15 @@ def test_a_reranker_is_refused_where_an_engine_of_others_is_to_compute_it(
     (model.directory / "reranker.json").write_text('{"pair": "{query}", "after": "."}')
     said = refusal(Pool(model="m", engine=engine), describe(model.directory))  # type: ignore[arg-type]
     assert f"is a reranker and pools.engine is {engine}" in said
+
+
+def test_a_folder_for_what_is_learned_is_made_and_left_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    refuse_hopeless(learning_in(folder), [], lambda _model, _engine: None)
+    assert list(folder.iterdir()) == []
+
+
+def test_one_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SetupError, match=r"autoscaling\.state_directory: .*Not a directory"):
+        refuse_hopeless(learning_in(tmp_path / "file" / "below"), [], lambda _model, _engine: None)
