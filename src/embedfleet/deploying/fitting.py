@@ -64,7 +64,7 @@ def _words(case: Case) -> Callable[[str], str]:
         (old.model, case.model),
         (old.image, case.image),
         (old.image.replace("/embedfleet@", "/embedfleet-cuda@"), case.engine_image),
-        (f"model-{old.revision[:8]}", f"model-{case.revision[:8]}"),
+        (f"model-{old.revision[:8]}", _job(case)),
         (f'"{old.name}"', f'"{case.name}"'),
         (old.host, case.host),
         (old.prometheus, case.prometheus or _prometheus(case)),
@@ -79,6 +79,11 @@ def _words(case: Case) -> Callable[[str], str]:
         return text
 
     return changed
+
+
+def _job(case: Case) -> str:
+    """Name of the job that fetches: a job can't be changed, so another image is another job."""
+    return f"model-{case.revision[:8]}-{case.image.rpartition(':')[2][:8]}"
 
 
 def _prometheus(case: Case) -> str:
