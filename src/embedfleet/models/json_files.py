@@ -11,6 +11,8 @@ from embedfleet.vocabulary import ModelError
 
 _SHOWN: Final = 160
 """Characters of a wrong value that an error repeats."""
+_LONGEST_NAME: Final = 255
+"""Bytes of a name in a folder, on Linux' file systems."""
 
 
 def read_json(path: Path) -> Any:
@@ -31,6 +33,19 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path} does not hold a JSON object")
     return value
+
+
+def names_neighbour(value: object) -> bool:
+    """Whether a value of a file can name another file or folder beside it: one name and no path,
+    neither hidden nor a parent, and no more bytes than file systems allow.
+    """
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and "/" not in value
+        and not value.startswith(".")
+        and 0 < len(value.encode()) <= _LONGEST_NAME
+    )
 
 
 def brief(value: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from embedfleet.models.json_files import brief, read_json, read_object, shortened
+from embedfleet.models.json_files import brief, names_neighbour, read_json, read_object, shortened
 from embedfleet.vocabulary import ModelError, Pooling, Role
 
 _PROMPT_NAMES = {
@@ -19,9 +19,6 @@ _PROMPT_NAMES = {
 
 _UNLIMITED = 10**9
 """transformers writes 10**30 as `model_max_length` where a tokenizer has no limit."""
-
-_LONGEST_NAME: Final = 255
-"""Bytes of a name in a folder, on Linux' file systems."""
 
 _MODULES: Final = ("Transformer", "Pooling", "Normalize")
 """What is computed, in this order; vectors are brought to unit length without the last one, too."""
@@ -52,25 +49,17 @@ def read_pooling(directory: Path, otherwise: Pooling) -> Pooling:
                 f"supported; only {', '.join(_MODULES)} are, in this order, the last one or not"
             )
         folder = modules[1].get("path", pooling.name)
-        if not _names_folder(folder):
+        name = folder.rstrip("/") if isinstance(folder, str) else folder
+        if not names_neighbour(name):
             raise ModelError(
                 f"{path}: the path of a module is {brief(folder)}; it must be a folder beside "
                 "the file"
             )
-        pooling = directory / folder
+        pooling = directory / name
     config = pooling / "config.json"
     if path.exists() or config.exists():
         return _pooling(config, read_object(config))
     return otherwise
-
-
-def _names_folder(value: object) -> bool:
-    """Whether it can name a folder beside a file: no path, and no more bytes than file systems
-    allow."""
-    if not isinstance(value, str) or not value.isprintable():
-        return False
-    name = value.rstrip("/")
-    return "/" not in name and name != ".." and len(name.encode()) <= _LONGEST_NAME
 
 
 def normalizes(directory: Path) -> bool:

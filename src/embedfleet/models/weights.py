@@ -16,6 +16,7 @@ from typing import Annotated, BinaryIO, Final
 import msgspec
 from msgspec import Meta
 
+from embedfleet.models.json_files import brief, names_neighbour
 from embedfleet.vocabulary import ModelError
 
 INDEX: Final = "model.safetensors.index.json"
@@ -81,9 +82,9 @@ def weight_files(directory: Path) -> list[Path]:
         raise ModelError(f"{index} can't be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{index} is not an index of safetensors files: {error}.") from None
-    outside = [shard for shard in shards if shard != Path(shard).name or shard.startswith(".")]
+    outside = [shard for shard in shards if not names_neighbour(shard)]
     if outside:
-        raise ModelError(f"{index} names {outside[0]!r}, which is not a file beside it.")
+        raise ModelError(f"{index} names {brief(outside[0])}, which is not a file beside it.")
     return [directory / shard for shard in sorted(shards)]
 
 

@@ -14,6 +14,7 @@ from embedfleet.fleet.providers.third_party import missing_program
 from embedfleet.models.description import ModelDescription
 from embedfleet.models.golden import vectors as golden_vectors
 from embedfleet.models.golden.vectors import known_file
+from embedfleet.runtime.folders import LocalStore
 from embedfleet.runtime.settings import EngineSettings, Settings
 from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.server.gateway.model_contact import GOLDEN_FILE
@@ -27,7 +28,11 @@ Suits = Callable[[ModelDescription, EngineSettings], None]
 def refuse_hopeless(
     settings: Settings, models: Sequence[ModelDescription | None], suits: Suits
 ) -> None:
-    """Look at each pool with its model, None where replicas bring it. Raises SetupError."""
+    """Look at each pool with its model, None where replicas bring it, and at the folder for what
+    autoscaling learns. Raises SetupError.
+    """
+    if settings.autoscaling.state_directory is not None:
+        _writable(Path(settings.autoscaling.state_directory))
     for pool, model in zip(settings.pools, models, strict=True):
         path = pool.golden
         if path is None and model is not None and known_file(model.identity.revision) is None:
@@ -37,6 +42,19 @@ def refuse_hopeless(
             _golden(path, model)
         if model is not None and pool.replicas:
             _engine(settings, pool, model, suits)
+
+
+def _writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        store = LocalStore(folder, alone=False)
+        store.write(".writable", [b""])
+        store.remove(".writable")
+    except OSError as error:
+        raise SettingError(
+            f"autoscaling.state_directory: nothing can be written in {folder}: "
+            f"{error.strerror or error}"
+        ) from error
 
 
 def _golden(path: Path, model: ModelDescription | None) -> None:

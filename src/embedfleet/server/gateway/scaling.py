@@ -30,7 +30,7 @@ from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.pool import Pool
 from embedfleet.server.gateway.load_observer import LoadObserver
-from embedfleet.vocabulary import CallerError, SettingError
+from embedfleet.vocabulary import CallerError
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +60,9 @@ class Scaling:
     """Which pools are seen, and which of them are scaled here."""
 
     def __init__(self, settings: AutoscalingSettings, metrics: GatewayMetrics) -> None:
-        """SettingError where nothing can be written in the folder for what is learned."""
         self.settings = settings
         folder = settings.state_directory
-        self._folder = None if folder is None else writable(Path(folder))
+        self._folder = None if folder is None else LocalStore(Path(folder), alone=False)
         self.observers: dict[str, LoadObserver] = {}
         """What this process sees."""
         self.wholes: dict[str, ObservationSource] = {}
@@ -134,21 +133,6 @@ class Scaling:
         """This gateway's observation of each pool, for aggregation over several gateways."""
         now = time.monotonic()
         return {name: await self.whole(name).observe(now) for name in self.observers}
-
-
-def writable(folder: Path) -> LocalStore:
-    """The folder, made where there is none. SettingError where nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        store = LocalStore(folder, alone=False)
-        store.write(".writable", [b""])
-        store.remove(".writable")
-    except OSError as error:
-        raise SettingError(
-            f"autoscaling.state_directory: nothing can be written in {folder}: "
-            f"{error.strerror or error}"
-        ) from error
-    return store
 
 
 class LearnedFile:
