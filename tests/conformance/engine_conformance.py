@@ -23,6 +23,16 @@ def random_texts(engine: Engine, lengths: Sequence[int], seed: int = 0) -> list[
     return [rng.integers(0, ids, length).astype(np.int32) for length in lengths]
 
 
+def random_tree(dice: np.random.Generator, vocabulary: int, texts: int = 24) -> list[Encoding]:
+    """Texts most of which begin with one of the others or with a part of it, in random order."""
+    found: list[Encoding] = []
+    while len(found) < texts:
+        own = dice.integers(0, vocabulary, int(dice.integers(1, 90))).astype(np.int32)
+        begins = found[int(dice.integers(len(found)))] if found and dice.random() < 0.8 else own[:0]
+        found.append(np.concatenate((begins[: int(dice.integers(len(begins) + 1))], own)))
+    return [found[place] for place in dice.permutation(texts)]
+
+
 def embed(engine: Engine, texts: Sequence[Encoding]) -> Vectors:
     return engine.prepare(texts)()
 

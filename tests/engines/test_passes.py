@@ -73,6 +73,12 @@ def test_each_text_is_in_one_pass_that_fits_and_shares_what_its_lender_has(
             assert texts[each.places[lender]][:common] == texts[place][:common]
 
 
+def test_long_texts_neither_lend_nor_share() -> None:
+    texts = encodings("query: a", "query: a document", "query: bee", "query: c")
+    (only,) = sharing_passes(texts, 1_000, BLOCK, longest=12)
+    assert sorted(zip(only.places, only.shared, strict=True)) == [(0, 0), (1, 0), (2, 0), (3, 4)]
+
+
 def test_keys_that_are_kept_are_bounded_however_much_is_shared() -> None:
     texts = [f"{'query ' * 50}{number:04}" for number in range(500)]
     passes: list[SharingPass] = list(sharing_passes(encodings(*texts), 310, BLOCK))

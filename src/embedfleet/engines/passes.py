@@ -85,22 +85,29 @@ class SharingPass:
 
 
 def sharing_passes(
-    batch: Sequence[Encoding], batch_tokens: int, block: int, *, causal: bool = True
+    batch: Sequence[Encoding],
+    batch_tokens: int,
+    block: int,
+    *,
+    causal: bool = True,
+    longest: int | None = None,
 ) -> Iterator[SharingPass]:
     """Cut a batch into passes that compute at most `batch_tokens` tokens, but for a longer text.
 
     Texts share first tokens in multiples of `block`, and lie in their order where none do. A pass
     keeps at most `block * batch_tokens` keys, as that many texts of one token would. Where
-    attention is not `causal`, nothing is shared.
+    attention is not `causal`, nothing is shared; nor is it with texts of more than `longest`
+    tokens.
     """
-    order = _alike_side_by_side(batch, block) if causal else range(len(batch))
+    order = _alike_side_by_side(batch, block) if causal else None
     now, lender = SharingPass(), 0
-    for place in order:
+    for place in range(len(batch)) if order is None else order:
         text, common = batch[place], 0
         if now.places:
-            common = _common(batch[now.places[lender]], text, block) if causal else 0
+            if order is not None:
+                common = _common(batch[now.places[lender]], text, block, longest)
             # Behind the same template may come another query: those of that one share more.
-            if common and _common(batch[now.places[-1]], text, block) > common + block:
+            if common and _common(batch[now.places[-1]], text, block, longest) > common + block:
                 common = 0
             kept = now.kept + len(text) + block
             if now.tokens + len(text) - common > batch_tokens or kept > block * batch_tokens:
@@ -113,16 +120,18 @@ def sharing_passes(
         yield now
 
 
-def _alike_side_by_side(batch: Sequence[Encoding], block: int) -> Sequence[int]:
-    """The order of the batch, or, where texts begin alike, one that has those together."""
+def _alike_side_by_side(batch: Sequence[Encoding], block: int) -> Sequence[int] | None:
+    """An order that has texts which begin alike together; None where no two do."""
     begins = [text[:block].tobytes() for text in batch if len(text) > block]
     if len(set(begins)) == len(begins):
-        return range(len(batch))
+        return None
     return sorted(range(len(batch)), key=lambda place: batch[place].tobytes())
 
 
-def _common(lender: Encoding, text: Encoding, block: int) -> int:
+def _common(lender: Encoding, text: Encoding, block: int, longest: int | None) -> int:
     """Tokens with which both begin, in whole blocks; never all of `text`, whose last is wanted."""
+    if longest is not None and max(len(lender), len(text)) > longest:
+        return 0
     most = min(len(lender), len(text) - 1)
     differ = lender[:most] != text[:most]
     at = int(differ.argmax()) if most else 0

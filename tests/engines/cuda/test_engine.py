@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from tests.conformance.engine_conformance import (
     EngineConformance,
     embed,
     random_texts,
+    random_tree,
 )
 
 pytestmark = pytest.mark.slow
@@ -124,6 +129,37 @@ class TestAgainstTransformers:
         assert self.cosines(reference, Precision.FP8).mean() > 0.98
 
 
+class TestSharedPrefixes:
+    """Texts that begin alike, in trees of random depth, beside others."""
+
+    def batches(self, engine: Engine, seed: int) -> list[Encoding]:
+        return random_tree(np.random.default_rng(seed), engine.info.vocabulary)
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_float32_is_as_near_to_separate_computation_as_rounding_allows(
+        self, directory: Path, seed: int
+    ) -> None:
+        engine = cuda_engine(directory)
+        texts = self.batches(engine, seed)
+        alone = np.concatenate([embed(engine, [text]) for text in texts])
+        np.testing.assert_allclose(embed(engine, texts), alone, atol=1e-5)
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_deterministic_bits_are_those_of_separate_computation(
+        self, deterministic: Engine, seed: int
+    ) -> None:
+        texts = self.batches(deterministic, seed)
+        alone = np.concatenate([embed(deterministic, [text]) for text in texts])
+        np.testing.assert_array_equal(embed(deterministic, texts), alone)
+
+    def test_what_is_shared_is_computed_once(self, directory: Path) -> None:
+        engine = cuda_engine(directory, deterministic=True)
+        first = np.arange(64, dtype=np.int32)
+        texts = [np.append(first, np.int32(number)) for number in range(64)]
+        # Of 64 texts of 65 tokens 128 tokens are left, in blocks of 64 rows.
+        assert engine.prepare(texts).padding_tokens == 0
+
+
 def test_fp8_keeps_a_trained_models_vectors() -> None:
     from embedfleet.models.source import resolve  # noqa: PLC0415
 
@@ -204,6 +240,19 @@ def test_missing_memory_and_errors_of_one_batch_are_no_loss(
     error: RuntimeError, lost: bool
 ) -> None:
     assert is_loss(error) is lost
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_tiles_attend_to_shared_tokens_in_triton_s_interpreter() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engines.cuda.attention_interpreted"],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_attention_of_long_texts_in_blocks_is_that_of_all_at_once() -> None:

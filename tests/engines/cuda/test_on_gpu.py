@@ -44,6 +44,7 @@ from tests.conformance.engine_conformance import (
     EngineConformance,
     embed,
     random_texts,
+    random_tree,
 )
 
 pytestmark = pytest.mark.slow
@@ -234,6 +235,34 @@ def test_it_agrees_with_the_same_engine_on_the_processor(
     expected = embed(engine_on(Processor(), directory, precision), texts)
     cosines = np.einsum("ij,ij->i", embed(usual, texts), expected)
     assert cosines.min() > {Precision.F32: 0.99999, Precision.BF16: 0.9995}.get(precision, 0.99)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_texts_that_share_first_tokens_have_the_bits_they_have_alone_in_deterministic_mode(
+    deterministic: Engine, seed: int
+) -> None:
+    texts = random_tree(np.random.default_rng(seed), deterministic.info.vocabulary)
+    alone = np.concatenate([embed(deterministic, [text]) for text in texts])
+    np.testing.assert_array_equal(embed(deterministic, texts), alone)
+
+
+def test_texts_that_share_first_tokens_are_near_those_computed_apart(
+    usual: Engine, precision: Precision
+) -> None:
+    texts = random_tree(np.random.default_rng(time.time_ns()), usual.info.vocabulary)
+    alone = np.concatenate([embed(usual, [text]) for text in texts])
+    together = embed(usual, texts)
+    if precision is Precision.F32:
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.einsum("ij,ij->i", together, alone).min() > 0.99
+
+
+def test_long_texts_neither_lend_their_first_tokens_nor_share_them(deterministic: Engine) -> None:
+    texts = random_texts(deterministic, [64, 100, ALONE_FROM - 1, ALONE_FROM, 3_000])
+    for text in texts[1:]:
+        text[:64] = texts[0]
+    alone = np.concatenate([embed(deterministic, [text]) for text in texts])
+    np.testing.assert_array_equal(embed(deterministic, texts), alone)
 
 
 def test_long_texts_go_in_steps_and_have_the_same_vectors(directory: Path) -> None:

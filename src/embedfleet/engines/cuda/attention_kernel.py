@@ -1,7 +1,8 @@
 """Triton kernel for attention over concatenated texts, computed in tiles.
 
-Key blocks start at a text's first token, so that its result is bit-identical wherever it lies in
-the batch.
+A text's first keys may lie in the rows of another text that begins with the same tokens. Key blocks
+start at a text's first token in any case, so that its result is bit-identical wherever it and its
+first keys lie in the batch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import triton
 import triton.language as tl
 
 from embedfleet.engines.cuda.kernels import take_turn
+from embedfleet.engines.cuda.layout import TILE
+
+FIELDS: tl.constexpr = tl.constexpr(TILE)
 
 
 @triton.jit
@@ -20,6 +24,9 @@ def attend_keys(
     values: tl.tensor,
     stride: tl.tensor,
     scale: tl.tensor,
+    key_row: tl.tensor,
+    shared: tl.tensor,
+    lent: tl.tensor,
     first: tl.tensor,
     end: tl.tensor,
     visible: tl.tensor,
@@ -27,12 +34,17 @@ def attend_keys(
     WIDTH: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tl.tuple:
-    """Add keys `first` to `end` to the running softmax; a row sees the first `visible` of all."""
+    """Add keys `first` to `end` to the running softmax; a row sees the first `visible` of all.
+
+    The text's first `shared` keys lie in rows from `lent` on, the others `key_row` rows from where
+    they are in the text.
+    """
     total, highest, weights = state
     dims, columns = tl.arange(0, WIDTH), tl.arange(0, KEYS)
     for start in tl.range(first, end, KEYS):
         places = start + columns
-        at = places[:, None] * stride + dims[None, :]
+        rows = places + tl.where(places < shared, lent, key_row)
+        at = rows.to(tl.int64)[:, None] * stride + dims[None, :]
         if MASKED:
             key = tl.load(keys + at, mask=places[:, None] < end, other=0.0)
             value = tl.load(values + at, mask=places[:, None] < end, other=0.0)
@@ -85,6 +97,9 @@ def attended(
     values: tl.tensor,
     stride: tl.tensor,
     scale: tl.tensor,
+    key_row: tl.tensor,
+    shared: tl.tensor,
+    lent: tl.tensor,
     before: tl.tensor,
     count: tl.tensor,
     visible: tl.tensor,
@@ -100,12 +115,12 @@ def attended(
     )
     seen_by_all = (before + 1) // KEYS * KEYS
     state = attend_keys(
-        *(state, query, keys, values, stride, scale, 0, seen_by_all, visible),
-        *(KEYS, WIDTH, False),
+        *(state, query, keys, values, stride, scale, key_row, shared, lent),
+        *(0, seen_by_all, visible, KEYS, WIDTH, False),
     )
     total, _, weights = attend_keys(
-        *(state, query, keys, values, stride, scale, seen_by_all, before + count, visible),
-        *(KEYS, WIDTH, True),
+        *(state, query, keys, values, stride, scale, key_row, shared, lent),
+        *(seen_by_all, before + count, visible, KEYS, WIDTH, True),
     )
     return total / weights[:, None]
 
@@ -134,13 +149,13 @@ def attention_kernel(
 ) -> None:
     """Causal attention of one tile: some tokens of one text, PACK query heads of one key head.
 
-    Queries come as they leave their product, keys normed and turned. A tile is [first query row,
-    query rows, first key row, keys before the first query's own]. Keys are taken in blocks that
-    begin at the text's first, wherever it lies in the batch.
+    Queries come as they leave their product, keys normed and turned. A tile is as in `Layout`. Keys
+    are taken in blocks that begin at the text's first, wherever it lies in the batch.
     """
-    tile = tiles + tl.program_id(0) * 4  # of the pass's input, which no kernel writes
+    tile = tiles + tl.program_id(0) * FIELDS  # of the pass's input, which no kernel writes
     query_row, count = tl.load(tile), tl.load(tile + 1)
     key_row, before = tl.load(tile + 2), tl.load(tile + 3)
+    shared, lent = tl.load(tile + 4), tl.load(tile + 5)
     take_turn(EARLY)
     if count == 0:  # a tile that pads a captured graph
         return
@@ -153,9 +168,9 @@ def attention_kernel(
     begin = queries + at * query_stride + (head + rows % PACK)[:, None] * WIDTH
     query = turned(begin, inside, before + tokens, cosines, sines, norm, epsilon, WIDTH)
     query = query.to(out.dtype.element_ty)
-    base = key_row.to(tl.int64) * stride + head // GROUP * WIDTH
+    base = head // GROUP * WIDTH
     result = attended(
-        *(query, keys + base, values + base, stride, scale, before, count, before + tokens + 1),
-        *(KEYS, WIDTH),
+        *(query, keys + base, values + base, stride, scale, key_row, shared, lent),
+        *(before, count, before + tokens + 1, KEYS, WIDTH),
     )
     tl.store(out + at * (HEADS * WIDTH) + columns, result.to(out.dtype.element_ty), mask=inside)

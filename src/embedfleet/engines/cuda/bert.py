@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from embedfleet.engines.bert import EncoderConfig
 from embedfleet.engines.cuda.forward import Steps
+from embedfleet.engines.cuda.layout import TILE
 from embedfleet.engines.cuda.linear import Ready
 from embedfleet.engines.cuda.memory import BLOCK_TOKENS
 from embedfleet.engines.cuda.plain import Texts
@@ -57,7 +58,7 @@ class EncoderForward:
             yield
             if layer is weights.layers[-1] and self.pooling is Pooling.FIRST:
                 # Nobody reads the other rows any more.
-                first = texts.last_tiles.view(-1, 4)[:, 2]
+                first = texts.last_tiles.view(-1, TILE)[:, 2]
                 x, attended = x.index_select(0, first), attended.index_select(0, first)
             parts = [
                 self._behind_attention(rows, seen, layer)

@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from embedfleet.engines.bert import EncoderConfig
-from embedfleet.engines.cuda.attention_kernel import attended
+from embedfleet.engines.cuda.attention_kernel import FIELDS, attended
+from embedfleet.engines.cuda.layout import TILE
 from embedfleet.engines.cuda.plain import Texts
 
 TILE_TOKENS: Final = 64
@@ -34,11 +35,8 @@ def encoder_attention_kernel(
     WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
 ) -> None:
-    """Attention of one tile: some tokens of one text, one head.
-
-    A tile is [first query row, query rows, first key row, keys of the text].
-    """
-    tile = tiles + tl.program_id(0) * 4
+    """Attention of one tile: some tokens of one text, one head. A tile is as in `Layout`."""
+    tile = tiles + tl.program_id(0) * FIELDS
     query_row, count = tl.load(tile), tl.load(tile + 1)
     key_row, length = tl.load(tile + 2), tl.load(tile + 3)
     if count == 0:  # a tile that pads a captured graph
@@ -50,11 +48,11 @@ def encoder_attention_kernel(
     at = (query_row + rows).to(tl.int64)[:, None]
     columns = tl.program_id(1) * WIDTH + dims[None, :]
     query = tl.load(mixed + at * STRIDE + columns, mask=inside, other=0.0)
-    base = mixed + key_row.to(tl.int64) * STRIDE + tl.program_id(1) * WIDTH
+    base = mixed + tl.program_id(1) * WIDTH
     visible = tl.zeros([ROWS], tl.int32) + length
     result = attended(
-        *(query, base + HIDDEN, base + 2 * HIDDEN, STRIDE, scale, length - 1, 1, visible),
-        *(KEYS, WIDTH),
+        *(query, base + HIDDEN, base + 2 * HIDDEN, STRIDE, scale, key_row, 0, 0),
+        *(length - 1, 1, visible, KEYS, WIDTH),
     )
     tl.store(out + at * HIDDEN + columns, result.to(out.dtype.element_ty), mask=inside)
 
@@ -65,9 +63,9 @@ def mean_kernel(
 ) -> None:
     """The mean of a text's rows at WIDTH columns, row after row in float32.
 
-    A tile is [row of the result, 1, first row, last row in the text].
+    A tile is that of the text's last token.
     """
-    tile = tiles + tl.program_id(0) * 4
+    tile = tiles + tl.program_id(0) * FIELDS
     counts, begin, last = tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
     if counts == 0:
         return
@@ -90,7 +88,7 @@ class FusedEncoderOperations:
         config, tiles = self._config, texts.tiles
         out = mixed.new_empty(len(mixed), config.hidden)
         if len(tiles):
-            encoder_attention_kernel[(len(tiles) // 4, config.heads)](
+            encoder_attention_kernel[(len(tiles) // TILE, config.heads)](
                 *(mixed, out, tiles),
                 config.head_dim**-0.5 / math.log(2),  # for powers of two instead of e
                 ROWS=TILE_TOKENS,
@@ -103,7 +101,7 @@ class FusedEncoderOperations:
         return out
 
     def mean(self, x: Tensor, texts: Texts) -> Tensor:
-        count, width = len(texts.last_tiles) // 4, x.shape[1]
+        count, width = len(texts.last_tiles) // TILE, x.shape[1]
         out = torch.empty(count, width, dtype=torch.float32, device=x.device)
         mean_kernel[(count, triton.cdiv(width, _MEAN_COLUMNS))](
             *(x, out, texts.last_tiles, width), WIDTH=_MEAN_COLUMNS

@@ -27,7 +27,7 @@ from embedfleet.engines.cuda.plain import Operations, Texts
 from embedfleet.engines.cuda.sizes import captured_shapes, fitting
 from embedfleet.engines.cuda.turns import Turns
 from embedfleet.engines.cuda.weights import Loading
-from embedfleet.engines.passes import lengths_of, passes
+from embedfleet.engines.passes import SharingPass, lengths_of, sharing_passes
 from embedfleet.engines.protocol import Computation, EngineInfo
 from embedfleet.engines.qwen3 import Qwen3Checkpoint
 from embedfleet.vocabulary import Encoding, Precision, Vectors
@@ -144,17 +144,28 @@ class CudaEngine:
         Raises ValueError for an empty batch, an empty text or one over `info.max_tokens`; both
         raise EngineLostError when the device is lost.
         """
-        lengths = lengths_of(batch, self._info.max_tokens)
-        cuts = passes(lengths, self._info.batch_tokens)
+        lengths_of(batch, self._info.max_tokens)
+        kit = self._kit
+        plans = list(
+            sharing_passes(
+                batch,
+                self._info.batch_tokens,
+                kit.tile_tokens,
+                causal=kit.causal,
+                longest=kit.alone_from - 1,
+            )
+        )
         with telling_of_loss(self._device.name):
-            prepared = [self._prepare_pass(batch[cut]) for cut in cuts]
+            prepared = [self._prepare_pass(batch, plan) for plan in plans]
         padding = sum(each.shape.tokens - each.layout.tokens for each in prepared)
-        return Computation(lambda: self._compute(prepared), padding)
+        order = [place for plan in plans for place in plan.places]
+        return Computation(lambda: _in_order(self._compute(prepared), order), padding)
 
-    def _prepare_pass(self, texts: Sequence[Encoding]) -> Pass:
+    def _prepare_pass(self, batch: Sequence[Encoding], plan: SharingPass) -> Pass:
+        texts = [batch[place] for place in plan.places]
         if len(texts) == 1 and len(texts[0]) <= _REMEMBERED_TOKENS:
             return self._remembered(texts[0])
-        layout, shape = self._laid_out([len(text) for text in texts])
+        layout, shape = self._laid_out([len(text) for text in texts], plan)
         inputs = self._device.empty_input(shape.size)
         layout.write(texts, shape, inputs.numpy())
         self._place(inputs.numpy(), shape)
@@ -181,12 +192,15 @@ class CudaEngine:
             ids, positions = (integers[shape.parts[name]] for name in ("ids", "positions"))
             positions[:] = places(ids, positions, self._first_position)
 
-    def _laid_out(self, lengths: Sequence[int]) -> tuple[Layout, Shape]:
+    def _laid_out(
+        self, lengths: Sequence[int], plan: SharingPass | None = None
+    ) -> tuple[Layout, Shape]:
         layout = lay_out(
             lengths,
             tile_tokens=self._kit.tile_tokens,
             alone_from=self._kit.alone_from,
             causal=self._kit.causal,
+            sharing=None if plan is None or not plan.shares else plan,
         )
         least = layout.shape
         if self._kit.fixed_rows is not None:
@@ -273,6 +287,15 @@ def _forward_of(
     decoder = cast("Qwen3Checkpoint", checkpoint)
     operations = cast("Operations", kit.operations)
     return Forward(decoder.config, loading.load(decoder), operations, chunk)
+
+
+def _in_order(vectors: Vectors, places: Sequence[int]) -> Vectors:
+    """Rows of a batch, of which those of `places` are given."""
+    if places == list(range(len(places))):
+        return vectors
+    found = np.empty_like(vectors)
+    found[places] = vectors
+    return found
 
 
 def _whole_rows(tokens: int, rows: int) -> int:

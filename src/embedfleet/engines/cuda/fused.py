@@ -15,6 +15,7 @@ from torch import Tensor
 
 from embedfleet.engines.cuda import kernels
 from embedfleet.engines.cuda.attention_kernel import attention_kernel
+from embedfleet.engines.cuda.layout import TILE
 from embedfleet.engines.cuda.linear import Ready
 from embedfleet.engines.cuda.long_attention import LongAttention, groups
 from embedfleet.engines.cuda.plain import Heads, Rotation, Texts
@@ -41,7 +42,7 @@ class FusedOperations:
 
     def __init__(self, config: Qwen3Config, rotation: Rotation, *, fp8: bool, early: bool) -> None:
         """`early`: whether the device brings kernels up while others still run."""
-        self._turn = {"EARLY": early, "launch_pdl": early}
+        self._turn = {"EARLY": early} | ({"launch_pdl": True} if early else {})
         self._config = config
         self._rotation = rotation
         self._fp8 = fp8
@@ -113,7 +114,7 @@ class FusedOperations:
     def _attend_tiles(self, heads: Heads, tiles: Tensor, out: Tensor) -> None:
         """Tiles norm and turn their queries themselves: one trip through memory less."""
         config, pack = self._config, packed_heads(self._config)
-        attention_kernel[(len(tiles) // 4, config.heads // pack)](
+        attention_kernel[(len(tiles) // TILE, config.heads // pack)](
             *(heads.queries, heads.keys, heads.values, out, tiles),
             *(self._rotation.cosines, self._rotation.sines, heads.query_norm, config.epsilon),
             config.head_dim**-0.5 / math.log(2),  # for powers of two instead of e

@@ -1,6 +1,7 @@
 """Layout of texts in one pass on the GPU: concatenated, cut into attention tiles, in one array.
 
-Index arithmetic in NumPy.
+A text whose first tokens are those of another text of the pass has no rows for them: its tiles name
+the rows of the other, which its queries see before its own. Index arithmetic in NumPy.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfleet.engines.passes import SharingPass
 from embedfleet.vocabulary import Encoding
 
 Integers = NDArray[np.int32]
 
+TILE: Final = 6
+"""Integers of a tile."""
 _ALIGNED: Final = 4
 """Parts begin at whole 16 bytes: kernels are compiled for aligned pointers."""
 
@@ -35,8 +39,8 @@ class Shape:
             "ids": self.tokens,
             "positions": self.tokens,
             "pooled": self.texts,
-            "tiles": 4 * self.tiles,
-            "last_tiles": 4 * self.texts,
+            "tiles": TILE * self.tiles,
+            "last_tiles": TILE * self.texts,
         }
         parts, begin = {}, 0
         for name, size in sizes.items():
@@ -61,12 +65,18 @@ class Layout:
     """Where everything is in one pass of whole texts."""
 
     lengths: tuple[int, ...]
+    """Of whole texts, in tokens."""
+    shared: Integers
+    """First tokens of each text that have no rows of their own, [texts]."""
+    lent: Integers
+    """The row where those tokens lie instead, [texts]."""
     begins: Integers
     """Of each text's rows, and the end of the last, [texts + 1]."""
     tiles: Integers
-    """Tiles of attention, [tiles, 4]: first query row, query rows, first key row, and how many keys
-    come before the first query's own, or, where attention is not causal, how many the text has.
-    Those with most keys come first: they take longest."""
+    """Tiles of attention, [tiles, TILE]: first query row; query rows; the row of the text's first
+    key, were all its keys in rows of its own; how many keys come before the first query's own, or,
+    where attention is not causal, how many the text has; how many of its first keys lie elsewhere,
+    and the row of the first of these. Those with most keys come first: they take longest."""
     alone: tuple[int, ...]
     """Texts without tiles, which are so long that their attention is computed one by one."""
 
@@ -84,35 +94,54 @@ class Layout:
         to[:] = 0
         parts = shape.parts
         tokens, count = self.tokens, len(self.lengths)
-        begins, lengths = self.begins[:-1], np.diff(self.begins)
+        begins, own = self.begins[:-1], np.diff(self.begins)
+        if self.shared.any():
+            texts = [text[first:] for text, first in zip(texts, self.shared, strict=True)]
         np.concatenate(texts, out=to[parts["ids"]][:tokens])
-        to[parts["positions"]][:tokens] = np.arange(tokens) - np.repeat(begins, lengths)
+        keys = begins - self.shared
+        to[parts["positions"]][:tokens] = np.arange(tokens) - np.repeat(keys, own)
         to[parts["pooled"]][:count] = self.begins[1:] - 1
-        to[parts["tiles"]][: 4 * len(self.tiles)] = self.tiles.reshape(-1)
+        to[parts["tiles"]][: TILE * len(self.tiles)] = self.tiles.reshape(-1)
         # In the last layer only each text's last token asks, in a row of its own.
         rows = np.arange(count, dtype=np.int32)
-        ones = np.ones_like(rows)
-        last = np.stack([rows, ones, begins, lengths - 1], axis=1)
-        to[parts["last_tiles"]][: 4 * count] = last.reshape(-1)
+        before = np.asarray(self.lengths, np.int32) - 1
+        last = np.stack(
+            [rows, np.ones_like(rows), keys, before, self.shared, self.lent], axis=1
+        )
+        to[parts["last_tiles"]][: TILE * count] = last.reshape(-1)
 
 
 def lay_out(
-    lengths: Sequence[int], *, tile_tokens: int, alone_from: int, causal: bool = True
+    lengths: Sequence[int],
+    *,
+    tile_tokens: int,
+    alone_from: int,
+    causal: bool = True,
+    sharing: SharingPass | None = None,
 ) -> Layout:
-    """Lay out texts of `lengths` tokens; those of `alone_from` tokens or more get no tiles."""
+    """Lay out texts of `lengths` tokens; those of `alone_from` tokens or more get no tiles.
+
+    `sharing` tells the first tokens that are those of other texts, which are none by default.
+    """
     sizes = np.asarray(lengths, dtype=np.int32)
-    begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    first = np.zeros_like(sizes) if sharing is None else np.asarray(sharing.shared, np.int32)
+    own = sizes - first
+    begins = np.concatenate([[0], np.cumsum(own)]).astype(np.int32)
+    lent = begins[:-1] if sharing is None else begins[sharing.lenders]
     tiled = np.flatnonzero(sizes < alone_from)
-    counts = -(-sizes[tiled] // tile_tokens)
+    counts = -(-own[tiled] // tile_tokens)
     text = np.repeat(tiled, counts)
     number = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    before = number * tile_tokens
-    rows = np.minimum(tile_tokens, sizes[text] - before)
-    keys = before if causal else sizes[text]
-    tiles = np.stack([begins[text] + before, rows, begins[text], keys], axis=1)
+    done = number * tile_tokens
+    rows = np.minimum(tile_tokens, own[text] - done)
+    keys = first[text] + done if causal else sizes[text]
+    own_keys = begins[text] - first[text]
+    tiles = np.stack([begins[text] + done, rows, own_keys, keys, first[text], lent[text]], axis=1)
     order = np.argsort(-keys, kind="stable")
     return Layout(
         lengths=tuple(int(size) for size in sizes),
+        shared=first,
+        lent=lent,
         begins=begins,
         tiles=tiles[order].astype(np.int32),
         alone=tuple(int(one) for one in np.flatnonzero(sizes >= alone_from)),

@@ -26,6 +26,8 @@ FEW_FIXED_ROWS: Final = 64
 ALONE_FROM: Final = 2_048
 """Tokens from which on a text's attention is computed by cuDNN; below, tiles are as fast."""
 _NEVER: Final = 1 << 30
+_PLAIN_TILE: Final = 16
+"""No tiles are computed there; texts share first tokens in whole ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class Kit:
 
     operations: Operations | EncoderOperations
     tile_tokens: int
-    """Query tokens of a tile of attention."""
+    """Query tokens of a tile of attention. Texts share whole tiles of first tokens, so that a query
+    is beside the same ones whether it shares or not."""
     alone_from: int
     """Texts of so many tokens get attention of their own instead of tiles."""
     captures: bool
@@ -67,7 +70,7 @@ def chosen_kit(
     fp8 = precision is Precision.FP8
     if not on_gpu or precision is Precision.F32:
         plain = PlainOperations(config, rotation, fp8=fp8)
-        return Kit(plain, 64, _NEVER, captures=False, fixed_rows=fixed_rows)
+        return Kit(plain, _PLAIN_TILE, _NEVER, captures=False, fixed_rows=fixed_rows)
     from embedfleet.engines.cuda.few_rows import FewRowsKernel  # noqa: PLC0415
     from embedfleet.engines.cuda.fused import FusedOperations, tile_tokens  # noqa: PLC0415
 

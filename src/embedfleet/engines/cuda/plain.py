@@ -101,16 +101,23 @@ class PlainOperations:
         return self._made_ready(functional.silu(gate) * up, gate_up.dtype)
 
     def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Tensor:
-        config, begins = self._config, texts.layout.begins.tolist()
+        config, layout = self._config, texts.layout
         asking = texts.positions.index_select(0, texts.pooled) if last else texts.positions
         queries = self._turned(heads.queries, asking, heads.query_norm)
         keys = self._turned(heads.keys, texts.positions, heads.key_norm)
         out = queries.new_zeros(queries.shape)
-        for index, (begin, end) in enumerate(pairwise(begins)):
-            at = slice(index, index + 1) if last else slice(begin, end)
-            out[at] = attention_of_one(
-                *(queries[at], keys[begin:end], heads.values[begin:end]), config, causal=not last
+        for index, (begin, end) in enumerate(pairwise(layout.begins.tolist())):
+            shared, lent = int(layout.shared[index]), int(layout.lent[index])
+            own = slice(begin, end)
+            seen = [*range(lent, lent + shared), *range(begin, end)] if shared else own
+            if last:
+                own = asked = slice(index, index + 1)
+            else:
+                asked = seen  # shared tokens once more: numbers must not tell what is shared
+            found = attention_of_one(
+                *(queries[asked], keys[seen], heads.values[seen]), config, causal=not last
             )
+            out[own] = found if last else found[shared:]
         return out
 
     def _turned(self, x: Tensor, positions: Tensor, norm: Tensor) -> Tensor:

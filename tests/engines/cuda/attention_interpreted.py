@@ -1,0 +1,85 @@
+"""Attention over texts that share first tokens in Triton's interpreter, against plain torch.
+
+For a process of its own: TRITON_INTERPRET=1 python -m tests.engines.cuda.attention_interpreted
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+
+from embedfleet.engines.cuda.fused import FusedOperations, tile_tokens
+from embedfleet.engines.cuda.layout import lay_out
+from embedfleet.engines.cuda.plain import Heads, PlainOperations, Rotation, Texts
+from embedfleet.engines.passes import SharingPass, sharing_passes
+from embedfleet.engines.qwen3 import Qwen3Config
+from embedfleet.engines.rope import cosines_and_sines
+from embedfleet.vocabulary import Encoding
+from tests.conformance.engine_conformance import random_tree
+
+CONFIG = Qwen3Config(64, 1, 4, 2, 16, 64, 100, 1e-6, 1e6, 4_096, True)
+QUERIES, KEYS = 64, 32
+
+
+def attended(texts: list[Encoding], plan: SharingPass, operations: object, *, last: bool) -> object:
+    """What each token of each text sees, by text; rows are made of the tokens before them alone."""
+    placed = [texts[place] for place in plan.places]
+    layout = lay_out(
+        [*map(len, placed)], tile_tokens=tile_tokens(CONFIG), alone_from=1 << 30, sharing=plan
+    )
+    array = np.zeros(layout.shape.size, np.int32)
+    layout.write(placed, layout.shape, array)
+    parts = {name: torch.from_numpy(array)[where] for name, where in layout.shape.parts.items()}
+    del parts["ids"]
+    rows = torch.cat(
+        [made_of(text)[first:] for text, first in zip(placed, plan.shared, strict=True)]
+    )
+    queries, keys, values = rows.split([QUERIES, KEYS, KEYS], dim=1)
+    if last:
+        queries = queries[parts["pooled"].long()]
+    norms = torch.ones(16), torch.ones(16)
+    heads = Heads(*(each.clone() for each in (queries, keys, values)), *norms)
+    found = operations.attend(heads, Texts(layout, **parts), last=last)
+    return [found] if last else found.split(np.diff(layout.begins).tolist())
+
+
+def made_of(text: Encoding) -> torch.Tensor:
+    """Random numbers [tokens, outputs] that depend on a token and those before it."""
+    return torch.stack(
+        [
+            torch.randn(
+                QUERIES + 2 * KEYS,
+                generator=torch.Generator().manual_seed(hash(text[: end + 1].tobytes()) % 2**31),
+            )
+            for end in range(len(text))
+        ]
+    )
+
+
+def main() -> int:
+    """Print the largest difference; 0 where it is that of float32 and sharing changes no bit."""
+    rotation = Rotation(*map(torch.from_numpy, cosines_and_sines(CONFIG, 4_096)))
+    fused = FusedOperations(CONFIG, rotation, fp8=False, early=False)
+    plain = PlainOperations(CONFIG, rotation, fp8=False)
+    texts = random_tree(np.random.default_rng(5), 50, texts=9)
+    block = tile_tokens(CONFIG)
+    (shared,) = sharing_passes(texts, 1 << 20, block)
+    (whole,) = sharing_passes([texts[place] for place in shared.places], 1 << 20, block, causal=False)
+    whole.places = shared.places
+    worst, same = 0.0, shared.shares
+    for last in (False, True):
+        found, expected, alone = (
+            attended(texts, plan, operations, last=last)
+            for plan, operations in ((shared, fused), (shared, plain), (whole, fused))
+        )
+        for one, other, third in zip(found, expected, alone, strict=True):
+            worst = max(worst, float((one - other).abs().max()))
+            same = same and torch.equal(one, third[len(third) - len(one) :])
+    sys.stdout.write(f"{worst}, {same}\n")
+    return int(worst > 1e-5 or not same)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
