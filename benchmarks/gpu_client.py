@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu_client '{"url": …, "texts": 64, "tokens": "32", …}' result.json
 
-Token ids in, answers read and not parsed, as in the recording of SGLang. Each of `connections`
+Token ids in, answers read and not parsed. Each of `connections`
 sends its next request when its last is answered. Counted is what is answered with vectors within
 the measured seconds, and how many failed; others warm up. Decides nothing about the server.
 """

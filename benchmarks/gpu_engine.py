@@ -1,6 +1,7 @@
-"""The CUDA engine over its replica's HTTP server, beside the limit and what SGLang did.
+"""The CUDA engine over its replica's HTTP server, beside the limit and what vLLM did.
 
     python -m benchmarks.gpu_engine --sizes 4B --dtypes bf16 fp8 --out results.json
+    python -m benchmarks.gpu_engine --rivals vllm   # and vLLM itself, where it is installed
 
 Makes a model of the geometry with random weights, measures the sustained limit of its linear
 layers, starts `embedfleet replica`, and sends it the workloads of the recording one after another:
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import isnan, nan
@@ -181,22 +182,45 @@ def scraped() -> dict[str, float]:
     return {name.removeprefix("embedfleet_"): float(value) for name, value in rows}
 
 
-@contextmanager
-def replica(directory: Path, dtype: str, log: Path) -> Iterator[float]:
+def replica(directory: Path, dtype: str, log: Path) -> AbstractContextManager[float]:
     """A replica that is ready; gives the seconds that took."""
-    started = time.monotonic()
     command = [sys.executable, "-m", "embedfleet", "replica", str(directory)]
     command += ["--device", "cuda", "--dtype", dtype.partition("-")[0], "--port", str(PORT)]
-    environment = dict(os.environ)
+    environment = {}
     if dtype.endswith("-deterministic"):
         environment["EMBEDFLEET_ENGINE_DETERMINISTIC"] = "true"
+    return serving(command, environment, "/health/ready", log)
+
+
+def vllm(directory: Path, dtype: str, log: Path) -> AbstractContextManager[float]:
+    """The rival with its fastest settings for these loads; vLLM must be installed here."""
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(directory)]
+    command += ["--served-model-name", directory.name, "--port", str(PORT)]
+    command += ["--runner", "pooling", "--dtype", "bfloat16", "--attention-backend", "FLASH_ATTN"]
+    command += ["--max-model-len", "32768", "--max-num-batched-tokens", "32768"]
+    command += ["--max-num-seqs", "1024", "--no-enable-prefix-caching", "--api-server-count", "4"]
+    if dtype == "fp8":
+        command += ["--quantization", "fp8"]
+    return serving(command, {"VLLM_USE_FLASHINFER_SAMPLER": "0"}, "/health", log)
+
+
+SERVERS: Final = {"embedfleet": replica, "vllm": vllm}
+
+
+@contextmanager
+def serving(
+    command: list[str], environment: dict[str, str], ready: str, log: Path
+) -> Iterator[float]:
+    """A server on PORT whose path `ready` answers; gives the seconds that took."""
+    started = time.monotonic()
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=os.environ | environment
+        )
     try:
         while True:
             try:
-                address = f"http://127.0.0.1:{PORT}/health/ready"
-                with urllib.request.urlopen(address, timeout=5):
+                with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{ready}", timeout=5):
                     break
             except OSError:
                 if process.poll() is not None or time.monotonic() - started > 180:
@@ -220,7 +244,7 @@ def limit(size: str, dtype: str) -> dict[str, float]:
 
 HEADINGS: Final = (
     f"{'texts x tokens, connections':30} {'texts/s':>8} {'tok/s':>9} {'p50 ms':>8} {'p99 ms':>8} "
-    f"{'limit':>6} {'SGLang':>7} {'batch':>6} {'pad':>5} {'cpu':>5} {'W':>4}"
+    f"{'limit':>6} {'vLLM':>7} {'batch':>6} {'pad':>5} {'cpu':>5} {'W':>4}"
 )
 
 
@@ -233,8 +257,8 @@ def shown(size: str, dtype: str, result: dict[str, Any], rivals: dict[str, Any])
         HEADINGS,
     ]
     for name, row in result["workloads"].items():
-        rival = rivals.get(dtype, {}).get(name) if size == "4B" else None
-        ratio = f"{row['texts_s'] / rival['texts_s']:.2f}x" if rival else ""
+        rival = rivals.get(dtype, {}).get(name, {}) if size == "4B" else {}
+        ratio = f"{row['tokens_s'] / rival['tokens_s']:.2f}x" if "tokens_s" in rival else ""
         lines.append(
             f"{name:30} {row['texts_s']:8,.1f} {row['tokens_s']:9,.0f} {row.get('p50_ms', 0):8.1f} "
             f"{row.get('p99_ms', 0):8.1f} {row['tokens_s'] / best:6.0%} {ratio:>7} "
@@ -255,10 +279,11 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp8"])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--only", nargs="*", help="names of workloads, for instance '64x32, 8'")
+    parser.add_argument("--rivals", nargs="*", default=[], choices=["vllm"])
     parser.add_argument("--models", type=Path, default=Path("/dev/shm"))  # noqa: S108
     parser.add_argument("--out", type=Path, default=HERE / "results" / "gpu_engine.json")
     given = parser.parse_args()
-    rivals = json.loads((HERE / "gpu_sglang.json").read_text(encoding="utf-8"))
+    rivals = json.loads((HERE / "gpu_vllm.json").read_text(encoding="utf-8"))
     report: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),
@@ -271,17 +296,21 @@ def main() -> None:
         if not (directory / "model.safetensors").exists():
             gpu_checkpoint_process(size, directory)
         for dtype in given.dtypes:
-            result: dict[str, Any] = {"limit_tokens_s": limit(size, dtype), "workloads": {}}
-            result["seconds"] = given.seconds
-            with replica(directory, dtype, given.out.with_suffix(".log")) as ready_s:
-                result["ready_s"] = ready_s
-                for workload in WORKLOADS:
-                    if not given.only or workload.name in given.only:
-                        row = measure(workload, size, geometry.vocabulary, given.seconds)
-                        result["workloads"][workload.name] = row
-            report["results"][f"{size} {dtype}"] = result
-            given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            print(shown(size, dtype, result, rivals), flush=True)
+            limits = limit(size, dtype)
+            for server in ("embedfleet", *given.rivals):
+                result: dict[str, Any] = {"limit_tokens_s": limits, "workloads": {}}
+                result["seconds"] = given.seconds
+                log = given.out.with_suffix(".log")
+                with SERVERS[server](directory, dtype, log) as ready_s:
+                    result["ready_s"] = ready_s
+                    for workload in WORKLOADS:
+                        if not given.only or workload.name in given.only:
+                            row = measure(workload, size, geometry.vocabulary, given.seconds)
+                            result["workloads"][workload.name] = row
+                name = f"{size} {dtype}" + f" {server}" * (server != "embedfleet")
+                report["results"][name] = result
+                given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                print(server, shown(size, dtype, result, rivals), flush=True)
 
 
 def gpu_checkpoint_process(size: str, directory: Path) -> None:

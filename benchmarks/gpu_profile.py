@@ -49,7 +49,7 @@ def kind_of(name: str) -> str:
 
 
 def recorded(engine: Engine, lengths: list[int]) -> dict[str, Any]:
-    """Microseconds of a pass by kind of kernel, the kernels with most, and the time by the clock."""
+    """Microseconds of a pass by kind of kernel, the largest kernels, and the time by the clock."""
     computations = [
         engine.prepare(texts_of(lengths, engine.info.vocabulary, seed)) for seed in range(4)
     ]

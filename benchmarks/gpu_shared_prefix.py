@@ -67,7 +67,9 @@ def apart(
     return sharing_passes(batch, batch_tokens, block, causal=False)
 
 
-def rate(engine: Engine, batches: Sequence[list[Encoding]], seconds: float, *, share: bool) -> float:
+def rate(
+    engine: Engine, batches: Sequence[list[Encoding]], seconds: float, *, share: bool
+) -> float:
     """Texts/s with two batches in flight, for about `seconds`."""
     cuda.sharing_passes = sharing_passes if share else apart  # type: ignore[attr-defined]
 

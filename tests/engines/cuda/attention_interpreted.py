@@ -18,9 +18,10 @@ from embedfleet.engines.qwen3 import Qwen3Config
 from embedfleet.engines.rope import cosines_and_sines
 from embedfleet.vocabulary import Encoding
 from tests.conformance.engine_conformance import random_tree
+from tests.engines.cuda import interpreting  # noqa: F401
 
-CONFIG = Qwen3Config(64, 1, 4, 2, 16, 64, 100, 1e-6, 1e6, 4_096, True)
-QUERIES, KEYS = 64, 32
+CONFIG = Qwen3Config(64, 1, 4, 2, 32, 64, 100, 1e-6, 1e6, 4_096, True)
+QUERIES, KEYS = 128, 64
 
 
 def attended(texts: list[Encoding], plan: SharingPass, operations: object, *, last: bool) -> object:
@@ -39,7 +40,7 @@ def attended(texts: list[Encoding], plan: SharingPass, operations: object, *, la
     queries, keys, values = rows.split([QUERIES, KEYS, KEYS], dim=1)
     if last:
         queries = queries[parts["pooled"].long()]
-    norms = torch.ones(16), torch.ones(16)
+    norms = torch.linspace(0.5, 1.5, 32), torch.linspace(1.5, 0.5, 32)
     heads = Heads(*(each.clone() for each in (queries, keys, values)), *norms)
     found = operations.attend(heads, Texts(layout, **parts), last=last)
     return [found] if last else found.split(np.diff(layout.begins).tolist())
@@ -63,10 +64,12 @@ def main() -> int:
     rotation = Rotation(*map(torch.from_numpy, cosines_and_sines(CONFIG, 4_096)))
     fused = FusedOperations(CONFIG, rotation, fp8=False, early=False)
     plain = PlainOperations(CONFIG, rotation, fp8=False)
-    texts = random_tree(np.random.default_rng(5), 50, texts=9)
+    texts = random_tree(np.random.default_rng(5), 50, texts=6)
     block = tile_tokens(CONFIG)
     (shared,) = sharing_passes(texts, 1 << 20, block)
-    (whole,) = sharing_passes([texts[place] for place in shared.places], 1 << 20, block, causal=False)
+    (whole,) = sharing_passes(
+        [texts[place] for place in shared.places], 1 << 20, block, causal=False
+    )
     whole.places = shared.places
     worst, same = 0.0, shared.shares
     for last in (False, True):

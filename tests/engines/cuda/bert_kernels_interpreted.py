@@ -15,6 +15,7 @@ from embedfleet.engines.cuda.bert import PlainEncoderOperations
 from embedfleet.engines.cuda.bert_kernels import FusedEncoderOperations
 from embedfleet.engines.cuda.layout import lay_out
 from embedfleet.engines.cuda.plain import Texts
+from tests.engines.cuda import interpreting  # noqa: F401
 
 LENGTHS = (1, 2, 63, 64, 65, 128, 130, 5)
 

@@ -17,6 +17,7 @@ pytest.importorskip("torch", reason="torch is not installed; `make reference` ad
 
 import torch
 
+import embedfleet
 from embedfleet.engines.cuda.devices import Processor, is_loss
 from embedfleet.engines.cuda.engine import CudaEngine, CudaSettings
 from embedfleet.engines.cuda.plain import attention_of_one
@@ -25,7 +26,15 @@ from embedfleet.engines.pooling import finite_rows
 from embedfleet.engines.protocol import Engine
 from embedfleet.engines.qwen3 import Qwen3Checkpoint, Qwen3Config
 from embedfleet.vocabulary import Encoding, EngineLostError, Precision, SettingError, Vectors
-from tests.checkpoints import NARROW, SMALL, Layout, random_weights, write_checkpoint
+from tests.checkpoints import (
+    NARROW,
+    SMALL,
+    Geometry,
+    Layout,
+    Weights,
+    random_weights,
+    write_checkpoint,
+)
 from tests.conformance.engine_conformance import (
     ClosingConformance,
     EngineConformance,
@@ -36,6 +45,7 @@ from tests.conformance.engine_conformance import (
 
 pytestmark = pytest.mark.slow
 
+BUILTIN = Path(embedfleet.__file__).parent / "models" / "builtin"
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "qwen3_reference.npz"
 PRECISIONS = [Precision.F32, Precision.BF16, Precision.FP8]
 
@@ -135,7 +145,7 @@ class TestSharedPrefixes:
     def batches(self, engine: Engine, seed: int) -> list[Encoding]:
         return random_tree(np.random.default_rng(seed), engine.info.vocabulary)
 
-    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("seed", range(2))
     def test_float32_is_as_near_to_separate_computation_as_rounding_allows(
         self, directory: Path, seed: int
     ) -> None:
@@ -144,7 +154,7 @@ class TestSharedPrefixes:
         alone = np.concatenate([embed(engine, [text]) for text in texts])
         np.testing.assert_allclose(embed(engine, texts), alone, atol=1e-5)
 
-    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("seed", range(2))
     def test_deterministic_bits_are_those_of_separate_computation(
         self, deterministic: Engine, seed: int
     ) -> None:
@@ -160,14 +170,53 @@ class TestSharedPrefixes:
         assert engine.prepare(texts).padding_tokens == 0
 
 
-def test_fp8_keeps_a_trained_models_vectors() -> None:
-    from embedfleet.models.source import resolve  # noqa: PLC0415
-
-    directory = resolve("builtin", progress=False).directory
+@pytest.mark.parametrize("sigma", [0.0, 0.8, 1.6])
+def test_fp8_keeps_a_trained_models_vectors_however_uneven_its_channels(
+    tmp_path: Path, sigma: float
+) -> None:
+    directory = write_checkpoint(tmp_path, *heavy_tailed(sigma), Layout("F32"))
     exact, small = (cuda_engine(directory, each) for each in (Precision.F32, Precision.FP8))
     texts = random_texts(exact, [1, 3, 8, 20, 64, 200, 700])
     cosines = np.einsum("ij,ij->i", embed(exact, texts), embed(small, texts))
     assert cosines.mean() > 0.995
+
+
+def heavy_tailed(sigma: float) -> tuple[Weights, Geometry]:
+    """The built-in model with log-normal gains of channels, which its matrices take back.
+
+    The function stays the same; what is rounded has outliers, as in large trained models.
+    """
+    model, dice = Qwen3Checkpoint(BUILTIN), np.random.default_rng(9)
+    config = model.config
+    weights = {"embed_tokens.weight": model.embedding.floats(), "norm.weight": model.final_norm}
+    for index in range(config.layers):
+        layer = model.layer(index)
+        attention, mlp = (np.exp(sigma * dice.standard_normal(config.hidden)) for _ in range(2))
+        for name, values in {
+            "input_layernorm": layer.input_norm * attention,
+            "self_attn.q_proj": layer.query.floats() / attention,
+            "self_attn.k_proj": layer.key.floats() / attention,
+            "self_attn.v_proj": layer.value.floats() / attention,
+            "self_attn.q_norm": layer.query_norm,
+            "self_attn.k_norm": layer.key_norm,
+            "self_attn.o_proj": layer.output.floats(),
+            "post_attention_layernorm": layer.mlp_norm * mlp,
+            "mlp.gate_proj": layer.gate.floats() / mlp,
+            "mlp.up_proj": layer.up.floats() / mlp,
+            "mlp.down_proj": layer.down.floats(),
+        }.items():
+            weights[f"layers.{index}.{name}.weight"] = values.astype(np.float32)
+    return weights, Geometry(
+        hidden=config.hidden,
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        intermediate=config.intermediate,
+        vocabulary=config.vocabulary,
+        positions=config.max_positions,
+        rope_theta=config.rope_theta,
+    )
 
 
 def test_a_text_that_overflows_is_not_finite_and_its_neighbours_are_untouched(

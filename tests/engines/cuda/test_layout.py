@@ -120,7 +120,11 @@ def test_a_text_that_shares_asks_for_its_own_tokens_alone() -> None:
     sharing.add(1, 10, 8, 0, 4)
     layout = lay_out([20, 10], tile_tokens=16, alone_from=NEVER, sharing=sharing)
     assert layout.tokens == 22
-    assert layout.tiles.tolist() == [[16, 4, 0, 16, 0, 0], [20, 2, 12, 8, 8, 0], [0, 16, 0, 0, 0, 0]]
+    assert layout.tiles.tolist() == [
+        [16, 4, 0, 16, 0, 0],
+        [20, 2, 12, 8, 8, 0],
+        [0, 16, 0, 0, 0, 0],
+    ]
 
 
 def test_parts_begin_at_whole_sixteen_bytes() -> None:

@@ -67,27 +67,26 @@ def attend_keys(
 def turned(
     at: tl.tensor,
     inside: tl.tensor,
-    positions: tl.tensor,
-    cosines: tl.tensor,
-    sines: tl.tensor,
+    cosine: tl.tensor,
+    sine: tl.tensor,
     norm: tl.tensor,
     epsilon: tl.tensor,
-    WIDTH: tl.constexpr,
+    HALF: tl.constexpr,
+    TYPE: tl.constexpr,
 ) -> tl.tensor:
-    """RMS norm and RoPE of heads that begin at `at` [rows, 1], in float32."""
-    dims = tl.arange(0, WIDTH)
-    # The other half of the head: in runs of HALF columns, which the compiler can't see by itself.
-    others = tl.max_contiguous((dims + WIDTH // 2) % WIDTH, WIDTH // 2)
-    angles = tl.max_contiguous(dims % (WIDTH // 2), WIDTH // 2)
-    head = tl.load(at + dims[None, :], mask=inside, other=0.0).to(tl.float32)
-    other = tl.load(at + others[None, :], mask=inside, other=0.0).to(tl.float32)
-    factor = tl.rsqrt(tl.sum(head * head, 1) / WIDTH + epsilon)[:, None]
-    head *= factor * tl.load(norm + dims).to(tl.float32)[None, :]
-    other *= factor * tl.load(norm + others).to(tl.float32)[None, :]
-    place = positions[:, None] * (WIDTH // 2) + angles[None, :]
-    cosine = tl.load(cosines + place, mask=inside, other=0.0)
-    sine = tl.load(sines + place, mask=inside, other=0.0)
-    return head * cosine + tl.where(dims[None, :] < WIDTH // 2, -other, other) * sine
+    """RMS norm and RoPE of heads of 2 * HALF that begin at `at` [rows, 1]."""
+    ROWS: tl.constexpr = at.shape[0]
+    half = tl.arange(0, HALF)
+    first = tl.load(at + half[None, :], mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(at + HALF + half[None, :], mask=inside, other=0.0).to(tl.float32)
+    squares = tl.sum(first * first, 1) + tl.sum(second * second, 1)
+    factor = tl.rsqrt(squares / (2 * HALF) + epsilon)[:, None]
+    first *= factor * tl.load(norm + half).to(tl.float32)[None, :]
+    second *= factor * tl.load(norm + HALF + half).to(tl.float32)[None, :]
+    left = (first * cosine - second * sine).to(TYPE)
+    right = (second * cosine + first * sine).to(TYPE)
+    # One behind the other: [rows, half, 2] as [rows, 2, half].
+    return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), (ROWS, 2 * HALF))
 
 
 @triton.jit
@@ -149,25 +148,27 @@ def attention_kernel(
 ) -> None:
     """Causal attention of one tile: some tokens of one text, PACK query heads of one key head.
 
-    Queries come as they leave their product, keys normed and turned. A tile is as in `Layout`. Keys
-    are taken in blocks that begin at the text's first, wherever it lies in the batch.
+    Queries come as they leave their product, keys normed and turned. A tile is as in `Layout`.
     """
     tile = tiles + tl.program_id(0) * FIELDS  # of the pass's input, which no kernel writes
     query_row, count = tl.load(tile), tl.load(tile + 1)
     key_row, before = tl.load(tile + 2), tl.load(tile + 3)
     shared, lent = tl.load(tile + 4), tl.load(tile + 5)
-    take_turn(EARLY)
-    if count == 0:  # a tile that pads a captured graph
-        return
     head = tl.program_id(1) * PACK
     rows, dims = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     tokens = rows // PACK
-    columns = (head + rows % PACK)[:, None] * WIDTH + dims[None, :]
     inside = tokens[:, None] < count
+    angles = (before + tokens)[:, None] * (WIDTH // 2) + tl.arange(0, WIDTH // 2)[None, :]
+    cosine, sine = tl.load(cosines + angles, mask=inside), tl.load(sines + angles, mask=inside)
+    take_turn(EARLY)
+    if count == 0:  # a tile that pads a captured graph
+        return
+    columns = (head + rows % PACK)[:, None] * WIDTH + dims[None, :]
     at = (query_row + tokens)[:, None]
     begin = queries + at * query_stride + (head + rows % PACK)[:, None] * WIDTH
-    query = turned(begin, inside, before + tokens, cosines, sines, norm, epsilon, WIDTH)
-    query = query.to(out.dtype.element_ty)
+    query = turned(
+        *(begin, inside, cosine, sine, norm, epsilon, WIDTH // 2, out.dtype.element_ty),
+    )
     base = head // GROUP * WIDTH
     result = attended(
         *(query, keys + base, values + base, stride, scale, key_row, shared, lent),

@@ -23,7 +23,8 @@ from embedfleet.engines.qwen3 import Qwen3Config
 
 TILE_ROWS: Final = 64
 """Rows of a tile of attention: query tokens times the heads that share a key head."""
-TILE_KEYS: Final = 64
+TILE_KEYS: Final = 32
+"""Of a block: so few that several tiles have room on a processor and hide each other's waiting."""
 _GATE_COLUMNS: Final = 1_024
 
 
@@ -108,7 +109,10 @@ class FusedOperations:
                 rows = slice(group.begin, group.begin + group.count * group.tokens)
                 queries = heads.queries[rows]
                 self._rotate(queries, texts.positions[rows], heads.query_norm)
-                self._long.attend(queries, heads.keys[rows], heads.values[rows], out[rows], group)
+                found = self._long.attend(queries, heads.keys[rows], heads.values[rows], group)
+                if len(queries) == len(out):  # nothing to copy together
+                    return found.reshape(out.shape)
+                out[rows].view(found.shape).copy_(found)
         return out
 
     def _attend_tiles(self, heads: Heads, tiles: Tensor, out: Tensor) -> None:

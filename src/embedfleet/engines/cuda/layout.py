@@ -105,9 +105,7 @@ class Layout:
         # In the last layer only each text's last token asks, in a row of its own.
         rows = np.arange(count, dtype=np.int32)
         before = np.asarray(self.lengths, np.int32) - 1
-        last = np.stack(
-            [rows, np.ones_like(rows), keys, before, self.shared, self.lent], axis=1
-        )
+        last = np.stack([rows, np.ones_like(rows), keys, before, self.shared, self.lent], axis=1)
         to[parts["last_tiles"]][: TILE * count] = last.reshape(-1)
 
 

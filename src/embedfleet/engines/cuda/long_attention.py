@@ -28,10 +28,11 @@ class LongAttention:
     def __init__(self, config: Qwen3Config) -> None:
         self._config = config
 
-    def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, out: Tensor, group: Group
-    ) -> None:
-        """Of the texts in `group`, whose rows these are; queries and keys are normed and turned."""
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, group: Group) -> Tensor:
+        """Of the texts in `group`, whose rows these are; queries and keys are normed and turned.
+
+        [texts, tokens, heads, head_dim].
+        """
         size = padded_size(group.tokens)
         heads, kv_heads = self._config.heads, self._config.kv_heads
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
@@ -42,8 +43,7 @@ class LongAttention:
                 is_causal=True,
                 enable_gqa=True,
             )
-        found = attended.transpose(1, 2)[:, : group.tokens]
-        out.view(found.shape).copy_(found)
+        return attended.transpose(1, 2)[:, : group.tokens]
 
     def _split(self, x: Tensor, heads: int, group: Group, size: int) -> Tensor:
         """Rows as heads, [texts, heads, size, head_dim]; a view if nothing is to be padded."""

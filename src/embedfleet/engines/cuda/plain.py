@@ -109,11 +109,12 @@ class PlainOperations:
         for index, (begin, end) in enumerate(pairwise(layout.begins.tolist())):
             shared, lent = int(layout.shared[index]), int(layout.lent[index])
             own = slice(begin, end)
-            seen = [*range(lent, lent + shared), *range(begin, end)] if shared else own
+            seen: slice | list[int] = own
+            if shared:
+                seen = [*range(lent, lent + shared), *range(begin, end)]
+            asked = seen  # shared tokens once more: numbers must not tell what is shared
             if last:
                 own = asked = slice(index, index + 1)
-            else:
-                asked = seen  # shared tokens once more: numbers must not tell what is shared
             found = attention_of_one(
                 *(queries[asked], keys[seen], heads.values[seen]), config, causal=not last
             )

@@ -28,7 +28,12 @@ from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.files import Snapshot
 from embedfleet.models.source import ResolvedModel, resolve
 from embedfleet.runtime.background import Background, cancelled
-from embedfleet.runtime.process import is_first, raise_descriptor_limit, reap_orphans
+from embedfleet.runtime.process import (
+    collect_rarely,
+    is_first,
+    raise_descriptor_limit,
+    reap_orphans,
+)
 from embedfleet.runtime.settings import Settings, is_loopback
 from embedfleet.runtime.telemetry.logs import configure_logging
 from embedfleet.runtime.telemetry.metrics import ReplicaMetrics
@@ -289,6 +294,7 @@ async def serve(
     served = ServedModel(identity, names, loaded.encoder, backend, created=int(time.time()))
     endpoint = _endpoint(dict.fromkeys(names, served), settings)
     batching = asyncio.create_task(replica.batcher.run())
+    collect_rarely()
     loading_app.open(replica.app(endpoint, tracing))
     info = loaded.engine.info
     log.info(

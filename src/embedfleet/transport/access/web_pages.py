@@ -11,6 +11,7 @@ ASGI middleware that decides by headers which browsers send and pages can't chan
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection
+from functools import lru_cache
 from ipaddress import ip_address
 
 from embedfleet.transport.access.cors import Origins
@@ -62,6 +63,7 @@ class NoPages:
         )
 
 
+@lru_cache(maxsize=64)
 def is_local_name(host: bytes) -> bool:
     """Whether a `host` header is one that no name server can point elsewhere; so is none at all."""
     name = host.decode("latin-1")

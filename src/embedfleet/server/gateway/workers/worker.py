@@ -29,6 +29,7 @@ from embedfleet.api.served_model import Promise
 from embedfleet.models.description import describe, with_revision
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.runtime.background import cancelled
+from embedfleet.runtime.process import collect_rarely
 from embedfleet.runtime.settings import Settings, load
 from embedfleet.runtime.telemetry.logs import configure_logging
 from embedfleet.runtime.telemetry.merging import families
@@ -38,7 +39,7 @@ from embedfleet.server.gateway.caching import CacheTrust
 from embedfleet.server.gateway.caching import figures_of as cache_figures
 from embedfleet.server.gateway.fleet_overview import overview
 from embedfleet.server.gateway.front import served
-from embedfleet.server.gateway.server import Gateway, collect_rarely
+from embedfleet.server.gateway.server import Gateway
 from embedfleet.server.gateway.workers.channel import Answer, Channel, Question
 from embedfleet.server.gateway.workers.messages import (
     Begin,
