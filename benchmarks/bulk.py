@@ -1,10 +1,13 @@
 """Texts a second of one service: `embedfleet bulk`, its client, openai-python, Baseten's client.
 
     python -m benchmarks.bulk --texts 20000 --rounds 3
+    python -m benchmarks.bulk --texts 100000 --rounds 3 --stand-in
 
 All ask the same running service, one after the other in each round, in another order each time;
 texts are new in every run, so that no cache helps. The limit is the engine in this process: the
-texts of a run, tokenised before, in batches of like length on two threads.
+texts of a run, tokenised before, in batches of like length on two threads. With `--stand-in` the
+service answers every text with one vector at once: what is measured is what each of them can do
+at most, and the processor time that it takes.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import openai
 
+from benchmarks import bulk_memory
 from embedfleet import Client
 from embedfleet.bulk.own_fleet import own_fleet
 
@@ -143,17 +148,30 @@ def replica_rate(url: str, texts: list[str]) -> float:
     return len(texts) / (time.monotonic() - began)
 
 
+@contextmanager
+def stand_in() -> Iterator[str]:
+    """The address of a service that computes nothing."""
+    port = 20_000 + os.getpid() % 10_000
+    command = [sys.executable, bulk_memory.__file__, "serve", str(port)]
+    service = subprocess.Popen(command)
+    try:
+        time.sleep(3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        service.terminate()
+        service.wait()
+
+
 BULK = "embedfleet bulk"
 LIMIT = "the engine alone, 2 threads"
 READY = "the service, asked with ready bodies"
 
 
-def rounds(url: str, count: int, number: int) -> Iterator[dict[str, float]]:
+def rounds(url: str, count: int, number: int, names: list[str]) -> Iterator[dict[str, float]]:
     """Texts a second of each contender, round by round."""
     run = int(time.time())
     for at in range(number):
         found: dict[str, float] = {}
-        names = [*CONTENDERS, LIMIT, READY]
         for name in names[at % len(names) :] + names[: at % len(names)]:
             run += 1
             texts = texts_of(run, count)
@@ -168,14 +186,25 @@ def rounds(url: str, count: int, number: int) -> Iterator[dict[str, float]]:
 
 
 def contender_rate(name: str, url: str, texts: list[str]) -> dict[str, float]:
-    """Nothing where it is not installed."""
+    """Nothing where it is not installed, or can't read what the service answers."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
+        began, before = time.monotonic(), processor_s()
         try:
             CONTENDERS[name](url, texts, Path(folder))
-        except ImportError:
+        except (ImportError, ValueError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
             return {}
-        return {name: len(texts) / (time.monotonic() - began)}
+        took, busy = time.monotonic() - began, processor_s() - before
+        return {name: len(texts) / took, f"{name}{MICROSECONDS}": 1e6 * busy / len(texts)}
+
+
+MICROSECONDS = ", processor time in µs a text"
+
+
+def processor_s() -> float:
+    """Of this process and of children that have ended, in seconds."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def main() -> None:
@@ -183,23 +212,30 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--texts", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stand-in", action="store_true")
     parser.add_argument("--output", type=Path, default=None)
     chosen = parser.parse_args()
-    with own_fleet("builtin", 2, keyed=False) as (url, _):
-        every = list(rounds(url, chosen.texts, chosen.rounds))
+    if chosen.stand_in:
+        with stand_in() as url:
+            every = list(rounds(url, chosen.texts, chosen.rounds, list(CONTENDERS)))
+    else:
+        with own_fleet("builtin", 2, keyed=False) as (url, _):
+            every = list(rounds(url, chosen.texts, chosen.rounds, [*CONTENDERS, LIMIT, READY]))
     names = list(dict.fromkeys(name for found in every for name in found))
     report = {
-        "command": f"python -m benchmarks.bulk --texts {chosen.texts} --rounds {chosen.rounds}",
+        "command": f"python -m benchmarks.bulk --texts {chosen.texts} --rounds {chosen.rounds}"
+        + (" --stand-in" if chosen.stand_in else ""),
         "date": time.strftime("%Y-%m-%d"),
         "processors": os.cpu_count(),
         "load_average_at_the_end": os.getloadavg()[0],
-        "texts_per_s": {name: [round(found[name], 1) for found in every] for name in names},
-        "median_texts_per_s": {
+        "each_round": {name: [round(found[name], 1) for found in every] for name in names},
+        "medians": {
             name: round(statistics.median(found[name] for found in every), 1) for name in names
         },
         "median_of_ratios_of_bulk": {
             name: round(statistics.median(found[BULK] / found[name] for found in every), 3)
             for name in names
+            if not name.endswith(MICROSECONDS)
         },
     }
     text = json.dumps(report, indent=1) + "\n"

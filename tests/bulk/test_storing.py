@@ -95,8 +95,8 @@ def test_texts_that_come_more_than_once_are_known(numbers: list[int]) -> None:
         path.write_bytes(b"".join(hash_of(f"{n}") for n in numbers))
         repeats = repeats_in(path)
     assert repeats.distinct == len(set(numbers))
-    for number in range(61):
-        assert (hash_of(f"{number}") in repeats) == (numbers.count(number) > 1)
+    expected = [numbers.count(number) > 1 for number in range(61)]
+    assert repeats.among([hash_of(f"{number}") for number in range(61)]) == expected
 
 
 def test_more_hashes_than_are_sorted_at_once_are_looked_at_in_rounds(
@@ -107,7 +107,7 @@ def test_more_hashes_than_are_sorted_at_once_are_looked_at_in_rounds(
     (tmp_path / "hashes").write_bytes(b"".join(keys + keys[:300]))
     repeats = repeats_in(tmp_path / "hashes")
     assert repeats.distinct == 1000
-    assert [key in repeats for key in keys] == [True] * 300 + [False] * 700
+    assert repeats.among(keys) == [True] * 300 + [False] * 700
 
 
 def test_equal_texts_of_two_fragments_at_once_are_asked_for_once() -> None:
@@ -118,8 +118,10 @@ def test_equal_texts_of_two_fragments_at_once_are_asked_for_once() -> None:
         client = RevealingClient(["refused"])
         computing = Computing(client, Wishes(), np.dtype(np.float32), 16)
         texts = ["a", "b", "refused", "a"]
+        hashes = [hash_of(text) for text in texts]
         one, two = await asyncio.gather(
-            computing.compute(texts, {}), computing.compute(texts[::-1], {})
+            computing.compute(texts, hashes, {}),
+            computing.compute(texts[::-1], hashes[::-1], {}),
         )
         assert client.computed == {"a": 1, "b": 1}
         assert np.array_equal(one.vectors, two.vectors[::-1])

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.bulk.fragments import Fault, hash_of
+from embedfleet.bulk.fragments import NO_HASH, Fault
 from embedfleet.client.calling import Arrived, Embedded, Progress
 from embedfleet.client.errors import RefusedError, UnavailableError
 from embedfleet.client.wire import Wishes
@@ -79,15 +79,20 @@ class Computing:
     """Told of texts as they are answered."""
     _in_flight: dict[bytes, Result] = field(default_factory=dict)
 
-    async def compute(self, texts: Sequence[str | None], faults: Mapping[int, Fault]) -> Computed:
-        """Vectors of texts; those that are None have a fault already.
+    async def compute(
+        self,
+        texts: Sequence[str | None],
+        hashes: Sequence[bytes],
+        faults: Mapping[int, Fault],
+    ) -> Computed:
+        """Vectors of texts, whose hashes are given; those that are None have a fault already.
 
         Raises RefusedError, UnavailableError, AnswerError of the client, and what `kept` raises.
         """
         places: dict[bytes, list[int]] = {}
-        for at, text in enumerate(texts):
-            if text is not None:
-                places.setdefault(hash_of(text), []).append(at)
+        for at, key in enumerate(hashes):
+            if key != NO_HASH:
+                places.setdefault(key, []).append(at)
         vectors = np.zeros((len(texts), self.columns), self.dtype)
         found = dict(faults)
         loop = asyncio.get_running_loop()

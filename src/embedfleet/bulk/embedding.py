@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from embedfleet.bulk import forms
 from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.fragments import Fault, hash_of
+from embedfleet.bulk.fragments import NO_HASH, Fault, hashes_of
 from embedfleet.bulk.reading import text_or_fault
 from embedfleet.client import AsyncClient, Wishes
 from embedfleet.runtime.folders import store_at
@@ -82,11 +82,12 @@ class Embedder:
         read = [text_or_fault(text) for text in texts]
         plain = [text for text, _ in read]
         faults = {at: why for at, (_, why) in enumerate(read) if why is not None}
-        name = self._name(plain)
+        hashes = hashes_of(plain)
+        name = self._name(hashes)
         known = self._read(name)
         if known is not None:
             return Computed(known, faults, 0, 0)
-        computed = self._runner.run(self._compute(plain, faults))
+        computed = self._runner.run(self._compute(plain, hashes, faults))
         if self._store is not None and computed.faults.keys() == faults.keys():
             held = io.BytesIO()
             np.save(held, computed.vectors, allow_pickle=False)
@@ -106,7 +107,12 @@ class Embedder:
         self._runner.run(self._client.close())
         self._runner.close()
 
-    async def _compute(self, texts: Sequence[str | None], faults: Mapping[int, Fault]) -> Computed:
+    async def _compute(
+        self,
+        texts: Sequence[str | None],
+        hashes: Sequence[bytes],
+        faults: Mapping[int, Fault],
+    ) -> Computed:
         asked = self.wanted
         wishes = Wishes(
             asked.dimensions,
@@ -116,16 +122,16 @@ class Embedder:
             forms.asked_of_service(asked.dtype),
         )
         computing = Computing(self._client, wishes, forms.DTYPES[asked.dtype], asked.columns)
-        return await computing.compute(texts, faults)
+        return await computing.compute(texts, hashes, faults)
 
-    def _name(self, texts: Sequence[str | None]) -> str:
+    def _name(self, hashes: Sequence[bytes]) -> str:
         """What tells the vectors of a call from all others."""
         asked = self.wanted
         options = (asked.model, asked.dimensions, asked.input_type, asked.instruction)
         told = msgspec.json.encode((*options, asked.truncate, asked.dtype))
         found = hashlib.blake2b(told, digest_size=20)
-        for text in texts:
-            found.update(b"\0" if text is None else hash_of(text))
+        for key in hashes:
+            found.update(b"\0" if key == NO_HASH else key)
         return f"{found.hexdigest()}.npy"
 
     def _read(self, name: str) -> NDArray[Any] | None:

@@ -16,6 +16,9 @@ import orjson
 RowId: TypeAlias = int | str
 
 HASH_BYTES = 16
+NO_HASH = bytes(HASH_BYTES)
+"""In place of the hash of a row without a text."""
+
 MOST_ROWS = 8192
 MOST_TEXT_BYTES = 8 << 20
 MOST_VECTOR_BYTES = 16 << 20
@@ -106,6 +109,13 @@ class Fragment:
     source: str
     """The file that they come from, as its name in the output."""
     rows: Rows
+    hashes: Sequence[bytes]
+    """Of the texts, in order; `NO_HASH` where there is none."""
+
+    @classmethod
+    def of(cls, name: str, source: str, rows: Rows) -> Fragment:
+        """With the hashes of its texts, which are computed once."""
+        return cls(name, source, rows, hashes_of(rows.texts))
 
     @property
     def digest(self) -> str:
@@ -114,8 +124,8 @@ class Fragment:
         faults = {str(at): (why.code, why.message) for at, why in rows.faults.items()}
         told = [self.source, rows.first, list(rows.ids), faults]
         found.update(orjson.dumps(told, default=str))
-        for text in rows.texts:
-            found.update(b"\0" if text is None else hash_of(text))
+        for key in self.hashes:
+            found.update(b"\0" if key == NO_HASH else key)
         found.update(rows.carried.digest())
         return found.hexdigest()
 
@@ -139,6 +149,11 @@ def hash_of(text: str) -> bytes:
     return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
 
 
+def hashes_of(texts: Iterable[str | None]) -> list[bytes]:
+    """Of each text; `NO_HASH` of None."""
+    return [NO_HASH if text is None else hash_of(text) for text in texts]
+
+
 def cut(source: str, stem: str, found: Iterable[Rows], limits: Limits) -> Iterator[Fragment]:
     """Cut the rows of a file, in order. `stem` is what the names of its fragments begin with."""
     number, held, size = 0, None, 0
@@ -148,13 +163,13 @@ def cut(source: str, stem: str, found: Iterable[Rows], limits: Limits) -> Iterat
             count = (0 if held is None else len(held)) + at - start
             if count and (count == limits.rows or size + rows.sizes[at] > limits.text_bytes):
                 whole = _joined(held, rows.part(start, at))
-                yield Fragment(f"{stem}-{number:05d}", source, whole)
+                yield Fragment.of(f"{stem}-{number:05d}", source, whole)
                 number, held, size, start = number + 1, None, 0, at
             size += rows.sizes[at]
         if start < len(rows):
             held = _joined(held, rows.part(start, len(rows)))
     if held is not None:
-        yield Fragment(f"{stem}-{number:05d}", source, held)
+        yield Fragment.of(f"{stem}-{number:05d}", source, held)
 
 
 def _joined(held: Rows | None, more: Rows) -> Rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ AT_ONCE = 500
 SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
+PRAGMA secure_delete = OFF;
 PRAGMA cache_size = -8192;
 CREATE TABLE IF NOT EXISTS vectors (hash BLOB NOT NULL UNIQUE, vector BLOB NOT NULL);
 """
@@ -66,23 +67,11 @@ class Journal:
             (key, row.tobytes())
             for key, row in zip(hashes, vectors.astype(self._dtype, copy=False), strict=True)
         ]
-        with self._lock:
-            try:
-                self._connection.execute("BEGIN")
-                self._connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
-                self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                with contextlib.suppress(sqlite3.Error):  # of no transaction, or a closed file
-                    self._connection.execute("ROLLBACK")
-                raise self._said(error) from error
+        self._write("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
 
-    def forget(self, hashes: Iterable[bytes]) -> None:
+    def forget(self, hashes: Sequence[bytes]) -> None:
         """Let go of vectors that are needed no more."""
-        left = list(hashes)
-        for start in range(0, len(left), AT_ONCE):
-            some = left[start : start + AT_ONCE]
-            marks = ",".join("?" * len(some))
-            self._run(f"DELETE FROM vectors WHERE hash IN ({marks})", some)  # noqa: S608
+        self._write("DELETE FROM vectors WHERE hash = ?", [(key,) for key in hashes])
 
     def close(self) -> None:
         """Close the file, once no thread is at it: one may be, of a run that was cut off."""
@@ -94,6 +83,18 @@ class Journal:
         self.close()
         for end in ("", "-wal", "-shm"):
             self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+
+    def _write(self, statement: str, rows: Sequence[tuple[bytes, ...]]) -> None:
+        """Run a statement for each row, in one transaction."""
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN")
+                self._connection.executemany(statement, rows)
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                with contextlib.suppress(sqlite3.Error):  # of no transaction, or a closed file
+                    self._connection.execute("ROLLBACK")
+                raise self._said(error) from error
 
     def _run(self, statement: str, values: Sequence[bytes]) -> list[Any]:
         with self._lock:

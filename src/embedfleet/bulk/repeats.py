@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from embedfleet.bulk.fragments import HASH_BYTES
 
 ROWS_AT_ONCE = 1 << 21
 """Hashes that are sorted at once, 8 bytes each."""
+
+ROWS_READ = 1 << 17
+"""Hashes that are read at once, 16 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,14 @@ class Repeats:
     distinct: int
     """Texts, each counted once."""
 
-    def __contains__(self, key: bytes) -> bool:
-        head = np.frombuffer(key[:8], np.uint64)[0]
-        at = int(np.searchsorted(self.heads, head))
-        return at < len(self.heads) and bool(self.heads[at] == head)
+    def among(self, hashes: Sequence[bytes]) -> list[bool]:
+        """Of each of these, whether it is one of them."""
+        if not len(self.heads):
+            return [False] * len(hashes)
+        heads = np.frombuffer(b"".join(hashes), np.uint64)[:: HASH_BYTES // 8]
+        places = np.minimum(np.searchsorted(self.heads, heads), len(self.heads) - 1)
+        found: list[bool] = (self.heads[places] == heads).tolist()
+        return found
 
 
 def repeats_in(path: Path) -> Repeats:
@@ -37,13 +45,9 @@ def repeats_in(path: Path) -> Repeats:
     if not count:
         return Repeats(np.empty(0, np.uint64), 0)
     rounds = -(-count // ROWS_AT_ONCE)
-    heads = np.memmap(path, np.uint64, "r").reshape(count, HASH_BYTES // 8)[:, 0]
     found, distinct = [], 0
     for number in range(rounds):
-        parts = []
-        for start in range(0, count, ROWS_AT_ONCE):
-            some = np.asarray(heads[start : start + ROWS_AT_ONCE])
-            parts.append(some[some % np.uint64(rounds) == number])
+        parts = [some[some % np.uint64(rounds) == number] for some in _heads(path)]
         some = np.concatenate(parts)
         some.sort()
         again = some[1:][some[1:] == some[:-1]]
@@ -53,3 +57,12 @@ def repeats_in(path: Path) -> Repeats:
     whole = np.concatenate(found)
     whole.sort()
     return Repeats(whole, distinct)
+
+
+def _heads(path: Path) -> Iterator[NDArray[np.uint64]]:
+    """The first 8 bytes of the hashes, in pieces. Read, not mapped: pages of a mapped file count
+    as memory of the process.
+    """
+    with path.open("rb") as file:
+        while data := file.read(ROWS_READ * HASH_BYTES):
+            yield np.frombuffer(data, np.uint64)[:: HASH_BYTES // 8]

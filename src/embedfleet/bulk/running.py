@@ -19,7 +19,7 @@ from embedfleet.bulk import ledger
 from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.forms import asked_of_service
-from embedfleet.bulk.fragments import HASH_BYTES, Fragment, Limits, cut, hash_of, without
+from embedfleet.bulk.fragments import HASH_BYTES, NO_HASH, Fragment, Limits, cut, hash_of, without
 from embedfleet.bulk.journal import Journal
 from embedfleet.bulk.ledger import Form, Output, Planned, Record, RowError, Run, Space, Work
 from embedfleet.bulk.reading import Columns, rows_of
@@ -36,8 +36,6 @@ FRAGMENTS_AT_ONCE = 2
 
 OF_A_FRAGMENT = re.compile(r"-\d{5,}\.(ids\.npy|npy|jsonl|parquet|hashes|json)$")
 """Files of fragments that are no longer, or were never whole, are removed in the end."""
-
-NO_HASH = bytes(HASH_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
                 rows += len(fragment.rows)
                 faults += len(fragment.rows.faults)
                 texts = [each for each in fragment.rows.texts if each is not None]
-                file.writelines(map(hash_of, texts))
+                file.writelines(key for key in fragment.hashes if key != NO_HASH)
                 text_bytes += sum(map(len, texts))
                 if len(sample) < 1000:
                     sample += texts[:: max(1, len(texts) // 100)]
@@ -306,8 +304,7 @@ class OutputFolder:
         for name, parts in files_of(fragment.name, self._form.format, kept, vectors, names, types):
             written = self._store.write(name, parts)
             outputs.append(Output(name, written.bytes, written.sha256))
-        hashes = [NO_HASH if text is None else hash_of(text) for text in rows.texts]
-        self._store.write(ledger.hashes_name(fragment.name), [b"".join(hashes)])
+        self._store.write(ledger.hashes_name(fragment.name), [b"".join(fragment.hashes)])
         record = Record(
             fragment=fragment.name,
             source=fragment.source,
@@ -373,15 +370,17 @@ class OutputFolder:
         those of texts that come more than once, and perhaps in fragments that are to be computed.
         """
         if repeats is not None:
-            hashes = [key for key in read_hashes(self._store, record) if key in repeats]
+            hashes = _repeated(read_hashes(self._store, record), repeats)
             if len(self.journal.get(hashes)) == len(set(hashes)):
                 return
         read = read_fragment(self._store, record, self._run)
         if read is None:
             return
         hashes, vectors = read
-        wanted = [at for at, key in enumerate(hashes) if repeats is None or key in repeats]
-        self.journal.put([hashes[at] for at in wanted], vectors[wanted])
+        if repeats is not None:
+            wanted = [at for at, again in enumerate(repeats.among(hashes)) if again]
+            hashes, vectors = [hashes[at] for at in wanted], vectors[wanted]
+        self.journal.put(hashes, vectors)
 
 
 def read_fragment(
@@ -413,6 +412,10 @@ def read_hashes(store: Store, record: Record) -> list[bytes]:
     failed = {error.row - record.first for error in record.errors}
     places = [at for at in range(record.rows) if at not in failed]
     return [packed[at * HASH_BYTES : (at + 1) * HASH_BYTES] for at in places]
+
+
+def _repeated(hashes: Sequence[bytes], repeats: Repeats) -> list[bytes]:
+    return [key for key, again in zip(hashes, repeats.among(hashes), strict=True) if again]
 
 
 def sha256(data: bytes) -> str:
@@ -464,7 +467,7 @@ class _Publishing:
 
     async def _one(self, fragment: Fragment) -> None:
         rows, loop = fragment.rows, asyncio.get_running_loop()
-        computed = await self._computing.compute(rows.texts, rows.faults)
+        computed = await self._computing.compute(rows.texts, fragment.hashes, rows.faults)
         await loop.run_in_executor(self._disk, self._publish, fragment, computed)
         self._progress.done += len(rows)
         self._progress.computed += computed.computed
@@ -474,5 +477,8 @@ class _Publishing:
 
     def _publish(self, fragment: Fragment, computed: Computed) -> None:
         self._output.publish(fragment, computed, self._types)
-        hashes = (hash_of(text) for text in fragment.rows.texts if text is not None)
-        self._output.journal.forget(key for key in hashes if key not in self._repeats)
+        hashes = [key for key in fragment.hashes if key != NO_HASH]
+        again = self._repeats.among(hashes)
+        self._output.journal.forget(
+            [key for key, kept in zip(hashes, again, strict=True) if not kept]
+        )
