@@ -6,24 +6,22 @@ import math
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedfleet.autoscaling import Experience, Observation, decide, learned
 from embedfleet.autoscaling.adapting import outcomes
+from embedfleet.autoscaling.cycle import KEPT, Cycle
 from embedfleet.runtime.settings import AutoscalingSettings
-from tests.autoscaling.test_adapting import SETTINGS, V, after
-
-
-def square(now: float) -> float:
-    return 11.0 if now % 1440 < 720 else 2.0
+from tests.autoscaling.test_adapting import SETTINGS, V, after, edges
 
 
 @pytest.fixture(scope="module")
 def taught() -> Experience:
-    """After three hours of a square wave, which teaches to hold."""
-    return after(3.0, square)
+    """After three hours of edges that nobody can foretell, which teach to hold."""
+    return after(3.0, edges)
 
 
 def seen(now: float = 0.0) -> Observation:
@@ -41,8 +39,7 @@ def test_a_restart_follows_the_stance_that_was_learned_from_its_first_moment(
     again = first_moment(learned.restored(learned.kept(taught)))
     assert again.stance == taught.stance
     assert (again.tokens, again.seconds) == (taught.tokens, taught.seconds)
-    sums = {each.stance: (each.replica_s, each.late) for each in taught.shadows}
-    assert {each.stance: (each.replica_s, each.late) for each in again.shadows} == sums
+    assert again.sums == taught.sums
     assert {name: each.cells for name, each in again.seasons.items()} == {
         name: each.cells for name, each in taught.seasons.items()
     }
@@ -56,8 +53,9 @@ def test_a_restart_shrinks_nothing_at_first_whatever_was_learned(taught: Experie
 
 def test_fleets_on_paper_begin_with_as_many_replicas_as_there_are(taught: Experience) -> None:
     again = first_moment(learned.restored(learned.kept(taught)))
-    assert {each.ready for each in again.shadows} == {SETTINGS.min_replicas}
-    assert not any(each.starting or each.backlog for each in again.shadows)
+    assert again.fleets is not None
+    assert set(again.fleets.planned) == {SETTINGS.min_replicas}
+    assert not again.fleets.backlog.any()
 
 
 def test_what_was_tried_within_other_bounds_is_not_compared_but_seasons_stay(
@@ -67,13 +65,22 @@ def test_what_was_tried_within_other_bounds_is_not_compared_but_seasons_stay(
     other = replace(SETTINGS, down_cooldown_least_s=100.0)
     again = first_moment(learned.restored(learned.kept(taught)), other)
     fresh = first_moment(Experience(), other)
-    assert again.shadows == fresh.shadows
+    assert again.sums == fresh.sums
     assert (again.stance, again.tokens, again.seconds) == (fresh.stance, 0.0, 0.0)
     assert again.seasons["hour"].cells == taught.seasons["hour"].cells
 
 
+def test_the_period_that_was_found_is_found_again_from_what_is_kept() -> None:
+    taught = after(2.0, lambda now: 11.0 if now % 1440 < 720 else 2.0)
+    again = learned.restored(learned.kept(taught)).cycle
+    assert again.rates == pytest.approx(taught.cycle.rates, rel=1e-3)
+    assert (again.bucket, again.period) == (taught.cycle.bucket, taught.cycle.period)
+    assert again.period > 0
+
+
 def test_a_pool_that_has_seen_nothing_is_kept_too() -> None:
-    assert learned.restored(learned.kept(Experience())) == Experience()
+    again = learned.restored(learned.kept(Experience()))
+    assert (again.stance, again.sums, again.seasons) == (None, (), Experience().seasons)
     begun = first_moment(Experience())
     assert first_moment(learned.restored(learned.kept(begun))).stance == begun.stance
 
@@ -83,7 +90,8 @@ def test_what_is_kept_is_small(taught: Experience) -> None:
         name: replace(each, cells=((123456.789,) * 3,) * len(each.cells))
         for name, each in taught.seasons.items()
     }
-    assert len(learned.kept(replace(taught, seasons=full))) < 60_000
+    lately = Cycle(np.full(KEPT, 123456.789), 1)
+    assert len(learned.kept(replace(taught, seasons=full, cycle=lately))) < 100_000
 
 
 def change(value: object) -> st.SearchStrategy[object]:

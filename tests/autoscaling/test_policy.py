@@ -79,6 +79,21 @@ class TestGrowth:
         terms = {term.name: term.replicas for term in decisions(rising)[-1].terms}
         assert terms["trend"] == math.ceil(20 / 0.9)
 
+    def test_a_burst_that_still_rises_is_met_where_it_is_by_now(self) -> None:
+        """A mean over ten seconds is half of a step five seconds ago: three quarters and more."""
+        made = decisions([seen(0.0, rate=V), seen(5.0, rate=2 * V, arriving_fast=10 * V)])
+        terms = {term.name: term.replicas for term in made[-1].terms}
+        assert terms["surge"] == math.ceil((10 + 4.5) / 0.9)
+
+    def test_work_that_comes_in_bursts_takes_more_replicas(self) -> None:
+        """The same rate in texts of the same length."""
+        told = {"rate": 8 * V, "texts_per_s": 400.0}
+        even, bursts = (decided(seen(**told, burstiness=each)) for each in (1.0, 8.0))
+        asked = [
+            {term.name: term.replicas for term in each.terms}["traffic"] for each in (even, bursts)
+        ]
+        assert asked == [9, 11]
+
     def test_what_waits_is_cleared_soon_after_the_replicas_have_started(self) -> None:
         """2 replicas fall behind by 1 replica's work a second for 60 s, and have 30 s of it
         waiting: 90 s of work in 30 s take 3 replicas beside the 3 for the traffic."""
@@ -134,6 +149,11 @@ class TestTheSameEvidence:
         made = decisions(busy)
         assert [each.planned for each in made] == [4, 4, 4, 5]
         assert made[-1].winner == "utilisation"
+
+    def test_replicas_that_are_as_busy_as_their_traffic_takes_are_no_evidence(self) -> None:
+        """A fleet that is meant to be used at 90 % orders nothing because it is."""
+        made = decisions([seen(float(at), rate=3.6 * V, utilisation=0.95) for at in (0, 150, 300)])
+        assert "utilisation" not in {term.name for term in made[-1].terms}
 
     def test_a_moment_of_idleness_starts_the_five_minutes_over(self) -> None:
         """One sample below the ceiling is enough."""

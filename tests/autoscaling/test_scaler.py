@@ -268,7 +268,7 @@ class TestByHand:
 
     async def test_what_was_not_ordered_while_it_was_paused_does_not_slow_it_later(self) -> None:
         """The pace counts what was ordered, not what would have been."""
-        rig = Rig(replace(SETTINGS, max_replicas=64))
+        rig = Rig(replace(SETTINGS, max_replicas=64, up_most=4.0))
         rig.scaler.pause()
         rig.source.rate = 12 * V
         await rig.through(30)
@@ -316,7 +316,7 @@ class TestByHand:
 class TestJournal:
     async def test_decisions_that_repeat_are_one_entry(self) -> None:
         """With how often and since when; a change stays an entry of its own."""
-        rig = Rig(planned=1)
+        rig = Rig(replace(SETTINGS, up_most=4.0), planned=1)
         await rig.through(50)
         rig.source.rate = 3 * V
         await rig.through(50)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.autoscaling import Busy, Latencies
+from embedfleet.autoscaling import Arrivals, Busy, Latencies
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=200), st.integers(1, 100))
@@ -63,3 +64,34 @@ def test_a_replica_that_came_or_was_restarted_meanwhile_is_left_out() -> None:
     busy.share({"a": 100.0, "b": 0.0}, 0.0)
     assert busy.share({"a": 2.0, "b": 5.0, "c": 9.0}, 10.0) == pytest.approx(0.5)
     assert math.isnan(busy.share({}, 20.0))
+
+
+class TestBurstiness:
+    def of(self, per_second: list[list[float]]) -> float:
+        """Of texts with these tokens, second by second."""
+        arrivals = Arrivals(keep_s=600.0)
+        for second, lengths in enumerate(per_second):
+            for tokens in lengths:
+                arrivals.add(tokens, second + 0.5)
+        return arrivals.burstiness(600.0, float(len(per_second)))
+
+    def test_texts_of_exponential_lengths_that_come_at_random_have_one(self) -> None:
+        rng = np.random.default_rng(3)
+        texts = [list(rng.exponential(200.0, count)) for count in rng.poisson(30.0, 600)]
+        assert self.of(texts) == pytest.approx(1.0, abs=0.15)
+
+    def test_equal_texts_have_half_of_it(self) -> None:
+        rng = np.random.default_rng(4)
+        texts = [[200.0] * count for count in rng.poisson(30.0, 600)]
+        assert self.of(texts) == pytest.approx(0.5, abs=0.1)
+
+    def test_bursts_have_more_and_a_level_that_rises_has_not(self) -> None:
+        rng = np.random.default_rng(5)
+        bursts = [[200.0] * (150 if rng.random() < 0.2 else 0) for _ in range(600)]
+        assert self.of(bursts) > 20.0
+        rising = [[200.0] * rng.poisson(30.0 + second / 10.0) for second in range(600)]
+        assert self.of(rising) == pytest.approx(0.5, abs=0.15)
+
+    def test_it_is_unknown_after_a_few_seconds_and_without_texts(self) -> None:
+        assert math.isnan(self.of([[200.0]] * 5))
+        assert math.isnan(self.of([[]] * 600))

@@ -53,9 +53,16 @@ def test_nothing_goes_before_a_quiet_window_has_passed() -> None:
     assert pool.ready < 12
 
 
-def test_replicas_go_in_small_steps() -> None:
-    """A quarter of them a minute at most."""
+def test_replicas_that_a_quiet_window_did_not_need_go_at_once() -> None:
+    """As Kubernetes does it."""
     pool = Watching(12)
+    pool.watch(610, V)
+    assert pool.ready == 2
+
+
+def test_replicas_go_in_small_steps_where_that_is_set() -> None:
+    """A quarter of them a minute at most."""
+    pool = Watching(12, replace(SETTINGS, down_most=0.25))
     pool.watch(610, V)
     sizes = []
     for _ in range(5):
@@ -140,15 +147,16 @@ def test_signals_that_were_missing_start_the_quiet_window_over() -> None:
 
 @given(st.lists(st.tuples(st.floats(10, 600), st.floats(0, 30)), min_size=1, max_size=12))
 def test_steps_down_are_small_and_a_minute_apart(traffic: list[tuple[float, float]]) -> None:
-    """Whatever the traffic does."""
-    pool = Watching(20)
+    """Where that is set, whatever the traffic does."""
+    small = replace(SETTINGS, down_most=0.25)
+    pool = Watching(20, small)
     went: list[float] = []
     for seconds, replicas in traffic:
         for _ in range(int(seconds // 10)):
             before = pool.ready
             pool.watch(10, replicas * V)
             if pool.ready < before:
-                assert before - pool.ready <= max(1, before * SETTINGS.down_most)
-                assert not went or pool.now - went[-1] >= SETTINGS.down_interval_s
+                assert before - pool.ready <= max(1, before * small.down_most)
+                assert not went or pool.now - went[-1] >= small.down_interval_s
                 assert pool.now >= 600
                 went.append(pool.now)

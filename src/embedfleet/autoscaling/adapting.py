@@ -1,72 +1,79 @@
 """Which way of scaling suits a pool's traffic, found by what every other way would have cost.
 
-A `Stance` is how much reserve is kept and for how long. Beside the real fleet, each stance of a
-small grid has a fleet of its own that exists on paper only (a `Shadow`): the policy itself decides
-on it, from the same traffic, with the same start-up time, and what it would have paid and answered
-too late is summed up, the last day counting most. The stance with the best sum is the one that the
-real fleet follows. Where edges are quicker than a start and come again, those that hold win; where
-a crowd comes seldom and leaves, those that let go.
+A `Stance` is how much reserve is kept, for how long, and which rhythm is provided for. Beside the
+real fleet, each stance of a grid has a fleet of its own that exists on paper only
+(`fleets_on_paper.py`): it follows the policy's terms on the same traffic, with the same start-up
+time, and what it would have paid and answered too late is summed up, the last day counting most.
+The stance with the best sum is the one that the real fleet follows. Where edges are quicker than a
+start and come again, those that hold win; where a crowd comes seldom and leaves, those that let go.
+Other autoscalers' rules are stances too: the highest of the last minutes at some utilisation.
 
-Two sums are compared on a scale without units: log(cost) + `EAGERNESS` * log(share answered late).
-A tenth more replicas is worth a fifth less lateness; lateness within the promise is worth nothing.
+Two sums are compared on a scale without units: log(cost) + `EAGERNESS` * log(share answered late)
++ `DEARNESS` * share answered late. A tenth more replicas is worth a fifth less lateness, and more
+where much is late; lateness within the promise is worth nothing.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from embedfleet.autoscaling import policy, rhythm
+import numpy as np
+from numpy.typing import NDArray
+
+from embedfleet.autoscaling import fleets_on_paper, policy, rhythm
+from embedfleet.autoscaling.cycle import Cycle
+from embedfleet.autoscaling.fleets_on_paper import Fleets
 from embedfleet.autoscaling.policy import Decision, PolicyState
 from embedfleet.autoscaling.rhythm import Season, Seasons
-from embedfleet.autoscaling.schedule import Schedule
+from embedfleet.autoscaling.schedule import Schedule, bounds
 from embedfleet.autoscaling.signals import Observation, fault, start_up_s
-from embedfleet.autoscaling.stance import Stance, stance
+from embedfleet.autoscaling.stance import USUAL_DELAY_S, Stance, stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
-UTILISATIONS = (0.6, 0.7, 0.95)
-DELAYS_S = (60.0, 200.0, 600.0, 1800.0)
-FORESEEING = ((0.7, 200.0), (0.95, 60.0))
+UTILISATIONS = (0.6, 0.7, 0.8, 0.9, 0.95)
+DELAYS_S = (30.0, 90.0, 300.0, 600.0, 1800.0, 3600.0)
+FORESEEING = ((0.7, 300.0), (0.95, 60.0), (0.95, 20.0))
 """Utilisations and delays of those that provide for what is usual, each for every season."""
+CYCLE = "cycle"
+"""The season whose period is found."""
 EAGERNESS = 0.4
 """How much of a percent more cost one percent less lateness is worth: about what a reserve of 60 %
 to 70 % trades one for the other at on days of ServeGen's traffic."""
+DEARNESS = 3.0
+"""How many percent more cost a percentage point of lateness is worth beside: where the promise is
+far out of reach, a third of the texts late is not to be bought at half the price."""
 HALF_LIFE_S = 43_200.0
 """Age at which an observation counts half: a crowd that comes once a day is not forgotten."""
-PRIOR_S = 7200.0
+PRIOR_S = 900.0
 """Traffic that the figures below are worth, until the pool's own outweighs them."""
-USUAL_LATE = {0.6: 0.0067, 0.7: 0.0085, 0.95: 0.03}
-"""Share answered late of days of ServeGen's traffic, by planned utilisation."""
-LEAST_S = 3600.0
-"""Seconds of traffic before another stance than the usual one is considered."""
-BETTER = 0.08
-"""By how much another stance must be better before the fleet follows it: about 8 % of its cost."""
-TOLERATED = 0.003
-"""Share answered late below which less is worth nothing: the promise, less what paper hides."""
-STEP_S = 30.0
-"""Most seconds between two decisions on paper."""
+USUAL_LATE = ((0.6, 0.0067), (0.95, 0.03))
+"""Share answered late of days of ServeGen's traffic, by planned utilisation, where replicas are
+kept for ten minutes and start in `USUAL_START_S`."""
+USUAL_START_S = 120.0
+LEAST_S = 1200.0
+"""Seconds of traffic before another stance than the usual one is considered: two of its quiet
+windows, so that those on paper that let go have done so and met what came then."""
+BETTER = 0.05
+"""By how much another stance must be better before the fleet follows it: about 5 % of its cost."""
+TOLERATED = 0.005
+"""Share answered late below which less is worth nothing: the promise."""
+SMOOTHED_S = 300.0
+"""Time in which an older measurement of how unevenly work arrives fades to 37 %."""
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Shadow:
-    """A fleet on paper that follows one stance."""
+class Sums:
+    """What one stance would have come to so far, older seconds counting less."""
 
     stance: Stance
-    memory: PolicyState
-    ready: int
-    starting: tuple[tuple[float, int], ...] = ()
-    """(When, how many) will be ready, soonest first."""
-    backlog: float = 0.0
-    """Tokens that wait."""
-    replica_s: float = 0.0
-    """What it would have paid so far, older seconds counting less."""
-    late: float = 0.0
-    """Tokens it would have answered too late, likewise."""
-
-    @property
-    def planned(self) -> int:
-        return self.ready + sum(count for _, count in self.starting)
+    replica_s: float
+    late: float
+    """Tokens answered too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +85,35 @@ class Experience:
     """Of the real fleet."""
     stance: Stance | None = None
     """What the real fleet follows; None before the first decision."""
-    shadows: tuple[Shadow, ...] = ()
+    fleets: Fleets | None = None
+    """Those on paper; None before the first decision."""
+    before: tuple[Sums, ...] = ()
+    """What they came to before a restart, until the first decision."""
     seasons: Seasons = field(default_factory=rhythm.empty)
     """What is usual at which time."""
+    cycle: Cycle = field(default_factory=Cycle)
+    """The same, of a period that was found."""
+    burstiness: float = math.nan
+    """How unevenly work arrives, over some minutes."""
     tokens: float = 0.0
     """Tokens that were asked for, older ones counting less."""
     seconds: float = 0.0
     """Seconds that were seen, likewise."""
     at: float = -math.inf
     """When traffic was last seen."""
-    due: float = -math.inf
-    """When shadows decide again."""
+
+    @property
+    def sums(self) -> tuple[Sums, ...]:
+        """What every stance came to so far."""
+        if self.fleets is None:
+            return self.before
+        told = zip(
+            self.fleets.stances,
+            self.fleets.replica_s.tolist(),
+            self.fleets.late.tolist(),
+            strict=True,
+        )
+        return tuple(Sums(*each) for each in told)
 
 
 def decide(
@@ -100,9 +125,10 @@ def decide(
     """Decide for one moment by the stance that has served this traffic best so far."""
     if fault(seen, settings) is None:
         experience = learned(seen, experience, settings, schedule)
+        seen = replace(seen, burstiness=experience.burstiness)
     chosen, expected = experience.stance, 0.0
     if chosen is not None and chosen.season:
-        expected = _expected(experience.seasons[chosen.season], seen, settings)
+        expected = _expected(experience, chosen.season, seen, settings)
     decision, memory = policy.decide(seen, experience.memory, settings, schedule, chosen, expected)
     return decision, replace(experience, memory=memory)
 
@@ -114,48 +140,92 @@ def learned(
     schedule: Schedule = (),
 ) -> Experience:
     """Experience with one more moment of traffic in it."""
-    if experience.at == -math.inf:
+    if experience.at == -math.inf or experience.fleets is None:
         return _begun(seen, experience, settings)
     elapsed_s = min(max(0.0, seen.now - experience.at), settings.stale_s)
     if elapsed_s < settings.fast_window_s - settings.tick_s / 2.0:
         return experience
-    fading = 0.5 ** (elapsed_s / HALF_LIFE_S)
-    shadows = tuple(_served(each, seen, elapsed_s, fading, settings) for each in experience.shadows)
-    due = experience.due
-    at = rhythm.moment(seen)
-    noted = {name: each.noted(at, seen.arriving_slow) for name, each in experience.seasons.items()}
-    if seen.now >= due:
-        usual = {name: _expected(each, seen, settings) for name, each in noted.items()} | {"": 0.0}
-        shadows = tuple(
-            _decided(each, seen, settings, schedule, usual[each.stance.season]) for each in shadows
-        )
-        pace_s = min(STEP_S, start_up_s(seen, settings) / 2.0)
-        due = seen.now + max(pace_s, settings.tick_s) - settings.tick_s / 2.0
-    experience = replace(
+    noted = _noted(seen, experience, elapsed_s, settings)
+    seen = replace(seen, burstiness=noted.burstiness)
+    usual = _usual(noted, seen, settings)
+    fleets = fleets_on_paper.decided(
+        fleets_on_paper.served(
+            experience.fleets, seen, elapsed_s, _fading(elapsed_s), settings.slo_s
+        ),
+        seen,
+        policy.recent(experience.memory.levels, seen, settings),
+        np.array([usual.get(each.season, 0.0) for each in experience.fleets.stances]),
+        _floor(seen, schedule, settings),
+        settings,
+    )
+    noted = replace(noted, fleets=fleets)
+    if noted.cycle.period and not _same(experience.cycle.period, noted.cycle.period):
+        noted = _forgiven(noted, fleets, seen)
+    foreseen = tuple(name for name, rate in usual.items() if rate)
+    return replace(noted, stance=_best(noted, seen, foreseen))
+
+
+def _fading(elapsed_s: float) -> float:
+    """What is left of an older sum."""
+    return float(0.5 ** (elapsed_s / HALF_LIFE_S))
+
+
+def _noted(
+    seen: Observation, experience: Experience, elapsed_s: float, settings: AutoscalingSettings
+) -> Experience:
+    """With this moment's traffic in what is known of it."""
+    fading, at = _fading(elapsed_s), rhythm.moment(seen)
+    # A mean over a window is that of its middle.
+    middle = rhythm.elapsed(seen) - settings.fast_window_s / 2.0
+    return replace(
         experience,
-        shadows=shadows,
-        seasons=noted,
+        seasons={k: each.noted(at, seen.arriving_slow) for k, each in experience.seasons.items()},
+        cycle=experience.cycle.noted(middle, seen.arriving_fast),
+        burstiness=_smoothed(experience.burstiness, seen, elapsed_s),
         tokens=experience.tokens * fading + seen.arriving_fast * elapsed_s,
         seconds=experience.seconds * fading + elapsed_s,
         at=seen.now,
-        due=due,
     )
-    return replace(experience, stance=_best(experience, seen.tokens_per_s))
+
+
+def _smoothed(before: float, seen: Observation, elapsed_s: float) -> float:
+    """Burstiness over some minutes: that of one is a rough estimate."""
+    measured = policy.variation(seen)
+    if math.isnan(seen.burstiness):
+        return before
+    if math.isnan(before):
+        return measured
+    return before + (measured - before) * -math.expm1(-elapsed_s / SMOOTHED_S)
+
+
+def _floor(seen: Observation, schedule: Schedule, settings: AutoscalingSettings) -> int:
+    if seen.clock is None or not schedule:
+        return 0
+    return bounds(schedule, seen.clock, start_up_s(seen, settings) + settings.tick_s).floor
+
+
+def _same(before: float, period: float) -> bool:
+    return abs(before - period) <= max(1.0, 0.05 * period)
 
 
 def _begun(seen: Observation, experience: Experience, settings: AutoscalingSettings) -> Experience:
     """The first moment since the start. Sums kept from before go on where the grid is the same:
     stances that were not tried on the same traffic can't be compared."""
-    before = {each.stance: each for each in experience.shadows}
+    before = {each.stance: each for each in experience.sums}
     tried = grid(settings)
-    ready = max(settings.min_replicas, seen.planned)
-    begun = replace(experience, at=seen.now, due=seen.now)
-    if before.keys() == set(tried):
-        best = _best(experience, seen.tokens_per_s) or stance(settings)
-        shadows = tuple(replace(before[each], ready=ready) for each in tried)
-        return replace(begun, shadows=shadows, stance=best)
-    shadows = tuple(Shadow(each, PolicyState(), ready) for each in tried)
-    return replace(begun, shadows=shadows, stance=stance(settings), tokens=0.0, seconds=0.0)
+    size = min(max(settings.min_replicas, seen.planned), settings.max_replicas)
+    fleets = Fleets.begun(tried, size)
+    begun = replace(experience, at=seen.now, fleets=fleets, before=())
+    if before.keys() != set(tried):
+        return replace(begun, stance=stance(settings), tokens=0.0, seconds=0.0)
+    fleets = replace(
+        fleets,
+        replica_s=np.array([before[each].replica_s for each in tried]),
+        late=np.array([before[each].late for each in tried]),
+    )
+    begun = replace(begun, fleets=fleets)
+    foreseen = tuple(name for name, rate in _usual(begun, seen, settings).items() if rate)
+    return replace(begun, stance=_best(begun, seen, foreseen) or stance(settings))
 
 
 @lru_cache(maxsize=16)
@@ -168,105 +238,78 @@ def grid(settings: AutoscalingSettings) -> tuple[Stance, ...]:
         return tuple(dict.fromkeys(plain))
     foreseeing = [
         stance(settings, used, min(max(each, least), most), season)
-        for season in rhythm.empty()
+        for season in (*rhythm.empty(), CYCLE)
         for used, each in FORESEEING
     ]
     return tuple(dict.fromkeys([*plain, *foreseeing]))
 
 
-def _expected(season: Season, seen: Observation, settings: AutoscalingSettings) -> float:
+def _usual(
+    experience: Experience, seen: Observation, settings: AutoscalingSettings
+) -> dict[str, float]:
+    """What each season expects."""
+    names = (*experience.seasons, CYCLE)
+    return {name: _expected(experience, name, seen, settings) for name in names}
+
+
+def _expected(
+    experience: Experience, name: str, seen: Observation, settings: AutoscalingSettings
+) -> float:
     """What is usual until a replica ordered at the next tick has started."""
     ahead_s = start_up_s(seen, settings) + settings.tick_s
+    if name == CYCLE:
+        return experience.cycle.expected(rhythm.elapsed(seen), ahead_s)
+    season: Season = experience.seasons[name]
     return season.expected(rhythm.moment(seen), ahead_s)
 
 
-def _served(
-    shadow: Shadow,
-    seen: Observation,
-    elapsed_s: float,
-    fading: float,
-    settings: AutoscalingSettings,
-) -> Shadow:
-    """After so many seconds of this traffic, as a fluid: what is not done waits."""
-    ready, starting = shadow.ready, shadow.starting
-    while starting and starting[0][0] <= seen.now:
-        ready, starting = ready + starting[0][1], starting[1:]
-    able = max(1, shadow.ready) * seen.tokens_per_s
-    rate, before = seen.arriving_fast, shadow.backlog
-    after = max(0.0, before + (rate - able) * elapsed_s)
-    allowed = able * settings.slo_s / 2.0
-    if max(before, after) <= allowed:
-        late = policy.late_share(shadow.ready, rate, seen, settings)
-    elif min(before, after) >= allowed:
-        late = 1.0
-    else:
-        late = (max(before, after) - allowed) / abs(after - before)
-    paid = shadow.replica_s * fading + shadow.planned * elapsed_s
-    missed = shadow.late * fading + late * rate * elapsed_s
-    return Shadow(shadow.stance, shadow.memory, ready, starting, after, paid, missed)
+def _forgiven(experience: Experience, fleets: Fleets, seen: Observation) -> Experience:
+    """A period was found. What its stances did without it says nothing: they go on from the best of
+    the rest, by its fleet and what it paid, and with no more lateness than is promised.
+    """
+    foreseeing = np.array([each.season == CYCLE for each in fleets.stances])
+    if foreseeing.all():
+        return experience
+    best = int(np.where(foreseeing, np.inf, scores(experience, fleets, seen)).argmin())
+    moved = fleets.moved(best, foreseeing)
+    late = np.where(foreseeing, np.minimum(moved.late, TOLERATED * experience.tokens), moved.late)
+    return replace(experience, fleets=replace(moved, late=late))
 
 
-def _decided(
-    shadow: Shadow,
-    seen: Observation,
-    settings: AutoscalingSettings,
-    schedule: Schedule,
-    expected: float,
-) -> Shadow:
-    """After what the policy would order for it now."""
-    able = max(1, shadow.ready) * seen.tokens_per_s
-    wait_s = shadow.backlog / able
-    saw = Observation(
-        now=seen.now,
-        ready=shadow.ready,
-        starting=shadow.planned - shadow.ready,
-        arriving_fast=seen.arriving_fast,
-        arriving_slow=seen.arriving_slow,
-        waiting_tokens=shadow.backlog,
-        tokens_per_s=seen.tokens_per_s,
-        start_up_s=seen.start_up_s,
-        latency_p99_s=wait_s + min(wait_s, settings.slo_s / 2.0),
-        utilisation=min(1.0, seen.arriving_fast / able),
-        texts_per_s=seen.texts_per_s,
-        clock=seen.clock,
-    )
-    decision, memory = policy.decide(
-        saw, shadow.memory, settings, schedule, shadow.stance, expected
-    )
-    more = decision.planned - shadow.planned
-    if more > 0:
-        at = seen.now + start_up_s(seen, settings)
-        return replace(shadow, memory=memory, starting=(*shadow.starting, (at, more)))
-    ready, starting = shadow.ready, list(shadow.starting)
-    while more < 0 and starting:
-        at, count = starting.pop()
-        if count > -more:
-            starting.append((at, count + more))
-        more = min(0, more + count)
-    return replace(shadow, memory=memory, ready=ready + more, starting=tuple(starting))
+def _best(experience: Experience, seen: Observation, foreseen: Sequence[str]) -> Stance | None:
+    """The stance with the best sum; the present one unless another is clearly better.
 
-
-def _best(experience: Experience, tokens_per_s: float) -> Stance | None:
-    """The stance with the best sum; the present one unless another is clearly better."""
-    scored = {each.stance: score(each, experience, tokens_per_s) for each in experience.shadows}
-    best = min(scored, key=lambda each: scored[each])
-    present = experience.stance
-    if experience.seconds < LEAST_S:
+    Those of a season that tells nothing now, not yet or because it broke, are not considered.
+    """
+    fleets, present = experience.fleets, experience.stance
+    if fleets is None or experience.seconds < LEAST_S:
         return present
-    if present in scored and scored[best] > scored[present] - BETTER:
-        return present
-    return best
+    able = np.array([not each.season or each.season in foreseen for each in fleets.stances])
+    scored = np.where(able, scores(experience, fleets, seen), np.inf)
+    best = int(scored.argmin())
+    if present in fleets.stances:
+        now = float(scored[fleets.stances.index(present)])
+        if math.isfinite(now) and scored[best] > now - BETTER:
+            return present
+    return fleets.stances[best] if math.isfinite(scored[best]) else present
 
 
-def score(shadow: Shadow, experience: Experience, tokens_per_s: float) -> float:
-    """How dear a stance is, on a scale of logarithms; lower is better."""
-    used, delay_s = shadow.stance.utilisation, shadow.stance.delay_s
-    rate = max(experience.tokens / max(1.0, experience.seconds), 0.1 * tokens_per_s)
-    usual = min(USUAL_LATE, key=lambda each: abs(each - used))
-    late = USUAL_LATE[usual] * max(1.0, 600.0 / delay_s) ** 0.5
-    replica_s = shadow.replica_s + PRIOR_S * rate / tokens_per_s / used
-    share = (shadow.late + PRIOR_S * rate * late) / (experience.tokens + PRIOR_S * rate)
-    return math.log(replica_s) + EAGERNESS * math.log(max(share, TOLERATED))
+def scores(experience: Experience, fleets: Fleets, seen: Observation) -> Floats:
+    """How dear each stance is, on a scale of logarithms; lower is better."""
+    used = np.array([each.utilisation for each in fleets.stances])
+    delay_s = np.array([each.delay_s for each in fleets.stances])
+    tokens, able = experience.tokens, seen.tokens_per_s
+    rate = max(tokens / max(1.0, experience.seconds), 0.1 * able)
+    # A period that was found stands for the edges that quick stances would be late for.
+    foresees = np.array([each.season == CYCLE for each in fleets.stances])
+    quick = np.where(foresees, 1.0, np.maximum(1.0, USUAL_DELAY_S / delay_s) ** 0.5)
+    late = np.interp(used, *np.array(USUAL_LATE).T) * quick
+    start_s = USUAL_START_S if math.isnan(seen.start_up_s) else seen.start_up_s
+    late = np.minimum(1.0, late * start_s / USUAL_START_S)
+    replica_s = fleets.replica_s + PRIOR_S * rate / able / used
+    share = (fleets.late + PRIOR_S * rate * late) / (tokens + PRIOR_S * rate)
+    lateness = EAGERNESS * np.log(np.maximum(share, TOLERATED)) + DEARNESS * share
+    return np.asarray(np.log(replica_s) + lateness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +319,7 @@ class Outcome:
     utilisation: float
     delay_s: float
     season: str
+    """What it foresees; of a cycle its period, once that was found."""
     replicas: float
     """Mean number of replicas."""
     late: float
@@ -287,15 +331,17 @@ def outcomes(experience: Experience) -> tuple[Outcome, ...]:
     """What every stance would have come to so far, the cheapest first; none at the start."""
     if not experience.seconds:
         return ()
+    period_s = experience.cycle.period_s
+    names = {CYCLE: f"{period_s:,.0f} s" if period_s else CYCLE}
     found = [
         Outcome(
             each.stance.utilisation,
             each.stance.delay_s,
-            each.stance.season,
+            names.get(each.stance.season, each.stance.season),
             each.replica_s / experience.seconds,
             each.late / experience.tokens if experience.tokens else 0.0,
             each.stance == experience.stance,
         )
-        for each in experience.shadows
+        for each in experience.sums
     ]
     return tuple(sorted(found, key=lambda each: each.replicas))

@@ -13,9 +13,9 @@ from typing import Annotated
 
 import msgspec
 
-from embedfleet.autoscaling import rhythm
-from embedfleet.autoscaling.adapting import Experience, Shadow
-from embedfleet.autoscaling.policy import PolicyState
+from embedfleet.autoscaling import cycle, rhythm
+from embedfleet.autoscaling.adapting import Experience, Sums
+from embedfleet.autoscaling.cycle import Cycle
 from embedfleet.autoscaling.stance import Stance
 from embedfleet.vocabulary import EmbedfleetError
 
@@ -45,10 +45,15 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     followed: Stance | None
     sums: tuple[_Sums, ...]
     seasons: dict[str, tuple[Cell, ...]]
+    lately: Annotated[list[Amount], msgspec.Meta(max_length=cycle.KEPT)] = []
+    """Rates of the buckets of `Cycle`."""
+    lately_until: Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)] = 0
+    """Number of the bucket after them."""
 
 
 def kept(experience: Experience) -> bytes:
-    """What is worth keeping, as JSON of some 25 kB."""
+    """What is worth keeping, as JSON of some 50 kB."""
+    lately = experience.cycle
     return msgspec.json.encode(
         _Kept(
             FORMAT,
@@ -56,8 +61,10 @@ def kept(experience: Experience) -> bytes:
             experience.tokens,
             experience.seconds,
             experience.stance,
-            tuple(_Sums(each.stance, each.replica_s, each.late) for each in experience.shadows),
+            tuple(_Sums(each.stance, each.replica_s, each.late) for each in experience.sums),
             {name: season.cells for name, season in experience.seasons.items()},
+            [float(f"{rate:.4g}") for rate in lately.rates],
+            lately.bucket or 0,
         )
     )
 
@@ -86,11 +93,9 @@ def restored(data: bytes) -> Experience:
     }
     return Experience(
         stance=told.followed,
-        shadows=tuple(
-            Shadow(each.stance, PolicyState(), 0, replica_s=each.replica_s, late=each.late)
-            for each in told.sums
-        ),
+        before=tuple(Sums(each.stance, each.replica_s, each.late) for each in told.sums),
         seasons=seasons,
+        cycle=Cycle.of(told.lately, told.lately_until),
         tokens=told.tokens,
         seconds=told.seconds,
     )

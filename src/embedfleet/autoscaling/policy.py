@@ -12,30 +12,46 @@ count replicas that are starting, and are ignored for a cool-down after they ord
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedfleet.autoscaling import stabilization
-from embedfleet.autoscaling.queueing import fewest_servers, share_beyond
+from embedfleet.autoscaling.queueing import capacities
 from embedfleet.autoscaling.schedule import Bounds, Schedule, bounds
 from embedfleet.autoscaling.signals import Observation, fault, start_up_s
 from embedfleet.autoscaling.stabilization import StabilizationState
 from embedfleet.autoscaling.stance import Stance, stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
-FLEETING = {"trend", "backlog", "rhythm"}
+FLEETING = {"trend", "surge", "backlog", "rhythm"}
 """Terms that speak of work that is done once: when they ask for less, less is enough soon. The
 others speak of what traffic was, and may be again."""
 BURST = 1.5
 """The fast rate is a burst beyond so many times the slow one."""
+CHANCE = 1.5
+"""Standard deviations by which a rate must differ before that means something."""
 FULL = 0.9
 """Share of its ability that a replica can give without long waits, where texts are not known."""
 PROMISED = 0.005
 """Share of the texts that may be answered later than the SLO."""
 LEAST_FULL = 0.5
 """Replicas that are half idle are enough, however long texts are: more make no text shorter."""
+BEYOND = 0.15
+"""By how much replicas must be busier than their traffic takes before that is evidence of its own:
+a fleet that is meant to be busy is no alarm, one whose ability was overrated is."""
 STEEPEST = 1.5
 """Most that a broken p99 may multiply: latency explodes near saturation, and need does not."""
+
+
+LEAST_VARIATION, MOST_VARIATION = 0.5, 30.0
+"""Bounds of what a measured burstiness may stretch waits by."""
+
+Level = tuple[float, float, float]
+"""When, and the slow and the fast rate then in tokens/s."""
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +89,8 @@ class PolicyState:
     pace: StabilizationState = field(default_factory=StabilizationState)
     peak: float = 0.0
     """The highest fast rate so far in tokens/s, fading with time."""
-    levels: tuple[tuple[float, float], ...] = ()
-    """(When, slow rate) over the start-up time, oldest first."""
+    levels: tuple[Level, ...] = ()
+    """The rates over the start-up time, oldest first."""
     at: float | None = None
     """When it was last decided."""
     late_since: float | None = None
@@ -101,11 +117,13 @@ def decide(
     complaint = fault(seen, settings)
     if complaint is not None:
         return held(seen, complaint, memory, settings)
+    if expected:
+        seen = _without_the_past(seen)
     memory = _noticed(seen, memory, settings, chosen)
     allowed = _allowed(seen, schedule, settings)
     terms = tuple(_terms(seen, memory, settings, allowed, chosen, expected))
     winner = max(terms, key=lambda term: term.replicas)
-    late = memory.late_since is not None
+    late = seen.latency_p99_s > settings.slo_s
     ceiling = settings.max_replicas
     if allowed.ceiling is not None and not late:
         ceiling = max(settings.min_replicas, min(ceiling, allowed.ceiling))
@@ -161,19 +179,54 @@ def _noticed(
     """Remember since when what is wrong has been wrong, and how traffic has been."""
     elapsed_s = 0.0 if memory.at is None else max(0.0, seen.now - memory.at)
     faded = math.exp(-elapsed_s / chosen.memory_s)
-    ahead_s = start_up_s(seen, settings)
-    levels = [each for each in memory.levels if seen.now - ahead_s <= each[0] < seen.now]
-    late = seen.latency_p99_s > settings.slo_s
-    busy = seen.utilisation > settings.utilisation_ceiling  # false for NaN
+    # Texts that are late because work waits, or until a replica has started, are told elsewhere.
+    late = seen.latency_p99_s > settings.slo_s and not (seen.starting or _waits(seen, settings))
+    told = seen.arriving_slow / (max(1, seen.ready) * seen.tokens_per_s)
+    busy = seen.utilisation > max(settings.utilisation_ceiling, told + BEYOND)  # false for NaN
     return PolicyState(
         pace=memory.pace,
-        peak=max(seen.arriving_fast, memory.peak * faded),
-        levels=(*levels, (seen.now, seen.arriving_slow)),
+        peak=max(burst(seen, settings), memory.peak * faded),
+        levels=recent(memory.levels, seen, settings),
         at=seen.now,
         late_since=(seen.now if memory.late_since is None else memory.late_since) if late else None,
         busy_since=(seen.now if memory.busy_since is None else memory.busy_since) if busy else None,
         quiet_until=memory.quiet_until,
     )
+
+
+def _without_the_past(seen: Observation) -> Observation:
+    """Where it is known what comes, the slow window keeps no replicas for what is over."""
+    slow = min(seen.arriving_slow, seen.arriving_fast)
+    share = slow / seen.arriving_slow if seen.arriving_slow else 1.0
+    return replace(seen, arriving_slow=slow, texts_per_s=seen.texts_per_s * share)
+
+
+def recent(
+    levels: Sequence[Level], seen: Observation, settings: AutoscalingSettings
+) -> tuple[Level, ...]:
+    """The rates over the start-up time, or the fast window where that is longer, up to now."""
+    since = seen.now - max(start_up_s(seen, settings), settings.fast_window_s)
+    kept = [each for each in levels if since <= each[0] < seen.now]
+    return (*kept, (seen.now, seen.arriving_slow, seen.arriving_fast))
+
+
+def trend(levels: Sequence[Level], seen: Observation, settings: AutoscalingSettings) -> float:
+    """Where the slow rate will be after a start-up time, if it goes on rising as in the last."""
+    chance = CHANCE * chances(seen, settings.slow_window_s)
+    return seen.arriving_slow + max(0.0, seen.arriving_slow - levels[0][1] - chance)
+
+
+def surge(levels: Sequence[Level], seen: Observation, settings: AutoscalingSettings) -> float:
+    """The rate in a burst that still rises: a mean over a window is that of its middle. 0 for none.
+
+    Half of what the fast rate rose by within its window is what it lags behind.
+    """
+    fast = seen.arriving_fast
+    if fast <= BURST * seen.arriving_slow:
+        return 0.0
+    before = [each for each in levels if each[0] <= seen.now - settings.fast_window_s]
+    since = (before or levels)[-1 if before else 0]
+    return fast + max(0.0, fast - since[2]) / 2.0
 
 
 def _allowed(seen: Observation, schedule: Schedule, settings: AutoscalingSettings) -> Bounds:
@@ -195,6 +248,8 @@ def _terms(
     if allowed.floor:
         yield Term("schedule", allowed.floor, f"the schedule's floor is {allowed.floor}")
     yield from _traffic(seen, memory, settings, chosen)
+    if expected < seen.arriving_slow:
+        yield from _rising(seen, memory, settings)
     if expected:
         why = f"{expected:,.0f} tokens/s are usual at this time of the {chosen.season}"
         yield Term("rhythm", promised(expected, seen, settings), why)
@@ -205,17 +260,12 @@ def _terms(
 def _traffic(
     seen: Observation, memory: PolicyState, settings: AutoscalingSettings, chosen: Stance
 ) -> Iterator[Term]:
-    """What arrives now, what the trend brings until a replica has started, and reserves."""
-    rate = max(seen.arriving_slow, seen.arriving_fast)
+    """What arrives now, and reserves."""
+    rate = max(seen.arriving_slow, burst(seen, settings))
     why = f"{rate:,.0f} tokens/s arrive"
     if seen.arriving_fast > BURST * seen.arriving_slow:
         why += " in a burst"
     yield Term("traffic", promised(rate, seen, settings), why)
-    began, before = memory.levels[0]
-    trend = seen.arriving_slow + max(0.0, seen.arriving_slow - before)
-    if trend > seen.arriving_slow:
-        why = f"{before:,.0f} became {seen.arriving_slow:,.0f} tokens/s in {seen.now - began:.0f} s"
-        yield Term("trend", promised(trend, seen, settings), why)
     reserve = seen.arriving_slow / (chosen.utilisation * seen.tokens_per_s)
     yield Term(
         "reserve",
@@ -226,27 +276,67 @@ def _traffic(
     yield Term("peak", peak, f"peaks up to {memory.peak:,.0f} tokens/s")
 
 
+def _rising(
+    seen: Observation, memory: PolicyState, settings: AutoscalingSettings
+) -> Iterator[Term]:
+    """What traffic comes to if it goes on as it did, where that was not foreseen."""
+    began, before, _ = memory.levels[0]
+    coming = trend(memory.levels, seen, settings)
+    if coming > seen.arriving_slow:
+        why = f"{before:,.0f} became {seen.arriving_slow:,.0f} tokens/s in {seen.now - began:.0f} s"
+        yield Term("trend", promised(coming, seen, settings), why)
+    rising = surge(memory.levels, seen, settings)
+    if rising > seen.arriving_fast:
+        why = f"a burst that rises to {rising:,.0f} tokens/s"
+        yield Term("surge", promised(rising, seen, settings), why)
+
+
 def promised(rate: float, seen: Observation, settings: AutoscalingSettings) -> int:
     """The fewest replicas that answer enough texts within the SLO, if `rate` tokens/s went on."""
-    load, service_s = rate / seen.tokens_per_s, _service_s(seen)
-    if not service_s:
-        return math.ceil(load / FULL)
-    most = math.ceil(load / LEAST_FULL)
-    return fewest_servers(load, service_s, 1.0, settings.slo_s / 2.0, PROMISED, most)
+    return int(promised_each(np.array([rate]), seen, settings)[0])
 
 
-def late_share(
-    replicas: int, rate: float, seen: Observation, settings: AutoscalingSettings
-) -> float:
-    """Share of the texts that wait longer than the half of the SLO that their batches leave."""
-    service_s = _service_s(seen)
-    if not service_s:
+def promised_each(rates: Floats, seen: Observation, settings: AutoscalingSettings) -> Floats:
+    """The same for several rates, as whole numbers."""
+    load = rates / seen.tokens_per_s
+    busy = np.ceil(load / FULL)
+    work_s = service_s(seen)
+    if not work_s:
+        return np.asarray(busy)
+    # As many as the largest load may take, by powers of two, so that tables are few and small.
+    most = 2 ** max(3, math.ceil(math.log2(max(1.0, float(load.max()) / LEAST_FULL))))
+    most = min(most, settings.max_replicas)
+    able = capacities(work_s, variation(seen), settings.slo_s / 2.0, PROMISED, most)
+    fewest = np.searchsorted(able, load, side="left").astype(np.float64)
+    beyond = np.maximum(busy, len(able))
+    fewest = np.where(load > able[-1], beyond, fewest)
+    return np.asarray(np.minimum(fewest, np.ceil(load / LEAST_FULL)))
+
+
+def burst(seen: Observation, settings: AutoscalingSettings) -> float:
+    """The fast rate, less what chance makes of it: work that arrives unevenly has a rate that
+    differs from window to window, for which `promised` provides already.
+    """
+    return max(0.0, seen.arriving_fast - CHANCE * chances(seen, settings.fast_window_s))
+
+
+def chances(seen: Observation, window_s: float) -> float:
+    """Standard deviation in tokens/s of the rate over a window; 0 where it is not known."""
+    work_s = service_s(seen)
+    if not work_s or math.isnan(seen.burstiness):
         return 0.0
-    load = rate / seen.tokens_per_s
-    return share_beyond(replicas, load, service_s, 1.0, settings.slo_s / 2.0)
+    load = seen.arriving_slow / seen.tokens_per_s
+    return math.sqrt(2.0 * variation(seen) * work_s * load / window_s) * seen.tokens_per_s
 
 
-def _service_s(seen: Observation) -> float:
+def variation(seen: Observation) -> float:
+    """What waits are stretched by: the measured burstiness, else that of M/M/c."""
+    if math.isnan(seen.burstiness):
+        return 1.0
+    return min(max(seen.burstiness, LEAST_VARIATION), MOST_VARIATION)
+
+
+def service_s(seen: Observation) -> float:
     """Mean seconds of work of a text; 0 where it is not known."""
     if not 0 < seen.texts_per_s < math.inf:
         return 0.0
@@ -259,9 +349,9 @@ def _backlog(seen: Observation, settings: AutoscalingSettings) -> Iterator[Term]
     Work at hand beyond what those ready do within the longest wait means lateness. A replica
     ordered now finds what is left then: what waits, and what arrives, less what is done meanwhile.
     """
-    done_per_s = seen.ready * seen.tokens_per_s
-    if seen.waiting_tokens <= settings.max_wait_s * max(done_per_s, seen.tokens_per_s):
+    if not _waits(seen, settings):
         return
+    done_per_s = seen.ready * seen.tokens_per_s
     rate = max(seen.arriving_fast, seen.arriving_slow)
     left = max(0.0, seen.waiting_tokens + (rate - done_per_s) * start_up_s(seen, settings))
     needed = (rate + left / settings.catch_up_s) / seen.tokens_per_s
@@ -269,6 +359,11 @@ def _backlog(seen: Observation, settings: AutoscalingSettings) -> Iterator[Term]
     yield Term(
         "backlog", math.ceil(needed), f"{seen.waiting_tokens:,.0f} tokens, {wait_s:.2g} s, wait"
     )
+
+
+def _waits(seen: Observation, settings: AutoscalingSettings) -> bool:
+    """Whether more is at hand than those ready do within the longest wait."""
+    return seen.waiting_tokens > settings.max_wait_s * max(1, seen.ready) * seen.tokens_per_s
 
 
 def _relative(

@@ -77,3 +77,8 @@ def moment(seen: Observation) -> float:
         return seen.now
     offset = seen.clock.utcoffset()
     return seen.clock.timestamp() + (0.0 if offset is None else offset.total_seconds())
+
+
+def elapsed(seen: Observation) -> float:
+    """Seconds by a clock that nobody changes."""
+    return seen.now if seen.clock is None else seen.clock.timestamp()

@@ -52,6 +52,9 @@ class Observation:
     """Texts in the queue or with a replica, and not finished."""
     queued_texts: int = 0
     """Those of them that are not being computed."""
+    burstiness: float = math.nan
+    """How unevenly work arrives from second to second (`Arrivals.burstiness`): 1 for texts of
+    exponential lengths that arrive at random, more for bursts, less for texts of equal length."""
     memory_used: tuple[float, ...] = ()
     """Share of memory in use on each host that could take another replica; empty if unknown."""
     age_s: float = 0.0
@@ -138,6 +141,7 @@ def total(seen: Sequence[Observation]) -> Observation:
         texts_per_s=sum(each.texts_per_s for each in seen),
         waiting_texts=sum(each.waiting_texts for each in seen),
         queued_texts=sum(each.queued_texts for each in seen),
+        burstiness=_known(max, (each.burstiness for each in seen)),
         tokens_per_s=_known(min, (each.tokens_per_s for each in seen)),
         start_up_s=_known(max, (each.start_up_s for each in seen)),
         utilisation=_known(max, (each.utilisation for each in seen)),

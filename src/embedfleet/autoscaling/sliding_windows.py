@@ -7,13 +7,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 FINENESS = math.log(1.05)
 """Latencies are told apart by 5 %."""
 SHORTEST_S = 1e-4
 LONGEST_S = 1e5
+
+
+LEAST_SECONDS = 15
+"""Seconds of arrivals that tell something of their variance."""
+
+
+def unevenness(tokens: Sequence[float], texts: float) -> float:
+    """The burstiness of so many texts with so many tokens in each second; NaN for no tokens."""
+    total = math.fsum(tokens)
+    if not total or not texts:
+        return math.nan
+    squares = math.fsum((after - before) ** 2 for before, after in pairwise(tokens))
+    variance = squares / (2.0 * (len(tokens) - 1))
+    return variance / (2.0 * total / len(tokens) * total / texts)
 
 
 @dataclass(slots=True)
@@ -45,6 +60,26 @@ class Arrivals:
     def texts_per_s(self, window_s: float, now: float) -> float:
         """Mean rate over the last whole seconds of the window."""
         return self._mean([texts for _, _, texts in self._within(window_s, now)], window_s, now)
+
+    def burstiness(self, window_s: float, now: float) -> float:
+        """Variance of the tokens of a second over twice what their mean times the mean text is: the
+        factor by which waits exceed those of M/M/c (Allen and Cunneen's mean of both variations,
+        with the index of dispersion in place of that of the gaps). NaN below `LEAST_SECONDS`.
+
+        The variance is taken from differences of neighbouring seconds (von Neumann), so that a
+        level that changes is none.
+        """
+        if self._first is None:
+            return math.nan
+        last = math.floor(now)
+        first = max(last - max(1, round(window_s)), math.floor(self._first) + 1)
+        if last - first < LEAST_SECONDS:
+            return math.nan
+        tokens, texts = [0.0] * (last - first), 0
+        for second, many, count in self._within(window_s, now):
+            if second >= first:
+                tokens[second - first], texts = many, texts + count
+        return unevenness(tokens, texts)
 
     def _within(self, window_s: float, now: float) -> Iterator[tuple[int, float, int]]:
         last = math.floor(now)

@@ -95,7 +95,7 @@ def _remembering(
     return StabilizationState(
         started=now if pace.started is None else pace.started,
         proven=_highest(pace.proven, proven, now, chosen.delay_s),
-        wanted=_highest(pace.wanted, wanted, now, settings.backlog_cooldown_s),
+        wanted=_highest(pace.wanted, wanted, now, min(settings.backlog_cooldown_s, chosen.delay_s)),
         grown=tuple(each for each in pace.grown if each[0] > now - settings.up_interval_s),
         down_at=pace.down_at,
         starting_since=(now if since is None else since) if seen.starting else None,
@@ -144,7 +144,7 @@ def _down(
         return stay("restart", f"looking on for {seen.now - started:.0f} s only")
     if _in_time(seen, pace, settings):
         return stay("quiet", f"{seen.starting} are still starting")
-    if seen.now - pace.down_at < settings.down_interval_s:
+    if settings.down_most < 1.0 and seen.now - pace.down_at < settings.down_interval_s:
         return stay("pace", f"it shrank {seen.now - pace.down_at:.0f} s ago")
     highest = max(count for _, count in (*pace.proven, *pace.wanted))
     if highest >= seen.planned:

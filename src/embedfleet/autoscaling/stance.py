@@ -41,9 +41,9 @@ def stance(
         delay_s = settings.down_cooldown_s
     delay_s = USUAL_DELAY_S if delay_s is None else delay_s
     memory_s = settings.peak_memory_s
-    return Stance(
-        USUAL_UTILISATION if utilisation is None else utilisation,
-        delay_s,
-        min(MEMORY_OF_DELAYS * delay_s, LONGEST_MEMORY_S) if memory_s is None else memory_s,
-        season,
-    )
+    if memory_s is None:
+        # Who knows what comes, or lets go at once, need not remember what was.
+        brief = season or delay_s < USUAL_DELAY_S
+        memory_s = delay_s if brief else min(MEMORY_OF_DELAYS * delay_s, LONGEST_MEMORY_S)
+    used = USUAL_UTILISATION if utilisation is None else utilisation
+    return Stance(used, delay_s, memory_s, season)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.autoscaling import Observation, ability
+from embedfleet.autoscaling.sliding_windows import LEAST_SECONDS
 from embedfleet.simulator.cluster import Cluster
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.scalers import Scaler
@@ -145,6 +146,7 @@ class _Run:
             texts_per_s=texts_per_s,
             waiting_texts=round(queued + computing / max(1.0, self.mean_tokens)),
             queued_texts=round(queued),
+            burstiness=self._burstiness(place),
         )
 
     def busy(self, used: float, texts_per_s: float) -> float:
@@ -162,6 +164,21 @@ class _Run:
     def _rate(self, cumulative: Floats, place: int, window_s: float) -> float:
         first = max(0, place - round(window_s / BIN_S))
         return float(cumulative[place] - cumulative[first]) / max(BIN_S, (place - first) * BIN_S)
+
+    def _burstiness(self, place: int) -> float:
+        """As `Arrivals.burstiness` has it."""
+        second = round(1.0 / BIN_S)
+        first = max(place % second, place - round(SLOW_S / BIN_S))
+        if place - first < LEAST_SECONDS * second:
+            return math.nan
+        tokens = np.diff(self.arrived[first : place + 1 : second])
+        total = float(self.arrived[place] - self.arrived[first])
+        texts = float(self.arrived_texts[place] - self.arrived_texts[first])
+        if not total:
+            return math.nan
+        steps = np.diff(tokens)
+        variance = float(steps @ steps) / (2.0 * len(steps))
+        return variance / (2.0 * total / len(tokens) * total / texts)
 
     def _waits(self, bins: slice) -> Floats:
         """Estimated by the replicas there were: the future is not known yet."""

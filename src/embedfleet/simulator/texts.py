@@ -197,6 +197,7 @@ class _Run:
             texts_per_s=texts,
             waiting_texts=self.pool.waiting_texts + self.pool.running_texts,
             queued_texts=self.pool.waiting_texts,
+            burstiness=self.arrivals.burstiness(SLOW_S, self.now),
         )
 
     def answers(self) -> Answers:

@@ -44,15 +44,16 @@ class AutoscalingSettings:
     rises while further replicas start; the slower they start, the lower this should be. `auto`
     begins with 0.6 and finds out from the pool's own traffic how much reserve pays."""
     learn_rhythm: bool = True
-    """Provide for traffic that is usual at this time of the hour, the day or the week a start-up
-    time before it comes, once the pool's own history has shown that this pays."""
+    """Provide for traffic that is usual at this time of the hour, the day, the week or a shorter
+    cycle of the pool's own, a start-up time before it comes, once its history has shown that this
+    pays."""
     state_directory: str | None = setting(None, none="off")
     """Folder in which what a pool's traffic has taught is kept across restarts: a file of some
-    25 kB for each pool, written every five minutes and at the stop. `off` begins anew each time."""
+    50 kB for each pool, written every five minutes and at the stop. `off` begins anew each time."""
     peak_memory_s: float | None = setting(None, at_least=0.001, at_most=86_400.0, none="auto")
     """Seconds in which the memory of a peak of the traffic fades to 37 %: peaks come in groups, and
-    the replicas that the last one needed are kept for the next. `auto` is six times the quiet
-    seconds, an hour at most."""
+    the replicas that the last one needed are kept for the next. `auto` is an hour where
+    they are kept for 600 quiet seconds or more, else no longer than they are kept."""
     fast_window_s: float = duration(10.0)
     """Seconds over which a burst is seen."""
     slow_window_s: float = duration(60.0)
@@ -67,16 +68,16 @@ class AutoscalingSettings:
     up_cooldown_s: float = setting(180.0, at_least=0, at_most=86_400)
     """Seconds in which the same evidence (a broken p99, busy replicas) does not order twice. More
     traffic or more work that waits is new evidence, and is answered at once."""
-    up_most: float = setting(4.0, at_least=0.01, at_most=100.0)
+    up_most: float = setting(1000.0, at_least=0.01, at_most=1000.0)
     """Growth allowed in `up_interval_s`, as a share of the replicas there are; four replicas are
-    always allowed."""
+    always allowed. The default, that of Knative, limits nothing: a step takes what it takes."""
     up_interval_s: float = duration(60.0)
     """Seconds in which the fleet grows by at most `up_most`."""
     down_cooldown_s: float | None = setting(None, at_least=0.001, at_most=86_400.0, none="auto")
     """Quiet seconds before the fleet shrinks: nothing in them, and no growth and no restart of the
     autoscaler, asked for the replicas that would go. `auto` begins with 600 and finds out from the
     pool's own traffic how long replicas should be kept."""
-    down_cooldown_least_s: float = duration(60.0)
+    down_cooldown_least_s: float = duration(20.0)
     """The fewest quiet seconds that `down_cooldown_s = auto` may come to. Longer ones where a start
     is dear in itself."""
     down_cooldown_most_s: float = duration(3600.0)
@@ -85,10 +86,11 @@ class AutoscalingSettings:
     backlog_cooldown_s: float = duration(60.0)
     """The same, in seconds, for replicas that only cleared what had waited, or that a trend asked
     for: that work is done once."""
-    down_most: float = setting(0.25, at_least=0.01, at_most=1.0)
-    """Share of the replicas that may go in `down_interval_s`; one replica is always allowed."""
+    down_most: float = setting(1.0, at_least=0.01, at_most=1.0)
+    """Share of the replicas that may go in `down_interval_s`; one replica is always allowed. All by
+    default, as in Kubernetes: the quiet window has shown that they are not needed."""
     down_interval_s: float = duration(60.0)
-    """Seconds between two steps down."""
+    """Seconds between two steps down, where `down_most` is below 1."""
     stale_s: float = duration(30.0)
     """Age of signals, in seconds, from which they count as missing: the number of replicas is
     held."""

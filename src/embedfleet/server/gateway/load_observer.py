@@ -84,6 +84,7 @@ class LoadObserver:
             utilisation=self._busy.share(busy_s, now),
             texts_per_s=texts,
             queued_texts=pool.queued_texts,
+            burstiness=arrivals.burstiness(settings.slow_window_s, now),
             memory_used=() if used is None else (used,),
         )
 

@@ -38,6 +38,7 @@ TERMS = (
     "minimum",
     "schedule",
     "traffic",
+    "surge",
     "trend",
     "rhythm",
     "reserve",
