@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.transport.asgi import Message, Request, Response, Router
-from embedfleet.transport.content_encodings import Expanding
+from embedfleet.transport.content_encodings import expanded
 
 RAW = zlib.compressobj(wbits=-15)
 BARE = RAW.compress(b"hello" * 1000) + RAW.flush()
@@ -38,7 +38,7 @@ async def asked(
     length = (b"content-length", b"%d" % sum(map(len, parts)))
     headers = [(b"content-encoding", coding), length]
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
-    await Expanding(Router({("POST", "/"): echo}))(scope, receive, send)
+    await Router({("POST", "/"): echo}, expand=expanded)(scope, receive, send)
     return sent[0]["status"], sent[1]["body"], dict(sent[0]["headers"])
 
 

@@ -165,6 +165,10 @@ Route: TypeAlias = Callable[[Request], Awaitable[Response | None]]
 """Answers a request; None when the route has sent its answer itself."""
 
 
+Guard: TypeAlias = Callable[[Request], None]
+"""Raises EmbedfleetError to refuse a request, before its route is looked for."""
+
+
 Follow: TypeAlias = Callable[[str, Request, Response | None, float], None]
 """Takes a route's pattern, a request, its answer and the seconds it took. No answer: the caller
 left, or the route has sent it itself."""
@@ -256,8 +260,9 @@ class Router:
     """Routes for every path that begins so, for instance `/v1/models/`."""
     follow: Follow | None = None
     """Told of every request when it is over."""
-    guard: Callable[[Request], None] | None = None
-    """Raises EmbedfleetError to refuse a request, before its route is looked for."""
+    guard: Guard | None = None
+    expand: Callable[[Request], Request] | None = None
+    """Takes a request whose body is encoded (RFC 9110, 8.4) to one whose body is not."""
     compress_from: int | None = None
     """Answers of so many bytes are compressed for clients that take it; None leaves all as they
     are."""
@@ -288,6 +293,8 @@ class Router:
         try:
             if self.guard is not None:
                 self.guard(request)
+            if self.expand is not None and b"content-encoding" in request.first:
+                request = self.expand(request)
             scope = request.scope
             method, path = scope["method"], scope["path"]
             route = self.routes.get((method, path))

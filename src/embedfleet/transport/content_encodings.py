@@ -1,6 +1,6 @@
 """Decompresses request bodies (RFC 9110, 8.4): gzip and deflate.
 
-ASGI middleware that expands a body lazily, in pieces: the reader counts them, so a decompression
+Expands a body lazily, in pieces: the reader counts them, so a decompression
 bomb is cut off at the size limit and costs no more than the largest body. Other codings are
 answered 415 with a list of those that are accepted.
 """
@@ -9,19 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable
 
-from embedfleet.transport.asgi import (
-    App,
-    Message,
-    Receive,
-    Request,
-    Scope,
-    Send,
-    error_response,
-    first_headers,
-    send_response,
-)
+import msgspec
+
+from embedfleet.transport.asgi import Message, Receive, Request, Scope
 from embedfleet.vocabulary import CallerError, MediaTypeError
 
 ACCEPTED = b"gzip, deflate"
@@ -37,27 +28,20 @@ class UnknownCodingError(MediaTypeError):
     headers = ((b"accept-encoding", ACCEPTED),)
 
 
-class Expanding:
-    """An app that is given bodies as they were before they were compressed."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        coding = b""
-        if b"content-encoding" in first_headers(scope):
-            coding = _coding(scope)
-        if not coding:
-            return self._app(scope, receive, send)
-        if coding in _WINDOWS:
-            kept = [each for each in scope["headers"] if each[0] not in _OF_CODED]
-            expanded = _Expanded(receive, _WINDOWS[coding])
-            return self._app({**scope, "headers": kept}, expanded.receive, send)
-        shown = coding[:40].decode("latin-1")
-        error = UnknownCodingError(
-            f"Content-Encoding {shown!r} is not supported; supported are gzip and deflate"
-        )
-        return send_response(send, error_response(error), Request(scope, receive, send).id)
+def expanded(request: Request) -> Request:
+    """The request with its body as it was before it was compressed; UnknownCodingError."""
+    coding = _coding(request.scope)
+    if not coding:
+        return request
+    if coding in _WINDOWS:
+        kept = [each for each in request.scope["headers"] if each[0] not in _OF_CODED]
+        receive = _Expanded(request.receive, _WINDOWS[coding]).receive
+        scope = {**request.scope, "headers": kept}
+        return msgspec.structs.replace(request, scope=scope, receive=receive)
+    shown = coding[:40].decode("latin-1")
+    raise UnknownCodingError(
+        f"Content-Encoding {shown!r} is not supported; supported are gzip and deflate"
+    )
 
 
 _OF_CODED = {b"content-encoding", b"content-length"}

@@ -18,7 +18,7 @@ from embedfleet.runtime.telemetry.metrics_page import (
     exposed_name,
     labels_of,
 )
-from embedfleet.runtime.telemetry.tally import Tally
+from embedfleet.runtime.telemetry.tally import Counts, Tally
 
 ROOT = Path(__file__).parents[3]
 SOURCES = ROOT / "src" / "embedfleet"
@@ -62,7 +62,7 @@ def test_names_follow_prometheus_conventions(attribute: str, metric: Known) -> N
     name = exposed_name(metric)
     assert re.fullmatch(r"embedfleet_[a-z_]+", name)
     assert name.endswith(UNITS) or name in NO_UNIT
-    assert name.endswith("_total") == isinstance(metric, Counter)
+    assert name.endswith("_total") == isinstance(metric, Counter | Counts)
     assert next(iter(metric.describe())).documentation.endswith(".")
     if isinstance(metric, Histogram):
         assert list(metric._kwargs["buckets"]) == sorted(metric._kwargs["buckets"])
@@ -120,3 +120,23 @@ def test_a_tally_shows_what_the_librarys_histogram_shows(seen: list[list[float]]
     ]
     sums = [each.get_sample_value("seconds_sum", {"pool": "a"}) for each in registries]
     assert sums[0] == pytest.approx(sums[1])
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 10**6))))
+def test_counts_show_what_the_librarys_counter_shows(seen: list[tuple[str, int]]) -> None:
+    shown = []
+    for kind in (Counter, Counts):
+        registry = CollectorRegistry()
+        counter = kind("texts_total", "What.", ["pool"], registry=registry)
+        for label, amount in seen:
+            counter.labels(label).inc(amount)
+        lines = generate_latest(registry).splitlines()
+        shown.append([line for line in lines if b"_created" not in line])
+    assert shown[0] == shown[1]
+
+
+def test_a_label_too_many_is_a_mistake() -> None:
+    registry = CollectorRegistry()
+    counts = Counts("texts_total", "What.", ["pool"], registry=registry)
+    with pytest.raises(ValueError, match="has the labels pool"):
+        counts.labels("a", "b")

@@ -247,7 +247,7 @@ def test_few_texts_are_computed_twice_however_replicas_fail(
 ) -> None:
     """A tenth more at most, over a run; hedges within what answered texts have earned."""
     traffic = run(served(seed, replicas, badness, requests=800))
-    answered = traffic.metrics.texts.labels("m", Outcome.SUCCEEDED.value)._value.get()
+    answered = traffic.metrics.texts.labels("m", Outcome.SUCCEEDED.value).value
     hedged = traffic.metrics.hedged_texts.labels("m")._value.get()
     assert traffic.upstream.computed.total() <= 1.1 * traffic.submitted
     assert hedged <= RESERVE + HEDGE_SHARE * answered

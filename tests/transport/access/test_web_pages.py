@@ -28,7 +28,7 @@ async def status(*origins: str, by_name: bool = True, **headers: str) -> int:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    app = NoPages(Router({("POST", "/"): answer}), origins, by_name=by_name)
+    app = Router({("POST", "/"): answer}, guard=NoPages(origins, by_name=by_name))
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await app({"type": "http", "method": "POST", "path": "/", "headers": pairs}, receive, send)
     code: int = sent[0]["status"]

@@ -208,7 +208,9 @@ def h11_accepts(sent: bytes, heads: list[h11.Request] | None = None) -> bool | N
 def allowed(head: h11.Request) -> bool:
     """Whether what is well written may be asked here (`rules.py`, which has tests of its own)."""
     try:
-        read_head(head.method, head.http_version.decode(), head.target, list(head.headers))
+        headers = list(head.headers)
+        first = dict(reversed(headers))
+        read_head(head.method, head.http_version.decode(), head.target, headers, first)
     except EmbedfleetError:
         return False
     return True

@@ -19,7 +19,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 
-from embedfleet.runtime.telemetry.tally import Tally
+from embedfleet.runtime.telemetry.tally import Counts, Tally
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_1_0_0.encode()
 
@@ -69,6 +69,9 @@ class Metrics:
         full = f"embedfleet_{name}"
         return Histogram(full, text, labels, registry=self.registry, buckets=buckets)
 
+    def _counts(self, name: str, text: str, *labels: str) -> Counts:
+        return Counts(f"embedfleet_{name}", text, labels, registry=self.registry)
+
     def _tally(
         self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = LATENCY_S
     ) -> Tally:
@@ -81,7 +84,7 @@ class GatewayMetrics(Metrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self.requests = self._counter(
+        self.requests = self._counts(
             "requests_total",
             "Requests that ended, by pool and HTTP status; 499: the caller had left.",
             *("pool", "status"),
@@ -93,10 +96,10 @@ class GatewayMetrics(Metrics):
             "request_texts", "Texts of a request.", "pool", buckets=TEXTS
         )
         self.active_requests = self._gauge("active_requests", "Requests being answered.")
-        self.texts = self._counter(
+        self.texts = self._counts(
             "texts_total", "Texts that got a vector or an error.", "pool", "outcome"
         )
-        self.tokens = self._counter("tokens_total", "Tokens of texts that got a vector.", "pool")
+        self.tokens = self._counts("tokens_total", "Tokens of texts that got a vector.", "pool")
         self.queue_wait = self._tally(
             *("queue_wait_seconds", "From queueing a text to handing it to a replica."),
             *("pool", "lane"),

@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics, Metrics, ReplicaMetrics
-from embedfleet.runtime.telemetry.tally import Tally
+from embedfleet.runtime.telemetry.tally import Counts, Tally
 
 _INTRODUCTION = """\
 # Metrics
@@ -29,26 +29,26 @@ Rules, alerts and dashboards made of them are in `deploy/monitoring/`, what to d
 """
 
 
-Known: TypeAlias = MetricWrapperBase | Tally
+Known: TypeAlias = MetricWrapperBase | Counts | Tally
 """A metric of the catalogue."""
 
 
 def catalogue(metrics: Metrics) -> Iterator[Known]:
     """Every metric of a process of one kind, in the order of the catalogue."""
     for each in vars(metrics).values():
-        if isinstance(each, Counter | Gauge | Histogram | Tally):
+        if isinstance(each, Counter | Gauge | Histogram | Counts | Tally):
             yield each
 
 
 def exposed_name(metric: Known) -> str:
     """Its name as it is scraped; counters end in `_total`."""
     name: str = next(iter(metric.describe())).name
-    return f"{name}_total" if isinstance(metric, Counter) else name
+    return f"{name}_total" if isinstance(metric, Counter | Counts) else name
 
 
 def labels_of(metric: Known) -> tuple[str, ...]:
     """The names of its labels."""
-    if isinstance(metric, Tally):
+    if isinstance(metric, Counts | Tally):
         return metric.labelnames
     names: tuple[str, ...] = metric._labelnames  # noqa: SLF001  # not public
     return names

@@ -1,4 +1,9 @@
-"""A single-threaded histogram, for what is observed with every text."""
+"""Single-threaded counters and histograms, for what is counted with every text.
+
+They add to plain numbers, which may be read from another thread. The library's own take a lock or
+two for each, check labels and exemplars, and look for a bucket one by one (0.4 us for an increase,
+1.1 us for an observation; here 0.1 and 0.2).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,58 @@ from itertools import accumulate
 from math import inf
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+
+class Count:
+    """What is counted under one set of labels."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self, amount: int = 1) -> None:
+        self.value += amount
+
+
+class Counts(Collector):
+    """A counter."""
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Sequence[str] = (),
+        *,
+        registry: CollectorRegistry,
+    ) -> None:
+        self.labelnames = tuple(labelnames)
+        self._name = name
+        self._documentation = documentation
+        self._counts: dict[tuple[str, ...], Count] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Count:
+        """The count of these labels, made when it is asked for first."""
+        found = self._counts.get(values)
+        if found is None:
+            _check_labels(self._name, self.labelnames, values)
+            found = self._counts[values] = Count()
+        return found
+
+    def describe(self) -> Iterable[CounterMetricFamily]:
+        """What it is, without values."""
+        return [CounterMetricFamily(self._name, self._documentation, labels=self.labelnames)]
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """What was counted so far."""
+        (family,) = self.describe()
+        for values, count in list(self._counts.items()):
+            family.add_metric(values, count.value)
+        return [family]
 
 
 class Series:
@@ -30,11 +84,7 @@ class Series:
 
 
 class Tally(Collector):
-    """It adds to plain numbers, which may be read from another thread.
-
-    The library's own takes two locks for each observation, and looks for its bucket one by one
-    (1.1 us, here 0.2).
-    """
+    """A histogram."""
 
     def __init__(
         self,
@@ -56,8 +106,7 @@ class Tally(Collector):
         """The series of these labels, made when it is asked for first."""
         found = self._series.get(values)
         if found is None:
-            if len(values) != len(self.labelnames):
-                raise ValueError(f"{self._name} has the labels {', '.join(self.labelnames)}")
+            _check_labels(self._name, self.labelnames, values)
             found = self._series[values] = Series(self.buckets)
         return found
 
@@ -76,3 +125,8 @@ class Tally(Collector):
                 sum_value=series.sum,
             )
         return [family]
+
+
+def _check_labels(name: str, names: Sequence[str], values: Sequence[str]) -> None:
+    if len(values) != len(names):
+        raise ValueError(f"{name} has the labels {', '.join(names)}")

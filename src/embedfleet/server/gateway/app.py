@@ -20,8 +20,9 @@ from embedfleet.server.gateway.caching import cache_routes
 from embedfleet.server.gateway.fleet_overview import merged, overview
 from embedfleet.server.gateway.fleet_routes import fleet_routes
 from embedfleet.server.gateway.scaling_routes import scaling_routes
-from embedfleet.transport.access.guarded_routes import asking, guarded
+from embedfleet.transport.access.guarded_routes import guarded
 from embedfleet.transport.asgi import Follow, Request, Response, Router
+from embedfleet.transport.content_encodings import expanded
 from embedfleet.transport.headers import trusted_networks
 from embedfleet.transport.serving import Listener
 from embedfleet.transport.traced_routes import traced
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
 
 
 def public_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listener]:
-    """What callers reach, behind what guards it, on every socket."""
+    """What callers reach, on every socket."""
     app = gateway.guards.public(public_app(gateway))
     return [Listener(app, each, gateway.guards.public_tls) for each in sockets]
 
 
 def admin_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listener]:
-    """What operators reach, behind what guards it, on every socket."""
-    app = gateway.guards.admin(admin_app(gateway))
+    """What operators reach, on every socket."""
+    app = admin_app(gateway)
     return [Listener(app, each, gateway.guards.admin_tls) for each in sockets]
 
 
@@ -66,6 +67,8 @@ def public_app(gateway: Gateway) -> Router:
         exact,
         prefixes,
         _follow(gateway),
+        guard=gateway.guards.of_callers,
+        expand=expanded,
         compress_from=gateway.settings.gateway.compress_from_bytes,
         meant=meant,
     )
@@ -94,7 +97,7 @@ def admin_app(gateway: Gateway) -> Router:
             **pages.fleet(),
         },
         follow=_follow(gateway),
-        guard=asking(gateway.guards.operators),
+        guard=gateway.guards.of_operators,
         compress_from=gateway.settings.gateway.compress_from_bytes,
     )
 

@@ -31,12 +31,12 @@ from embedfleet.runtime.settings import Pool, Settings, is_loopback
 from embedfleet.runtime.settings.addresses import UNIX
 from embedfleet.transport.access import Access, OpenAccess
 from embedfleet.transport.access.cors import Cors
+from embedfleet.transport.access.guarded_routes import asking
 from embedfleet.transport.access.ledger import Ledger
 from embedfleet.transport.access.setup import callers, certificate, one_key
 from embedfleet.transport.access.watching import Watch
 from embedfleet.transport.access.web_pages import NoPages
-from embedfleet.transport.asgi import App
-from embedfleet.transport.content_encodings import Expanding
+from embedfleet.transport.asgi import App, Guard
 from embedfleet.vocabulary import counted
 
 log = logging.getLogger(__name__)
@@ -92,18 +92,19 @@ class Guards:
                 ", ".join(urls),
             )
 
-    def public(self, app: App) -> App:
-        """The public app as it is shown; its routes ask for keys themselves."""
-        app = Expanding(app)
-        if isinstance(self.callers, OpenAccess):
-            app = NoPages(app, self.origins)
-        return Cors(app, self.origins) if self.origins else app
+    @property
+    def of_callers(self) -> Guard | None:
+        """The guard of the public routes, which ask for keys themselves."""
+        return NoPages(self.origins) if isinstance(self.callers, OpenAccess) else None
 
-    def admin(self, app: App) -> App:
-        """The admin app as it is shown."""
-        if isinstance(self.operators, OpenAccess):
-            return NoPages(app, by_name=not self.at_home)
-        return app  # its router asks for the key
+    @property
+    def of_operators(self) -> Guard | None:
+        """The guard of the admin routes."""
+        return asking(self.operators) or NoPages(by_name=not self.at_home)
+
+    def public(self, app: App) -> App:
+        """The public app as it is shown."""
+        return Cors(app, self.origins) if self.origins else app
 
 
 def endpoint_of(

@@ -8,15 +8,13 @@ from __future__ import annotations
 import logging
 from collections import Counter as Counts
 
-from prometheus_client import Counter
-
 from embedfleet.api.answer_memory import AnswerRoom
 from embedfleet.api.served_model import Answered
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.runtime.settings import GatewaySettings
 from embedfleet.runtime.telemetry.logs import dropped_lines
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
-from embedfleet.runtime.telemetry.tally import Series
+from embedfleet.runtime.telemetry.tally import Count, Series
 from embedfleet.scheduling.delivery.counting import DeferredCalls
 from embedfleet.transport.access import Access, KeyRing
 from embedfleet.transport.serving.write_buffers import Answers
@@ -35,15 +33,14 @@ class RequestCounter:
         self._metrics = metrics
         self._debug = log.isEnabledFor(logging.DEBUG)
         self._later = DeferredCalls()
-        self._labelled: dict[tuple[str | None, int], tuple[Counter, Series, Series]] = {}
+        self._labelled: dict[tuple[str | None, int], tuple[Count, Series, Series]] = {}
 
     def totals(self) -> dict[int, int]:
         """Requests that ended, by HTTP status."""
         self._later.now()
         found: dict[int, int] = {}
         for (_, status), (requests, _, _) in self._labelled.items():
-            (total, *_) = [each for metric in requests.collect() for each in metric.samples]
-            found[status] = found.get(status, 0) + int(total.value)
+            found[status] = found.get(status, 0) + requests.value
         return found
 
     def count(self, answered: Answered) -> None:
@@ -64,7 +61,7 @@ class RequestCounter:
                 answered.seconds,
             )
 
-    def _label(self, model: str | None, status: int) -> tuple[Counter, Series, Series]:
+    def _label(self, model: str | None, status: int) -> tuple[Count, Series, Series]:
         pool, metrics = model or NO_POOL, self._metrics
         found = (
             metrics.requests.labels(pool, str(status)),

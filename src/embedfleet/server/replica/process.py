@@ -41,7 +41,7 @@ from embedfleet.runtime.telemetry.tracing import Tracing, opened
 from embedfleet.server.replica.calls import BatcherBackend
 from embedfleet.server.replica.service import Replica
 from embedfleet.transport.access import Access, OpenAccess
-from embedfleet.transport.access.guarded_routes import OPEN, behind
+from embedfleet.transport.access.guarded_routes import OPEN, asking, behind
 from embedfleet.transport.access.setup import one_key
 from embedfleet.transport.access.web_pages import NoPages
 from embedfleet.transport.asgi import App, Receive, Request, Response, Router, Scope, Send
@@ -144,12 +144,10 @@ def fronted(app: App, access: Access, host: str, *, ours: bool = False) -> App:
     One that a gateway started (`ours`) has a key that nobody else knows, Prometheus included: its
     metrics are open on loopback, though not to pages.
     """
-    if isinstance(access, OpenAccess):
-        return NoPages(app, by_name=not is_loopback(host))
-    if ours:
-        kept = behind(app, access, (*OPEN, "/metrics"))
-        return NoPages(kept, by_name=not is_loopback(host))
-    return behind(app, access)
+    keyed = behind(app, asking(access, (*OPEN, "/metrics") if ours else OPEN, paths=()))
+    if ours or isinstance(access, OpenAccess):
+        return behind(keyed, NoPages(by_name=not is_loopback(host)))
+    return keyed
 
 
 async def _run(settings: Settings, tracing: Tracing | None) -> int:

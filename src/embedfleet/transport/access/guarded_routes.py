@@ -6,11 +6,10 @@ process is alive. Static pages need none either; the data that they fetch does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from embedfleet.transport.access.access import Access, OpenAccess
 from embedfleet.transport.asgi import (
     App,
+    Guard,
     Receive,
     Request,
     Response,
@@ -39,13 +38,17 @@ def guarded(route: Route, access: Access) -> Route:
     return answer
 
 
-def asking(access: Access) -> Callable[[Request], None] | None:
-    """Authentication hook that runs before routing; None if authentication is disabled."""
+def asking(
+    access: Access, below: tuple[str, ...] = (*OPEN, "/assets/"), paths: tuple[str, ...] = ("/",)
+) -> Guard | None:
+    """A guard that wants a good key for everything but `paths` and what lies `below` others; None
+    where authentication is disabled.
+    """
     if isinstance(access, OpenAccess):
         return None
 
     def guard(request: Request) -> None:
-        if request.path != "/" and not request.path.startswith((*OPEN, "/assets/")):
+        if request.path not in paths and not request.path.startswith(below):
             opened = access.open(request.credentials)
             request.notes["key"] = opened.key
             opened.close()
@@ -53,24 +56,23 @@ def asking(access: Access) -> Callable[[Request], None] | None:
     return guard
 
 
-def behind(app: App, access: Access, free: tuple[str, ...] = OPEN) -> App:
-    """The app behind authentication; the app itself where authentication is disabled."""
-    return app if isinstance(access, OpenAccess) else Guarded(app, access, free)
+def behind(app: App, guard: Guard | None) -> App:
+    """The app behind a guard, where no router has it; the app itself without one."""
+    return app if guard is None else Guarded(app, guard)
 
 
 class Guarded:
-    """An app that wants one key for everything but the paths that begin with `free`."""
+    """An app that is given no request which its guard refuses."""
 
-    def __init__(self, app: App, access: Access, free: tuple[str, ...]) -> None:
+    def __init__(self, app: App, guard: Guard) -> None:
         self._app = app
-        self._access = access
-        self._free = free
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].startswith(self._free):
+        if scope["type"] == "http":
             request = Request(scope, receive, send)
             try:
-                self._access.open(request.credentials).close()
+                self._guard(request)
             except EmbedfleetError as error:
                 await send_response(send, error_response(error), request.id)
                 return

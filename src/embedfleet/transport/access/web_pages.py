@@ -5,58 +5,44 @@ read the answers, but a POST has taken effect by then (cross-site request forger
 host name was re-pointed at this machine could even read them (DNS rebinding); the `host` header
 gives it away. API keys prevent both, so this applies only to services without them.
 
-ASGI middleware that decides by headers which browsers send and pages can't change.
+A guard that decides by headers which browsers send and pages can't change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
 from functools import lru_cache
 from ipaddress import ip_address
 
 from embedfleet.transport.access.cors import Origins
-from embedfleet.transport.asgi import (
-    App,
-    Receive,
-    Request,
-    Scope,
-    Send,
-    error_response,
-    first_headers,
-    send_response,
-)
+from embedfleet.transport.asgi import Request
 from embedfleet.vocabulary import ForbiddenError
 
 
 class NoPages:
-    """An app that pages of other origins can't use."""
+    """Refuses requests of pages of other origins."""
 
-    def __init__(self, app: App, origins: Collection[str] = (), *, by_name: bool = True) -> None:
+    def __init__(self, origins: Collection[str] = (), *, by_name: bool = True) -> None:
         """`origins` may ask; `by_name` takes any name, else addresses and localhost alone."""
-        self._app = app
         self._origins = Origins(origins)
         self._by_name = by_name
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        headers = first_headers(scope)
-        if not self._by_name or b"origin" in headers:
-            refusal = self._refuse(headers.get(b"origin", b""), headers.get(b"host", b""))
-            if refusal is not None:
-                name = Request(scope, receive, send).id
-                return send_response(send, error_response(refusal), name)
-        return self._app(scope, receive, send)
-
-    def _refuse(self, origin: bytes, host: bytes) -> ForbiddenError | None:
+    def __call__(self, request: Request) -> None:
+        """Raises ForbiddenError."""
+        origin = request.first.get(b"origin", b"")
+        if self._by_name and not origin:
+            return
+        host = request.first.get(b"host", b"")
         if not self._by_name and not is_local_name(host):
-            return ForbiddenError(
+            raise ForbiddenError(
                 "invalid Host header: use localhost or an IP address, not another host name",
                 code="host_not_allowed",
             )
         if not origin or origin in self._origins:
-            return None
+            return
         if is_local_name(host) and origin.partition(b"//")[2] == host:
-            return None  # a page of this very address
-        return ForbiddenError(
+            return  # a page of this very address
+        raise ForbiddenError(
             "requests from web pages of other origins are not allowed; allow an origin with "
             "gateway.cors_origins",
             code="origin_not_allowed",

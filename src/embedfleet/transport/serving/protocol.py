@@ -22,7 +22,16 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from embedfleet.transport.asgi import App, Message, Receive, Response, Scope, Send, error_response
+from embedfleet.transport.asgi import (
+    App,
+    Message,
+    Receive,
+    Response,
+    Scope,
+    Send,
+    error_response,
+    first_headers,
+)
 from embedfleet.transport.serving.head import Head
 from embedfleet.transport.serving.limits import LINGER_S, ClientLimits
 from embedfleet.transport.serving.rules import VERSIONS, read_head, without_offer
@@ -207,11 +216,12 @@ class HttpConnection(HttpToolsProtocol):
         if self.pipeline:
             raise CallerError("too many requests at once on one connection")
         version = self.parser.get_http_version()
-        head = read_head(self.parser.get_method(), version, self.url, self.headers)
+        first = first_headers(cast("Scope", self.scope))
+        head = read_head(self.parser.get_method(), version, self.url, self.headers, first)
         self._length, self.url = head.length, head.target
         if head.authority is not None:
             kept = [each for each in self.headers if each[0] != b"host"]
-            self.headers[:] = [*kept, (b"host", head.authority)]
+            self.headers = self.scope["headers"] = [*kept, (b"host", head.authority)]
         if version == "1.0":
             self.expect_100_continue = False  # RFC 9110, 10.1.1
 

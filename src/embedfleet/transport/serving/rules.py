@@ -7,7 +7,7 @@ The parser enforces grammar and framing by length. This covers what it leaves to
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import httptools
@@ -34,36 +34,37 @@ class Head(msgspec.Struct, frozen=True):
     """The host of a target in absolute form; it replaces the header (RFC 9112, 3.2.2)."""
 
 
-def read_head(method: bytes, version: str, target: bytes, headers: Headers) -> Head:
+def read_head(
+    method: bytes, version: str, target: bytes, headers: Headers, first: Mapping[bytes, bytes]
+) -> Head:
     """Read what frames a request and where it goes.
 
-    Names are in lower case. Raises CallerError, UnknownVersionError or NotImplementedHereError.
+    Names are in lower case; `first` has the first header of each. Raises CallerError,
+    UnknownVersionError or NotImplementedHereError.
     """
     if version not in VERSIONS:
         raise UnknownVersionError(
             f"unsupported protocol version: expected HTTP/1.1, not HTTP/{version}"
         )
-    hosts = 0
-    length = 0
-    codings = b""
-    for name, value in headers:
-        if name == b"host":
-            hosts += 1
-            if not _is_host(value):
-                raise CallerError("the header Host must be a host with an optional port")
-        elif name == b"content-length":
-            length = int(value)  # the parser let digits alone pass
-        elif name == b"transfer-encoding":
-            codings += value + b","
+    host, codings = first.get(b"host"), first.get(b"transfer-encoding")
+    hosts = int(host is not None)
+    if len(first) < len(headers):  # a name is there twice
+        hosts = sum(name == b"host" for name, _ in headers)
+        if codings is not None:
+            codings = b",".join(value for name, value in headers if name == b"transfer-encoding")
+    if host is not None and not _is_host(host):
+        raise CallerError("the header Host must be a host with an optional port")
     if hosts > 1 or (not hosts and version == "1.1"):
         raise CallerError(f"a request must have exactly one Host header; this one has {hosts}")
     if method == b"CONNECT":
         raise NotImplementedHereError("CONNECT is not implemented: this server is not a proxy")
-    if codings:
+    if codings is not None:
         _check_codings(codings, version)
     a_path = target.startswith(b"/")
     path, authority = (target, None) if a_path else _origin_form(method, target)
-    return Head(None if codings else length, path, authority)
+    # The parser let one length of digits alone pass.
+    length = None if codings is not None else int(first.get(b"content-length", 0))
+    return Head(length, path, authority)
 
 
 @lru_cache(maxsize=64)
