@@ -21,6 +21,9 @@ from tokenizers import (
     trainers,
 )
 
+from embedfleet.models.tokenizer_kind import TokenizerKind
+from embedfleet.models.tokenizer_library import InProcess
+
 END = "<|endoftext|>"
 
 QWEN_PATTERN = (
@@ -77,6 +80,12 @@ def tokenizer(*, post_processor: bool = True) -> Tokenizer:
             ]
         )
     return built
+
+
+def loaded(built: Tokenizer) -> InProcess:
+    """A tokenizer as it is loaded of a file."""
+    content = built.to_str().encode()
+    return InProcess(Path("tokenizer.json"), content, TokenizerKind.of(json.loads(content)))
 
 
 def id_of(token: str) -> int:

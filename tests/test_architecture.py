@@ -29,6 +29,7 @@ PURE = [
     "transport/frames.py",
     "api/formats/*.py",
     "scheduling/batching/packing.py",
+    "models/tokenizer_kind.py",
     "cache/breaker.py",
     "cache/entry.py",
     "cache/key.py",
@@ -81,7 +82,7 @@ FEWEST_WORDS = 3
 BROAD = {
     "cache/redis.py": "whatever its client makes of odd answers costs hits and nothing else",
     "api/tokenizing.py": "whatever ends a slice in a thread is raised for its request",
-    "models/tokenizer_file.py": "the tokenizers library raises plain Exception, and panics",
+    "models/tokenizer_library.py": "the tokenizers library raises plain Exception, and panics",
     "transport/untrusted.py": "whatever a parser raises of foreign bytes is its sender's error",
     "scheduling/delivery/pool.py": "a bug in a callback is raised where the pool is awaited",
     "server/gateway/connections.py": "what a reader raises comes out where its answer is awaited",

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,10 +152,18 @@ class ChaosFleet:
 
 @contextlib.contextmanager
 def chaos_fleet(
-    scratch: Path, *, replicas: int = 3, stderr: str = "", config: str = CONFIG
+    scratch: Path,
+    *,
+    replicas: int = 3,
+    stderr: str = "",
+    config: str = CONFIG,
+    change: Callable[[Path], object] = lambda _: None,
 ) -> Iterator[ChaosFleet]:
-    """Replicas and the gateway in front of them, all ready; `stderr` is where all logs go."""
+    """Replicas and the gateway in front of them, all ready; `stderr` is where all logs go. `change`
+    is given the model's directory before anything starts.
+    """
     directory = write_model(scratch / "chaos", vocab_size=1000, hidden_size=WIDTH)
+    change(directory)
     settings = scratch / "gateway.toml"
     settings.write_text(config)
     log = Path(stderr or scratch / "gateway.log")

@@ -1,22 +1,25 @@
 """Tokenises a request's texts without blocking other requests.
 
 Small requests are tokenised on the event loop, the others in slices on a few threads. A request
-whose client has disconnected, or whose deadline has passed, gets no further slice.
+whose client has disconnected, or whose deadline has passed, gets no further slice. A tokenizer of
+no known kind, whose small texts may take long, has a thread and a queue of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 from embedfleet.api.formats.embedding_request import EmbeddingRequest
 from embedfleet.api.served_model import ServedModel, prompt_of, truncation
 from embedfleet.api.tokenizer_queue import Ticket, TokenizerQueue
-from embedfleet.models.encoding.encoder import EncodedText
+from embedfleet.models.encoding.encoder import EncodedText, Encoder
 from embedfleet.models.encoding.tokenizer import SpelledToken, finished
 from embedfleet.scheduling.texts import Caller
 from embedfleet.vocabulary import (
@@ -30,8 +33,9 @@ from embedfleet.vocabulary import (
 Done = TypeVar("Done")
 
 INLINE_CHARACTERS = 4096
-"""Requests with no more text than this, prompts included, are tokenised on the event loop: they
-take well under a millisecond there, and a hop to a thread and back would cost more than that."""
+"""Requests with no more text than this, prompts included, are tokenised on the event loop if their
+tokenizer is linear: they take well under a millisecond there, and a hop to a thread and back would
+cost more than that."""
 
 SLICE_S = 0.01
 """A slice ends with the step in which so much time is over."""
@@ -56,14 +60,12 @@ class Tokenizing:
         token ids that another tokenizer has made are refused.
         """
         self._own_ids = own_ids
-        self._threads = ThreadPoolExecutor(threads, "tokenize")
+        self._most_characters = most_characters
+        self._turns = _Turns(threads, most_characters)
+        self._own_turns: WeakKeyDictionary[Encoder, _Turns] = WeakKeyDictionary()
+        """Of each encoder that is not linear: it can make nobody wait but its own callers."""
         self._beside = ThreadPoolExecutor(2, "bodies")
         """For what is no tokenising: reading bodies, writing answers, making keys."""
-        self._free = threads
-        self._queue: TokenizerQueue[_Job] = TokenizerQueue(
-            most_characters, CHARACTERS_PER_S * threads
-        )
-        self._closed = False
 
     async def encode(
         self,
@@ -93,7 +95,7 @@ class Tokenizing:
             name=partial(_named, parsed, places),
             own_ids=self._own_ids,
         )
-        return await self._run(steps, characters, caller)
+        return await self._run(model.encoder, steps, characters, caller)
 
     async def spell(
         self,
@@ -118,14 +120,47 @@ class Tokenizing:
             template=template,
             name=partial(_named, parsed, None),
         )
-        return await self._run(steps, characters, caller)
+        return await self._run(model.encoder, steps, characters, caller)
 
     async def _run(
-        self, steps: Generator[int, None, Done], characters: int, caller: Caller
+        self, encoder: Encoder, steps: Generator[int, None, Done], characters: int, caller: Caller
     ) -> Done:
         """Small work at once, the rest in slices."""
-        if characters <= INLINE_CHARACTERS:
-            return finished(steps)
+        if encoder.linear:
+            if characters <= INLINE_CHARACTERS:
+                return finished(steps)
+            return await self._turns.run(steps, characters, caller)
+        turns = self._own_turns.get(encoder)
+        if turns is None:
+            turns = self._own_turns[encoder] = _Turns(1, self._most_characters)
+            weakref.finalize(encoder, turns.close)
+        return await turns.run(steps, characters, caller)
+
+    async def apart(self, work: Callable[[], Done]) -> Done:
+        """Do other work on texts, tokens or vectors in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._beside, work)
+
+    def close(self) -> None:
+        self._turns.close()
+        for encoder, turns in self._own_turns.items():
+            turns.close()
+            encoder.close()
+        self._beside.shutdown(wait=False, cancel_futures=True)
+
+
+class _Turns:
+    """Threads, and the requests that take turns at them."""
+
+    def __init__(self, threads: int, most_characters: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, "tokenize")
+        self._free = threads
+        self._queue: TokenizerQueue[_Job] = TokenizerQueue(
+            most_characters, CHARACTERS_PER_S * threads
+        )
+        self._closed = False
+
+    async def run(self, steps: Generator[int, None, Done], characters: int, caller: Caller) -> Done:
+        """Work in slices; raises OverloadedError, and what the work raises."""
         now = time.monotonic()
         self._queue.admit(characters, caller.lane, caller.deadline - now)
         job = _Job(steps, asyncio.get_running_loop().create_future())
@@ -141,14 +176,9 @@ class Tokenizing:
             del ticket, job, steps
         return done
 
-    async def apart(self, work: Callable[[], Done]) -> Done:
-        """Do other work on texts, tokens or vectors in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._beside, work)
-
     def close(self) -> None:
         self._closed = True
-        for threads in (self._threads, self._beside):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _pump(self) -> None:
         """Give every free thread a slice."""

@@ -128,7 +128,7 @@ def answers(directory: Path, config: dict[str, Any], vocabulary: int) -> tuple[i
         if isinstance(named, list) and len(named) == len(words):
             words = str(named[1]), str(named[0])
         tokenizer = load_tokenizer(path)
-        found = [tokenizer.token_to_id(word) for word in words]
+        found = [tokenizer.id_of(word) for word in words]
     yes, no = found
     if not (type(yes) is int and type(no) is int and 0 <= yes < vocabulary > no >= 0):
         raise ModelError(

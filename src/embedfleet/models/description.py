@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from embedfleet.models.families import QWEN3, Family, family_of
 from embedfleet.models.fingerprint import fingerprint_tokenizer, fingerprint_weights
 from embedfleet.models.json_files import read_object
@@ -23,7 +21,8 @@ from embedfleet.models.sentence_transformers import (
     read_pooling,
     read_prompts,
 )
-from embedfleet.models.tokenizer_file import load_tokenizer, panics_translated
+from embedfleet.models.tokenizer_file import load_tokenizer
+from embedfleet.models.tokenizer_library import Library, panics_translated
 from embedfleet.vocabulary import SCORE_WIDTH, ModelError, ModelIdentity, Pooling, Task
 
 log = logging.getLogger(__name__)
@@ -169,8 +168,8 @@ def _template(directory: Path, family: Family) -> Template:
     path = directory / "tokenizer.json"
     tokenizer = load_tokenizer(path)
     with panics_translated(path):
-        plain: list[int] = tokenizer.encode("x", add_special_tokens=False).ids
-        whole: list[int] = tokenizer.encode("x", add_special_tokens=True).ids
+        plain = tokenizer.spell("x").ids
+        whole = tokenizer.spell("x", whole=True).ids
     if whole == plain:
         return _template_by_name(directory, family, tokenizer)
     for begin in range(len(whole) - len(plain) + 1):
@@ -188,10 +187,7 @@ def _around_pairs(directory: Path, pair: PairTemplate) -> Template:
     path = directory / "tokenizer.json"
     tokenizer = load_tokenizer(path)
     with panics_translated(path):
-        before, after = (
-            tuple(tokenizer.encode(part, add_special_tokens=False).ids)
-            for part in (pair.before, pair.after)
-        )
+        before, after = (tuple(tokenizer.spell(part).ids) for part in (pair.before, pair.after))
     if not after:
         raise ModelError(
             f"{path} makes no tokens of {pair.after!r}, at whose end the score is read"
@@ -199,7 +195,7 @@ def _around_pairs(directory: Path, pair: PairTemplate) -> Template:
     return Template(before, after)
 
 
-def _template_by_name(directory: Path, family: Family, tokenizer: Tokenizer) -> Template:
+def _template_by_name(directory: Path, family: Family, tokenizer: Library) -> Template:
     """Without a post-processor, as in early Qwen3-Embedding tokenizers; the tokens are the same.
 
     A fine-tune that sentence-transformers saved with such a tokenizer has none around its texts.
@@ -210,7 +206,7 @@ def _template_by_name(directory: Path, family: Family, tokenizer: Tokenizer) -> 
             named.get(key, usual)
             for key, usual in zip(("cls_token", "sep_token"), family.brackets, strict=True)
         )
-        before, after = tokenizer.token_to_id(first), tokenizer.token_to_id(last)
+        before, after = tokenizer.id_of(first), tokenizer.id_of(last)
         if before is None or after is None:
             raise ModelError(
                 f"{path} puts no tokens around a text and lacks {first} or {last}, which "
@@ -224,7 +220,7 @@ def _template_by_name(directory: Path, family: Family, tokenizer: Tokenizer) -> 
         return Template((), ())
     # Qwen3-Embedding pads with its end-of-text token; a renamed one is found by that.
     for token in (_USUAL_END_OF_TEXT, named.get("pad_token")):
-        end_of_text: int | None = None if token is None else tokenizer.token_to_id(token)
+        end_of_text = None if token is None else tokenizer.id_of(token)
         if end_of_text is not None:
             log.info(
                 "%s appends no end-of-text token; appending %s, as later tokenizers of "

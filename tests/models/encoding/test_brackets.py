@@ -25,6 +25,7 @@ from embedfleet.vocabulary import CallerError, ModelError, PackedText, Truncatio
 from tests.encoder_checkpoints import BERT, XLM_ROBERTA, encoder_config
 from tests.encoder_tokenizers import BRACKETS, KINDS, Kind, tokenizer, write_tokenizer
 from tests.real_texts import passages
+from tests.small_tokenizer import loaded
 
 LANGUAGES = ["en", "zh", "es", "de", "ar"]
 LIMIT = 512
@@ -115,7 +116,7 @@ words = st.sampled_from(
 @given(st.lists(words | st.text(max_size=4), max_size=40).map("".join))
 def test_pieces_never_show(kind: Kind, text: str) -> None:
     library = tokenizer(kind)
-    cut = module._cut(library)
+    cut = module._cut(loaded(library).kind)
     pieces = list(module._pieces([text], cut, piece=8))
     assert "".join(pieces) == text
 

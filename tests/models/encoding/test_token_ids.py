@@ -15,11 +15,12 @@ from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.encoding.token_ids import OwnIds
 from embedfleet.models.encoding.tokenizer import finished
 from embedfleet.vocabulary import CallerError, Truncation
-from tests.small_tokenizer import CORPUS
+from tests.small_tokenizer import CORPUS, loaded
 
 BUILT_IN = Path(__file__).parents[3] / "src" / "embedfleet" / "models" / "builtin"
 
 LIBRARY = Tokenizer.from_file(str(BUILT_IN / "tokenizer.json"))
+LOADED = loaded(LIBRARY)
 
 
 @pytest.fixture
@@ -35,25 +36,25 @@ def test_every_part_of_what_it_made_is_its_own(text: str, data: st.DataObject) -
     last = data.draw(st.integers(first, len(ids)))
     words = CORPUS[0]
     sliced = LIBRARY.encode(words, add_special_tokens=False).ids
-    assert OwnIds(LIBRARY)(ids)
+    assert OwnIds(LOADED)(ids)
     # A part of letters, digits and spaces is made the same alone; odd characters may not be.
-    assert OwnIds(LIBRARY)(sliced[min(first, len(sliced)) : last])
+    assert OwnIds(LOADED)(sliced[min(first, len(sliced)) : last])
 
 
 def test_ids_with_prompt_and_end_of_text_token_are_its_own(library: Tokenizer) -> None:
     text = f"Instruct: {CORPUS[1]}\nQuery:{CORPUS[2]}<|endoftext|>"
-    assert OwnIds(library)(library.encode(text, add_special_tokens=False).ids)
+    assert OwnIds(LOADED)(library.encode(text, add_special_tokens=False).ids)
 
 
 def test_a_torn_character_at_either_end_is_no_other_tokenizer_s(library: Tokenizer) -> None:
     ids = library.encode("🦩 the 🦩 sea 🦩", add_special_tokens=False).ids
-    own = OwnIds(library)
+    own = OwnIds(LOADED)
     assert all(own(ids[first:]) and own(ids[:first]) for first in range(len(ids)))
 
 
 def test_ids_of_another_vocabulary_are_not_its_own(library: Tokenizer) -> None:
     """The same text, with ids that another tokenizer of the same kind would have."""
-    own = OwnIds(library)
+    own = OwnIds(LOADED)
     together = "\n".join(CORPUS)
     ids = library.encode(together, add_special_tokens=False).ids
     assert own(ids)
@@ -64,7 +65,7 @@ def test_ids_of_another_vocabulary_are_not_its_own(library: Tokenizer) -> None:
 def test_where_decoding_loses_something_nothing_is_told() -> None:
     words = Tokenizer(models.WordLevel({"a": 0, "b": 1}))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    own = OwnIds(words)
+    own = OwnIds(loaded(words))
     assert not own.knows
     assert own([1, 1, 0])
 

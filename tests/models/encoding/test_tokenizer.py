@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as LibraryTokenizer
-from tokenizers import models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from embedfleet.models.encoding import tokenizer as module
 from embedfleet.models.encoding.token_ids import OwnIds
 from embedfleet.models.encoding.tokenizer import Tokenizer
-from embedfleet.models.tokenizer_file import TokenizerError
+from embedfleet.models.tokenizer_library import TokenizerError
 from embedfleet.vocabulary import ModelError
 from tests.real_texts import passages
-from tests.small_tokenizer import id_of, tokenizer, write_model
+from tests.small_tokenizer import id_of, loaded, tokenizer, write_model
 
 EVERYTHING = 10**9
 LIBRARY = tokenizer()
@@ -171,8 +171,6 @@ class _Panic(BaseException):
 class _Panicking:
     """A library of which every call panics."""
 
-    decoder = LibraryTokenizer.from_str(tokenizer().to_str()).decoder
-
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         def panic(*_: object, **__: object) -> NoReturn:
             raise _Panic("byte index 1 is not a char boundary")
@@ -183,13 +181,17 @@ class _Panicking:
 def test_a_panic_of_the_library_is_an_error_of_its_request(ours: Tokenizer, path: Path) -> None:
     """It is no Exception, and would end whoever calls without one."""
     panicking = Tokenizer(path, VOCABULARY)
-    panicking._library = _Panicking()
+    panicking._library._library = _Panicking()  # type: ignore[attr-defined]
     with pytest.raises(TokenizerError, match="byte index 1"):
         panicking.ids(["the sea"], most=EVERYTHING)
     assert ours.made(ours.ids(["the sea"], most=EVERYTHING)[0])
 
 
 def test_ids_on_which_the_library_panics_may_be_its_own() -> None:
-    own = OwnIds(_Panicking())
-    own.knows = True
+    built = tokenizer()
+    built.decoder = decoders.ByteLevel()
+    library = loaded(built)
+    own = OwnIds(library)
+    assert own.knows
+    library._library = _Panicking()
     assert own([1, 2, 3])

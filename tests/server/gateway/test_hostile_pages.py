@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from embedfleet.models.description import ModelDescription, describe
+from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.fingerprint import fingerprint_tokenizer
 from embedfleet.runtime.settings import Pool
 from embedfleet.server.gateway.model_contact import ModelContact
@@ -171,7 +172,7 @@ def description(tokenizer: str) -> ReplicaDescription:
     )
 
 
-async def ignored(_model: ModelDescription) -> None:
+async def ignored(_model: ModelDescription, _encoder: Encoder) -> None:
     """Nobody serves it."""
 
 
@@ -240,8 +241,8 @@ def everything(directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if "embedfleet-" not in path.name)
 
 
-async def test_a_harmful_tokenizer_is_tried_once(small: ModelDescription, tmp_path: Path) -> None:
-    """Each look would cost half a minute of a processor."""
+async def test_a_harmful_tokenizer_is_loaded_once(small: ModelDescription, tmp_path: Path) -> None:
+    """Each look could cost half a minute of a processor."""
     path = small.directory / "tokenizer.json"
     definition = msgspec.json.decode(path.read_bytes())
     definition["normalizer"] = {"type": "Prepend", "prepend": "z" * 100_000}
@@ -250,7 +251,7 @@ async def test_a_harmful_tokenizer_is_tried_once(small: ModelDescription, tmp_pa
     async with answering(files_of(small, told)) as url, upstream() as own:
         one = contact(own, tmp_path)
         for _ in range(2):
-            with pytest.raises(ReplicaError, match=r"tokenizer\.json makes") as refused:
+            with pytest.raises(ReplicaError, match="tokenizer makes") as refused:
                 await one.expected(url, told)
 
     assert str(tmp_path) not in refused.value.message

@@ -51,7 +51,8 @@ class Encoder:
     """Texts and ids to encodings of one model.
 
     Threads may share an encoder. The library releases the GIL, so large requests can run in a
-    thread while the event loop goes on.
+    thread while the event loop goes on. Only where it is `linear` may small ones run on the loop
+    (`Tokenizer`).
     """
 
     def __init__(self, description: ModelDescription) -> None:
@@ -67,6 +68,11 @@ class Encoder:
         self._tokenizer = Tokenizer(
             description.tokenizer_file, identity.vocabulary, lowercase=description.lowercase
         )
+        self.linear = self._tokenizer.linear
+
+    def close(self) -> None:
+        """End the process of a tokenizer that has one."""
+        self._tokenizer.close()
 
     def encode(
         self, texts: Sequence[TextOrIds], *, prompt: str, truncate: Truncation

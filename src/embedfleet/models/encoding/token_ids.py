@@ -13,12 +13,9 @@ happen to be whole words are missed, the more of them the larger the vocabulary
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-
-from embedfleet.models.tokenizer_file import TokenizerError, guarded
+from embedfleet.models.tokenizer_library import Library, TokenizerError
 
 MOST_LOOKED_AT = 128
 """Tokens of a text that are looked at: a part of a sequence tells as much as all of it."""
@@ -33,9 +30,9 @@ _MOST_TORN = 4
 class OwnIds:
     """What one tokenizer would have made."""
 
-    def __init__(self, library: Tokenizer) -> None:
+    def __init__(self, library: Library) -> None:
         self._library = library
-        self.knows = _kind(library) == "ByteLevel"
+        self.knows = library.kind.decoder == "ByteLevel"
         """Whether it can be told: only where decoding loses nothing."""
 
     def __call__(self, ids: Sequence[int]) -> bool:
@@ -57,10 +54,10 @@ class OwnIds:
         while len(ids) - end < _MOST_TORN and start < end and text.endswith(_TORN):
             end -= 1
             text = self._decoded(ids[start:end])
-        again = guarded(self._library.encode, text, add_special_tokens=False)
+        again = self._library.spell(text)
         if again.ids == list(ids[start:end]):
             return True
-        words = again.word_ids
+        words = again.words
         if not words or words[0] == words[-1]:
             return (
                 True  # one word or one run of signs, as people make up to try: too little to tell
@@ -71,11 +68,4 @@ class OwnIds:
         return again.ids[:whole] == list(ids[start : start + whole])
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        text: str = guarded(self._library.decode, ids, skip_special_tokens=False)
-        return text
-
-
-def _kind(library: Tokenizer) -> str:
-    if library.decoder is None:
-        return ""
-    return str(json.loads(library.decoder.__getstate__()).get("type"))
+        return self._library.decode(ids)

@@ -10,19 +10,17 @@ without a row in the embedding table are treated as ordinary text.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
-from tokenizers import Encoding as LibraryEncoding
-from tokenizers import Tokenizer as LibraryTokenizer
 
 from embedfleet.models.encoding.token_ids import OwnIds
-from embedfleet.models.tokenizer_file import guarded, load_tokenizer, panics_translated
+from embedfleet.models.tokenizer_file import load_tokenizer
+from embedfleet.models.tokenizer_kind import TokenizerKind
 from embedfleet.vocabulary import Encoding, Text
 
 Result = TypeVar("Result")
@@ -67,24 +65,20 @@ _NOWHERE = re.compile(r"(?!)")
 """The same where nothing is known of a tokenizer: only after the longest word."""
 
 
-def _cut(library: LibraryTokenizer) -> re.Pattern[str]:
+def _cut(kind: TokenizerKind) -> re.Pattern[str]:
     """Where texts may be cut for a tokenizer."""
-    part = library.pre_tokenizer
-    kinds = set(_kinds(json.loads(part.__getstate__()))) if part is not None else set()
+    kinds = kind.pre_tokenizers
     if "Metaspace" in kinds:
         return _AT_BLANKS
     return _AT_WORDS if kinds & {"ByteLevel", "BertPreTokenizer"} else _NOWHERE
 
 
-def _kinds(pre_tokenizer: dict[str, Any]) -> Iterator[str]:
-    """Types of a pre-tokenizer of tokenizer.json, and of those in a sequence."""
-    yield str(pre_tokenizer.get("type"))
-    for one in pre_tokenizer.get("pretokenizers", ()):
-        yield from _kinds(one)
-
-
 class Tokenizer:
-    """Text to token ids. Threads may share one: the library is thread-safe and releases the GIL."""
+    """Text to token ids. Threads may share one: the library is thread-safe and releases the GIL.
+
+    A `linear` one is of a known kind and takes time in proportion to a text. What others take
+    nobody knows: they work in a process of their own, and each call waits for that.
+    """
 
     def __init__(self, path: Path, vocabulary: int, *, lowercase: bool = False) -> None:
         """Load `tokenizer.json`; ids will be below `vocabulary`. Raises ModelError.
@@ -92,9 +86,9 @@ class Tokenizer:
         `lowercase`: whether texts are lower-cased before, prompts included.
         """
         self._library = load_tokenizer(path, vocabulary)
-        with panics_translated(path):
-            self._cut = _cut(self._library)
-            self._own_ids = OwnIds(self._library)
+        self.linear = not self._library.kind.unproven
+        self._cut = _cut(self._library.kind)
+        self._own_ids = OwnIds(self._library)
         self._lowercase = lowercase
 
     def ids(self, texts: Sequence[Text], *, most: int, before: str = "") -> list[Encoding]:
@@ -138,8 +132,8 @@ class Tokenizer:
         found: list[SpelledToken] = []
         at = 0
         for piece in _pieces(map(self._cased, chain((before,), _strings(text))), self._cut):
-            encoded = self._library.encode(piece, add_special_tokens=False)
-            for number, (start, stop) in zip(encoded.ids, encoded.offsets, strict=True):
+            spelling = self._library.spell(piece)
+            for number, (start, stop) in zip(spelling.ids, spelling.places, strict=True):
                 found.append(SpelledToken(number, piece[start:stop], at + start, at + stop))
             at += len(piece)
             yield len(piece)
@@ -149,32 +143,31 @@ class Tokenizer:
 
     def spelling(self, token: int) -> str:
         """How the tokenizer file writes a token."""
-        return self._library.id_to_token(token) or ""
+        return self._library.token_of(token) or ""
+
+    def close(self) -> None:
+        """End the process of a tokenizer that has one."""
+        self._library.close()
 
     def _fill(
         self, found: list[Encoding | None], texts: Sequence[str], positions: Sequence[int]
     ) -> None:
         if not positions:
             return
-        encoded = self._encode(texts)
-        for position, one in zip(positions, encoded, strict=True):
-            found[position] = np.array(one.ids, dtype=np.int32)
+        for position, ids in zip(positions, self._library.ids(texts), strict=True):
+            found[position] = ids
 
     def _steps_of_long(self, before: str, text: Text, most: int) -> Steps[Encoding]:
         parts: list[Encoding] = []
         count = 0
         strings = map(self._cased, chain((before,), _strings(text)))
         for piece in _pieces(strings, self._cut):
-            (encoded,) = self._encode([piece])
-            parts.append(np.array(encoded.ids, dtype=np.int32))
+            parts += self._library.ids([piece])
             count += len(parts[-1])
             yield len(piece)
             if count > most:
                 break
         return np.concatenate(parts)
-
-    def _encode(self, texts: Sequence[str]) -> list[LibraryEncoding]:
-        return guarded(self._library.encode_batch_fast, texts, add_special_tokens=False)
 
     def _cased(self, string: str) -> str:
         return string.lower() if self._lowercase else string

@@ -1,7 +1,7 @@
 """The model of a pool: read from this machine, or learned from the first replica.
 
 A replica describes its model and hands over the small files that a gateway needs, such as the
-tokenizer; these are tried in a child process first. Also checks a replica's golden vectors.
+tokenizer. Also checks a replica's golden vectors.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from embedfleet.api.served_model import UNKNOWN, Promise
 from embedfleet.fleet.health import Expected
 from embedfleet.fleet.replica_client import ReplicaClient, embed
 from embedfleet.models.description import ModelDescription, describe
+from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.files import SHARED_FILES
 from embedfleet.models.fingerprint import fingerprint_tokenizer
 from embedfleet.models.golden import vectors as golden_vectors
 from embedfleet.models.golden.vectors import GoldenVectors, compare, known_file, of_unit_length
-from embedfleet.models.trial import try_files
 from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.server.gateway.scratch import Scratch
 from embedfleet.transport.description import ReplicaDescription
@@ -71,7 +71,7 @@ class ModelContact:
         scratch: Scratch,
         *,
         known: ModelDescription | None,
-        introduced: Callable[[ModelDescription], Awaitable[None]],
+        introduced: Callable[[ModelDescription, Encoder], Awaitable[None]],
         refused: Callable[[], None],
         drifted: Callable[[float], None],
         trust: Trust | None = None,
@@ -95,7 +95,7 @@ class ModelContact:
         self._drifted = drifted
         self._promise: Promise | None = None
         self._bad: dict[tuple[object, ...], str] = {}
-        """The files that were tried last and found unfit, and why."""
+        """The files that were found unfit last, and why."""
         self._lock = asyncio.Lock()
 
     def promise(self) -> Promise | None:
@@ -124,8 +124,8 @@ class ModelContact:
             if self._identity is None:
                 model = self._model
                 if model is None:
-                    model = await self._fetch(url, description)
-                    await self._introduced(model)
+                    model, encoder = await self._fetch(url, description)
+                    await self._introduced(model, encoder)
                 identity = model.identity
                 if not identity.revision:
                     # The gateway has no weights to take a fingerprint of: all replicas must
@@ -178,24 +178,27 @@ class ModelContact:
             raise ReplicaError("its vectors are not of unit length")
         return len(text)
 
-    async def _fetch(self, url: str, description: ReplicaDescription) -> ModelDescription:
-        """The model that a replica has, from its small files; tried before they are used."""
+    async def _fetch(
+        self, url: str, description: ReplicaDescription
+    ) -> tuple[ModelDescription, Encoder]:
+        """The model that a replica has, from its small files."""
         directory = self._scratch.directory("model-")
-        model: ModelDescription | None = None
+        found: tuple[ModelDescription, Encoder] | None = None
         try:
             await self._client.fetch_files(url, directory)
-            await self._try(directory, description)
-            model = await asyncio.to_thread(describe, directory, **_as(description))
+            found = await self._load(directory, description)
         except ModelError as error:
             words = shown(error.message.replace(f"{directory}/", ""))
             raise ReplicaError(f"the model files of {url}: {words}") from error
         finally:
-            if model is None:
+            if found is None:
                 shutil.rmtree(directory, ignore_errors=True)
-        return model
+        return found
 
-    async def _try(self, directory: Path, description: ReplicaDescription) -> None:
-        """Raises ModelError unless the files are those that were told of, and harmless."""
+    async def _load(
+        self, directory: Path, description: ReplicaDescription
+    ) -> tuple[ModelDescription, Encoder]:
+        """Raises ModelError unless the files are those that were told of, and can be used."""
         found, told = fingerprint_tokenizer(directory), description.tokenizer
         if found != told:
             raise ModelError(
@@ -205,7 +208,7 @@ class ModelContact:
         if tried in self._bad:
             raise ModelError(self._bad[tried].replace("{directory}", str(directory)))
         try:
-            await try_files(directory, **_as(description))
+            return await asyncio.to_thread(_loaded, directory, _as(description))
         except ModelError as error:
             # Each look brings the files to a new place.
             self._bad = {tried: error.message.replace(str(directory), "{directory}")}
@@ -243,6 +246,11 @@ def _as(description: ReplicaDescription) -> _Described:
     return _Described(
         name=description.name, max_tokens=description.max_tokens, task=description.task
     )
+
+
+def _loaded(directory: Path, how: _Described) -> tuple[ModelDescription, Encoder]:
+    model = describe(directory, **how)
+    return model, Encoder(model)
 
 
 def _digest(directory: Path) -> bytes:

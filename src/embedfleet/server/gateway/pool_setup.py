@@ -16,8 +16,7 @@ from embedfleet.models.description import ModelDescription, describe, with_revis
 from embedfleet.models.families import UNKNOWN, family_of
 from embedfleet.models.json_files import read_object
 from embedfleet.models.sentence_transformers import read_pooling
-from embedfleet.models.source import BUILTIN, resolve
-from embedfleet.models.trial import survived
+from embedfleet.models.source import resolve
 from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.runtime.settings import Settings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
@@ -33,7 +32,6 @@ def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription 
     """The model of a pool whose files are to be on this machine; None where replicas bring it."""
     if pool.tokenizer_dir is not None:
         task = pool.wanted_task
-        survived(pool.tokenizer_dir, max_tokens=max_tokens, task=task)
         found = describe(pool.tokenizer_dir, max_tokens=max_tokens, task=task)
         return with_revision(found, pool.revision)
     if not pool.model:
@@ -41,8 +39,6 @@ def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription 
     source = resolve(pool.model, progress=True)
     # embedfleet's own replicas get the limit by their settings.
     most = None if pool.engine == "embedfleet" else max_tokens
-    if source.name != BUILTIN:
-        survived(source.directory, name=source.name, max_tokens=most, task=pool.wanted_task)
     return describe(source.directory, name=source.name, max_tokens=most, task=pool.wanted_task)
 
 

@@ -190,9 +190,8 @@ class Gateway:
         client = replica_client(self._upstream, settings, model)
         pool = self._pool(name, settings, fleet, client)
 
-        async def introduced(known: ModelDescription) -> None:
+        async def introduced(known: ModelDescription, encoder: Encoder) -> None:
             offered = self._names.offer(place, names or with_short(known.identity.name))
-            encoder = await asyncio.to_thread(Encoder, known)
             self.serve(place, offered, known, encoder, contact.promise)
 
         contact = ModelContact(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from embedfleet.models.description import ModelDescription
+from embedfleet.models.tokenizer_library import TokenizerError
 from embedfleet.server.gateway.third_party.answers import (
     Refusal,
     Search,
@@ -217,7 +218,10 @@ class ForeignClient:
     ) -> frames.Frame:
         """One frame for all of these texts."""
         started, seconds, window = time.monotonic(), 0.0, engine.window.tokens
-        sendable, failures = self._inputs(engine, texts)
+        if engine.known.dialect.takes_ids or self._texts.linear:
+            sendable, failures = self._inputs(engine, texts)
+        else:
+            sendable, failures = await asyncio.to_thread(self._inputs, engine, texts)
         answered: list[frames.Frame] = []
         if sendable:
             answered = await self._ask(url, engine, sendable, Search.among(len(sendable)))
@@ -246,7 +250,11 @@ class ForeignClient:
         sendable: list[Sent] = []
         failures = []
         for text in texts:
-            spelled = self._texts.of(text.encoding)
+            try:
+                spelled = self._texts.of(text.encoding)
+            except TokenizerError as error:
+                failures.append(frames.Failure(text.id, NO_TEXT, error.message))
+                continue
             if spelled is None:
                 message = (
                     "these token ids are not what any text is encoded as, and the engine behind "

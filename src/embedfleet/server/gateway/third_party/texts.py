@@ -5,11 +5,9 @@ An encoding is sent as text only if the engine's tokenizer would produce the sam
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders
 
 from embedfleet.models.description import Template
 from embedfleet.models.tokenizer_file import load_tokenizer
@@ -24,10 +22,14 @@ class TextForm:
 
     def __init__(self, tokenizer_file: Path, template: Template) -> None:
         self._tokenizer = load_tokenizer(tokenizer_file)
-        if self._tokenizer.decoder is None:
-            self._tokenizer.decoder = decoders.ByteLevel()
+        self.linear = not self._tokenizer.kind.unproven
+        """Whether it takes time in proportion to a text; others wait for a process."""
         self._template = template
-        self._unknown = _unknown(self._tokenizer)
+        unknown = self._tokenizer.kind.unknown
+        if isinstance(unknown, int):
+            unknown = self._tokenizer.token_of(unknown)
+        self._unknown = unknown or ""
+        """The token for characters that a vocabulary lacks, as it is decoded."""
 
     def of(self, encoding: Encoding) -> str | None:
         """The text whose tokens these are; None where there is none.
@@ -41,7 +43,7 @@ class TextForm:
             ids = ids[: -len(after)]
         if before and tuple(ids[: len(before)]) == before:
             ids = ids[len(before) :]
-        text: str = self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+        text = self._tokenizer.decode(ids.tolist())
         if self._is(text, ids):
             return text
         if self._unknown and self._unknown in text:
@@ -51,19 +53,11 @@ class TextForm:
 
     def _is(self, text: str, ids: Encoding) -> bool:
         """Whether these are the tokens of a text."""
-        again = self._tokenizer.encode(text, add_special_tokens=False).ids
+        (again,) = self._tokenizer.ids([text])
         return bool(text) and np.array_equal(again, ids)
 
     @property
     def probe(self) -> Encoding:
         """The encoding of a short text."""
-        ids = self._tokenizer.encode("the sea", add_special_tokens=False).ids
+        (ids,) = self._tokenizer.ids(["the sea"])
         return np.array([*self._template.before, *ids, *self._template.after], np.int32)
-
-
-def _unknown(tokenizer: Tokenizer) -> str:
-    """The token for characters that a vocabulary lacks, as it is decoded; empty without one."""
-    model = json.loads(tokenizer.model.__getstate__())
-    named, number = model.get("unk_token"), model.get("unk_id")
-    found = tokenizer.id_to_token(number) if isinstance(number, int) else named
-    return found or ""
