@@ -13,7 +13,7 @@
 #   make format     let ruff format the code
 #   make docs       write the generated pages of docs/
 #   make site       build the documentation as a site in build/site, every link and anchor checked
-#   make dist       wheel, source distribution, their checksums and a bill of materials (CycloneDX), in dist
+#   make dist       wheels for x86-64 and Arm, source distribution, checksums and a bill of materials (CycloneDX), in dist
 #   make sdks       install the clients made for OpenAI that some tests use, in .venv-sdks and by npm
 #   make reference  add torch and transformers, which make the fixtures and train the built-in model
 #   make lock       choose new versions of the dependencies and pin them
@@ -190,7 +190,9 @@ dist: .venv-release/.installed
 	python -m build --no-isolation --outdir build/dist >build/dist.log 2>&1 || { cat build/dist.log; exit 1; }; \
 	cp build/dist/*.tar.gz dist/ && \
 	if ls build/dist/*-any.whl >/dev/null 2>&1; then cp build/dist/*.whl dist/; else \
-		auditwheel repair --plat auto --wheel-dir dist build/dist/*.whl; fi
+		auditwheel repair --plat auto --wheel-dir dist build/dist/*.whl; fi; \
+	if ! ls dist/*_aarch64.whl >/dev/null 2>&1; then \
+		python requirements/wheel.py aarch64 dist >build/dist-aarch64.log 2>&1 || { cat build/dist-aarch64.log; exit 1; }; fi
 	.venv-release/bin/check-wheel-contents dist/*.whl
 	.venv-release/bin/twine check --strict dist/*
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) .venv-release/bin/python requirements/sbom.py > dist/embedfleet.cdx.json

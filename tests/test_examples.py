@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -156,6 +157,60 @@ def test_what_is_retrieved_is_reranked(reranking: str) -> None:
     scores = [float(line.split()[0]) for line in ranking]
     assert len(scores) == 2
     assert scores == sorted(scores, reverse=True)
+
+
+TUTORIAL = (EXAMPLES.parent / "docs" / "rag.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[list[str]]:
+    """Of the tutorial, in order, as words."""
+    prose = re.sub(r"(?ms)^```.*?^```$", "", TUTORIAL)
+    return [shlex.split(line) for line in re.findall(r"(?m)^    (\S.*)$", prose)]
+
+
+def test_the_tutorial_of_retrieval_runs_as_it_is_written(
+    service: Service, reranking: str, tmp_path: Path
+) -> None:
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    programs = {
+        ".venv/bin/python": [sys.executable, "-W", "error"],
+        ".venv/bin/embedfleet": [sys.executable, "-m", "embedfleet"],
+    }
+    url, answers = service.base_url, []
+    for program, *arguments in commands():
+        if [program, *arguments] == ["make", "serve"]:
+            continue  # which runs
+        if [program, *arguments[:2]] == ["embedfleet", "serve", "builtin"]:
+            url = reranking  # as this one, with a smaller reranker
+            continue
+        words = [each.replace("http://127.0.0.1:8080", service.root) for each in arguments]
+        done = subprocess.run(
+            [*programs[program], *words],
+            cwd=tmp_path,
+            env=os.environ | {"EMBEDFLEET_URL": url, "PYTHONIOENCODING": "utf-8"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        answers.append(done.stdout)
+    passages, _, copied, foreign, prompt = answers
+    assert int(passages.split()[0]) > 2000
+    (shown,) = re.findall(r"(?ms)^```text\n(.*?)^```$", TUTORIAL)
+    assert without_scores(shown)[0] == without_scores(copied)[0]
+    assert similarity(foreign) < similarity(copied) - 0.05
+    assert "How do I copy a whole directory tree?" in prompt
+    assert len(re.findall(r"(?m)^\[[\w.]+#\d+\]$", prompt)) == 3
+
+
+def without_scores(answer: str) -> list[str]:
+    return re.sub(r"\(-?\d\.\d+\)", "()", answer).splitlines()
+
+
+def similarity(answer: str) -> float:
+    (found, *_) = re.findall(r"\((-?\d\.\d+)\)", answer)
+    return float(found)
 
 
 @pytest.mark.parametrize(

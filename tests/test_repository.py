@@ -119,9 +119,18 @@ def a_wheel(source: Path, **environment: str) -> tuple[str, set[str]]:
         return wheel.name, set(opened.namelist())
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, set[str]]:
+    """Name and files of a wheel that is built as it is where nothing is set."""
+    made = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "*.so")
+    source = tmp_path_factory.mktemp("wheel") / "source"
+    shutil.copytree(ROOT, source, ignore=made)
+    return a_wheel(source)
+
+
 @pytest.mark.slow
-def test_a_wheel_holds_the_package_its_types_and_its_data(source: Path) -> None:
-    _, held = a_wheel(source)
+def test_a_wheel_holds_the_package_its_types_and_its_data(built: tuple[str, set[str]]) -> None:
+    _, held = built
     package = ROOT / "src" / "embedfleet"
     expected = {
         f"embedfleet/{path.relative_to(package).as_posix()}"
@@ -136,8 +145,10 @@ def test_a_wheel_holds_the_package_its_types_and_its_data(source: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sysconfig.get_platform().startswith("linux-"), reason="has no kernels")
-def test_a_wheel_is_for_any_python_and_holds_the_kernels_if_they_compile(source: Path) -> None:
-    name, held = a_wheel(source)
+def test_a_wheel_is_for_any_python_and_holds_the_kernels_if_they_compile(
+    built: tuple[str, set[str]],
+) -> None:
+    name, held = built
     assert name.endswith(f"-py3-none-{sysconfig.get_platform().replace('-', '_')}.whl")
     assert (LIBRARY in held) == (shutil.which("cc") is not None)
     assert not {name for name in held if name.endswith((".c", ".h"))}
