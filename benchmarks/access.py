@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from embedfleet.api.served_model import Answered
 from embedfleet.runtime.telemetry.logs import JsonFormatter
-from embedfleet.server.gateway.access_log import AccessLog
+from embedfleet.server.gateway.recording import AccessLog
 from embedfleet.transport.access import Access, KeyRing, OpenAccess
 from embedfleet.transport.access.keys import mint
 from embedfleet.transport.access.records import record_of

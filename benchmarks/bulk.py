@@ -31,7 +31,7 @@ import openai
 
 from benchmarks import bulk_memory
 from embedfleet import Client
-from embedfleet.bulk.own_fleet import own_fleet
+from embedfleet.bulk.private_fleet import private_fleet
 
 WORDS = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split()
 
@@ -219,7 +219,7 @@ def main() -> None:
         with stand_in() as url:
             every = list(rounds(url, chosen.texts, chosen.rounds, list(CONTENDERS)))
     else:
-        with own_fleet("builtin", 2, keyed=False) as (url, _):
+        with private_fleet("builtin", 2, keyed=False) as (url, _):
             every = list(rounds(url, chosen.texts, chosen.rounds, [*CONTENDERS, LIMIT, READY]))
     names = list(dict.fromkeys(name for found in every for name in found))
     report = {

@@ -26,7 +26,7 @@ from embedfleet.fleet.balancing import Load
 from embedfleet.fleet.balancing.least_work import LeastWork
 from embedfleet.scheduling.delivery.decisions import Event
 from embedfleet.scheduling.delivery.dispatch import Call, Dispatcher
-from embedfleet.scheduling.delivery.queue import QueuedText
+from embedfleet.scheduling.texts import Text
 from embedfleet.vocabulary import Lane
 
 SIZES: Final = ((5, 100), (5, 10_000), (50, 100_000), (500, 1_000_000))
@@ -35,22 +35,18 @@ BATCH_TOKENS = 8192
 FRAME_TEXTS = 64
 
 
-def texts(count: int) -> list[QueuedText]:
+def texts(count: int) -> list[Text]:
     """Texts of 1 to 200 tokens, every fifth interactive."""
     rng = np.random.default_rng(0)
     encodings = [np.zeros(length, np.int32) for length in range(1, 201)]
-    return [
-        QueuedText(
-            encodings[length],
-            Lane.INTERACTIVE if number % 5 == 0 else Lane.BULK,
-            deadline=600.0,
-            arrived=number * 1e-5,
-        )
-        for number, length in enumerate(rng.integers(0, 200, count).tolist())
-    ]
+    made = [Text(encodings[length]) for length in rng.integers(0, 200, count).tolist()]
+    for number, text in enumerate(made):
+        lane = Lane.INTERACTIVE if number % 5 == 0 else Lane.BULK
+        text.submitted(lane, deadline=600.0, arrived=number * 1e-5)
+    return made
 
 
-def once(replicas: int, waiting: list[QueuedText]) -> float:
+def once(replicas: int, waiting: list[Text]) -> float:
     """Seconds to queue, hand out and settle all texts."""
     dispatcher = Dispatcher(LeastWork(), attempts=4)
     for number in range(replicas):

@@ -33,7 +33,7 @@ import openai
 from embedfleet.api.endpoint import Endpoint
 from embedfleet.api.formats.embedding_request import RequestLimits
 from embedfleet.api.routes import contract_routes, meant
-from embedfleet.api.served_model import Promise, ServedModel
+from embedfleet.api.served_model import ModelVersion, ServedModel
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.models.description import describe
@@ -61,9 +61,9 @@ async def serve(width: int) -> None:
         config = json.loads((directory / "config.json").read_text())
         (directory / "config.json").write_text(json.dumps(config | {"hidden_size": width}))
         described = describe(directory, name=MODEL)
-        backend, promise = Wide(described.identity.vocabulary), Promise("r", Precision.F32)
+        backend, version = Wide(described.identity.vocabulary), ModelVersion("r", Precision.F32)
         model = ServedModel(
-            described.identity, (MODEL,), Encoder(described), backend, 0, lambda: promise
+            described.identity, (MODEL,), Encoder(described), backend, 0, lambda: version
         )
         endpoint = Endpoint(
             lambda: {MODEL: model},

@@ -332,7 +332,9 @@ def tapped(stage: Stage, results: int) -> Callable[[], asyncio.AbstractEventLoop
     """Event loops whose listening protocols are the stage's, and whose calls end in memory."""
     import uvloop  # noqa: PLC0415
 
-    connection = found("server.gateway.connections", "gateway.connections").Connection
+    connection = found(
+        "server.gateway.replicas.connections", "server.gateway.connections", "gateway.connections"
+    ).Connection
     answering = []
 
     class Loop(uvloop.Loop):

@@ -42,10 +42,10 @@ PURE = [
     "fleet/balancing/*.py",
     "scheduling/urgency.py",
     "scheduling/delivery/admission.py",
-    "server/gateway/third_party/answers.py",
-    "server/gateway/third_party/dialects.py",
-    "server/gateway/third_party/facts.py",
-    "server/gateway/third_party/window.py",
+    "server/gateway/replicas/third_party/answers.py",
+    "server/gateway/replicas/third_party/dialects.py",
+    "server/gateway/replicas/third_party/facts.py",
+    "server/gateway/replicas/third_party/window.py",
     "fleet/providers/engine_commands.py",
     "fleet/backoff.py",
     "fleet/fleet.py",
@@ -59,7 +59,7 @@ PURE = [
     *(f"transport/access/{name}.py" for name in ("access", "bucket", "keys", "quota")),
     *(f"bulk/{name}.py" for name in ("fragments", "ledger")),
     "api/batches/documents.py",
-    *(f"client/{name}.py" for name in ("errors", "pacing", "wire")),
+    *(f"client/{name}.py" for name in ("errors", "flow_control", "wire")),
 ]
 """Modules that decide and never do: time and chance are handed to them."""
 IMPURE = {
@@ -85,7 +85,7 @@ BROAD = {
     "models/tokenizer_library.py": "the tokenizers library raises plain Exception, and panics",
     "transport/untrusted.py": "whatever a parser raises of foreign bytes is its sender's error",
     "scheduling/delivery/pool.py": "a bug in a callback is raised where the pool is awaited",
-    "server/gateway/connections.py": "what a reader raises comes out where its answer is awaited",
+    "server/gateway/replicas/connections.py": "what a reader raises ends the call that it is of",
     "scheduling/batching/batcher.py": "what an engine raises fails its batch and not the process",
     "transport/serving/protocol.py": "what an app raises ends its connection and not the process",
     "runtime/telemetry/logs.py": "a line that can not be written must not end what it tells of",

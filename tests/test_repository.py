@@ -78,7 +78,7 @@ def test_torch_is_installed_for_reference_values_alone() -> None:
     assert pins("reference")["torch"] == "2.13.0"
 
 
-def test_a_python_that_is_too_old_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_python_that_is_too_old_is_refused_with_a_message(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     old = tmp_path / "python-old"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.18 || exit 1\n')

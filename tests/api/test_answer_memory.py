@@ -31,7 +31,9 @@ async def test_an_answer_waits_until_others_are_taken() -> None:
     assert room.held_bytes == 0
 
 
-async def test_who_waits_too_long_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_waits_too_long_is_refused_with_retry_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(answers, "MOST_WAIT_S", 0.01)
     room = AnswerRoom(10)
     await room.take(8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedfleet.api.served_model import Promise
+from embedfleet.api.served_model import ModelVersion
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.scheduling.texts import Caller
@@ -111,13 +111,16 @@ class TestHits:
     async def test_another_class_or_revision_knows_nothing(self, asker: Asker) -> None:
         """The pool's class, whatever its replicas are."""
         await asker.ask("one")
-        for other in (Promise("revision", Precision.BF16), Promise("other", Precision.F32)):
-            asker.promise = other
+        for other in (
+            ModelVersion("revision", Precision.BF16),
+            ModelVersion("other", Precision.F32),
+        ):
+            asker.version = other
             assert (await asker.ask("one")).cache == "hit=0; miss=1"
 
-    async def test_without_a_promise_nothing_is_kept(self, asker: Asker) -> None:
+    async def test_without_a_version_nothing_is_cached(self, asker: Asker) -> None:
         """It is not known yet what would be kept."""
-        asker.promise = None
+        asker.version = None
         answer = await asker.ask("one")
         assert b"x-embedfleet-cache" not in answer.headers
         assert asker.cache is not None
@@ -138,7 +141,7 @@ class TestHits:
         assert (await asker.ask(["two", "one"])).cache == "hit=2; miss=0"
 
 
-class TestWishes:
+class TestCacheDirectives:
     async def test_no_store_keeps_nothing_and_may_be_answered_from_the_cache(
         self, asker: Asker
     ) -> None:
@@ -347,7 +350,7 @@ class TestSharing:
         answers = await asyncio.gather(bulk, quick)
         assert answers[0].vectors == answers[1].vectors == [asker.right("same")]
 
-    async def test_a_failure_is_told_to_one_and_the_text_is_computed_once_more_for_all_others(
+    async def test_a_failure_is_reported_to_one_and_the_text_is_computed_once_more_for_all_others(
         self, tmp_path: Path
     ) -> None:
         """However many those are: no stampede follows."""

@@ -28,7 +28,7 @@ def asker(tmp_path: Path) -> Asker:
     return Asker(tmp_path / "model", None)
 
 
-async def test_an_error_that_nobody_expected_is_told_as_500(tmp_path: Path) -> None:
+async def test_an_unexpected_error_is_answered_500(tmp_path: Path) -> None:
     """The router answers it; it must be in the metrics as well."""
 
     async def fail(_: Sequence[Encoding]) -> None:
@@ -43,7 +43,7 @@ async def test_an_error_that_nobody_expected_is_told_as_500(tmp_path: Path) -> N
     assert asker.endpoint._intake._held_bytes == 0
 
 
-async def test_a_caller_who_left_is_told_as_499(tmp_path: Path) -> None:
+async def test_a_disconnected_caller_is_counted_as_499(tmp_path: Path) -> None:
     """With what it asked for, and in the access log as well."""
 
     async def wait(_: Sequence[Encoding]) -> None:

@@ -16,7 +16,7 @@ from embedfleet.api.contracts.rerank import ROUTES
 from embedfleet.api.endpoint import Endpoint
 from embedfleet.api.formats.embedding_request import RequestLimits
 from embedfleet.api.formats.rerank_request import parse_rerank, parse_score
-from embedfleet.api.served_model import Promise, ServedModel
+from embedfleet.api.served_model import ModelVersion, ServedModel
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.engines.scoring import amplitudes
@@ -46,7 +46,7 @@ def logit_of(ids: Encoding) -> float:
 class ScoringBackend(RevealingBackend):
     def tell(self, text: Text) -> None:
         row = amplitudes(np.array([logit_of(text.encoding)]))[0]
-        text.arrived(row, 0.5, 0.25, "fake")
+        text.answer(row, 0.5, 0.25, "fake")
 
 
 class Reranking:
@@ -58,9 +58,9 @@ class Reranking:
         described = describe(directory / "reranker", name=RERANKER)
         self.prompts = described.identity.prompts
         self.encoder, self.backend = Encoder(described), ScoringBackend()
-        promise = Promise("revision", Precision.F32)
+        version = ModelVersion("revision", Precision.F32)
         served = ServedModel(
-            described.identity, (RERANKER,), self.encoder, self.backend, 0, lambda: promise
+            described.identity, (RERANKER,), self.encoder, self.backend, 0, lambda: version
         )
         models = {RERANKER: served}
         if embedder:
@@ -278,14 +278,14 @@ async def test_what_is_wrong_is_named(
         ({"text_1": ["a", 1], "text_2": ["c", "d"]}, "text_1"),
     ],
 )
-async def test_what_is_wrong_with_a_request_for_scores_is_named(
+async def test_errors_of_a_request_for_scores_are_named(
     reranking: Reranking, body: dict[str, Any], param: str
 ) -> None:
     answer = await reranking.ask("/score", **body)
     assert (answer.status, answer.body["error"]["param"]) == (400, param)
 
 
-async def test_fields_that_mean_nothing_are_told(reranking: Reranking) -> None:
+async def test_unknown_fields_are_listed_in_a_header(reranking: Reranking) -> None:
     answer = await reranking.ask(
         "/v2/rerank", query="q", documents=["a"], max_tokens_per_doc=100, priority=1
     )

@@ -107,7 +107,7 @@ async def test_a_length_that_no_vector_has_is_refused_as_for_vectors(asker: Aske
     assert (refused.value.param, refused.value.code) == ("dimensions", "integer_above_max_value")
 
 
-async def test_a_key_is_wanted_and_its_limits_hold(tmp_path: Path) -> None:
+async def test_a_key_is_required_and_its_limits_hold(tmp_path: Path) -> None:
     asker = guarded(tmp_path / "model", requests_per_minute=2, models=("other",))
     with pytest.raises(UnauthorizedError):
         await tokens(asker, "one")

@@ -62,7 +62,7 @@ def test_callers_of_a_lane_have_equal_parts() -> None:
     assert served.count("modest") == 10
 
 
-def test_whoever_comes_anew_is_not_owed_for_the_time_before() -> None:
+def test_a_new_caller_has_no_claim_for_the_time_before() -> None:
     queue = new_queue()
     queue.put(ticket("old", caller="old", characters=1000 * SLICE))
     order(queue, 500)
@@ -93,7 +93,7 @@ def test_more_characters_than_there_is_room_for_are_refused_and_bulk_has_half_of
         queue.admit(700_000, INTERACTIVE, 60)
 
 
-def test_who_would_wait_beyond_the_deadline_is_refused_with_the_wait() -> None:
+def test_a_request_that_would_wait_beyond_its_deadline_is_refused_with_the_wait() -> None:
     queue = new_queue(per_s=1000)
     queue.put(ticket("first", characters=100_000))
     with pytest.raises(OverloadedError, match="about 100") as refused:

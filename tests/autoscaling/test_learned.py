@@ -78,7 +78,7 @@ def test_the_period_that_was_found_is_found_again_from_what_is_kept() -> None:
     assert again.period > 0
 
 
-def test_a_pool_that_has_seen_nothing_is_kept_too() -> None:
+def test_a_pool_without_traffic_is_persisted_too() -> None:
     again = learned.restored(learned.kept(Experience()))
     assert (again.stance, again.sums, again.seasons) == (None, (), Experience().seasons)
     begun = first_moment(Experience())
@@ -140,6 +140,6 @@ def test_damaged_bytes_are_refused_or_leave_an_experience_that_decides(
         ),
     ],
 )
-def test_what_is_wrong_with_bytes_is_said(told: bytes, said: str) -> None:
+def test_errors_of_undecodable_bytes_are_described(told: bytes, said: str) -> None:
     with pytest.raises(learned.LearnedError, match=said):
         learned.restored(told)

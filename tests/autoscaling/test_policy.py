@@ -200,7 +200,9 @@ class TestDoubtfulSignals:
             ({"start_up_s": -5.0}, "start_up_s is -5"),
         ],
     )
-    def test_hold_the_number_of_replicas(self, change: dict[str, float], complaint: str) -> None:
+    def test_unusable_signals_hold_the_number_of_replicas(
+        self, change: dict[str, float], complaint: str
+    ) -> None:
         """Nothing is known, so nothing is changed."""
         decision = decided(seen(ready=7, **change))
         assert (decision.planned, decision.held) == (7, True)

@@ -202,7 +202,7 @@ class TestDoubt:
         assert not (await rig.tick()).decision.held
 
     @pytest.mark.parametrize("ready", [math.nan, math.inf, -math.inf, -1.0, 1e300])
-    async def test_a_number_of_ready_replicas_that_is_none_holds(self, ready: float) -> None:
+    async def test_an_invalid_number_of_ready_replicas_holds(self, ready: float) -> None:
         """It is not mistaken for those that were ordered."""
         rig = Rig()
         rig.source.changed = {"ready": ready}

@@ -53,13 +53,13 @@ def test_a_window_over_everything_counts_every_token(gaps: list[tuple[float, int
     assert arrivals.tokens_per_s(500.0, now + 1.0) * seconds == pytest.approx(total)
 
 
-def test_ability_grows_with_the_batch_until_the_promise_ends_it() -> None:
+def test_throughput_grows_with_the_batch_until_the_slo_bounds_it() -> None:
     """Full batches of 250 ms share the fixed 4 ms among 24 texts of 160 tokens."""
     assert ability(MODEL, 160, 16_384, 0.25) == pytest.approx(24 * 160 / 0.244)
     assert ability(MODEL, 160, 320, 0.25) == pytest.approx(320 / 0.024)
 
 
-def test_a_text_longer_than_the_promise_runs_alone() -> None:
+def test_a_text_longer_than_the_slo_runs_alone() -> None:
     """It has to run somewhere."""
     assert ability(MODEL, 8_000, 16_384, 0.25) == pytest.approx(8_000 / 0.504)
 

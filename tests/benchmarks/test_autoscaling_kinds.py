@@ -22,7 +22,7 @@ def test_every_member_is_run_by_every_policy_with_all_of_its_values() -> None:
     assert len({run.key for run in runs}) == len(runs)
 
 
-def test_who_attains_more_for_less_beats() -> None:
+def test_a_policy_that_attains_more_for_less_wins() -> None:
     """On the same traffic; more for as much, or as much for less, does not."""
     ours = [row("embedfleet", 0.99, 10.0)]
     others = [

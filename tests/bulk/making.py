@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embedfleet.api.formats.vector_forms import rounded, scale
 from embedfleet.bulk.reading import Columns
 from embedfleet.bulk.running import PROBE, Job, Progress, run
-from embedfleet.client import Embedded, RefusedError, ServedModel, Wishes
+from embedfleet.client import Embedded, EmbedOptions, RefusedError, ServedModel
 from embedfleet.client.wire import DTYPES
 from embedfleet.runtime.folders import LocalStore, Parts, Store, Written
 from tests.fakes.revealing_service import MODEL, WIDTH, vector_of
@@ -46,13 +46,13 @@ class RevealingClient:
     async def embed_each(
         self,
         texts: Sequence[str],
-        wishes: Wishes | None = None,
+        options: EmbedOptions | None = None,
         *,
         progress: Any = None,
         arrived: Callable[[Sequence[int], NDArray[Any]], None] | None = None,
     ) -> Embedded:
-        wishes = wishes or Wishes()
-        width, kind = wishes.dimensions or WIDTH, wishes.output_dtype
+        options = options or EmbedOptions()
+        width, kind = options.dimensions or WIDTH, options.output_dtype
         columns = width // 8 if "binary" in kind else width
         vectors = np.zeros((len(texts), columns), DTYPES[kind])
         errors = {}

@@ -64,7 +64,7 @@ def test_a_service_that_is_lost_ends_it_with_what_was_done_kept(
 
     words = (source, tmp_path / "out", "--url", service.url, "--fragment-rows", 5)
     service.fault = lost
-    done = bulk(*words, "--patience", 0)
+    done = bulk(*words, "--retry-timeout", 0)
     assert done.exit_code == 1
     assert "no_replica" in done.stderr
     assert "What was computed is kept" in done.stderr
@@ -123,7 +123,7 @@ def test_a_plan_tells_what_it_will_take_and_asks_nobody(source: Path, tmp_path: 
         (["absent.jsonl", "out", "--url", "http://127.0.0.1:1"], "no such file or folder"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_started(
+def test_errors_of_the_settings_are_reported_before_anything_is_started(
     words: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -134,9 +134,9 @@ def test_what_is_wrong_is_told_before_anything_is_started(
     assert not Path("out").exists() or not list(Path("out").iterdir())
 
 
-def test_nobody_at_the_address_is_told_at_once_where_patience_is_none(
+def test_an_unreachable_address_is_reported_at_once_without_a_retry_timeout(
     source: Path, tmp_path: Path
 ) -> None:
-    done = bulk(source, tmp_path / "out", "--url", "http://127.0.0.1:1", "--patience", 0)
+    done = bulk(source, tmp_path / "out", "--url", "http://127.0.0.1:1", "--retry-timeout", 0)
     assert done.exit_code == 1
     assert "http://127.0.0.1:1" in done.stderr

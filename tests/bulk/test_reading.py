@@ -155,7 +155,7 @@ def test_addresses_of_other_file_systems_are_read_too() -> None:
         system.rm("/corpus", recursive=True)
 
 
-def test_kinds_are_told_by_the_end_of_a_name() -> None:
+def test_formats_are_detected_by_file_name_extension() -> None:
     assert kind_of("A.JSONL.GZ") == ("jsonl", "gzip")
     assert kind_of("x.parquet") == ("parquet", None)
     assert kind_of("x.json") == (None, None)

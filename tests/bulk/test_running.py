@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.reading import Columns
-from embedfleet.client import Wishes
+from embedfleet.client import EmbedOptions
 from embedfleet.runtime.folders import LocalStore, StoreError
 from tests.bulk.making import (
     IN_MEMORY,
@@ -219,8 +219,8 @@ async def test_an_output_that_was_damaged_is_mended(source: Path, tmp_path: Path
         ({"dtype": "float16"}, "dtype is 'float32', now 'float16'"),
         ({"format": "jsonl"}, "format is 'npy', now 'jsonl'"),
         ({"dtype": "int8"}, "dtype is 'float32', now 'int8'"),
-        ({"wishes": Wishes(8)}, "dimensions is 16, now 8"),
-        ({"wishes": Wishes(input_type="query")}, "input_type is none, now 'query'"),
+        ({"options": EmbedOptions(8)}, "dimensions is 16, now 8"),
+        ({"options": EmbedOptions(input_type="query")}, "input_type is none, now 'query'"),
         ({"columns": Columns(id="id")}, "id is none, now 'id'"),
     ],
 )
@@ -277,7 +277,7 @@ async def test_ids_and_vectors_lie_beside_each_other(tmp_path: Path) -> None:
     assert np.array_equal(found[1], vector_of("b").astype(np.float16))
 
 
-async def test_another_space_is_noticed_and_one_that_is_not_told_is_none(
+async def test_another_space_is_noticed_and_a_missing_one_is_ignored(
     source: Path, tmp_path: Path
 ) -> None:
     clients = [RevealingClient(REFUSED) for _ in range(4)]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedfleet.bulk.duplicates import duplicates_in
 from embedfleet.bulk.fragments import hash_of
 from embedfleet.bulk.journal import Journal
-from embedfleet.bulk.repeats import repeats_in
 from embedfleet.runtime.folders import LocalStore, Store, StoreError, store_at
 from tests.bulk.making import RevealingClient, job, json_lines, tree
 
@@ -49,7 +49,7 @@ def test_what_an_end_left_half_written_is_removed(tmp_path: Path) -> None:
     assert tree(tmp_path) == {}
 
 
-def test_a_place_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+def test_a_place_that_can_not_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="can't be written"):
         store_at(str(tmp_path / "file" / "out"))
@@ -93,7 +93,7 @@ def test_texts_that_come_more_than_once_are_known(numbers: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "hashes"
         path.write_bytes(b"".join(hash_of(f"{n}") for n in numbers))
-        repeats = repeats_in(path)
+        repeats = duplicates_in(path)
     assert repeats.distinct == len(set(numbers))
     expected = [numbers.count(number) > 1 for number in range(61)]
     assert repeats.among([hash_of(f"{number}") for number in range(61)]) == expected
@@ -102,21 +102,21 @@ def test_texts_that_come_more_than_once_are_known(numbers: list[int]) -> None:
 def test_more_hashes_than_are_sorted_at_once_are_looked_at_in_rounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedfleet.bulk.repeats.ROWS_AT_ONCE", 100)
+    monkeypatch.setattr("embedfleet.bulk.duplicates.ROWS_AT_ONCE", 100)
     keys = [hash_of(f"{n}") for n in range(1000)]
     (tmp_path / "hashes").write_bytes(b"".join(keys + keys[:300]))
-    repeats = repeats_in(tmp_path / "hashes")
+    repeats = duplicates_in(tmp_path / "hashes")
     assert repeats.distinct == 1000
     assert repeats.among(keys) == [True] * 300 + [False] * 700
 
 
 def test_equal_texts_of_two_fragments_at_once_are_asked_for_once() -> None:
     from embedfleet.bulk.computing import Computing  # noqa: PLC0415
-    from embedfleet.client import Wishes  # noqa: PLC0415
+    from embedfleet.client import EmbedOptions  # noqa: PLC0415
 
     async def check() -> None:
         client = RevealingClient(["refused"])
-        computing = Computing(client, Wishes(), np.dtype(np.float32), 16)
+        computing = Computing(client, EmbedOptions(), np.dtype(np.float32), 16)
         texts = ["a", "b", "refused", "a"]
         hashes = [hash_of(text) for text in texts]
         one, two = await asyncio.gather(

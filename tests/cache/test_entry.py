@@ -73,7 +73,7 @@ def test_one_wrong_bit_anywhere_makes_it_none(at: int, bit: int) -> None:
 
 
 @given(value=st.binary(max_size=400))
-def test_what_somebody_else_wrote_is_none(value: bytes) -> None:
+def test_a_lock_that_somebody_else_wrote_is_not_ours(value: bytes) -> None:
     assert not is_entry(KEY, value, 64)
 
 

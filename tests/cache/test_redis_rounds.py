@@ -66,7 +66,7 @@ async def test_what_is_asked_while_the_only_connection_is_busy_is_asked_next(cli
     assert [len(each) for each in client.asked] == [1, 2]
 
 
-async def test_questions_that_nobody_asks_any_more_tell_nothing_of_redis(client: Told) -> None:
+async def test_lookups_that_were_abandoned_say_nothing_about_redis(client: Told) -> None:
     """Neither that it is well nor that it is quick; and who came meanwhile is asked for."""
     times: list[float] = []
     remote = tier(client, times)

@@ -49,7 +49,7 @@ class Backend:
 
     def bring(self, number: int) -> None:
         text = self.submitted[number][0]
-        text.arrived(VECTORS[text.encoding[0]], 0.5, 0.25, "a replica")
+        text.answer(VECTORS[text.encoding[0]], 0.5, 0.25, "a replica")
 
 
 class Rig:
@@ -132,11 +132,11 @@ async def test_a_vector_whose_batch_had_begun_is_kept_when_nobody_waits_any_more
     assert rig.cache.recall(KEYS[0]) is not None
 
 
-async def test_a_failure_is_told_to_one_and_the_others_share_a_second_attempt(rig: Rig) -> None:
+async def test_a_failure_is_reported_to_one_and_the_others_share_a_second_attempt(rig: Rig) -> None:
     """With the latest of their deadlines and the more urgent of their lanes."""
     leader = rig.lead(0, caller=Caller(Lane.BULK, 5.0))
     followers = [rig.follow(0, Caller(Lane.BULK, 9.0)), rig.follow(0, CALLER)]
-    rig.backend.submitted[0][0].failed(ReplicaError("broken"))
+    rig.backend.submitted[0][0].fail(ReplicaError("broken"))
     with pytest.raises(ReplicaError):
         await leader.finished
     assert not any(follower.finished.done() for follower in followers)
@@ -150,7 +150,7 @@ async def test_a_second_failure_is_told_to_all(rig: Rig) -> None:
     rig.lead(0)
     followers = [rig.follow(0) for _ in range(5)]
     for number in range(2):
-        rig.backend.submitted[number][0].failed(ReplicaError("broken"))
+        rig.backend.submitted[number][0].fail(ReplicaError("broken"))
     for follower in followers:
         with pytest.raises(ReplicaError):
             await follower.finished
@@ -163,7 +163,7 @@ async def test_what_another_attempt_would_not_change_is_told_to_all(
     rig: Rig, error: EmbedfleetError
 ) -> None:
     waiting = [rig.lead(0), rig.follow(0), rig.follow(0)]
-    rig.backend.submitted[0][0].failed(error)
+    rig.backend.submitted[0][0].fail(error)
     for each in waiting:
         with pytest.raises(type(error)):
             await each.finished
@@ -173,7 +173,7 @@ async def test_what_another_attempt_would_not_change_is_told_to_all(
 async def test_a_refused_second_attempt_fails_those_who_wait(rig: Rig) -> None:
     leader, follower = rig.lead(0), rig.follow(0)
     rig.backend.full = True
-    rig.backend.submitted[0][0].failed(ReplicaError("broken"))
+    rig.backend.submitted[0][0].fail(ReplicaError("broken"))
     with pytest.raises(ReplicaError):
         await leader.finished
     with pytest.raises(OverloadedError):
@@ -187,7 +187,7 @@ async def test_what_is_refused_is_not_in_flight(rig: Rig) -> None:
     assert len(rig.flights) == 0
 
 
-async def test_who_comes_too_late_for_a_text_leads_its_own(rig: Rig) -> None:
+async def test_a_caller_that_comes_too_late_for_a_text_leads_its_own(rig: Rig) -> None:
     """The older one stays the one to be found, and each is answered."""
     rig.backend.joins = False
     first = rig.lead(0)
@@ -202,9 +202,9 @@ async def test_who_comes_too_late_for_a_text_leads_its_own(rig: Rig) -> None:
     assert rig.cache.counts.in_flight == 0
 
 
-async def test_a_request_that_was_left_may_fail_unheard(rig: Rig) -> None:
+async def test_a_request_that_was_abandoned_may_fail_silently(rig: Rig) -> None:
     """Its caller left in the same moment; asyncio would complain of an error nobody looked at."""
     waiting = rig.lead(0)
-    rig.backend.submitted[0][0].failed(VectorError("none"))
+    rig.backend.submitted[0][0].fail(VectorError("none"))
     rig.flights.leave(waiting)
     del waiting

@@ -61,7 +61,7 @@ def asked(fleet: ChaosFleet, texts: int, *, clients: int = 16, seed: int = 0) ->
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_no_lie_of_a_replica_reaches_a_caller(calm: ChaosFleet, lie: str) -> None:
+def test_no_wrong_answer_of_a_replica_reaches_a_caller(calm: ChaosFleet, lie: str) -> None:
     """One frame in twenty is wrong in one way. Its texts are tried again as far as the budget for
     retries goes; beyond it they get a plain error."""
     calm.misbehave(0.05, lie)

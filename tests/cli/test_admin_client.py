@@ -96,7 +96,7 @@ def test_an_operators_key_goes_through_no_proxy(
 
 
 @pytest.mark.parametrize("text", ["", "one\ntwo", "schlüssel"])
-def test_a_file_that_holds_no_key_is_refused_unshown(
+def test_a_file_that_holds_no_key_is_refused_without_showing_it(
     servers: tuple[Server, Server], key_file: Path, text: str
 ) -> None:
     key_file.write_text(text, encoding="utf-8")

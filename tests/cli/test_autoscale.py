@@ -101,7 +101,7 @@ def test_explaining_shows_every_term_the_winner_and_the_reason(gateway: StandIn)
     assert told[3] == ("09:00:05  2 -> 5: reserve asks for 5 (30,000 tokens/s at 60% of ability)")
 
 
-def test_it_tells_when_a_person_decides_and_when_an_order_failed(gateway: StandIn) -> None:
+def test_manual_orders_and_failed_ones_are_shown_as_such(gateway: StandIn) -> None:
     """Else nobody would know why nothing happens."""
     entry = DECISION | {"mode": "pinned", "trouble": "the API server says 409"}
     pinned = POOL | {"mode": "pinned", "pinned": 5, "decisions": [entry]}
@@ -120,7 +120,7 @@ def test_only_the_last_decisions_are_shown_unless_more_are_asked_for(gateway: St
     assert len(json.loads(typed("explain --json", gateway).output)[0]["decisions"]) == 40
 
 
-def test_nothing_was_decided_is_said_as_such(gateway: StandIn) -> None:
+def test_a_missing_decision_is_shown_as_such(gateway: StandIn) -> None:
     """In the first seconds."""
     gateway.answer = (200, {"pools": [POOL | {"decisions": []}]})
     assert "no decision yet" in typed("explain", gateway).output
@@ -251,7 +251,7 @@ class TestRecording:
         assert file.read_text(encoding="utf-8") == "mine"
 
 
-def test_explain_says_what_other_ways_of_scaling_would_have_come_to(gateway: StandIn) -> None:
+def test_explain_shows_what_other_ways_of_scaling_would_have_cost(gateway: StandIn) -> None:
     """In numbers, the one that is followed marked."""
     kept = {"utilisation": 0.75, "delay_s": 1800.0, "season": "", "replicas": 14.2, "late": 0.018}
     quick = {"utilisation": 0.95, "delay_s": 60.0, "season": "day", "replicas": 9.8, "late": 0.31}

@@ -286,9 +286,7 @@ def test_keys_of_the_command_line_come_to_those_of_the_environment(behind: Recor
         ("serve builtin --served-names a", "--served-name"),
     ],
 )
-def test_a_near_miss_is_answered_with_what_was_meant(
-    behind: Recorder, words: str, hint: str
-) -> None:
+def test_a_near_miss_is_answered_with_a_suggestion(behind: Recorder, words: str, hint: str) -> None:
     result = typed(words, behind)
     assert result.exit_code == 2
     assert hint in result.stderr
@@ -339,7 +337,7 @@ def test_output_that_can_not_be_written_is_an_error_in_one_line() -> None:
     assert done.stderr == "embedfleet: error: standard output: No space left on device\n"
 
 
-def test_whoever_reads_only_the_first_line_gets_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(  # noqa: S602
         f"{sys.executable} -m embedfleet config | head -n 1",
         shell=True,

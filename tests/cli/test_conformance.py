@@ -100,9 +100,7 @@ def test_extensions_of_our_own_can_be_left_out(url: str) -> None:
     assert done.exit_code == 0
 
 
-def test_a_key_from_a_file_opens_the_door_and_is_shown_nowhere(
-    guarded: str, tmp_path: Path
-) -> None:
+def test_a_key_from_a_file_is_accepted_and_shown_nowhere(guarded: str, tmp_path: Path) -> None:
     key, found = tmp_path / "key", tmp_path / "found.json"
     key.write_text(f"{KEY}\n")
     done = typed(guarded, "--key-file", str(key), "--json", str(found))
@@ -121,7 +119,7 @@ def test_a_key_from_a_file_opens_the_door_and_is_shown_nowhere(
         (["http://127.0.0.1:1", "--key-file", "/nowhere/key"], "can't be read"),
     ],
 )
-def test_what_can_t_be_asked_is_an_error_of_set_up(words: list[str], complaint: str) -> None:
+def test_an_invalid_request_is_a_setup_error(words: list[str], complaint: str) -> None:
     done = typed(*words)
     assert isinstance(done.exception, SetupError)
     assert complaint in str(done.exception)

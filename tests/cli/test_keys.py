@@ -93,7 +93,9 @@ def test_a_revoked_key_stays_in_the_list_and_opens_nothing(file: Path, by: str) 
         (["list"], "can't be read"),
     ],
 )
-def test_a_mistake_is_one_line_and_changes_nothing(file: Path, words: list[str], said: str) -> None:
+def test_a_mistake_is_one_line_of_output_and_changes_nothing(
+    file: Path, words: list[str], said: str
+) -> None:
     result = typed(["keys", words[0], "--file", str(file), *words[1:]])
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()

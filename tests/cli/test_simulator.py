@@ -62,7 +62,7 @@ def test_the_oracle_tells_what_would_have_been_enough(trace: Path, tmp_path: Pat
     assert 0.0 < row["least_hours"] <= row["replica_hours"] + 1e-9
 
 
-def test_a_promise_that_no_fleet_keeps_is_told_and_the_others_are_simulated(trace: Path) -> None:
+def test_an_slo_that_no_fleet_attains_is_reported_and_the_others_are_simulated(trace: Path) -> None:
     """Three replicas' worth of work on two."""
     asked = ["simulate", str(trace), "--flow", "--policy", "oracle", "--slo-ms", "300"]
     asked += ["--max-replicas", "2", "--copies", "40"]
@@ -97,7 +97,7 @@ def test_a_plot_is_written_or_what_it_needs_is_named(trace: Path, tmp_path: Path
         (["--slo-ms", "100"], "autoscaling.max_wait_s (0.2) is above autoscaling.slo_s (0.1)"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line(
+def test_invalid_demands_are_refused_in_one_line(
     trace: Path, arguments: list[str], complaint: str
 ) -> None:
     """Before anything is simulated."""

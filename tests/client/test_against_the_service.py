@@ -11,7 +11,7 @@ import pytest
 
 from embedfleet import AsyncClient, Client
 from embedfleet.api.formats.embedding_request import RequestLimits
-from embedfleet.client import EncodingFormat, OutputDtype, Progress, RefusedError, Wishes
+from embedfleet.client import EmbedOptions, EncodingFormat, OutputDtype, Progress, RefusedError
 from embedfleet.client.wire import DTYPES
 from tests.contract.computed_in_place import RERANKER, WIDTH, answering
 
@@ -54,8 +54,8 @@ def test_integers_come_with_what_they_are_to_be_multiplied_with(url: str, full: 
     for way in get_args(EncodingFormat):
         with Client(url, encoding_format=way) as client:
             model = client.served_model()
-            wishes = Wishes(dimensions=32, output_dtype="int8")
-            found = client.embed_each(TEXTS, wishes)
+            options = EmbedOptions(dimensions=32, output_dtype="int8")
+            found = client.embed_each(TEXTS, options)
         assert found.scale == pytest.approx(model.scales[32])
         assert found.scale is not None
         cut = full[:, :32] / np.linalg.norm(full[:, :32], axis=1, keepdims=True)
@@ -64,7 +64,7 @@ def test_integers_come_with_what_they_are_to_be_multiplied_with(url: str, full: 
 
 def test_a_text_that_is_refused_has_zeros_of_integers(url: str) -> None:
     with Client(url) as client:
-        found = client.embed_each(["a", "", "b"], Wishes(output_dtype="int8"))
+        found = client.embed_each(["a", "", "b"], EmbedOptions(output_dtype="int8"))
         none = client.embed([], output_dtype="ubinary", dimensions=64)
     assert set(found.errors) == {1}
     assert not found.vectors[1].any()
@@ -142,7 +142,7 @@ def test_a_document_that_is_refused_is_named_by_its_place(url: str) -> None:
     assert caught.value.index == 5
 
 
-def test_a_form_that_nobody_has_is_said_before_anything_is_asked() -> None:
+def test_an_unsupported_number_format_is_refused_before_anything_is_requested() -> None:
     with (
         Client("http://127.0.0.1:1") as client,
         pytest.raises(ValueError, match="it must be one of: float32"),

@@ -179,20 +179,22 @@ async def test_no_room_slows_the_client_down_and_nothing_is_lost(service: Reveal
     assert set(service.computed.values()) == {1}
 
 
-async def test_patience_ends_with_the_service_s_last_word(service: RevealingService) -> None:
+async def test_the_retry_timeout_ends_with_the_service_s_last_message(
+    service: RevealingService,
+) -> None:
     service.fault = lambda _number, _body: error(503, "no_replica")
-    async with quick(service, model=MODEL, patience_s=0.001) as client:
+    async with quick(service, model=MODEL, retry_timeout_s=0.001) as client:
         with pytest.raises(UnavailableError, match=r"status 503: no_replica.*tried \d+ time"):
             await client.embed(["a"])
 
 
-async def test_nobody_at_the_address_is_said_in_one_line() -> None:
-    async with AsyncClient("http://127.0.0.1:1", patience_s=0.0) as client:
+async def test_an_unreachable_address_is_one_line_of_output() -> None:
+    async with AsyncClient("http://127.0.0.1:1", retry_timeout_s=0.0) as client:
         with pytest.raises(UnavailableError, match=r"http://127\.0\.0\.1:1: .*tried 1 time"):
             await client.embed(["a"])
 
 
-async def test_answers_without_sense_are_asked_for_again_and_then_an_error(
+async def test_malformed_answers_are_retried_and_then_an_error(
     service: RevealingService,
 ) -> None:
     service.fault = lambda number, _body: web.json_response({"data": []}) if number < 2 else None

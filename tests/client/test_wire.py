@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from embedfleet.client.errors import AnswerError, RefusedError
 from embedfleet.client.wire import (
-    Wishes,
+    EmbedOptions,
     as_input,
     named_text,
     read_answer,
@@ -73,7 +73,7 @@ def test_slashes_may_be_escaped() -> None:
         (answer({"embedding": coded()}, {"embedding": coded()}), r"\[0\] dimensions"),
     ],
 )
-def test_what_is_no_answer_is_named(body: bytes, complaint: str) -> None:
+def test_an_invalid_answer_is_described(body: bytes, complaint: str) -> None:
     with pytest.raises(AnswerError, match=complaint):
         read_answer(body, 2)
 
@@ -133,11 +133,11 @@ def test_a_refusal_keeps_the_service_s_words_without_its_control_characters() ->
     assert named_text(error, 3) is None
 
 
-def test_requests_hold_what_is_wished_and_no_more() -> None:
-    body = orjson.loads(request_body("m", ["a"], Wishes()))
+def test_requests_hold_the_options_that_were_set_and_no_more() -> None:
+    body = orjson.loads(request_body("m", ["a"], EmbedOptions()))
     assert body == {"model": "m", "input": ["a"], "encoding_format": "base64"}
-    wishes = Wishes(8, "query", "find", truncate=True)
-    assert orjson.loads(request_body("m", ["a"], wishes)) | body == {
+    options = EmbedOptions(8, "query", "find", truncate=True)
+    assert orjson.loads(request_body("m", ["a"], options)) | body == {
         **body,
         "dimensions": 8,
         "input_type": "query",

@@ -127,7 +127,7 @@ class ClosingConformance:
     def closing(self) -> Engine:
         raise NotImplementedError
 
-    def test_a_closed_engine_computes_nothing_and_says_why(self, closing: Engine) -> None:
+    def test_a_closed_engine_refuses_to_compute_and_says_why(self, closing: Engine) -> None:
         compute = closing.prepare([np.array([1, 2], np.int32)])
         closing.close()
         with pytest.raises(RuntimeError, match="closed"):

@@ -139,6 +139,6 @@ def test_a_base_url_is_taken_as_clients_take_it(url: str, base: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host", "http://"])
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(SetupError, match="is not an address"):
         api_base(url)

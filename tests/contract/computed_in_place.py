@@ -53,7 +53,7 @@ class BagOfTokens:
             ids = text.encoding
             # Weights that differ by position let the order of tokens count.
             vector = self._table[ids].T @ (1 + np.arange(len(ids), dtype=np.float32) % 7)
-            text.arrived(vector / np.linalg.norm(vector), 0.0, 0.0, "")
+            text.answer(vector / np.linalg.norm(vector), 0.0, 0.0, "")
 
     def join(self, text: Text, caller: Caller) -> bool:
         return False
@@ -67,7 +67,7 @@ class ScoresOfTokens(BagOfTokens):
     def submit(self, texts: Sequence[Text], caller: Caller) -> None:
         for text in texts:
             logit = float(self._table[text.encoding].mean() * 20)
-            text.arrived(amplitudes(np.array([logit]))[0], 0.0, 0.0, "")
+            text.answer(amplitudes(np.array([logit]))[0], 0.0, 0.0, "")
 
 
 def reranker_in(directory: Path) -> ServedModel:

@@ -287,7 +287,7 @@ def test_point_14_no_autoscaler_asks_for_the_utilisation_of_gpus() -> None:
             assert len(metrics) == 1, "one broken metric holds up every step down"
 
 
-def test_point_15_behaviour_is_said_and_leaves_the_pace_to_the_policy() -> None:
+def test_point_15_scaling_behaviour_is_declared_and_leaves_the_rate_to_the_policy() -> None:
     for name, case in CASES.items():
         found = named(rendered(name))
         if case.mode == "direct":

@@ -33,7 +33,7 @@ def test_an_engine_says_what_it_can_do(directory: Path) -> None:
     assert (info.precision, info.device, info.batch_tokens) == (Precision.F32, "cpu", 700)
 
 
-def test_on_a_gpu_it_computes_in_bf16_unless_the_pool_promises_more() -> None:
+def test_on_a_gpu_it_computes_in_bf16_unless_the_pool_requires_more() -> None:
     assert choose_cuda_precision("auto", None) is Precision.BF16
     assert choose_cuda_precision("auto", Precision.BF16) is Precision.BF16
     assert choose_cuda_precision("auto", Precision.F32) is Precision.F32
@@ -94,7 +94,7 @@ def test_where_every_gpu_that_may_be_used_is_too_old_it_says_which_would_do(
         gpu_of(device, 0, gpus, precision)
 
 
-def test_on_a_processor_auto_keeps_what_the_pool_promises(directory: Path) -> None:
+def test_on_a_processor_auto_keeps_the_precision_of_the_pool(directory: Path) -> None:
     for promise in (Precision.BF16, Precision.F32):
         engine = load_engine(directory, EngineOptions(device="cpu", at_least=promise))
         assert engine.info.precision is Precision.F32

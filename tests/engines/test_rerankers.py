@@ -77,7 +77,7 @@ def test_a_state_that_is_not_finite_has_no_score() -> None:
     assert finite_rows(rows).tolist() == [True, False, False]
 
 
-def test_a_directory_that_is_neither_is_refused_and_told_what_it_could_be(tmp_path: Path) -> None:
+def test_a_directory_that_is_neither_is_refused_with_what_it_could_be(tmp_path: Path) -> None:
     directory = write_reranker(tmp_path / "chat", SMALL, "untied")
     (directory / "1_LogitScore" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"chat model or a reranker.*pools\.task"):

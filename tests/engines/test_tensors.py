@@ -46,7 +46,7 @@ def test_a_file_that_another_one_replaced_is_read_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 4, -1], ids="to {} bytes".format)
-def test_a_file_that_was_cut_off_meanwhile_is_told(tmp_path: Path, size: int) -> None:
+def test_a_file_that_was_truncated_meanwhile_is_reported(tmp_path: Path, size: int) -> None:
     path = write(tmp_path)
     tensors = open_tensors(tmp_path)
     os.truncate(path, path.stat().st_size - 1 if size < 0 else size)
@@ -54,7 +54,7 @@ def test_a_file_that_was_cut_off_meanwhile_is_told(tmp_path: Path, size: int) ->
         tensors["b"].floats()
 
 
-def test_a_file_that_was_overwritten_meanwhile_is_told(tmp_path: Path) -> None:
+def test_a_file_that_was_overwritten_meanwhile_is_reported(tmp_path: Path) -> None:
     path = write(tmp_path)
     os.utime(path, (1, 1))  # the clock of a file system may stand still for some milliseconds
     tensors = open_tensors(tmp_path)
@@ -71,7 +71,7 @@ def test_what_is_held_stays_whatever_becomes_of_the_file(tmp_path: Path) -> None
     np.testing.assert_array_equal(held.floats(), VALUES)
 
 
-def test_a_directory_without_weights_is_told_what_belongs_there(tmp_path: Path) -> None:
+def test_a_directory_without_weights_is_refused_with_what_belongs_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.safetensors is missing.*index\.json"):
         open_tensors(tmp_path)
 

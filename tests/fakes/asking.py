@@ -16,7 +16,7 @@ import pybase64
 
 from embedfleet.api.endpoint import Endpoint
 from embedfleet.api.formats.openai import RequestLimits
-from embedfleet.api.served_model import Answered, Promise, ServedModel
+from embedfleet.api.served_model import Answered, ModelVersion, ServedModel
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.models.description import describe
 from embedfleet.models.encoding.encoder import Encoder
@@ -51,6 +51,8 @@ class RevealingBackend:
     cancelled: int = 0
     """Texts that were withdrawn."""
     _works: set[asyncio.Task[None]] = field(default_factory=set)
+    _asked: dict[Text, tuple[dict[Text, None], Caller]] = field(default_factory=dict)
+    """By text, what it was submitted with, and for whom."""
 
     def __hash__(self) -> int:
         return id(self)
@@ -62,8 +64,7 @@ class RevealingBackend:
         task = asyncio.create_task(self._compute(wanted))
         self._works.add(task)
         task.add_done_callback(self._works.discard)
-        for text in texts:
-            text.ticket = (wanted, caller)
+        self._asked |= dict.fromkeys(texts, (wanted, caller))
 
     async def _compute(self, wanted: dict[Text, None]) -> None:
         try:
@@ -75,19 +76,19 @@ class RevealingBackend:
                     self.tell(text)
         except Exception as error:  # noqa: BLE001  whatever a test raises comes out of the request
             for text in tuple(wanted):
-                text.failed(error)  # type: ignore[arg-type]
+                text.fail(error)  # type: ignore[arg-type]
 
     def tell(self, text: Text) -> None:
-        text.arrived(vector_of(text.encoding), 0.5, 0.25, "fake")
+        text.answer(vector_of(text.encoding), 0.5, 0.25, "fake")
 
     def join(self, text: Text, caller: Caller) -> bool:
         """Where an interactive one would wait behind bulk it is too late."""
-        _, first = text.ticket
+        _, first = self._asked[text]
         return bool(caller.lane is Lane.BULK or first.lane is Lane.INTERACTIVE)
 
     def withdraw(self, texts: Sequence[Text]) -> None:
         for text in texts:
-            wanted, _ = text.ticket
+            wanted, _ = self._asked[text]
             wanted.pop(text, None)
             self.cancelled += 1
 
@@ -124,15 +125,15 @@ class Asker:
         *,
         backend: RevealingBackend | None = None,
         access: Access | None = None,
-        promise: Promise | None = None,
+        version: ModelVersion | None = None,
     ) -> None:
         description = describe(write_model(directory), name=MODEL)
         self.encoder = Encoder(description)
         self.backend = backend or RevealingBackend()
         self.cache = cache
-        self.promise: Promise | None = promise or Promise("revision", Precision.F32)
+        self.version: ModelVersion | None = version or ModelVersion("revision", Precision.F32)
         self.model = ServedModel(
-            description.identity, (MODEL,), self.encoder, self.backend, 0, lambda: self.promise
+            description.identity, (MODEL,), self.encoder, self.backend, 0, lambda: self.version
         )
         self.told: list[Answered] = []
         self.endpoint = Endpoint(

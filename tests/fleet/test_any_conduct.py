@@ -64,7 +64,7 @@ class Pool:
 
 
 @given(st.integers(1, 6), st.lists(st.tuples(st.integers(0, 5), STEPS), max_size=200))
-def test_no_ping_readmits_and_the_last_one_stays(
+def test_no_probe_readmits_and_the_last_replica_stays(
     size: int, steps: list[tuple[int, Sign | float]]
 ) -> None:
     """At most half is ejected for failing, and somebody may always be asked."""
@@ -111,7 +111,7 @@ def test_a_replica_that_fails_all_its_traffic_is_out_for_longer_and_longer(
 
 
 @given(st.integers(1, 5), st.lists(st.tuples(st.integers(0, 4), STEPS), max_size=100))
-def test_a_replica_that_is_well_for_long_is_ready_and_forgiven(
+def test_a_replica_that_is_healthy_for_long_is_ready_and_forgiven(
     size: int, steps: list[tuple[int, Sign | float]]
 ) -> None:
     """Whatever it did before."""

@@ -83,7 +83,7 @@ def test_a_lost_process_or_connection_ejects_at_once() -> None:
     assert after(S.STANDBY, Sign.LOST)[1] is E.FAILED
 
 
-def test_looks_in_a_row_that_are_missed_eject() -> None:
+def test_probes_in_a_row_that_are_missed_eject() -> None:
     """One that is answered ends the row: the network lost the others."""
     missed = [Sign.MISSED] * (FAILURES - 1)
 
@@ -102,7 +102,7 @@ def test_the_last_replica_is_spared_and_comes_back_by_traffic() -> None:
     assert after(S.SUSPECT, Sign.PROVEN, conduct=conduct, peers=ALONE)[1] is E.RECOVERED
 
 
-def test_a_suspect_replica_that_fails_on_goes_once_others_are_well() -> None:
+def test_a_suspect_replica_that_keeps_failing_is_ejected_once_others_are_healthy() -> None:
     """Then it is not needed."""
     conduct, _ = after(S.READY, *[Sign.FAILED] * FAILURES, peers=ALONE)
 
@@ -165,7 +165,7 @@ def test_an_ejected_replica_is_given_another_chance_after_its_pause() -> None:
     assert not released(S.READY, 0.0, conduct, 1e9)
 
 
-def test_what_drained_is_looked_at_again() -> None:
+def test_a_drained_replica_is_probed_again() -> None:
     """Its successor may answer there."""
     assert not released(S.DRAINING, 0.0, WELL, 4.9)
     assert released(S.DRAINING, 0.0, WELL, 5.0)
@@ -201,7 +201,7 @@ def test_eight_bit_classes_do_not_stand_in_for_each_other() -> None:
     assert Precision.BF16.may_join(Precision.FP8)
 
 
-def test_a_replica_far_slower_than_its_like_stands_out() -> None:
+def test_a_replica_far_slower_than_its_peers_stands_out() -> None:
     """Its answers are right; something is wrong with it all the same."""
     slow = msgspec.structs.replace(DESCRIPTION, cost=(1e-3, 1e-4, 0.0))
 
@@ -209,7 +209,7 @@ def test_a_replica_far_slower_than_its_like_stands_out() -> None:
     assert slowdown(slow, [slow, DESCRIPTION]) == 1.0
 
 
-def test_one_that_claims_to_be_infinitely_fast_does_not_make_the_others_slow() -> None:
+def test_a_replica_that_claims_to_be_infinitely_fast_does_not_make_the_others_look_slow() -> None:
     """Of two that differ nobody knows which one is right; of three the median does."""
     liar = msgspec.structs.replace(DESCRIPTION, cost=(1e-300, 1e-300, 0.0))
 

@@ -36,7 +36,7 @@ def work_of(lengths: list[int], cost: CostModel) -> Work:
 
 
 @given(CLAIMS, HONEST, st.lists(BATCHES, min_size=LEAST_MEASUREMENTS, max_size=12))
-def test_whatever_a_replica_claims_it_is_believed_within_a_band_around_what_it_does(
+def test_a_replica_s_claim_counts_within_a_band_around_what_is_measured(
     claim: CostModel, true: CostModel, batches: list[list[int]]
 ) -> None:
     """Infinitely fast, infinitely slow, or not a number: for the median of its last batches."""
@@ -65,7 +65,7 @@ def test_an_honest_claim_is_left_as_it_is(
 
 
 @given(CLAIMS)
-def test_an_unmeasured_claim_can_be_calculated_with(claim: CostModel) -> None:
+def test_a_description_without_measurements_is_usable(claim: CostModel) -> None:
     cost = MeasuredCost().held(claim, 0.0)
     assert 0.0 < cost.seconds(TYPICAL_BATCH) < math.inf
 
@@ -108,7 +108,7 @@ def test_a_load_measures_the_time_in_which_it_has_calls() -> None:
     assert load.measured(8.0) == Work(2, 10, 100, 2.0)
 
 
-def test_a_replica_that_does_not_know_its_speed_is_taken_for_one_of_its_like() -> None:
+def test_a_replica_without_measurements_is_assumed_to_be_like_its_peers() -> None:
     """A process that just started claims what any does before its first batch; by that alone it
     would get no texts beside those that know better, and never learn."""
     fleet = Fleet()

@@ -193,7 +193,7 @@ async def test_a_replica_that_is_to_go_before_it_served_gets_no_traffic() -> Non
         assert member.state is S.DRAINING
 
 
-async def test_a_full_disk_here_is_no_end_of_looking() -> None:
+async def test_a_full_disk_does_not_end_the_probing() -> None:
     """The model's files are fetched here; a replica that serves is one that was not looked at."""
     contact = FakeContact()
     contact.error = OSError(errno.ENOSPC, "No space left on device")
@@ -215,7 +215,7 @@ class PanicException(BaseException):
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("a bug"), RecursionError("1,000 lists"), PanicException("a panic")]
 )
-async def test_a_watch_survives_whatever_a_look_raises(error: BaseException) -> None:
+async def test_a_watch_survives_whatever_a_probe_raises(error: BaseException) -> None:
     """It counts as a missed look; a watch that ended would leave the replica ready for ever."""
     contact = FakeContact()
     async with watching(contact) as member:
@@ -351,7 +351,7 @@ async def test_a_replica_that_hangs_behind_a_living_server_gets_no_traffic() -> 
         assert member.state is S.STARTING
 
 
-async def test_looks_go_on_while_golden_vectors_are_computed() -> None:
+async def test_probes_go_on_while_golden_vectors_are_computed() -> None:
     """A replica that drains meanwhile is noticed."""
     contact = FakeContact()
     async with watching(contact) as member:
@@ -420,9 +420,7 @@ async def test_one_that_comes_goes_and_comes_within_a_minute_is_told_whole(
     ]
 
 
-async def test_a_replica_far_slower_than_its_like_is_ejected_where_others_can_take_its_work() -> (
-    None
-):
+async def test_a_replica_far_slower_than_its_peers_is_ejected_if_others_can_take_its_work() -> None:
     contact = FakeContact()
     async with watching(contact, verify_interval_s=1000) as member:
         await becomes(member, S.READY)
@@ -497,7 +495,7 @@ WRONG: dict[str, Callable[[], BaseException]] = {
 
 @pytest.mark.parametrize("failing", ["describe", "expected", "verify"])
 @pytest.mark.parametrize("kind", WRONG)
-async def test_checks_that_fail_beside_answered_calls_are_told_and_eject_nobody(
+async def test_checks_that_fail_while_calls_are_answered_are_reported_and_eject_nobody(
     failing: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the fleet's table and in the log, once a minute; and it is told when that is over."""
@@ -523,7 +521,7 @@ async def test_checks_that_fail_beside_answered_calls_are_told_and_eject_nobody(
         assert f"replica a passes its {check} again" in caplog.messages
 
 
-async def test_checks_that_fail_in_other_words_each_time_do_not_fill_the_log(
+async def test_checks_that_fail_with_another_message_each_time_do_not_fill_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What a replica says is not trusted: a few lines a minute, and the last words in the table."""

@@ -76,13 +76,13 @@ def test_those_that_do_not_serve_anyway_go_before_those_that_do() -> None:
     )
 
 
-def test_who_goes_fills_the_standby_first() -> None:
+def test_a_replica_that_is_removed_fills_the_standby_first() -> None:
     """It is loaded; a fresh one would have to be started."""
     replicas = [serving(0, 9), serving(1), serving(2, 1)]
     assert changes(replicas, 1, 1) == Changes(((1, P.STANDBY), (2, P.LEAVING)))
 
 
-def test_who_is_not_well_is_no_standby() -> None:
+def test_an_unhealthy_replica_is_no_standby() -> None:
     """A fresh one is started instead; one that still loads will do."""
     ejected = [serving(0), serving(1, state=S.EJECTED)]
     assert changes(ejected, 1, 1) == Changes(((1, P.LEAVING),), (P.STANDBY,))

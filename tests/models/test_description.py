@@ -140,7 +140,7 @@ class TestLongestText:
         write(directory / "sentence_bert_config.json", {"max_seq_length": 128})
         assert describe(directory, max_tokens=256).identity.max_tokens == 256
 
-    def test_lower_casing_is_told_and_makes_another_tokenizer(self, directory: Path) -> None:
+    def test_lower_casing_is_detected_and_makes_another_tokenizer(self, directory: Path) -> None:
         before = describe(directory)
         assert not before.lowercase
         write(directory / "sentence_bert_config.json", {"do_lower_case": True})

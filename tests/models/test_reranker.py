@@ -42,7 +42,7 @@ def changed(directory: Path, **keys: object) -> Path:
     return put(directory, "config.json", json.loads((directory / "config.json").read_text()) | keys)
 
 
-def test_a_chat_model_is_taken_for_no_reranker(model: Path) -> None:
+def test_a_chat_model_is_not_taken_for_a_reranker(model: Path) -> None:
     assert task_of(model) is Task.EMBED
 
 
@@ -55,12 +55,12 @@ def test_the_name_of_the_directory_tells(model: Path) -> None:
     assert task_of(model.rename(model.with_name("Qwen3-Reranker-4B"))) is Task.RERANK
 
 
-def test_a_card_that_says_text_ranking_tells(model: Path) -> None:
+def test_a_model_card_with_the_task_text_ranking_decides(model: Path) -> None:
     put(model, "README.md", "---\nlicense: apache-2.0\npipeline_tag: text-ranking\n---\n# One")
     assert task_of(model) is Task.RERANK
 
 
-def test_a_card_that_only_speaks_of_text_ranking_tells_nothing(model: Path) -> None:
+def test_a_model_card_that_only_mentions_text_ranking_decides_nothing(model: Path) -> None:
     put(model, "README.md", "---\nlicense: apache-2.0\n---\nNot for text-ranking.")
     assert task_of(model) is Task.EMBED
 
@@ -78,11 +78,11 @@ def test_files_of_cross_encoders_tell(model: Path, name: str, content: object) -
     assert task_of(put(model, name, content)) is Task.RERANK
 
 
-def test_a_configuration_for_vllm_tells(model: Path) -> None:
+def test_a_configuration_for_vllm_decides_the_task(model: Path) -> None:
     assert task_of(changed(model, classifier_from_token=["no", "yes"])) is Task.RERANK
 
 
-def test_a_converted_checkpoint_tells(model: Path) -> None:
+def test_a_converted_checkpoint_decides_the_task(model: Path) -> None:
     converted = changed(model, architectures=["Qwen3ForSequenceClassification"])
     assert task_of(converted) is Task.RERANK
     with pytest.raises(ModelError, match="no embeddings"):

@@ -152,9 +152,7 @@ def test_a_file_is_refused_and_its_directory_suggested(tmp_path: Path) -> None:
         (TimeoutError(), r"\(TimeoutError\)"),
     ],
 )
-def test_trouble_on_this_machine_is_told_apart_from_trouble_with_the_hub(
-    error: Exception, said: str
-) -> None:
+def test_local_errors_are_distinguished_from_errors_of_the_hub(error: Exception, said: str) -> None:
     assert re.search(said, explain(error, REPOSITORY, None))
 
 

@@ -20,7 +20,7 @@ from embedfleet.models.encoding.tokenizer import finished
 from embedfleet.models.source import resolve
 from embedfleet.models.tokenizer_library import TokenizerError
 from embedfleet.runtime.settings import Pool
-from embedfleet.server.gateway.pool_setup import local_model
+from embedfleet.server.gateway.pools.setup import local_model
 from embedfleet.vocabulary import ModelError, Truncation
 
 Definition = dict[str, Any]

@@ -84,7 +84,7 @@ def test_no_packet_leaves_the_machine(seen: Seen) -> None:
     assert seen.packets == []
 
 
-def test_nobody_but_this_machine_is_asked_for_and_no_name_is_looked_up(seen: Seen) -> None:
+def test_only_loopback_is_contacted_and_no_name_is_resolved(seen: Seen) -> None:
     asked = {
         what[0] if isinstance(what, list) else what
         for event, what in seen.events

@@ -103,7 +103,7 @@ def test_the_control_group_counts_where_it_is_fuller_than_the_host(tmp_path: Pat
     assert memory_used(tmp_path, write_memory(tmp_path, 1000, 250)) == 0.75
 
 
-def test_memory_that_nobody_tells_is_unknown(tmp_path: Path) -> None:
+def test_memory_that_is_not_reported_is_unknown(tmp_path: Path) -> None:
     assert memory_used(tmp_path, tmp_path / "none") is None
     (tmp_path / "meminfo").write_text("MemTotal: many kB\n")
     assert memory_used(tmp_path, tmp_path / "meminfo") is None

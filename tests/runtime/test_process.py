@@ -51,7 +51,7 @@ def orphan() -> int:
     return os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
 
 
-async def test_what_nobody_else_collects_is_collected_at_a_second_look(orphan: int) -> None:
+async def test_orphans_that_nobody_else_collects_are_collected_the_second_time(orphan: int) -> None:
     """Children of our own are the event loop's, which collects them at once."""
     async with running(reap_orphans(0.05)), asyncio.timeout(30):
         own = await asyncio.create_subprocess_exec(sys.executable, "-c", "raise SystemExit(7)")

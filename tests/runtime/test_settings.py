@@ -62,7 +62,7 @@ def test_flags_win_over_variables_over_the_file_over_defaults() -> None:
     ]
 
 
-def test_a_flag_that_is_none_was_not_given() -> None:
+def test_a_flag_without_a_value_counts_as_absent() -> None:
     assert load("[gateway]\nport = 1", {}, {"gateway.port": None}).gateway.port == 1
 
 
@@ -322,13 +322,13 @@ def test_an_admin_address_is_shut_or_opened_on_purpose(toml: str) -> None:
     load(toml, {}, {})
 
 
-def test_a_better_engine_may_serve_a_lesser_promise() -> None:
+def test_a_more_precise_engine_may_serve_a_pool_of_lower_precision() -> None:
     toml = "[engine]\ndtype = 'f32'\n[[pools]]\nmodel = 'a'\nprecision = 'fp8'"
     assert load(toml, {}, {}).pools[0].precision is Precision.FP8
 
 
 @pytest.mark.parametrize(("promise", "dtype"), [("f32", "f32"), ("bf16", "auto"), ("int8", "auto")])
-def test_an_automatic_dtype_keeps_the_promise_of_the_pool(promise: str, dtype: str) -> None:
+def test_an_automatic_dtype_keeps_the_precision_of_the_pool(promise: str, dtype: str) -> None:
     settings = load(f"[[pools]]\nmodel = 'a'\nprecision = '{promise}'", {}, {})
     assert settings.engine.dtype == dtype
 
@@ -352,7 +352,7 @@ def test_variables_of_kubernetes_clients_and_tests_are_no_settings() -> None:
     assert load(None, environment, {}) == Settings()
 
 
-def test_words_stand_for_values_that_are_none() -> None:
+def test_keywords_stand_for_absent_values() -> None:
     environment = {"EMBEDFLEET_ADMIN_PORT": "off", "EMBEDFLEET_ENGINE_THREADS": "auto"}
     settings = load('[engine]\nmemory_mib = "auto"', environment, {})
     assert settings.admin.port is None

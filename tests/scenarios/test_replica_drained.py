@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedfleet.server.gateway.upstream import Upstream
+from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.transport.frames import CallText, encoding_bytes
 from embedfleet.vocabulary import DrainingError, ReplicaLostError
 from tests.checkpoints import SMALL, random_weights, write_checkpoint

@@ -191,9 +191,7 @@ def test_a_signal_ends_a_start_at_any_moment_of_it(
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.1, 0.5])
-def test_an_impatient_person_at_the_keyboard_sees_no_traceback(
-    tmp_path: Path, pause_s: float
-) -> None:
+def test_a_repeated_ctrl_c_prints_no_traceback(tmp_path: Path, pause_s: float) -> None:
     start = Start(tmp_path)
     start.says("listening on")
     for _ in range(3):

@@ -113,6 +113,6 @@ class TestShapes:
         assert np.abs(second - first).max() < np.abs(third - second).max()
 
 
-def test_an_unknown_kind_is_refused_with_those_there_are() -> None:
+def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SettingError, match='"tides" is unknown; known are day, nightly, flash'):
         kinds.draw("tides", 0)

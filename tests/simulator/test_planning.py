@@ -22,7 +22,7 @@ def test_the_work_of_the_busiest_hour_decides() -> None:
     assert found.cost_per_month == pytest.approx(found.gpus * 2.0 * 730)
 
 
-def test_a_tighter_promise_takes_more_replicas() -> None:
+def test_a_tighter_slo_takes_more_replicas() -> None:
     """Smaller batches, shorter waits."""
     sizes = [plan(Demand(5e6, 300, p99_s), Profile()).replicas for p99_s in (1.0, 0.2, 0.1, 0.09)]
     assert sizes == sorted(sizes)
@@ -34,7 +34,7 @@ def test_one_replica_more_than_needed_may_die() -> None:
     assert plan(Demand(1000, 300, 0.3), Profile()).replicas == 2
 
 
-def test_a_promise_that_one_text_breaks_is_refused() -> None:
+def test_an_slo_that_a_single_text_violates_is_refused() -> None:
     """No number of replicas makes one text faster."""
     with pytest.raises(SettingError, match=r"12,000 tokens alone takes 0\.754 s"):
         plan(Demand(1000, 3000, 0.3), Profile())

@@ -55,7 +55,7 @@ def steady(
 
 
 class TestFlow:
-    def test_as_much_arrives_as_was_seen(self, tmp_path: Path) -> None:
+    def test_as_many_texts_arrive_as_were_recorded(self, tmp_path: Path) -> None:
         """In tokens, and in texts of the mean length."""
         found = recorded.flow(recording.read(keep(tmp_path / "f", steady())), seed=0)
         assert found.seconds == pytest.approx(600.0)

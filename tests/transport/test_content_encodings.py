@@ -59,7 +59,7 @@ async def test_deflate_may_come_without_its_header() -> None:
     assert (await asked([BARE], b"deflate"))[:2] == (200, b"hello" * 1000)
 
 
-async def test_a_bomb_ends_where_a_body_is_too_large() -> None:
+async def test_a_decompression_bomb_ends_at_the_limit_of_a_body() -> None:
     seen: list[int] = []
     status, _, _ = await asked([gzip.compress(bytes(200 << 20))], b"gzip", seen)
     assert (status, sum(seen) <= LIMIT) == (413, True)

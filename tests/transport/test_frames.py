@@ -90,7 +90,7 @@ def test_an_absurd_length_is_refused_before_anything_is_held_for_it() -> None:
         list(FrameDecoder(limit_bytes=1000).feed(b"\xff\xff\xff\xff"))
 
 
-def test_a_call_of_another_version_says_what_to_do() -> None:
+def test_a_call_of_another_version_is_refused_with_advice() -> None:
     """Releases on both sides must fit."""
     body = encode_call("gateway", "key", []).replace(b"\x01", b"\x63", 1)
 

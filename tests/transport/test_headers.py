@@ -93,7 +93,7 @@ def lines(name: bytes, *values: bytes) -> Request:
     return Request({"client": ("127.0.0.1", 1234), "headers": pairs}, nothing, nowhere)
 
 
-def test_a_proxy_may_tell_the_address_in_a_line_of_its_own() -> None:
+def test_a_proxy_may_send_the_address_in_a_header_line_of_its_own() -> None:
     """HAProxy appends one; the line before it is what the client wrote."""
     appended = lines(b"x-forwarded-for", b"6.6.6.6", b"9.9.9.9")
     assert client_address(appended, PROXIES) == "9.9.9.9"
@@ -108,7 +108,7 @@ def test_a_list_on_several_lines_is_one_list() -> None:
     assert lines(b"cache-control").listed(b"cache-control") is None
 
 
-def test_a_network_that_is_none_is_a_wrong_setting() -> None:
+def test_an_invalid_network_is_a_settings_error() -> None:
     """With the setting's name."""
     with pytest.raises(SettingError, match=r"gateway\.trusted_proxies"):
         trusted_networks(("10.0.0.0/99",))

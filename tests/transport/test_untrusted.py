@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.server.gateway.third_party.answers import message_of, read_vectors
-from embedfleet.server.gateway.third_party.dialects import (
+from embedfleet.server.gateway.replicas.third_party.answers import message_of, read_vectors
+from embedfleet.server.gateway.replicas.third_party.dialects import (
     GATEWAY,
     INFO,
     LLAMACPP,
@@ -27,7 +27,7 @@ from embedfleet.server.gateway.third_party.dialects import (
     Dialect,
     recognise,
 )
-from embedfleet.server.gateway.third_party.http import Reply
+from embedfleet.server.gateway.replicas.third_party.http import Reply
 from embedfleet.transport.description import (
     ReplicaDescription,
     decode_description,
@@ -186,7 +186,9 @@ def test_another_version_is_said_to_be_one_whatever_else_changed() -> None:
     ],
     ids=["description", "call", "cancel", "frame", "vectors"],
 )
-def test_a_bomb_is_an_error_within_bounds(read: Callable[[bytes], object], bomb: bytes) -> None:
+def test_a_decompression_bomb_is_an_error_within_bounds(
+    read: Callable[[bytes], object], bomb: bytes
+) -> None:
     """Deep nesting, huge numbers, many little things: a few times its own size at most."""
     tracemalloc.start()
     with pytest.raises(ReplicaError):
@@ -197,7 +199,7 @@ def test_a_bomb_is_an_error_within_bounds(read: Callable[[bytes], object], bomb:
 
 
 @pytest.mark.parametrize("bomb", BOMBS, ids=range(len(BOMBS)))
-def test_a_bomb_is_no_page_and_no_message(bomb: bytes) -> None:
+def test_a_decompression_bomb_is_neither_a_page_nor_a_message(bomb: bytes) -> None:
     """What is no JSON is none; what is has no meaning."""
     page = Reply(200, bomb).json
     assert recognise({MODELS: page, INFO: page}) is None
@@ -335,7 +337,7 @@ def test_an_engines_vectors_are_vectors_or_an_error(rows: list[Any]) -> None:
 
 
 @given(st.text(max_size=600))
-def test_words_of_others_fit_into_a_line(text: str) -> None:
+def test_foreign_messages_fit_into_a_line(text: str) -> None:
     line = shown(text)
     assert line.isprintable()
     assert len(line) <= MOST_SHOWN

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from embedfleet.api.formats.embedding_request import EmbeddingRequest
-from embedfleet.api.served_model import Promise, ServedModel, prompt_of, truncation
+from embedfleet.api.served_model import ModelVersion, ServedModel, prompt_of, truncation
 from embedfleet.api.tokenizing import Tokenizing, whole
 from embedfleet.cache.entry import Entry
 from embedfleet.cache.key import Keys, VectorIdentity
@@ -76,11 +76,11 @@ class CachedCompute:
     async def begin(
         self, model: ServedModel, parsed: EmbeddingRequest, directives: CacheDirectives
     ) -> CacheLookup | None:
-        """Look up in memory; None while it is not known what the model's pool promises."""
-        promise = model.promise()
-        if promise is None:
+        """Look up in memory; None while the version of the model is not known."""
+        version = model.version()
+        if version is None:
             return None
-        of = self._keys_for(promise, model, parsed).of
+        of = self._keys_for(version, model, parsed).of
         if sum(map(len, parsed.inputs)) <= INLINE_KEYED:
             keys = [of(text) for text in parsed.inputs]
         else:
@@ -191,29 +191,31 @@ class CachedCompute:
         )
         return encoded if parsed.by_item else [*whole(encoded)]
 
-    def _keys_for(self, promise: Promise, model: ServedModel, parsed: EmbeddingRequest) -> Keys:
+    def _keys_for(
+        self, version: ModelVersion, model: ServedModel, parsed: EmbeddingRequest
+    ) -> Keys:
         asked = (parsed.role, parsed.instruction, parsed.queries, parsed.truncate, parsed.cut)
-        known = (promise, model.identity.tokenizer, model.truncate, asked)
+        known = (version, model.identity.tokenizer, model.truncate, asked)
         keys = self._keys.get(known)
         if keys is None:
             if len(self._keys) >= MOST_IDENTITIES:
                 self._keys.clear()
             identity = vector_identity(
-                promise, model, prompt_of(model, parsed), truncation(model, parsed)
+                version, model, prompt_of(model, parsed), truncation(model, parsed)
             )
             keys = self._keys[known] = Keys(identity)
         return keys
 
 
 def vector_identity(
-    promise: Promise, model: ServedModel, prompt: str, truncate: Truncation
+    version: ModelVersion, model: ServedModel, prompt: str, truncate: Truncation
 ) -> VectorIdentity:
     """What determines the vectors of a request's texts, beside these."""
     identity = model.identity
     return VectorIdentity(
         pool=model.names[0],
-        revision=promise.revision,
-        precision=promise.precision,
+        revision=version.revision,
+        precision=version.precision,
         tokenizer=identity.tokenizer,
         width=identity.width,
         max_tokens=identity.max_tokens,

@@ -63,11 +63,11 @@ class Cards:
     async def info(self, _request: Request) -> Response:
         """Answer TEI's `GET /info`, where one model is served."""
         model = self._intake.find("")
-        promise, limits = model.promise(), self._intake.limits
+        weights, limits = model.version(), self._intake.limits
         document = {
             "model_id": model.identity.name,
-            "model_sha": None if promise is None else promise.revision,
-            "model_dtype": None if promise is None else promise.precision.value,
+            "model_sha": None if weights is None else weights.revision,
+            "model_dtype": None if weights is None else weights.precision.value,
             "model_type": {"embedding": {"pooling": "last_token"}},
             "max_concurrent_requests": 512,
             "max_input_length": model.identity.max_tokens,
@@ -119,7 +119,7 @@ class Cards:
 
     def _more(self, model: ServedModel) -> Mapping[str, Any]:
         """What we tell beyond OpenAI."""
-        identity, promise = model.identity, model.promise()
+        identity, weights = model.identity, model.version()
         least = min(LEAST_DIMENSIONS, identity.width)
         shown = [1 << power for power in range(20) if least <= 1 << power < identity.width]
         return {
@@ -130,7 +130,7 @@ class Cards:
             "scale_span": SPAN,
             "prompts": identity.prompts,
             "truncate": model.truncate.value,
-            "precision": None if promise is None else promise.precision.value,
+            "precision": None if weights is None else weights.precision.value,
             "space": self._spaces.of(model),
         }
 

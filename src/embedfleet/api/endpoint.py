@@ -14,7 +14,7 @@ import msgspec
 
 from embedfleet.api.answer_memory import AnswerRoom, HeldAnswer
 from embedfleet.api.cached_compute import CachedCompute, CacheLookup
-from embedfleet.api.contracts.contract import Answer, Contract, Written
+from embedfleet.api.contracts.contract import Answer, Contract
 from embedfleet.api.contracts.openai import OPENAI
 from embedfleet.api.descriptions import ApiDescription, Cards
 from embedfleet.api.formats.embedding_request import (
@@ -32,7 +32,7 @@ from embedfleet.api.vector_space import Spaces
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.models.encoding.encoder import EncodedText
 from embedfleet.runtime.telemetry.tracing import current_span
-from embedfleet.scheduling.texts import Caller, compute
+from embedfleet.scheduling.texts import Caller, Waiting, compute
 from embedfleet.transport.access import Access, OpenAccess, Quota
 from embedfleet.transport.asgi import (
     ClientGoneError,
@@ -58,7 +58,6 @@ from embedfleet.vocabulary import (
     ServiceError,
     Task,
     Vector,
-    Vectors,
 )
 
 Headers = list[tuple[bytes, bytes]]
@@ -71,21 +70,6 @@ INLINE_ROUNDED = 1 << 17
 
 BYTES_OF_TEXT = 64
 """What stands around each vector."""
-
-
-class _Found(msgspec.Struct):
-    """A request's vectors at full width, and metadata for the response."""
-
-    vectors: Vectors | Sequence[Vector]
-    tokens: int
-    queue_s: float = 0.0
-    compute_s: float = 0.0
-    hits: int | None = None
-    """Texts that a cache knew; None without one."""
-    truncated: Sequence[int] = ()
-    """Those of `inputs` that were cut."""
-    faults: dict[int, EmbedfleetError] = {}
-    """What is wrong with those of `inputs` that have no vector."""
 
 
 class Endpoint:
@@ -180,12 +164,12 @@ class Endpoint:
                 texts = parsed.texts
                 check_dimensions(parsed, model.identity.width)
                 allowed.enter(model.names[0], texts)
-                found = await self._vectors(request, model, parsed, caller, allowed)
-                tokens, hits = found.tokens, found.hits
+                told = await self._vectors(request, model, parsed, caller, allowed)
+                tokens, hits = told.tokens, told.hits
                 held.release()
-                told = _told(found, parsed, request.id, time.monotonic() - started)
+                told.name, told.seconds = request.id, time.monotonic() - started
                 written = await self._write(told, texts, contract, answer)
-            headers = [*_headers(found, parsed, texts, started), *self._of_space(model)]
+            headers = [*_headers(told, texts, started), *self._of_space(model)]
             response = _response(written, headers, answer, allowed, _content(parsed))
             status = response.status
         except EmbedfleetError as error:
@@ -252,15 +236,15 @@ class Endpoint:
         parsed: EmbeddingRequest,
         caller: Caller,
         allowed: Quota,
-    ) -> _Found:
+    ) -> Answer:
         """From the cache what it knows; the rest, or all without one, from the backend."""
-        parsed = fitted(parsed, model)
+        asked = fitted(parsed, model)
         seen: CacheLookup | None = None
         if self._cached is not None:
             directives = cache_directives(request.listed(b"cache-control"))
-            seen = await self._cached.begin(model, parsed, directives)
+            seen = await self._cached.begin(model, asked, directives)
         if self._cached is None or seen is None:
-            return await self._compute(model, parsed, caller, allowed)
+            return await self._compute(model, parsed, asked, caller, allowed)
         if seen.hits < len(seen.keys):
             await self._cached.complete(seen, caller, allowed)
         vectors: list[Vector] = []
@@ -275,36 +259,43 @@ class Endpoint:
             tokens += entry.tokens
             if entry.truncated:
                 truncated.append(place)
-        return _Found(vectors, tokens, seen.queue_s, seen.compute_s, seen.hits, truncated, faults)
+        found = Answer(parsed, vectors, tokens, seen.queue_s, seen.compute_s, seen.hits)
+        plain = parsed.places is None and not truncated and not faults
+        return found if plain else _placed(found, truncated, faults)
 
     async def _compute(
         self,
         model: ServedModel,
         parsed: EmbeddingRequest,
+        asked: EmbeddingRequest,
         caller: Caller,
         allowed: Quota,
-    ) -> _Found:
-        every = await self._tokenizing.encode(model, parsed, parsed.inputs, caller, allowed.reserve)
-        if not parsed.by_item:
-            return await self._compute_all(model, whole(every), caller, allowed)
+    ) -> Answer:
+        """Vectors of `asked`, the request as its model is asked, without a cache."""
+        every = await self._tokenizing.encode(model, asked, asked.inputs, caller, allowed.reserve)
+        if not asked.by_item:
+            encoded = whole(every)
+            done, tokens = await self._compute_all(model, encoded, caller, allowed)
+            found = Answer(parsed, done.rows, tokens, done.queue_s, done.compute_s)
+            truncated = [at for at, text in enumerate(encoded) if text.truncated]
+            plain = parsed.places is None and not truncated
+            return found if plain else _placed(found, truncated, {})
         faults: dict[int, EmbedfleetError] = {}
-        encoded: dict[int, EncodedText] = {}
+        good: dict[int, EncodedText] = {}
         for at, one in enumerate(every):
             if isinstance(one, EncodedText):
-                encoded[at] = one
+                good[at] = one
             else:
                 faults[at] = one
-        found = await self._compute_all(
-            model, list(encoded.values()), caller, allowed, by_item=True
+        done, tokens = await self._compute_all(
+            model, list(good.values()), caller, allowed, by_item=True
         )
-        rows = dict(zip(encoded, found.vectors, strict=True))
+        rows = dict(zip(good, done.rows, strict=True))
         faults |= {at: row for at, row in rows.items() if isinstance(row, EmbedfleetError)}
-        found.vectors = [row for at, row in rows.items() if at not in faults]
-        found.truncated = [
-            at for at, text in encoded.items() if text.truncated and at not in faults
-        ]
-        found.faults = faults
-        return found
+        vectors = [row for at, row in rows.items() if at not in faults]
+        truncated = [at for at, text in good.items() if text.truncated and at not in faults]
+        found = Answer(parsed, vectors, tokens, done.queue_s, done.compute_s)
+        return _placed(found, truncated, faults)
 
     async def _compute_all(
         self,
@@ -314,23 +305,21 @@ class Endpoint:
         allowed: Quota,
         *,
         by_item: bool = False,
-    ) -> _Found:
-        """Vectors of texts that are right; with `by_item` errors may be among them."""
+    ) -> tuple[Waiting, int]:
+        """Compute valid texts; returns their rows and tokens. With `by_item` rows may be errors."""
         ids = [text.ids for text in encoded]
         tokens = sum(map(len, ids))
         model.backend.admit(len(ids), tokens, caller)
         allowed.charge(tokens)
         if not ids:
-            return _Found([], 0)
+            return Waiting([]), 0
         width = model.identity.width
-        found = await compute(model.backend, ids, caller, width, by_item=by_item)
-        truncated = [at for at, text in enumerate(encoded) if text.truncated]
-        return _Found(found.rows, tokens, found.queue_s, found.compute_s, None, truncated)
+        return await compute(model.backend, ids, caller, width, by_item=by_item), tokens
 
     async def _write(
         self, told: Answer, texts: int, contract: Contract, answer: HeldAnswer
-    ) -> Written:
-        """The body of an answer to so many texts; a large one is written beside the event loop."""
+    ) -> Response:
+        """Render the answer to so many texts; a large one off the event loop."""
         vectors, parsed = len(told.full), told.request
         width = 0 if not vectors else parsed.dimensions or len(told.full[0])
         size, inline = BYTES_OF_TEXT, True
@@ -355,23 +344,17 @@ def _inline(form: Form) -> int:
     return most if form.kind == "float32" else min(most, INLINE_ROUNDED)
 
 
-def _told(found: _Found, parsed: EmbeddingRequest, name: str, seconds: float) -> Answer:
-    """What is to be written, with places as in the request."""
-    if parsed.places is None and not found.faults and not found.truncated:
-        return Answer(parsed, found.vectors, found.tokens, name, seconds)
+def _placed(
+    found: Answer, truncated: Sequence[int], faults: Mapping[int, EmbedfleetError]
+) -> Answer:
+    """The answer with places in the request; `truncated` and `faults` are by place in `inputs`."""
+    parsed = found.request
     places = range(len(parsed.inputs)) if parsed.places is None else parsed.places
-    faults: dict[int, EmbedfleetError] = dict(zip(parsed.faulty, parsed.faults, strict=True))
-    faults |= {places[at]: fault for at, fault in found.faults.items()}
-    return Answer(
-        parsed,
-        found.vectors,
-        found.tokens,
-        name,
-        seconds,
-        [place for place in places if place not in faults],
-        frozenset(places[at] for at in found.truncated),
-        faults,
-    )
+    found.faults = dict(zip(parsed.faulty, parsed.faults, strict=True))
+    found.faults |= {places[at]: fault for at, fault in faults.items()}
+    found.places = [place for place in places if place not in found.faults]
+    found.truncated = frozenset(places[at] for at in truncated)
+    return found
 
 
 def is_ours(error: EmbedfleetError) -> bool:
@@ -389,11 +372,10 @@ def _content(parsed: EmbeddingRequest) -> Content:
 
 
 def _response(
-    written: Written, headers: Headers, answer: HeldAnswer, allowed: Quota, content: Content
+    written: Response, headers: Headers, answer: HeldAnswer, allowed: Quota, content: Content
 ) -> Response:
-    return Response(
-        written.body,
-        content_type=written.content_type,
+    return msgspec.structs.replace(
+        written,
         headers=[*written.headers, *headers, *allowed.headers()],
         # Texts of a key are in flight until the answer is taken.
         taken=partial(_taken, answer, allowed),
@@ -410,22 +392,22 @@ MOST_PLACES = 256
 """Places of texts that a header tells."""
 
 
-def _headers(found: _Found, parsed: EmbeddingRequest, texts: int, started: float) -> Headers:
-    headers = timing_headers(time.monotonic() - started, found.queue_s, found.compute_s)
-    if found.hits is not None:
-        told = b"hit=%d; miss=%d" % (found.hits, texts - found.hits)
-        headers.append((b"x-embedfleet-cache", told))
-    if parsed.ignored:
-        headers.append((b"x-embedfleet-ignored", ", ".join(parsed.ignored).encode()))
-    if found.truncated:
-        headers.append((b"x-embedfleet-truncated", _listed(found.truncated, parsed.places)))
-    if wrong := [*parsed.faulty, *found.faults]:
-        headers.append((b"x-embedfleet-errors", b"%d" % len(wrong)))
+def _headers(told: Answer, texts: int, started: float) -> Headers:
+    headers = timing_headers(time.monotonic() - started, told.queue_s, told.compute_s)
+    if told.hits is not None:
+        counts = b"hit=%d; miss=%d" % (told.hits, texts - told.hits)
+        headers.append((b"x-embedfleet-cache", counts))
+    if ignored := told.request.ignored:
+        headers.append((b"x-embedfleet-ignored", ", ".join(ignored).encode()))
+    if told.truncated:
+        headers.append((b"x-embedfleet-truncated", _listed(sorted(told.truncated))))
+    if told.faults:
+        headers.append((b"x-embedfleet-errors", b"%d" % len(told.faults)))
     return headers
 
 
-def _listed(inputs: Sequence[int], places: Sequence[int] | None) -> bytes:
-    """Places in the request, as a header tells them."""
-    some = [str(at if places is None else places[at]) for at in inputs[:MOST_PLACES]]
-    more = len(inputs) - len(some)
+def _listed(places: Sequence[int]) -> bytes:
+    """Places in the request, as a header lists them."""
+    some = [str(place) for place in places[:MOST_PLACES]]
+    more = len(places) - len(some)
     return (", ".join(some) + (f" and {more} more" if more else "")).encode()

@@ -19,15 +19,16 @@ UNKNOWN = "unknown "
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Promise:
-    """What a pool promises of every vector, whichever replica computes it."""
+class ModelVersion:
+    """The version of a model that a pool serves: every vector of it is of these weights and at
+    least this precision."""
 
     revision: str
     """Fingerprint of the weights; where it is unknown, a value unique to this process."""
     precision: Precision
 
 
-def _no_promise() -> Promise | None:
+def _no_version() -> ModelVersion | None:
     return None
 
 
@@ -42,8 +43,8 @@ class ServedModel:
     backend: Backend
     created: int
     """Seconds since 1970, for OpenAI's model list."""
-    promise: Callable[[], Promise | None] = _no_promise
-    """The same object each time, once it is known; without it nothing is answered from a cache."""
+    version: Callable[[], ModelVersion | None] = _no_version
+    """The same object each time, once it is known; until then the cache is not used."""
     pooling: str = Pooling.LAST
     """Which states of a text become its vector."""
     truncate: Truncation = Truncation.NONE

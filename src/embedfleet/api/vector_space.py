@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 import orjson
 
-from embedfleet.api.served_model import UNKNOWN, Promise, ServedModel
+from embedfleet.api.served_model import UNKNOWN, ModelVersion, ServedModel
 from embedfleet.models.description import Template
 from embedfleet.vocabulary import ModelIdentity
 
@@ -24,7 +24,7 @@ _SCHEME = "embedfleet space 2"
 
 def space_id(
     identity: ModelIdentity,
-    promise: Promise,
+    version: ModelVersion,
     template: Template,
     pooling: str,
 ) -> str | None:
@@ -33,15 +33,15 @@ def space_id(
     Pooling and the tokens around a text go in by themselves: a revision that somebody gave, or that
     a third-party engine has, says nothing of them.
     """
-    if promise.revision.startswith(UNKNOWN):
+    if version.revision.startswith(UNKNOWN):
         return None
     decided = [
         _SCHEME,
-        promise.revision,
+        version.revision,
         identity.tokenizer,
         identity.width,
         sorted(identity.prompts.items()),
-        promise.precision,
+        version.precision,
         template.before,
         template.after,
         pooling,
@@ -53,15 +53,15 @@ class Spaces:
     """The ids of the models that are served."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[ServedModel, Promise, str | None]] = {}
+        self._known: dict[int, tuple[ServedModel, ModelVersion, str | None]] = {}
 
     def of(self, model: ServedModel) -> str | None:
-        """As `space_id`; None too while it is not known what a pool promises."""
-        promise = model.promise()
-        if promise is None:
+        """As `space_id`; None also while the version of the pool's model is not known."""
+        version = model.version()
+        if version is None:
             return None
         known = self._known.get(id(model))
-        if known is None or known[0] is not model or known[1] is not promise:
-            found = space_id(model.identity, promise, model.encoder.template, model.pooling)
-            known = self._known[id(model)] = (model, promise, found)
+        if known is None or known[0] is not model or known[1] is not version:
+            found = space_id(model.identity, version, model.encoder.template, model.pooling)
+            known = self._known[id(model)] = (model, version, found)
         return known[2]

@@ -34,7 +34,7 @@ except ImportError as error:
 
 
 class Embeds(Protocol):
-    """What `Embedder` can do, as far as it is needed here."""
+    """The part of `Embedder` that is used here."""
 
     wanted: Embedding
 
@@ -43,7 +43,7 @@ class Embeds(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArrowRows:
-    """Other columns of rows, as they lie in an Arrow table."""
+    """Carried columns as an Arrow table."""
 
     table: Any
 
@@ -60,7 +60,7 @@ class ArrowRows:
         return ArrowRows(pa.concat_tables([self.table, other.table]))
 
     def digest(self) -> bytes:
-        # Taken anew, so that where it was cut from leaves no trace in its buffers.
+        # Copied, so that the hash does not depend on offsets into the original buffers.
         whole = self.kept(range(len(self))).table.combine_chunks()
         found = hashlib.blake2b(str(whole.schema).encode(), digest_size=HASH_BYTES)
         for batch in whole.to_batches():
@@ -69,7 +69,7 @@ class ArrowRows:
 
 
 def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
-    """The rows of a Parquet or Arrow file. Raises BulkError where it is none."""
+    """The rows of a Parquet or Arrow file. Raises BulkError if it can't be read."""
     try:
         with source.open() as file:
             read = _parquet_batches if source.format == "parquet" else _arrow_batches
@@ -87,7 +87,7 @@ def parquet(rows: Rows, vectors: NDArray[Any], names: Names, types: Types) -> Pa
     found[names.vector] = pa.FixedSizeListArray.from_arrays(numbers, width)
     sink = pa.BufferOutputStream()
     table = pa.table(found)
-    # Bytes of vectors are as good as random: compressing them costs time and gains nothing.
+    # Vectors are incompressible.
     compression = {name: "NONE" if name == names.vector else "ZSTD" for name in found}
     pyarrow.parquet.write_table(
         table,
@@ -97,7 +97,7 @@ def parquet(rows: Rows, vectors: NDArray[Any], names: Names, types: Types) -> Pa
         use_dictionary=False,
     )
     yield memoryview(sink.getvalue())
-    pa.default_memory_pool().release_unused()  # it keeps what it had at its peak
+    pa.default_memory_pool().release_unused()  # it would keep its peak
 
 
 def vectors_of(data: bytes, vector: str) -> NDArray[Any]:
@@ -119,8 +119,8 @@ def plain_rows(carried: Carried) -> list[Mapping[str, Any]]:
 
 
 def embedded(rows: Any, embed: Embeds, *, of_a_fixed_size: bool = True) -> Any:
-    """A table of these rows (a table or a batch) with their vectors; a null and why where there is
-    none.
+    """A table of these rows (a table or a batch) with their vectors, null where there is none, and
+    errors.
     """
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
     wanted = embed.wanted

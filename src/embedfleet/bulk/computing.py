@@ -14,34 +14,34 @@ from numpy.typing import NDArray
 from embedfleet.bulk.fragments import NO_HASH, Fault
 from embedfleet.client.calling import Arrived, Embedded, Progress
 from embedfleet.client.errors import RefusedError, UnavailableError
-from embedfleet.client.wire import Wishes
+from embedfleet.client.wire import EmbedOptions
 
 Result: TypeAlias = "asyncio.Future[NDArray[Any] | Fault]"
 
 
 class Embeds(Protocol):
-    """What AsyncClient can do, as far as it is needed here."""
+    """The part of AsyncClient that is used here."""
 
     async def embed_each(
         self,
         texts: Sequence[str],
-        wishes: Wishes | None = None,
+        options: EmbedOptions | None = None,
         *,
         progress: Callable[[Progress], None] | None = None,
         arrived: Arrived | None = None,
     ) -> Embedded: ...
 
 
-class Kept(Protocol):
-    """Vectors that were computed before, by the hashes of their texts."""
+class VectorStore(Protocol):
+    """Vectors computed earlier, by the hashes of their texts."""
 
     def get(self, hashes: Sequence[bytes]) -> Mapping[bytes, NDArray[Any]]: ...
 
     def put(self, hashes: Sequence[bytes], vectors: NDArray[Any]) -> None: ...
 
 
-class NothingKept:
-    """Remembers nothing."""
+class NoStore:
+    """Stores nothing."""
 
     def get(self, hashes: Sequence[bytes]) -> Mapping[bytes, NDArray[Any]]:  # noqa: ARG002
         return {}
@@ -51,32 +51,32 @@ class NothingKept:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What came of some texts."""
+    """The results of some texts."""
 
     vectors: NDArray[Any]
     """Shape [texts, numbers in a row]; zeros where there is an error."""
     faults: Mapping[int, Fault]
     """By the place of the text."""
     tokens: int
-    """Of what was computed now."""
+    """Of the texts that were computed now."""
     computed: int
-    """Texts that the service was asked for."""
+    """Texts that were sent to the service."""
 
 
 @dataclass(slots=True)
 class Computing:
-    """Computes texts of several fragments at once; equal ones are asked for once."""
+    """Computes texts of several fragments at once; equal texts are sent once."""
 
     client: Embeds
-    wishes: Wishes
+    options: EmbedOptions
     dtype: np.dtype[Any]
     columns: int
     """Numbers in a row."""
-    kept: Kept = field(default_factory=NothingKept)
+    store: VectorStore = field(default_factory=NoStore)
     disk: Executor | None = None
-    """Where `kept` is asked; None is the event loop's own."""
+    """The executor that calls `store`; None is the event loop's default."""
     arrived: Callable[[int], None] = lambda _: None
-    """Told of texts as they are answered."""
+    """Called with the number of texts answered."""
     _in_flight: dict[bytes, Result] = field(default_factory=dict)
 
     async def compute(
@@ -85,9 +85,9 @@ class Computing:
         hashes: Sequence[bytes],
         faults: Mapping[int, Fault],
     ) -> Computed:
-        """Vectors of texts, whose hashes are given; those that are None have a fault already.
+        """Vectors of texts, whose hashes are given; a text that is None has a fault already.
 
-        Raises RefusedError, UnavailableError, AnswerError of the client, and what `kept` raises.
+        Raises RefusedError, UnavailableError, AnswerError of the client, and what `store` raises.
         """
         places: dict[bytes, list[int]] = {}
         for at, key in enumerate(hashes):
@@ -96,7 +96,7 @@ class Computing:
         vectors = np.zeros((len(texts), self.columns), self.dtype)
         found = dict(faults)
         loop = asyncio.get_running_loop()
-        known = await loop.run_in_executor(self.disk, self.kept.get, list(places))
+        known = await loop.run_in_executor(self.disk, self.store.get, list(places))
         for key, row in known.items():
             vectors[places[key]] = row
         waited = {key: self._in_flight.get(key) for key in places if key not in known}
@@ -113,19 +113,19 @@ class Computing:
         return Computed(vectors, found, tokens, len(mine))
 
     async def _ask(self, texts: Mapping[bytes, str], futures: Mapping[bytes, Result]) -> int:
-        """Compute texts, for whoever waits for them as well; gives their tokens."""
+        """Compute texts and settle their futures; returns their tokens."""
         keys, loop = list(texts), asyncio.get_running_loop()
         writes: list[asyncio.Future[None]] = []
 
         def arrived(some: Sequence[int], rows: NDArray[Any]) -> None:
             found = [keys[at] for at in some]
-            write = loop.run_in_executor(self.disk, self.kept.put, found, rows.astype(self.dtype))
+            write = loop.run_in_executor(self.disk, self.store.put, found, rows.astype(self.dtype))
             writes.append(write)
             self.arrived(len(some))
 
         try:
             embedded = await self.client.embed_each(
-                list(texts.values()), self.wishes, arrived=arrived
+                list(texts.values()), self.options, arrived=arrived
             )
             for write in writes:
                 await asyncio.shield(write)
@@ -136,16 +136,16 @@ class Computing:
         finally:
             for key, future in futures.items():
                 del self._in_flight[key]
-                if not future.done():  # whoever else waits for it fails with this run
+                if not future.done():  # other waiters fail with this run
                     future.set_exception(
                         UnavailableError("the run that was computing it has ended")
                     )
                     future.exception()
-            if writes:  # also where this ends early: what came is kept
+            if writes:  # also on errors: vectors that arrived are kept
                 await asyncio.wait(writes)
         return embedded.tokens
 
 
 def fault_of(error: RefusedError) -> Fault:
-    """Why a text has no vector, as it is written down."""
+    """The fault that records a refusal."""
     return Fault(error.code or f"status_{error.http_status}", str(error))

@@ -18,67 +18,71 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.bulk import forms
+from embedfleet.bulk import dtypes
 from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import NO_HASH, Fault, hashes_of
 from embedfleet.bulk.reading import text_or_fault
-from embedfleet.client import AsyncClient, Wishes
+from embedfleet.client import AsyncClient, EmbedOptions
 from embedfleet.runtime.folders import store_at
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """What to ask whom. Travels to workers; `Embedder` works there."""
+    """The service and the parameters of requests; pickled and sent to the workers."""
 
     url: str
     dimensions: int
-    """Of vectors: tables have to know before the first one comes."""
+    """Of vectors: table schemas need it before the first vector is computed."""
     model: str | None = None
     api_key: str | None = field(default=None, repr=False)
     input_type: str | None = None
     instruction: str | None = None
     truncate: bool = False
     dtype: str = "float32"
-    """One of `forms.DTYPES`."""
+    """One of `dtypes.DTYPES`."""
     text: str = "text"
     """The column of texts."""
     vector: str = "embedding"
-    """The column of vectors, which is added."""
+    """The column that vectors are added as."""
     error: str = "embedding_error"
-    """The column of why a row has no vector, which is added."""
+    """The column that errors of rows without a vector are added as."""
     kept: str | None = None
-    """A folder that all workers reach, or an address of fsspec."""
+    """Where results are stored: a folder that all workers reach, or an fsspec URL."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in forms.DTYPES:
-            known = ", ".join(forms.DTYPES)
+        if self.dtype not in dtypes.DTYPES:
+            known = ", ".join(dtypes.DTYPES)
             raise BulkError(f"dtype is {self.dtype}; it must be one of {known}")
 
     @property
     def columns(self) -> int:
         """Numbers in a row."""
-        return forms.columns(self.dtype, self.dimensions)
+        return dtypes.columns(self.dtype, self.dimensions)
 
     def only_floats(self, framework: str) -> None:
-        """Raise BulkError where rows hold other numbers than a framework's column can."""
+        """Raise BulkError unless the output is float32, the only type the framework supports."""
         if self.dtype != "float32":
             raise BulkError(f"{framework} takes vectors of float32; dtype is {self.dtype}")
 
 
 class Embedder:
-    """Embeds in one worker, call by call."""
+    """Embeds texts within one worker."""
 
     def __init__(self, wanted: Embedding) -> None:
         self.wanted = wanted
         self._runner = asyncio.Runner()
         self._store = None if wanted.kept is None else store_at(wanted.kept, alone=False)
         self._client = AsyncClient(
-            wanted.url, model=wanted.model, api_key=wanted.api_key, lane="bulk", patience_s=600.0
+            wanted.url,
+            model=wanted.model,
+            api_key=wanted.api_key,
+            lane="bulk",
+            retry_timeout_s=600.0,
         )
 
     def __call__(self, texts: Sequence[Any]) -> Computed:
-        """Vectors of texts, and why some have none. Raises the client's errors."""
+        """Vectors of texts, and errors of those without one. Raises the client's errors."""
         read = [text_or_fault(text) for text in texts]
         plain = [text for text, _ in read]
         faults = {at: why for at, (_, why) in enumerate(read) if why is not None}
@@ -95,7 +99,7 @@ class Embedder:
         return computed
 
     def embed_text(self, text: list[str | None]) -> list[NDArray[Any] | None]:
-        """As Daft asks; raises BulkError where a text is refused. A null stays one."""
+        """Daft's interface: raises BulkError if a text is refused; a null stays null."""
         found = self(text)
         for at, why in found.faults.items():
             if text[at] is not None:
@@ -114,18 +118,18 @@ class Embedder:
         faults: Mapping[int, Fault],
     ) -> Computed:
         asked = self.wanted
-        wishes = Wishes(
+        options = EmbedOptions(
             asked.dimensions,
             asked.input_type,
             asked.instruction,
             asked.truncate,
-            forms.asked_of_service(asked.dtype),
+            dtypes.asked_of_service(asked.dtype),
         )
-        computing = Computing(self._client, wishes, forms.DTYPES[asked.dtype], asked.columns)
+        computing = Computing(self._client, options, dtypes.DTYPES[asked.dtype], asked.columns)
         return await computing.compute(texts, hashes, faults)
 
     def _name(self, hashes: Sequence[bytes]) -> str:
-        """What tells the vectors of a call from all others."""
+        """The file name of a call's result: a hash of its parameters and texts."""
         asked = self.wanted
         options = (asked.model, asked.dimensions, asked.input_type, asked.instruction)
         told = msgspec.json.encode((*options, asked.truncate, asked.dtype))

@@ -1,4 +1,4 @@
-"""Errors that end a bulk run, beside those of the service."""
+"""The error that ends a bulk run, other than the client's."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from embedfleet.vocabulary import SetupError
 
 
 class BulkError(SetupError):
-    """A run can't begin, or not go on, as it was asked to; nothing that was done is lost."""
+    """A run can't start or continue; completed work is kept."""

@@ -22,16 +22,16 @@ NO_HASH = bytes(HASH_BYTES)
 MOST_ROWS = 8192
 MOST_TEXT_BYTES = 8 << 20
 MOST_VECTOR_BYTES = 16 << 20
-"""A fragment is held in memory several times over, and two are at work at once."""
+"""Bounds memory: a fragment is held several times over, and two are in progress at once."""
 
 
 class Carried(Protocol):
-    """The other columns of some rows."""
+    """Columns of some rows that are copied to the output."""
 
     def __len__(self) -> int: ...
 
     def part(self, start: int, stop: int) -> Self:
-        """Some rows that follow each other."""
+        """A range of rows."""
         ...
 
     def kept(self, places: Sequence[int]) -> Self:
@@ -43,7 +43,7 @@ class Carried(Protocol):
         ...
 
     def digest(self) -> bytes:
-        """A hash of all that they hold."""
+        """A hash of their content."""
         ...
 
 
@@ -58,16 +58,16 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows that follow each other in a file, column by column."""
+    """Consecutive rows of a file, column by column."""
 
     first: int
     """The number of the first one in its file, from 0."""
     texts: Sequence[str | None]
-    """None in rows that have none."""
+    """None in rows without a text."""
     ids: Sequence[RowId]
     carried: Carried
     sizes: Sequence[int]
-    """Bytes of each row, about."""
+    """Approximate bytes of each row."""
     faults: Mapping[int, Fault] = field(default_factory=dict)
     """Why a text is None, by its place in these rows."""
 
@@ -75,7 +75,7 @@ class Rows:
         return len(self.texts)
 
     def part(self, start: int, stop: int) -> Rows:
-        """Some of these rows that follow each other."""
+        """A range of these rows."""
         faults = {at - start: why for at, why in self.faults.items() if start <= at < stop}
         return Rows(
             self.first + start,
@@ -103,11 +103,11 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """Some rows of one file, and the name of what becomes of them."""
+    """Consecutive rows of one file, and the name of their output."""
 
     name: str
     source: str
-    """The file that they come from, as its name in the output."""
+    """The name of their file in the output."""
     rows: Rows
     hashes: Sequence[bytes]
     """Of the texts, in order; `NO_HASH` where there is none."""
@@ -119,7 +119,7 @@ class Fragment:
 
     @property
     def digest(self) -> str:
-        """A hash of all that its output depends on but the vectors, as hexadecimal digits."""
+        """A hash of everything that its output depends on except the vectors, in hexadecimal."""
         rows, found = self.rows, hashlib.blake2b(digest_size=HASH_BYTES)
         faults = {str(at): (why.code, why.message) for at, why in rows.faults.items()}
         told = [self.source, rows.first, list(rows.ids), faults]
@@ -132,19 +132,19 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a fragment holds at most; a single larger row is one by itself."""
+    """The largest fragment; a single larger row is a fragment of its own."""
 
     rows: int = MOST_ROWS
     text_bytes: int = MOST_TEXT_BYTES
 
     @classmethod
     def of(cls, row_bytes: int, rows: int | None = None) -> Limits:
-        """For vectors of so many bytes; `rows` where somebody chose."""
+        """The limits for vectors of `row_bytes`; `rows` overrides the number of rows."""
         return cls(rows or max(64, min(MOST_ROWS, MOST_VECTOR_BYTES // max(1, row_bytes))))
 
 
 def hash_of(text: str) -> bytes:
-    """What equal texts are known by; half of a surrogate pair is a text as well, of no vector."""
+    """The hash that identifies equal texts; also of a text with a lone surrogate."""
     data = text.encode("utf-8", "surrogatepass")
     return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
 
@@ -155,7 +155,7 @@ def hashes_of(texts: Iterable[str | None]) -> list[bytes]:
 
 
 def cut(source: str, stem: str, found: Iterable[Rows], limits: Limits) -> Iterator[Fragment]:
-    """Cut the rows of a file, in order. `stem` is what the names of its fragments begin with."""
+    """Cut the rows of a file, in order; `stem` begins the names of its fragments."""
     number, held, size = 0, None, 0
     for rows in found:
         start = 0
@@ -178,7 +178,7 @@ def _joined(held: Rows | None, more: Rows) -> Rows:
 
 @dataclass(frozen=True, slots=True)
 class DictRows:
-    """Other columns of rows that are read one by one."""
+    """Carried columns of rows that are read one by one."""
 
     rows: Sequence[Mapping[str, Any]]
 
@@ -202,7 +202,7 @@ class DictRows:
 
 
 def without(rows: Rows, places: Mapping[int, Any]) -> Rows:
-    """The rows but for some."""
+    """The rows except those at `places`."""
     left = [at for at in range(len(rows)) if at not in places]
     return replace(
         rows,

@@ -1,7 +1,6 @@
-"""Journal of vectors of incomplete fragments, on disk as soon as they arrive.
+"""Journal of vectors of incomplete fragments, written to SQLite as they arrive.
 
-SQLite keeps them through the death of the process at any moment. The journal is a cache: losing it
-costs time and nothing else.
+It survives the death of the process at any moment. It is a cache: losing it costs only time.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from embedfleet.bulk.errors import BulkError
 
 AT_ONCE = 500
-"""SQLite takes up to 999 parameters in its older versions."""
+"""Older versions of SQLite accept at most 999 parameters."""
 
 SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -34,7 +33,7 @@ class Journal:
     """Vectors by the hashes of their texts; usable by several threads."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any], columns: int) -> None:
-        """Vectors of other lengths than these are not found. Raises BulkError."""
+        """Ignores vectors of another length. Raises BulkError."""
         self._path = path
         self._dtype = dtype
         self._size = dtype.itemsize * columns
@@ -47,7 +46,7 @@ class Journal:
             raise BulkError(f"{path} can't be written: {error}") from error
 
     def get(self, hashes: Sequence[bytes]) -> dict[bytes, NDArray[Any]]:
-        """Those that are known."""
+        """The vectors that are stored."""
         found: dict[bytes, NDArray[Any]] = {}
         for start in range(0, len(hashes), AT_ONCE):
             some = hashes[start : start + AT_ONCE]
@@ -62,7 +61,7 @@ class Journal:
         return found
 
     def put(self, hashes: Sequence[bytes], vectors: NDArray[Any]) -> None:
-        """Keep vectors, row by row; those that are there stay as they are."""
+        """Store vectors, row by row; existing ones are not replaced."""
         rows = [
             (key, row.tobytes())
             for key, row in zip(hashes, vectors.astype(self._dtype, copy=False), strict=True)
@@ -70,16 +69,16 @@ class Journal:
         self._write("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
 
     def forget(self, hashes: Sequence[bytes]) -> None:
-        """Let go of vectors that are needed no more."""
+        """Delete vectors that are no longer needed."""
         self._write("DELETE FROM vectors WHERE hash = ?", [(key,) for key in hashes])
 
     def close(self) -> None:
-        """Close the file, once no thread is at it: one may be, of a run that was cut off."""
+        """Close the file when no thread is using it; one of an interrupted run may be."""
         with self._lock:
             self._connection.close()
 
     def remove(self) -> None:
-        """Close the file and remove it: nothing in it is needed any more."""
+        """Close the file and delete it."""
         self.close()
         for end in ("", "-wal", "-shm"):
             self._path.with_name(self._path.name + end).unlink(missing_ok=True)
@@ -104,4 +103,4 @@ class Journal:
                 raise self._said(error) from error
 
     def _said(self, error: sqlite3.Error) -> BulkError:
-        return BulkError(f"{self._path}: {error}; nothing is lost; start again when this is fixed")
+        return BulkError(f"{self._path}: {error}; completed work is kept; fix this and run again")

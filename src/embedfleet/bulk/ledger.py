@@ -1,7 +1,7 @@
 """The ledger of a run: its parameters, what is done, what follows. Pure.
 
-It lies beside the output, in `_ledger/`: `run.json` records what is computed and how, one record
-per fragment that its output is complete. `_manifest.json` is written last, when all is.
+It lies beside the output, in `_ledger/`: `run.json` has the parameters of the run, and each
+fragment whose output is complete has a record. `_manifest.json` is written last.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from embedfleet.bulk import forms
+from embedfleet.bulk import dtypes
 from embedfleet.bulk.errors import BulkError
 
 VERSION = 1
@@ -23,11 +23,11 @@ RUN = f"{FOLDER}/run.json"
 MANIFEST = "_manifest.json"
 ERRORS = "_errors.jsonl"
 LEAST_COSINE = 0.97
-"""Between two vectors of one text by the same model: no precision of ours lies further apart."""
+"""Between two vectors of one text by the same model, at any precision."""
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes vectors comparable: those of other spaces must not lie beside them."""
+    """What makes vectors comparable; an output holds vectors of one space."""
 
     model: str
     dimensions: int
@@ -36,23 +36,23 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     instruction: str | None = None
     truncate: bool = False
     fingerprint: str | None = None
-    """What the service calls the space; None where it does not tell."""
+    """The service's name of the space; None if it does not tell."""
     scale: float | None = None
-    """What integers are to be multiplied with; None of floats and bits."""
+    """The scale of integers; None for floats and bits."""
 
     @property
     def numbers(self) -> np.dtype[Any]:
         """The type of a number of a row."""
-        return forms.DTYPES[self.dtype]
+        return dtypes.DTYPES[self.dtype]
 
     @property
     def columns(self) -> int:
         """Numbers in a row."""
-        return forms.columns(self.dtype, self.dimensions)
+        return dtypes.columns(self.dtype, self.dimensions)
 
 
 class Form(msgspec.Struct, frozen=True, kw_only=True):
-    """Which files come out."""
+    """The format of the output."""
 
     format: str
     text: str
@@ -63,17 +63,17 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What is computed how; the same for all fragments."""
+    """The parameters of a run, the same for all fragments."""
 
     space: Space
     form: Form
     probe: list[float]
-    """The vector of a known text: what the service answered when the output was begun."""
+    """The vector of a fixed text, from when the output was started: reveals another model."""
     version: int = VERSION
 
 
 class RowError(msgspec.Struct, frozen=True):
-    """A row that has no vector."""
+    """A row without a vector."""
 
     row: int
     """Its number in its file."""
@@ -91,7 +91,7 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done of a fragment; written when its files are whole."""
+    """The record of a fragment; written when its files are complete."""
 
     fragment: str
     source: str
@@ -100,7 +100,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     outputs: list[Output]
     types: dict[str, str] = {}
-    """Of carried columns, where the output has types and the input has none."""
+    """Types of carried columns, for columnar outputs of untyped inputs."""
     errors: list[RowError] = []
 
 
@@ -117,7 +117,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """All of an output that is whole, in the order of the input."""
+    """The content of a complete output, in the order of the input."""
 
     space: Space
     form: Form
@@ -130,7 +130,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A fragment of the input, as it is now."""
+    """A fragment of the current input."""
 
     name: str
     digest: str
@@ -139,18 +139,18 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run has to do."""
+    """The work of a run."""
 
     stale: frozenset[str]
-    """Fragments that are computed, from their beginning or again."""
+    """Fragments to compute, new or again."""
     changed: frozenset[str]
-    """Those of them that were whole for other rows."""
+    """Those of them that were complete for other rows."""
     gone: frozenset[str]
     """Fragments whose rows are no longer in the input."""
 
 
 def digest_of(rows: str, types: Mapping[str, str]) -> str:
-    """What a fragment's output depends on: its rows, and the types that other rows give columns."""
+    """A hash of what a fragment's output depends on: its rows and the types of its columns."""
     if not types:
         return rows
     told = msgspec.json.encode((rows, sorted(types.items())))
@@ -173,7 +173,7 @@ def work_of(
     *,
     retry_errors: bool,
 ) -> Work:
-    """Compare the input with what was done; `sizes` are those of the output's files."""
+    """Compare the input with the records; `sizes` are those of the output's files."""
     stale, changed, names = set(), set(), set()
     for each in planned:
         names.add(each.name)
@@ -191,7 +191,7 @@ def work_of(
 
 
 def refuse_another(begun: Run, wanted: Run, where: str) -> None:
-    """Raise BulkError where an output was begun with other options, or another model."""
+    """Raise BulkError if the output was started with other options or another model."""
     differing = [
         f"{name} is {_shown(old)}, now {_shown(new)}"
         for part in ("space", "form")
@@ -202,20 +202,19 @@ def refuse_another(begun: Run, wanted: Run, where: str) -> None:
         differing.append(f"its version is {begun.version}, now {VERSION}")
     if differing:
         raise BulkError(
-            f"{where} was started with different settings: {'; '.join(differing)}. Vectors of "
-            "both must not be in "
-            "one output: choose another one, or remove this"
+            f"{where} was started with different settings: {'; '.join(differing)}. One output "
+            "can't hold both: choose another one, or remove this"
         )
     cosine = sum(a * b for a, b in zip(begun.probe, wanted.probe, strict=True))
     if not cosine >= LEAST_COSINE:
         raise BulkError(
-            f"{where} was begun with another model of the same name: the vector of a known text "
-            f"has a cosine of {cosine:.3f} to what it was. Choose another output, or remove this"
+            f"{where} was begun with another model of the same name: the vector of a fixed text "
+            f"has a cosine of {cosine:.3f} to the one before. Choose another output, or remove this"
         )
 
 
 def refuse_changes(work: Work, where: str) -> None:
-    """Raise BulkError where rows changed that were computed before."""
+    """Raise BulkError if rows changed that were computed before."""
     if work.changed or work.gone:
         some = ", ".join(sorted(work.changed | work.gone)[:3])
         raise BulkError(
@@ -225,7 +224,7 @@ def refuse_changes(work: Work, where: str) -> None:
 
 
 def manifest_of(run: Run, records: Iterable[Record]) -> Manifest:
-    """All that is there, once all of it is."""
+    """The manifest of a complete output."""
     entries = [
         Entry(
             fragment=each.fragment,
@@ -249,7 +248,7 @@ def manifest_of(run: Run, records: Iterable[Record]) -> Manifest:
 
 
 def encoded(document: msgspec.Struct) -> bytes:
-    """A document as it lies in the ledger: the same bytes for the same content."""
+    """The bytes of a document in the ledger, the same for the same content."""
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
 

@@ -3,7 +3,8 @@
     dataset = embedded(ray.data.read_parquet("in"), Embedding("http://gateway:8080", 1024))
     dataset.write_parquet("out")
 
-A block whose worker died is computed by another worker; with `kept` no call of it is repeated.
+A block whose worker died is computed by another worker; with `kept` completed calls are not
+repeated.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from embedfleet.bulk.embedding import Embedder, Embedding
 
 
 class Embed:
-    """What a worker holds."""
+    """The state of a worker."""
 
     def __init__(self, wanted: Embedding) -> None:
         self._embedder = Embedder(wanted)
@@ -27,7 +28,7 @@ class Embed:
 def embedded(
     dataset: Any, wanted: Embedding, *, rows: int = 1024, least_workers: int = 1, workers: int = 8
 ) -> Any:
-    """The data set with vectors beside its rows, `rows` of them a call."""
+    """The dataset with a column of vectors; `rows` is the number of rows of a call."""
     import ray.data  # noqa: PLC0415
 
     return dataset.map_batches(

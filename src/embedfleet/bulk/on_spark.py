@@ -3,8 +3,8 @@
     frame = embedded(spark.read.parquet("in"), Embedding("http://gateway:8080", 1024))
     frame.write.parquet("out")
 
-Spark repeats a task whose worker died, with all of its batches; with `kept` those that were
-complete are read back. `spark.sql.execution.arrow.maxRecordsPerBatch` is the size of a call.
+Spark repeats a task whose worker died, with all of its batches; with `kept` completed ones are read
+back. `spark.sql.execution.arrow.maxRecordsPerBatch` is the number of rows of a call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from embedfleet.bulk.embedding import Embedder, Embedding
 
 
 def embedded(frame: Any, wanted: Embedding) -> Any:
-    """The frame with vectors beside its rows; its columns keep their types."""
+    """The frame with a column of vectors; other columns keep their types."""
     from pyspark.sql.types import ArrayType, FloatType, StringType, StructType  # noqa: PLC0415
 
     wanted.only_floats("Spark")

@@ -27,16 +27,16 @@ EMPTY = Fault("empty_string", "the text is empty")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns are what."""
+    """Which columns hold the text, the id, and what is copied."""
 
     text: str = "text"
     id: str | None = None
-    """None numbers the rows of each file from 0."""
+    """None: rows are numbered from 0 in each file."""
     carry: tuple[str, ...] | None = ()
-    """Other columns that the output has too; None is all of them."""
+    """Other columns to copy to the output; None is all."""
 
     def carried(self, names: list[str]) -> list[str]:
-        """Those of a file's columns that are carried along. BulkError where one is absent."""
+        """The columns of a file to copy. BulkError if one is absent."""
         if self.carry is None:
             return names
         for name in self.carry:
@@ -55,7 +55,7 @@ class _Row:
 
 
 def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
-    """The rows of a file, in order, some at a time. Raises BulkError where it is no such file."""
+    """The rows of a file, in order, in blocks. Raises BulkError if it can't be read."""
     try:
         if source.format in {"parquet", "arrow"}:
             from embedfleet.bulk import columnar  # noqa: PLC0415  an extra
@@ -71,7 +71,7 @@ def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
 
 
 def text_or_fault(value: Any) -> tuple[str | None, Fault | None]:
-    """The text of a field, or why it is none."""
+    """The text of a field, or why it has none."""
     if isinstance(value, str):
         return (value, None) if value else (None, EMPTY)
     if value is None:
@@ -152,12 +152,12 @@ def _text_lines(file: IO[bytes], columns: Columns) -> Iterator[_Row]:
 
 def _csv_rows(file: IO[bytes], columns: Columns, delimiter: str = ",") -> Iterator[_Row]:
     csv.field_size_limit(LARGEST_FIELD)
-    # Bytes that are no UTF-8 become halves of surrogate pairs, and a row with a fault.
+    # Bytes that are not UTF-8 become lone surrogates, and the row gets a fault.
     text_file = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
     try:
         yield from _csv_fields(csv.DictReader(text_file, delimiter=delimiter, strict=True), columns)
     finally:
-        text_file.detach()  # whoever opened the file closes it
+        text_file.detach()  # the caller closes the file
 
 
 def _csv_fields(reader: csv.DictReader[str], columns: Columns) -> Iterator[_Row]:
@@ -180,7 +180,7 @@ def _csv_fields(reader: csv.DictReader[str], columns: Columns) -> Iterator[_Row]
 
 
 def _valid(value: str | None) -> str | None:
-    """The field, where bytes that are no UTF-8 are replaced."""
+    """The field, with bytes that are not UTF-8 replaced."""
     if value is None or value.isascii():
         return value
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -18,13 +18,13 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from embedfleet.bulk.running import Progress, Watch
+from embedfleet.bulk.running import OnProgress, Progress
 
 LINE_EVERY_S = 10.0
 
 
 @contextlib.contextmanager
-def reporting() -> Iterator[Watch]:
+def reporting() -> Iterator[OnProgress]:
     """Show progress on standard error while the block runs."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -40,7 +40,7 @@ def reporting() -> Iterator[Watch]:
     with Bar(*columns, console=console) as bar:
         task = bar.add_task("reading the input", total=None)
 
-        def watch(progress: Progress) -> None:
+        def on_progress(progress: Progress) -> None:
             bar.update(
                 task,
                 total=progress.rows,
@@ -48,11 +48,11 @@ def reporting() -> Iterator[Watch]:
                 description=described(progress),
             )
 
-        yield watch
+        yield on_progress
 
 
 def described(progress: Progress) -> str:
-    """A line that tells how far a run is."""
+    """One line of progress."""
     seconds = max(progress.seconds, 1e-9)
     known = progress.done - progress.computed - progress.errors
     share = max(0, known) / progress.done if progress.done else 0.0
@@ -63,7 +63,7 @@ def described(progress: Progress) -> str:
 
 
 def summary(progress: Progress) -> dict[str, Any]:
-    """What `--json` prints at the end."""
+    """The document that `--json` prints at the end."""
     seconds = max(progress.seconds, 1e-9)
     return {
         "rows": progress.rows,

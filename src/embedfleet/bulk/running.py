@@ -17,34 +17,34 @@ from numpy.typing import NDArray
 
 from embedfleet.bulk import ledger
 from embedfleet.bulk.computing import Computed, Computing
+from embedfleet.bulk.dtypes import asked_of_service
+from embedfleet.bulk.duplicates import Duplicates, duplicates_in
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.forms import asked_of_service
 from embedfleet.bulk.fragments import HASH_BYTES, NO_HASH, Fragment, Limits, cut, hash_of, without
 from embedfleet.bulk.journal import Journal
 from embedfleet.bulk.ledger import Form, Output, Planned, Record, RowError, Run, Space, Work
 from embedfleet.bulk.reading import Columns, rows_of
-from embedfleet.bulk.repeats import Repeats, repeats_in
 from embedfleet.bulk.sources import Source, found
-from embedfleet.bulk.writing import Kinds, Names, Types, files_of, refuse_name, vectors_in
-from embedfleet.client import AsyncClient, Wishes
+from embedfleet.bulk.writing import ColumnTypes, Names, Types, files_of, refuse_name, vectors_in
+from embedfleet.client import AsyncClient, EmbedOptions
 from embedfleet.runtime.background import BoundedTasks
 from embedfleet.runtime.folders import Store
 
 PROBE = "embedfleet: does this service compute what it computed before?"
 FRAGMENTS_AT_ONCE = 2
-"""One is computed while the next is read and the last is written."""
+"""One is computed while the next is read and the previous one is written."""
 
 OF_A_FRAGMENT = re.compile(r"-\d{5,}\.(ids\.npy|npy|jsonl|parquet|hashes|json)$")
-"""Files of fragments that are no longer, or were never whole, are removed in the end."""
+"""Files of fragments; those that belong to no record are removed at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is asked for."""
+    """The options of a run."""
 
     inputs: Sequence[str]
     columns: Columns
-    wishes: Wishes = field(default_factory=Wishes)
+    options: EmbedOptions = field(default_factory=EmbedOptions)
     format: str = "npy"
     dtype: str = "float32"
     vector: str = "embedding"
@@ -54,36 +54,36 @@ class Job:
     retry_errors: bool = False
 
     @property
-    def asked(self) -> Wishes:
-        """What the service is asked for with every text."""
-        return replace(self.wishes, output_dtype=asked_of_service(self.dtype))
+    def asked(self) -> EmbedOptions:
+        """The parameters of every request."""
+        return replace(self.options, output_dtype=asked_of_service(self.dtype))
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the input holds."""
+    """What the scan of the input found."""
 
     planned: list[Planned]
-    repeats: Repeats
+    duplicates: Duplicates
     rows: int
     faults: int
     text_bytes: int
     sample: list[str]
-    """Some texts, for an estimate."""
+    """Some texts, to estimate tokens from."""
     types: Types
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run."""
 
     rows: int = 0
     done: int = 0
     """Rows whose fragment is published."""
     answered: int = 0
-    """Texts that the service answered in this run."""
+    """Texts that the service answered during this run."""
     computed: int = 0
-    """Texts of published fragments that this run asked for."""
+    """Texts of published fragments that were computed during this run."""
     tokens: int = 0
     errors: int = 0
     began: float = field(default_factory=time.monotonic)
@@ -93,15 +93,15 @@ class Progress:
         return time.monotonic() - self.began
 
 
-Watch = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -> Survey:
-    """Read all of the input once, and keep nothing of it but hashes. Raises BulkError."""
+    """Scan the input once, keeping only hashes in memory. Raises BulkError."""
     planned: list[Planned] = []
     rows = faults = text_bytes = 0
     sample: list[str] = []
-    kinds = Kinds()
+    kinds = ColumnTypes()
     scratch.parent.mkdir(parents=True, exist_ok=True)
     try:
         with scratch.open("wb") as file:
@@ -109,7 +109,7 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
                 if not fragment.rows.first:
                     refuse_name(job.vector, fragment.rows.carried)
                 if job.format == "parquet":
-                    kinds.see(fragment.rows.carried)
+                    kinds.observe(fragment.rows.carried)
                 planned.append(Planned(fragment.name, fragment.digest, len(fragment.rows)))
                 rows += len(fragment.rows)
                 faults += len(fragment.rows.faults)
@@ -125,7 +125,7 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
             )
         types = kinds.types()
         planned = [replace(each, digest=ledger.digest_of(each.digest, types)) for each in planned]
-        return Survey(planned, repeats_in(scratch), rows, faults, text_bytes, sample, types)
+        return Survey(planned, duplicates_in(scratch), rows, faults, text_bytes, sample, types)
     except OSError as error:
         raise BulkError(f"{scratch} can't be written: {error}") from error
     finally:
@@ -143,12 +143,12 @@ async def run(
     client: AsyncClient,
     store: Store,
     scratch: Path,
-    watch: Watch = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Progress:
-    """Bring an output up to its input. Raises BulkError, or the client's errors: what was done
-    until then is kept, and the next run goes on.
+    """Compute what the output lacks. Raises BulkError, or the client's errors; completed fragments
+    are kept, and the next run resumes.
 
-    `scratch` is a folder of this machine for what need not outlive it, the same in every run.
+    `scratch` is a folder on this machine for temporary data; a run resumes from the same folder.
     """
     sources = found(job.inputs, job.input_format)
     wanted = await wanted_run(job, client)
@@ -166,48 +166,48 @@ async def run(
             work = await loop.run_in_executor(disk, output.begin, job, surveyed)
             whole = (each.rows for each in surveyed.planned if each.name not in work.stale)
             progress.done = sum(whole)
-            watch(progress)
+            on_progress(progress)
             computing = Computing(
                 client, job.asked, space.numbers, space.columns, output.journal, disk,
-                lambda count: _answered(progress, count, watch),
+                lambda count: _answered(progress, count, on_progress),
             )  # fmt: skip
-            publishing = _Publishing(output, computing, surveyed, work, disk, progress, watch)
+            publishing = _Publishing(output, computing, surveyed, work, disk, progress, on_progress)
             await publishing.all(fragments(sources, job.columns, limits), reader)
             await loop.run_in_executor(disk, output.finish, surveyed.planned, work)
         except OSError as error:
             raise BulkError(
-                f"{store.address}: {error}; nothing is lost; start again when this is fixed"
+                f"{store.address}: {error}; completed work is kept; fix this and run again"
             ) from error
         finally:
             output.close()
         progress.errors = sum(len(each.errors) for each in output.records.values())
-    watch(progress)
+    on_progress(progress)
     return progress
 
 
 async def wanted_run(job: Job, client: AsyncClient) -> Run:
-    """What the service and the options make of a job. Raises the client's errors."""
+    """The parameters of a run, from the options and the service. Raises the client's errors."""
     model = await client.served_model()
     client.model = model.name
     if model.knows_bytes:
         client.encoding_format = "bytes"
     probe = await client.embed(
         PROBE,
-        dimensions=job.wishes.dimensions,
-        input_type=job.wishes.input_type,
-        instruction=job.wishes.instruction,
+        dimensions=job.options.dimensions,
+        input_type=job.options.input_type,
+        instruction=job.options.instruction,
     )
     scale: float | None = None
-    if job.asked.output_dtype != "float32":  # said before anything is begun, if it has no such form
+    if job.asked.output_dtype != "float32":  # fails before anything is written if unsupported
         scale = (await client.embed_each([PROBE], job.asked)).scale
     columns = job.columns
     space = Space(
         model=model.name,
         dimensions=len(probe),
         dtype=job.dtype,
-        input_type=job.wishes.input_type,
-        instruction=job.wishes.instruction,
-        truncate=job.wishes.truncate,
+        input_type=job.options.input_type,
+        instruction=job.options.instruction,
+        truncate=job.options.truncate,
         fingerprint=client.space,
         scale=scale,
     )
@@ -226,13 +226,13 @@ async def wanted_run(job: Job, client: AsyncClient) -> Run:
     )
 
 
-def _answered(progress: Progress, count: int, watch: Watch) -> None:
+def _answered(progress: Progress, count: int, on_progress: OnProgress) -> None:
     progress.answered += count
-    watch(progress)
+    on_progress(progress)
 
 
 class OutputFolder:
-    """The output and its ledger: what is there, and what is added."""
+    """The output folder and its ledger."""
 
     def __init__(self, store: Store, run_: Run, scratch: Path) -> None:
         self._store = store
@@ -244,10 +244,10 @@ class OutputFolder:
 
     @property
     def journal(self) -> Journal:
-        """Once the output was begun."""
+        """The journal; available after `begin`."""
         if self._journal is None:
             space = self._run.space
-            # By the first answer to the probe: later ones may differ in their last bits.
+            # Named by the stored probe: later answers may differ in their last bits.
             key = hash_of(msgspec.json.encode((space, self._run.probe)).decode()).hex()
             path = self._scratch / f"journal-{key[:12]}.sqlite"
             self._journal = Journal(path, space.numbers, space.columns)
@@ -259,7 +259,7 @@ class OutputFolder:
             self._journal.close()
 
     def begin(self, job: Job, surveyed: Survey) -> Work:
-        """What is to be done. Raises BulkError where the output is of another kind."""
+        """Compare output and input. Raises BulkError if the output has other settings."""
         store = self._store
         try:
             begun: Run | None = msgspec.json.decode(store.read(ledger.RUN), type=Run)
@@ -287,14 +287,14 @@ class OutputFolder:
         if not job.update:
             ledger.refuse_changes(work, store.address)
         if work.stale or work.gone:
-            store.remove(ledger.MANIFEST)  # it says that all is whole
+            store.remove(ledger.MANIFEST)  # the output is no longer complete
             for name, record in sorted(self.records.items()):
                 replaced = name in work.stale or name in work.gone
-                self._recall(record, None if replaced else surveyed.repeats)
+                self._recall(record, None if replaced else surveyed.duplicates)
         return work
 
     def publish(self, fragment: Fragment, computed: Computed, types: Types) -> Record:
-        """Write the files of a fragment, then the record that says that they are whole."""
+        """Write the files of a fragment, then the record that marks them as complete."""
         rows, faults = fragment.rows, computed.faults
         left = [at for at in range(len(rows)) if at not in faults]
         names = Names(self._form.id, self._form.vector)
@@ -323,7 +323,7 @@ class OutputFolder:
         return record
 
     def finish(self, planned: Sequence[Planned], work: Work) -> None:
-        """Say that all is whole, and remove what nothing belongs to any more."""
+        """Write the manifest, and remove files that belong to no fragment."""
         store, records = self._store, [self.records[each.name] for each in planned]
         lines = (
             orjson.dumps({"source": record.source, **msgspec.to_builtins(error)}) + b"\n"
@@ -365,20 +365,20 @@ class OutputFolder:
             found[record.fragment] = record
         return found
 
-    def _recall(self, record: Record, repeats: Repeats | None) -> None:
-        """Put vectors of a fragment into the journal: all of one that will be replaced, of others
-        those of texts that come more than once, and perhaps in fragments that are to be computed.
+    def _recall(self, record: Record, duplicates: Duplicates | None) -> None:
+        """Copy vectors of a fragment into the journal: all, if it will be replaced, else those of
+        duplicate texts, which other fragments may need.
         """
-        if repeats is not None:
-            hashes = _repeated(read_hashes(self._store, record), repeats)
+        if duplicates is not None:
+            hashes = _repeated(read_hashes(self._store, record), duplicates)
             if len(self.journal.get(hashes)) == len(set(hashes)):
                 return
         read = read_fragment(self._store, record, self._run)
         if read is None:
             return
         hashes, vectors = read
-        if repeats is not None:
-            wanted = [at for at, again in enumerate(repeats.among(hashes)) if again]
+        if duplicates is not None:
+            wanted = [at for at, again in enumerate(duplicates.among(hashes)) if again]
             hashes, vectors = [hashes[at] for at in wanted], vectors[wanted]
         self.journal.put(hashes, vectors)
 
@@ -414,8 +414,8 @@ def read_hashes(store: Store, record: Record) -> list[bytes]:
     return [packed[at * HASH_BYTES : (at + 1) * HASH_BYTES] for at in places]
 
 
-def _repeated(hashes: Sequence[bytes], repeats: Repeats) -> list[bytes]:
-    return [key for key, again in zip(hashes, repeats.among(hashes), strict=True) if again]
+def _repeated(hashes: Sequence[bytes], duplicates: Duplicates) -> list[bytes]:
+    return [key for key, again in zip(hashes, duplicates.among(hashes), strict=True) if again]
 
 
 def sha256(data: bytes) -> str:
@@ -435,17 +435,17 @@ class _Publishing:
         work: Work,
         disk: ThreadPoolExecutor,
         progress: Progress,
-        watch: Watch,
+        on_progress: OnProgress,
     ) -> None:
         self._output = output
         self._computing = computing
-        self._repeats = surveyed.repeats
+        self._duplicates = surveyed.duplicates
         self._types = surveyed.types
         self._digests: Mapping[str, str] = {each.name: each.digest for each in surveyed.planned}
         self._stale = work.stale
         self._disk = disk
         self._progress = progress
-        self._watch = watch
+        self._on_progress = on_progress
 
     async def all(self, found_: Iterator[Fragment], reader: ThreadPoolExecutor) -> None:
         """Raises what one of them raises, after the others were cancelled."""
@@ -473,12 +473,12 @@ class _Publishing:
         self._progress.computed += computed.computed
         self._progress.tokens += computed.tokens
         self._progress.errors += len(computed.faults)
-        self._watch(self._progress)
+        self._on_progress(self._progress)
 
     def _publish(self, fragment: Fragment, computed: Computed) -> None:
         self._output.publish(fragment, computed, self._types)
         hashes = [key for key in fragment.hashes if key != NO_HASH]
-        again = self._repeats.among(hashes)
+        again = self._duplicates.among(hashes)
         self._output.journal.forget(
             [key for key, kept in zip(hashes, again, strict=True) if not kept]
         )

@@ -24,10 +24,10 @@ FORMATS = {
     ".ipc": "arrow",
     ".feather": "arrow",
 }
-"""By the end of a file's name, what it holds."""
+"""Formats by file name extension."""
 
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
-"""By the end of a file's name, how it is compressed, as fsspec calls it."""
+"""Compression, as fsspec names it, by file name extension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +35,22 @@ class Source:
     """One file of the input."""
 
     address: str
-    """A path, or an address that fsspec knows."""
+    """A path, or an fsspec URL."""
     name: str
-    """What it is called in the output: its place below the folder or pattern that was given."""
+    """Its name in the output: its path below the folder or pattern that was given."""
     format: str
     compression: str | None = None
 
     @property
     def stem(self) -> str:
-        """The name without what may not be in a file's name."""
+        """The name without extensions and characters that file names may not have."""
         plain = self.name
         for suffix in (*COMPRESSED, *FORMATS):
             plain = plain.removesuffix(suffix)
         return re.sub(r"[^A-Za-z0-9.-]+", "-", plain).strip("-.") or "rows"
 
     def open(self) -> IO[bytes]:
-        """The file's bytes, without their compression. Raises BulkError."""
+        """Open the file, decompressed. Raises BulkError."""
         try:
             if self.compression is None and not is_remote(self.address):
                 return Path(self.address).open("rb")
@@ -67,10 +67,10 @@ class Source:
 
 
 def found(addresses: Sequence[str], format_: str | None = None) -> list[Source]:
-    """The files that addresses stand for, each once, in the order of their names.
+    """The files at some addresses, each once, sorted by name.
 
-    An address is a file, a folder (every file in it and below whose name says that it holds rows)
-    or a pattern. `format_` is what files hold whose names do not say it. Raises BulkError.
+    An address is a file, a folder (all files below it with a known extension) or a pattern.
+    `format_` is the format of files whose extension is not known. Raises BulkError.
     """
     sources: dict[str, Source] = {}
     for address in addresses:
@@ -95,7 +95,7 @@ def _of(address: str, format_: str | None) -> Iterable[Source]:
     for each in sorted(names):
         name = PurePosixPath(each).relative_to(root).as_posix() if root else each
         if any(part.startswith(("_", ".")) for part in PurePosixPath(name).parts) and not named:
-            continue  # what tools keep beside their data
+            continue  # metadata that tools keep beside their data
         what, compression = kind_of(each)
         if what is None and not named:
             continue
@@ -113,7 +113,7 @@ def _of(address: str, format_: str | None) -> Iterable[Source]:
 
 
 def kind_of(name: str) -> tuple[str | None, str | None]:
-    """What a file holds by its name, and how it is compressed."""
+    """Format and compression of a file by its name."""
     lower = name.lower()
     packed = next((end for end in COMPRESSED if lower.endswith(end)), "")
     lower = lower.removesuffix(packed)
@@ -122,7 +122,7 @@ def kind_of(name: str) -> tuple[str | None, str | None]:
 
 
 def _listed(address: str) -> tuple[list[str], str, bool]:
-    """The files of an address, what their names are relative to, and whether it names one file."""
+    """The files at an address, their root, and whether it names a single file."""
     if is_remote(address):
         return _listed_remotely(address)
     path = Path(address)

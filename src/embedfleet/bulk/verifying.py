@@ -10,27 +10,27 @@ from random import Random
 import msgspec
 import numpy as np
 
-from embedfleet.bulk import forms, ledger
+from embedfleet.bulk import dtypes, ledger
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import Fragment, Limits, cut, hash_of
 from embedfleet.bulk.ledger import Manifest, Record, Run
 from embedfleet.bulk.reading import Columns, rows_of
 from embedfleet.bulk.running import read_fragment
 from embedfleet.bulk.sources import found
-from embedfleet.client import AsyncClient, Wishes
+from embedfleet.client import AsyncClient, EmbedOptions
 from embedfleet.runtime.folders import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong with a fragment; an empty complaint where nothing is."""
+    """The result for a fragment; an empty complaint if nothing is wrong."""
 
     fragment: str
     complaint: str = ""
     checked: int = 0
-    """Vectors that were computed again."""
+    """Vectors that were recomputed."""
     least_cosine: float = 1.0
-    """Of those to what is in the output."""
+    """Between those and the output's."""
 
 
 async def verify(
@@ -42,9 +42,9 @@ async def verify(
     rng: Random,
     input_format: str | None = None,
 ) -> list[Finding]:
-    """Check the files of each fragment, and compute `sample` of its vectors again.
+    """Check the files of each fragment, and recompute `sample` of its vectors.
 
-    Raises BulkError where there is no whole output, and the client's errors.
+    Raises BulkError if there is no complete output, and the client's errors.
     """
     try:
         run = msgspec.json.decode(store.read(ledger.RUN), type=Run)
@@ -86,14 +86,14 @@ async def _verified(
     texts = {hash_of(text): text for text in fragment.rows.texts if text is not None}
     places = sorted(rng.sample(range(len(hashes)), min(sample, len(hashes))))
     space = run.space
-    wishes = Wishes(
+    options = EmbedOptions(
         space.dimensions,
         space.input_type,
         space.instruction,
         space.truncate,
-        forms.asked_of_service(space.dtype),
+        dtypes.asked_of_service(space.dtype),
     )
-    again = await client.embed_each([texts[hashes[at]] for at in places], wishes)
+    again = await client.embed_each([texts[hashes[at]] for at in places], options)
     if again.errors:
         return Finding(fragment.name, "texts that had a vector are refused now", len(places))
     if not places:
@@ -101,7 +101,7 @@ async def _verified(
     if again.scale != space.scale:
         told = f"integers are of the scale {space.scale}, and {again.scale} now"
         return Finding(fragment.name, told, len(places))
-    least = float(np.min(forms.cosines(space.dtype, vectors[places], again.vectors)))
+    least = float(np.min(dtypes.cosines(space.dtype, vectors[places], again.vectors)))
     complaint = "" if least >= ledger.LEAST_COSINE else "its vectors are of another space"
     return Finding(fragment.name, complaint, len(places), least)
 

@@ -20,36 +20,36 @@ FORMATS = ("npy", "jsonl", "parquet")
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the columns of an output are called."""
+    """Column names of an output."""
 
     id: str | None
     vector: str
 
 
 Types: TypeAlias = Mapping[str, str]
-"""Of columns of JSON in a columnar file, as Arrow calls them; `json` is text that holds JSON."""
+"""Arrow types of columns read from JSON; `json` is a string that holds JSON."""
 
 LARGEST_INT = 1 << 63
 
 
 @dataclass(slots=True)
-class Kinds:
-    """Which types the columns of an input have, seen over all its rows: files of one output that
-    differ in a type are no table.
+class ColumnTypes:
+    """The types of an input's columns, inferred over all rows, so that all files of an output have
+    the same schema.
     """
 
     seen: dict[str, set[str]] = field(default_factory=dict)
 
-    def see(self, carried: Carried) -> None:
-        """Look at some rows; those of Arrow have types already."""
+    def observe(self, carried: Carried) -> None:
+        """Observe some rows; Arrow's have types already."""
         if isinstance(carried, DictRows):
             for row in carried.rows:
                 for name, value in row.items():
                     self.seen.setdefault(name, set()).add(_kind(value))
 
     def types(self) -> Types:
-        """One type for each column."""
-        return {name: _together(kinds - {"null"}) for name, kinds in self.seen.items()}
+        """The type of each column."""
+        return {name: _unified(kinds - {"null"}) for name, kinds in self.seen.items()}
 
 
 def _kind(value: Any) -> str:
@@ -68,7 +68,7 @@ def _kind(value: Any) -> str:
             return "json"
 
 
-def _together(kinds: set[str]) -> str:
+def _unified(kinds: set[str]) -> str:
     if not kinds:
         return "string"
     if len(kinds) == 1:
@@ -79,7 +79,7 @@ def _together(kinds: set[str]) -> str:
 def files_of(
     fragment: str, format_: str, rows: Rows, vectors: NDArray[Any], names: Names, types: Types
 ) -> Iterator[tuple[str, Parts]]:
-    """The files of a fragment by their names; row i of the vectors belongs to row i."""
+    """The files of a fragment by name; row i of the vectors belongs to row i."""
     if format_ == "npy":
         yield f"{fragment}.ids.npy", _npy(_ids(rows.ids))
         yield f"{fragment}.npy", _npy(vectors)
@@ -94,7 +94,7 @@ def files_of(
 def vectors_in(
     format_: str, data: Mapping[str, bytes], vector: str, dtype: np.dtype[Any], columns: int
 ) -> NDArray[Any]:
-    """The vectors of a fragment out of its files. Raises BulkError."""
+    """Read the vectors of a fragment from its files. Raises BulkError."""
     try:
         if format_ == "npy":
             (name,) = (each for each in data if not each.endswith(".ids.npy"))
@@ -116,7 +116,7 @@ def vectors_in(
 
 
 def plain_rows(carried: Carried) -> list[Mapping[str, Any]]:
-    """Carried columns row by row."""
+    """Carried columns, row by row."""
     if isinstance(carried, DictRows):
         return list(carried.rows)
     from embedfleet.bulk import columnar  # noqa: PLC0415  an extra
@@ -159,7 +159,7 @@ def _json_line(
 
 
 def refuse_name(vector: str, carried: Carried) -> None:
-    """Raise BulkError where a column of the input has the name that vectors are to have."""
+    """Raise BulkError if a column of the input has the name of the vector column."""
     taken = {name for row in plain_rows(carried) for name in row}
     if vector in taken:
         raise BulkError(

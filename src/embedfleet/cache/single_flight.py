@@ -46,7 +46,7 @@ class SharedText(Text):
         self.shared, self.backend, self.caller, self.stores = shared, backend, caller, stores
         self.leads = 1
 
-    def arrived(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
+    def answer(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
         cache, tokens = self.shared.cache, len(self.encoding)
         if self.stores:
             entry = cache.keep(self.key, vector, tokens, truncated=self.truncated, source=source)
@@ -56,7 +56,7 @@ class SharedText(Text):
         cache.counts.shared += max(0, len(self.waiting) - 1)
         self._give(entry, queue_s, compute_s)
 
-    def failed(self, error: EmbedfleetError) -> None:
+    def fail(self, error: EmbedfleetError) -> None:
         passing = isinstance(error, ReplicaError) and not isinstance(error, VectorError)
         if passing and self.leads < MOST_LEADS and len(self.waiting) > 1:
             self.leads += 1
@@ -69,7 +69,7 @@ class SharedText(Text):
             else:
                 return
         self.shared.forget(self)
-        super().failed(error)
+        super().fail(error)
 
 
 class SingleFlight:

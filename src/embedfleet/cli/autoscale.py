@@ -122,7 +122,7 @@ def record(
     ] = 24.0,
     most_mb: Annotated[float, typer.Option(min=0.01, metavar="MB", help="Largest file.")] = 64.0,
     every: Annotated[
-        float, typer.Option(min=1, max=600, metavar="S", help="Seconds between two looks.")
+        float, typer.Option(min=1, max=600, metavar="S", help="Seconds between two observations.")
     ] = 60.0,
 ) -> None:
     """Keep what the autoscaler sees and orders, for `simulate --recorded`.
@@ -150,7 +150,7 @@ def record(
 
 
 class _Recorder:
-    """A recording that grows up to a number of bytes; whole after every look."""
+    """A recording that grows up to a number of bytes; complete after every write."""
 
     def __init__(self, output: BinaryIO, most: int, pool: dict[str, Any]) -> None:
         from embedfleet.autoscaling import recording  # noqa: PLC0415

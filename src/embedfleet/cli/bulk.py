@@ -74,8 +74,8 @@ InputFormat = Annotated[
     typer.Option(metavar="FORMAT", help="What files hold whose names do not say it."),
 ]
 Lane = Annotated[str, typer.Option(metavar="LANE", help="Lane of the requests.")]
-Patience = Annotated[
-    float, typer.Option(min=0, metavar="S", help="Seconds for which a lost service is waited for.")
+RetryTimeout = Annotated[
+    float, typer.Option(min=0, metavar="S", help="Seconds for which a failed request is retried.")
 ]
 
 
@@ -133,7 +133,7 @@ def run(
     update: Update = False,
     retry_errors: RetryErrors = False,
     lane: Lane = "bulk",
-    patience: Patience = 600.0,
+    retry_timeout: RetryTimeout = 600.0,
     scratch: Scratch = None,
     as_json: AsJson = False,
 ) -> None:
@@ -147,19 +147,19 @@ def run(
 
     Rows without a vector are in `_errors.jsonl`; `_manifest.json` says that all is whole.
     """
-    from embedfleet.client import Wishes  # noqa: PLC0415
+    from embedfleet.client import EmbedOptions  # noqa: PLC0415
 
     *inputs, out = _several(paths)
-    wishes = Wishes(dimensions, input_type, instruction, truncate)
+    options = EmbedOptions(dimensions, input_type, instruction, truncate)
     chosen = {
         "inputs": inputs, "format": format_, "dtype": dtype, "vector": vector_column,
         "fragment_rows": fragment_rows, "input_format": input_format, "update": update,
-        "retry_errors": retry_errors, "wishes": wishes,
+        "retry_errors": retry_errors, "options": options,
     }  # fmt: skip
     job = _job(chosen, text, id_, carry)
     with _service(url, model, replicas, key_file) as (address, key):
-        options = {"model": model if url else None, "api_key": key, "lane": lane}
-        _run(job, out, scratch, address, options | {"patience_s": patience}, as_json)
+        client = {"model": model if url else None, "api_key": key, "lane": lane}
+        _run(job, out, scratch, address, client | {"retry_timeout_s": retry_timeout}, as_json)
 
 
 @bulk.command()
@@ -234,12 +234,12 @@ def plan(
     With --url a sample is counted by the service's tokenizer; else tokens are estimated from bytes.
     The profile is that of `embedfleet plan`.
     """
-    from embedfleet.bulk.planning import outlook  # noqa: PLC0415
+    from embedfleet.bulk.estimating import estimate  # noqa: PLC0415
     from embedfleet.simulator import profiles  # noqa: PLC0415
 
     profile = profiles.Profile() if replica_profile is None else profiles.read(replica_profile)
     found = _waited(
-        outlook(
+        estimate(
             inputs,
             text=text,
             input_format=input_format,
@@ -265,12 +265,12 @@ def plan(
 
 
 def _job(chosen: dict[str, Any], text: str, id_: str | None, carry: str | None) -> Any:
-    from embedfleet.bulk import forms, writing  # noqa: PLC0415
+    from embedfleet.bulk import dtypes, writing  # noqa: PLC0415
     from embedfleet.bulk.reading import Columns  # noqa: PLC0415
     from embedfleet.bulk.running import Job  # noqa: PLC0415
 
     _one_of("--format", chosen["format"], writing.FORMATS)
-    _one_of("--dtype", chosen["dtype"], tuple(forms.DTYPES))
+    _one_of("--dtype", chosen["dtype"], tuple(dtypes.DTYPES))
     return Job(columns=Columns(text, id_, _carried(carry, chosen["format"])), **chosen)
 
 
@@ -349,9 +349,9 @@ def _service(
             )
         yield url, _key(key_file)
         return
-    from embedfleet.bulk.own_fleet import own_fleet  # noqa: PLC0415
+    from embedfleet.bulk.private_fleet import private_fleet  # noqa: PLC0415
 
-    with own_fleet(model or "", replicas) as (address, key):
+    with private_fleet(model or "", replicas) as (address, key):
         yield address, key
 
 

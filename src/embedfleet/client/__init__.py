@@ -1,7 +1,7 @@
 """Python client for this service and others with OpenAI's embeddings API: NumPy in and out.
 
-`errors`, `pacing` and `wire` are pure: exceptions, request sizing and retries, and the bytes of
-requests. `calling` is one call, `asynchronous` the client; `blocking` is the same for code without
+`errors`, `flow_control` and `wire` are pure: exceptions, request sizing and retries, and the bytes
+of requests. `calling` is one call, `asynchronous` the client, `blocking` the same for code without
 an event loop. No engine is imported.
 """
 
@@ -9,13 +9,14 @@ from embedfleet.client.asynchronous import AsyncClient
 from embedfleet.client.blocking import Client
 from embedfleet.client.calling import Embedded, Progress, Ranking
 from embedfleet.client.errors import AnswerError, ClientError, RefusedError, UnavailableError
-from embedfleet.client.wire import EncodingFormat, OutputDtype, ServedModel, Wishes
+from embedfleet.client.wire import EmbedOptions, EncodingFormat, OutputDtype, ServedModel
 
 __all__ = [
     "AnswerError",
     "AsyncClient",
     "Client",
     "ClientError",
+    "EmbedOptions",
     "Embedded",
     "EncodingFormat",
     "OutputDtype",
@@ -24,5 +25,4 @@ __all__ = [
     "RefusedError",
     "ServedModel",
     "UnavailableError",
-    "Wishes",
 ]

@@ -16,31 +16,32 @@ import aiohttp
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from embedfleet.client import pacing, wire
+from embedfleet.client import flow_control, wire
 from embedfleet.client.calling import (
     TEXT_FAILS,
     Arrived,
     Call,
+    Callbacks,
     Embedded,
     Progress,
     Ranking,
-    Watch,
 )
 from embedfleet.client.errors import AnswerError, RefusedError, UnavailableError
 from embedfleet.client.wire import (
     DTYPES,
     Answer,
+    EmbedOptions,
     EncodingFormat,
     OutputDtype,
     ServedModel,
     Texts,
-    Wishes,
 )
 from embedfleet.vocabulary import Lane, counted
 
 MOST_BODY_BYTES = 1 << 28
 MOST_ATTEMPTS = 4
-"""At a request whose answer makes no sense, or whose text engines fail: others may do better."""
+"""For a request whose answer is malformed, or whose text an engine fails: another replica may do
+better."""
 
 
 class _Reply(NamedTuple):
@@ -56,9 +57,9 @@ class AsyncClient:
             vectors = await client.embed(["one text", "another"], dimensions=256)
             best = (await client.rerank("a query", ["one text", "another"])).order[0]
 
-    Requests in flight grow in number until the service refuses one (429, 503), and what it says of
-    when to come back is followed. A request that fails is sent again, unless the service says that
-    it is wrong, until `patience_s` have passed since it was first sent.
+    The number of requests in flight grows until the service refuses one (429, 503), and
+    `retry-after` is honoured. A failed request is retried, unless the service rejects it, until
+    `retry_timeout_s` have passed since its first attempt.
     """
 
     def __init__(  # noqa: PLR0913  by name, and each has a default
@@ -72,43 +73,43 @@ class AsyncClient:
         tokens_per_request: int = 16_384,
         texts_per_request: int = 256,
         most_in_flight: int = 32,
-        patience_s: float = 120.0,
+        retry_timeout_s: float = 120.0,
         timeout_s: float = 600.0,
         headers: Mapping[str, str] | None = None,
         rng: Random | None = None,
     ) -> None:
-        """`url` is the service's, with or without `/v1`. `model` is meant where a call names none;
-        without it the only one that embeds, or reranks. `encoding_format` is how vectors travel:
-        they are the same. `timeout_s` bounds a single request.
+        """`url` is the service's, with or without `/v1`. `model` is the default of calls that name
+        none; without it, the only model that embeds, or reranks. `encoding_format` is the encoding
+        of vectors on the wire and does not change them. `timeout_s` bounds a single request.
         """
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} is not an address such as http://127.0.0.1:8080")
         self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
         self.model = model
         self.encoding_format = encoding_format
-        self._cutter = pacing.Cutter(tokens_per_request, texts_per_request)
-        self._pair_cutter = pacing.Cutter(tokens_per_request, texts_per_request)
+        self._sizer = flow_control.RequestSizer(tokens_per_request, texts_per_request)
+        self._pair_sizer = flow_control.RequestSizer(tokens_per_request, texts_per_request)
         self._only: dict[str, str] = {}  # the only model that is served, by task
-        self._patience_s = patience_s
+        self._retry_timeout_s = retry_timeout_s
         self._timeout_s = timeout_s
         self._rng = rng or Random()
         self._headers = {
             "x-embedfleet-lane": Lane(lane).value,
-            # A text that is wrong is found here, whatever the service does by default.
+            # An invalid text is isolated here, whatever the service's default is.
             "x-embedfleet-on-error": "request",
             **(headers or {}),
         }
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
-        self._gate = _Gate(pacing.Pace(most_in_flight))
+        self._gate = _Gate(flow_control.ConcurrencyLimit(most_in_flight))
         self._session: aiohttp.ClientSession | None = None
         self.spaces: dict[str, str] = {}
-        """Which space vectors are in, by model, as `x-embedfleet-space` told."""
+        """The vector space of each model, from the header `x-embedfleet-space`."""
 
     @property
     def space(self) -> str | None:
-        """Which space vectors are in; None where none is told yet, or vectors of several models
-        were asked for and this client is for none of them.
+        """The vector space of this client's model; None before the first answer, and where vectors
+        of several models were requested and `model` is not set.
         """
         if self.model is None and len(self.spaces) == 1:
             return next(iter(self.spaces.values()))
@@ -130,38 +131,39 @@ class AsyncClient:
         """Vectors of shape [texts, dimensions], row i of text i; [dimensions] for a single string.
 
         A text is a string or a list of token ids. `input_type` is `query` or `document`.
-        `output_dtype` is what the service rounds numbers to (`wire.DTYPES` has the array's type);
-        bits have shape [texts, dimensions / 8]. `dtype` is what this client converts them to. What
-        int8 and uint8 are to be multiplied with, `embed_each` tells, and `served_model`. Raises
-        RefusedError, UnavailableError, AnswerError.
+        `output_dtype` is the type that the service rounds numbers to (`wire.DTYPES` has the
+        array's); bits have shape [texts, dimensions / 8]. `dtype` is the type that this client
+        converts them to. The scale of int8 and uint8 is in the result of `embed_each` and in
+        `served_model`. Raises RefusedError, UnavailableError, AnswerError.
         """
         single = isinstance(texts, str)
         many = [texts] if isinstance(texts, str) else texts
-        wishes = Wishes(dimensions, input_type, instruction, truncate, output_dtype)
-        found = await self.embed_each(many, wishes, model=model, progress=progress, whole=True)
+        options = EmbedOptions(dimensions, input_type, instruction, truncate, output_dtype)
+        found = await self.embed_each(many, options, model=model, progress=progress, whole=True)
         vectors = found.vectors if dtype is None else found.vectors.astype(dtype, copy=False)
         return vectors[0] if single else vectors
 
     async def embed_each(
         self,
         texts: Texts,
-        wishes: Wishes | None = None,
+        options: EmbedOptions | None = None,
         *,
         model: str | None = None,
         progress: Callable[[Progress], None] | None = None,
         arrived: Arrived | None = None,
         whole: bool = False,
     ) -> Embedded:
-        """As `embed`, where a text that the service refuses costs no other one its vector.
+        """As `embed`, but a text that the service refuses does not fail the others.
 
-        With `whole` the first refusal is raised. `arrived` is handed vectors while others are still
-        computed. Raises RefusedError where the fault is in no text, UnavailableError, AnswerError.
+        With `whole` the first refusal is raised. `arrived` is called with vectors while others are
+        still being computed. Raises RefusedError for a request that is refused for another reason
+        than one of its texts, UnavailableError, AnswerError.
         """
-        wishes = wishes or Wishes()
-        ask = partial(self._ask, model or await self._model("embed"), wishes)
-        watch = Watch(progress, arrived)
-        call = Call(ask, self._cutter, self._gate.pace, texts, watch, whole=whole)
-        return await call.run(wishes.columns or 0, DTYPES[wishes.output_dtype])
+        options = options or EmbedOptions()
+        ask = partial(self._ask, model or await self._model("embed"), options)
+        callbacks = Callbacks(progress, arrived)
+        call = Call(ask, self._sizer, self._gate.concurrency, texts, callbacks, whole=whole)
+        return await call.run(options.columns or 0, DTYPES[options.output_dtype])
 
     async def rerank(
         self,
@@ -175,12 +177,12 @@ class AsyncClient:
         model: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Ranking:
-        """How well each document meets the query, by `POST /v1/rerank`: from 0 to 1, or logits with
-        `raw_scores`.
+        """Relevance of each document to the query, by `POST /v1/rerank`: from 0 to 1, or logits
+        with `raw_scores`.
 
-        Any number of documents: a score depends on no other document. `instruction` takes the
-        place of the model's; `truncate=False` has documents that are too long refused where the
-        service would cut them. Raises RefusedError (`index` is the document's place),
+        Takes any number of documents, since a score depends on no other document. `instruction`
+        replaces the model's own; `truncate=False` makes the service refuse documents that are too
+        long instead of cutting them. Raises RefusedError (`index` is the document's place),
         UnavailableError, AnswerError.
         """
         if top_n is not None and top_n < 1:
@@ -200,10 +202,10 @@ class AsyncClient:
         ask = partial(self._ask_scores, model or await self._model("rerank"), text, more, beside)
         call = Call(
             ask,
-            self._pair_cutter,
-            self._gate.pace,
+            self._pair_sizer,
+            self._gate.concurrency,
             documents,
-            Watch(progress),
+            Callbacks(progress),
             whole=True,
             beside=beside,
         )
@@ -213,11 +215,11 @@ class AsyncClient:
         return Ranking(scores, order, found.tokens)
 
     async def count_tokens(self, texts: Sequence[str]) -> int:
-        """Tokens of some texts together, by `POST /v1/tokenize`, which few other services have."""
+        """The number of tokens of all texts together, by `POST /v1/tokenize` (an extension)."""
         model, tokens = await self._model("embed"), 0
-        for start in range(0, len(texts), self._cutter.most_texts):
-            some = [wire.as_input(text) for text in texts[start : start + self._cutter.most_texts]]
-            body = wire.request_body(model, some, Wishes())
+        for start in range(0, len(texts), self._sizer.most_texts):
+            some = [wire.as_input(text) for text in texts[start : start + self._sizer.most_texts]]
+            body = wire.request_body(model, some, EmbedOptions())
             tokens += wire.read_tokens((await self._exchange("POST", "/v1/tokenize", body)).body)
         return tokens
 
@@ -229,9 +231,9 @@ class AsyncClient:
     async def served_model(
         self, name: str | None = None, *, task: Literal["embed", "rerank"] = "embed"
     ) -> ServedModel:
-        """A model as the service tells of it: the one of this name, or this client's, or the only
-        one for a task. Raises RefusedError where it is not served, or where several are and none
-        was named.
+        """The service's description of a model: the one of this name, this client's, or the only
+        one for a task. Raises RefusedError if it is not served, or if several are and none was
+        named.
         """
         listed = await self.models()
         name = name or self.model
@@ -241,7 +243,7 @@ class AsyncClient:
                     return each
             names = ", ".join(each.name for each in listed) or "none"
             raise RefusedError(f"{self.url} serves no model {name}; it serves: {names}")
-        # Others do not tell what a model is for: all of them are listed as embedders.
+        # Other services do not tell the task; all of their models are listed as embedders.
         fit = [each for each in listed if each.task == task] or listed
         if len(fit) == 1:
             return fit[0]
@@ -272,18 +274,20 @@ class AsyncClient:
             self._only[task] = (await self.served_model(task=task)).name
         return self._only[task]
 
-    async def _ask(self, model: str, wishes: Wishes, texts: Sequence[str | list[int]]) -> Answer:
+    async def _ask(
+        self, model: str, options: EmbedOptions, texts: Sequence[str | list[int]]
+    ) -> Answer:
         """One request. Raises RefusedError, UnavailableError, AnswerError."""
-        body = wire.request_body(model, texts, wishes, self.encoding_format)
+        body = wire.request_body(model, texts, options, self.encoding_format)
 
         def read(reply: _Reply) -> Answer:
             if self.encoding_format == "bytes":
-                return wire.read_bytes(reply.headers, reply.body, len(texts), wishes.output_dtype)
-            return wire.read_answer(reply.body, len(texts), wishes.output_dtype)
+                return wire.read_bytes(reply.headers, reply.body, len(texts), options.output_dtype)
+            return wire.read_answer(reply.body, len(texts), options.output_dtype)
 
         reply, answer = await self._understood("/v1/embeddings", body, read)
         self._keep_to(model, reply.headers.get("x-embedfleet-space"))
-        self._cutter.learn(sum(map(wire.size_of, texts)), answer.tokens)
+        self._sizer.learn(sum(map(wire.size_of, texts)), answer.tokens)
         return answer
 
     async def _ask_scores(
@@ -300,13 +304,13 @@ class AsyncClient:
             "/v1/rerank", body, lambda reply: wire.read_scores(reply.body, len(documents))
         )
         size = sum(map(wire.size_of, documents)) + beside * len(documents)
-        self._pair_cutter.learn(size, answer.tokens)
+        self._pair_sizer.learn(size, answer.tokens)
         return answer
 
     async def _understood(
         self, path: str, body: bytes, read: Callable[[_Reply], Answer]
     ) -> tuple[_Reply, Answer]:
-        """An answer that makes sense, after as many attempts as others may do better at."""
+        """A well-formed answer, after at most `MOST_ATTEMPTS` attempts."""
         attempts = 0
         while True:
             reply = await self._exchange("POST", path, body)
@@ -316,21 +320,21 @@ class AsyncClient:
                 attempts += 1
                 if attempts == MOST_ATTEMPTS:
                     raise
-                await asyncio.sleep(pacing.backoff_s(attempts, self._rng))
+                await asyncio.sleep(flow_control.backoff_s(attempts, self._rng))
 
     def _keep_to(self, model: str, space: str | None) -> None:
-        """Vectors of two spaces can't be compared, and must not come from one model."""
+        """Refuse vectors of another space than before: the two can't be compared."""
         before = self.spaces.get(model)
         if None not in {space, before} and space != before:
             raise AnswerError(
-                f"the service computes in another space than before ({space}, before {before}):"
-                " its model, or the precision of its numbers, changed"
+                f"the service answers in another space than before ({space}, before {before}): it "
+                "serves another model or precision"
             )
         if space is not None:
             self.spaces[model] = space
 
     async def _exchange(self, method: str, path: str, body: bytes | None) -> _Reply:
-        """A reply of success, after as many attempts as patience allows."""
+        """A successful reply, after as many attempts as `retry_timeout_s` allows."""
         began, attempt = time.monotonic(), 0
         while True:
             wait_s: float | None = None
@@ -341,22 +345,22 @@ class AsyncClient:
                     trouble = str(error) or type(error).__name__
                 else:
                     if 200 <= reply.status < 300:
-                        self._gate.pace.answered()
+                        self._gate.concurrency.answered()
                         return reply
                     refusal = wire.read_refusal(reply.status, reply.body)
-                    if not pacing.is_repeated(reply.status, reply.headers) or (
+                    if not flow_control.is_repeated(reply.status, reply.headers) or (
                         refusal.code in TEXT_FAILS and attempt + 1 >= MOST_ATTEMPTS
                     ):
                         raise refusal
                     trouble = refusal.message
-                    wait_s = pacing.asked_wait_s(reply.headers, time.time())
-                    if reply.status in pacing.NO_ROOM:
-                        self._gate.pace.refused(sent_at, time.monotonic(), wait_s)
-            pause_s = pacing.backoff_s(attempt, self._rng)
-            pause_s = max(pause_s, min(wait_s or 0.0, pacing.MOST_WAIT_S))
+                    wait_s = flow_control.asked_wait_s(reply.headers, time.time())
+                    if reply.status in flow_control.NO_ROOM:
+                        self._gate.concurrency.refused(sent_at, time.monotonic(), wait_s)
+            pause_s = flow_control.backoff_s(attempt, self._rng)
+            pause_s = max(pause_s, min(wait_s or 0.0, flow_control.MOST_WAIT_S))
             attempt += 1
             waited_s = time.monotonic() - began
-            if waited_s + pause_s > self._patience_s:
+            if waited_s + pause_s > self._retry_timeout_s:
                 raise UnavailableError(
                     f"{self.url}: {trouble}; tried {counted(attempt, 'time')} in {waited_s:.0f} s"
                 )
@@ -382,20 +386,20 @@ class AsyncClient:
 
 
 class _Gate:
-    """Lets requests through as the pace allows, first come first served."""
+    """Admits requests up to the concurrency limit, first come first served."""
 
-    def __init__(self, pace: pacing.Pace) -> None:
-        self.pace = pace
+    def __init__(self, concurrency: flow_control.ConcurrencyLimit) -> None:
+        self.concurrency = concurrency
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def room(self) -> bool:
-        return self._in_flight < int(self.pace.limit)
+        return self._in_flight < int(self.concurrency.limit)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """A place among those in flight; gives the time at which it was had."""
+        """A slot among the requests in flight; yields the time at which it was granted."""
         while not self.room:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -407,15 +411,15 @@ class _Gate:
         self._in_flight += 1
         try:
             now = time.monotonic()
-            if now < self.pace.not_before:
-                await asyncio.sleep(self.pace.not_before - now)
+            if now < self.concurrency.not_before:
+                await asyncio.sleep(self.concurrency.not_before - now)
             yield time.monotonic()
         finally:
             self._in_flight -= 1
             self._wake()
 
     def _wake(self) -> None:
-        free = int(self.pace.limit) - self._in_flight
+        free = int(self.concurrency.limit) - self._in_flight
         while self._waiting and free > 0:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -13,13 +13,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from embedfleet.client.asynchronous import AsyncClient
 from embedfleet.client.calling import Arrived, Embedded, Progress, Ranking
-from embedfleet.client.wire import OutputDtype, ServedModel, Texts, Wishes
+from embedfleet.client.wire import EmbedOptions, OutputDtype, ServedModel, Texts
 
 Result = TypeVar("Result")
 
 
 class Client:
-    """As AsyncClient, and takes what it takes; usable by several threads at once.
+    """AsyncClient for blocking code, with the same arguments; safe to use from several threads.
 
     with Client("http://127.0.0.1:8080") as client:
         vectors = client.embed(["one text", "another"], dimensions=256)
@@ -55,7 +55,7 @@ class Client:
         model: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> NDArray[Any]:
-        """As `AsyncClient.embed`; `progress` is called in another thread."""
+        """As `AsyncClient.embed`; `progress` runs in another thread."""
         return self._wait(
             self._client.embed(
                 texts,
@@ -73,15 +73,15 @@ class Client:
     def embed_each(
         self,
         texts: Texts,
-        wishes: Wishes | None = None,
+        options: EmbedOptions | None = None,
         *,
         model: str | None = None,
         progress: Callable[[Progress], None] | None = None,
         arrived: Arrived | None = None,
     ) -> Embedded:
-        """As `AsyncClient.embed_each`; what it calls is called in another thread."""
+        """As `AsyncClient.embed_each`; callbacks run in another thread."""
         return self._wait(
-            self._client.embed_each(texts, wishes, model=model, progress=progress, arrived=arrived)
+            self._client.embed_each(texts, options, model=model, progress=progress, arrived=arrived)
         )
 
     def rerank(
@@ -96,7 +96,7 @@ class Client:
         model: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Ranking:
-        """As `AsyncClient.rerank`; `progress` is called in another thread."""
+        """As `AsyncClient.rerank`; `progress` runs in another thread."""
         return self._wait(
             self._client.rerank(
                 query,
@@ -151,4 +151,4 @@ class Client:
         try:
             return future.result()
         finally:
-            future.cancel()  # Ctrl-C here is the end of the requests there
+            future.cancel()  # on Ctrl-C the requests end too

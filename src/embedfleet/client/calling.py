@@ -1,4 +1,4 @@
-"""One call of the client: its texts, the requests they are sent in, and each text's result."""
+"""One call of the client: splits its texts into requests and collects each text's result."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 from embedfleet.client import wire
 from embedfleet.client.errors import AnswerError, RefusedError
-from embedfleet.client.pacing import Cutter, Pace
+from embedfleet.client.flow_control import ConcurrencyLimit, RequestSizer
 from embedfleet.client.wire import Answer, Texts
 from embedfleet.runtime.background import BoundedTasks
 
 TEXT_FAILS = frozenset({"invalid_vector", "replica_failed"})
-"""Codes of errors of the service that a text of the request may be the cause of."""
+"""Error codes of the service for which a text of the request may be the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a call is."""
+    """Progress of a call."""
 
     texts: int
     done: int
@@ -44,59 +44,58 @@ class Embedded:
     """By the place of the text."""
     tokens: int = 0
     scale: float | None = None
-    """What integers are to be multiplied with: int8 q is `scale * q`, uint8 q `scale * (q - 128)`.
-    None of floats and bits."""
+    """The scale of integers: int8 q is `scale * q`, uint8 q is `scale * (q - 128)`. None for floats
+    and bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Documents by how well they meet a query."""
+    """Documents ranked by relevance to a query."""
 
     scores: NDArray[np.float64]
     """Of all documents, in the order in which they were given."""
     order: NDArray[np.intp]
-    """Places of documents, best first; `top_n` of them, where that was asked for. Among equals the
-    one given first is first."""
+    """Places of documents, best first; at most `top_n`. Ties keep the order given."""
     tokens: int = 0
     """As the service counted them."""
 
 
 Arrived: TypeAlias = Callable[[Sequence[int], NDArray[Any]], None]
-"""Takes the places of some texts and their vectors, as soon as they are there."""
+"""Called with the places of some texts and their vectors as soon as they arrive."""
 
 
 Ask: TypeAlias = Callable[[Sequence[str | list[int]]], Awaitable[Answer]]
 """Sends one request."""
 
 
-class Watch(NamedTuple):
-    """Who is told while a call goes on."""
+class Callbacks(NamedTuple):
+    """What is called while a call is in progress."""
 
     progress: Callable[[Progress], None] | None = None
     arrived: Arrived | None = None
 
 
 class Call:
-    """Requests for some texts, each text answered or refused by itself."""
+    """The requests of one call; each text is answered or refused by itself."""
 
     def __init__(
         self,
         ask: Ask,
-        cutter: Cutter,
-        pace: Pace,
+        sizer: RequestSizer,
+        concurrency: ConcurrencyLimit,
         texts: Texts,
-        watch: Watch,
+        callbacks: Callbacks,
         *,
         whole: bool,
         beside: int = 0,
     ) -> None:
-        """With `whole` the first refusal ends the call. `beside` are bytes that are computed with
-        each text: a query with each document.
+        """With `whole` the first refusal ends the call. `beside` are the bytes that are added to
+        each text: those of the query, for documents.
         """
         self._ask = ask
-        self._cutter = cutter
-        self._pace = pace
-        self._watch = watch
+        self._sizer = sizer
+        self._concurrency = concurrency
+        self._callbacks = callbacks
         self._whole = whole
         self._beside = beside
         self._scale: float | None = None
@@ -107,7 +106,7 @@ class Call:
         self._tokens = self._done = 0
 
     async def run(self, dimensions: int, dtype: np.dtype[Any]) -> Embedded:
-        """`dimensions` and `dtype` are those of the matrix where no text has a vector."""
+        """`dimensions` and `dtype` are those of the matrix if no text has a vector."""
         await self._all([at for at in range(len(self._inputs)) if at not in self._errors])
         if self._vectors is None:
             self._vectors = self._empty(dimensions, dtype)
@@ -127,26 +126,26 @@ class Call:
             return ""
 
     async def _all(self, places: Sequence[int]) -> None:
-        """Requests for all of these, no more at a time than the service may be sent and one that
-        waits: the later one is cut, the more is known of how many tokens its texts have.
+        """Send requests for all of these, at most one more than may be in flight: the later a
+        request is cut, the better the estimate of its tokens.
         """
         at = 0
-        async with BoundedTasks(lambda: int(self._pace.limit) + 1) as tasks:
+        async with BoundedTasks(lambda: int(self._concurrency.limit) + 1) as tasks:
             while at < len(places):
-                ahead = places[at : at + self._cutter.most_texts]
+                ahead = places[at : at + self._sizer.most_texts]
                 sizes = [wire.size_of(self._inputs[each]) + self._beside for each in ahead]
-                count = self._cutter.fitting(sizes)
+                count = self._sizer.fitting(sizes)
                 await tasks.start(self._some(ahead[:count]))
                 at += count
 
     async def _some(self, places: Sequence[int]) -> None:
-        """One request; where it is refused, smaller ones that find out which text is the cause."""
+        """Send one request; if it is refused, bisect it to find the text that is the cause."""
         try:
             self._take(places, await self._ask([self._inputs[at] for at in places]))
         except RefusedError as error:
             several = len(places) > 1
             if several and _is_of_the_size(error):
-                self._cutter.smaller(len(places))
+                self._sizer.smaller(len(places))
                 await self._halves(places)
                 return
             named = wire.named_text(error, len(places)) if several else 0
@@ -159,7 +158,7 @@ class Call:
             elif named is None:
                 await self._halves(places)
             else:
-                # By itself, to be sure that it is the one, and the others without it.
+                # Alone, to be sure that it is the cause, and the others without it.
                 await self._some([places[named]])
                 await self._some([*places[:named], *places[named + 1 :]])
 
@@ -175,20 +174,20 @@ class Call:
             self._scale = answer.scale
         if width != self._vectors.shape[1]:
             raise AnswerError(
-                f"vectors of {width} dimensions came after those of {self._vectors.shape[1]}: "
-                "the service changed its model"
+                f"the service answered vectors of {self._vectors.shape[1]} dimensions before and "
+                f"{width} now: it serves another model"
             )
         self._vectors[list(places)] = answer.vectors
         self._tokens += answer.tokens
-        if self._watch.arrived is not None:
-            self._watch.arrived(places, answer.vectors)
+        if self._callbacks.arrived is not None:
+            self._callbacks.arrived(places, answer.vectors)
         self._count(len(places))
 
     def _count(self, texts: int) -> None:
         self._done += texts
-        if self._watch.progress is not None:
+        if self._callbacks.progress is not None:
             seconds = time.monotonic() - self._began
-            self._watch.progress(Progress(len(self._inputs), self._done, self._tokens, seconds))
+            self._callbacks.progress(Progress(len(self._inputs), self._done, self._tokens, seconds))
 
 
 def _is_of_the_size(error: RefusedError) -> bool:

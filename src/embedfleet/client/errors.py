@@ -1,4 +1,4 @@
-"""The client's exceptions, by what helps: a different request, a later retry, another service."""
+"""The client's exceptions: request rejected, service unavailable, answer malformed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from embedfleet.vocabulary import EmbedfleetError
 
 
 class ClientError(EmbedfleetError):
-    """Anything that a client reports."""
+    """Base class of the client's errors."""
 
 
 class RefusedError(ClientError):
-    """The service refuses the request, and would again."""
+    """The service rejects the request; a retry would not help."""
 
     def __init__(
         self,
@@ -21,8 +21,8 @@ class RefusedError(ClientError):
         param: str | None = None,
         index: int | None = None,
     ) -> None:
-        """`index` is the text that is refused, by its place in what was asked for; None where the
-        whole request is. `http_status` is None where it was not even sent.
+        """`index` is the place of the text that is rejected; None if the whole request is.
+        `http_status` is None if the request was not sent.
         """
         super().__init__(message)
         self.http_status = http_status
@@ -32,10 +32,10 @@ class RefusedError(ClientError):
 
 
 class UnavailableError(ClientError):
-    """The service did not answer, or had no room, for as long as the client is patient."""
+    """The service did not answer, or shed the request, until the retry timeout."""
 
 
 class AnswerError(ClientError):
-    """What came back is no answer to what was asked: not OpenAI's format, vectors too few, of
-    unequal lengths, or with numbers that are not finite.
+    """The answer is malformed: not in OpenAI's format, with vectors missing, of unequal lengths, or
+    with numbers that are not finite.
     """

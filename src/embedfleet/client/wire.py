@@ -35,12 +35,12 @@ OutputDtype: TypeAlias = Literal[
     "binary",
     "ubinary",
 ]
-"""What the numbers of a vector are, in the words of the service. Floats that NumPy has no type for
-are those of ml_dtypes. `binary` and `ubinary` hold eight dimensions to a byte."""
+"""The type of a vector's numbers, named as in the API. Floats that NumPy has no type for are those
+of ml_dtypes. `binary` and `ubinary` hold eight dimensions to a byte."""
 
 EncodingFormat: TypeAlias = Literal["base64", "float", "bytes"]
-"""How vectors travel: in JSON as base64 or as numbers, or as one body of bytes, which is fastest
-and which this service has."""
+"""The encoding of vectors on the wire: base64 or numbers in JSON, or one body of bytes, which is
+fastest and an extension of this service."""
 
 DTYPES: Final[dict[OutputDtype, np.dtype[Any]]] = {
     "float32": np.dtype(np.float32),
@@ -61,12 +61,12 @@ _ON_THE_WIRE: Final[dict[EncodingFormat, str]] = {
 }
 
 MOST_SHOWN = 300
-"""Characters of a service's words that an error repeats."""
+"""Characters of a service's message that an error repeats."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What is asked for beside the texts; None leaves a field out."""
+class EmbedOptions:
+    """Parameters of a request for vectors; None leaves a field out."""
 
     dimensions: int | None = None
     input_type: str | None = None
@@ -81,12 +81,12 @@ class Wishes:
 
     @property
     def columns(self) -> int | None:
-        """Numbers in a row of the answer, as far as that is known beforehand."""
+        """Numbers in a row of the answer; None if the request does not determine it."""
         packed = self.output_dtype in {"binary", "ubinary"}
         return self.dimensions // 8 if self.dimensions and packed else self.dimensions
 
     def fields(self) -> dict[str, Any]:
-        """As they stand in a request."""
+        """The fields of the request's body."""
         given = {
             "dimensions": self.dimensions,
             "input_type": self.input_type,
@@ -103,33 +103,33 @@ class ServedModel:
 
     name: str
     dimensions: int | None = None
-    """Width of a full vector; None where the service does not tell, and of a reranker."""
+    """Width of a full vector; None if the service does not tell, and for a reranker."""
     max_tokens: int | None = None
     task: Literal["embed", "rerank"] = "embed"
     output_dtypes: tuple[str, ...] = ()
-    """What `output_dtype` may be; empty where the service does not tell."""
+    """The values that `output_dtype` may have; empty if the service does not tell."""
     encoding_formats: tuple[str, ...] = ()
     scales: Mapping[int, float] = field(default_factory=dict)
-    """By dimensions, what an int8 is to be multiplied with."""
+    """By dimensions, the scale of int8."""
     space: str | None = None
-    """Which space its vectors are in."""
+    """The space of its vectors."""
 
     @property
     def knows_bytes(self) -> bool:
-        """Whether vectors can come as one body of bytes."""
+        """Whether it can answer with one body of bytes."""
         return "bytes_only" in self.encoding_formats
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request brought, in the order of its texts."""
+    """The answer to one request, in the order of its texts."""
 
     vectors: NDArray[Any]
     """Shape [texts, dimensions], [texts, dimensions / 8] of bits, [texts, 1] of scores."""
     tokens: int
-    """What the service counted; 0 where it did not."""
+    """As the service counted them; 0 if it did not."""
     scale: float | None = None
-    """What integers are to be multiplied with, where the service tells."""
+    """The scale of integers, if the service tells it."""
 
 
 class _Item(msgspec.Struct):
@@ -196,15 +196,15 @@ _REFUSAL = msgspec.json.Decoder(_Refusal)
 
 
 def as_input(text: str | Sequence[int] | NDArray[Any]) -> str | list[int]:
-    """A text as JSON has it. Raises RefusedError for half of a surrogate pair, TypeError for what
-    is neither a string nor ids.
+    """A text as a JSON value. Raises RefusedError for a lone surrogate, TypeError for anything but
+    a string or token ids.
     """
     if isinstance(text, str):
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise RefusedError(
-                f"the text holds half of a surrogate pair at character {error.start}",
+                f"the text has a lone surrogate at character {error.start}",
                 code="invalid_unicode",
             ) from None
         return str(text)
@@ -226,12 +226,14 @@ def size_of(text: str | list[int]) -> int:
 def request_body(
     model: str,
     texts: Sequence[str | list[int]],
-    wishes: Wishes,
+    options: EmbedOptions,
     encoding_format: EncodingFormat = "base64",
 ) -> bytes:
     """The body of `POST /v1/embeddings`."""
     how = _ON_THE_WIRE[encoding_format]
-    return orjson.dumps({"model": model, "input": texts, "encoding_format": how, **wishes.fields()})
+    return orjson.dumps(
+        {"model": model, "input": texts, "encoding_format": how, **options.fields()}
+    )
 
 
 def rerank_body(
@@ -340,7 +342,7 @@ def read_tokens(body: bytes) -> int:
 
 
 def read_refusal(status: int, body: bytes) -> RefusedError:
-    """What a service says with a status that is no success; its own words where it has some."""
+    """The error for a response with a status other than success, with the service's message."""
     try:
         error = _REFUSAL.decode(body).error
     except (msgspec.DecodeError, RecursionError):
@@ -357,8 +359,8 @@ def read_refusal(status: int, body: bytes) -> RefusedError:
 
 
 def named_text(error: RefusedError, texts: int) -> int | None:
-    """The text that a refusal points at by `input[i]` or `documents[i]`, in `param` or early in the
-    message.
+    """The text that a refusal names as `input[i]` or `documents[i]`, in `param` or at the beginning
+    of the message.
     """
     told = f"{error.param or ''} {error.message[:80]}"
     found = re.search(r"(?:input|documents)\[(\d{1,6})\]", told)

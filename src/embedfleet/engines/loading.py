@@ -56,7 +56,7 @@ _CUDA_BATCH_TOKENS: Final = 8_192
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What a person may choose about an engine; None and `auto` leave it to the engine."""
+    """Options of an engine; None and `auto` let the engine choose."""
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
@@ -74,15 +74,15 @@ class EngineOptions:
     deterministic: bool = False
     """Whether a text has the same bits whatever it is batched with, on GPUs."""
     at_least: Precision | None = None
-    """What `auto` must keep: the precision that the pool promises."""
+    """The pool's precision, which `auto` must not fall below."""
     task: Task | None = None
-    """What the model is for; by default what its files tell."""
+    """The model's task; by default from its files."""
     place: int = 0
-    """Which of the replicas on this machine it is for, where no GPU is named."""
+    """The index of the replica on this machine, to choose a GPU if none is named."""
     kernels: str = "auto"
-    """Whose compute on a processor: `auto`, `native` (embedfleet's own), `openvino` or `numpy`."""
+    """Kernels on a CPU: `auto`, `native` (embedfleet's own), `openvino` or `numpy`."""
     instructions: str = "auto"
-    """What our own kernels compute with: `auto`, or the name of an instruction set."""
+    """The instruction set of the native kernels, or `auto`."""
 
 
 def refuse_unsupported(directory: Path, options: EngineOptions) -> None:
@@ -155,7 +155,7 @@ def _cuda_is_there() -> bool:
 
 
 def _load_cuda(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
-    # Here, because torch takes seconds and hundreds of megabytes that others need not pay.
+    # Imported here: torch takes seconds and hundreds of megabytes.
     from embedfleet.engines.cuda.devices import capabilities, find_device  # noqa: PLC0415
     from embedfleet.engines.cuda.engine import CudaEngine, CudaSettings  # noqa: PLC0415
 
@@ -291,7 +291,7 @@ def _load_numpy(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> E
 
 
 def _load_openvino(checkpoint: Qwen3Checkpoint, options: EngineOptions, dtype: str) -> Engine:
-    # Here, because OpenVINO takes a third of a second and 100 MB that others need not pay.
+    # Imported here: OpenVINO takes a third of a second and 100 MB.
     from embedfleet.engines.cpu import memory  # noqa: PLC0415
     from embedfleet.engines.cpu.engine import CpuEngine, CpuSettings, suited_attention  # noqa: PLC0415
 

@@ -11,7 +11,7 @@ _USUAL_MIB: Final = 1_024
 
 
 def granted_mib(needed: int, max_tokens: int, wanted: int | None) -> int:
-    """The budget in MiB: what somebody wants, or enough for the longest text.
+    """The budget in MiB: the configured one, or enough for the longest text.
 
     Raises SettingError when texts of `max_tokens` tokens can't be computed with what is wanted.
     """

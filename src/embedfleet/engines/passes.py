@@ -45,7 +45,7 @@ def passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
 
 
 def padded_passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
-    """Cut a batch likewise, where each text counts as many tokens as the longest of its pass."""
+    """Cut a batch likewise for padded passes: each text counts as the longest of its pass."""
     start, longest = 0, 0
     for index, length in enumerate(lengths):
         widest = max(longest, length)
@@ -59,18 +59,19 @@ def padded_passes(lengths: Sequence[int], batch_tokens: int) -> Iterator[slice]:
 
 @dataclass(slots=True)
 class SharingPass:
-    """Texts that go through the model together. A text may lend its first tokens to later ones."""
+    """Texts computed in one forward pass; the prefix of one may be shared by later ones."""
 
     places: list[int] = field(default_factory=list)
-    """Where in the batch each text stands."""
+    """The place of each text in the batch."""
     shared: list[int] = field(default_factory=list)
-    """First tokens of each text that are computed for another text of the pass."""
+    """Tokens of each text's prefix that are computed as part of another text of the pass."""
     lenders: list[int] = field(default_factory=list)
-    """Which text of the pass that is; itself where nothing is shared. A lender shares nothing."""
+    """The text that computes the prefix, by its place in the pass; itself if nothing is shared. A
+    lender shares nothing itself."""
     tokens: int = 0
-    """That are computed."""
+    """Tokens that are computed."""
     kept: int = 0
-    """Whose keys and values are kept, for each text anew, in whole blocks."""
+    """Tokens whose keys and values are kept, in whole blocks for each text."""
 
     def add(self, place: int, length: int, shared: int, lender: int, block: int) -> None:
         self.places.append(place)
@@ -92,12 +93,11 @@ def sharing_passes(
     causal: bool = True,
     longest: int | None = None,
 ) -> Iterator[SharingPass]:
-    """Cut a batch into passes that compute at most `batch_tokens` tokens, but for a longer text.
+    """Cut a batch into passes that compute at most `batch_tokens` tokens, except a longer text.
 
-    Texts share first tokens in multiples of `block`, and lie in their order where none do. A pass
-    keeps at most `block * batch_tokens` keys, as that many texts of one token would. Where
-    attention is not `causal`, nothing is shared; nor is it with texts of more than `longest`
-    tokens.
+    Texts share prefixes in multiples of `block`, and keep their order if none do. A pass keeps at
+    most `block * batch_tokens` keys, as many as `batch_tokens` texts of one token. Without `causal`
+    attention nothing is shared, nor with texts of more than `longest` tokens.
     """
     order = _alike_side_by_side(batch, block) if causal else None
     now, lender = SharingPass(), 0
@@ -106,7 +106,7 @@ def sharing_passes(
         if now.places:
             if order is not None:
                 common = _common(batch[now.places[lender]], text, block, longest)
-            # Behind the same template may come another query: those of that one share more.
+            # Behind the same template another query may begin, whose texts share more.
             if common and _common(batch[now.places[-1]], text, block, longest) > common + block:
                 common = 0
             kept = now.kept + len(text) + block
@@ -121,7 +121,7 @@ def sharing_passes(
 
 
 def _alike_side_by_side(batch: Sequence[Encoding], block: int) -> Sequence[int] | None:
-    """An order that has texts which begin alike together; None where no two do."""
+    """An order that groups texts with a common prefix; None if no two have one."""
     begins = [text[:block].tobytes() for text in batch if len(text) > block]
     if len(set(begins)) == len(begins):
         return None
@@ -129,7 +129,7 @@ def _alike_side_by_side(batch: Sequence[Encoding], block: int) -> Sequence[int] 
 
 
 def _common(lender: Encoding, text: Encoding, block: int, longest: int | None) -> int:
-    """Tokens with which both begin, in whole blocks; never all of `text`, whose last is wanted."""
+    """Length of the common prefix in whole blocks; less than `text`, whose last token is needed."""
     if longest is not None and max(len(lender), len(text)) > longest:
         return 0
     most = min(len(lender), len(text) - 1)

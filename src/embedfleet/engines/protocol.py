@@ -18,7 +18,7 @@ class Computation:
 
     compute: Callable[[], Vectors]
     padding_tokens: int = 0
-    """Tokens of no text that are computed beside the texts', to fill a fixed size."""
+    """Padding tokens that are computed to fill a fixed size."""
 
     def __call__(self) -> Vectors:
         return self.compute()
@@ -26,7 +26,7 @@ class Computation:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine can do."""
+    """The capabilities of an engine."""
 
     width: int
     """Dimensions of a vector."""
@@ -36,26 +36,25 @@ class EngineInfo:
     """Token ids must be below this."""
     precision: Precision
     device: str
-    """For people and metrics, for instance `cpu` or `cuda:0`."""
+    """The device's name for display and metrics, for instance `cpu` or `cuda:0`."""
     batch_tokens: int
     """The batch size in tokens at which the engine runs best; packing fills batches up to it."""
     in_flight: int = 1
-    """Batches that may be computed at once. A second one is for a device that works on its own: it
-    is given the next batch while it computes, and never waits for the processor."""
+    """Batches that may be computed at once. A second one keeps an asynchronous device busy: it is
+    submitted while the first one computes."""
     enough_tokens: int | None = None
-    """Waiting tokens from which on a further batch is begun while another computes: with so many
-    the device is as fast as with any more. None: with a full batch."""
+    """Waiting tokens at which another batch is started while one computes, since the device reaches
+    its full throughput with as many. None: a full batch."""
     long_beside: bool = False
-    """Whether a text over `batch_tokens` computes beside batches and does not hold them up."""
+    """Whether a text over `batch_tokens` is computed concurrently with batches."""
     at_once_tokens: int = 0
-    """Batches up to this long are prepared in less time than it takes to wake a thread for it."""
+    """Batches up to this many tokens are prepared on the event loop: a thread switch costs more."""
     device_uuid: str | None = None
-    """Which GPU it is, as the driver knows it; None for others."""
+    """The driver's UUID of the GPU; None for other devices."""
     kernels: str = ""
-    """For people: whose compute on a processor, `native`, `openvino` or `numpy`; a GPU has no
-    choice."""
+    """The kernels on a CPU, for display: `native`, `openvino` or `numpy`; empty on a GPU."""
     instructions: str = ""
-    """For people: the instruction set that our own kernels compute with."""
+    """The instruction set of the native kernels, for display."""
 
 
 class Engine(Protocol):
@@ -65,9 +64,9 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     def prepare(self, batch: Sequence[Encoding]) -> Computation:
-        """Do everything that does not need the device; may run while another batch computes."""
+        """Do the work on the host; may run while another batch computes."""
         ...
 
     def close(self) -> None:
-        """Give back memory and threads; the engine is unusable afterwards."""
+        """Release memory and threads; the engine is unusable afterwards."""
         ...

@@ -10,7 +10,7 @@ PREAMBLE = """\
 <!-- Written by `make docs` from TRANSITIONS in src/embedfleet/fleet/states.py. -->
 
 Every replica of a pool is in one of these states; nothing moves it but the events of this table.
-It gets traffic while it is ready, and while it is suspect if no other replica is ready. A look
+It gets traffic while it is ready, and while it is suspect if no other replica is ready. A probe
 that is answered moves a replica out of `starting`, and never back into traffic: that takes right
 answers, of calls or of a trial ([data-path.md](data-path.md)). From every state the event
 `lost` leads to `gone`, which the picture leaves out.

@@ -48,7 +48,7 @@ class Member:
     """Why it does not come, in words that clients may see: without addresses, files and what the
     replica said."""
     silent_since: float | None = None
-    """Since when it has answered no look; None where it answered the last one."""
+    """Since when it has answered no probe; None if it answered the last one."""
     failing_since: float | None = None
     """Since when it has failed whatever it was asked for; None where it is well, or something
     else is wrong with it."""

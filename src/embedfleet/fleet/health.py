@@ -85,7 +85,7 @@ class Sign(Enum):
     LOST = "lost"
     """Its process, its connections or its engine are gone; no more proof is needed."""
     ANSWERED = "answered"
-    """It described itself when it was looked at."""
+    """It answered a probe."""
     MISSED = "missed"
     """It did not."""
     PROVEN = "proven"
@@ -186,8 +186,8 @@ def released(
     times: Backoff = EJECTION,
     wanted: bool = False,
 ) -> bool:
-    """Whether it is time for another chance: a trial, for one that is ejected or suspect; a look
-    at what answers now at the address of one that drained.
+    """Whether it is time for another chance: a trial, for one that is ejected or suspect; a probe
+    of what answers now at the address of one that drained.
 
     `wanted` where others do not carry the work: the first pause is enough then.
     """

@@ -111,7 +111,7 @@ class _Watch:
     tasks: asyncio.TaskGroup
     looking: asyncio.Task[None] | None = None
     trying: asyncio.Task[None] | None = None
-    """Computes the golden vectors, while looks go on."""
+    """Computes the golden vectors, while probes go on."""
     tried: float = field(default_factory=time.monotonic)
     """When the last trial began, monotonic seconds."""
     slow: int = 0
@@ -121,7 +121,7 @@ class _Watch:
     missed: int = 0
     """Consecutive probes that were not answered, whatever its traffic says."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set to have it looked at at once."""
+    """Set to have it probed at once."""
 
     def cancel(self) -> None:
         for task in (self.looking, self.trying):
@@ -482,7 +482,7 @@ def _for_clients(error: EmbedfleetError) -> str:
 
 
 async def _rest(watch: _Watch, seconds: float) -> None:
-    """Pause between two looks; who is wanted in traffic again is looked at at once."""
+    """The pause between two probes; a replica that is wanted in traffic again is probed at once."""
     # Not wait_for: before Python 3.12 it may swallow a cancellation that meets its time-out.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Collection, MutableSequence, Sequence
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
+from embedfleet.scheduling.urgency import urgency
 from embedfleet.vocabulary import EmbedfleetError, Encoding, Lane, ReplicaError, Vector, Vectors
 
 
@@ -73,19 +74,110 @@ class Waiting:
         return [text for text in texts if text.abandoned_by(self)]
 
 
+class Lease(Protocol):
+    """A call that has a text and may still answer it, as the delivery keeps it."""
+
+    outrun: bool
+    """Whether another lease answered one of its texts first."""
+
+    @property
+    def cores(self) -> str:
+        """What computes it (`fleet.balancing.Load.cores`)."""
+        ...
+
+    @property
+    def handed_s(self) -> float:
+        """When it was handed over, monotonic seconds."""
+        ...
+
+    def ids(self, texts: Collection[Text]) -> list[int]:
+        """What these texts are called in the call."""
+        ...
+
+
+class Place(Protocol):
+    """Where a text waits in a queue."""
+
+    def take(self) -> None:
+        """Take out the first text."""
+        ...
+
+    def forget(self, text: Text) -> None:
+        """Take out a text that may be anywhere in it."""
+        ...
+
+
+NOWHERE: frozenset[str] = frozenset()
+
+
 class Text:
-    """A text on its way to a vector. Its backend tells it of one of the two, once."""
+    """A text on its way to a vector: who waits for it, where it is, and what has happened to it.
 
-    __slots__ = ("encoding", "ticket", "waiting")
+    A request makes it and submits it to a backend, which settles it once: with a vector or with an
+    error.
+    """
 
-    def __init__(self, encoding: Encoding, waiting: Waiting, place: int) -> None:
+    __slots__ = (
+        *("encoding", "tokens", "waiting", "lane", "deadline", "arrived", "urgency"),
+        *("client", "trace", "place", "leases", "attempts", "crashes", "failed", "invalid"),
+        *("hedged", "extended", "open", "withdrawn", "settled"),
+    )
+
+    lane: Lane
+    deadline: float
+    """Monotonic seconds."""
+    arrived: float
+    """When it was submitted, monotonic seconds."""
+    urgency: float
+    client: str
+    """Address of the client that sent it, for balancing by client."""
+    trace: Any
+    """The span of its request, where that is recorded (`tracing.OpenSpan`)."""
+    place: Place | None
+    """Where it waits in the queue."""
+    leases: tuple[Lease, ...]
+    """The calls that have it and may still answer it."""
+    attempts: int
+    """Leases that ended by the fault of their replica."""
+    crashes: int
+    """How many replicas were lost while they had it."""
+    failed: frozenset[str]
+    """Replicas that failed it."""
+    invalid: frozenset[str]
+    """Those of them that said that it has no vector."""
+    hedged: bool
+    """It was given to a second replica because the first was late; once is enough."""
+    extended: bool
+    """Its deadline was extended after it was handed over."""
+    withdrawn: bool
+    """It is no longer awaited; a vector that still arrives goes to the cache."""
+    settled: bool
+    """What became of it is known."""
+
+    def __init__(self, encoding: Encoding, waiting: Waiting | None = None, place: int = 0) -> None:
+        """`place` is the row of `waiting` that its vector goes to."""
         self.encoding = encoding
-        self.waiting = [(waiting, place)]
+        self.tokens = len(encoding)
+        self.waiting = [] if waiting is None else [(waiting, place)]
         """The requests that wait for it, each with its row; empty once it is settled."""
-        self.ticket: Any = None
-        """For its backend to find it by."""
+        self.open = False
+        """Submitted, and neither withdrawn nor settled."""
 
-    def arrived(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
+    def submitted(
+        self, lane: Lane, deadline: float, arrived: float, client: str = "", trace: Any = None
+    ) -> None:
+        """It is submitted, also for another time: what happened to it before does not count."""
+        self.lane, self.deadline, self.arrived = lane, deadline, arrived
+        self.urgency = urgency(arrived, self.tokens, deadline)
+        self.client, self.trace = client, trace
+        self.place = None
+        self.leases = ()
+        self.attempts = self.crashes = 0
+        self.failed = self.invalid = NOWHERE
+        self.open = True
+        self.hedged = self.extended = self.withdrawn = self.settled = False
+
+    def answer(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
         """Its vector is there; `source` names the replica that computed it.
 
         Also when nobody waits any more: a batch that has begun is finished. The vector is a view of
@@ -94,7 +186,7 @@ class Text:
         del source
         self._give(vector, queue_s, compute_s)
 
-    def failed(self, error: EmbedfleetError) -> None:
+    def fail(self, error: EmbedfleetError) -> None:
         """It has no vector."""
         waiting, self.waiting = self.waiting, []
         for each, place in waiting:

@@ -109,7 +109,7 @@ class _Run:
 
     def _note(self, answers: list[Answer]) -> None:
         for answer in answers:
-            index = answer.text.order
+            index = answer.text.number
             self.wait_s[index], self.latency_s[index] = answer.wait_s, answer.latency_s
             self.lately.append((self.now, answer.wait_s, answer.latency_s))
 

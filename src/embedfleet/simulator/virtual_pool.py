@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from random import Random
+from typing import cast
 
 import numpy as np
 
@@ -16,10 +17,20 @@ from embedfleet.runtime.settings import FleetSettings, GatewaySettings
 from embedfleet.scheduling.delivery.admission import Pressure, admit
 from embedfleet.scheduling.delivery.decisions import Event, Step
 from embedfleet.scheduling.delivery.dispatch import Call, Dispatcher
-from embedfleet.scheduling.delivery.queue import QueuedText
+from embedfleet.scheduling.texts import Text
 from embedfleet.simulator.profiles import Profile
 from embedfleet.vocabulary import Encoding, Lane, OverloadedError
 from embedfleet.work import CostFit
+
+
+class NumberedText(Text):
+    """A simulated text, by its number in the traffic."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int, encoding: Encoding) -> None:
+        super().__init__(encoding)
+        self.number = number
 
 
 @dataclass(slots=True, eq=False)
@@ -28,8 +39,8 @@ class Replica:
 
     name: str
     load: Load
-    waiting: deque[tuple[Call, int, QueuedText]] = field(default_factory=deque)
-    running: list[tuple[Call, int, QueuedText]] = field(default_factory=list)
+    waiting: deque[tuple[Call, int, Text]] = field(default_factory=deque)
+    running: list[tuple[Call, int, Text]] = field(default_factory=list)
     started_s: float = 0.0
     leaving: bool = False
     dead: bool = False
@@ -43,7 +54,7 @@ class Replica:
 class Answer:
     """A text that was answered."""
 
-    text: QueuedText
+    text: NumberedText
     wait_s: float
     """Until its batch began."""
     latency_s: float
@@ -87,9 +98,9 @@ class VirtualPool:
         if encoding is None:
             # What a text says is not simulated: one number stands for all of its tokens.
             encoding = self._encodings[tokens] = np.broadcast_to(np.int32(0), tokens)
-        self.dispatcher.queue.put(
-            QueuedText(encoding, Lane.INTERACTIVE, now + self._timeout_s, now, index)
-        )
+        text = NumberedText(index, encoding)
+        text.submitted(Lane.INTERACTIVE, now + self._timeout_s, now)
+        self.dispatcher.queue.put(text)
         self.waiting_texts += 1
         return True
 
@@ -153,7 +164,8 @@ class VirtualPool:
                 self.dispatcher.end(
                     call, Event.REFUSED, now
                 )  # nothing is left: nothing comes of it
-            answers.append(Answer(text, replica.started_s - text.arrived, now - text.arrived))
+            numbered = cast("NumberedText", text)  # as `offer` makes them
+            answers.append(Answer(numbered, replica.started_s - text.arrived, now - text.arrived))
         if now - self._learned_s >= LEARN_EVERY_S:
             self._learned_s = now
             lengths = [text.tokens for _, _, text in replica.running]

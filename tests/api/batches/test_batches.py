@@ -21,7 +21,7 @@ from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import LineFault, State
 from embedfleet.api.batches.routes import BatchRoutes
 from embedfleet.api.batches.runner import PART_BYTES, Runner
-from embedfleet.api.batches.shelf import Shelf
+from embedfleet.api.batches.store import BatchStore
 from embedfleet.runtime.folders import LocalStore, Parts, Store, Written, store_at
 from embedfleet.transport.access import KeyRing, OpenAccess
 from embedfleet.transport.access.records import plain
@@ -78,13 +78,13 @@ class Running:
         self,
         client: openai.AsyncOpenAI,
         answering: Answering,
-        shelf: Shelf,
+        store: BatchStore,
         routes: BatchRoutes,
     ) -> None:
         self.routes = routes
         self.client = client
         self.answering = answering
-        self.shelf = shelf
+        self.store = store
 
     async def upload(self, data: bytes) -> str:
         file = await self.client.files.create(file=("in.jsonl", data), purpose="batch")
@@ -126,10 +126,10 @@ async def running(
     **limits: int,
 ) -> AsyncIterator[Running]:
     answering = answering or Answering()
-    shelf = Shelf(store, 30, clock)
-    runner = Runner(shelf, {ENDPOINT: answering}, concurrent=4, most_requests=100)
+    batch_store = BatchStore(store, 30, clock)
+    runner = Runner(batch_store, {ENDPOINT: answering}, concurrent=4, most_requests=100)
     routes = BatchRoutes(
-        shelf,
+        batch_store,
         access or OpenAccess(),
         [ENDPOINT],
         **{"max_file_bytes": 1 << 20, "max_stored_bytes": 1 << 22, **limits},
@@ -142,7 +142,7 @@ async def running(
         [Listener(Router(routes.exact(), routes.below()), socket, None)], stop_timeout_s=5
     ):
         async with openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0) as client:
-            yield Running(client, answering, shelf, routes)
+            yield Running(client, answering, batch_store, routes)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -216,7 +216,7 @@ async def test_a_service_without_room_is_asked_again(store: Store) -> None:
         assert (done.status, done.request_counts.completed) == ("completed", 2)
 
 
-async def test_what_is_wrong_with_lines_is_told_and_nothing_is_run(store: Store) -> None:
+async def test_errors_of_lines_are_reported_and_nothing_is_run(store: Store) -> None:
     twice = lines("a") + lines("b")
     wrong = b'not json\n{"custom_id":"x"}\n' + lines("c", custom_id="y", method="GET")
     wrong += lines("d", custom_id="z", url="/v1/chat/completions")
@@ -269,7 +269,7 @@ async def test_what_was_answered_before_a_stop_is_not_asked_again(store: Store) 
         )[1]
         batch = await api.create(lines(*texts))
         deadline = time.monotonic() + 60
-        while api.shelf.state(batch.id).completed < 30:
+        while api.store.state(batch.id).completed < 30:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
     async with running(store, second) as api:
@@ -367,7 +367,7 @@ async def test_files_are_listed_shown_and_deleted(store: Store) -> None:
         now[0] += 31 * 86_400
         with pytest.raises(openai.NotFoundError):
             await api.client.files.retrieve(ids[0])
-        api.shelf.remove_expired()
+        api.store.remove_expired()
         assert store.names("files") == []
 
 

@@ -73,7 +73,9 @@ class TestPaths:
             told = await door.ask("GET", path)
             assert told.json["data"][0]["id"] == MODEL
 
-    async def test_a_wrong_method_is_told_the_right_one_on_every_spelling(self, door: Door) -> None:
+    async def test_a_wrong_method_is_refused_with_the_right_one_on_every_spelling_of_the_path(
+        self, door: Door
+    ) -> None:
         told = await door.ask("GET", "/v1//embeddings/")
         assert (told.status, told.headers["allow"]) == (405, "POST")
 
@@ -136,7 +138,7 @@ class TestCohere:
             ({"normalize": False}, "normalize"),
         ],
     )
-    async def test_what_is_wrong_is_told_in_cohere_s_shape(
+    async def test_errors_have_cohere_s_shape(
         self, door: Door, fields: dict[str, Any], named: str
     ) -> None:
         told = await door.post("/v2/embed", {"model": MODEL, "texts": ["one"]} | fields)
@@ -144,9 +146,7 @@ class TestCohere:
         assert list(told.json) == ["message"]
         assert f"`{named}`" in told.json["message"]
 
-    async def test_a_bad_text_has_null_in_its_place_where_that_is_asked_for(
-        self, door: Door
-    ) -> None:
+    async def test_an_invalid_text_has_null_in_its_place_if_requested(self, door: Door) -> None:
         body = {"model": MODEL, "texts": ["", "one"]}
         told = (await door.post("/v2/embed", body, x_embedfleet_on_error="item")).json
         nothing, vector = told["embeddings"]["float"]
@@ -173,7 +173,7 @@ class TestTei:
         ]
         assert ends[0] == ends[2] != ends[1]
 
-    async def test_what_is_wrong_is_told_in_tei_s_shape(self, door: Door) -> None:
+    async def test_errors_have_tei_s_shape(self, door: Door) -> None:
         for body, named in (({"inputs": ["a", ""]}, "inputs[1]"), ({}, "inputs")):
             told = await door.post("/embed", body)
             assert (told.status, told.json["error_type"]) == (400, "Validation")

@@ -65,7 +65,7 @@ class TestForms:
 
 
 class TestFields:
-    def test_absent_ones_have_openai_s_defaults(self) -> None:
+    def test_absent_fields_have_openai_s_defaults(self) -> None:
         assert parse() == EmbeddingRequest(
             model="m",
             inputs=("a",),
@@ -231,7 +231,9 @@ class TestRefusedBodies:
             (b'{"model":"m","input":"\\ud800\\u0041"}', "invalid_json", "surrogate pair"),
         ],
     )
-    def test_say_what_is_wrong_and_where(self, body: bytes, code: str, complaint: str) -> None:
+    def test_errors_say_what_is_wrong_and_where(
+        self, body: bytes, code: str, complaint: str
+    ) -> None:
         error = refusal(body)
         assert error.code == code
         assert error.param is None
@@ -259,7 +261,7 @@ class TestDimensions:
             (2**31 - 1, "integer_above_max_value"),
         ],
     )
-    def test_others_are_refused_with_the_bounds(self, wanted: int, code: str) -> None:
+    def test_other_dimensions_are_refused_with_the_bounds(self, wanted: int, code: str) -> None:
         with pytest.raises(CallerError, match="must be from 32 to 1024") as caught:
             check_dimensions(parse(dimensions=wanted), 1024)
         assert (caught.value.param, caught.value.code) == ("dimensions", code)

@@ -166,7 +166,7 @@ class TestError:
             "code": None,
         }
 
-    def test_kinds_are_told(self) -> None:
+    def test_the_kind_of_an_engine_is_detected(self) -> None:
         assert json.loads(render_error(OverloadedError("x")))["error"]["code"] == "overloaded"
         assert b"invalid_request_error" in render_error(UnknownModelError("x"))
 

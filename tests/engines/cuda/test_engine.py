@@ -265,7 +265,7 @@ class LosingDevice(Processor):
         return super().fetch(vectors, count)
 
 
-def test_a_lost_device_is_told_from_a_failed_batch(directory: Path) -> None:
+def test_a_lost_device_is_distinguished_from_a_failed_batch(directory: Path) -> None:
     device = LosingDevice()
     settings = CudaSettings(Precision.F32, 1_024, 2_048)
     engine = CudaEngine(Qwen3Checkpoint(directory), settings, device)
@@ -343,7 +343,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(directory: Pat
         CudaEngine(Qwen3Checkpoint(directory), settings, Processor(free_mib=100))
 
 
-def test_it_says_how_it_wants_to_be_fed(directory: Path) -> None:
+def test_an_engine_describes_the_batches_that_it_takes(directory: Path) -> None:
     info = cuda_engine(directory, Precision.BF16).info
     assert (info.precision, info.width, info.in_flight) == (Precision.BF16, 256, 2)
     assert info.long_beside

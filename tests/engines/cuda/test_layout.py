@@ -131,7 +131,7 @@ def test_parts_begin_at_whole_sixteen_bytes() -> None:
     assert all(where.start % 4 == 0 for where in Shape(7, 3, 5).parts.values())
 
 
-def test_long_texts_are_told_apart_and_have_no_tiles() -> None:
+def test_long_texts_are_separated_and_have_no_tiles() -> None:
     layout = lay_out([5, 200, 7], tile_tokens=32, alone_from=100)
     assert layout.alone == (1,)
     assert set(layout.tiles[:, 2].tolist()) == {0, 205}

@@ -121,7 +121,7 @@ def test_auto_takes_float32_where_int8_does_not_suit_the_model_and_says_so_once(
     assert engine_of(directory, "int8", instructions).info.precision is Precision.INT8
 
 
-def test_what_is_no_number_does_not_suffice() -> None:
+def test_nan_does_not_suffice() -> None:
     assert Agreement(mean=0.995, least=0.985, layers=1).suffices
     assert not Agreement(mean=0.995, least=0.97, layers=1).suffices
     assert not Agreement(mean=0.985, least=0.985, layers=1).suffices

@@ -94,7 +94,7 @@ async def test_patches_are_merge_patches_and_versions_are_respected() -> None:
 @pytest.mark.parametrize(
     ("status", "passing"), [(0, True), (403, False), (404, False), (429, True), (503, True)]
 )
-async def test_refusals_say_whether_asking_again_may_help(status: int, passing: bool) -> None:
+async def test_refusals_say_whether_a_retry_may_help(status: int, passing: bool) -> None:
     async with api_server() as server:
         asked = "7" if status == 429 else ""
         server.faults.append(Fault("GET", "pods", status, times=5, retry_after=asked))

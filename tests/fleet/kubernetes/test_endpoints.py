@@ -48,7 +48,7 @@ def test_a_service_is_read_from_its_three_parts() -> None:
     "text",
     ["engine:http", "a/b", "a/b:", "a/b:0", "a/b:70000", "A/b:http", "a/b/c:http", "a/b:h t"],
 )
-def test_what_is_no_service_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_service_name_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(SettingError, match="embedfleet/engine:http"):
         parse(text)
 
@@ -109,7 +109,7 @@ def test_a_pod_with_two_families_is_one_replica_by_ipv4() -> None:
         {"addresses": [], "targetRef": {"kind": "Pod", "name": "a"}},
     ],
 )
-def test_what_is_no_pod_with_an_address_is_no_replica(endpoint: dict[str, Any]) -> None:
+def test_an_endpoint_without_a_pod_and_an_address_is_no_replica(endpoint: dict[str, Any]) -> None:
     assert endpoints([slice_of(endpoint)], "http") == {}
 
 

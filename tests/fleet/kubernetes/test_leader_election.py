@@ -96,7 +96,7 @@ def test_a_lease_that_is_taken_over_counts_so_and_keeps_its_version() -> None:
         max_size=40,
     )
 )
-def test_two_never_lead_at_once_however_late_they_look_and_write(
+def test_two_never_lead_at_once_however_late_they_read_and_write(
     looks: list[tuple[str, float, float, bool]],
 ) -> None:
     """Each look comes after a pause, its write takes time, and may be lost on the way."""

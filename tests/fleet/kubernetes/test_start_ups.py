@@ -37,7 +37,7 @@ def test_a_replica_that_nobody_ordered_here_says_nothing() -> None:
     assert math.isnan(starts.usual_s)
 
 
-def test_orders_that_were_taken_back_or_brought_nothing_are_forgotten() -> None:
+def test_orders_that_were_withdrawn_or_had_no_effect_are_forgotten() -> None:
     starts = StartUps()
     starts.ordered(2, 4, 0.0)
     starts.ordered(4, 3, 10.0)

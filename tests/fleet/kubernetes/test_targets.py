@@ -93,7 +93,7 @@ def direct(cluster: Cluster, drain_s: float = 5.0) -> Direct:
 
 
 @pytest.mark.parametrize("text", ["engine", "a/b/c", "A/b", "a/"])
-def test_what_is_no_deployment_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_deployment_name_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(SettingError, match="embedfleet/engine"):
         parse(text)
 
@@ -178,7 +178,7 @@ async def test_a_replica_that_does_not_finish_in_time_goes_nevertheless() -> Non
         await target.close()
 
 
-async def test_a_burst_while_shrinking_keeps_who_was_to_go() -> None:
+async def test_a_burst_during_a_scale_down_keeps_the_replicas_that_were_to_go() -> None:
     async with deployed("a", "b") as cluster:
         cluster.work["a"] = cluster.work["b"] = 100
         target = direct(cluster)
@@ -205,7 +205,7 @@ async def test_a_server_that_fails_for_a_while_gets_the_number_in_the_end(status
         assert cluster.replicas == 4
 
 
-def test_a_server_that_asks_for_patience_gets_it() -> None:
+def test_retry_after_of_a_server_is_honoured() -> None:
     """`Retry-After` of a 429; otherwise pauses double up to a ceiling, and differ by chance."""
     retry, rng = RetryPolicy(0.2, 30.0), Random(1)
 
@@ -330,7 +330,7 @@ async def test_a_further_step_down_waits_for_the_one_under_way() -> None:
         await target.close()
 
 
-async def test_a_bug_in_a_shrinking_comes_out_where_it_was_started() -> None:
+async def test_a_bug_in_a_scale_down_is_raised_where_it_was_started() -> None:
     """It would else be seen when somebody collects the task, if ever."""
 
     def broken(_name: str) -> int:
@@ -352,7 +352,7 @@ async def test_a_bug_in_a_shrinking_comes_out_where_it_was_started() -> None:
         assert not any(member.leaving for member in cluster.fleet)
 
 
-async def test_a_shrinking_that_is_broken_off_takes_its_deletion_cost_back() -> None:
+async def test_a_scale_down_that_is_aborted_takes_its_deletion_cost_back() -> None:
     """Else an HPA, or the next step, would take who has become the busiest meanwhile."""
     async with deployed("a", "b") as cluster:
         cluster.work.update(a=100, b=200)
@@ -382,7 +382,7 @@ async def test_costs_leave_those_alone_that_were_chosen_to_go() -> None:
         await target.close()
 
 
-async def test_costs_are_told_once_and_again_when_they_change() -> None:
+async def test_costs_are_written_once_and_again_when_they_change() -> None:
     async with deployed("a", "b") as cluster:
         cluster.work["b"] = 50_000
         costs = Costs(cluster.pods)

@@ -111,11 +111,11 @@ class TestEndOfText:
 
 
 class TestPrompt:
-    def test_goes_before_the_text_as_one_string(self, encoder: Encoder) -> None:
+    def test_the_prompt_goes_before_the_text_as_one_string(self, encoder: Encoder) -> None:
         prompt = instruction_prompt("Represent this document for retrieval:")
         assert one(encoder, "the sea", prompt=prompt) == upstream(prompt + "the sea")
 
-    def test_goes_before_ids_as_ids(self, encoder: Encoder) -> None:
+    def test_the_prompt_goes_before_ids_as_ids(self, encoder: Encoder) -> None:
         prompt = instruction_prompt("find")
         ids = upstream("the sea")[:-1]
         assert one(encoder, ids, prompt=prompt) == [*upstream(prompt)[:-1], *ids, END_ID]
@@ -126,7 +126,7 @@ class TestPrompt:
         assert halves != upstream("river")[:-1]
         assert one(encoder, halves) == [*halves, END_ID]
 
-    def test_that_leaves_no_room_for_the_text_is_refused(self, encoder: Encoder) -> None:
+    def test_a_prompt_that_leaves_no_room_for_the_text_is_refused(self, encoder: Encoder) -> None:
         prompt = instruction_prompt("river " * LIMIT)
         with pytest.raises(CallerError, match="leaves no room") as caught:
             cut(encoder, "the sea", prompt=prompt)

@@ -21,7 +21,7 @@ def test_a_query_gets_the_model_s_prompt() -> None:
     assert prompt_for(QWEN, Role.QUERY, None) == WEB_SEARCH
 
 
-def test_a_document_gets_none_unless_the_model_has_one() -> None:
+def test_a_document_gets_no_prompt_unless_the_model_has_one() -> None:
     assert prompt_for(QWEN, Role.DOCUMENT, None) == ""
     other = ModelIdentity("m", "", "", 64, 512, 600, {"document": "passage: "})
     assert prompt_for(other, Role.DOCUMENT, None) == "passage: "

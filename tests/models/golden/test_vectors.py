@@ -92,7 +92,7 @@ def test_the_worst_text_is_named() -> None:
     assert "'long'" in compare(GOLDEN, vectors, Precision.INT8).reason
 
 
-def test_unit_rows_tells_vectors_from_anything_else() -> None:
+def test_unit_rows_distinguishes_vectors_from_anything_else() -> None:
     """bf16 engines are off by 1e-3; a zero, NaN or long row is no vector."""
     rows = np.zeros((4, 8), np.float32)
     rows[0, 0], rows[1, 0], rows[2, 0] = 1.0009, np.inf, 1.1

@@ -55,5 +55,5 @@ def test_what_the_driver_does_not_tell_is_nan_and_noted_once(
     assert caplog.text.count("does not report the GPU's power: Not Supported") == 1
 
 
-def test_an_engine_without_a_gpu_has_none_to_look_at() -> None:
+def test_an_engine_without_a_gpu_has_none_to_monitor() -> None:
     assert open_gpu(None) is None

@@ -54,7 +54,7 @@ def known() -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["service", "fleet", "engine"])
-def test_a_dashboard_is_what_its_script_writes(name: str) -> None:
+def test_a_dashboard_is_up_to_date_with_its_script(name: str) -> None:
     file = MONITORING / "dashboards" / f"{name}.json"
     assert file.read_text(encoding="utf-8") == writer().text(name), (
         "run: python deploy/monitoring/write_dashboards.py"

@@ -219,7 +219,7 @@ async def test_a_request_that_we_fail_is_an_error(tmp_path: Path) -> None:
     assert request.status.status_code is trace.StatusCode.ERROR
 
 
-async def test_a_broken_call_names_its_error_without_its_words() -> None:
+async def test_a_broken_call_names_its_error_without_its_message() -> None:
     """What an error says may quote what a caller sent."""
     exporter = memory.InMemorySpanExporter()
     tracing = Tracing(export.SimpleSpanProcessor(exporter), ratio=1, service="test")
@@ -284,7 +284,7 @@ async def test_the_caller_decides_and_else_the_ratio(
             assert len(await running.spans(name, recorded)) == recorded
 
 
-async def test_a_replica_begins_no_trace_of_its_own(tmp_path: Path) -> None:
+async def test_a_replica_starts_no_trace_of_its_own(tmp_path: Path) -> None:
     async with traced(tmp_path, gateway_too=False) as running:
         assert await running.ask("x", headers=SAMPLED) == 200
         await asyncio.sleep(0.1)
@@ -315,7 +315,7 @@ def test_a_missing_extra_is_named_with_the_way_out() -> None:
     assert "[tracing]" in run(code)
 
 
-def test_an_endpoint_that_is_no_address_is_refused_by_name() -> None:
+def test_an_endpoint_that_is_not_an_address_is_refused_by_name() -> None:
     with (
         pytest.raises(SettingError, match=r"tracing\.endpoint.*not an address"),
         opened(TracingSettings(endpoint="collector:4318"), "x"),

@@ -148,7 +148,7 @@ async def test_when_the_loop_itself_breaks_what_waits_is_answered_too() -> None:
         batcher.submit(Call([40]).jobs)
 
 
-async def test_texts_that_got_no_vector_are_counted() -> None:
+async def test_texts_without_a_vector_are_in_the_metrics() -> None:
     """Those of a batch that failed as a whole, and those whose own vector was none."""
     reports: list[BatchReport] = []
     failed: list[int] = []

@@ -61,7 +61,9 @@ def test_before_anything_was_measured_a_batch_may_take_very_long() -> None:
 
 
 @given(st.lists(st.floats(0.0, 1e6), max_size=20))
-def test_a_process_that_was_stopped_did_not_compute_for_so_long(stops: list[float]) -> None:
+def test_time_in_which_a_process_was_stopped_does_not_count_as_computing(
+    stops: list[float],
+) -> None:
     """SIGSTOP, a debugger, a machine that slept: each counts as one pause of the clock."""
     ages, now = Ages(0.0, floor_s=FLOOR_S), 0.0
     ages.begin(0.0, 1.0)

@@ -104,7 +104,7 @@ def test_batches_are_short_while_texts_of_both_lanes_come() -> None:
     assert rhythm.budget(COST, mixed=True) == pytest.approx(200, abs=1)
 
 
-def test_but_no_shorter_than_a_device_is_fast_with_and_no_longer_than_ever() -> None:
+def test_batches_are_no_shorter_than_a_device_is_fast_with_and_no_longer_than_usual() -> None:
     rhythm = Rhythm(1_000, in_flight=2, enough_tokens=500)
     assert rhythm.budget(COST, mixed=True) == 500
     fast, unknown = replace(COST, per_token_s=1e-9), replace(COST, per_token_s=0.0)

@@ -12,12 +12,21 @@ from embedfleet.fleet.balancing import POLICIES, Load
 from embedfleet.fleet.balancing.least_work import LeastWork
 from embedfleet.scheduling.delivery.decisions import ABANDONED_S, SHUT_S, Event, Step
 from embedfleet.scheduling.delivery.dispatch import Call, Dispatcher
-from embedfleet.scheduling.delivery.queue import QueuedText
+from embedfleet.scheduling.texts import Text
 from embedfleet.vocabulary import Lane, ReplicaError
 
 
-def queued(tokens: int, order: int = 0, arrived: float = 0.0, client: str = "") -> QueuedText:
-    return QueuedText(np.zeros(tokens, np.int32), Lane.INTERACTIVE, 1e9, arrived, order, client)
+class Numbered(Text):
+    """A text that a test knows by its number."""
+
+    order: int
+
+
+def queued(tokens: int, order: int = 0, arrived: float = 0.0, client: str = "") -> Any:
+    text = Numbered(np.zeros(tokens, np.int32))
+    text.order = order
+    text.submitted(Lane.INTERACTIVE, 1e9, arrived, client)
+    return text
 
 
 def load(name: str, window: int = 100, batch: int = 50, **fields: Any) -> Load:
@@ -379,7 +388,7 @@ def test_the_one_text_that_kills_replicas_is_found_and_the_others_are_answered(
     assert losses <= 4 + texts.bit_length()
 
 
-def test_a_call_that_the_gateway_broke_off_is_no_crash() -> None:
+def test_a_call_that_the_gateway_aborted_is_no_crash() -> None:
     """It ejected the replica: its texts go elsewhere together."""
     made = dispatcher(load("a"), texts=[10] * 4)
     for _ in range(3):
@@ -450,7 +459,7 @@ def test_withdrawn_texts_are_cancelled_where_they_are() -> None:
     assert len(made.queue) == 0
 
 
-def test_a_call_that_nobody_waits_for_and_that_brings_nothing_is_abandoned() -> None:
+def test_a_call_that_nobody_waits_for_and_that_makes_no_progress_is_aborted() -> None:
     made = dispatcher(load("a"), texts=[10, 10])
     (call,) = made.assign(0.0)
     first, second = call.texts.values()
@@ -500,7 +509,7 @@ class Chaos:
         policy = POLICIES[rng.choice(sorted(POLICIES))](rng)
         self.made = Dispatcher(policy, attempts=rng.choice([1, 2, 4, 10]))
         self.unborn = list(range(texts))
-        self.texts: list[QueuedText] = []
+        self.texts: list[Any] = []
         self.outcomes: dict[int, list[str]] = {number: [] for number in self.unborn}
         self.given: dict[int, list[float]] = {}
         self.now = 0.0
@@ -562,7 +571,7 @@ class Chaos:
             self.join(call.replica)
         self.note(made.end(call, event, self.now))
 
-    def note(self, steps: list[tuple[QueuedText, Step]]) -> None:
+    def note(self, steps: list[tuple[Any, Step]]) -> None:
         for text, step in steps:
             if step is Step.FAIL:
                 self.outcomes[text.order].append("failed")

@@ -259,7 +259,7 @@ async def test_a_vector_that_one_replica_can_not_give_comes_from_another(bad: Be
         assert pool.fleet["good"].state is ReplicaState.READY
 
 
-async def test_what_a_replica_says_is_repeated_in_one_short_line() -> None:
+async def test_a_message_of_a_replica_is_repeated_as_one_short_line() -> None:
     async with serving(FakeUpstream(a=unable)) as pool:
         with pytest.raises(VectorError) as failed:
             await compute(pool, encodings(1))
@@ -421,7 +421,9 @@ async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
     upstream = FakeUpstream(stuck=hanging)
     async with serving(upstream) as pool:
         waiting = asyncio.create_task(compute(pool, encodings(50)))
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while not upstream.calls:
+                await asyncio.sleep(0.01)
         flying = sum(count for _, count in upstream.calls)
         assert pool.queued_texts == 50 - flying
 
@@ -488,7 +490,7 @@ async def test_more_than_the_queue_may_hold_is_refused() -> None:
         waiting.cancel()
 
 
-async def test_a_vector_that_comes_when_nobody_waits_any_more_is_told_all_the_same() -> None:
+async def test_a_vector_that_arrives_when_nobody_waits_any_more_is_reported_all_the_same() -> None:
     """Its batch had begun: it is paid for, and the cache can have it, and whose it is."""
     go_on, began = asyncio.Event(), asyncio.Event()
 
@@ -500,7 +502,7 @@ async def test_a_vector_that_comes_when_nobody_waits_any_more_is_told_all_the_sa
     told: list[tuple[Encoding, Vector, str]] = []
 
     class Kept(Text):
-        def arrived(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
+        def answer(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
             told.append((self.encoding, vector.copy(), source))
 
     async with serving(FakeUpstream(a=held)) as pool:
@@ -597,7 +599,7 @@ async def test_a_pool_without_replicas_says_so_after_a_while() -> None:
         assert_right(await compute(pool, texts), texts)
 
 
-async def test_who_is_told_that_all_replicas_are_gone_learns_what_was_wrong_with_the_last() -> None:
+async def test_the_error_that_all_replicas_are_gone_says_what_was_wrong_with_the_last() -> None:
     async with serving(FakeUpstream(a=well), no_replica_timeout_s=0.05) as pool:
         member = pool.fleet["a"]
         pool.fleet.apply(member, Event.LOST, time.monotonic(), "killed by SIGKILL at 10.0.0.7")

@@ -5,18 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.scheduling.delivery.queue import QueuedText, TextQueue
+from embedfleet.scheduling.delivery.queue import TextQueue
+from embedfleet.scheduling.texts import Text
 from embedfleet.scheduling.urgency import LANE_SHARES
 from embedfleet.vocabulary import Lane
 
 INTERACTIVE, BULK = Lane.INTERACTIVE, Lane.BULK
 
 
-def text(tokens: int, lane: Lane = INTERACTIVE, index: int = 0, arrived: float = 0.0) -> QueuedText:
-    return QueuedText(np.zeros(tokens, np.int32), lane, 1e9, arrived, index)
+def text(tokens: int, lane: Lane = INTERACTIVE, arrived: float = 0.0) -> Text:
+    made = Text(np.zeros(tokens, np.int32))
+    made.submitted(lane, 1e9, arrived)
+    return made
 
 
-def popped(queue: TextQueue) -> QueuedText:
+def popped(queue: TextQueue) -> Text:
     """The text that left."""
     first = queue.peek()
     assert first is not None
@@ -27,7 +30,7 @@ def popped(queue: TextQueue) -> QueuedText:
 def test_texts_leave_in_the_order_they_came() -> None:
     """Within their lane."""
     queue = TextQueue()
-    texts = [text(5, index=number) for number in range(4)]
+    texts = [text(5) for _ in range(4)]
     for each in texts:
         queue.put(each)
 
@@ -111,7 +114,7 @@ def test_a_text_that_nobody_waits_for_is_taken_out() -> None:
 def test_nothing_is_lost_or_doubled(steps: list[tuple[int, Lane, bool]]) -> None:
     """However putting and taking alternate, tokens and texts add up."""
     queue = TextQueue()
-    inside: list[QueuedText] = []
+    inside: list[Text] = []
     for tokens, lane, take in steps:
         if take and inside:
             inside.remove(popped(queue))
@@ -151,7 +154,7 @@ def test_whatever_comes_and_goes_the_most_urgent_leaves_first(
 ) -> None:
     """Also what comes late and is more urgent than all that was looked at before; of two that are
     equal, the first that came."""
-    queue, waiting, left = TextQueue(), list[QueuedText](), list[QueuedText]()
+    queue, waiting, left = TextQueue(), list[Text](), list[Text]()
     for what, how in steps:
         if what == "put":
             waiting.append(text(5, arrived=how))

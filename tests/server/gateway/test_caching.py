@@ -14,7 +14,8 @@ from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.runtime.settings import CacheSettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
-from embedfleet.server.gateway.caching import CacheCounter, cache_routes, figures_of, vector_cache
+from embedfleet.server.gateway.admin.cache import cache_routes, figures_of
+from embedfleet.server.gateway.caching import CacheCounter, vector_cache
 from embedfleet.vocabulary import CallerError
 from tests.fakes.asking import MODEL, Asker, heard, request
 

@@ -14,12 +14,12 @@ from embedfleet.models.description import ModelDescription, describe
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.fingerprint import fingerprint_tokenizer
 from embedfleet.runtime.settings import Pool
-from embedfleet.server.gateway.model_contact import ModelContact
-from embedfleet.server.gateway.scratch import Scratch
-from embedfleet.server.gateway.third_party.client import ForeignClient
-from embedfleet.server.gateway.third_party.http import EngineHttp
-from embedfleet.server.gateway.third_party.unknown import Attached
-from embedfleet.server.gateway.upstream import Upstream
+from embedfleet.server.gateway.pools.model import ModelContact
+from embedfleet.server.gateway.pools.scratch import Scratch
+from embedfleet.server.gateway.replicas.attached import Attached
+from embedfleet.server.gateway.replicas.third_party.client import ForeignClient
+from embedfleet.server.gateway.replicas.third_party.http import EngineHttp
+from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.transport.description import ReplicaDescription, encode_description
 from embedfleet.transport.frames import CallText, Frame, encode_frame
 from embedfleet.vocabulary import Precision, ReplicaError, ReplicaState

@@ -20,10 +20,10 @@ from embedfleet.runtime.settings import Settings, load
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.pool import Pool
 from embedfleet.server.gateway.in_cluster import InCluster, in_cluster, needed
-from embedfleet.server.gateway.pool_setup import replica_client
+from embedfleet.server.gateway.pools.setup import replica_client
+from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.server.gateway.scaling import Scaling
 from embedfleet.server.gateway.server import Gateway
-from embedfleet.server.gateway.upstream import Upstream
 from embedfleet.vocabulary import SettingError
 from tests.fleet.kubernetes.test_fleet_sync import SLICES, ready, until
 from tests.fleet.kubernetes.test_targets import DEPLOYMENTS, HPAS
@@ -171,7 +171,7 @@ async def test_external_the_decision_is_published_and_nothing_is_set() -> None:
             assert not server.count("PATCH", "scale")
 
 
-async def test_a_gateway_that_never_gets_the_lease_says_since_when_nothing_was_decided() -> None:
+async def test_a_gateway_that_never_gets_the_lease_reports_since_when_nothing_was_decided() -> None:
     """The alert about it compares that with now; what has no series is older than nothing."""
     async with api_server() as server:
         deploy(server, 2)

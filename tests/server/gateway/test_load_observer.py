@@ -13,7 +13,7 @@ from embedfleet.autoscaling import Observation
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.states import Event
 from embedfleet.runtime.settings import AutoscalingSettings
-from embedfleet.server.gateway.load_observer import LoadObserver
+from embedfleet.server.gateway.scaling import LoadObserver
 from tests.conformance.scaling_conformance import ObservationSourceConformance
 from tests.fleet.test_health import DESCRIPTION
 
@@ -74,7 +74,7 @@ async def test_latency_is_that_of_texts_that_were_answered() -> None:
     assert (await rig.seen()).latency_p99_s == pytest.approx(0.2, rel=0.1)
 
 
-async def test_callers_who_give_up_early_are_no_fast_answers() -> None:
+async def test_callers_who_give_up_early_do_not_count_as_fast_answers() -> None:
     """Answers take three seconds, and nobody waits for longer than a third of one."""
     rig = Rig()
     rig.ended(0.3, 20, left=True)
@@ -83,7 +83,7 @@ async def test_callers_who_give_up_early_are_no_fast_answers() -> None:
     assert (await rig.seen()).latency_p99_s == pytest.approx(3.0, rel=0.1)
 
 
-async def test_a_caller_who_gave_up_after_the_promise_was_broken_waited_at_least_so_long() -> None:
+async def test_a_caller_who_gave_up_after_the_slo_was_violated_waited_at_least_that_long() -> None:
     """Else the worst latencies would be invisible."""
     rig = Rig()
     rig.ended(10.0, 1, left=True)

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from embedfleet.autoscaling import Observation
-from embedfleet.server.gateway.peer_aggregation import PeerAggregator
+from embedfleet.server.gateway.in_cluster import PeerAggregator
 from embedfleet.vocabulary import ServiceError
 
 OWN = Observation(1.0, 2, arriving_fast=10.0, arriving_slow=10.0, waiting_tokens=5.0)

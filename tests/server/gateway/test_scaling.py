@@ -18,8 +18,8 @@ from embedfleet.runtime.background import Background
 from embedfleet.runtime.folders import LocalStore
 from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
+from embedfleet.server.gateway.admin.scaling import scaling_routes
 from embedfleet.server.gateway.scaling import HOLDS, TERMS, LearnedFile, Scaling
-from embedfleet.server.gateway.scaling_routes import scaling_routes
 from embedfleet.transport.asgi import Router
 from embedfleet.vocabulary import CallerError
 from tests.autoscaling.test_scaler import FakeSource, FakeTarget, V
@@ -74,7 +74,7 @@ async def rigged(*pools: str, rate: float = 0.0) -> AsyncIterator[Rig]:
         await rig.loops.close()
 
 
-async def test_decisions_are_told_with_every_term_and_its_reason() -> None:
+async def test_decisions_are_listed_with_every_term_and_its_reason() -> None:
     """The latest at the end; what is unknown is null."""
     async with rigged("m", rate=3 * V) as rig:
         status, told = await rig.ask("GET", "/autoscaling")
@@ -162,7 +162,7 @@ async def test_metrics_show_the_decision_and_what_every_term_asks_for() -> None:
         )
 
 
-async def test_a_held_decision_is_seen_and_the_last_figures_stay() -> None:
+async def test_a_held_decision_is_exported_and_the_last_figures_stay() -> None:
     """A gap in what is known is no load of zero."""
     async with rigged("m", rate=3 * V) as rig:
         source = rig.scaling.find("m")._source
@@ -238,7 +238,7 @@ async def test_a_damaged_file_costs_what_was_learned_and_is_told(
     learned.restored((tmp_path / "a%2Fb.json").read_bytes())
 
 
-async def test_a_file_that_can_not_be_written_is_told_once_and_scaling_goes_on(
+async def test_a_file_that_can_not_be_written_is_reported_once_and_scaling_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a%2Fb.json").mkdir()

@@ -18,7 +18,7 @@ from embedfleet.api.formats.openai import RequestLimits
 from embedfleet.fleet.balancing.load import Load
 from embedfleet.models.files import Snapshot
 from embedfleet.scheduling.batching.jobs import BatchResult, Job
-from embedfleet.server.gateway.upstream import Upstream
+from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.server.replica.service import RETRY_AFTER_AT_MOST_S, Replica
 from embedfleet.transport.frames import CallText, Frame, encoding_bytes
 from embedfleet.transport.serving import Listener, bind, serving

@@ -69,7 +69,7 @@ async def test_its_preflight_is_answered_with_the_headers_that_it_wants_to_send(
         "*",
     ],
 )
-async def test_any_other_origin_is_told_nothing(origin: str) -> None:
+async def test_any_other_origin_gets_no_cors_headers(origin: str) -> None:
     for method, headers in (("GET", {}), ("OPTIONS", PREFLIGHT)):
         _, told = await asked([ORIGIN], method, origin=origin, **headers)
         assert not [name for name in told if name.startswith("access-control")]
@@ -93,7 +93,7 @@ async def test_errors_can_be_read_by_the_page_too() -> None:
     assert told["access-control-allow-origin"] == ORIGIN
 
 
-async def test_who_is_no_browser_sees_no_difference() -> None:
+async def test_clients_other_than_browsers_see_no_difference() -> None:
     _, told = await asked([ORIGIN], "GET")
     assert not [name for name in told if name.startswith("access-control") or name == "vary"]
 

@@ -89,13 +89,13 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
         change(tmp_path / "none" / "keys.json", lambda keys: keys)
 
 
-def test_a_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_instead_of_the_file_is_refused_and_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "keys.json")
     with pytest.raises(KeyFileError, match="not a regular file"):
         load(tmp_path / "keys.json")
 
 
-def test_a_file_that_anybody_may_write_is_warned_of(
+def test_a_world_writable_file_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys.json"

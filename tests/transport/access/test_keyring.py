@@ -119,7 +119,7 @@ def test_no_header_whatever_breaks_it(header: str) -> None:
         Clocks().ring(RECORD).open(header)
 
 
-def test_a_ring_without_keys_lets_nobody_in(clocks: Clocks) -> None:
+def test_a_key_ring_without_keys_accepts_no_request(clocks: Clocks) -> None:
     refusal(clocks.ring(), BEARER)
 
 
@@ -167,7 +167,7 @@ def test_what_is_remembered_is_bounded_and_holds_no_key(clocks: Clocks) -> None:
 # -- how much it may use ---------------------------------------------------------------------
 
 
-def test_a_key_without_limits_has_none_and_is_told_none(clocks: Clocks) -> None:
+def test_a_key_without_limits_gets_no_limit_headers(clocks: Clocks) -> None:
     opened = clocks.ring(RECORD).open(BEARER)
     opened.enter("any-model", 10**6)
     opened.charge(10**12)
@@ -201,7 +201,7 @@ def test_tokens_beyond_the_limit_are_refused_as_openai_does(clocks: Clocks) -> N
     opened.charge(1500)
 
 
-def test_a_request_that_never_fits_is_told_not_to_come_again(clocks: Clocks) -> None:
+def test_a_request_that_never_fits_is_refused_for_good(clocks: Clocks) -> None:
     opened = clocks.ring(limited(tokens_per_minute=6000)).open(BEARER)
     with pytest.raises(RateLimitedError, match=r"Request too large .* Requested 6001") as refused:
         opened.charge(6001)

@@ -120,7 +120,9 @@ def test_keys_given_as_they_are_get_ids_by_their_place_or_their_own() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "short", "with a space in it", "schlüssel-schlüssel"])
-def test_a_key_that_could_be_guessed_or_not_be_sent_is_refused_unshown(text: str) -> None:
+def test_a_key_that_could_be_guessed_or_not_be_sent_is_refused_without_showing_it(
+    text: str,
+) -> None:
     with pytest.raises(KeyFileError, match="Environment: key 1 must have at least 16") as refused:
         plain([text], NOW, "Environment")
     assert not text or text not in str(refused.value)

@@ -24,13 +24,13 @@ def guards(settings: Settings, given: list[str] | None = None) -> Guards:
     return found
 
 
-def test_without_file_and_keys_everybody_may_ask() -> None:
+def test_without_a_file_and_keys_every_request_is_accepted() -> None:
     access, watches = callers(None, None)
     assert isinstance(access, OpenAccess)
     assert watches == []
 
 
-def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_file_without_keys_accepts_no_request(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_bytes(render([]))
     access, watches = callers(file, None)
@@ -38,7 +38,7 @@ def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
     assert len(watches) == 1
 
 
-def test_an_empty_variable_of_keys_does_not_open_the_door() -> None:
+def test_an_empty_variable_of_keys_does_not_disable_authentication() -> None:
     """As when a secret is missing where the variable is made of it."""
     with pytest.raises(SettingError, match="EMBEDFLEET_API_KEYS is set but holds no key"):
         callers(None, [])
@@ -58,7 +58,9 @@ def test_a_file_that_is_missing_or_broken_stops_the_start(tmp_path: Path) -> Non
         one_key(file, "admin.key_file")
 
 
-def test_an_open_door_to_the_network_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_address_open_to_the_network_without_authentication_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.WARNING):
         guards(OPEN_TO_ALL)
     assert "anyone who can reach http://0.0.0.0:8080 can send requests" in caplog.text

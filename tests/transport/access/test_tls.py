@@ -90,7 +90,7 @@ async def test_nothing_older_than_tls_1_2_is_spoken(tmp_path: Path) -> None:
             assert (b"CONNECTION ESTABLISHED" in told) is spoken, told
 
 
-async def test_a_handshake_that_does_not_come_is_cut_off(tmp_path: Path) -> None:
+async def test_a_handshake_that_does_not_arrive_is_disconnected(tmp_path: Path) -> None:
     """Whoever connects and says nothing is in no other limit yet."""
     context, _ = certificate(*make_certificate(tmp_path))
     listener = Listener(APP, bind("127.0.0.1", 0), context)

@@ -45,7 +45,7 @@ async def test_a_file_that_is_replaced_rewritten_or_linked_elsewhere_is_read_aga
     task.cancel()
 
 
-async def test_what_is_broken_is_told_once_and_the_next_good_one_is_taken(
+async def test_a_broken_file_is_reported_once_and_the_next_good_one_is_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, taken = tmp_path / "file", ["good"]

@@ -55,7 +55,7 @@ async def test_named_origins_and_pages_of_the_address_itself_are_served() -> Non
     assert await status(origin="http://127.0.0.1:8080", host="127.0.0.1:8080") == 200
 
 
-async def test_a_name_that_was_made_to_point_here_is_no_origin_of_our_own() -> None:
+async def test_dns_rebinding_does_not_make_a_same_origin() -> None:
     rebound = "evil.example:8080"
     assert await status(origin=f"http://{rebound}", host=rebound) == 403
     assert await status(host=rebound, by_name=False) == 403
@@ -77,7 +77,7 @@ async def test_a_name_that_was_made_to_point_here_is_no_origin_of_our_own() -> N
         ("\xff", False),
     ],
 )
-def test_names_that_can_not_be_pointed_elsewhere(host: str, local: bool) -> None:
+def test_a_host_name_that_can_not_be_rebound_is_accepted(host: str, local: bool) -> None:
     assert is_local_name(host.encode("latin-1")) is local
 
 

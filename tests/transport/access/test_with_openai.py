@@ -162,9 +162,7 @@ async def test_tokens_beyond_the_limit_are_a_rate_limit_error(file: Path, tmp_pa
     assert int(error.response.headers["x-ratelimit-remaining-tokens"]) == 10
 
 
-async def test_the_client_waits_as_long_as_it_is_told_and_succeeds(
-    file: Path, tmp_path: Path
-) -> None:
+async def test_the_client_honours_retry_after_and_succeeds(file: Path, tmp_path: Path) -> None:
     key = new_key(file, tokens_per_minute=900)  # two seconds for 31 tokens: the first comes before
     async with running(tmp_path, kept(file)) as service:
         bucket = usage(service, key).tokens_bucket
@@ -292,7 +290,7 @@ async def test_keys_of_the_environment_work_alone_and_beside_the_file(
                 await embed(client)
 
 
-async def test_without_keys_everybody_may_ask_whatever_key_they_send(tmp_path: Path) -> None:
+async def test_without_keys_every_request_is_accepted_whatever_key_it_has(tmp_path: Path) -> None:
     async with running(tmp_path) as service, service.client("EMPTY") as client:
         await embed(client)
 

@@ -199,7 +199,7 @@ async def test_a_chunked_body_arrives_whole_and_its_trailers_are_ignored() -> No
     assert here.seen == ["", ""]
 
 
-async def test_a_client_that_asks_first_is_told_to_go_on() -> None:
+async def test_a_client_that_expects_100_continue_gets_it() -> None:
     """`Expect: 100-continue`, as curl sends it with large bodies."""
     async with site() as here, client(here) as one:
         request = post("/echo", b"body", "Expect: 100-continue")
@@ -209,7 +209,7 @@ async def test_a_client_that_asks_first_is_told_to_go_on() -> None:
         assert (await one.answer())[2] == b"body"
 
 
-async def test_a_client_that_asks_first_may_be_refused_without_sending() -> None:
+async def test_a_client_that_expects_100_continue_may_be_refused_before_it_sends() -> None:
     """That is what asking is for."""
     async with site() as here, client(here) as one:
         await one.say(post("/refuse", b"body", "Expect: 100-continue")[:-4])
@@ -338,7 +338,7 @@ async def test_a_body_in_very_small_chunks_is_one_like_others() -> None:
         assert (await one.answer())[2] == b"a" * 20_000
 
 
-async def test_a_resting_connection_is_not_a_slow_one() -> None:
+async def test_an_idle_connection_is_not_a_slow_one() -> None:
     """It may rest for longer than headers may take."""
     async with site() as here, client(here) as one:
         for _ in range(2):
@@ -372,7 +372,7 @@ CONNECTS = [b"/", b"//x", b"http://x/", b"a://b:1", b"here:443"]
 
 
 @pytest.mark.parametrize("target", CONNECTS)
-async def test_a_tunnel_is_refused_and_nothing_hangs(target: bytes) -> None:
+async def test_connect_is_refused_and_nothing_hangs(target: bytes) -> None:
     """The parser stops at CONNECT, and whoever fed it the rest again would do so for ever."""
     async with site() as here, client(here) as one, client(here) as other:
         await one.say(b"CONNECT %b HTTP/1.1\r\nHost: here\r\n\r\nmore" % target)
@@ -394,7 +394,7 @@ async def test_codings_of_the_transfer_are_not_understood(coding: bytes) -> None
         assert await one.ended()
 
 
-async def test_an_old_client_that_asks_first_is_told_nothing() -> None:
+async def test_an_http_1_0_client_that_expects_100_continue_gets_no_interim_response() -> None:
     """HTTP/1.0 knows no answer before the answer (RFC 9110, 10.1.1)."""
     async with site() as here, client(here) as one:
         await one.say(post("/echo", b"body", "Expect: 100-continue", version="1.0"))
@@ -494,7 +494,7 @@ async def test_too_many_connections_are_answered_503() -> None:
                 assert (await each.answer())[0] == 200
 
 
-async def test_far_too_many_connections_are_closed_without_a_word() -> None:
+async def test_far_too_many_connections_are_closed_without_an_answer() -> None:
     """Telling them so takes a moment and memory, too."""
     async with site(replace(LIMITS, connections=1)) as here, client(here), client(here) as two:
         async with client(here) as three:

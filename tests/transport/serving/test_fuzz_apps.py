@@ -9,7 +9,7 @@ import pytest
 from tests.transport.serving.fuzzing_apps import fuzz_apps
 
 
-async def test_whatever_is_sent_apps_answer_no_error_of_their_own(tmp_path: Path) -> None:
+async def test_whatever_is_sent_applications_raise_no_error(tmp_path: Path) -> None:
     outcomes = await fuzz_apps(tmp_path, 1, 400)
     assert sum(outcomes.values()) == 400
 

@@ -51,7 +51,7 @@ IDLE: dict[str, tuple[bytes, Callable[[socket.socket], None]]] = {
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize(("sent", "then"), IDLE.values(), ids=IDLE.keys())
-def test_a_client_that_takes_nothing_of_its_answer_loses_its_place(
+def test_a_client_that_reads_nothing_of_its_answer_is_disconnected(
     sent: bytes,
     then: Callable[[socket.socket], None],
     run: Callable[[Coroutine[Any, Any, None]], None],
@@ -80,7 +80,7 @@ async def served(here: Site) -> bool:
     return False
 
 
-async def test_a_client_that_reads_late_gets_all_of_its_answer() -> None:
+async def test_a_slow_reader_gets_all_of_its_answer() -> None:
     """Whoever takes something in time keeps its place."""
     async with site(replace(LIMITS, stall_s=5.0)) as here, unreading(here, POUR + b"\r\n") as late:
         async with asyncio.timeout(20):
@@ -94,7 +94,7 @@ async def test_a_client_that_reads_late_gets_all_of_its_answer() -> None:
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def test_a_client_behind_tls_that_takes_nothing_loses_its_place_as_well(
+def test_a_client_behind_tls_that_reads_nothing_is_disconnected_too(
     tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
 ) -> None:
     """What a transport has encrypted can't be counted; the answer is handed to it in pieces."""

@@ -22,7 +22,7 @@ class Client:
         self.cut = True
 
 
-def test_an_answer_has_room_however_large_where_it_is_alone() -> None:
+def test_a_single_answer_has_room_however_large_it_is() -> None:
     answers, client = Answers(MOST), Client()
     answers.hold(client, "a", 50 * MOST, 0.0)
     with pytest.raises(ServiceError, match=r"gateway\.max_answer_bytes"):
@@ -41,7 +41,7 @@ def test_the_slowest_is_cut_off_to_make_room_and_the_fast_are_not() -> None:
     assert (slow.cut, slower.cut, fast.cut) == (False, True, False)
 
 
-def test_nobody_is_called_slow_at_once_and_what_has_no_room_is_refused() -> None:
+def test_no_client_is_cut_off_at_once_and_what_has_no_room_is_refused() -> None:
     answers, client = Answers(MOST), Client()
     answers.hold(client, "a", 900, 0.0)
     with pytest.raises(ServiceError):

@@ -11,7 +11,7 @@ import orjson
 
 from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import WINDOW_S, Batch, StoredFile
-from embedfleet.api.batches.shelf import Shelf
+from embedfleet.api.batches.store import BatchStore
 from embedfleet.api.batches.uploading import Form, read_form
 from embedfleet.transport.access import Access
 from embedfleet.transport.asgi import Request, Response, Route
@@ -36,7 +36,7 @@ class BatchRoutes:
 
     def __init__(
         self,
-        shelf: Shelf,
+        batch_store: BatchStore,
         access: Access,
         endpoints: Collection[str],
         *,
@@ -45,7 +45,7 @@ class BatchRoutes:
         wake: Callable[[], None],
     ) -> None:
         """`wake` is called when there is something to run."""
-        self._shelf = shelf
+        self._batch_store = batch_store
         self._access = access
         self._endpoints = dict.fromkeys(endpoints)
         self._max_file_bytes = max_file_bytes
@@ -104,7 +104,7 @@ class BatchRoutes:
             )
         if form.filename is None:
             raise CallerError("`file` is missing", param="file", code="missing_required_parameter")
-        held = sum(each.bytes for each in self._shelf.files(owner))
+        held = sum(each.bytes for each in self._batch_store.files(owner))
         if held + form.content.seek(0, 2) > self._max_stored_bytes:
             raise CallerError(
                 f"{held} bytes of files are stored; the limit is {self._max_stored_bytes} "
@@ -112,10 +112,10 @@ class BatchRoutes:
                 code="storage_full",
             )
         form.content.seek(0)
-        return self._shelf.add_file(owner, form.filename, purpose, _pieces(form.content))
+        return self._batch_store.add_file(owner, form.filename, purpose, _pieces(form.content))
 
     async def _list_files(self, request: Request, owner: str) -> Response:
-        known = await asyncio.to_thread(self._shelf.files, owner)
+        known = await asyncio.to_thread(self._batch_store.files, owner)
         query = _query(request)
         if "purpose" in query:
             known = [each for each in known if each.purpose == query["purpose"]]
@@ -127,7 +127,7 @@ class BatchRoutes:
         name, _, what = request.path.removeprefix("/v1/files/").partition("/")
         if what not in {"", "content"}:
             raise UnknownRouteError(f"there is no {request.path} here", code="unknown_url")
-        file = await asyncio.to_thread(self._shelf.file, owner, name)
+        file = await asyncio.to_thread(self._batch_store.file, owner, name)
         if not what:
             return _json(file.shown())
         await self._send(request, file)
@@ -135,7 +135,7 @@ class BatchRoutes:
 
     async def _send(self, request: Request, file: StoredFile) -> None:
         """The content, piece by piece: outputs are larger than memory."""
-        content = await asyncio.to_thread(self._shelf.content, file)
+        content = await asyncio.to_thread(self._batch_store.content, file)
         with content:
             headers = [
                 (b"content-type", b"application/octet-stream"),
@@ -156,23 +156,23 @@ class BatchRoutes:
 
     async def _delete_file(self, request: Request, owner: str) -> Response:
         name = request.path.removeprefix("/v1/files/")
-        await asyncio.to_thread(self._shelf.file, owner, name)
-        await asyncio.to_thread(self._shelf.remove_file, name)
+        await asyncio.to_thread(self._batch_store.file, owner, name)
+        await asyncio.to_thread(self._batch_store.remove_file, name)
         return _json({"id": name, "object": "file", "deleted": True})
 
     async def _create(self, request: Request, owner: str) -> Response:
         body = bytes(await request.body(MOST_BODY_BYTES))
         input_id, endpoint, metadata = documents.wanted(body, self._endpoints)
-        file = await asyncio.to_thread(self._shelf.file, owner, input_id)
+        file = await asyncio.to_thread(self._batch_store.file, owner, input_id)
         if file.purpose != "batch":
             raise CallerError(
                 f"the file {input_id} is for `{file.purpose}`, not for `batch`",
                 param="input_file_id",
                 code="invalid_value",
             )
-        now = self._shelf.now
+        now = self._batch_store.now
         batch = Batch(
-            id=self._shelf.name("batch"),
+            id=self._batch_store.name("batch"),
             owner=owner,
             endpoint=endpoint,
             input_file_id=input_id,
@@ -180,12 +180,12 @@ class BatchRoutes:
             expires_at=now + WINDOW_S,
             metadata=metadata,
         )
-        await asyncio.to_thread(self._shelf.add_batch, batch)
+        await asyncio.to_thread(self._batch_store.add_batch, batch)
         self._wake()
         return _json(await asyncio.to_thread(self._shown, batch))
 
     async def _list_batches(self, request: Request, owner: str) -> Response:
-        known = await asyncio.to_thread(self._shelf.batches, owner)
+        known = await asyncio.to_thread(self._batch_store.batches, owner)
         page = _page([{"id": each.id} for each in known], _query(request), 20)
         chosen = {each["id"] for each in page["data"]}
         listed = [each for each in known if each.id in chosen]
@@ -194,32 +194,32 @@ class BatchRoutes:
 
     async def _show_batch(self, request: Request, owner: str) -> Response:
         name = request.path.removeprefix("/v1/batches/")
-        batch = await asyncio.to_thread(self._shelf.batch, owner, name)
+        batch = await asyncio.to_thread(self._batch_store.batch, owner, name)
         return _json(await asyncio.to_thread(self._shown, batch))
 
     async def _cancel(self, request: Request, owner: str) -> Response:
         name, _, what = request.path.removeprefix("/v1/batches/").partition("/")
         if what != "cancel":
             raise UnknownRouteError(f"there is no {request.path} here", code="unknown_url")
-        batch = await asyncio.to_thread(self._shelf.batch, owner, name)
-        state = await asyncio.to_thread(self._shelf.state, name)
+        batch = await asyncio.to_thread(self._batch_store.batch, owner, name)
+        state = await asyncio.to_thread(self._batch_store.state, name)
         if state.status in documents.ENDED:
             raise CallerError(
                 f"the batch is {state.status}; there is nothing to cancel", code="invalid_status"
             )
-        await asyncio.to_thread(self._shelf.cancel, name)
+        await asyncio.to_thread(self._batch_store.cancel, name)
         self._wake()
         return _json(await asyncio.to_thread(self._shown, batch))
 
     def recent(self, most: int = 20) -> list[dict[str, Any]]:
         """The latest batches of all owners, newest first, without content: for operators."""
-        latest = sorted(self._shelf.batches(), key=lambda each: -each.created_at)[:most]
+        latest = sorted(self._batch_store.batches(), key=lambda each: -each.created_at)[:most]
         told = ("id", "endpoint", "status", "created_at", "request_counts")
         return [{name: each[name] for name in told} for each in map(self._shown, latest)]
 
     def _shown(self, batch: Batch) -> dict[str, Any]:
-        cancelled_at = self._shelf.cancelled_at(batch.id)
-        return documents.shown(batch, self._shelf.state(batch.id), cancelled_at=cancelled_at)
+        cancelled_at = self._batch_store.cancelled_at(batch.id)
+        return documents.shown(batch, self._batch_store.state(batch.id), cancelled_at=cancelled_at)
 
 
 def _page(known: Sequence[Mapping[str, Any]], query: Mapping[str, str], most: int) -> Any:

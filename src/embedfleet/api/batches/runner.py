@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import Batch, Line, LineFault, State, Status
-from embedfleet.api.batches.shelf import Shelf
+from embedfleet.api.batches.store import BatchStore
 from embedfleet.runtime.background import BoundedTasks
 from embedfleet.transport.asgi import Response
 
@@ -50,7 +50,7 @@ class Runner:
 
     def __init__(
         self,
-        shelf: Shelf,
+        batch_store: BatchStore,
         asks: Mapping[str, Ask],
         *,
         concurrent: int,
@@ -58,7 +58,7 @@ class Runner:
         rng: Random | None = None,
     ) -> None:
         """`asks` are the endpoints that batches may be for."""
-        self._shelf = shelf
+        self._batch_store = batch_store
         self._asks = asks
         self._room = asyncio.Semaphore(concurrent)
         self._most_requests = most_requests
@@ -78,9 +78,9 @@ class Runner:
                 self._woken.clear()
                 try:
                     if time.monotonic() >= remove_at:
-                        await asyncio.to_thread(self._shelf.remove_expired)
+                        await asyncio.to_thread(self._batch_store.remove_expired)
                         remove_at = time.monotonic() + REMOVE_EVERY_S
-                    waiting = await asyncio.to_thread(self._shelf.waiting)
+                    waiting = await asyncio.to_thread(self._batch_store.waiting)
                 except OSError as error:
                     log.warning("batches can't be read: %s", error)
                     waiting = []
@@ -112,11 +112,11 @@ class Runner:
             self._woken.set()
 
     async def _all_of(self, batch: Batch) -> None:
-        state = await asyncio.to_thread(self._shelf.state, batch.id)
+        state = await asyncio.to_thread(self._batch_store.state, batch.id)
         if state.status == "validating":
             state = await asyncio.to_thread(self._validated, batch, state)
         if state.status == "in_progress":
-            work = _Work(self, self._shelf, batch, state)
+            work = _Work(self, self._batch_store, batch, state)
             state = await work.run()
         if state.status == "finalizing":
             await asyncio.to_thread(self._finished, batch, state)
@@ -153,7 +153,7 @@ class Runner:
             if count:
                 word = "output" if kind == "o" else "error"
                 digest = blake2b(f"{batch.id}/{word}".encode(), digest_size=12).hexdigest()
-                file = self._shelf.add_file(
+                file = self._batch_store.add_file(
                     batch.owner,
                     f"{batch.id}_{word}.jsonl",
                     "batch_output",
@@ -163,14 +163,14 @@ class Runner:
                 kept[kind] = file.id
         state = replace(state, output_file_id=kept["o"], error_file_id=kept["e"])
         self._moved(batch, state, _ended_as(state))
-        for name in self._shelf.parts(batch.id):
-            self._shelf.store.remove(name)
+        for name in self._batch_store.parts(batch.id):
+            self._batch_store.store.remove(name)
 
     def _answers(self, batch: Batch, kind: bytes) -> Iterator[bytes]:
         """Lines of all parts, each request's first one."""
         seen = set()
-        for part in self._shelf.parts(batch.id):
-            for text in self._shelf.lines(part):
+        for part in self._batch_store.parts(batch.id):
+            for text in self._batch_store.lines(part):
                 what, number, line = text.split(b" ", 2)
                 if number not in seen:
                     seen.add(number)
@@ -179,13 +179,13 @@ class Runner:
 
     def _lines(self, batch: Batch) -> Iterator[Line | LineFault]:
         name = f"files/{batch.input_file_id}.data"
-        return documents.lines_of(self._shelf.lines(name), batch.endpoint)
+        return documents.lines_of(self._batch_store.lines(name), batch.endpoint)
 
     def _moved(self, batch: Batch, state: State, status: Status) -> State:
         """Write that a batch is in another status now."""
-        at = {**state.at, status: self._shelf.now}
+        at = {**state.at, status: self._batch_store.now}
         state = replace(state, status=status, at=at)
-        self._shelf.set_state(batch.id, state)
+        self._batch_store.set_state(batch.id, state)
         return state
 
     async def answer(
@@ -214,9 +214,9 @@ class Runner:
 class _Work:
     """One batch that is in progress."""
 
-    def __init__(self, runner: Runner, shelf: Shelf, batch: Batch, state: State) -> None:
+    def __init__(self, runner: Runner, batch_store: BatchStore, batch: Batch, state: State) -> None:
         self._runner = runner
-        self._shelf = shelf
+        self._batch_store = batch_store
         self._batch = batch
         self._state = state
         self._part: list[bytes] = []
@@ -239,16 +239,16 @@ class _Work:
         if ended == "expired":
             await asyncio.to_thread(self._expire)
             await self._keep()
-        at = {**self._state.at, "ending_as_" + ended: self._shelf.now}
+        at = {**self._state.at, "ending_as_" + ended: self._batch_store.now}
         moved = replace(self._state, at=at)
         return await asyncio.to_thread(self._runner._moved, self._batch, moved, "finalizing")  # noqa: SLF001
 
     def _recall(self) -> None:
         """Learn which lines were answered before."""
         completed = failed = 0
-        names = self._shelf.parts(self._batch.id)
+        names = self._batch_store.parts(self._batch.id)
         for name in names:
-            for text in self._shelf.lines(name):
+            for text in self._batch_store.lines(name):
                 what, number, _ = text.split(b" ", 2)
                 if int(number) not in self._done:
                     self._done.add(int(number))
@@ -297,9 +297,9 @@ class _Work:
             if done:
                 return "completed"
             await self._keep()
-            if await asyncio.to_thread(self._shelf.cancelled_at, batch.id) is not None:
+            if await asyncio.to_thread(self._batch_store.cancelled_at, batch.id) is not None:
                 return "cancelled"
-            if self._shelf.now >= batch.expires_at:
+            if self._batch_store.now >= batch.expires_at:
                 return "expired"
 
     async def _keep(self) -> None:
@@ -314,8 +314,8 @@ class _Work:
                 await asyncio.shield(asyncio.ensure_future(write))
 
     def _write(self, number: int, part: list[bytes], state: State) -> None:
-        self._shelf.add_part(self._batch.id, number, part)
-        self._shelf.set_state(self._batch.id, state)
+        self._batch_store.add_part(self._batch.id, number, part)
+        self._batch_store.set_state(self._batch.id, state)
 
     def _expire(self) -> None:
         """Say of the lines that are left that it is too late."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from embedfleet.api.contracts.contract import Answer, Asked, Written
+from embedfleet.api.contracts.contract import Answer, Asked
 from embedfleet.api.formats.bodies import Read, Reader, empty, missing
 from embedfleet.api.formats.embedding_request import (
     LEAST_DIMENSIONS,
@@ -30,6 +30,7 @@ from embedfleet.api.formats.fields import (
 )
 from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.api.formats.vector_forms import FLOATS, Form, scale
+from embedfleet.transport.asgi import Response
 from embedfleet.vocabulary import EmbedfleetError, PackedText, TextOrIds, Truncation
 
 TYPES: Final[Mapping[str, Form]] = {
@@ -106,7 +107,7 @@ class Cohere:
     def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
         return _request(_reader.read_large(body, asked.limits, step), asked.limits)
 
-    def write(self, answer: Answer) -> Written:
+    def write(self, answer: Answer) -> Response:
         request = answer.request
         named = [(_name_of(form), form) for form in request.forms]
         lists = {name: answer.listed(form, _nothing) for name, form in named}
@@ -125,7 +126,7 @@ class Cohere:
                 "meta": _meta(answer, str(self._version)),
             }
         )
-        return Written(b'{"embeddings":%b,%b' % (vectors, document[1:]))
+        return Response(b'{"embeddings":%b,%b' % (vectors, document[1:]))
 
     def refuse(self, error: EmbedfleetError) -> bytes:
         return orjson.dumps({"message": error.message})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import msgspec
@@ -12,12 +13,10 @@ import pybase64
 from embedfleet.api.formats.embedding_request import EmbeddingRequest, RequestLimits
 from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.api.formats.vector_forms import Form, as_bytes, as_numbers, derive, rounded
-from embedfleet.transport.asgi import JSON
+from embedfleet.transport.asgi import Response
 from embedfleet.vocabulary import EmbedfleetError, Vector, Vectors
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
@@ -27,7 +26,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     limits: RequestLimits
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct):
     """The content of a response, before it is rendered."""
 
     request: EmbeddingRequest
@@ -35,16 +34,22 @@ class Answer(msgspec.Struct, frozen=True):
     """Vectors of full width of all texts that have one, in order."""
     tokens: int
     """Of all of them, prompts and end-of-text tokens included."""
-    name: str = ""
-    """The request's name."""
-    seconds: float = 0.0
-    """How long it took so far."""
+    queue_s: float = 0.0
+    """Longest wait of one of the texts."""
+    compute_s: float = 0.0
+    """Longest computation of a batch with one of them."""
+    hits: int | None = None
+    """Texts that were cached; None without a cache."""
     places: Sequence[int] | None = None
-    """Where in the request they stand; None from the first text on."""
-    truncated: Container[int] = ()
+    """The places of the vectors in the request; None if all texts have one."""
+    truncated: AbstractSet[int] = frozenset()
     """Places of texts that were cut."""
     faults: dict[int, EmbedfleetError] = {}
-    """What is wrong with the texts at the other places."""
+    """The error of each other place."""
+    name: str = ""
+    """The request's id."""
+    seconds: float = 0.0
+    """How long it took so far."""
 
     @property
     def vectors(self) -> Vectors | Sequence[Vector]:
@@ -70,14 +75,6 @@ class Answer(msgspec.Struct, frozen=True):
         return b"[%b]" % b",".join(written)
 
 
-class Written(msgspec.Struct, frozen=True):
-    """An answer as it goes out."""
-
-    body: bytes
-    content_type: bytes = JSON
-    headers: Headers = ()
-
-
 class Contract(Protocol):
     """One API. All of it is pure."""
 
@@ -94,8 +91,8 @@ class Contract(Protocol):
         """Read any body, in pieces and in a thread."""
         ...
 
-    def write(self, answer: Answer) -> Written:
-        """Write an answer, in a thread where it is large."""
+    def write(self, answer: Answer) -> Response:
+        """Render an answer, in a thread if it is large."""
         ...
 
     def refuse(self, error: EmbedfleetError) -> bytes:

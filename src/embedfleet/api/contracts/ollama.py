@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from embedfleet.api.contracts.contract import Answer, Asked, Written
+from embedfleet.api.contracts.contract import Answer, Asked
 from embedfleet.api.formats.bodies import TEXTS, Read, Reader
 from embedfleet.api.formats.embedding_request import (
     LEAST_DIMENSIONS,
@@ -21,6 +21,7 @@ from embedfleet.api.formats.embedding_request import (
 from embedfleet.api.formats.fields import dimensions_of, request_of
 from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.api.formats.vector_forms import FLOATS
+from embedfleet.transport.asgi import Response
 from embedfleet.vocabulary import EmbedfleetError, Truncation
 
 LATEST = ":latest"
@@ -64,7 +65,7 @@ class Ollama:
     def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
         return _request(_reader.read_large(body, asked.limits, step), asked.limits)
 
-    def write(self, answer: Answer) -> Written:
+    def write(self, answer: Answer) -> Response:
         rows = answer.listed(FLOATS, lambda _, fault: self.refuse(fault))
         document = {
             "model": answer.request.model,
@@ -72,7 +73,7 @@ class Ollama:
             "load_duration": 0,
             "prompt_eval_count": answer.tokens,
         }
-        return Written(b'{"embeddings":%b,%b' % (rows, orjson.dumps(document)[1:]))
+        return Response(b'{"embeddings":%b,%b' % (rows, orjson.dumps(document)[1:]))
 
     def refuse(self, error: EmbedfleetError) -> bytes:
         return orjson.dumps({"error": error.message})
@@ -89,9 +90,9 @@ class OllamaOfOne(Ollama):
     def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
         return _request_of_one(_one_reader.read_large(body, asked.limits, step), asked.limits)
 
-    def write(self, answer: Answer) -> Written:
+    def write(self, answer: Answer) -> Response:
         rows = answer.listed(FLOATS, lambda _, fault: self.refuse(fault))
-        return Written(b'{"embedding":%b}' % rows[1:-1])
+        return Response(b'{"embedding":%b}' % rows[1:-1])
 
 
 OLLAMA = Ollama()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import orjson
 
-from embedfleet.api.contracts.contract import Answer, Asked, Written
+from embedfleet.api.contracts.contract import Answer, Asked
 from embedfleet.api.formats.embedding_request import EmbeddingRequest
 from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.api.formats.openai_request import parse_large_request, parse_request
 from embedfleet.api.formats.openai_response import render_response
 from embedfleet.api.formats.vector_forms import IN_JSON, as_bytes, rounded, scale
+from embedfleet.transport.asgi import Response
 from embedfleet.transport.errors import render_error
 from embedfleet.vocabulary import CallerError, EmbedfleetError
 
@@ -36,7 +37,7 @@ class OpenAI:
     def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
         return checked(parse_large_request(body, asked.limits, step))
 
-    def write(self, answer: Answer) -> Written:
+    def write(self, answer: Answer) -> Response:
         request = answer.request
         form = request.forms[0]
         if form.layout not in IN_JSON:
@@ -50,7 +51,7 @@ class OpenAI:
             places=answer.places,
             faults=answer.faults,
         )
-        return Written(body)
+        return Response(body)
 
     def refuse(self, error: EmbedfleetError) -> bytes:
         return render_error(error)
@@ -81,7 +82,7 @@ def checked(request: EmbeddingRequest) -> EmbeddingRequest:
     return request
 
 
-def _bytes(answer: Answer) -> Written:
+def _bytes(answer: Answer) -> Response:
     """One body with all vectors, one behind the other."""
     request, form, vectors = answer.request, answer.request.form, answer.vectors
     rows = as_bytes(rounded(vectors, form.kind), big_endian=form.big_endian)
@@ -111,7 +112,7 @@ def _bytes(answer: Answer) -> Written:
         ]
         document = {"id": answer.name, "model": request.model, "data": items, "usage": usage}
         headers.append((b"metadata", _ascii(document)))
-    return Written(body, BYTES, headers)
+    return Response(body, content_type=BYTES, headers=headers)
 
 
 def _ascii(value: object) -> bytes:

@@ -13,9 +13,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from embedfleet.api.contracts.contract import Answer, Asked, Written
+from embedfleet.api.contracts.contract import Answer, Asked
 from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.api.formats.rerank_request import RerankRequest, parse_rerank, parse_score
+from embedfleet.transport.asgi import Response
 from embedfleet.transport.errors import render_error
 from embedfleet.vocabulary import EmbedfleetError
 
@@ -32,12 +33,12 @@ class Rerank:
         step()
         return parse_rerank(body, asked.limits)
 
-    def write(self, answer: Answer) -> Written:
+    def write(self, answer: Answer) -> Response:
         request = asked_for(answer)
         scores = scores_of(answer)
         best = np.argsort(-scores, kind="stable")[: request.top_n]
         if request.bare:
-            return Written(orjson.dumps(_ranked(request, scores, best, "score", nested=False)))
+            return Response(orjson.dumps(_ranked(request, scores, best, "score", nested=False)))
         document = {
             "id": answer.name,
             "object": "list",
@@ -50,7 +51,7 @@ class Rerank:
                 "tokens": {"input_tokens": answer.tokens},
             },
         }
-        return Written(orjson.dumps(document))
+        return Response(orjson.dumps(document))
 
     def refuse(self, error: EmbedfleetError) -> bytes:
         return _refusal(error)
@@ -68,7 +69,7 @@ class Score:
         step()
         return parse_score(body, asked.limits)
 
-    def write(self, answer: Answer) -> Written:
+    def write(self, answer: Answer) -> Response:
         data = [
             {"index": place, "object": "score", "score": score}
             for place, score in enumerate(scores_of(answer).tolist())
@@ -80,7 +81,7 @@ class Score:
             "data": data,
             "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
         }
-        return Written(orjson.dumps(document))
+        return Response(orjson.dumps(document))
 
     def refuse(self, error: EmbedfleetError) -> bytes:
         return _refusal(error)

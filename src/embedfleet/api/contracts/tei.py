@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 import orjson
 
-from embedfleet.api.contracts.contract import Answer, Asked, Written
+from embedfleet.api.contracts.contract import Answer, Asked
 from embedfleet.api.formats.bodies import BYTE_ORDER_MARK, TEXTS, TEXTS_OR_IDS, Read, Reader
 from embedfleet.api.formats.embedding_request import (
     LEAST_DIMENSIONS,
@@ -21,6 +21,7 @@ from embedfleet.api.formats.embedding_request import (
 from embedfleet.api.formats.fields import dimensions_of, request_of, wrong
 from embedfleet.api.formats.large_bodies import LARGEST_ID, Body, Step
 from embedfleet.api.formats.vector_forms import FLOATS
+from embedfleet.transport.asgi import Response
 from embedfleet.vocabulary import (
     CallerError,
     EmbedfleetError,
@@ -85,8 +86,8 @@ class Tei:
     def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
         return _request(_reader.read_large(body, asked.limits, step), asked.limits)
 
-    def write(self, answer: Answer) -> Written:
-        return Written(answer.listed(FLOATS, lambda _, fault: self.refuse(fault)))
+    def write(self, answer: Answer) -> Response:
+        return Response(answer.listed(FLOATS, lambda _, fault: self.refuse(fault)))
 
     def refuse(self, error: EmbedfleetError) -> bytes:
         return orjson.dumps({"error": error.message, "error_type": _type(error)})

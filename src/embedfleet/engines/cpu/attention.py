@@ -23,7 +23,7 @@ of their pass, on all others."""
 
 
 class Attention(Protocol):
-    """A way to attend, with inputs of the graph that tell it about the texts."""
+    """A kind of attention, with the graph inputs that describe the texts to it."""
 
     def parameters(self) -> list[Node]:
         """The inputs, named as the layouts name their indices."""

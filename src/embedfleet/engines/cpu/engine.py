@@ -36,7 +36,7 @@ from embedfleet.vocabulary import Encoding, Precision
 
 @dataclass(frozen=True, slots=True)
 class CpuSettings:
-    """What the engine may use."""
+    """Settings of the engine."""
 
     precision: Precision
     """F32 or INT8."""
@@ -51,7 +51,7 @@ class CpuSettings:
 
 
 def suited_attention() -> Attending:
-    """The way to attend that OpenVINO has for this processor; the paged one where it can."""
+    """The attention that OpenVINO supports on this processor: paged if possible."""
     return Compiler(ov.Core(), threads=1).attending()
 
 
@@ -122,7 +122,7 @@ class CpuEngine:
             program = self._opened()
             states = program.run(inputs.arrays(self._scratch)).copy()
             if inputs.layout.tokens > 2 * self._info.batch_tokens:
-                # A rare long text must not keep its memory for good.
+                # A rare long text must not hold its memory forever.
                 program.release_memory()
                 self._scratch.release_memory()
             return states

@@ -80,7 +80,7 @@ class Program:
         self._request = compiled.create_infer_request()
 
     def run(self, inputs: Arrays) -> Floats:
-        """Compute the states that come out; valid until the next run. Other threads run too."""
+        """Run the graph; the result is valid until the next run. Releases the GIL."""
         for name, values in inputs.items():
             self._request.set_tensor(name, ov.Tensor(values, shared_memory=True))
         self._request.infer()
@@ -88,13 +88,13 @@ class Program:
         return states
 
     def release_memory(self) -> None:
-        """Give back what a large run grew."""
+        """Release memory that a large run allocated."""
         self._compiled.release_memory()
 
 
 @dataclass(frozen=True, slots=True)
 class PassInputs:
-    """What goes into a pass, the scratch aside."""
+    """Inputs of a pass, except the scratch."""
 
     layout: Layout
     states: Floats

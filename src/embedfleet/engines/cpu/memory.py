@@ -58,7 +58,7 @@ def needed_mib(config: Qwen3Config, tokens: int, *, padded: bool = False) -> int
 def chosen_mib(
     config: Qwen3Config, max_tokens: int, wanted: int | None, *, padded: bool = False
 ) -> int:
-    """The budget in MiB: what somebody wants, or enough for the longest text.
+    """The budget in MiB: the configured one, or enough for the longest text.
 
     Raises SettingError when texts of `max_tokens` tokens can't be computed with what is wanted.
     """

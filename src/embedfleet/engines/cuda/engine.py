@@ -35,7 +35,7 @@ from embedfleet.vocabulary import Encoding, Precision, Vectors
 
 @dataclass(frozen=True, slots=True)
 class CudaSettings:
-    """What the engine may use."""
+    """Settings of the engine."""
 
     precision: Precision
     """F32, BF16 or FP8."""
@@ -217,7 +217,7 @@ class CudaEngine:
             return np.concatenate([wait() for wait in waits])
 
     def _start(self, each: Pass) -> Callable[[], Vectors]:
-        """Give a pass to the device; what is returned waits for its vectors."""
+        """Submit a pass; the returned function waits for its vectors."""
         captured = self._captured.get(each.shape)
         if captured is None and each.layout.tokens > self._info.batch_tokens:
             vectors = self._turns.in_steps(self._steps(each), self._device.mark)

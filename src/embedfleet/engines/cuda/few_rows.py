@@ -26,7 +26,7 @@ _MOST_PARTS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How a matrix is divided among blocks."""
+    """How a matrix is tiled over thread blocks."""
 
     outputs: int
     """Of a block."""

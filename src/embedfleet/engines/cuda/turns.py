@@ -1,4 +1,4 @@
-"""Shares the device between long and short passes.
+"""Interleaves long and short passes on the device.
 
 A device executes work in the order of submission. A long pass is therefore submitted only a few
 steps ahead, so that a short pass that arrives meanwhile waits for those few steps only.

@@ -24,7 +24,7 @@ from embedfleet.vocabulary import Pooling, Precision
 
 LEAST_MEAN: Final = 0.99
 LEAST: Final = 0.98
-"""Of the cosines to float32, those that int8 must reach where nobody asked for it."""
+"""The cosines to float32 that int8 must reach to be chosen automatically."""
 _LENGTHS: Final = (4, 16, 48, 96, 32)
 _WEIGHTS: Final = 250_000_000
 """About so many are gone through in float32: two seconds of two processors."""

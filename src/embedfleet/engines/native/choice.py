@@ -27,7 +27,7 @@ _TILES: Final = "amx_int8"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Whose kernels compute, and why."""
+    """The chosen kernels, and why."""
 
     kernels: Implementation
     reason: str
@@ -35,10 +35,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What there is beside our own kernels."""
+    """Alternatives to the native kernels."""
 
     obstacle: str | None
-    """Why ours can't compute; None where they can."""
+    """Why the native kernels can't be used; None if they can."""
     openvino: bool
     """Whether it is installed; it is an extra."""
     tiles: bool

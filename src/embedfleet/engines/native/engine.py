@@ -22,7 +22,7 @@ from embedfleet.vocabulary import Encoding, Precision, Vectors
 
 @dataclass(frozen=True, slots=True)
 class NativeSettings:
-    """What the engine may use."""
+    """Settings of the engine."""
 
     precision: Precision
     """F32 or INT8."""
@@ -89,7 +89,7 @@ class NativeEngine:
         lengths = lengths_of(batch, self._info.max_tokens)
         tables = None if self._tables is None else self._tables.up_to(max(lengths))
         block = self._kernels.numbers.key_block
-        # Where tokens see all of their text, no two texts have the same first ones.
+        # With bidirectional attention no prefix can be shared.
         causal = self._checkpoint.forward == "decoder"
         plans = list(sharing_passes(batch, self._info.batch_tokens, block, causal=causal))
         prepared = [_Pass(batch, plan, self._checkpoint) for plan in plans]
@@ -108,7 +108,7 @@ class NativeEngine:
                 raise RuntimeError("the engine is closed")
             final = self._model.run(one.begins, one.take_states(), tables, one.sharing)
             if one.tokens > 2 * self._info.batch_tokens:
-                # A rare long text must not keep its memory for good.
+                # A rare long text must not hold its memory forever.
                 self._model.release_memory()
             return final
 
@@ -130,7 +130,7 @@ class NativeEngine:
 
 
 class _Pass:
-    """Texts end to end, each from where it shares nothing, and their embeddings, which the kernels
+    """Concatenated texts without shared prefixes, and their embeddings, which the kernels
     overwrite."""
 
     def __init__(
@@ -149,7 +149,7 @@ class _Pass:
             self.sharing = np.array(plan.shared, np.int32), np.array(plan.lenders, np.int32)
 
     def take_states(self) -> Floats:
-        """Embeddings [tokens, hidden] of one's own; who runs a pass again looks them up again."""
+        """Embeddings [tokens, hidden] to overwrite; looked up again if the pass runs again."""
         states, self._states = self._states, None
         return self._looked_up() if states is None else states
 

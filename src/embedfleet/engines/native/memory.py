@@ -40,7 +40,7 @@ def needed_mib(config: Geometry, numbers: Numbers, threads: int, tokens: int) ->
 def chosen_mib(
     config: Geometry, numbers: Numbers, threads: int, max_tokens: int, wanted: int | None
 ) -> int:
-    """The budget in MiB: what somebody wants, or enough for the longest text.
+    """The budget in MiB: the configured one, or enough for the longest text.
 
     Raises SettingError when texts of `max_tokens` tokens can't be computed with what is wanted.
     """

@@ -59,10 +59,10 @@ class Model:
         self._model = kernels.embedfleet_open(shape, layers, norm, threads)
         if not self._model:
             raise MemoryError(f"not enough memory for a model on {threads} threads, or no threads")
-        # Whoever forgets to close an engine must not leave its threads behind. It holds the
+        # An engine that is not closed must not leak its threads. The finalizer holds the
         # weights, which are read until then.
         self._close = weakref.finalize(self, _close, kernels, self._model, weights)
-        self._close.atexit = False  # a thread may still compute, and the process ends anyway
+        self._close.atexit = False  # a thread may still compute, and the process is exiting anyway
 
     @property
     def is_open(self) -> bool:
@@ -90,11 +90,11 @@ class Model:
         return final
 
     def release_memory(self) -> None:
-        """Give back what a large run grew."""
+        """Release memory that a large run allocated."""
         self._kernels.embedfleet_release(self._model)
 
     def close(self) -> None:
-        """End threads and give back memory; again does nothing."""
+        """Stop threads and release memory; idempotent."""
         self._close()
 
 

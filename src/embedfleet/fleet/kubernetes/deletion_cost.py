@@ -27,8 +27,8 @@ VICTIM = -1000
 """Of a replica that was chosen to go, and drained."""
 
 QUANTUM_TOKENS = 4096
-"""Outstanding work is told in doublings of so many tokens: the exact figure would be another one at
-each look, and each write costs the API server."""
+"""Outstanding work is reported in doublings of so many tokens: the exact figure would change with
+every read, and each write costs the API server."""
 
 
 @dataclass(frozen=True, slots=True)

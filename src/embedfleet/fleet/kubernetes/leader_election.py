@@ -37,7 +37,7 @@ class Times:
     act_s: float = 10.0
     """A holder that could not renew for so long stops acting: earlier than others begin."""
     retry_s: float = 2.0
-    """Between two looks at the lease."""
+    """Between two reads of the Lease."""
 
 
 class LeaseAction(StrEnum):

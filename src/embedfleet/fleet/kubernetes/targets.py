@@ -68,16 +68,16 @@ class StartUps:
 DRAIN_OWNER = "autoscaler"
 """Who lets a replica go that was chosen here."""
 REFRESH_S = 5.0
-"""Between two looks at what the Deployment is to have."""
+"""Between two reads of the Deployment's wanted size."""
 COSTS_S = 30.0
-"""Between two looks at what pods would be missed."""
+"""Between two updates of the pods' deletion costs."""
 SETTLED_S = 120.0
 """A published number counts as ordered for so long: eight rounds of the HPA. What Kubernetes has
 made of it by then counts afterwards, be it for a quota, a maximum or nobody who listens."""
 GONE_S = 120.0
 """A drained replica that Kubernetes has not taken by then is used again."""
 POLL_S = 0.1
-"""Between two looks at what drained replicas still have."""
+"""Between two checks of the outstanding work of draining replicas."""
 
 
 Start: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]

@@ -13,46 +13,45 @@ from embedfleet.runtime.settings.rules import count, duration, setting
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """Vectors that were computed before, in a gateway's memory and in Redis."""
+    """The vector cache, in a gateway's memory and in Redis."""
 
     memory_mib: int = setting(256, at_least=0)
-    """Memory for vectors, in MiB; 0 keeps none there. 256 hold some 60,000 vectors of 1,024
-    dimensions. Without memory and without Redis there is no cache, and equal texts in flight are
-    each computed."""
+    """Memory for vectors, in MiB; 0 disables this tier. 256 hold some 60,000 vectors of 1,024
+    dimensions. Without memory and Redis there is no cache, and equal texts in flight are computed
+    separately."""
     numbers: Literal["float32", "float16"] = "float32"
-    """How vectors are kept. `float16` takes half the room and moves each number by less than 0.001;
-    with `float32` an answer from the cache is the same as the first one, bit for bit."""
+    """Number format of cached vectors. `float16` takes half the space and changes each number by
+    less than 0.001; with `float32` a cached answer is bit-identical to the first one."""
     redis_url: str | None = setting(None, none="off")
-    """Redis, or what speaks its protocol, that gateways share and that outlives them:
-    `redis://host:6379/0`, with TLS `rediss://host:6379/0`. Vectors in it are believed, so it is
-    for gateways alone."""
+    """Redis, or a server with its protocol, shared by gateways: `redis://host:6379/0`, with TLS
+    `rediss://host:6379/0`. Its content is trusted, so only gateways should have access."""
     redis_user: str | None = setting(None, none="none")
-    """User of Redis, where it has more than the default one."""
+    """User of Redis; empty is its default user."""
     redis_password_file: Path | None = setting(None, none="none")
-    """File with the password of Redis. A file, so that no password stands in a process list, a
+    """File with the password of Redis. A file, so that no password appears in a process list, a
     settings file or a log; read for each connection, so that a new password needs no restart."""
     redis_ca_file: Path | None = setting(None, none="none")
-    """Certificates (PEM) of who signed that of Redis; none takes those of the system."""
+    """File of CA certificates (PEM) for Redis; none takes the system's."""
     redis_cluster: bool = False
-    """Whether `redis_url` is a node of a cluster."""
+    """Whether `redis_url` is a node of a Redis Cluster."""
     redis_sentinels: tuple[str, ...] = ()
-    """Addresses of Sentinels (`10.0.0.7:26379`) that know which server is the primary. The host in
-    `redis_url` is then the name by which they watch it, as in `redis://mymaster/0`."""
+    """Addresses of Sentinels (`10.0.0.7:26379`). The host in `redis_url` is then the name of the
+    primary that they monitor, as in `redis://mymaster/0`."""
     redis_sentinel_password_file: Path | None = setting(None, none="none")
-    """File with the password of the Sentinels, where they ask for one."""
+    """File with the password of the Sentinels, if they require one."""
     redis_prefix: str = "embedfleet:"
-    """Begins every key, so that others may use the same Redis. `embedfleet cache clear` deletes
-    what begins so."""
+    """Prefix of every key, so that one Redis can have other users. `embedfleet cache clear` deletes
+    the keys with this prefix."""
     redis_ttl_s: float = duration(3600.0)
-    """Seconds that Redis keeps a vector after it was computed."""
+    """Time to live of a vector in Redis, in seconds."""
     redis_timeout_s: float = duration(0.05)
     """Seconds that a request waits for Redis before it goes on without; a healthy one answers 64
-    texts within a millisecond. Five such waits in a row, and it is left alone for a while."""
+    texts within a millisecond. Five timeouts in a row open the circuit breaker."""
     redis_connections: int = count(4, at_most=1024)
-    """Connections to read from Redis by. Few: what is asked while all are busy goes together in the
-    next round trip."""
+    """Connections to read from Redis with. A few suffice: lookups that arrive while all are busy
+    share the next round trip."""
     redis_queued_bytes: int = count(32 * 2**20)
-    """Most bytes that wait to be written to Redis; what comes on top is not written."""
+    """Most bytes that wait to be written to Redis; vectors beyond that are not written."""
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -64,7 +63,7 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 
 def redis_complaints(settings: CacheSettings) -> Iterator[str]:
-    """What is wrong with where Redis is said to be."""
+    """What is wrong with the settings of Redis."""
     url = settings.redis_url
     if url is None:
         others = (

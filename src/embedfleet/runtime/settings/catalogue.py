@@ -25,21 +25,21 @@ class AdminSettings:
     """The second address, for operators: fleet and metrics."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; what it shows is not for clients."""
+    """Address to listen on; not meant for clients."""
     port: int | None = setting(
         DefaultPort(8081), at_least=0, at_most=65_535, none="off", flag="--admin-port"
     )
-    """TCP port; 0 takes any free one, `off` opens none. Where nobody chose one and 8081 is taken, a
-    free one is taken and said at the start."""
+    """TCP port; 0 takes any free one, `off` opens none. If the default 8081 is taken, a free one is
+    used and logged at start-up."""
     key_file: Path | None = setting(None, none="none", guards=True)
-    """File with a key that operators must bring (`Authorization: Bearer KEY`); read again when it
-    changes. Without one an address beyond this machine is refused."""
+    """File with the key that operators must send (`Authorization: Bearer KEY`); reloaded when it
+    changes. Without a key only loopback addresses are accepted."""
     open: bool = False
-    """Answer everybody without a key, also beyond this machine: for a network that operators alone
+    """Require no key, also on other than loopback addresses: for a network that only operators can
     reach, such as that of a compose file."""
     peer_service: str | None = setting(None, none="none")
-    """Service in Kubernetes of all gateways' admin addresses, as `namespace/name:port`: whoever
-    decides how many replicas there should be asks the others what they see."""
+    """Kubernetes Service of all gateways' admin addresses, as `namespace/name:port`: the gateway
+    that autoscales collects the observations of the others there."""
     tls_certificate: Path | None = setting(None, none="none", guards=True)
     """As `gateway.tls_certificate`, for this address."""
     tls_key: Path | None = setting(None, none="none", guards=True)
@@ -51,30 +51,30 @@ class ReplicaSettings:
     """One replica process."""
 
     host: str = setting("127.0.0.1", flag="--host")
-    """Address to listen on; its gateway is on the same machine unless said otherwise."""
+    """Address to listen on; loopback by default, for a gateway on the same machine."""
     port: int = setting(0, at_least=0, at_most=65_535, flag="--port")
     """TCP port; 0 takes any free one and prints it."""
     max_body_bytes: int = count(256 * 2**20)
-    """Largest request body, in bytes; more than a gateway's, because one call to a replica
-    carries texts of many requests."""
+    """Largest request body, in bytes; more than a gateway's, because a call carries texts of many
+    requests."""
     max_queued_tokens: int = count(2**24)
-    """Most tokens that wait or run at once; beyond it texts are refused with 429."""
+    """Most tokens queued or running at once; beyond it texts are refused with 429."""
     drain_timeout_s: float = duration(30.0)
-    """Seconds that a stop waits for texts in flight."""
+    """Seconds to wait for texts in flight at a stop."""
     batch_timeout_s: float = duration(30.0)
-    """Seconds after which a batch that has not ended, and has taken ten times what was predicted,
-    is taken for one of an engine that hangs: the process ends with exit code 3, for whoever
-    started it to start it again. Before speeds are known it is ten minutes."""
+    """Seconds after which a batch that has also taken ten times the predicted time means that the
+    engine hangs: the process exits with code 3, to be restarted. Before the engine's speed is known
+    it is ten minutes."""
     key_file: Path | None = setting(None, none="none", guards=True)
-    """File with a key that gateways must bring (their `pools.replica_key_file`); read again when it
-    changes. For the replicas that it starts itself a gateway makes one at each start."""
+    """File with the key that gateways must send (their `pools.replica_key_file`); reloaded when it
+    changes. A gateway generates one at each start for the replicas that it starts."""
     place: int = setting(0, at_least=0)
-    """Which of its pool's replicas on this machine it is, from 0: where several GPUs are and none
-    is named, the n-th replica takes the n-th. A gateway sets it for those that it starts."""
+    """Index of the replica on this machine, from 0: if several GPUs are present and none is named,
+    the n-th replica takes the n-th. A gateway sets it for the replicas that it starts."""
     exit_with_parent: bool = False
-    """Stop at the end of standard input, which comes when the process that started this one wants
-    it or is gone, and not by SIGTERM or SIGINT. A gateway sets it for the replicas that it starts:
-    none outlives it, and none stops before it."""
+    """Stop at the end of standard input, which the parent process closes or which its exit closes,
+    and ignore SIGTERM and SIGINT. A gateway sets it for the replicas that it starts: none outlives
+    it, and none stops before it."""
 
 
 _OVERFLOWS = dict.fromkeys(
@@ -107,25 +107,24 @@ class EngineSettings:
     dtype: Literal["auto", "f32", "bf16", "fp8", "int8"] = setting(
         "auto", flag="--dtype", refused=_OVERFLOWS
     )
-    """Numbers to compute with. `f32` reproduces the reference. On a GPU `bf16` is the usual one
-    (cosine above 0.999), and `fp8` 1.7 times as fast, measured on an H200 (mean cosine about 0.998
-    on a trained model; compute capability 8.9 or newer). On a processor with instructions for it
-    `int8` is two to three times as fast as f32 (mean cosine above 0.995). `f16` is refused: the
-    models overflow in it. `auto` is bf16 on a GPU; elsewhere it is int8 where that suits the
-    processor and no pool promises more."""
+    """Number format of the computation. `f32` reproduces the reference. On a GPU `bf16` is the
+    usual one (cosine above 0.999), and `fp8` 1.7 times as fast, measured on an H200 (mean cosine
+    about 0.998 on a trained model; compute capability 8.9 or newer). On a processor with
+    instructions for it `int8` is two to three times as fast as f32 (mean cosine above 0.995). `f16`
+    is refused: the models overflow in it. `auto` is bf16 on a GPU; elsewhere it is int8 where that
+    suits the processor and no pool requires more."""
     deterministic: bool = False
-    """On a GPU, give a text the same bits whatever it is computed with. Without it the last bits
-    depend on the batch. Costs speed, for short texts above all."""
+    """On a GPU, give a text bit-identical vectors whatever it is batched with. Without it the last
+    bits depend on the batch. Slower, above all for short texts."""
     kernels: Literal["auto", "native", "openvino", "numpy"] = "auto"
-    """Whose kernels compute on a processor: `native` are embedfleet's own, `openvino` those of the
-    extra of that name, `numpy` slow ones in f32 for where there is nothing else. `auto` takes ours
-    where they were compiled and the model's sizes suit them, and OpenVINO's, where it is installed,
-    for int8 on processors with tiles (AMX)."""
+    """Kernels on a CPU: `native` are embedfleet's own, `openvino` those of the extra of that name,
+    `numpy` a slow fallback in f32. `auto` takes the native ones if they were compiled and support
+    the model's sizes, and OpenVINO's, if installed, for int8 on processors with tiles (AMX)."""
     instructions: Literal[
         "auto", "avx512_vnni", "avx_vnni", "avx2", "neon_i8mm", "neon_dotprod", "neon", "portable"
     ] = "auto"
-    """What embedfleet's own kernels compute with; `auto` is the best that the processor has. Name
-    one where all replicas shall give the same bits, or to compare."""
+    """Instruction set of the native kernels; `auto` is the best that the processor has. Set it to
+    get the same bits from all replicas, or to compare."""
     threads: int | None = count(None, at_most=1024, none="auto")
     """Threads to compute with; `auto` divides the physical cores among the replicas that share
     the machine."""
@@ -133,27 +132,27 @@ class EngineSettings:
     """Most tokens in one batch; `auto` lets the engine choose by device and model. A single longer
     text still runs, alone."""
     memory_mib: int | None = count(None, none="auto")
-    """Memory for intermediate results, in MiB, weights not counted. `auto` is on a GPU all that is
-    free beside the weights; on a processor 1,024, or what the longest text needs. Batches are made
-    smaller until they fit, and long texts computed in pieces by kernels that can."""
+    """Memory for intermediate results, in MiB, without the weights. `auto` is all free memory on a
+    GPU; on a processor 1,024, or what the longest text needs. Batches are made smaller to fit, and
+    long texts are computed in chunks where kernels support it."""
     max_tokens: int | None = setting(None, at_least=1, none="auto", flag="--max-tokens")
-    """Longest text, in tokens; `auto` is what the model was trained for."""
+    """Longest text, in tokens; `auto` is the length that the model was trained for."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """How replicas are watched, retried and restarted."""
+    """Probing, retries and restarts of replicas."""
 
     probe_interval_s: float = duration(1.0)
-    """Seconds between two looks at each replica."""
+    """Seconds between two probes of a replica."""
     probe_timeout_s: float = duration(5.0)
-    """Seconds until a look that brought no answer counts as failed; longer than a processor's
-    busiest moment."""
+    """Seconds until an unanswered probe counts as failed; longer than a busy processor needs to
+    answer."""
     start_timeout_s: float = duration(600.0)
-    """Seconds that a replica may take to load, or later not answer, before it counts as dead and a
-    local one is started again; the largest models on a slow disk need minutes."""
+    """Seconds that a replica may take to load, or not answer later, before it counts as dead and a
+    local one is restarted; the largest models on a slow disk need minutes."""
     restart_backoff_s: float = duration(0.5)
-    """Seconds before the first restart of a dead replica; doubles with each further one."""
+    """Seconds before the first restart of a dead replica; doubles with each further restart."""
     restart_backoff_ceiling_s: float = duration(30.0)
     """Most seconds between two restarts."""
     connect_timeout_s: float = duration(5.0)
@@ -161,30 +160,29 @@ class FleetSettings:
     verify_interval_s: float = duration(60.0)
     """Seconds between two checks of a replica's golden vectors while it gets traffic."""
     verify_timeout_s: float = duration(120.0)
-    """Seconds that such a check may take, its wait behind other work included; a large model on a
+    """Seconds that such a check may take, including the wait behind other work; a large model on a
     processor needs most of a minute."""
     resolve_interval_s: float = duration(5.0)
-    """Seconds between two looks at the addresses of a name in `pools.replica_urls`."""
+    """Seconds between two DNS lookups of a name in `pools.replica_urls`."""
     no_replica_timeout_s: float | None = setting(None, at_least=0.001, none="off")
-    """Seconds that texts wait while no replica of their pool is there; from then until one is back,
-    requests for them are answered 503. `off` lets them wait until their deadline, since a replica
-    that died on this machine is started again. For gateways whose replicas are elsewhere."""
+    """Seconds that texts wait while their pool has no replica; after that, requests are answered
+    503 until one is back. `off` lets them wait until their deadline, which suits local replicas, as
+    these are restarted. For gateways with remote replicas."""
     attempts: int = count(4, at_most=100)
-    """How many replicas a text may be given to before its request fails. Several, because a
-    replica that dies takes texts down that did no harm; bounded, because a text can be what
-    killed it."""
+    """How many replicas may fail a text before its request fails. Several, because a replica that
+    dies fails all of its texts; bounded, because one of them may be the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """Engines of others that are started on this machine (`pools.engine`)."""
+    """Third-party engines started on this machine (`pools.engine`)."""
 
     gpus: int = count(1, at_most=64)
-    """GPUs of one replica. More than one only for a model that one can't hold: two replicas on a
-    GPU each are faster than one on two."""
+    """GPUs per replica. More than one only for a model that does not fit on one: two replicas on
+    one GPU each are faster than one on two."""
     memory_share: float = setting(0.85, at_least=0.05, at_most=0.98)
     """Share of a GPU's memory that the engine may take; the rest is for its activations and for
-    what else runs there."""
+    other processes."""
     fp8: bool = False
     """Compute the linear layers in FP8: nearly twice as fast on Hopper and Ada, and vectors move
     (mean cosine above 0.995)."""
@@ -192,27 +190,27 @@ class LaunchSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What the processes write to stderr; never texts."""
+    """Logs, written to stderr; they never contain texts."""
 
     level: Literal["debug", "info", "warning", "error"] = setting("info", flag="--log-level")
-    """Least important messages to write."""
+    """Lowest level of messages to write."""
     format: Literal["text", "json"] = "text"
     """`text` for people, `json` (one object a line) for collectors."""
     access: bool = False
-    """Write a line for each request to a gateway: route, status, model, texts, tokens, seconds,
-    client, id of the key, id of the request; never texts or keys."""
+    """Write an access log line for each request to a gateway: route, status, model, texts, tokens,
+    seconds, client, key id, request id; never texts or keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class TracingSettings:
-    """Traces of single requests, for OpenTelemetry; takes the extra `tracing`."""
+    """OpenTelemetry traces of requests; needs the extra `tracing`."""
 
     endpoint: str | None = setting(None, none="off")
-    """Where a collector takes traces by OTLP over HTTP, for instance
-    `http://127.0.0.1:4318/v1/traces`; `off` makes none."""
+    """OTLP/HTTP endpoint of a collector, for instance `http://127.0.0.1:4318/v1/traces`; `off`
+    disables tracing."""
     sample_ratio: float = setting(1.0, at_least=0.0, at_most=1.0)
-    """Share of requests to trace where the caller has not decided (`traceparent`). All of them: who
-    turns tracing on wants to see something; with much traffic a hundredth tells as much."""
+    """Share of requests to trace if the caller has not decided (`traceparent`). All by default;
+    with much traffic 0.01 is enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,58 +221,54 @@ class Pool:
     """The model: a local directory, a hub id (`Qwen/Qwen3-Embedding-0.6B@revision`) or `builtin`.
     Empty for a pool whose replicas are elsewhere: they name it."""
     task: Literal["auto", "embed", "rerank"] = "auto"
-    """What the model is for: vectors of texts, or scores of queries with documents. `auto` goes by
-    its files and its name (Qwen3-Reranker has the files of a chat model, so that only the name
-    tells)."""
+    """The model's task: vectors of texts, or scores of pairs of query and document. `auto` infers
+    it from its files and its name (Qwen3-Reranker has the files of a chat model, so that only the
+    name tells)."""
     served_names: tuple[str, ...] = setting((), flag="--served-name")
-    """Names by which clients ask for it; empty means the model's own name."""
+    """Names by which clients request it; empty means the model's own name."""
     replicas: int = setting(2, at_least=0, at_most=256, flag="--replicas")
-    """Replica processes to start on this machine. Two, so that one may die; none where
-    `replica_urls` are given and this is not."""
+    """Replica processes to start on this machine. Two by default, so that one may fail; none if
+    only `replica_urls` is given."""
     replica_urls: tuple[str, ...] = setting((), flag="--replica")
     """Addresses of replicas that run elsewhere, for instance `http://10.0.0.5:9000`."""
     replica_dns: Literal["each", "one"] = "each"
-    """What a name in `replica_urls` stands for that has several addresses. `each`: every address is
-    a replica, found again as the name changes (`fleet.resolve_interval_s`). `one`: whatever is
-    behind it is one replica, for a balancer, or a proxy that goes by the name. Names by HTTPS are
-    always `one`, since their certificate is for the name."""
+    """How a name in `replica_urls` with several addresses is used. `each`: every address is a
+    replica, and the name is resolved again every `fleet.resolve_interval_s`. `one`: the name is one
+    replica, for a load balancer or a proxy that routes by name. HTTPS names are always `one`, since
+    their certificate is for the name."""
     replica_service: str | None = setting(None, none="none", flag="--replica-service")
-    """Service in Kubernetes whose pods are the replicas, as `namespace/name:port` (the port's name,
-    or the number on which pods listen). Pods are followed as they come and go, and nothing is sent
-    to one that terminates. Takes the extra `kubernetes`."""
+    """Kubernetes Service whose pods are the replicas, as `namespace/name:port` (the port's name, or
+    the number on which pods listen). Its endpoints are watched, and a terminating pod gets no
+    texts. Needs the extra `kubernetes`."""
     scale_target: str | None = setting(None, none="none")
-    """Deployment in Kubernetes whose number of replicas is to be what the policy decides, as
-    `namespace/name`; it is the one behind `replica_service`."""
+    """Kubernetes Deployment to scale, as `namespace/name`; the one behind `replica_service`."""
     scaling: Literal["external", "direct"] = "external"
-    """How the number gets to `scale_target`. `external`: KEDA or an HPA reads it from the metrics.
-    `direct`: the gateway that holds the lease sets it, after those that go have finished; refused
-    where an HPA or a ScaledObject owns the Deployment."""
+    """How `scale_target` is scaled. `external`: by KEDA or an HPA, from the metrics. `direct`: by
+    the gateway that holds the Lease, after the replicas to remove have drained; refused if an HPA
+    or a ScaledObject owns the Deployment."""
     tokenizer_dir: Path | None = setting(None, none="none", flag="--model")
-    """Directory of the tokenizer, for replicas elsewhere that do not say which one they use."""
+    """Directory of the tokenizer, for remote replicas that do not report theirs."""
     engine: Literal["embedfleet", "sglang", "vllm", "tei", "llamacpp"] = setting(
         "embedfleet", flag="--engine"
     )
-    """What the replicas that are started here run: embedfleet's own engine, or one that is
-    installed on this machine and is started with the flags that `embedfleet engines` prints."""
+    """Engine of the replicas that are started here: embedfleet's own, or one that is installed on
+    this machine and started with the flags that `embedfleet engines` prints."""
     replica_key_file: Path | None = setting(None, none="none")
-    """File with the API key that replicas elsewhere ask for, embedfleet's own (`replica.key_file`)
-    and engines of others. A file, so that no key stands in a
-    process list, a settings file or a log."""
+    """File with the API key of remote replicas, embedfleet's own (`replica.key_file`) or
+    third-party. A file, so that no key appears in a process list, a settings file or a log."""
     replica_window_tokens: int = count(32_768)
-    """Most tokens of work to have outstanding at a replica that grants no window itself, which is
-    any engine but embedfleet's own; half of it whenever it refuses work, and less while it answers
-    later than it does with little to do. Two batches of what SGLang and
-    TEI compute at once."""
+    """Most tokens outstanding at a third-party engine, which grants no window itself; halved when
+    it refuses work, and smaller while its latency is above its minimum. The default is two batches
+    of SGLang and TEI."""
     replica_metrics_required: bool = False
-    """Refuse replicas that have no metrics. Without it they get traffic, and the fleet's table says
-    what is missing."""
+    """Refuse replicas without metrics. By default they get traffic, and `/fleet` says what is
+    missing."""
     revision: str = ""
-    """What tells the weights from others, for replicas elsewhere where `tokenizer_dir` holds none
-    and Redis is to keep vectors: any word that changes when they do. Empty takes the fingerprint of
-    the weights; where there is none, this process alone knows its vectors."""
+    """Revision of the weights, for remote replicas if `tokenizer_dir` holds no weights and vectors
+    are to be cached in Redis: any string that changes with them. Empty takes the fingerprint of the
+    weights; without one, vectors are cached within this process only."""
     precision: Precision | None = setting(None, none="auto")
-    """Numeric class that every vector of the pool has at least; `auto` takes that of the first
-    replica."""
+    """Minimum precision of every vector of the pool; `auto` takes that of the first replica."""
     balancing: Literal[
         "least-work",
         "power-of-two",
@@ -283,23 +277,23 @@ class Pool:
         "weighted",
         "client-hash",
     ] = "least-work"
-    """How replicas are chosen. `least-work` counts tokens by each replica's own measured cost, so
-    that unequal ones share fairly; `client-hash` sends a client's texts to the same replica while
-    it can."""
+    """Balancing policy. `least-work` weighs tokens by each replica's measured cost, so that unequal
+    replicas share fairly; `client-hash` sends a client's texts to the same replica while
+    possible."""
     replica_weights: tuple[float, ...] = ()
     """Weights of `replica_urls`, in their order, for `weighted`; empty means equal. A replica of
     weight 3 gets three times the tokens of one of weight 1."""
     truncate: Literal["none", "start", "end"] = "none"
-    """What becomes of texts that are too long where a request does not say (`truncate`): refused,
-    or cut at their start or end. For clients that can't say; which texts were cut is told in the
-    header `x-embedfleet-truncated`."""
+    """Default of `truncate` for texts that are too long: they are refused, or cut at their start or
+    end. For clients that can't send the field; the header `x-embedfleet-truncated` names the texts
+    that were cut."""
     golden: Path | None = setting(None, none="auto")
     """File of golden vectors that a replica must reproduce before it gets traffic; `auto` takes the
-    one that ships with embedfleet or with the model, where there is one."""
+    one that ships with embedfleet or with the model, if any."""
 
     @property
     def wanted_task(self) -> Task | None:
-        """What the model is to be for; None where its files tell."""
+        """The configured task; None for `auto`."""
         return None if self.task == "auto" else Task(self.task)
 
 

@@ -11,7 +11,7 @@ from enum import Enum
 from urllib.parse import urlsplit
 
 from embedfleet.fleet.fleet import Member
-from embedfleet.scheduling.delivery.queue import QueuedText
+from embedfleet.scheduling.texts import Text
 from embedfleet.vocabulary import (
     DeadlineError,
     DrainingError,
@@ -99,7 +99,7 @@ class Step(Enum):
 
 
 def next_step(
-    text: QueuedText, event: Event, now: float, *, attempts: int, elsewhere: bool, affordable: bool
+    text: Text, event: Event, now: float, *, attempts: int, elsewhere: bool, affordable: bool
 ) -> Step:
     """What becomes of an open text after an event on one of its leases.
 
@@ -131,7 +131,7 @@ def event_of(error: BaseException | None) -> Event:
     return Event.LOST if isinstance(error, ReplicaLostError) else Event.FAILED
 
 
-def error_of(text: QueuedText, event: Event, words: str, now: float) -> EmbedfleetError:
+def error_of(text: Text, event: Event, words: str, now: float) -> EmbedfleetError:
     """The error for a text that failed finally."""
     if event is Event.INVALID:
         return VectorError(words)

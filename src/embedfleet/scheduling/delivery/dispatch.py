@@ -24,7 +24,8 @@ from embedfleet.scheduling.delivery.decisions import (
     most_quiet_s,
     next_step,
 )
-from embedfleet.scheduling.delivery.queue import QueuedText, TextClass, TextQueue
+from embedfleet.scheduling.delivery.queue import TextQueue
+from embedfleet.scheduling.texts import Lease, Place, Text
 from embedfleet.vocabulary import Lane, ReplicaError
 
 LOOKED_AT = 8
@@ -47,9 +48,7 @@ class Call:
         "told_s",
     )
 
-    def __init__(
-        self, load: Load, texts: Sequence[QueuedText], now: float, *, isolated: bool
-    ) -> None:
+    def __init__(self, load: Load, texts: Sequence[Text], now: float, *, isolated: bool) -> None:
         self.load = load
         self.texts = dict(enumerate(texts))
         """Those not answered yet, by their id in the call."""
@@ -68,7 +67,11 @@ class Call:
     def replica(self) -> str:
         return self.load.replica
 
-    def ids(self, texts: Collection[QueuedText]) -> list[int]:
+    @property
+    def cores(self) -> str:
+        return self.load.cores
+
+    def ids(self, texts: Collection[Text]) -> list[int]:
         """What these are called in the call."""
         return [number for number, text in self.texts.items() if text in texts]
 
@@ -111,11 +114,11 @@ class Dispatcher:
         self._tokens_per_s = 0.0
         self._open: dict[Load, None] = {}
         """Usable replicas that have room for any text, in the order in which they are looked at."""
-        self._groups: deque[list[QueuedText]] = deque()
+        self._groups: deque[list[Text]] = deque()
         """Texts that run apart from others: one of each group may be what kills replicas."""
         self._quarantine: Load | None = None
         """The replica that is kept free for them; one at a time."""
-        self._unwanted: dict[Call, list[QueuedText]] = {}
+        self._unwanted: dict[Lease, list[Text]] = {}
         """Texts of calls that are no longer needed; the pool cancels them at the replicas."""
         self.members: frozenset[str] = frozenset()
         """Names of all replicas of the pool, those that are not usable now among them."""
@@ -129,7 +132,7 @@ class Dispatcher:
         )
         return f"<Dispatcher {self.queue!r} [Outstanding: {loads}]>"
 
-    def __iter__(self) -> Iterator[QueuedText]:
+    def __iter__(self) -> Iterator[Text]:
         """Every text that is queued or leased; some more than once."""
         leased = (call.texts.values() for call in self.calls)
         return chain(self.queue, *self._groups, *leased)
@@ -183,7 +186,7 @@ class Dispatcher:
         """
         calls = self._assign_groups(now) if self._groups or self._quarantine else []
         share = -(-self.queue.tokens // max(1, len(self._open)))
-        passed: set[TextClass] = set()
+        passed: set[Place] = set()
         claimed: set[Load] = set()
         while (head := self.queue.peek(passed)) is not None:
             load = self._pick(head, now, claimed)
@@ -215,7 +218,7 @@ class Dispatcher:
         group = [text for text in self._groups.popleft() if text.open]
         return [self._hand_over(load, group, now, isolated=True)]
 
-    def _pick(self, head: QueuedText, now: float, claimed: Collection[Load]) -> Load | None:
+    def _pick(self, head: Text, now: float, claimed: Collection[Load]) -> Load | None:
         queue_s = self.queue.tokens / max(self._tokens_per_s, 1e-9)
         text = Candidate(head.tokens, now, queue_s, head.client)
         loads: Iterable[Load] = self._usable
@@ -229,23 +232,21 @@ class Dispatcher:
             eligible = [load for load in eligible if load not in claimed]
         return self._balancer.pick(eligible, text)
 
-    def _eligible(self, loads: Iterable[Load], text: QueuedText) -> list[Load]:
+    def _eligible(self, loads: Iterable[Load], text: Text) -> list[Load]:
         """Without the quarantine and the cores that have the text, and without those that failed it
         if others are left.
         """
         found = [load for load in loads if load is not self._quarantine]
         if text.leases:
-            held = {call.load.cores for call in text.leases}
+            held = {lease.cores for lease in text.leases}
             found = [load for load in found if load.cores not in held]
         if text.failed:
             found = [load for load in found if load.replica not in text.failed] or found
         return found
 
-    def _fill(
-        self, load: Load, most_tokens: int, now: float, passed: Collection[TextClass]
-    ) -> Call:
+    def _fill(self, load: Load, most_tokens: int, now: float, passed: Collection[Place]) -> Call:
         """Take texts off the queue for one call; a single one may be longer than `most_tokens`."""
-        texts: list[QueuedText] = []
+        texts: list[Text] = []
         taken = 0
         queue, room = self.queue, load.window(now) - load.outstanding_tokens
         while (text := queue.peek(passed)) is not None:
@@ -261,7 +262,7 @@ class Dispatcher:
         return self._hand_over(load, texts, now)
 
     def _hand_over(
-        self, load: Load, texts: list[QueuedText], now: float, *, isolated: bool = False
+        self, load: Load, texts: list[Text], now: float, *, isolated: bool = False
     ) -> Call:
         call = Call(load, texts, now, isolated=isolated)
         lease = (call,)
@@ -283,7 +284,7 @@ class Dispatcher:
 
     # -- what becomes of leases --------------------------------------------------------
 
-    def settle(self, call: Call, text_id: int) -> QueuedText | None:
+    def settle(self, call: Call, text_id: int) -> Text | None:
         """A text of a call was answered; None when that is known already.
 
         One that nobody waits for any more is given once, too: its batch had begun.
@@ -305,7 +306,7 @@ class Dispatcher:
                 other.outrun = other.outrun or other.handed_s < call.handed_s
         return text
 
-    def fail(self, call: Call, text_id: int, event: Event, now: float) -> tuple[QueuedText, Step]:
+    def fail(self, call: Call, text_id: int, event: Event, now: float) -> tuple[Text, Step]:
         """A text of a call has no answer there; what becomes of it is done already, but for telling
         whoever waits for it that it failed. KeyError where the call has no such text.
         """
@@ -316,7 +317,7 @@ class Dispatcher:
             self._groups.append([text])
         return text, step
 
-    def end(self, call: Call, event: Event, now: float) -> list[tuple[QueuedText, Step]]:
+    def end(self, call: Call, event: Event, now: float) -> list[tuple[Text, Step]]:
         """A call ended: as `fail`, for each text that it left unanswered and that is open."""
         load = call.load
         load.end(now)
@@ -337,7 +338,7 @@ class Dispatcher:
         self._groups.extend(group for group in (suspects[:half], suspects[half:]) if group)
         return steps
 
-    def withdraw(self, texts: Iterable[QueuedText]) -> int:
+    def withdraw(self, texts: Iterable[Text]) -> int:
         """Withdraw texts that are no longer awaited; return how many were open."""
         closed = 0
         for text in texts:
@@ -347,7 +348,7 @@ class Dispatcher:
                 self._drop(text)
         return closed
 
-    def unwanted(self) -> dict[Call, list[int]]:
+    def unwanted(self) -> dict[Lease, list[int]]:
         """Leases to cancel at their replicas, each returned once: ids by call."""
         if not self._unwanted:
             return {}
@@ -388,7 +389,7 @@ class Dispatcher:
             and not any(text.open for text in call.texts.values())
         ]
 
-    def _after(self, text: QueuedText, call: Call, event: Event, now: float) -> Step:
+    def _after(self, text: Text, call: Call, event: Event, now: float) -> Step:
         """Note the end of a lease in the text's record, decide, and queue a text that goes on."""
         together = call.isolated and call.asked > 1  # then it is not this text's failure
         excused = event in UNTRIED or (event is Event.EXPIRED and text.extended)
@@ -415,7 +416,7 @@ class Dispatcher:
         return step
 
     def _judge(
-        self, text: QueuedText, event: Event, now: float, *, elsewhere: bool, budget: RetryBudget
+        self, text: Text, event: Event, now: float, *, elsewhere: bool, budget: RetryBudget
     ) -> Step:
         return next_step(
             *(text, event, now),
@@ -424,7 +425,7 @@ class Dispatcher:
             affordable=budget.affords,
         )
 
-    def _release(self, call: Call, text: QueuedText) -> None:
+    def _release(self, call: Call, text: Text) -> None:
         load = call.load
         load.release(text.tokens)
         self._outstanding_tokens -= text.tokens
@@ -435,7 +436,7 @@ class Dispatcher:
         if load not in self._open and load.open and load in self._usable:
             self._open[load] = None
 
-    def _drop(self, text: QueuedText) -> None:
+    def _drop(self, text: Text) -> None:
         """It need not be computed where it still is."""
         self.queue.discard(text)
         for call in text.leases:

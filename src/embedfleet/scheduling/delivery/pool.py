@@ -24,10 +24,9 @@ from embedfleet.scheduling.delivery import decisions
 from embedfleet.scheduling.delivery.admission import Pressure, admit
 from embedfleet.scheduling.delivery.counting import PoolCounter
 from embedfleet.scheduling.delivery.decisions import Event, Step, cores_of, error_of, event_of
-from embedfleet.scheduling.delivery.dispatch import Call, Dispatcher
+from embedfleet.scheduling.delivery.dispatch import Dispatcher
 from embedfleet.scheduling.delivery.in_flight import InFlight
-from embedfleet.scheduling.delivery.queue import QueuedText
-from embedfleet.scheduling.texts import Caller, Text
+from embedfleet.scheduling.texts import Caller, Lease, Text
 from embedfleet.transport import frames
 from embedfleet.transport.untrusted import shown
 from embedfleet.vocabulary import (
@@ -104,7 +103,7 @@ class Pool:
         self._clock = clock
         self._dispatcher = Dispatcher(balancer, attempts=settings.attempts)
         self._counter = PoolCounter(name, metrics)
-        self._flights: dict[Call, InFlight] = {}
+        self._flights: dict[Lease, InFlight] = {}
         self._errands: set[asyncio.Task[None]] = set()
         self._bug: BaseException | None = None
         self._dispatching = self._closed = False
@@ -168,46 +167,42 @@ class Pool:
         lane, deadline, address = caller.lane, caller.deadline, caller.address
         now, trace, put = self._clock(), current_span(), self._dispatcher.queue.put
         for text in texts:
-            text.ticket = QueuedText(text.encoding, lane, deadline, now, text, address, trace)
-            put(text.ticket)
+            text.submitted(lane, deadline, now, address, trace)
+            put(text)
         self._dispatch_soon()
 
     def join(self, text: Text, caller: Caller) -> bool:
         """Give a text the lane of the more urgent and the deadline of the more patient caller."""
-        queued: QueuedText = text.ticket
-        if queued.lane is Lane.BULK and caller.lane is Lane.INTERACTIVE:
-            if queued.place is None:
+        if text.lane is Lane.BULK and caller.lane is Lane.INTERACTIVE:
+            if text.place is None:
                 return False  # a replica has it behind its interactive texts
-            self._dispatcher.queue.discard(queued)
-            queued.lane = caller.lane
-            self._dispatcher.queue.put(queued)
+            self._dispatcher.queue.discard(text)
+            text.lane = caller.lane
+            self._dispatcher.queue.put(text)
             self._dispatch_soon()
-        if caller.deadline > queued.deadline:
-            queued.deadline = caller.deadline
-            queued.extended = bool(queued.leases)
+        if caller.deadline > text.deadline:
+            text.deadline = caller.deadline
+            text.extended = bool(text.leases)
         return True
 
     def withdraw(self, texts: Sequence[Text]) -> None:
         """Cancel texts that are no longer awaited, here and in replicas."""
-        queued: list[QueuedText] = [text.ticket for text in texts if text.ticket is not None]
-        for text in texts:
-            text.ticket = None
-        self._counter.ended(Outcome.IGNORED, self._dispatcher.withdraw(queued))
+        texts = [text for text in texts if text.open]
+        self._counter.ended(Outcome.IGNORED, self._dispatcher.withdraw(texts))
         self._cancel_unwanted()
         if self.observer is not None:
             now = self._clock()
-            for each in queued:
+            for each in texts:
                 if each.lane is Lane.INTERACTIVE:
                     self.observer.ended(now - each.arrived, now, 1, left=True)
 
-    def _tell(self, text: QueuedText, error: EmbedfleetError) -> None:
+    def _tell(self, text: Text, error: EmbedfleetError) -> None:
         """A text has failed for good."""
         self._counter.ended(Outcome.DROPPED, 1)
         if self.observer is not None and text.lane is Lane.INTERACTIVE:
             now = self._clock()
             self.observer.ended(now - text.arrived, now, 1, left=False)
-        text.order.ticket = None
-        text.order.failed(error)
+        text.fail(error)
 
     # -- the loop ----------------------------------------------------------------------
 
@@ -266,9 +261,9 @@ class Pool:
         """Tell every text, but for those that a draining replica is about to answer."""
         spared = {
             text
-            for call, flight in self._flights.items()
+            for flight in self._flights.values()
             if flight.member.state is ReplicaState.DRAINING
-            for text in call.texts.values()
+            for text in flight.call.texts.values()
         }
         texts = [text for text in self._dispatcher if text.open and text not in spared]
         for text in texts:
@@ -387,9 +382,7 @@ class Pool:
                     waited[text.arrived] = waited.get(text.arrived, 0) + 1
                 if text.invalid:
                     self._blame(text)
-                order = text.order
-                order.ticket = None
-                order.arrived(vectors[row], handed_s - text.arrived + queue_s, compute_s, source)
+                text.answer(vectors[row], handed_s - text.arrived + queue_s, compute_s, source)
             broken = [self._take_failure(flight, failure, now) for failure in frame.failures]
         finally:
             load = call.load
@@ -429,7 +422,7 @@ class Pool:
         self._follow_steps([(text, step)], event, words, now)
 
     def _follow_steps(
-        self, steps: Sequence[tuple[QueuedText, Step]], event: Event, words: str, now: float
+        self, steps: Sequence[tuple[Text, Step]], event: Event, words: str, now: float
     ) -> None:
         """Tell those who wait for texts that failed for good."""
         failed = [text for text, step in steps if step is Step.FAIL]
@@ -437,7 +430,7 @@ class Pool:
         for text in failed:
             self._tell(text, error_of(text, event, words, now))
 
-    def _blame(self, text: QueuedText) -> None:
+    def _blame(self, text: Text) -> None:
         """Another replica had a vector for the text: those that said it has none were wrong."""
         for member in self.fleet:
             if member.name in text.invalid:

@@ -9,16 +9,12 @@ from __future__ import annotations
 import heapq
 from bisect import insort_left
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from embedfleet.runtime.telemetry.tracing import OpenSpan
-from embedfleet.scheduling.urgency import BULK_LEAD, LANE_SHARES, urgency
-from embedfleet.vocabulary import Encoding, Lane
-
-if TYPE_CHECKING:
-    from embedfleet.scheduling.delivery.dispatch import Call
+from embedfleet.scheduling.texts import NOWHERE, Place, Text
+from embedfleet.scheduling.urgency import BULK_LEAD, LANE_SHARES
+from embedfleet.vocabulary import Lane
 
 SPAN_S = 1 / 64
 """Texts whose urgencies are this close are put in order together."""
@@ -27,70 +23,26 @@ SPAN_S = 1 / 64
 class Bounds(NamedTuple):
     """Replicas that a text may not take."""
 
-    failed: frozenset[str] = frozenset()
+    failed: frozenset[str] = NOWHERE
     """Names of replicas that failed it: it takes one of them only where there is no other."""
-    held: frozenset[str] = frozenset()
+    held: frozenset[str] = NOWHERE
     """Cores on which it is leased already (`Load.cores`): it never takes a second one there."""
 
 
 FREE = Bounds()
 
 
-@dataclass(slots=True, eq=False)
-class QueuedText:
-    """One text on its way to a vector: where it is, and what happened to it so far."""
-
-    encoding: Encoding
-    lane: Lane
-    deadline: float
-    """Monotonic seconds."""
-    arrived: float
-    order: Any = None
-    """The pool's own data, returned with the text."""
-    client: str = ""
-    """Address of the client that sent it, for balancing by client."""
-    trace: OpenSpan | None = None
-    """The span of its request, where that is recorded."""
-    leases: tuple[Call, ...] = ()
-    """The calls that have it and may still answer it."""
-    attempts: int = 0
-    """Leases that ended by the fault of their replica."""
-    crashes: int = 0
-    """How many replicas were lost while they had it."""
-    failed: frozenset[str] = frozenset()
-    """Replicas that failed it."""
-    invalid: frozenset[str] = frozenset()
-    """Those of them that said that it has no vector."""
-    hedged: bool = False
-    """It was given to a second replica because the first was late; once is enough."""
-    extended: bool = False
-    """Its deadline was extended after it was handed over."""
-    open: bool = True
-    """Neither withdrawn nor settled."""
-    withdrawn: bool = False
-    """It is no longer awaited; a vector that still arrives goes to the cache."""
-    settled: bool = False
-    """What became of it is known."""
-    place: TextClass | None = None
-    """Where it waits in the queue."""
-    tokens: int = field(init=False)
-    urgency: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.tokens = len(self.encoding)
-        self.urgency = urgency(self.arrived, self.tokens, self.deadline)
-
-    @property
-    def bounds(self) -> Bounds:
-        if not self.failed and not self.leases:
-            return FREE
-        return Bounds(self.failed, frozenset(call.load.cores for call in self.leases))
+def bounds_of(text: Text) -> Bounds:
+    """Which replicas it may not take."""
+    if not text.failed and not text.leases:
+        return FREE
+    return Bounds(text.failed, frozenset(lease.cores for lease in text.leases))
 
 
 _urgency = attrgetter("urgency")
 
 
-def _lateness(text: QueuedText) -> float:
+def _lateness(text: Text) -> float:
     return -text.urgency
 
 
@@ -109,18 +61,18 @@ class TextClass:
         self.bounds = bounds
         self.texts = 0
         """How many wait."""
-        self._days: dict[int, list[QueuedText]] = {}
+        self._days: dict[int, list[Text]] = {}
         """By the number of a span; once in order, the first is at the end."""
         self._order: list[int] = []
         """A heap of the spans' numbers."""
         self._ordered: set[int] = set()
         """Spans whose texts are in order."""
 
-    def __iter__(self) -> Iterator[QueuedText]:
+    def __iter__(self) -> Iterator[Text]:
         waiting = {text: None for day in self._days.values() for text in day if text.place is self}
         return iter(waiting)
 
-    def put(self, text: QueuedText) -> None:
+    def put(self, text: Text) -> None:
         number = int(text.urgency / SPAN_S)
         day = self._days.get(number)
         if day is None:
@@ -135,7 +87,7 @@ class TextClass:
         self.lane.texts += 1
         self.lane.tokens += text.tokens
 
-    def first(self) -> QueuedText:
+    def first(self) -> Text:
         """The most urgent text, of equal ones the one that came first; there must be one."""
         while True:
             number = self._order[0]
@@ -164,7 +116,7 @@ class TextClass:
         if not self.texts and self is not lane.free:
             del lane.bound[self.bounds]
 
-    def forget(self, text: QueuedText) -> None:
+    def forget(self, text: Text) -> None:
         text.place = None
         self.texts -= 1
         lane = self.lane
@@ -189,17 +141,17 @@ class _Lane:
         """Texts that may take any replica: nearly all."""
         self.bound: dict[Bounds, TextClass] = {}
 
-    def put(self, text: QueuedText) -> None:
+    def put(self, text: Text) -> None:
         if not text.failed and not text.leases:
             self.free.put(text)
             return
-        bounds = text.bounds
+        bounds = bounds_of(text)
         texts = self.bound.get(bounds)
         if texts is None:
             texts = self.bound[bounds] = TextClass(self, bounds)
         texts.put(text)
 
-    def first(self, passed: Collection[TextClass]) -> QueuedText | None:
+    def first(self, passed: Collection[Place]) -> Text | None:
         """The most urgent text of the classes that are not passed over; some text must wait."""
         if not self.bound:
             return None if passed and self.free in passed else self.free.first()
@@ -218,7 +170,7 @@ class TextQueue:
     def __len__(self) -> int:
         return self._interactive.texts + self._bulk.texts
 
-    def __iter__(self) -> Iterator[QueuedText]:
+    def __iter__(self) -> Iterator[Text]:
         for lane in (self._interactive, self._bulk):
             for texts in (lane.free, *lane.bound.values()):
                 yield from texts
@@ -234,7 +186,7 @@ class TextQueue:
     def tokens_of(self, lane: Lane) -> int:
         return self._of(lane).tokens
 
-    def put(self, text: QueuedText) -> None:
+    def put(self, text: Text) -> None:
         """Queue a text; one that was here before takes its old place, for it keeps its age."""
         lane = self._interactive if text.lane is Lane.INTERACTIVE else self._bulk
         if not lane.texts:  # idle time earns no credit: it starts level with the other
@@ -242,7 +194,7 @@ class TextQueue:
             lane.served = max(lane.served, other.served if other.texts else 0.0)
         lane.put(text)
 
-    def peek(self, passed: Collection[TextClass] = ()) -> QueuedText | None:
+    def peek(self, passed: Collection[Place] = ()) -> Text | None:
         """The text that leaves next, of the classes that are not passed over."""
         first, second = self._interactive, self._bulk
         if second.texts and (not first.texts or first.served - BULK_LEAD > second.served):
@@ -250,13 +202,13 @@ class TextQueue:
         text = first.first(passed) if first.texts else None
         return second.first(passed) if text is None and second.texts else text
 
-    def pop(self, text: QueuedText) -> None:
+    def pop(self, text: Text) -> None:
         """Take out a text that `peek` gave just now."""
         place = text.place
         if place is not None:
             place.take()
 
-    def discard(self, text: QueuedText) -> None:
+    def discard(self, text: Text) -> None:
         """Take out a text, if it is here."""
         if text.place is not None:
             text.place.forget(text)

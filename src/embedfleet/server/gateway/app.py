@@ -15,11 +15,11 @@ import orjson
 from embedfleet.api import pages
 from embedfleet.api.routes import contract_routes, meant
 from embedfleet.runtime.telemetry.metrics import CONTENT_TYPE
-from embedfleet.server.gateway.access_log import AccessLog
-from embedfleet.server.gateway.caching import cache_routes
-from embedfleet.server.gateway.fleet_overview import merged, overview
-from embedfleet.server.gateway.fleet_routes import fleet_routes
-from embedfleet.server.gateway.scaling_routes import scaling_routes
+from embedfleet.server.gateway.admin.cache import cache_routes
+from embedfleet.server.gateway.admin.fleet import fleet_routes
+from embedfleet.server.gateway.admin.overview import merged, overview
+from embedfleet.server.gateway.admin.scaling import scaling_routes
+from embedfleet.server.gateway.recording import AccessLog
 from embedfleet.transport.access.guarded_routes import guarded
 from embedfleet.transport.asgi import Follow, Request, Response, Router
 from embedfleet.transport.content_encodings import expanded
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 
 def public_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listener]:
-    """What callers reach, on every socket."""
+    """The public app with its access control, on every socket."""
     app = gateway.guards.public(public_app(gateway))
     return [Listener(app, each, gateway.guards.public_tls) for each in sockets]
 
 
 def admin_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listener]:
-    """What operators reach, on every socket."""
+    """The admin app with its access control, on every socket."""
     app = admin_app(gateway)
     return [Listener(app, each, gateway.guards.admin_tls) for each in sockets]
 
 
 def public_app(gateway: Gateway) -> Router:
-    """What callers reach."""
+    """The routes for clients."""
     health = _Health(gateway)
     exact, prefixes = contract_routes(
         gateway.endpoint,
@@ -82,7 +82,7 @@ def _follow(gateway: Gateway) -> Follow | None:
 
 
 def admin_app(gateway: Gateway) -> Router:
-    """What operators reach, on an address of its own."""
+    """The routes for operators, on an address of their own."""
     health, admin = _Health(gateway), _Admin(gateway)
     return Router(
         {
@@ -110,7 +110,7 @@ class _Health:
         return Response(b'{"status":"live"}')
 
     async def ready(self, _request: Request) -> Response:
-        """Ready for traffic: not draining, and every pool has a replica."""
+        """Ready if it is not draining and every pool has a ready replica."""
         if self._gateway.draining:
             raise DrainingError("draining")
         for pool in self._gateway.pools:
@@ -127,14 +127,14 @@ class _Admin:
         self._rendering = asyncio.Lock()
 
     async def fleet(self, _request: Request) -> Response:
-        """Every pool and replica, as they are now."""
+        """The current state of every pool and replica."""
         document = overview(self._gateway, time.monotonic())
         if self._gateway.workers is not None:
             document = merged(document, await self._gateway.workers.ask("overview"))
         return Response(orjson.dumps(document))
 
     async def targets(self, _request: Request) -> Response:
-        """The replicas as Prometheus' HTTP service discovery takes them."""
+        """The replicas in the format of Prometheus' HTTP service discovery."""
         found = [
             {
                 "targets": [urlsplit(member.url).netloc],
@@ -150,9 +150,9 @@ class _Admin:
         return Response(orjson.dumps(found))
 
     async def metrics(self, _request: Request) -> Response:
-        """What Prometheus scrapes; hundreds of replicas are thousands of lines."""
+        """The Prometheus exposition; hundreds of replicas make thousands of lines."""
         gateway = self._gateway
-        async with self._rendering:  # one at a time, and beside the event loop
+        async with self._rendering:  # one at a time, and off the event loop
             gateway.observe()
             if gateway.workers is not None:
                 text = await gateway.workers.exposition(gateway.metrics)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embedfleet.api.batches.routes import BatchRoutes
 from embedfleet.api.batches.runner import Runner
-from embedfleet.api.batches.shelf import Shelf
+from embedfleet.api.batches.store import BatchStore
 from embedfleet.api.contracts.contract import Asked, Contract
 from embedfleet.api.contracts.openai import OPENAI
 from embedfleet.api.contracts.rerank import RERANK, SCORE
@@ -33,17 +33,17 @@ POLL_EVERY_S = 2.0
 
 
 def batches_of(gateway: Gateway, inside: InCluster | None) -> BatchRoutes | None:
-    """The routes of batches, and in the background whoever runs them; None where batches are off.
-    Raises StoreError.
+    """The routes of the Batch API, with its runner started in the background; None if batches are
+    off. Raises StoreError.
     """
     settings = gateway.settings.batches
     if settings.directory is None:
         return None
     store = store_at(settings.directory, alone=False)
-    shelf = Shelf(store, settings.file_days)
+    batch_store = BatchStore(store, settings.file_days)
     asks = {path: partial(_asked, gateway, path) for path in CONTRACTS}
     runner = Runner(
-        shelf,
+        batch_store,
         asks,
         concurrent=settings.concurrent_requests,
         most_requests=settings.max_requests,
@@ -56,7 +56,7 @@ def batches_of(gateway: Gateway, inside: InCluster | None) -> BatchRoutes | None
         running = runner.run()
     gateway.background.start(running, "batches")
     return BatchRoutes(
-        shelf,
+        batch_store,
         gateway.guards.callers,
         asks,
         max_file_bytes=settings.max_file_bytes,
@@ -66,7 +66,7 @@ def batches_of(gateway: Gateway, inside: InCluster | None) -> BatchRoutes | None
 
 
 class _InJson:
-    """A contract whose answers are lines of a file: bytes are none."""
+    """A contract whose answers become JSON lines: raw bytes are refused."""
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
@@ -82,7 +82,7 @@ class _InJson:
 
 
 def _checked(request: EmbeddingRequest) -> EmbeddingRequest:
-    """Raise CallerError for what no line of JSON can hold."""
+    """Raise CallerError for forms that a JSON line can't hold."""
     for form in request.forms:
         if not form.in_json:
             raise CallerError(
@@ -99,11 +99,11 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     "/v1/rerank": _InJson(RERANK),
     "/v1/score": _InJson(SCORE),
 }
-"""What batches may be for."""
+"""The endpoints that batches may name."""
 
 
 async def _asked(gateway: Gateway, path: str, name: str, body: bytes, owner: str) -> Response:
-    """Have a request of a batch answered as one that came in, for the key of the batch."""
+    """Process a request of a batch like one from a client, with the batch's key."""
     came = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
@@ -130,8 +130,8 @@ async def _asked(gateway: Gateway, path: str, name: str, body: bytes, owner: str
 
 
 async def _while_locked(store: LocalStore, work: Callable[[], Awaitable[None]]) -> None:
-    """Work in one of the processes that share a folder; the system lets go of a lock whose holder
-    dies, however it does.
+    """Run the work in one of the processes that share a folder, by a lock that the kernel releases
+    when its holder dies.
     """
     while True:
         try:

@@ -1,12 +1,13 @@
-"""A gateway's public and admin addresses, from its settings: their apps and sockets, who is let in,
-and what is printed and logged of them at start-up and at the end.
-"""
+"""A gateway's public and admin addresses: sockets, access control, start-up and stop messages."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import ssl
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from socket import socket
 from typing import TYPE_CHECKING
 
@@ -14,21 +15,9 @@ from embedfleet.api.batches.openapi import described
 from embedfleet.api.endpoint import Endpoint
 from embedfleet.api.formats.embedding_request import RequestLimits
 from embedfleet.api.served_model import Answered
-from embedfleet.runtime.settings import AdminSettings
-from embedfleet.runtime.settings.addresses import DefaultPort, Place
+from embedfleet.runtime.settings import AdminSettings, Pool, Settings, is_loopback
+from embedfleet.runtime.settings.addresses import UNIX, DefaultPort, Place
 from embedfleet.server.gateway.batch_api import CONTRACTS
-from embedfleet.transport.headers import trusted_networks
-from embedfleet.transport.serving import AddressTakenError, ClientLimits, Listener, bind, serving
-
-if TYPE_CHECKING:
-    from embedfleet.server.gateway.server import Gateway
-import ssl
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from embedfleet.runtime.settings import Pool, Settings, is_loopback
-from embedfleet.runtime.settings.addresses import UNIX
 from embedfleet.transport.access import Access, OpenAccess
 from embedfleet.transport.access.cors import Cors
 from embedfleet.transport.access.guarded_routes import asking
@@ -37,14 +26,19 @@ from embedfleet.transport.access.setup import callers, certificate, one_key
 from embedfleet.transport.access.watching import Watch
 from embedfleet.transport.access.web_pages import NoPages
 from embedfleet.transport.asgi import App, Guard
+from embedfleet.transport.headers import trusted_networks
+from embedfleet.transport.serving import AddressTakenError, ClientLimits, Listener, bind, serving
 from embedfleet.vocabulary import counted
+
+if TYPE_CHECKING:
+    from embedfleet.server.gateway.server import Gateway
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """What stands between the network and the routes of a gateway."""
+    """Access control of a gateway's addresses: keys, TLS and browser origins."""
 
     callers: Access
     operators: Access
@@ -54,7 +48,7 @@ class Guards:
     """Files that may change while the process runs."""
     origins: tuple[str, ...]
     at_home: bool
-    """The admin address is reached from this machine alone."""
+    """Whether the admin address is on loopback."""
 
     @classmethod
     def of(
@@ -64,8 +58,8 @@ class Guards:
         first_name: Callable[[str], str],
         ledger: Ledger | None = None,
     ) -> Guards:
-        """`given` are keys beside those of the file, `ledger` what other processes share of their
-        limits. Raises SetupError.
+        """`given` are keys in addition to the file's, `ledger` is the quota ledger that is shared
+        with other processes. Raises SetupError.
         """
         gateway, admin = settings.gateway, settings.admin
         asking, ring = callers(settings.access.keys_file, given, first_name, ledger)
@@ -84,7 +78,7 @@ class Guards:
         )
 
     def warn(self, host: str, urls: Sequence[str]) -> None:
-        """Warn once if authentication is disabled on an address that other hosts can reach."""
+        """Warn if authentication is disabled on an address that other hosts can reach."""
         if isinstance(self.callers, OpenAccess) and not is_loopback(host):
             log.warning(
                 "authentication is disabled: anyone who can reach %s can send requests (set "
@@ -94,7 +88,7 @@ class Guards:
 
     @property
     def of_callers(self) -> Guard | None:
-        """The guard of the public routes, which ask for keys themselves."""
+        """The guard of the public routes, which check keys themselves."""
         return NoPages(self.origins) if isinstance(self.callers, OpenAccess) else None
 
     @property
@@ -103,14 +97,14 @@ class Guards:
         return asking(self.operators) or NoPages(by_name=not self.at_home)
 
     def public(self, app: App) -> App:
-        """The public app as it is shown."""
+        """The public app with its middleware."""
         return Cors(app, self.origins) if self.origins else app
 
 
 def endpoint_of(
     gateway: Gateway, answered: Callable[[Answered], None], no_model: Callable[[], str]
 ) -> Endpoint:
-    """The endpoint of a gateway; `no_model` is what callers are told while no model is known."""
+    """The endpoint of a gateway; `no_model` is the message while no model is known."""
     limits, batches = gateway.settings.gateway, gateway.settings.batches.directory
     return Endpoint(
         lambda: gateway.models,
@@ -138,7 +132,7 @@ def endpoint_of(
 def served(
     gateway: Gateway, listeners: Sequence[Listener]
 ) -> AbstractAsyncContextManager[Callable[[], None]]:
-    """The gateway's listeners, answering as its settings have it; see `serving`."""
+    """Serve the listeners with the limits of the settings; see `serving`."""
     limits = gateway.settings.gateway
     return serving(
         listeners,
@@ -149,7 +143,7 @@ def served(
 
 
 def admin_socket(chosen: AdminSettings) -> list[socket]:
-    """Where operators ask: one socket, or none."""
+    """The sockets of the admin address: one, or none if it is off."""
     if chosen.port is None:
         return []
     how = "--admin-port or admin.host (--admin-port 0 takes any free one)"
@@ -179,7 +173,7 @@ WITH_A_KEY = " \\\n    -H 'authorization: Bearer YOUR_KEY'"
 def print_banner(
     models: Sequence[str], public: Sequence[str], admin: str | None, *, keys: bool
 ) -> None:
-    """Write it; `public` and `admin` are addresses as listeners give them."""
+    """Print the banner; `public` and `admin` are the listeners' addresses."""
     first = next((each for each in public if not each.startswith(UNIX)), public[0])
     url, at = first, f"{first}/v1"
     if first.startswith(UNIX):
@@ -197,7 +191,7 @@ def print_banner(
 
 
 def startup_line(pools: Sequence[Pool], public: Sequence[str], admin: str | None) -> str:
-    """What is about to happen: what is started, who is waited for, and where it listens."""
+    """The log line at start-up: addresses, replicas to start and replicas to wait for."""
     parts = []
     for pool in pools:
         if pool.replicas:
@@ -212,7 +206,7 @@ def startup_line(pools: Sequence[Pool], public: Sequence[str], admin: str | None
 
 
 def shutdown_line(requests: Mapping[int, int]) -> str:
-    """What became of all requests, by their HTTP status."""
+    """The log line at the stop: outcomes of all requests, by HTTP status."""
     answered = requests.get(200, 0)
     left = requests.get(499, 0)
     failed = sum(number for status, number in requests.items() if status >= 500)

@@ -1,4 +1,5 @@
-"""A gateway's integration with Kubernetes: endpoint discovery, leader election and scaling.
+"""A gateway's integration with Kubernetes: endpoint discovery, leader election and scaling, and the
+observations of a pool over all gateways in front of it.
 
 Decides from the settings whether a cluster is needed, and assembles what a pool needs to scale a
 Deployment.
@@ -9,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import fields
 
 import aiohttp
+import msgspec
 
-from embedfleet.autoscaling import ObservationSource, Target
+from embedfleet.autoscaling import Observation, ObservationSource, Target, total
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.kubernetes import deployment, endpoints
 from embedfleet.fleet.kubernetes.api_client import Connection
@@ -35,16 +39,19 @@ from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.runtime.settings import Settings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.pool import Pool
-from embedfleet.server.gateway.peer_aggregation import PeerAggregator
+from embedfleet.server.gateway.replicas.third_party.http import read_key
 from embedfleet.server.gateway.scaling import Scaling
-from embedfleet.server.gateway.third_party.http import read_key
-from embedfleet.vocabulary import SettingError
+from embedfleet.vocabulary import ServiceError, SettingError
 
 log = logging.getLogger(__name__)
 
+ASK_TIMEOUT_S = 3.0
+REPORTED = {field.name for field in fields(Observation)} - {"now", "clock", "memory_used"}
+"""Fields that gateways report to each other; clocks differ."""
+
 
 class InCluster:
-    """What a gateway does in the cluster that it runs in."""
+    """The Kubernetes side of a gateway."""
 
     def __init__(self, cluster: Cluster, settings: Settings, me: str) -> None:
         """`me` is this pod's name."""
@@ -52,12 +59,12 @@ class InCluster:
         self._settings = settings
         self._me = me
         self.peers: Peers | None = None
-        """To be run, where gateways tell each other what they see."""
+        """To be run if gateways exchange observations."""
         if settings.admin.peer_service is not None:
             self.peers = Peers(cluster, endpoints.parse(settings.admin.peer_service), me)
 
     def following(self, service: str, fleet: Fleet) -> FleetSync:
-        """What keeps a fleet to the pods of `namespace/name:port`. Raises SettingError."""
+        """Synchronises a fleet with the pods of `namespace/name:port`. Raises SettingError."""
         return FleetSync(fleet, endpoints.parse(service), self.cluster)
 
     def scaling(
@@ -68,14 +75,14 @@ class InCluster:
         metrics: GatewayMetrics,
         source: ObservationSource,
     ) -> Leadership:
-        """What has the policy decide about a pool's Deployment, here or in another gateway."""
+        """The leader election and the scaler of a pool's Deployment."""
         pods = Pods(pool.fleet, self._deployment(settings), pool.outstanding)
         started = metrics.start_up.labels(pool.name, "start").observe
         count = DeploymentSize(
             pods, ScalingListener(metrics.deployed.labels(pool.name).set, started)
         )
         drain_s = self._settings.gateway.drain_timeout_s
-        # If no gateway ever gets the lease, alerts can still see since when nothing was decided.
+        # So that alerts can tell how long no gateway has held the lease.
         metrics.decided.labels(pool.name).set(time.time())
 
         async def decide() -> None:
@@ -84,7 +91,7 @@ class InCluster:
                 target: Target = Exported(count)
                 if settings.scaling == "direct":
                     target = Direct(pods, count, drain_s, tasks.create_task)
-                # A new one: it shrinks nothing yet.
+                # A new scaler does not scale down at first.
                 scaler = scalers.scaler(pool.name, target, source)
                 for loop in (scalers.run(scaler), count.keep(), Costs(pods).keep()):
                     tasks.create_task(loop)
@@ -92,14 +99,14 @@ class InCluster:
                     await asyncio.Event().wait()
                 finally:
                     if scalers.scalers.get(pool.name) is scaler:
-                        del scalers.scalers[pool.name]  # by hand is a matter of who decides
+                        del scalers.scalers[pool.name]  # manual orders are for the leader
 
         name = f"{pods.deployment.name}-autoscaler"
         namespace = pods.deployment.namespace
         return Leadership(self.cluster, namespace, name, self._me, decide)
 
     def leading(self, name: str, work: Callable[[], Awaitable[None]]) -> Leadership:
-        """Work in one gateway at a time, of those whose pods are in one namespace."""
+        """Run `work` in one gateway at a time, by leader election within the namespace."""
         services = (pool.replica_service for pool in self._settings.pools)
         namespace = next(each.partition("/")[0] for each in services if each)
         return Leadership(self.cluster, namespace, name, self._me, work)
@@ -107,16 +114,16 @@ class InCluster:
     def aggregated(
         self, pool: str, own: ObservationSource, session: aiohttp.ClientSession
     ) -> ObservationSource:
-        """What all gateways of the cluster see, where they are named; else what this one does."""
+        """The source summed over all gateways if they are configured, else this one's."""
         if self.peers is None:
             return own
         key = read_key(self._settings.admin.key_file)
         return PeerAggregator(pool, own, self.peers.urls, session, key)
 
     async def check(self) -> None:
-        """Refuse to scale what another autoscaler owns. Raises SettingError.
+        """Refuse a Deployment that another autoscaler owns. Raises SettingError.
 
-        An API server that can't be asked now is asked again before anything is set.
+        If the API server can't be reached, this is checked again before anything is scaled.
         """
         for pool in self._settings.pools:
             if pool.scale_target is None or pool.scaling != "direct":
@@ -139,7 +146,7 @@ class InCluster:
 
 @contextlib.asynccontextmanager
 async def in_cluster(settings: Settings) -> AsyncIterator[InCluster | None]:
-    """The cluster, where a pool needs one. Raises SettingError and ClusterSetupError."""
+    """The cluster if a pool needs one, else None. Raises SettingError and ClusterSetupError."""
     if not any(pool.replica_service for pool in settings.pools):
         yield None
         return
@@ -153,9 +160,70 @@ async def in_cluster(settings: Settings) -> AsyncIterator[InCluster | None]:
 
 
 def needed(inside: InCluster | None) -> InCluster:
-    """The cluster that a pool asks for."""
+    """The cluster; raises SettingError if there is none."""
     if inside is None:
         raise SettingError(
             "pools.replica_service needs a cluster, and this gateway is not connected to one"
         )
     return inside
+
+
+class PeerAggregator:
+    """Adds the observations of the other gateways to its own.
+
+    All must answer: a gateway that is listed but silent carries an unknown amount of traffic.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        own: ObservationSource,
+        others: Callable[[], Awaitable[Sequence[str]]],
+        session: aiohttp.ClientSession,
+        key: str = "",
+    ) -> None:
+        """`others` returns their admin addresses, `key` is the admin key."""
+        self._pool = pool
+        self._own = own
+        self._others = others
+        self._session = session
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+
+    async def observe(self, now: float) -> Observation:
+        """Raises ServiceError if one of them does not answer."""
+        own, others = await self._own.observe(now), await self._others()
+        seen = await asyncio.gather(*(self._ask(url, now) for url in others))
+        return total([own, *seen])
+
+    async def _ask(self, url: str, now: float) -> Observation:
+        address = f"{url}/observation"
+        timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
+        try:
+            async with self._session.get(
+                address, headers=self._headers, timeout=timeout, allow_redirects=False
+            ) as answer:
+                body = await answer.read()
+                if answer.status != 200:
+                    raise ServiceError(f"the gateway at {url} answers {answer.status}")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ServiceError(f"the gateway at {url} does not answer: {error!r}") from error
+        return self._read(body, url, now)
+
+    def _read(self, body: bytes, url: str, now: float) -> Observation:
+        try:
+            pools = msgspec.json.decode(body, type=dict[str, dict[str, dict[str, object]]])
+            reported = pools["pools"][self._pool]
+            figures = {name: _figure(reported[name]) for name in REPORTED if name in reported}
+            return Observation(now=now, **figures)  # type: ignore[arg-type]  # each is a number
+        except (msgspec.MsgspecError, KeyError, TypeError) as error:
+            raise ServiceError(
+                f"the gateway at {url} reports no valid observation of {self._pool}"
+            ) from error
+
+
+def _figure(value: object) -> float:
+    if value is None:
+        return math.nan  # JSON has no word for it
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is not a number")
+    return value

@@ -1,4 +1,4 @@
-"""The autoscalers of a gateway: one for each pool whose replicas it can start.
+"""The autoscalers of a gateway and what they observe, one for each pool whose replicas it starts.
 
 Connects each scaler with the pool's observations, its target, and the metrics of its decisions.
 """
@@ -7,30 +7,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from statistics import mean
 from urllib.parse import quote
 
 from embedfleet.autoscaling import (
+    Arrivals,
+    Busy,
     Entry,
     Experience,
+    Latencies,
     Mode,
     Observation,
     ObservationSource,
     Scaler,
     Target,
+    ability,
     learned,
     recording,
 )
+from embedfleet.fleet.health import LEAST_BATCHES
 from embedfleet.runtime.background import cancelled
 from embedfleet.runtime.folders import LocalStore
 from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.pool import Pool
-from embedfleet.server.gateway.load_observer import LoadObserver
-from embedfleet.vocabulary import CallerError
+from embedfleet.transport.description import ReplicaDescription
+from embedfleet.vocabulary import CallerError, ReplicaState
+from embedfleet.work import CostModel
 
 log = logging.getLogger(__name__)
 
@@ -47,18 +55,108 @@ TERMS = (
     "slo",
     "utilisation",
 )
-"""Every reason to have replicas."""
+"""All terms of a decision."""
 HOLDS = ("held", "memory", "pace", "quiet", "restart", "safety")
-"""Everything that may keep a decision from following its winning term."""
+"""All reasons for which a decision may not follow its winning term."""
+
+USUAL_TOKENS = 128.0
+"""Assumed length of a text before any arrived."""
 
 RECORDED = 720
 """Observations kept for `embedfleet autoscale record`: an hour of ticks of 5 s, half a megabyte."""
 SAVED_EVERY_S = 300.0
-"""How much of what was learned a crash may cost."""
+"""How much learning a crash may lose."""
+
+
+def _unknown() -> float | None:
+    return None
+
+
+class LoadObserver:
+    """Observes a pool's load: arrivals, queue, latency and throughput.
+
+    Refused texts count as arrivals. Latency covers interactive texts alone, as bulk texts wait by
+    design. Throughput comes from the replicas' own measurements.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        settings: AutoscalingSettings,
+        memory_used: Callable[[], float | None] = _unknown,
+    ) -> None:
+        """`memory_used` returns the memory in use on the host that starts replicas, as a share."""
+        self.pool = pool
+        pool.observer = self
+        self._settings = settings
+        self._memory_used = memory_used
+        self._arrivals = Arrivals(keep_s=settings.slow_window_s)
+        self._latencies = Latencies(keep_s=settings.slo_broken_s)
+        self._busy = Busy()
+        self._length = USUAL_TOKENS
+        self._tokens_per_s = math.nan
+        self._measured = False
+        """Whether that was measured rather than guessed."""
+
+    def asked(self, tokens: int, texts: int, now: float) -> None:
+        self._arrivals.add(tokens, now, texts)
+
+    def ended(self, seconds: float, now: float, texts: int, *, left: bool) -> None:
+        """A client that left before the SLO was violated tells nothing about latency; one that left
+        later waited at least that long."""
+        if not left or seconds > self._settings.slo_s:
+            self._latencies.add(seconds, now, texts)
+
+    def arriving(self, now: float) -> float:
+        """Tokens per second that arrived recently and were not cached."""
+        return self._arrivals.tokens_per_s(self._settings.fast_window_s, now)
+
+    async def observe(self, now: float) -> Observation:
+        """The observation at `now`, without the number of planned replicas."""
+        settings, arrivals, pool = self._settings, self._arrivals, self.pool
+        ready = [each for each in pool.fleet if each.state is ReplicaState.READY]
+        described = {each.name: each.description for each in ready if each.description is not None}
+        slow = arrivals.tokens_per_s(settings.slow_window_s, now)
+        texts = arrivals.texts_per_s(settings.slow_window_s, now)
+        if texts:
+            self._length = slow / texts
+        self._learn(described.values())
+        busy_s = {name: said.busy_s for name, said in described.items() if said.busy_s is not None}
+        used = self._memory_used()
+        return Observation(
+            now=now,
+            ready=len(ready),
+            arriving_fast=arrivals.tokens_per_s(settings.fast_window_s, now),
+            arriving_slow=slow,
+            waiting_tokens=pool.waiting_tokens,
+            tokens_per_s=self._tokens_per_s,
+            latency_p99_s=self._latencies.quantile(0.99, now),
+            utilisation=self._busy.share(busy_s, now),
+            texts_per_s=texts,
+            queued_texts=pool.queued_texts,
+            burstiness=arrivals.burstiness(settings.slow_window_s, now),
+            memory_used=() if used is None else (used,),
+        )
+
+    def _learn(self, described: Collection[ReplicaDescription]) -> None:
+        """Take the throughput of replicas from those that have measured it.
+
+        A new replica's own figure is a guess and counts only while there is no other: mixed with
+        measured ones it would look like a slowdown at each growth, and order more replicas.
+        """
+        known = [each for each in described if each.batches >= LEAST_BATCHES]
+        if known or (described and not self._measured):
+            self._measured = bool(known)
+            self._tokens_per_s = mean(map(self._ability, known or described))
+
+    def _ability(self, described: ReplicaDescription) -> float:
+        """Throughput in batches that leave half of the SLO's latency for waiting."""
+        cost = CostModel(*described.cost)
+        return ability(cost, self._length, described.batch_tokens, self._settings.slo_s / 2)
 
 
 class Scaling:
-    """Which pools are seen, and which of them are scaled here."""
+    """The observers of all pools, and the scalers of those that are scaled here."""
 
     def __init__(self, settings: AutoscalingSettings, metrics: GatewayMetrics) -> None:
         self.settings = settings
@@ -67,28 +165,28 @@ class Scaling:
         self.observers: dict[str, LoadObserver] = {}
         """What this process sees."""
         self.wholes: dict[str, ObservationSource] = {}
-        """What all processes of this gateway see, where there are several."""
+        """Sources summed over all processes of this gateway, if there are several."""
         self.scalers: dict[str, Scaler] = {}
         self.recorded: dict[str, deque[bytes]] = {}
-        """The last observations of each pool that is scaled here, as lines of a recording."""
+        """The last observations of each scaled pool, as lines of a recording."""
         self._metrics = metrics
 
     def whole(self, pool: str) -> ObservationSource:
-        """What this gateway sees of a pool, in all of its processes."""
+        """The observation source of a pool over all processes of this gateway."""
         return self.wholes.get(pool) or self.observers[pool]
 
     def see(self, pool: Pool, memory_used: Callable[[], float | None]) -> LoadObserver:
-        """What stands before the pool from now on."""
+        """Start to observe a pool."""
         observer = self.observers[pool.name] = LoadObserver(pool, self.settings, memory_used)
         return observer
 
     def scaler(
         self, pool: str, target: Target, observer: ObservationSource | None = None
     ) -> Scaler:
-        """What lets load decide how many replicas a pool has, while it is run; looked at from here
-        unless said otherwise. It takes the place of the pool's last one.
+        """Create the scaler of a pool, replacing the previous one; `observer` defaults to the
+        pool's own.
 
-        SettingError when the schedule can't be read.
+        Raises SettingError if the schedule is invalid.
         """
         counter = ScalingCounter(pool, self.settings.max_replicas, self._metrics)
         recorded = self.recorded[pool] = deque(maxlen=RECORDED)
@@ -104,7 +202,7 @@ class Scaling:
         return scaler
 
     async def run(self, scaler: Scaler) -> None:
-        """Run a pool's scaler until cancelled; what it learns outlives it where that is set."""
+        """Run a pool's scaler until cancelled; persists what it learns if configured."""
         if self._folder is None:
             return await scaler.run()
         memory = LearnedFile(self._folder, scaler.pool)
@@ -117,7 +215,7 @@ class Scaling:
             memory.write(scaler.experience)
 
     def find(self, pool: str | None) -> Scaler:
-        """A pool's scaler by its name, or the only one. CallerError when there is none such."""
+        """A pool's scaler by name, or the only one. Raises CallerError if there is none."""
         if pool is None and len(self.scalers) == 1:
             return next(iter(self.scalers.values()))
         if not self.scalers:

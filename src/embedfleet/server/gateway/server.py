@@ -17,7 +17,7 @@ from random import Random
 
 import uvloop
 
-from embedfleet.api.served_model import Promise, ServedModel
+from embedfleet.api.served_model import ModelVersion, ServedModel
 from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.prober import Prober
@@ -56,19 +56,19 @@ from embedfleet.server.gateway.front import (
     startup_line,
 )
 from embedfleet.server.gateway.in_cluster import InCluster, in_cluster, needed
-from embedfleet.server.gateway.metric_recorders import (
+from embedfleet.server.gateway.pools.model import ModelContact, Trust
+from embedfleet.server.gateway.pools.names import UNNAMED, Names, configured, with_short
+from embedfleet.server.gateway.pools.preflight import Suits, refuse_hopeless
+from embedfleet.server.gateway.pools.scratch import Scratch
+from embedfleet.server.gateway.pools.setup import local_model, provider, replica_client, supervisor
+from embedfleet.server.gateway.recording import (
     ClientLimitCounter,
     KeyCounter,
     RequestCounter,
     StateGauge,
 )
-from embedfleet.server.gateway.model_contact import ModelContact, Trust
-from embedfleet.server.gateway.model_names import UNNAMED, Names, configured, with_short
-from embedfleet.server.gateway.pool_setup import local_model, provider, replica_client, supervisor
-from embedfleet.server.gateway.preflight import Suits, refuse_hopeless
+from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.server.gateway.scaling import Scaling
-from embedfleet.server.gateway.scratch import Scratch
-from embedfleet.server.gateway.upstream import Upstream
 from embedfleet.server.gateway.workers.primary import Workers, WorkersObserver
 from embedfleet.transport.access import OpenAccess
 from embedfleet.transport.access.ledger import Ledger
@@ -84,9 +84,9 @@ MOST_WORKERS = 8
 """More processes than this are started only if configured."""
 
 HURRY_S = 1.0
-"""What a stop that was asked for twice gives replicas."""
+"""Grace period of replicas after a second stop signal."""
 LOOP_FAILED = 1
-"""The exit code when a bug has ended a loop of the process; a new process may do without it."""
+"""Exit code after a background task of the process has failed, which is a bug."""
 
 
 def run(
@@ -96,8 +96,8 @@ def run(
 ) -> int:
     """Serve until a signal says stop; return the exit code. Raises SetupError.
 
-    `api_keys` are keys beside those of the file, None where none were given. `suits` refuses a
-    model or options that embedfleet's own engine can't load: a gateway loads no engine to know.
+    `api_keys` are keys in addition to the file's, None if none were given. `suits` refuses a model
+    or options that embedfleet's own engine can't load; the gateway itself loads no engine.
     """
     configure_logging(settings.log)
     settings = with_room(settings)
@@ -112,7 +112,7 @@ def run(
 
 
 def with_room(settings: Settings) -> Settings:
-    """The settings with no more connections than this process may have files open."""
+    """The settings with connections bounded by the limit on open files."""
     room = connections_within(settings.gateway.max_connections, raise_descriptor_limit())
     return replace(settings, gateway=replace(settings.gateway, max_connections=room))
 
@@ -135,8 +135,8 @@ class Gateway:
         workers: Workers | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        """`inside` is the cluster, where a pool's replicas are pods. `workers` answer callers in
-        the place of this process; `ledger` is what a worker shares with the others.
+        """`inside` is the cluster, if a pool's replicas are pods. `workers` serve clients instead
+        of this process; `ledger` is the quota ledger that a worker shares with the others.
         """
         self.settings, self.workers = settings, workers
         self.guards = Guards.of(settings, api_keys, self._first_name, ledger)
@@ -145,14 +145,14 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self.pools: list[Pool] = []
         self._truncations: list[Truncation] = []
-        """What each pool does with texts that are too long."""
+        """Each pool's default truncation."""
         self._names = Names()
         self.models: dict[str, ServedModel] = {}
         self._served: set[int] = set()
-        """Places of the pools whose model is known."""
+        """Indices of the pools whose model is known."""
         self.draining = False
         self.hopeless = asyncio.Event()
-        """Set when a pool has no replica and never will."""
+        """Set when a pool has no replica and can never have one."""
         self.background = Background()
         self._scratch = Scratch()
         self.background.start(self._scratch.keep(), "keeping the replicas' files")
@@ -160,9 +160,9 @@ class Gateway:
         self._supervisors: list[Supervisor] = []
         self._states: list[StateGauge] = []
         self._watching: list[asyncio.Task[None]] = []
-        """Loops that look at replicas."""
+        """Probing tasks."""
         self._deciding: list[asyncio.Task[None]] = []
-        """Loops that say how many replicas there are to be."""
+        """Autoscaling tasks."""
         self._upstream = Upstream.open(
             connect_timeout_s=settings.fleet.connect_timeout_s,
             probe_timeout_s=settings.fleet.probe_timeout_s,
@@ -183,7 +183,7 @@ class Gateway:
             self.background.start(self._inside.peers.run(), "following the other gateways")
 
     def add_pool(self, settings: PoolSettings, model: ModelDescription | None) -> None:
-        """Start a pool: its local replicas, and the watch over those elsewhere."""
+        """Start a pool: its local replicas, and probing of the remote ones."""
         place, names = len(self.pools), configured(settings, model)
         name, *_ = self._names.claim(place, names or (UNNAMED,))
         fleet = Fleet()
@@ -192,7 +192,7 @@ class Gateway:
 
         async def introduced(known: ModelDescription, encoder: Encoder) -> None:
             offered = self._names.offer(place, names or with_short(known.identity.name))
-            self.serve(place, offered, known, encoder, contact.promise)
+            self.serve(place, offered, known, encoder, contact.version)
 
         contact = ModelContact(
             settings,
@@ -206,7 +206,7 @@ class Gateway:
         )
         self._watch(pool, contact)
         if model is not None:
-            self.serve(place, names, model, Encoder(model), contact.promise)
+            self.serve(place, names, model, Encoder(model), contact.version)
         weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
         for number, (url, weight) in enumerate(zip(settings.replica_urls, weights, strict=True)):
             self._attach(pool, settings, f"remote-{number}", url.rstrip("/"), weight)
@@ -221,22 +221,22 @@ class Gateway:
         names: tuple[str, ...],
         model: ModelDescription,
         encoder: Encoder,
-        promise: Callable[[], Promise | None],
+        version: Callable[[], ModelVersion | None],
     ) -> None:
-        """Make the model of a pool known to callers, by all its names."""
+        """Serve the model of a pool under all its names."""
         pool = self.pools[place]
         pool.width, now = model.identity.width, int(time.time())
         truncate = self._truncations[place]
         served = ServedModel(
-            model.identity, names, encoder, pool, now, promise, model.pooling, truncate
+            model.identity, names, encoder, pool, now, version, model.pooling, truncate
         )
         self.models.update(dict.fromkeys(names, served))
         self._served.add(place)
         if self.workers is not None:
-            self.workers.introduce(place, names, model, promise)
+            self.workers.introduce(place, names, model, version)
 
     def mirror_pool(self, name: str, settings: PoolSettings, fleet: Fleet) -> None:
-        """Start a pool whose fleet another process keeps."""
+        """Start a pool whose fleet another process owns."""
         self._pool(name, settings, fleet, replica_client(self._upstream, settings, None))
 
     def observe(self) -> None:
@@ -251,13 +251,13 @@ class Gateway:
         self.limits.observe()
 
     def _trust(self, pool: Pool) -> Trust | None:
-        """What golden checks mean for cached vectors, here or in the workers."""
+        """The cache that golden checks are reported to, here or in the workers."""
         if self.workers is not None:
             return self.workers.trust(self.pools.index(pool))
         return None if self.cache is None else CacheTrust(self.cache, pool.name, pool.fleet)
 
     def _watch(self, pool: Pool, contact: ModelContact) -> None:
-        """Have a pool's replicas looked at from now on."""
+        """Start to probe a pool's replicas."""
 
         def forget(member: Member, _left: ReplicaState) -> None:
             if member.state is ReplicaState.GONE:
@@ -278,15 +278,15 @@ class Gateway:
         self._watching.append(loop)
 
     def _no_model(self) -> str:
-        """What clients are told while no model is known: without addresses and what replicas say,
-        which is for operators (`/fleet`).
+        """The message for clients while no model is known, without addresses and replicas' own
+        messages, which are for operators (`/fleet`).
         """
         troubles = [member.trouble for pool in self.pools for member in pool.fleet]
         last = next((f"; of one, {each}" for each in troubles if each), "")
         return f"no replica has answered yet, so no model is known{last}; try again soon"
 
     def ready(self) -> bool:
-        """Whether every pool's model is known, and has a replica that may get traffic."""
+        """Whether every pool has a known model and a ready replica."""
         return bool(self.pools) and all(
             place in self._served and pool.fleet.count(ReplicaState.READY)
             for place, pool in enumerate(self.pools)
@@ -300,24 +300,24 @@ class Gateway:
         return ended
 
     def leave(self) -> None:
-        """Say that it is not ready any more, and go on."""
+        """Report not ready, and continue serving."""
         self.draining = True
         if self.workers is not None:
             self.workers.leave()
 
     async def drain(self) -> None:
-        """Say that it is not ready any more, decide nothing, and start no replica again."""
+        """Report not ready; stop autoscaling and restarts."""
         self.draining = True
         for each in self._supervisors:
             each.drain()
         await cancelled(*self._deciding)
 
     async def close(self, grace: float | None = None) -> None:
-        """Stop replicas, within `grace` seconds, and break off what is still in flight."""
+        """Stop replicas within `grace` seconds, and abort what is still in flight."""
         if grace is None:
             grace = self.settings.gateway.drain_timeout_s
         await self.drain()
-        await cancelled(*self._watching)  # that they stop is no trouble of theirs
+        await cancelled(*self._watching)  # or stopping would be reported as failures
         await asyncio.gather(*(supervisor.stop(grace) for supervisor in self._supervisors))
         if self.cache is not None:
             await self.cache.close()
@@ -354,7 +354,7 @@ class Gateway:
     def _attach(
         self, pool: Pool, settings: PoolSettings, name: str, url: str, weight: float
     ) -> None:
-        """A replica elsewhere, or as many as its name has addresses."""
+        """Add a remote replica, or one for each address of its name."""
         if settings.replica_dns == "one" or not resolvable(url):
             pool.fleet.add(name, url, time.monotonic(), weight=weight)
             return
@@ -370,7 +370,7 @@ class Gateway:
         self.background.start(following.run(), f"following the addresses of {url}")
 
     def _follow(self, pool: Pool, settings: PoolSettings) -> None:
-        """Replicas are pods: follow them, and where it is asked for, decide how many."""
+        """Follow the pods that are the replicas, and scale their Deployment if configured."""
         inside = needed(self._inside)
         if settings.scale_target is not None:
             own = self.scaling.whole(pool.name)
@@ -394,7 +394,7 @@ class Gateway:
             self._decide(self.scaling.run(self.scaling.scaler(pool.name, keeps)), pool)
 
     def _give_up(self, pool: Pool) -> None:
-        """A replica can never start; without any other one there is nothing to serve."""
+        """A replica can never start; without another one there is nothing to serve."""
         if not len(pool.fleet):
             self.hopeless.set()
 
@@ -459,10 +459,9 @@ async def _close(gateway: Gateway, stop: StopSignal) -> None:
 
 
 def worker_count(settings: Settings) -> int:
-    """How many processes answer callers.
+    """The number of processes that serve clients.
 
-    Where nobody said it: one for every three processors, and a single one where replicas of this
-    machine compute on its processors.
+    By default one for every three processors, and one if local replicas compute on the CPU.
     """
     if settings.gateway.workers is not None:
         return settings.gateway.workers
@@ -471,7 +470,7 @@ def worker_count(settings: Settings) -> int:
 
 
 async def _print_banner(gateway: Gateway, public: Sequence[str], admin: str | None) -> None:
-    """Once everything is ready, say so."""
+    """Print the banner once everything is ready."""
     while not gateway.ready():
         await asyncio.sleep(0.05)
     if gateway.workers is not None:

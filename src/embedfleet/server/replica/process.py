@@ -38,8 +38,7 @@ from embedfleet.runtime.settings import Settings, is_loopback
 from embedfleet.runtime.telemetry.logs import configure_logging
 from embedfleet.runtime.telemetry.metrics import ReplicaMetrics
 from embedfleet.runtime.telemetry.tracing import Tracing, opened
-from embedfleet.server.replica.calls import BatcherBackend
-from embedfleet.server.replica.service import Replica
+from embedfleet.server.replica.service import BatcherBackend, Replica
 from embedfleet.transport.access import Access, OpenAccess
 from embedfleet.transport.access.guarded_routes import OPEN, asking, behind
 from embedfleet.transport.access.setup import one_key

@@ -18,7 +18,7 @@ from embedfleet.runtime.telemetry.metrics import CONTENT_TYPE, ReplicaMetrics
 from embedfleet.runtime.telemetry.tracing import Tracing, current_span
 from embedfleet.scheduling.batching.batcher import Batcher
 from embedfleet.scheduling.batching.jobs import BatchReport, BatchResult, Job
-from embedfleet.server.replica.calls import CallInProgress
+from embedfleet.scheduling.texts import Caller, Text
 from embedfleet.transport import frames
 from embedfleet.transport.asgi import Request, Response, Router
 from embedfleet.transport.description import MOST_SECONDS, ReplicaDescription, encode_description
@@ -33,15 +33,15 @@ from embedfleet.vocabulary import (
 )
 
 NEXT_BATCHES = 1
-"""Batches of work that gateways may have here beyond those that compute. Less would leave the
-engine idle between batches, more would only make texts wait where they can't be moved."""
+"""Batches that gateways may have outstanding beyond those that compute. Fewer would leave the
+engine idle between batches; more would only make texts wait where they can't be moved."""
 
 
 RETRY_AFTER_AT_MOST_S = 60.0
 """Upper bound: other replicas may be free long before."""
 
 GATEWAY_FORGOTTEN_S = 5.0
-"""A gateway that sent nothing for so long has no part in the window any more."""
+"""A gateway that has sent nothing for so long gets no share of the window."""
 
 FILES_PATH = "/v1/replica/files/"
 
@@ -59,6 +59,32 @@ class ChangedFileError(CallerError):
     code = "file_changed"
 
 
+class CallInProgress:
+    """The unanswered texts of one call, and results that wait to be sent."""
+
+    def __init__(self, count: int) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.remaining = count
+        self._parts: asyncio.Queue[BatchResult | None] = asyncio.Queue()
+
+    def deliver(self, part: BatchResult) -> None:
+        self.remaining -= len(part.jobs) + len(part.failures)
+        self._parts.put_nowait(part)
+
+    def forget(self, count: int) -> None:
+        """Expect `count` texts fewer: they were cancelled."""
+        self.remaining -= count
+        self._parts.put_nowait(None)
+
+    async def next_part(self) -> BatchResult | None:
+        """The next part; None when texts were cancelled meanwhile."""
+        return await self._parts.get()
+
+    @property
+    def finished(self) -> bool:
+        return self.remaining <= 0 and self._parts.empty()
+
+
 class Replica:
     """The routes of a replica process."""
 
@@ -74,8 +100,7 @@ class Replica:
         metrics: ReplicaMetrics | None = None,
         hung_after_s: float = 30.0,
     ) -> None:
-        """`files` are those that the engine was loaded from; gateways elsewhere may ask for the
-        small ones."""
+        """`files` are those that the engine was loaded from; gateways may fetch the small ones."""
         self.identity = identity
         self.metrics = metrics or ReplicaMetrics()
         failed = self.metrics.texts.labels("failed")
@@ -93,19 +118,20 @@ class Replica:
         self._calls: dict[str, CallInProgress] = {}
         self._open_calls = 0
         self._heard: dict[str, float] = {}
-        """When each gateway called last, monotonic seconds."""
+        """Time of each gateway's last call, monotonic seconds."""
 
     @property
     def idle(self) -> bool:
-        """Nothing is waiting, computing or being sent."""
+        """Whether nothing is queued, computing or being sent."""
         return self.batcher.idle and not self._open_calls
 
     @property
     def window(self) -> int:
-        """Tokens that one gateway may have outstanding: its part of what computes and what is next.
+        """Tokens that one gateway may have outstanding: its share of the batches that compute and
+        the next one.
 
-        And of the long texts that are here, where the engine computes them beside batches: they
-        hold no short ones up there, so they must not keep them out of here either.
+        Long texts that are computed concurrently with batches are added: they do not delay short
+        ones in the engine, so they must not take their room in the window.
         """
         heard_after = time.monotonic() - GATEWAY_FORGOTTEN_S
         self._heard = {name: at for name, at in self._heard.items() if at > heard_after}
@@ -115,8 +141,8 @@ class Replica:
         return tokens // max(1, len(self._heard))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Check and queue, or raise before anything waits: DrainingError, OverloadedError,
-        CallerError, or ReplicaError where the engine is lost."""
+        """Validate and queue. Raises DrainingError, OverloadedError, CallerError, or ReplicaError
+        if the engine is lost; then nothing is queued."""
         if self.draining:
             raise DrainingError(
                 "this replica is draining; send the text to another", retry_after_s=1
@@ -135,7 +161,7 @@ class Replica:
         self.batcher.submit(jobs)
 
     def app(self, endpoint: Endpoint, tracing: Tracing | None = None) -> Router:
-        """The ASGI app: the wire, the OpenAI endpoint, health and metrics."""
+        """The ASGI app: the wire protocol, the OpenAI endpoint, health and metrics."""
         work = traced(self.work, tracing, "POST /v1/work", join=True)
         return Router(
             {
@@ -156,7 +182,7 @@ class Replica:
         )
 
     async def work(self, request: Request) -> None:
-        """Compute the texts of a call; frames go out as batches finish."""
+        """Compute the texts of a call; frames are sent as batches finish."""
         call = frames.decode_call(await request.body(self._max_body_bytes))
         progress = CallInProgress(len(call.texts))
         now = self._heard[call.gateway] = time.monotonic()
@@ -174,7 +200,7 @@ class Replica:
         if (span := current_span()) is not None:
             span.tell(texts=len(jobs), tokens=sum(job.tokens for job in jobs))
         if call.key in self._calls:
-            # Cancelled by its name, the other call would lose its texts.
+            # Cancelling by key would cancel the texts of both.
             raise DuplicateCallError(
                 "another call in progress has the same key; keys must be random"
             )
@@ -189,7 +215,7 @@ class Replica:
             gone.cancel()
             self._open_calls -= 1
             self._calls.pop(call.key, None)
-            progress.jobs.clear()  # jobs know the call, and the call its jobs
+            progress.jobs.clear()  # breaks the reference cycle between jobs and call
 
     async def _send_frames(self, request: Request, progress: CallInProgress) -> None:
         headers = [(b"content-type", frames.FRAMES_TYPE.encode())]
@@ -219,7 +245,7 @@ class Replica:
         )
 
     async def cancel(self, request: Request) -> Response:
-        """Forget texts of a call that still wait."""
+        """Cancel texts of a call that are still queued."""
         cancel = frames.decode_cancel(await request.body(self._max_body_bytes))
         progress = self._calls.get(cancel.key)
         if progress is not None:
@@ -256,7 +282,7 @@ class Replica:
         )
 
     async def file(self, request: Request) -> Response:
-        """One of the model's small files, for a gateway that has none of them."""
+        """One of the model's small files, for a gateway that does not have them."""
         name = request.path.removeprefix(FILES_PATH)
         path = self._files.directory / name
         if name not in SHARED_FILES or not path.is_file():
@@ -289,7 +315,7 @@ class Replica:
         return Response(metrics.exposition(), content_type=CONTENT_TYPE)
 
     def _check(self, jobs: Sequence[Job]) -> None:
-        """All texts of a call at once: per text, NumPy's own calls cost more than the numbers."""
+        """Validate all texts of a call together, since NumPy's overhead per call dominates."""
         longest, vocabulary = self.identity.max_tokens, self.identity.vocabulary
         for job in jobs:
             if not 0 < job.tokens <= longest:
@@ -298,7 +324,7 @@ class Replica:
                     code="context_length_exceeded",
                 )
         ids = jobs[0].encoding if len(jobs) == 1 else np.concatenate([job.encoding for job in jobs])
-        # A negative id is beyond every vocabulary when it is read without its sign.
+        # As an unsigned number a negative id exceeds every vocabulary.
         if int(ids.view(np.uint32).max()) < vocabulary:
             return
         for job in jobs:
@@ -332,7 +358,7 @@ def _seconds(value: float | None) -> float | None:
 
 
 def _tell(part: BatchResult) -> None:
-    """Note in the call's trace, if there is one, that a batch brought some of its texts."""
+    """Add an event to the call's trace, if any: a batch with some of its texts has finished."""
     if (span := current_span()) is not None:
         texts, failed = len(part.jobs), len(part.failures)
         span.happened(
@@ -342,3 +368,41 @@ def _tell(part: BatchResult) -> None:
             queue_s=part.queue_s,
             compute_s=part.compute_s,
         )
+
+
+class BatcherBackend:
+    """The backend of the replica's own OpenAI endpoint: submits to the batcher directly."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._jobs: dict[Text, Job] = {}
+
+    def admit(self, texts: int, tokens: int, caller: Caller) -> None:
+        """Texts are checked when they are submitted."""
+
+    def submit(self, texts: Sequence[Text], caller: Caller) -> None:
+        """Submit to the batcher; raises what `Replica.submit` does."""
+
+        def deliver(part: BatchResult) -> None:
+            for job, vector in zip(part.jobs, part.vectors, strict=True):
+                self._jobs.pop(texts[job.id], None)
+                texts[job.id].answer(vector.copy(), part.queue_s, part.compute_s, "")
+            for job, error in part.failures:
+                self._jobs.pop(texts[job.id], None)
+                texts[job.id].fail(error)
+
+        now = time.monotonic()
+        jobs = [
+            Job(number, text.encoding, caller.lane, caller.deadline, now, deliver)
+            for number, text in enumerate(texts)
+        ]
+        self._replica.submit(jobs)
+        self._jobs.update(zip(texts, jobs, strict=True))
+
+    def join(self, text: Text, caller: Caller) -> bool:  # noqa: ARG002
+        """Texts are not shared, since there is no cache."""
+        return False
+
+    def withdraw(self, texts: Sequence[Text]) -> None:
+        jobs = [self._jobs.pop(text) for text in texts if text in self._jobs]
+        self._replica.batcher.cancel(jobs)

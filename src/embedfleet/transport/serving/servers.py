@@ -34,7 +34,7 @@ CUT_S = 1.0
 """How long a stop waits for the answers to requests that it cut off."""
 
 CHECK_TICKS = 3
-"""Tenths of a second between two looks at all connections: a timer for each would be moved twice a
+"""Tenths of a second between two checks of all connections: a timer for each would be moved twice a
 request."""
 
 

@@ -16,7 +16,7 @@ from embedfleet.vocabulary import Precision, ReplicaState, Task
 
 
 class Begin(msgspec.Struct, tag=True):
-    """What a worker needs to start; it is sent first, so that nothing of it shows in `ps`."""
+    """What a worker needs to start; sent over the channel, so that `ps` shows none of it."""
 
     settings: str
     """The settings file of the primary."""
@@ -24,14 +24,14 @@ class Begin(msgspec.Struct, tag=True):
     pools: tuple[str, ...]
     """Their names."""
     workers: int
-    """How many there are: each has its share of what is bounded for all."""
+    """How many there are: bounds of the gateway are divided among them."""
     number: int
     ledger: int | None
-    """The descriptor of what keys have left, where there are keys."""
+    """The file descriptor of the shared ledger of quotas, if there are keys."""
 
 
 class MemberUpdate(msgspec.Struct, tag=True, gc=False):
-    """A replica as the primary sees it now; GONE: it is in the fleet no more."""
+    """A replica's current entry in the primary's fleet; GONE: it was removed."""
 
     pool: int
     """The place of the pool in the settings."""
@@ -59,8 +59,8 @@ class ModelUpdate(msgspec.Struct, tag=True):
     revision: str
 
 
-class PromiseUpdate(msgspec.Struct, tag=True):
-    """What a pool promises of every vector."""
+class VersionUpdate(msgspec.Struct, tag=True):
+    """The version of the model that a pool serves."""
 
     pool: int
     revision: str
@@ -68,7 +68,7 @@ class PromiseUpdate(msgspec.Struct, tag=True):
 
 
 class CheckUpdate(msgspec.Struct, tag=True):
-    """How far a golden check of a replica is: what its vectors in the cache are worth."""
+    """The state of a golden check of a replica: whether its cached vectors can be trusted."""
 
     pool: int
     url: str
@@ -80,15 +80,15 @@ class Synced(msgspec.Struct, tag=True):
 
 
 class Leaving(msgspec.Struct, tag=True):
-    """The gateway will stop: say that it is not ready, and go on."""
+    """The gateway is about to stop: report not ready, and continue serving."""
 
 
 class Drain(msgspec.Struct, tag=True):
-    """Take no more connections, answer what was accepted, and end."""
+    """Accept no more connections, finish accepted requests, and exit."""
 
 
 class Cut(msgspec.Struct, tag=True):
-    """Wait for nothing any more: answer every open request that the server stops."""
+    """Stop waiting: answer every open request with the error of a stopping server."""
 
 
 class CallReport(msgspec.Struct, tag=True):
@@ -97,25 +97,25 @@ class CallReport(msgspec.Struct, tag=True):
     pool: int
     member: str
     succeeded: int
-    """Calls that brought right answers."""
+    """Calls that succeeded."""
     failed: int
-    """Calls that failed after the last one that did not."""
+    """Consecutive failures since the last success."""
     reason: str
     """Why the last one failed."""
     lost: bool
     """Whether the connection broke or the process died."""
     refused: bool
-    """Whether it takes nothing new, because it drains."""
+    """Whether it refuses new work because it is draining."""
     works: list[Work] = []
-    """What the calls show of its speed, the last of them."""
+    """The latest measurements of its speed."""
 
 
 class Serving(msgspec.Struct, tag=True):
-    """The worker answers callers from now on."""
+    """The worker has started to serve."""
 
 
 class Counted(msgspec.Struct, tag=True):
-    """What the worker has counted in its life; the last thing that it tells."""
+    """All counters of the worker; its last message."""
 
     families: list[Family]
     requests: dict[int, int]
@@ -126,7 +126,7 @@ ToWorker = (
     Begin
     | MemberUpdate
     | ModelUpdate
-    | PromiseUpdate
+    | VersionUpdate
     | CheckUpdate
     | Synced
     | Leaving

@@ -15,11 +15,11 @@ from embedfleet.server.gateway.workers.messages import CallReport, MemberUpdate
 from embedfleet.vocabulary import ReplicaState
 
 MOST_FAILURES = 100
-"""Failures of one replica that are told at once; any number of them in a row says the same."""
+"""Bound on the failures of a replica in one report; more in a row would change nothing."""
 
 
 class MirroredFleet(Fleet):
-    """A pool's fleet in a worker: it changes as the primary says, and by nothing else."""
+    """A pool's fleet in a worker: only the primary changes it."""
 
     def __init__(self, pool: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class MirroredFleet(Fleet):
         self._calls: dict[str, CallReport] = {}
 
     def follow(self, update: MemberUpdate) -> None:
-        """Take over what the primary sees of a replica."""
+        """Apply the primary's update of a replica."""
         member = self._members.get(update.name)
         if member is not None and member.url != update.url:
             self._enter(member, ReplicaState.GONE, update)
@@ -68,7 +68,7 @@ class MirroredFleet(Fleet):
         calls.works = [*calls.works[1 - MEASUREMENTS :], work]
 
     def calls(self) -> Sequence[CallReport]:
-        """How calls ended since this was asked last."""
+        """Results of calls since the last report."""
         update, self._calls = tuple(self._calls.values()), {}
         return update
 
@@ -96,7 +96,7 @@ class Publisher:
     """Publishes a pool's fleet from the primary to every worker as it changes."""
 
     def __init__(self, pool: int, fleet: Fleet, send: Callable[[MemberUpdate], None]) -> None:
-        """`send` tells all workers."""
+        """`send` reaches all workers."""
         self._pool = pool
         self._fleet = fleet
         self._send = send
@@ -104,11 +104,11 @@ class Publisher:
         fleet.listen(lambda member, _left: send(self._update_of(member)))
 
     def everything(self) -> Iterable[MemberUpdate]:
-        """The fleet as it is, for a worker that just started."""
+        """The whole fleet, for a worker that has just started."""
         return [self._update_of(member) for member in self._fleet]
 
     def refresh(self) -> None:
-        """Tell what replicas said of themselves lately; their costs change with every look."""
+        """Send descriptions that changed; costs change with every probe."""
         described = {member.name: member.description for member in self._fleet}
         for member in self._fleet:
             if self._described.get(member.name) is not member.description:
@@ -116,7 +116,7 @@ class Publisher:
         self._described = dict(described)
 
     def take(self, update: CallReport, now: float) -> None:
-        """Let a worker's calls count as the primary's own."""
+        """Apply the results of a worker's calls to the fleet."""
         member = next((each for each in self._fleet if each.name == update.member), None)
         if member is None:
             return

@@ -20,7 +20,7 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
-from embedfleet.api.served_model import Promise
+from embedfleet.api.served_model import ModelVersion
 from embedfleet.autoscaling import Observation, ObservationSource, total
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet
@@ -45,11 +45,11 @@ from embedfleet.server.gateway.workers.messages import (
     Drain,
     Leaving,
     ModelUpdate,
-    PromiseUpdate,
     Serving,
     Synced,
     ToPrimary,
     ToWorker,
+    VersionUpdate,
 )
 from embedfleet.server.gateway.workers.mirror import Publisher
 from embedfleet.transport.access.ledger import Ledger
@@ -58,19 +58,19 @@ from embedfleet.vocabulary import ServiceError
 log = logging.getLogger(__name__)
 
 RESTART = Backoff(0.1, 10.0)
-"""Pauses before a worker that ended is started again, while it keeps ending."""
+"""Pauses before a worker that exited is restarted."""
 STEADY_S = 30.0
-"""A worker that lived so long begins with the shortest pause again."""
+"""After so long without an exit the pause is the shortest again."""
 REFRESH_S = 0.25
-"""How often workers get changes that are no change of state: costs, promises."""
+"""How often workers get changes other than of states: costs, model versions."""
 POLL_S = 0.05
-"""How often workers are asked whether they are ready, until they are."""
+"""How often workers are polled until they are ready."""
 KILL_AFTER_S = 5.0
-"""Beyond the drain time-out, until a worker that does not end is killed."""
+"""Time beyond the drain timeout before a worker that has not exited is killed."""
 
 
 class _Worker:
-    """One worker: its sockets, and its process while there is one."""
+    """One worker: its sockets and its process."""
 
     def __init__(self, number: int, listening: Sequence[socket.socket]) -> None:
         self.number = number
@@ -79,7 +79,7 @@ class _Worker:
         self.process: asyncio.subprocess.Process | None = None
         self.serving = asyncio.Event()
         self.families: list[Family] = []
-        """What it counted when it was asked last."""
+        """Its metrics when they were last collected."""
 
 
 class Workload:
@@ -101,7 +101,7 @@ class Workload:
 
 
 class WorkersTrust:
-    """Tells workers of golden checks: the cached vectors are with them."""
+    """Forwards golden checks to the workers, which hold the cached vectors."""
 
     def __init__(self, pool: int, send: Callable[[ToWorker], None]) -> None:
         self._pool = pool
@@ -118,10 +118,10 @@ class WorkersTrust:
 
 
 class WorkersObserver:
-    """What all workers together see of a pool, for the autoscaler."""
+    """The observation of a pool summed over all workers, for the autoscaler."""
 
     def __init__(self, pool: str, own: ObservationSource, workers: Workers) -> None:
-        """`own` knows what is not of requests: the host's memory."""
+        """`own` adds what is not of requests: the host's memory."""
         self._pool = pool
         self._own = own
         self._workers = workers
@@ -151,22 +151,22 @@ class Workers:
         self._names: list[str] = []
         self._publishers: list[Publisher] = []
         self._models: dict[int, ModelUpdate] = {}
-        self._promises: dict[int, PromiseUpdate] = {}
-        self._asked: dict[int, Callable[[], Promise | None]] = {}
+        self._versions: dict[int, VersionUpdate] = {}
+        self._asked: dict[int, Callable[[], ModelVersion | None]] = {}
         self._ended: list[Family] = []
-        """What workers that ended had counted."""
+        """Counters of workers that exited."""
         self._workloads: list[Workload] = []
         self.requests: Counter[int] = Counter()
-        """Requests to workers that ended in order, by HTTP status."""
+        """Requests to workers that exited in order, by HTTP status."""
         self._leaving = self._draining = False
 
     def __len__(self) -> int:
         return len(self._workers)
 
-    # -- what the primary has to tell --------------------------------------------------
+    # -- to the workers ----------------------------------------------------------------
 
     def publish(self, name: str, fleet: Fleet) -> Workload:
-        """Let the workers follow the fleet of the next pool; what they have to do for it."""
+        """Publish the fleet of the next pool to the workers; returns their outstanding work."""
         self._publishers.append(Publisher(len(self._publishers), fleet, self._broadcast))
         self._names.append(name)
         self._workloads.append(Workload())
@@ -177,9 +177,9 @@ class Workers:
         pool: int,
         names: tuple[str, ...],
         model: ModelDescription,
-        promise: Callable[[], Promise | None],
+        version: Callable[[], ModelVersion | None],
     ) -> None:
-        """Let the workers serve a pool's model, and tell them what it promises once it does."""
+        """Let the workers serve a pool's model, and send them its version once it is known."""
         identity = model.identity
         update = ModelUpdate(
             pool,
@@ -190,21 +190,21 @@ class Workers:
             identity.task,
             identity.revision,
         )
-        self._models[pool], self._asked[pool] = update, promise
+        self._models[pool], self._asked[pool] = update, version
         self._broadcast(update)
 
     def trust(self, pool: int) -> WorkersTrust:
         """The observer of golden checks of a pool's replicas."""
         return WorkersTrust(pool, self._broadcast)
 
-    def _promise(self) -> None:
-        for pool, promise in self._asked.items():
-            made = promise()
+    def _send_versions(self) -> None:
+        for pool, version in self._asked.items():
+            made = version()
             if made is None:
                 continue
-            update = PromiseUpdate(pool, made.revision, made.precision)
-            if self._promises.get(pool) != update:
-                self._promises[pool] = update
+            update = VersionUpdate(pool, made.revision, made.precision)
+            if self._versions.get(pool) != update:
+                self._versions[pool] = update
                 self._broadcast(update)
 
     def _broadcast(self, message: ToWorker) -> None:
@@ -212,10 +212,10 @@ class Workers:
             if worker.channel is not None:
                 worker.channel.send(message)
 
-    # -- what the workers have to tell -------------------------------------------------
+    # -- from the workers --------------------------------------------------------------
 
     async def ask(self, what: str) -> list[Any]:
-        """The answers of all workers that are there. One that ends meanwhile has none."""
+        """The answers of all running workers; one that exits meanwhile has none."""
 
         async def one(channel: Channel[ToPrimary]) -> Any:
             with contextlib.suppress(ChannelClosedError):
@@ -227,12 +227,12 @@ class Workers:
         return [answer for answer in answers if answer is not None]
 
     async def observations(self, pool: str, now: float) -> list[Observation]:
-        """What each worker sees of a pool."""
+        """Each worker's observation of a pool."""
         observed = await self.ask("observations")
         return [Observation(**(each[pool] | {"now": now})) for each in observed if pool in each]
 
     async def exposition(self, metrics: GatewayMetrics) -> bytes:
-        """The text that Prometheus scrapes: this process and all workers as one."""
+        """The Prometheus exposition, merged over this process and all workers."""
         for worker in self._workers:
             if worker.channel is not None:
                 with contextlib.suppress(ChannelClosedError):
@@ -246,31 +246,31 @@ class Workers:
     # -- processes ---------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep every worker alive until cancelled."""
+        """Run and restart the workers until cancelled."""
         async with asyncio.TaskGroup() as group:
             for worker in self._workers:
                 group.create_task(self._keep(worker))
             group.create_task(self._refresh())
 
     async def ready(self) -> None:
-        """Return once every worker answers callers, and knows the models that they ask for."""
+        """Return once every worker serves, and knows all models."""
         for worker in self._workers:
             await worker.serving.wait()
         while not all(await self.ask("ready")):
             await asyncio.sleep(POLL_S)
 
     def leave(self) -> None:
-        """Let all of them say that they are not ready, and go on."""
+        """Let all of them report not ready, and continue serving."""
         self._leaving = True
         self._broadcast(Leaving())
 
     async def drain(self) -> None:
-        """Let all of them finish what they accepted, and end; kill those that do not."""
+        """Let all of them finish accepted requests and exit; kill those that do not."""
         self._draining = True
         self._broadcast(Drain())
         for worker in self._workers:
             for each in worker.listening:
-                each.close()  # theirs too: connections to it would never be accepted
+                each.close()  # or connections would wait in a backlog that nobody accepts from
         processes = [each.process for each in self._workers if each.process is not None]
         try:
             async with asyncio.timeout(self._drain_s + KILL_AFTER_S):
@@ -280,11 +280,11 @@ class Workers:
             self.kill()
 
     def cut(self) -> None:
-        """Let them answer every open request that the server stops, and wait for none."""
+        """Let them answer every open request with the error of a stopping server."""
         self._broadcast(Cut())
 
     def kill(self) -> None:
-        """End them at once."""
+        """Kill them at once."""
         for worker in self._workers:
             if worker.process is not None and worker.process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -306,7 +306,7 @@ class Workers:
             await asyncio.sleep(pause_s)
 
     async def _live(self, worker: _Worker) -> int:
-        """One process of a worker, from its start to its end; the exit code."""
+        """Run one process of a worker; returns its exit code."""
         here, there = socket.socketpair()
         descriptors = [there.fileno(), *(each.fileno() for each in worker.listening)]
         with there:
@@ -335,14 +335,14 @@ class Workers:
                 process.kill()
 
     def _begin_with(self, number: int, channel: Channel[ToPrimary]) -> None:
-        """Tell a worker that has just started all that the others know."""
+        """Send a worker that has just started the full state."""
         pools, count = tuple(self._names), len(self._workers)
         begin = Begin(self._settings, self._api_keys, pools, count, number, self._ledger)
         channel.send(begin)
         for publisher in self._publishers:
             for member in publisher.everything():
                 channel.send(member)
-        for update in (*self._models.values(), *self._promises.values()):
+        for update in (*self._models.values(), *self._versions.values()):
             channel.send(update)
         channel.send(Synced())
         if self._leaving:
@@ -363,7 +363,7 @@ class Workers:
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_S)
-            self._promise()
+            self._send_versions()
             for publisher in self._publishers:
                 publisher.refresh()
             try:

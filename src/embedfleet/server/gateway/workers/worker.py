@@ -25,7 +25,7 @@ from typing import Any
 
 import uvloop
 
-from embedfleet.api.served_model import Promise
+from embedfleet.api.served_model import ModelVersion
 from embedfleet.models.description import describe, with_revision
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.runtime.background import cancelled
@@ -34,10 +34,10 @@ from embedfleet.runtime.settings import Settings, load
 from embedfleet.runtime.telemetry.logs import configure_logging
 from embedfleet.runtime.telemetry.merging import families
 from embedfleet.runtime.telemetry.tracing import opened
+from embedfleet.server.gateway.admin.cache import figures_of as cache_figures
+from embedfleet.server.gateway.admin.overview import overview
 from embedfleet.server.gateway.app import public_listeners
 from embedfleet.server.gateway.caching import CacheTrust
-from embedfleet.server.gateway.caching import figures_of as cache_figures
-from embedfleet.server.gateway.fleet_overview import overview
 from embedfleet.server.gateway.front import served
 from embedfleet.server.gateway.server import Gateway
 from embedfleet.server.gateway.workers.channel import Answer, Channel, Question
@@ -50,10 +50,10 @@ from embedfleet.server.gateway.workers.messages import (
     Leaving,
     MemberUpdate,
     ModelUpdate,
-    PromiseUpdate,
     Serving,
     Synced,
     ToWorker,
+    VersionUpdate,
 )
 from embedfleet.server.gateway.workers.mirror import MirroredFleet
 from embedfleet.transport.access.ledger import Ledger
@@ -98,7 +98,7 @@ class Worker:
         self.cut: Callable[[], None] = lambda: None
         """Answers every open request that the server stops."""
         self._fleets: list[MirroredFleet] = []
-        self._promises: list[Promise | None] = []
+        self._versions: list[ModelVersion | None] = []
         self._answers = {
             "ready": self._ready,
             "metrics": self._metrics,
@@ -111,7 +111,7 @@ class Worker:
         for number, (name, pool) in enumerate(zip(names, gateway.settings.pools, strict=True)):
             fleet = MirroredFleet(number)
             self._fleets.append(fleet)
-            self._promises.append(None)
+            self._versions.append(None)
             gateway.mirror_pool(name, pool, fleet)
 
     async def follow(self, messages: AsyncIterator[ToWorker | Question]) -> bool:
@@ -130,9 +130,9 @@ class Worker:
                 self._fleets[message.pool].follow(message)
             case ModelUpdate():
                 await self._introduce(message)
-            case PromiseUpdate():
-                promise = Promise(message.revision, message.precision)
-                self._promises[message.pool] = promise
+            case VersionUpdate():
+                version = ModelVersion(message.revision, message.precision)
+                self._versions[message.pool] = version
             case CheckUpdate():
                 await self._check(message)
             case Question():
@@ -170,8 +170,8 @@ class Worker:
         )
         model = with_revision(model, update.revision)
         encoder = await asyncio.to_thread(Encoder, model)
-        promise = partial(self._promises.__getitem__, update.pool)
-        self._gateway.serve(update.pool, update.names, model, encoder, promise)
+        version = partial(self._versions.__getitem__, update.pool)
+        self._gateway.serve(update.pool, update.names, model, encoder, version)
 
     async def _answer(self, question: Question) -> None:
         try:

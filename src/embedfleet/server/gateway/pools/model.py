@@ -1,0 +1,264 @@
+"""The model of a pool: read from this machine, or learned from the first replica.
+
+A replica describes its model and hands over the small files that a gateway needs, such as the
+tokenizer. Also checks a replica's golden vectors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from hashlib import blake2b
+from math import isfinite
+from pathlib import Path
+from typing import Protocol, TypedDict
+from uuid import uuid4
+
+import numpy as np
+
+from embedfleet.api.served_model import UNKNOWN, ModelVersion
+from embedfleet.fleet.health import Expected
+from embedfleet.fleet.replica_client import ReplicaClient, embed
+from embedfleet.models.description import ModelDescription, describe
+from embedfleet.models.encoding.encoder import Encoder
+from embedfleet.models.files import SHARED_FILES
+from embedfleet.models.fingerprint import fingerprint_tokenizer
+from embedfleet.models.golden import vectors as golden_vectors
+from embedfleet.models.golden.vectors import GoldenVectors, compare, known_file, of_unit_length
+from embedfleet.runtime.settings import Pool as PoolSettings
+from embedfleet.server.gateway.pools.scratch import Scratch
+from embedfleet.transport.description import ReplicaDescription
+from embedfleet.transport.untrusted import shown
+from embedfleet.vocabulary import (
+    ModelError,
+    ModelIdentity,
+    Precision,
+    ReplicaError,
+    Task,
+    UnfitReplicaError,
+)
+
+log = logging.getLogger(__name__)
+
+PROBE = np.array([1, 2, 3], np.int32)
+"""Token ids in every vocabulary, for pools without golden vectors."""
+
+GOLDEN_FILE = "golden.safetensors"
+"""The file name of golden vectors beside a model's weights."""
+
+
+class Trust(Protocol):
+    """Notified of golden checks by a replica's address, to drop vectors of one that fails."""
+
+    def checking(self, url: str) -> None: ...
+
+    def trusted(self, url: str) -> None: ...
+
+    async def distrusted(self, url: str) -> None: ...
+
+
+class ModelContact:
+    """A pool's model and its golden checks: implements `fleet.prober.Contact`."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        client: ReplicaClient,
+        scratch: Scratch,
+        *,
+        known: ModelDescription | None,
+        introduced: Callable[[ModelDescription, Encoder], Awaitable[None]],
+        refused: Callable[[], None],
+        drifted: Callable[[float], None],
+        trust: Trust | None = None,
+    ) -> None:
+        """`known` is the model if the gateway has its files; else `introduced` is awaited when a
+        replica has described it, and may refuse that replica. `drifted` is called with the result
+        of every golden check.
+        """
+        self._settings = settings
+        self._client = client
+        self._scratch = scratch
+        self._model = known
+        self._identity: ModelIdentity | None = None
+        self._precision = settings.precision
+        """The pool's precision: as configured, or the first verified replica's."""
+        self._claimed: dict[str, Precision] = {}
+        """The precision that each replica reports."""
+        self._golden: GoldenVectors | None = None
+        self._introduced = introduced
+        self._refused = refused
+        self._trust = trust
+        self._drifted = drifted
+        self._version: ModelVersion | None = None
+        self._bad: dict[tuple[object, ...], str] = {}
+        """The files that could not be used last, and why."""
+        self._lock = asyncio.Lock()
+
+    def version(self) -> ModelVersion | None:
+        """The version that the pool serves: known from the settings and the model's files, else
+        from the first verified replica.
+        """
+        if self._version is None and self._precision is not None:
+            identity = self._identity or (self._model.identity if self._model else None)
+            if identity is not None and (identity.revision or self._identity is not None):
+                # Without a revision vectors are valid in this process only, whose replicas may not
+                # change to another model.
+                revision = identity.revision or f"{UNKNOWN}{uuid4().hex}"
+                self._version = ModelVersion(revision, self._precision)
+        return self._version
+
+    async def describe(self, url: str) -> ReplicaDescription:
+        return await self._client.describe(url)
+
+    async def expected(self, url: str, description: ReplicaDescription) -> Expected:
+        """What replicas must match. The first one to answer decides what is not configured,
+        except the precision: a replica with wrong vectors must not exclude the right ones.
+        """
+        self._claimed[url] = description.precision
+        async with self._lock:
+            if self._identity is None:
+                model = self._model
+                if model is None:
+                    model, encoder = await self._fetch(url, description)
+                    await self._introduced(model, encoder)
+                identity = model.identity
+                if not identity.revision:
+                    # The gateway has no weights to fingerprint: the first replica's revision
+                    # counts.
+                    identity = replace(identity, revision=description.revision)
+                self._golden = self._find_golden(identity.revision, model)
+                self._identity = identity
+            return Expected(self._identity, self._precision or description.precision)
+
+    def forget(self, url: str) -> None:
+        """Forget a removed replica; another may take its address."""
+        self._claimed.pop(url, None)
+        self._client.forget(url)
+
+    async def verify(self, url: str) -> str:
+        """Check the golden vectors; returns what is wrong, empty if nothing is."""
+        if self._identity is None:
+            raise ReplicaError("the model is not known yet")
+        if self._trust is not None:
+            self._trust.checking(url)
+        width = self._identity.width
+        precision = self._precision or self._claimed.get(url, Precision.F32)
+        if self._golden is None:
+            vectors = await embed(self._client, url, [PROBE], width)
+            wrong = "" if of_unit_length(vectors).all() else "its vectors are not of unit length"
+        else:
+            vectors = await embed(self._client, url, self._golden.encodings, width)
+            verdict = compare(self._golden, vectors, precision)
+            wrong = "" if verdict.passed else verdict.reason
+            # Vectors that are not finite have no cosine and count as the maximum distance.
+            self._drifted(1.0 - verdict.least_cosine if isfinite(verdict.least_cosine) else 1.0)
+        if wrong:
+            self._refused()
+            if self._trust is not None:
+                await self._trust.distrusted(url)
+        else:
+            if self._trust is not None:
+                self._trust.trusted(url)
+            self._precision = self._precision or precision
+        return wrong
+
+    async def touch(self, url: str) -> int:
+        """Have it compute one short text with priority; returns its tokens."""
+        if self._identity is None:
+            raise ReplicaError("the model is not known yet")
+        golden = self._golden
+        text = PROBE if golden is None else min(golden.encodings, key=len)
+        vectors = await embed(self._client, url, [text], self._identity.width, bulk=False)
+        if not of_unit_length(vectors).all():
+            raise ReplicaError("its vectors are not of unit length")
+        return len(text)
+
+    async def _fetch(
+        self, url: str, description: ReplicaDescription
+    ) -> tuple[ModelDescription, Encoder]:
+        """Fetch a replica's model files; returns the model and its encoder."""
+        directory = self._scratch.directory("model-")
+        found: tuple[ModelDescription, Encoder] | None = None
+        try:
+            await self._client.fetch_files(url, directory)
+            found = await self._load(directory, description)
+        except ModelError as error:
+            words = shown(error.message.replace(f"{directory}/", ""))
+            raise ReplicaError(f"the model files of {url}: {words}") from error
+        finally:
+            if found is None:
+                shutil.rmtree(directory, ignore_errors=True)
+        return found
+
+    async def _load(
+        self, directory: Path, description: ReplicaDescription
+    ) -> tuple[ModelDescription, Encoder]:
+        """Raises ModelError unless the files match the description and can be used."""
+        found, told = fingerprint_tokenizer(directory), description.tokenizer
+        if found != told:
+            raise ModelError(
+                f"tokenizer.json has the fingerprint {found}, and it says that it has {told}"
+            )
+        tried = await asyncio.to_thread(_digest, directory), *_as(description).values()
+        if tried in self._bad:
+            raise ModelError(self._bad[tried].replace("{directory}", str(directory)))
+        try:
+            return await asyncio.to_thread(_loaded, directory, _as(description))
+        except ModelError as error:
+            # Each probe fetches the files into a new directory.
+            self._bad = {tried: error.message.replace(str(directory), "{directory}")}
+            raise
+
+    def _find_golden(self, revision: str, model: ModelDescription) -> GoldenVectors | None:
+        beside = model.directory / GOLDEN_FILE
+        path = self._settings.golden or known_file(revision)
+        path = path or (beside if beside.is_file() else None)
+        if path is None:
+            log.warning(
+                "no golden vectors for %s: replicas are only checked for vectors of unit length; "
+                "create them with `embedfleet golden make`",
+                model.identity.name,
+            )
+            return None
+        golden = golden_vectors.read(path)
+        if golden.revision != revision:
+            raise UnfitReplicaError(
+                f"{path} holds golden vectors of revision {golden.revision}, the model is "
+                f"{revision}; make new ones with `embedfleet golden make`"
+            )
+        return golden
+
+
+class _Described(TypedDict):
+    """What a replica reports of a model beyond its files."""
+
+    name: str
+    max_tokens: int
+    task: Task
+
+
+def _as(description: ReplicaDescription) -> _Described:
+    return _Described(
+        name=description.name, max_tokens=description.max_tokens, task=description.task
+    )
+
+
+def _loaded(directory: Path, how: _Described) -> tuple[ModelDescription, Encoder]:
+    model = describe(directory, **how)
+    return model, Encoder(model)
+
+
+def _digest(directory: Path) -> bytes:
+    """A digest of all files that a replica handed over."""
+    digest = blake2b(digest_size=16)
+    for name in SHARED_FILES:
+        with contextlib.suppress(OSError):
+            content = (directory / name).read_bytes()
+            digest.update(b"%b %d " % (name.encode(), len(content)))
+            digest.update(content)
+    return digest.digest()

@@ -1,0 +1,333 @@
+"""Keep-alive HTTP/1.1 connections from a gateway to its replicas.
+
+A gateway's calls are all alike and go to few addresses, so a minimal client pays off: a C parser on
+an asyncio protocol, with each answer handed on piece by piece as it arrives. It was measured beside
+aiohttp, which serves everything less frequent (docs/decisions/0013).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, cast
+from urllib.parse import urlsplit
+
+import httptools
+from aiohttp import AddrInfoType
+
+KEEP_ALIVE_S = 60.0
+"""How long an unused connection is trusted; replicas close theirs after 75 s."""
+
+MOST_HEAD_BYTES = 64 << 10
+"""Bytes that an answer may have before its body."""
+
+SILENT_S = 30
+"""Seconds until a silent host is given up: one that loses power closes nothing, and a call to it
+would occupy its replica's window for ever."""
+
+OPTIONS = {
+    "TCP_KEEPIDLE": 15,  # seconds without traffic before the first probe
+    "TCP_KEEPINTVL": 5,  # seconds between probes
+    "TCP_KEEPCNT": 3,  # unanswered probes
+    # Milliseconds; while sent data is unacknowledged, no probes are sent.
+    "TCP_USER_TIMEOUT": SILENT_S * 1000,
+}
+"""Linux options; other platforms have some of them and use their own times for the rest."""
+
+Headers: TypeAlias = Iterable[tuple[str, str]]
+Read: TypeAlias = Callable[[int, bytes], None]
+"""Called with the status and a piece of the body; an exception from it ends the call."""
+
+
+class BrokenError(Exception):
+    """The connection ended, or its bytes were not HTTP, before the answer was complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The parsed address of a replica."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+    """Prefix of every route."""
+    authority: str
+    """The value of the header `host`."""
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Parse an address such as `http://10.0.0.5:9001`; raises ValueError."""
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{url} is not an HTTP address")
+        authority = parts.netloc.rpartition("@")[2]
+        port = parts.port or (443 if tls else 80)
+        return cls(parts.hostname, port, tls, parts.path.rstrip("/"), authority)
+
+
+class Connection(asyncio.Protocol):
+    """One HTTP/1.1 connection, without pipelining."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        """Status of the answer; 0 until its head is complete."""
+        self.idle_since = 0.0
+        self.reusable = False
+        """Whether the answer was complete and another request may follow."""
+        self._transport: asyncio.Transport
+        self._parser: httptools.HttpResponseParser
+        self._read: Read = unread
+        self._parts: list[bytes] = []
+        self._head_bytes = 0
+        self._complete = True
+        self._broken: str | None = None
+        self._refused: Exception | None = None
+        """What `read` raised."""
+        self._ended: asyncio.Future[None] | None = None
+
+    def post(self, head: bytes, body: bytes, read: Read) -> None:
+        """Send a request; `head` without content-length and the empty line.
+
+        `read` is called as data arrives: waking a task for each piece would cost more than most
+        pieces do. So nothing is buffered, and TCP flow control slows a replica that sends faster
+        than this process reads.
+        """
+        self.status = self._head_bytes = 0
+        self._complete = self.reusable = False
+        self._read = read
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+
+    async def answered(self) -> None:
+        """Wait for the end of the answer. Raises BrokenError, or what `read` raised."""
+        if not self._complete and self._broken is None:
+            self._ended = asyncio.get_running_loop().create_future()
+            try:
+                await self._ended
+            finally:
+                self._ended = None
+        if self._refused is not None:
+            raise self._refused
+        if not self._complete:
+            raise BrokenError(self._broken)
+
+    def close(self) -> None:
+        """Abort the connection."""
+        self.reusable = False
+        self._read = unread
+        self._transport.abort()
+
+    @property
+    def open(self) -> bool:
+        return self._broken is None
+
+    # -- what the event loop calls -----------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from it
+        keep_alive(transport.get_extra_info("socket"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._break(str(error or "") or "the connection was closed")
+
+    def data_received(self, data: bytes) -> None:
+        if self._complete:  # data without a request
+            self._fail("an answer to no request")
+            return
+        if not self.status:
+            self._head_bytes += len(data)
+        trouble = ""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            trouble = f"not an answer of HTTP ({error})"
+        if self._parts:
+            self._hand_over()
+        if not self.status and self._head_bytes > MOST_HEAD_BYTES:
+            trouble = f"an answer with more than {MOST_HEAD_BYTES} bytes before its body"
+        if trouble:
+            self._fail(trouble)
+        elif self._complete:
+            self._read = unread  # or the call would live as long as the connection
+            self._wake()
+
+    def _hand_over(self) -> None:
+        parts, self._parts = self._parts, []
+        try:
+            self._read(self.status, parts[0] if len(parts) == 1 else b"".join(parts))
+        except Exception as error:  # noqa: BLE001  comes out where the call is waited for
+            self._refused = error
+            self._fail(str(error))
+
+    # -- what the parser calls ---------------------------------------------------------
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.status >= 200:  # else it is an interim response
+            self._complete = True
+            self.reusable = self._parser.should_keep_alive() and self._broken is None
+        else:
+            self.status = 0
+
+    def _fail(self, reason: str) -> None:
+        self._break(reason)
+        self._transport.abort()
+
+    def _break(self, reason: str) -> None:
+        self._broken = self._broken or reason
+        self.reusable = False
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+
+def unread(_status: int, _part: bytes) -> None:
+    """Discards the body of a response."""
+
+
+@dataclass(slots=True)
+class _Address:
+    """State of an address while it has idle connections."""
+
+    origin: Origin
+    heads: dict[str, bytes] = field(default_factory=dict)
+    """By route, the constant part of the request head."""
+    idle: deque[Connection] = field(default_factory=deque)
+    """Most recently used last."""
+
+
+class Connections:
+    """A pool of connections by address."""
+
+    def __init__(self, *, connect_timeout_s: float) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._addresses: dict[str, _Address] = {}
+        self._all: set[Connection] = set()
+        self._tls: ssl.SSLContext | None = None
+
+    async def post(
+        self, url: str, route: str, body: bytes, headers: Headers, read: Read = unread
+    ) -> Connection:
+        """Send a request and return its connection, which the caller must give back.
+
+        Raises OSError or TimeoutError if no connection can be made.
+        """
+        address = self._address(url)
+        connection = self._kept(address) or await self._connect(address.origin)
+        head = address.heads.get(route) or self._head(address, route)
+        extra = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        connection.post(head + extra.encode("latin-1"), body, read)
+        return connection
+
+    def give_back(self, url: str, connection: Connection) -> None:
+        """Keep a connection whose answer is complete; close any other."""
+        if not connection.reusable:
+            self._all.discard(connection)
+            connection.close()
+            return
+        now = connection.idle_since = asyncio.get_running_loop().time()
+        idle = self._address(url).idle
+        idle.append(connection)
+        self._drop_old(idle, now)
+
+    def close(self) -> None:
+        for connection in self._all:
+            connection.close()
+        self._all.clear()
+        self._addresses.clear()
+
+    def _address(self, url: str) -> _Address:
+        address = self._addresses.get(url)
+        if address is None:
+            address = self._addresses[url] = _Address(Origin.of(url))
+        return address
+
+    def _kept(self, address: _Address) -> Connection | None:
+        """The most recently used idle connection, so that surplus ones expire."""
+        idle = address.idle
+        oldest = asyncio.get_running_loop().time() - KEEP_ALIVE_S
+        while idle:
+            connection = idle.pop()
+            if connection.open and connection.idle_since >= oldest:
+                return connection
+            self._drop(connection)
+        return None
+
+    def _drop(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        connection.close()
+
+    def _drop_old(self, idle: deque[Connection], now: float) -> None:
+        while idle and (now - idle[0].idle_since > KEEP_ALIVE_S or not idle[0].open):
+            self._drop(idle.popleft())
+
+    def _sweep(self) -> None:
+        """Close expired connections of all addresses: those of removed replicas are not used, so
+        nothing else would close them.
+        """
+        now = asyncio.get_running_loop().time()
+        for url, address in list(self._addresses.items()):
+            self._drop_old(address.idle, now)
+            if not address.idle:
+                del self._addresses[url]
+
+    async def _context(self) -> ssl.SSLContext:
+        """Created once, in a thread: it reads the system's certificates."""
+        if self._tls is None:
+            self._tls = await asyncio.to_thread(ssl.create_default_context)
+        return self._tls
+
+    async def _connect(self, origin: Origin) -> Connection:
+        self._sweep()
+        context = await self._context() if origin.tls else None
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._connect_timeout_s):
+            _, connection = await loop.create_connection(
+                Connection, origin.host, origin.port, ssl=context
+            )
+        self._all.add(connection)
+        return connection
+
+    def _head(self, address: _Address, route: str) -> bytes:
+        origin = address.origin
+        head = f"POST {origin.path}{route} HTTP/1.1\r\nhost: {origin.authority}\r\n".encode()
+        address.heads[route] = head
+        return head
+
+
+class Socket(Protocol):
+    """What event loops give as a connection's socket."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+
+
+def keep_alive(sock: Socket) -> None:
+    """Enable TCP keepalive: the connection is reset `SILENT_S` after the host's last packet."""
+    with suppress(OSError):  # some platforms refuse it where the other end has closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in OPTIONS.items():
+            option = getattr(socket, name, None)
+            if option is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def watched_socket(address: AddrInfoType) -> socket.socket:
+    """A socket for one result of `getaddrinfo`, as aiohttp asks for it."""
+    family, kind, protocol, _, _ = address
+    sock = socket.socket(family, kind, protocol)
+    keep_alive(sock)
+    return sock

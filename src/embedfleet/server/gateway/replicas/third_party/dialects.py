@@ -1,0 +1,225 @@
+"""Dialects of third-party engines: how each describes itself and how it is called.
+
+Which pages of an engine are read, what they mean, and the body of a request. Pages are untrusted:
+any field may be missing or malformed. `dimensions` is never sent, because engines differ in how
+they shorten vectors; the gateway derives them from the full ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import orjson
+
+from embedfleet.server.gateway.replicas.third_party.facts import Facts
+from embedfleet.transport.untrusted import shown
+from embedfleet.vocabulary import Encoding, Precision, UnfitReplicaError
+
+Page: TypeAlias = Any
+"""Parsed JSON; None for a page that does not exist or is none."""
+
+MODELS, INFO = "/v1/models", "/info"
+TELLING = (MODELS, INFO)
+"""Pages from which an engine is recognised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One engine's manner."""
+
+    name: str
+    page: str
+    """Fetched at every probe; names the served model."""
+    more: tuple[str, ...]
+    """Read once, when a gateway meets the engine."""
+    read: Callable[[Mapping[str, Page], str], Facts]
+    """Facts from the pages that could be read; the name is that of the pool's model."""
+    takes_ids: bool | None = True
+    """Token ids, or text alone; None where one has to try."""
+    encoding_format: str = "base64"
+    """What is asked for; what comes is read either way."""
+    too_long: str = ""
+    """Words of an error that means: this text is longer than it was started for."""
+
+
+def recognise(pages: Mapping[str, Page]) -> Dialect | None:
+    """Which engine answers like this; None when nothing known does."""
+    owner = str(_first(pages.get(MODELS)).get("owned_by"))
+    known = {"sglang": SGLANG, "vllm": VLLM, "llamacpp": LLAMACPP, "embedfleet": GATEWAY}
+    if owner in known:
+        return known[owner]
+    info = pages.get(INFO)
+    if isinstance(info, dict) and {"model_id", "model_type"} <= info.keys():
+        return TEI
+    return OPENAI if _first(pages.get(MODELS)) else None
+
+
+def request_body(dialect: Dialect, model: str, inputs: Sequence[Encoding | str]) -> bytes:
+    """The embeddings request for encodings or texts, always as a list."""
+    body = {"model": model, "input": list(inputs), "encoding_format": dialect.encoding_format}
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+_MOST = 2**31
+"""No count is as large."""
+
+
+# -- reading pages --------------------------------------------------------------------------
+
+
+def _object(page: Page) -> dict[str, Any]:
+    return page if isinstance(page, dict) else {}
+
+
+def _served(page: Page) -> list[dict[str, Any]]:
+    data = _object(page).get("data")
+    return [row for row in data if isinstance(row, dict)] if isinstance(data, list) else []
+
+
+def _first(page: Page) -> dict[str, Any]:
+    return next(iter(_served(page)), {})
+
+
+def _wanted(page: Page, name: str) -> dict[str, Any]:
+    """The model of this name, by its last part if need be; else the first one."""
+    rows = _served(page)
+    for same in (str.__eq__, lambda a, b: a.rpartition("/")[2] == b.rpartition("/")[2]):
+        for row in rows:
+            if same(str(row.get("id")), name):
+                return row
+    return next(iter(rows), {})
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens, texts or dimensions; None for anything else."""
+    return value if type(value) is int and 0 < value < _MOST else None
+
+
+def _said(value: object) -> str:
+    """As part of a line: no engine writes lines of its own into logs."""
+    return shown(str(value))
+
+
+def _callable_as(value: object) -> str:
+    """The name that requests must give: it goes back to the engine as it came."""
+    name = str(value)
+    if shown(name) != name:
+        raise UnfitReplicaError(f"its model has an invalid name: {shown(name, 80)}")
+    return name
+
+
+def _least(*values: object) -> int | None:
+    return min((count for value in values if (count := _count(value))), default=None)
+
+
+def _sglang(pages: Mapping[str, Page], _name: str) -> Facts:
+    info, server = _object(pages.get("/model_info")), _object(pages.get("/server_info"))
+    model = _first(pages.get(MODELS))
+    if str(server.get("quantization") or "").startswith(("fp8", "w8a8_fp8", "modelopt_fp8")):
+        precision = Precision.FP8
+    elif server.get("quantization"):
+        precision = Precision.INT8
+    else:
+        precision = Precision.F32 if server.get("dtype") == "float32" else Precision.BF16
+    return Facts(
+        engine=_said(f"sglang {server.get('version', '')}"),
+        model=_callable_as(
+            model.get("id") or server.get("served_model_name") or info.get("model_path")
+        ),
+        serving=_said(f"{info.get('model_path')} (weights {info.get('weight_version')})"),
+        max_tokens=_count(model.get("max_model_len")),
+        batch_tokens=_count(server.get("max_prefill_tokens")),
+        precision=precision,
+        trouble="it generates text: start it with --is-embedding"
+        if info.get("is_generation")
+        else "",
+    )
+
+
+def _vllm(pages: Mapping[str, Page], name: str) -> Facts:
+    model = _wanted(pages.get(MODELS), name)
+    return Facts(
+        engine=_said(f"vllm {_object(pages.get('/version')).get('version', '')}"),
+        model=_callable_as(model.get("id")),
+        serving=_said(f"{model.get('id')} ({model.get('root')})"),
+        max_tokens=_count(model.get("max_model_len")),
+    )
+
+
+def _tei(pages: Mapping[str, Page], _name: str) -> Facts:
+    info = _object(pages.get(INFO))
+    kind = _object(info.get("model_type")).get("embedding")
+    trouble = ""
+    if kind is None:
+        trouble = "it serves a classifier or reranker, not an embedding model"
+    elif (pooling := _object(kind).get("pooling")) not in (None, "last_token"):
+        trouble = f"it pools by {_said(pooling)}: start it with --pooling last-token"
+    return Facts(
+        engine=_said(f"tei {info.get('version', '')}"),
+        model=_callable_as(info.get("model_id")),
+        serving=_said(f"{info.get('model_id')} (revision {info.get('model_sha')})"),
+        # What is longer is cut off without a word unless it was started otherwise.
+        max_tokens=_least(info.get("max_input_length"), info.get("max_batch_tokens")),
+        batch_tokens=_count(info.get("max_batch_tokens")),
+        max_texts=_count(info.get("max_client_batch_size")),
+        precision=Precision.F32 if info.get("model_dtype") == "float32" else Precision.BF16,
+        trouble=trouble,
+    )
+
+
+def _llamacpp(pages: Mapping[str, Page], _name: str) -> Facts:
+    model, props = _first(pages.get(MODELS)), _object(pages.get("/props"))
+    meta = _object(model.get("meta"))
+    kind = str(props.get("model_ftype", "")).upper()
+    precision = None
+    if kind:
+        precision = Precision.INT8
+        if "Q" not in kind:
+            precision = Precision.BF16 if "F16" in kind else Precision.F32
+    return Facts(
+        engine=_said(f"llama.cpp {props.get('build_info', '')}"),
+        model=_callable_as(model.get("id")),
+        serving=_said(
+            f"{model.get('id')} ({meta.get('n_params')} parameters, {meta.get('size')} bytes)"
+        ),
+        max_tokens=_least(
+            _object(props.get("default_generation_settings")).get("n_ctx"), meta.get("n_ctx_train")
+        ),
+        width=_count(meta.get("n_embd")),
+        vocabulary=_count(meta.get("n_vocab")),
+        precision=precision,
+    )
+
+
+def _gateway(pages: Mapping[str, Page], name: str) -> Facts:
+    model = _wanted(pages.get(MODELS), name)
+    return Facts(
+        engine="embedfleet gateway",
+        model=_callable_as(model.get("id")),
+        serving=_said(f"{model.get('id')} of {model.get('dimensions')} dimensions"),
+        max_tokens=_count(model.get("max_tokens")),
+        width=_count(model.get("dimensions")),
+    )
+
+
+def _openai(pages: Mapping[str, Page], name: str) -> Facts:
+    model = _wanted(pages.get(MODELS), name)
+    return Facts(
+        engine="OpenAI-compatible",
+        model=_callable_as(model.get("id")),
+        serving=_said(model.get("id")),
+    )
+
+
+SGLANG = Dialect(
+    "sglang", "/model_info", ("/server_info", MODELS), _sglang, encoding_format="float"
+)
+"""Ignores `encoding_format` and always writes floats; ids outside its vocabulary kill it."""
+VLLM = Dialect("vllm", MODELS, ("/version",), _vllm)
+TEI = Dialect("tei", INFO, (), _tei, takes_ids=False)
+"""Decodes ids to text, encodes that again and so adds a second end-of-text token: it gets text."""
+LLAMACPP = Dialect("llamacpp", MODELS, ("/props",), _llamacpp, too_long="too large to process")
+GATEWAY = Dialect("embedfleet", MODELS, (), _gateway)
+OPENAI = Dialect("openai", MODELS, (), _openai, takes_ids=None)

@@ -1,0 +1,224 @@
+"""Client for embedfleet's own replicas, over the wire protocol.
+
+Replicas are not trusted: each page is bounded in size and total time, each frame in size by its
+texts, and each text is answered once. The HTTP library's errors are translated here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from embedfleet.models.files import SHARED_FILES
+from embedfleet.runtime.telemetry.tracing import carried
+from embedfleet.server.gateway.replicas.connections import (
+    BrokenError,
+    Connections,
+    Read,
+    unread,
+    watched_socket,
+)
+from embedfleet.server.gateway.replicas.third_party.answers import message_of
+from embedfleet.transport import frames
+from embedfleet.transport.description import ReplicaDescription, decode_description
+from embedfleet.transport.untrusted import MOST_PAGE_BYTES
+from embedfleet.vocabulary import (
+    DrainingError,
+    ReplicaError,
+    ReplicaLostError,
+    ReplicaUnreachableError,
+    counted,
+)
+
+FILE_TIMEOUT_S = 60.0
+"""For a file of the model, once in a pool's life: the largest tokenizers have tens of MiB."""
+
+_LOST = (aiohttp.ClientError, TimeoutError, OSError)
+"""What the client library raises when a connection can't be made, breaks or stalls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Client of the replicas' routes."""
+
+    session: aiohttp.ClientSession
+    """For probes and files."""
+    connections: Connections
+    """For calls with texts."""
+    probe_timeout_s: float
+    gateway: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Identifies this gateway to replicas, which divide their windows among gateways."""
+    key: str = field(default="", repr=False)
+    """The key of `replica.key_file`; empty sends none."""
+
+    @classmethod
+    def open(cls, *, connect_timeout_s: float, probe_timeout_s: float) -> Upstream:
+        """Open a client without a connection limit: windows bound what is in flight."""
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=60, socket_factory=watched_socket
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        return cls(session, Connections(connect_timeout_s=connect_timeout_s), probe_timeout_s)
+
+    async def describe(self, url: str) -> ReplicaDescription:
+        """The replica's description. Raises ReplicaError."""
+        page = await self._get(f"{url}/v1/replica", MOST_PAGE_BYTES, self.probe_timeout_s)
+        return decode_description(page)
+
+    async def fetch_files(self, url: str, directory: Path) -> None:
+        """Fetch the small files of its model (tokenizer, configuration) into a directory, bounded
+        by the names and sizes of `models.files`. Raises ReplicaError.
+        """
+        timeout_s = max(FILE_TIMEOUT_S, self.probe_timeout_s)
+        for name, most_bytes in SHARED_FILES.items():
+            try:
+                body = await self._get(f"{url}/v1/replica/files/{name}", most_bytes, timeout_s)
+            except MissingFileError:
+                continue
+            target = directory / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(body)
+
+    async def work(
+        self, url: str, key: str, texts: Sequence[frames.CallText], take: frames.Take
+    ) -> None:
+        """Send texts; `take` is called with frames as the replica's batches finish.
+
+        Raises DrainingError when the replica refuses new work, ReplicaUnreachableError when no
+        connection can be made, ReplicaLostError when it breaks or the answer ends within a frame,
+        ReplicaError for an invalid answer, and what `take` raises.
+        """
+        decoder = frames.FrameDecoder(frames.most_frame_bytes(len(texts)))
+        asked = frames.Unanswered(texts)
+
+        def read(status: int, part: bytes) -> None:
+            if status != 200:
+                raise _refusal(url, status, part)
+            for frame in decoder.feed(part):
+                news = asked.news(frame)
+                if news is not None:
+                    take(news)
+
+        body = frames.encode_call(self.gateway, key, texts)
+        status = await self._post(url, "/v1/work", body, read)
+        if status != 200:
+            raise _refusal(url, status, b"")
+        if decoder.pending:
+            raise ReplicaLostError(f"the answer of {url} ended in the middle of a frame")
+        if asked.repeated:  # harmless for the texts, but the replica is faulty
+            raise ReplicaError(f"it answered {counted(asked.repeated, 'text')} more than once")
+
+    async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
+        """Cancel texts at a replica. Raises ReplicaError."""
+        body = frames.encode_cancel(key, ids)
+        try:
+            async with asyncio.timeout(self.probe_timeout_s):
+                await self._post(url, "/v1/work/cancel", body, unread)
+        except TimeoutError as error:
+            raise ReplicaLostError(f"{url}: {cause_of(error)}") from error
+
+    def forget(self, url: str) -> None:
+        """No state is kept per replica."""
+
+    async def close(self) -> None:
+        self.connections.close()
+        await self.session.close()
+
+    async def _post(self, url: str, route: str, body: bytes, read: Read) -> int:
+        """Send a request and read its answer; returns the status. Raises ReplicaError, or what
+        `read` does.
+        """
+        kind = ("content-type", frames.CALL_TYPE)
+        headers = [kind, *self._authorization().items(), *carried().items()]
+        try:
+            connection = await self.connections.post(url, route, body, headers, read)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ReplicaUnreachableError(f"can't reach {url}: {cause_of(error)}") from error
+        try:
+            await connection.answered()
+        except BrokenError as error:
+            raise ReplicaLostError(f"lost the replica at {url}: {error}") from error
+        finally:
+            self.connections.give_back(url, connection)
+        return connection.status
+
+    def _authorization(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
+
+    async def _get(self, url: str, most_bytes: int, timeout_s: float) -> bytes:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self.session.get(
+                url,
+                timeout=timeout,
+                headers=self._authorization(),
+                allow_redirects=False,  # the key must not go to another host
+            ) as response:
+                if response.status == 404:
+                    raise MissingFileError(f"{url} does not exist")
+                if response.status != 200:
+                    raise _refusal(url, response.status, await response.content.read(2048))
+                return await bounded(response, most_bytes)
+        except aiohttp.ClientConnectorError as error:
+            trouble = ReplicaUnreachableError if refused(error) else ReplicaLostError
+            raise trouble(f"{url}: {cause_of(error)}") from error
+        except _LOST as error:
+            raise ReplicaLostError(f"{url}: {cause_of(error)}") from error
+
+
+def refused(error: aiohttp.ClientConnectorError) -> bool:
+    """Whether the connection was refused, rather than failed for a local reason (no file
+    descriptor, no route) or timed out.
+    """
+    cause = getattr(error, "os_error", None)  # a wrong certificate's has none
+    return cause is not None and cause.errno == errno.ECONNREFUSED
+
+
+async def bounded(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+    """Read a body of at most so many bytes; ReplicaError as soon as it exceeds that."""
+    declared = response.content_length
+    if declared is not None and declared > most_bytes:
+        raise ReplicaError(f"{response.url} answers {declared} bytes, more than {most_bytes}")
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > most_bytes:
+            raise ReplicaError(f"{response.url} answers more than {most_bytes} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+class MissingFileError(ReplicaError):
+    """The replica has no such file or route."""
+
+
+def _refusal(url: str, status: int, body: bytes) -> DrainingError | ReplicaError:
+    text = message_of(body[:2048])
+    if status == DrainingError.status:
+        return DrainingError(text)
+    return ReplicaError(f"{url} answered {status}: {text}")
+
+
+def cause_of(error: BaseException) -> str:
+    """The reason of a connection error: the system's message where there is one, since some of
+    the client library's are empty or repeat the address.
+    """
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {cause.verify_message}"
+    if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
+        # A resolver's errors have numbers of their own.
+        return (cause.strerror or "") if cause.errno < 0 else os.strerror(cause.errno)
+    return str(error) or type(error).__name__

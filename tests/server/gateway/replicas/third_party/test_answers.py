@@ -1,0 +1,187 @@
+"""What is taken for vectors, and what a refusal means."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from embedfleet.server.gateway.replicas.third_party.answers import (
+    Refusal,
+    Search,
+    judge_refusal,
+    message_of,
+    read_vectors,
+    unit,
+)
+from embedfleet.server.gateway.replicas.third_party.window import LearnedWindow
+from embedfleet.vocabulary import ReplicaError
+
+VALUES = st.floats(-1e6, 1e6, width=32)
+
+
+def body(*rows: tuple[int, object]) -> bytes:
+    return orjson.dumps({"data": [{"index": index, "embedding": row} for index, row in rows]})
+
+
+def encoded(row: list[float]) -> str:
+    return base64.b64encode(np.array(row, "<f4").tobytes()).decode()
+
+
+@given(arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=VALUES))
+def test_floats_and_base64_give_the_same_unit_vectors(vectors: np.ndarray) -> None:
+    """In the order of the texts, whatever the order of the answer."""
+    rows = vectors.tolist()
+    floats = read_vectors(body(*reversed(list(enumerate(rows)))), len(rows))
+    packed = read_vectors(body(*((n, encoded(row)) for n, row in enumerate(rows))), len(rows))
+
+    np.testing.assert_array_equal(floats.vectors, packed.vectors)
+    np.testing.assert_array_equal(floats.right, packed.right)
+    assert floats.vectors.dtype == np.float32
+    lengths = np.linalg.norm(floats.vectors[floats.right].astype(np.float64), axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-6)
+    assert np.abs(vectors[~floats.right]).max(initial=0) <= 1.001e-12
+
+
+def test_what_is_not_finite_or_of_no_length_is_no_vector() -> None:
+    """`null` is how several engines write NaN."""
+    rows = read_vectors(body((0, [1, None]), (1, [0, 0]), (2, [3, 4]), (3, [1e300, 0])), 4)
+
+    assert rows.right.tolist() == [False, False, True, False]
+    np.testing.assert_allclose(rows.vectors[2], [0.6, 0.8])
+    assert np.isfinite(rows.vectors).all()
+
+
+def test_lengths_are_taken_in_higher_precision() -> None:
+    """Raw vectors of a large model can be long."""
+    rows = unit(np.full((1, 4096), 3e38, np.float32))
+    assert rows.right.all()
+    np.testing.assert_allclose(np.linalg.norm(rows.vectors), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (b"<html>", "no embeddings"),
+        (b'{"data": [{"index": 0, "embedding": [NaN]}, {}]}', "no embeddings"),
+        (b'{"data": {}}', "no embeddings"),
+        (b'{"object": "error"}', "no embeddings"),
+        (body((0, [1.0])), "1 vectors for 2 texts"),
+        (body((0, [1.0]), (0, [1.0])), "or wrong indices"),
+        (body((1, [1.0]), (2, [1.0])), "or wrong indices"),
+        (body((0, [1.0]), (1, [1.0, 2.0])), "not one same number"),
+        (body((0, []), (1, [])), "not one same number"),
+        (body((0, "AAAA"), (1, "AAAA")), "no float32 numbers"),
+        (body((0, "?"), (1, "?")), "no float32 numbers"),
+        (body((0, ["x"]), (1, ["y"])), "no embeddings"),
+    ],
+)
+def test_anything_else_is_nonsense(answer: bytes, complaint: str) -> None:
+    with pytest.raises(ReplicaError, match=complaint):
+        read_vectors(answer, 2)
+
+
+@pytest.mark.parametrize(
+    ("status", "refusal"),
+    [
+        (401, Refusal.KEY),
+        (403, Refusal.KEY),
+        (429, Refusal.BUSY),
+        (503, Refusal.BUSY),
+        (400, Refusal.TEXT),
+        (413, Refusal.TEXT),
+        (422, Refusal.TEXT),
+        (301, Refusal.BROKEN),
+        (404, Refusal.BROKEN),
+        (424, Refusal.BROKEN),
+        (500, Refusal.BROKEN),
+    ],
+)
+def test_a_refusal_is_read_by_its_status(status: int, refusal: Refusal) -> None:
+    assert judge_refusal(status) is refusal
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (b'{"error": {"message": "m", "code": 500}}', "m"),
+        (b'{"object": "error", "message": "m", "code": 400}', "m"),
+        (b'{"error": "Unauthorized"}', "Unauthorized"),
+        (b'{"message": "m", "type": "overloaded"}', "m"),
+        (b'{"detail": "Not Found"}', "Not Found"),
+        (b'{"detail": [1]}', '{"detail": [1]}'),
+        (b"\xff gone", "\ufffd gone"),
+        (b"x" * 1000, "x" * 299 + "…"),
+        (b"two\nlines \x1b[31m", "two lines [31m"),
+    ],
+)
+def test_a_message_is_found_in_every_engines_form(error: bytes, message: str) -> None:
+    assert message_of(error) == message
+
+
+def test_a_window_halves_with_refusals_and_comes_back_with_answers() -> None:
+    """Between one batch and what the setting allows."""
+    window = LearnedWindow(1000, 200)
+    assert [window.refused() for _ in range(4)] == [500, 250, 200, 200]
+    for _ in range(100):
+        window.answered(50, 0.1)
+    assert window.tokens == 1000
+    assert LearnedWindow(100, 200).refused() == 100
+
+
+@given(st.integers(1, 16), st.floats(0.001, 10.0))
+def test_a_window_finds_what_keeps_an_engine_busy_and_no_more(batches: int, batch_s: float) -> None:
+    """An engine that computes one batch after the other, however large the setting is: latencies
+    grow with what is outstanding, and three batches are where tolerance and search meet."""
+    window = LearnedWindow(1000 * batches, 1000)
+    window.answered(700, batch_s)  # alone there, once
+    for _ in range(60):
+        outstanding = window.tokens / 1000
+        window.answered(700, batch_s * outstanding)
+
+    assert min(2, batches) <= window.tokens / 1000 <= 3.2
+
+
+def test_large_requests_are_not_taken_for_late_ones() -> None:
+    """Each is compared with its like."""
+    window = LearnedWindow(8000, 1000)
+    for _ in range(50):
+        window.answered(10, 0.03)
+        window.answered(8000, 0.5)
+
+    assert window.tokens == 8000
+
+
+def test_an_engine_that_has_become_slower_gets_its_window_back() -> None:
+    """What it once could is forgotten in time."""
+    window = LearnedWindow(8000, 1000)
+    window.answered(10, 0.01)
+    for _ in range(200):
+        window.answered(10, 0.05)
+    assert 2000 <= window.tokens < 2500
+    for _ in range(8000):
+        window.answered(10, 0.05)
+
+    assert window.tokens == 8000
+
+
+def test_a_single_late_answer_says_little() -> None:
+    """The engine may have been stopped for a moment."""
+    window = LearnedWindow(8000, 1000)
+    window.answered(10, 0.01)
+
+    assert window.answered(10, 60.0) > 7000
+
+
+def test_a_search_for_one_bad_text_among_many_comes_to_its_end() -> None:
+    """And an engine that refuses everything is left soon."""
+    for texts in (2, 3, 64, 1000):
+        search = Search.among(texts)
+        needed = (texts - 1).bit_length()
+        assert all(search.may_halve() for _ in range(2 * needed))
+        assert not all(search.may_halve() for _ in range(6))
