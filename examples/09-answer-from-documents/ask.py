@@ -68,7 +68,7 @@ def main() -> None:
     *flags, vectors, question = sys.argv[1:]
     url = os.environ.get("EMBEDFLEET_URL", "http://127.0.0.1:8080/v1")
     try:
-        with Client(url, patience_s=5) as client:
+        with Client(url, retry_timeout_s=5) as client:
             found = rerank(client, question, retrieve(client, question, Path(vectors)))[:GIVEN]
     except ClientError as error:
         sys.exit(
