@@ -108,9 +108,10 @@ def main() -> None:
         "command": "python -m benchmarks.gpu_profile " + " ".join(sys.argv[1:]),
         "results": {},
     }
-    bf16_flops = max(limit(size, "bf16").values()) * 2 * weights
+    limits = {dtype: max(limit(size, dtype).values()) for dtype in {"bf16", *given.dtypes}}
+    bf16_flops = limits["bf16"] * 2 * weights
     for dtype in given.dtypes:
-        tokens_s = max(limit(size, dtype).values())
+        tokens_s = limits[dtype]
         begun = time.perf_counter()
         engine = load_engine(given.model, EngineOptions(device="cuda", dtype=dtype))
         result: dict[str, Any] = {
