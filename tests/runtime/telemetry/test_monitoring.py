@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jsonschema
 import pytest
 from prometheus_client import Histogram
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from embedfleet.cli.command_line import app
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics, ReplicaMetrics
 from embedfleet.runtime.telemetry.metrics_page import catalogue, exposed_name
 from embedfleet.runtime.telemetry.tally import Tally
+from tests.runtime.telemetry.grafana import DASHBOARD
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -51,6 +53,15 @@ def known() -> set[str]:
             if isinstance(metric, Histogram | Tally):
                 found |= {f"{name}_{part}" for part in ("bucket", "sum", "count")}
     return found
+
+
+@pytest.mark.parametrize("name", ["service", "fleet", "engine"])
+def test_a_dashboard_has_the_fields_that_grafana_knows(name: str) -> None:
+    dashboard = json.loads((MONITORING / "dashboards" / f"{name}.json").read_text("utf-8"))
+    errors = list(jsonschema.Draft202012Validator(DASHBOARD).iter_errors(dashboard))
+    assert not errors, [f"{list(each.path)}: {each.message[:300]}" for each in errors]
+    numbers = [panel["id"] for panel in dashboard["panels"]]
+    assert len(numbers) == len(set(numbers))
 
 
 @pytest.mark.parametrize("name", ["service", "fleet", "engine"])
