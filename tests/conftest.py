@@ -11,6 +11,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Before NumPy is loaded: its threads wait for each other by spinning, and where others are at work
+# small products take many times as long on two as on one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import embedfleet.engines.cpu  # noqa: F401  silences OpenVINO's telemetry
 from tests.service import Service, started
 

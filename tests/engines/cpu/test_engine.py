@@ -66,7 +66,7 @@ def test_preparing_does_not_wait_for_the_batch_that_computes(directory: Path) ->
 
 def test_other_python_threads_run_while_it_computes(directory: Path) -> None:
     engine = load_engine(directory, options())
-    compute = engine.prepare(random_texts(engine, [2_000] * 4))
+    compute = engine.prepare(random_texts(engine, [1_000] * 2))
     steps = 0
     with ThreadPoolExecutor(1) as another:
         computing = another.submit(compute)
@@ -91,33 +91,36 @@ def test_a_text_that_overflows_is_not_finite_and_its_neighbours_are_untouched(
     np.testing.assert_array_equal(embed(engine, good), alone)  # nothing is left behind
 
 
+@pytest.fixture(scope="module", params=DTYPES)
+def engines(request: pytest.FixtureRequest, directory: Path) -> tuple[Engine, Engine]:
+    """One with room for all of a long text, and one without."""
+    roomy, tight = (
+        load_engine(directory, options(request.param, memory_mib)) for memory_mib in (1_024, 24)
+    )
+    return roomy, tight
+
+
 class TestLongTexts:
     """Texts beyond the memory budget go layer by layer, in chunks."""
 
     LENGTHS = (2_048, 1_999, 1_025)
 
-    @pytest.fixture(params=DTYPES)
-    def dtype(self, request: pytest.FixtureRequest) -> str:
-        return str(request.param)
-
-    def test_they_have_the_vectors_of_a_single_pass(self, directory: Path, dtype: str) -> None:
-        roomy = load_engine(directory, options(dtype, memory_mib=1_024))
-        tight = load_engine(directory, options(dtype, memory_mib=24))
+    def test_they_have_the_vectors_of_a_single_pass(self, engines: tuple[Engine, Engine]) -> None:
+        roomy, tight = engines
         texts = random_texts(roomy, self.LENGTHS)
         assert tight.info.batch_tokens < min(self.LENGTHS)
         np.testing.assert_allclose(embed(tight, texts), embed(roomy, texts), atol=1e-6)
 
-    def test_they_may_lie_between_short_ones(self, directory: Path) -> None:
-        engine = load_engine(directory, options(memory_mib=24))
+    def test_they_may_lie_between_short_ones(self, engines: tuple[Engine, Engine]) -> None:
+        _, engine = engines
         texts = random_texts(engine, [3, 1_500, 7])
         alone = np.concatenate([embed(engine, [text]) for text in texts])
         np.testing.assert_array_equal(embed(engine, texts), alone)
 
     def test_the_end_of_the_text_decides_where_it_is_cut_and_changes_nothing(
-        self, directory: Path
+        self, engines: tuple[Engine, Engine]
     ) -> None:
-        roomy = load_engine(directory, options(memory_mib=1_024))
-        tight = load_engine(directory, options(memory_mib=24))
+        roomy, tight = engines
         (text,) = random_texts(roomy, [1_100])
         for length in (1_056, 1_057, 1_087, 1_088, 1_100):
             one, other = embed(roomy, [text[:length]]), embed(tight, [text[:length]])
