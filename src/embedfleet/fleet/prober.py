@@ -204,9 +204,9 @@ class Prober:
             except BaseException as error:  # noqa: BLE001  a watch does not end
                 self._surprised(member, error)
             if member.state is before:
-                # A starting replica is asked more often: those who wait for it wait for this.
-                patience = 0.1 if before is ReplicaState.STARTING else 1.0
-                await _rest(watch, self._interval_s * patience)
+                # A starting replica is probed more often, since its users wait for it.
+                share = 0.1 if before is ReplicaState.STARTING else 1.0
+                await _rest(watch, self._interval_s * share)
 
     def _surprised(self, member: Member, error: BaseException) -> None:
         """Count any failure of a probe as a missed one: a watch that ends would leave the

@@ -24,7 +24,7 @@ from embedfleet.simulator.virtual_pool import Answer, Replica, VirtualPool
 
 FAST_S, SLOW_S, LATELY_S = 10.0, 60.0, 30.0
 """Windows of the rates and of the latencies that policies see."""
-PATIENCE_S = 900.0
+MOST_WAIT_S = 900.0
 """So long after the last arrival a run ends; what is not answered by then never is."""
 BATCH_S = 0.25
 """A batch that takes this long leaves as much for the wait in an SLO of half a second."""
@@ -60,9 +60,9 @@ class _Run:
         self._at(self.scaler.period_s, self._decide)
 
     def run(self) -> None:
-        """Until every text is answered, or patience ends."""
+        """Run until every text is answered, or `MOST_WAIT_S` after the last arrival."""
         times, tokens = self.trace.arrival_s.tolist(), self.trace.tokens.tolist()
-        end = times[-1] + PATIENCE_S
+        end = times[-1] + MOST_WAIT_S
         events = self._events
         place, last = 0, len(times)
         while events and (place < last or self.pool.waiting_tokens):

@@ -105,9 +105,9 @@ class RetryPolicy:
 async def retried(
     request: Callable[[], Awaitable[Result]], retry: RetryPolicy, rng: Random
 ) -> Result:
-    """Make a request that may be made twice, until it is answered or patience ends.
+    """Retry an idempotent request until it is answered or the tries are used up.
 
-    Refusals that a second try can't change (403, 404, 409, 422) are raised at once.
+    Refusals that a retry can't change (403, 404, 409, 422) are raised at once.
     """
     failures = 0
     while True:
