@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from embedfleet.engines.cuda.layout import TILE, Layout, Shape, lay_out, rounded_up
@@ -86,6 +86,7 @@ TREES = BEGINNINGS.flatmap(
 )
 
 
+@settings(max_examples=50)
 @given(TREES)
 def test_a_query_sees_the_same_tokens_whether_its_text_shares_some_or_not(
     words: list[str],
