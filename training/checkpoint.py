@@ -14,11 +14,11 @@ _LIMIT = 127.0
 
 
 def quantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Symmetric rounding of every matrix, row by row."""
+    """Symmetric rounding of every matrix, row by row; vectors and single rows stay as they are."""
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         values = tensor.detach().float().cpu()
-        if values.dim() < 2:
+        if values.dim() < 2 or len(values) == 1:
             packed[name] = values.contiguous()
             continue
         scale = (values.abs().amax(1, keepdim=True) / _LIMIT).clamp(min=1e-12)

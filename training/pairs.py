@@ -90,6 +90,11 @@ def _tldr_parallel() -> list[tuple[str, str]]:
     return sorted(pairs)
 
 
+def parallel_short() -> list[tuple[str, str]]:
+    """Sentences and descriptions of commands in English and Chinese."""
+    return corpora.tatoeba() + _tldr_parallel()
+
+
 def training_texts(lexicon: Lexicon, sizes: Sizes, seed: int) -> Texts:
     rng = Random(seed)
     texts = Texts()
@@ -164,7 +169,7 @@ def _add_scifact(texts: Texts, sizes: Sizes) -> None:
 def _add_parallel(texts: Texts, lexicon: Lexicon, sizes: Sizes, rng: Random) -> None:
     docs = [pair for pair in corpora.python_docs() if len(pair[0]) > 20][: sizes.paragraphs]
     texts.pools["docs.en"], texts.pools["docs.zh"] = map(list, zip(*docs, strict=True))
-    short = corpora.tatoeba() + _tldr_parallel()
+    short = parallel_short()
     short += [(e, traditional(z)) for e, z in short] if sizes.paragraphs is None else []
     short = short[: sizes.paragraphs]
     texts.pools["short.en"], texts.pools["short.zh"] = map(list, zip(*short, strict=True))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.models.source import builtin, explain, resolve
+from embedfleet.models.source import BUILT_IN, builtin, explain, resolve
 from embedfleet.vocabulary import ModelError
 from tests.models.fake_hub import COMMIT, REPOSITORY, FakeHub, serving
 
@@ -156,8 +156,19 @@ def test_local_errors_are_distinguished_from_errors_of_the_hub(error: Exception,
     assert re.search(said, explain(error, REPOSITORY, None))
 
 
-def test_the_builtin_model_is_told_from_an_installation_without_it(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no built-in model"):
-        builtin(tmp_path)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_model_is_told_from_an_installation_without_it(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=f"does not have the model {name}"):
+        builtin(tmp_path, name)
     (tmp_path / "config.json").touch()
-    assert builtin(tmp_path).name == "builtin"
+    assert builtin(tmp_path, name).name == name
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_models_are_found_by_their_names(name: str) -> None:
+    found = resolve(name, progress=False)
+    assert found.name == name
+    assert found.revision is None
+    assert (found.directory / "model.safetensors").is_file()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from embedfleet.deploying import fitting, manifests
-from embedfleet.deploying.case import Case, Engine, Mode
+from embedfleet.deploying.case import BUILT_IN, Case, Engine, Mode
 from embedfleet.vocabulary import SettingError
 
 NOTE = "# Written by `embedfleet deploy kubernetes`; the reasons are in the files.\n"
@@ -27,7 +27,7 @@ def _deploy() -> None:
 
 @app.command()
 def kubernetes(
-    model: Annotated[str, typer.Option(help="org/name@COMMIT, or builtin.")],
+    model: Annotated[str, typer.Option(help="org/name@COMMIT, builtin or builtin-reranker.")],
     image: Annotated[str, typer.Option(help="embedfleet's image, registry/name@sha256:…")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to fill.")],
     engine: Annotated[Engine, typer.Option(help="What computes.")] = Engine.SGLANG,
@@ -75,7 +75,7 @@ def write(case: Case, folder: Path) -> list[Path]:
     case.check()
     files = [file for bundle in fitting.bundles(case) for file in manifests.files(bundle)]
     texts = {file.name: manifests.text(file.documents) for file in fitting.fit(files, case)}
-    if len(texts) < len(files) and case.model != "builtin":
+    if len(texts) < len(files) and case.model not in BUILT_IN:
         raise SettingError("two manifests have one name. This is a bug.")
     texts["kustomization.yaml"] = NOTE + HEAD + "".join(f"  - {name}\n" for name in texts)
     folder.mkdir(parents=True, exist_ok=True)

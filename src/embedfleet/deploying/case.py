@@ -12,7 +12,8 @@ from itertools import chain
 from embedfleet.runtime.settings import options
 from embedfleet.vocabulary import SettingError
 
-BUILTIN = "builtin"
+BUILT_IN = ("builtin", "builtin-reranker")
+"""The models that ship with embedfleet: no volume holds them."""
 PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", re.ASCII)
 DIGEST = re.compile(r"[\w.:/-]+@sha256:[0-9a-f]{64}", re.ASCII)
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -42,7 +43,7 @@ class Case:
     """One deployment."""
 
     model: str
-    """`org/name@commit` or `builtin`."""
+    """`org/name@commit`, or one of BUILT_IN."""
     image: str
     """embedfleet's own, with its digest."""
     engine: Engine = Engine.SGLANG
@@ -111,13 +112,13 @@ class Case:
 
 
 def _of_model(case: Case) -> Iterator[str]:
-    if case.model != BUILTIN and not PINNED.fullmatch(case.model):
+    if case.model not in BUILT_IN and not PINNED.fullmatch(case.model):
         yield (
             f"--model {case.model}: a revision must be pinned, as org/name@ and the 40 hex digits "
-            "of a commit (the hub shows it); or `builtin`"
+            f"of a commit (the hub shows it); or {' or '.join(BUILT_IN)}"
         )
-    if case.model == BUILTIN and case.engine is Engine.SGLANG:
-        yield "--model builtin is for embedfleet's own engine: --engine cpu"
+    if case.model in BUILT_IN and case.engine is Engine.SGLANG:
+        yield f"--model {case.model} is for embedfleet's own engine: --engine cpu"
     if not case.image:
         yield "--image is missing: yours, built from deploy/container"
     for flag, image in (("--image", case.image), ("--engine-image", case.engine_image)):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from embedfleet.deploying.case import BUILTIN, Case, Engine
+from embedfleet.deploying.case import BUILT_IN, Case, Engine
 from embedfleet.deploying.manifests import Document, File
 from embedfleet.deploying.queries import nudged, wanted
 from embedfleet.fleet.providers.engine_commands import Launch, command, words
@@ -42,7 +42,7 @@ def bundles(case: Case) -> list[str]:
 
 def fit(files: list[File], case: Case) -> list[File]:
     """The files of a case, from those of its bundles; documents are changed in place."""
-    if case.model == BUILTIN:
+    if case.model in BUILT_IN:
         files = list(_without_volume(files))
     documents = [document for file in files for document in file.documents]
     for document in documents:
@@ -127,7 +127,7 @@ def _fit_config(document: Document, case: Case) -> None:
         (r"(?m)^min_replicas = \d+$", f"min_replicas = {case.min_replicas}"),
         (r"(?m)^max_replicas = \d+$", f"max_replicas = {case.max_replicas}"),
     ]
-    if case.model == BUILTIN:
+    if case.model in BUILT_IN:
         changes.append((r"(?m)^# Tokenizer and golden.*\ntokenizer_dir = .*\n?", ""))
     for pattern, instead in changes:
         changed, count = re.subn(pattern, instead, str(toml))

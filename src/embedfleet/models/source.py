@@ -1,4 +1,4 @@
-"""Resolves the MODEL argument to a local directory: the built-in model, a path, or a hub id.
+"""Resolves the MODEL argument to a local directory: a built-in model, a path, or a hub id.
 
 Only the files that are needed are downloaded. Downloads go through huggingface-hub, with its cache
 and its variables (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN). A broken connection resumes
@@ -19,7 +19,12 @@ import embedfleet
 from embedfleet.vocabulary import ModelError
 
 BUILTIN = "builtin"
-BUILTIN_DIRECTORY = Path(embedfleet.__file__).parent / "models" / "builtin"
+BUILTIN_RERANKER = "builtin-reranker"
+_MODELS = Path(embedfleet.__file__).parent / "models"
+BUILTIN_DIRECTORY = _MODELS / "builtin"
+RERANKER_DIRECTORY = _MODELS / "builtin_reranker"
+BUILT_IN = {BUILTIN: BUILTIN_DIRECTORY, BUILTIN_RERANKER: RERANKER_DIRECTORY}
+"""The models that ship with embedfleet, by name."""
 NEEDED = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -50,7 +55,7 @@ class ResolvedModel:
 
     directory: Path
     name: str
-    """The name by which it is known: the hub id, `builtin`, or the directory's name."""
+    """The name by which it is known: the hub id, a built-in model's, or the directory's name."""
     revision: str | None
     """The hub's commit; None for what never came from a hub."""
 
@@ -60,8 +65,8 @@ def resolve(model: str, *, progress: bool) -> ResolvedModel:
 
     Raises ModelError that says what is wrong with the name or what stood in the way.
     """
-    if model == BUILTIN:
-        return builtin(BUILTIN_DIRECTORY)
+    if model in BUILT_IN:
+        return builtin(BUILT_IN[model], model)
     local = Path(model).expanduser()
     if model and local.is_dir():
         directory = local.resolve()
@@ -74,16 +79,16 @@ def resolve(model: str, *, progress: bool) -> ResolvedModel:
     if parts is None:
         raise ModelError(
             f'"{model}" is neither a directory here nor a hub id such as '
-            f"Qwen/Qwen3-Embedding-0.6B, nor {BUILTIN}"
+            f"Qwen/Qwen3-Embedding-0.6B, nor {' or '.join(BUILT_IN)}"
         )
     return _from_hub(parts["id"], parts["revision"], progress=progress)
 
 
-def builtin(directory: Path) -> ResolvedModel:
-    """Return the model that ships with embedfleet, from where the package keeps it."""
+def builtin(directory: Path, name: str) -> ResolvedModel:
+    """Return a model that ships with embedfleet, from where the package keeps it."""
     if not (directory / "config.json").is_file():
-        raise ModelError("this installation of embedfleet has no built-in model")
-    return ResolvedModel(directory, BUILTIN, None)
+        raise ModelError(f"this installation of embedfleet does not have the model {name}")
+    return ResolvedModel(directory, name, None)
 
 
 def _from_hub(repository: str, revision: str | None, *, progress: bool) -> ResolvedModel:
