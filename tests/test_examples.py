@@ -18,7 +18,6 @@ import pytest
 from openai import OpenAI
 
 from tests.real_texts import DATA
-from tests.reranker_checkpoints import write_served_reranker
 from tests.service import Service, started
 
 pytestmark = pytest.mark.slow
@@ -143,10 +142,9 @@ def test_where_no_service_is_an_example_says_so_in_one_line(example: str) -> Non
 
 @pytest.fixture(scope="module")
 def reranking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base URL of a service with the built-in model and a small reranker."""
-    reranker = write_served_reranker(tmp_path_factory.mktemp("models") / "small-reranker")
+    """The base URL of a service with both built-in models."""
     log = tmp_path_factory.mktemp("log") / "service.log"
-    words = ["serve", "builtin", str(reranker), "--replicas", "1"]
+    words = ["serve", "builtin", "builtin-reranker", "--replicas", "1"]
     with started("", log=log, command=words) as service:
         yield service.base_url
 
@@ -157,6 +155,7 @@ def test_what_is_retrieved_is_reranked(reranking: str) -> None:
     scores = [float(line.split()[0]) for line in ranking]
     assert len(scores) == 2
     assert scores == sorted(scores, reverse=True)
+    assert ranking[0].endswith("disk space usage.")
 
 
 TUTORIAL = (EXAMPLES.parent / "docs" / "rag.md").read_text(encoding="utf-8")

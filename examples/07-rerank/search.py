@@ -1,6 +1,6 @@
 """Retrieve by vectors, then rerank what was found by a model that reads both texts.
 
-The service has an embedder and a reranker: embedfleet serve builtin Qwen/Qwen3-Reranker-0.6B
+The service has an embedder and a reranker: embedfleet serve builtin builtin-reranker
 """
 
 import os

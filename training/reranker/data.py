@@ -68,7 +68,10 @@ def _hold_out(
 
 
 def _add_squad(texts: Texts, sizes: Sizes, lexicon: Lexicon, rng: Random) -> None:
-    kept, held = split_articles(corpora.squad_train()[: sizes.paragraphs], rng)
+    paragraphs = corpora.squad_train()
+    if sizes.paragraphs is not None:
+        paragraphs = paragraphs[:: len(paragraphs) // sizes.paragraphs]  # of many articles
+    kept, held = split_articles(paragraphs, rng)
     questions, pairs = questions_of(kept)
     texts.pools["squad.text"] = [paragraph.text for paragraph in kept]
     texts.pools["squad.question"], texts.arrays["squad.pairs"] = questions, np.array(pairs)

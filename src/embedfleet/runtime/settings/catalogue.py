@@ -218,8 +218,8 @@ class Pool:
     """One model and the replicas that serve it."""
 
     model: str = setting("", flag="MODEL")
-    """The model: a local directory, a hub id (`Qwen/Qwen3-Embedding-0.6B@revision`) or `builtin`.
-    Empty for a pool whose replicas are elsewhere: they name it."""
+    """The model: a local directory, a hub id (`Qwen/Qwen3-Embedding-0.6B@revision`), `builtin` or
+    `builtin-reranker`. Empty for a pool whose replicas are elsewhere: they name it."""
     task: Literal["auto", "embed", "rerank"] = "auto"
     """The model's task: vectors of texts, or scores of pairs of query and document. `auto` infers
     it from its files and its name (Qwen3-Reranker has the files of a chat model, so that only the
