@@ -52,17 +52,9 @@ class ScoringBackend(RevealingBackend):
 class Reranking:
     """An endpoint with a reranker and, where told, an embedder beside it."""
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        embedder: bool = False,
-        cached: bool = False,
-        pair: str = TEMPLATE["pair"],
-    ) -> None:
+    def __init__(self, directory: Path, *, embedder: bool = False, cached: bool = False) -> None:
         write_model(directory / "reranker", max_position_embeddings=LIMIT)
-        template = json.dumps(TEMPLATE | {"pair": pair})
-        (directory / "reranker" / TEMPLATE_FILE).write_text(template)
+        (directory / "reranker" / TEMPLATE_FILE).write_text(json.dumps(TEMPLATE))
         described = describe(directory / "reranker", name=RERANKER)
         self.prompts = described.identity.prompts
         self.encoder, self.backend = Encoder(described), ScoringBackend()
@@ -133,18 +125,6 @@ async def test_so_many_of_the_best_are_answered_as_are_asked_for_with_their_text
     assert len(results) == 2
     for each in results:
         assert each["document"] == {"text": DOCUMENTS[each["index"]]}
-
-
-async def test_an_instruction_that_the_template_has_no_place_for_is_left_out_and_told(
-    tmp_path: Path,
-) -> None:
-    reranking = Reranking(tmp_path, pair="{query} | ")
-    asked = {"query": "sea?", "documents": DOCUMENTS}
-    plain = await reranking.ask("/v1/rerank", **asked)
-    instructed = await reranking.ask("/v1/rerank", instruction="Find rivers", **asked)
-    assert instructed.body["results"] == plain.body["results"]
-    assert instructed.headers["x-embedfleet-ignored"] == "instruction"
-    assert "x-embedfleet-ignored" not in plain.headers
 
 
 async def test_an_instruction_takes_the_place_of_the_models(reranking: Reranking) -> None:

@@ -58,7 +58,7 @@ def test_it_is_recognised_and_has_no_instruction() -> None:
     identity = describe(RERANKER_DIRECTORY).identity
     assert identity.task is Task.RERANK
     assert identity.width == SCORE_WIDTH
-    assert prompt_for(identity, None, "Rank", "sea?") == "Query:sea?\nDocument:"
+    assert prompt_for(identity, None, "Rank", "sea?") == "Query:sea?<|endoftext|>"
 
 
 def test_an_answer_scores_above_its_subject_and_that_above_another(reference: Vectors) -> None:

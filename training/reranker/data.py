@@ -21,7 +21,7 @@ from training.lexicon import Lexicon
 from training.pairs import Sizes, Texts, build_lexicon, parallel_short, split_sentences
 from training.pools import Ragged, Store
 from training.recipe import INSTRUCTION, prompt
-from training.reranker.recipe import BEFORE_DOCUMENT, BEFORE_QUERY, VARIANTS
+from training.reranker.recipe import BEFORE_QUERY, VARIANTS
 from training.tokenizer import encode
 
 SEED = 21
@@ -163,7 +163,7 @@ def prepare(path: Path, tokenizer_file: Path, sizes: Sizes) -> None:
     _add_scifact(texts, sizes, rng)
     _add_parallel(texts, sizes)
     texts.pools["instruction"] = ["", prompt(INSTRUCTION)]
-    texts.pools["frame"] = [BEFORE_QUERY, BEFORE_DOCUMENT]
+    texts.pools["frame"] = [BEFORE_QUERY]
     say(f"texts: {sum(map(len, texts.pools.values()))} in {len(texts.pools)} pools")
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     pools = {name: Ragged.of(encode(tokenizer, pool)) for name, pool in texts.pools.items()}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.batches import Pool, Relabelling, Rows, cut_span, drop_tokens, finish, join
+from training.batches import END_ID, Pool, Relabelling, Rows, cut_span, drop_tokens, finish, join
 from training.reranker.mining import Miner, rarity
 from training.reranker.recipe import LIST, LONGEST_QUERY, TASKS, Options, Task
 from training.sampling import CROPPED_SHARE, RELABELLED_SHARE, SPAN
@@ -15,6 +15,8 @@ K1 = 1.2
 SHARPNESS = 4.0
 """Of BM25's scores in the target."""
 COSINE_SHARPNESS = 0.04
+EASIEST = 0.1
+"""Share of lists of random documents that stays: scores of what is far off should be low."""
 PREFERRED = 10
 """A candidate at rank r is drawn with weight 1 / (r + PREFERRED)."""
 
@@ -41,10 +43,8 @@ def chosen(rows: Rows, index: Tensor) -> Rows:
 
 def framed(queries: Rows, documents: Rows, frame: Pool) -> Rows:
     """What the model reads of each pair: see recipe.BEFORE_QUERY."""
-    device = queries.ids.device
-    before, between = (
-        frame.take(torch.full((len(queries),), which, device=device), 32) for which in (0, 1)
-    )
+    none = torch.zeros(len(queries), dtype=torch.long, device=queries.ids.device)
+    before, between = frame.take(none, 32), Rows(none[:, None] + END_ID, none + 1)
     return finish(join([before, queries, between, documents]), frame)
 
 
@@ -78,13 +78,20 @@ class Sampler:
         self.device = self.miner.device
         self._frame = self.miner.pool("frame")
 
-    def draw(self, name: str, options: Options) -> Lists:
+    def draw(self, name: str, options: Options, progress: float = 1.0) -> Lists:
+        """Lists of a task; at first, of documents taken at random."""
         task = TASKS[name]
         count = max(2, options.batch_tokens // (LIST * task.width))
         asked = task.queries[int(torch.randint(len(task.queries), ()))] if task.queries else ""
         pairs = self.miner.pairs(task)
         query, right = pairs[torch.randint(len(pairs), (count,), device=self.device)].unbind(1)
         wrong = self._negatives(self.candidates[task.documents, asked], query)
+        easy = max(EASIEST, 1 - progress / options.easy) if options.easy else 0.0
+        if float(torch.rand(())) < easy:
+            drawn = torch.randint(
+                len(self.miner.pool(task.documents)), wrong.shape, device=self.device
+            )
+            wrong = torch.where(drawn == right[:, None], wrong, drawn)
         queries, rights, wrongs = self._texts(task, asked, query, right, wrong)
         rows = torch.arange(count, device=self.device)
         behind = torch.arange(count, count * LIST, device=self.device).view(count, -1)

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from training.model import Geometry
 from training.recipe import Optimisation
+from training.tokenizer import END
 
-BEFORE_QUERY, BEFORE_DOCUMENT = "Query:", "\nDocument:"
-"""Around the query. There is no instruction: so small a model does the same whatever it is told."""
+BEFORE_QUERY, BEFORE_DOCUMENT = "Query:", END
+"""Around the query. There is no instruction: so small a model does the same whatever it is told.
+The end token stands between the two, since no text has it: what follows it is the document."""
 
 LIST = 16
 """Documents of a query in training: the right one, and negatives from the built-in model's best."""
@@ -76,6 +78,8 @@ class Options(Optimisation):
     matching: bool = True  # some heads begin by looking for their own token
     by_words: float = 0.15  # share of BM25 in the target
     by_vectors: float = 0.15  # share of the built-in model's cosines in the target
+    matched: float = 1.0  # weight of telling which tokens the query has, at the beginning
+    easy: float = 0.15  # share of the time in which random documents give way to hard ones
     pointwise: float = 0.1  # weight of the loss that makes scores probabilities
     batch_tokens: int = BATCH_TOKENS
 

@@ -23,8 +23,8 @@ from training.pools import Store
 from training.reranker.evaluate import evaluate, table
 from training.reranker.lists import Lists, Sampler
 from training.reranker.mining import Miner, load_embedder
-from training.reranker.model import Reranker, look_for_own_token, warm
-from training.reranker.recipe import GEOMETRIES, LIST, WEIGHTS, Options
+from training.reranker.model import Reranker, look_for_own_token, shared_tokens, warm
+from training.reranker.recipe import GEOMETRIES, LIST, LONGEST_QUERY, WEIGHTS, Options
 from training.train import CLIP, SHORTEST_S, Optimisers, _compile_works, overridden, schedule
 
 BUILT_IN = Path(__file__).parents[2] / "src/embedfleet/models/builtin/model.safetensors"
@@ -50,24 +50,36 @@ class Trainer:
         self, model: Reranker, sampler: Sampler, options: Options, *, compiled: bool
     ) -> None:
         self.model, self.sampler, self.options = model, sampler, options
-        self._logits: Callable[[Tensor, Tensor], Tensor] = model
+        self._logits: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = model.matching
         if compiled:
-            self._logits = torch.compile(model, dynamic=True)
+            self._logits = torch.compile(model.matching, dynamic=True)
 
     def precision(self) -> torch.autocast:
         kind = self.sampler.device.type
         return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
 
-    def loss(self, lists: Lists) -> Tensor:
+    def loss(self, lists: Lists, progress: float = 0.0) -> Tensor:
         blocks, undo = by_length(lists.pairs, PARTS)
-        with self.precision():
-            parts = [self._logits(block.ids, block.lengths - 1) for block in blocks]
+        parts: list[Tensor] = []
+        matched = torch.zeros((), device=self.sampler.device)
+        for block in blocks:
+            last = block.lengths - 1
+            with self.precision():
+                logit, found = self._logits(block.ids, last)
+            parts.append(logit)
+            shared, document = shared_tokens(block.ids, last, LONGEST_QUERY + 8)
+            each = functional.binary_cross_entropy_with_logits(
+                found, shared.float(), reduction="none"
+            )
+            matched = matched + (each * document).sum() / document.sum() / len(blocks)
         logits = torch.cat(parts)[undo].view(-1, LIST)
+        self.matched = matched.detach()
         alone = torch.zeros_like(logits)
         alone[:, 0] = 1.0
         listwise = functional.cross_entropy(logits, lists.target)
         pointwise = functional.binary_cross_entropy_with_logits(logits, alone)
-        return listwise + self.options.pointwise * LIST * pointwise
+        helping = self.options.matched * max(0.05, 1 - 2 * progress) * matched
+        return listwise + self.options.pointwise * LIST * pointwise + helping
 
     def run(self, seconds: float, updates: int) -> int:
         """Train for a time, or for a number of updates if that is not 0; returns their number."""
@@ -84,12 +96,12 @@ class Trainer:
         step = tokens = 0
         while True:
             name = names[int(torch.multinomial(weights, 1))]
-            lists = self.sampler.draw(name, self.options)
-            loss = self.loss(lists)
+            progress = step / updates if updates else (time.monotonic() - begin) / seconds
+            lists = self.sampler.draw(name, self.options, progress)
+            loss = self.loss(lists, progress)
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
             now = time.monotonic()
-            progress = step / updates if updates else (now - begin) / seconds
             if progress >= 1:
                 break
             optimisers.step(self.options.rate * schedule(max(progress, 1e-3)))
@@ -100,11 +112,12 @@ class Trainer:
                 tokens += int(lists.pairs.lengths.sum()) * 10
                 if not math.isfinite(value):
                     raise SystemExit(f"loss of {name} is not finite at step {step}")
-            if now - said > 15:
+            if now - said > 10:
                 said = now
                 shown = " ".join(f"{key}={value:.2f}" for key, value in means.items())
                 rate = tokens / (now - begin) / 1e6
-                print(f"{step} {now - begin:.0f}s {rate:.2f} Mtok/s {shown}", flush=True)
+                found = f"matched={float(self.matched):.3f}"
+                print(f"{step} {now - begin:.0f}s {rate:.2f} Mtok/s {found} {shown}", flush=True)
         spent = time.monotonic() - begin
         rate = tokens / spent / 1e6
         print(f"{step} updates in {spent:.0f} s, {rate:.2f} Mtok/s", flush=True)
@@ -131,15 +144,17 @@ def train_step(arguments: argparse.Namespace) -> None:
     if options.matching:
         look_for_own_token(model)
     if arguments.start:
-        model.load_state_dict(checkpoint.load(arguments.start))
+        model.load_state_dict(checkpoint.load(arguments.start), strict=False)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{arguments.geometry}: {parameters / 1e6:.2f} M parameters; {options}", flush=True)
     sampler = Sampler(miner, geometry.vocab_size, candidates)
     trainer = Trainer(model, sampler, options, compiled=compiled)
     spent = time.monotonic() - started + (SCORED_S if compiled else 0.0)
     trainer.run(max(arguments.seconds - spent, SHORTEST_S), arguments.updates)
-    checkpoint.save(model.state_dict(), arguments.out)
-    model.load_state_dict(checkpoint.load(arguments.out))  # score what was saved, rounded
+    checkpoint.save(model.shipped(), arguments.out)
+    model.load_state_dict(
+        checkpoint.load(arguments.out), strict=False
+    )  # score what was saved, rounded
     model.eval()
     with trainer.precision():
         results = evaluate(model, miner)

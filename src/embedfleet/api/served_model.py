@@ -10,7 +10,7 @@ import msgspec
 from embedfleet.api.formats.embedding_request import EmbeddingRequest
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.encoding.prompts import prompt_for
-from embedfleet.models.reranker import pair_prompt, takes_instruction
+from embedfleet.models.reranker import pair_prompt
 from embedfleet.scheduling.texts import Backend
 from embedfleet.vocabulary import CallerError, ModelIdentity, Pooling, Precision, Task, Truncation
 
@@ -67,8 +67,7 @@ def fitted(parsed: EmbeddingRequest, model: ServedModel) -> EmbeddingRequest:
     """The request as its model is asked. Raises CallerError where the model is for another task.
 
     Texts that have a query each get it before them; where such a pair is too long, it is refused,
-    for a cut might come to the query. An instruction that the model's template has no place for is
-    left out, which is told.
+    for a cut might come to the query.
     """
     reranks, name = model.identity.task is Task.RERANK, model.names[0]
     if reranks and not parsed.queries:
@@ -83,12 +82,9 @@ def fitted(parsed: EmbeddingRequest, model: ServedModel) -> EmbeddingRequest:
             param="model",
             code="wrong_task",
         )
-    prompts = model.identity.prompts
-    if reranks and parsed.instruction and not takes_instruction(prompts):
-        ignored = (*parsed.ignored, "instruction")
-        parsed = msgspec.structs.replace(parsed, instruction=None, ignored=ignored)
     if len(parsed.queries) <= 1:
         return parsed
+    prompts = model.identity.prompts
     pairs = tuple(
         f"{pair_prompt(prompts, query, parsed.instruction)}{text}"
         for query, text in zip(parsed.queries, parsed.inputs, strict=True)

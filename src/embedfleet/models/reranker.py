@@ -69,11 +69,6 @@ def pair_prompt(prompts: Mapping[str, str], query: str, instruction: str | None)
     return _PLACEHOLDER.sub(lambda found: words[found[1]], prompts[PAIR])
 
 
-def takes_instruction(prompts: Mapping[str, str]) -> bool:
-    """Whether a reranker's template has a place for an instruction."""
-    return "{instruction}" in prompts[PAIR]
-
-
 def task_of(directory: Path, name: str = "", wanted: Task | None = None) -> Task:
     """What a model is for: as `wanted`, else as its files or its name tell.
 

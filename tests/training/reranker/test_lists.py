@@ -13,7 +13,7 @@ from training.pools import Ragged, Store  # noqa: E402
 from training.reranker.evaluate import reciprocal_rank  # noqa: E402
 from training.reranker.lists import Sampler, framed, words_agreeing  # noqa: E402
 from training.reranker.mining import Miner, best, rarity, same_texts  # noqa: E402
-from training.reranker.model import Reranker, look_for_own_token, warm  # noqa: E402
+from training.reranker.model import Reranker, look_for_own_token, shared_tokens, warm  # noqa: E402
 from training.reranker.recipe import LIST, TASKS, Options  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -21,8 +21,10 @@ VOCABULARY = 600
 SMALL = Geometry(VOCABULARY, 64, 2, 64, 2, 1, head_dim=32)
 DOCUMENTS = [[number, number + 1, number + 2, 9] for number in range(100, 400, 5)]
 QUESTIONS = [[document[1], 8] for document in DOCUMENTS]
-FRAME = [[1, 2], [3, 4, 2]]
-PLAIN = Options(by_words=0.0, by_vectors=0.0, relabelled=0.0, query_drop=0.0, batch_tokens=30_000)
+FRAME = [[1, 2]]
+PLAIN = Options(
+    by_words=0.0, by_vectors=0.0, relabelled=0.0, query_drop=0.0, easy=0.0, batch_tokens=30_000
+)
 
 
 def texts(rows: Rows) -> list[list[int]]:
@@ -47,7 +49,7 @@ def test_a_pair_is_read_in_the_templates_order() -> None:
     pool = Pool.load(Ragged.of([[7, 8], [9]]), CPU)
     rows = framed(pool.take(torch.tensor([0, 1]), 8), pool.take(torch.tensor([1, 0]), 8),
                   Pool.load(Ragged.of(FRAME), CPU))  # fmt: skip
-    assert texts(rows) == [[1, 2, 7, 8, 3, 4, 2, 9, 0], [1, 2, 9, 3, 4, 2, 7, 8, 0]]
+    assert texts(rows) == [[1, 2, 7, 8, 0, 9, 0], [1, 2, 9, 0, 7, 8, 0]]
 
 
 def test_the_most_similar_documents_are_found_without_the_right_one_and_its_copies() -> None:
@@ -67,8 +69,8 @@ def test_the_right_document_is_the_first_of_its_list(miner: Miner) -> None:
     assert len(rows) % LIST == 0
     for at in range(0, len(rows), LIST):
         asked = rows[at][2]
-        assert asked in rows[at][7:]
-        assert all(row[2] == asked and asked not in row[7:] for row in rows[at + 1 : at + LIST])
+        assert asked in rows[at][4:]
+        assert all(row[2] == asked and asked not in row[4:] for row in rows[at + 1 : at + LIST])
     assert torch.equal(lists.target.argmax(1), torch.zeros(len(rows) // LIST, dtype=torch.long))
 
 
@@ -80,6 +82,20 @@ def test_both_teachers_soften_the_target(miner: Miner) -> None:
     torch.testing.assert_close(target.sum(1), torch.ones(len(target)))
     assert bool((target[:, 0] > 0.6).all())
     assert bool((target[:, 1:] > 0).all())
+
+
+def test_which_tokens_of_a_document_its_query_has_is_taught() -> None:
+    ids = torch.tensor([[1, 7, 8, 0, 8, 5, 7, 0, 0], [1, 9, 0, 9, 0, 0, 0, 0, 0]])
+    shared, document = shared_tokens(ids, torch.tensor([7, 4]), 8)
+    assert [row.nonzero().flatten().tolist() for row in shared] == [[4, 6], [3]]
+    assert [row.nonzero().flatten().tolist() for row in document] == [[4, 5, 6], [3]]
+
+
+def test_what_helps_in_training_alone_is_not_shipped() -> None:
+    model = Reranker(SMALL)
+    assert set(model.state_dict()) - set(model.shipped()) == {"found.weight", "found.bias"}
+    ids, last = torch.randint(VOCABULARY, (3, 9)), torch.tensor([8, 4, 6])
+    torch.testing.assert_close(model.matching(ids, last)[0], model(ids, last))
 
 
 def test_words_that_agree_count_by_their_rarity() -> None:
