@@ -20,7 +20,7 @@ def room(most: int = MOST) -> Intake:
 
 
 def held_by(intake: Intake, caller: str) -> Holding:
-    held = intake.holding()
+    held = Holding(intake)
     held.caller = caller
     return held
 

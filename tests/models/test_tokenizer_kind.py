@@ -164,6 +164,15 @@ UNPROVEN: dict[str, tuple[Definition, str]] = {
         {"model": XLM_ROBERTA["model"] | {"vocab": [["x" * 5000, -1.0]]}},
         "model",
     ),
+    "more pieces than memory": (
+        {"model": XLM_ROBERTA["model"] | {"vocab": [["x" * 60, -1.0]] * 100_000}},
+        "model",
+    ),
+    "pieces that are none": ({"model": XLM_ROBERTA["model"] | {"vocab": [None, [], 1]}}, "model"),
+    "a great many added tokens": (
+        {"added_tokens": [{"id": 1, "content": "x" * 1000}] * 2_000},
+        "added_tokens",
+    ),
     "a model of nobody's": ({"model": {"type": "Dream"}}, "model"),
     "no model": ({"model": None}, "model"),
     "an added token of nothing": ({"added_tokens": [{"id": 1, "content": ""}]}, "added_tokens"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -232,6 +234,66 @@ def test_an_encoder_that_nobody_has_any_more_leaves_no_process(tmp_path: Path) -
     assert len(children(tmp_path)) == 1
     del found
     assert not children(tmp_path)
+
+
+def expression(dice: random.Random, depth: int = 0) -> str:
+    """A regular expression put together by chance, most of them slow for some text."""
+    atoms = [
+        "a",
+        "b",
+        ".",
+        r"\w",
+        "[ab]",
+        r"\s",
+        "(?:a|a)",
+        "(a|ab|b)",
+        "(?!.)",
+        "(?<=b)",
+        "^",
+        "$",
+    ]
+    if depth > 2 or dice.random() < 0.3:
+        return dice.choice(atoms)
+    inner = expression(dice, depth + 1)
+    shapes = (
+        *(f"(?:{inner})*", f"(?:{inner})+?", f"(?={inner})", f"(?!{inner})", f"(?:{inner}){{2,9}}"),
+        *(rf"(?<n>{inner})+\k<n>", f"{inner}{expression(dice, depth + 1)}", f"(?>{inner})+"),
+        *("|".join(f"{inner}{each}" for each in range(200)), f".*?.*?{inner}"),
+    )
+    return dice.choice(shapes)
+
+
+def by_chance(dice: random.Random) -> Callable[[Definition], object]:
+    """Hostile parts before those of a tokenizer."""
+    content = dice.choice(["", "z", "ab", "a" * 1_000])
+    part = replacing({"Regex": expression(dice)}, content)
+    split = {"type": "Split", "pattern": part["pattern"], "behavior": "Isolated", "invert": False}
+    if dice.random() < 0.5:
+        return lambda d: d.update(normalizer=sequence(part, dice.randint(1, 3)))
+    return lambda d: d.update(pre_tokenizer=split)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_expressions_a_file_has_a_text_has_its_tokens_or_an_error(
+    tmp_path: Path, seed: int
+) -> None:
+    """And the process that serves has never had it: it may not come back from such a text."""
+    dice = random.Random(seed)
+    directory = files(tmp_path, by_chance(dice))
+    by_letter = "".join(dice.choice("ab \n") for _ in range(2_000))
+    told = ""
+    try:
+        found = encoder(directory)
+    except ModelError as error:
+        told = error.message
+    else:
+        assert not found.linear
+        for text in ("The sea", "a" * 3_000, "ab" * 1_500 + "c", "b a " * 800, by_letter):
+            with contextlib.suppress(TokenizerError):
+                assert encoded(found, text)
+        found.close()
+    assert not told or told.startswith(f"{directory / 'tokenizer.json'}")
 
 
 def test_closing_ends_what_is_under_way(tmp_path: Path) -> None:

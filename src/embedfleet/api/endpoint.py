@@ -24,7 +24,7 @@ from embedfleet.api.formats.embedding_request import (
 )
 from embedfleet.api.formats.openapi import More
 from embedfleet.api.formats.vector_forms import Form, Layout
-from embedfleet.api.intake import NO_MODEL, Intake
+from embedfleet.api.intake import NO_MODEL, Holding, Intake
 from embedfleet.api.served_model import Answered, ServedModel, fitted
 from embedfleet.api.tokenize import TokenCounting
 from embedfleet.api.tokenizing import Tokenizing, whole
@@ -149,7 +149,7 @@ class Endpoint:
         texts = tokens = 0
         hits: int | None = None
         status = EmbedfleetError.status  # unless it turns out otherwise
-        held, answer = self._intake.holding(), HeldAnswer(self.answers)
+        held, answer = Holding(self._intake), HeldAnswer(self.answers)
         address = client_address(request, self._trusted_proxies)
         response: Response | None = None
         self.active += 1

@@ -56,7 +56,7 @@ quarters, and any number of them leave room for the next, as buffers of switches
 
 
 class Holding:
-    """What one request holds in memory."""
+    """What one request holds in memory, to be released at its end."""
 
     __slots__ = ("_intake", "_size", "caller")
 
@@ -99,10 +99,6 @@ class Intake:
         self._max_held_bytes = max_held_bytes
         self._held_bytes = 0
         self._held_by: dict[str, int] = {}
-
-    def holding(self) -> Holding:
-        """For one request, to be released at its end."""
-        return Holding(self)
 
     async def read(
         self, request: Request, held: Holding, scope: CancelScope, contract: Contract

@@ -19,7 +19,7 @@ from embedfleet.api.contracts.tei import TEI_TOKENS, TokensRequest, is_for_token
 from embedfleet.api.formats.embedding_request import EmbeddingRequest, check_dimensions
 from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.api.formats.openai_response import render_tokens
-from embedfleet.api.intake import Intake
+from embedfleet.api.intake import Holding, Intake
 from embedfleet.api.tokenizing import Tokenizing, whole
 from embedfleet.models.encoding.tokenizer import SpelledToken
 from embedfleet.scheduling.texts import Caller
@@ -89,7 +89,7 @@ class TokenCounting:
 
         A key pays the estimate of its tokens for the tokenising, and no more.
         """
-        held, answer = self._intake.holding(), HeldAnswer(self._answers)
+        held, answer = Holding(self._intake), HeldAnswer(self._answers)
         either = _Either()
         allowed: Quota | None = None
         response: Response | None = None

@@ -13,7 +13,7 @@ import base64
 import binascii
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeGuard
 
 Part: TypeAlias = Mapping[str, Any]
 
@@ -69,6 +69,13 @@ LONGEST_WORD = 100
 
 LONGEST_PIECE = 64
 """Characters of a piece of a Unigram vocabulary: each place of a text is looked up so far."""
+
+MOST_PIECES = 4 << 20
+"""Characters of all pieces of a Unigram vocabulary, each of which may take a hundred bytes and more
+in the library's trie. XLM-RoBERTa's 250,000 have about a third of that."""
+
+MOST_ADDED = 1 << 20
+"""Characters of all tokens beside the vocabulary, which are looked for by an automaton."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,7 @@ def _unproven(definition: Part) -> Iterator[str]:
     if not _is_known(definition.get("model"), _MODELS):
         yield "model"
     added = definition.get("added_tokens") or []
-    if not (isinstance(added, list) and all(_is_added(each) for each in added)):
+    if not (isinstance(added, list) and _fit([_content(each) for each in added], MOST_ADDED)):
         yield "added_tokens"
 
 
@@ -229,19 +236,21 @@ def _is_word_piece(part: Part) -> bool:
 
 
 def _is_unigram(part: Part) -> bool:
-    pieces = part.get("vocab")
-    return isinstance(pieces, list) and all(map(_is_piece, pieces))
+    entries = part.get("vocab")
+    if not isinstance(entries, list):
+        return False
+    pieces = [each[0] if isinstance(each, list) and each else None for each in entries]
+    return _fit(pieces, MOST_PIECES) and max(map(len, pieces), default=0) <= LONGEST_PIECE
 
 
-def _is_piece(entry: object) -> bool:
-    piece = entry[0] if isinstance(entry, list) and entry else None
-    return isinstance(piece, str) and len(piece) <= LONGEST_PIECE
+def _fit(texts: Sequence[object], most: int) -> TypeGuard[Sequence[str]]:
+    """Whether these are texts of so many characters together."""
+    return all(isinstance(each, str) for each in texts) and sum(map(len, texts)) <= most  # type: ignore[arg-type]
 
 
-def _is_added(token: object) -> bool:
-    """Whether a token beside the vocabulary is one."""
-    content = token.get("content") if isinstance(token, dict) else None
-    return isinstance(content, str) and content != ""
+def _content(token: object) -> object:
+    """The text of a token beside the vocabulary; None where there is none."""
+    return (token.get("content") or None) if isinstance(token, dict) else None
 
 
 _STRIP = ("strip_left", "strip_right")

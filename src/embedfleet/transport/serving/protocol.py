@@ -216,7 +216,8 @@ class HttpConnection(HttpToolsProtocol):
         if self.pipeline:
             raise CallerError("too many requests at once on one connection")
         version = self.parser.get_http_version()
-        first = first_headers(cast("Scope", self.scope))
+        scope: Any = self.scope
+        first = first_headers(scope)
         head = read_head(self.parser.get_method(), version, self.url, self.headers, first)
         self._length, self.url = head.length, head.target
         if head.authority is not None:
