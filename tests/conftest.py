@@ -43,7 +43,7 @@ def _collected() -> Iterator[None]:
 
 def pytest_collection_finish() -> None:
     """Keep what collection made, for as long as the process lives, out of every later collection
-    of garbage: a million objects, looked through once a module and whenever many others come.
+    of garbage: 400,000 objects, looked through once a module and whenever many others come.
     """
     gc.collect()
     gc.freeze()

@@ -62,7 +62,7 @@ class RevealingEngine:
             try:
                 self.started += 1
                 if sum(map(len, texts)) >= self.hold_from_tokens:
-                    assert self.go_on.wait(10)
+                    assert self.go_on.wait(60)
                 self.batches.append(texts)
                 if self.lost:
                     raise EngineLostError("the device is gone")

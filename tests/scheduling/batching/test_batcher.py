@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ class Call:
             self._answered.set()
 
     async def answered(self) -> None:
-        await asyncio.wait_for(self._answered.wait(), 10)
+        await asyncio.wait_for(self._answered.wait(), 30)
 
 
 @contextlib.asynccontextmanager
@@ -53,6 +53,12 @@ async def running(engine: RevealingEngine, **options: object) -> AsyncIterator[B
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 async def test_every_text_gets_its_own_vector() -> None:
@@ -111,11 +117,11 @@ async def test_when_the_engine_is_lost_what_waits_is_answered_and_the_loop_ends_
     calls = [Call([30 + number, 20]) for number in range(6)]
     for call in calls:
         batcher.submit(call.jobs)
-    await asyncio.sleep(0.05)
+    await until(lambda: engine.started == 1)
     engine.lost = True
     engine.go_on.set()
     with pytest.raises(EngineLostError):
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 30)
     for call in calls:
         await call.answered()
 
@@ -137,10 +143,10 @@ async def test_when_the_loop_itself_breaks_what_waits_is_answered_too() -> None:
     calls = [Call([30 + number, 20]) for number in range(6)]
     for call in calls:
         batcher.submit(call.jobs)
-    await asyncio.sleep(0.05)
+    await until(lambda: engine.started == 1)
     engine.go_on.set()
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 30)
 
     assert calls[-1].errors == {0: "ReplicaError"}
     assert not batcher.waiting_texts
@@ -169,7 +175,7 @@ async def test_texts_that_arrive_while_the_engine_is_busy_share_the_next_batch()
     async with running(engine) as batcher:
         first = Call([20])
         batcher.submit(first.jobs)
-        await asyncio.sleep(0.05)
+        await until(lambda: engine.started == 1)
         later = [Call([30 + number]) for number in range(5)]
         for call in later:
             batcher.submit(call.jobs)
@@ -189,7 +195,8 @@ async def test_a_full_batch_is_prepared_while_another_computes() -> None:
         calls = [Call([20, 21, 22, 23]) for _ in range(4)]
         for call in calls:
             batcher.submit(call.jobs)
-        await asyncio.sleep(0.05)
+        await until(lambda: batcher.waiting_texts <= 2)
+        await asyncio.sleep(0.05)  # for a third one, were there one
 
         assert batcher.waiting_texts == 2
         engine.go_on.set()
@@ -204,7 +211,7 @@ async def test_cancelled_texts_are_not_computed() -> None:
     async with running(engine) as batcher:
         first, second = Call([20]), Call([30], [31])
         batcher.submit(first.jobs)
-        await asyncio.sleep(0.05)
+        await until(lambda: engine.started == 1)
         batcher.submit(second.jobs)
 
         assert batcher.cancel(first.jobs) == 0
@@ -249,7 +256,8 @@ async def test_an_engine_that_overlaps_gets_a_second_batch_while_the_first_compu
         calls = [Call([20, 21, 22]) for _ in range(4)]
         for call in calls:
             batcher.submit(call.jobs)
-        await asyncio.sleep(0.05)
+        await until(lambda: engine.started == 2 and batcher.waiting_texts <= 2)
+        await asyncio.sleep(0.05)  # for a third one, were there one
 
         assert batcher.waiting_texts == 2
         assert engine.started == 2
@@ -291,7 +299,7 @@ async def test_a_long_text_computes_beside_short_ones_and_they_do_not_wait_for_i
     async with running(engine) as batcher:
         long, short = Call([20] * 9), Call([30, 31])
         batcher.submit(long.jobs)
-        await asyncio.sleep(0.05)
+        await until(lambda: engine.started == 1)
         batcher.submit(short.jobs)
         await short.answered()
 
@@ -311,7 +319,7 @@ async def test_a_batch_beside_a_long_text_teaches_the_cost_model_nothing() -> No
     async with running(engine) as batcher:
         long, short = Call([20] * 9), Call([30, 31])
         batcher.submit(long.jobs)
-        await asyncio.sleep(0.05)
+        await until(lambda: engine.started == 1)
         batcher.submit(short.jobs)
         await short.answered()
 
