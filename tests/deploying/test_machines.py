@@ -16,6 +16,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from embedfleet import __version__
 from embedfleet.cli.command_line import app
 from embedfleet.deploying.case import DIGEST
 from embedfleet.runtime.settings import load, options
@@ -87,15 +88,21 @@ def test_everything_that_is_copied_is_there_and_not_ignored() -> None:
 
 
 def test_what_is_installed_comes_from_the_locks() -> None:
-    runs = [rest for word, rest in stages()["installed"] if word == "RUN"]
-    assert "pip install -r requirements/build.txt -r requirements/image.txt" in runs
-    assert "pip install --no-deps --no-build-isolation ." in runs
+    runs = " ; ".join(rest for word, rest in stages()["installed"] if word == "RUN")
+    installed = re.findall(r"pip (?:--python \S+ )?install ([^;&]+)", runs)
+    assert [each.split() for each in installed] == [
+        ["-r", "requirements/build.txt"],
+        ["-r", "requirements/image.txt"],
+        ["--no-deps", "--no-index", "/built/*.whl"],
+    ]
+    assert "pip wheel --no-deps --no-build-isolation" in runs
 
 
 def test_the_compiler_comes_before_the_package_and_is_not_in_the_image_for_processors() -> None:
     runs = [rest for word, rest in stages()["installed"] if word == "RUN"]
     (installs,) = [at for at, run in enumerate(runs) if "gcc=" in run]
-    assert installs < runs.index("pip install --no-deps --no-build-isolation .")
+    (builds,) = [at for at, run in enumerate(runs) if run.startswith("pip wheel ")]
+    assert installs < builds
     assert any("ls " in run and "_kernels.so" in run for run in runs)
     assert not [rest for _, rest in stages()["cpu"] if "gcc" in rest]
 
@@ -131,6 +138,7 @@ def test_the_health_check_is_that_of_a_gateway_or_a_replica(status: int | None, 
 def test_the_image_says_what_it_is() -> None:
     (labels,) = [rest for word, rest in instructions() if word == "LABEL"]
     assert 'org.opencontainers.image.title="embedfleet"' in labels
+    assert f'org.opencontainers.image.version="{__version__}"' in labels
 
 
 def test_compose_pins_what_it_pulls_and_locks_what_it_runs() -> None:
