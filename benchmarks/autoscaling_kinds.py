@@ -301,9 +301,11 @@ def draw(rows: list[Row], start_s: float = 30.0) -> None:
             if row["seed"] in ours:
                 grouped[row["policy"]][row["value"]].append(row)
         panels[kind] = {
-            policy: [(size, share) for share, size in (means(found) for found in values.values())]
+            policy: [(size, share) for share, size in map(means, whole)]
             for policy, values in grouped.items()
-            if policy != BOUND
+            # A mean over other seeds is not to be compared.
+            if (whole := [found for found in values.values() if len(found) == len(ours)])
+            and policy != BOUND
         }
     plot.panels(
         {kind: found for kind, found in panels.items() if found},
