@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -167,8 +168,15 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(r"(?m)^    (\S.*)$", prose)]
 
 
+@pytest.fixture
+def services() -> Iterator[contextlib.ExitStack]:
+    """Stops what a test starts."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 def test_the_tutorial_of_retrieval_runs_as_it_is_written(
-    service: Service, reranking: str, tmp_path: Path
+    service: Service, services: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     (tmp_path / "examples").symlink_to(EXAMPLES)
     programs = {
@@ -179,8 +187,10 @@ def test_the_tutorial_of_retrieval_runs_as_it_is_written(
     for program, *arguments in commands():
         if [program, *arguments] == ["make", "serve"]:
             continue  # which runs
-        if [program, *arguments[:2]] == ["embedfleet", "serve", "builtin"]:
-            url = reranking  # as this one, with a smaller reranker
+        if arguments[0] == "serve":
+            words = [*arguments, "--replicas", "1"]
+            another = started("", log=tmp_path / "reranking.log", command=words)
+            url = services.enter_context(another).base_url
             continue
         words = [each.replace("http://127.0.0.1:8080", service.root) for each in arguments]
         done = subprocess.run(
@@ -194,11 +204,13 @@ def test_the_tutorial_of_retrieval_runs_as_it_is_written(
         )
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         answers.append(done.stdout)
-    passages, _, copied, foreign, prompt = answers
+    passages, _, copied, foreign, reranked, prompt = answers
     assert int(passages.split()[0]) > 2000
     (shown,) = re.findall(r"(?ms)^```text\n(.*?)^```$", TUTORIAL)
     assert without_scores(shown)[0] == without_scores(copied)[0]
     assert similarity(foreign) < similarity(copied) - 0.05
+    assert 0 < similarity(reranked) <= 1
+    assert without_scores(reranked)[0].endswith(" () says:")
     assert "How do I copy a whole directory tree?" in prompt
     assert len(re.findall(r"(?m)^\[[\w.]+#\d+\]$", prompt)) == 3
 
