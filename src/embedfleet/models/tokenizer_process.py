@@ -41,7 +41,7 @@ CALL_S = 1.0
 CHARACTERS_PER_S = 20_000
 """Beyond that, a second more for so many characters; slow tokenizers do ten times as many."""
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """How many times longer than its processor time a call may take, where others use the processors
 as well."""
 
