@@ -18,7 +18,6 @@ from training.corpora import data_directory  # noqa: E402
 
 from embedfleet.engines.qwen3 import Qwen3Checkpoint  # noqa: E402
 from embedfleet.models.description import describe  # noqa: E402
-from embedfleet.vocabulary import SCORE_WIDTH, Task  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,12 +35,3 @@ def test_all_stages_run_end_to_end(tmp_path: Path) -> None:
     description = describe(tmp_path / "model")
     assert description.identity.prompts["query"].endswith("\nQuery:")
     assert Qwen3Checkpoint(tmp_path / "model").config.hidden == description.identity.width
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not data_directory().is_dir(), reason=f"no data in {data_directory()}")
-def test_all_stages_of_the_reranker_run_end_to_end(tmp_path: Path) -> None:
-    run("training.reranker.run", tmp_path)
-    description = describe(tmp_path / "model")
-    assert description.identity.task is Task.RERANK
-    assert Qwen3Checkpoint(tmp_path / "model").head.width == SCORE_WIDTH

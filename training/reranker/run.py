@@ -8,6 +8,7 @@ nothing.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from training.prepare import FULL, SMOKE
@@ -16,6 +17,7 @@ from training.reranker.export import LIMIT_BYTES, export
 from training.reranker.recipe import GEOMETRIES, SHIPPED
 from training.reranker.train import BUILT_IN, arguments_parser, train_step
 
+SMOKE_SIZES = replace(SMOKE, paragraphs=24, sentences=40)
 SMOKE_SETTINGS = ["--set", "batch_tokens=9000", "--updates", "2"]
 
 
@@ -25,7 +27,7 @@ def run(folder: Path, out: Path, *, smoke: bool) -> int:
     pools, weights = folder / "pools.npz.xz", folder / "reranker.safetensors"
     tokenizer = BUILT_IN.with_name("tokenizer.json")
     if not pools.exists():
-        prepare(pools, tokenizer, SMOKE if smoke else FULL)
+        prepare(pools, tokenizer, SMOKE_SIZES if smoke else FULL)
     if not weights.exists():
         line = [str(pools), "--geometry", name, "--out", str(weights)]
         settings = SMOKE_SETTINGS if smoke else []
