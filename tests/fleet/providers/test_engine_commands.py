@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -132,8 +133,12 @@ async def test_an_engine_that_is_not_installed_is_named_with_how_to_install_it(
         await provider.start("local-0")
 
 
-async def test_a_started_process_has_its_address_at_once(tmp_path: Path) -> None:
+async def test_a_started_process_has_its_address_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And ends when it is told to."""
+    folder = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", folder, prepend=os.pathsep)  # Debian itself has no `python`
     provider = ForeignProvider("sglang", Launch(str(tmp_path)))
     replica = await provider.start("local-0")
     assert replica.url.startswith("http://127.0.0.1:")
