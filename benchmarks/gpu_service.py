@@ -4,7 +4,8 @@
 
 Starts `embedfleet serve` with one replica and sends it what applications send: texts of 32 tokens,
 one in a request and 64, and single queries beside large requests. wrk is the load, with thousands
-of different bodies; the cache is off. Needs a GPU, and wrk.
+of different bodies; the cache is off. With `--bulk ROWS`, `embedfleet bulk` embeds a file of so
+many other texts into another file afterwards. Needs a GPU, and wrk.
 """
 
 from __future__ import annotations
@@ -211,6 +212,25 @@ def beside(place: Path, seconds: float) -> dict[str, Any]:
     return rows
 
 
+def bulk(place: Path, rows: int, url: str) -> dict[str, Any]:
+    """What `embedfleet bulk` does from a file of JSON lines to NumPy's files."""
+    dice = random.Random(rows)
+    source = place / "corpus.jsonl"
+    with source.open("w") as file:
+        for number in range(rows):
+            file.write(json.dumps({"text": f"{number} {words(dice, TOKENS - 6)}"}) + "\n")
+    began = time.monotonic()
+    command = [sys.executable, "-m", "embedfleet", "bulk", source, place / "vectors"]
+    done = subprocess.run(
+        [*command, "--url", url, "--json"], check=False, capture_output=True, text=True
+    )
+    took = time.monotonic() - began
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    told = json.loads(done.stdout)
+    return {"rows": rows, "texts_s_with_start": round(rows / took), "told": told}
+
+
 LOADS: Final = (Load(1, 256), Load(64, 16), Load(64, 32))
 
 
@@ -220,6 +240,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp8"])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 4, 6])
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--bulk", type=int, default=0, metavar="ROWS")
     parser.add_argument("--profile", type=Path, help="py-spy's folder for the replica's profile")
     parser.add_argument("--models", type=Path, default=Path("/dev/shm"))  # noqa: S108
     parser.add_argument("--out", type=Path, default=HERE / "results" / "gpu_service.json")
@@ -246,6 +267,9 @@ def main() -> None:
                         print(dtype, workers, name, rows[name], flush=True)
                     rows["queries"] = beside(place, given.seconds)
                     print(dtype, workers, rows["queries"], flush=True)
+                    if given.bulk:
+                        rows["bulk"] = bulk(place, given.bulk, f"http://127.0.0.1:{PORT}")
+                        print(dtype, workers, rows["bulk"], flush=True)
                     if given.profile is not None:
                         profile(given.profile, place, f"{dtype}-{workers}")
                 report["results"][f"{given.size} {dtype}, {workers} workers"] = rows
