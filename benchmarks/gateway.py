@@ -7,7 +7,7 @@ Rivals are installed by the benchmark itself (Debian and PyPI). They take turns 
 with fresh replicas, and medians over the rounds are reported: whatever else the machine does meets
 all of them. The gateway has the first core to itself, load and replicas share the others. Replicas
 are emulated GPUs (`gateway_replica.py`); `--lanes` lets them put interactive texts first on either
-route, as embedfleet's own replicas do and engines of others do not.
+route, as embedfleet's own replicas do and third-party engines do not.
 
     a  20-token queries at a steady rate while 8,000-token documents saturate two replicas
     b  two replicas of which one is three times as fast

@@ -44,7 +44,7 @@ class Stage:
     """How long to measure."""
     first_port: int = 19_000
     lanes: bool = False
-    """Whether replicas put interactive texts first; engines of others do not."""
+    """Whether replicas put interactive texts first; third-party engines do not."""
 
     @property
     def gateway_port(self) -> int:

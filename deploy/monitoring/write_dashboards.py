@@ -606,7 +606,7 @@ ENGINE = [
         ],
     ),
     Row(
-        "Engines of others",
+        "Third-party engines",
         [
             Panel(
                 "SGLang",

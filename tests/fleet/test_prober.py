@@ -171,7 +171,7 @@ async def test_a_replica_that_drains_is_asked_again_later() -> None:
 
 
 async def test_a_replica_that_is_known_to_go_is_not_given_another_chance() -> None:
-    """An engine of others answers its probes to the end; traffic would come back to it."""
+    """A third-party engine answers its probes to the end; traffic would come back to it."""
     contact = FakeContact()
     async with watching(contact) as member:
         await becomes(member, S.READY)

@@ -262,7 +262,7 @@ async def test_a_supervisor_that_drains_starts_nothing_again() -> None:
 
 class TestScaling:
     async def test_growth_starts_more_replicas_under_the_lowest_free_names(self) -> None:
-        """Numbers are GPUs where engines of others are started."""
+        """Numbers are GPUs where third-party engines are started."""
         async with rigged(1) as rig:
             await rig.become(3)
             assert rig.states() == {"local-0": "ready", "local-1": "ready", "local-2": "ready"}

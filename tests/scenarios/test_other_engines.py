@@ -1,4 +1,4 @@
-"""A real gateway before its own replicas and engines of others, good and bad ones."""
+"""A real gateway before its own replicas and third-party engines, good and bad ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines of others as real HTTP servers that compute vectors which reveal their text.
+"""Third-party engines as real HTTP servers that compute vectors which reveal their text.
 
 What they all share: how they are started, what goes wrong with them on demand, and the vectors. How
 each spells its answers is in the modules beside this one.

@@ -59,7 +59,7 @@ ROBERTA: Final = Family(
 FAMILIES: Final = (QWEN3, BERT, ROBERTA)
 
 UNKNOWN: Final = Family("unknown", (), Pooling.MEAN)
-"""Of models that only engines of others compute; they know more than is said here."""
+"""Of models that only third-party engines compute; they know more than is said here."""
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -1,4 +1,4 @@
-"""The commands that start engines of others."""
+"""The commands that start third-party engines."""
 
 from __future__ import annotations
 
