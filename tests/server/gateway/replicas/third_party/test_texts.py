@@ -71,6 +71,8 @@ PEOPLE = st.text(
 @example("\u4e2d\u6587 \u6587\u672c")
 @example("na\u00efve caf\u00e9 \U0001f642")
 @example("double  blanks,(and) 3.14 [MASK]")
+@example(" ")
+@example("  two blanks first")
 def test_what_people_write_has_a_text_with_the_same_tokens(kind: str, text: str) -> None:
     texts, built, template = form(kind)
     plain = built.encode(text, add_special_tokens=False).ids

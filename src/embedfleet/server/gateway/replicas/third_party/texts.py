@@ -44,12 +44,12 @@ class TextForm:
         if before and tuple(ids[: len(before)]) == before:
             ids = ids[len(before) :]
         text = self._tokenizer.decode(ids.tolist())
-        if self._is(text, ids):
-            return text
+        spelled = [text]
         if self._unknown and self._unknown in text:
-            text = text.replace(self._unknown, UNKNOWN)
-            return text if self._is(text, ids) else None
-        return None
+            spelled.append(text.replace(self._unknown, UNKNOWN))
+        # Decoders of SentencePiece's kind drop one blank at the beginning.
+        candidates = (each for one in spelled for each in (one, f" {one}"))
+        return next((each for each in candidates if self._is(each, ids)), None)
 
     def _is(self, text: str, ids: Encoding) -> bool:
         """Whether these are the tokens of a text."""
