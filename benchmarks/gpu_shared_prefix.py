@@ -14,9 +14,9 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,29 +24,13 @@ from typing import Any, Final
 import numpy as np
 from benchmarks.gpu_direct import timed
 from benchmarks.gpu_engine import HERE, hardware
+from benchmarks.shared_prefix import Workload, apart
 
 from embedfleet.engines.cuda import engine as cuda
 from embedfleet.engines.loading import EngineOptions, load_engine
-from embedfleet.engines.passes import SharingPass, sharing_passes
+from embedfleet.engines.passes import sharing_passes
 from embedfleet.engines.protocol import Engine
 from embedfleet.vocabulary import Encoding
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Texts that begin with the same tokens."""
-
-    name: str
-    texts: int
-    shared: int
-    own: int
-
-    def batch(self, seed: int, vocabulary: int) -> list[Encoding]:
-        dice = np.random.default_rng(seed)
-        first = dice.integers(1, vocabulary, self.shared, np.int32)
-        rest = dice.integers(1, vocabulary, (self.texts, self.own), np.int32)
-        return [np.concatenate((first, each)) for each in rest]
-
 
 WORKLOADS: Final = (
     Workload("100 documents of 128 tokens behind 64", 100, 64, 128),
@@ -58,13 +42,6 @@ WORKLOADS: Final = (
     Workload("150 texts of 52 tokens that share nothing", 150, 0, 52),
     Workload("64 texts of 128 tokens that share nothing", 64, 0, 128),
 )
-
-
-def apart(
-    batch: Sequence[Encoding], batch_tokens: int, block: int, **_: Any
-) -> Iterator[SharingPass]:
-    """Passes of texts that share nothing."""
-    return sharing_passes(batch, batch_tokens, block, causal=False)
 
 
 def rate(

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -47,9 +47,10 @@ class Workload:
     shared: int
     own: int
 
-    def encodings(self, rng: np.random.Generator) -> list[Encoding]:
-        first = rng.integers(1, VOCABULARY, self.shared, np.int32)
-        rest = rng.integers(1, VOCABULARY, (self.texts, self.own), np.int32)
+    def batch(self, seed: int, vocabulary: int) -> list[Encoding]:
+        rng = np.random.default_rng(seed)
+        first = rng.integers(1, vocabulary, self.shared, np.int32)
+        rest = rng.integers(1, vocabulary, (self.texts, self.own), np.int32)
         return [np.concatenate((first, each)) for each in rest]
 
 
@@ -74,23 +75,22 @@ class Measured:
     alone_s: float
 
 
-def alone(
-    batch: Sequence[Encoding], batch_tokens: int, block: int, *, causal: bool
+def apart(
+    batch: Sequence[Encoding], batch_tokens: int, block: int, **_: Any
 ) -> Iterator[SharingPass]:
-    """Passes of texts that share nothing, as before."""
-    del causal
+    """Passes of texts that share nothing."""
     return sharing_passes(batch, batch_tokens, block, causal=False)
 
 
 def seconds(engine: Engine, batch: Sequence[Encoding], *, share: bool) -> float:
-    native.sharing_passes = sharing_passes if share else alone  # type: ignore[attr-defined]
+    native.sharing_passes = sharing_passes if share else apart  # type: ignore[attr-defined]
     started = time.perf_counter()
     engine.prepare(batch)()
     return time.perf_counter() - started
 
 
 def measure(engine: Engine, workload: Workload, rounds: int) -> Measured:
-    batch = workload.encodings(np.random.default_rng(0))
+    batch = workload.batch(0, VOCABULARY)
     info = engine.info
     found = list(sharing_passes(batch, info.batch_tokens, 16, causal=True))
     pairs = [

@@ -38,12 +38,12 @@ def copied(destination: Path) -> Path:
     return destination
 
 
-def built(source: Path, umask: int) -> dict[str, Path]:
-    """A source distribution, and a wheel made of it, by kind."""
+def made(source: Path, *words: str, umask: int = -1, path: str = os.environ["PATH"]) -> None:
+    """Run a command of the tools that build, in a copy of the sources."""
     done = subprocess.run(
-        [str(TOOLS / "python"), "-m", "build", "--no-isolation", "--outdir", "out"],
+        [str(TOOLS / "python"), *words],
         cwd=source,
-        env=os.environ | {"SOURCE_DATE_EPOCH": EPOCH},
+        env=os.environ | {"SOURCE_DATE_EPOCH": EPOCH, "PATH": path},
         umask=umask,
         timeout=600,
         check=False,
@@ -52,6 +52,11 @@ def built(source: Path, umask: int) -> dict[str, Path]:
         stderr=subprocess.STDOUT,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def built(source: Path, umask: int) -> dict[str, Path]:
+    """A source distribution, and a wheel made of it, by kind."""
+    made(source, "-m", "build", "--no-isolation", "--outdir", "out", umask=umask)
     (wheel,) = (source / "out").glob("*.whl")
     (archive,) = (source / "out").glob("*.tar.gz")
     return {"wheel": wheel, "source": archive}
@@ -146,17 +151,8 @@ def for_arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         pytest.skip("`make dist` installs what builds")
     source = copied(tmp_path_factory.mktemp("arm") / "source")
-    done = subprocess.run(
-        [str(TOOLS / "python"), "requirements/wheel.py", "aarch64", "out"],
-        cwd=source,
-        env=os.environ | {"SOURCE_DATE_EPOCH": EPOCH, "PATH": f"{TOOLS}:{os.environ['PATH']}"},
-        timeout=600,
-        check=False,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+    path = f"{TOOLS}:{os.environ['PATH']}"
+    made(source, "requirements/wheel.py", "aarch64", "out", path=path)
     (wheel,) = (source / "out").glob("*.whl")
     return wheel
 

@@ -141,11 +141,11 @@ def finish(rows: Rows, instructions: Pool, shares: Tensor | None = None) -> Rows
     return Rows(torch.nn.functional.pad(joined.ids, (0, spare), value=END_ID), lengths)
 
 
-def halves(rows: Rows) -> tuple[list[Rows], Tensor]:
-    """The shorter and the longer rows, each padded only as needed; and how to undo the sorting."""
+def by_length(rows: Rows, parts: int) -> tuple[list[Rows], Tensor]:
+    """Rows in blocks of alike length, padded only as needed; and how to undo the sorting."""
     order = torch.argsort(rows.lengths)
-    parts = []
-    for index in order.chunk(2):
+    blocks = []
+    for index in order.chunk(parts):
         lengths = rows.lengths[index]
-        parts.append(Rows(rows.ids[index, : _padded(lengths)], lengths))
-    return parts, torch.argsort(order)
+        blocks.append(Rows(rows.ids[index, : _padded(lengths)], lengths))
+    return blocks, torch.argsort(order)

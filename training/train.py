@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from training import checkpoint
-from training.batches import Rows, halves
+from training.batches import Rows, by_length
 from training.evaluate import evaluate, table
 from training.model import Qwen3
 from training.objectives import bm25, contrastive, false_negatives, language_model, soften
@@ -120,7 +120,7 @@ class Trainer:
         return contrastive(x, y, ignored, self.nested, options.temperature, target)
 
     def _vectors(self, rows: Rows) -> Tensor:
-        parts, undo = halves(rows)
+        parts, undo = by_length(rows, 2)
         with self._precision():
             vectors = [self._encode(part.ids, part.lengths - 1) for part in parts]
         return torch.cat(vectors)[undo]
@@ -184,7 +184,7 @@ def overridden(options: Optimisation, settings: list[str]) -> Optimisation:
     return options
 
 
-def _compile_works(device: torch.device) -> bool:
+def compile_works(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     try:
@@ -200,7 +200,7 @@ def train_step(arguments: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(arguments.seed)
     torch.set_float32_matmul_precision("high")
-    compiled = _compile_works(device)
+    compiled = compile_works(device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, compile {compiled}", flush=True)
     options = overridden(STEPS[arguments.step], arguments.set)
@@ -228,17 +228,22 @@ def train_step(arguments: argparse.Namespace) -> None:
     arguments.out.with_suffix(".json").write_text(json.dumps(results, indent=1))
 
 
+def add_arguments(parser: argparse.ArgumentParser, seconds: float, seed: int) -> None:
+    """Those of any training step."""
+    parser.add_argument("--start", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=seconds)
+    parser.add_argument("--updates", type=int, default=0, help="end after these, not by time")
+    parser.add_argument("--seed", type=int, default=seed)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+
+
 def arguments_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prepared", type=Path)
     parser.add_argument("--step", type=int, choices=sorted(STEPS), required=True)
     parser.add_argument("--geometry", choices=sorted(GEOMETRIES), default="12k-512x4")
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=470.0)
-    parser.add_argument("--updates", type=int, default=0, help="end after these, not by time")
-    parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    add_arguments(parser, seconds=470.0, seed=20)
     return parser
 
 

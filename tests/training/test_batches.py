@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch trains the built-in model; not installed")
 
-from training.batches import Pool, Relabelling, Rows, cut_span, finish, halves, join  # noqa: E402
+from training.batches import Pool, Relabelling, Rows, by_length, cut_span, finish, join  # noqa: E402
 from training.objectives import Nested, bm25, contrastive, false_negatives, soften  # noqa: E402
 from training.pools import Ragged  # noqa: E402
 
@@ -58,9 +58,9 @@ def test_relabelling_keeps_what_agrees(pool: Pool) -> None:
     assert len(set(first[1])) == 70
 
 
-def test_halves_can_be_undone(pool: Pool) -> None:
+def test_by_length_can_be_undone(pool: Pool) -> None:
     rows = pool.take(torch.tensor([2, 0, 1, 2]), 70)
-    parts, undo = halves(rows)
+    parts, undo = by_length(rows, 2)
     lengths = torch.cat([part.lengths for part in parts])
     assert lengths[undo].tolist() == rows.lengths.tolist()
 

@@ -18,29 +18,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training import checkpoint
-from training.batches import Rows, _padded
+from training.batches import by_length
 from training.pools import Store
 from training.reranker.evaluate import evaluate, table
 from training.reranker.lists import Lists, Sampler
 from training.reranker.mining import Miner, load_embedder
 from training.reranker.model import Reranker, look_for_own_token, shared_tokens, warm
 from training.reranker.recipe import GEOMETRIES, LIST, LONGEST_QUERY, WEIGHTS, Options
-from training.train import CLIP, SHORTEST_S, Optimisers, _compile_works, overridden, schedule
+from training.train import (
+    CLIP,
+    SHORTEST_S,
+    Optimisers,
+    add_arguments,
+    compile_works,
+    overridden,
+    schedule,
+)
 
 BUILT_IN = Path(__file__).parents[2] / "src/embedfleet/models/builtin/model.safetensors"
 PARTS = 4
 SCORED_S = 25.0
 """Kept of the budget for compiling and for the scores at the end."""
-
-
-def by_length(rows: Rows, parts: int) -> tuple[list[Rows], Tensor]:
-    """Rows in blocks of alike length, padded only as needed; and how to undo the sorting."""
-    order = torch.argsort(rows.lengths)
-    blocks = []
-    for index in order.chunk(parts):
-        lengths = rows.lengths[index]
-        blocks.append(Rows(rows.ids[index, : _padded(lengths)], lengths))
-    return blocks, torch.argsort(order)
 
 
 class Trainer:
@@ -129,7 +127,7 @@ def train_step(arguments: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(arguments.seed)
     torch.set_float32_matmul_precision("high")
-    compiled = _compile_works(device)
+    compiled = compile_works(device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     options = overridden(Options(), arguments.set)
     geometry = GEOMETRIES[arguments.geometry]
@@ -167,12 +165,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pools", type=Path)
     parser.add_argument("--geometry", choices=sorted(GEOMETRIES), default="384x4")
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=400.0)
-    parser.add_argument("--updates", type=int, default=0, help="end after these, not by time")
-    parser.add_argument("--seed", type=int, default=21)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    add_arguments(parser, seconds=400.0, seed=21)
     return parser
 
 

@@ -41,7 +41,7 @@ CALL_S = 1.0
 CHARACTERS_PER_S = 20_000
 """Beyond that, a second more for so many characters; slow tokenizers do ten times as many."""
 
-PATIENCE = 30.0
+WALL_CLOCK_FACTOR = 30.0
 """How many times longer than its processor time a call may take, where others use the processors
 as well."""
 
@@ -169,14 +169,14 @@ class _Child:
 
     def ask(self, asked: bytes, seconds: float) -> Any:
         """What it answers within so much processor time. Raises _RefusedError or _EndedError."""
-        until = time.monotonic() + PATIENCE * seconds
+        until = time.monotonic() + WALL_CLOCK_FACTOR * seconds
         try:
-            self._socket.settimeout(PATIENCE * seconds)
+            self._socket.settimeout(WALL_CLOCK_FACTOR * seconds)
             self._socket.sendall(_framed(msgspec.msgpack.encode((seconds, msgspec.Raw(asked)))))
             good, value = msgspec.msgpack.decode(self._received(until))
         except TimeoutError:
             self.end()
-            raise _EndedError(f"takes more than {PATIENCE * seconds:.0f} s") from None
+            raise _EndedError(f"takes more than {WALL_CLOCK_FACTOR * seconds:.0f} s") from None
         except OSError:
             self.end()
             raise _EndedError(_became(self._process.returncode, seconds)) from None

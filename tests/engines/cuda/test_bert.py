@@ -7,11 +7,7 @@ pytest -m slow tests/engines/cuda/test_bert.py
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +40,7 @@ from tests.encoder_checkpoints import (
     random_encoder,
     write_encoder,
 )
+from tests.engines.cuda.in_interpreter import needs_triton, run_interpreted
 from tests.engines.test_bert import embed, reference
 
 pytestmark = pytest.mark.slow
@@ -149,17 +146,9 @@ def test_fp8_is_refused(tmp_path: Path) -> None:
         load_engine(write_encoder(tmp_path, BERT), EngineOptions(device="cuda", dtype="fp8"))
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@needs_triton
 def test_kernels_compute_what_plain_torch_does_in_triton_s_interpreter() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engines.cuda.bert_kernels_interpreted"],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_interpreted("bert_kernels_interpreted")
 
 
 @needs_gpu

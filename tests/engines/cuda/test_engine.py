@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +38,7 @@ from tests.conformance.engine_conformance import (
     random_texts,
     random_tree,
 )
+from tests.engines.cuda.in_interpreter import needs_triton, run_interpreted
 
 pytestmark = pytest.mark.slow
 
@@ -291,17 +288,9 @@ def test_missing_memory_and_errors_of_one_batch_are_no_loss(
     assert is_loss(error) is lost
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@needs_triton
 def test_tiles_attend_to_shared_tokens_in_triton_s_interpreter() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engines.cuda.attention_interpreted"],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_interpreted("attention_interpreted")
 
 
 def test_attention_of_long_texts_in_blocks_is_that_of_all_at_once() -> None:
