@@ -285,6 +285,7 @@ def _load_numpy(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> E
     choose_precision(dtype, exact=False, quick=False, of="numpy")
     return PlainEngine(
         checkpoint,
+        threads=_at_least_one("threads", options.threads, usable_processors()),
         max_tokens=_max_tokens(options.max_tokens, checkpoint.config),
         batch_tokens=_at_least_one("batch_tokens", options.batch_tokens, _CPU_BATCH_TOKENS),
     )

@@ -1,4 +1,4 @@
-"""The NumPy engine, for installations without compiled kernels: float32, one text at a time.
+"""The NumPy engine, for installations without compiled kernels: float32, a text on each thread.
 
 Exact and small, but many times slower than the kernels. Takes checkpoints of any size.
 """
@@ -6,10 +6,13 @@ Exact and small, but many times slower than the kernels. Takes checkpoints of an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from embedfleet.engines.architectures import Checkpoint, Geometry
 from embedfleet.engines.bert import EncoderLayer, layer_normed
@@ -27,10 +30,12 @@ _QUERIES_AT_ONCE = 256
 
 
 class PlainEngine:
-    """A model on NumPy. Any number of threads may prepare and compute; texts run one by one."""
+    """A model on NumPy. Any number of threads may prepare and compute; batches run one by one."""
 
-    def __init__(self, checkpoint: Checkpoint, *, max_tokens: int, batch_tokens: int) -> None:
-        """Widen all weights to float32."""
+    def __init__(
+        self, checkpoint: Checkpoint, *, threads: int, max_tokens: int, batch_tokens: int
+    ) -> None:
+        """Widen all weights to float32. `threads` texts of a batch are computed side by side."""
         config = checkpoint.config
         self._checkpoint = checkpoint
         checkpoint.hold_embeddings()
@@ -40,6 +45,8 @@ class PlainEngine:
             layer(checkpoint.layer(index), config) for index in range(config.layers)
         ]
         self._computing = Lock()
+        self._texts = ThreadPoolExecutor(threads, "numpy-engine")
+        self._blas = ThreadpoolController().select(user_api="blas")
         self._info = EngineInfo(
             width=checkpoint.head.width,
             max_tokens=max_tokens,
@@ -70,9 +77,11 @@ class PlainEngine:
         with self._computing:
             if self._layers is None:
                 raise RuntimeError("the engine is closed")
-            # What overflows is found as a row that is not finite, and needs no warning.
-            with np.errstate(over="ignore", invalid="ignore"):
-                states = np.stack([self._final(text, self._layers) for text in batch])
+            # A text is one thread's, products included. BLAS by itself has a thread for each
+            # processor it sees, whatever a control group allows, and they wait by spinning: where
+            # others are at work, two of them take many times as long as one.
+            with self._blas.limit(limits=1):
+                states = np.stack(list(self._texts.map(self._final, batch, repeat(self._layers))))
                 return self._checkpoint.head.rows(states)
 
     def _final(self, text: Encoding, layers: list[_Decoder | _Encoder]) -> Floats:
@@ -83,15 +92,18 @@ class PlainEngine:
         if self._tables is not None:
             cosines, sines = self._tables.up_to(tokens)
             tables = cosines[:tokens, None], sines[:tokens, None]
-        for layer in layers:
-            states = layer.forward(states, tables)
-        pooled = _pooled(states, checkpoint.pooling)
-        norm = checkpoint.final_norm
-        return pooled if norm is None else _normed(pooled, norm, checkpoint.config.epsilon)
+        # What overflows is found as a row that is not finite, and needs no warning.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for layer in layers:
+                states = layer.forward(states, tables)
+            pooled = _pooled(states, checkpoint.pooling)
+            norm = checkpoint.final_norm
+            return pooled if norm is None else _normed(pooled, norm, checkpoint.config.epsilon)
 
     def close(self) -> None:
         with self._computing:
             self._layers = None
+            self._texts.shutdown()
 
 
 class _Decoder:
