@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from embedfleet.bulk.duplicates import duplicates_in
 from embedfleet.bulk.fragments import hash_of
-from embedfleet.bulk.journal import Journal
 from embedfleet.runtime.folders import LocalStore, Store, StoreError, store_at
 from tests.bulk.making import RevealingClient, job, json_lines, tree
 
@@ -68,22 +67,6 @@ async def test_an_output_elsewhere_is_gone_on_with_too(tmp_path: Path) -> None:
     assert set(client.computed.values()) == {1}
     assert len(store_at(address).names()) == 2 * 8 + 1
     assert tree(scratch) == {}
-
-
-def test_the_journal_gives_back_what_it_was_given(tmp_path: Path) -> None:
-    rows = np.arange(3000, dtype=np.float32).reshape(1000, 3)
-    keys = [hash_of(f"{n}") for n in range(1000)]
-    journal = Journal(tmp_path / "journal", np.dtype(np.float32), 3)
-    journal.put(keys, rows)
-    journal.put(keys[:1], rows[1:2])
-    journal.forget(keys[990:])
-    journal.close()
-    journal = Journal(tmp_path / "journal", np.dtype(np.float32), 3)
-    found = journal.get([*keys, b"unknown"])
-    assert found.keys() == set(keys[:990])
-    assert all(np.array_equal(found[key], row) for key, row in zip(keys[:990], rows, strict=False))
-    journal.remove()
-    assert tree(tmp_path) == {}
 
 
 @given(st.lists(st.integers(0, 60), max_size=200))

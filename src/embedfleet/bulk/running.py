@@ -21,7 +21,7 @@ from embedfleet.bulk.dtypes import asked_of_service
 from embedfleet.bulk.duplicates import Duplicates, duplicates_in
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import HASH_BYTES, NO_HASH, Fragment, Limits, cut, hash_of, without
-from embedfleet.bulk.journal import Journal
+from embedfleet.bulk.journal import FragmentLog, Journal
 from embedfleet.bulk.ledger import Form, Output, Planned, Record, RowError, Run, Space, Work
 from embedfleet.bulk.reading import Columns, rows_of
 from embedfleet.bulk.sources import Source, found
@@ -168,7 +168,7 @@ async def run(
             progress.done = sum(whole)
             on_progress(progress)
             computing = Computing(
-                client, job.asked, space.numbers, space.columns, output.journal, disk,
+                client, job.asked, space.numbers, space.columns, output.journal.get, disk,
                 lambda count: _answered(progress, count, on_progress),
             )  # fmt: skip
             publishing = _Publishing(output, computing, surveyed, work, disk, progress, on_progress)
@@ -467,18 +467,21 @@ class _Publishing:
 
     async def _one(self, fragment: Fragment) -> None:
         rows, loop = fragment.rows, asyncio.get_running_loop()
-        computed = await self._computing.compute(rows.texts, fragment.hashes, rows.faults)
-        await loop.run_in_executor(self._disk, self._publish, fragment, computed)
+        log = await loop.run_in_executor(self._disk, self._output.journal.log)
+        computed = await self._computing.compute(
+            rows.texts, fragment.hashes, rows.faults, log.append
+        )
+        await loop.run_in_executor(self._disk, self._publish, fragment, computed, log)
         self._progress.done += len(rows)
         self._progress.computed += computed.computed
         self._progress.tokens += computed.tokens
         self._progress.errors += len(computed.faults)
         self._on_progress(self._progress)
 
-    def _publish(self, fragment: Fragment, computed: Computed) -> None:
+    def _publish(self, fragment: Fragment, computed: Computed, log: FragmentLog) -> None:
+        journal = self._output.journal
         self._output.publish(fragment, computed, self._types)
-        hashes = [key for key in fragment.hashes if key != NO_HASH]
-        again = self._duplicates.among(hashes)
-        self._output.journal.forget(
-            [key for key, kept in zip(hashes, again, strict=True) if not kept]
-        )
+        again = self._duplicates.among(fragment.hashes)
+        kept = [at for at, one in enumerate(again) if one and at not in computed.faults]
+        journal.put([fragment.hashes[at] for at in kept], computed.vectors[kept])
+        journal.remove_log(log)
