@@ -100,7 +100,7 @@ def test_a_file_that_holds_no_key_is_refused_without_showing_it(
     servers: tuple[Server, Server], key_file: Path, text: str
 ) -> None:
     key_file.write_text(text, encoding="utf-8")
-    with pytest.raises(SetupError, match="holds no key of one line") as refused:
+    with pytest.raises(SetupError, match="must hold a key in one line") as refused:
         ask(servers[0].url, "/cache", key_file)
     assert not text or text not in str(refused.value)
     assert servers[0].asked == []

@@ -27,6 +27,7 @@ from embedfleet.autoscaling.policy import Decision
 from embedfleet.autoscaling.schedule import Schedule
 from embedfleet.autoscaling.signals import Observation
 from embedfleet.runtime.settings import AutoscalingSettings
+from embedfleet.runtime.text_files import reason
 from embedfleet.vocabulary import SettingError
 
 FORMAT, VERSION = "embedfleet-observations", 1
@@ -140,7 +141,7 @@ def read(path: Path) -> Recording:
         with path.open("rb") as file:
             first, *rest = _numbered(file, path) or [(1, b"")]
     except OSError as error:
-        raise RecordingError(f"the recording {path} can't be read: {error}") from error
+        raise RecordingError(f"the recording {path} can't be read: {reason(error)}") from error
     told = _decoded(path, *first, _Header)
     if (told.format, told.version) != (FORMAT, VERSION):
         raise RecordingError(

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import HASH_BYTES
+from embedfleet.runtime.text_files import reason
 
 AT_ONCE = 500
 """Older versions of SQLite accept at most 999 parameters."""
@@ -122,7 +123,7 @@ class Journal:
                 left.unlink()
             self._empty = not self._run("SELECT 1 FROM vectors LIMIT 1", [])
         except (OSError, sqlite3.Error) as error:
-            raise BulkError(f"{path} can't be written: {error}") from error
+            raise BulkError(f"{path} can't be written: {reason(error)}") from error
 
     def get(self, hashes: Sequence[bytes]) -> dict[bytes, NDArray[Any]]:
         """The vectors that are stored, but for those in logs of this run."""

@@ -18,6 +18,7 @@ import orjson
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import DictRows, Fault, RowId, Rows
 from embedfleet.bulk.sources import Source
+from embedfleet.runtime.text_files import reason
 
 ROWS_AT_ONCE = 1024
 LARGEST_FIELD = 1 << 30
@@ -65,7 +66,7 @@ def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
         with source.open() as file:
             yield from _blocks(_READERS[source.format](file, columns))
     except (OSError, EOFError, zlib.error, LZMAError, csv.Error, UnicodeError) as error:
-        raise BulkError(f"{source.address} can't be read: {error}") from error
+        raise BulkError(f"{source.address} can't be read: {reason(error)}") from error
     except BulkError as error:
         raise BulkError(f"{source.address}: {error}") from error
 

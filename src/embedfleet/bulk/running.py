@@ -29,6 +29,7 @@ from embedfleet.bulk.writing import ColumnTypes, Names, Types, files_of, refuse_
 from embedfleet.client import AsyncClient, EmbedOptions
 from embedfleet.runtime.background import BoundedTasks
 from embedfleet.runtime.folders import Store
+from embedfleet.runtime.text_files import reason
 
 PROBE = "embedfleet: does this service compute what it computed before?"
 FRAGMENTS_AT_ONCE = 2
@@ -127,7 +128,7 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
         planned = [replace(each, digest=ledger.digest_of(each.digest, types)) for each in planned]
         return Survey(planned, duplicates_in(scratch), rows, faults, text_bytes, sample, types)
     except OSError as error:
-        raise BulkError(f"{scratch} can't be written: {error}") from error
+        raise BulkError(f"{scratch} can't be written: {reason(error)}") from error
     finally:
         scratch.unlink(missing_ok=True)
 

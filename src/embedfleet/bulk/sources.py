@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from embedfleet.bulk.errors import BulkError
 from embedfleet.runtime.folders import is_remote
+from embedfleet.runtime.text_files import reason
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -63,7 +64,7 @@ class Source:
                 raise BulkError(
                     f"{self.address}: reading zstd takes the package `zstandard`"
                 ) from error
-            raise BulkError(f"{self.address} can't be read: {error}") from error
+            raise BulkError(f"{self.address} can't be read: {reason(error)}") from error
 
 
 def found(addresses: Sequence[str], format_: str | None = None) -> list[Source]:
@@ -101,7 +102,7 @@ def _of(address: str, format_: str | None) -> Iterable[Source]:
             continue
         if (what or format_) is None:
             raise BulkError(
-                f"{each}: unknown file name extension; set --format to one of "
+                f"{each}: unknown file name extension; set --input-format to one of "
                 f"{', '.join(sorted(set(FORMATS.values())))}"
             )
         known.append(Source(each, name, format_ or what or "", compression))
@@ -126,15 +127,22 @@ def _listed(address: str) -> tuple[list[str], str, bool]:
     if is_remote(address):
         return _listed_remotely(address)
     path = Path(address)
-    if path.is_file():
-        return [str(path)], str(path.parent), True
-    if path.is_dir():
-        return [str(each) for each in path.rglob("*") if each.is_file()], str(path), False
-    if glob.has_magic(address):
-        matching = glob.iglob(address, recursive=True)  # noqa: PTH207  also absolute patterns
-        names = [each for each in matching if Path(each).is_file()]
-        root = _root_of(address)
-        return names, root, False
+    try:
+        if path.is_file():
+            return [str(path)], str(path.parent), True
+        if path.is_dir():
+            return [str(each) for each in path.rglob("*") if each.is_file()], str(path), False
+        if path.exists():
+            raise BulkError(
+                f"{address} is a pipe or a device, which can be read once; a run reads its input "
+                "twice: write it to a file first"
+            )
+        if glob.has_magic(address):
+            matching = glob.iglob(address, recursive=True)  # noqa: PTH207  also absolute patterns
+            names = [each for each in matching if Path(each).is_file()]
+            return names, _root_of(address), False
+    except (OSError, ValueError) as error:
+        raise BulkError(f"{address} can't be read: {reason(error)}") from error
     raise BulkError(f"{address}: there is no such file or folder")
 
 

@@ -24,6 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from embedfleet.runtime.settings import CacheSettings
 from embedfleet.runtime.settings.cache import host_and_port
+from embedfleet.runtime.text_files import read_text
 from embedfleet.vocabulary import SettingError
 
 Client: TypeAlias = Redis | RedisCluster
@@ -179,10 +180,7 @@ async def close_client(client: Client) -> None:
 
 def read_password(path: Path, setting: str = "redis_password_file") -> str:
     """What a file of a password holds. Raises SettingError."""
-    try:
-        password = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"cache.{setting}: {path} can't be read: {error}") from error
+    password = read_text(path, f"cache.{setting}:", SettingError).strip()
     if not password:
         raise SettingError(f"cache.{setting}: {path} holds no password")
     return password

@@ -20,6 +20,7 @@ import typer
 from embedfleet.cli import flags
 from embedfleet.runtime.settings import AdminSettings
 from embedfleet.runtime.settings.addresses import Place
+from embedfleet.runtime.text_files import read_key, reason
 from embedfleet.vocabulary import SetupError
 
 DEFAULT = AdminSettings()
@@ -71,7 +72,7 @@ def ask(
         raise SetupError(f'--admin: "{admin}" is no address such as {of_settings(DEFAULT)}')
     sent_headers = {"content-type": "application/json"} | dict(headers or {})
     if key_file is not None:
-        sent_headers["authorization"] = f"Bearer {_key(key_file)}"
+        sent_headers["authorization"] = f"Bearer {read_key(key_file, 'the key file')}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
     try:
         request = urllib.request.Request(url, body, sent_headers)  # noqa: S310  checked above
@@ -81,7 +82,7 @@ def ask(
         raise SetupError(f"{url}: {_refusal(error)}") from error
     except (OSError, ValueError, HTTPException) as error:
         raise SetupError(
-            f"no gateway answers at {url}: {error}; --admin says where it is"
+            f"no gateway answers at {url}: {_trouble(error)}; --admin says where it is"
         ) from error
 
 
@@ -111,6 +112,12 @@ def of_settings(admin: AdminSettings) -> str:
     return f"{scheme}://{Place(host, admin.port or DEFAULT.port or 0)}"
 
 
+def _trouble(error: Exception) -> str:
+    """What kept an answer from coming, in the system's words where it has some."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    return reason(cause) if isinstance(cause, OSError) else str(cause)
+
+
 def _refusal(error: urllib.error.HTTPError) -> str:
     """The gateway's own words, where it has some."""
     with error:
@@ -120,13 +127,3 @@ def _refusal(error: urllib.error.HTTPError) -> str:
             return str(json.load(error)["error"]["message"])
         except (OSError, ValueError, LookupError, TypeError, HTTPException):
             return f"status {error.code}"
-
-
-def _key(file: Path) -> str:
-    try:
-        key = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"the key file {file} can't be read: {error}") from error
-    if not key or not key.isascii() or not key.isprintable():
-        raise SetupError(f"the key file {file} holds no key of one line")
-    return key

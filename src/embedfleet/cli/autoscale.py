@@ -18,6 +18,7 @@ from rich.table import Table
 from embedfleet.cli.admin_client import Admin, KeyFile, ask, reached
 from embedfleet.cli.flags import ConfigFile
 from embedfleet.cli.printing import AsJson, show, show_json
+from embedfleet.runtime.text_files import reason
 from embedfleet.vocabulary import SetupError
 
 autoscale = typer.Typer(
@@ -137,7 +138,7 @@ def record(
     try:
         output = file.open("xb")
     except OSError as error:
-        raise SetupError(f"the recording {file} can't be begun: {error}") from error
+        raise SetupError(f"the recording {file} can't be written: {reason(error)}") from error
     with output:
         kept = _Recorder(output, int(most_mb * 1e6), found)
         ends = time.monotonic() + hours * 3600.0

@@ -13,7 +13,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from embedfleet.cli.printing import AsJson, show, show_json, table
+from embedfleet.cli.printing import AsJson, complain, show, show_json, table
+from embedfleet.runtime.text_files import read_key
 from embedfleet.vocabulary import SetupError
 
 Result = TypeVar("Result")
@@ -307,7 +308,7 @@ def _run(
         finally:
             store.close()
 
-    found = summary(_waited(work()))
+    found = summary(_waited(work(), "What was computed is kept: start again to go on."))
     if as_json:
         show_json(found)
         return
@@ -318,8 +319,10 @@ def _run(
     )
 
 
-def _waited(work: Coroutine[Any, Any, Result]) -> Result:
-    """What a coroutine gives; a service that fails ends the command with exit code 1."""
+def _waited(work: Coroutine[Any, Any, Result], kept: str = "") -> Result:
+    """What a coroutine gives; a service that fails ends the command with exit code 1, and with a
+    line on what was `kept` until then.
+    """
     import uvloop  # noqa: PLC0415
 
     from embedfleet.client import ClientError  # noqa: PLC0415
@@ -327,8 +330,9 @@ def _waited(work: Coroutine[Any, Any, Result]) -> Result:
     try:
         return uvloop.run(work)
     except ClientError as error:
-        typer.echo(f"embedfleet: error: {error}", err=True)
-        typer.echo("What was computed is kept: start again to go on.", err=True)
+        complain(str(error))
+        if kept:
+            typer.echo(kept, err=True)
         raise typer.Exit(1) from error
 
 
@@ -356,12 +360,7 @@ def _service(
 
 
 def _key(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"the key file {file} can't be read: {error}") from error
+    return None if file is None else read_key(file, "the key file")
 
 
 def _carried(carry: str | None, format_: str) -> tuple[str, ...] | None:

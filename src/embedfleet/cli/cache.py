@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.console import Console
 from rich.progress import track
@@ -19,6 +20,7 @@ from rich.table import Table
 from embedfleet.cli.admin_client import Admin, Answer, KeyFile, ask, reached
 from embedfleet.cli.flags import ConfigFile
 from embedfleet.cli.printing import AsJson, show, show_json
+from embedfleet.runtime.text_files import read_text
 from embedfleet.vocabulary import SetupError, counted
 
 TIMEOUT_S = 600.0
@@ -120,10 +122,7 @@ def warm(
 
 def read_texts(file: Path) -> list[str | list[int]]:
     """The texts of a file, blank lines left out. Raises SetupError that names a wrong line."""
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"{file} can't be read: {error}") from error
+    lines = read_text(file, "the file").split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not all(line.lstrip()[0] in '"[{' for _, line in numbered):
         return [line.rstrip("\r") for _, line in numbered]
@@ -165,8 +164,8 @@ def _known(answer: Answer) -> tuple[int, int]:
 
 def _parsed(file: Path, number: int, line: str) -> str | list[int]:
     try:
-        value = json.loads(line)
-    except ValueError as error:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
         raise SetupError(f"{file}, line {number}: invalid JSON: {error}") from error
     if isinstance(value, dict):
         value = value.get("text", value.get("input"))

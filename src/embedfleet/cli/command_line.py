@@ -30,7 +30,7 @@ from embedfleet.cli.engines import engines
 from embedfleet.cli.entry_points import Calls, calls
 from embedfleet.cli.fleet import fleet
 from embedfleet.cli.keys import keys
-from embedfleet.cli.printing import AsJson, show, show_json, table
+from embedfleet.cli.printing import AsJson, complain, show, show_json, table
 from embedfleet.cli.status import status
 from embedfleet.runtime.settings import (
     Settings,
@@ -41,6 +41,7 @@ from embedfleet.runtime.settings import (
     trace,
 )
 from embedfleet.runtime.telemetry.logs import open_standard_streams
+from embedfleet.runtime.text_files import reason
 from embedfleet.vocabulary import SettingError, SetupError
 
 API_KEYS = "EMBEDFLEET_API_KEYS"
@@ -49,14 +50,21 @@ SERVERS = {"serve", "gateway", "replica"}
 
 
 class _Refusing(TyperGroup):
-    """Turn an error of set-up into one line on stderr and exit code 2."""
+    """Turn an error of set-up into one line on stderr and exit code 2, and one of a file that no
+    command expected into one line and exit code 1: a replica that ends so is started again.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except SetupError as error:
-            typer.echo(f"embedfleet: error: {error}", err=True)
+            complain(str(error))
             raise typer.Exit(2) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            complain(f"{error.filename}: {reason(error)}")
+            raise typer.Exit(1) from error
 
 
 app = typer.Typer(
@@ -340,7 +348,7 @@ def main() -> None:
         if error.errno == errno.EPIPE:
             code = 0  # whoever read it has read enough
         elif error.errno in OUTPUT_IS_LOST:
-            typer.echo(f"embedfleet: error: standard output: {error.strerror}", err=True)
+            complain(f"standard output: {error.strerror}")
             code = 1
         else:
             raise

@@ -13,6 +13,7 @@ import orjson
 import typer
 from rich.console import Console
 
+from embedfleet.runtime.text_files import read_key
 from embedfleet.vocabulary import SettingError
 
 if TYPE_CHECKING:
@@ -135,9 +136,4 @@ class Asked:
 
 
 def _key(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return file.expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"the key file {file} can't be read: {error}") from error
+    return None if file is None else read_key(file, "the key file", SettingError)

@@ -13,6 +13,7 @@ import typer
 
 from embedfleet.runtime.settings import Settings, load, options
 from embedfleet.runtime.settings.rendering import shown
+from embedfleet.runtime.text_files import read_text
 from embedfleet.vocabulary import SettingError
 
 
@@ -87,12 +88,7 @@ FileOnly = Annotated[
 
 def read(config: Path | None) -> str | None:
     """The text of a settings file. Raises SettingError where it can't be read."""
-    if config is None:
-        return None
-    try:
-        return config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"the settings file {config} can't be read: {error}") from error
+    return None if config is None else read_text(config, "the settings file", SettingError)
 
 
 def around(config: Path | None) -> Settings:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +37,26 @@ def show(*parts: RenderableType) -> None:
             sys.stdout.write(line.rstrip() + "\n")
 
 
+def complain(problem: str) -> None:
+    """Print an error. What files and services put into it can't move a terminal's cursor."""
+    shown = "".join(
+        each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in problem
+    )
+    typer.echo(f"embedfleet: error: {shown}", err=True)
+
+
 def show_json(document: Any) -> None:
-    """Print a document as JSON; what JSON has no form for is printed as text."""
-    typer.echo(json.dumps(document, indent=1, ensure_ascii=False, default=str))
+    """Print a document as JSON; what JSON has no form for is printed as text, or as null."""
+    readable = sys.stdout.encoding.lower().startswith("utf")
+    typer.echo(json.dumps(_finite(document), indent=1, ensure_ascii=not readable, default=str))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that JSON does not have: NaN and the infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(held) for held in value]
+    return value

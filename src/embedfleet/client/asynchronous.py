@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -342,7 +343,7 @@ class AsyncClient:
                 try:
                     reply = await self._send(method, path, body)
                 except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                    trouble = str(error) or type(error).__name__
+                    trouble = _described(error)
                 else:
                     if 200 <= reply.status < 300:
                         self._gate.concurrency.answered()
@@ -383,6 +384,17 @@ class AsyncClient:
                 if len(held) > MOST_BODY_BYTES:
                     raise aiohttp.ClientPayloadError("the answer is larger than 256 MiB")
             return _Reply(answer.status, wire.lower(answer.headers), bytes(held))
+
+
+def _described(error: Exception) -> str:
+    """What kept a reply from coming; in the system's words where no connection was made."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno
+        # Numbers of name resolution are negative, and their words right; asyncio's are an address.
+        if number is not None and number > 0:
+            return os.strerror(number)
+        return error.os_error.strerror or str(error.os_error)
+    return str(error) or type(error).__name__
 
 
 class _Gate:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import embedfleet
+from embedfleet.runtime.text_files import reason
 from embedfleet.vocabulary import ModelError
 
 BUILTIN = "builtin"
@@ -67,12 +68,16 @@ def resolve(model: str, *, progress: bool) -> ResolvedModel:
     """
     if model in BUILT_IN:
         return builtin(BUILT_IN[model], model)
-    local = Path(model).expanduser()
-    if model and local.is_dir():
-        directory = local.resolve()
-        return ResolvedModel(directory, directory.name, None)
-    if local.is_file():
-        raise ModelError(f"{model} is a file; a model is a directory, perhaps {local.parent}")
+    try:
+        local = Path(model).expanduser()
+        if model and local.is_dir():
+            directory = local.resolve()
+            return ResolvedModel(directory, directory.name, None)
+        if local.is_file():
+            raise ModelError(f"{model} is a file; a model is a directory, perhaps {local.parent}")
+    except (OSError, RuntimeError, ValueError) as error:
+        # Too long a name, a folder that may not be read, `~` without a home, a NUL character.
+        raise ModelError(f'"{model}" is no directory: {reason(error)}') from error
     parts = _HUB_ID.fullmatch(model)
     if model.startswith(_PATH_STARTS) or model in {"", ".", ".."} or "\\" in model:
         raise ModelError(f'there is no directory "{model}"')

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
+from embedfleet.runtime.text_files import reason
 from embedfleet.vocabulary import SetupError
 
 Parts: TypeAlias = Iterable[bytes | memoryview]
@@ -86,6 +87,8 @@ class LocalStore:
         self.path = path
         self.address = str(path)
         self._lock: int | None = None
+        if path.exists() and not path.is_dir():
+            raise StoreError(f"{path} is a file; the output is a folder")
         if alone:
             self._take()
 
@@ -99,7 +102,7 @@ class LocalStore:
             self.close()
             raise StoreError(f"{path}: another process is writing there") from None
         except OSError as error:
-            raise StoreError(f"{path} can't be written: {error}") from error
+            raise StoreError(f"{path} can't be written: {reason(error)}") from error
         for left in path.rglob(f".*{TEMPORARY}"):
             left.unlink(missing_ok=True)
 
@@ -176,7 +179,7 @@ class RemoteStore:
             self._system, self._root = fsspec.url_to_fs(self.address)
             self._system.makedirs(self._root, exist_ok=True)
         except (OSError, ValueError, ImportError) as error:
-            raise StoreError(f"{address} can't be written: {error}") from error
+            raise StoreError(f"{address} can't be written: {reason(error)}") from error
 
     def write(self, name: str, parts: Parts) -> Written:
         path = self._path(name)

@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from embedfleet.runtime.text_files import read_text
 from embedfleet.vocabulary import SettingError
 from embedfleet.work import CostModel
 
@@ -53,9 +54,9 @@ class Profile:
 def read(path: Path) -> Profile:
     """Read a TOML file of the fields above; what it leaves out has its default."""
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingError(f"the profile {path} can't be read: {error}") from error
+        given = tomllib.loads(read_text(path, "the profile", SettingError))
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{path} is not valid TOML: {error}") from error
     known = {each.name for each in fields(Profile)}
     for name, value in given.items():
         if name not in known:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfleet.runtime.text_files import reason
 from embedfleet.simulator.traffic import Trace, TraceError
 
 WINDOW_S = 600.0
@@ -150,7 +151,9 @@ def read(path: Path) -> ServeGen:
                 elif kind == "dataset":
                     lengths[chunk] = _lengths(text)
     except (OSError, tarfile.TarError, ValueError, SyntaxError) as error:
-        raise TraceError(f"ServeGen's statistics in {path} can't be read: {error}") from error
+        raise TraceError(
+            f"ServeGen's statistics in {path} can't be read: {reason(error)}"
+        ) from error
     return ServeGen(tuple(Client(rates[each], lengths[each]) for each in sorted(lengths)))
 
 

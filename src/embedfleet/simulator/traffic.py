@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfleet.runtime.text_files import reason
 from embedfleet.vocabulary import SettingError
 
 AZURE = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
@@ -76,7 +77,7 @@ def read(path: Path) -> Trace:
                     f"{','.join(AZURE)!r} and {','.join(OWN)!r}"
                 )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TraceError(f"the trace {path} can't be read: {error}") from error
+        raise TraceError(f"the trace {path} can't be read: {reason(error)}") from error
     arrival_s = np.array([at for at, _ in found], np.float64)
     tokens = np.array([count for _, count in found], np.int64)
     return Trace(path.stem, arrival_s, tokens)

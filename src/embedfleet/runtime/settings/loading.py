@@ -84,7 +84,7 @@ def _read_file(toml: str | None, given: _Given) -> int:
     """Take what the file says; return how many pools it names."""
     try:
         tables = tomllib.loads(toml or "")
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and depth
         raise SettingError(f"the settings file is not valid TOML: {error}") from error
     for area, table in tables.items():
         if area not in AREAS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -134,10 +135,11 @@ def dropped_lines() -> int:
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null in the place of standard streams that were closed by whoever started this.
+    """Make standard output and error fit to write to, whatever this was started with.
 
-    Else the next file or socket takes their number, and what is written to them goes there. Python
-    has None in the place of each.
+    /dev/null takes the place of streams that were closed: else the next file or socket takes their
+    number, and what is written to them goes there. Python has None in the place of each.
+    Characters that the locale's encoding lacks, and names of files that are no text, are escaped.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         mode = "w" if number else "r"
@@ -147,6 +149,8 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_WRONLY if number else os.O_RDONLY)  # the lowest is taken
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # standard error escapes already
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def configure_logging(settings: LogSettings, who: str = "") -> None:

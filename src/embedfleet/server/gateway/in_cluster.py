@@ -117,7 +117,7 @@ class InCluster:
         """The source summed over all gateways if they are configured, else this one's."""
         if self.peers is None:
             return own
-        key = read_key(self._settings.admin.key_file)
+        key = read_key(self._settings.admin.key_file, "admin.key_file:")
         return PeerAggregator(pool, own, self.peers.urls, session, key)
 
     async def check(self) -> None:

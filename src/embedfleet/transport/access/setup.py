@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from embedfleet.runtime.text_files import read_text
 from embedfleet.transport.access.access import Access, OpenAccess
 from embedfleet.transport.access.key_file import load
 from embedfleet.transport.access.keyring import KeyRing
@@ -132,8 +133,5 @@ def _following(
 
 
 def _only(file: Path, setting: str) -> tuple[KeyRecord, ...]:
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"{setting}: {file} can't be read: {error}") from error
+    text = read_text(file, f"{setting}:", SettingError).strip()
     return plain([text], datetime.now(UTC), setting)

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from embedfleet.runtime import text_files
 from embedfleet.server.gateway.replicas.upstream import bounded, cause_of
 from embedfleet.transport.untrusted import MOST_PAGE_BYTES, parsed
 from embedfleet.vocabulary import (
@@ -121,14 +122,8 @@ async def _beginning(response: aiohttp.ClientResponse) -> bytes:
     return body[:MOST_COMPLAINT_BYTES]
 
 
-def read_key(path: Path | None) -> str:
+def read_key(path: Path | None, setting: str = "pools.replica_key_file:") -> str:
     """The key in a file; empty without a file. Raises SettingError."""
     if path is None:
         return ""
-    try:
-        key = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"pools.replica_key_file: {path} can't be read: {error}") from error
-    if not key or not key.isascii() or not key.isprintable():
-        raise SettingError(f"pools.replica_key_file: {path} holds no key of one line")
-    return key
+    return text_files.read_key(path, setting, SettingError)

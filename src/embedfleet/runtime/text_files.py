@@ -1,0 +1,32 @@
+"""Reads text files that an operator names; errors say which one, and why in the system's words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embedfleet.vocabulary import SetupError
+
+
+def read_text(path: Path, what: str, raised: type[SetupError] = SetupError) -> str:
+    """The text of a file in UTF-8. `what` names it in the error, which is of the type `raised`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise raised(f"{what} {path} can't be read: {reason(error)}") from error
+
+
+def read_key(path: Path, what: str, raised: type[SetupError] = SetupError) -> str:
+    """The one key in a file. Raises what `read_text` does, also where the file holds no key."""
+    key = read_text(path, what, raised).strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise raised(f"{what} {path} must hold a key in one line")
+    return key
+
+
+def reason(error: Exception) -> str:
+    """Why a file can't be read or written, without its name and without Python's numbers."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text in UTF-8 (byte {error.start})"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)
