@@ -6,17 +6,24 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from embedfleet.models.description import describe
+from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.reranker import (
     QWEN3_RERANKER,
     TEMPLATE_FILE,
+    PairTemplate,
+    Scoring,
     pair_prompt,
+    scoring_of,
     task_of,
     template_of,
 )
-from embedfleet.vocabulary import SCORE_WIDTH, ModelError, Task
+from embedfleet.vocabulary import SCORE_WIDTH, ModelError, Task, Truncation
+from tests.encoder_tokenizers import Kind
 from tests.small_tokenizer import write_model
+from tests.stand_ins.rerankers import classifier_model
 
 
 @pytest.fixture
@@ -138,3 +145,37 @@ def test_another_template_is_another_revision(model: Path) -> None:
 def test_a_template_that_is_none_is_refused_by_name(model: Path, wrong: object) -> None:
     with pytest.raises(ModelError, match=TEMPLATE_FILE):
         template_of(put(model, TEMPLATE_FILE, wrong))
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "between", "after"),
+    [("wordpiece", "[CLS]", "[SEP]", "[SEP]"), ("unigram", "<s>", "</s></s>", "</s>")],
+)
+def test_a_classifier_with_one_label_is_a_reranker_of_two_texts(
+    tmp_path: Path, kind: Kind, before: str, between: str, after: str
+) -> None:
+    """A pair has the tokens that the tokenizer itself makes of two texts."""
+    described = classifier_model(tmp_path, kind)
+    assert described.identity.task is Task.RERANK
+    assert template_of(described.directory) == PairTemplate(before, "{query}" + between, after, "")
+    prompt = pair_prompt(described.identity.prompts, "the river", None)
+    (pair,) = Encoder(described).encode(["the sea"], prompt=prompt, truncate=Truncation.NONE)
+    both = Tokenizer.from_file(str(described.tokenizer_file)).encode("the river", "the sea")
+    assert pair.ids.tolist() == both.ids
+    scoring = scoring_of(described.directory)
+    assert scoring == Scoring(causal=False, segments=kind == "wordpiece", answers=None)
+
+
+def test_a_classifier_of_an_unknown_family_needs_its_template_told(model: Path) -> None:
+    names = {"architectures": ["ModernBertForSequenceClassification"], "id2label": {"0": "x"}}
+    changed(model, model_type="modernbert", **names)
+    with pytest.raises(
+        ModelError, match=r"how modernbert models read .* write it to reranker.json"
+    ):
+        describe(model)
+
+
+def test_a_classifier_with_several_labels_is_none(model: Path) -> None:
+    labels = {"0": "good", "1": "bad"}
+    changed(model, architectures=["BertForSequenceClassification"], id2label=labels)
+    assert task_of(model) is Task.EMBED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
@@ -19,6 +19,7 @@ from embedfleet.fleet.providers.engine_commands import (
     shell,
     words,
 )
+from embedfleet.models.reranker import called_reranker
 from embedfleet.vocabulary import Pooling, SettingError
 
 USES = {
@@ -76,6 +77,9 @@ def engines(
     # Of other models the engine reads it in the model's files.
     pooling = Pooling.LAST if "qwen3" in named.lower() else None
     launch = Launch(named, port, host, gpus, memory_share, max_tokens, fp8, pooling)
+    if called_reranker(named):
+        published = "qwen3-reranker" in named.lower() and "seq-cls" not in named.lower()
+        launch = replace(launch, reranks=True, generates=published)
     _print(command(name, launch), as_json=as_json)
 
 

@@ -19,11 +19,9 @@ from embedfleet.engines.checkpoint import NamedTensors
 from embedfleet.engines.pooling import unit_rows
 from embedfleet.engines.tensors import Floats, Matrix, Tensor
 from embedfleet.models.json_files import read_object
-from embedfleet.models.reranker import LOGIT_SCORE, SEQUENCE
-from embedfleet.models.tokenizer_file import load_tokenizer
+from embedfleet.models.reranker import SEQUENCE, answer_tokens
 from embedfleet.vocabulary import SCORE_WIDTH, ModelError, Vectors
 
-_ANSWERS: Final = ("yes", "no")
 _SMALLEST: Final = np.float32(1e-30)
 """Of a probability whose root must not be zero: two of them give the logit back."""
 
@@ -91,7 +89,7 @@ def score_head(
     table = embedding
     if not tied and "lm_head.weight" in tensors:
         table = tensors.matrix("lm_head", vocabulary, hidden)
-    yes, no = (_row(table, token) for token in answers(directory, config, vocabulary))
+    yes, no = (_row(table, token) for token in answer_tokens(directory, config, vocabulary))
     return ScoreHead(yes - no)
 
 
@@ -113,26 +111,3 @@ def _row(table: Matrix, token: int) -> Floats:
     scale = np.float32(1) if table.scales is None else table.scales[token, 0]
     row: Floats = one.floats()[0] * scale
     return row
-
-
-def answers(directory: Path, config: dict[str, Any], vocabulary: int) -> tuple[int, int]:
-    """Ids of the tokens for "yes" and "no". Raises ModelError."""
-    path = directory / LOGIT_SCORE
-    if path.exists():
-        raw = read_object(path)
-        found = [raw.get("true_token_id"), raw.get("false_token_id")]
-    else:
-        path = directory / "tokenizer.json"
-        words = _ANSWERS
-        named = config.get("classifier_from_token")
-        if isinstance(named, list) and len(named) == len(words):
-            words = str(named[1]), str(named[0])
-        tokenizer = load_tokenizer(path)
-        found = [tokenizer.id_of(word) for word in words]
-    yes, no = found
-    if not (type(yes) is int and type(no) is int and 0 <= yes < vocabulary > no >= 0):
-        raise ModelError(
-            f'{path} has no tokens for "yes" and "no", whose logits the score of a reranker is '
-            "read from: this is no reranker."
-        )
-    return yes, no

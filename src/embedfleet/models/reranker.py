@@ -5,6 +5,8 @@ A reranker reads a pair as one text and returns the probability that the documen
 
 Qwen3-Reranker's format is that of its model card (https://huggingface.co/Qwen/Qwen3-Reranker-0.6B):
 a chat whose system message asks for "yes" or "no", with the answer following an empty thought.
+Classifiers of the BERT family read both texts between their own special tokens; third-party engines
+compute them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from embedfleet.models.families import QWEN3, family_of
 from embedfleet.models.json_files import read_json, read_object
+from embedfleet.models.tokenizer_file import load_tokenizer
 from embedfleet.vocabulary import ModelError, Task
 
 TEMPLATE_FILE: Final = "reranker.json"
@@ -31,6 +35,8 @@ PAIR, INSTRUCTION = "pair", "instruction"
 _PLACEHOLDER = re.compile(r"\{(instruction|query)\}")
 _NAMED = re.compile(r"re-?rank", re.IGNORECASE)
 _CARD_BYTES: Final = 1 << 16
+_CLASSIFIER: Final = "ForSequenceClassification"
+_ANSWERS: Final = ("yes", "no")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,61 @@ QWEN3_RERANKER: Final = PairTemplate(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How a reranker's score is read, for engines that have to be told."""
+
+    causal: bool
+    """Whether at the last token of one text that a template makes of the pair, as with
+    Qwen3-Reranker; others are classifiers of two texts."""
+    segments: bool
+    """Whether the two texts are told apart by token types, as in BERT."""
+    answers: tuple[int, int] | None
+    """Ids of the tokens "yes" and "no", if the score is the probability of the first of them."""
+
+
+def scoring_of(directory: Path) -> Scoring:
+    """How the score of the reranker in `directory` is read. Raises ModelError."""
+    config = read_object(directory / "config.json")
+    causal = family_of(config) is QWEN3
+    types = config.get("type_vocab_size")
+    answers = None
+    if causal and type(config.get("vocab_size")) is int:
+        try:
+            answers = answer_tokens(directory, config, config["vocab_size"])
+        except ModelError:
+            answers = None  # a classifier, whose tokenizer need not have such tokens
+    return Scoring(causal, not causal and type(types) is int and types > 1, answers)
+
+
+def generates(directory: Path) -> bool:
+    """Whether the reranker in `directory` is stored as a generating model."""
+    return CAUSAL in _architectures(read_object(directory / "config.json"))
+
+
+def answer_tokens(directory: Path, config: Mapping[str, Any], vocabulary: int) -> tuple[int, int]:
+    """Ids of the tokens for "yes" and "no". Raises ModelError."""
+    path = directory / LOGIT_SCORE
+    if path.exists():
+        raw = read_object(path)
+        found = [raw.get("true_token_id"), raw.get("false_token_id")]
+    else:
+        path = directory / "tokenizer.json"
+        words = _ANSWERS
+        named = config.get("classifier_from_token")
+        if isinstance(named, list) and len(named) == len(words):
+            words = str(named[1]), str(named[0])
+        tokenizer = load_tokenizer(path)
+        found = [tokenizer.id_of(word) for word in words]
+    yes, no = found
+    if not (type(yes) is int and type(no) is int and 0 <= yes < vocabulary > no >= 0):
+        raise ModelError(
+            f'{path} has no tokens for "yes" and "no", whose logits the score of a reranker is '
+            "read from: this is no reranker."
+        )
+    return yes, no
+
+
 def pair_prompt(prompts: Mapping[str, str], query: str, instruction: str | None) -> str:
     """What stands before a document, from a reranker's prompts."""
     words = {"query": query, "instruction": instruction or prompts.get(INSTRUCTION, "")}
@@ -76,11 +137,11 @@ def task_of(directory: Path, name: str = "", wanted: Task | None = None) -> Task
     Raises ModelError for `wanted` that the files contradict.
     """
     config = read_object(directory / "config.json")
-    classifies = SEQUENCE in _architectures(config)
+    classifies = _classifies(config)
     if wanted is Task.EMBED and classifies:
         raise ModelError(
-            f"{directory / 'config.json'}: this is a classifier ({SEQUENCE}), which gives scores "
-            "and no embeddings; leave pools.task out, or set it to rerank."
+            f"{directory / 'config.json'}: this is a classifier ({_CLASSIFIER}), which gives "
+            "scores and no embeddings; leave pools.task out, or set it to rerank."
         )
     if wanted is not None:
         return wanted
@@ -98,7 +159,7 @@ def template_of(directory: Path) -> PairTemplate:
     """How pairs are written for the reranker in `directory`. Raises ModelError."""
     path = directory / TEMPLATE_FILE
     if not path.exists():
-        return QWEN3_RERANKER
+        return _usual_template(directory)
     raw = read_object(path)
     fields = ("before", "pair", "after", "instruction")
     if any(not isinstance(raw.get(name, ""), str) for name in fields):
@@ -107,6 +168,30 @@ def template_of(directory: Path) -> PairTemplate:
     if "{query}" not in pair or not raw.get("after"):
         raise ModelError(f"{path}: `pair` must have {{query}} in it, and `after` some text")
     return PairTemplate(raw.get("before", ""), pair, raw["after"], raw.get("instruction", ""))
+
+
+def _usual_template(directory: Path) -> PairTemplate:
+    config = read_object(directory / "config.json")
+    family = family_of(config)
+    if family is QWEN3:
+        return QWEN3_RERANKER
+    if family.brackets is None:
+        raise ModelError(
+            f"{directory / 'config.json'}: how {config.get('model_type')} models read a query and "
+            f"a document is not known here; write it to {TEMPLATE_FILE} beside it (`before`, "
+            "`pair` with {query}, `after`)"
+        )
+    first, last = family.brackets
+    between = last * 2 if family.offset_positions else last
+    return PairTemplate(before=first, pair="{query}" + between, after=last, instruction="")
+
+
+def _classifies(config: Mapping[str, Any]) -> bool:
+    """Whether this is a classifier that scores: Qwen3's, or any other with one label."""
+    names = [name for name in _architectures(config) if isinstance(name, str)]
+    labels = config.get("id2label")
+    one = config.get("num_labels") == 1 or (isinstance(labels, dict) and len(labels) == 1)
+    return SEQUENCE in names or (one and any(name.endswith(_CLASSIFIER) for name in names))
 
 
 def _architectures(config: Mapping[str, Any]) -> list[Any]:
@@ -130,9 +215,14 @@ def _scores_logits(directory: Path) -> bool:
     return path.exists() and read_object(path).get("model_type") == "CrossEncoder"
 
 
+def called_reranker(name: str) -> bool:
+    """Whether a name says that its model is a reranker."""
+    return bool(_NAMED.search(name))
+
+
 def _is_called_reranker(directory: Path, name: str) -> bool:
     """By the name of the model, of its directory, or by what its card says it is for."""
-    if any(_NAMED.search(word) for word in (name, directory.resolve().name)):
+    if any(called_reranker(word) for word in (name, directory.resolve().name)):
         return True
     try:
         with (directory / "README.md").open("rb") as file:

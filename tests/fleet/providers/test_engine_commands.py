@@ -55,6 +55,26 @@ def test_sglang_takes_the_fast_path_of_embeddings() -> None:
     assert value("sglang", "--mem-fraction-static") == "0.85"
 
 
+RERANKER = Launch("Qwen/Qwen3-Reranker-4B", reranks=True, generates=True)
+
+
+def test_engines_are_started_for_scores_as_their_routes_want_it() -> None:
+    """VLLM makes a classifier of the published model, SGLang generates, llama.cpp has a flag."""
+    assert value("vllm", "--convert", RERANKER) == "classify"
+    override = json.loads(value("vllm", "--hf-overrides", RERANKER))
+    assert override["classifier_from_token"] == ["no", "yes"]
+    assert override["is_original_qwen3_reranker"]
+    converted = Launch("a-classifier", reranks=True)
+    assert "--hf-overrides" not in words(command("vllm", converted))
+    assert "--is-embedding" not in words(command("sglang", RERANKER))
+    llama = words(command("llamacpp", Launch("/model.gguf", reranks=True, generates=True)))
+    assert "--reranking" in llama
+    assert not {"--embeddings", "--pooling"} & set(llama)
+    assert "--pooling" not in words(command("tei", converted))
+    with pytest.raises(SettingError, match="does not compute Qwen3-Reranker"):
+        command("tei", RERANKER)
+
+
 def test_vllm_pools_the_last_token() -> None:
     assert value("vllm", "--convert") == "embed"
     assert value("vllm", "--runner") == "pooling"

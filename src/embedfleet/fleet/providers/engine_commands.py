@@ -23,6 +23,15 @@ ANY_DIMENSIONS = json.dumps({"is_matryoshka": True})
 """For clients that ask the engine itself; a gateway asks for whole vectors and cuts them."""
 
 
+LAST_LOGITS = json.dumps(
+    {
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "classifier_from_token": ["no", "yes"],
+        "is_original_qwen3_reranker": True,
+    }
+)
+"""vLLM's words for a classifier that is made of two rows of a generating model's last layer."""
+
 GGUF = "Qwen/Qwen3-Embedding-4B-GGUF:Q8_0"
 """A repository of the hub as llama.cpp names one: the file of that quantisation is taken."""
 
@@ -44,6 +53,10 @@ class Launch:
     which reads the model's files."""
     name: str = ""
     """Under which requests ask for the model; empty for the engine's own choice."""
+    reranks: bool = False
+    """Whether it is a reranker, whose scores are asked for."""
+    generates: bool = False
+    """Whether a reranker is stored as a generating model, as Qwen3-Reranker is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +85,10 @@ def shell(flags: list[Flag]) -> str:
 def _sglang(launch: Launch) -> Iterator[Flag]:
     yield Flag(("python", "-m", "sglang.launch_server"), "SGLang's HTTP server")
     yield Flag(("--model-path", launch.model), "the model; its directory also holds the tokenizer")
-    yield Flag(
-        ("--is-embedding",), "Qwen3-Embedding is stored as a generating model; it would chat"
-    )
+    if not launch.reranks:
+        yield Flag(
+            ("--is-embedding",), "Qwen3-Embedding is stored as a generating model; it would chat"
+        )
     yield from _address(launch)
     yield from _name("--served-model-name", launch)
     yield from _gpus("--tensor-parallel-size", launch)
@@ -90,17 +104,22 @@ def _sglang(launch: Launch) -> Iterator[Flag]:
         yield Flag(("--quantization", "fp8"), "linear layers in FP8: nearly twice as fast")
     yield Flag(("--disable-radix-cache",), "no text is computed twice here: the gateway caches")
     yield Flag(("--chunked-prefill-size", "-1"), "texts whole: what the next flag needs")
-    yield Flag(("--prefill-only-disable-kv-cache",), "nobody reads keys and values afterwards")
+    if not launch.reranks:
+        yield Flag(("--prefill-only-disable-kv-cache",), "nobody reads keys and values afterwards")
     yield Flag(("--max-prefill-tokens", str(max(FULL_BATCH, launch.max_tokens))), "a full batch")
-    yield Flag(("--json-model-override-args", ANY_DIMENSIONS), "else `dimensions` is refused")
+    if not launch.reranks:
+        yield Flag(("--json-model-override-args", ANY_DIMENSIONS), "else `dimensions` is refused")
     yield Flag(("--enable-metrics",), "off by default; without it nobody sees its queue")
 
 
 def _vllm(launch: Launch) -> Iterator[Flag]:
     yield Flag(("vllm", "serve", launch.model), "vLLM's HTTP server; metrics are on")
-    yield Flag(("--runner", "pooling"), "Qwen3-Embedding is stored as a generating model")
+    yield Flag(("--runner", "pooling"), "these models are stored as generating ones")
     # Which pools the last token by default; the option to say so has had three names.
-    yield Flag(("--convert", "embed"), "vectors of the last token (`--task embed` of old)")
+    if launch.reranks:
+        yield Flag(("--convert", "classify"), "scores of whole pairs (`--task classify` of old)")
+    else:
+        yield Flag(("--convert", "embed"), "vectors of the last token (`--task embed` of old)")
     yield from _address(launch)
     yield from _name("--served-model-name", launch)
     yield from _gpus("--tensor-parallel-size", launch)
@@ -112,7 +131,10 @@ def _vllm(launch: Launch) -> Iterator[Flag]:
     yield Flag(
         ("--max-num-batched-tokens", str(max(FULL_BATCH, launch.max_tokens))), "a full batch"
     )
-    yield Flag(("--hf-overrides", ANY_DIMENSIONS), "else `dimensions` is refused")
+    if launch.generates:
+        yield Flag(("--hf-overrides", LAST_LOGITS), 'the score is that of "yes" beside "no"')
+    elif not launch.reranks:
+        yield Flag(("--hf-overrides", ANY_DIMENSIONS), "else `dimensions` is refused")
 
 
 def _tei(launch: Launch) -> Iterator[Flag]:
@@ -120,9 +142,11 @@ def _tei(launch: Launch) -> Iterator[Flag]:
         raise SettingError("TEI uses one GPU a process: start more replicas instead")
     if launch.fp8:
         raise SettingError("TEI computes Qwen3 in float16 only: use SGLang or vLLM for FP8")
+    if launch.generates:
+        raise SettingError("TEI does not compute Qwen3-Reranker: use SGLang, vLLM or llama.cpp")
     yield Flag(("text-embeddings-router",), "TEI's HTTP server; metrics are on")
     yield Flag(("--model-id", launch.model), "the model")
-    if launch.pooling is not None:
+    if launch.pooling is not None and not launch.reranks:
         names = {Pooling.LAST: "last-token", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
         yield Flag(("--pooling", names[launch.pooling]), "local directories do not always say so")
     yield Flag(("--hostname", launch.host), "who may reach it")
@@ -146,8 +170,11 @@ def _llamacpp(launch: Launch) -> Iterator[Flag]:
         raise SettingError("llama.cpp computes in what the GGUF file holds: choose another file")
     yield Flag(("llama-server",), "llama.cpp's HTTP server")
     yield from _gguf(launch.model)
-    yield Flag(("--embeddings",), "vectors instead of text")
-    if launch.pooling is not None:
+    if launch.reranks:
+        yield Flag(("--reranking",), "scores instead of text")
+    else:
+        yield Flag(("--embeddings",), "vectors instead of text")
+    if launch.pooling is not None and not launch.reranks:
         names = {Pooling.LAST: "last", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
         yield Flag(
             ("--pooling", names[launch.pooling]), "what becomes the vector; older files do not say"

@@ -103,13 +103,13 @@ def test_golden_vectors_that_are_missing_or_of_another_model_are_refused(
     assert refusal(elsewhere, None) == ""
 
 
-@pytest.mark.parametrize("engine", ["vllm", "tei", "llamacpp"])
-def test_a_reranker_is_refused_where_an_engine_of_others_is_to_compute_it(
-    model: ModelDescription, engine: str
-) -> None:
+def test_tei_is_refused_for_a_reranker_that_it_does_not_compute(model: ModelDescription) -> None:
+    file = model.directory / "config.json"
+    published = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | published))
     (model.directory / "reranker.json").write_text('{"pair": "{query}", "after": "."}')
-    said = refusal(Pool(model="m", engine=engine), describe(model.directory))  # type: ignore[arg-type]
-    assert f"is a reranker and pools.engine is {engine}" in said
+    said = refusal(Pool(model="m", engine="tei"), describe(model.directory))
+    assert "TEI does not compute Qwen3-Reranker: use SGLang, vLLM or llama.cpp" in said
 
 
 def test_a_folder_for_what_is_learned_is_made_and_left_empty(tmp_path: Path) -> None:

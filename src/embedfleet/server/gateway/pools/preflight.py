@@ -19,7 +19,7 @@ from embedfleet.runtime.settings import EngineSettings, Settings
 from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.server.gateway.pools.model import GOLDEN_FILE
 from embedfleet.server.gateway.pools.setup import launch
-from embedfleet.vocabulary import SettingError, Task
+from embedfleet.vocabulary import SettingError
 
 Suits = Callable[[ModelDescription, EngineSettings], None]
 """Checks that embedfleet's own engine can load a model with these options; raises SetupError."""
@@ -77,11 +77,6 @@ def _engine(settings: Settings, pool: PoolSettings, model: ModelDescription, sui
     if pool.engine == "embedfleet":
         suits(model, settings.engine)
         return
-    if model.identity.task is Task.RERANK:
-        raise SettingError(
-            f"{model.identity.name} is a reranker and pools.engine is {pool.engine}: embedfleet "
-            "asks its own engine alone for scores; leave --engine out"
-        )
     names = pool.served_names or (model.identity.name,)
     program = words(command(pool.engine, launch(settings, pool, model, names)))[0]
     if shutil.which(program) is None:

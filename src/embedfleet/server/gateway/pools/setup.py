@@ -15,6 +15,7 @@ from embedfleet.fleet.supervisor import Supervisor, SupervisorListener
 from embedfleet.models.description import ModelDescription, describe, with_revision
 from embedfleet.models.families import UNKNOWN, family_of
 from embedfleet.models.json_files import read_object
+from embedfleet.models.reranker import generates
 from embedfleet.models.sentence_transformers import read_pooling
 from embedfleet.models.source import resolve
 from embedfleet.runtime.settings import Pool as PoolSettings
@@ -25,7 +26,7 @@ from embedfleet.server.gateway.replicas.attached import Attached
 from embedfleet.server.gateway.replicas.third_party.client import ForeignClient
 from embedfleet.server.gateway.replicas.third_party.http import EngineHttp, read_key
 from embedfleet.server.gateway.replicas.upstream import Upstream
-from embedfleet.vocabulary import ModelError, Pooling, SettingError
+from embedfleet.vocabulary import ModelError, Pooling, SettingError, Task
 
 
 def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription | None:
@@ -113,6 +114,7 @@ def launch(
             )
         file = str(found[0])
     chosen = settings.launch
+    reranks = model.identity.task is Task.RERANK
     return Launch(
         model=file,
         gpus=chosen.gpus,
@@ -121,6 +123,8 @@ def launch(
         fp8=chosen.fp8,
         pooling=_pooling(model.directory),
         name=names[0],
+        reranks=reranks,
+        generates=reranks and generates(model.directory),
     )
 
 

@@ -1,14 +1,16 @@
-"""Strict readers for the embeddings responses of third-party engines.
+"""Strict readers for the responses of third-party engines.
 
-Vectors are brought to our contract: float32, unit length, in the order of the texts. The text for
-which an engine refuses a whole request is found by bisection.
+Vectors are brought to our contract: float32, unit length, in the order of the texts. So are scores,
+as vectors (`vocabulary.SCORE_WIDTH`). The text for which an engine refuses a whole request is found
+by bisection.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -33,6 +35,20 @@ class _Answer(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Answer)
+
+_SMALLEST = 1e-30
+"""Of a probability whose root must not be zero: two of them give the logit back."""
+
+_ROUNDING = 1e-5
+"""How far beyond 0 and 1 a probability may be that was computed in float32."""
+
+_FAILED = -1e6
+"""llama.cpp's score for a pair that it could not compute."""
+
+_MOST_CLASSES = 2
+
+_SUM_ROUNDING = 1e-3
+"""How far from 1 the sum of two probabilities may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +76,157 @@ def read_vectors(body: bytes, texts: int) -> Rows:
     if widths.pop() > MOST_WIDTH:
         raise ReplicaError(f"its vectors have more than {MOST_WIDTH} dimensions")
     return unit(np.stack(rows))
+
+
+_Index: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=MOST_TEXTS)]
+_Numbers: TypeAlias = Annotated[
+    list[float | None], msgspec.Meta(min_length=1, max_length=_MOST_CLASSES)
+]
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = -1
+    total_tokens: int = -1
+
+
+class _Class(msgspec.Struct):
+    index: _Index
+    probs: _Numbers
+
+
+class _Classes(msgspec.Struct):
+    """vLLM's `/classify`."""
+
+    data: Annotated[list[_Class], msgspec.Meta(max_length=MOST_TEXTS)]
+    usage: _Usage = msgspec.field(default_factory=_Usage)
+
+
+class _LabelScores(msgspec.Struct):
+    """SGLang's `/v1/score`."""
+
+    scores: Annotated[list[_Numbers], msgspec.Meta(max_length=MOST_TEXTS)]
+    usage: _Usage | None = None
+
+
+class _Result(msgspec.Struct):
+    index: _Index
+    relevance_score: float | None
+
+
+class _Results(msgspec.Struct):
+    """Jina's `/v1/rerank`."""
+
+    results: Annotated[list[_Result], msgspec.Meta(max_length=MOST_TEXTS)]
+    usage: _Usage | None = None
+
+
+class _Rank(msgspec.Struct):
+    """TEI's `/rerank` answers a list of these."""
+
+    index: _Index
+    score: float | None
+
+
+_class_decoder = msgspec.json.Decoder(_Classes)
+_label_decoder = msgspec.json.Decoder(_LabelScores)
+_result_decoder = msgspec.json.Decoder(_Results)
+_rank_decoder = msgspec.json.Decoder(Annotated[list[_Rank], msgspec.Meta(max_length=MOST_TEXTS)])
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The scores of one request as an engine writes them."""
+
+    numbers: NDArray[np.float64]
+    """[pairs], in the order of the request; NaN where there is none."""
+    tokens: int = -1
+    """Of all pairs together, as the engine counts; negative where it does not."""
+
+
+def read_classes(body: bytes, texts: int) -> Scores:
+    """VLLM's classes of each text: the only one, or the second less the first."""
+    answer = parsed("it answers no classes", _class_decoder.decode, body)
+    rows = _in_order([(row.index, row.probs) for row in answer.data], texts)
+    return Scores(np.array([_difference(row[::-1]) for row in rows]), answer.usage.prompt_tokens)
+
+
+def read_label_scores(body: bytes, texts: int) -> Scores:
+    """SGLang's numbers for each text: one of a classifier, or the probabilities of "yes" and "no",
+    which add up to 1.
+    """
+    answer = parsed("it answers no scores", _label_decoder.decode, body)
+    rows = _in_order(list(enumerate(answer.scores)), texts)
+    used = answer.usage or _Usage()
+    return Scores(np.array([_first_of(row) for row in rows]), used.prompt_tokens)
+
+
+def read_results(body: bytes, texts: int) -> Scores:
+    """Jina's results, in any order."""
+    answer = parsed("it answers no results", _result_decoder.decode, body)
+    rows = _in_order([(row.index, row.relevance_score) for row in answer.results], texts)
+    used = answer.usage or _Usage()
+    counted = used.total_tokens if used.prompt_tokens < 0 else used.prompt_tokens
+    return Scores(np.array([_number(row) for row in rows]), counted)
+
+
+def read_ranks(body: bytes, texts: int) -> Scores:
+    """TEI's ranks, in any order."""
+    answer = parsed("it answers no ranks", _rank_decoder.decode, body)
+    rows = _in_order([(row.index, row.score) for row in answer], texts)
+    return Scores(np.array([_number(row) for row in rows]))
+
+
+def rows_of_logits(logits: NDArray[np.float64]) -> Rows:
+    """(√(1-p), √p) of each p = sigmoid(logit)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        right: NDArray[np.bool_] = np.isfinite(logits) & (logits != _FAILED)
+        signed = np.where(right, logits, 0.0)
+        return Rows(_amplitudes(1 / (1 + np.exp(np.stack((signed, -signed), axis=1)))), right)
+
+
+def rows_of_probabilities(numbers: NDArray[np.float64]) -> Rows:
+    """(√(1-p), √p) of each p; ReplicaError for numbers that are none."""
+    right: NDArray[np.bool_] = np.isfinite(numbers) & (numbers != _FAILED)
+    known = np.where(right, numbers, 0.0)
+    if known.size and not (known.min() >= -_ROUNDING and known.max() <= 1 + _ROUNDING):
+        beyond = known[np.abs(known - 0.5).argmax()]
+        raise ReplicaError(f"its score {beyond:.6g} is no probability")
+    known = np.clip(known, 0.0, 1.0)
+    return Rows(_amplitudes(np.stack((1 - known, known), axis=1)), right)
+
+
+def _amplitudes(chances: NDArray[np.float64]) -> Vectors:
+    return np.sqrt(np.maximum(chances, _SMALLEST)).astype(np.float32)
+
+
+Value = TypeVar("Value")
+
+
+def _in_order(found: list[tuple[int, Value]], texts: int) -> list[Value]:
+    if sorted(index for index, _ in found) != list(range(texts)):
+        raise ReplicaError(f"it returned {len(found)} scores for {texts} pairs, or wrong indices")
+    return [value for _, value in sorted(found, key=lambda one: one[0])]
+
+
+def _number(value: float | None) -> float:
+    """null, for what was NaN, becomes NaN again."""
+    return math.nan if value is None else value
+
+
+def _difference(values: list[float | None]) -> float:
+    """The only number, or the first less the second."""
+    return _number(values[0]) - (_number(values[1]) if len(values) > 1 else 0.0)
+
+
+def _first_of(values: list[float | None]) -> float:
+    numbers = [_number(value) for value in values]
+    if (
+        len(numbers) > 1
+        and not abs(sum(numbers) - 1) < _SUM_ROUNDING
+        and not any(map(math.isnan, numbers))
+    ):
+        raise ReplicaError(f"its two probabilities add up to {sum(numbers):.6g}")
+    return numbers[0]
 
 
 def unit(vectors: Vectors) -> Rows:

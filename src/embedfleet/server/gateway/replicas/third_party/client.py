@@ -1,7 +1,7 @@
 """Client for third-party engines: SGLang, vLLM, TEI, llama.cpp, another gateway, any OpenAI API.
 
-A shell that turns a pool's calls into embeddings requests and the responses into frames; detection,
-dialects and the reading of responses have modules of their own.
+A shell that turns a pool's calls into requests for vectors or scores and the responses into frames;
+detection, dialects, requests and the reading of responses have modules of their own.
 """
 
 from __future__ import annotations
@@ -9,29 +9,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 from embedfleet.models.description import ModelDescription
+from embedfleet.models.reranker import INSTRUCTION, PAIR, pair_prompt, scoring_of
 from embedfleet.models.tokenizer_library import TokenizerError
 from embedfleet.server.gateway.replicas.third_party.answers import (
     Refusal,
     Search,
     judge_refusal,
     message_of,
-    read_vectors,
 )
-from embedfleet.server.gateway.replicas.third_party.dialects import request_body
-from embedfleet.server.gateway.replicas.third_party.discovery import DetectedEngine, EngineDetector
+from embedfleet.server.gateway.replicas.third_party.asking import Form, Input, ScoreAsking
+from embedfleet.server.gateway.replicas.third_party.discovery import (
+    DetectedEngine,
+    EngineDetector,
+    Sample,
+)
 from embedfleet.server.gateway.replicas.third_party.facts import (
     DEFAULT_BATCH_TOKENS,
     Facts,
     changed,
 )
 from embedfleet.server.gateway.replicas.third_party.http import EngineHttp, Reply, most_answer_bytes
-from embedfleet.server.gateway.replicas.third_party.texts import TextForm
+from embedfleet.server.gateway.replicas.third_party.texts import Pair, PairForm, TextForm
 from embedfleet.server.gateway.replicas.third_party.window import LearnedWindow
 from embedfleet.transport import frames
 from embedfleet.transport.description import ReplicaDescription
@@ -58,9 +61,23 @@ GPU = CostModel(per_batch_s=1e-2, per_token_s=2e-5, per_squared_token_s=1e-9)
 NO_TEXT = "ids_not_text"
 """Error code for token ids that can't be sent to an engine that accepts only text."""
 
+SAMPLE_TEXT, OTHER_TEXT = "the sea", "a river"
+"""What discovery has an engine compute: the first, or for scores the pairs of the first with both.
+"""
 
-Sent: TypeAlias = tuple[int, Encoding | str]
-"""A text's id in its call, and the input that is sent for it."""
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A text and what is sent for it."""
+
+    id: int
+    """In its call."""
+    input: Input
+    tokens: int
+    alone: bool
+    """Whether it is suspected of crashing engines."""
+    together: tuple[str, str] = ("", "")
+    """Instruction and query of a pair that is sent as texts; those of a request have the same."""
 
 
 @dataclass(slots=True)
@@ -79,6 +96,8 @@ class _Call:
     """The requests of one call, with the unanswered texts of each."""
 
     requests: dict[asyncio.Task[frames.Frame], set[int]] = field(default_factory=dict)
+    cancelled: set[int] = field(default_factory=set)
+    """Texts that nobody awaits any more, also those that no request has yet."""
 
 
 class ForeignClient:
@@ -99,7 +118,15 @@ class ForeignClient:
         self._precision = precision
         self._window_tokens = window_tokens
         self._texts = TextForm(model.tokenizer_file, model.template)
-        self._host = EngineDetector(http, model.identity, self._texts.probe, metrics_required)
+        reranks = model.identity.task is Task.RERANK
+        self._pairs = PairForm(self._texts, model.identity.prompts) if reranks else None
+        self._host = EngineDetector(
+            http,
+            model.identity,
+            self._sample(),
+            scoring_of(model.directory) if reranks else None,
+            metrics_required,
+        )
         self._engines: dict[str, _Engine] = {}
         self._first: dict[str, Facts] = {}
         """The model that each engine served when it was discovered; it must not change."""
@@ -136,23 +163,15 @@ class ForeignClient:
             raise ReplicaUnreachableError(f"{url} has not been detected again since a probe failed")
         call = self._calls[key] = _Call()
         try:
-            for part in _requests(texts, engine.known.facts.max_texts or len(texts)):
-                request = asyncio.create_task(self._request(url, engine, part))
-                call.requests[request] = {text.id for text in part}
-            pending = set(call.requests)
-            while pending:
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                failed: BaseException | None = None
-                for request in done:
-                    if request.cancelled():
-                        continue
-                    if (error := request.exception()) is not None:
-                        failed = failed or error
-                    else:
-                        take(request.result())
-                if failed is not None:
-                    # Raised last, so that no vector that has arrived is lost.
-                    raise failed
+            sendable, failures = await self._sendable(engine, texts)
+            if failures:
+                take(frames.Frame([], b"", failures, 0, 0, engine.window.tokens))
+            wanted = [one for one in sendable if one.id not in call.cancelled]
+            ids = {text.id: text.ids for text in texts}
+            for part in _requests(wanted, engine.known.facts.max_texts or len(texts)):
+                request = asyncio.create_task(self._request(url, engine, part, ids))
+                call.requests[request] = {one.id for one in part}
+            await _answered(set(call.requests), take)
         finally:
             self._calls.pop(key, None)
             for request in call.requests:
@@ -162,7 +181,10 @@ class ForeignClient:
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:  # noqa: ARG002
         """Close a request when none of its texts is awaited, which makes engines cancel it."""
         call = self._calls.get(key)
-        for request, waiting in list(call.requests.items()) if call else ():
+        if call is None:
+            return
+        call.cancelled.update(ids)
+        for request, waiting in list(call.requests.items()):
             waiting.difference_update(ids)
             if not waiting:
                 request.cancel()
@@ -174,12 +196,26 @@ class ForeignClient:
 
     # -- probing ------------------------------------------------------------------------
 
+    def _sample(self) -> Sample:
+        """What discovery has an engine compute."""
+        if self._pairs is None:
+            probe = self._texts.probe
+            return Sample({Form.IDS: [probe], Form.TEXT: [SAMPLE_TEXT]}, len(probe))
+        prompts = self._identity.prompts
+        before = pair_prompt(prompts, SAMPLE_TEXT, None)
+        documents = (SAMPLE_TEXT, OTHER_TEXT)
+        encodings = [self._texts.encoding(before + document) for document in documents]
+        instruction = self._instruction
+        pairs = [Pair(instruction, SAMPLE_TEXT, document) for document in documents]
+        return Sample({Form.IDS: encodings, Form.PAIR: pairs}, sum(map(len, encodings)))
+
+    @property
+    def _instruction(self) -> str:
+        """The reranker's own; empty where its template has no place for one."""
+        prompts = self._identity.prompts
+        return prompts.get(INSTRUCTION, "") if "{instruction}" in prompts[PAIR] else ""
+
     async def _detect(self, url: str) -> _Engine:
-        if self._identity.task is Task.RERANK:
-            raise UnfitReplicaError(
-                f"{url} is a third-party engine, which is not supported for reranking; use "
-                "embedfleet's own replicas"
-            )
         known = await self._host.detect(url)
         self._compare(url, known.facts)
         batch = known.facts.batch_tokens or DEFAULT_BATCH_TOKENS
@@ -218,56 +254,73 @@ class ForeignClient:
     # -- work ---------------------------------------------------------------------------
 
     async def _request(
-        self, url: str, engine: _Engine, texts: Sequence[frames.CallText]
+        self, url: str, engine: _Engine, part: Sequence[Sent], texts: Mapping[int, bytes]
     ) -> frames.Frame:
-        """One frame for all of these texts."""
-        started, seconds, window = time.monotonic(), 0.0, engine.window.tokens
-        if engine.known.dialect.takes_ids or self._texts.linear:
-            sendable, failures = self._inputs(engine, texts)
-        else:
-            sendable, failures = await asyncio.to_thread(self._inputs, engine, texts)
-        answered: list[frames.Frame] = []
-        if sendable:
-            answered = await self._ask(url, engine, sendable, Search.among(len(sendable)))
-            seconds, lengths = time.monotonic() - started, [len(text.encoding) for text in texts]
-            engine.cost.learn(lengths, seconds)
-            window = engine.window.answered(sum(lengths), seconds)
-        sent = {text.id: text.ids for text in texts}
+        """One frame for all of these texts; `texts` are their ids, as the call has them."""
+        started = time.monotonic()
+        answered = await self._ask(url, engine, part, Search.among(len(part)))
+        seconds, lengths = time.monotonic() - started, [one.tokens for one in part]
+        engine.cost.learn(lengths, seconds)
+        window = engine.window.answered(sum(lengths), seconds)
         ids = [number for frame in answered for number in frame.ids]
         return frames.Frame(
             ids,
             b"".join(frame.vectors for frame in answered),
-            failures=failures + [each for frame in answered for each in frame.failures],
+            failures=[each for frame in answered for each in frame.failures],
             queue_us=0,
             compute_us=round(seconds * 1e6),
             window=window,
             # Vectors are identified by their order in the request alone.
-            echoes=[frames.echo(sent[number]) for number in ids],
+            echoes=[frames.echo(texts[number]) for number in ids],
         )
+
+    async def _sendable(
+        self, engine: _Engine, texts: Sequence[frames.CallText]
+    ) -> tuple[list[Sent], list[frames.Failure]]:
+        """What is sent for each text, and the texts that can't be sent."""
+        if engine.known.asking.form is Form.IDS or self._texts.linear:
+            return self._inputs(engine, texts)
+        return await asyncio.to_thread(self._inputs, engine, texts)
 
     def _inputs(
         self, engine: _Engine, texts: Sequence[frames.CallText]
     ) -> tuple[list[Sent], list[frames.Failure]]:
-        """Each text's id and input, and the texts that can't be sent."""
-        if engine.known.dialect.takes_ids:
-            return [(text.id, text.encoding) for text in texts], []
         sendable: list[Sent] = []
         failures = []
         for text in texts:
+            ids = text.encoding
             try:
-                spelled = self._texts.of(text.encoding)
+                found, why = self._input(engine, ids)
             except TokenizerError as error:
-                failures.append(frames.Failure(text.id, NO_TEXT, error.message))
+                found, why = None, error.message
+            if found is None:
+                failures.append(frames.Failure(text.id, NO_TEXT, why))
                 continue
-            if spelled is None:
-                message = (
-                    "these token ids are not what any text is encoded as, and the engine behind "
-                    "this pool takes text only; send the text"
-                )
-                failures.append(frames.Failure(text.id, NO_TEXT, message))
-            else:
-                sendable.append((text.id, spelled))
+            together = found[:2] if isinstance(found, Pair) else ("", "")
+            sendable.append(Sent(text.id, found, len(ids), text.alone, together))
         return sendable, failures
+
+    def _input(self, engine: _Engine, ids: Encoding) -> tuple[Input | None, str]:
+        """What is sent for token ids; None, and why, where nothing can be."""
+        asking = engine.known.asking
+        if asking.form is Form.IDS:
+            return ids, ""
+        if self._pairs is None:
+            return self._texts.of(ids), (
+                "these token ids are not what any text is encoded as, and the engine behind "
+                "this pool takes text only; send the text"
+            )
+        pair = self._pairs.of(ids)
+        instructs = isinstance(asking, ScoreAsking) and asking.instructs
+        if pair is None or instructs or pair.instruction == self._instruction:
+            return pair, (
+                "the engine behind this pool takes query and document as texts, and the tokens of "
+                "this pair are not what any texts are encoded as"
+            )
+        return None, (
+            "the engine behind this pool has the model's own instruction in its template and takes "
+            "no other; leave `instruction` out"
+        )
 
     async def _ask(
         self, url: str, engine: _Engine, inputs: Sequence[Sent], search: Search
@@ -276,7 +329,7 @@ class ForeignClient:
         reply = await self._post(url, engine, inputs)
         if reply.status == 200:
             search.answered += len(inputs)
-            return [self._frame(reply.body, [number for number, _ in inputs])]
+            return [self._frame(engine, reply.body, inputs)]
         message = message_of(reply.body)
         marker = engine.known.dialect.too_long
         if marker and marker in message:
@@ -284,7 +337,7 @@ class ForeignClient:
             raise UnfitReplicaError(engine.trouble)
         blames_text = judge_refusal(reply.status) is Refusal.TEXT
         if len(inputs) == 1 and (blames_text or search.answered):
-            failure = frames.Failure(inputs[0][0], "invalid_vector", f"the engine says: {message}")
+            failure = frames.Failure(inputs[0].id, "invalid_vector", f"the engine says: {message}")
             return [frames.Frame([], b"", [failure], 0, 0, engine.window.tokens)]
         if len(inputs) == 1 or not search.may_halve():
             raise ReplicaError(f"{url} answered {reply.status}: {message}")
@@ -295,10 +348,10 @@ class ForeignClient:
     async def _post(self, url: str, engine: _Engine, inputs: Sequence[Sent]) -> Reply:
         """Send a request; retry with a smaller window while the engine sheds load."""
         known = engine.known
-        body = request_body(known.dialect, known.facts.model, [each for _, each in inputs])
+        body = known.asking.request(known.facts.model, [one.input for one in inputs])
         most_bytes = most_answer_bytes(len(inputs), self._identity.width)
         for wait_s in (*RETRY_PAUSES_S, None):
-            reply = await self._http.post(f"{url}/v1/embeddings", body, most_bytes)
+            reply = await self._http.post(f"{url}{known.asking.path}", body, most_bytes)
             refusal = None if reply.status == 200 else judge_refusal(reply.status)
             if refusal is Refusal.KEY:
                 raise UnfitReplicaError(self._host.key_trouble(reply))
@@ -309,15 +362,17 @@ class ForeignClient:
                 await asyncio.sleep(wait_s)
         raise DrainingError(f"{url} is overloaded: {message_of(reply.body)}")
 
-    def _frame(self, body: bytes, ids: list[int]) -> frames.Frame:
-        rows = read_vectors(body, len(ids))
+    def _frame(self, engine: _Engine, body: bytes, inputs: Sequence[Sent]) -> frames.Frame:
+        ids = [one.id for one in inputs]
+        tokens = sum(one.tokens for one in inputs)
+        rows = engine.known.asking.rows(body, len(ids), tokens)
         if rows.vectors.shape[1] != self._identity.width:
             raise ReplicaError(
                 f"it answers vectors of {rows.vectors.shape[1]} dimensions, not "
                 f"{self._identity.width}"
             )
         if len(ids) > 1 and not rows.right.any():
-            raise ReplicaError("none of its vectors is finite and longer than zero")
+            raise ReplicaError("none of its vectors or scores is finite, or longer than zero")
         good = [number for number, right in zip(ids, rows.right, strict=True) if right]
         bad = [number for number, right in zip(ids, rows.right, strict=True) if not right]
         return frames.Frame(
@@ -332,8 +387,30 @@ class ForeignClient:
         )
 
 
-def _requests(texts: Sequence[frames.CallText], most: int) -> Iterator[Sequence[frames.CallText]]:
+async def _answered(pending: set[asyncio.Task[frames.Frame]], take: frames.Take) -> None:
+    """Take the frames of all requests as they come. Raises what one of them raised, after all that
+    have arrived with it are taken.
+    """
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        failed: BaseException | None = None
+        for request in done:
+            if request.cancelled():
+                continue
+            if (error := request.exception()) is not None:
+                failed = failed or error
+            else:
+                take(request.result())
+        if failed is not None:
+            raise failed
+
+
+def _requests(inputs: Sequence[Sent], most: int) -> Iterator[Sequence[Sent]]:
     """Group texts into requests; a text suspected of crashing engines is sent alone."""
-    together = [text for text in texts if not text.alone]
-    yield from ([text] for text in texts if text.alone)
-    yield from (together[at : at + most] for at in range(0, len(together), most))
+    yield from ([one] for one in inputs if one.alone)
+    groups: dict[tuple[str, str], list[Sent]] = {}
+    for one in inputs:
+        if not one.alone:
+            groups.setdefault(one.together, []).append(one)
+    for together in groups.values():
+        yield from (together[at : at + most] for at in range(0, len(together), most))

@@ -1,21 +1,26 @@
-"""Dialects of third-party engines: how each describes itself and how it is called.
+"""Dialects of third-party engines: how each describes itself and how it is asked.
 
-Which pages of an engine are read, what they mean, and the body of a request. Pages are untrusted:
-any field may be missing or malformed. `dimensions` is never sent, because engines differ in how
-they shorten vectors; the gateway derives them from the full ones.
+Which pages of an engine are read, and what they mean. Pages are untrusted: any field may be missing
+or malformed. `asking.py` has the requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import orjson
-
+from embedfleet.models.reranker import Scoring
+from embedfleet.server.gateway.replicas.third_party import asking
+from embedfleet.server.gateway.replicas.third_party.asking import (
+    Asking,
+    Form,
+    ScoreAsking,
+    embeddings,
+)
 from embedfleet.server.gateway.replicas.third_party.facts import Facts
 from embedfleet.transport.untrusted import shown
-from embedfleet.vocabulary import Encoding, Precision, UnfitReplicaError
+from embedfleet.vocabulary import ModelIdentity, Precision, Task, UnfitReplicaError
 
 Page: TypeAlias = Any
 """Parsed JSON; None for a page that does not exist or is none."""
@@ -34,12 +39,13 @@ class Dialect:
     """Fetched at every probe; names the served model."""
     more: tuple[str, ...]
     """Read once, when a gateway meets the engine."""
-    read: Callable[[Mapping[str, Page], str], Facts]
-    """Facts from the pages that could be read; the name is that of the pool's model."""
-    takes_ids: bool | None = True
-    """Token ids, or text alone; None where one has to try."""
-    encoding_format: str = "base64"
-    """What is asked for; what comes is read either way."""
+    read: Callable[[Mapping[str, Page], ModelIdentity], Facts]
+    """Facts from the pages that could be read; the identity is that of the pool's model."""
+    scores: Callable[[Scoring, Facts], tuple[ScoreAsking, ...]]
+    """How scores are asked for; of several ways the first that works is kept. Raises
+    UnfitReplicaError where the engine can't compute a reranker as the pool promises."""
+    embeds: tuple[Asking, ...] = (embeddings(Form.IDS, "base64"),)
+    """How vectors are asked for, likewise. Floats or base64, what comes is read either way."""
     too_long: str = ""
     """Words of an error that means: this text is longer than it was started for."""
 
@@ -54,12 +60,6 @@ def recognise(pages: Mapping[str, Page]) -> Dialect | None:
     if isinstance(info, dict) and {"model_id", "model_type"} <= info.keys():
         return TEI
     return OPENAI if _first(pages.get(MODELS)) else None
-
-
-def request_body(dialect: Dialect, model: str, inputs: Sequence[Encoding | str]) -> bytes:
-    """The embeddings request for encodings or texts, always as a list."""
-    body = {"model": model, "input": list(inputs), "encoding_format": dialect.encoding_format}
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 _MOST = 2**31
@@ -114,7 +114,7 @@ def _least(*values: object) -> int | None:
     return min((count for value in values if (count := _count(value))), default=None)
 
 
-def _sglang(pages: Mapping[str, Page], _name: str) -> Facts:
+def _sglang(pages: Mapping[str, Page], identity: ModelIdentity) -> Facts:
     info, server = _object(pages.get("/model_info")), _object(pages.get("/server_info"))
     model = _first(pages.get(MODELS))
     if str(server.get("quantization") or "").startswith(("fp8", "w8a8_fp8", "modelopt_fp8")):
@@ -132,14 +132,22 @@ def _sglang(pages: Mapping[str, Page], _name: str) -> Facts:
         max_tokens=_count(model.get("max_model_len")),
         batch_tokens=_count(server.get("max_prefill_tokens")),
         precision=precision,
-        trouble="it generates text: start it with --is-embedding"
-        if info.get("is_generation")
-        else "",
+        generates=bool(info.get("is_generation")),
+        trouble=_sglang_trouble(info, server, identity.task),
     )
 
 
-def _vllm(pages: Mapping[str, Page], name: str) -> Facts:
-    model = _wanted(pages.get(MODELS), name)
+def _sglang_trouble(info: dict[str, Any], server: dict[str, Any], task: Task) -> str:
+    if task is Task.RERANK:
+        several = server.get("enable_mis")
+        return "it joins the pairs of a request: start it without --enable-mis" if several else ""
+    if info.get("is_generation"):
+        return "it generates text: start it with --is-embedding"
+    return ""
+
+
+def _vllm(pages: Mapping[str, Page], identity: ModelIdentity) -> Facts:
+    model = _wanted(pages.get(MODELS), identity.name)
     return Facts(
         engine=_said(f"vllm {_object(pages.get('/version')).get('version', '')}"),
         model=_callable_as(model.get("id")),
@@ -148,11 +156,15 @@ def _vllm(pages: Mapping[str, Page], name: str) -> Facts:
     )
 
 
-def _tei(pages: Mapping[str, Page], _name: str) -> Facts:
+def _tei(pages: Mapping[str, Page], identity: ModelIdentity) -> Facts:
     info = _object(pages.get(INFO))
-    kind = _object(info.get("model_type")).get("embedding")
+    served = _object(info.get("model_type"))
+    kind = served.get("embedding")
     trouble = ""
-    if kind is None:
+    if identity.task is Task.RERANK:
+        if "reranker" not in served:
+            trouble = f"it serves {_said(next(iter(served), 'nothing'))}, not a reranker"
+    elif kind is None:
         trouble = "it serves a classifier or reranker, not an embedding model"
     elif (pooling := _object(kind).get("pooling")) not in (None, "last_token"):
         trouble = f"it pools by {_said(pooling)}: start it with --pooling last-token"
@@ -169,7 +181,7 @@ def _tei(pages: Mapping[str, Page], _name: str) -> Facts:
     )
 
 
-def _llamacpp(pages: Mapping[str, Page], _name: str) -> Facts:
+def _llamacpp(pages: Mapping[str, Page], _identity: ModelIdentity) -> Facts:
     model, props = _first(pages.get(MODELS)), _object(pages.get("/props"))
     meta = _object(model.get("meta"))
     kind = str(props.get("model_ftype", "")).upper()
@@ -193,19 +205,19 @@ def _llamacpp(pages: Mapping[str, Page], _name: str) -> Facts:
     )
 
 
-def _gateway(pages: Mapping[str, Page], name: str) -> Facts:
-    model = _wanted(pages.get(MODELS), name)
+def _gateway(pages: Mapping[str, Page], identity: ModelIdentity) -> Facts:
+    model = _wanted(pages.get(MODELS), identity.name)
     return Facts(
         engine="embedfleet gateway",
         model=_callable_as(model.get("id")),
-        serving=_said(f"{model.get('id')} of {model.get('dimensions')} dimensions"),
+        serving=_said(f"{model.get('id')} of {model.get('dimensions') or 'no'} dimensions"),
         max_tokens=_count(model.get("max_tokens")),
         width=_count(model.get("dimensions")),
     )
 
 
-def _openai(pages: Mapping[str, Page], name: str) -> Facts:
-    model = _wanted(pages.get(MODELS), name)
+def _openai(pages: Mapping[str, Page], identity: ModelIdentity) -> Facts:
+    model = _wanted(pages.get(MODELS), identity.name)
     return Facts(
         engine="OpenAI-compatible",
         model=_callable_as(model.get("id")),
@@ -214,12 +226,30 @@ def _openai(pages: Mapping[str, Page], name: str) -> Facts:
 
 
 SGLANG = Dialect(
-    "sglang", "/model_info", ("/server_info", MODELS), _sglang, encoding_format="float"
+    "sglang",
+    "/model_info",
+    ("/server_info", MODELS),
+    _sglang,
+    asking.sglang,
+    (embeddings(Form.IDS, "float"),),
 )
 """Ignores `encoding_format` and always writes floats; ids outside its vocabulary kill it."""
-VLLM = Dialect("vllm", MODELS, ("/version",), _vllm)
-TEI = Dialect("tei", INFO, (), _tei, takes_ids=False)
+VLLM = Dialect("vllm", MODELS, ("/version",), _vllm, asking.vllm)
+TEI = Dialect("tei", INFO, (), _tei, asking.tei, (embeddings(Form.TEXT, "base64"),))
 """Decodes ids to text, encodes that again and so adds a second end-of-text token: it gets text."""
-LLAMACPP = Dialect("llamacpp", MODELS, ("/props",), _llamacpp, too_long="too large to process")
-GATEWAY = Dialect("embedfleet", MODELS, (), _gateway)
-OPENAI = Dialect("openai", MODELS, (), _openai, takes_ids=None)
+LLAMACPP = Dialect(
+    "llamacpp", MODELS, ("/props",), _llamacpp, asking.llamacpp, too_long="too large to process"
+)
+GATEWAY = Dialect("embedfleet", MODELS, (), _gateway, asking.gateway)
+OPENAI = Dialect(
+    "openai",
+    MODELS,
+    (),
+    _openai,
+    asking.openai,
+    (
+        embeddings(Form.IDS, "base64"),
+        embeddings(Form.TEXT, "base64"),
+        embeddings(Form.TEXT, "float"),
+    ),
+)

@@ -7,26 +7,34 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from embedfleet.models.reranker import Scoring
 from embedfleet.server.gateway.replicas.third_party.answers import (
     Refusal,
+    Rows,
     judge_refusal,
     message_of,
-    read_vectors,
+)
+from embedfleet.server.gateway.replicas.third_party.asking import (
+    Asking,
+    Form,
+    Input,
+    ScoreAsking,
+    meaning_of,
 )
 from embedfleet.server.gateway.replicas.third_party.dialects import (
     TELLING,
     Dialect,
     Page,
     recognise,
-    request_body,
 )
 from embedfleet.server.gateway.replicas.third_party.facts import Facts, unfit
 from embedfleet.server.gateway.replicas.third_party.http import EngineHttp, Reply, most_answer_bytes
 from embedfleet.transport.frames import MOST_WIDTH
 from embedfleet.transport.untrusted import parsed
-from embedfleet.vocabulary import Encoding, ModelIdentity, ReplicaError, UnfitReplicaError
+from embedfleet.vocabulary import ModelIdentity, ReplicaError, UnfitReplicaError
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +43,14 @@ NO_METRICS = (
     "has them at its admin address"
 )
 
-PROBE_TEXT = "the sea"
-"""The text that discovery has an engine compute."""
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Short texts, or pairs of one query, that discovery has an engine compute."""
+
+    inputs: Mapping[Form, Sequence[Input]]
+    tokens: int
+    """Of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,7 @@ class DetectedEngine:
     """A discovered engine."""
 
     dialect: Dialect
+    asking: Asking
     facts: Facts
     width: int
     """As measured."""
@@ -57,8 +72,9 @@ class EngineDetector:
 
     http: EngineHttp
     identity: ModelIdentity
-    probe: Encoding
-    """A short text of the pool's model."""
+    sample: Sample
+    scoring: Scoring | None = None
+    """Of a reranker."""
     metrics_required: bool = False
 
     async def detect(self, url: str) -> DetectedEngine:
@@ -74,12 +90,15 @@ class EngineDetector:
         trouble = unfit(facts, self.identity)
         if trouble:
             raise UnfitReplicaError(trouble)
-        dialect, width = await self._try(url, dialect, facts)
+        ways = dialect.embeds
+        if self.scoring is not None:
+            ways = dialect.scores(self.scoring, facts)
+        asking, width = await self._try(url, ways, facts)
         measured = dataclasses.replace(facts, width=width)
         trouble = unfit(measured, self.identity)
         if trouble:
             raise UnfitReplicaError(trouble)
-        return DetectedEngine(dialect, measured, width, await self._note(url))
+        return DetectedEngine(dialect, asking, measured, width, await self._note(url))
 
     async def read(self, url: str, dialect: Dialect, pages: dict[str, Page] | None = None) -> Facts:
         """Read the engine's pages: all at discovery, later the one that changes."""
@@ -91,7 +110,7 @@ class EngineDetector:
             for path in (dialect.page, *dialect.more):
                 if pages.get(path) is None:
                     pages[path] = await self.page(url, path)
-        return parsed(f"what {url} says of itself", dialect.read, pages, self.identity.name)
+        return parsed(f"what {url} says of itself", dialect.read, pages, self.identity)
 
     async def page(self, url: str, path: str) -> Page:
         """A page as JSON; None if it does not exist. Raises UnfitReplicaError without the key."""
@@ -117,38 +136,62 @@ class EngineDetector:
             "pools.replica_key_file"
         )
 
-    async def _try(self, url: str, dialect: Dialect, facts: Facts) -> tuple[Dialect, int]:
-        """Have one text computed, in the ways that this engine may understand; the first that it
+    async def _try(self, url: str, ways: Sequence[Asking], facts: Facts) -> tuple[Asking, int]:
+        """Have the sample computed, in the ways that this engine may understand; the first that it
         does is kept. Returns its width.
         """
-        ways = [dialect]
-        if dialect.takes_ids is None:
-            ways = [
-                dataclasses.replace(dialect, takes_ids=ids, encoding_format=form)
-                for ids, form in ((True, "base64"), (False, "base64"), (False, "float"))
-            ]
         trouble = ""
+        timeout_s = self.http.probe_timeout_s * len(ways)
         for way in ways:
-            inputs = [self.probe] if way.takes_ids else [PROBE_TEXT]
-            body = request_body(way, facts.model, inputs)
-            reply = await self.http.post(
-                f"{url}/v1/embeddings",
-                body,
-                most_answer_bytes(1, MOST_WIDTH),
-                self.http.probe_timeout_s * len(ways),
-            )
+            reply = await self._sampled(url, way, self._request(way, facts), timeout_s)
             if reply.status == 200:
-                rows = read_rows(reply.body)
-                return way, rows
-            verdict = judge_refusal(reply.status)
-            if verdict is Refusal.KEY:
-                raise UnfitReplicaError(self.key_trouble(reply))
-            if verdict is Refusal.BUSY:
-                raise ReplicaError(f"{url} is busy: {message_of(reply.body)}")
+                if isinstance(way, ScoreAsking):
+                    return await self._scored(url, way, facts, reply), self.identity.width
+                return way, width_of(way.rows, reply.body, self.sample)
             trouble = f"{reply.status}: {message_of(reply.body)}"
-        raise UnfitReplicaError(
-            f"it does not compute embeddings; a test text was answered {trouble}"
-        )
+        computes = "embeddings" if self.scoring is None else "scores of pairs"
+        raise UnfitReplicaError(f"it computes no {computes}; the test was answered {trouble}")
+
+    def _request(self, way: Asking, facts: Facts) -> bytes:
+        return way.request(facts.model, self.sample.inputs[way.form])
+
+    async def _sampled(self, url: str, way: Asking, body: bytes, timeout_s: float) -> Reply:
+        """The reply to a sample. Raises UnfitReplicaError without the key, ReplicaError while the
+        engine is busy.
+        """
+        most = most_answer_bytes(len(self.sample.inputs[way.form]), MOST_WIDTH)
+        reply = await self.http.post(f"{url}{way.path}", body, most, timeout_s)
+        verdict = None if reply.status == 200 else judge_refusal(reply.status)
+        if verdict is Refusal.KEY:
+            raise UnfitReplicaError(self.key_trouble(reply))
+        if verdict is Refusal.BUSY:
+            raise ReplicaError(f"{url} is busy: {message_of(reply.body)}")
+        return reply
+
+    async def _scored(self, url: str, way: ScoreAsking, facts: Facts, reply: Reply) -> ScoreAsking:
+        """The way with what its numbers mean. Raises UnfitReplicaError for what are no scores."""
+        pairs, tokens = len(self.sample.inputs[way.form]), self.sample.tokens
+        again = None
+        if way.activated is not None:
+            other = dataclasses.replace(way, body=way.activated)
+            body, timeout_s = self._request(other, facts), self.http.probe_timeout_s
+            again = await self._sampled(url, other, body, timeout_s)
+        try:
+            raw = way.scores(reply.body, pairs, tokens)
+            if again is not None:
+                meaning = meaning_of(raw, way.scores(again.body, pairs, tokens))
+                way = dataclasses.replace(way, meaning=meaning, activated=None)
+            rows = way.rows(reply.body, pairs, tokens)
+        except ReplicaError as error:
+            raise UnfitReplicaError(error.message) from error
+        if not rows.right.all():
+            raise UnfitReplicaError("its scores are not finite")
+        if len(set(raw.numbers.tolist())) == 1:
+            raise UnfitReplicaError(
+                f"it gives different pairs the same score, {raw.numbers[0]:.6g}: its file of the "
+                "model has no layer that scores; convert the model anew"
+            )
+        return way
 
     async def _note(self, url: str) -> str:
         reply = await self.http.beginning(f"{url}/metrics")
@@ -160,13 +203,13 @@ class EngineDetector:
         return NO_METRICS
 
 
-def read_rows(body: bytes) -> int:
-    """The width of a first vector; UnfitReplicaError when it is none."""
+def width_of(rows: Callable[[bytes, int, int], Rows], body: bytes, sample: Sample) -> int:
+    """The width of first vectors; UnfitReplicaError when they are none."""
     try:
-        rows = read_vectors(body, 1)
+        found = rows(body, len(sample.inputs[Form.IDS]), sample.tokens)
     except ReplicaError as error:
         raise UnfitReplicaError(error.message) from error
-    if not rows.right.all():
+    if not found.right.all():
         raise UnfitReplicaError("its vectors are not finite or of zero length")
-    width: int = rows.vectors.shape[1]
+    width: int = found.vectors.shape[1]
     return width

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from embedfleet.vocabulary import ModelIdentity, Precision
+from embedfleet.vocabulary import ModelIdentity, Precision, Task
 
 DEFAULT_BATCH_TOKENS = 8_192
 """For engines that do not say what they compute at once: enough to fill a GPU."""
@@ -32,15 +32,18 @@ class Facts:
     width: int | None = None
     vocabulary: int | None = None
     precision: Precision | None = None
+    generates: bool = False
+    """Whether it was started to generate text."""
     trouble: str = ""
-    """Why it can't serve embeddings at all, in its own case."""
+    """Why it can't serve the pool's task at all, in its own case."""
 
 
 def unfit(facts: Facts, identity: ModelIdentity) -> str:
     """What makes an engine unable to serve this model as promised; empty when nothing does."""
     if facts.trouble:
         return facts.trouble
-    if facts.width is not None and facts.width != identity.width:
+    embeds = identity.task is Task.EMBED
+    if embeds and facts.width is not None and facts.width != identity.width:
         return f"its vectors have {facts.width} dimensions, the pool's {identity.width}"
     if facts.vocabulary is not None and facts.vocabulary != identity.vocabulary:
         return (

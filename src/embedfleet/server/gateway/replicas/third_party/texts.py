@@ -1,15 +1,20 @@
 """Decodes token ids back to text, for engines that accept only text.
 
-An encoding is sent as text only if the engine's tokenizer would produce the same ids from it.
+An encoding is sent as text only if the engine's tokenizer would produce the same ids from it. Of a
+pair that is query and document, where the engine writes the pair by the same template.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from embedfleet.models.description import Template
+from embedfleet.models.reranker import PAIR
 from embedfleet.models.tokenizer_file import load_tokenizer
 from embedfleet.vocabulary import Encoding
 
@@ -56,8 +61,53 @@ class TextForm:
         (again,) = self._tokenizer.ids([text])
         return bool(text) and np.array_equal(again, ids)
 
+    def encoding(self, text: str) -> Encoding:
+        """The encoding of a text that is short enough."""
+        (ids,) = self._tokenizer.ids([text])
+        return np.array([*self._template.before, *ids, *self._template.after], np.int32)
+
     @property
     def probe(self) -> Encoding:
         """The encoding of a short text."""
-        (ids,) = self._tokenizer.ids(["the sea"])
-        return np.array([*self._template.before, *ids, *self._template.after], np.int32)
+        return self.encoding("the sea")
+
+
+class Pair(NamedTuple):
+    """What a pair is made of."""
+
+    instruction: str
+    """Empty where the model's template has none."""
+    query: str
+    document: str
+
+
+class PairForm:
+    """Queries and documents that stand for encodings of one reranker's pairs."""
+
+    def __init__(self, texts: TextForm, prompts: Mapping[str, str]) -> None:
+        """`prompts` are the reranker's, with the template of its pairs."""
+        self._texts = texts
+        parts = re.split(r"\{(instruction|query)\}", prompts[PAIR])
+        named = {"instruction": "(?P<instruction>.*?)", "query": "(?P<query>.*?)"}
+        seen: set[str] = set()
+        pattern = ""
+        for place, part in enumerate(parts):
+            if place % 2 == 0:
+                pattern += re.escape(part)
+            else:
+                pattern += f"(?P={part})" if part in seen else named[part]
+                seen.add(part)
+        self._pattern = re.compile(f"{pattern}(?P<document>.*)", re.DOTALL)
+
+    def of(self, encoding: Encoding) -> Pair | None:
+        """The pair whose tokens these are; None where there is none.
+
+        A query may contain what the template puts behind it. Where it is divided does not matter:
+        the engine puts the parts together again.
+        """
+        text = self._texts.of(encoding)
+        found = None if text is None else self._pattern.fullmatch(text)
+        if found is None:
+            return None
+        parts = found.groupdict()
+        return Pair(parts.get("instruction", ""), parts["query"], parts["document"])
