@@ -20,11 +20,7 @@ from embedfleet.bulk.sources import found, kind_of
 def read(path: Path, columns: Columns | None = None) -> Rows:
     """All rows of one file, together."""
     (source,) = found([str(path)])
-    whole: Rows | None = None
-    for rows in rows_of(source, columns or Columns(carry=None)):
-        whole = rows if whole is None else whole.joined(rows)
-    assert whole is not None
-    return whole
+    return Rows.joined(list(rows_of(source, columns or Columns(carry=None))))
 
 
 def codes(rows: Rows) -> dict[int, str]:

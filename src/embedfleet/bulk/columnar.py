@@ -56,8 +56,8 @@ class ArrowRows:
     def kept(self, places: Sequence[int]) -> ArrowRows:
         return ArrowRows(self.table.take(pa.array(places, pa.int64())))
 
-    def joined(self, other: ArrowRows) -> ArrowRows:
-        return ArrowRows(pa.concat_tables([self.table, other.table]))
+    def joined(self, others: Sequence[ArrowRows]) -> ArrowRows:
+        return ArrowRows(pa.concat_tables([self.table, *(each.table for each in others)]))
 
     def digest(self) -> bytes:
         # Copied, so that the hash does not depend on offsets into the original buffers.

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypeAlias
 
+import numpy as np
 import orjson
 
 RowId: TypeAlias = int | str
@@ -38,7 +39,7 @@ class Carried(Protocol):
         """Only these rows."""
         ...
 
-    def joined(self, other: Self) -> Self:
+    def joined(self, others: Sequence[Self]) -> Self:
         """These rows, then the others."""
         ...
 
@@ -86,17 +87,22 @@ class Rows:
             faults,
         )
 
-    def joined(self, other: Rows) -> Rows:
-        """These rows, then the others."""
-        if not len(self):
-            return other
-        faults = {**self.faults, **{at + len(self): why for at, why in other.faults.items()}}
-        return Rows(
-            self.first,
-            [*self.texts, *other.texts],
-            [*self.ids, *other.ids],
-            self.carried.joined(other.carried),
-            [*self.sizes, *other.sizes],
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of all parts, at least one, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        faults: dict[int, Fault] = {}
+        first = 0
+        for part in parts:
+            faults |= {first + at: why for at, why in part.faults.items()}
+            first += len(part)
+        return cls(
+            parts[0].first,
+            [text for part in parts for text in part.texts],
+            [row_id for part in parts for row_id in part.ids],
+            parts[0].carried.joined([part.carried for part in parts[1:]]),
+            [size for part in parts for size in part.sizes],
             faults,
         )
 
@@ -156,24 +162,23 @@ def hashes_of(texts: Iterable[str | None]) -> list[bytes]:
 
 def cut(source: str, stem: str, found: Iterable[Rows], limits: Limits) -> Iterator[Fragment]:
     """Cut the rows of a file, in order; `stem` begins the names of its fragments."""
-    number, held, size = 0, None, 0
+    number, held, count, size = 0, list[Rows](), 0, 0
     for rows in found:
-        start = 0
-        for at in range(len(rows)):
-            count = (0 if held is None else len(held)) + at - start
-            if count and (count == limits.rows or size + rows.sizes[at] > limits.text_bytes):
-                whole = _joined(held, rows.part(start, at))
-                yield Fragment.of(f"{stem}-{number:05d}", source, whole)
-                number, held, size, start = number + 1, None, 0, at
-            size += rows.sizes[at]
-        if start < len(rows):
-            held = _joined(held, rows.part(start, len(rows)))
-    if held is not None:
-        yield Fragment.of(f"{stem}-{number:05d}", source, held)
-
-
-def _joined(held: Rows | None, more: Rows) -> Rows:
-    return more if held is None else held.joined(more)
+        sizes, start = np.cumsum([0, *rows.sizes]), 0
+        while start < len(rows):
+            most = sizes[start] + limits.text_bytes - size
+            stop = int(np.searchsorted(sizes, most, "right")) - 1
+            stop = max(stop, start + (not count))  # a larger row is a fragment of its own
+            stop = min(stop, start + limits.rows - count)
+            if stop > start:
+                held.append(rows.part(start, stop))
+                count, size = count + stop - start, size + int(sizes[stop] - sizes[start])
+            if stop < len(rows):
+                yield Fragment.of(f"{stem}-{number:05d}", source, Rows.joined(held))
+                number, held, count, size = number + 1, [], 0, 0
+            start = stop
+    if held:
+        yield Fragment.of(f"{stem}-{number:05d}", source, Rows.joined(held))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +196,8 @@ class DictRows:
     def kept(self, places: Sequence[int]) -> DictRows:
         return DictRows([self.rows[at] for at in places])
 
-    def joined(self, other: DictRows) -> DictRows:
-        return DictRows([*self.rows, *other.rows])
+    def joined(self, others: Sequence[DictRows]) -> DictRows:
+        return DictRows([row for each in (self, *others) for row in each.rows])
 
     def digest(self) -> bytes:
         found = hashlib.blake2b(digest_size=HASH_BYTES)

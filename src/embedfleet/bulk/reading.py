@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from lzma import LZMAError
 from typing import IO, Any
@@ -21,9 +21,13 @@ from embedfleet.bulk.sources import Source
 from embedfleet.runtime.text_files import reason
 
 ROWS_AT_ONCE = 1024
-LARGEST_FIELD = 1 << 30
+BYTES_AT_ONCE = 1 << 18
+"""Of a file of lines."""
+LARGEST_FIELD = 1 << 28
+"""Bytes of a line, and of a field of CSV."""
 NO_TEXT = Fault("missing_text", "the row has no text")
 EMPTY = Fault("empty_string", "the text is empty")
+TOO_LONG = Fault("line_too_long", f"the line is longer than {LARGEST_FIELD >> 20} MiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +50,6 @@ class Columns:
         return list(self.carry)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    text: str | None
-    id: RowId
-    fields: Mapping[str, Any]
-    size: int
-    fault: Fault | None = None
-
-
 def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
     """The rows of a file, in order, in blocks. Raises BulkError if it can't be read."""
     try:
@@ -64,7 +59,7 @@ def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
             yield from columnar.rows_of(source, columns)
             return
         with source.open() as file:
-            yield from _blocks(_READERS[source.format](file, columns))
+            yield from _READERS[source.format](file, columns)
     except (OSError, EOFError, zlib.error, LZMAError, csv.Error, UnicodeError) as error:
         raise BulkError(f"{source.address} can't be read: {reason(error)}") from error
     except BulkError as error:
@@ -80,104 +75,175 @@ def text_or_fault(value: Any) -> tuple[str | None, Fault | None]:
     return None, Fault("invalid_type", f"the text is no string but {type(value).__name__}")
 
 
-def _blocks(rows: Iterator[_Row]) -> Iterator[Rows]:
-    held: list[_Row] = []
+class _Block:
+    """Some rows, as they are read."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.texts: list[str | None] = []
+        self.ids: list[RowId] = []
+        self.fields: list[Mapping[str, Any]] = []
+        self.faults: dict[int, Fault] = {}
+
+    def add(self, text: str | None, row_id: RowId, fields: Mapping[str, Any]) -> None:
+        """A row with a text, or with a fault."""
+        self.texts.append(text)
+        self.ids.append(row_id)
+        self.fields.append(fields)
+
+    def fail(self, fault: Fault) -> None:
+        """A row that is nothing but a fault."""
+        at = len(self.texts)
+        self.faults[at] = fault
+        self.add(None, self.first + at, {})
+
+    def rows(self, sizes: Sequence[int]) -> Rows:
+        return Rows(self.first, self.texts, self.ids, DictRows(self.fields), sizes, self.faults)
+
+
+def _blocks_of_lines(file: IO[bytes]) -> Iterator[list[bytes | None]]:
+    """The lines of a file without their ends, in blocks; None for one that is too long."""
+    held, size, begun = [b""], 0, False
+    while data := file.read(BYTES_AT_ONCE):
+        if not begun:
+            data, begun = data.removeprefix(b"\xef\xbb\xbf"), True
+        first, newline, rest = data.partition(b"\n")
+        size += len(first)
+        if size > LARGEST_FIELD:
+            held = [b""]
+        else:
+            held.append(first)
+        if newline:
+            *lines, last = rest.split(b"\n")
+            yield [_line(held, size), *(line.rstrip(b"\r") for line in lines)]
+            held, size = [last], len(last)
+    if size:
+        yield [_line(held, size)]
+
+
+def _line(parts: list[bytes], size: int) -> bytes | None:
+    return None if size > LARGEST_FIELD else b"".join(parts).rstrip(b"\r")
+
+
+def _json_lines(file: IO[bytes], columns: Columns) -> Iterator[Rows]:
     first = 0
-    for row in rows:
-        held.append(row)
-        if len(held) == ROWS_AT_ONCE:
-            yield _together(first, held)
-            first, held = first + len(held), []
-    if held:
-        yield _together(first, held)
+    for lines in _blocks_of_lines(file):
+        full = [line for line in lines if line is None or (line and not line.isspace())]
+        if full:
+            yield _json_block(full, first, columns)
+            first += len(full)
 
 
-def _together(first: int, rows: list[_Row]) -> Rows:
-    return Rows(
-        first,
-        [row.text for row in rows],
-        [row.id for row in rows],
-        DictRows([row.fields for row in rows]),
-        [row.size for row in rows],
-        {at: row.fault for at, row in enumerate(rows) if row.fault is not None},
-    )
-
-
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    for number, line in enumerate(file):
-        text = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-        yield text.rstrip(b"\r\n")
-
-
-def _json_lines(file: IO[bytes], columns: Columns) -> Iterator[_Row]:
-    number = 0
-    for line in _lines(file):
-        if not line.strip():
+def _json_block(lines: list[bytes | None], first: int, columns: Columns) -> Rows:
+    block = _Block(first)
+    for number, line in enumerate(lines, first):
+        value = TOO_LONG if line is None else _json_value(line)
+        if isinstance(value, str):
+            value = {columns.text: value}
+        if isinstance(value, Fault):
+            block.fail(value)
             continue
-        yield _json_row(line, number, columns)
-        number += 1
+        row_id: Any = number if columns.id is None else value.get(columns.id)
+        if not isinstance(row_id, int | str) or isinstance(row_id, bool):
+            told = f"`{columns.id}` is no string and no whole number"
+            block.fail(Fault("missing_id", told))
+            continue
+        text, why = text_or_fault(value.get(columns.text))
+        if why is not None:
+            block.faults[number - first] = why
+        fields: Mapping[str, Any] = _NONE
+        if columns.carry is None:
+            fields = value
+        elif columns.carry:
+            fields = {name: value[name] for name in columns.carry if name in value}
+        block.add(text, row_id, fields)
+    return block.rows([0 if line is None else len(line) for line in lines])
 
 
-def _json_row(line: bytes, number: int, columns: Columns) -> _Row:
+_NONE: Mapping[str, Any] = {}
+
+
+def _json_value(line: bytes) -> dict[str, Any] | str | Fault:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        fault = Fault("invalid_json", f"the line is no JSON: {error}")
-        return _Row(None, number, {}, len(line), fault)
-    if isinstance(value, str):
-        value = {columns.text: value}
-    if not isinstance(value, dict):
-        fault = Fault("invalid_type", "the line is neither an object nor a string")
-        return _Row(None, number, {}, len(line), fault)
-    text, why = text_or_fault(value.get(columns.text))
-    row_id: Any = number if columns.id is None else value.get(columns.id)
-    if not isinstance(row_id, int | str) or isinstance(row_id, bool):
-        fault = Fault("missing_id", f"`{columns.id}` is no string and no whole number")
-        return _Row(None, number, {}, len(line), fault)
-    if columns.carry is None:
-        fields = value
-    else:
-        fields = {name: value[name] for name in columns.carry if name in value}
-    return _Row(text, row_id, fields, len(line), why)
+        return Fault("invalid_json", f"the line is no JSON: {error}")
+    if isinstance(value, dict | str):
+        return value
+    return Fault("invalid_type", "the line is neither an object nor a string")
 
 
-def _text_lines(file: IO[bytes], columns: Columns) -> Iterator[_Row]:
-    for number, line in enumerate(_lines(file)):
-        try:
-            text, why = text_or_fault(line.decode())
-        except UnicodeDecodeError as error:
-            text, why = None, Fault("invalid_utf8", f"the line is no UTF-8: {error.reason}")
-        fields = {} if columns.carry == () else {columns.text: text}
-        yield _Row(text, number, fields, len(line), why)
+def _text_lines(file: IO[bytes], columns: Columns) -> Iterator[Rows]:
+    first = 0
+    for lines in _blocks_of_lines(file):
+        block = _Block(first)
+        for number, line in enumerate(lines, first):
+            if line is None:
+                block.fail(TOO_LONG)
+                continue
+            try:
+                text, why = text_or_fault(line.decode())
+            except UnicodeDecodeError as error:
+                text, why = None, Fault("invalid_utf8", f"the line is no UTF-8: {error.reason}")
+            if why is not None:
+                block.faults[number - first] = why
+            block.add(text, number, _NONE if columns.carry == () else {columns.text: text})
+        yield block.rows([0 if line is None else len(line) for line in lines])
+        first += len(lines)
 
 
-def _csv_rows(file: IO[bytes], columns: Columns, delimiter: str = ",") -> Iterator[_Row]:
+def _csv_rows(file: IO[bytes], columns: Columns, delimiter: str = ",") -> Iterator[Rows]:
     csv.field_size_limit(LARGEST_FIELD)
     # Bytes that are not UTF-8 become lone surrogates, and the row gets a fault.
     text_file = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
     try:
-        yield from _csv_fields(csv.DictReader(text_file, delimiter=delimiter, strict=True), columns)
+        yield from _csv_fields(csv.reader(text_file, delimiter=delimiter, strict=True), columns)
     finally:
         text_file.detach()  # the caller closes the file
 
 
-def _csv_fields(reader: csv.DictReader[str], columns: Columns) -> Iterator[_Row]:
-    names = list(reader.fieldnames or [])
+def _csv_fields(reader: Iterator[list[str]], columns: Columns) -> Iterator[Rows]:
+    names = next(filter(None, reader), [])
     for wanted in (columns.text, columns.id):
         if wanted is not None and wanted not in names:
             raise BulkError(f"there is no column {wanted}; there are: {', '.join(names) or 'none'}")
     carried = columns.carried(names)
-    for number, row in enumerate(reader):
-        text, why = text_or_fault(row[columns.text])
-        row_id: RowId = number if columns.id is None else row[columns.id] or ""
-        fields = {name: _valid(row[name]) for name in carried}
-        size = sum(len(value) for value in row.values() if isinstance(value, str))
-        if text is not None and not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
+    first = 0
+    while some := _some_rows(reader):
+        block = _Block(first)
+        for at, values in enumerate(some):
+            row = dict(zip(names, values, strict=False))
+            text, why = text_or_fault(row.get(columns.text))
+            if text is not None and not _is_valid(text):
                 text, why = None, Fault("invalid_utf8", "the text is no UTF-8")
-        yield _Row(text, row_id, fields, size, why)
+            if why is not None:
+                block.faults[at] = why
+            row_id = first + at if columns.id is None else _valid(row.get(columns.id)) or ""
+            fields = {name: _valid(row.get(name)) for name in carried}
+            block.add(text, row_id, fields)
+        yield block.rows([sum(map(len, values)) for values in some])
+        first += len(some)
+
+
+def _some_rows(reader: Iterator[list[str]]) -> list[list[str]]:
+    """The next rows that are not blank, about as many bytes as are read of other files at once."""
+    some: list[list[str]] = []
+    size = 0
+    for values in reader:
+        if values:
+            some.append(values)
+            size += sum(map(len, values))
+            if size >= BYTES_AT_ONCE or len(some) == ROWS_AT_ONCE:
+                break
+    return some
+
+
+def _is_valid(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _valid(value: str | None) -> str | None:
@@ -187,7 +253,7 @@ def _valid(value: str | None) -> str | None:
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _tsv_rows(file: IO[bytes], columns: Columns) -> Iterator[_Row]:
+def _tsv_rows(file: IO[bytes], columns: Columns) -> Iterator[Rows]:
     return _csv_rows(file, columns, "\t")
 
 
