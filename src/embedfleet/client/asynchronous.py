@@ -200,7 +200,7 @@ class AsyncClient:
         if not isinstance(text, str):
             raise TypeError("a query must be a string")
         beside = wire.size_of(text) + wire.size_of(instruction or "")
-        ask = partial(self._ask_scores, model or await self._model("rerank"), text, more, beside)
+        ask = partial(self._ask_scores, model or await self._model("rerank"), text, more)
         call = Call(
             ask,
             self._pair_sizer,
@@ -288,7 +288,6 @@ class AsyncClient:
 
         reply, answer = await self._understood("/v1/embeddings", body, read)
         self._keep_to(model, reply.headers.get("x-embedfleet-space"))
-        self._sizer.learn(sum(map(wire.size_of, texts)), answer.tokens)
         return answer
 
     async def _ask_scores(
@@ -296,7 +295,6 @@ class AsyncClient:
         model: str,
         query: str,
         more: Mapping[str, object],
-        beside: int,
         documents: Sequence[str | list[int]],
     ) -> Answer:
         """One request for scores. Raises as `_ask` does."""
@@ -304,8 +302,6 @@ class AsyncClient:
         _, answer = await self._understood(
             "/v1/rerank", body, lambda reply: wire.read_scores(reply.body, len(documents))
         )
-        size = sum(map(wire.size_of, documents)) + beside * len(documents)
-        self._pair_sizer.learn(size, answer.tokens)
         return answer
 
     async def _understood(
@@ -378,12 +374,13 @@ class AsyncClient:
         async with self._session.request(
             method, self.url + path, data=body, headers=headers, allow_redirects=False
         ) as answer:
-            held = bytearray()
+            parts, size = [], 0
             async for part in answer.content.iter_any():
-                held += part
-                if len(held) > MOST_BODY_BYTES:
+                parts.append(part)
+                size += len(part)
+                if size > MOST_BODY_BYTES:
                     raise aiohttp.ClientPayloadError("the answer is larger than 256 MiB")
-            return _Reply(answer.status, wire.lower(answer.headers), bytes(held))
+            return _Reply(answer.status, wire.lower(answer.headers), b"".join(parts))
 
 
 def _described(error: Exception) -> str:

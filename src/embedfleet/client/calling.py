@@ -97,23 +97,23 @@ class Call:
         self._concurrency = concurrency
         self._callbacks = callbacks
         self._whole = whole
-        self._beside = beside
         self._scale: float | None = None
         self._began = time.monotonic()
         self._errors: dict[int, RefusedError] = {}
         self._inputs = [self._input(at, each) for at, each in enumerate(texts)]
+        self._sizes = [wire.size_of(each) + beside for each in self._inputs]
         self._vectors: NDArray[Any] | None = None
         self._tokens = self._done = 0
 
     async def run(self, dimensions: int, dtype: np.dtype[Any]) -> Embedded:
         """`dimensions` and `dtype` are those of the matrix if no text has a vector."""
-        await self._all([at for at in range(len(self._inputs)) if at not in self._errors])
+        every = range(len(self._inputs))
+        await self._all([at for at in every if at not in self._errors] if self._errors else every)
         if self._vectors is None:
-            self._vectors = self._empty(dimensions, dtype)
+            self._vectors = np.zeros((len(self._inputs), dimensions), dtype)
+        if self._vectors.dtype.kind not in "iu":
+            self._vectors[list(self._errors)] = np.nan
         return Embedded(self._vectors, self._errors, self._tokens, self._scale)
-
-    def _empty(self, width: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        return np.full((len(self._inputs), width), 0 if dtype.kind in "iu" else np.nan, dtype)
 
     def _input(self, at: int, text: Any) -> str | list[int]:
         try:
@@ -133,8 +133,7 @@ class Call:
         async with BoundedTasks(lambda: int(self._concurrency.limit) + 1) as tasks:
             while at < len(places):
                 ahead = places[at : at + self._sizer.most_texts]
-                sizes = [wire.size_of(self._inputs[each]) + self._beside for each in ahead]
-                count = self._sizer.fitting(sizes)
+                count = self._sizer.fitting([self._sizes[each] for each in ahead])
                 await tasks.start(self._some(ahead[:count]))
                 at += count
 
@@ -170,15 +169,17 @@ class Call:
     def _take(self, places: Sequence[int], answer: Answer) -> None:
         width = answer.vectors.shape[1]
         if self._vectors is None:
-            self._vectors = self._empty(width, answer.vectors.dtype)
+            self._vectors = np.zeros((len(self._inputs), width), answer.vectors.dtype)
             self._scale = answer.scale
         if width != self._vectors.shape[1]:
             raise AnswerError(
                 f"the service answered vectors of {self._vectors.shape[1]} dimensions before and "
                 f"{width} now: it serves another model"
             )
-        self._vectors[list(places)] = answer.vectors
+        in_a_row = isinstance(places, range)
+        self._vectors[slice(places[0], places[-1] + 1) if in_a_row else places] = answer.vectors
         self._tokens += answer.tokens
+        self._sizer.learn(sum([self._sizes[at] for at in places]), answer.tokens)
         if self._callbacks.arrived is not None:
             self._callbacks.arrived(places, answer.vectors)
         self._count(len(places))

@@ -201,7 +201,8 @@ def as_input(text: str | Sequence[int] | NDArray[Any]) -> str | list[int]:
     """
     if isinstance(text, str):
         try:
-            text.encode()
+            if not text.isascii():
+                text.encode()
         except UnicodeEncodeError as error:
             raise RefusedError(
                 f"the text has a lone surrogate at character {error.start}",
@@ -254,19 +255,21 @@ def read_answer(body: bytes, texts: int, output_dtype: OutputDtype = "float32") 
     if len(found.data) != texts:
         raise AnswerError(f"{len(found.data)} vectors came back for {texts} texts")
     _check_dtype(found.output_dtype, output_dtype)
-    dtype = DTYPES[output_dtype]
-    rows: list[NDArray[Any] | None] = [None] * texts
+    dtype = DTYPES[output_dtype].newbyteorder("<")
+    rows: list[bytes | None] = [None] * texts
     for place, item in enumerate(found.data):
         at = place if item.index is None else item.index
         if not 0 <= at < texts or rows[at] is not None:
             raise AnswerError(f"the response has an unexpected or repeated index {at}")
         rows[at] = _row(item.embedding, dtype)
-    widths = {len(row) for row in rows if row is not None}
-    if len(widths) > 1 or 0 in widths:
-        raise AnswerError(f"the answer holds vectors of {sorted(widths)} dimensions")
-    vectors = np.stack([row for row in rows if row is not None])
+    full = [row for row in rows if row is not None]
+    lengths = set(map(len, full))
+    if len(lengths) > 1 or 0 in lengths or any(size % dtype.itemsize for size in lengths):
+        widths = ", ".join(f"{size / dtype.itemsize:g}" for size in sorted(lengths))
+        raise AnswerError(f"the answer holds vectors of [{widths}] dimensions")
+    vectors = np.frombuffer(b"".join(full), dtype).reshape(texts, -1)
     tokens = 0 if found.usage is None else found.usage.prompt_tokens
-    return Answer(_finite(vectors), tokens, found.scale)
+    return Answer(_finite(vectors.astype(DTYPES[output_dtype], copy=False)), tokens, found.scale)
 
 
 def read_bytes(
@@ -387,16 +390,17 @@ def _finite(vectors: NDArray[Any]) -> NDArray[Any]:
     return vectors
 
 
-def _row(raw: msgspec.Raw, dtype: np.dtype[Any]) -> NDArray[Any]:
-    held = bytes(memoryview(raw))
+def _row(raw: msgspec.Raw, dtype: np.dtype[Any]) -> bytes:
+    """The numbers of a vector in `dtype`."""
+    held = memoryview(raw)
     try:
-        if held[:1] == b"[":
-            return np.array(orjson.loads(held), dtype)
-        if held[:1] != b'"':
+        if held[0] == ord("["):
+            return np.array(orjson.loads(held), dtype).tobytes()
+        if held[0] != ord('"'):
             raise AnswerError("a vector is neither base64 nor a list of numbers")
-        escaped = b"\\" in held  # some writers escape every slash
-        coded = orjson.loads(held) if escaped else memoryview(held)[1:-1]
-        numbers = np.frombuffer(pybase64.b64decode(coded, validate=True), dtype.newbyteorder("<"))
-        return numbers.astype(dtype, copy=False)
-    except (ValueError, TypeError, OverflowError, binascii.Error) as error:
+        try:
+            return pybase64.b64decode(held[1:-1], validate=True)
+        except binascii.Error:  # some writers escape every slash
+            return pybase64.b64decode(orjson.loads(held), validate=True)
+    except (ValueError, TypeError, OverflowError) as error:  # binascii.Error is a ValueError
         raise AnswerError(f"a vector can't be read: {error}") from error
