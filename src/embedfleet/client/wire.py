@@ -395,7 +395,10 @@ def _row(raw: msgspec.Raw, dtype: np.dtype[Any]) -> bytes:
     held = memoryview(raw)
     try:
         if held[0] == ord("["):
-            return np.array(orjson.loads(held), dtype).tobytes()
+            numbers = np.array(orjson.loads(held), dtype)
+            if numbers.ndim != 1:
+                raise AnswerError("a vector is a list of something else than numbers")
+            return numbers.tobytes()
         if held[0] != ord('"'):
             raise AnswerError("a vector is neither base64 nor a list of numbers")
         try:
