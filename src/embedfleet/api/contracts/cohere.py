@@ -17,6 +17,7 @@ from embedfleet.api.formats.bodies import Read, Reader, empty, missing
 from embedfleet.api.formats.embedding_request import (
     LEAST_DIMENSIONS,
     EmbeddingRequest,
+    Integer,
     RequestLimits,
 )
 from embedfleet.api.formats.fields import (
@@ -60,7 +61,7 @@ class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True, kw_only=True):
     texts: list[str] | None = None
     model: str = ""
     input_type: str | None = None
-    output_dimension: int | None = None
+    output_dimension: Integer | None = None
     embedding_types: list[str] | None = None
     truncate: str | None = None
     max_tokens: int | None = None

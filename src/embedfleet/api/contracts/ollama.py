@@ -16,6 +16,7 @@ from embedfleet.api.formats.bodies import TEXTS, Read, Reader
 from embedfleet.api.formats.embedding_request import (
     LEAST_DIMENSIONS,
     EmbeddingRequest,
+    Integer,
     RequestLimits,
 )
 from embedfleet.api.formats.fields import dimensions_of, request_of
@@ -31,7 +32,7 @@ class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True, kw_only=True):
     model: str
     input: str | list[str]
     truncate: bool | None = None
-    dimensions: int | None = None
+    dimensions: Integer | None = None
     keep_alive: float | str | None = None
 
 

@@ -16,6 +16,7 @@ from embedfleet.api.formats.bodies import BYTE_ORDER_MARK, TEXTS, TEXTS_OR_IDS, 
 from embedfleet.api.formats.embedding_request import (
     LEAST_DIMENSIONS,
     EmbeddingRequest,
+    Integer,
     RequestLimits,
 )
 from embedfleet.api.formats.fields import dimensions_of, request_of, wrong
@@ -37,7 +38,7 @@ class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True, kw_only=True):
     inputs: str | list[str | _TokenId | list[_TokenId]]
     model: str = ""
     truncate: bool | None = None
-    dimensions: int | None = None
+    dimensions: Integer | None = None
     encoding_format: str | None = None
 
 

@@ -443,10 +443,13 @@ def _no_json(
         what, at = "it ends too early", str(len(body))
         if half := _HALF_PAIR.search(body):
             what, at = "an escaped half of a surrogate pair", str(half.start())
-    if "surrogate" in what:
-        what = "an escaped half of a surrogate pair"
     if left_out_at is not None and int(at) > left_out_at:
         at = str(int(at) + left_out)
+    if "surrogate" in what:
+        return CallerError(
+            f"The body is not valid Unicode: an escaped half of a surrogate pair, at byte {at}.",
+            code="invalid_unicode",
+        )
     return CallerError(f"The body is not valid JSON: {what}, at byte {at}.", code="invalid_json")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -12,6 +12,10 @@ from embedfleet.vocabulary import CallerError, Role, TextOrIds, Truncation
 
 LEAST_DIMENSIONS = 32
 """Qwen3-Embedding is trained for dimensions from 32 to its width."""
+
+Integer: TypeAlias = int | float
+"""A field that counts, as JSON has it: 64.0 is an integer there, and some languages write no
+other."""
 
 
 @dataclass(frozen=True, slots=True)

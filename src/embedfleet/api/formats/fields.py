@@ -163,15 +163,28 @@ def truncation_of(name: str, value: object) -> Truncation:
 
 
 def dimensions_of(name: str, value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_ID:
-        return value
-    raise wrong(name, f"an integer from {LEAST_DIMENSIONS} to the model's width", value)
+    """A number of dimensions, which only the model can bound from above; raises CallerError."""
+    right = f"an integer from {LEAST_DIMENSIONS} to the model's width"
+    number = integer(value)
+    if number is None:
+        raise wrong(name, right, value, code="invalid_type")
+    if not 1 <= number <= LARGEST_ID:
+        bound = "integer_below_min_value" if number < 1 else "integer_above_max_value"
+        raise wrong(name, right, value, code=bound)
+    return number
 
 
-def wrong(name: str, right: str, value: object) -> CallerError:
-    """The refusal of a value."""
+def integer(value: object) -> int | None:
+    """The integer that a JSON number is, however it is written; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def wrong(name: str, right: str, value: object, *, code: str = "") -> CallerError:
+    """The refusal of a value; without a code, that of its type."""
     told = repr(value) if isinstance(value, str) else msgspec.json.encode(value).decode()
-    code = "invalid_value" if isinstance(value, str | int) else "invalid_type"
+    code = code or ("invalid_value" if isinstance(value, str | int) else "invalid_type")
     told = told if len(told) <= 62 else f"{told[:60]}…"
     return CallerError(f"`{name}` must be {right}; got {told}.", param=name, code=code)
 

@@ -18,12 +18,14 @@ from embedfleet.api.formats.bodies import TEXTS_OR_IDS, Read, Reader, empty
 from embedfleet.api.formats.embedding_request import (
     LEAST_DIMENSIONS,
     EmbeddingRequest,
+    Integer,
     RequestLimits,
 )
 from embedfleet.api.formats.fields import (
     INPUT_TYPES,
     LAYOUT_WORDS,
     TRUNCATE_WORDS,
+    dimensions_of,
     request_of,
     role_of,
     truncation_of,
@@ -33,7 +35,6 @@ from embedfleet.api.formats.vector_forms import FLOATS, Form, Layout
 from embedfleet.vocabulary import CallerError
 
 _TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)]
-_Dimensions: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ID)]
 
 
 class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -43,7 +44,7 @@ class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
     model: str
     input: str | list[str | _TokenId | list[_TokenId]]
-    dimensions: _Dimensions | None = None
+    dimensions: Integer | None = None
     encoding_format: Layout | None = None
     user: str | None = None
     input_type: str | None = None
@@ -109,12 +110,15 @@ def _request(
         forms = _BASE64 if layout == "base64" else (Form(layout=layout),)
     role = None if fields.input_type is None else role_of("input_type", fields.input_type)
     truncate = None if fields.truncate is None else truncation_of("truncate", fields.truncate)
+    wanted = fields.dimensions
+    if wanted is not None:
+        wanted = dimensions_of("dimensions", wanted)
     texts = read.texts
     if not read.further and not texts.faults:  # who asks for nothing more pays for nothing more
         return EmbeddingRequest(
             model=name,
             inputs=texts.good,
-            dimensions=fields.dimensions,
+            dimensions=wanted,
             forms=forms,
             role=role,
             instruction=instruction_of(fields.instruction, limits),
@@ -123,7 +127,7 @@ def _request(
             by_item=limits.by_item,
         )
     found: dict[str, Any] = {
-        "dimensions": fields.dimensions,
+        "dimensions": wanted,
         "forms": forms,
         "role": role,
         "truncate": truncate,

@@ -12,7 +12,14 @@ from typing import Any, Final
 import msgspec
 
 from embedfleet.api.formats.embedding_request import EmbeddingRequest, RequestLimits
-from embedfleet.api.formats.fields import MOST_IGNORED, shown, truncation_of, unknown_field, wrong
+from embedfleet.api.formats.fields import (
+    MOST_IGNORED,
+    integer,
+    shown,
+    truncation_of,
+    unknown_field,
+    wrong,
+)
 from embedfleet.api.formats.large_bodies import Body
 from embedfleet.vocabulary import CallerError, Truncation
 
@@ -190,9 +197,10 @@ def _top(fields: dict[str, Any]) -> int | None:
         value = fields.get(name)
         if value is None:
             continue
-        if type(value) is not int or value < 1:
+        number = integer(value)
+        if number is None or number < 1:
             raise wrong(name, "a positive whole number", value)
-        return value
+        return number
     return None
 
 
