@@ -24,6 +24,7 @@ from embedfleet.vocabulary import ModelError
 Floats = NDArray[np.float32]
 
 _CACHED_VALUES: Final = 1 << 16
+_ALL: Final = slice(None)
 
 # NumPy has no bfloat16: its bits are kept as uint16 and widened by `_widened`.
 _TYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
@@ -80,10 +81,15 @@ class Stored:
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Rows start to stop, a copy. Raises ModelError."""
         start, stop, _ = rows.indices(self.shape[0])
-        row = self.dtype.itemsize * prod(self.shape[1:])
         array = np.empty((max(0, stop - start), *self.shape[1:]), self.dtype)
-        self.file.read(array, self.begin + start * row)
+        self.read(rows, array)
         return array
+
+    def read(self, rows: slice, into: NDArray[Any]) -> None:
+        """Fill `into`, of any type and as many bytes as the rows. Raises ModelError."""
+        start, _, _ = rows.indices(self.shape[0])
+        row = self.dtype.itemsize * prod(self.shape[1:])
+        self.file.read(into, self.begin + start * row)
 
 
 Numbers: TypeAlias = NDArray[Any] | Stored
@@ -105,6 +111,13 @@ class Tensor:
     def floats(self) -> Floats:
         """All values as float32, in the stored shape; a copy."""
         return _widened(self.kind, self.stored[:])
+
+    def read(self, rows: slice, into: NDArray[np.uint8]) -> None:
+        """Write the bytes of some rows to `into`, which has room for just these."""
+        if isinstance(self.stored, Stored):
+            self.stored.read(rows, into)
+        else:
+            into[:] = np.ascontiguousarray(self.stored[rows]).reshape(-1).view(np.uint8)
 
     def held(self) -> Tensor:
         """The same in memory, whatever becomes of its file."""
@@ -135,11 +148,11 @@ class Matrix:
             rows *= self.scales[indices]
         return rows
 
-    def floats(self) -> Floats:
-        """Widen the whole matrix to float32; a copy."""
-        values = self.tensor.floats()
+    def floats(self, rows: slice = _ALL) -> Floats:
+        """Some rows, by default all, as float32; a copy."""
+        values = _widened(self.tensor.kind, self.tensor.stored[rows])
         if self.scales is not None:
-            values *= self.scales
+            values *= self.scales[rows]
         return values
 
     def held(self) -> Matrix:

@@ -54,6 +54,7 @@ def collect_rarely() -> None:
     loaded machine, 6 % of a gateway's request and half of its p99 under full load, and a fifth of
     the time of a GPU's replica.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

@@ -256,7 +256,7 @@ class LosingDevice(Processor):
     said = "CUDA error: an illegal memory access was encountered"
     lost = False
 
-    def fetch(self, vectors: Any, count: int) -> Callable[[], Vectors]:
+    def fetch(self, vectors: Any, count: int, *, soon: bool = False) -> Callable[[], Vectors]:
         if self.lost:
             raise torch.AcceleratorError(f"{self.said}\nCUDA kernel errors might be reported later")
         return super().fetch(vectors, count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -69,6 +69,12 @@ class EncoderForward:
             x = parts[0] if len(parts) == 1 else torch.cat(parts)
             yield
         return self._unit(self.operations.mean(x, texts) if self.pooling is Pooling.MEAN else x)
+
+    def shortened(self) -> EncoderForward:
+        """The first and the last layer, between which nothing is computed that is not in them."""
+        layers = self.weights.layers
+        ends = layers if len(layers) < 3 else (layers[0], layers[-1])
+        return replace(self, weights=replace(self.weights, layers=ends))
 
     def _behind_attention(self, x: Tensor, attended: Tensor, layer: EncoderLayer) -> Tensor:
         """Output projection and MLP, each added to what went in and normed."""

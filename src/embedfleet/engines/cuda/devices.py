@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from embedfleet.engines.cuda.turns import Wait
+from embedfleet.runtime.machine import usable_processors
 from embedfleet.vocabulary import EngineLostError, SettingError, Vectors
 
 _MIB = 1 << 20
+_FEWEST_TO_SPIN = 4
+"""Processors of which a thread that waits for some milliseconds may keep one from all else."""
 
 
 class Device(Protocol):
@@ -40,13 +43,25 @@ class Device(Protocol):
         """Note what the device has been given so far; inside `stream`."""
         ...
 
-    def fetch(self, vectors: Tensor, count: int) -> Callable[[], Vectors]:
-        """Give the device the order to bring the first `count` rows here; inside `stream`."""
+    def fetch(self, vectors: Tensor, count: int, *, soon: bool = False) -> Callable[[], Vectors]:
+        """Give the device the order to bring the first `count` rows here; inside `stream`.
+
+        `soon`: they will be here in so little time that waiting may keep a processor busy.
+        """
         ...
 
-    def wait(self) -> None: ...
+    def filling(self, size: int) -> AbstractContextManager[tuple[Tensor, Wait]]:
+        """Inside, this thread's work goes to a stream of its own. Gives bytes [size] here that the
+        device can fetch, and what waits for all that this thread has given to the device."""
+        ...
 
-    def release_memory(self) -> None: ...
+    def wait(self) -> None:
+        """Return when the engine's own stream has nothing left to do."""
+        ...
+
+    def release_memory(self) -> None:
+        """Give back what was allocated, here and on the device, and is not used."""
+        ...
 
 
 class CudaDevice:
@@ -57,6 +72,7 @@ class CudaDevice:
         self.name = f"cuda:{index}"
         self.uuid: str | None = str(torch.cuda.get_device_properties(index).uuid)
         self._stream = torch.cuda.Stream(self.torch_device)
+        self._spins = usable_processors() >= _FEWEST_TO_SPIN
 
     def free_mib(self) -> int:
         free: int = torch.cuda.mem_get_info(self.torch_device)[0]
@@ -69,16 +85,17 @@ class CudaDevice:
     def empty_input(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.int32, pin_memory=True)
 
-    def mark(self) -> Wait:
-        event = torch.cuda.Event(blocking=True)  # a thread that waits takes no processor
+    def mark(self, *, soon: bool = False) -> Wait:
+        # A thread that sleeps is woken a tenth of a millisecond late.
+        event = torch.cuda.Event(blocking=not (soon and self._spins))
         event.record(self._stream)
         wait: Wait = event.synchronize
         return wait
 
-    def fetch(self, vectors: Tensor, count: int) -> Callable[[], Vectors]:
+    def fetch(self, vectors: Tensor, count: int, *, soon: bool = False) -> Callable[[], Vectors]:
         here = torch.empty(count, vectors.shape[1], dtype=torch.float32, pin_memory=True)
         here.copy_(vectors[:count], non_blocking=True)
-        wait = self.mark()
+        wait = self.mark(soon=soon)
 
         def waited() -> Vectors:
             wait()
@@ -87,12 +104,19 @@ class CudaDevice:
 
         return waited
 
+    @contextmanager
+    def filling(self, size: int) -> Iterator[tuple[Tensor, Wait]]:
+        stream = torch.cuda.Stream(self.torch_device)
+        with torch.cuda.stream(stream):
+            yield torch.empty(size, dtype=torch.uint8, pin_memory=True), stream.synchronize
+
     def wait(self) -> None:
         self._stream.synchronize()
 
     def release_memory(self) -> None:
         self._stream.synchronize()
         torch.cuda.empty_cache()
+        torch._C._host_emptyCache()  # noqa: SLF001  # torch has no other way to give back what is page-locked
 
 
 class Processor:
@@ -116,9 +140,19 @@ class Processor:
     def mark(self) -> Wait:
         return _nothing
 
-    def fetch(self, vectors: Tensor, count: int) -> Callable[[], Vectors]:
+    def fetch(
+        self,
+        vectors: Tensor,
+        count: int,
+        *,
+        soon: bool = False,  # noqa: ARG002
+    ) -> Callable[[], Vectors]:
         found: Vectors = vectors[:count].numpy()
         return lambda: found
+
+    @contextmanager
+    def filling(self, size: int) -> Iterator[tuple[Tensor, Wait]]:
+        yield torch.empty(size, dtype=torch.uint8), _nothing
 
     def wait(self) -> None:
         pass

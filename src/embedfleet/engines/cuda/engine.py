@@ -6,8 +6,11 @@ that the device never idles. Small passes replay a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from threading import Thread
 from typing import Final, cast
 
 import numpy as np
@@ -18,6 +21,7 @@ from embedfleet.engines.architectures import Checkpoint
 from embedfleet.engines.bert import EncoderCheckpoint, places
 from embedfleet.engines.cuda.bert import EncoderForward, EncoderOperations
 from embedfleet.engines.cuda.devices import Device, telling_of_loss
+from embedfleet.engines.cuda.filling import Filling
 from embedfleet.engines.cuda.forward import Forward, Steps, run
 from embedfleet.engines.cuda.graphs import CapturedPass, capture
 from embedfleet.engines.cuda.layout import Integers, Layout, Shape, lay_out, rounded_up
@@ -95,8 +99,10 @@ class CudaEngine:
         self._captured: dict[Shape, CapturedPass] = {}
         self._plans: dict[int, Plan] = {}
         with device.stream():
+            filling = Filling(device)
             loading = Loading(
-                device.torch_device, settings.precision, self._kit.fixed_rows, self._kit.few_rows
+                *(device.torch_device, settings.precision, filling),
+                *(self._kit.fixed_rows, self._kit.few_rows),
             )
             chunk = _whole_rows(sizes.batch_tokens, self._kit.fixed_rows or 1)
             self._forward: Forward | EncoderForward | None = _forward_of(
@@ -115,14 +121,26 @@ class CudaEngine:
                 at_once_tokens=_REMEMBERED_TOKENS,
                 device_uuid=device.uuid,
             )
-            if self._kit.captures:
-                self._captured = self._capture()
+            with filling.under_way(), self._libraries():
+                if self._kit.captures:  # which asks for addresses alone
+                    self._captured = self._capture()
         self._warm_up()
 
+    @contextmanager
+    def _libraries(self) -> Iterator[None]:
+        """Load libraries that only some texts need beside what is done inside."""
+        thread = Thread(target=self._kit.load_libraries, name="libraries", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
     def _capture(self) -> dict[Shape, CapturedPass]:
-        kit = self._kit
+        kit, forward = self._kit, self._opened()
         shapes = captured_shapes(self._info.batch_tokens, kit.tile_tokens, kit.fixed_rows or 1)
-        return capture(shapes, self._whole, self._device.torch_device)
+        kernels = partial(_whole, forward.shortened())
+        return capture(shapes, partial(_whole, forward), kernels, self._device.torch_device)
 
     def _warm_up(self) -> None:
         """Let libraries load, compile and allocate before the first text comes, not with it."""
@@ -229,17 +247,12 @@ class CudaEngine:
                 vectors = captured.run(each.inputs)
             else:
                 vectors = run(self._steps(each))
-            return self._device.fetch(vectors, len(each.layout.lengths))
+            soon = each.layout.tokens <= _REMEMBERED_TOKENS
+            return self._device.fetch(vectors, len(each.layout.lengths), soon=soon)
 
     def _steps(self, each: Pass) -> Steps:
         inputs = each.inputs.to(self._device.torch_device, non_blocking=True)
         return self._opened().steps(*_parts(inputs, each.shape, each.layout))
-
-    def _whole(self, inputs: Tensor, shape: Shape) -> Tensor:
-        """Compute a pass whose sizes alone are known."""
-        nobody = lay_out([], tile_tokens=1, alone_from=1)
-        with torch.inference_mode():
-            return run(self._opened().steps(*_parts(inputs, shape, nobody)))
 
     @property
     def _by_size(self) -> list[Shape]:
@@ -257,6 +270,13 @@ class CudaEngine:
             self._captured = {}
         with telling_of_loss(self._device.name):
             self._device.release_memory()
+
+
+def _whole(forward: Forward | EncoderForward, inputs: Tensor, shape: Shape) -> Tensor:
+    """Compute a pass whose sizes alone are known."""
+    nobody = lay_out([], tile_tokens=1, alone_from=1)
+    with torch.inference_mode():
+        return run(forward.steps(*_parts(inputs, shape, nobody)))
 
 
 def _kit_of(checkpoint: Checkpoint, settings: CudaSettings, device: Device) -> Kit:

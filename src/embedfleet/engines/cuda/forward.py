@@ -7,7 +7,7 @@ computed. A long pass can be paused between two steps.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -52,6 +52,12 @@ class Forward:
                     delta = None
                 yield
         return self._last_layer(x, delta, texts)
+
+    def shortened(self) -> Forward:
+        """The first and the last layer, between which nothing is computed that is not in them."""
+        layers = self.weights.layers
+        ends = layers if len(layers) < 3 else (layers[0], layers[-1])
+        return replace(self, weights=replace(self.weights, layers=ends))
 
     def _last_layer(self, x: Tensor, delta: Tensor | None, texts: Texts) -> Tensor:
         """Keys and values of all rows; queries and all behind them of the pooled rows alone."""

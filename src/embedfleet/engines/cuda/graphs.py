@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from embedfleet.engines.cuda.layout import Shape
+
+Compute: TypeAlias = Callable[[Tensor, Shape], Tensor]
+"""A pass of a size: its integers in, vectors out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +34,32 @@ class CapturedPass:
 
 
 def capture(
-    shapes: Iterable[Shape], compute: Callable[[Tensor, Shape], Tensor], device: torch.device
+    shapes: Iterable[Shape], compute: Compute, kernels: Compute, device: torch.device
 ) -> dict[Shape, CapturedPass]:
-    """Capture `compute` for every shape; they share their memory, so only one may run at a time.
+    """Capture `compute` for every shape, largest first; they share their memory, so only one may
+    run at a time.
 
-    `compute` gets zeros of `shape.size`: one text's worth of rows that belong to nobody.
+    `kernels` launches all kernels that `compute` does, but fewer times. Both get zeros of
+    `shape.size`: one text's worth of rows that belong to nobody. Other threads may use the device
+    meanwhile.
     """
     captured: dict[Shape, CapturedPass] = {}
-    pool = None
+    pool = torch.cuda.graph_pool_handle()
     for shape in sorted(shapes, key=lambda shape: -shape.tokens):
         inputs = torch.zeros(shape.size, dtype=torch.int32, device=device)
-        compute(inputs, shape)  # compiles kernels, makes handles and workspaces
-        torch.cuda.synchronize(device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream(device)):
-            vectors = compute(inputs, shape)
-        pool = pool or graph.pool()
-        captured[shape] = CapturedPass(graph, inputs, vectors)
+        kernels(inputs, shape)  # compiles and loads them, makes handles and workspaces
+        captured[shape] = CapturedPass(*_captured(compute, inputs, shape, pool))
     return captured
+
+
+def _captured(
+    compute: Compute, inputs: Tensor, shape: Shape, pool: tuple[int, int]
+) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+    # Not by torch.cuda.graph, which waits for the device and gives memory back before each capture.
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        vectors = compute(inputs, shape)
+    finally:
+        graph.capture_end()
+    return graph, inputs, vectors

@@ -7,9 +7,11 @@ from a text's own tokens, and the padding's rows are discarded.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -83,3 +85,22 @@ def padded_size(tokens: int) -> int:
     """The least of the sizes that cuDNN is asked for which holds `tokens`."""
     step = max(_SMALLEST, (1 << (tokens - 1).bit_length()) // 2 // _STEPS)
     return -(-tokens // step) * step
+
+
+def load_cudnn(config: Qwen3Config, device: torch.device) -> None:
+    """Have cuDNN loaded, which takes the better part of a second, by asking it for a small text.
+
+    What goes wrong here will be told where it matters, by the first long text.
+    """
+    with (
+        suppress(RuntimeError),
+        torch.inference_mode(),
+        torch.cuda.stream(torch.cuda.Stream(device)),
+    ):
+        sizes = config.heads, config.kv_heads, config.kv_heads
+        rows = [
+            torch.zeros(_SMALLEST, heads * config.head_dim, dtype=torch.bfloat16, device=device)
+            for heads in sizes
+        ]
+        LongAttention(config).attend(rows[0], rows[1], rows[2], Group(0, _SMALLEST, 1))
+        torch.cuda.current_stream(device).synchronize()

@@ -5,7 +5,9 @@ Triton is loaded only where there is a GPU for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -30,6 +32,10 @@ _PLAIN_TILE: Final = 16
 """No tiles are computed there; texts share first tokens in whole ones."""
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Kit:
     """What a device computes with."""
@@ -47,6 +53,8 @@ class Kit:
     few_rows: FewRows | None = None
     warm_up_tokens: tuple[int, ...] = ()
     """Texts to compute before the first real one: one for each kind of kernels."""
+    load_libraries: Callable[[], None] = _nothing
+    """Loads what takes long and only some texts need; from any thread, beside all else."""
     enough_tokens: int = FIXED_ROWS
     """Tokens at which the device is as fast as with any more."""
     causal: bool = True
@@ -73,6 +81,7 @@ def chosen_kit(
         return Kit(plain, _PLAIN_TILE, _NEVER, captures=False, fixed_rows=fixed_rows)
     from embedfleet.engines.cuda.few_rows import FewRowsKernel  # noqa: PLC0415
     from embedfleet.engines.cuda.fused import FusedOperations, tile_tokens  # noqa: PLC0415
+    from embedfleet.engines.cuda.long_attention import load_cudnn  # noqa: PLC0415
 
     early = brings_up_early(device)
     return Kit(
@@ -82,6 +91,7 @@ def chosen_kit(
         captures=True,
         fixed_rows=fixed_rows,
         few_rows=None if deterministic else FewRowsKernel(device, early=early),
+        load_libraries=partial(load_cudnn, config, device),
         warm_up_tokens=(ALONE_FROM - 1, ALONE_FROM, 2 * ALONE_FROM),
     )
 

@@ -1,23 +1,21 @@
 """Loads a checkpoint's weights onto the device.
 
 Matrices that are multiplied with the same input are stored as one, so that one product serves them
-all; quantisation to FP8 happens on the way.
+all; quantisation to FP8 happens on the way. Vectors are there at once, matrices are filled later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from embedfleet.engines import bert as encoder
 from embedfleet.engines import tensors
 from embedfleet.engines.bert import EncoderCheckpoint
+from embedfleet.engines.cuda.filling import Filling, Place
 from embedfleet.engines.cuda.linear import (
     FewRows,
     FixedRows,
@@ -29,10 +27,6 @@ from embedfleet.engines.cuda.linear import (
 from embedfleet.engines.qwen3 import LayerWeights, Qwen3Checkpoint
 from embedfleet.engines.scoring import Head, ScoreHead
 from embedfleet.vocabulary import Precision
-
-_TYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-_BITS: Final = {"BF16": np.int16, "F16": np.int16, "F32": np.int32}
-"""NumPy has no bfloat16: weights travel as whole numbers of their size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +95,8 @@ class Loading:
 
     device: torch.device
     precision: Precision
+    filling: Filling
+    """Gets what is to be read."""
     fixed_rows: int | None = None
     """Rows of every product, where texts must have the same bits in any batch."""
     few: FewRows | None = None
@@ -110,7 +106,7 @@ class Loading:
         return torch.float32 if self.precision is Precision.F32 else torch.bfloat16
 
     def load(self, checkpoint: Qwen3Checkpoint) -> Weights:
-        """Bring the whole model over; the checkpoint's files are read once, in order."""
+        """Make room for the whole model; the checkpoint's files will be read once, in order."""
         layers = range(checkpoint.config.layers)
         return Weights(
             embedding=self._joined([checkpoint.embedding]),
@@ -167,31 +163,48 @@ class Loading:
         )
 
     def _matrix(self, *parts: tensors.Matrix) -> Matrix:
-        joined = self._joined(parts)
-        matrix: Matrix = FloatMatrix(joined, self.few)
+        matrix: Matrix
         if self.precision is Precision.FP8:
-            values, scales = quantised(joined)
-            matrix = Fp8Matrix(values, scales.t().contiguous(), self.few)
+            matrix = self._quantised(parts)
+        else:
+            matrix = FloatMatrix(self._joined(parts), self.few)
         return matrix if self.fixed_rows is None else FixedRows(matrix, self.fixed_rows)
 
     def _joined(self, parts: Sequence[tensors.Matrix]) -> Tensor:
         """Matrices one below the other, in one tensor on the device."""
-        rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
-        joined = torch.empty(rows, columns, dtype=self.dtype, device=self.device)
-        begin = 0
-        for part in parts:
-            end = begin + part.shape[0]
-            joined[begin:end] = self._brought(part)
-            begin = end
+        joined = torch.empty(_shape(parts), dtype=self.dtype, device=self.device)
+
+        def place_from(first: int) -> Place:
+            def place(begin: int, end: int, rows: Tensor) -> None:
+                joined[first + begin : first + end] = rows
+
+            return place
+
+        self._add(parts, place_from)
         return joined
 
-    def _brought(self, matrix: tensors.Matrix) -> Tensor:
-        """A matrix on the device, in the numbers it is stored in."""
-        if matrix.scales is not None:
-            return torch.from_numpy(matrix.floats()).to(self.device)
-        kind = matrix.tensor.kind
-        bits: NDArray[Any] = matrix.tensor.stored[:].view(_BITS[kind])
-        return torch.from_numpy(bits).to(self.device).view(_TYPES[kind])
+    def _quantised(self, parts: Sequence[tensors.Matrix]) -> Fp8Matrix:
+        """The same in FP8."""
+        rows, columns = _shape(parts)
+        joined = torch.empty(rows, columns, dtype=torch.float8_e4m3fn, device=self.device)
+        scales = torch.empty(1, rows, dtype=torch.float32, device=self.device)
+
+        def place_from(first: int) -> Place:
+            def place(begin: int, end: int, rows: Tensor) -> None:
+                here = slice(first + begin, first + end)
+                # As the matrix is in bf16: what is stored in float32 is rounded to that first.
+                joined[here], scales.t()[here] = quantised(rows.to(self.dtype))
+
+            return place
+
+        self._add(parts, place_from)
+        return Fp8Matrix(joined, scales, self.few)
+
+    def _add(self, parts: Sequence[tensors.Matrix], place_from: Callable[[int], Place]) -> None:
+        first = 0
+        for part in parts:
+            self.filling.add(part, place_from(first))
+            first += part.shape[0]
 
     def _score(self, head: Head) -> Tensor | None:
         if not isinstance(head, ScoreHead):
@@ -200,3 +213,8 @@ class Loading:
 
     def _norm(self, values: tensors.Floats) -> Tensor:
         return torch.from_numpy(values).to(self.device, self.dtype)
+
+
+def _shape(parts: Sequence[tensors.Matrix]) -> tuple[int, int]:
+    """Of matrices one below the other."""
+    return sum(part.shape[0] for part in parts), parts[0].shape[1]
