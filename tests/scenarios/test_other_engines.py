@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,16 @@ from tests.fakes.revealing_engine import UNLUCKY, vector_of
 from tests.service import Service, started
 from tests.stand_ins import gguf_file
 from tests.stand_ins.openai import VLLM
+from tests.stand_ins.rerankers import (
+    INSTRUCTION,
+    GatewayReranker,
+    LlamaReranker,
+    SGLangReranker,
+    VLLMReranker,
+    causal_model,
+    logit_of,
+    sigmoid,
+)
 from tests.stand_ins.server import StandIn, model
 from tests.stand_ins.sglang import SGLang
 from tests.stand_ins.tei import TEI
@@ -140,6 +152,81 @@ async def test_a_gateway_serves_from_engines_of_three_kinds_while_one_dies(tmp_p
         await engines[1].die()
         await asyncio.gather(*asking)
         assert all(len(engine.bodies) > 2 for engine in engines), "all three had work"
+
+
+def rerank(running: Service, body: dict[str, Any]) -> tuple[int, Any]:
+    return running.post("/v1/rerank", {"model": "small", **body})
+
+
+def scores_of(answer: dict[str, Any]) -> list[float]:
+    found = {each["index"]: each["relevance_score"] for each in answer["results"]}
+    return [found[place] for place in range(len(found))]
+
+
+async def test_a_gateway_reranks_by_engines_of_four_kinds_while_they_fail(tmp_path: Path) -> None:
+    """Every pair has its own score whoever computed it: one engine dies, one sheds load, one begins
+    to cut pairs. An instruction that one of them does not take is computed by the others, and the
+    contract of a reranker holds.
+    """
+    small = causal_model(tmp_path)
+    common: dict[str, Any] = {"directory": small.directory.parent}
+    engines = [
+        VLLMReranker(**common),
+        SGLangReranker(**common),
+        LlamaReranker(**common),
+        GatewayReranker(**common),
+    ]
+    vllm, sglang, llama, _ = engines
+    for engine in engines:
+        engine.unlucky = False
+    words = ["river", "capital", "mountain", "sea", "sky", "answer", "passage", "query"]
+
+    def right(query: str, documents: list[str], instruction: str = INSTRUCTION) -> list[float]:
+        pairs = [vllm.pair(query, document, instruction) for document in documents]
+        return [sigmoid(logit_of(pair)) for pair in pairs]
+
+    async with contextlib.AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(engine.running()) for engine in engines]
+        command = ["gateway", "--model", str(small.directory)]
+        running = await stack.enter_async_context(service(tmp_path / "log", urls, command))
+        await until(lambda fleet: [each["state"] for each in fleet] == ["ready"] * 4, running)
+
+        async def client(number: int) -> None:
+            for turn in range(12):
+                query = f"the {words[number]} and the {words[turn % 8]}"
+                documents = [f"the {word} flows from {words[number]} {turn}" for word in words]
+                expected = right(query, documents)
+                body = {"query": query, "documents": documents}
+                status, answer = await asyncio.to_thread(rerank, running, body)
+                assert status == 200, answer
+                np.testing.assert_allclose(scores_of(answer), expected, atol=1e-5)
+
+        asking = [asyncio.create_task(client(number)) for number in range(8)]
+        await asyncio.sleep(0.3)
+        await vllm.die()
+        sglang.busy = 3
+        llama.nonsense = "cut"
+        await asyncio.gather(*asking)
+        assert all(len(engine.bodies) > 2 for engine in engines), "all four had work"
+
+        llama.nonsense = ""
+        told = "Find what is near"
+        body = {"query": "the sky", "documents": words, "instruction": told}
+        for _ in range(4):
+            status, answer = await asyncio.to_thread(rerank, running, body)
+            assert status == 200, answer
+            np.testing.assert_allclose(scores_of(answer), right("the sky", words, told), atol=1e-5)
+        report = await asyncio.to_thread(conformance, running)
+        assert not report, report
+
+
+def conformance(running: Service) -> str:
+    """What of the contract of a reranker does not hold."""
+    command = [sys.executable, "-m", "embedfleet", "conformance", running.base_url]
+    done = subprocess.run(
+        [*command, "--model", "small"], capture_output=True, text=True, timeout=300, check=False
+    )
+    return done.stdout + done.stderr if done.returncode else ""
 
 
 async def test_llama_cpp_is_started_as_a_local_replica(tmp_path: Path) -> None:

@@ -79,9 +79,7 @@ def classifier_model(directory: Path, kind: encoder_tokenizers.Kind) -> ModelDes
 
 
 def logit_of(ids: Sequence[int]) -> float:
-    """The one right logit of a pair, between -6 and 6; NaN for one with an unlucky token."""
-    if UNLUCKY in ids:
-        return math.nan
+    """The one right logit of a pair, between -6 and 6."""
     raw = np.asarray(ids, "<i4").tobytes()
     number = int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
     return 12 * number / 2**64 - 6
@@ -120,9 +118,9 @@ def used(engine: StandIn, rows: list[list[int]]) -> dict[str, int]:
     return {"prompt_tokens": count, "total_tokens": count}
 
 
-def jina_results(engine: StandIn, rows: list[list[int]], score: Callable[[float], float]) -> Any:
+def jina_results(engine: Any, rows: list[list[int]], score: Callable[[float], float]) -> Any:
     """Best first, as all of them answer."""
-    found = spoiled(engine, [score(logit_of(row)) for row in rows])
+    found = spoiled(engine, [score(engine.logit(row)) for row in rows])
     if engine.nonsense != "reversed":
         found.sort(key=lambda one: (math.isnan(one[1]), -one[1] if one[1] == one[1] else 0))
     return [{"index": index, "relevance_score": number(value)} for index, value in found]
@@ -132,6 +130,14 @@ class Pairs:
     """What an engine makes of a query and a document."""
 
     templated: bool = True
+    unlucky: bool = True
+    """Whether it has NaN for pairs with a certain token."""
+
+    def unable(self, rows: Sequence[Sequence[int]]) -> bool:
+        return self.unlucky and any(UNLUCKY in row for row in rows)
+
+    def logit(self, ids: Sequence[int]) -> float:
+        return math.nan if self.unable([ids]) else logit_of(ids)
 
     def pair(self, query: str, document: str, instruction: str = INSTRUCTION) -> list[int]:
         assert isinstance(self, StandIn)
@@ -172,7 +178,7 @@ class VLLMReranker(VLLM, Pairs):
             return refused
         score = self.activation(body)
         data = []
-        for index, value in spoiled(self, [score(logit_of(row)) for row in rows]):
+        for index, value in spoiled(self, [score(self.logit(row)) for row in rows]):
             if math.isnan(value):
                 return self.error(500, "Out of range float values are not JSON compliant")
             probabilities = [value]
@@ -189,7 +195,7 @@ class VLLMReranker(VLLM, Pairs):
         if stopped := await self.wait():
             return stopped
         rows = [self.pair(body["query"], document) for document in body["documents"]]
-        if any(UNLUCKY in row for row in rows):
+        if self.unable(rows):
             return self.error(500, "Out of range float values are not JSON compliant")
         if refused := self.refuses({"model": body["model"], "input": rows}, rows):
             return refused
@@ -222,7 +228,7 @@ class SGLangReranker(SGLang, Pairs):
         if body["query"] != [] or not all(isinstance(one, list) for one in body["items"]):
             return self.refusal("Invalid combination of query/items types for score_request.")
         rows = body["items"]
-        logits = [value for _, value in spoiled(self, [logit_of(row) for row in rows])]
+        logits = [value for _, value in spoiled(self, [self.logit(row) for row in rows])]
         scores: list[list[float | None]] = [[number(value)] for value in logits]
         if not self.embedding:
             if body.get("label_token_ids") != [YES, NO] or not body["apply_softmax"]:
@@ -278,8 +284,10 @@ class GatewayReranker(Gateway, Pairs):
             return stopped
         instruction = body.get("instruction") or INSTRUCTION
         rows = [self.pair(body["query"], text, instruction) for text in body["documents"]]
-        if refused := self.refuses(body, rows):
-            return refused
+        if body.get("model") != self.name:
+            return self.error(404, f"the model `{body.get('model')}` does not exist here")
+        if self.unable(rows):
+            return self.error(500, "no finite vector")
         results = jina_results(self, rows, float if body.get("raw_scores") else sigmoid)
         return answer({"model": self.name, "results": results, "usage": used(self, rows)})
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from embedfleet.fleet.balancing import POLICIES, Load
 from embedfleet.fleet.balancing.least_work import LeastWork
-from embedfleet.scheduling.delivery.decisions import ABANDONED_S, SHUT_S, Event, Step
+from embedfleet.scheduling.delivery.decisions import ABANDONED_S, SHUT_S, Event, Step, error_of
 from embedfleet.scheduling.delivery.dispatch import Call, Dispatcher
 from embedfleet.scheduling.texts import Text
-from embedfleet.vocabulary import Lane, ReplicaError
+from embedfleet.vocabulary import CallerError, Lane, ReplicaError
 
 
 class Numbered(Text):
@@ -332,6 +332,30 @@ def test_an_unfit_vector_is_final_where_there_is_no_second_replica() -> None:
     made = dispatcher(load("a"), texts=[10])
     (call,) = made.assign(0.0)
     assert made.fail(call, 0, Event.INVALID, 0.0)[1] is Step.FAIL
+
+
+def test_a_text_that_one_replica_can_not_be_given_goes_to_each_other_one() -> None:
+    """They may be of another kind; none of these tries counts as an attempt."""
+    made = dispatcher(load("a"), load("b"), load("c"), texts=[10], attempts=1)
+    steps = []
+    for _ in range(3):
+        (call,) = made.assign(0.0)
+        text, step = made.fail(call, 0, Event.UNSENDABLE, 0.0)
+        steps.append(step)
+    assert steps == [Step.REQUEUE, Step.REQUEUE, Step.FAIL]
+    assert text.invalid == {"a", "b", "c"}
+    assert isinstance(error_of(text, Event.UNSENDABLE, "texts only", 0.0), CallerError)
+
+
+def test_a_replica_that_says_again_that_it_can_not_be_given_a_text_ends_it() -> None:
+    """While the others are out of traffic nobody is asked without end."""
+    made = dispatcher(load("a"), texts=[10], attempts=2)
+    made.members = frozenset({"a", "b"})
+    steps = []
+    for _ in range(3):
+        (call,) = made.assign(0.0)
+        steps.append(made.fail(call, 0, Event.UNSENDABLE, 0.0)[1])
+    assert steps == [Step.REQUEUE, Step.REQUEUE, Step.FAIL]
 
 
 def test_a_deadline_that_was_extended_meanwhile_is_no_fault_of_the_replica() -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from embedfleet.fleet.fleet import Member
 from embedfleet.scheduling.texts import Text
 from embedfleet.vocabulary import (
+    CallerError,
     DeadlineError,
     DrainingError,
     EmbedfleetError,
@@ -73,6 +74,8 @@ class Event(Enum):
     """The replica answered, but wrongly, or not this text."""
     INVALID = "invalid"
     """It says that the text has no vector, or gave one that is none."""
+    UNSENDABLE = "unsendable"
+    """It can't be given the text: other replicas of the pool may be of another kind."""
     EXPIRED = "expired"
     """It says that the deadline passed."""
     REFUSED = "refused"
@@ -117,6 +120,7 @@ def next_step(
     if event not in UNTRIED:
         tried_out = text.attempts >= attempts
         unanswerable = event is Event.INVALID and (len(text.invalid) > 1 or not elsewhere)
+        unanswerable = unanswerable or (event is Event.UNSENDABLE and not elsewhere)
         if tried_out or unanswerable or (event is Event.FAILED and not affordable):
             return Step.FAIL
     return Step.ISOLATE if text.crashes >= CRASHES_TO_ISOLATE else Step.REQUEUE
@@ -135,6 +139,8 @@ def error_of(text: Text, event: Event, words: str, now: float) -> EmbedfleetErro
     """The error for a text that failed finally."""
     if event is Event.INVALID:
         return VectorError(words)
+    if event is Event.UNSENDABLE:
+        return CallerError(words)
     if now >= text.deadline:
         return DeadlineError(f"the deadline passed before the text was computed; last: {words}")
     return ReplicaError(f"{counted(text.attempts, 'replica')} failed this text; last: {words}")

@@ -393,12 +393,14 @@ class Dispatcher:
         """Note the end of a lease in the text's record, decide, and queue a text that goes on."""
         together = call.isolated and call.asked > 1  # then it is not this text's failure
         excused = event in UNTRIED or (event is Event.EXPIRED and text.extended)
+        # Each replica may say once that it takes no such text; what is asked again is tried again.
+        told_first = event is Event.UNSENDABLE and call.replica not in text.invalid
         text.extended = False
         if not excused:
-            text.attempts += not (together and event is Event.LOST)
+            text.attempts += not ((together and event is Event.LOST) or told_first)
             text.failed |= {call.replica}
         text.crashes += event is Event.LOST
-        if event is Event.INVALID:
+        if event in {Event.INVALID, Event.UNSENDABLE}:
             text.invalid |= {call.replica}
         if not text.open:
             return Step.WAIT

@@ -30,7 +30,6 @@ from embedfleet.scheduling.texts import Caller, Lease, Text
 from embedfleet.transport import frames
 from embedfleet.transport.untrusted import shown
 from embedfleet.vocabulary import (
-    CallerError,
     DrainingError,
     EmbedfleetError,
     Lane,
@@ -48,11 +47,12 @@ USABLE = {ReplicaState.READY, ReplicaState.SUSPECT}
 TICK_S = 0.1
 """How often the pool looks for late calls, and tries again what waits for a warming replica."""
 
-TEXT_EVENTS = {"invalid_vector": Event.INVALID, "deadline_exceeded": Event.EXPIRED}
+TEXT_EVENTS = {
+    "invalid_vector": Event.INVALID,
+    "ids_not_text": Event.UNSENDABLE,
+    "deadline_exceeded": Event.EXPIRED,
+}
 """What a replica may say of a single text. Any other failure is the replica's own."""
-
-NO_TEXT = "ids_not_text"
-"""A failure that is the caller's: token ids which no engine of the pool can be given."""
 
 
 class Observer(Protocol):
@@ -403,11 +403,6 @@ class Pool:
     def _take_failure(self, flight: InFlight, failure: frames.Failure, now: float) -> str:
         """What the replica says of itself by it: nothing if it is the text's own failure."""
         words = shown(failure.message)
-        if failure.code == NO_TEXT:
-            text = self._dispatcher.settle(flight.call, failure.id)
-            if text is not None and not text.withdrawn:
-                self._tell(text, CallerError(words))
-            return ""
         event = TEXT_EVENTS.get(failure.code, Event.FAILED)
         self._fail(flight, failure.id, event, words, now)
         return words or "it failed a text" if event is Event.FAILED else ""

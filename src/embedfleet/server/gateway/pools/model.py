@@ -25,6 +25,7 @@ from embedfleet.fleet.health import Expected
 from embedfleet.fleet.replica_client import ReplicaClient, embed
 from embedfleet.models.description import ModelDescription, describe
 from embedfleet.models.encoding.encoder import Encoder
+from embedfleet.models.encoding.prompts import prompt_for
 from embedfleet.models.files import SHARED_FILES
 from embedfleet.models.fingerprint import fingerprint_tokenizer
 from embedfleet.models.golden import vectors as golden_vectors
@@ -34,11 +35,13 @@ from embedfleet.server.gateway.pools.scratch import Scratch
 from embedfleet.transport.description import ReplicaDescription
 from embedfleet.transport.untrusted import shown
 from embedfleet.vocabulary import (
+    Encoding,
     ModelError,
     ModelIdentity,
     Precision,
     ReplicaError,
     Task,
+    Truncation,
     UnfitReplicaError,
 )
 
@@ -46,6 +49,9 @@ log = logging.getLogger(__name__)
 
 PROBE = np.array([1, 2, 3], np.int32)
 """Token ids in every vocabulary, for pools without golden vectors."""
+
+PROBE_TEXT = "the sea"
+"""Query and document of the pair that a reranker computes in their place."""
 
 GOLDEN_FILE = "golden.safetensors"
 """The file name of golden vectors beside a model's weights."""
@@ -90,6 +96,8 @@ class ModelContact:
         self._claimed: dict[str, Precision] = {}
         """The precision that each replica reports."""
         self._golden: GoldenVectors | None = None
+        self._probe = PROBE
+        """What is computed where there are no golden vectors."""
         self._introduced = introduced
         self._refused = refused
         self._trust = trust
@@ -132,6 +140,8 @@ class ModelContact:
                     # counts.
                     identity = replace(identity, revision=description.revision)
                 self._golden = self._find_golden(identity.revision, model)
+                if self._golden is None and identity.task is Task.RERANK:
+                    self._probe = await asyncio.to_thread(_pair, model)
                 self._identity = identity
             return Expected(self._identity, self._precision or description.precision)
 
@@ -149,7 +159,7 @@ class ModelContact:
         width = self._identity.width
         precision = self._precision or self._claimed.get(url, Precision.F32)
         if self._golden is None:
-            vectors = await embed(self._client, url, [PROBE], width)
+            vectors = await embed(self._client, url, [self._probe], width)
             wrong = "" if of_unit_length(vectors).all() else "its vectors are not of unit length"
         else:
             vectors = await embed(self._client, url, self._golden.encodings, width)
@@ -172,7 +182,7 @@ class ModelContact:
         if self._identity is None:
             raise ReplicaError("the model is not known yet")
         golden = self._golden
-        text = PROBE if golden is None else min(golden.encodings, key=len)
+        text = self._probe if golden is None else min(golden.encodings, key=len)
         vectors = await embed(self._client, url, [text], self._identity.width, bulk=False)
         if not of_unit_length(vectors).all():
             raise ReplicaError("its vectors are not of unit length")
@@ -262,3 +272,14 @@ def _digest(directory: Path) -> bytes:
             digest.update(b"%b %d " % (name.encode(), len(content)))
             digest.update(content)
     return digest.digest()
+
+
+def _pair(model: ModelDescription) -> Encoding:
+    """A short pair of a reranker's: third-party engines take no other ids. Raises ModelError."""
+    encoder = Encoder(model)
+    try:
+        prompt = prompt_for(model.identity, None, None, PROBE_TEXT)
+        (found,) = encoder.encode([PROBE_TEXT], prompt=prompt, truncate=Truncation.END)
+        return found.ids
+    finally:
+        encoder.close()
