@@ -20,10 +20,19 @@ from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.dtypes import asked_of_service
 from embedfleet.bulk.duplicates import Duplicates, duplicates_in
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.fragments import HASH_BYTES, NO_HASH, Fragment, Limits, cut, hash_of, without
+from embedfleet.bulk.fragments import (
+    HASH_BYTES,
+    NO_HASH,
+    Fault,
+    Fragment,
+    Limits,
+    cut,
+    hash_of,
+    without,
+)
 from embedfleet.bulk.journal import FragmentLog, Journal
 from embedfleet.bulk.ledger import Form, Output, Planned, Record, RowError, Run, Space, Work
-from embedfleet.bulk.reading import Columns, rows_of
+from embedfleet.bulk.reading import NO_TEXT, Columns, rows_of
 from embedfleet.bulk.sources import Source, found
 from embedfleet.bulk.writing import ColumnTypes, Names, Types, files_of, refuse_name, vectors_in
 from embedfleet.client import AsyncClient, EmbedOptions
@@ -101,6 +110,7 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
     """Scan the input once, keeping only hashes in memory. Raises BulkError."""
     planned: list[Planned] = []
     rows = faults = text_bytes = 0
+    fault: Fault | None = None
     sample: list[str] = []
     kinds = ColumnTypes()
     scratch.parent.mkdir(parents=True, exist_ok=True)
@@ -114,16 +124,20 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
                 planned.append(Planned(fragment.name, fragment.digest, len(fragment.rows)))
                 rows += len(fragment.rows)
                 faults += len(fragment.rows.faults)
+                fault = fault or next(iter(fragment.rows.faults.values()), None)
                 texts = [each for each in fragment.rows.texts if each is not None]
                 file.writelines(key for key in fragment.hashes if key != NO_HASH)
                 text_bytes += sum(map(len, texts))
                 if len(sample) < 1000:
                     sample += texts[:: max(1, len(texts) // 100)]
-        if rows and faults == rows:
-            raise BulkError(
-                f"no row has a text: is `{job.columns.text}` the column or field that holds it? "
-                "--text names another"
-            )
+        if fault is not None and faults == rows:
+            told = f"no row can be computed; of the first: {fault.message}"
+            if fault == NO_TEXT:
+                told = (
+                    f"no row has a text: is `{job.columns.text}` the column or field that holds "
+                    "it? --text names another"
+                )
+            raise BulkError(told)
         types = kinds.types()
         planned = [replace(each, digest=ledger.digest_of(each.digest, types)) for each in planned]
         return Survey(planned, duplicates_in(scratch), rows, faults, text_bytes, sample, types)

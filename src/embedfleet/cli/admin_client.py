@@ -80,7 +80,7 @@ def ask(
             return Answer(json.load(answer), answer.headers)
     except urllib.error.HTTPError as error:
         raise SetupError(f"{url}: {_refusal(error)}") from error
-    except (OSError, ValueError, HTTPException) as error:
+    except (OSError, ValueError, OverflowError, HTTPException) as error:
         raise SetupError(
             f"no gateway answers at {url}: {_trouble(error)}; --admin says where it is"
         ) from error

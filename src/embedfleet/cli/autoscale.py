@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from embedfleet.cli.admin_client import Admin, KeyFile, ask, reached
-from embedfleet.cli.flags import ConfigFile
+from embedfleet.cli.flags import ConfigFile, number
 from embedfleet.cli.printing import AsJson, show, show_json
 from embedfleet.runtime.text_files import reason
 from embedfleet.vocabulary import SetupError
@@ -119,11 +119,17 @@ def record(
     key_file: KeyFile = None,
     config: ConfigFile = None,
     hours: Annotated[
-        float, typer.Option(min=0, help="How long; 0 keeps what the gateway remembers, an hour.")
+        float,
+        typer.Option(
+            parser=number(0, 1e6), help="How long; 0 keeps what the gateway remembers, an hour."
+        ),
     ] = 24.0,
-    most_mb: Annotated[float, typer.Option(min=0.01, metavar="MB", help="Largest file.")] = 64.0,
+    most_mb: Annotated[
+        float, typer.Option(parser=number(0.01, 1e6), metavar="MB", help="Largest file.")
+    ] = 64.0,
     every: Annotated[
-        float, typer.Option(min=1, max=600, metavar="S", help="Seconds between two observations.")
+        float,
+        typer.Option(parser=number(1, 600), metavar="S", help="Seconds between two observations."),
     ] = 60.0,
 ) -> None:
     """Keep what the autoscaler sees and orders, for `simulate --recorded`.

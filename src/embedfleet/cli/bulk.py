@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Coroutine, Iterator
+from collections.abc import Collection, Coroutine, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -13,9 +13,10 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from embedfleet.cli.flags import number
 from embedfleet.cli.printing import AsJson, complain, show, show_json, table
 from embedfleet.runtime.text_files import read_key
-from embedfleet.vocabulary import SetupError
+from embedfleet.vocabulary import Lane, SetupError, counted
 
 Result = TypeVar("Result")
 
@@ -74,9 +75,14 @@ InputFormat = Annotated[
     str | None,
     typer.Option(metavar="FORMAT", help="What files hold whose names do not say it."),
 ]
-Lane = Annotated[str, typer.Option(metavar="LANE", help="Lane of the requests.")]
+LaneName = Annotated[
+    str, typer.Option("--lane", metavar="interactive|bulk", help="Lane of the requests.")
+]
 RetryTimeout = Annotated[
-    float, typer.Option(min=0, metavar="S", help="Seconds for which a failed request is retried.")
+    float,
+    typer.Option(
+        parser=number(0), metavar="S", help="Seconds for which a failed request is retried."
+    ),
 ]
 
 
@@ -87,7 +93,9 @@ Paths = Annotated[
 Format = Annotated[
     str, typer.Option("--format", metavar="npy|jsonl|parquet", help="Form of the output.")
 ]
-Dimensions = Annotated[int | None, typer.Option(min=1, metavar="N", help="Of vectors.")]
+Dimensions = Annotated[
+    int | None, typer.Option(min=1, max=1 << 20, metavar="N", help="Of vectors.")
+]
 Dtype = Annotated[
     str,
     typer.Option(
@@ -133,7 +141,7 @@ def run(
     input_format: InputFormat = None,
     update: Update = False,
     retry_errors: RetryErrors = False,
-    lane: Lane = "bulk",
+    lane: LaneName = "bulk",
     retry_timeout: RetryTimeout = 600.0,
     scratch: Scratch = None,
     as_json: AsJson = False,
@@ -151,6 +159,7 @@ def run(
     from embedfleet.client import EmbedOptions  # noqa: PLC0415
 
     *inputs, out = _several(paths)
+    _one_of("--lane", lane, tuple(Lane))
     options = EmbedOptions(dimensions, input_type, instruction, truncate)
     chosen = {
         "inputs": inputs, "format": format_, "dtype": dtype, "vector": vector_column,
@@ -206,7 +215,8 @@ def verify(
         for each in wrong:
             typer.echo(f"{each.fragment}: {each.complaint} (cosine {each.least_cosine:.3f})")
         typer.echo(
-            f"{len(findings)} fragments, {len(wrong)} wrong; {checked} vectors computed again"
+            f"{counted(len(findings), 'fragment')}, {len(wrong):,} wrong; "
+            f"{counted(checked, 'vector')} computed again"
         )
     if wrong:
         raise typer.Exit(1)
@@ -225,7 +235,9 @@ def plan(
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of one replica.")] = 1,
-    cost_per_hour: Annotated[float, typer.Option(min=0, help="Price of a GPU hour.")] = 0.0,
+    cost_per_hour: Annotated[
+        float, typer.Option(parser=number(0), metavar="P", help="Price of a GPU hour.")
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Tell texts, tokens, time and cost before anything is computed.
@@ -236,8 +248,12 @@ def plan(
     The profile is that of `embedfleet plan`.
     """
     from embedfleet.bulk.estimating import estimate  # noqa: PLC0415
+    from embedfleet.bulk.sources import FORMATS  # noqa: PLC0415
     from embedfleet.simulator import profiles  # noqa: PLC0415
 
+    _one_of("--input-format", input_format, sorted(set(FORMATS.values())))
+    if url is not None:
+        _address(url)
     profile = profiles.Profile() if replica_profile is None else profiles.read(replica_profile)
     found = _waited(
         estimate(
@@ -259,7 +275,7 @@ def plan(
     rows.add_row("rows", f"{found.rows:,} ({found.faults:,} without a text)")
     rows.add_row("distinct texts", f"{found.distinct:,}")
     rows.add_row("tokens", f"{found.tokens:,} ({'counted' if found.counted else 'estimated'})")
-    rows.add_row("time", f"{found.seconds:,.0f} s at {replicas} replicas")
+    rows.add_row("time", f"{found.seconds:,.0f} s with {counted(replicas, 'replica')}")
     if cost_per_hour:
         rows.add_row("cost", f"{cost:,.2f}")
     show(rows)
@@ -269,8 +285,10 @@ def _job(chosen: dict[str, Any], text: str, id_: str | None, carry: str | None) 
     from embedfleet.bulk import dtypes, writing  # noqa: PLC0415
     from embedfleet.bulk.reading import Columns  # noqa: PLC0415
     from embedfleet.bulk.running import Job  # noqa: PLC0415
+    from embedfleet.bulk.sources import FORMATS  # noqa: PLC0415
 
     _one_of("--format", chosen["format"], writing.FORMATS)
+    _one_of("--input-format", chosen["input_format"], sorted(set(FORMATS.values())))
     _one_of("--dtype", chosen["dtype"], tuple(dtypes.DTYPES))
     return Job(columns=Columns(text, id_, _carried(carry, chosen["format"])), **chosen)
 
@@ -320,18 +338,18 @@ def _run(
 
 
 def _waited(work: Coroutine[Any, Any, Result], kept: str = "") -> Result:
-    """What a coroutine gives; a service that fails ends the command with exit code 1, and with a
-    line on what was `kept` until then.
+    """What a coroutine gives; a service that fails ends the command with exit code 1. Where another
+    try may succeed, a line tells what was `kept` until then.
     """
     import uvloop  # noqa: PLC0415
 
-    from embedfleet.client import ClientError  # noqa: PLC0415
+    from embedfleet.client import ClientError, RefusedError  # noqa: PLC0415
 
     try:
         return uvloop.run(work)
     except ClientError as error:
         complain(str(error))
-        if kept:
+        if kept and not isinstance(error, RefusedError):
             typer.echo(kept, err=True)
         raise typer.Exit(1) from error
 
@@ -347,6 +365,7 @@ def _service(
             "for this run"
         )
     if url is not None:
+        _address(url)
         if replicas is not None:
             raise SetupError(
                 "--replicas applies only with --model: a service at --url has its own replicas"
@@ -363,6 +382,16 @@ def _key(file: Path | None) -> str | None:
     return None if file is None else read_key(file, "the key file")
 
 
+def _address(url: str) -> None:
+    """Raises SetupError for what is no address of a service."""
+    from embedfleet.client.wire import base_of  # noqa: PLC0415
+
+    try:
+        base_of(url)
+    except ValueError as error:
+        raise SetupError(f"--url: {error}") from error
+
+
 def _carried(carry: str | None, format_: str) -> tuple[str, ...] | None:
     if carry is None:
         return () if format_ == "npy" else None
@@ -371,6 +400,6 @@ def _carried(carry: str | None, format_: str) -> tuple[str, ...] | None:
     return tuple(filter(None, carry.split(",")))
 
 
-def _one_of(flag: str, value: str, possible: tuple[str, ...]) -> None:
-    if value not in possible:
+def _one_of(flag: str, value: str | None, possible: Collection[str]) -> None:
+    if value is not None and value not in possible:
         raise SetupError(f"{flag} is {value}; it takes {', '.join(possible)}")

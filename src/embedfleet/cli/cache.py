@@ -152,7 +152,7 @@ def described(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", ", ".join(f"{redis[name]:,} {name}" for name in lost)
     yield (
         "in flight",
-        f"{counted(found['in_flight'], 'text')}; {found['shared']:,} did not run twice",
+        f"{counted(found['in_flight'], 'text')}; {found['shared']:,} shared a computation",
     )
 
 

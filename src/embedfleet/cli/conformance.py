@@ -13,7 +13,8 @@ import orjson
 import typer
 from rich.console import Console
 
-from embedfleet.runtime.text_files import read_key
+from embedfleet.cli.flags import number
+from embedfleet.runtime.text_files import expect_writable, read_key
 from embedfleet.vocabulary import SettingError
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ Only = Annotated[
     str, typer.Option("--only", metavar="WORDS", help="Checks whose name has these words.")
 ]
 Timeout = Annotated[
-    float, typer.Option("--timeout", metavar="S", min=0.1, help="Seconds for each request.")
+    float,
+    typer.Option(
+        "--timeout", metavar="S", parser=number(0.1, 86_400), help="Seconds for each request."
+    ),
 ]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON.")
@@ -85,6 +89,8 @@ def conformance(
         worth_a_line,
     )
 
+    if json is not None:
+        expect_writable(json, "--json:")
     console = Console(soft_wrap=True, highlight=False)
     asked = Asked(url, _key(key_file), model, max_tokens, extensions, only, timeout_s)
 
@@ -93,6 +99,8 @@ def conformance(
             console.print(line(result))
 
     found, results = asyncio.run(asked.answered(tell))
+    if not results:
+        raise SettingError(f'no check has "{only}" in its name')
     console.print(summary(results))
     if json is not None:
         told = as_json(results, url=url, model=found, version=version("embedfleet"))

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from embedfleet.cli.flags import number
 from embedfleet.deploying import fitting, manifests
 from embedfleet.deploying.case import BUILT_IN, Case, Engine, Mode
 from embedfleet.vocabulary import SettingError
@@ -41,7 +42,12 @@ def kubernetes(
     max_replicas: Annotated[int, typer.Option(help="Most engines.")] = 8,
     mode: Annotated[Mode, typer.Option("--scaling", help="Who sets their number.")] = Mode.KEDA,
     tolerance: Annotated[
-        float, typer.Option(help="Of the cluster's HPA: 0.1 before Kubernetes 1.35.")
+        float,
+        typer.Option(
+            parser=number(0, 1),
+            metavar="X",
+            help="Of the cluster's HPA: 0.1 before Kubernetes 1.35.",
+        ),
     ] = 0.0,
     namespace: Annotated[str, typer.Option(help="Of everything.")] = "embedfleet",
     served_name: Annotated[str, typer.Option(help="Name that clients ask for.")] = "",

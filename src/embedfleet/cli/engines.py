@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from embedfleet.cli.flags import number
 from embedfleet.cli.printing import AsJson, show, show_json, table
 from embedfleet.fleet.providers.engine_commands import (
     ENGINES,
@@ -49,7 +50,10 @@ def engines(
     ] = None,
     gpus: Annotated[int, typer.Option("--gpus", help="GPUs of one replica.", min=0)] = 1,
     memory_share: Annotated[
-        float, typer.Option("--memory-share", help="Share of GPU memory.", min=0.05, max=0.98)
+        float,
+        typer.Option(
+            "--memory-share", metavar="X", help="Share of GPU memory.", parser=number(0.05, 0.98)
+        ),
     ] = DEFAULTS.memory_share,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", help="Longest text, in tokens.", min=2)

@@ -5,7 +5,9 @@ Chooses which settings have a flag of their own; values are validated by the set
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,6 +86,21 @@ FileOnly = Annotated[
         "file holds them all, starts its replicas so.",
     ),
 ]
+
+
+def number(least: float = -math.inf, most: float = math.inf) -> Callable[[str], float]:
+    """A parser of a flag's number between two bounds. Typer's own takes NaN and infinity."""
+
+    def parsed(typed: str) -> float:
+        value = float(typed) if isinstance(typed, str) else typed  # a default is a number already
+        if math.isfinite(value) and least <= value <= most:
+            return value
+        bounds = [f"at least {least:g}"] * math.isfinite(least)
+        bounds += [f"at most {most:g}"] * math.isfinite(most)
+        raise typer.BadParameter(f"{typed} is no number of {' and '.join(bounds) or 'any size'}")
+
+    parsed.__name__ = "number"  # what help shows as the type
+    return parsed
 
 
 def read(config: Path | None) -> str | None:

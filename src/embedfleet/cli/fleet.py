@@ -22,7 +22,11 @@ fleet = typer.Typer(
 )
 
 Replica = Annotated[
-    str, typer.Argument(metavar="REPLICA", help="Its name, as `embedfleet status` shows it.")
+    str,
+    typer.Argument(
+        metavar="REPLICA",
+        help="Its name as `embedfleet status` shows it, or POOL/NAME as the log has it.",
+    ),
 ]
 PoolName = Annotated[
     str | None,

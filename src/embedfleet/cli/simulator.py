@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from embedfleet.cli.flags import number
+from embedfleet.cli.flags import read as read_settings
 from embedfleet.cli.printing import AsJson, show_json
 from embedfleet.runtime.settings import AutoscalingSettings, load
 
@@ -49,16 +51,20 @@ RecordedFile = Annotated[
     ),
 ]
 Speed = Annotated[
-    float, typer.Option(min=0.01, metavar="X", help="Replicas compute X times as fast.")
+    float, typer.Option(parser=number(0.01), metavar="X", help="Replicas compute X times as fast.")
 ]
 Price = Annotated[
-    float | None, typer.Option(min=0, metavar="P", help="Price of a replica for an hour.")
+    float | None,
+    typer.Option(parser=number(0), metavar="P", help="Price of a replica for an hour."),
 ]
 Copies = Annotated[int, typer.Option(min=1, help="How often each text arrives.")]
 ColdStart = Annotated[
-    float | None, typer.Option(min=0, metavar="S", help="Seconds that a replica takes to start.")
+    float | None,
+    typer.Option(parser=number(0), metavar="S", help="Seconds that a replica takes to start."),
 ]
-Slo = Annotated[float | None, typer.Option(metavar="MS", help="Latency promised, in ms.")]
+Slo = Annotated[
+    float | None, typer.Option(parser=number(0), metavar="MS", help="Latency promised, in ms.")
+]
 Seeds = Annotated[int, typer.Option(min=1, help="Runs of each policy.")]
 Fewest = Annotated[int | None, typer.Option(metavar="N", help="Fewest replicas.")]
 Most = Annotated[
@@ -150,22 +156,33 @@ def _settings(
     flags = {"min_replicas": least, "max_replicas": most, "standby": standby, "slo_s": slo_s}
     given = {name: value for name, value in flags.items() if value is not None}
     told = {f"autoscaling.{name}": value for name, value in (usual | given).items()}
-    text = None if config is None else config.read_text(encoding="utf-8")
-    return load(text, {}, told).autoscaling
+    return load(read_settings(config), {}, told).autoscaling
 
 
 def plan(
-    texts_per_day: Annotated[float, typer.Option(metavar="N", help="Texts in a day.")],
-    tokens: Annotated[float, typer.Option(metavar="N", help="Mean tokens of a text.")],
-    p99: Annotated[float, typer.Option(metavar="MS", help="Latency promised to 99 %, in ms.")],
+    texts_per_day: Annotated[
+        float, typer.Option(parser=number(0), metavar="N", help="Texts in a day.")
+    ],
+    tokens: Annotated[
+        float, typer.Option(parser=number(0), metavar="N", help="Mean tokens of a text.")
+    ],
+    p99: Annotated[
+        float, typer.Option(parser=number(0), metavar="MS", help="Latency promised to 99 %, in ms.")
+    ],
     tokens_p99: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Tokens of a long text; else 4 times the mean."),
+        typer.Option(
+            parser=number(0), metavar="N", help="Tokens of a long text; else 4 times the mean."
+        ),
     ] = None,
-    peak: Annotated[float, typer.Option(metavar="X", help="Busiest hour over the mean.")] = 2.0,
+    peak: Annotated[
+        float, typer.Option(parser=number(0), metavar="X", help="Busiest hour over the mean.")
+    ] = 2.0,
     replica_profile: ProfileFile = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of one replica.")] = 1,
-    cost_per_hour: Annotated[float, typer.Option(min=0, help="Price of a GPU hour.")] = 0.0,
+    cost_per_hour: Annotated[
+        float, typer.Option(parser=number(0), metavar="P", help="Price of a GPU hour.")
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Plan capacity: how many replicas and GPUs a load needs, and what they cost.

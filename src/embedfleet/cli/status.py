@@ -14,7 +14,7 @@ from rich.text import Text
 
 from embedfleet.cli.admin_client import Admin, KeyFile, ask, reached
 from embedfleet.cli.cache import reachable
-from embedfleet.cli.flags import ConfigFile
+from embedfleet.cli.flags import ConfigFile, number
 from embedfleet.cli.printing import AsJson, show, show_json, table
 from embedfleet.vocabulary import SetupError, counted
 
@@ -33,7 +33,10 @@ def status(
     config: ConfigFile = None,
     watch: Watch = False,  # noqa: FBT002
     every: Annotated[
-        float, typer.Option("--every", metavar="SECONDS", help="With --watch.", min=0.1)
+        float,
+        typer.Option(
+            "--every", metavar="SECONDS", help="With --watch.", parser=number(0.1, 86_400)
+        ),
     ] = 2.0,
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:

@@ -83,9 +83,7 @@ class AsyncClient:
         none; without it, the only model that embeds, or reranks. `encoding_format` is the encoding
         of vectors on the wire and does not change them. `timeout_s` bounds a single request.
         """
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is not an address such as http://127.0.0.1:8080")
-        self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
+        self.url = wire.base_of(url)
         self.model = model
         self.encoding_format = encoding_format
         self._sizer = flow_control.RequestSizer(tokens_per_request, texts_per_request)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
+from urllib.parse import urlsplit
 
 import ml_dtypes
 import msgspec
@@ -193,6 +194,18 @@ _USAGE = msgspec.json.Decoder(_Usage)
 _MODELS = msgspec.json.Decoder(_Models)
 _COUNTED = msgspec.json.Decoder(_Counted)
 _REFUSAL = msgspec.json.Decoder(_Refusal)
+
+
+def base_of(url: str) -> str:
+    """The address of a service without `/v1`. Raises ValueError for what is none."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # brackets, or a port that is no number
+        fits = False
+    if not fits:
+        raise ValueError(f"{url!r} is not an address such as http://127.0.0.1:8080")
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def as_input(text: str | Sequence[int] | NDArray[Any]) -> str | list[int]:

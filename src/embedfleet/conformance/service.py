@@ -108,10 +108,9 @@ async def introduced(
         cards = _cards(await transport.send(Ask("GET", "/models")))
     except NoAnswerError as error:
         raise SetupError(str(error)) from None
-    card = next((each for each in cards if model in (None, each["id"])), None)
-    if card is None and model is None:
+    card = next((each for each in cards if model in (None, each["id"])), {})
+    if not card and not model:
         raise SetupError("the service lists no models at /models; name one with --model")
-    card = card or {}
     return Service(
         transport,
         model=model or str(card["id"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from embedfleet.vocabulary import SetupError
@@ -21,6 +22,16 @@ def read_key(path: Path, what: str, raised: type[SetupError] = SetupError) -> st
     if not key or not key.isascii() or not key.isprintable():
         raise raised(f"{what} {path} must hold a key in one line")
     return key
+
+
+def expect_writable(path: Path, what: str, raised: type[SetupError] = SetupError) -> None:
+    """Raises `raised` where a file can't be written, before the work that would be lost."""
+    if path.is_dir():
+        raise raised(f"{what} {path} is a folder")
+    if not path.parent.is_dir():
+        raise raised(f"{what} there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise raised(f"{what} {path} can't be written: permission denied")
 
 
 def reason(error: Exception) -> str:

@@ -86,18 +86,19 @@ def _found(pools: Sequence[Pool], order: _Order) -> tuple[Pool, Member]:
     found = [
         (pool, member)
         for pool, member in known
-        if member.name == order.replica and order.pool in {None, pool.name}
+        if order.replica in {member.name, f"{pool.name}/{member.name}"}
+        and order.pool in {None, pool.name}
     ]
     if len(found) == 1:
         return found[0]
     if found:
-        names = ", ".join(pool.name for pool, _ in found)
+        names = ", ".join(f"{pool.name}/{member.name}" for pool, member in found)
         raise CallerError(
             f"several pools have a replica {shown(order.replica)}: name one of {names}",
-            param="pool",
+            param="replica",
         )
     where = "" if order.pool is None else f" in pool {shown(order.pool)}"
-    names = ", ".join(sorted(member.name for _, member in known)) or "none"
+    names = ", ".join(sorted(f"{pool.name}/{member.name}" for pool, member in known)) or "none"
     raise CallerError(
         f"there is no replica {shown(order.replica)}{where}; there are: {names}", param="replica"
     )
