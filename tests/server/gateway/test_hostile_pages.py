@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -89,16 +90,52 @@ async def dripping(_path: str) -> AsyncIterator[bytes]:
         await asyncio.sleep(0.02)
 
 
+async def interim(_path: str) -> AsyncIterator[bytes]:
+    """Interim responses before a page, without end."""
+    while True:
+        yield b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" * 1000
+
+
+async def headers(_path: str) -> AsyncIterator[bytes]:
+    """A page whose headers do not end."""
+    yield HEAD
+    while True:
+        yield b"x: y\r\n" * 1000
+
+
+async def trailers(_path: str) -> AsyncIterator[bytes]:
+    """A page after which trailers come without end."""
+    yield HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    while True:
+        yield b"x: y\r\n" * 1000
+
+
+async def extensions(_path: str) -> AsyncIterator[bytes]:
+    """A page whose first chunk has an extension without end."""
+    yield HEAD + b"transfer-encoding: chunked\r\n\r\n2;x="
+    while True:
+        yield b"y" * 10_000
+
+
+async def compressed(_path: str) -> AsyncIterator[bytes]:
+    """A page that is compressed although that was not asked for."""
+    body = gzip.compress(b"{}")
+    yield HEAD + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+ALL = [large, endless, dripping, interim, headers, trailers, extensions, compressed]
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> ModelDescription:
     return describe(write_model(tmp_path / "small", hidden_size=8))
 
 
-@pytest.mark.parametrize("page", [large, endless, dripping])
+@pytest.mark.parametrize("page", ALL)
 async def test_a_page_ends_within_bounds_of_size_and_time(page: Answer, tmp_path: Path) -> None:
     """Of whatever kind of replica, and for whatever is asked."""
     async with answering(page) as url, upstream(0.5) as own, asyncio.timeout(20):
-        http = EngineHttp(own.session, 0.5)
+        http = EngineHttp(own.connections, 0.5)
         with pytest.raises(ReplicaError):
             await own.describe(url)
         with pytest.raises(ReplicaError):
@@ -145,7 +182,7 @@ async def test_an_engine_with_odd_pages_is_an_error_at_most(small: ModelDescript
             yield HEAD + b"content-length: %d\r\n\r\n" % len(body) + body
 
         async with answering(answer) as url, upstream() as own, asyncio.timeout(20):
-            http = EngineHttp(own.session, 5)
+            http = EngineHttp(own.connections, 5)
             foreign = ForeignClient(
                 http, small, precision=None, window_tokens=100, metrics_required=False
             )

@@ -197,7 +197,7 @@ async def test_connections_of_a_replica_that_is_gone_are_closed() -> None:
 
     async with asking(until_closed) as (_, upstream, url), asking(answering) as (_, _, other):
         connections = upstream.connections
-        connection = await connections.post(url, "/v1/work", b"", [])
+        connection = await connections.send("POST", url, "/v1/work", b"", [])
         await connection.answered()
         connections.give_back(url, connection)
         await work(upstream, other)
@@ -382,8 +382,8 @@ async def test_an_answer_is_handed_on_as_it_comes_and_kept_nowhere() -> None:
 
     sizes: list[int] = []
     async with asking(pouring) as (_, upstream, url):
-        connection = await upstream.connections.post(
-            url, "/", b"", [], lambda _status, part: sizes.append(len(part))
+        connection = await upstream.connections.send(
+            "POST", url, "/", b"", [], lambda _status, part: sizes.append(len(part))
         )
         await connection.answered()
         upstream.connections.give_back(url, connection)
@@ -414,11 +414,11 @@ async def test_a_frame_that_its_taker_refuses_ends_the_call() -> None:
 async def test_the_kernel_asks_whether_a_silent_host_is_still_there() -> None:
     """One that lost its power ends no connection; nothing else would notice."""
     async with asking(answering) as (_, upstream, url):
-        connection = await upstream.connections.post(url, "/", b"", [])
+        connection = await upstream.connections.send("POST", url, "/", b"", [])
         ours = connection._transport.get_extra_info("socket")
         family, kind, protocol = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-        with watched_socket((family, kind, protocol, "", ("127.0.0.1", 1))) as of_engines:
-            for sock in (ours, of_engines):
+        with watched_socket((family, kind, protocol, "", ("127.0.0.1", 1))) as of_gateways:
+            for sock in (ours, of_gateways):
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                 for name, value in OPTIONS.items():
                     option = getattr(socket, name, None)

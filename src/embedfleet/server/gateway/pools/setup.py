@@ -87,7 +87,7 @@ def replica_client(
     """The client of a pool; `model` is None until replicas bring it. Raises SettingError."""
     key = read_key(settings.replica_key_file)
     own = replace(own, key=key)
-    http = EngineHttp(own.session, own.probe_timeout_s, key)
+    http = EngineHttp(own.connections, own.probe_timeout_s, key)
     if model is None:
         return Attached(own, None, http)
     foreign = ForeignClient(

@@ -1,8 +1,9 @@
-"""Keep-alive HTTP/1.1 connections from a gateway to its replicas.
+"""Keep-alive HTTP/1.1 connections from a gateway to its replicas, of either kind.
 
 A gateway's calls are all alike and go to few addresses, so a minimal client pays off: a C parser on
 an asyncio protocol, with each answer handed on piece by piece as it arrives. It was measured beside
-aiohttp, which serves everything less frequent (docs/decisions/0013).
+aiohttp (docs/decisions/0013), and bounds what it is sent before a body: a client that waits for the
+end of interim responses can be kept busy by them for ever.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ from urllib.parse import urlsplit
 import httptools
 from aiohttp import AddrInfoType
 
+from embedfleet.transport.untrusted import shown
+from embedfleet.vocabulary import ReplicaError
+
 KEEP_ALIVE_S = 60.0
 """How long an unused connection is trusted; replicas close theirs after 75 s."""
 
 MOST_HEAD_BYTES = 64 << 10
-"""Bytes that an answer may have before its body."""
+"""Bytes that may come without one of a body: heads, interim responses, trailers."""
+
+BEGINNING_BYTES = 16 << 10
+"""Bytes read of an answer other than 200, and of a page that is only looked at."""
 
 SILENT_S = 30
 """Seconds until a silent host is given up: one that loses power closes nothing, and a call to it
@@ -39,9 +46,24 @@ OPTIONS = {
 }
 """Linux options; other platforms have some of them and use their own times for the rest."""
 
+_LENGTHS = (b"content-length", b"transfer-encoding")
+
 Headers: TypeAlias = Iterable[tuple[str, str]]
 Read: TypeAlias = Callable[[int, bytes], None]
 """Called with the status and a piece of the body; an exception from it ends the call."""
+
+
+_PLAIN = (("accept", "*/*"), ("accept-encoding", "identity"), ("user-agent", "embedfleet"))
+"""What engines and the proxies before them look at: compressed answers would have to be bounded
+twice, and networks between machines are faster than compression."""
+
+
+class UnconnectedError(Exception):
+    """No connection can be made; `cause` says why."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class BrokenError(Exception):
@@ -78,6 +100,8 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.status = 0
         """Status of the answer; 0 until its head is complete."""
+        self.coding = b""
+        """How the body of the answer is coded; empty where it is not."""
         self.idle_since = 0.0
         self.reusable = False
         """Whether the answer was complete and another request may follow."""
@@ -85,25 +109,30 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser
         self._read: Read = unread
         self._parts: list[bytes] = []
-        self._head_bytes = 0
+        self._bare_bytes = 0
+        """Bytes since the last one of a body."""
         self._complete = True
+        self._delimited = False
+        """Whether the answer tells where it ends; else the end of the connection does."""
         self._broken: str | None = None
         self._refused: Exception | None = None
         """What `read` raised."""
         self._ended: asyncio.Future[None] | None = None
 
-    def post(self, head: bytes, body: bytes, read: Read) -> None:
+    def send(self, head: bytes, body: bytes | None, read: Read) -> None:
         """Send a request; `head` without content-length and the empty line.
 
         `read` is called as data arrives: waking a task for each piece would cost more than most
         pieces do. So nothing is buffered, and TCP flow control slows a replica that sends faster
         than this process reads.
         """
-        self.status = self._head_bytes = 0
-        self._complete = self.reusable = False
+        self.status = self._bare_bytes = 0
+        self._complete = self.reusable = self._delimited = False
+        self.coding = b""
         self._read = read
         self._parser = httptools.HttpResponseParser(self)
-        self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        length = b"" if body is None else b"content-length: %d\r\n" % len(body)
+        self._transport.write(b"%b%b\r\n%b" % (head, length, body or b""))
 
     async def answered(self) -> None:
         """Wait for the end of the answer. Raises BrokenError, or what `read` raised."""
@@ -135,23 +164,26 @@ class Connection(asyncio.Protocol):
         keep_alive(transport.get_extra_info("socket"))
 
     def connection_lost(self, error: Exception | None) -> None:
+        if error is None and self.status and not self._delimited:
+            self._complete = True  # as HTTP/1.0 ends an answer
         self._break(str(error or "") or "the connection was closed")
 
     def data_received(self, data: bytes) -> None:
         if self._complete:  # data without a request
             self._fail("an answer to no request")
             return
-        if not self.status:
-            self._head_bytes += len(data)
         trouble = ""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             trouble = f"not an answer of HTTP ({error})"
         if self._parts:
+            self._bare_bytes = 0
             self._hand_over()
-        if not self.status and self._head_bytes > MOST_HEAD_BYTES:
-            trouble = f"an answer with more than {MOST_HEAD_BYTES} bytes before its body"
+        elif not self._complete:
+            self._bare_bytes += len(data)
+            if self._bare_bytes > MOST_HEAD_BYTES:
+                trouble = f"an answer with more than {MOST_HEAD_BYTES} bytes beside its body"
         if trouble:
             self._fail(trouble)
         elif self._complete:
@@ -168,6 +200,13 @@ class Connection(asyncio.Protocol):
 
     # -- what the parser calls ---------------------------------------------------------
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in _LENGTHS:
+            self._delimited = True
+        elif name == b"content-encoding":
+            self.coding = value
+
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
 
@@ -180,6 +219,7 @@ class Connection(asyncio.Protocol):
             self.reusable = self._parser.should_keep_alive() and self._broken is None
         else:
             self.status = 0
+            self._delimited = False
 
     def _fail(self, reason: str) -> None:
         self._break(reason)
@@ -199,13 +239,17 @@ def unread(_status: int, _part: bytes) -> None:
     """Discards the body of a response."""
 
 
+class _EnoughError(Exception):
+    """No more of a body is wanted."""
+
+
 @dataclass(slots=True)
 class _Address:
     """State of an address while it has idle connections."""
 
     origin: Origin
-    heads: dict[str, bytes] = field(default_factory=dict)
-    """By route, the constant part of the request head."""
+    heads: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    """By method and route, the constant part of the request head."""
     idle: deque[Connection] = field(default_factory=deque)
     """Most recently used last."""
 
@@ -219,19 +263,78 @@ class Connections:
         self._all: set[Connection] = set()
         self._tls: ssl.SSLContext | None = None
 
-    async def post(
-        self, url: str, route: str, body: bytes, headers: Headers, read: Read = unread
+    async def send(
+        self,
+        method: str,
+        url: str,
+        route: str,
+        body: bytes | None,
+        headers: Headers,
+        read: Read = unread,
     ) -> Connection:
         """Send a request and return its connection, which the caller must give back.
 
-        Raises OSError or TimeoutError if no connection can be made.
+        Raises OSError, TimeoutError or ValueError if no connection can be made.
         """
         address = self._address(url)
         connection = self._kept(address) or await self._connect(address.origin)
-        head = address.heads.get(route) or self._head(address, route)
+        head = address.heads.get((method, route)) or self._head(address, method, route)
         extra = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        connection.post(head + extra.encode("latin-1"), body, read)
+        connection.send(head + extra.encode("latin-1"), body, read)
         return connection
+
+    async def fetch(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Headers,
+        most_bytes: int | None,
+    ) -> tuple[int, bytes]:
+        """Request a page; returns the status and the body, without `most_bytes` its beginning.
+
+        Redirects are not followed: keys are for one host. Raises UnconnectedError if no connection
+        can be made, BrokenError if it breaks, ReplicaError for a body of more than `most_bytes` or
+        a compressed one.
+        """
+        parts = urlsplit(url)
+        base, route = f"{parts.scheme}://{parts.netloc}", parts.path or "/"
+        read, size = list[bytes](), 0
+
+        def take(status: int, part: bytes) -> None:
+            nonlocal size
+            size += len(part)
+            read.append(part)
+            if status == 200 and most_bytes is not None:
+                if size > most_bytes:
+                    raise ReplicaError(f"{url} answers more than {most_bytes} bytes")
+            elif size >= BEGINNING_BYTES:
+                raise _EnoughError
+
+        told = [*_PLAIN, *headers]
+        while True:
+            try:
+                connection = await self.send(method, base, route, body, told, take)
+            except (OSError, TimeoutError, ValueError) as error:
+                raise UnconnectedError(error) from error
+            kept = connection.idle_since > 0
+            try:
+                with suppress(_EnoughError):
+                    await connection.answered()
+                break
+            except BrokenError:
+                # One that was kept may have been closed before the request came. Work is not sent
+                # again: it may be what ends engines.
+                if method != "GET" or not kept or connection.status:
+                    raise
+            finally:
+                self.give_back(base, connection)
+        status, coding = connection.status, connection.coding.decode("latin-1").lower()
+        if status == 200 and coding not in {"", "identity"}:
+            raise ReplicaError(
+                f"{url} compresses its answer ({shown(coding, 30)}), which was not asked for"
+            )
+        return status, b"".join(read)
 
     def give_back(self, url: str, connection: Connection) -> None:
         """Keep a connection whose answer is complete; close any other."""
@@ -302,10 +405,10 @@ class Connections:
         self._all.add(connection)
         return connection
 
-    def _head(self, address: _Address, route: str) -> bytes:
+    def _head(self, address: _Address, method: str, route: str) -> bytes:
         origin = address.origin
-        head = f"POST {origin.path}{route} HTTP/1.1\r\nhost: {origin.authority}\r\n".encode()
-        address.heads[route] = head
+        first = f"{method} {origin.path}{route} HTTP/1.1\r\nhost: {origin.authority}\r\n"
+        head = address.heads[method, route] = first.encode()
         return head
 
 

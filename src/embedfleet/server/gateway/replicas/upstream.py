@@ -23,6 +23,7 @@ from embedfleet.server.gateway.replicas.connections import (
     BrokenError,
     Connections,
     Read,
+    UnconnectedError,
     unread,
     watched_socket,
 )
@@ -41,18 +42,15 @@ from embedfleet.vocabulary import (
 FILE_TIMEOUT_S = 60.0
 """For a file of the model, once in a pool's life: the largest tokenizers have tens of MiB."""
 
-_LOST = (aiohttp.ClientError, TimeoutError, OSError)
-"""What the client library raises when a connection can't be made, breaks or stalls."""
-
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """Client of the replicas' routes."""
 
     session: aiohttp.ClientSession
-    """For probes and files."""
+    """For other gateways."""
     connections: Connections
-    """For calls with texts."""
+    """For replicas."""
     probe_timeout_s: float
     gateway: str = field(default_factory=lambda: secrets.token_hex(8))
     """Identifies this gateway to replicas, which divide their windows among gateways."""
@@ -143,7 +141,7 @@ class Upstream:
         kind = ("content-type", frames.CALL_TYPE)
         headers = [kind, *self._authorization().items(), *carried().items()]
         try:
-            connection = await self.connections.post(url, route, body, headers, read)
+            connection = await self.connections.send("POST", url, route, body, headers, read)
         except (OSError, TimeoutError, ValueError) as error:
             raise ReplicaUnreachableError(f"can't reach {url}: {cause_of(error)}") from error
         try:
@@ -158,46 +156,27 @@ class Upstream:
         return {"authorization": f"Bearer {self.key}"} if self.key else {}
 
     async def _get(self, url: str, most_bytes: int, timeout_s: float) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        headers = self._authorization().items()
         try:
-            async with self.session.get(
-                url,
-                timeout=timeout,
-                headers=self._authorization(),
-                allow_redirects=False,  # the key must not go to another host
-            ) as response:
-                if response.status == 404:
-                    raise MissingFileError(f"{url} does not exist")
-                if response.status != 200:
-                    raise _refusal(url, response.status, await response.content.read(2048))
-                return await bounded(response, most_bytes)
-        except aiohttp.ClientConnectorError as error:
-            trouble = ReplicaUnreachableError if refused(error) else ReplicaLostError
-            raise trouble(f"{url}: {cause_of(error)}") from error
-        except _LOST as error:
+            async with asyncio.timeout(timeout_s):
+                status, body = await self.connections.fetch("GET", url, None, headers, most_bytes)
+        except UnconnectedError as error:
+            trouble = ReplicaUnreachableError if refused(error.cause) else ReplicaLostError
+            raise trouble(f"{url}: {cause_of(error.cause)}") from error
+        except (BrokenError, TimeoutError) as error:
             raise ReplicaLostError(f"{url}: {cause_of(error)}") from error
+        if status == 404:
+            raise MissingFileError(f"{url} does not exist")
+        if status != 200:
+            raise _refusal(url, status, body)
+        return body
 
 
-def refused(error: aiohttp.ClientConnectorError) -> bool:
+def refused(error: Exception) -> bool:
     """Whether the connection was refused, rather than failed for a local reason (no file
     descriptor, no route) or timed out.
     """
-    cause = getattr(error, "os_error", None)  # a wrong certificate's has none
-    return cause is not None and cause.errno == errno.ECONNREFUSED
-
-
-async def bounded(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
-    """Read a body of at most so many bytes; ReplicaError as soon as it exceeds that."""
-    declared = response.content_length
-    if declared is not None and declared > most_bytes:
-        raise ReplicaError(f"{response.url} answers {declared} bytes, more than {most_bytes}")
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > most_bytes:
-            raise ReplicaError(f"{response.url} answers more than {most_bytes} bytes")
-        parts.append(part)
-    return b"".join(parts)
+    return isinstance(error, OSError) and error.errno == errno.ECONNREFUSED
 
 
 class MissingFileError(ReplicaError):

@@ -29,7 +29,7 @@ async def attached(
 ) -> AsyncIterator[Attached]:
     """What a pool of this model talks to its replicas through."""
     own = Upstream.open(connect_timeout_s=5, probe_timeout_s=5)
-    http = EngineHttp(own.session, 5, key)
+    http = EngineHttp(own.connections, 5, key)
     foreign = None
     if model is not None:
         foreign = ForeignClient(

@@ -5,15 +5,20 @@ The API key is never part of a log line or an error.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import orjson
 
 from embedfleet.runtime import text_files
-from embedfleet.server.gateway.replicas.upstream import bounded, cause_of
+from embedfleet.server.gateway.replicas.connections import (
+    BrokenError,
+    Connections,
+    UnconnectedError,
+)
+from embedfleet.server.gateway.replicas.upstream import cause_of
 from embedfleet.transport.untrusted import MOST_PAGE_BYTES, parsed
 from embedfleet.vocabulary import (
     ReplicaError,
@@ -22,16 +27,11 @@ from embedfleet.vocabulary import (
     SettingError,
 )
 
-MOST_COMPLAINT_BYTES = 16 << 10
-"""Bytes read of an answer other than 200, and of a page that is only probed."""
-
 _NUMBER_BYTES = 32
 """Upper bound for a JSON number of a vector, with comma and spaces."""
 
 _ROW_BYTES = 1 << 10
 """Upper bound for the JSON around a vector."""
-
-_LOST = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def most_answer_bytes(texts: int, width: int) -> int:
 class EngineHttp:
     """Sends GET and POST requests to engines."""
 
-    session: aiohttp.ClientSession
+    connections: Connections
     probe_timeout_s: float
     key: str = field(default="", repr=False)
 
@@ -92,34 +92,16 @@ class EngineHttp:
         headers = {"content-type": "application/json"} if body is not None else {}
         if self.key:
             headers["authorization"] = f"Bearer {self.key}"
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self.probe_timeout_s)
         try:
-            async with self.session.request(
-                method,
-                url,
-                data=body,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,  # the key must not go to another host
-            ) as response:
-                if response.status == 200 and most_bytes is not None:
-                    return Reply(200, await bounded(response, most_bytes))
-                return Reply(response.status, await _beginning(response))
-        except aiohttp.ClientConnectorError as error:
+            async with asyncio.timeout(timeout_s):
+                return Reply(
+                    *await self.connections.fetch(method, url, body, headers.items(), most_bytes)
+                )
+        except UnconnectedError as error:
             # Nothing was sent, so it is not an attempt.
-            raise ReplicaUnreachableError(f"{url}: {cause_of(error)}") from error
-        except _LOST as error:
+            raise ReplicaUnreachableError(f"{url}: {cause_of(error.cause)}") from error
+        except (BrokenError, TimeoutError) as error:
             raise ReplicaLostError(f"{url}: {cause_of(error)}") from error
-
-
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    """Read a body up to a bound."""
-    body = b""
-    async for part in response.content.iter_any():
-        body += part
-        if len(body) >= MOST_COMPLAINT_BYTES:
-            break
-    return body[:MOST_COMPLAINT_BYTES]
 
 
 def read_key(path: Path | None, setting: str = "pools.replica_key_file:") -> str:
