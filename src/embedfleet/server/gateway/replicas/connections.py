@@ -208,6 +208,8 @@ class Connection(asyncio.Protocol):
             self.coding = value
 
     def on_headers_complete(self) -> None:
+        if self._complete:
+            raise BrokenError("an answer to no request")
         self.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
@@ -241,6 +243,35 @@ def unread(_status: int, _part: bytes) -> None:
 
 class _EnoughError(Exception):
     """No more of a body is wanted."""
+
+
+@dataclass(slots=True)
+class _Page:
+    """A body that is read whole, or of one that is not wanted its beginning."""
+
+    url: str
+    most_bytes: int | None
+    parts: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def take(self, status: int, part: bytes) -> None:
+        """Take a piece; raises ReplicaError beyond the bound, _EnoughError when it is enough."""
+        self.size += len(part)
+        self.parts.append(part)
+        if status == 200 and self.most_bytes is not None:
+            if self.size > self.most_bytes:
+                raise ReplicaError(f"{self.url} answers more than {self.most_bytes} bytes")
+        elif self.size >= BEGINNING_BYTES:
+            raise _EnoughError
+
+    def of(self, connection: Connection) -> tuple[int, bytes]:
+        """The status and the body. Raises ReplicaError for one that is compressed."""
+        status, coding = connection.status, connection.coding.decode("latin-1").lower()
+        if status == 200 and coding not in {"", "identity"}:
+            raise ReplicaError(
+                f"{self.url} compresses its answer ({shown(coding, 30)}), which was not asked for"
+            )
+        return status, b"".join(self.parts)
 
 
 @dataclass(slots=True)
@@ -299,29 +330,19 @@ class Connections:
         """
         parts = urlsplit(url)
         base, route = f"{parts.scheme}://{parts.netloc}", parts.path or "/"
-        read, size = list[bytes](), 0
-
-        def take(status: int, part: bytes) -> None:
-            nonlocal size
-            size += len(part)
-            read.append(part)
-            if status == 200 and most_bytes is not None:
-                if size > most_bytes:
-                    raise ReplicaError(f"{url} answers more than {most_bytes} bytes")
-            elif size >= BEGINNING_BYTES:
-                raise _EnoughError
-
-        told = [*_PLAIN, *headers]
+        page = _Page(url, most_bytes)
         while True:
             try:
-                connection = await self.send(method, base, route, body, told, take)
+                connection = await self.send(
+                    method, base, route, body, [*_PLAIN, *headers], page.take
+                )
             except (OSError, TimeoutError, ValueError) as error:
                 raise UnconnectedError(error) from error
             kept = connection.idle_since > 0
             try:
                 with suppress(_EnoughError):
                     await connection.answered()
-                break
+                return page.of(connection)
             except BrokenError:
                 # One that was kept may have been closed before the request came. Work is not sent
                 # again: it may be what ends engines.
@@ -329,12 +350,6 @@ class Connections:
                     raise
             finally:
                 self.give_back(base, connection)
-        status, coding = connection.status, connection.coding.decode("latin-1").lower()
-        if status == 200 and coding not in {"", "identity"}:
-            raise ReplicaError(
-                f"{url} compresses its answer ({shown(coding, 30)}), which was not asked for"
-            )
-        return status, b"".join(read)
 
     def give_back(self, url: str, connection: Connection) -> None:
         """Keep a connection whose answer is complete; close any other."""

@@ -27,6 +27,7 @@ WHOLE = {
     "the same of HTTP/1.1": OK + b"connection: close\r\n\r\n" + BODY,
     "after interim responses": b"HTTP/1.1 100 Continue\r\n\r\n"
     b"HTTP/1.1 103 Early Hints\r\ncontent-length: 9\r\n\r\n" + SIZED + b"\r\n" + BODY,
+    "with another one behind it": (SIZED + b"\r\n" + BODY) * 2,
     "coded by name alone": SIZED + b"content-encoding: identity\r\n\r\n" + BODY,
 }
 
