@@ -66,7 +66,7 @@ def test_the_architecture_is_read_from_config_json(tmp_path: Path) -> None:
             {"quantization_config": quantization() | {"format": "pack-quantized"}},
             "'pack-quantized'.*'int-quantized'",
         ),
-        ({"is_causal": False}, "is_causal is False.*both directions.*--engine vllm"),
+        ({"is_causal": False}, "is_causal is False.*both directions.*--engine tei, vllm"),
         ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn'; it must be an object"),
         ({"rope_scaling": {"rope_theta": "x"}}, "rope_theta is 'x'"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "own for full_attention"),
@@ -97,6 +97,9 @@ def test_what_is_not_supported_is_refused_by_name(
         ({"rope_theta": 5e6}, 5e6),
         ({"rope_theta": 1e6, "rope_scaling": {"rope_type": "default", "rope_theta": 1e4}}, 1e4),
         ({"rope_theta": 1e6, "rope_parameters": {"rope_theta": 2e4}}, 2e4),
+        ({"rope_scaling": {"rope_theta": 1e4}, "rope_parameters": {"rope_theta": 2e4}}, 1e4),
+        ({"rope_scaling": {"rope_type": "default"}, "rope_parameters": {"rope_theta": 2e4}}, 1e6),
+        ({"rope_scaling": {}, "rope_parameters": {"rope_theta": 2e4}}, 2e4),
     ],
 )
 def test_a_nested_base_of_rope_wins_over_the_one_at_the_top(

@@ -39,7 +39,8 @@ def test_indices_and_modules_keep_to_the_same_rule(tmp_path: Path, path: str) ->
 
 
 def test_a_folder_may_be_named_with_a_slash_at_its_end(tmp_path: Path) -> None:
-    modules = [{"type": "models.Transformer"}, {"type": "models.Pooling", "path": "pool/"}]
+    first, second = (f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling"))
+    modules = [{"type": first}, {"type": second, "path": "pool/"}]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "config.json").write_text('{"pooling_mode": "cls"}')

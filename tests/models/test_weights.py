@@ -104,6 +104,12 @@ def test_safetensors_files_beside_the_weights_are_no_weights(tmp_path: Path) -> 
     assert "golden.safetensors" not in {path.name for path in weight_files(directory)}
 
 
+def test_of_one_file_and_an_index_of_shards_the_one_counts(tmp_path: Path) -> None:
+    directory = model(tmp_path, numbers(), 2)
+    save_file(numbers(1), directory / "model.safetensors")
+    assert [path.name for path in weight_files(directory)] == ["model.safetensors"]
+
+
 INDICES = ["[]", "5", '{"weight_map":[]}', '{"weight_map":{"a":5}}', "[" * 100_000, "\ud800", ""]
 
 

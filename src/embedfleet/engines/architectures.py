@@ -24,7 +24,11 @@ from embedfleet.engines.tensors import Floats, Matrix
 from embedfleet.models.families import BERT, QWEN3, ROBERTA, family_of
 from embedfleet.models.json_files import brief, read_object
 from embedfleet.models.reranker import task_of
-from embedfleet.models.sentence_transformers import read_pooling
+from embedfleet.models.sentence_transformers import (
+    read_pooling,
+    refuse_elsewhere,
+    refuse_other_uses,
+)
 from embedfleet.vocabulary import ModelError, Pooling, Task
 
 Forward: TypeAlias = Literal["decoder", "encoder"]
@@ -151,6 +155,7 @@ def open_checkpoint(directory: Path, task: Task | None = None) -> Checkpoint:
 
     `task` is what the files tell by default.
     """
+    refuse_elsewhere(directory)
     task = task_of(directory, wanted=task)
     reading, pooling = _reading(directory, task)
     return reading.open(directory, pooling, task)
@@ -161,6 +166,7 @@ def read_geometry(directory: Path, task: Task | None = None) -> Geometry:
 
     Raises ModelError that names what is not supported, with a way out.
     """
+    refuse_elsewhere(directory)
     reading, _ = _reading(directory, task_of(directory, wanted=task))
     return reading.read_config(directory / "config.json")
 
@@ -185,6 +191,7 @@ def _reading(directory: Path, task: Task) -> tuple[_Reading, Pooling]:
         return reading, Pooling.LAST
     reading.refuse(directory)
     try:
+        refuse_other_uses(directory)
         pooling = read_pooling(directory, family.pooling)
     except ModelError as error:
         raise ModelError(f"{error}; {OTHER_ENGINES}.") from None

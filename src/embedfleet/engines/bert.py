@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.engines.checkpoint import (
-    OTHER_ENGINES,
     NamedTensors,
     count,
     positive,
     refuse_adapter,
+    unsupported,
 )
 from embedfleet.engines.scoring import Head, VectorHead
 from embedfleet.engines.tensors import Floats, Matrix
@@ -231,9 +231,10 @@ def refuse_others(directory: Path) -> None:
     if not isinstance(names, list) or not all(
         isinstance(name, str) and name.endswith(_HEADS) for name in names
     ):
-        raise ModelError(
-            f"{path}: architectures is {brief(names)}, which is no encoder of texts: supported are "
-            f"names that end in {', '.join(_HEADS)}; {OTHER_ENGINES}."
+        raise unsupported(
+            path,
+            f"architectures is {brief(names)}, which is no encoder of texts: supported are names "
+            f"that end in {', '.join(_HEADS)}",
         )
 
 
@@ -249,7 +250,6 @@ def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
         value = raw.get(key)
         if value is not None and not any(value is each or value == each for each in values):
             said = " or ".join(map(repr, values))
-            raise ModelError(
-                f"{path}: {key} is {brief(value)}; embedfleet's own engine computes {said}; "
-                f"{OTHER_ENGINES}."
+            raise unsupported(
+                path, f"{key} is {brief(value)}; embedfleet's own engine computes {said}"
             )

@@ -21,6 +21,11 @@ OTHER_ENGINES: Final = (
 """The way out for models that embedfleet's own engine does not compute."""
 
 
+def unsupported(path: Path, said: str) -> ModelError:
+    """What is said of a file that asks for what embedfleet's own engine does not compute."""
+    return ModelError(f"{path}: {said}; {OTHER_ENGINES}.")
+
+
 class NamedTensors:
     """The tensors of a model directory by name, checked for shapes as they are taken."""
 

@@ -28,7 +28,7 @@ from embedfleet.engines.native.memory import chosen_mib
 from embedfleet.engines.protocol import Engine
 from embedfleet.engines.qwen3 import Qwen3Checkpoint
 from embedfleet.engines.scoring import ScoreHead
-from embedfleet.models.sentence_transformers import normalizes
+from embedfleet.models.sentence_transformers import cut_width, normalizes
 from embedfleet.runtime.extras import how_to_add
 from embedfleet.runtime.machine import (
     has_nvidia_driver,
@@ -139,6 +139,14 @@ def load_engine(directory: Path, options: EngineOptions) -> Engine:
         log.warning(
             "the model's files do not normalise vectors (modules.json has no Normalize); "
             "embedfleet normalises them to unit length all the same"
+        )
+    cut, width = cut_width(directory), checkpoint.head.width
+    if cut is not None and cut < width:
+        log.warning(
+            "the model's files cut vectors to %d dimensions (truncate_dim in "
+            "config_sentence_transformers.json); embedfleet gives all %d where a request does not "
+            "set `dimensions`",
+            *(cut, width),
         )
     if kind == "cuda" or (kind == "auto" and options.dtype != "int8" and _cuda_is_there()):
         return _load_cuda(checkpoint, options)

@@ -19,6 +19,7 @@ from embedfleet.engines.checkpoint import (
     positive,
     refuse_adapter,
     section,
+    unsupported,
 )
 from embedfleet.engines.rope import Tables
 from embedfleet.engines.scoring import Head, VectorHead, score_head
@@ -196,49 +197,51 @@ def read_config(path: Path) -> Qwen3Config:
 def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
     names = raw.get("architectures")
     if names and (not isinstance(names, list) or not all(each in _ARCHITECTURES for each in names)):
-        raise ModelError(
-            f"{path}: architectures is {brief(names)}; supported are {', '.join(_ARCHITECTURES)}."
+        raise unsupported(
+            path, f"architectures is {brief(names)}; supported are {', '.join(_ARCHITECTURES)}"
         )
     if raw.get("hidden_act", "silu") not in _SILU:
-        raise ModelError(
-            f"{path}: hidden_act is {brief(raw['hidden_act'])}; only 'silu' is supported."
+        raise unsupported(
+            path, f"hidden_act is {brief(raw['hidden_act'])}; only 'silu' is supported"
         )
     if raw.get("attention_bias", False):
-        raise ModelError(f"{path}: attention_bias is on; only models without it are supported.")
+        raise unsupported(path, "attention_bias is on; only models without it are supported")
     if raw.get("is_causal", True) is not True:
-        raise ModelError(
-            f"{path}: is_causal is {brief(raw['is_causal'])}: the model attends in both "
-            "directions, which embedfleet's own engine does not do; --engine vllm or tei may serve "
-            "it."
+        raise unsupported(
+            path,
+            f"is_causal is {brief(raw['is_causal'])}: the model attends in both directions, which "
+            "embedfleet's own engine does not do",
         )
     _refuse_windows(path, raw)
     for key in ("rope_scaling", "rope_parameters"):
         rope = section(path, raw, key)
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
-            raise ModelError(f"{path}: {key} asks for {brief(kind)}; only plain RoPE is supported.")
+            raise unsupported(path, f"{key} asks for {brief(kind)}; only plain RoPE is supported")
         each = next((name for name, value in rope.items() if isinstance(value, dict)), None)
         if each is not None:
-            raise ModelError(
-                f"{path}: {key} has parameters of its own for {shortened(each)}; only models whose "
-                "layers all have the same ones are supported."
+            raise unsupported(
+                path,
+                f"{key} has parameters of its own for {shortened(each)}; only models whose layers "
+                "all have the same ones are supported",
             )
 
 
 def _refuse_windows(path: Path, raw: Mapping[str, Any]) -> None:
     kinds = raw.get("layer_types") or []
     if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        raise ModelError(
-            f"{path}: layer_types is {brief(kinds)}; sliding-window attention is not supported, "
-            "only 'full_attention' in every layer."
+        raise unsupported(
+            path,
+            f"layer_types is {brief(kinds)}; sliding-window attention is not supported, only "
+            "'full_attention' in every layer",
         )
     # Layers from max_window_layers on have a window: where that is all of them, none has.
     first, layers = raw.get("max_window_layers"), raw.get("num_hidden_layers")
     none = isinstance(first, int) and isinstance(layers, int) and first >= layers
     if raw.get("use_sliding_window", False) and not kinds and not none:
-        raise ModelError(
-            f"{path}: sliding-window attention is on (use_sliding_window); only full attention is "
-            "supported."
+        raise unsupported(
+            path,
+            "sliding-window attention is on (use_sliding_window); only full attention is supported",
         )
 
 
@@ -268,9 +271,10 @@ def _refuse_quantisation(path: Path, raw: Mapping[str, Any]) -> None:
         return
     method, layout = raw.get("quant_method"), raw.get("format")
     if method != "compressed-tensors" or layout not in _INT8_FORMATS:
-        raise ModelError(
-            f"{path}: quantization_config is {brief(method)} in format {brief(layout)}; supported "
-            f"is 'compressed-tensors' in format {' or '.join(map(repr, _INT8_FORMATS))}."
+        raise unsupported(
+            path,
+            f"quantization_config is {brief(method)} in format {brief(layout)}; supported is "
+            f"'compressed-tensors' in format {' or '.join(map(repr, _INT8_FORMATS))}",
         )
     groups = section(path, raw, "config_groups")
     for name in groups:
@@ -278,18 +282,16 @@ def _refuse_quantisation(path: Path, raw: Mapping[str, Any]) -> None:
         found = {key: weights.get(key) for key in ("num_bits", "type", "strategy", "symmetric")}
         wanted = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
         if found != wanted:
-            raise ModelError(
-                f"{path}: quantization_config.config_groups.{name}.weights has {brief(found)}; "
-                f"supported is {wanted}."
+            raise unsupported(
+                path,
+                f"quantization_config.config_groups.{name}.weights has {brief(found)}; supported "
+                f"is {wanted}",
             )
 
 
 def _rope_theta(path: Path, raw: Mapping[str, Any]) -> float:
     """As transformers reads it: what is nested wins over the top of the file, where older files
-    have it.
+    have it; of the two objects the older one counts, alone.
     """
-    for key in ("rope_parameters", "rope_scaling"):
-        nested = section(path, raw, key)
-        if "rope_theta" in nested:
-            return positive(path, nested, "rope_theta")
-    return positive(path, raw, "rope_theta")
+    nested = section(path, raw, "rope_scaling") or section(path, raw, "rope_parameters")
+    return positive(path, nested if "rope_theta" in nested else raw, "rope_theta")

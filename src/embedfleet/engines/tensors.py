@@ -239,7 +239,8 @@ def _tensor(path: Path, content: _OpenFile, stored: StoredTensor) -> Tensor:
     if stored.kind not in _TYPES:
         raise ModelError(
             f"{path}: tensor {stored.name} has type {stored.kind}; supported are "
-            f"{', '.join(_TYPES)}."
+            f"{', '.join(_TYPES)}. From other floats transformers makes them: "
+            "AutoModel.from_pretrained(MODEL, dtype='float32').save_pretrained(DIRECTORY)."
         )
     numbers = Stored(content, stored.begin, _TYPES[stored.kind], stored.shape)
     return Tensor(stored.name, stored.kind, numbers)

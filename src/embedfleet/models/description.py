@@ -20,6 +20,7 @@ from embedfleet.models.sentence_transformers import (
     lowercases,
     read_pooling,
     read_prompts,
+    refuse_elsewhere,
 )
 from embedfleet.models.tokenizer_file import load_tokenizer
 from embedfleet.models.tokenizer_library import Library, panics_translated
@@ -91,6 +92,7 @@ def describe(
     """
     if not directory.is_dir():
         raise ModelError(f"{directory} is not a directory")
+    refuse_elsewhere(directory)
     config = read_object(directory / "config.json")
     family = family_of(config)
     vocabulary = _count(config, "vocab_size", directory)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from embedfleet.models.sentence_transformers import TRANSFORMER_FILES
 from embedfleet.models.weights import INDEX, weight_files
 from embedfleet.vocabulary import ModelError
 
@@ -27,7 +28,7 @@ SHARED_FILES = {
     "special_tokens_map.json": 1 << 20,
     "modules.json": 1 << 20,
     "config_sentence_transformers.json": 1 << 20,
-    "sentence_bert_config.json": 1 << 20,
+    **dict.fromkeys(TRANSFORMER_FILES, 1 << 20),
     "1_Pooling/config.json": 1 << 20,
     "1_LogitScore/config.json": 1 << 20,
     "reranker.json": 1 << 20,

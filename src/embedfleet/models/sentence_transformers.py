@@ -1,6 +1,7 @@
 """Reads sentence-transformers' files: pooling, prompts and maximum length.
 
-Where a file is absent, the family's default applies (`families.py`).
+Where a file is absent, the family's default applies (`families.py`). What a file asks for and is
+not computed is refused: sentence-transformers would give other vectors.
 """
 
 from __future__ import annotations
@@ -22,6 +23,37 @@ _UNLIMITED = 10**9
 
 _MODULES: Final = ("Transformer", "Pooling", "Normalize")
 """What is computed, in this order; vectors are brought to unit length without the last one, too."""
+
+TRANSFORMER_FILES: Final = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Names of the file about the first module, by the class that once wrote it; the first one that is
+there counts."""
+
+_OWN: Final = "SentenceTransformer"
+_USUAL: Final[dict[str, tuple[Any, ...]]] = {
+    "transformer_task": (None, "feature-extraction"),
+    "module_output_name": (None, "token_embeddings"),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+}
+"""Of the first module: values that leave it a model of texts whose last states are pooled."""
+_ARGUMENTS: Final = (
+    *("model_args", "tokenizer_args", "config_args"),
+    *("model_kwargs", "processor_kwargs", "config_kwargs"),
+)
+"""Where arguments for transformers are, in older and in newer files."""
+_OF_NO_EFFECT: Final = frozenset(
+    {
+        *("add_pooling_layer", "attn_implementation", "device_map", "dtype", "low_cpu_mem_usage"),
+        *("output_hidden_states", "pad_to_multiple_of", "padding", "padding_side", "revision"),
+        *("return_tensors", "torch_dtype", "trust_remote_code", "use_cache", "use_fast"),
+        "use_safetensors",
+    }
+)
+"""Arguments that change no vector in float32."""
 
 _POOLINGS: Final = {
     "lasttoken": Pooling.LAST,
@@ -55,6 +87,7 @@ def read_pooling(directory: Path, otherwise: Pooling) -> Pooling:
                 f"{path}: the path of a module is {brief(folder)}; it must be a folder beside "
                 "the file"
             )
+        _refuse_custom(path, modules)
         pooling = directory / name
     config = pooling / "config.json"
     if path.exists() or config.exists():
@@ -75,10 +108,93 @@ def _modules(path: Path) -> list[dict[str, Any]]:
     return modules
 
 
+def _refuse_custom(path: Path, modules: list[dict[str, Any]]) -> None:
+    for module in modules:
+        if not str(module.get("type", "")).startswith("sentence_transformers."):
+            raise ModelError(
+                f"{path}: the module {brief(module.get('type'))} is code of the model's own, which "
+                "embedfleet does not run"
+            )
+
+
+def refuse_elsewhere(directory: Path) -> None:
+    """Raise ModelError where the model's first module lies in a folder of its own, as those saved
+    by early sentence-transformers do: what lies beside the file may be another model.
+    """
+    path = directory / "modules.json"
+    modules = read_json(path) if path.exists() else None
+    if not isinstance(modules, list) or not modules or not isinstance(modules[0], dict):
+        return
+    folder = modules[0].get("path")
+    if isinstance(folder, str) and folder.strip("./"):
+        raise ModelError(
+            f"{path}: the first module lies in {brief(folder)}, and embedfleet reads the model's "
+            "files beside this one. Move what is in that folder up, and make the module's path "
+            'empty ("")'
+        )
+
+
+def refuse_other_uses(directory: Path) -> None:
+    """Raise ModelError where files ask for more than texts, or for other states than the last."""
+    path = directory / "config_sentence_transformers.json"
+    kind = read_object(path).get("model_type", _OWN) if path.exists() else _OWN
+    if kind != _OWN:
+        raise ModelError(f"{path}: model_type is {brief(kind)}; only {_OWN} is supported")
+    path, raw = _transformer(directory)
+    for key, usual in _USUAL.items():
+        if raw.get(key) not in usual:
+            raise ModelError(
+                f"{path}: {key} is {brief(raw[key])}; only {brief(usual[-1])} is supported"
+            )
+    modes = _within(path, raw, "modality_config")
+    text = _within(path, modes, "text")
+    if modes and (text.get("method"), text.get("method_output_name")) != (
+        *("forward", "last_hidden_state"),
+    ):
+        raise ModelError(
+            f"{path}: modality_config has {brief(text or None)} for text; only the last hidden "
+            "state of a forward pass is supported"
+        )
+    processing = _within(path, raw, "processing_kwargs")
+    arguments = {key: _within(path, raw, key) for key in _ARGUMENTS}
+    arguments |= {
+        f"processing_kwargs.{key}": _within(path, processing, key) for key in ("text", "common")
+    }
+    for place, given in arguments.items():
+        found = next((key for key in given if key not in _OF_NO_EFFECT), None)
+        if found is not None and not (found == "truncation" and given[found] is True):
+            raise ModelError(
+                f"{path}: {place} sets {shortened(found)}, which may change vectors and is not "
+                "applied; set it in the model's own files (config.json, tokenizer_config.json, "
+                "max_seq_length in this one), and remove it here"
+            )
+
+
+def cut_width(directory: Path) -> int | None:
+    """The dimensions that sentence-transformers cuts vectors to by default. Raises ModelError."""
+    path = directory / "config_sentence_transformers.json"
+    cut = read_object(path).get("truncate_dim") if path.exists() else None
+    return cut if type(cut) is int and cut > 0 else None
+
+
+def _transformer(directory: Path) -> tuple[Path, dict[str, Any]]:
+    """The file about the first module, and what is in it; nothing where there is none."""
+    paths = [directory / name for name in TRANSFORMER_FILES]
+    path = next((path for path in paths if path.exists()), None)
+    return (paths[0], {}) if path is None else (path, read_object(path))
+
+
+def _within(path: Path, raw: dict[str, Any], key: str) -> dict[str, Any]:
+    value = raw.get(key) or {}
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: {key} is {brief(value)}; it must be an object")
+    return value
+
+
 def lowercases(directory: Path) -> bool:
     """Whether texts are lower-cased before they are tokenised. Raises ModelError."""
-    path = directory / "sentence_bert_config.json"
-    return path.exists() and bool(read_object(path).get("do_lower_case"))
+    _, raw = _transformer(directory)
+    return bool(raw.get("do_lower_case"))
 
 
 def longest_text(directory: Path) -> int | None:
@@ -87,10 +203,7 @@ def longest_text(directory: Path) -> int | None:
 
     Raises ModelError for a file that is malformed.
     """
-    limits: list[int] = []
-    path = directory / "sentence_bert_config.json"
-    if path.exists():
-        limits.append(_tokens(path, read_object(path), "max_seq_length"))
+    limits = [_tokens(*_transformer(directory), "max_seq_length")]
     path = directory / "tokenizer_config.json"
     if path.exists():
         limits.append(_tokens(path, read_object(path), "model_max_length"))
@@ -113,9 +226,9 @@ def _pooling(path: Path, config: dict[str, Any]) -> Pooling:
         for key in config
         if key.startswith("pooling_mode_") and config[key]
     ]
-    named = config.get("pooling_mode")  # newer files name the mode instead of setting flags
+    named = config.get("pooling_mode")  # newer files name modes instead of setting flags
     if named is not None:
-        modes.append(str(named))
+        modes += map(str, named if isinstance(named, list) else [named])
     found = {_POOLINGS.get(mode) for mode in modes}
     pooling = found.pop() if len(found) == 1 else None
     if pooling is None:
@@ -141,7 +254,9 @@ def read_prompts(directory: Path, query: str) -> dict[str, str]:
     if config.get("default_prompt_name"):
         raise ModelError(f"{path}: default_prompt_name is not supported; it must be null")
     prompts = config.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(one, str) for one in prompts.values()):
+    if not isinstance(prompts, dict) or not all(
+        one is None or isinstance(one, str) for one in prompts.values()
+    ):
         raise ModelError(f"{path}: prompts must be an object of strings")
     found: dict[str, str] = {}
     for role, names in _PROMPT_NAMES.items():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from embedfleet.models.json_files import brief, read_object
 from embedfleet.models.tokenizer_kind import TokenizerKind, typed
 from embedfleet.models.tokenizer_library import InProcess, Library, panics_translated
 from embedfleet.models.tokenizer_process import Apart
+from embedfleet.vocabulary import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ def load_tokenizer(path: Path, below: int | None = None) -> Library:
             raise TypeError("it does not hold a JSON object")
         _tame(definition)
         typed(definition)
+        _refuse_contradictions(path, definition)
         kind = TokenizerKind.of(definition)
         if not kind.decoder:
             definition["decoder"] = _DECODER
@@ -43,6 +47,41 @@ def load_tokenizer(path: Path, below: int | None = None) -> Library:
         *(kind.unproven, path),
     )
     return Apart(path, content, kind, below)
+
+
+def _refuse_contradictions(path: Path, definition: dict[str, Any]) -> None:
+    """Raise ModelError where files beside this one change the tokens of a text: transformers adds
+    the tokens that they name, and splits special ones where it is told so.
+    """
+    added = definition.get("added_tokens") or []
+    known = {token.get("content") for token in added if isinstance(token, dict)}
+    for beside, token in _named_beside(path.parent):
+        if token not in known:
+            raise ModelError(
+                f"{beside} names the token {brief(token)}, which is not among the added_tokens of "
+                f"{path.name}: transformers would add it. Save the tokenizer anew with it "
+                "(AutoTokenizer.from_pretrained(MODEL).save_pretrained(DIRECTORY)), or remove it"
+            )
+    beside = path.parent / "tokenizer_config.json"
+    if beside.exists() and read_object(beside).get("split_special_tokens"):
+        raise ModelError(f"{beside}: split_special_tokens is on, which is not supported")
+
+
+def _named_beside(directory: Path) -> Iterator[tuple[Path, str]]:
+    """Tokens by the files that name them beside tokenizer.json; of malformed values none."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = directory / name
+        raw = read_object(path) if path.exists() else {}
+        for key in ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"):
+            tokens = raw.get(key)
+            tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens
+            for token in tokens if isinstance(tokens, list) else ():
+                content = token.get("content") if isinstance(token, dict) else token
+                if isinstance(content, str):
+                    yield path, content
+    path = directory / "added_tokens.json"
+    if path.exists():
+        yield from ((path, token) for token in read_object(path))
 
 
 def _tame(definition: dict[str, Any]) -> None:

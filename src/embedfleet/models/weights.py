@@ -67,17 +67,19 @@ class StoredTensor:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the model's weights: one, or the shards that an index names.
+    """The files that hold the model's weights: one, or else the shards that an index names.
 
-    Empty where the directory holds none; whether each of them is there is not looked at. Raises
-    ModelError for an index that can't be read or names files elsewhere.
+    Where there are both, the one counts, as for transformers. Empty where the directory holds none;
+    whether each of them is there is not looked at. Raises ModelError for an index that can't be
+    read or names files elsewhere.
     """
-    index = directory / INDEX
+    single, index = directory / SINGLE, directory / INDEX
+    if single.is_file():
+        return [single]
     try:
         shards = set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values())
     except FileNotFoundError:
-        single = directory / SINGLE
-        return [single] if single.is_file() else []
+        return []
     except OSError as error:
         raise ModelError(f"{index} can't be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
