@@ -50,6 +50,16 @@ class Columns:
         return list(self.carry)
 
 
+def of_every_row(fault: Fault, columns: Columns) -> str:
+    """What an input is told whose rows all have faults, the first of them this one."""
+    if fault != NO_TEXT:
+        return f"no row can be computed; of the first: {fault.message}"
+    return (
+        f"no row has a text: is `{columns.text}` the column or field that holds it? "
+        "--text names another"
+    )
+
+
 def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
     """The rows of a file, in order, in blocks. Raises BulkError if it can't be read."""
     try:

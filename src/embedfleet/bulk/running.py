@@ -32,7 +32,7 @@ from embedfleet.bulk.fragments import (
 )
 from embedfleet.bulk.journal import FragmentLog, Journal
 from embedfleet.bulk.ledger import Form, Output, Planned, Record, RowError, Run, Space, Work
-from embedfleet.bulk.reading import NO_TEXT, Columns, rows_of
+from embedfleet.bulk.reading import Columns, of_every_row, rows_of
 from embedfleet.bulk.sources import Source, found
 from embedfleet.bulk.writing import ColumnTypes, Names, Types, files_of, refuse_name, vectors_in
 from embedfleet.client import AsyncClient, EmbedOptions
@@ -131,13 +131,7 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
                 if len(sample) < 1000:
                     sample += texts[:: max(1, len(texts) // 100)]
         if fault is not None and faults == rows:
-            told = f"no row can be computed; of the first: {fault.message}"
-            if fault == NO_TEXT:
-                told = (
-                    f"no row has a text: is `{job.columns.text}` the column or field that holds "
-                    "it? --text names another"
-                )
-            raise BulkError(told)
+            raise BulkError(of_every_row(fault, job.columns))
         types = kinds.types()
         planned = [replace(each, digest=ledger.digest_of(each.digest, types)) for each in planned]
         return Survey(planned, duplicates_in(scratch), rows, faults, text_bytes, sample, types)
