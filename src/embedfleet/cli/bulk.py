@@ -114,6 +114,12 @@ FragmentRows = Annotated[
 ]
 Update = Annotated[bool, typer.Option(help="Compute what changed in the input.")]
 RetryErrors = Annotated[bool, typer.Option(help="Try rows again that failed.")]
+CostPerHour = Annotated[
+    float, typer.Option(parser=number(0), metavar="P", help="Price of a GPU hour.")
+]
+ProfileFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="What a replica is like (TOML).")
+]
 Scratch = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="For vectors of unfinished files, on this machine."),
@@ -230,14 +236,10 @@ def plan(
     key_file: KeyFile = None,
     text: Text = "text",
     input_format: InputFormat = None,
-    replica_profile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What a replica is like (TOML).")
-    ] = None,
+    replica_profile: ProfileFile = None,
     replicas: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of one replica.")] = 1,
-    cost_per_hour: Annotated[
-        float, typer.Option(parser=number(0), metavar="P", help="Price of a GPU hour.")
-    ] = 0.0,
+    cost_per_hour: CostPerHour = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Tell texts, tokens, time and cost before anything is computed.

@@ -34,6 +34,14 @@ USES = {
 DEFAULTS = Launch("")
 
 
+MemoryShare = Annotated[
+    float,
+    typer.Option(
+        "--memory-share", metavar="X", help="Share of GPU memory.", parser=number(0.05, 0.98)
+    ),
+]
+
+
 def engines(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="sglang, vllm, tei or llamacpp.")
@@ -49,12 +57,7 @@ def engines(
         ),
     ] = None,
     gpus: Annotated[int, typer.Option("--gpus", help="GPUs of one replica.", min=0)] = 1,
-    memory_share: Annotated[
-        float,
-        typer.Option(
-            "--memory-share", metavar="X", help="Share of GPU memory.", parser=number(0.05, 0.98)
-        ),
-    ] = DEFAULTS.memory_share,
+    memory_share: MemoryShare = DEFAULTS.memory_share,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", help="Longest text, in tokens.", min=2)
     ] = DEFAULTS.max_tokens,

@@ -57,6 +57,25 @@ Price = Annotated[
     float | None,
     typer.Option(parser=number(0), metavar="P", help="Price of a replica for an hour."),
 ]
+CostPerHour = Annotated[
+    float, typer.Option(parser=number(0), metavar="P", help="Price of a GPU hour.")
+]
+TextsPerDay = Annotated[float, typer.Option(parser=number(0), metavar="N", help="Texts in a day.")]
+MeanTokens = Annotated[
+    float, typer.Option(parser=number(0), metavar="N", help="Mean tokens of a text.")
+]
+LongTokens = Annotated[
+    float | None,
+    typer.Option(
+        parser=number(0), metavar="N", help="Tokens of a long text; else 4 times the mean."
+    ),
+]
+P99 = Annotated[
+    float, typer.Option(parser=number(0), metavar="MS", help="Latency promised to 99 %, in ms.")
+]
+Peak = Annotated[
+    float, typer.Option(parser=number(0), metavar="X", help="Busiest hour over the mean.")
+]
 Copies = Annotated[int, typer.Option(min=1, help="How often each text arrives.")]
 ColdStart = Annotated[
     float | None,
@@ -160,29 +179,14 @@ def _settings(
 
 
 def plan(
-    texts_per_day: Annotated[
-        float, typer.Option(parser=number(0), metavar="N", help="Texts in a day.")
-    ],
-    tokens: Annotated[
-        float, typer.Option(parser=number(0), metavar="N", help="Mean tokens of a text.")
-    ],
-    p99: Annotated[
-        float, typer.Option(parser=number(0), metavar="MS", help="Latency promised to 99 %, in ms.")
-    ],
-    tokens_p99: Annotated[
-        float | None,
-        typer.Option(
-            parser=number(0), metavar="N", help="Tokens of a long text; else 4 times the mean."
-        ),
-    ] = None,
-    peak: Annotated[
-        float, typer.Option(parser=number(0), metavar="X", help="Busiest hour over the mean.")
-    ] = 2.0,
+    texts_per_day: TextsPerDay,
+    tokens: MeanTokens,
+    p99: P99,
+    tokens_p99: LongTokens = None,
+    peak: Peak = 2.0,
     replica_profile: ProfileFile = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of one replica.")] = 1,
-    cost_per_hour: Annotated[
-        float, typer.Option(parser=number(0), metavar="P", help="Price of a GPU hour.")
-    ] = 0.0,
+    cost_per_hour: CostPerHour = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Plan capacity: how many replicas and GPUs a load needs, and what they cost.
