@@ -202,6 +202,7 @@ def verify(
     from embedfleet.runtime.folders import store_at  # noqa: PLC0415
 
     *inputs, out = _several(paths)
+    _expect_format(input_format)
     with _service(url, model, replicas, key_file) as (address, key):
 
         async def check() -> Any:
@@ -250,12 +251,10 @@ def plan(
     The profile is that of `embedfleet plan`.
     """
     from embedfleet.bulk.estimating import estimate  # noqa: PLC0415
-    from embedfleet.bulk.sources import FORMATS  # noqa: PLC0415
     from embedfleet.simulator import profiles  # noqa: PLC0415
 
-    _one_of("--input-format", input_format, sorted(set(FORMATS.values())))
-    if url is not None:
-        _address(url)
+    _expect_format(input_format)
+    _expect_address(url)
     profile = profiles.Profile() if replica_profile is None else profiles.read(replica_profile)
     found = _waited(
         estimate(
@@ -287,10 +286,9 @@ def _job(chosen: dict[str, Any], text: str, id_: str | None, carry: str | None) 
     from embedfleet.bulk import dtypes, writing  # noqa: PLC0415
     from embedfleet.bulk.reading import Columns  # noqa: PLC0415
     from embedfleet.bulk.running import Job  # noqa: PLC0415
-    from embedfleet.bulk.sources import FORMATS  # noqa: PLC0415
 
     _one_of("--format", chosen["format"], writing.FORMATS)
-    _one_of("--input-format", chosen["input_format"], sorted(set(FORMATS.values())))
+    _expect_format(chosen["input_format"])
     _one_of("--dtype", chosen["dtype"], tuple(dtypes.DTYPES))
     return Job(columns=Columns(text, id_, _carried(carry, chosen["format"])), **chosen)
 
@@ -366,8 +364,8 @@ def _service(
             "nothing to compute with: give --url for a running service, or --model to start one "
             "for this run"
         )
+    _expect_address(url)
     if url is not None:
-        _address(url)
         if replicas is not None:
             raise SetupError(
                 "--replicas applies only with --model: a service at --url has its own replicas"
@@ -384,12 +382,18 @@ def _key(file: Path | None) -> str | None:
     return None if file is None else read_key(file, "the key file")
 
 
-def _address(url: str) -> None:
-    """Raises SetupError for what is no address of a service."""
+def _expect_format(name: str | None) -> None:
+    from embedfleet.bulk.sources import FORMATS  # noqa: PLC0415
+
+    _one_of("--input-format", name, sorted(set(FORMATS.values())))
+
+
+def _expect_address(url: str | None) -> None:
     from embedfleet.client.wire import base_of  # noqa: PLC0415
 
     try:
-        base_of(url)
+        if url is not None:
+            base_of(url)
     except ValueError as error:
         raise SetupError(f"--url: {error}") from error
 
