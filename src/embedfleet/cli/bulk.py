@@ -114,6 +114,10 @@ FragmentRows = Annotated[
 ]
 Update = Annotated[bool, typer.Option(help="Compute what changed in the input.")]
 RetryErrors = Annotated[bool, typer.Option(help="Try rows again that failed.")]
+PlannedReplicas = Annotated[
+    int, typer.Option("--replicas", min=1, metavar="N", help="Replicas that compute.")
+]
+Gpus = Annotated[int, typer.Option(min=0, metavar="N", help="GPUs of one replica.")]
 CostPerHour = Annotated[
     float, typer.Option(parser=number(0), metavar="P", help="Price of a GPU hour.")
 ]
@@ -238,8 +242,8 @@ def plan(
     text: Text = "text",
     input_format: InputFormat = None,
     replica_profile: ProfileFile = None,
-    replicas: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of one replica.")] = 1,
+    replicas: PlannedReplicas = 1,
+    gpus: Gpus = 1,
     cost_per_hour: CostPerHour = 0.0,
     as_json: AsJson = False,
 ) -> None:
