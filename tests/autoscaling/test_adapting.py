@@ -88,6 +88,31 @@ def test_a_period_that_breaks_is_left_at_once() -> None:
     assert not broken.stance.season
 
 
+def test_a_season_that_tells_nothing_yet_comes_to_what_the_fleet_came_to() -> None:
+    """Its stances can neither be blamed nor praised for hours in which nobody could follow them."""
+    early = after(0.3, edges)
+    assert early.stance is not None
+    came_to = {each.stance: (each.replica_s, each.late) for each in early.sums}
+    blind = [each for each in came_to if each.season in {"day", "week", "cycle"}]
+    assert blind
+    assert all(came_to[each] == pytest.approx(came_to[early.stance]) for each in blind)
+
+
+def test_a_period_that_comes_and_goes_is_never_trusted_for_its_promise_alone() -> None:
+    """Edges that jitter by a fifth of their period are found now and then, and met seldom: what
+    the rhythm's stances were late with counts, however often it is found anew.
+    """
+    chance = random.Random(3)
+    begins = [900.0 * place + chance.uniform(-180.0, 180.0) for place in range(60)]
+
+    def load(now: float) -> float:
+        return 11.0 if any(begin <= now < begin + 300.0 for begin in begins) else 3.0
+
+    found = after(6.0, load)
+    assert found.stance is not None
+    assert not found.stance.season
+
+
 def test_a_crowd_that_comes_seldom_is_not_paid_for_long() -> None:
     """Five minutes in three hours: no delay brings the replicas back in time."""
     crowd = after(6.0, lambda now: 20.0 if 7200 <= now % 10_800 < 7500 else 2.0)

@@ -158,10 +158,9 @@ def learned(
         _floor(seen, schedule, settings),
         settings,
     )
-    noted = replace(noted, fleets=fleets)
-    if noted.cycle.period and not _same(experience.cycle.period, noted.cycle.period):
-        noted = _forgiven(noted, fleets, seen)
     foreseen = tuple(name for name, rate in usual.items() if rate)
+    fleets = _led(noted, experience.fleets, fleets, foreseen, _fading(elapsed_s))
+    noted = replace(noted, fleets=fleets)
     return replace(noted, stance=_best(noted, seen, foreseen))
 
 
@@ -202,10 +201,6 @@ def _floor(seen: Observation, schedule: Schedule, settings: AutoscalingSettings)
     if seen.clock is None or not schedule:
         return 0
     return bounds(schedule, seen.clock, start_up_s(seen, settings) + settings.tick_s).floor
-
-
-def _same(before: float, period: float) -> bool:
-    return abs(before - period) <= max(1.0, 0.05 * period)
 
 
 def _begun(seen: Observation, experience: Experience, settings: AutoscalingSettings) -> Experience:
@@ -263,17 +258,18 @@ def _expected(
     return season.expected(rhythm.moment(seen), ahead_s)
 
 
-def _forgiven(experience: Experience, fleets: Fleets, seen: Observation) -> Experience:
-    """A period was found. What its stances did without it says nothing: they go on from the best of
-    the rest, by its fleet and what it paid, and with no more lateness than is promised.
+def _led(
+    experience: Experience, before: Fleets, fleets: Fleets, foreseen: Sequence[str], fading: float
+) -> Fleets:
+    """Stances of a season that tells nothing now do what the real fleet does then: they are neither
+    blamed for what they could not know, nor praised for what they did not foresee.
     """
-    foreseeing = np.array([each.season == CYCLE for each in fleets.stances])
-    if foreseeing.all():
-        return experience
-    best = int(np.where(foreseeing, np.inf, scores(experience, fleets, seen)).argmin())
-    moved = fleets.moved(best, foreseeing)
-    late = np.where(foreseeing, np.minimum(moved.late, TOLERATED * experience.tokens), moved.late)
-    return replace(experience, fleets=replace(moved, late=late))
+    blind = np.array([each.season != "" and each.season not in foreseen for each in fleets.stances])
+    present = experience.stance
+    if not blind.any() or present not in fleets.stances:
+        return fleets
+    leader = fleets.stances.index(present)
+    return fleets if blind[leader] else fleets.led(before, leader, blind, fading)
 
 
 def _best(experience: Experience, seen: Observation, foreseen: Sequence[str]) -> Stance | None:

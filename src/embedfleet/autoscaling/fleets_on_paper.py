@@ -87,18 +87,21 @@ class Fleets:
         size = np.full(rows, float(ready))
         return cls(tuple(stances), size, nothing, nothing, empty, empty, nothing, nothing)
 
-    def moved(self, best: int, which: NDArray[np.bool_]) -> Fleets:
-        """With the fleet, and the sums, of one of them in place of those of some others."""
+    def led(self, before: Fleets, leader: int, which: NDArray[np.bool_], fading: float) -> Fleets:
+        """With some of them doing as the leader does since `before`, and paying what it paid."""
 
         def taken(values: Floats) -> Floats:
-            return np.asarray(np.where(which, values[best], values))
+            return np.asarray(np.where(which, values[leader], values))
+
+        def added(earlier: Floats, now: Floats) -> Floats:
+            return np.asarray(earlier * fading + taken(now - earlier * fading))
 
         return replace(
             self,
             ready=taken(self.ready),
             backlog=taken(self.backlog),
-            replica_s=taken(self.replica_s),
-            late=taken(self.late),
+            replica_s=added(before.replica_s, self.replica_s),
+            late=added(before.late, self.late),
             starting=tuple((at, taken(count)) for at, count in self.starting),
         )
 
