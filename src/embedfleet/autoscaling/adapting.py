@@ -29,7 +29,7 @@ from embedfleet.autoscaling.fleets_on_paper import Fleets
 from embedfleet.autoscaling.policy import Decision, PolicyState
 from embedfleet.autoscaling.rhythm import Season, Seasons
 from embedfleet.autoscaling.schedule import Schedule, bounds
-from embedfleet.autoscaling.signals import Observation, fault, start_up_s
+from embedfleet.autoscaling.signals import Observation, fault, start_up_s, texts_now
 from embedfleet.autoscaling.stance import USUAL_DELAY_S, Stance, stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
@@ -73,7 +73,7 @@ class Sums:
     stance: Stance
     replica_s: float
     late: float
-    """Tokens answered too late."""
+    """Texts answered too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ class Experience:
     """How unevenly work arrives, over some minutes."""
     tokens: float = 0.0
     """Tokens that were asked for, older ones counting less."""
+    texts: float = 0.0
+    """Texts, likewise."""
     seconds: float = 0.0
     """Seconds that were seen, likewise."""
     at: float = -math.inf
@@ -182,6 +184,7 @@ def _noted(
         cycle=experience.cycle.noted(middle, seen.arriving_fast),
         burstiness=_smoothed(experience.burstiness, seen, elapsed_s),
         tokens=experience.tokens * fading + seen.arriving_fast * elapsed_s,
+        texts=experience.texts * fading + texts_now(seen) * elapsed_s,
         seconds=experience.seconds * fading + elapsed_s,
         at=seen.now,
     )
@@ -212,7 +215,7 @@ def _begun(seen: Observation, experience: Experience, settings: AutoscalingSetti
     fleets = Fleets.begun(tried, size)
     begun = replace(experience, at=seen.now, fleets=fleets, before=())
     if before.keys() != set(tried):
-        return replace(begun, stance=stance(settings), tokens=0.0, seconds=0.0)
+        return replace(begun, stance=stance(settings), tokens=0.0, texts=0.0, seconds=0.0)
     fleets = replace(
         fleets,
         replica_s=np.array([before[each].replica_s for each in tried]),
@@ -303,7 +306,9 @@ def scores(experience: Experience, fleets: Fleets, seen: Observation) -> Floats:
     start_s = USUAL_START_S if math.isnan(seen.start_up_s) else seen.start_up_s
     late = np.minimum(1.0, late * start_s / USUAL_START_S)
     replica_s = fleets.replica_s + PRIOR_S * rate / able / used
-    share = (fleets.late + PRIOR_S * rate * late) / (tokens + PRIOR_S * rate)
+    # As many texts as that rate has.
+    usual = PRIOR_S * rate * (experience.texts / tokens if tokens else 1.0)
+    share = (fleets.late + usual * late) / max(1e-9, experience.texts + usual)
     lateness = EAGERNESS * np.log(np.maximum(share, TOLERATED)) + DEARNESS * share
     return np.asarray(np.log(replica_s) + lateness)
 
@@ -319,7 +324,7 @@ class Outcome:
     replicas: float
     """Mean number of replicas."""
     late: float
-    """Share of the tokens answered late."""
+    """Share of the texts answered late."""
     followed: bool
 
 
@@ -335,7 +340,7 @@ def outcomes(experience: Experience) -> tuple[Outcome, ...]:
             each.stance.delay_s,
             names.get(each.stance.season, each.stance.season),
             each.replica_s / experience.seconds,
-            each.late / experience.tokens if experience.tokens else 0.0,
+            each.late / experience.texts if experience.texts else 0.0,
             each.stance == experience.stance,
         )
         for each in experience.sums

@@ -23,7 +23,8 @@ BUCKET_S = 15.0
 KEPT = 2880
 """Buckets of twelve hours: periods of two minutes to six hours are seen twice."""
 LEAST = 8
-"""Buckets of the shortest period: edges that come sooner than that are no edges, but noise."""
+"""Buckets of the shortest period: edges that come sooner than that are no edges, but noise, and
+so are the multiples of their period."""
 FIND_S = 60.0
 """Seconds between two searches."""
 ALIKE = 0.5
@@ -133,12 +134,12 @@ def found(rates: Floats) -> float:
     lowest = np.minimum.accumulate(alike)
     lags = np.arange(1, most)
     here = alike[1:-1]
-    fits = (here >= alike[:-2]) & (here > alike[2:]) & (lags >= LEAST)
+    fits = (here >= alike[:-2]) & (here > alike[2:])
     fits &= (here >= ALIKE) & (here - lowest[1:-1] >= UNLIKE)
     if not fits.any():
         return 0.0
     lag = int(lags[fits & (here >= NEARLY * here[fits].max())][0])
-    return _finer(alike, lag)
+    return _finer(alike, lag) if lag >= LEAST else 0.0
 
 
 def _finer(alike: Floats, lag: int) -> float:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedfleet.autoscaling import policy, queueing
 from embedfleet.autoscaling.policy import Level
-from embedfleet.autoscaling.signals import Observation, start_up_s
+from embedfleet.autoscaling.signals import Observation, start_up_s, texts_now
 from embedfleet.autoscaling.stance import Stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
@@ -74,7 +74,7 @@ class Fleets:
     replica_s: Floats
     """What each would have paid so far, older seconds counting less."""
     late: Floats
-    """Tokens it would have answered too late, likewise."""
+    """Texts it would have answered too late, likewise."""
     starting: tuple[tuple[float, Floats], ...] = ()
     """(When, how many of each) will be ready, soonest first."""
     decided_at: float = -math.inf
@@ -131,7 +131,7 @@ def served(
         starting=starting,
         backlog=after,
         replica_s=fleets.replica_s * fading + fleets.planned * elapsed_s,
-        late=fleets.late * fading + late * (rate * elapsed_s),
+        late=fleets.late * fading + late * (texts_now(seen) * elapsed_s),
     )
 
 

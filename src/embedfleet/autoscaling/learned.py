@@ -19,7 +19,7 @@ from embedfleet.autoscaling.cycle import Cycle
 from embedfleet.autoscaling.stance import Stance
 from embedfleet.vocabulary import EmbedfleetError
 
-FORMAT, VERSION = "embedfleet-learned", 1
+FORMAT, VERSION = "embedfleet-learned", 2
 MOST_BYTES = 2**20
 """More is none of these files: a week's seasons with three rates a bucket have some 25 kB."""
 
@@ -41,6 +41,7 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     version: int
     tokens: Amount
+    texts: Amount
     seconds: Amount
     followed: Stance | None
     sums: tuple[_Sums, ...]
@@ -59,6 +60,7 @@ def kept(experience: Experience) -> bytes:
             FORMAT,
             VERSION,
             experience.tokens,
+            experience.texts,
             experience.seconds,
             experience.stance,
             tuple(_Sums(each.stance, each.replica_s, each.late) for each in experience.sums),
@@ -97,5 +99,6 @@ def restored(data: bytes) -> Experience:
         seasons=seasons,
         cycle=Cycle.of(told.lately, told.lately_until),
         tokens=told.tokens,
+        texts=told.texts,
         seconds=told.seconds,
     )

@@ -48,6 +48,8 @@ class Observation:
     """Mean share of the time that ready replicas computed since the last observation."""
     texts_per_s: float = 0.0
     """Texts that were asked for over the slow window."""
+    texts_fast: float = math.nan
+    """The same over the fast window."""
     waiting_texts: int = 0
     """Texts in the queue or with a replica, and not finished."""
     queued_texts: int = 0
@@ -108,6 +110,17 @@ def start_up_s(seen: Observation, settings: AutoscalingSettings) -> float:
     return settings.start_up_s if math.isnan(seen.start_up_s) else seen.start_up_s
 
 
+def texts_now(seen: Observation) -> float:
+    """Texts per second over the fast window; where they were not counted, by the mean length over
+    the slow one, and where that is not known either, a text for each token.
+    """
+    if math.isfinite(seen.texts_fast):
+        return seen.texts_fast
+    if seen.texts_per_s and seen.arriving_slow:
+        return seen.arriving_fast * seen.texts_per_s / seen.arriving_slow
+    return seen.arriving_fast
+
+
 def ability(model: CostModel, tokens_of_a_text: float, batch_tokens: int, within_s: float) -> float:
     """Tokens per second of a replica that fills its batches, none of them longer than `within_s`.
 
@@ -139,6 +152,7 @@ def total(seen: Sequence[Observation]) -> Observation:
         arriving_slow=sum(each.arriving_slow for each in seen),
         waiting_tokens=sum(each.waiting_tokens for each in seen),
         texts_per_s=sum(each.texts_per_s for each in seen),
+        texts_fast=sum(each.texts_fast for each in seen),
         waiting_texts=sum(each.waiting_texts for each in seen),
         queued_texts=sum(each.queued_texts for each in seen),
         burstiness=_known(max, (each.burstiness for each in seen)),

@@ -144,6 +144,7 @@ class _Run:
             wait_p95_s=wait_p95,
             utilisation=busy,
             texts_per_s=texts_per_s,
+            texts_fast=self._rate(self.arrived_texts, place, FAST_S),
             waiting_texts=round(queued + computing / max(1.0, self.mean_tokens)),
             queued_texts=round(queued),
             burstiness=self._burstiness(place),

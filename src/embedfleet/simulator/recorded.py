@@ -84,7 +84,9 @@ def _intervals(recording: Recording) -> Iterator[_Interval]:
             )
         if math.isfinite(seen.arriving_fast):  # else as it was
             rate = max(0.0, seen.arriving_fast)
-        if seen.texts_per_s > 0 and math.isfinite(seen.arriving_slow):
+        if seen.texts_fast > 0 and math.isfinite(seen.arriving_fast):  # false for NaN
+            tokens = min(max(seen.arriving_fast / seen.texts_fast, 1.0), float(LENGTHS[-1]))
+        elif seen.texts_per_s > 0 and math.isfinite(seen.arriving_slow):
             tokens = min(max(seen.arriving_slow / seen.texts_per_s, 1.0), float(LENGTHS[-1]))
         yield _Interval(seconds, rate, tokens)
 

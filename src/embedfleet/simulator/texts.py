@@ -195,6 +195,7 @@ class _Run:
             wait_p95_s=float(np.quantile(recent[:, 1], 0.95)),
             utilisation=min(1.0, used_s / (max(1, ready) * self.scaler.period_s)),
             texts_per_s=texts,
+            texts_fast=self.arrivals.texts_per_s(FAST_S, self.now),
             waiting_texts=self.pool.waiting_texts + self.pool.running_texts,
             queued_texts=self.pool.waiting_texts,
             burstiness=self.arrivals.burstiness(SLOW_S, self.now),

@@ -133,6 +133,7 @@ class LoadObserver:
             latency_p99_s=self._latencies.quantile(0.99, now),
             utilisation=self._busy.share(busy_s, now),
             texts_per_s=texts,
+            texts_fast=arrivals.texts_per_s(settings.fast_window_s, now),
             queued_texts=pool.queued_texts,
             burstiness=arrivals.burstiness(settings.slow_window_s, now),
             memory_used=() if used is None else (used,),
