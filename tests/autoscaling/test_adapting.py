@@ -119,6 +119,29 @@ def test_a_crowd_that_comes_seldom_is_not_paid_for_long() -> None:
     assert delay_s(crowd) <= 200.0
 
 
+def test_a_few_long_texts_do_not_keep_a_fleet_for_the_many_short_ones() -> None:
+    """A minute of texts twenty times as long, now and then: many tokens, few of the texts."""
+    experience, chance = Experience(), random.Random(1)
+    longs = [chance.uniform(0.0, 14_400.0) for _ in range(8)]
+    for step in range(960):
+        now = step * 15.0
+        long = any(begin <= now < begin + 60.0 for begin in longs)
+        rate = V * (14.0 if long else 0.7)
+        saw = Observation(
+            now=now,
+            ready=14,
+            arriving_fast=rate,
+            arriving_slow=rate,
+            waiting_tokens=0.0,
+            tokens_per_s=V,
+            start_up_s=30.0,
+            texts_per_s=100.0,
+            texts_fast=100.0,
+        )
+        experience = learned(saw, experience, SETTINGS)
+    assert delay_s(experience) <= 300.0
+
+
 def test_steady_traffic_needs_little_reserve() -> None:
     """Nothing ever came too late, so the cheapest stance is right."""
     stance = after(5.0, lambda _: 6.0).stance

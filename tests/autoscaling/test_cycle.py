@@ -65,6 +65,11 @@ def test_traffic_without_a_rhythm_has_none(rate: Callable[[float], float]) -> No
     assert watched(rate, 18_000.0, noise=0.05).period == 0.0
 
 
+@pytest.mark.parametrize("period_s", [30.0, 60.0])
+def test_multiples_of_a_period_that_no_replica_can_follow_are_no_rhythm(period_s: float) -> None:
+    assert watched(square(period_s), 7200.0).period == 0.0
+
+
 def test_a_rhythm_that_breaks_is_dropped_within_a_period() -> None:
     wave = square(1200.0)
     broken = watched(lambda at: wave(at) if at < 12_000.0 else 900.0, 13_000.0)

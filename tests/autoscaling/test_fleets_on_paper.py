@@ -106,7 +106,7 @@ def test_late_is_who_comes_while_too_few_are_ready() -> None:
         levels = recent(levels, saw, SETTINGS)
         fleets = served(fleets, saw, 10.0, 1.0, SETTINGS.slo_s)
         fleets = decided(fleets, saw, levels, np.zeros(3), 0, SETTINGS)
-    late_s = fleets.late / (20.0 * V)
+    late_s = fleets.late * 300.0 / (20.0 * V)
     assert ((late_s > 60.0) & (late_s < 200.0)).all()
     assert (fleets.planned >= 20).all()
     assert (fleets.backlog == 0.0).all()

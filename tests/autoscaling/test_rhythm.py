@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.autoscaling import Observation
-from embedfleet.autoscaling.rhythm import KEPT, Season, moment
+from embedfleet.autoscaling.rhythm import KEPT, Season, moment, usual
 
 HOUR_S = 3600.0
 
@@ -38,6 +38,14 @@ def test_what_happened_once_in_three_periods_is_not_usual() -> None:
     """A crowd on the second of three hours."""
     season = watched(lambda at: 900.0 if 3600 <= at < 4200 else 100.0, 3.1)
     assert season.expected(3 * HOUR_S, 60.0) == 100.0
+
+
+def test_of_levels_that_differ_a_little_the_highest_is_usual() -> None:
+    """Half of all periods exceed their median, and each of them would find too few replicas."""
+    assert usual([100.0, 120.0, 90.0]) == 120.0
+    assert usual([100.0, 900.0, 90.0]) == 100.0
+    assert usual([0.0, 0.0, 90.0]) == 0.0
+    assert usual([7.0]) == 7.0
 
 
 def test_a_rhythm_that_ends_is_forgotten_within_two_periods() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.autoscaling import Arrivals, Observation, ability, total
+from embedfleet.autoscaling.signals import texts_now
 from embedfleet.work import CostModel
 
 MODEL = CostModel(per_batch_s=4e-3, per_token_s=1 / 16_000, per_squared_token_s=0.0)
@@ -105,6 +107,14 @@ def test_traffic_that_one_gateway_can_not_tell_is_unknown() -> None:
     """A sum without it would be too small, so nothing must follow from it."""
     blind = of_gateway(arriving_slow=math.nan)
     assert math.isnan(total([of_gateway(), blind]).arriving_slow)
+
+
+def test_texts_are_those_of_the_fast_window_as_far_as_they_were_counted() -> None:
+    """Else by the mean length of the slow one, and at last a text for each token."""
+    counted = of_gateway(arriving_fast=600.0, arriving_slow=200.0, texts_per_s=2.0, texts_fast=3.0)
+    assert texts_now(counted) == 3.0
+    assert texts_now(replace(counted, texts_fast=math.nan)) == 6.0
+    assert texts_now(replace(counted, texts_fast=math.nan, texts_per_s=0.0)) == 600.0
 
 
 def test_the_oldest_figure_says_how_old_the_sum_is() -> None:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median_low
 
 import numpy as np
 from numpy.typing import NDArray
+
+from embedfleet.autoscaling.rhythm import usual
 
 Floats = NDArray[np.float64]
 
@@ -109,7 +110,7 @@ class Cycle:
             part = self.rates[low:high]
             if len(part):
                 highest.append(float(part.max()))
-        return median_low(highest) if highest else 0.0
+        return usual(highest) if highest else 0.0
 
 
 def _period(rates: Floats) -> float:

@@ -41,11 +41,11 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     version: int
     tokens: Amount
-    texts: Amount
     seconds: Amount
     followed: Stance | None
     sums: tuple[_Sums, ...]
     seasons: dict[str, tuple[Cell, ...]]
+    texts: Amount = 0.0
     lately: Annotated[list[Amount], msgspec.Meta(max_length=cycle.KEPT)] = []
     """Rates of the buckets of `Cycle`."""
     lately_until: Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)] = 0
@@ -60,11 +60,11 @@ def kept(experience: Experience) -> bytes:
             FORMAT,
             VERSION,
             experience.tokens,
-            experience.texts,
             experience.seconds,
             experience.stance,
             tuple(_Sums(each.stance, each.replica_s, each.late) for each in experience.sums),
             {name: season.cells for name, season in experience.seasons.items()},
+            experience.texts,
             [float(f"{rate:.4g}") for rate in lately.rates],
             lately.bucket or 0,
         )

@@ -9,7 +9,7 @@ elsewhere (`adapting.py`), by what it would have saved.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 
@@ -17,6 +17,8 @@ from embedfleet.autoscaling.signals import Observation
 
 KEPT = 3
 """Periods that are remembered: two of three must agree."""
+AGREEING = 1.3
+"""Rates differ by less than that between periods of the same rhythm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,14 @@ class Season:
         last = math.floor((at + ahead_s) / self.bucket_s) + 1
         many = min(last - first + 1, len(self.cells))
         cells = (self.cells[(first + step) % len(self.cells)] for step in range(many))
-        return max((median_low(cell) for cell in cells if cell), default=0.0)
+        return max((usual(cell) for cell in cells if cell), default=0.0)
+
+
+def usual(rates: Sequence[float]) -> float:
+    """What most of some periods had at one time: the highest of those that agree with their median,
+    as the level differs from period to period and half of them would exceed the middle one."""
+    middle = median_low(rates)
+    return max(rate for rate in rates if rate <= AGREEING * middle)
 
 
 Seasons = Mapping[str, Season]
