@@ -21,7 +21,9 @@ from typing import Any, Final
 import torch
 
 BUILTIN: Final = Path(__file__).parents[1] / "src" / "embedfleet" / "models" / "builtin"
-TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "modules.json")
+TOKENIZER_FILES: Final = ("tokenizer.json", "modules.json")
+MAX_LENGTH: Final = 131_072
+"""`model_max_length` of the published tokenizers; the built-in model's would end texts at 2,048."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,9 @@ def write(directory: Path, geometry: Geometry, seed: int = 0) -> None:
     (directory / "config.json").write_text(json.dumps(config(geometry)), encoding="utf-8")
     for name in TOKENIZER_FILES:
         shutil.copy(BUILTIN / name, directory / name)
+    tokenizer = json.loads((BUILTIN / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokenizer["model_max_length"] = MAX_LENGTH
+    (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     shutil.copytree(BUILTIN / "1_Pooling", directory / "1_Pooling", dirs_exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     random = torch.Generator(device).manual_seed(seed)

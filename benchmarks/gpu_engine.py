@@ -1,11 +1,12 @@
-"""The CUDA engine over its replica's HTTP server, beside the limit and what vLLM did.
+"""The CUDA engine over its replica's HTTP server, beside the limit and vLLM.
 
     python -m benchmarks.gpu_engine --sizes 4B --dtypes bf16 fp8 --out results.json
     python -m benchmarks.gpu_engine --rivals vllm   # and vLLM itself, where it is installed
 
 Makes a model of the geometry with random weights, measures the sustained limit of its linear
-layers, starts `embedfleet replica`, and sends it the workloads of the recording one after another:
-token ids in, base64 out, clients in processes of their own on the same machine. Needs a GPU.
+layers, starts `embedfleet replica`, one for each type of numbers, and the rivals beside them, and
+sends each workload to each in turn: token ids in, base64 out, clients in processes of their own on
+the same machine. Without rivals the table shows what `gpu_vllm.json` recorded. Needs a GPU.
 """
 
 from __future__ import annotations
@@ -13,29 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import isnan, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from benchmarks.gpu_client import Load
+from benchmarks.gpu_servers import FIRST_PORT, RIVALS, Server, replica, running, scraped
 
 from benchmarks import gpu_checkpoint
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 HERE: Final = Path(__file__).parent
-PORT: Final = 18_080
 WARM_S: Final = 2.0
 """From the start of the clients to the start of counting: bodies are made, connections opened."""
 PROCESSES: Final = 4
@@ -73,25 +68,30 @@ WORKLOADS: Final = (
 )
 
 
-def measure(workload: Workload, model: str, vocabulary: int, seconds: float) -> dict[str, Any]:
-    """Run a workload; what its clients saw, and what the replica says of that time."""
+def measure(
+    server: Server, workload: Workload, model: str, vocabulary: int, seconds: float
+) -> dict[str, Any]:
+    """Run a workload; what its clients saw, and what the server says of that time."""
+    url = f"{server.url}/v1/embeddings"
     begin_at = time.time() + WARM_S
     loads = [
-        _load(workload.texts, workload.tokens, share, model, vocabulary, seconds, begin_at, seed)
+        _load(
+            url, workload.texts, workload.tokens, share, model, vocabulary, seconds, begin_at, seed
+        )
         for seed, share in enumerate(shares(workload.connections))
     ]
     if workload.beside_tokens:
         length = str(workload.beside_tokens)
-        loads.append(_load(1, length, 1, model, vocabulary, seconds, begin_at, 99))
+        loads.append(_load(url, 1, length, 1, model, vocabulary, seconds, begin_at, 99))
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number}.json" for number in range(len(loads))]
         clients = [client(load, file) for load, file in zip(loads, files, strict=True)]
         time.sleep(max(0.0, begin_at - time.time()))
-        before = scraped()
+        before = scraped(server)
         time.sleep(seconds / 2)
-        state = scraped()
+        state = scraped(server)
         time.sleep(max(0.0, begin_at + seconds - time.time()))
-        after = scraped()
+        after = scraped(server)
         for process in clients:
             process.wait(300)
         seen = [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -106,6 +106,7 @@ def client(load: Load, result: Path) -> subprocess.Popen[bytes]:
 
 
 def _load(
+    url: str,
     texts: int,
     tokens: str,
     connections: int,
@@ -115,7 +116,6 @@ def _load(
     begin_at: float,
     seed: int,
 ) -> Load:
-    url = f"http://127.0.0.1:{PORT}/v1/embeddings"
     return Load(
         *(url, model, texts, tokens, connections, seconds, seed, vocabulary, END_OF_TEXT, begin_at)
     )
@@ -174,70 +174,10 @@ def of_gpu(state: dict[str, float]) -> dict[str, float | None]:
     return {name: None if isnan(value) else value for name, value in told.items()}
 
 
-def scraped() -> dict[str, float]:
-    """The replica's figures without labels, by name without our prefix."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=30) as answer:
-        text = answer.read().decode()
-    rows = re.findall(r"^([a-z_]+) ([0-9.e+-]+|NaN)$", text, re.MULTILINE)
-    return {name.removeprefix("embedfleet_"): float(value) for name, value in rows}
-
-
-def replica(directory: Path, dtype: str, log: Path) -> AbstractContextManager[float]:
-    """A replica that is ready; gives the seconds that took."""
-    command = [sys.executable, "-m", "embedfleet", "replica", str(directory)]
-    command += ["--device", "cuda", "--dtype", dtype.partition("-")[0], "--port", str(PORT)]
-    environment = {}
-    if dtype.endswith("-deterministic"):
-        environment["EMBEDFLEET_ENGINE_DETERMINISTIC"] = "true"
-    return serving(command, environment, "/health/ready", log)
-
-
-def vllm(directory: Path, dtype: str, log: Path) -> AbstractContextManager[float]:
-    """The rival with its fastest settings for these loads; vLLM must be installed here."""
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(directory)]
-    command += ["--served-model-name", directory.name, "--port", str(PORT)]
-    command += ["--runner", "pooling", "--dtype", "bfloat16", "--attention-backend", "FLASH_ATTN"]
-    command += ["--max-model-len", "32768", "--max-num-batched-tokens", "32768"]
-    command += ["--max-num-seqs", "1024", "--no-enable-prefix-caching", "--api-server-count", "4"]
-    if dtype == "fp8":
-        command += ["--quantization", "fp8"]
-    return serving(command, {"VLLM_USE_FLASHINFER_SAMPLER": "0"}, "/health", log)
-
-
-SERVERS: Final = {"embedfleet": replica, "vllm": vllm}
-
-
-@contextmanager
-def serving(
-    command: list[str], environment: dict[str, str], ready: str, log: Path
-) -> Iterator[float]:
-    """A server on PORT whose path `ready` answers; gives the seconds that took."""
-    started = time.monotonic()
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=os.environ | environment
-        )
-    try:
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{ready}", timeout=5):
-                    break
-            except OSError:
-                if process.poll() is not None or time.monotonic() - started > 180:
-                    raise SystemExit(log.read_text()[-2000:]) from None
-                time.sleep(0.2)
-        yield time.monotonic() - started
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def limit(size: str, dtype: str) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_limit", size, dtype.partition("-")[0]],
-        stdout=subprocess.PIPE,
-        check=True,
-    )
+def limit(size: str, dtype: str, tokens: Sequence[str] = ()) -> dict[str, float]:
+    """Tokens/s of the linear layers alone, by the number of tokens at once."""
+    command = [sys.executable, "-m", "benchmarks.gpu_limit", size, dtype.partition("-")[0]]
+    done = subprocess.run([*command, *tokens], stdout=subprocess.PIPE, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 
@@ -248,19 +188,21 @@ HEADINGS: Final = (
 )
 
 
-def shown(size: str, dtype: str, result: dict[str, Any], rivals: dict[str, Any]) -> str:
-    best = max(result["limit_tokens_s"].values())
+def shown(size: str, name: str, result: dict[str, Any], rivals: dict[str, Any]) -> str:
+    """The table of one server, beside the rival's rows where there are some."""
+    best = max(result["limit_tokens_s"].values(), default=nan)
     lines = [
-        f"{size} {dtype}: ready after {result['ready_s']:.1f} s; linear layers alone "
+        f"{size} {name}: ready after {result['ready_s']:.1f} s; linear layers alone "
         + ", ".join(f"{int(n):,}: {v:,.0f}" for n, v in result["limit_tokens_s"].items())
         + " tok/s",
         HEADINGS,
     ]
-    for name, row in result["workloads"].items():
-        rival = rivals.get(dtype, {}).get(name, {}) if size == "4B" else {}
-        ratio = f"{row['tokens_s'] / rival['tokens_s']:.2f}x" if "tokens_s" in rival else ""
+    for workload, row in result["workloads"].items():
+        rival = rivals.get(workload, {})
+        ratio = f"{row['tokens_s'] / rival['tokens_s']:.2f}x" if rival.get("tokens_s") else ""
         lines.append(
-            f"{name:30} {row['texts_s']:8,.1f} {row['tokens_s']:9,.0f} {row.get('p50_ms', 0):8.1f} "
+            f"{workload:30} {row['texts_s']:8,.1f} {row['tokens_s']:9,.0f} "
+            f"{row.get('p50_ms', 0):8.1f} "
             f"{row.get('p99_ms', 0):8.1f} {row['tokens_s'] / best:6.0%} {ratio:>7} "
             f"{row['batch_tokens']:6.0f} {row['padding_share']:5.0%} "
             f"{row['processor_share'] / result['seconds']:5.2f} {watts(row['gpu_power_w']):>4}"
@@ -279,38 +221,67 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp8"])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--only", nargs="*", help="names of workloads, for instance '64x32, 8'")
-    parser.add_argument("--rivals", nargs="*", default=[], choices=["vllm"])
+    parser.add_argument("--rivals", nargs="*", default=[], choices=list(RIVALS))
+    parser.add_argument("--limit-tokens", nargs="*", default=["2048", "8192", "16384"])
     parser.add_argument("--models", type=Path, default=Path("/dev/shm"))  # noqa: S108
     parser.add_argument("--out", type=Path, default=HERE / "results" / "gpu_engine.json")
     given = parser.parse_args()
-    rivals = json.loads((HERE / "gpu_vllm.json").read_text(encoding="utf-8"))
+    recorded = json.loads((HERE / "gpu_vllm.json").read_text(encoding="utf-8"))
     report: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),
         "command": "python -m benchmarks.gpu_engine " + " ".join(sys.argv[1:]),
-        "rival": rivals,
         "results": {},
     }
+    if not given.rivals:
+        report["rival"] = recorded
     for size in given.sizes:
-        geometry, directory = gpu_checkpoint.GEOMETRIES[size], given.models / size
+        directory = given.models / size
         if not (directory / "model.safetensors").exists():
             gpu_checkpoint_process(size, directory)
-        for dtype in given.dtypes:
-            limits = limit(size, dtype)
-            for server in ("embedfleet", *given.rivals):
-                result: dict[str, Any] = {"limit_tokens_s": limits, "workloads": {}}
-                result["seconds"] = given.seconds
-                log = given.out.with_suffix(".log")
-                with SERVERS[server](directory, dtype, log) as ready_s:
-                    result["ready_s"] = ready_s
-                    for workload in WORKLOADS:
-                        if not given.only or workload.name in given.only:
-                            row = measure(workload, size, geometry.vocabulary, given.seconds)
-                            result["workloads"][workload.name] = row
-                name = f"{size} {dtype}" + f" {server}" * (server != "embedfleet")
-                report["results"][name] = result
+        limits = {dtype: limit(size, dtype, given.limit_tokens) for dtype in given.dtypes}
+        servers = {
+            server: dtype for dtype in given.dtypes for server in _servers(given, directory, dtype)
+        }
+        with running(list(servers), given.out.with_suffix("")) as ready:
+            report["commands"] = {server.name: list(server.command) for server in ready}
+            results = {
+                server: {
+                    "ready_s": ready_s,
+                    "seconds": given.seconds,
+                    "limit_tokens_s": limits[servers[server]],
+                    "workloads": {},
+                }
+                for server, ready_s in ready.items()
+            }
+            report["results"] |= {f"{size} {each.name}": found for each, found in results.items()}
+            for workload in WORKLOADS:
+                if given.only and workload.name not in given.only:
+                    continue
+                for server, result in results.items():
+                    row = measure(
+                        *(server, workload, size),
+                        gpu_checkpoint.GEOMETRIES[size].vocabulary,
+                        given.seconds,
+                    )
+                    result["workloads"][workload.name] = row
+                    print(size, server.name, workload.name, json.dumps(row), flush=True)
                 given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-                print(server, shown(size, dtype, result, rivals), flush=True)
+        for server, result in results.items():
+            dtype = servers[server]
+            rival = next(
+                (found for each, found in results.items() if each.name == f"vllm {dtype}"), None
+            )
+            rows = rival["workloads"] if rival else recorded.get(dtype, {}) if size == "4B" else {}
+            print(shown(size, server.name, result, rows), flush=True)
+
+
+def _servers(given: argparse.Namespace, directory: Path, dtype: str) -> Iterator[Server]:
+    """Ours and the rivals of one type of numbers, each on a port of its own."""
+    first = FIRST_PORT + given.dtypes.index(dtype) * (1 + len(RIVALS))
+    yield replica(directory, dtype, first)
+    for number, rival in enumerate(given.rivals, 1):
+        yield RIVALS[rival](directory, dtype, first + number)
 
 
 def gpu_checkpoint_process(size: str, directory: Path) -> None:

@@ -1,6 +1,6 @@
 """The limit of a GPU for a geometry: its linear layers alone, sustained, and nothing else.
 
-    python -m benchmarks.gpu_limit 4B bf16
+    python -m benchmarks.gpu_limit 4B bf16 [TOKENS ...]
 
 Prints a line of JSON: tokens/s by the number of tokens at once. A short product runs faster than
 what a GPU can hold against its power limit, so each is repeated for a second before it is timed.
@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from benchmarks.gpu_checkpoint import GEOMETRIES, Geometry
@@ -21,7 +21,9 @@ TOKENS = (2_048, 8_192, 16_384)
 SECONDS = 1.0
 
 
-def tokens_per_second(geometry: Geometry, *, fp8: bool) -> dict[int, float]:
+def tokens_per_second(
+    geometry: Geometry, counts: Sequence[int] = TOKENS, *, fp8: bool
+) -> dict[int, float]:
     """Through all layers once per pass; random numbers, as zeros run faster."""
     weights = []
     for _ in range(geometry.layers):
@@ -30,7 +32,7 @@ def tokens_per_second(geometry: Geometry, *, fp8: bool) -> dict[int, float]:
             weight /= math.sqrt(columns)
             weights.append(weight.to(torch.float8_e4m3fn) if fp8 else weight)
     found = {}
-    for tokens in TOKENS:
+    for tokens in counts:
         inputs = {}
         for _, columns in geometry.linear_shapes:
             values = torch.randn(tokens, columns, device="cuda", dtype=torch.bfloat16)
@@ -86,4 +88,5 @@ def seconds_of(once: Callable[[], None]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(tokens_per_second(GEOMETRIES[sys.argv[1]], fp8=sys.argv[2] == "fp8")))
+    counts = [int(each) for each in sys.argv[3:]] or TOKENS
+    print(json.dumps(tokens_per_second(GEOMETRIES[sys.argv[1]], counts, fp8=sys.argv[2] == "fp8")))
