@@ -3,8 +3,9 @@
     python -m benchmarks.bulk --texts 20000 --rounds 3
     python -m benchmarks.bulk --texts 100000 --rounds 3 --stand-in
 
-All ask the same running service, one after the other in each round, in another order each time;
-texts are new in every run, so that no cache helps. The limit is the engine in this process: the
+All ask the same running service, one after the other in each round, in another order each time,
+and go from a file of JSON lines to a file of vectors; texts are new in every run, so that no cache
+helps. `--only` chooses some of them. The limit is the engine in this process: the
 texts of a run, tokenised before, in batches of like length on two threads. With `--stand-in` the
 service answers every text with one vector at once: what is measured is what each of them can do
 at most, and the processor time that it takes.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -46,10 +48,14 @@ def texts_of(run: int, count: int) -> list[str]:
     ]
 
 
-def by_bulk(url: str, texts: list[str], folder: Path) -> None:
-    """The command, from a file of JSON lines to NumPy's files."""
-    source = folder / "in.jsonl"
-    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+def read(source: Path) -> list[str]:
+    """The texts of a file of JSON lines."""
+    with source.open(encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in file]
+
+
+def by_bulk(url: str, source: Path, folder: Path) -> None:
+    """The command, to NumPy's files."""
     words = [str(source), str(folder / "out"), "--url", url]
     subprocess.run(
         [sys.executable, "-m", "embedfleet", "bulk", *words, "--json"],
@@ -59,14 +65,15 @@ def by_bulk(url: str, texts: list[str], folder: Path) -> None:
     )
 
 
-def by_client(url: str, texts: list[str], folder: Path) -> None:
+def by_client(url: str, source: Path, folder: Path) -> None:
     """`embedfleet.Client`, to one file."""
     with Client(url, lane="bulk") as client:
-        np.save(folder / "out.npy", client.embed(texts))
+        np.save(folder / "out.npy", client.embed(read(source)))
 
 
-def by_openai(url: str, texts: list[str], folder: Path) -> None:
+def by_openai(url: str, source: Path, folder: Path) -> None:
     """openai-python in a loop over 64 texts a request, with 8 threads, to one file."""
+    texts = read(source)
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         model = client.models.list().data[0].id
 
@@ -79,7 +86,7 @@ def by_openai(url: str, texts: list[str], folder: Path) -> None:
     np.save(folder / "out.npy", np.array([row for part in parts for row in part], np.float32))
 
 
-def by_baseten(url: str, texts: list[str], folder: Path) -> None:
+def by_baseten(url: str, source: Path, folder: Path) -> None:
     """baseten-performance-client with 64 texts a request and up to 32 at once, to one file."""
     from baseten_performance_client import (  # noqa: PLC0415
         PerformanceClient,
@@ -90,11 +97,11 @@ def by_baseten(url: str, texts: list[str], folder: Path) -> None:
         model = client.models.list().data[0].id
     performance = PerformanceClient(base_url=url, api_key="none")
     chosen = RequestProcessingPreference(batch_size=64, max_concurrent_requests=32)
-    answer = performance.embed(input=texts, model=model, preference=chosen)
+    answer = performance.embed(input=read(source), model=model, preference=chosen)
     np.save(folder / "out.npy", answer.numpy().astype(np.float32))
 
 
-CONTENDERS: dict[str, Callable[[str, list[str], Path], None]] = {
+CONTENDERS: dict[str, Callable[[str, Path, Path], None]] = {
     "embedfleet bulk": by_bulk,
     "embedfleet.Client": by_client,
     "openai-python, 8 threads": by_openai,
@@ -188,9 +195,11 @@ def rounds(url: str, count: int, number: int, names: list[str]) -> Iterator[dict
 def contender_rate(name: str, url: str, texts: list[str]) -> dict[str, float]:
     """Nothing where it is not installed, or can't read what the service answers."""
     with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "in.jsonl"
+        source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         began, before = time.monotonic(), processor_s()
         try:
-            CONTENDERS[name](url, texts, Path(folder))
+            CONTENDERS[name](url, source, Path(folder))
         except (ImportError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             return {}
@@ -213,18 +222,19 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stand-in", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=[*CONTENDERS, LIMIT, READY])
     parser.add_argument("--output", type=Path, default=None)
     chosen = parser.parse_args()
     if chosen.stand_in:
         with stand_in() as url:
-            every = list(rounds(url, chosen.texts, chosen.rounds, list(CONTENDERS)))
+            every = list(rounds(url, chosen.texts, chosen.rounds, chosen.only or list(CONTENDERS)))
     else:
         with private_fleet("builtin", 2, keyed=False) as (url, _):
-            every = list(rounds(url, chosen.texts, chosen.rounds, [*CONTENDERS, LIMIT, READY]))
+            several = chosen.only or [*CONTENDERS, LIMIT, READY]
+            every = list(rounds(url, chosen.texts, chosen.rounds, several))
     names = list(dict.fromkeys(name for found in every for name in found))
     report = {
-        "command": f"python -m benchmarks.bulk --texts {chosen.texts} --rounds {chosen.rounds}"
-        + (" --stand-in" if chosen.stand_in else ""),
+        "command": shlex.join(["python", "-m", "benchmarks.bulk", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "processors": os.cpu_count(),
         "load_average_at_the_end": os.getloadavg()[0],
