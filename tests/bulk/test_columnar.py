@@ -115,6 +115,31 @@ async def test_fields_of_json_become_columns_of_one_type_in_every_file(tmp_path:
     assert found["deep"].to_pylist() == ['{"x":1}', None, "[1]"]
 
 
+async def test_columns_of_any_type_are_carried_or_refused_by_their_names(tmp_path: Path) -> None:
+    texts = ["a", "b", None]
+    columns: dict[str, Any] = {
+        "large": pa.array(texts, pa.large_string()),
+        "dictionary": pa.array(texts).dictionary_encode(),
+        "view": pa.array(texts, pa.string_view()),
+        "nested": pa.array([{"p": [1]}, {"p": []}, None]),
+        "nothing": pa.nulls(3),
+        "time": pa.array([0, 1, None], pa.timestamp("us", "UTC")),
+        "decimal": pa.array([1, 2, None], pa.decimal128(20, 2)),
+        "bytes": pa.array([b"\xff", b"", None], pa.binary_view()),
+    }
+    source = written(tmp_path / "in.parquet", pa.table(columns))
+    for text in ("large", "dictionary", "view"):
+        for form in ("parquet", "jsonl"):
+            out = tmp_path / f"{text}-{form}"
+            carried = Columns(text, carry=None if form == "parquet" else ("nested", "time"))
+            wanted = job(source, format=form, columns=carried)
+            found = await ran(wanted, out, RevealingClient())
+            assert (found.rows, found.errors, found.computed) == (3, 1, 2)
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    with pytest.raises(BulkError, match="there are 2 columns text"):
+        await ran(job(written(tmp_path / "t.parquet", twice)), tmp_path / "o", RevealingClient())
+
+
 async def test_what_is_no_parquet_and_columns_that_are_absent_are_told(tmp_path: Path) -> None:
     broken = tmp_path / "in.parquet"
     broken.write_bytes(b"PAR1 and no more")

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import DictRows, Limits, Rows, cut
 from embedfleet.bulk.reading import Columns, rows_of
 from embedfleet.bulk.sources import found, kind_of
+from tests.bulk.making import IN_MEMORY
 
 
 def read(path: Path, columns: Columns | None = None) -> Rows:
@@ -88,6 +93,11 @@ def test_a_column_that_a_csv_lacks_is_told_with_those_it_has(tmp_path: Path) -> 
         read(path)
     with pytest.raises(BulkError, match="there is no column other"):
         read(path, Columns("body", carry=("other",)))
+    path.write_text("text,key,key\na,1,2\n")
+    assert read(path, Columns()).texts == ["a"]
+    for columns in (Columns(id="key"), Columns(carry=None)):
+        with pytest.raises(BulkError, match="there are 2 columns key"):
+            read(path, columns)
 
 
 def test_every_line_of_a_text_file_is_a_row(tmp_path: Path) -> None:
@@ -98,16 +108,79 @@ def test_every_line_of_a_text_file_is_a_row(tmp_path: Path) -> None:
     assert codes(rows) == {1: "empty_string", 3: "invalid_utf8"}
 
 
-@pytest.mark.parametrize(
-    ("end", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
-)
-def test_compressed_files_are_told_by_their_names(end: str, compress: Any, tmp_path: Path) -> None:
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
+with contextlib.suppress(ImportError):
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    COMPRESSIONS[".zst"] = zstd.compress
+
+
+@pytest.mark.parametrize("end", COMPRESSIONS)
+def test_compressed_files_are_told_by_their_names_and_may_have_several_parts(
+    end: str, tmp_path: Path
+) -> None:
     path = tmp_path / f"in.txt{end}"
-    path.write_bytes(compress(b"a\nb\n"))
-    assert read(path).texts == ["a", "b"]
-    path.write_bytes(compress(b"a\nb\n" * 1000)[:-9])
-    with pytest.raises(BulkError, match=r"in\.txt.*can't be read"):
-        read(path)
+    path.write_bytes(COMPRESSIONS[end](b"a\nb\n") + COMPRESSIONS[end](b"c\n"))
+    assert read(path).texts == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("end", COMPRESSIONS)
+@given(share=st.floats(0, 1))
+@settings(max_examples=15, deadline=None)
+def test_a_compressed_file_that_is_cut_off_anywhere_is_refused(end: str, share: float) -> None:
+    whole = COMPRESSIONS[end]("".join(f"row {n}\n" for n in range(3000)).encode())
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        path = Path(folder) / f"in.txt{end}"
+        path.write_bytes(whole[: 1 + int(share * (len(whole) - 2))])
+        with pytest.raises(BulkError, match=r"in\.txt.*can't be read"):
+            read(path)
+
+
+def test_empty_files_of_any_format_have_no_rows(tmp_path: Path) -> None:
+    for end in ("jsonl", "txt", "csv", "tsv"):
+        path = tmp_path / f"in.{end}"
+        path.write_bytes(b"")
+        assert list(rows_of(found([str(path)])[0], Columns())) == []
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)),
+    st.integers(1, 50),
+    st.booleans(),
+)
+def test_lines_do_not_depend_on_how_many_bytes_are_read_at_once(
+    texts: list[str], at_once: int, ends: bool
+) -> None:
+    lines = [json.dumps({"text": text}, ensure_ascii=False).encode() for text in texts]
+    with (
+        tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        path = Path(folder) / "in.jsonl"
+        path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(lines) + (b"\n" if ends else b""))
+        patch.setattr("embedfleet.bulk.reading.BYTES_AT_ONCE", at_once)
+        blocks = list(rows_of(found([str(path)])[0], Columns()))
+    assert [text for rows in blocks for text in rows.texts] == texts
+    assert [number for rows in blocks for number in rows.ids] == list(range(len(texts)))
+    assert [size for rows in blocks for size in rows.sizes] == list(map(len, lines))
+
+
+def test_a_line_without_an_end_takes_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedfleet.bulk.reading.LARGEST_FIELD", 1000)
+    monkeypatch.setattr("embedfleet.bulk.reading.BYTES_AT_ONCE", 64)
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"a\n" + b"x" * 5000 + b"\nb\n" + b"y" * 1001)
+    rows = read(path)
+    assert rows.texts == ["a", None, "b", None]
+    assert codes(rows) == {1: "line_too_long", 3: "line_too_long"}
 
 
 def test_folders_and_patterns_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -149,6 +222,40 @@ def test_addresses_of_other_file_systems_are_read_too() -> None:
             found(["nonsense://x"])
     finally:
         system.rm("/corpus", recursive=True)
+
+
+def test_names_of_any_length_and_links_are_taken_as_they_are_or_refused(tmp_path: Path) -> None:
+    root, far = tmp_path / "in", tmp_path / "far"
+    for path in (root / "a" / f"{'n' * 240}.txt", far / "b.txt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (root / "far").symlink_to(far)
+    (root / "again").symlink_to(far)
+    (root / "loop").symlink_to(tmp_path)
+    (root / "a" / "loop").symlink_to(root)
+    names = [each.name for each in found([str(root)])]
+    assert names == [f"a/{'n' * 240}.txt", "again/b.txt"]
+    assert max(len(each.stem) for each in found([str(root)])) <= 200
+    (root / "gone.txt").symlink_to(tmp_path / "absent")
+    with pytest.raises(BulkError, match=r"gone\.txt is a link to .*absent, which does not exist"):
+        found([str(root)])
+
+
+def test_what_lies_in_the_output_is_no_input(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "out/a-00000.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    out = str(tmp_path / "out")
+    assert [each.name for each in found([str(tmp_path)], None, out)] == ["a.jsonl"]
+    assert [each.name for each in found([f"{tmp_path}/**/*.jsonl"], None, out)] == ["a.jsonl"]
+    with pytest.raises(BulkError, match="holds nothing but the output"):
+        found([out], None, out)
+
+
+@pytest.mark.parametrize("name", ["", "-"])
+def test_standard_input_and_empty_names_are_refused(name: str) -> None:
+    with pytest.raises(BulkError, match=r"read once|is empty"):
+        found([name])
 
 
 def test_formats_are_detected_by_file_name_extension() -> None:

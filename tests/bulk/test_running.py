@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.reading import Columns
-from embedfleet.client import EmbedOptions
+from embedfleet.client import AnswerError, EmbedOptions
 from embedfleet.runtime.folders import LocalStore, StoreError
 from tests.bulk.making import (
     IN_MEMORY,
@@ -272,6 +274,58 @@ async def test_vectors_take_the_name_of_no_other_column(tmp_path: Path) -> None:
     source = json_lines(tmp_path / "in.jsonl", [{"text": "a", "embedding": 1}])
     with pytest.raises(BulkError, match="has a column embedding already"):
         await ran(job(source, format="jsonl"), tmp_path / "out", RevealingClient())
+    source = json_lines(tmp_path / "rows.jsonl", [{"text": "a", "row": 1}])
+    with pytest.raises(BulkError, match="has a column row already"):
+        await ran(job(source, format="jsonl"), tmp_path / "out", RevealingClient())
+    with_id = job(source, format="jsonl", columns=Columns(id="row", carry=None))
+    assert (await ran(with_id, tmp_path / "out", RevealingClient())).errors == 0
+
+
+async def test_an_output_beside_its_input_is_no_input_of_the_next_run(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    json_lines(folder / "a.jsonl", [{"text": "a"}])
+    wanted, client = job(folder, format="jsonl"), RevealingClient()
+    for _ in range(2):
+        assert (await ran(wanted, folder / "out", client)).rows == 1
+    assert client.computed == {"a": 1}
+
+
+async def test_fields_that_no_row_has_and_dimensions_that_no_vector_has_are_refused_first(
+    source: Path, tmp_path: Path
+) -> None:
+    wanted = job(source, format="jsonl", columns=Columns(carry=("id", "absent")))
+    with pytest.raises(BulkError, match="no row has a field absent"):
+        await ran(wanted, tmp_path / "out", RevealingClient())
+
+    class Ignoring(RevealingClient):
+        async def embed(self, text: str, **_: object) -> NDArray[np.float32]:
+            return await super().embed(text)
+
+    wanted = job(source, options=EmbedOptions(dimensions=8))
+    with pytest.raises(BulkError, match="answers vectors of 16 dimensions where 8 are asked for"):
+        await ran(wanted, tmp_path / "out", Ignoring())
+    assert not [name for name in tree(tmp_path / "out") if "-" in name]
+
+
+class Growing(RevealingClient):
+    """A service that answers longer vectors from its second call on."""
+
+    async def embed_each(self, texts: Any, options: Any = None, **more: Any) -> Any:
+        found = await super().embed_each(texts, options, arrived=None)
+        if len(self.computed) > len(texts):
+            return replace(found, vectors=np.tile(found.vectors, 2))
+        return found
+
+
+async def test_vectors_of_another_length_end_the_run_and_what_was_computed_stays(
+    source: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AnswerError, match="it serves another model"):
+        await ran(job(source), tmp_path / "out", Growing())
+    client = RevealingClient()
+    await ran(job(source), tmp_path / "out", client)
+    await ran(job(source), tmp_path / "whole", RevealingClient())
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
 async def test_ids_and_vectors_lie_beside_each_other(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import HASH_BYTES, Carried, DictRows, Fault, RowId, Rows
-from embedfleet.bulk.reading import ROWS_AT_ONCE, Columns, text_or_fault
+from embedfleet.bulk.reading import ROWS_AT_ONCE, Columns, refuse_absent, text_or_fault
 from embedfleet.bulk.sources import Source
 from embedfleet.bulk.writing import Names, Types
 from embedfleet.runtime.extras import how_to_add
@@ -54,7 +54,14 @@ class ArrowRows:
         return ArrowRows(self.table.slice(start, stop - start))
 
     def kept(self, places: Sequence[int]) -> ArrowRows:
-        return ArrowRows(self.table.take(pa.array(places, pa.int64())))
+        try:
+            return ArrowRows(self.table.take(pa.array(places, pa.int64())))
+        except pa.ArrowNotImplementedError as error:
+            kinds = ", ".join(f"{each.name} ({each.type})" for each in self.table.schema)
+            raise BulkError(
+                f"a column can't be carried along: {error}; columns are {kinds}, and --carry "
+                "chooses some"
+            ) from error
 
     def joined(self, others: Sequence[ArrowRows]) -> ArrowRows:
         return ArrowRows(pa.concat_tables([self.table, *(each.table for each in others)]))
@@ -163,17 +170,24 @@ def _arrow_batches(file: Any, columns: Columns) -> Iterator[Any]:
 
 def _wanted(schema: Any, columns: Columns) -> list[str]:
     names = list(schema.names)
-    for each in (columns.text, columns.id):
-        if each is not None and each not in names:
-            raise BulkError(f"there is no column {each}; there are: {', '.join(names)}")
+    refuse_absent(names, columns)
     carried = columns.carried(names)
     kept = {columns.text, *([] if columns.id is None else [columns.id]), *carried}
     return [name for name in names if name in kept]
 
 
+def _without_views(batch: Any) -> Any:
+    """Arrow can't take rows of views yet."""
+    kinds = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    if not any(each.type in kinds for each in batch.schema):
+        return batch
+    fields = [each.with_type(kinds.get(each.type, each.type)) for each in batch.schema]
+    return batch.cast(pa.schema(fields, batch.schema.metadata))
+
+
 def _rows(batches: Iterator[Any], columns: Columns) -> Iterator[Rows]:
     first = 0
-    for batch in batches:
+    for batch in map(_without_views, batches):
         texts: list[str | None] = []
         faults: dict[int, Fault] = {}
         for at, value in enumerate(batch.column(columns.text).to_pylist()):

@@ -113,6 +113,7 @@ class Journal:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._logs: set[FragmentLog] = set()
+        self._closed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -151,20 +152,25 @@ class Journal:
 
     def log(self) -> FragmentLog:
         """A log for one more fragment. Raises BulkError."""
-        log = FragmentLog(self._path.with_name(f"{self._path.stem}-{next(self._numbers)}.log"))
-        self._logs.add(log)
+        with self._lock:
+            if self._closed:
+                raise BulkError(f"{self._path} is closed")
+            log = FragmentLog(self._path.with_name(f"{self._path.stem}-{next(self._numbers)}.log"))
+            self._logs.add(log)
         return log
 
     def remove_log(self, log: FragmentLog) -> None:
         """Delete the log of a fragment that is complete."""
         log.remove()
-        self._logs.discard(log)
+        with self._lock:
+            self._logs.discard(log)
 
     def close(self) -> None:
         """Close all files when no thread is using them; one of an interrupted run may be."""
-        for log in self._logs:
-            log.close()
         with self._lock:
+            self._closed = True
+            for log in self._logs:
+                log.close()
             self._connection.close()
 
     def remove(self) -> None:

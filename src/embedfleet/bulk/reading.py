@@ -60,6 +60,19 @@ def of_every_row(fault: Fault, columns: Columns) -> str:
     )
 
 
+def refuse_absent(names: Sequence[str], columns: Columns) -> None:
+    """Raise BulkError if a file has no column of the text or the id, or any column twice."""
+    for wanted in (columns.text, columns.id):
+        if wanted is not None and wanted not in names:
+            raise BulkError(f"there is no column {wanted}; there are: {', '.join(names)}")
+    wanted_names = names if columns.carry is None else (columns.text, columns.id, *columns.carry)
+    twice = next((name for name in wanted_names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise BulkError(
+            f"there are {names.count(twice)} columns {twice}: rename one, or choose with --carry"
+        )
+
+
 def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
     """The rows of a file, in order, in blocks. Raises BulkError if it can't be read."""
     try:
@@ -113,10 +126,9 @@ class _Block:
 
 def _blocks_of_lines(file: IO[bytes]) -> Iterator[list[bytes | None]]:
     """The lines of a file without their ends, in blocks; None for one that is too long."""
-    held, size, begun = [b""], 0, False
+    held, size = [b""], 0
+    mark = b"\xef\xbb\xbf"  # of byte order, before the first line
     while data := file.read(BYTES_AT_ONCE):
-        if not begun:
-            data, begun = data.removeprefix(b"\xef\xbb\xbf"), True
         first, newline, rest = data.partition(b"\n")
         size += len(first)
         if size > LARGEST_FIELD:
@@ -125,14 +137,16 @@ def _blocks_of_lines(file: IO[bytes]) -> Iterator[list[bytes | None]]:
             held.append(first)
         if newline:
             *lines, last = rest.split(b"\n")
-            yield [_line(held, size), *(line.rstrip(b"\r") for line in lines)]
-            held, size = [last], len(last)
-    if size:
-        yield [_line(held, size)]
+            yield [_line(held, size, mark), *(line.rstrip(b"\r") for line in lines)]
+            held, size, mark = [last], len(last), b""
+    line = _line(held, size, mark)
+    if line is None or line:
+        yield [line]
 
 
-def _line(parts: list[bytes], size: int) -> bytes | None:
-    return None if size > LARGEST_FIELD else b"".join(parts).rstrip(b"\r")
+def _line(parts: list[bytes], size: int, mark: bytes) -> bytes | None:
+    whole = b"".join(parts)
+    return None if size > LARGEST_FIELD else whole.removeprefix(mark).rstrip(b"\r")
 
 
 def _json_lines(file: IO[bytes], columns: Columns) -> Iterator[Rows]:
@@ -213,10 +227,10 @@ def _csv_rows(file: IO[bytes], columns: Columns, delimiter: str = ",") -> Iterat
 
 
 def _csv_fields(reader: Iterator[list[str]], columns: Columns) -> Iterator[Rows]:
-    names = next(filter(None, reader), [])
-    for wanted in (columns.text, columns.id):
-        if wanted is not None and wanted not in names:
-            raise BulkError(f"there is no column {wanted}; there are: {', '.join(names) or 'none'}")
+    names = next(filter(None, reader), None)
+    if names is None:  # an empty file has no rows, as one of any other format
+        return
+    refuse_absent(names, columns)
     carried = columns.carried(names)
     first = 0
     while some := _some_rows(reader):

@@ -34,7 +34,15 @@ from embedfleet.bulk.journal import FragmentLog, Journal
 from embedfleet.bulk.ledger import Form, Output, Planned, Record, RowError, Run, Space, Work
 from embedfleet.bulk.reading import Columns, of_every_row, rows_of
 from embedfleet.bulk.sources import Source, found
-from embedfleet.bulk.writing import ColumnTypes, Names, Types, files_of, refuse_name, vectors_in
+from embedfleet.bulk.writing import (
+    ColumnTypes,
+    Names,
+    Types,
+    fields_of,
+    files_of,
+    refuse_names,
+    vectors_in,
+)
 from embedfleet.client import AsyncClient, EmbedOptions
 from embedfleet.runtime.background import BoundedTasks
 from embedfleet.runtime.folders import Store
@@ -113,14 +121,17 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
     fault: Fault | None = None
     sample: list[str] = []
     kinds = ColumnTypes()
+    absent = set(job.columns.carry or ())
     scratch.parent.mkdir(parents=True, exist_ok=True)
     try:
         with scratch.open("wb") as file:
             for fragment in fragments(sources, job.columns, limits):
                 if not fragment.rows.first:
-                    refuse_name(job.vector, fragment.rows.carried)
+                    refuse_names(job.vector, job.columns.id, fragment.rows.carried)
                 if job.format == "parquet":
                     kinds.observe(fragment.rows.carried)
+                if absent:
+                    absent -= fields_of(fragment.rows.carried)
                 planned.append(Planned(fragment.name, fragment.digest, len(fragment.rows)))
                 rows += len(fragment.rows)
                 faults += len(fragment.rows.faults)
@@ -132,6 +143,8 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
                     sample += texts[:: max(1, len(texts) // 100)]
         if fault is not None and faults == rows:
             raise BulkError(of_every_row(fault, job.columns))
+        if rows and absent:
+            raise BulkError(f"no row has a field {min(absent)}; --carry names those to carry along")
         types = kinds.types()
         planned = [replace(each, digest=ledger.digest_of(each.digest, types)) for each in planned]
         return Survey(planned, duplicates_in(scratch), rows, faults, text_bytes, sample, types)
@@ -159,7 +172,7 @@ async def run(
 
     `scratch` is a folder on this machine for temporary data; a run resumes from the same folder.
     """
-    sources = found(job.inputs, job.input_format)
+    sources = found(job.inputs, job.input_format, store.address)
     wanted = await wanted_run(job, client)
     space, form = wanted.space, wanted.form
     limits = Limits(form.fragment_rows)
@@ -206,6 +219,11 @@ async def wanted_run(job: Job, client: AsyncClient) -> Run:
         input_type=job.options.input_type,
         instruction=job.options.instruction,
     )
+    if job.options.dimensions not in {None, len(probe)}:
+        raise BulkError(
+            f"the service answers vectors of {len(probe)} dimensions where {job.options.dimensions}"
+            " are asked for; it may not know `dimensions`"
+        )
     scale: float | None = None
     if job.asked.output_dtype != "float32":  # fails before anything is written if unsupported
         scale = (await client.embed_each([PROBE], job.asked)).scale

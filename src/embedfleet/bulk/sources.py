@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import importlib.util
+import os
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from embedfleet.bulk.errors import BulkError
+from embedfleet.runtime.extras import how_to_add
 from embedfleet.runtime.folders import is_remote
 from embedfleet.runtime.text_files import reason
 
@@ -31,6 +36,10 @@ COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 """Compression, as fsspec names it, by file name extension."""
 
 
+LONGEST_STEM = 200
+"""File systems take 255 bytes; a fragment's files add a number, an ending and a temporary mark."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One file of the input."""
@@ -44,11 +53,17 @@ class Source:
 
     @property
     def stem(self) -> str:
-        """The name without extensions and characters that file names may not have."""
+        """The name without extensions and characters that file names may not have, and short enough
+        for the names that begin with it.
+        """
         plain = self.name
         for suffix in (*COMPRESSED, *FORMATS):
             plain = plain.removesuffix(suffix)
-        return re.sub(r"[^A-Za-z0-9.-]+", "-", plain).strip("-.") or "rows"
+        stem = re.sub(r"[^A-Za-z0-9.-]+", "-", plain).strip("-.") or "rows"
+        if len(stem) > LONGEST_STEM:
+            digest = hashlib.blake2b(stem.encode(), digest_size=8).hexdigest()
+            stem = f"{stem[: LONGEST_STEM - 17]}-{digest}"
+        return stem
 
     def open(self) -> IO[bytes]:
         """Open the file, decompressed. Raises BulkError."""
@@ -57,25 +72,36 @@ class Source:
                 return Path(self.address).open("rb")
             import fsspec  # noqa: PLC0415  takes a tenth of a second
 
+            if self.compression == "zstd" and not _tells_truncated_zstd():
+                raise BulkError(
+                    f"{self.address}: reading zstd takes the package `backports.zstd`: "
+                    f"{how_to_add('bulk')}"
+                )
             opened: Any = fsspec.open(self.address, "rb", compression=self.compression)
             return opened.open()  # type: ignore[no-any-return]
         except (OSError, ValueError, ImportError) as error:
-            if self.compression == "zstd" and isinstance(error, ValueError):
-                raise BulkError(
-                    f"{self.address}: reading zstd takes the package `zstandard`"
-                ) from error
             raise BulkError(f"{self.address} can't be read: {reason(error)}") from error
 
 
-def found(addresses: Sequence[str], format_: str | None = None) -> list[Source]:
+def _tells_truncated_zstd() -> bool:
+    """Whether fsspec reads zstd by the library that raises EOFError where a file is cut off; the
+    older `zstandard` reads it as shorter.
+    """
+    return sys.version_info >= (3, 14) or importlib.util.find_spec("backports.zstd") is not None
+
+
+def found(
+    addresses: Sequence[str], format_: str | None = None, output: str | None = None
+) -> list[Source]:
     """The files at some addresses, each once, sorted by name.
 
     An address is a file, a folder (all files below it with a known extension) or a pattern.
-    `format_` is the format of files whose extension is not known. Raises BulkError.
+    `format_` is the format of files whose extension is not known. What lies in the folder `output`
+    is no input unless it is named. Raises BulkError.
     """
     sources: dict[str, Source] = {}
     for address in addresses:
-        for each in _of(address.removeprefix("file://"), format_):
+        for each in _of(address.removeprefix("file://"), format_, output):
             sources.setdefault(each.address, each)
     stems: dict[str, Source] = {}
     for each in sources.values():
@@ -90,8 +116,12 @@ def found(addresses: Sequence[str], format_: str | None = None) -> list[Source]:
     return list(sources.values())
 
 
-def _of(address: str, format_: str | None) -> Iterable[Source]:
+def _of(address: str, format_: str | None, output: str | None) -> Iterable[Source]:
     names, root, named = _listed(address)
+    if output is not None and not named and names:
+        names = _outside(names, output)
+        if not names:
+            raise BulkError(f"{address} holds nothing but the output: give another input or output")
     known = []
     for each in sorted(names):
         name = PurePosixPath(each).relative_to(root).as_posix() if root else each
@@ -126,12 +156,18 @@ def _listed(address: str) -> tuple[list[str], str, bool]:
     """The files at an address, their root, and whether it names a single file."""
     if is_remote(address):
         return _listed_remotely(address)
+    if not address:
+        raise BulkError("the name of an input is empty")
+    if address == "-":
+        raise BulkError(
+            "standard input can be read once; a run reads its input twice: write it to a file first"
+        )
     path = Path(address)
     try:
         if path.is_file():
             return [str(path)], str(path.parent), True
         if path.is_dir():
-            return [str(each) for each in path.rglob("*") if each.is_file()], str(path), False
+            return list(_files_below(address)), str(path), False
         if path.exists():
             raise BulkError(
                 f"{address} is a pipe or a device, which can be read once; a run reads its input "
@@ -144,6 +180,44 @@ def _listed(address: str) -> tuple[list[str], str, bool]:
     except (OSError, ValueError) as error:
         raise BulkError(f"{address} can't be read: {reason(error)}") from error
     raise BulkError(f"{address}: there is no such file or folder")
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """All files below a folder. Links to folders elsewhere are followed, each folder once. Raises
+    OSError for what can't be listed, and BulkError for a link to nothing: rows would be missing.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = {os.path.realpath(folder)}
+    for path, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders.sort()
+        for name in list(folders):
+            below = os.path.join(path, name)  # noqa: PTH118
+            if Path(below).is_symlink():
+                real = os.path.realpath(below)
+                if any(
+                    f"{real}/".startswith(f"{one}/") or f"{one}/".startswith(f"{real}/")
+                    for one in seen
+                ):
+                    folders.remove(name)
+                else:
+                    seen.add(real)
+        for name in files:
+            file = Path(path) / name
+            if file.is_file():
+                yield str(file)
+            elif file.is_symlink() and kind_of(name)[0] is not None:
+                raise BulkError(f"{file} is a link to {file.readlink()}, which does not exist")
+
+
+def _outside(names: Iterable[str], output: str) -> list[str]:
+    """Those of some files that do not lie in a folder."""
+    if is_remote(output):
+        return [name for name in names if not name.startswith(output.rstrip("/") + "/")]
+    root = Path(output).resolve()
+    return [name for name in names if is_remote(name) or root not in Path(name).resolve().parents]
 
 
 def _root_of(pattern: str) -> str:

@@ -57,7 +57,7 @@ async def verify(
     await client.served_model()
     left = {entry.fragment: entry for entry in manifest.fragments}
     findings = []
-    for fragment in _fragments(inputs, run, input_format):
+    for fragment in _fragments(inputs, run, input_format, store.address):
         if left.pop(fragment.name, None) is None:
             findings.append(Finding(fragment.name, "its rows are new in the input"))
             continue
@@ -106,9 +106,11 @@ async def _verified(
     return Finding(fragment.name, complaint, len(places), least)
 
 
-def _fragments(inputs: Sequence[str], run: Run, input_format: str | None) -> Iterator[Fragment]:
+def _fragments(
+    inputs: Sequence[str], run: Run, input_format: str | None, output: str
+) -> Iterator[Fragment]:
     form = run.form
     columns = Columns(form.text, form.id, form.carry)
-    for source in found(inputs, input_format):
+    for source in found(inputs, input_format, output):
         rows = rows_of(source, columns)
         yield from cut(source.name, source.stem, rows, Limits(form.fragment_rows))

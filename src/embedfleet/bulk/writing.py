@@ -158,10 +158,20 @@ def _json_line(
     )
 
 
-def refuse_name(vector: str, carried: Carried) -> None:
-    """Raise BulkError if a column of the input has the name of the vector column."""
-    taken = {name for row in plain_rows(carried) for name in row}
+def fields_of(carried: Carried) -> set[str]:
+    """The names of the columns that any of some rows has."""
+    return {name for row in plain_rows(carried) for name in row}
+
+
+def refuse_names(vector: str, id_: str | None, carried: Carried) -> None:
+    """Raise BulkError if a column of the input has the name of a column of the output."""
+    taken = fields_of(carried)
     if vector in taken:
         raise BulkError(
             f"the input has a column {vector} already; --vector-column names another for vectors"
+        )
+    if id_ is None and "row" in taken:
+        raise BulkError(
+            "the input has a column row already, and rows are numbered in one of this name; --id "
+            "names a column to take instead, --carry the others to carry along"
         )

@@ -300,6 +300,8 @@ def _job(chosen: dict[str, Any], text: str, id_: str | None, carry: str | None) 
 def _several(paths: list[str]) -> list[str]:
     if len(paths) < 2:
         raise SetupError("give what to read and then where to write: IN… OUT")
+    if paths[-1] in {"", "-"}:
+        raise SetupError("the output is a folder: its name is neither empty nor -")
     return paths
 
 
