@@ -1,7 +1,7 @@
-"""A Qwen3-Embedding model written as GGUF, as llama.cpp reads it.
+"""A Qwen3-Embedding model or Qwen3-Reranker written as GGUF, as llama.cpp reads it.
 
-Only what a test needs: float32 weights, a byte-level tokenizer, last-token pooling. People convert
-models with llama.cpp's own script.
+Only what a test needs: float32 weights, a byte-level tokenizer, last-token pooling, or a reranker's
+template and two rows of its last layer. People convert models with llama.cpp's own script.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from embedfleet.engines.qwen3 import Qwen3Checkpoint
+from embedfleet.engines.scoring import ScoreHead
 from embedfleet.models.description import ModelDescription
+from embedfleet.models.reranker import template_of
+from embedfleet.vocabulary import Task
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
-LAST_TOKEN = 3
+LAST_TOKEN, RANK = 3, 4
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 
 Value = str | int | float | bool | list[str] | list[int]
@@ -24,8 +27,11 @@ Value = str | int | float | bool | list[str] | list[int]
 
 def write(model: ModelDescription, path: Path) -> Path:
     """Write the model's weights and tokenizer to one file."""
-    tensors = _tensors(Qwen3Checkpoint(model.directory))
-    metadata = _metadata(model, Qwen3Checkpoint(model.directory))
+    checkpoint = Qwen3Checkpoint(model.directory, model.identity.task)
+    tensors = _tensors(checkpoint)
+    metadata = _metadata(model, checkpoint)
+    if model.identity.task is Task.RERANK:
+        metadata |= _reranking(model)
     head = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     head += [_string(key) + _value(value) for key, value in metadata.items()]
     offset = 0
@@ -64,6 +70,10 @@ def _tensors(checkpoint: Qwen3Checkpoint) -> dict[str, np.ndarray]:
         }
         found |= {f"blk.{index}.{name}.weight": values for name, values in names.items()}
     found["output_norm.weight"] = checkpoint.final_norm
+    if isinstance(checkpoint.head, ScoreHead):
+        # The softmax over the rows of "yes" and "no" knows their difference alone.
+        row = checkpoint.head.weights
+        found["cls.output.weight"] = np.stack((row, np.zeros_like(row)))
     return {name: np.ascontiguousarray(values, "<f4") for name, values in found.items()}
 
 
@@ -102,6 +112,20 @@ def _metadata(model: ModelDescription, checkpoint: Qwen3Checkpoint) -> dict[str,
         "tokenizer.ggml.padding_token_id": model.end_of_text,
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.ggml.add_eos_token": True,
+    }
+
+
+def _reranking(model: ModelDescription) -> dict[str, Value]:
+    """As llama.cpp's conversion script writes it."""
+    template = template_of(model.directory)
+    pair = template.pair.replace("{instruction}", template.instruction)
+    return {
+        "qwen3.pooling_type": RANK,
+        "qwen3.classifier.output_labels": ["yes", "no"],
+        "tokenizer.chat_templates": ["rerank"],
+        "tokenizer.chat_template.rerank": f"{template.before}{pair}{{document}}{template.after}",
+        "tokenizer.ggml.bos_token_id": model.end_of_text,
+        "tokenizer.ggml.add_eos_token": False,
     }
 
 

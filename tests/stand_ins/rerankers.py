@@ -112,9 +112,9 @@ def spoiled(engine: StandIn, values: list[float]) -> list[tuple[int, float]]:
     return list(enumerate(values))
 
 
-def used(engine: StandIn, rows: list[list[int]]) -> dict[str, int]:
+def used(engine: Any, rows: list[list[int]]) -> dict[str, int]:
     """Tokens as the engine counts them: fewer where it cuts pairs."""
-    count = sum(map(len, rows)) - (engine.nonsense == "cut")
+    count = sum(map(len, rows)) - (engine.nonsense == "cut" or engine.cut in rows)
     return {"prompt_tokens": count, "total_tokens": count}
 
 
@@ -132,6 +132,8 @@ class Pairs:
     templated: bool = True
     unlucky: bool = True
     """Whether it has NaN for pairs with a certain token."""
+    cut: Sequence[int] = ()
+    """The pair that it cuts."""
 
     def unable(self, rows: Sequence[Sequence[int]]) -> bool:
         return self.unlucky and any(UNLUCKY in row for row in rows)

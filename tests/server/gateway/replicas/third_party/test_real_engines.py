@@ -24,12 +24,20 @@ from embedfleet.fleet.providers.engine_commands import Launch, command, words
 from embedfleet.fleet.replica_client import embed
 from embedfleet.models.description import ModelDescription, describe
 from embedfleet.models.encoding.encoder import Encoder
+from embedfleet.models.encoding.prompts import prompt_for
 from embedfleet.models.source import resolve
 from embedfleet.server.gateway.replicas.attached import Attached
 from embedfleet.transport.description import ReplicaDescription
-from embedfleet.vocabulary import Encoding, Precision, ReplicaError, Truncation, UnfitReplicaError
+from embedfleet.vocabulary import (
+    SCORE_WIDTH,
+    Encoding,
+    Precision,
+    ReplicaError,
+    Truncation,
+    UnfitReplicaError,
+)
 from tests.checkpoints import Geometry, Layout, write_checkpoint
-from tests.server.gateway.replicas.third_party.attaching import attached
+from tests.server.gateway.replicas.third_party.attaching import attached, compute
 from tests.stand_ins import gguf_file
 
 pytestmark = pytest.mark.slow
@@ -117,6 +125,55 @@ async def test_llama_cpp_with_a_gguf_of_the_model_gives_the_references_vectors(
     assert description.precision is Precision.F32
     cosines = (vectors * reference(builtin, asked)).sum(1)
     assert cosines.min() > Precision.F32.least_cosine
+
+
+PAIRS = {
+    "How long is the Great Wall?": ["It is 21,196 km long.", "It was built of stone and earth."],
+    "中国的首都是哪里？": ["中国的首都是北京。", "naïve café 😀", "The sea is blue. " * 20],
+    "<Document>: what {document}": ["add two\n<Query>: numbers"],
+}
+
+
+@pytest.fixture(scope="module")
+def reranker() -> ModelDescription:
+    return describe(resolve("builtin-reranker", progress=False).directory)
+
+
+def pairs(model: ModelDescription, instruction: str | None = None) -> list[Encoding]:
+    encoder = Encoder(model)
+    return [
+        one.ids
+        for query, documents in PAIRS.items()
+        for one in encoder.encode(
+            documents,
+            prompt=prompt_for(model.identity, None, instruction, query),
+            truncate=Truncation.END,
+        )
+    ]
+
+
+async def test_llama_cpp_with_a_gguf_of_a_reranker_gives_the_references_scores(
+    reranker: ModelDescription, tmp_path: Path
+) -> None:
+    """It writes the pairs itself, and must count as many tokens as the pairs have."""
+    program = os.environ.get("EMBEDFLEET_TEST_LLAMA_SERVER") or shutil.which("llama-server")
+    if not program:
+        pytest.skip("llama-server is not installed; `make llama-server` builds it (ten minutes)")
+    file = gguf_file.write(reranker, tmp_path / "model.gguf")
+    limit = reranker.identity.max_tokens
+    launch = Launch(*(str(file), free_port()), gpus=0, max_tokens=limit, name="small", reranks=True)
+    started = [program, *words(command("llamacpp", launch))[1:]]
+    asked = pairs(reranker)
+    url, log = f"http://127.0.0.1:{launch.port}", tmp_path / "log"
+    async with process(started, log), attached(reranker) as client:
+        description = await met(client, url)
+        rows, failures, _ = await compute(client, url, asked, SCORE_WIDTH)
+
+    assert description.device.startswith("llama.cpp")
+    # It puts the document wherever a query says so: such a pair is another one there.
+    assert failures == {len(asked) - 1: "ids_not_text"}
+    right = reference(reranker, asked)
+    np.testing.assert_allclose(rows[:-1, 1] ** 2, right[:-1, 1] ** 2, atol=1e-4)
 
 
 def plain_copy(model: ModelDescription, directory: Path) -> Path:

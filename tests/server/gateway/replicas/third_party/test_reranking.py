@@ -236,12 +236,7 @@ async def test_an_engine_that_answers_nonsense_is_unfit(
 
 @pytest.mark.parametrize(
     ("kind", "nonsense"),
-    [
-        (kind, nonsense)
-        for kind in READERS
-        for nonsense in ("nan", "missing", "cut", "html")
-        if kind.counts or nonsense != "cut"
-    ],
+    [(kind, nonsense) for kind in READERS for nonsense in ("nan", "missing", "html")],
     ids=lambda one: getattr(one, "name", one),
 )
 async def test_an_engine_that_begins_to_answer_nonsense_fails_its_pairs(
@@ -255,6 +250,44 @@ async def test_an_engine_that_begins_to_answer_nonsense_fails_its_pairs(
         engine.nonsense = nonsense
         with pytest.raises(ReplicaError):
             await compute(client, url, some(model)[:3], SCORE_WIDTH)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in READERS if kind.counts], ids=lambda kind: kind.name
+)
+async def test_a_pair_of_which_other_tokens_were_computed_has_no_score(
+    kind: Kind, tmp_path: Path
+) -> None:
+    """It goes to another replica; the others of its request keep theirs."""
+    model = kind.model(tmp_path)
+    engine = stand_in(kind, model)
+    asked = some(model)[:5]
+    async with engine.running() as url, attached(model) as client:
+        await client.describe(url)
+        engine.cut = asked[2].tolist()  # type: ignore[attr-defined]
+        rows, failures, _ = await compute(client, url, asked, SCORE_WIDTH)
+        engine.nonsense = "cut"
+        _, every, _ = await compute(client, url, asked[:3], SCORE_WIDTH)
+
+    assert failures == {2: "invalid_vector"}
+    found, expected = np.delete(rows, 2, axis=0), np.delete(right(asked), 2)
+    np.testing.assert_allclose(scores(found), expected, atol=1e-6)
+    assert every == dict.fromkeys(range(3), "invalid_vector")
+
+
+async def test_a_query_that_llama_cpp_would_put_the_document_into_is_refused(
+    tmp_path: Path,
+) -> None:
+    model = causal_model(tmp_path)
+    asked = pairs(model, {"what is {document}?": ["a river"], "what is {query}?": ["{document}"]})
+    engine = LlamaReranker(directory=model.directory.parent)
+    engine.unlucky = False
+    async with engine.running() as url, attached(model) as client:
+        await client.describe(url)
+        rows, failures, _ = await compute(client, url, asked, SCORE_WIDTH)
+
+    assert failures == {0: "ids_not_text"}
+    np.testing.assert_allclose(scores(rows[1:]), right(asked)[1:], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,10 @@ from embedfleet.vocabulary import Encoding, ReplicaError, UnfitReplicaError
 Input: TypeAlias = Encoding | str | Pair
 
 
+class MiscountError(ReplicaError):
+    """An engine computed another number of tokens than it was sent."""
+
+
 class Form(Enum):
     """What an engine is sent of a text."""
 
@@ -86,12 +90,14 @@ class ScoreAsking(Asking):
     counts: bool = False
     """Whether the answer's usage counts the tokens of the pairs. It must agree with what was sent
     then: an engine that cuts, or writes pairs in another way, is found out."""
+    placeholder: str = ""
+    """What the engine replaces in its template after the query is in it: no query may have it."""
 
     def scores(self, body: bytes, texts: int, tokens: int) -> Scores:
-        """The numbers of an answer; ReplicaError on nonsense."""
+        """The numbers of an answer; ReplicaError on nonsense, MiscountError of other tokens."""
         found = self.read(body, texts)
         if self.counts and found.tokens != tokens:
-            raise ReplicaError(
+            raise MiscountError(
                 f"it computed {found.tokens} tokens where {tokens} were sent: it cuts pairs, or "
                 "writes them in another way than the model's template"
             )
@@ -207,7 +213,13 @@ def llamacpp(reranker: Scoring, _facts: Facts) -> tuple[ScoreAsking, ...]:
     if reranker.segments:
         raise UnfitReplicaError(f"llama.cpp does not compute {SEGMENTS}")
     meaning = Meaning.PROBABILITY if reranker.causal else Meaning.LOGIT
-    return (ScoreAsking("/v1/rerank", Form.PAIR, _rerank(), read_results, meaning, counts=True),)
+    return (
+        ScoreAsking(
+            *("/v1/rerank", Form.PAIR, _rerank(), read_results, meaning),
+            counts=True,
+            placeholder="{document}" if reranker.causal else "",
+        ),
+    )
 
 
 def _gateway_rerank(model: str, inputs: Sequence[Any]) -> Mapping[str, Any]:

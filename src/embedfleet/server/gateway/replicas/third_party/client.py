@@ -22,7 +22,12 @@ from embedfleet.server.gateway.replicas.third_party.answers import (
     judge_refusal,
     message_of,
 )
-from embedfleet.server.gateway.replicas.third_party.asking import Form, Input, ScoreAsking
+from embedfleet.server.gateway.replicas.third_party.asking import (
+    Form,
+    Input,
+    MiscountError,
+    ScoreAsking,
+)
 from embedfleet.server.gateway.replicas.third_party.discovery import (
     DetectedEngine,
     EngineDetector,
@@ -311,16 +316,22 @@ class ForeignClient:
                 "this pool takes text only; send the text"
             )
         pair = self._pairs.of(ids)
-        instructs = isinstance(asking, ScoreAsking) and asking.instructs
-        if pair is None or instructs or pair.instruction == self._instruction:
-            return pair, (
+        if pair is None or not isinstance(asking, ScoreAsking):
+            return None, (
                 "the engine behind this pool takes query and document as texts, and the tokens of "
                 "this pair are not what any texts are encoded as"
             )
-        return None, (
-            "the engine behind this pool has the model's own instruction in its template and takes "
-            "no other; leave `instruction` out"
-        )
+        if not asking.instructs and pair.instruction != self._instruction:
+            return None, (
+                "the engine behind this pool has the model's own instruction in its template and "
+                "takes no other; leave `instruction` out"
+            )
+        if asking.placeholder and asking.placeholder in pair.query:
+            return None, (
+                "the engine behind this pool puts the document wherever a query has "
+                f"{asking.placeholder}; leave it out"
+            )
+        return pair, ""
 
     async def _ask(
         self, url: str, engine: _Engine, inputs: Sequence[Sent], search: Search
@@ -328,19 +339,41 @@ class ForeignClient:
         """Send a request; bisect it when it is refused, to find the text that is the cause."""
         reply = await self._post(url, engine, inputs)
         if reply.status == 200:
+            try:
+                frame = self._frame(engine, reply.body, inputs)
+            except MiscountError as error:
+                return await self._halve(url, engine, inputs, search, error.message, blames=True)
             search.answered += len(inputs)
-            return [self._frame(engine, reply.body, inputs)]
+            return [frame]
         message = message_of(reply.body)
         marker = engine.known.dialect.too_long
         if marker and marker in message:
             engine.trouble = f"it was started for shorter texts than the pool's: {message}"
             raise UnfitReplicaError(engine.trouble)
-        blames_text = judge_refusal(reply.status) is Refusal.TEXT
-        if len(inputs) == 1 and (blames_text or search.answered):
-            failure = frames.Failure(inputs[0].id, "invalid_vector", f"the engine says: {message}")
+        blames = judge_refusal(reply.status) is Refusal.TEXT
+        said = f"the engine says: {message}"
+        if not blames:
+            said = f"it answered {reply.status}: {message}"
+        return await self._halve(url, engine, inputs, search, said, blames=blames)
+
+    async def _halve(
+        self,
+        url: str,
+        engine: _Engine,
+        inputs: Sequence[Sent],
+        search: Search,
+        said: str,
+        *,
+        blames: bool,
+    ) -> list[frames.Frame]:
+        """Ask again in halves after a failure, which `blames` a text or is the engine's own.
+        ReplicaError where it is no single text's.
+        """
+        if len(inputs) == 1 and (blames or search.answered):
+            failure = frames.Failure(inputs[0].id, "invalid_vector", said)
             return [frames.Frame([], b"", [failure], 0, 0, engine.window.tokens)]
         if len(inputs) == 1 or not search.may_halve():
-            raise ReplicaError(f"{url} answered {reply.status}: {message}")
+            raise ReplicaError(f"{url}: {said}")
         half = len(inputs) // 2
         found = await self._ask(url, engine, inputs[:half], search)
         return found + await self._ask(url, engine, inputs[half:], search)

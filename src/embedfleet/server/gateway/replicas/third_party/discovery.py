@@ -84,7 +84,7 @@ class EngineDetector:
         if dialect is None:
             raise UnfitReplicaError(
                 f"no supported engine answers at {url}: it has neither {TELLING[0]} nor "
-                f"{TELLING[1]}"
+                f"{TELLING[1]} (Infinity has the first with --url-prefix /v1)"
             )
         facts = await self.read(url, dialect, pages)
         trouble = unfit(facts, self.identity)
