@@ -16,6 +16,7 @@ from embedfleet.engines.qwen3 import Qwen3Checkpoint
 from embedfleet.engines.scoring import ScoreHead
 from embedfleet.models.description import ModelDescription
 from embedfleet.models.reranker import template_of
+from embedfleet.models.tokenizer_file import load_tokenizer
 from embedfleet.vocabulary import Task
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
@@ -119,11 +120,15 @@ def _reranking(model: ModelDescription) -> dict[str, Value]:
     """As llama.cpp's conversion script writes it."""
     template = template_of(model.directory)
     pair = template.pair.replace("{instruction}", template.instruction)
+    text = f"{template.before}{pair}{{document}}{template.after}"
+    tokenizer = load_tokenizer(model.tokenizer_file)
+    if tokenizer.spell("A").ids == tokenizer.spell("a").ids:  # llama.cpp does not lower-case
+        text = text.lower()
     return {
         "qwen3.pooling_type": RANK,
         "qwen3.classifier.output_labels": ["yes", "no"],
         "tokenizer.chat_templates": ["rerank"],
-        "tokenizer.chat_template.rerank": f"{template.before}{pair}{{document}}{template.after}",
+        "tokenizer.chat_template.rerank": text,
         "tokenizer.ggml.bos_token_id": model.end_of_text,
         "tokenizer.ggml.add_eos_token": False,
     }

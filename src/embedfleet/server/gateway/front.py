@@ -28,7 +28,7 @@ from embedfleet.transport.access.web_pages import NoPages
 from embedfleet.transport.asgi import App, Guard
 from embedfleet.transport.headers import trusted_networks
 from embedfleet.transport.serving import AddressTakenError, ClientLimits, Listener, bind, serving
-from embedfleet.vocabulary import counted
+from embedfleet.vocabulary import Task, counted
 
 if TYPE_CHECKING:
     from embedfleet.server.gateway.server import Gateway
@@ -164,16 +164,28 @@ def admin_socket(chosen: AdminSettings) -> list[socket]:
 BANNER = """\
 embedfleet serves {models} at {at} (fleet and metrics: {admin})
 
-  curl {url}/v1/embeddings -H 'content-type: application/json'{key} \\
-    -d '{{"model": "{model}", "input": "How are you today?"}}'
+  curl {url}/v1/{route} -H 'content-type: application/json'{key} \\
+    -d '{{"model": "{model}", {asked}}}'
 """
+ASKED = {
+    Task.EMBED: ("embeddings", '"input": "How are you today?"'),
+    Task.RERANK: (
+        "rerank",
+        '"query": "How high?", "documents": ["It is 8,849 m high.", "It is old."]',
+    ),
+}
+"""The route of a model's first request, and what is asked there."""
 WITH_A_KEY = " \\\n    -H 'authorization: Bearer YOUR_KEY'"
 
 
 def print_banner(
-    models: Sequence[str], public: Sequence[str], admin: str | None, *, keys: bool
+    models: Mapping[str, Task], public: Sequence[str], admin: str | None, *, keys: bool
 ) -> None:
-    """Print the banner; `public` and `admin` are the listeners' addresses."""
+    """Print the banner; `models` are those served by name, `public` and `admin` the listeners'
+    addresses.
+    """
+    model, task = next(iter(models.items()))
+    route, asked = ASKED[task]
     first = next((each for each in public if not each.startswith(UNIX)), public[0])
     url, at = first, f"{first}/v1"
     if first.startswith(UNIX):
@@ -183,7 +195,9 @@ def print_banner(
         at=at,
         url=url,
         admin=admin or "off",
-        model=models[0],
+        model=model,
+        route=route,
+        asked=asked,
         key=WITH_A_KEY if keys else "",
     )
     sys.stdout.write(text)

@@ -475,5 +475,5 @@ async def _print_banner(gateway: Gateway, public: Sequence[str], admin: str | No
         await asyncio.sleep(0.05)
     if gateway.workers is not None:
         await gateway.workers.ready()
-    names = list({served.names[0]: None for served in gateway.models.values()})
+    names = {served.names[0]: served.identity.task for served in gateway.models.values()}
     print_banner(names, public, admin, keys=not isinstance(gateway.guards.callers, OpenAccess))

@@ -170,10 +170,13 @@ async def test_llama_cpp_with_a_gguf_of_a_reranker_gives_the_references_scores(
         rows, failures, _ = await compute(client, url, asked, SCORE_WIDTH)
 
     assert description.device.startswith("llama.cpp")
-    # It puts the document wherever a query says so: such a pair is another one there.
-    assert failures == {len(asked) - 1: "ids_not_text"}
+    # Of digits the file's pre-tokenizer makes other tokens than the built-in model's, which the
+    # count shows; and the document is put wherever a query has the placeholder for it.
+    odd = {0: "invalid_vector", len(asked) - 1: "ids_not_text"}
+    assert failures == odd
+    kept = [place for place in range(len(asked)) if place not in odd]
     right = reference(reranker, asked)
-    np.testing.assert_allclose(rows[:-1, 1] ** 2, right[:-1, 1] ** 2, atol=1e-4)
+    np.testing.assert_allclose(rows[kept, 1] ** 2, right[kept, 1] ** 2, atol=1e-4)
 
 
 def plain_copy(model: ModelDescription, directory: Path) -> Path:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from embedfleet.models.description import Template
-from embedfleet.server.gateway.replicas.third_party.texts import TextForm
+from embedfleet.server.gateway.replicas.third_party.texts import PairForm, TextForm
 from tests.small_tokenizer import CORPUS, END, tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -89,3 +89,31 @@ def test_a_probe_is_a_text_within_the_tokens_of_the_template(kind: str) -> None:
     assert tuple(probe[: len(template.before)]) == template.before
     assert tuple(probe[-len(template.after) :]) == template.after
     assert texts.of(probe) is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "pair"),
+    [
+        ("byte-level", "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: "),
+        ("uncased", "{query}[SEP]"),
+        ("cased", "{query}[SEP]"),
+        ("unigram", "{query}</s></s>"),
+        ("uncased", "Query: {query} [SEP]"),
+    ],
+)
+@given(query=PEOPLE, document=PEOPLE)
+@example("what? <Query>: the", "<Document>: sea")
+def test_the_texts_of_a_pair_make_its_tokens_again_by_the_same_template(
+    kind: str, pair: str, query: str, document: str
+) -> None:
+    """Wherever they are divided, and where the tokenizer lower-cases the template too."""
+    texts, built, template = form(kind)
+    prompts = {"pair": pair, "instruction": "Find it"}
+    whole = pair.replace("{instruction}", "Find it").replace("{query}", query) + document
+    plain = built.encode(whole, add_special_tokens=False).ids
+    found = PairForm(texts, prompts).of(
+        np.array([*template.before, *plain, *template.after], np.int32)
+    )
+    assert found is not None
+    again = pair.replace("{instruction}", found.instruction).replace("{query}", found.query)
+    assert built.encode(again + found.document, add_special_tokens=False).ids == plain

@@ -61,6 +61,11 @@ class TextForm:
         (again,) = self._tokenizer.ids([text])
         return bool(text) and np.array_equal(again, ids)
 
+    def again(self, text: str) -> str:
+        """A text as its tokens spell it: normalised, lower-cased perhaps."""
+        (ids,) = self._tokenizer.ids([text])
+        return self._tokenizer.decode(ids.tolist())
+
     def encoding(self, text: str) -> Encoding:
         """The encoding of a text that is short enough."""
         (ids,) = self._tokenizer.ids([text])
@@ -93,7 +98,8 @@ class PairForm:
         pattern = ""
         for place, part in enumerate(parts):
             if place % 2 == 0:
-                pattern += re.escape(part)
+                # Tokenizers that lower-case texts do so with the template.
+                pattern += f"(?:{re.escape(part)}|{re.escape(texts.again(part))})"
             else:
                 pattern += f"(?P={part})" if part in seen else named[part]
                 seen.add(part)
