@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -80,7 +81,8 @@ HARMFUL: dict[str, Callable[[Definition], object]] = {
 SAID = {
     "each character becomes 4^14": "on a text",
     "each character becomes 256": "makes 256 tokens of 1 characters",
-    "a mebibyte before each text": "of 1 characters",
+    # A slow processor does not get to count them.
+    "a mebibyte before each text": "of 1 characters|processor time on a text",
     "a special token that there is not": "fails on a text",
     "pieces of no length": "chunk size must be non-zero",
 }
@@ -130,7 +132,7 @@ def test_a_file_that_can_not_be_used_is_named(tmp_path: Path, harm: str) -> None
     with pytest.raises(ModelError) as raised:
         encoder(directory)
     assert raised.value.message.startswith(f"{directory / 'tokenizer.json'}")
-    assert SAID.get(harm, "") in raised.value.message
+    assert re.search(SAID.get(harm, ""), raised.value.message)
 
 
 @pytest.mark.parametrize("part", TAMED)
