@@ -212,6 +212,12 @@ async def test_a_name_that_has_no_address_yet_is_a_replica_that_says_why_it_does
         await until(lambda: urls(fleet) == {"http://10.0.0.1:9000"})
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "\udcff"])
+async def test_a_name_that_no_resolver_takes_is_one_without_an_address(host: str) -> None:
+    with pytest.raises(OSError, match="no name of a host"):
+        await addresses(host, 80)
+
+
 async def test_the_systems_resolver_is_asked_for_one_family() -> None:
     """A machine with an address in each is one replica."""
     assert await addresses("localhost", 9000) in (["127.0.0.1"], ["::1"])

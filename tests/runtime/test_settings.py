@@ -279,6 +279,9 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
         ),
         ("[[pools]]\nreplica_urls = ['10.0.0.5:9000']", '"10.0.0.5:9000" is not an address'),
         ("[[pools]]\nreplica_urls = ['http://a:port']", "is not an address"),
+        ("[[pools]]\nreplica_urls = ['http://a..b:9000']", "is not an address"),
+        (f"[[pools]]\nreplica_urls = ['http://{'a' * 64}.example']", "is not an address"),
+        ("[[pools]]\nreplica_urls = ['http://a', 'http://b', 'http://a/v1']", "is listed twice"),
         (
             "[engine]\ndtype = 'int8'\n[[pools]]\nmodel = 'a'\nprecision = 'f32'",
             "it promises f32, which engine.dtype int8 can't keep",
@@ -442,6 +445,8 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
     if option.type is Path:
         return st.text("abc/.-_ ", min_size=1).map(Path)
     assert option.type is str
+    if option.path.endswith(".host"):
+        return st.from_regex(r"[a-z0-9_]{1,9}(\.[a-z]{1,9}){0,2}", fullmatch=True)
     return st.text(st.characters(codec="utf-8"), min_size=1)
 
 

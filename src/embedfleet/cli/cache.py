@@ -26,6 +26,9 @@ from embedfleet.vocabulary import SetupError, counted
 TIMEOUT_S = 600.0
 """A batch of long texts on a processor takes minutes, and so does clearing a large Redis."""
 
+MOST_BYTES = 4 << 30
+"""Of a file of texts, which is read whole."""
+
 AT_ONCE = 64
 """Texts in a request: enough to fill batches, few enough that progress is seen."""
 
@@ -122,7 +125,7 @@ def warm(
 
 def read_texts(file: Path) -> list[str | list[int]]:
     """The texts of a file, blank lines left out. Raises SetupError that names a wrong line."""
-    lines = read_text(file, "the file").split("\n")
+    lines = read_text(file, "the file", most_bytes=MOST_BYTES).split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not all(line.lstrip()[0] in '"[{' for _, line in numbered):
         return [line.rstrip("\r") for _, line in numbered]

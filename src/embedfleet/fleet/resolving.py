@@ -91,7 +91,10 @@ async def addresses(host: str, port: int) -> Sequence[str]:
     A machine that has an address in both families is one replica.
     """
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(f"{host!a} is no name of a host") from error
     family = found[0][0]
     return sorted({str(each[4][0]) for each in found if each[0] == family})[:MOST_ADDRESSES]
 

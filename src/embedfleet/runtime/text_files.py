@@ -7,11 +7,26 @@ from pathlib import Path
 
 from embedfleet.vocabulary import SetupError
 
+MOST_BYTES = 16 << 20
+"""Of settings, keys and passwords; a device in their place has no end."""
 
-def read_text(path: Path, what: str, raised: type[SetupError] = SetupError) -> str:
-    """The text of a file in UTF-8. `what` names it in the error, which is of the type `raised`."""
+
+def read_text(
+    path: Path,
+    what: str,
+    raised: type[SetupError] = SetupError,
+    *,
+    most_bytes: int = MOST_BYTES,
+) -> str:
+    """The text of a file in UTF-8, without the mark that some editors begin it with. `what` names
+    it in the error, which is of the type `raised`.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise raised(f"{what} {path} can't be read: it has more than {most_bytes} bytes")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise raised(f"{what} {path} can't be read: {reason(error)}") from error
 

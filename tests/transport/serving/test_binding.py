@@ -123,6 +123,10 @@ def test_a_failure_leaves_nothing_open(tmp_path: Path) -> None:
         ("127.0.0.1,", "an address is empty"),
         ("unix:http.sock", "no absolute path"),
         ("::1,::1", "is listed twice"),
+        ("a..b", "neither an address nor the name of a host"),
+        (f"{'a' * 64}.example", "neither an address nor the name of a host"),
+        ("127.0.0.1,\udcff", "neither an address nor the name of a host"),
+        ("a b", "neither an address nor the name of a host"),
     ],
 )
 def test_addresses_that_can_not_be_are_refused(hosts: str, complaint: str) -> None:

@@ -6,6 +6,7 @@ import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 UNIX = "unix:"
 ANY = {"0.0.0.0", "::"}  # noqa: S104  compared with
@@ -51,10 +52,36 @@ def places(hosts: str, port: int) -> tuple[Place, ...]:
             raise ValueError(
                 "an address is empty; use 0.0.0.0 for all IPv4 addresses, or :: for all addresses"
             )
+        if place.path is None and not is_host(place.host):
+            raise ValueError(f"{each!a} is neither an address nor the name of a host")
         if place in found:
             raise ValueError(f"{each} is listed twice")
         found.append(place)
     return tuple(found)
+
+
+def is_host(name: str) -> bool:
+    """Whether a resolver can be asked for a name; for others the library raises what is no OSError:
+    an empty label (`a..b`), one of more than 63 characters, bytes that are no text.
+    """
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(name) and name.isprintable() and " " not in name
+
+
+def is_service(url: str) -> bool:
+    """Whether this is the address of a service by HTTP, such as http://10.0.0.5:9000."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # raises for what is no port number
+    except ValueError:
+        return False
+    plain = not (parts.query or parts.fragment or parts.username)
+    return (
+        parts.scheme in {"http", "https"} and is_host(parts.hostname or "") and port != 0 and plain
+    )
 
 
 def is_loopback(hosts: str) -> bool:

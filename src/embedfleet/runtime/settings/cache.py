@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from embedfleet.runtime.settings.addresses import is_host
 from embedfleet.runtime.settings.rules import count, duration, setting
 
 
@@ -57,9 +58,10 @@ class CacheSettings:
 def host_and_port(address: str) -> tuple[str, int]:
     """Of `host:port`, with brackets around an IPv6 host; ValueError when it is none."""
     parts = urlsplit(f"//{address}")
-    if not parts.hostname or parts.port is None or parts.netloc != address or parts.username:
+    host = parts.hostname or ""
+    if not is_host(host) or parts.port is None or parts.netloc != address or parts.username:
         raise ValueError(f"{address} is not an address such as 10.0.0.7:26379")
-    return parts.hostname, parts.port
+    return host, parts.port
 
 
 def redis_complaints(settings: CacheSettings) -> Iterator[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
-from urllib.parse import urlsplit
 
 from embedfleet.runtime.settings.addresses import (
     UNIX,
     DefaultPort,
     Place,
     is_loopback,
+    is_service,
     origin_complaint,
     places,
 )
@@ -171,8 +172,10 @@ def _names(pool: Pool) -> set[str]:
 def _within(pool: Pool, settings: Settings) -> Iterator[str]:
     yield from _whose_replicas(pool, settings)
     for url in pool.replica_urls:
-        if not _is_address(url):
+        if not is_service(url):
             yield f'replica_urls: "{url}" is not an address such as http://10.0.0.5:9000'
+    if twice := next((url for url, times in Counter(pool.replica_urls).items() if times > 1), None):
+        yield f"replica_urls: {twice} is listed twice"
     if pool.replica_weights and len(pool.replica_weights) != len(pool.replica_urls):
         yield (
             f"{len(pool.replica_weights)} replica_weights for {len(pool.replica_urls)} "
@@ -204,13 +207,3 @@ def _whose_replicas(pool: Pool, settings: Settings) -> Iterator[str]:
         yield "autoscaling.standby is for local replicas; in a cluster use placeholder pods"
     if pool.tokenizer_dir is not None and not elsewhere:
         yield "tokenizer_dir is only for replicas elsewhere; local ones use the model's own"
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port = parts.port  # raises for what is no port number
-    except ValueError:
-        return False
-    plain = not (parts.query or parts.fragment or parts.username)
-    return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0 and plain
