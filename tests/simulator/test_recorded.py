@@ -76,6 +76,25 @@ class TestFlow:
         with pytest.raises(RecordingError, match="line 22: nothing was recorded for 405 s"):
             recorded.flow(recording.read(path), seed=0)
 
+    @pytest.mark.parametrize("absurd", [math.inf, 1e300, -5.0])
+    def test_what_no_pool_can_see_is_as_before(self, absurd: float, tmp_path: Path) -> None:
+        """The policy holds on such figures, so a recording may have them."""
+        seen = steady()
+        seen[50] = replace(seen[50], arriving_fast=absurd, arriving_slow=absurd, start_up_s=absurd)
+        told = recording.read(keep(tmp_path / "f", seen))
+        found = recorded.flow(told, seed=0)
+        assert found.tokens.sum() / 600.0 == pytest.approx(32_000.0, rel=0.02)
+        assert recorded.profile(told).start_s == 40.0
+
+    def test_more_texts_than_can_be_counted_are_refused_with_their_line(
+        self, tmp_path: Path
+    ) -> None:
+        seen = steady()
+        seen[50] = replace(seen[50], arriving_fast=1e12)
+        seen[50] = replace(seen[50], texts_per_s=1e11, arriving_slow=1e11)
+        with pytest.raises(RecordingError, match="line 52: 1e\\+12 tokens/s in texts of 1 tokens"):
+            recorded.flow(recording.read(keep(tmp_path / "f", seen)), seed=0)
+
     def test_nothing_may_have_arrived(self, tmp_path: Path) -> None:
         found = recorded.flow(recording.read(keep(tmp_path / "f", steady(0.0))), seed=0)
         assert found.tokens.sum() == 0.0
@@ -146,6 +165,17 @@ class TestCommand:
             done = RUN.invoke(app, ["simulate", *arguments])
             assert done.exit_code == 2
             assert "a TRACE or --recorded FILE, one of the two" in done.output
+
+    def test_settings_that_no_autoscaler_has_are_refused_where_they_stand(
+        self, tmp_path: Path
+    ) -> None:
+        path = keep(tmp_path / "f", steady())
+        told = path.read_text(encoding="utf-8").replace('"max_replicas":12', '"max_replicas":-3')
+        path.write_text(told, encoding="utf-8")
+        done = RUN.invoke(app, ["simulate", "--recorded", str(path)])
+        assert done.exit_code == 2
+        assert "max_replicas" in done.output
+        assert "line 1" in done.output
 
     def test_a_foreign_file_is_refused_with_its_line(self, tmp_path: Path) -> None:
         path = tmp_path / "trace.csv"

@@ -206,7 +206,7 @@ class TestProfiles:
             ("start_s = nan", "start_s is nan"),
             ('start_s = "long"', "start_s is 'long'"),
             ("tokens_per_s = 0", "tokens_per_s must be above 0"),
-            ("start_s", "can't be read"),
+            ("start_s", "not valid TOML"),
         ],
     )
     def test_a_profile_that_makes_no_sense_is_refused(

@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 import orjson
@@ -33,6 +33,9 @@ from embedfleet.vocabulary import SettingError
 FORMAT, VERSION = "embedfleet-observations", 1
 MOST_BYTES_OF_A_LINE = 65_536
 """Longer lines are none of a recording."""
+MOST_REPLICAS = 4096
+"""As `autoscaling.max_replicas` has it."""
+Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=86_400.0)]
 
 
 class RecordingError(SettingError):
@@ -42,11 +45,11 @@ class RecordingError(SettingError):
 class Settings(msgspec.Struct, frozen=True):
     """What a recording says of the autoscaler's settings."""
 
-    min_replicas: int
-    max_replicas: int
-    tick_s: float
-    slo_s: float
-    fast_window_s: float
+    min_replicas: Annotated[int, msgspec.Meta(ge=0, le=MOST_REPLICAS)]
+    max_replicas: Annotated[int, msgspec.Meta(ge=1, le=MOST_REPLICAS)]
+    tick_s: Seconds
+    slo_s: Seconds
+    fast_window_s: Seconds
 
     @classmethod
     def of(cls, settings: AutoscalingSettings) -> Settings:

@@ -15,6 +15,8 @@ COLUMNS = 3
 """Plots beside each other."""
 LEAST_LATE = 0.01
 """Per cent late from which a logarithmic plot begins."""
+MINOR = (2.0, 3.0, 5.0)
+"""Labelled ticks of a logarithmic axis between two powers of ten."""
 
 
 def pyplot() -> Any:
@@ -118,10 +120,10 @@ def panels(
         axis.axhline(0.5, color="red", lw=0.8, ls=":")
         axis.set_yscale("log")
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_major_formatter("{x:g} %")
-        for each in (axis.xaxis, axis.yaxis):
-            each.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(1.0, 0.5)))
+        for each, told in ((axis.xaxis, "{x:g}"), (axis.yaxis, "{x:g} %")):
+            each.set_major_formatter(told)
+            each.set_minor_locator(ticker.LogLocator(subs=MINOR))
+            each.set_minor_formatter(told)
         axis.tick_params(which="both", labelsize=8)
         axis.invert_yaxis()
         axis.set_title(kind)

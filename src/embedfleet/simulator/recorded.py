@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.autoscaling.recording import Recording, RecordingError
+from embedfleet.autoscaling.signals import MOST
 from embedfleet.simulator.flow import BIN_S, Flow
 from embedfleet.simulator.profiles import Profile
 
@@ -26,6 +27,8 @@ USUAL_TOKENS = 256.0
 """Mean length until the first one is known."""
 MOST_GAP_S = 300.0
 """Longer gaps say nothing of what arrived in them."""
+MOST_TEXTS_PER_S = 1e9
+"""More are no traffic of any pool, and too many to count."""
 WITHIN_S = 0.25
 """Batches of an ability take this long at most (`signals.ability`)."""
 
@@ -50,9 +53,9 @@ def flow(recording: Recording, seed: int) -> Flow:
 def profile(recording: Recording, speed: float = 1.0) -> Profile:
     """A replica as it was measured: what it can do (the median) and how long it starts."""
     able = [each.seen.tokens_per_s for each in recording.lines]
-    able = [each for each in able if math.isfinite(each) and each > 0]
+    able = [each for each in able if 0 < each < MOST]  # false for NaN
     starts_s = [each.seen.start_up_s for each in recording.lines]
-    starts_s = [each for each in starts_s if math.isfinite(each)]
+    starts_s = [each for each in starts_s if 0 <= each < MOST]
     found = Profile()
     if able:
         # An ability counts what every batch takes, and a profile tells it beside.
@@ -79,15 +82,22 @@ def _intervals(recording: Recording) -> Iterator[_Interval]:
         seen, seconds = after.seen, after.seen.now - before.seen.now
         if seconds > MOST_GAP_S:
             raise RecordingError(
-                f"{recording.path}, line {after.number}: nothing was recorded for {seconds:,.0f} s "
+                f"{recording.path}, line {after.number}: nothing was recorded for {seconds:,g} s "
                 f"before it, and {MOST_GAP_S:.0f} s are the most; use the lines before or from here"
             )
-        if math.isfinite(seen.arriving_fast):  # else as it was
-            rate = max(0.0, seen.arriving_fast)
-        if seen.texts_fast > 0 and math.isfinite(seen.arriving_fast):  # false for NaN
+        known = 0 <= seen.arriving_fast < MOST  # false for NaN; else as it was
+        if known:
+            rate = seen.arriving_fast
+        if known and 0 < seen.texts_fast < MOST:
             tokens = min(max(seen.arriving_fast / seen.texts_fast, 1.0), float(LENGTHS[-1]))
-        elif seen.texts_per_s > 0 and math.isfinite(seen.arriving_slow):
+        elif seen.texts_per_s > 0 and 0 <= seen.arriving_slow < MOST:
             tokens = min(max(seen.arriving_slow / seen.texts_per_s, 1.0), float(LENGTHS[-1]))
+        if rate / tokens > MOST_TEXTS_PER_S:
+            raise RecordingError(
+                f"{recording.path}, line {after.number}: {rate:,g} tokens/s in texts of "
+                f"{tokens:,g} tokens are more than {MOST_TEXTS_PER_S:,g} texts/s, the most that "
+                "can be simulated"
+            )
         yield _Interval(seconds, rate, tokens)
 
 
