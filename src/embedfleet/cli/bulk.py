@@ -353,6 +353,10 @@ def _waited(work: Coroutine[Any, Any, Result], kept: str = "") -> Result:
 
     try:
         return uvloop.run(work)
+    except KeyboardInterrupt:
+        if kept:
+            typer.echo(kept, err=True)
+        raise
     except ClientError as error:
         complain(str(error))
         if kept and not isinstance(error, RefusedError):

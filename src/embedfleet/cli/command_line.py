@@ -342,6 +342,10 @@ def main() -> None:
     try:
         try:
             app(prog_name="embedfleet")
+        except SystemExit as ended:
+            if isinstance(ended.__context__, BrokenPipeError):  # rich and typer end with 1 for it
+                raise ended.__context__ from None
+            raise
         finally:
             sys.stdout.flush()
     except OSError as error:

@@ -94,6 +94,23 @@ def every_control(page: Page) -> None:
     expect(page.locator("h1")).to_contain_text("playground")
 
 
+def long_words(page: Page) -> None:
+    """A model's name and a document without a space leave the page within a telephone's width."""
+    whole = page.viewport_size
+    assert whole is not None
+    page.locator("#model option").first.evaluate(
+        "(option) => { option.value = option.value; option.textContent = 'name/'.repeat(60); }"
+    )
+    page.locator("#documents").fill("word" * 200 + "\n短\nقصير")
+    page.locator("#embed").click()
+    expect(page.locator("#ranked tbody tr")).to_have_count(3)
+    beyond = "(element) => element.scrollWidth - element.clientWidth"
+    assert page.locator(".wide:has(#ranked)").evaluate(beyond) == 0
+    page.set_viewport_size({"width": 380, "height": 800})
+    assert page.locator("html").evaluate(beyond) == 0
+    page.set_viewport_size(whole)
+
+
 def thousands(page: Page) -> None:
     """5,000 texts; meanwhile the page goes on drawing."""
     page.evaluate(
@@ -220,6 +237,7 @@ def main() -> None:
             if scheme == "light":
                 every_control(page)
                 thousands(page)
+                long_words(page)
                 the_fleet(page)
             the_api(page)
             assert not troubles, troubles
