@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,33 @@ async def test_a_text_as_long_as_the_model_allows_is_computed_whole(
         vectors = await embed(client, url, [longest], description.width)
 
     assert_right(vectors, [longest], kind.least_cosine)
+
+
+class Counting(ThreadPoolExecutor):
+    """An event loop's threads, and how much ran in them."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.ran = 0
+
+    def submit(self, call: Any, /, *args: Any, **named: Any) -> Any:
+        self.ran += 1
+        return super().submit(call, *args, **named)
+
+
+@pytest.mark.parametrize("texts", [1, 300])
+async def test_a_large_answer_is_read_beside_the_event_loop(
+    small: ModelDescription, tmp_path: Path, texts: int
+) -> None:
+    """Else it would hold up every caller of the gateway, for a second and more."""
+    threads = Counting()
+    asyncio.get_running_loop().set_default_executor(threads)
+    async with SGLang(tmp_path).running() as url, attached(small) as client:
+        await client.describe(url)
+        before, ids = threads.ran, np.array([1, 2, 3], np.int32)
+        vectors, _, _ = await compute(client, url, [ids] * texts, WIDTH)
+    np.testing.assert_allclose(vectors, [vector_of([1, 2, 3])] * texts, atol=1e-2)
+    assert (threads.ran > before) == (texts > 1)
 
 
 @each_kind

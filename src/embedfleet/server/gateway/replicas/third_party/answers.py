@@ -27,14 +27,20 @@ _SHORTEST = 1e-12
 
 class _Row(msgspec.Struct):
     index: Annotated[int, msgspec.Meta(ge=0, lt=MOST_TEXTS)]
-    embedding: Annotated[list[float | None], msgspec.Meta(max_length=MOST_WIDTH)] | str
+    embedding: msgspec.Raw
 
 
 class _Answer(msgspec.Struct):
     data: Annotated[list[_Row], msgspec.Meta(max_length=MOST_TEXTS)]
 
 
+_Embedding: TypeAlias = Annotated[list[float | None], msgspec.Meta(max_length=MOST_WIDTH)] | str
+
 _decoder = msgspec.json.Decoder(_Answer)
+_row_decoder: msgspec.json.Decoder[_Embedding] = msgspec.json.Decoder(_Embedding)
+
+LARGE_BYTES = 64 << 10
+"""Answers beyond this size are to be read in a thread: a mebibyte of floats takes 25 ms."""
 
 _SMALLEST = 1e-30
 """Of a probability whose root must not be zero: two of them give the logit back."""
@@ -62,7 +68,10 @@ class Rows:
 
 
 def read_vectors(body: bytes, texts: int) -> Rows:
-    """The vectors of an answer in OpenAI's format, floats or base64; ReplicaError on nonsense."""
+    """The vectors of an answer in OpenAI's format, floats or base64; ReplicaError on nonsense.
+
+    Row by row: in a thread, it holds the interpreter for one row at a time.
+    """
     answer = parsed("it answers no embeddings", _decoder.decode, body)
     if sorted(row.index for row in answer.data) != list(range(texts)):
         raise ReplicaError(
@@ -242,7 +251,8 @@ def unit(vectors: Vectors) -> Rows:
     return Rows(scaled.astype(np.float32, copy=False), right)
 
 
-def _vector(embedding: list[float | None] | str) -> NDArray[np.float32]:
+def _vector(raw: msgspec.Raw) -> NDArray[np.float32]:
+    embedding = parsed("it answers no embeddings", _row_decoder.decode, raw)
     if isinstance(embedding, str):
         return parsed("its base64 holds no float32 numbers", _floats, embedding)
     # null, for what was NaN, becomes NaN again; too large numbers become infinite.

@@ -17,6 +17,7 @@ from embedfleet.models.description import ModelDescription
 from embedfleet.models.reranker import INSTRUCTION, PAIR, pair_prompt, scoring_of
 from embedfleet.models.tokenizer_library import TokenizerError
 from embedfleet.server.gateway.replicas.third_party.answers import (
+    LARGE_BYTES,
     Refusal,
     Search,
     judge_refusal,
@@ -340,7 +341,7 @@ class ForeignClient:
         reply = await self._post(url, engine, inputs)
         if reply.status == 200:
             try:
-                frame = self._frame(engine, reply.body, inputs)
+                frame = await self._read(engine, reply.body, inputs)
             except MiscountError as error:
                 return await self._halve(url, engine, inputs, search, error.message, blames=True)
             search.answered += len(inputs)
@@ -394,6 +395,11 @@ class ForeignClient:
             if wait_s is not None:
                 await asyncio.sleep(wait_s)
         raise DrainingError(f"{url} is overloaded: {message_of(reply.body)}")
+
+    async def _read(self, engine: _Engine, body: bytes, inputs: Sequence[Sent]) -> frames.Frame:
+        if len(body) <= LARGE_BYTES:
+            return self._frame(engine, body, inputs)
+        return await asyncio.to_thread(self._frame, engine, body, inputs)
 
     def _frame(self, engine: _Engine, body: bytes, inputs: Sequence[Sent]) -> frames.Frame:
         ids = [one.id for one in inputs]
