@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
 from tokenizers import Tokenizer
 
 from embedfleet.models.description import ModelDescription
@@ -37,7 +38,7 @@ from tests.stand_ins.rerankers import (
     logit_of,
     sigmoid,
 )
-from tests.stand_ins.server import MAX_TOKENS, StandIn
+from tests.stand_ins.server import MAX_TOKENS, StandIn, answer
 
 
 @dataclass(frozen=True)
@@ -309,6 +310,31 @@ async def test_another_instruction_is_computed_or_refused(kind: Kind, tmp_path: 
 
 # -- what is refused by name --------------------------------------------------------------
 
+EMBEDDER = {"id": "embedder", "object": "model", "owned_by": "embedfleet", "dimensions": 32}
+
+
+@dataclass
+class TwoModels(GatewayReranker):
+    """Lists its embedding model first."""
+
+    async def models(self, _request: web.Request) -> web.Response:
+        return answer({"object": "list", "data": [EMBEDDER, self.model_row()]})
+
+
+@dataclass
+class Embeds(GatewayReranker):
+    async def models(self, _request: web.Request) -> web.Response:
+        return answer({"object": "list", "data": [EMBEDDER]})
+
+
+async def test_of_a_gateway_of_several_models_the_reranker_is_asked(tmp_path: Path) -> None:
+    """Under whatever name it is served."""
+    model = causal_model(tmp_path)
+    engine = TwoModels(directory=model.directory.parent, name="another-name")
+    async with engine.running() as url, attached(model) as client:
+        assert (await client.describe(url)).served_names == ["another-name"]
+
+
 REFUSALS: list[tuple[str, Callable[..., StandIn], Callable[[Path], ModelDescription], str]] = [
     ("tei, template", TEIReranker, causal_model, "TEI knows no template .* vLLM, SGLang, llama"),
     ("unknown, template", Infinity, causal_model, "nobody knows how .* vLLM, SGLang, llama"),
@@ -326,6 +352,7 @@ REFUSALS: list[tuple[str, Callable[..., StandIn], Callable[[Path], ModelDescript
     ),
     ("sglang, segments", SGLangReranker, wordpiece, "segment of a BERT pair begins; TEI, vLLM"),
     ("llama.cpp, segments", LlamaReranker, wordpiece, "segment of a BERT pair begins; TEI, vLLM"),
+    ("gateway that embeds", Embeds, causal_model, "it serves no reranker"),
     (
         "sglang that joins",
         lambda **f: SGLangReranker(joins=True, **f),

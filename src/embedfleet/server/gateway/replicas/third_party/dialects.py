@@ -206,7 +206,15 @@ def _llamacpp(pages: Mapping[str, Page], _identity: ModelIdentity) -> Facts:
 
 
 def _gateway(pages: Mapping[str, Page], identity: ModelIdentity) -> Facts:
-    model = _wanted(pages.get(MODELS), identity.name)
+    """It may serve embedding models and rerankers at once, and tells which are which."""
+    reranks = identity.task is Task.RERANK
+    rows = [
+        row for row in _served(pages.get(MODELS)) if (row.get("task") == Task.RERANK) is reranks
+    ]
+    model = _wanted({"data": rows}, identity.name)
+    if not rows:
+        trouble = "it serves no reranker" if reranks else "it serves rerankers alone"
+        return Facts("embedfleet gateway", "", trouble, trouble=trouble)
     return Facts(
         engine="embedfleet gateway",
         model=_callable_as(model.get("id")),
