@@ -20,6 +20,7 @@ from embedfleet.models.reranker import (
     task_of,
     template_of,
 )
+from embedfleet.models.source import resolve
 from embedfleet.vocabulary import SCORE_WIDTH, ModelError, Task, Truncation
 from tests.encoder_tokenizers import Kind
 from tests.small_tokenizer import write_model
@@ -179,3 +180,16 @@ def test_a_classifier_with_several_labels_is_none(model: Path) -> None:
     labels = {"0": "good", "1": "bad"}
     changed(model, architectures=["BertForSequenceClassification"], id2label=labels)
     assert task_of(model) is Task.EMBED
+
+
+def test_a_document_of_end_of_text_tokens_takes_none_of_the_template_with_it() -> None:
+    """Else it would be another pair, with a score that nobody can foresee."""
+    described = describe(resolve("builtin-reranker", progress=False).directory)
+    encoder = Encoder(described)
+    prompt = pair_prompt(described.identity.prompts, "the river", None)
+    texts = ["x", "<|endoftext|>", "x<|endoftext|><|endoftext|>"]
+    found = encoder.encode(texts, prompt=prompt, truncate=Truncation.END)
+    one, end, ends = (each.ids.tolist() for each in found)
+    (token,) = described.template.after
+    assert end == [*one[:-2], token, token]
+    assert ends == [*one, token, token]

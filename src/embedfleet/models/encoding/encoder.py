@@ -23,6 +23,7 @@ from embedfleet.vocabulary import (
     CallerError,
     Encoding,
     PackedText,
+    Task,
     TextOrIds,
     Truncation,
     of_several,
@@ -62,6 +63,9 @@ class Encoder:
         self._vocabulary = identity.vocabulary
         self.template = template = description.template
         """What is computed around each text."""
+        # A pair's end is its document's, and what a document ends with is part of it.
+        self._one_end = identity.task is Task.EMBED and not template.before
+        self._one_end = self._one_end and len(template.after) == 1
         self._before = np.array(template.before, np.int32)
         self._after = np.array(template.after, np.int32)
         self._room = self._limit - len(template)
@@ -226,9 +230,11 @@ class Encoder:
     def _without_end(self, body: Encoding, length: int) -> int:
         """Leave out end-of-text tokens that the caller put at the end: one is computed.
 
-        Between `[CLS]` and `[SEP]` such a token is one of the text, as upstream.
+        Between `[CLS]` and `[SEP]` such a token is one of the text, as upstream, and in a pair one
+        of the document: else one that is nothing but end-of-text tokens would take the template's
+        with it.
         """
-        if len(self._before) or len(self._after) != 1:
+        if not self._one_end:
             return length
         while length and body[length - 1] == self._after[0]:
             length -= 1

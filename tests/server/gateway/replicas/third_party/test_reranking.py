@@ -212,6 +212,30 @@ def unlucky_word(model: ModelDescription) -> str:
     raise AssertionError(f"no text has the unlucky token {spelled!r}")
 
 
+@each_reader
+async def test_a_document_that_was_cut_within_a_character_has_its_score(
+    kind: Kind, tmp_path: Path
+) -> None:
+    """An engine of texts gets a text of a few tokens less; engines of ids get all."""
+    model = kind.model(tmp_path)
+    queries = {f"river{'!' * n}": ["天空😀" * 600] for n in range(6)}
+    asked = pairs(model, queries, truncate=Truncation.END)
+    assert {len(ids) for ids in asked} == {MAX_TOKENS}
+    engine = stand_in(kind, model)
+    engine.unlucky = False  # type: ignore[attr-defined]
+    async with engine.running() as url, attached(model) as client:
+        await client.describe(url)
+        rows, failures, _ = await compute(client, url, asked, SCORE_WIDTH)
+
+    assert not failures
+    end = len(model.template.after)
+    for row, ids in zip(rows, asked, strict=True):
+        kept = [
+            np.concatenate((ids[: len(ids) - end - n], ids[len(ids) - end :])) for n in range(9)
+        ]
+        assert np.abs(right(kept) - float(row[1]) ** 2).min() < 1e-6
+
+
 @pytest.mark.parametrize(
     ("kind", "nonsense"),
     [

@@ -294,9 +294,11 @@ class ForeignClient:
         sendable: list[Sent] = []
         failures = []
         for text in texts:
-            ids = text.encoding
+            ids, why = text.encoding, ""
             try:
                 found, why = self._input(engine, ids)
+                if found is None and len(ids) == self._identity.max_tokens:
+                    found, ids = self._shortened(engine, ids)
             except TokenizerError as error:
                 found, why = None, error.message
             if found is None:
@@ -305,6 +307,16 @@ class ForeignClient:
             together = found[:2] if isinstance(found, Pair) else ("", "")
             sendable.append(Sent(text.id, found, len(ids), text.alone, together))
         return sendable, failures
+
+    def _shortened(self, engine: _Engine, encoding: Encoding) -> tuple[Input | None, Encoding]:
+        """What is sent for a text as long as the model takes, which was cut perhaps, where no text
+        has its tokens: the text of a few tokens less.
+        """
+        for ids in self._texts.shortened(encoding):
+            found, _ = self._input(engine, ids)
+            if found is not None:
+                return found, ids
+        return None, encoding
 
     def _input(self, engine: _Engine, ids: Encoding) -> tuple[Input | None, str]:
         """What is sent for token ids; None, and why, where nothing can be."""

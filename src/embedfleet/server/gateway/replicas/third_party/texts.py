@@ -7,7 +7,7 @@ pair that is query and document, where the engine writes the pair by the same te
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,9 @@ from embedfleet.vocabulary import Encoding
 
 UNKNOWN = "\U000f0000"
 """A character for private use, which is in nobody's vocabulary: it stands for one that was not."""
+
+MOST_DROPPED = 8
+"""Tokens at the end of a text that was cut which an engine of texts may be sent less."""
 
 
 class TextForm:
@@ -55,6 +58,14 @@ class TextForm:
         # Decoders of SentencePiece's kind drop one blank at the beginning.
         candidates = (each for one in spelled for each in (one, f" {one}"))
         return next((each for each in candidates if self._is(each, ids)), None)
+
+    def shortened(self, encoding: Encoding) -> Iterator[Encoding]:
+        """The encoding without its last tokens within the template, one fewer at a time: of a text
+        that was cut in the middle of a character or word.
+        """
+        end = len(encoding) - len(self._template.after)
+        for dropped in range(1, MOST_DROPPED + 1):
+            yield np.concatenate((encoding[: end - dropped], encoding[end:]))
 
     def _is(self, text: str, ids: Encoding) -> bool:
         """Whether these are the tokens of a text."""
