@@ -258,6 +258,8 @@ class LlamaReranker(LlamaCpp, Pairs):
         if stopped := await self.wait():
             return stopped
         rows = [self.pair(body["query"], document) for document in body["documents"]]
+        if self.templated and any(len(row) >= self.context for row in rows):
+            return self.error(400, "request exceeds the available context size, try increasing it")
         if too_long := super().refuses(body, [row for row in rows if len(row) > self.microbatch]):
             return too_long
         results = jina_results(self, rows, sigmoid if self.templated else float)

@@ -183,6 +183,10 @@ async def test_a_document_that_was_cut_is_computed_as_it_was_cut(
         rows, failures, _ = await compute(client, url, asked, SCORE_WIDTH)
 
     assert not failures
+    if kind.model is causal_model and kind.make is LlamaReranker:
+        # It leaves the last token of its context free, so that the document has one less.
+        end = len(asked[0]) - len(model.template.after)
+        asked = [np.delete(asked[0], end - 1)]
     np.testing.assert_allclose(scores(rows), right(asked), atol=1e-6)
 
 

@@ -90,6 +90,9 @@ class ScoreAsking(Asking):
     counts: bool = False
     """Whether the answer's usage counts the tokens of the pairs. It must agree with what was sent
     then: an engine that cuts, or writes pairs in another way, is found out."""
+    spare: int = 0
+    """Tokens of its context that the engine leaves free: a pair that needs them is sent without
+    the last tokens of its document."""
     placeholder: str = ""
     """What the engine replaces in its template after the query is in it: no query may have it."""
 
@@ -217,6 +220,7 @@ def llamacpp(reranker: Scoring, _facts: Facts) -> tuple[ScoreAsking, ...]:
         ScoreAsking(
             *("/v1/rerank", Form.PAIR, _rerank(), read_results, meaning),
             counts=True,
+            spare=1 if reranker.causal else 0,
             placeholder="{document}" if reranker.causal else "",
         ),
     )

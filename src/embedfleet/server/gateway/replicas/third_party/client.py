@@ -293,10 +293,13 @@ class ForeignClient:
     ) -> tuple[list[Sent], list[frames.Failure]]:
         sendable: list[Sent] = []
         failures = []
+        asking, most = engine.known.asking, engine.known.facts.max_tokens
+        room = most - asking.spare if most and isinstance(asking, ScoreAsking) else None
         for text in texts:
-            ids, why = text.encoding, ""
+            ids, found, why = text.encoding, None, "it is longer than the engine takes"
             try:
-                found, why = self._input(engine, ids)
+                if room is None or len(ids) <= room:
+                    found, why = self._input(engine, ids)
                 if found is None and len(ids) == self._identity.max_tokens:
                     found, ids = self._shortened(engine, ids)
             except TokenizerError as error:
