@@ -58,6 +58,8 @@ def test_there_are_flags_that_take_numbers() -> None:
             "bulk run a.jsonl out --url http://h --dimensions 99999999999999999999",
             "not in the range",
         ),
+        ("simulate t.csv --copies 99999999999999999999", "not in the range"),
+        ("simulate t.csv --seeds 99999999999999999999", "not in the range"),
         ("status --admin 99999999999999999999", "no gateway answers"),
         ("conformance http://127.0.0.1:1 --json /nowhere/result.json", "no folder /nowhere"),
     ],

@@ -76,7 +76,9 @@ P99 = Annotated[
 Peak = Annotated[
     float, typer.Option(parser=number(0), metavar="X", help="Busiest hour over the mean.")
 ]
-Copies = Annotated[int, typer.Option(min=1, help="How often each text arrives.")]
+Copies = Annotated[
+    int, typer.Option(min=1, max=100_000, metavar="N", help="How often each text arrives.")
+]
 ColdStart = Annotated[
     float | None,
     typer.Option(parser=number(0), metavar="S", help="Seconds that a replica takes to start."),
@@ -84,7 +86,7 @@ ColdStart = Annotated[
 Slo = Annotated[
     float | None, typer.Option(parser=number(0), metavar="MS", help="Latency promised, in ms.")
 ]
-Seeds = Annotated[int, typer.Option(min=1, help="Runs of each policy.")]
+Seeds = Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="Runs of each policy.")]
 Fewest = Annotated[int | None, typer.Option(metavar="N", help="Fewest replicas.")]
 Most = Annotated[
     int | None, typer.Option(metavar="N", help="Most replicas; 32 unless a file says it.")
