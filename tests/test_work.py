@@ -54,6 +54,37 @@ def test_a_fit_follows_a_replica_that_became_slower() -> None:
     assert fit.model.seconds([100] * 10) == pytest.approx(3 * PRIOR.seconds([100] * 10), rel=0.1)
 
 
+def test_a_fit_counts_what_was_computed_of_texts_that_share_their_first_tokens() -> None:
+    """Batches of a reranker, beside others, cost what their own rows cost."""
+    truth = CostModel(per_batch_s=5e-3, per_token_s=6e-5, per_squared_token_s=3e-8)
+    rng = np.random.default_rng(2)
+    fit = CostFit()
+    tokens, computed = 0, 0
+    for turn in range(500):
+        lengths = rng.integers(100, 800, size=int(rng.integers(1, 40)))
+        shared = np.full_like(lengths, 96 * (turn % 3))
+        shared[0] = 0
+        own, pairs = (lengths - shared).sum(), (lengths**2 - shared**2).sum()
+        seconds = truth.per_batch_s + truth.per_token_s * own + truth.per_squared_token_s * pairs
+        fit.learn(lengths.tolist(), float(seconds), shared.tolist())
+        tokens, computed = 0.995 * tokens + lengths.sum(), 0.995 * computed + own
+
+    for lengths in ([200] * 30, [700] * 4):
+        assert fit.model.seconds(lengths) == pytest.approx(truth.seconds(lengths), rel=0.15)
+    # As they come, a token costs less: that is what a gateway has to know.
+    share = computed / tokens
+    assert fit.usual.per_token_s == pytest.approx(fit.model.per_token_s * share, rel=1e-6)
+    assert fit.usual.per_batch_s == fit.model.per_batch_s
+
+
+def test_without_shared_tokens_texts_cost_the_same_as_they_come() -> None:
+    fit = CostFit()
+    for _ in range(3):
+        fit.learn([10, 20], 1.0)
+        fit.learn([30], 2.0, [])
+    assert fit.usual == fit.model
+
+
 @given(
     st.lists(
         st.tuples(

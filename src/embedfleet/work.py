@@ -69,7 +69,8 @@ class CostFit:
         # prior counts as one batch in which each term was seen alone.
         self._matrix: NDArray[np.float64] = np.eye(3)
         self._vector: NDArray[np.float64] = np.ones(3)
-        self._model = prior
+        self._model = self._usual = prior
+        self._whole = self._done = np.zeros(2)
         self.batches = 0
         """Measured batches that the model was learned from."""
         self._longest = 0
@@ -86,19 +87,39 @@ class CostFit:
 
     @property
     def model(self) -> CostModel:
+        """For texts that are computed whole."""
         return self._model
 
-    def learn(self, lengths: Iterable[int], seconds: float) -> None:
-        """Take in one measured batch: its texts' token counts and its time in seconds."""
+    @property
+    def usual(self) -> CostModel:
+        """For texts as they came lately, of whose tokens a part was computed once for several."""
+        return self._usual
+
+    def learn(self, lengths: Sequence[int], seconds: float, shared: Sequence[int] = ()) -> None:
+        """Take in one measured batch: its texts' token counts and its time in seconds.
+
+        `shared` are the first tokens of each text that were computed as another text's: neither
+        they nor what attention finds for them was computed for this one.
+        """
         if not CLOCK_TICK_S < seconds < math.inf:
             return
         self.batches += 1
-        counts = np.fromiter(lengths, np.float64)
+        counts = np.array(lengths, np.float64)
         self._longest = max(self._longest, int(counts.max()))
-        terms = np.array([1.0, counts.sum(), np.square(counts).sum()]) * self._prior / seconds
+        whole = np.array([counts.sum(), np.square(counts).sum()])
+        done = whole
+        if len(shared):
+            again = np.array(shared, np.float64)
+            done = whole - [again.sum(), np.square(again).sum()]
+        self._whole = self._forget * self._whole + whole
+        self._done = self._forget * self._done + done
+        terms = np.array([1.0, *done]) * self._prior / seconds
         self._matrix = self._forget * self._matrix + np.outer(terms, terms)
         self._vector = self._forget * self._vector + terms
         # A trace of the prior stays, so that terms that were never told apart remain defined.
         trace = 1e-6 * np.trace(self._matrix) * np.eye(3)
         factors = np.linalg.solve(self._matrix + trace, self._vector + np.diag(trace))
-        self._model = CostModel(*(np.maximum(factors, 0.0) * self._prior).tolist())
+        found = np.maximum(factors, 0.0) * self._prior
+        self._model = CostModel(*found.tolist())
+        found[1:] *= self._done / self._whole
+        self._usual = CostModel(*found.tolist())

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedfleet.engines.passes import SharingPass, sharing_passes
+from embedfleet.engines.passes import SharingPass, shared_tokens, sharing_passes
 from embedfleet.vocabulary import Encoding
 
 BLOCK = 4
@@ -84,3 +84,13 @@ def test_keys_that_are_kept_are_bounded_however_much_is_shared() -> None:
     passes: list[SharingPass] = list(sharing_passes(encodings(*texts), 310, BLOCK))
     assert len(passes) > 100
     assert all(each.kept <= BLOCK * 310 for each in passes)
+
+
+def test_tokens_that_are_computed_as_another_texts_are_told_in_the_order_of_the_batch() -> None:
+    first = np.arange(40, dtype=np.int32)
+    batch = [np.append(first, np.int32(each)) for each in (7, 5, 9)]
+    batch.insert(1, np.arange(100, 110, dtype=np.int32))
+    plans = list(sharing_passes(batch, 1_000, 16))
+    # The lender, the first of those that are alike in their order, computes them itself.
+    assert shared_tokens(plans, len(batch)) == [32, 0, 0, 32]
+    assert shared_tokens(list(sharing_passes(batch[:2], 1_000, 16)), 2) == []

@@ -85,6 +85,17 @@ class SharingPass:
         return any(self.shared)
 
 
+def shared_tokens(passes: Sequence[SharingPass], texts: int) -> list[int]:
+    """Of each text of a batch, those that are computed as another's; empty if none are."""
+    if not any(each.shares for each in passes):
+        return []
+    shared = [0] * texts
+    for each in passes:
+        for place, count in zip(each.places, each.shared, strict=True):
+            shared[place] = count
+    return shared
+
+
 def sharing_passes(
     batch: Sequence[Encoding],
     batch_tokens: int,

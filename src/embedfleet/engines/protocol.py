@@ -19,6 +19,9 @@ class Computation:
     compute: Callable[[], Vectors]
     padding_tokens: int = 0
     """Padding tokens that are computed to fill a fixed size."""
+    shared: Sequence[int] = ()
+    """First tokens of each text that are computed as another text's, in batch order; empty where
+    every text is computed whole."""
 
     def __call__(self) -> Vectors:
         return self.compute()

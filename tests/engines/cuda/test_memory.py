@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from embedfleet.engines.cuda.memory import RESERVED_MIB, Need, Sizes, chosen_sizes
@@ -20,6 +22,7 @@ def sizes(
         max_tokens=32_768,
         wanted_mib=wanted,
         free_mib=free,
+        total_mib=143_000,
     )
 
 
@@ -35,11 +38,21 @@ def test_a_large_device_takes_the_batches_that_were_asked_for() -> None:
 def test_a_tight_budget_makes_batches_smaller_before_it_refuses() -> None:
     tight = sizes(wanted=2_200)
     assert 512 <= tight.batch_tokens < 8_192
-    assert tight.working_mib == 2_200
+    assert tight.limit_mib == Need(FOUR_B, Precision.BF16).weights_mib + 2_200 + RESERVED_MIB
+
+
+def test_what_is_planned_is_weights_the_longest_text_a_batch_and_libraries() -> None:
+    need = Need(FOUR_B, Precision.BF16)
+    passes = need.pass_mib(32_768, 8_192) + need.pass_mib(8_192, 8_192)
+    assert sizes() == Sizes(8_192, need.weights_mib + passes + RESERVED_MIB)
+    assert sizes(free=sizes().limit_mib).batch_tokens == 8_192
+    assert sizes(free=sizes().limit_mib - 1).batch_tokens < 8_192
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers_and_what_would_help() -> None:
-    with pytest.raises(SettingError, match=r"take 767\d MiB in bf16.*has 8000 MiB free.*fp8"):
+    with pytest.raises(
+        SettingError, match=r"take 767\d MiB in bf16.* 8000 MiB free of 143000.*fp8"
+    ):
         sizes(free=8_000)
 
 
@@ -53,3 +66,28 @@ def test_it_fits_in_fp8_where_it_does_not_in_bf16() -> None:
     with pytest.raises(SettingError, match="does not fit"):
         sizes(free=free)
     assert sizes(Precision.FP8, free=free).batch_tokens == 8_192
+
+
+@pytest.mark.parametrize("free", range(2_000, 12_000, 500))
+@pytest.mark.parametrize("precision", [Precision.F32, Precision.BF16, Precision.FP8])
+def test_what_is_told_to_fit_fits(precision: Precision, free: int) -> None:
+    try:
+        sizes(precision, free=free)
+    except SettingError as error:
+        said = str(error)
+    else:
+        return
+    for shorter in re.findall(r"max_tokens (\d+)", said):
+        need = Need(FOUR_B, precision)
+        found = chosen_sizes(
+            need,
+            batch_tokens=8_192,
+            max_tokens=int(shorter),
+            wanted_mib=None,
+            free_mib=free,
+            total_mib=24_000,
+        )
+        assert found.limit_mib <= free
+    if "dtype fp8" in said:
+        assert sizes(Precision.FP8, free=free).limit_mib <= free
+    assert ("What fits: " in said) != ("Take a smaller model" in said)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,24 @@ def test_long_texts_go_in_steps_and_have_the_same_vectors(directory: Path) -> No
     tight = engine_on(find_device("cuda"), directory, Precision.BF16, batch_tokens=600)
     texts = random_texts(roomy, [3, 1_500, 4_000, 7])
     np.testing.assert_allclose(embed(tight, texts), embed(roomy, texts), atol=5e-3)
+
+
+def test_short_texts_from_many_threads_each_get_their_own_vector(directory: Path) -> None:
+    """Each is given to the GPU by its own thread where no other is doing so."""
+    engine = engine_on(find_device("cuda"), directory, Precision.BF16)
+    texts = random_texts(engine, [1 + turn % 64 for turn in range(400)])
+    expected = [embed(engine, [text])[0] for text in texts]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda text: embed(engine, [text])[0], texts))
+    np.testing.assert_array_equal(np.stack(found), np.stack(expected))
+
+
+def test_memory_that_a_person_allows_is_all_that_is_taken(directory: Path) -> None:
+    engine = engine_on(find_device("cuda"), directory, Precision.BF16, memory_mib=600)
+    embed(engine, random_texts(engine, [engine.info.max_tokens, 700, 8]))
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(100 << 30, dtype=torch.uint8, device="cuda")
+    torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_it_names_its_gpu_and_refuses_one_that_is_not_there(directory: Path) -> None:

@@ -89,3 +89,13 @@ def test_a_step_that_fails_leaves_the_device_to_others() -> None:
         turns.in_steps(failing(), device.mark)
     with turns.whole():
         device.give("short")
+
+
+def test_whoever_does_not_wait_for_a_turn_gets_it_only_when_nobody_has_it() -> None:
+    turns = Turns()
+    with turns.if_free() as first, turns.if_free() as second:
+        assert (first, second) == (True, False)
+    with turns.whole(), turns.if_free() as beside:
+        assert not beside
+    with turns.if_free() as again:
+        assert again

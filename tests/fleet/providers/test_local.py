@@ -50,6 +50,22 @@ def test_each_replica_knows_which_one_it_is() -> None:
     assert placed(settings, "local-3").replica.place == 3
 
 
+def test_replicas_of_all_pools_are_counted_where_gpus_are_given_out() -> None:
+    """The n-th of all takes the n-th GPU: two models need not share one while another idles."""
+    pools = (replace(POOL, replicas=2), Pool(model="b", replicas=1), Pool(model="c", replicas=3))
+    settings = Settings(pools=pools)
+
+    def before(settings: Settings) -> list[int]:
+        return [
+            replica_settings(settings, pool, Path("/m"), ("a",)).replica.places_before
+            for pool in settings.pools
+        ]
+
+    assert before(settings) == [0, 2, 3]
+    scaled = AutoscalingSettings(enabled=True, min_replicas=1, max_replicas=4)
+    assert before(replace(settings, autoscaling=scaled)) == [0, 4, 8]
+
+
 class Ending:
     """A process that ends when it is told here."""
 

@@ -6,8 +6,11 @@ operation when it is called.
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +21,8 @@ from embedfleet.runtime.machine import usable_processors
 from embedfleet.vocabulary import EngineLostError, SettingError, Vectors
 
 _MIB = 1 << 20
+_CONTROL = Path("/dev/nvidiactl")
+"""The driver's own device file: whoever uses a GPU may open it, whatever the user or container."""
 _FEWEST_TO_SPIN = 4
 """Processors of which a thread that waits for some milliseconds may keep one from all else."""
 
@@ -30,6 +35,16 @@ class Device(Protocol):
     torch_device: torch.device
 
     def free_mib(self) -> int: ...
+
+    def total_mib(self) -> int: ...
+
+    def limit(self, mib: int) -> None:
+        """Let this process allocate no more on the device than it has now, and so much."""
+        ...
+
+    def planning(self) -> AbstractContextManager[None]:
+        """Inside, no other process of this machine decides by what is free on its devices."""
+        ...
 
     def stream(self) -> AbstractContextManager[Any]:
         """Inside, this thread's work goes to the engine's own stream."""
@@ -77,6 +92,18 @@ class CudaDevice:
     def free_mib(self) -> int:
         free: int = torch.cuda.mem_get_info(self.torch_device)[0]
         return free // _MIB
+
+    def total_mib(self) -> int:
+        total: int = torch.cuda.mem_get_info(self.torch_device)[1]
+        return total // _MIB
+
+    def limit(self, mib: int) -> None:
+        mib += torch.cuda.memory_reserved(self.torch_device) // _MIB
+        share = min(1.0, mib / self.total_mib())
+        torch.cuda.set_per_process_memory_fraction(share, self.torch_device)
+
+    def planning(self) -> AbstractContextManager[None]:
+        return locked(_CONTROL)
 
     def stream(self) -> AbstractContextManager[Any]:
         stream: AbstractContextManager[Any] = torch.cuda.stream(self._stream)
@@ -131,6 +158,15 @@ class Processor:
     def free_mib(self) -> int:
         return self._free_mib
 
+    def total_mib(self) -> int:
+        return self._free_mib
+
+    def limit(self, mib: int) -> None:
+        pass
+
+    def planning(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def stream(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
@@ -159,6 +195,22 @@ class Processor:
 
     def release_memory(self) -> None:
         pass
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Inside, no other process of this machine is inside with the same file; where it can't be
+    opened, nobody is kept out."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def _nothing() -> None:

@@ -31,7 +31,7 @@ from embedfleet.engines.cuda.plain import Operations, Texts
 from embedfleet.engines.cuda.sizes import captured_shapes, fitting
 from embedfleet.engines.cuda.turns import Turns
 from embedfleet.engines.cuda.weights import Loading
-from embedfleet.engines.passes import SharingPass, lengths_of, sharing_passes
+from embedfleet.engines.passes import SharingPass, lengths_of, shared_tokens, sharing_passes
 from embedfleet.engines.protocol import Computation, EngineInfo
 from embedfleet.engines.qwen3 import Qwen3Checkpoint
 from embedfleet.vocabulary import Encoding, Precision, Vectors
@@ -84,30 +84,35 @@ class CudaEngine:
         Raises SettingError when the model does not fit.
         """
         config = checkpoint.config
-        sizes = chosen_sizes(
-            Need(config, settings.precision),
-            batch_tokens=settings.batch_tokens,
-            max_tokens=settings.max_tokens,
-            wanted_mib=settings.memory_mib,
-            free_mib=device.free_mib(),
-        )
         self._name = checkpoint.directory.name
         self._device = device
         self._first_position = getattr(config, "first_position", 0)
-        self._kit = _kit_of(checkpoint, settings, device)
         self._turns = Turns()
         self._captured: dict[Shape, CapturedPass] = {}
         self._plans: dict[int, Plan] = {}
         with device.stream():
-            filling = Filling(device)
-            loading = Loading(
-                *(device.torch_device, settings.precision, filling),
-                *(self._kit.fixed_rows, self._kit.few_rows),
-            )
-            chunk = _whole_rows(sizes.batch_tokens, self._kit.fixed_rows or 1)
-            self._forward: Forward | EncoderForward | None = _forward_of(
-                checkpoint, loading, self._kit, chunk
-            )
+            # Until weights are allocated others would see their memory free.
+            with device.planning():
+                sizes = chosen_sizes(
+                    Need(config, settings.precision),
+                    batch_tokens=settings.batch_tokens,
+                    max_tokens=settings.max_tokens,
+                    wanted_mib=settings.memory_mib,
+                    free_mib=device.free_mib(),
+                    total_mib=device.total_mib(),
+                )
+                if settings.memory_mib is not None:
+                    device.limit(sizes.limit_mib)
+                filling = Filling(device)
+                self._kit = _kit_of(checkpoint, settings, device)
+                loading = Loading(
+                    *(device.torch_device, settings.precision, filling),
+                    *(self._kit.fixed_rows, self._kit.few_rows),
+                )
+                chunk = _whole_rows(sizes.batch_tokens, self._kit.fixed_rows or 1)
+                self._forward: Forward | EncoderForward | None = _forward_of(
+                    checkpoint, loading, self._kit, chunk
+                )
             self._info = EngineInfo(
                 width=checkpoint.head.width,
                 max_tokens=settings.max_tokens,
@@ -124,6 +129,7 @@ class CudaEngine:
             with filling.under_way(), self._libraries():
                 if self._kit.captures:  # which asks for addresses alone
                     self._captured = self._capture()
+            device.release_memory()  # what filling took
         self._warm_up()
 
     @contextmanager
@@ -175,9 +181,16 @@ class CudaEngine:
         )
         with telling_of_loss(self._device.name):
             prepared = [self._prepare_pass(batch, plan) for plan in plans]
+            begun = self._begun(prepared[0]) if len(prepared) == 1 else None
         padding = sum(each.shape.tokens - each.layout.tokens for each in prepared)
+        if begun is not None:
+            return Computation(begun, padding)
         order = [place for plan in plans for place in plan.places]
-        return Computation(lambda: _in_order(self._compute(prepared), order), padding)
+        return Computation(
+            lambda: _in_order(self._compute(prepared), order),
+            padding,
+            shared_tokens(plans, len(batch)),
+        )
 
     def _prepare_pass(self, batch: Sequence[Encoding], plan: SharingPass) -> Pass:
         texts = [batch[place] for place in plan.places]
@@ -234,6 +247,33 @@ class CudaEngine:
             waits = [self._start(each) for each in prepared]
             return np.concatenate([wait() for wait in waits])
 
+    def _begun(self, each: Pass) -> Callable[[], Vectors] | None:
+        """The rest of a pass that is submitted at once: one text so short that the waking of a
+        thread to submit it is seen. None if it is none, or others are submitting."""
+        captured = self._captured.get(each.shape)
+        if captured is None or len(each.layout.lengths) > 1 or not _is_soon_done(each):
+            return None
+        with self._turns.if_free() as free:
+            if not free:
+                return None
+            with torch.inference_mode(), self._device.stream():
+                wait = self._submitted(each, captured)
+
+        def waited() -> Vectors:
+            with telling_of_loss(self._device.name):
+                return wait()
+
+        return waited
+
+    def _submitted(self, each: Pass, captured: CapturedPass | None) -> Callable[[], Vectors]:
+        """Submit a whole pass, while nobody else submits; the rest waits for its vectors."""
+        if captured is not None:
+            self._opened()
+            vectors = captured.run(each.inputs)
+        else:
+            vectors = run(self._steps(each))
+        return self._device.fetch(vectors, len(each.layout.lengths), soon=_is_soon_done(each))
+
     def _start(self, each: Pass) -> Callable[[], Vectors]:
         """Submit a pass; the returned function waits for its vectors."""
         captured = self._captured.get(each.shape)
@@ -242,13 +282,7 @@ class CudaEngine:
             with self._turns.whole():
                 return self._device.fetch(vectors, len(each.layout.lengths))
         with self._turns.whole():
-            if captured is not None:
-                self._opened()
-                vectors = captured.run(each.inputs)
-            else:
-                vectors = run(self._steps(each))
-            soon = each.layout.tokens <= _REMEMBERED_TOKENS
-            return self._device.fetch(vectors, len(each.layout.lengths), soon=soon)
+            return self._submitted(each, captured)
 
     def _steps(self, each: Pass) -> Steps:
         inputs = each.inputs.to(self._device.torch_device, non_blocking=True)
@@ -316,6 +350,10 @@ def _in_order(vectors: Vectors, places: Sequence[int]) -> Vectors:
     found = np.empty_like(vectors)
     found[places] = vectors
     return found
+
+
+def _is_soon_done(each: Pass) -> bool:
+    return each.layout.tokens <= _REMEMBERED_TOKENS
 
 
 def _whole_rows(tokens: int, rows: int) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor
 from embedfleet.engines import tensors
 from embedfleet.engines.cuda.devices import Device
 
-PIECE_BYTES: Final = 16 << 20
+PIECE_BYTES: Final = 8 << 20
 """Read and copied at once; a row that is longer is a piece of its own."""
 MOST_THREADS: Final = 8
 
@@ -70,7 +70,6 @@ class Filling:
                     thread.result()
             finally:
                 self._stopped.set()
-        self._device.release_memory()
 
     def _ended(self, thread: Future[None]) -> None:
         if thread.exception() is not None:  # which is raised when all have ended

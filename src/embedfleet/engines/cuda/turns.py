@@ -7,8 +7,8 @@ steps ahead, so that a short pass that arrives meanwhile waits for those few ste
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
 from typing import Final, TypeAlias, TypeVar
 
@@ -32,6 +32,16 @@ class Turns:
     def whole(self) -> AbstractContextManager[object]:
         """For as long as this is held, nobody else gives work to the device."""
         return self._lock
+
+    @contextmanager
+    def if_free(self) -> Iterator[bool]:
+        """Whether nobody else gives work to the device; then nobody does inside."""
+        free = self._lock.acquire(blocking=False)
+        try:
+            yield free
+        finally:
+            if free:
+                self._lock.release()
 
     def in_steps(self, steps: Generator[None, None, T], mark: Callable[[], Wait]) -> T:
         """Run `steps` with room for others after each; `mark` notes how far the device was told."""

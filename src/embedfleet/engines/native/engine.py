@@ -14,7 +14,13 @@ from embedfleet.engines.native.library import InstructionSet, Kernels
 from embedfleet.engines.native.memory import MemoryBudget
 from embedfleet.engines.native.model import Model, Sharing
 from embedfleet.engines.native.weights import Packer, Weights
-from embedfleet.engines.passes import SharingPass, lengths_of, positions_of, sharing_passes
+from embedfleet.engines.passes import (
+    SharingPass,
+    lengths_of,
+    positions_of,
+    shared_tokens,
+    sharing_passes,
+)
 from embedfleet.engines.protocol import Computation, EngineInfo
 from embedfleet.engines.tensors import Floats
 from embedfleet.vocabulary import Encoding, Precision, Vectors
@@ -100,7 +106,7 @@ class NativeEngine:
             final[places] = np.concatenate([self._compute(one, tables) for one in prepared])
             return self._checkpoint.head.rows(final)
 
-        return Computation(compute)
+        return Computation(compute, shared=shared_tokens(plans, len(batch)))
 
     def _compute(self, one: _Pass, tables: tuple[Floats, Floats] | None) -> Floats:
         with self._computing:

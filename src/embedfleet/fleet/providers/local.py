@@ -68,14 +68,16 @@ def replica_settings(
     The model is named by its directory: it is found, and downloaded, once. The machine's processors
     are shared out: two replicas that each use all of them would only get in each other's way. Where
     their number follows the load they are shared out for the largest one, so that what a replica
-    can do, by which the number is decided, does not fall as others join it.
+    can do, by which the number is decided, does not fall as others join it. GPUs are given out in
+    turn, over all pools.
     """
     scaled = settings.autoscaling
-    local = sum(
+    local = [
         max(scaled.max_replicas, 1) if scaled.enabled and other.replicas else other.replicas
         for other in settings.pools
-    )
-    threads = settings.engine.threads or max(1, usable_processors() // max(1, local))
+    ]
+    threads = settings.engine.threads or max(1, usable_processors() // max(1, sum(local)))
+    before = next((at for at, other in enumerate(settings.pools) if other is pool), 0)
     return dataclasses.replace(
         settings,
         replica=dataclasses.replace(
@@ -84,6 +86,7 @@ def replica_settings(
             port=0,
             exit_with_parent=True,
             key_file=pool.replica_key_file,
+            places_before=sum(local[:before]),
         ),
         engine=dataclasses.replace(settings.engine, threads=threads),
         pools=(

@@ -69,8 +69,12 @@ class ReplicaSettings:
     """File with the key that gateways must send (their `pools.replica_key_file`); reloaded when it
     changes. A gateway generates one at each start for the replicas that it starts."""
     place: int = setting(0, at_least=0)
-    """Index of the replica on this machine, from 0: if several GPUs are present and none is named,
-    the n-th replica takes the n-th. A gateway sets it for the replicas that it starts."""
+    """Index of the replica among those of its pool on this machine, from 0. A gateway sets it for
+    the replicas that it starts."""
+    places_before: int = setting(0, at_least=0)
+    """Replicas of other pools on this machine that come before it: if several GPUs are present and
+    none is named, the n-th replica of all takes the n-th. A gateway sets it for the replicas that
+    it starts."""
     exit_with_parent: bool = False
     """Stop at the end of standard input, which the parent process closes or which its exit closes,
     and ignore SIGTERM and SIGINT. A gateway sets it for the replicas that it starts: none outlives
@@ -134,7 +138,8 @@ class EngineSettings:
     memory_mib: int | None = count(None, none="auto")
     """Memory for intermediate results, in MiB, without the weights. `auto` is all free memory on a
     GPU; on a processor 1,024, or what the longest text needs. Batches are made smaller to fit, and
-    long texts are computed in chunks where kernels support it."""
+    long texts are computed in chunks where kernels support it. On a GPU a replica allocates no more
+    than its weights, this and 1,536 for libraries: set it where several share one."""
     max_tokens: int | None = setting(None, at_least=1, none="auto", flag="--max-tokens")
     """Longest text, in tokens; `auto` is the length that the model was trained for."""
 

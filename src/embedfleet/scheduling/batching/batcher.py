@@ -281,7 +281,7 @@ class Batcher:
             return  # it was answered with an error: the engine was thought to hang
         lengths = [job.tokens for job in batch]
         if span.tells:
-            self.cost.learn(lengths, seconds)
+            self.cost.learn(lengths, seconds, prepared.computation.shared)
         good = finite_rows(vectors)
         self._report(
             BatchReport(

@@ -250,7 +250,7 @@ def _read(
             task=description.identity.task,
             deterministic=options.deterministic,
             at_least=settings.only_pool().precision,
-            place=settings.replica.place,
+            place=settings.replica.places_before + settings.replica.place,
             kernels=options.kernels,
             instructions=options.instructions,
         ),

@@ -150,7 +150,7 @@ class Replica:
         tokens = sum(job.tokens for job in jobs)
         waiting = self.batcher.waiting_tokens
         if waiting and waiting + tokens > self._max_queued_tokens:
-            seconds = self.batcher.cost.model.linear_seconds(waiting)
+            seconds = self.batcher.cost.usual.linear_seconds(waiting)
             raise OverloadedError(
                 f"{waiting} tokens are queued already and {tokens} more would exceed the limit of "
                 f"{self._max_queued_tokens} (replica.max_queued_tokens)",
@@ -271,7 +271,7 @@ class Replica:
                     device=info.device,
                     batch_tokens=self.batcher.budget_tokens,
                     window=self.window,
-                    cost=dataclasses.astuple(self.batcher.cost.model),
+                    cost=dataclasses.astuple(self.batcher.cost.usual),
                     draining=self.draining,
                     batches=self.batcher.cost.batches,
                     busy_s=self._busy_s,
