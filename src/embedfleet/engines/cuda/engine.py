@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedfleet.engines.architectures import Checkpoint
+from embedfleet.engines.architectures import Checkpoint, Geometry
 from embedfleet.engines.bert import EncoderCheckpoint, places
 from embedfleet.engines.cuda.bert import EncoderForward, EncoderOperations
 from embedfleet.engines.cuda.devices import Device, telling_of_loss
@@ -25,7 +25,7 @@ from embedfleet.engines.cuda.filling import Filling
 from embedfleet.engines.cuda.forward import Forward, Steps, run
 from embedfleet.engines.cuda.graphs import CapturedPass, capture
 from embedfleet.engines.cuda.layout import Integers, Layout, Shape, lay_out, rounded_up
-from embedfleet.engines.cuda.memory import Need, chosen_sizes
+from embedfleet.engines.cuda.memory import Need, Sizes, chosen_sizes
 from embedfleet.engines.cuda.operations import Kit, chosen_kit, encoder_kit
 from embedfleet.engines.cuda.plain import Operations, Texts
 from embedfleet.engines.cuda.sizes import captured_shapes, fitting
@@ -93,16 +93,7 @@ class CudaEngine:
         with device.stream():
             # Until weights are allocated others would see their memory free.
             with device.planning():
-                sizes = chosen_sizes(
-                    Need(config, settings.precision),
-                    batch_tokens=settings.batch_tokens,
-                    max_tokens=settings.max_tokens,
-                    wanted_mib=settings.memory_mib,
-                    free_mib=device.free_mib(),
-                    total_mib=device.total_mib(),
-                )
-                if settings.memory_mib is not None:
-                    device.limit(sizes.limit_mib)
+                sizes = _planned(config, settings, device)
                 filling = Filling(device)
                 self._kit = _kit_of(checkpoint, settings, device)
                 loading = Loading(
@@ -311,6 +302,21 @@ def _whole(forward: Forward | EncoderForward, inputs: Tensor, shape: Shape) -> T
     nobody = lay_out([], tile_tokens=1, alone_from=1)
     with torch.inference_mode():
         return run(forward.steps(*_parts(inputs, shape, nobody)))
+
+
+def _planned(config: Geometry, settings: CudaSettings, device: Device) -> Sizes:
+    """What fits; the device gives no more than a person allows. Raises SettingError."""
+    sizes = chosen_sizes(
+        Need(config, settings.precision),
+        batch_tokens=settings.batch_tokens,
+        max_tokens=settings.max_tokens,
+        wanted_mib=settings.memory_mib,
+        free_mib=device.free_mib(),
+        total_mib=device.total_mib(),
+    )
+    if settings.memory_mib is not None:
+        device.limit(sizes.limit_mib)
+    return sizes
 
 
 def _kit_of(checkpoint: Checkpoint, settings: CudaSettings, device: Device) -> Kit:
