@@ -83,6 +83,20 @@ async def test_one_that_is_killed_loses_its_own_connections_and_is_replaced(
     assert not after.reckoning.refused
 
 
+async def test_one_that_hangs_is_replaced(fleet: ChaosFleet) -> None:
+    """Else the kernel would give it a third of all connections for ever."""
+    victim = workers(fleet)[0]
+    victim.suspend()
+    deadline = time.monotonic() + 180
+    while len(workers(fleet)) < WORKERS or victim in workers(fleet):
+        assert time.monotonic() < deadline, "it was not replaced"
+        await asyncio.sleep(0.5)
+    after = Asker(fleet.service.base_url)
+    await after.ask_many(500, clients=32)
+    after.reckoning.check()
+    assert not after.reckoning.refused
+
+
 async def test_a_replica_that_dies_is_out_of_traffic_in_all_of_them(fleet: ChaosFleet) -> None:
     asker = Asker(fleet.service.base_url)
     asking = asyncio.create_task(asker.ask_many(6000, clients=32))

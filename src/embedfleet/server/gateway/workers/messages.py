@@ -114,6 +114,10 @@ class Serving(msgspec.Struct, tag=True):
     """The worker has started to serve."""
 
 
+class Alive(msgspec.Struct, tag=True):
+    """The worker's event loop turns."""
+
+
 class Counted(msgspec.Struct, tag=True):
     """All counters of the worker; its last message."""
 
@@ -133,4 +137,4 @@ ToWorker = (
     | Drain
     | Cut
 )
-ToPrimary = CallReport | Serving | Counted
+ToPrimary = CallReport | Serving | Alive | Counted

@@ -37,6 +37,7 @@ from embedfleet.runtime.telemetry.merging import (
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.server.gateway.workers.channel import Answer, Channel, ChannelClosedError, Question
 from embedfleet.server.gateway.workers.messages import (
+    Alive,
     Begin,
     CallReport,
     CheckUpdate,
@@ -65,6 +66,12 @@ REFRESH_S = 0.25
 """How often workers get changes other than of states: costs, model versions."""
 POLL_S = 0.05
 """How often workers are polled until they are ready."""
+WATCH_S = 5.0
+"""How often it is looked whether a worker has said anything; its loop says each second that it
+turns."""
+MOST_MISSED = 6
+"""Looks in a row at which a worker had said nothing, after which it is killed: half a minute, as in
+gunicorn. They are counted, not timed: a pause of the whole machine is one of them."""
 KILL_AFTER_S = 5.0
 """Time beyond the drain timeout before a worker that has not exited is killed."""
 
@@ -78,6 +85,7 @@ class _Worker:
         self.channel: Channel[ToPrimary] | None = None
         self.process: asyncio.subprocess.Process | None = None
         self.serving = asyncio.Event()
+        self.heard = asyncio.Event()
         self.families: list[Family] = []
         """Its metrics when they were last collected."""
 
@@ -320,12 +328,15 @@ class Workers:
             )
         channel: Channel[ToPrimary] = await Channel.over(here, ToPrimary)
         worker.channel = channel
+        watch = asyncio.create_task(self._watch(worker, process))
         try:
             self._begin_with(worker.number, channel)
             async for message in channel.messages():
+                worker.heard.set()
                 self._take(worker, message)
             return await process.wait()
         finally:
+            watch.cancel()
             worker.channel = None
             worker.serving.clear()
             self._ended = merged(self._ended, [cumulative(worker.families)])
@@ -333,6 +344,14 @@ class Workers:
             self._accounts.forget(worker.number)
             if process.returncode is None:
                 process.kill()
+
+    async def _watch(self, worker: _Worker, process: asyncio.subprocess.Process) -> None:
+        worker.heard.clear()
+        await worker.heard.wait()
+        await until_silent(worker.heard)
+        log.error("worker %d hangs: it is killed", worker.number)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
     def _begin_with(self, number: int, channel: Channel[ToPrimary]) -> None:
         """Send a worker that has just started the full state."""
@@ -357,6 +376,8 @@ class Workers:
             case Counted():
                 worker.families = message.families
                 self.requests.update(message.requests)
+            case Alive():
+                pass
             case Question() if worker.channel is not None:
                 worker.channel.send(Answer(message.id, error="the primary answers no questions"))
 
@@ -373,6 +394,17 @@ class Workers:
                 continue
             for pool, workload in enumerate(self._workloads):
                 workload.take([each[pool] for each in reports if pool < len(each)])
+
+
+async def until_silent(heard: asyncio.Event, every_s: float = WATCH_S) -> None:
+    """Wait until a worker's event loop no longer turns: the kernel would go on giving the process
+    its share of all connections.
+    """
+    missed = 0
+    while missed < MOST_MISSED:
+        heard.clear()
+        await asyncio.sleep(every_s)
+        missed = 0 if heard.is_set() else missed + 1
 
 
 def _spelled(code: int) -> str:

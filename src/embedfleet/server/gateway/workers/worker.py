@@ -42,6 +42,7 @@ from embedfleet.server.gateway.front import served
 from embedfleet.server.gateway.server import Gateway
 from embedfleet.server.gateway.workers.channel import Answer, Channel, Question
 from embedfleet.server.gateway.workers.messages import (
+    Alive,
     Begin,
     CheckUpdate,
     Counted,
@@ -61,6 +62,7 @@ from embedfleet.vocabulary import EmbedfleetError
 
 log = logging.getLogger(__name__)
 
+BEAT_S = 1.0
 TELL_S = 0.1
 """How often results of calls are reported to the primary."""
 
@@ -209,6 +211,13 @@ class Worker:
         return None if self._gateway.cache is None else await self._gateway.cache.clear()
 
 
+async def beat(channel: Channel[ToWorker]) -> None:
+    """Tell the primary that this event loop turns, until cancelled."""
+    while True:
+        channel.send(Alive())
+        await asyncio.sleep(BEAT_S)
+
+
 async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> int:
     channel: Channel[ToWorker] = await Channel.over(connected, ToWorker)
     messages = channel.messages()
@@ -219,6 +228,7 @@ async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> 
     configure_logging(settings.log, f"worker-{begin.number}")
     ledger = None if begin.ledger is None else Ledger(begin.ledger, begin.number)
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(cancelled, asyncio.create_task(beat(channel)))
         tracing = stack.enter_context(opened(settings.tracing, "embedfleet-gateway"))
         gateway = Gateway(settings, tracing, api_keys=begin.api_keys, ledger=ledger)
         stack.push_async_callback(gateway.close)
