@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed; `make refer
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU here", allow_module_level=True)
 
+from embedfleet.engines.architectures import open_checkpoint
 from embedfleet.engines.cuda.devices import (
     CudaDevice,
     Processor,
@@ -35,10 +36,12 @@ from embedfleet.engines.cuda.layout import lay_out
 from embedfleet.engines.cuda.linear import Ready, quantised
 from embedfleet.engines.cuda.operations import ALONE_FROM
 from embedfleet.engines.cuda.plain import Heads, PlainOperations, Rotation, Texts
+from embedfleet.engines.plain import PlainEngine
 from embedfleet.engines.protocol import Engine
 from embedfleet.engines.qwen3 import Qwen3Checkpoint, Qwen3Config, read_config
 from embedfleet.engines.rope import cosines_and_sines
-from embedfleet.vocabulary import Precision, SettingError
+from embedfleet.models.source import BUILT_IN, BUILTIN_RERANKER
+from embedfleet.vocabulary import Precision, SettingError, Task
 from tests.checkpoints import SMALL, random_weights, write_checkpoint
 from tests.conformance.engine_conformance import (
     ClosingConformance,
@@ -281,6 +284,20 @@ def test_short_texts_from_many_threads_each_get_their_own_vector(directory: Path
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda text: embed(engine, [text])[0], texts))
     np.testing.assert_array_equal(np.stack(found), np.stack(expected))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_models_compute_on_a_gpu_what_they_do_on_a_processor(
+    name: str, precision: Precision
+) -> None:
+    task = Task.RERANK if name == BUILTIN_RERANKER else Task.EMBED
+    checkpoint = open_checkpoint(BUILT_IN[name], task)
+    exact = PlainEngine(checkpoint, threads=2, max_tokens=512, batch_tokens=1_024)
+    engine = CudaEngine(checkpoint, CudaSettings(precision, 4_096, 512), find_device("cuda"))
+    texts = random_texts(exact, [1, 2, 7, 16, 33, 64, 100, 300, 500, 500], seed=time.time_ns())
+    found, expected = embed(engine, texts), embed(exact, texts)
+    far = {Precision.F32: 1e-5, Precision.BF16: 0.02}.get(precision, 0.1)
+    np.testing.assert_allclose(found, expected, atol=far)
 
 
 def test_memory_that_a_person_allows_is_all_that_is_taken(directory: Path) -> None:
