@@ -79,17 +79,20 @@ def record_of(key: ApiKey, name: str, created: datetime) -> KeyRecord:
     return KeyRecord(id=key.id, name=name, digest=digest_of(key.secret).hex(), created=created)
 
 
-def plain(texts: Sequence[str], created: datetime, where: str) -> tuple[KeyRecord, ...]:
+def plain(
+    texts: Sequence[str], created: datetime, where: str, *, source: str | None = None
+) -> tuple[KeyRecord, ...]:
     """Records of keys that are given as they are: no limits, ids by their place.
 
-    `where` names the place in errors; KeyFileError for a key that could be guessed.
+    `where` names the place in ids, and in errors unless `source` does; KeyFileError for a key that
+    could be guessed.
     """
     records = []
     for number, text in enumerate(texts, 1):
         if len(text) < LEAST_PLAIN or not text.isascii() or not text.isprintable() or " " in text:
             raise KeyFileError(
-                f"{where}: key {number} must have at least {LEAST_PLAIN} printable characters and "
-                "no spaces; `embedfleet keys create` makes good ones"
+                f"{source or where}: key {number} must have at least {LEAST_PLAIN} printable "
+                "characters and no spaces; `embedfleet keys create` makes good ones"
             )
         claim = claim_of(text)
         digest = claim.digest.hex()

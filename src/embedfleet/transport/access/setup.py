@@ -89,7 +89,9 @@ def callers(
             "EMBEDFLEET_API_KEYS is set but holds no key: give keys separated by commas, or "
             "unset it to disable authentication"
         )
-    fixed = plain(given or (), datetime.now(UTC), "Environment")
+    fixed = plain(
+        given or (), datetime.now(UTC), "Environment", source="--api-key or EMBEDFLEET_API_KEYS"
+    )
     if keys_file is None:
         return KeyRing(fixed, first_name=first_name, ledger=ledger), []
     return _following(keys_file, lambda: (*fixed, *load(keys_file)), first_name, ledger)
