@@ -62,6 +62,21 @@ class TestIdentity:
         assert identity.max_tokens == 512
         assert identity.vocabulary == tokenizer().get_vocab_size()
 
+    @pytest.mark.parametrize(
+        ("width", "positions"),
+        [("dim", "max_position_embeddings"), ("d_model", "n_positions"), ("n_embd", "n_positions")],
+        ids=["DistilBERT", "T5", "GPT-2"],
+    )
+    def test_sizes_may_have_the_names_of_other_families(
+        self, directory: Path, width: str, positions: str
+    ) -> None:
+        """Engines of others compute them."""
+        config = json.loads((directory / "config.json").read_text())
+        del config["hidden_size"], config["max_position_embeddings"]
+        write(directory / "config.json", config | {width: 96, positions: 300})
+        identity = describe(directory).identity
+        assert (identity.width, identity.max_tokens) == (96, 300)
+
     def test_the_name_is_the_directory_s_unless_one_is_given(self, directory: Path) -> None:
         assert describe(directory).identity.name == "small-embedder"
         assert describe(directory, name="Org/Model").identity.name == "Org/Model"

@@ -31,6 +31,12 @@ log = logging.getLogger(__name__)
 DOCUMENTED_TOKENS = 32_768
 """The context that Qwen3-Embedding is documented for; configurations of 4B and 8B say 40,960."""
 
+_OTHER_NAMES = {
+    "hidden_size": ("dim", "d_model", "n_embd"),
+    "max_position_embeddings": ("n_positions",),
+}
+"""Names of sizes in configurations of DistilBERT, T5 and GPT-2, which engines of others compute."""
+
 _USUAL_END_OF_TEXT = "<|endoftext|>"
 
 _SAVED_AS = "Qwen3Model"
@@ -132,7 +138,8 @@ def with_revision(model: ModelDescription, revision: str) -> ModelDescription:
 
 
 def _count(config: dict[str, Any], key: str, directory: Path) -> int:
-    value = config.get(key)
+    names = (key, *_OTHER_NAMES.get(key, ()))
+    value = config.get(next((name for name in names if name in config), key))
     if type(value) is not int or value < 1:
         raise ModelError(f"{directory / 'config.json'}: {key} must be a positive integer")
     return value
