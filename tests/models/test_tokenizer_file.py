@@ -9,6 +9,7 @@ import pytest
 
 from embedfleet.models.tokenizer_file import load_tokenizer
 from embedfleet.vocabulary import ModelError
+from tests.encoder_tokenizers import write_tokenizer
 from tests.small_tokenizer import END, tokenizer
 
 
@@ -57,4 +58,29 @@ def test_values_of_other_types_name_none(path: Path, value: object) -> None:
 def test_splitting_special_tokens_is_refused(path: Path) -> None:
     path.with_name("tokenizer_config.json").write_text('{"split_special_tokens": true}')
     with pytest.raises(ModelError, match="split_special_tokens is on"):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    ("said", "agree"),
+    [
+        ({"do_lower_case": True}, True),
+        ({"do_lower_case": False}, False),
+        ({"do_lower_case": None, "strip_accents": None}, True),
+        ({"strip_accents": True}, True),
+    ],
+    ids=str,
+)
+def test_a_bert_tokenizer_lower_cases_as_both_files_say(
+    tmp_path: Path, said: dict[str, object], *, agree: bool
+) -> None:
+    """Where they differ, transformers follows one, and what reads tokenizer.json alone the other."""
+    path = write_tokenizer(tmp_path, "wordpiece") / "tokenizer.json"
+    definition = json.loads(path.read_text())
+    assert definition["normalizer"]["lowercase"] is True
+    path.with_name("tokenizer_config.json").write_text(json.dumps(said))
+    if agree:
+        load_tokenizer(path)
+        return
+    with pytest.raises(ModelError, match=r"do_lower_case is False, and lowercase .* True"):
         load_tokenizer(path)

@@ -63,8 +63,19 @@ def _refuse_contradictions(path: Path, definition: dict[str, Any]) -> None:
                 "(AutoTokenizer.from_pretrained(MODEL).save_pretrained(DIRECTORY)), or remove it"
             )
     beside = path.parent / "tokenizer_config.json"
-    if beside.exists() and read_object(beside).get("split_special_tokens"):
+    said = read_object(beside) if beside.exists() else {}
+    if said.get("split_special_tokens"):
         raise ModelError(f"{beside}: split_special_tokens is on, which is not supported")
+    normalizer = definition.get("normalizer")
+    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
+        return
+    for key, name in (("do_lower_case", "lowercase"), ("strip_accents", "strip_accents")):
+        wanted, found = said.get(key), normalizer.get(name)
+        if isinstance(wanted, bool) and isinstance(found, bool) and wanted is not found:
+            raise ModelError(
+                f"{beside}: {key} is {brief(wanted)}, and {name} of the normalizer in {path.name} "
+                f"{brief(found)}: transformers follows one, others the other. Make them agree"
+            )
 
 
 def _named_beside(directory: Path) -> Iterator[tuple[Path, str]]:
