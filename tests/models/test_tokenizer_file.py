@@ -74,7 +74,7 @@ def test_splitting_special_tokens_is_refused(path: Path) -> None:
 def test_a_bert_tokenizer_lower_cases_as_both_files_say(
     tmp_path: Path, said: dict[str, object], *, agree: bool
 ) -> None:
-    """Where they differ, transformers follows one, and what reads tokenizer.json alone the other."""
+    """Where they differ, transformers follows one, and others that in tokenizer.json."""
     path = write_tokenizer(tmp_path, "wordpiece") / "tokenizer.json"
     definition = json.loads(path.read_text())
     assert definition["normalizer"]["lowercase"] is True
