@@ -157,6 +157,7 @@ def test_what_is_remembered_is_bounded_and_holds_no_key(clocks: Clocks) -> None:
     ring = clocks.ring(RECORD)
     for spaces in range(MOST_REMEMBERED + 10):
         ring.open(f"Bearer {' ' * spaces}{KEY.text}")
+        ring.open(f"Bearer\t{' ' * spaces}{KEY.text}\t")
     for _ in range(100):
         refusal(ring, f"Bearer {mint(secrets.token_bytes).text}")
     assert len(ring._verified) <= MOST_REMEMBERED

@@ -119,7 +119,7 @@ class KeyRing:
         return opened
 
     def _verify(self, authorization: str) -> StoredKey:
-        scheme, _, text = authorization.partition(" ")
+        scheme, _, text = authorization.replace("\t", " ").partition(" ")
         if scheme.lower() != "bearer":
             raise self._refuse(_MISSING, None)
         claim = claim_of(text.strip())
