@@ -79,5 +79,5 @@ def test_with_keys_or_on_this_machine_alone_nobody_is_warned(
 
 
 def test_a_key_that_could_be_guessed_is_refused_by_where_it_was_given() -> None:
-    with pytest.raises(KeyFileError, match="^--api-key or EMBEDFLEET_API_KEYS: key 2 must have"):
+    with pytest.raises(KeyFileError, match=r"^--api-key or EMBEDFLEET_API_KEYS: key 2 must"):
         callers(None, ["a-key-of-sixteen-and-more", "short"])
