@@ -179,10 +179,10 @@ def test_a_running_service_tells_its_fleet(tmp_path: Path) -> None:
     flags = ["--min-replicas", "2", "--max-replicas", "2"]
     with started("builtin", log=tmp_path / "log", arguments=flags) as service:
         deadline = time.monotonic() + 60
-        while (done := _status(service)).exit_code or not scaled(service):
+        ready = "builtin: 2 of 2 replicas ready"
+        while ready not in (done := _status(service)).stdout or not scaled(service):
             assert time.monotonic() < deadline, f"{done.output}\n{service.log.read_text()}"
             time.sleep(0.2)
-        assert "builtin: 2 of 2 replicas ready" in done.stdout
         found = json.loads(_status(service, "--json").stdout)
         (pool,) = found["pools"]
         assert set(FLEET) == set(found)
