@@ -184,6 +184,85 @@ def _broken(rng: np.random.Generator, at: Floats) -> Load:
     return Load(kept + job * (comes & ~broken))
 
 
+def _superposed(rng: np.random.Generator, at: Floats) -> Load:
+    """Two square waves of unrelated periods on a base."""
+    mean = rng.uniform(3.0, 6.0)
+    replicas: Floats = np.full(len(at), 0.4 * mean)
+    for shortest_s, longest_s in ((180.0, 900.0), (1200.0, 4000.0)):
+        period_s, share = rng.uniform(shortest_s, longest_s), rng.uniform(0.3, 0.7)
+        place = (at + rng.uniform(0.0, period_s)) % period_s
+        replicas += mean * rng.uniform(0.5, 1.2) * (place < share * period_s)
+    return Load(replicas)
+
+
+def _sawtooth(rng: np.random.Generator, at: Floats) -> Load:
+    """Up for ten minutes to an hour and a half, and down at once."""
+    period_s, low = rng.uniform(600.0, 5400.0), rng.uniform(0.5, 2.0)
+    place = (at + rng.uniform(0.0, period_s)) % period_s / period_s
+    return Load(low + rng.uniform(6.0, 12.0) * place)
+
+
+def _jittered(rng: np.random.Generator, at: Floats) -> Load:
+    """A job that comes every ten to forty minutes, 15 % of that too early or too late."""
+    low, period_s = rng.uniform(1.0, 3.0), rng.uniform(600.0, 2400.0)
+    high, lasts_s = low * rng.uniform(2.0, 4.0), period_s * rng.uniform(0.2, 0.5)
+    replicas: Floats = np.full(len(at), low)
+    for due in np.arange(rng.uniform(0.0, 600.0), at[-1], period_s):
+        begins = due + period_s * rng.uniform(-0.15, 0.15)
+        replicas[_within(at, begins, begins + lasts_s)] = high
+    return Load(replicas)
+
+
+def _drift(rng: np.random.Generator, at: Floats) -> Load:
+    """A square wave whose height grows for hours, and then shrinks again."""
+    period_s, share = rng.uniform(900.0, 3600.0), rng.uniform(0.3, 0.6)
+    heights = [1.0, rng.uniform(6.0, 10.0), rng.uniform(0.0, 2.0)]
+    height = np.interp(at, [0.0, at[-1] / 2.0, at[-1]], heights)
+    place = (at + rng.uniform(0.0, period_s)) % period_s
+    return Load(rng.uniform(1.0, 3.0) + height * (place < share * period_s))
+
+
+def _long_bursts(rng: np.random.Generator, at: Floats) -> Load:
+    """Texts are `LONGER` times as long for a minute or two, at odd times, in a calm fleet."""
+    long, begins = np.zeros(len(at), np.bool_), rng.uniform(300.0, 1200.0)
+    while begins < at[-1]:
+        lasts_s = rng.uniform(20.0, 120.0)
+        long |= _within(at, begins, begins + lasts_s)
+        begins += lasts_s + 60.0 + rng.exponential(1500.0)
+    return Load(np.full(len(at), rng.uniform(0.2, 0.7)), long, (30.0, 80.0))
+
+
+def _on_off(rng: np.random.Generator, at: Floats) -> Load:
+    """Work or none, for exponential times."""
+    on_s, off_s, level = rng.uniform(60, 900), rng.uniform(60, 1800), rng.uniform(3.0, 10.0)
+    replicas, begins = np.zeros(len(at)), 0.0
+    while begins < at[-1]:
+        begins += rng.exponential(off_s)
+        ends = begins + rng.exponential(on_s)
+        replicas[_within(at, begins, ends)] = level
+        begins = ends
+    return Load(replicas)
+
+
+def _decay(rng: np.random.Generator, at: Floats) -> Load:
+    """Crowds that come at once and leave exponentially, within five to twenty-five minutes."""
+    replicas: Floats = np.full(len(at), rng.uniform(0.5, 1.5))
+    begins = rng.uniform(600.0, 3000.0)
+    while begins < at[-1]:
+        gone = np.exp(-np.maximum(0.0, at - begins) / rng.uniform(300.0, 1500.0))
+        replicas += np.where(at >= begins, rng.uniform(6.0, 12.0) * gone, 0.0)
+        begins += rng.uniform(1.0, 2.5) * HOUR_S
+    return Load(replicas)
+
+
+def _stairs(rng: np.random.Generator, at: Floats) -> Load:
+    """A step every half hour to hour and a half, up twice as often as down."""
+    lasts_s = rng.uniform(0.5, 1.5) * HOUR_S
+    steps = rng.choice([-1.0, 1.0, 1.0], 40) * rng.uniform(0.5, 3.0, 40)
+    levels = np.clip(2.0 + np.cumsum(steps), 0.5, 24.0)
+    return Load(levels[(at // lasts_s).astype(int)])
+
+
 def _within(at: Floats, begins: float, ends: float) -> NDArray[np.bool_]:
     return np.asarray((at >= begins) & (at < ends))
 
@@ -202,6 +281,14 @@ KINDS: Mapping[str, Kind] = {
         Kind("step", 3 * HOUR_S, rhythm=False, draw=_step, most_replicas=256),
         Kind("lengths", 6 * HOUR_S, rhythm=False, draw=_lengths),
         Kind("broken", 3 * DAY_S, rhythm=False, draw=_broken),
+        Kind("superposed", 6 * HOUR_S, rhythm=True, draw=_superposed),
+        Kind("sawtooth", 6 * HOUR_S, rhythm=True, draw=_sawtooth),
+        Kind("jittered", 6 * HOUR_S, rhythm=False, draw=_jittered),
+        Kind("drift", 8 * HOUR_S, rhythm=True, draw=_drift),
+        Kind("long-bursts", 6 * HOUR_S, rhythm=False, draw=_long_bursts),
+        Kind("on-off", 6 * HOUR_S, rhythm=False, draw=_on_off),
+        Kind("decay", 6 * HOUR_S, rhythm=False, draw=_decay),
+        Kind("stairs", 8 * HOUR_S, rhythm=False, draw=_stairs),
     )
 }
 
