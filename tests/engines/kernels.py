@@ -30,7 +30,7 @@ _needs_exact_openvino: Final = pytest.mark.skipif(
 
 
 def _set(one: InstructionSet) -> Any:
-    lacks = f"this processor lacks {', '.join(one.needs)}, which {one.name} takes"
+    lacks = f"{one.name} takes {', '.join(one.needs)}, and this processor lacks one of them"
     return pytest.param(one.name, marks=pytest.mark.skipif(not one.runs, reason=lacks))
 
 

@@ -69,6 +69,18 @@ def test_no_schedule_is_cheaper_than_the_bound_and_the_plan_is_one(seed: int) ->
     assert found.replica_s == pytest.approx(cost_s(tuple(found.replicas), PROFILE.start_s))
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_the_plan_of_a_step_is_close_to_the_bound(seed: int) -> None:
+    """Also where levels that are rounded hide, at any price, that too many texts are late."""
+    rng = np.random.default_rng(seed)
+    low, high = rng.uniform(2, 8), rng.uniform(9, 40)
+    levels = [low] * int(rng.integers(2, 6)) + [high] * int(rng.integers(3, 20))
+    asked = oracle.Question(traffic(levels, oracle.SLOT_S, seed), PROFILE, least=1, most=64)
+    found = oracle.plan(asked)
+    assert found.attained >= oracle.SHARE
+    assert found.bound_s <= found.replica_s < 1.2 * found.bound_s
+
+
 def scalers() -> list[Scaler]:
     settings = AutoscalingSettings(min_replicas=1, max_replicas=8)
     return [Ours(settings), *(make(1, 8) for make in RIVALS.values())]

@@ -51,6 +51,8 @@ PRICES, ROUNDS = 9, 2
 """Prices of a late text that are tried at once, and how often around the best."""
 AROUND = np.array([0.5, 0.8, 1.0, 1.25, 2.0, 6.0, 1e6])
 """Prices that are followed, over the one with the best bound."""
+RESERVES = np.array([1.01, 1.02, 1.05, 1.1, 1.2, 1.5])
+"""Of the highest price's fleet, where levels that are rounded hide what is late at any price."""
 SWITCHES, SWITCH_ROUNDS = 7, 3
 """Slots tried at once at which a schedule goes on with the next lower price, and how often."""
 SLACK_TOKENS = 5.0
@@ -294,17 +296,22 @@ class _Programme:
 
     def _cheapest(self, prices: Floats, bound_s: float) -> Plan:
         """Follow each price; then, up to some slot, the cheapest that attains the share, and from
-        there on the next lower one, with the slot as late as need be.
+        there on the next lower one, with the slot as late as need be. Where none attains it, the
+        highest with a reserve or the fixed fleet, whichever is cheaper.
         """
         shape = (self.slots, len(self.fleets), len(prices), LEVELS)
         choices = np.zeros(shape, np.min_scalar_type(len(self.fleets)))
         self._values(prices, self.usually_late, self.near, choices)
         every = np.arange(len(prices))
+        followed = self._followed(choices, every, every, every)
+        larger = np.ceil(followed[-1] * RESERVES[:, None]).astype(np.int64)
+        followed += list(np.minimum(larger, self.asked.most))
         fixed_size = np.full(self.slots, fixed(self.asked))
-        followed = [*self._followed(choices, every, every, every), fixed_size]
-        place, best = self._first_enough(followed, bound_s)
+        place, best = self._first_enough([*followed, fixed_size], bound_s)
+        if place >= len(prices):
+            return min(best, self._measured(fixed_size, bound_s), key=lambda each: each.replica_s)
         low, high = 0, self.slots
-        for _ in range(SWITCH_ROUNDS if 0 < place < len(prices) else 0):
+        for _ in range(SWITCH_ROUNDS if place else 0):
             slots = np.linspace(low, high, SWITCHES + 2).astype(int)[1:-1]
             first, then = np.full(SWITCHES, place), np.full(SWITCHES, place - 1)
             found, each = self._first_enough(
