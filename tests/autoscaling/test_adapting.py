@@ -24,8 +24,11 @@ def after(
     load: Callable[[float], float],
     settings: AutoscalingSettings = SETTINGS,
     start_s: float = 120.0,
+    texts_per_s: float | None = None,
 ) -> Experience:
-    """What is known after so many hours of this traffic, in replicas' worth of work."""
+    """What is known after so many hours of this traffic, in replicas' worth of work. The
+    texts are as many as it takes, or `texts_per_s` of them whatever their length.
+    """
     experience = Experience()
     for step in range(round(hours * 240)):
         now = step * 15.0
@@ -38,7 +41,8 @@ def after(
             waiting_tokens=0.0,
             tokens_per_s=V,
             start_up_s=start_s,
-            texts_per_s=rate / 500.0,
+            texts_per_s=rate / 500.0 if texts_per_s is None else texts_per_s,
+            texts_fast=math.nan if texts_per_s is None else texts_per_s,
         )
         experience = learned(saw, experience, settings)
     return experience
@@ -121,24 +125,13 @@ def test_a_crowd_that_comes_seldom_is_not_paid_for_long() -> None:
 
 def test_a_few_long_texts_do_not_keep_a_fleet_for_the_many_short_ones() -> None:
     """A minute of texts twenty times as long, now and then: many tokens, few of the texts."""
-    experience, chance = Experience(), random.Random(1)
+    chance = random.Random(1)
     longs = [chance.uniform(0.0, 14_400.0) for _ in range(8)]
-    for step in range(960):
-        now = step * 15.0
-        long = any(begin <= now < begin + 60.0 for begin in longs)
-        rate = V * (14.0 if long else 0.7)
-        saw = Observation(
-            now=now,
-            ready=14,
-            arriving_fast=rate,
-            arriving_slow=rate,
-            waiting_tokens=0.0,
-            tokens_per_s=V,
-            start_up_s=30.0,
-            texts_per_s=100.0,
-            texts_fast=100.0,
-        )
-        experience = learned(saw, experience, SETTINGS)
+
+    def load(now: float) -> float:
+        return 14.0 if any(begin <= now < begin + 60.0 for begin in longs) else 0.7
+
+    experience = after(4.0, load, start_s=30.0, texts_per_s=100.0)
     assert delay_s(experience) <= 300.0
 
 

@@ -19,6 +19,7 @@ from tests.stand_ins.server import (
     as_base64,
     as_floats,
     as_list,
+    posted,
 )
 
 
@@ -55,11 +56,8 @@ class OpenAICompatible(StandIn):
             return self.error(400, "encoding_format must be float")
         return None
 
-    async def embeddings(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        if stopped := await self.wait():
-            return stopped
+    @posted
+    async def embeddings(self, body: dict[str, Any]) -> web.StreamResponse:
         rows = [self.ids(one) for one in as_list(body["input"])]
         if refused := self.refuses(body, rows):
             return refused

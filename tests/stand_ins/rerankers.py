@@ -23,7 +23,7 @@ from embedfleet.models.description import ModelDescription, describe
 from tests import encoder_tokenizers, small_tokenizer
 from tests.fakes.revealing_engine import UNLUCKY
 from tests.stand_ins.openai import VLLM, Gateway, LlamaCpp, OpenAICompatible
-from tests.stand_ins.server import MAX_TOKENS, StandIn, answer
+from tests.stand_ins.server import MAX_TOKENS, StandIn, answer, posted
 from tests.stand_ins.sglang import SGLang
 from tests.stand_ins.tei import TEI
 
@@ -126,6 +126,10 @@ def jina_results(engine: Any, rows: list[list[int]], score: Callable[[float], fl
     return [{"index": index, "relevance_score": number(value)} for index, value in found]
 
 
+def in_place_of_vectors(routes: list[web.RouteDef], *ours: web.RouteDef) -> list[web.RouteDef]:
+    return [*(route for route in routes if route.path != "/v1/embeddings"), *ours]
+
+
 class Pairs:
     """What an engine makes of a query and a document."""
 
@@ -162,19 +166,17 @@ class VLLMReranker(VLLM, Pairs):
     """Whether it knows that its activation function may be left out."""
 
     def routes(self) -> list[web.RouteDef]:
-        kept = [route for route in super().routes() if route.path != "/v1/embeddings"]
-        return [*kept, web.post("/classify", self.classify), web.post("/rerank", self.rerank)]
+        return in_place_of_vectors(
+            super().routes(), web.post("/classify", self.classify), web.post("/rerank", self.rerank)
+        )
 
     def activation(self, body: dict[str, Any]) -> Callable[[float], float]:
         if self.activates and body.get("use_activation") is False:
             return float
         return sigmoid
 
-    async def classify(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        if stopped := await self.wait():
-            return stopped
+    @posted
+    async def classify(self, body: dict[str, Any]) -> web.StreamResponse:
         rows = [list(one) for one in body["input"]]
         if refused := self.refuses(body, rows):
             return refused
@@ -191,11 +193,8 @@ class VLLMReranker(VLLM, Pairs):
         usage = used(self, rows) | {"completion_tokens": 0}
         return answer({"id": "classify-1", "object": "list", "data": data, "usage": usage})
 
-    async def rerank(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        if stopped := await self.wait():
-            return stopped
+    @posted
+    async def rerank(self, body: dict[str, Any]) -> web.StreamResponse:
         rows = [self.pair(body["query"], document) for document in body["documents"]]
         if self.unable(rows):
             return self.error(500, "Out of range float values are not JSON compliant")
@@ -215,18 +214,14 @@ class SGLangReranker(SGLang, Pairs):
     joins: bool = False
 
     def routes(self) -> list[web.RouteDef]:
-        kept = [route for route in super().routes() if route.path != "/v1/embeddings"]
-        return [*kept, web.post("/v1/score", self.score)]
+        return in_place_of_vectors(super().routes(), web.post("/v1/score", self.score))
 
     async def server_info(self, request: web.Request) -> web.Response:
         found = await super().server_info(request)
         return answer(small_tokenizer.json.loads(found.body) | {"enable_mis": self.joins})
 
-    async def score(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        if stopped := await self.wait():
-            return stopped
+    @posted
+    async def score(self, body: dict[str, Any]) -> web.StreamResponse:
         if body["query"] != [] or not all(isinstance(one, list) for one in body["items"]):
             return self.refusal("Invalid combination of query/items types for score_request.")
         rows = body["items"]
@@ -249,14 +244,10 @@ class LlamaReranker(LlamaCpp, Pairs):
     templated: bool = True
 
     def routes(self) -> list[web.RouteDef]:
-        kept = [route for route in super().routes() if route.path != "/v1/embeddings"]
-        return [*kept, web.post("/v1/rerank", self.rerank)]
+        return in_place_of_vectors(super().routes(), web.post("/v1/rerank", self.rerank))
 
-    async def rerank(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        if stopped := await self.wait():
-            return stopped
+    @posted
+    async def rerank(self, body: dict[str, Any]) -> web.StreamResponse:
         rows = [self.pair(body["query"], document) for document in body["documents"]]
         if self.templated and any(len(row) >= self.context for row in rows):
             return self.error(400, "request exceeds the available context size, try increasing it")
@@ -273,19 +264,15 @@ class GatewayReranker(Gateway, Pairs):
     templated: bool = True
 
     def routes(self) -> list[web.RouteDef]:
-        kept = [route for route in super().routes() if route.path != "/v1/embeddings"]
-        return [*kept, web.post("/v1/rerank", self.rerank)]
+        return in_place_of_vectors(super().routes(), web.post("/v1/rerank", self.rerank))
 
     def model_row(self) -> dict[str, Any]:
         row = super().model_row() | {"task": "rerank"}
         del row["dimensions"]
         return row
 
-    async def rerank(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        if stopped := await self.wait():
-            return stopped
+    @posted
+    async def rerank(self, body: dict[str, Any]) -> web.StreamResponse:
         instruction = body.get("instruction") or INSTRUCTION
         rows = [self.pair(body["query"], text, instruction) for text in body["documents"]]
         if body.get("model") != self.name:
@@ -304,19 +291,15 @@ class TEIReranker(TEI, Pairs):
     serves: str = "reranker"
 
     def routes(self) -> list[web.RouteDef]:
-        kept = [route for route in super().routes() if route.path != "/v1/embeddings"]
-        return [*kept, web.post("/rerank", self.rerank)]
+        return in_place_of_vectors(super().routes(), web.post("/rerank", self.rerank))
 
     async def info(self, request: web.Request) -> web.Response:
         page = small_tokenizer.json.loads((await super().info(request)).body)
         labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         return answer(page | {"model_type": {self.serves: labels}})
 
-    async def rerank(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        if stopped := await self.wait():
-            return stopped
+    @posted
+    async def rerank(self, body: dict[str, Any]) -> web.StreamResponse:
         if len(body["texts"]) > self.most_texts:
             message = f"batch size {len(body['texts'])} > maximum allowed {self.most_texts}"
             return self.error(413, message)
@@ -334,14 +317,10 @@ class Infinity(OpenAICompatible, Pairs):
     owner: str = "infinity"
 
     def routes(self) -> list[web.RouteDef]:
-        kept = [route for route in super().routes() if route.path != "/v1/embeddings"]
-        return [*kept, web.post(self.path, self.rerank)]
+        return in_place_of_vectors(super().routes(), web.post(self.path, self.rerank))
 
-    async def rerank(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        if stopped := await self.wait():
-            return stopped
+    @posted
+    async def rerank(self, body: dict[str, Any]) -> web.StreamResponse:
         rows = [self.pair(body["query"], document) for document in body["documents"]]
         results = jina_results(self, rows, float if body["raw_scores"] else sigmoid)
         usage = {"prompt_tokens": 1, "total_tokens": 1}

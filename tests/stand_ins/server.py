@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,21 @@ def model(directory: Path) -> ModelDescription:
     return describe(write_model(directory / "small", hidden_size=WIDTH))
 
 
+Handler = Callable[[Any, Any], Awaitable[web.StreamResponse]]
+
+
+def posted(handler: Handler) -> Handler:
+    """A handler of the body of a request for vectors or scores, which is kept and waits first."""
+
+    @functools.wraps(handler)
+    async def handle(engine: StandIn, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        engine.bodies.append(body)
+        return await engine.wait() or await handler(engine, body)
+
+    return handle
+
+
 @dataclass
 class StandIn:
     """One engine; fields are what a test may change while it runs."""
@@ -47,7 +63,7 @@ class StandIn:
     nonsense: str = ""
     """What is wrong with its answers: see `_spoil`."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
-    """Every embeddings request that it got."""
+    """Every request for vectors or scores that it got."""
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     """While it is not set, nothing is answered."""
     closed: int = 0
@@ -128,7 +144,7 @@ class StandIn:
         return response
 
     async def wait(self) -> web.Response | None:
-        """What every embeddings request meets first; a response when it gets no further."""
+        """What every such request meets first; a response when it gets no further."""
         if self.busy:
             self.busy -= 1
             return self.error(429, "Model is overloaded")

@@ -18,6 +18,7 @@ from tests.stand_ins.server import (
     as_base64,
     as_floats,
     as_list,
+    posted,
 )
 
 
@@ -76,11 +77,8 @@ class TEI(StandIn):
         found: list[int] = self.tokenizer.encode(text).ids
         return found if len(found) <= self.context else [*found[: self.context - 1], self.end]
 
-    async def embeddings(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        if stopped := await self.wait():
-            return stopped
+    @posted
+    async def embeddings(self, body: dict[str, Any]) -> web.StreamResponse:
         inputs = as_list(body["input"])
         if len(inputs) > self.most_texts:
             message = f"batch size {len(inputs)} > maximum allowed batch size {self.most_texts}"
