@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,7 +196,7 @@ def read_fragment(
         data = {each.name: store.read(each.name) for each in record.outputs}
     except FileNotFoundError:
         return None
-    if any(sha256(data[each.name]) != each.sha256 for each in record.outputs):
+    if any(hashlib.sha256(data[each.name]).hexdigest() != each.sha256 for each in record.outputs):
         return None
     hashes = read_hashes(store, record)
     vectors = vectors_in(run_.form.format, data, run_.form.vector, space.numbers, space.columns)
@@ -217,9 +218,3 @@ def read_hashes(store: Store, record: Record) -> list[bytes]:
 
 def _repeated(hashes: Sequence[bytes], duplicates: Duplicates) -> list[bytes]:
     return [key for key, again in zip(hashes, duplicates.among(hashes), strict=True) if again]
-
-
-def sha256(data: bytes) -> str:
-    import hashlib  # noqa: PLC0415
-
-    return hashlib.sha256(data).hexdigest()

@@ -83,9 +83,9 @@ def test_what_people_write_has_a_text_with_the_same_tokens(kind: str, text: str)
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "uncased", "cased", "unigram"])
-def test_a_probe_is_a_text_within_the_tokens_of_the_template(kind: str) -> None:
+def test_the_encoding_of_a_text_is_within_the_tokens_of_the_template(kind: str) -> None:
     texts, _, template = form(kind)
-    probe = texts.probe
+    probe = texts.encoding("the sea")
     assert tuple(probe[: len(template.before)]) == template.before
     assert tuple(probe[-len(template.after) :]) == template.after
     assert texts.of(probe) is not None

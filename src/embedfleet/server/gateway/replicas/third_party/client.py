@@ -205,7 +205,7 @@ class ForeignClient:
     def _sample(self) -> Sample:
         """What discovery has an engine compute."""
         if self._pairs is None:
-            probe = self._texts.probe
+            probe = self._texts.encoding(SAMPLE_TEXT)
             return Sample({Form.IDS: [probe], Form.TEXT: [SAMPLE_TEXT]}, len(probe))
         prompts = self._identity.prompts
         before = pair_prompt(prompts, SAMPLE_TEXT, None)

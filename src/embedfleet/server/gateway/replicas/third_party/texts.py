@@ -82,11 +82,6 @@ class TextForm:
         (ids,) = self._tokenizer.ids([text])
         return np.array([*self._template.before, *ids, *self._template.after], np.int32)
 
-    @property
-    def probe(self) -> Encoding:
-        """The encoding of a short text."""
-        return self.encoding("the sea")
-
 
 class Pair(NamedTuple):
     """What a pair is made of."""
