@@ -16,7 +16,7 @@ from embedfleet.engines.cuda.layout import TILE
 from embedfleet.engines.cuda.linear import Ready
 from embedfleet.engines.cuda.memory import BLOCK_TOKENS
 from embedfleet.engines.cuda.plain import Texts
-from embedfleet.engines.cuda.weights import EncoderLayer, EncoderWeights, Norm
+from embedfleet.engines.cuda.weights import EncoderLayer, EncoderWeights, Norm, ends
 from embedfleet.vocabulary import Pooling
 
 
@@ -71,10 +71,8 @@ class EncoderForward:
         return self._unit(self.operations.mean(x, texts) if self.pooling is Pooling.MEAN else x)
 
     def shortened(self) -> EncoderForward:
-        """The first and the last layer, between which nothing is computed that is not in them."""
-        layers = self.weights.layers
-        ends = layers if len(layers) < 3 else (layers[0], layers[-1])
-        return replace(self, weights=replace(self.weights, layers=ends))
+        """The same with the first and the last layer alone."""
+        return replace(self, weights=replace(self.weights, layers=ends(self.weights.layers)))
 
     def _behind_attention(self, x: Tensor, attended: Tensor, layer: EncoderLayer) -> Tensor:
         """Output projection and MLP, each added to what went in and normed."""

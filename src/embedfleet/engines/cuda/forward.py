@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from embedfleet.engines.cuda.plain import Heads, Operations, Texts
-from embedfleet.engines.cuda.weights import Layer, Weights
+from embedfleet.engines.cuda.weights import Layer, Weights, ends
 from embedfleet.engines.qwen3 import Qwen3Config
 
 Steps: TypeAlias = Generator[None, None, Tensor]
@@ -54,10 +54,8 @@ class Forward:
         return self._last_layer(x, delta, texts)
 
     def shortened(self) -> Forward:
-        """The first and the last layer, between which nothing is computed that is not in them."""
-        layers = self.weights.layers
-        ends = layers if len(layers) < 3 else (layers[0], layers[-1])
-        return replace(self, weights=replace(self.weights, layers=ends))
+        """The same with the first and the last layer alone."""
+        return replace(self, weights=replace(self.weights, layers=ends(self.weights.layers)))
 
     def _last_layer(self, x: Tensor, delta: Tensor | None, texts: Texts) -> Tensor:
         """Keys and values of all rows; queries and all behind them of the pooled rows alone."""

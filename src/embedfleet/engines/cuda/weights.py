@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -213,6 +214,14 @@ class Loading:
 
     def _norm(self, values: tensors.Floats) -> Tensor:
         return torch.from_numpy(values).to(self.device, self.dtype)
+
+
+AnyLayer = TypeVar("AnyLayer", Layer, EncoderLayer)
+
+
+def ends(layers: tuple[AnyLayer, ...]) -> tuple[AnyLayer, ...]:
+    """The first and the last layer, between which nothing is computed that is not in them."""
+    return layers if len(layers) < 3 else (layers[0], layers[-1])
 
 
 def _shape(parts: Sequence[tensors.Matrix]) -> tuple[int, int]:
