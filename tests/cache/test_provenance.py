@@ -73,6 +73,39 @@ async def test_where_not_all_is_remembered_everything_goes() -> None:
     assert len(cache.memory) == 0
 
 
+async def test_what_overflows_during_a_check_that_goes_well_still_counts_as_unknown() -> None:
+    """The check vouches for what was written before it began, and for nothing else."""
+    cache = VectorCache(MemoryTier(10**6))
+    cache.provenance = Provenance(most_keys=2)
+    cache.provenance.checking("liar")
+    keep(cache, "liar", b"a", b"b", b"c")
+    cache.provenance.trusted("liar")
+    await cache.distrust("liar")
+
+    assert len(cache.memory) == 0
+
+
+def test_checks_that_come_to_no_end_hold_a_bounded_number_of_keys() -> None:
+    provenance = Provenance(most_keys=2)
+    for number in range(9):
+        provenance.wrote("hangs", bytes([number]))
+        provenance.checking("hangs")
+
+    assert provenance.distrust("hangs") == ([b"\0", b"\1"], False)
+
+
+def test_of_replicas_that_are_trusted_or_gone_nothing_is_held() -> None:
+    provenance = Provenance()
+    for name in ("trusted", "gone"):
+        provenance.wrote(name, b"key")
+        provenance.checking(name)
+    provenance.wrote("gone", b"other")
+    provenance.trusted("trusted")
+    provenance.forget("gone")
+
+    assert len(provenance) == 0
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("pfg"), st.integers(0, 30), st.integers(1, 200)), max_size=80

@@ -24,13 +24,17 @@ MOST_KEYS = 1 << 18
 
 
 @dataclass(slots=True)
-class _Since:
+class _Written:
     """Keys of one replica that nothing vouches for yet."""
 
-    before_check: list[bytes] = field(default_factory=list)
-    """Written before the check that is under way."""
-    now: list[bytes] = field(default_factory=list)
-    overflowed: bool = False
+    keys: list[bytes] = field(default_factory=list)
+    whole: bool = True
+    """Whether these are all of them."""
+
+    def add(self, keys: Sequence[bytes], most: int) -> None:
+        room = most - len(self.keys)
+        self.keys += keys[:room]
+        self.whole = self.whole and len(keys) <= room
 
 
 class Provenance:
@@ -38,38 +42,41 @@ class Provenance:
 
     def __init__(self, most_keys: int = MOST_KEYS) -> None:
         self._most = most_keys
-        self._sources: dict[str, _Since] = {}
+        self._checking: dict[str, _Written] = {}
+        """What was written before the check that is under way."""
+        self._since: dict[str, _Written] = {}
+        """What was written after it began."""
+
+    def __len__(self) -> int:
+        """Replicas of which keys are held."""
+        return len(self._checking.keys() | self._since.keys())
 
     def wrote(self, source: str, key: bytes) -> None:
-        since = self._sources.get(source)
+        since = self._since.get(source)
         if since is None:
-            since = self._sources[source] = _Since()
-        if len(since.now) < self._most:
-            since.now.append(key)
-        else:
-            since.overflowed = True
+            since = self._since[source] = _Written()
+        since.add((key,), self._most)
 
     def checking(self, source: str) -> None:
         """A check begins: what was written so far stands or falls with it."""
-        if (since := self._sources.get(source)) is not None:
-            if len(since.before_check) + len(since.now) > 2 * self._most:
-                since.overflowed = True
-            else:
-                since.before_check += since.now
-            since.now = []
+        since = self._since.pop(source, _Written())
+        before = self._checking.setdefault(source, _Written())
+        before.add(since.keys, self._most)
+        before.whole = before.whole and since.whole
 
     def trusted(self, source: str) -> None:
         """The check that began last went well."""
-        if (since := self._sources.get(source)) is not None:
-            since.before_check = []
-            since.overflowed = False
-            if not since.now:
-                del self._sources[source]
+        self._checking.pop(source, None)
 
     def distrust(self, source: str) -> tuple[list[bytes], bool]:
         """Keys since the last good check, and whether these are all."""
-        since = self._sources.pop(source, _Since())
-        return since.before_check + since.now, not since.overflowed
+        before = self._checking.pop(source, _Written())
+        since = self._since.pop(source, _Written())
+        return before.keys + since.keys, before.whole and since.whole
+
+    def forget(self, source: str) -> None:
+        """The replica is gone: no check will be made of it."""
+        self.distrust(source)
 
 
 class RemoteTier(Protocol):

@@ -1,6 +1,6 @@
 """Starts third-party engines as local processes: ports, GPU assignment and environment.
 
-The command lines are built in `commands.py`.
+The command lines are built in `engine_commands.py`.
 """
 
 from __future__ import annotations

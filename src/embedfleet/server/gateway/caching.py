@@ -9,9 +9,10 @@ from prometheus_client import Counter
 from embedfleet.cache.breaker import State
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.fleet.fleet import Fleet
+from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.runtime.settings import CacheSettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
+from embedfleet.vocabulary import ReplicaState
 
 if TYPE_CHECKING:
     from embedfleet.cache.redis import RedisTier
@@ -50,8 +51,16 @@ class CacheTrust:
         for source in self._sources(url):
             await self._cache.distrust(source)
 
+    def follow(self, member: Member, _left: ReplicaState) -> None:
+        """Listen to the fleet: of a replica that is gone nothing more is to be remembered."""
+        if member.state is ReplicaState.GONE:
+            self._cache.provenance.forget(self._source(member))
+
     def _sources(self, url: str) -> list[str]:
-        return [f"{self._pool}/{member.name}" for member in self._fleet if member.url == url]
+        return [self._source(member) for member in self._fleet if member.url == url]
+
+    def _source(self, member: Member) -> str:
+        return f"{self._pool}/{member.name}"
 
 
 class CacheCounter:

@@ -329,6 +329,8 @@ class Gateway:
 
     def _pool(self, name: str, settings: PoolSettings, fleet: Fleet, client: ReplicaClient) -> Pool:
         self._states.append(StateGauge(name, fleet, self.metrics))
+        if self.cache is not None:
+            fleet.listen(CacheTrust(self.cache, name, fleet).follow)
         pool = Pool(
             name,
             fleet,
