@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfleet.models.source import BUILT_IN, builtin, explain, resolve
+from embedfleet.models.source import BUILT_IN, builtin, explain, local, resolve
 from embedfleet.vocabulary import ModelError
 from tests.models.fake_hub import COMMIT, REPOSITORY, FakeHub, serving
 
@@ -172,3 +172,24 @@ def test_built_in_models_are_found_by_their_names(name: str) -> None:
     assert found.name == name
     assert found.revision is None
     assert (found.directory / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_tokenizer_may_be_that_of_a_built_in_model(name: str) -> None:
+    assert local(Path(name)) == resolve(name, progress=False)
+
+
+def test_a_directory_goes_before_a_built_in_model_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The setting is a directory, and a path does not keep the `./` that would tell them apart."""
+    monkeypatch.chdir(tmp_path)
+    Path("builtin").mkdir()
+    assert local(Path("builtin")).directory == Path("builtin")
+
+
+def test_where_no_directory_is_the_way_to_one_is_told() -> None:
+    with pytest.raises(ModelError, match=r"`embedfleet model fetch Qwen/Qwen3-Embedding-0\.6B`"):
+        local(Path("Qwen/Qwen3-Embedding-0.6B"))
+    with pytest.raises(ModelError, match=r'no directory "nothing", and builtin and .* built in'):
+        local(Path("nothing"))

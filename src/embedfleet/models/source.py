@@ -90,6 +90,23 @@ def resolve(model: str, *, progress: bool) -> ResolvedModel:
     return _from_hub(parts["id"], parts["revision"], progress=progress)
 
 
+def local(place: Path) -> ResolvedModel:
+    """Return the model in a directory, or a built-in one by its name; nothing is downloaded.
+
+    Raises ModelError.
+    """
+    name = str(place)
+    if place.is_dir():
+        return ResolvedModel(place, place.resolve().name, None)
+    if name in BUILT_IN:
+        return builtin(BUILT_IN[name], name)
+    way = f"; `embedfleet model fetch {name}` prints that of a model on the hub"
+    raise ModelError(
+        f'there is no directory "{name}"'
+        + (way if _HUB_ID.fullmatch(name) else f", and {' and '.join(BUILT_IN)} are built in")
+    )
+
+
 def builtin(directory: Path, name: str) -> ResolvedModel:
     """Return a model that ships with embedfleet, from where the package keeps it."""
     if not (directory / "config.json").is_file():

@@ -252,7 +252,8 @@ class Pool:
     the gateway that holds the Lease, after the replicas to remove have drained; refused if an HPA
     or a ScaledObject owns the Deployment."""
     tokenizer_dir: Path | None = setting(None, none="none", flag="--model")
-    """Directory of the tokenizer, for remote replicas that do not report theirs."""
+    """Directory of the tokenizer, or a built-in model, for remote replicas that do not report
+    theirs."""
     engine: Literal["embedfleet", "sglang", "vllm", "tei", "llamacpp"] = setting(
         "embedfleet", flag="--engine"
     )

@@ -9,8 +9,9 @@ import pytest
 
 from embedfleet.fleet.providers.engine_commands import command, words
 from embedfleet.models.description import ModelDescription, describe
+from embedfleet.models.source import BUILTIN_DIRECTORY
 from embedfleet.runtime.settings import LaunchSettings, Pool, Settings
-from embedfleet.server.gateway.pools.setup import launch, replica_client
+from embedfleet.server.gateway.pools.setup import launch, local_model, replica_client
 from embedfleet.server.gateway.replicas.third_party.http import read_key
 from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.transport.asgi import Request, Response, Router
@@ -31,6 +32,13 @@ DENSE = """[
 @pytest.fixture
 def small(tmp_path: Path) -> ModelDescription:
     return describe(write_model(tmp_path / "small"))
+
+
+def test_a_gateway_may_tokenise_for_a_built_in_model_elsewhere() -> None:
+    """As `embedfleet gateway --model builtin --replica URL` asks for."""
+    model = local_model(Pool(tokenizer_dir=Path("builtin")), None)
+    assert model is not None
+    assert (model.identity.name, model.directory) == ("builtin", BUILTIN_DIRECTORY)
 
 
 def test_an_engine_is_started_for_the_model_its_limit_and_its_name(

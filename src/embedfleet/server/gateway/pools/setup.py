@@ -17,7 +17,7 @@ from embedfleet.models.families import UNKNOWN, family_of
 from embedfleet.models.json_files import read_object
 from embedfleet.models.reranker import generates
 from embedfleet.models.sentence_transformers import read_pooling
-from embedfleet.models.source import resolve
+from embedfleet.models.source import local, resolve
 from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.runtime.settings import Settings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
@@ -32,8 +32,10 @@ from embedfleet.vocabulary import ModelError, Pooling, SettingError, Task
 def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription | None:
     """The model of a pool from files on this machine; None if replicas bring it."""
     if pool.tokenizer_dir is not None:
-        task = pool.wanted_task
-        found = describe(pool.tokenizer_dir, max_tokens=max_tokens, task=task)
+        source = local(pool.tokenizer_dir)
+        found = describe(
+            source.directory, name=source.name, max_tokens=max_tokens, task=pool.wanted_task
+        )
         return with_revision(found, pool.revision)
     if not pool.model:
         return None
