@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ async def speaking(answer: Answer) -> AsyncIterator[str]:
                     words = int((await reader.readuntil(b"\r\n"))[1:])
                     command = [await word(reader) for _ in range(words)]
                     name = command[0].upper()
-                    known = name in {b"MGET", b"SET", b"UNLINK"}
+                    known = name in {b"MGET", b"SET", b"UNLINK", b"CLUSTER"}
                     writer.write(answer(name, words - 1) if known else b"+OK\r\n")
                     await writer.drain()
         finally:
@@ -214,6 +215,43 @@ async def test_a_cluster_of_which_no_node_is_there_is_left_alone() -> None:
             assert await remote.fetch(KEYS) is None
         assert remote.state is State.OPEN
         assert await remote.clear() is None
+
+
+CROSS_SLOT = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
+MOVED = b"-MOVED 7365 10.0.0.7:6379\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "told"),
+    [
+        (CROSS_SLOT, {}, "reading: Keys in request .* set cache.redis_cluster"),
+        (MOVED, {}, "reading: 7365 10.0.0.7:6379 .* set cache.redis_cluster"),
+        (
+            b"-ERR no clusters here\r\n",
+            {"redis_cluster": True},
+            "no clusters here|not be connected",
+        ),
+        (b"-NOAUTH Authentication required.\r\n", {"password": "x"}, "Authentication required"),
+    ],
+    ids=["a node of a cluster", "a moved slot", "no cluster", "a password"],
+)
+async def test_what_redis_refuses_is_one_line_of_the_log(
+    answer: bytes,
+    options: dict[str, Any],
+    told: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if options.pop("password", None):
+        (tmp_path / "password").write_text("x")
+        options = {"redis_password_file": tmp_path / "password"}
+    async with speaking(lambda *_: answer) as url, tier(redis_url=url, **options) as remote:
+        for _ in range(FAILURES_TO_OPEN):
+            assert not any(await remote.fetch(KEYS) or ())
+        assert remote.state is State.OPEN
+    (line,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert re.search(told, line.getMessage())
+    assert line.exc_info is None
 
 
 async def test_deletions_come_before_what_is_written() -> None:

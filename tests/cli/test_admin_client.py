@@ -121,6 +121,17 @@ def test_an_answer_that_is_no_http_is_no_gateway(tmp_path: Path) -> None:
         thread.join()
 
 
+def test_the_address_for_clients_is_told_from_the_admin_address(
+    servers: tuple[Server, Server],
+) -> None:
+    gateway, _ = servers
+    gateway.status = 404
+    gateway.body = b'{"error":{"code":"unknown_url","message":"it serves a, b, c, d"}}'
+    with pytest.raises(SetupError, match="--admin says where the admin address is") as refused:
+        ask(gateway.url, "/fleet")
+    assert "it serves a" not in str(refused.value)
+
+
 def test_an_admin_address_may_be_a_port_of_this_machine() -> None:
     assert address("8091") == "http://127.0.0.1:8091"
     assert address("https://a.example:1/") == "https://a.example:1/"

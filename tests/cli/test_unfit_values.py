@@ -61,10 +61,13 @@ def test_there_are_flags_that_take_numbers() -> None:
         ("simulate t.csv --copies 99999999999999999999", "not in the range"),
         ("simulate t.csv --seeds 99999999999999999999", "not in the range"),
         ("status --admin 99999999999999999999", "no gateway answers"),
+        ("serve builtin --max-tokens 100000", "max_tokens must be from 2 to 2048"),
+        (["serve", "builtin", "--served-name", ""], "one of them is empty"),
         ("conformance http://127.0.0.1:1 --json /nowhere/result.json", "no folder /nowhere"),
     ],
 )
 def test_a_value_that_can_not_be_meant_is_named(
-    words: str, told: str, capsys: pytest.CaptureFixture[str]
+    words: str | list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told in " ".join(refusal(words.split(), capsys).split())
+    given = words.split() if isinstance(words, str) else words
+    assert told in " ".join(refusal(given, capsys).split())

@@ -251,6 +251,15 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
             "[cache]\nredis_url = 'redis://:secret@localhost'",
             "put it into a file, cache.redis_password_file",
         ),
+        ("[cache]\nredis_url = 'redis://[::1'", "cache.redis_url: Invalid IPv6 URL"),
+        (
+            "[cache]\nredis_url = 'redis://localhost?password=secret'",
+            "put it into a file, cache.redis_password_file",
+        ),
+        (
+            "[cache]\nredis_url = 'redis://localhost/vectors'",
+            'ends in "/vectors": what follows the address is the number of a database',
+        ),
         (
             "[cache]\nredis_url = 'redis://localhost'\nredis_ca_file = '/ca'",
             "let cache.redis_url begin with rediss://",

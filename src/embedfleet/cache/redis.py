@@ -22,6 +22,8 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import (
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
+    ClusterCrossSlotError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -66,6 +68,10 @@ AGAIN_S = 1.0
 
 class OddAnswerError(Exception):
     """An answer that is none to what was asked."""
+
+
+EXPECTED = (RedisError, RedisClusterException, OSError, OddAnswerError)
+"""What Redis and the network cause. Anything else is a bug."""
 
 
 @dataclass(slots=True)
@@ -367,13 +373,13 @@ class RedisTier:
         why = reason(error)
         self.counts.failures[why] += 1
         if breaker.failed(time.monotonic()):
-            told = str(error) or type(error).__name__
-            # What is neither Redis' nor the network's is a bug, and its traceback tells where.
-            bug = None if isinstance(error, (RedisError, OSError, OddAnswerError)) else error
+            told = (str(error) or type(error).__name__)[:300]
+            if isinstance(error, (ClusterCrossSlotError, MovedError)):
+                told += " (it is a node of a cluster: set cache.redis_cluster)"
             log.warning(
                 "pausing the use of Redis; requests continue without it: %s: %s",
-                *(doing, told[:300]),
-                exc_info=bug,
+                *(doing, told),
+                exc_info=None if isinstance(error, EXPECTED) else error,
             )
         if why == "read_only" and not isinstance(self._client, RedisCluster):
             # It was the primary once. New connections find the one that is now, by its name or by

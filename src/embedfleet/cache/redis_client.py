@@ -75,6 +75,10 @@ class PasswordFile(CredentialProvider):
             raise AuthenticationError(str(error)) from error
         return (password,) if self._user is None else (self._user, password)
 
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """What connections ask for. The file is small: to read it takes no thread."""
+        return self.get_credentials()
+
 
 def open_client(settings: CacheSettings) -> Client:
     """The client that the settings describe; it connects when it is used. Raises SettingError."""

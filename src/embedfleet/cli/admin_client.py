@@ -124,6 +124,12 @@ def _refusal(error: urllib.error.HTTPError) -> str:
         if 300 <= error.code < 400:
             return f"status {error.code}, and no redirect is followed; --admin says where it is"
         try:
-            return str(json.load(error)["error"]["message"])
-        except (OSError, ValueError, LookupError, TypeError, HTTPException):
+            told = json.load(error)["error"]
+            if told.get("code") == "unknown_url":
+                return (
+                    "there is no such path: it is the address for clients, or a gateway of another "
+                    "release; --admin says where the admin address is"
+                )
+            return str(told["message"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, HTTPException):
             return f"status {error.code}"

@@ -268,6 +268,8 @@ class Router:
     are."""
     meant: Callable[[str], str] | None = None
     """Takes a path that is not in the table to the one that its client means."""
+    unlisted: str = "/assets/"
+    """Paths that begin so are no API: who asks for an unknown path is not told of them."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -354,7 +356,9 @@ class Router:
             raise MethodNotAllowedError(
                 f"{path} supports {' and '.join(allowed)}, not {method}", allowed=allowed
             )
-        known_paths = ", ".join(sorted({known_path for _, known_path in self.routes}))
+        known_paths = ", ".join(
+            sorted({path for _, path in self.routes if not path.startswith(self.unlisted)})
+        )
         raise UnknownRouteError(
             f"no such path: {path}; this address serves {known_paths}", code="unknown_url"
         )

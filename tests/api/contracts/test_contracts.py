@@ -201,8 +201,17 @@ class TestOllama:
         told = await door.post("/api/embeddings", body)
         assert same([told.json["embedding"]], right(door, "one"))
         assert told.headers["x-embedfleet-ignored"] == "options"
-        wrong = await door.post("/api/embeddings", {"model": MODEL, "prompt": ""})
-        assert "`prompt` is empty" in wrong.json["error"]
+
+    @pytest.mark.parametrize("body", [{"input": []}, {"input": ""}, {"input": None}, {}])
+    async def test_no_texts_have_no_vectors(self, door: Door, body: dict[str, Any]) -> None:
+        """Ollama's clients have a model loaded so."""
+        told = await door.post("/api/embed", {"model": MODEL, **body})
+        assert (told.status, told.json["embeddings"]) == (200, [])
+        body = {{"input": "prompt"}[name]: value for name, value in body.items() if value != []}
+        told = await door.post("/api/embeddings", {"model": MODEL, **body})
+        assert (told.status, told.json) == (200, {"embedding": []})
+        assert (await door.post("/api/embed", {"model": "other", **body})).status == 404
+        assert (await door.post("/api/embed", {"model": MODEL, "input": [""]})).status == 400
 
     async def test_texts_are_cut_unless_they_are_not_to_be(self, door: Door) -> None:
         for truncate, status in ((None, 200), (True, 200), (False, 400)):

@@ -43,6 +43,17 @@ async def test_every_route_of_callers_but_health_and_pages_asks_for_a_key(tmp_pa
                 assert answer.status == expected, (method, path)
 
 
+async def test_who_asks_for_an_unknown_path_is_told_of_the_api_and_not_of_parts_of_pages(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as service:
+        for url, known in ((service.url, "/v1/embeddings"), (service.admin, "/fleet")):
+            async with service.http.get(f"{url}/nowhere") as answer:
+                told = (await answer.json())["error"]["message"]
+            assert known in told
+            assert "/assets/" not in told
+
+
 async def test_readiness_names_the_pool_that_has_no_replica(tmp_path: Path) -> None:
     async with running(tmp_path) as service:
         url = f"{service.url}/health/ready"

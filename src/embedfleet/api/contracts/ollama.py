@@ -1,7 +1,8 @@
 """Ollama's API: `/api/embed`, and `/api/embeddings` for one text.
 
 https://github.com/ollama/ollama/blob/main/docs/api.md. Over-long texts are cut at their end unless
-`truncate` is false, as there. A model name may end in `:latest`.
+`truncate` is false, as there. A model name may end in `:latest`. A request without texts, by which
+clients have a model loaded, is answered with no vectors.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LATEST = ":latest"
 
 class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True, kw_only=True):
     model: str
-    input: str | list[str]
+    input: str | list[str] | None = None
     truncate: bool | None = None
     dimensions: Integer | None = None
     keep_alive: float | str | None = None
@@ -38,7 +39,7 @@ class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True, kw_only=True):
 
 class _BodyOfOne(msgspec.Struct, gc=False, forbid_unknown_fields=True, kw_only=True):
     model: str
-    prompt: str
+    prompt: str | None = None
     keep_alive: float | str | None = None
 
 
@@ -51,8 +52,8 @@ _RIGHT = {
     "keep_alive": "a duration; models stay loaded here",
 }
 
-_reader = Reader(_Body, "input", _RIGHT)
-_one_reader = Reader(_BodyOfOne, "prompt", _RIGHT)
+_reader = Reader(_Body, "input", _RIGHT, may_be_empty=True)
+_one_reader = Reader(_BodyOfOne, "prompt", _RIGHT, may_be_empty=True)
 
 
 class Ollama:
@@ -93,7 +94,7 @@ class OllamaOfOne(Ollama):
 
     def write(self, answer: Answer) -> Response:
         rows = answer.listed(FLOATS, lambda _, fault: self.refuse(fault))
-        return Response(b'{"embedding":%b}' % rows[1:-1])
+        return Response(b'{"embedding":%b}' % (rows[1:-1] or b"[]"))
 
 
 OLLAMA = Ollama()

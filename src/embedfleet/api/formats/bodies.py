@@ -73,14 +73,23 @@ def is_quickly_read(body: Body) -> bool:
 class Reader(Generic[Fields]):
     """Reads bodies of one API."""
 
-    def __init__(self, fields: type[Fields], texts: str, right: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        fields: type[Fields],
+        texts: str,
+        right: Mapping[str, str],
+        *,
+        may_be_empty: bool = False,
+    ) -> None:
         """`fields` forbids unknown fields, `texts` is the name of the one with the texts, and
-        `right` says what each must be, in the words of error messages.
+        `right` says what each must be, in the words of error messages. `may_be_empty` where the API
+        answers a request without texts with no vectors.
         """
         described = msgspec.structs.fields(fields)
         self.names = frozenset(each.encode_name for each in described)
         self._texts = texts
         self._right = right
+        self._may_be_empty = may_be_empty
         self._exact = msgspec.json.Decoder(fields)
         named = f"{fields.__name__}Lenient"
         lenient = msgspec.defstruct(named, [], bases=(fields,), forbid_unknown_fields=False)
@@ -163,6 +172,8 @@ class Reader(Generic[Fields]):
 
     def texts_of(self, given: Given, limits: RequestLimits) -> Texts:
         """Bring the forms of texts into one; refuse empty lists, mixed kinds and too many."""
+        if not given and self._may_be_empty:
+            return Texts(())
         if isinstance(given, str):
             return self._one(given, limits)
         if not given:
@@ -198,7 +209,7 @@ class Reader(Generic[Fields]):
             raise large.UnreadableError("expected the end of a list", last - 1)
         opening = body[(at := large.past_space(body, first + 1, last)) : at + 1]
         if opening == b"]":
-            raise self._nothing()
+            return self.texts_of([], limits)
         if opening == b'"':
             each: Iterator[TextOrIds] = _strings(body, found, step)
         elif opening == b"[":

@@ -44,7 +44,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     """The name asked for; empty where the API has none, and one model is served."""
     inputs: tuple[TextOrIds, ...]
     """The texts in order: strings or token ids, at least one of each. Those with a fault are left
-    out."""
+    out. None at all where the API lets nothing be asked for."""
     dimensions: int | None = None
     """Wanted length of the vectors, to be checked with `check_dimensions`; None: full width."""
     forms: tuple[Form, ...] = (FLOATS,)

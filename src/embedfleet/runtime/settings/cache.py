@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from embedfleet.runtime.settings.addresses import is_host
 from embedfleet.runtime.settings.rules import count, duration, setting
@@ -55,6 +56,9 @@ class CacheSettings:
     """Most bytes that wait to be written to Redis; vectors beyond that are not written."""
 
 
+_DATABASE = re.compile("(/[0-9]*)?")
+
+
 def host_and_port(address: str) -> tuple[str, int]:
     """Of `host:port`, with brackets around an IPv6 host; ValueError when it is none."""
     parts = urlsplit(f"//{address}")
@@ -78,11 +82,20 @@ def redis_complaints(settings: CacheSettings) -> Iterator[str]:
         if any(others):
             yield "cache.redis_url is off, but other settings say how to reach Redis"
         return
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        yield f"cache.redis_url: {error}"
+        return
     if parts.scheme not in {"redis", "rediss", "unix"}:
         yield "cache.redis_url must begin with redis://, rediss:// (TLS) or unix://"
-    elif parts.password:
+    elif parts.password or "password" in parse_qs(parts.query, keep_blank_values=True):
         yield "cache.redis_url has a password in it: put it into a file, cache.redis_password_file"
+    elif parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+        yield (
+            f'cache.redis_url ends in "{parts.path}": what follows the address is the number of a '
+            "database, as in redis://10.0.0.5:6379/0"
+        )
     elif settings.redis_ca_file is not None and parts.scheme != "rediss":
         yield "cache.redis_ca_file is for TLS: let cache.redis_url begin with rediss://"
     yield from _sentinel_complaints(settings)

@@ -68,6 +68,8 @@ def _unfit(option: Option, raw: object) -> UnfitError:
 
 
 def _shown(raw: object) -> str:
+    if isinstance(raw, list | tuple) and all(isinstance(item, str) for item in raw):
+        return ", ".join(map(_shown, raw)) or "[]"
     return f'"{raw}"' if isinstance(raw, str | Path) else str(raw)
 
 
@@ -93,8 +95,10 @@ def _strings(option: Option, raw: object, *, text: bool) -> tuple[str, ...]:
         items = [part.strip() for part in raw.split(",")] if raw.strip() else []
     if not isinstance(items, list | tuple):
         raise _unfit(option, raw)
-    if not all(isinstance(item, str) and item for item in items):
+    if not all(isinstance(item, str) for item in items):
         raise _unfit(option, raw)
+    if "" in items:
+        raise UnfitError(f"{_shown(raw)} is not {expected(option)}: one of them is empty")
     return tuple(items)
 
 

@@ -40,9 +40,9 @@ def local_model(pool: PoolSettings, max_tokens: int | None) -> ModelDescription 
     if not pool.model:
         return None
     source = resolve(pool.model, progress=True)
-    # embedfleet's own replicas get the limit by their settings.
-    most = None if pool.engine == "embedfleet" else max_tokens
-    return describe(source.directory, name=source.name, max_tokens=most, task=pool.wanted_task)
+    return describe(
+        source.directory, name=source.name, max_tokens=max_tokens, task=pool.wanted_task
+    )
 
 
 def provider(

@@ -241,10 +241,13 @@ class Workers:
 
     async def exposition(self, metrics: GatewayMetrics) -> bytes:
         """The Prometheus exposition, merged over this process and all workers."""
-        for worker in self._workers:
+
+        async def collect(worker: _Worker) -> None:
             if worker.channel is not None:
                 with contextlib.suppress(ChannelClosedError):
                     worker.families = as_families(await worker.channel.ask("metrics"))
+
+        await asyncio.gather(*map(collect, self._workers))
         live = [worker.families for worker in self._workers]
         ended = self._ended
         return await asyncio.to_thread(
