@@ -7,6 +7,7 @@ knows it would choose: keep-alive to the replicas, its best policy for uneven wo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from tests.processes import living_children, with_descendants
 
 PLACE = Path(__file__).parents[1] / "build" / "benchmarks"
 START_TIMEOUT_S = 120.0
@@ -230,15 +233,20 @@ class Running:
     @property
     def cpu_s(self) -> float:
         """Processor seconds used by the process and its children so far."""
-        process = psutil.Process(self.process.pid)
-        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-        return sum(each.user + each.system for each in times)
+        used = 0.0
+        for each in with_descendants(self.process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = each.cpu_times()
+                used += times.user + times.system
+        return used
 
     @property
     def memory_mib(self) -> float:
-        process = psutil.Process(self.process.pid)
-        held = [one.memory_info().rss for one in (process, *process.children(recursive=True))]
-        return sum(held) / 2**20
+        held = 0
+        for each in with_descendants(self.process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                held += each.memory_info().rss
+        return held / 2**20
 
     def wait_until_it_answers(
         self, url: str, body: bytes | None = None, key: str = "none"
@@ -264,12 +272,12 @@ class Running:
 
     def stop(self) -> None:
         if self.process.poll() is None:
-            children = psutil.Process(self.process.pid).children(recursive=True)
+            children = living_children(self.process.pid, recursive=True)
             self.process.terminate()
             try:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
                 self.kill()
             for child in children:
-                if child.is_running():
+                with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from embedfleet.models.tokenizer_library import TokenizerError
 from embedfleet.scheduling.texts import Caller
 from embedfleet.vocabulary import Lane
 from tests.fakes.asking import RevealingBackend
+from tests.processes import living_children
 from tests.small_tokenizer import write_model
 
 SHORT, LONG = "The sea", "The river flows to the sea. " * 1_000
@@ -73,11 +75,7 @@ async def tokens(tokenizing: Tokenizing, model: ServedModel, *texts: str) -> lis
 
 
 def process_of(model: ServedModel, directory: Path) -> psutil.Process:
-    (child,) = (
-        each
-        for each in psutil.Process().children()
-        if any(str(directory / "foreign") in word for word in each.cmdline())
-    )
+    (child,) = living_children(os.getpid(), str(directory / "foreign"))
     return child
 
 

@@ -19,6 +19,7 @@ import psutil
 
 from tests.chaos.replica_process import count_file
 from tests.fakes.revealing_engine import WIDTH
+from tests.processes import living_children
 from tests.service import BANNER, Service
 from tests.small_tokenizer import write_model
 
@@ -113,7 +114,7 @@ class ChaosReplica:
     def suspended(self) -> Iterator[None]:
         """Kill -STOP it for as long as the block lasts."""
         assert self.parent is not None
-        (serving,) = psutil.Process(self.parent.pid).children()
+        (serving,) = living_children(self.parent.pid)
         serving.suspend()
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
 import shutil
@@ -25,6 +26,7 @@ from embedfleet.models.tokenizer_library import TokenizerError
 from embedfleet.runtime.settings import Pool
 from embedfleet.server.gateway.pools.setup import local_model
 from embedfleet.vocabulary import ModelError, Truncation
+from tests.processes import living_children
 
 Definition = dict[str, Any]
 
@@ -319,8 +321,4 @@ def test_closing_ends_what_is_under_way(tmp_path: Path) -> None:
 
 def children(directory: Path) -> list[psutil.Process]:
     """Processes of tokenizers that lie there."""
-    return [
-        each
-        for each in psutil.Process().children()
-        if any(str(directory) in word for word in each.cmdline())
-    ]
+    return living_children(os.getpid(), str(directory))

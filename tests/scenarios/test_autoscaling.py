@@ -14,10 +14,10 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-import psutil
 import pybase64
 import pytest
 
+from tests.processes import replicas_of
 from tests.service import Service, started
 
 SETTINGS = """\
@@ -132,8 +132,7 @@ def test_replicas_follow_a_step_of_load_and_no_request_is_lost(scaled: Service) 
     assert metric(scaled, 'autoscaling_changes_total{direction="down",pool="builtin"}') >= 1
     assert metric(scaled, 'autoscaling_planned_replicas{pool="builtin"}') == 1
     assert metric(scaled, 'replica_start_seconds_count{came_from="start",pool="builtin"}') >= 3
-    children = psutil.Process(scaled.process.pid).children()
-    assert len(children) == 1, "processes of replicas that left are over"
+    assert len(replicas_of(scaled.process.pid)) == 1, "processes of replicas that left are over"
 
 
 @pytest.mark.slow
@@ -168,7 +167,7 @@ def test_a_replica_on_standby_is_loaded_gets_no_traffic_and_serves_when_it_is_wo
     """Its process is the same before and after, and goes back when it is not needed."""
 
     def processes(service: Service) -> set[int]:
-        return {child.pid for child in psutil.Process(service.process.pid).children()}
+        return {child.pid for child in replicas_of(service.process.pid)}
 
     async def ask(service: Service) -> None:
         async with aiohttp.ClientSession() as session:

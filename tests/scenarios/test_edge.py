@@ -21,6 +21,7 @@ import pytest
 
 import embedfleet
 from tests.cache.redis_server import RedisServer, redis_server
+from tests.processes import with_descendants
 from tests.service import Service, started
 
 pytestmark = pytest.mark.slow
@@ -143,9 +144,9 @@ def test_known_texts_are_answered_while_the_inner_gateway_is_down(
 
 def kill(inner: Service) -> None:
     """With its replicas, as a machine that loses its power."""
-    process = psutil.Process(inner.process.pid)
-    for each in [process, *process.children(recursive=True)]:
-        each.kill()
+    for each in with_descendants(inner.process.pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     inner.process.wait()
 
 

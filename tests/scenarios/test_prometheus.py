@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,9 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from tests.processes import replicas_of
 from tests.runtime.telemetry.test_monitoring import MONITORING, expressions, writer
 from tests.service import Service, started
 
@@ -224,8 +223,7 @@ def test_every_expression_gives_data_and_a_killed_replica_raises_an_alert(tmp_pa
             }
 
         assert "EmbedfleetReplicaDied" not in firing()
-        replica = psutil.Process(service.process.pid).children()[0]
-        os.kill(replica.pid, signal.SIGKILL)
+        replicas_of(service.process.pid)[0].kill()
         prometheus.until("the alert", lambda: "EmbedfleetReplicaDied" in firing())
         service.wait_for(["ready", "ready"])
         prometheus.until(

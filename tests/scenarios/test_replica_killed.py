@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
-import psutil
 import pybase64
 import pytest
 
+from tests.processes import outliving, replicas_of
 from tests.service import Service, started
 
 TEXTS = [
@@ -41,10 +40,6 @@ async def name(session: aiohttp.ClientSession, service: Service) -> str:
         return model
 
 
-def replica_processes(service: Service) -> list[psutil.Process]:
-    return psutil.Process(service.process.pid).children()
-
-
 async def under_load(service: Service, kills: int) -> None:
     """Ask for all texts again and again while replicas are killed; every answer must be right."""
     async with aiohttp.ClientSession() as session:
@@ -64,7 +59,7 @@ async def under_load(service: Service, kills: int) -> None:
         clients = [asyncio.create_task(client(seed)) for seed in range(8)]
         for _ in range(kills):
             await asyncio.sleep(0.5)
-            os.kill(replica_processes(service)[0].pid, signal.SIGKILL)
+            replicas_of(service.process.pid)[0].kill()
             await asyncio.to_thread(service.wait_for, ["ready", "ready"])
         stop.set()
         assert all([await each for each in clients])
@@ -84,7 +79,7 @@ def test_a_stopped_service_finishes_its_requests_and_leaves_no_process(tmp_path:
     """SIGTERM: what was accepted is answered, exit code 0, no replica outlives the gateway."""
     model = os.environ.get("EMBEDFLEET_TEST_SERVICE", "builtin")
     with started(model, log=tmp_path / "log") as service:
-        processes = replica_processes(service)
+        processes = replicas_of(service.process.pid)
 
         many = [f"{text} It is boat {number}." for text in TEXTS for number in range(5)]
 
@@ -98,8 +93,7 @@ def test_a_stopped_service_finishes_its_requests_and_leaves_no_process(tmp_path:
 
         asyncio.run(stop_while_asking())
         assert service.process.wait(30) == 0
-        _, alive = psutil.wait_procs(processes, timeout=10)
-        assert not alive, service.log.read_text()
+        assert not outliving(processes), service.log.read_text()
 
 
 @pytest.mark.slow
@@ -107,8 +101,6 @@ def test_replicas_of_a_killed_gateway_end_too(tmp_path: Path) -> None:
     """Nobody else would stop them."""
     model = os.environ.get("EMBEDFLEET_TEST_SERVICE", "builtin")
     with started(model, log=tmp_path / "log") as service:
-        processes = replica_processes(service)
+        processes = replicas_of(service.process.pid)
         service.process.kill()
-        _, alive = psutil.wait_procs(processes, timeout=20)
-
-    assert not alive
+        assert not outliving(processes), service.log.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from embedfleet.models.description import describe
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.encoding.prompts import prompt_for
 from embedfleet.vocabulary import Truncation
+from tests.processes import replicas_of
 from tests.reranker_checkpoints import write_served_reranker
 from tests.service import Service, started
 
@@ -94,12 +96,11 @@ def replica_of(service: Service, pool: str) -> psutil.Process:
     with urllib.request.urlopen(f"{service.admin}/fleet", timeout=10) as answer:  # noqa: S310
         pools = {each["name"]: each["replicas"] for each in json.load(answer)["pools"]}
     ports = {urlsplit(each["url"]).port for each in pools[pool]}
-    return next(
-        child
-        for child in psutil.Process(service.process.pid).children()
-        for connection in child.net_connections()
-        if connection.laddr.port in ports
-    )
+    for child in replicas_of(service.process.pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(each.laddr.port in ports for each in child.net_connections()):
+                return child
+    raise LookupError(f"no process listens at any of {ports}")
 
 
 def test_the_service_keeps_the_contract_of_reranking(service: Service) -> None:

@@ -17,6 +17,13 @@ import aiohttp
 import psutil
 import pytest
 
+from tests.processes import (
+    in_environment,
+    living_children,
+    outliving,
+    replicas_of,
+    with_descendants,
+)
 from tests.service import START_TIMEOUT_S, Service, started
 
 pytestmark = pytest.mark.slow
@@ -35,25 +42,16 @@ async def statuses(service: Service, signals: list[tuple[int, bool]], count: int
     """Of requests of which one is answered and others are in flight when the first signal comes;
     there is a pause after each.
     """
-    processes = [service.process.pid] + [
-        each.pid for each in psutil.Process(service.process.pid).children()
-    ]
+    processes = with_descendants(service.process.pid)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         asked = [asyncio.create_task(ask(session, service, each)) for each in range(count)]
         await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
         for number, to_all in signals:
-            for pid in processes if to_all else processes[:1]:
-                os.kill(pid, number)
+            for each in processes if to_all else processes[:1]:
+                each.send_signal(number)
             await asyncio.sleep(0.3)
         return await asyncio.gather(*asked)
-
-
-def outlived(pids: list[int]) -> list[int]:
-    deadline = time.monotonic() + 20
-    while (left := [pid for pid in pids if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left
 
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["the gateway", "all processes"])
@@ -63,11 +61,11 @@ def test_a_signal_costs_no_accepted_request_and_leaves_no_process(
 ) -> None:
     """Replicas obey their gateway, whoever else gets the signal."""
     with started("builtin", log=tmp_path / "log", arguments=["--replicas", "2"]) as service:
-        children = [each.pid for each in psutil.Process(service.process.pid).children()]
+        children = living_children(service.process.pid)
         found = asyncio.run(statuses(service, [(number, to_all)]))
         assert set(found) == {200}
         assert service.process.wait(60) == 0
-        assert outlived(children) == []
+        assert outliving(children) == []
     log = service.log.read_text()
     assert "restarting it in" not in log
     assert "WARNING" not in log.partition(": draining")[2], "that replicas end is no trouble"
@@ -75,13 +73,13 @@ def test_a_signal_costs_no_accepted_request_and_leaves_no_process(
 
 def test_a_second_signal_answers_what_is_left_with_503_and_stops_at_once(tmp_path: Path) -> None:
     with started("builtin", log=tmp_path / "log", arguments=["--replicas", "1"]) as service:
-        children = [each.pid for each in psutil.Process(service.process.pid).children()]
+        children = living_children(service.process.pid)
         twice = [(signal.SIGTERM, False), (signal.SIGTERM, False)]
         found = asyncio.run(statuses(service, twice, count=80))
         assert set(found) <= {200, 503}
         assert 503 in found
         assert service.process.wait(20) == 0
-        assert outlived(children) == []
+        assert outliving(children) == []
 
 
 def test_what_the_drain_time_out_cuts_is_answered_503(tmp_path: Path) -> None:
@@ -98,10 +96,10 @@ def test_what_the_drain_time_out_cuts_is_answered_503(tmp_path: Path) -> None:
 
 def test_no_replica_outlives_a_gateway_that_is_killed(tmp_path: Path) -> None:
     with started("builtin", log=tmp_path / "log", arguments=["--replicas", "2"]) as service:
-        children = [each.pid for each in psutil.Process(service.process.pid).children()]
+        children = living_children(service.process.pid)
         service.process.kill()
         service.process.wait(10)
-        assert outlived(children) == []
+        assert outliving(children) == []
 
 
 def test_a_replica_is_started_again_when_files_of_the_gateway_were_cleaned_away(
@@ -114,7 +112,7 @@ def test_a_replica_is_started_again_when_files_of_the_gateway_were_cleaned_away(
     with started("builtin", log=tmp_path / "log", arguments=["--replicas", "2"]) as service:
         for left in temporary.iterdir():
             left.rmdir()
-        psutil.Process(service.process.pid).children()[0].kill()
+        replicas_of(service.process.pid)[0].kill()
         time.sleep(0.2)
         service.wait_for(["ready", "ready"])
 
@@ -154,13 +152,8 @@ class Start:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
-    def alive(self) -> list[int]:
-        found = []
-        for each in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if each.environ().get("MARK_OF_A_TEST") == self.mark:
-                    found.append(each.pid)
-        return found
+    def alive(self) -> list[psutil.Process]:
+        return in_environment("MARK_OF_A_TEST", self.mark)
 
     def ends_quietly(self) -> None:
         """With an exit code that says why, without a traceback, and everything with it."""
@@ -173,8 +166,9 @@ class Start:
                 assert time.monotonic() < deadline, "processes are left"
                 time.sleep(0.1)
         finally:
-            for pid in self.alive():
-                os.kill(pid, signal.SIGKILL)
+            for each in self.alive():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.3, 0.6, 1.0, 1.5])
@@ -204,7 +198,7 @@ def test_a_repeated_ctrl_c_prints_no_traceback(tmp_path: Path, pause_s: float) -
 def test_a_signal_while_replicas_are_started_again_ends_all_of_them(tmp_path: Path) -> None:
     start = Start(tmp_path)
     start.says("embedfleet serves")
-    for child in psutil.Process(start.process.pid).children():
+    for child in replicas_of(start.process.pid):
         child.kill()
     start.says("restarting it in")
     time.sleep(0.7)  # while they import
@@ -218,14 +212,14 @@ def test_as_process_1_of_a_container_it_obeys_and_collects_orphans(tmp_path: Pat
         pytest.skip("no process numbers of its own are to be had here (unshare)")
     start = Start(tmp_path, *inside)
     start.says("embedfleet serves")
-    (first,) = psutil.Process(start.process.pid).children()
+    (first,) = living_children(start.process.pid)
+    replicas = {each.pid for each in first.children()}
+    assert len(replicas) == 2
     enter = ["nsenter", "--target", str(first.pid), "--user", "--pid", "--preserve-credentials"]
     subprocess.run([*enter, "sh", "-c", "sleep 0.1 &"], check=True)
     deadline = time.monotonic() + 60
-    ended = [1]
-    while ended:
+    while (left := {each.pid for each in first.children()}) != replicas:
+        assert time.monotonic() < deadline, f"what has ended is not collected: {left - replicas}"
         time.sleep(0.2)
-        ended = [each.pid for each in first.children() if each.status() == psutil.STATUS_ZOMBIE]
-        assert time.monotonic() < deadline, "what has ended is not collected"
     first.send_signal(signal.SIGTERM)
     start.ends_quietly()

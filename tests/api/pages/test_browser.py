@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.processes import replicas_of
 from tests.service import started
 
 pytestmark = pytest.mark.slow
@@ -61,13 +61,9 @@ def test_every_control_works_by_hand_and_by_keyboard_the_fleet_is_live_and_the_c
     scaled = ["--min-replicas", "2", "--max-replicas", "2", "--api-key", KEY]
     with started("builtin", log=tmp_path / "log", arguments=scaled) as service:
         service.wait_for(["ready", "ready"])
-        (victim, _) = (
-            each.pid
-            for each in psutil.Process(service.process.pid).children()
-            if "replica" in each.cmdline()
-        )
+        victim, _ = replicas_of(service.process.pid)
         command = [str(PYTHON), "in_browser.py", service.root, service.admin, KEY, str(AXE)]
-        command += [str(victim), str(tmp_path)]
+        command += [str(victim.pid), str(tmp_path)]
         if "EMBEDFLEET_TEST_SCREENSHOTS" in os.environ:
             command.append(os.environ["EMBEDFLEET_TEST_SCREENSHOTS"])
         done = subprocess.run(

@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx2
 import openai
-import psutil
 import pytest
 
 from embedfleet.transport.description import ANNOUNCEMENT
+from tests.processes import replicas_of
 from tests.service import Service, started
 from tests.transport.access.test_tls import make_certificate
 
@@ -108,7 +108,7 @@ def test_keys_of_the_environment_are_not_handed_to_replicas(tmp_path: Path) -> N
                 pytest.raises(openai.AuthenticationError),
             ):
                 ask(client)
-            (replica,) = psutil.Process(service.process.pid).children()
+            (replica,) = replicas_of(service.process.pid)
             assert "EMBEDFLEET_API_KEYS" not in replica.environ()
             assert given not in " ".join(replica.cmdline())
     finally:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.chaos.fleet import ChaosFleet, chaos_fleet
 from tests.chaos.reckoning import Asker, session_without_limits
+from tests.processes import living_children, outliving
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +40,7 @@ def fleet(tmp_path: Path) -> Iterator[ChaosFleet]:
 
 
 def workers(fleet: ChaosFleet) -> list[psutil.Process]:
-    children = psutil.Process(fleet.service.process.pid).children(recursive=True)
-    return [each for each in children if any("workers.worker" in word for word in each.cmdline())]
+    return living_children(fleet.service.process.pid, "gateway.workers.worker")
 
 
 def counted(fleet: ChaosFleet, metric: str) -> float:
@@ -125,14 +125,14 @@ async def test_a_stop_under_load_answers_what_was_accepted_and_leaves_no_process
 
     assert set(codes) <= {"", "draining"}, asker.reckoning.wrong[:3]
     assert await asyncio.to_thread(fleet.service.process.wait, 30) == 0
-    assert not psutil.wait_procs(processes, timeout=10)[1]
+    assert not outliving(processes)
 
 
 def test_workers_end_when_their_primary_is_killed(fleet: ChaosFleet) -> None:
     processes = workers(fleet)
     fleet.service.process.kill()
 
-    assert not psutil.wait_procs(processes, timeout=20)[1]
+    assert not outliving(processes)
 
 
 def test_limits_of_a_key_hold_for_all_of_them_together(tmp_path: Path) -> None:
