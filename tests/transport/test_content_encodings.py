@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.transport.asgi import Message, Request, Response, Router
-from embedfleet.transport.content_encodings import expanded
+from embedfleet.transport.content_encodings import PIECE_BYTES, expanded
 
 RAW = zlib.compressobj(wbits=-15)
 BARE = RAW.compress(b"hello" * 1000) + RAW.flush()
 LIMIT = 1 << 20
+CODINGS = {-15: b"deflate", 15: b"deflate", 31: b"gzip"}
+"""Of each format, by the window that zlib takes."""
 
 
 async def asked(
@@ -53,6 +55,20 @@ async def test_a_body_is_what_it_was_before_however_it_was_cut(
     coded = zlib.compress(body) if coding == "deflate" else gzip.compress(body)
     parts = [coded[at : at + cut] for at in range(0, len(coded), cut)]
     assert (await asked(parts, coding.encode()))[:2] == (200, body)
+
+
+@given(st.integers(-3, 600), st.sampled_from([-15, 15, 31]), st.booleans())
+async def test_a_body_is_whole_or_refused_where_its_end_is_near_that_of_a_piece(
+    beyond: int, wbits: int, cut: bool
+) -> None:
+    """The last bytes of a deflate stream can stand for hundreds that do not fit into a piece."""
+    body = b"a" * (PIECE_BYTES + beyond)
+    packer = zlib.compressobj(wbits=wbits)
+    coded = packer.compress(body) + packer.flush()
+    status, answer, _ = await asked([coded[:-1] if cut else coded], CODINGS[wbits])
+
+    assert status == (400 if cut else 200)
+    assert cut or answer == body
 
 
 async def test_deflate_may_come_without_its_header() -> None:

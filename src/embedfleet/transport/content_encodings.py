@@ -1,8 +1,8 @@
 """Decompresses request bodies (RFC 9110, 8.4): gzip and deflate.
 
-Expands a body lazily, in pieces: the reader counts them, so a decompression
-bomb is cut off at the size limit and costs no more than the largest body. Other codings are
-answered 415 with a list of those that are accepted.
+Expands a body lazily, in pieces: the reader counts them, so a decompression bomb is cut off at the
+size limit and costs no more than the largest body. Other codings are answered 415 with a list of
+those that are accepted.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Expanded:
             self._whole = not message.get("more_body", False)
         await asyncio.sleep(0)  # a small body may be a large one: others have their turn between
         piece = self._next()
-        self._told = self._whole and not self._coded
+        self._told = self._whole and self._inflate.eof
         return {"type": "http.request", "body": piece, "more_body": not self._told}
 
     def _next(self) -> bytes:
@@ -92,11 +92,9 @@ class _Expanded:
         self._coded = self._inflate.unconsumed_tail
         if self._inflate.eof and self._inflate.unused_data:
             raise CallerError("the body continues after the end of the compressed data")
-        full = len(piece) == PIECE_BYTES
-        if self._whole and not self._coded and not self._inflate.eof:
-            if not full:
-                raise CallerError("the compressed body is truncated")
-            self._coded = b""
+        # A full piece is no sign of an end: more may come of what was taken in already.
+        if self._whole and not self._inflate.eof and len(piece) < PIECE_BYTES:
+            raise CallerError("the compressed body is truncated")
         return piece
 
 
