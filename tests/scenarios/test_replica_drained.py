@@ -47,7 +47,7 @@ async def replica(directory: Path) -> AsyncIterator[tuple[subprocess.Popen[bytes
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
-        await upstream.close()
+        upstream.close()
 
 
 async def answers(upstream: Upstream, url: str) -> bool:

@@ -65,7 +65,7 @@ async def answering(answer: Answer) -> AsyncIterator[str]:
 async def upstream(probe_timeout_s: float = 5.0) -> AsyncIterator[Upstream]:
     opened = Upstream.open(connect_timeout_s=5, probe_timeout_s=probe_timeout_s)
     yield opened
-    await opened.close()
+    opened.close()
 
 
 async def large(_path: str) -> AsyncIterator[bytes]:

@@ -106,7 +106,7 @@ async def here(
             yield Here(pool, scales, metrics, seen)
     finally:
         await pool.close()
-        await upstream.close()
+        upstream.close()
         await cluster.close()
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 from aiohttp import web
 
 from embedfleet.autoscaling import Observation
 from embedfleet.server.gateway.in_cluster import PeerAggregator
+from embedfleet.server.gateway.replicas.connections import Connections
+from embedfleet.transport.untrusted import MOST_PAGE_BYTES
 from embedfleet.vocabulary import ServiceError
 
 OWN = Observation(1.0, 2, arriving_fast=10.0, arriving_slow=10.0, waiting_tokens=5.0)
@@ -58,8 +58,9 @@ async def beside(
     async def others() -> list[str]:
         return [url]
 
-    async with aiohttp.ClientSession() as session:
-        yield PeerAggregator("p", Own(), others, session, "key"), asked
+    connections = Connections(connect_timeout_s=20)
+    yield PeerAggregator("p", Own(), others, connections, "key"), asked
+    connections.close()
     await runner.cleanup()
 
 
@@ -97,7 +98,11 @@ async def test_a_gateway_that_is_not_there_is_an_error() -> None:
     async def others() -> list[str]:
         return ["http://127.0.0.1:9"]
 
-    async with aiohttp.ClientSession() as session:
-        with pytest.raises(ServiceError, match="does not answer"):
-            await PeerAggregator("p", Own(), others, session).observe(1.0)
-        await asyncio.sleep(0)
+    with pytest.raises(ServiceError, match="does not answer: Connection refused"):
+        await PeerAggregator("p", Own(), others, Connections(connect_timeout_s=20)).observe(1.0)
+
+
+async def test_of_an_answer_without_end_no_more_is_read_than_an_observation_has() -> None:
+    async with beside(b" " * (MOST_PAGE_BYTES + 1)) as (source, _):
+        with pytest.raises(ServiceError, match="answers more than"):
+            await source.observe(99.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
+import orjson
 import pytest
 
 from embedfleet.api.endpoint import Endpoint
@@ -22,6 +23,7 @@ from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.server.replica.service import RETRY_AFTER_AT_MOST_S, Replica
 from embedfleet.transport.frames import CallText, Frame, encoding_bytes
 from embedfleet.transport.serving import Listener, bind, serving
+from embedfleet.transport.untrusted import MOST_PAGE_BYTES
 from embedfleet.vocabulary import DrainingError, Lane, ModelIdentity, OverloadedError, ReplicaError
 from embedfleet.work import CostFit, CostModel
 from tests.fakes.revealing_engine import POISON, UNLUCKY, WIDTH, RevealingEngine, vector_of
@@ -40,6 +42,11 @@ class Running:
     async def ask(self, *texts: list[int], key: str = "k") -> list[Frame]:
         call = [CallText(n, encoding_bytes(np.array(ids)), False, 0) for n, ids in enumerate(texts)]
         return await frames_of(self.upstream, self.url, key, call)
+
+    async def get(self, route: str) -> tuple[int, bytes]:
+        """Status and body of a page."""
+        fetch = self.upstream.connections.fetch
+        return await fetch("GET", f"{self.url}{route}", None, (), MOST_PAGE_BYTES)
 
 
 def replica_of(engine: RevealingEngine, directory: Path = Path()) -> Replica:
@@ -76,7 +83,7 @@ async def running(directory: Path = Path(), **overlap: object) -> AsyncIterator[
             engine.go_on.set()
             batching.cancel()
             endpoint.close()
-            await upstream.close()
+            upstream.close()
 
 
 def by_id(frames: list[Frame]) -> dict[int, np.ndarray]:
@@ -150,7 +157,7 @@ async def test_two_gateways_share_the_window() -> None:
         ids = CallText(0, encoding_bytes(np.array([20])), False, 0)
         await here.ask([20])
         (frame,) = await frames_of(other, here.url, "k", [ids])
-        await other.close()
+        other.close()
 
     assert frame.window == here.engine.info.batch_tokens
 
@@ -178,8 +185,8 @@ async def test_a_draining_replica_finishes_and_refuses() -> None:
         assert not here.replica.idle
         here.engine.go_on.set()
         assert sorted(by_id(await first)) == [0]
-        async with here.upstream.session.get(f"{here.url}/health/ready") as answer:
-            assert answer.status == 503
+        status, _ = await here.get("/health/ready")
+        assert status == 503
 
 
 async def test_a_call_may_not_have_the_key_of_another_in_progress() -> None:
@@ -301,26 +308,24 @@ async def test_texts_without_a_vector_are_counted_as_failed() -> None:
         await here.ask([UNLUCKY], [20])
         with contextlib.suppress(ReplicaError):
             await here.ask([POISON], [20])
-        async with here.upstream.session.get(f"{here.url}/metrics") as answer:
-            text = await answer.text()
+        _, page = await here.get("/metrics")
 
-    assert 'embedfleet_replica_texts_total{outcome="succeeded"} 1.0' in text
-    assert 'embedfleet_replica_texts_total{outcome="failed"} 3.0' in text
+    assert 'embedfleet_replica_texts_total{outcome="succeeded"} 1.0' in page.decode()
+    assert 'embedfleet_replica_texts_total{outcome="failed"} 3.0' in page.decode()
 
 
 async def test_metrics_and_health_are_exposed() -> None:
     """By Prometheus' conventions."""
     async with running() as here:
         await here.ask([20, 21])
-        async with here.upstream.session.get(f"{here.url}/metrics") as answer:
-            text = await answer.text()
-        async with here.upstream.session.get(f"{here.url}/health/live") as answer:
-            assert answer.status == 200
+        _, page = await here.get("/metrics")
+        status, _ = await here.get("/health/live")
+        assert status == 200
 
-    assert 'embedfleet_replica_texts_total{outcome="succeeded"} 1.0' in text
-    assert "embedfleet_replica_tokens_total 2.0" in text
-    assert "process_resident_memory_bytes" in text
-    assert "embedfleet_replica_gpu_power_watts NaN" in text  # nobody measures it here
+    assert 'embedfleet_replica_texts_total{outcome="succeeded"} 1.0' in page.decode()
+    assert "embedfleet_replica_tokens_total 2.0" in page.decode()
+    assert "process_resident_memory_bytes" in page.decode()
+    assert "embedfleet_replica_gpu_power_watts NaN" in page.decode()  # nobody measures it here
 
 
 async def test_a_gateway_can_fetch_the_small_files_of_the_model(tmp_path: Path) -> None:
@@ -334,8 +339,8 @@ async def test_a_gateway_can_fetch_the_small_files_of_the_model(tmp_path: Path) 
     async with running(model) as here:
         await here.upstream.fetch_files(here.url, copy)
         for name in ("model.safetensors", "../model/config.json", "/etc/passwd"):
-            async with here.upstream.session.get(f"{here.url}/v1/replica/files/{name}") as answer:
-                assert answer.status == 404
+            status, _ = await here.get(f"/v1/replica/files/{name}")
+            assert status == 404
 
     found = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
     assert found == ["1_Pooling/config.json", "config.json"]
@@ -346,9 +351,9 @@ async def test_a_small_file_that_was_changed_is_not_handed_out(tmp_path: Path) -
     (tmp_path / "config.json").write_text("{}")
     async with running(tmp_path) as here:
         (tmp_path / "config.json").write_text("[1]")
-        async with here.upstream.session.get(f"{here.url}/v1/replica/files/config.json") as answer:
-            assert answer.status == 409
-            assert "config.json has changed" in (await answer.json())["error"]["message"]
+        status, body = await here.get("/v1/replica/files/config.json")
+        assert status == 409
+        assert "config.json has changed" in orjson.loads(body)["error"]["message"]
 
 
 async def test_an_unknown_route_or_method_is_told_what_exists() -> None:

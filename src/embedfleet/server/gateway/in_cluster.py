@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import fields
 
-import aiohttp
 import msgspec
 
 from embedfleet.autoscaling import Observation, ObservationSource, Target, total
@@ -39,9 +38,16 @@ from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.runtime.settings import Settings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.pool import Pool
+from embedfleet.server.gateway.replicas.connections import (
+    BrokenError,
+    Connections,
+    UnconnectedError,
+)
 from embedfleet.server.gateway.replicas.third_party.http import read_key
+from embedfleet.server.gateway.replicas.upstream import cause_of
 from embedfleet.server.gateway.scaling import Scaling
-from embedfleet.vocabulary import ServiceError, SettingError
+from embedfleet.transport.untrusted import MOST_PAGE_BYTES
+from embedfleet.vocabulary import ReplicaError, ServiceError, SettingError
 
 log = logging.getLogger(__name__)
 
@@ -112,13 +118,13 @@ class InCluster:
         return Leadership(self.cluster, namespace, name, self._me, work)
 
     def aggregated(
-        self, pool: str, own: ObservationSource, session: aiohttp.ClientSession
+        self, pool: str, own: ObservationSource, connections: Connections
     ) -> ObservationSource:
         """The source summed over all gateways if they are configured, else this one's."""
         if self.peers is None:
             return own
         key = read_key(self._settings.admin.key_file, "admin.key_file:")
-        return PeerAggregator(pool, own, self.peers.urls, session, key)
+        return PeerAggregator(pool, own, self.peers.urls, connections, key)
 
     async def check(self) -> None:
         """Refuse a Deployment that another autoscaler owns. Raises SettingError.
@@ -179,15 +185,15 @@ class PeerAggregator:
         pool: str,
         own: ObservationSource,
         others: Callable[[], Awaitable[Sequence[str]]],
-        session: aiohttp.ClientSession,
+        connections: Connections,
         key: str = "",
     ) -> None:
         """`others` returns their admin addresses, `key` is the admin key."""
         self._pool = pool
         self._own = own
         self._others = others
-        self._session = session
-        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._connections = connections
+        self._headers = [("authorization", f"Bearer {key}")] if key else []
 
     async def observe(self, now: float) -> Observation:
         """Raises ServiceError if one of them does not answer."""
@@ -196,17 +202,17 @@ class PeerAggregator:
         return total([own, *seen])
 
     async def _ask(self, url: str, now: float) -> Observation:
-        address = f"{url}/observation"
-        timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
         try:
-            async with self._session.get(
-                address, headers=self._headers, timeout=timeout, allow_redirects=False
-            ) as answer:
-                body = await answer.read()
-                if answer.status != 200:
-                    raise ServiceError(f"the gateway at {url} answers {answer.status}")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ServiceError(f"the gateway at {url} does not answer: {error!r}") from error
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                status, body = await self._connections.fetch(
+                    "GET", f"{url}/observation", None, self._headers, MOST_PAGE_BYTES
+                )
+        except UnconnectedError as error:
+            raise _silent(url, error.cause) from error
+        except (BrokenError, ReplicaError, TimeoutError) as error:
+            raise _silent(url, error) from error
+        if status != 200:
+            raise ServiceError(f"the gateway at {url} answers {status}")
         return self._read(body, url, now)
 
     def _read(self, body: bytes, url: str, now: float) -> Observation:
@@ -219,6 +225,10 @@ class PeerAggregator:
             raise ServiceError(
                 f"the gateway at {url} reports no valid observation of {self._pool}"
             ) from error
+
+
+def _silent(url: str, error: Exception) -> ServiceError:
+    return ServiceError(f"the gateway at {url} does not answer: {cause_of(error)}")
 
 
 def _figure(value: object) -> float:

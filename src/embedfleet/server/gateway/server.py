@@ -324,7 +324,7 @@ class Gateway:
         await asyncio.gather(*(pool.close() for pool in self.pools))
         await self.background.close()
         self.endpoint.close()
-        await self._upstream.close()
+        self._upstream.close()
         self._scratch.close()
 
     def _pool(self, name: str, settings: PoolSettings, fleet: Fleet, client: ReplicaClient) -> Pool:
@@ -376,7 +376,7 @@ class Gateway:
         inside = needed(self._inside)
         if settings.scale_target is not None:
             own = self.scaling.whole(pool.name)
-            observer = inside.aggregated(pool.name, own, self._upstream.session)
+            observer = inside.aggregated(pool.name, own, self._upstream.connections)
             leadership = inside.scaling(pool, settings, self.scaling, self.metrics, observer)
             self._decide(leadership.run(), pool)
         follower = inside.following(settings.replica_service or "", pool.fleet)

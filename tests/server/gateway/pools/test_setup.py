@@ -91,7 +91,7 @@ async def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
     client = replica_client(own, Pool(replica_key_file=path), None)
     assert "sk-secret" not in repr(client._http)
     assert "sk-secret" not in repr(client._own)
-    await own.close()
+    own.close()
 
 
 async def test_engines_of_others_give_no_tokenizer_away(
@@ -102,7 +102,7 @@ async def test_engines_of_others_give_no_tokenizer_away(
     assert client._foreign is not None
     with pytest.raises(UnfitReplicaError, match="--model DIR"):
         await client._foreign.fetch_files("http://10.0.0.1:1", tmp_path)
-    await own.close()
+    own.close()
 
 
 async def test_a_key_does_not_follow_to_where_an_address_sends_it(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ async def test_a_key_does_not_follow_to_where_an_address_sends_it(tmp_path: Path
         for describe_it in (client.describe, client._own.describe):
             with pytest.raises(ReplicaError):
                 await describe_it(address.url)
-        await own.close()
+        own.close()
     assert asked == []
 
 

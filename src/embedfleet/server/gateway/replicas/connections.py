@@ -19,7 +19,6 @@ from typing import Protocol, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import httptools
-from aiohttp import AddrInfoType
 
 from embedfleet.transport.untrusted import shown
 from embedfleet.vocabulary import ReplicaError
@@ -441,11 +440,3 @@ def keep_alive(sock: Socket) -> None:
             option = getattr(socket, name, None)
             if option is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def watched_socket(address: AddrInfoType) -> socket.socket:
-    """A socket for one result of `getaddrinfo`, as aiohttp asks for it."""
-    family, kind, protocol, _, _ = address
-    sock = socket.socket(family, kind, protocol)
-    keep_alive(sock)
-    return sock

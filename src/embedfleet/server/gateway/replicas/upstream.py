@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
-
 from embedfleet.models.files import SHARED_FILES
 from embedfleet.runtime.telemetry.tracing import carried
 from embedfleet.server.gateway.replicas.connections import (
@@ -25,7 +23,6 @@ from embedfleet.server.gateway.replicas.connections import (
     Read,
     UnconnectedError,
     unread,
-    watched_socket,
 )
 from embedfleet.server.gateway.replicas.third_party.answers import message_of
 from embedfleet.transport import frames
@@ -47,10 +44,7 @@ FILE_TIMEOUT_S = 60.0
 class Upstream:
     """Client of the replicas' routes."""
 
-    session: aiohttp.ClientSession
-    """For other gateways."""
     connections: Connections
-    """For replicas."""
     probe_timeout_s: float
     gateway: str = field(default_factory=lambda: secrets.token_hex(8))
     """Identifies this gateway to replicas, which divide their windows among gateways."""
@@ -60,15 +54,7 @@ class Upstream:
     @classmethod
     def open(cls, *, connect_timeout_s: float, probe_timeout_s: float) -> Upstream:
         """Open a client without a connection limit: windows bound what is in flight."""
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=60, socket_factory=watched_socket
-            ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
-        return cls(session, Connections(connect_timeout_s=connect_timeout_s), probe_timeout_s)
+        return cls(Connections(connect_timeout_s=connect_timeout_s), probe_timeout_s)
 
     async def describe(self, url: str) -> ReplicaDescription:
         """The replica's description. Raises ReplicaError."""
@@ -130,9 +116,8 @@ class Upstream:
     def forget(self, url: str) -> None:
         """No state is kept per replica."""
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self.connections.close()
-        await self.session.close()
 
     async def _post(self, url: str, route: str, body: bytes, read: Read) -> int:
         """Send a request and read its answer; returns the status. Raises ReplicaError, or what
@@ -192,12 +177,11 @@ def _refusal(url: str, status: int, body: bytes) -> DrainingError | ReplicaError
 
 def cause_of(error: BaseException) -> str:
     """The reason of a connection error: the system's message where there is one, since some of
-    the client library's are empty or repeat the address.
+    the event loop's are empty or repeat the address.
     """
-    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {cause.verify_message}"
-    if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
         # A resolver's errors have numbers of their own.
-        return (cause.strerror or "") if cause.errno < 0 else os.strerror(cause.errno)
+        return (error.strerror or "") if error.errno < 0 else os.strerror(error.errno)
     return str(error) or type(error).__name__

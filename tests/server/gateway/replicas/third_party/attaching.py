@@ -42,7 +42,7 @@ async def attached(
     try:
         yield Attached(own, foreign, http)
     finally:
-        await own.close()
+        own.close()
 
 
 def call(encodings: Sequence[Encoding]) -> list[CallText]:
