@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -22,6 +21,7 @@ from embedfleet.runtime.settings import load
 from embedfleet.runtime.settings.loading import NOT_SETTINGS
 from embedfleet.runtime.settings.options import AREAS, options
 from embedfleet.server.gateway.scaling import HOLDS, TERMS
+from tests.pages import UsageError, parsed
 from tests.service import started
 
 ROOT = Path(__file__).parents[1]
@@ -50,12 +50,6 @@ def names(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def root_command() -> click.Group:
-    found = typer.main.get_command(app)
-    assert hasattr(found, "commands")
-    return found  # type: ignore[return-value]
-
-
 def typed(text: str) -> Iterator[list[str]]:
     """Every command line of embedfleet in blocks and in backticks, as words."""
     joined = text.replace("\\\n", " ")
@@ -78,24 +72,16 @@ def typed(text: str) -> Iterator[list[str]]:
 
 
 def trouble(words: list[str]) -> str:
-    """What is wrong with a command: a command or an option that there is not."""
-    here: click.Command = root_command()
-    for word in words:
-        if isinstance(here, click.Group) or hasattr(here, "commands"):
-            commands = here.commands  # type: ignore[attr-defined]
-            if word in commands:
-                here = commands[word]
-                continue
-            if default := getattr(here, "default", ""):
-                here = commands[default]  # what follows is what it takes
-                continue
-            if word.startswith("-") or not re.fullmatch(r"[a-z-]+", word):
-                continue
-            return f"there is no command {word}"
-        known = {name for each in here.params for name in (*each.opts, *each.secondary_opts)}
-        option = word.partition("=")[0]
-        if re.fullmatch(r"--[a-z][a-z-]*", option) and option not in known | {"--help"}:
-            return f"{here.name} has no option {option}"
+    """What is wrong with a command: a command or an option that there is not. In prose, values may
+    stand for others and arguments be left out.
+    """
+    try:
+        parsed(["embedfleet", *words])
+    except UsageError as error:
+        said = str(error)
+        return said if re.match(r"No such (?:option|command '[a-z-]+')", said) else ""
+    except typer.Exit:  # help, where a group is named alone
+        return ""
     return ""
 
 
@@ -193,15 +179,11 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     assert {each for each in named - set(options()) if each.partition(".")[2] not in FILES} == set()
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.suffix in {".md", ".toml"}], ids=names
-)
-def test_settings_files_of_a_page_are_taken(page: Path) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if page.suffix == ".toml"], ids=names)
+def test_settings_files_are_taken(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    blocks = [text] if page.suffix == ".toml" else re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    for block in blocks:
-        if set(tomllib.loads(block)) <= set(AREAS):
-            load(block, {}, {})
+    if set(tomllib.loads(text)) <= set(AREAS):
+        load(text, {}, {})
 
 
 def test_targets_of_make_that_are_named_exist() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from tests.pages import blocks
 from tests.real_texts import DATA
 from tests.service import Service, started
 
@@ -157,6 +158,26 @@ def test_what_is_retrieved_is_reranked(reranking: str) -> None:
     assert len(scores) == 2
     assert scores == sorted(scores, reverse=True)
     assert ranking[0].endswith("disk space usage.")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/client.md"])
+def test_what_a_page_shows_of_python_runs_as_it_is_written(
+    page: str, reranking: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "page.py"
+    code = "\n".join(
+        block.text for block in blocks(EXAMPLES.parent / page) if block.language == "python"
+    )
+    assert "http://127.0.0.1:8080" in code
+    program.write_text(
+        code.replace("http://127.0.0.1:8080", reranking.removesuffix("/v1")), "utf-8"
+    )
+    lines = printed([sys.executable, str(program)], reranking)
+    if page == "docs/client.md":
+        cosines, best, _ = lines
+        first, second = map(float, re.findall(r"-?\d+\.\d+", cosines))
+        assert first > second
+        assert best.endswith("Paris is in France.")
 
 
 TUTORIAL = (EXAMPLES.parent / "docs" / "rag.md").read_text(encoding="utf-8")
