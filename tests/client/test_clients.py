@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -73,6 +75,19 @@ def test_code_without_an_event_loop_gets_the_same(service: RevealingService) -> 
     assert service.headers[-1]["authorization"] == "Bearer secret"
     with pytest.raises(RuntimeError, match="closed"):
         client.embed("more")
+
+
+def test_a_client_that_nobody_closes_ends_with_its_last_reference(
+    service: RevealingService,
+) -> None:
+    before = set(threading.enumerate())
+    client = Client(service.url)
+    (thread,) = set(threading.enumerate()) - before
+    assert np.array_equal(client.embed("one"), vector_of("one"))
+    del client
+    gc.collect()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 async def test_no_texts_are_no_request(service: RevealingService) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -23,15 +24,18 @@ class Client:
 
     with Client("http://127.0.0.1:8080") as client:
         vectors = client.embed(["one text", "another"], dimensions=256)
+
+    One that nobody closes ends with its last reference, or with the interpreter.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
         self._client = AsyncClient(url, **options)
         self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._loop.run_forever, name="embedfleet-client", daemon=True
         )
-        self._thread.start()
+        thread.start()
+        self._end = weakref.finalize(self, _end, self._client, self._loop, thread)
 
     @property
     def space(self) -> str | None:
@@ -126,11 +130,7 @@ class Client:
 
     def close(self) -> None:
         """Close connections and end the thread."""
-        if not self._loop.is_closed():
-            self._wait(self._client.close())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -152,3 +152,20 @@ class Client:
             return future.result()
         finally:
             future.cancel()  # on Ctrl-C the requests end too
+
+
+def _end(client: AsyncClient, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    """Close connections and end the thread. Nothing in a forked child, which has no such thread."""
+    if not thread.is_alive():
+        return
+    asyncio.run_coroutine_threadsafe(_closing(client, loop), loop)
+    if thread is not threading.current_thread():  # the garbage collector may run anywhere
+        thread.join()
+        loop.close()
+
+
+async def _closing(client: AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        await client.close()
+    finally:
+        loop.stop()
