@@ -163,6 +163,15 @@ def test_a_wrong_value_in_the_file_is_refused_with_what_would_be_right(
     assert said in refusal(f"[gateway]\n{setting}")
 
 
+@pytest.mark.parametrize("number", ["inf", f"1{'0' * 400}"])
+def test_a_number_that_no_float_holds_is_refused_wherever_one_is_wanted(number: str) -> None:
+    """A setting without an upper bound takes no infinity either."""
+    wait = refusal(f"[fleet]\nno_replica_timeout_s = {number}")
+    weights = refusal(f"[[pools]]\nreplica_weights = [{number}]")
+    assert f"{number} is not a number of at least 0.001, or off" in wait
+    assert f"[{number}] is not a list of numbers" in weights
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [

@@ -6,6 +6,7 @@ The caller adds where the value came from.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,32 +90,39 @@ def _string(option: Option, raw: object) -> str | Path:
     return raw
 
 
-def _strings(option: Option, raw: object, *, text: bool) -> tuple[str, ...]:
-    items = raw
+def _items(option: Option, raw: object, *, text: bool) -> Sequence[Any]:
+    """The items of a list; of a text what stands between its commas."""
     if text and isinstance(raw, str):
-        items = [part.strip() for part in raw.split(",")] if raw.strip() else []
-    if not isinstance(items, list | tuple):
+        return [part.strip() for part in raw.split(",")] if raw.strip() else []
+    if not isinstance(raw, list | tuple):
         raise _unfit(option, raw)
-    if not all(isinstance(item, str) for item in items):
+    return raw
+
+
+def _strings(option: Option, raw: object, *, text: bool) -> tuple[str, ...]:
+    items = _items(option, raw, text=text)
+    if not all(isinstance(item, str) and item for item in items):
         raise _unfit(option, raw)
-    if "" in items:
-        raise UnfitError(f"{_shown(raw)} is not {expected(option)}: one of them is empty")
     return tuple(items)
 
 
 def _numbers(option: Option, raw: object, *, text: bool) -> tuple[float, ...]:
-    items = raw
-    if text and isinstance(raw, str):
-        items = [part.strip() for part in raw.split(",")] if raw.strip() else []
-    if not isinstance(items, list | tuple):
-        raise _unfit(option, raw)
+    items = _items(option, raw, text=text)
     try:
-        numbers = tuple(float(item) for item in items if not isinstance(item, bool))
-    except (TypeError, ValueError):
+        return tuple(map(_finite, items))
+    except ValueError:
         raise _unfit(option, raw) from None
-    if len(numbers) != len(items) or not all(map(math.isfinite, numbers)):
-        raise _unfit(option, raw)
-    return numbers
+
+
+def _finite(value: Any) -> float:
+    """ValueError for what is no number, or one that is too large for a float."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
 
 
 def _boolean(option: Option, raw: object, *, text: bool) -> bool:
@@ -127,17 +135,19 @@ def _boolean(option: Option, raw: object, *, text: bool) -> bool:
 
 def _number(option: Option, raw: object, *, text: bool) -> int | float:
     value = raw
-    if text and isinstance(raw, str):
-        try:
+    try:
+        if text and isinstance(raw, str):
             value = option.type(raw)
-        except ValueError:
-            raise _unfit(option, raw) from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _unfit(option, raw)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _unfit(option, raw)
+        if option.type is float:
+            value = _finite(value)
+    except ValueError:
+        raise _unfit(option, raw) from None
     if option.type is int and not isinstance(value, int):
         raise _unfit(option, raw)
     low = -math.inf if option.rule.at_least is None else option.rule.at_least
     high = math.inf if option.rule.at_most is None else option.rule.at_most
-    if not low <= value <= high:  # false for NaN too
+    if not low <= value <= high:
         raise _unfit(option, raw)
-    return float(value) if option.type is float else value
+    return value

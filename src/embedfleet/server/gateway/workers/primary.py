@@ -305,14 +305,17 @@ class Workers:
         failures = 0
         while not self._draining:
             began = time.monotonic()
-            code = await self._live(worker)
+            try:
+                end = _spelled(await self._live(worker))
+            except OSError as error:  # no memory for a process, no descriptor for its channel
+                end = f"it could not be started: {error.strerror or error}"
             if self._draining:
                 return
             failures = 0 if time.monotonic() - began > STEADY_S else failures + 1
             pause_s = RESTART.after(max(1, failures))
             log.error(
                 "worker %d exited (%s), closing its connections; restarting it in %.1f s",
-                *(worker.number, _spelled(code), pause_s),
+                *(worker.number, end, pause_s),
             )
             await asyncio.sleep(pause_s)
 
@@ -320,7 +323,8 @@ class Workers:
         """Run one process of a worker; returns its exit code."""
         here, there = socket.socketpair()
         descriptors = [there.fileno(), *(each.fileno() for each in worker.listening)]
-        with there:
+        with there, contextlib.ExitStack() as undo:
+            undo.callback(here.close)
             worker.process = process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "embedfleet.server.gateway.workers.worker"),
                 *map(str, descriptors),
@@ -329,6 +333,7 @@ class Workers:
                 pass_fds=[*descriptors, self._ledger],
                 start_new_session=True,
             )
+            undo.pop_all()
         channel: Channel[ToPrimary] = await Channel.over(here, ToPrimary)
         worker.channel = channel
         watch = asyncio.create_task(self._watch(worker, process))
