@@ -1,7 +1,7 @@
 """The batching loop of a replica: forms a batch as soon as the engine can take one.
 
-`waiting` decides when, `packing` which texts. The batcher prepares and computes batches in threads
-and delivers each call's vectors as soon as their batch is done.
+`packing` decides when, and of which texts. The batcher prepares and computes batches in threads and
+delivers each call's vectors as soon as their batch is done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from embedfleet.scheduling.batching.jobs import (
     no_vector,
     too_late,
 )
-from embedfleet.scheduling.batching.packing import Rhythm, Waiting
+from embedfleet.scheduling.batching.packing import BatchQueue, Rhythm
 from embedfleet.vocabulary import (
     EmbedfleetError,
     EngineHungError,
@@ -80,7 +80,7 @@ class Batcher:
         self._engine = engine
         self._report = report
         self._failed = failed
-        self._waiting: Waiting[Job] = Waiting(
+        self._waiting: BatchQueue[Job] = BatchQueue(
             Rhythm(
                 budget_tokens or info.batch_tokens,
                 info.in_flight,

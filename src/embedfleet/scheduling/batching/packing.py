@@ -107,7 +107,7 @@ class Rhythm:
         return min(self.budget_tokens, max(self.enough_tokens, quick))
 
 
-class Waiting(Generic[T]):
+class BatchQueue(Generic[T]):
     """Texts in the order they came, those that compute beside batches apart from the others."""
 
     def __init__(self, rhythm: Rhythm) -> None:

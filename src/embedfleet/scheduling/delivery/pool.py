@@ -15,6 +15,7 @@ from typing import Protocol
 
 from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
+from embedfleet.fleet.health import SERVING
 from embedfleet.fleet.replica_client import ReplicaClient
 from embedfleet.models.golden.vectors import all_of_unit_length, of_unit_length
 from embedfleet.runtime.settings import FleetSettings, GatewaySettings
@@ -41,8 +42,6 @@ from embedfleet.vocabulary import (
 )
 
 log = logging.getLogger(__name__)
-
-USABLE = {ReplicaState.READY, ReplicaState.SUSPECT}
 
 TICK_S = 0.1
 """How often the pool looks for late calls, and tries again what waits for a warming replica."""
@@ -298,9 +297,9 @@ class Pool:
             self._seen_ready = self._clock()
         self._trouble = decisions.trouble_of(member) or self._trouble
         self._dispatcher.members = frozenset(each.name for each in self.fleet)
-        if member.state in USABLE:
+        if member.state in SERVING:
             self._use(member)
-        elif left in USABLE:
+        elif left in SERVING:
             self._dispatcher.leave(member.name)
         if member.state in {ReplicaState.EJECTED, ReplicaState.GONE}:
             why = Event.EJECTED

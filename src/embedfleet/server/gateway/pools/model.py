@@ -15,7 +15,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -55,6 +55,14 @@ PROBE_TEXT = "the sea"
 
 GOLDEN_FILE = "golden.safetensors"
 """The file name of golden vectors beside a model's weights."""
+
+
+def golden_file(settings: PoolSettings, revision: str, directory: Path) -> Path | None:
+    """The golden vectors of a model: those that the settings name, those that ship with embedfleet,
+    or those beside its files in `directory`; None where there are none.
+    """
+    beside = directory / GOLDEN_FILE
+    return settings.golden or known_file(revision) or (beside if beside.is_file() else None)
 
 
 class Trust(Protocol):
@@ -214,20 +222,19 @@ class ModelContact:
             raise ModelError(
                 f"tokenizer.json has the fingerprint {found}, and it says that it has {told}"
             )
-        tried = await asyncio.to_thread(_digest, directory), *_as(description).values()
+        digest = await asyncio.to_thread(_digest, directory)
+        tried = (digest, description.name, description.max_tokens, description.task)
         if tried in self._bad:
             raise ModelError(self._bad[tried].replace("{directory}", str(directory)))
         try:
-            return await asyncio.to_thread(_loaded, directory, _as(description))
+            return await asyncio.to_thread(_loaded, directory, description)
         except ModelError as error:
             # Each probe fetches the files into a new directory.
             self._bad = {tried: error.message.replace(str(directory), "{directory}")}
             raise
 
     def _find_golden(self, revision: str, model: ModelDescription) -> GoldenVectors | None:
-        beside = model.directory / GOLDEN_FILE
-        path = self._settings.golden or known_file(revision)
-        path = path or (beside if beside.is_file() else None)
+        path = golden_file(self._settings, revision, model.directory)
         if path is None:
             log.warning(
                 "no golden vectors for %s: replicas are only checked for vectors of unit length; "
@@ -244,22 +251,8 @@ class ModelContact:
         return golden
 
 
-class _Described(TypedDict):
-    """What a replica reports of a model beyond its files."""
-
-    name: str
-    max_tokens: int
-    task: Task
-
-
-def _as(description: ReplicaDescription) -> _Described:
-    return _Described(
-        name=description.name, max_tokens=description.max_tokens, task=description.task
-    )
-
-
-def _loaded(directory: Path, how: _Described) -> tuple[ModelDescription, Encoder]:
-    model = describe(directory, **how)
+def _loaded(directory: Path, told: ReplicaDescription) -> tuple[ModelDescription, Encoder]:
+    model = describe(directory, name=told.name, max_tokens=told.max_tokens, task=told.task)
     return model, Encoder(model)
 
 

@@ -13,11 +13,10 @@ from embedfleet.fleet.providers.engine_commands import command, words
 from embedfleet.fleet.providers.third_party import missing_program
 from embedfleet.models.description import ModelDescription
 from embedfleet.models.golden import vectors as golden_vectors
-from embedfleet.models.golden.vectors import known_file
 from embedfleet.runtime.folders import LocalStore
 from embedfleet.runtime.settings import EngineSettings, Settings
 from embedfleet.runtime.settings import Pool as PoolSettings
-from embedfleet.server.gateway.pools.model import GOLDEN_FILE
+from embedfleet.server.gateway.pools.model import golden_file
 from embedfleet.server.gateway.pools.setup import launch
 from embedfleet.vocabulary import SettingError
 
@@ -35,9 +34,8 @@ def refuse_hopeless(
         _writable(Path(settings.autoscaling.state_directory))
     for pool, model in zip(settings.pools, models, strict=True):
         path = pool.golden
-        if path is None and model is not None and known_file(model.identity.revision) is None:
-            beside = model.directory / GOLDEN_FILE
-            path = beside if beside.is_file() else None
+        if model is not None:
+            path = golden_file(pool, model.identity.revision, model.directory)
         if path is not None:
             _golden(path, model)
         if model is not None and pool.replicas:

@@ -109,11 +109,10 @@ class Publisher:
 
     def refresh(self) -> None:
         """Send descriptions that changed; costs change with every probe."""
-        described = {member.name: member.description for member in self._fleet}
         for member in self._fleet:
             if self._described.get(member.name) is not member.description:
                 self._send(self._update_of(member))
-        self._described = dict(described)
+        self._described = {member.name: member.description for member in self._fleet}
 
     def take(self, update: CallReport, now: float) -> None:
         """Apply the results of a worker's calls to the fleet."""

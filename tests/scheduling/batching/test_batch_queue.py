@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from embedfleet.scheduling.batching.packing import Rhythm, Waiting
+from embedfleet.scheduling.batching.packing import BatchQueue, Rhythm
 from embedfleet.vocabulary import Lane
 from embedfleet.work import CostModel
 
@@ -19,13 +19,13 @@ class Text:
     alone: bool = False
 
 
-def waiting(rhythm: Rhythm, *tokens: int) -> Waiting[Text]:
-    texts: Waiting[Text] = Waiting(rhythm)
+def waiting(rhythm: Rhythm, *tokens: int) -> BatchQueue[Text]:
+    texts: BatchQueue[Text] = BatchQueue(rhythm)
     texts.add([Text(count, urgency=place) for place, count in enumerate(tokens)])
     return texts
 
 
-def taken(texts: Waiting[Text], batches: int, *, long_runs: bool = False) -> list[int]:
+def taken(texts: BatchQueue[Text], batches: int, *, long_runs: bool = False) -> list[int]:
     """Token counts of the batch that is formed; none while it is better to wait."""
     if not texts.ready(batches, long_runs=long_runs):
         return []
