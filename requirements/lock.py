@@ -23,8 +23,8 @@ LOCKS = {
 
 ALONE = {
     "clusters.txt": [
-        *("aiohttp", "daft", "fsspec", "msgspec", "numpy", "orjson", "pandas<3", "pyarrow"),
-        *("pybase64", "pyspark", "ray[data]", "uvloop"),
+        *(".[bulk,lance]", "daft", "hypothesis", "pandas<3", "pyspark", "pytest"),
+        *("pytest-asyncio", "ray[data]"),
     ],
     "release.txt": [
         *("auditwheel", "build", "check-wheel-contents", "cyclonedx-bom[validation]"),
@@ -47,7 +47,7 @@ ALONE = {
         "voyageai",
     ],
 }
-"""Locks of environments that have nothing of ours: clients that must get on with us, and tools."""
+"""Locks of environments of their own: what must get on with us, and tools."""
 OURS = "embedfleet"
 
 

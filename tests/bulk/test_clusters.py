@@ -1,6 +1,6 @@
 """Ray, Spark and Daft for real, and a worker of theirs killed: nothing is lost, and nothing twice.
 
-They have an environment of their own, `make clusters`: over a gigabyte.
+They have an environment of their own, `make clusters`: over a gigabyte. Lance is there too.
 """
 
 from __future__ import annotations
@@ -115,3 +115,19 @@ def test_every_row_gets_its_vector_once(framework: str, tmp_path: Path) -> None:
             assert row["embedding"] is None
         else:
             assert np.array_equal(np.array(row["embedding"], np.float32), vector_of(row["text"]))
+
+
+def test_outputs_that_are_datasets_of_lance_hold_what_test_lance_says(tmp_path: Path) -> None:
+    if not PYTHON.exists():
+        pytest.skip("pylance (217 MB) is not installed; `make clusters` does it")
+    done = subprocess.run(
+        [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/bulk/test_lance.py"],
+        cwd=ROOT,
+        env=os.environ | environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "skipped" not in done.stdout

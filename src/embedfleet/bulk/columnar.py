@@ -85,21 +85,26 @@ def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
         raise BulkError(f"it can't be read: {error}") from error
 
 
-def parquet(rows: Rows, vectors: NDArray[Any], names: Names, types: Types) -> Parts:
-    """A Parquet file: the id, carried columns, and lists of a fixed size."""
-    count, width = vectors.shape
+def table_of(rows: Rows, vectors: NDArray[Any], names: Names, types: Types) -> Any:
+    """A table of the id, carried columns, and vectors as lists of a fixed size."""
     numbers = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    found: dict[str, Any] = {names.id or "row": _ids(rows.ids)}
-    found |= _carried(rows.carried, types)
-    found[names.vector] = pa.FixedSizeListArray.from_arrays(numbers, width)
+    own = names.id or "row"
+    found: dict[str, Any] = {own: _ids(rows.ids, types.get(own))}
+    found |= _carried(rows.carried, types, own)
+    found[names.vector] = pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1])
+    return pa.table(found)
+
+
+def parquet(rows: Rows, vectors: NDArray[Any], names: Names, types: Types) -> Parts:
+    """A Parquet file of a fragment."""
     sink = pa.BufferOutputStream()
-    table = pa.table(found)
+    table = table_of(rows, vectors, names, types)
     # Vectors are incompressible.
-    compression = {name: "NONE" if name == names.vector else "ZSTD" for name in found}
+    compression = {name: "NONE" if name == names.vector else "ZSTD" for name in table.schema.names}
     pyarrow.parquet.write_table(
         table,
         sink,
-        row_group_size=max(1, count),
+        row_group_size=max(1, len(table)),
         compression={**compression, f"{names.vector}.list.element": "NONE"},
         use_dictionary=False,
     )
@@ -113,6 +118,11 @@ def vectors_of(data: bytes, vector: str) -> NDArray[Any]:
         column = pyarrow.parquet.read_table(pa.BufferReader(data), columns=[vector])[vector]
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
+    return matrix_of(column)
+
+
+def matrix_of(column: Any) -> NDArray[Any]:
+    """The matrix of a column of lists of a fixed size."""
     whole = column.combine_chunks()
     flat: NDArray[Any] = whole.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(whole), whole.type.list_size)
@@ -208,18 +218,20 @@ def _rows(batches: Iterator[Any], columns: Columns) -> Iterator[Rows]:
         first += len(texts)
 
 
-def _ids(ids: Sequence[RowId]) -> Any:
-    if all(isinstance(each, int) for each in ids):
+def _ids(ids: Sequence[RowId], kind: str | None) -> Any:
+    if kind is None and all(isinstance(each, int) for each in ids):
         return pa.array(ids, pa.int64())
     return pa.array([str(each) for each in ids], pa.string())
 
 
-def _carried(carried: Carried, types: Types) -> dict[str, Any]:
+def _carried(carried: Carried, types: Types, id_: str) -> dict[str, Any]:
     if isinstance(carried, ArrowRows):
         return {name: carried.table.column(name) for name in carried.table.schema.names}
     assert isinstance(carried, DictRows)  # noqa: S101  there are two kinds
     return {
-        name: _column([row.get(name) for row in carried.rows], kind) for name, kind in types.items()
+        name: _column([row.get(name) for row in carried.rows], kind)
+        for name, kind in types.items()
+        if name != id_ or all(name in row for row in carried.rows)  # ids may not be carried along
     }
 
 

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
@@ -22,6 +22,9 @@ from embedfleet.bulk.ledger import Output, Planned, Record, RowError, Run, Work
 from embedfleet.bulk.writing import Names, Types, files_of, vectors_in
 from embedfleet.runtime.folders import Store
 
+if TYPE_CHECKING:
+    from embedfleet.bulk.lance_dataset import LanceOutput
+
 OF_A_FRAGMENT = re.compile(r"-\d{5,}\.(ids\.npy|npy|jsonl|parquet|hashes|json)$")
 """Files of fragments; those that belong to no record are removed at the end."""
 
@@ -29,11 +32,15 @@ OF_A_FRAGMENT = re.compile(r"-\d{5,}\.(ids\.npy|npy|jsonl|parquet|hashes|json)$"
 class OutputFolder:
     """The output folder and its ledger."""
 
-    def __init__(self, store: Store, run_: Run, scratch: Path) -> None:
+    def __init__(
+        self, store: Store, run_: Run, scratch: Path, dataset: LanceOutput | None = None
+    ) -> None:
+        """`dataset` is what the output is as well, where its format is that of one."""
         self._store = store
         self._run = run_
         self._form = run_.form
         self._scratch = scratch
+        self._dataset = dataset
         self._journal: Journal | None = None
         self.records: dict[str, Record] = {}
 
@@ -89,6 +96,8 @@ class OutputFolder:
         if not update:
             ledger.refuse_changes(work, store.address)
         if work.stale or work.gone:
+            if self._dataset is not None:
+                self._dataset.refuse_tags(store)
             store.remove(ledger.MANIFEST)  # the output is no longer complete
             for name, record in sorted(self.records.items()):
                 replaced = name in work.stale or name in work.gone
@@ -103,7 +112,12 @@ class OutputFolder:
         outputs = []
         kept = without(rows, faults) if faults else rows
         vectors = computed.vectors[left] if faults else computed.vectors
-        for name, parts in files_of(fragment.name, self._form.format, kept, vectors, names, types):
+        files = (
+            files_of(fragment.name, self._form.format, kept, vectors, names, types)
+            if self._dataset is None
+            else self._dataset.files_of(fragment.name, kept, vectors)
+        )
+        for name, parts in files:
             written = self._store.write(name, parts)
             outputs.append(Output(name, written.bytes, written.sha256))
         self._store.write(ledger.hashes_name(fragment.name), [b"".join(fragment.hashes)])
@@ -148,7 +162,10 @@ class OutputFolder:
         for name in names:
             if OF_A_FRAGMENT.search(name) and name not in kept:
                 store.remove(name)
-        store.write(ledger.MANIFEST, [ledger.encoded(ledger.manifest_of(self._run, records))])
+        manifest = ledger.encoded(ledger.manifest_of(self._run, records))
+        if self._dataset is not None and _read(store, ledger.MANIFEST) != manifest:
+            self._dataset.commit(store, records)
+        store.write(ledger.MANIFEST, [manifest])
         self.journal.remove()
 
     def _recorded(self) -> dict[str, Record]:
@@ -175,7 +192,7 @@ class OutputFolder:
             hashes = _repeated(read_hashes(self._store, record), duplicates)
             if len(self.journal.get(hashes)) == len(set(hashes)):
                 return
-        read = read_fragment(self._store, record, self._run)
+        read = read_fragment(self._store, record, self._run, self._scratch)
         if read is None:
             return
         hashes, vectors = read
@@ -186,7 +203,7 @@ class OutputFolder:
 
 
 def read_fragment(
-    store: Store, record: Record, run_: Run
+    store: Store, record: Record, run_: Run, scratch: Path
 ) -> tuple[list[bytes], NDArray[Any]] | None:
     """The hashes and vectors of the rows of a fragment that have one; None where its files are not
     what was written.
@@ -199,8 +216,17 @@ def read_fragment(
     if any(hashlib.sha256(data[each.name]).hexdigest() != each.sha256 for each in record.outputs):
         return None
     hashes = read_hashes(store, record)
-    vectors = vectors_in(run_.form.format, data, run_.form.vector, space.numbers, space.columns)
+    vectors = vectors_in(
+        run_.form.format, data, run_.form.vector, space.numbers, space.columns, scratch
+    )
     return (hashes, vectors) if len(hashes) == len(vectors) else None
+
+
+def _read(store: Store, name: str) -> bytes | None:
+    try:
+        return store.read(name)
+    except FileNotFoundError:
+        return None
 
 
 def read_hashes(store: Store, record: Record) -> list[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedfleet.bulk import ledger
 from embedfleet.bulk.computing import Computed, Computing
@@ -16,6 +17,7 @@ from embedfleet.bulk.duplicates import Duplicates, duplicates_in
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import (
     NO_HASH,
+    Carried,
     Fault,
     Fragment,
     Limits,
@@ -27,6 +29,7 @@ from embedfleet.bulk.output_folder import OutputFolder
 from embedfleet.bulk.reading import Columns, of_every_row, rows_of
 from embedfleet.bulk.sources import Source, found
 from embedfleet.bulk.writing import (
+    TYPED,
     ColumnTypes,
     Types,
     fields_of,
@@ -36,6 +39,9 @@ from embedfleet.client import AsyncClient, EmbedOptions
 from embedfleet.runtime.background import BoundedTasks
 from embedfleet.runtime.folders import Store
 from embedfleet.runtime.text_files import reason
+
+if TYPE_CHECKING:
+    from embedfleet.bulk.lance_dataset import LanceOutput
 
 PROBE = "embedfleet: does this service compute what it computed before?"
 FRAGMENTS_AT_ONCE = 2
@@ -75,6 +81,10 @@ class Survey:
     sample: list[str]
     """Some texts, to estimate tokens from."""
     types: Types
+    carried: Sequence[tuple[str, Carried]]
+    """Carried columns without rows, of each file where they differ from those of the files before,
+    for formats of which all files have the same columns.
+    """
 
 
 @dataclass(slots=True)
@@ -106,7 +116,7 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
     rows = faults = text_bytes = 0
     fault: Fault | None = None
     sample: list[str] = []
-    kinds = ColumnTypes()
+    kinds = ColumnTypes(job.columns.id)
     absent = set(job.columns.carry or ())
     try:
         scratch.parent.mkdir(parents=True, exist_ok=True)
@@ -114,8 +124,8 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
             for fragment in fragments(sources, job.columns, limits):
                 if not fragment.rows.first:
                     refuse_names(job.vector, job.columns.id, fragment.rows.carried)
-                if job.format == "parquet":
-                    kinds.observe(fragment.rows.carried)
+                if job.format in TYPED:
+                    kinds.observe(fragment)
                 if absent:
                     absent -= fields_of(fragment.rows.carried)
                 planned.append(Planned(fragment.name, fragment.digest, len(fragment.rows)))
@@ -133,7 +143,9 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
             raise BulkError(f"no row has a field {min(absent)}; --carry names those to carry along")
         types = kinds.types()
         planned = [replace(each, digest=ledger.digest_of(each.digest, types)) for each in planned]
-        return Survey(planned, duplicates_in(scratch), rows, faults, text_bytes, sample, types)
+        return Survey(
+            planned, duplicates_in(scratch), rows, faults, text_bytes, sample, types, kinds.carried
+        )
     except OSError as error:
         raise BulkError(f"{scratch} can't be written: {reason(error)}") from error
     finally:
@@ -169,7 +181,8 @@ async def run(
             reader, survey, sources, job, limits, scratch / ".survey.tmp"
         )
         progress.rows = surveyed.rows
-        output = OutputFolder(store, wanted, Path(scratch))
+        dataset = await loop.run_in_executor(reader, _dataset, surveyed, wanted, Path(scratch))
+        output = OutputFolder(store, wanted, Path(scratch), dataset)
         try:
             work = await loop.run_in_executor(disk, _begun, output, job, surveyed)
             whole = (each.rows for each in surveyed.planned if each.name not in work.stale)
@@ -236,6 +249,16 @@ async def wanted_run(job: Job, client: AsyncClient) -> Run:
             fragment_rows=Limits.of(row_bytes, job.fragment_rows).rows,
         ),
         probe=probe.tolist(),
+    )
+
+
+def _dataset(surveyed: Survey, wanted: Run, scratch: Path) -> LanceOutput | None:
+    if wanted.form.format != "lance":
+        return None
+    from embedfleet.bulk import lance_dataset  # noqa: PLC0415  an extra
+
+    return lance_dataset.output_of(
+        surveyed.carried, surveyed.types, wanted.form, wanted.space, scratch / "lance"
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from embedfleet.bulk import dtypes, ledger
 from embedfleet.bulk.errors import BulkError
@@ -57,13 +60,15 @@ async def verify(
     await client.served_model()
     left = {entry.fragment: entry for entry in manifest.fragments}
     findings = []
-    for fragment in _fragments(inputs, run, input_format, store.address):
-        if left.pop(fragment.name, None) is None:
-            findings.append(Finding(fragment.name, "its rows are new in the input"))
-            continue
-        data = store.read(ledger.record_name(fragment.name))
-        record = msgspec.json.decode(data, type=Record)
-        findings.append(await _verified(fragment, record, run, store, client, sample, rng))
+    with tempfile.TemporaryDirectory(prefix="embedfleet-") as scratch:
+        for fragment in _fragments(inputs, run, input_format, store.address):
+            if left.pop(fragment.name, None) is None:
+                findings.append(Finding(fragment.name, "its rows are new in the input"))
+                continue
+            data = store.read(ledger.record_name(fragment.name))
+            record = msgspec.json.decode(data, type=Record)
+            read = read_fragment(store, record, run, Path(scratch))
+            findings.append(await _verified(fragment, record, run, read, client, sample, rng))
     findings += [Finding(name, "its rows are no longer in the input") for name in left]
     return findings
 
@@ -72,12 +77,11 @@ async def _verified(
     fragment: Fragment,
     record: Record,
     run: Run,
-    store: Store,
+    read: tuple[list[bytes], NDArray[Any]] | None,
     client: AsyncClient,
     sample: int,
     rng: Random,
 ) -> Finding:
-    read = read_fragment(store, record, run)
     if read is None:
         return Finding(fragment.name, "its files are missing, or not what was written")
     if ledger.digest_of(fragment.digest, record.types) != record.digest:

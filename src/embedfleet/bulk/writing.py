@@ -1,10 +1,12 @@
-"""Writes the files of a fragment: rows and vectors as NumPy, JSON lines or Parquet."""
+"""Writes the files of a fragment: rows and vectors as NumPy, JSON lines, Parquet or Lance."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,10 +14,13 @@ import orjson
 from numpy.typing import NDArray
 
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.fragments import Carried, DictRows, RowId, Rows
+from embedfleet.bulk.fragments import Carried, DictRows, Fragment, RowId, Rows
+from embedfleet.runtime.extras import how_to_add
 from embedfleet.runtime.folders import Parts
 
-FORMATS = ("npy", "jsonl", "parquet")
+FORMATS = ("npy", "jsonl", "parquet", "lance")
+TYPED = {"parquet", "lance"}
+"""Formats whose columns have types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +43,33 @@ class ColumnTypes:
     the same schema.
     """
 
+    id: str | None
+    """The column of ids; None if rows are numbered."""
     seen: dict[str, set[str]] = field(default_factory=dict)
+    carried: list[tuple[str, Carried]] = field(default_factory=list)
+    """Columns without rows, with the name of the file, of the files that differ in them."""
+    _ids: set[str] = field(default_factory=set)
 
-    def observe(self, carried: Carried) -> None:
-        """Observe some rows; Arrow's have types already."""
+    def observe(self, fragment: Fragment) -> None:
+        """Observe some rows; Arrow's columns have types already."""
+        rows, carried = fragment.rows, fragment.rows.carried
+        if not rows.first:
+            columns = carried.kept([])
+            if all(columns != other for _, other in self.carried):
+                self.carried.append((fragment.source, columns))
+        if self.id is not None:
+            self._ids.update(map(_kind, rows.ids))
         if isinstance(carried, DictRows):
             for row in carried.rows:
                 for name, value in row.items():
                     self.seen.setdefault(name, set()).add(_kind(value))
 
     def types(self) -> Types:
-        """The type of each column."""
-        return {name: _unified(kinds - {"null"}) for name, kinds in self.seen.items()}
+        """The type of each column; of ids where they are not all whole numbers of 64 bits."""
+        found = {name: _unified(kinds - {"null"}) for name, kinds in self.seen.items()}
+        if self.id is not None and not self._ids <= {"int64"}:
+            found.setdefault(self.id, "string")
+        return found
 
 
 def _kind(value: Any) -> str:
@@ -76,10 +96,27 @@ def _unified(kinds: set[str]) -> str:
     return "double" if kinds == {"int64", "double"} else "json"
 
 
+def refuse_absent_extra(format_: str) -> None:
+    """Raise BulkError if a format takes an extra that is not installed."""
+    if format_ == "lance" and importlib.util.find_spec("lance") is None:
+        raise BulkError(
+            f"Lance takes the extra `lance` (pylance, 217 MB beside pyarrow): {how_to_add('lance')}"
+        )
+    if format_ in TYPED:
+        from embedfleet.bulk import columnar  # noqa: F401, PLC0415  an extra
+
+
 def files_of(
-    fragment: str, format_: str, rows: Rows, vectors: NDArray[Any], names: Names, types: Types
+    fragment: str,
+    format_: str,
+    rows: Rows,
+    vectors: NDArray[Any],
+    names: Names,
+    types: Types,
 ) -> Iterator[tuple[str, Parts]]:
-    """The files of a fragment by name; row i of the vectors belongs to row i."""
+    """The files of a fragment by name; row i of the vectors belongs to row i. Those of Lance are
+    `LanceDataset`'s.
+    """
     if format_ == "npy":
         yield f"{fragment}.ids.npy", _npy(_ids(rows.ids))
         yield f"{fragment}.npy", _npy(vectors)
@@ -92,9 +129,16 @@ def files_of(
 
 
 def vectors_in(
-    format_: str, data: Mapping[str, bytes], vector: str, dtype: np.dtype[Any], columns: int
+    format_: str,
+    data: Mapping[str, bytes],
+    vector: str,
+    dtype: np.dtype[Any],
+    columns: int,
+    scratch: Path,
 ) -> NDArray[Any]:
-    """Read the vectors of a fragment from its files. Raises BulkError."""
+    """Read the vectors of a fragment from its files. Raises BulkError. `scratch` is a folder on
+    this machine for what can be read from a file alone.
+    """
     try:
         if format_ == "npy":
             (name,) = (each for each in data if not each.endswith(".ids.npy"))
@@ -103,6 +147,12 @@ def vectors_in(
             (text,) = data.values()
             lines = [orjson.loads(line)[vector] for line in text.splitlines()]
             found = np.array(lines, dtype).reshape(len(lines), columns)
+        elif format_ == "lance":
+            from embedfleet.bulk import lance_dataset  # noqa: PLC0415  an extra
+
+            found = np.empty((0, columns), dtype)
+            for content in data.values():  # none where no row has a vector
+                found = lance_dataset.vectors_of(content, vector, scratch)
         else:
             from embedfleet.bulk import columnar  # noqa: PLC0415  an extra
 

@@ -91,7 +91,7 @@ Paths = Annotated[
     typer.Argument(metavar="IN… OUT", help="Files, folders or patterns; then a folder."),
 ]
 Format = Annotated[
-    str, typer.Option("--format", metavar="npy|jsonl|parquet", help="Form of the output.")
+    str, typer.Option("--format", metavar="npy|jsonl|parquet|lance", help="Form of the output.")
 ]
 Dimensions = Annotated[
     int | None, typer.Option(min=1, max=1 << 20, metavar="N", help="Of vectors.")
@@ -292,6 +292,7 @@ def _job(chosen: dict[str, Any], text: str, id_: str | None, carry: str | None) 
     from embedfleet.bulk.running import Job  # noqa: PLC0415
 
     _one_of("--format", chosen["format"], writing.FORMATS)
+    writing.refuse_absent_extra(chosen["format"])
     _expect_format(chosen["input_format"])
     _one_of("--dtype", chosen["dtype"], tuple(dtypes.DTYPES))
     return Job(columns=Columns(text, id_, _carried(carry, chosen["format"])), **chosen)
