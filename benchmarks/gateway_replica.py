@@ -2,7 +2,7 @@
 
 Speaks embedfleet's wire and OpenAI's route, so that any gateway can stand in front of it. Batches
 are formed by a token budget, in order of arrival; a batch takes as long as one took on an
-NVIDIA H200 (`SECONDS_PER_…` below). The vector is prepared ahead as bytes, so that a replica costs
+NVIDIA H200 (`SECONDS_PER_…` below). Vectors are prepared ahead as bytes, so that a replica costs
 little of the processor that it shares with what is measured.
 
     python benchmarks/gateway_replica.py --model DIR [--port 9001] [--width 1024] [--speed 1]
@@ -40,6 +40,9 @@ SECONDS_PER_SQUARED_TOKEN = 8.1e-10
 """Qwen3-Embedding-4B geometry in bf16 on one NVIDIA H200, measured on 2026-11-22 with a plain
 packed pass: 32×16 tokens 27.6 ms (bound by launches), 256×32 119 ms, 64×512 480 ms, 16×2,048
 518 ms, 2×8,192 346 ms, 1×32,768 1,343 ms. These three numbers give each of them within 5 %."""
+
+DIFFERENT = 1024
+"""Vectors that are prepared, one after the other for each text."""
 
 BATCH_TOKENS = 8192
 """Such a batch takes 120 ms: an engine is at its full speed from about 2,000 tokens on, and larger
@@ -168,9 +171,14 @@ class Site:
         rng = np.random.default_rng(0)
         vector = rng.standard_normal(width, np.float32)
         vector /= np.linalg.norm(vector)
-        self.vector = vector.astype("<f4").tobytes()
-        self.base64 = b'"' + pybase64.b64encode(self.vector) + b'"'
-        self.floats = orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY)
+        # Different texts have different vectors, or a gateway takes the engine for a broken one.
+        rows = [np.roll(vector, at) for at in range(min(width, DIFFERENT))]
+        self._rows = [row.astype("<f4").tobytes() for row in rows]
+        self._written = {
+            "base64": [b'"' + pybase64.b64encode(row) + b'"' for row in self._rows],
+            "float": [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows],
+        }
+        self._at = 0
         identity = describe(model).identity
         fast = speed or 1e3
         self.description = encode_description(
@@ -197,11 +205,19 @@ class Site:
             )
         )
 
+    def _next(self, prepared: list[bytes], texts: int) -> list[bytes]:
+        """The next so many of prepared vectors."""
+        first, self._at = self._at, (self._at + texts) % len(prepared)
+        return [prepared[(first + at) % len(prepared)] for at in range(texts)]
+
+    def vectors(self, texts: int) -> bytes:
+        return b"".join(self._next(self._rows, texts))
+
     def openai_body(self, lengths: list[int], encoding_format: str | None) -> bytes:
-        vector = self.base64 if encoding_format == "base64" else self.floats
+        written = self._written["base64" if encoding_format == "base64" else "float"]
         rows = b",".join(
             b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector)
-            for index in range(len(lengths))
+            for index, vector in enumerate(self._next(written, len(lengths)))
         )
         tokens = sum(lengths)
         return (
@@ -296,7 +312,7 @@ class Connection(asyncio.Protocol):
         frame = frames.encode_frame(
             frames.Frame(
                 ids=ids,
-                vectors=self._site.vector * len(ids),
+                vectors=self._site.vectors(len(ids)),
                 failures=[],
                 queue_us=0,
                 compute_us=round(seconds * 1e6),

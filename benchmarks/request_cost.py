@@ -156,21 +156,26 @@ class MemoryTransport(asyncio.Transport):
 
 
 class Replica:
-    """Answers calls at once, with the same vector for every text."""
+    """Answers calls at once, with prepared vectors, another one for each text of a call."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol) -> None:
         self._loop, self._protocol = loop, protocol
-        vector = [1 / WIDTH**0.5] * WIDTH
         import numpy as np  # noqa: PLC0415
 
-        self._vector = np.array(vector, "<f4").tobytes()
+        vector = np.linspace(-1, 1, WIDTH)
+        vector /= np.linalg.norm(vector)
+        self._vectors = [np.roll(vector, at).astype("<f4").tobytes() for at in range(WIDTH)]
+        self._calls = 0
 
     def written(self, data: bytes) -> None:
         frames = found("transport.frames", "wire.frames")
         call = frames.decode_call(data.partition(b"\r\n\r\n")[2])
+        self._calls += len(call.texts)
         fields: dict[str, Any] = {
             "ids": [text.id for text in call.texts],
-            "vectors": self._vector * len(call.texts),
+            "vectors": b"".join(
+                self._vectors[(self._calls + at) % WIDTH] for at in range(len(call.texts))
+            ),
             "failures": [],
             "queue_us": 0,
             "compute_us": 100,

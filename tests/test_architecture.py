@@ -39,6 +39,7 @@ PURE = [
     "scheduling/delivery/decisions.py",
     "scheduling/delivery/dispatch.py",
     "scheduling/delivery/queue.py",
+    "scheduling/delivery/repeated_vectors.py",
     "fleet/balancing/*.py",
     "scheduling/urgency.py",
     "scheduling/delivery/admission.py",

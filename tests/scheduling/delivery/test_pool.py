@@ -259,6 +259,33 @@ async def test_a_vector_that_one_replica_can_not_give_comes_from_another(bad: Be
         assert pool.fleet["good"].state is ReplicaState.READY
 
 
+async def numb(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
+    """One vector for all texts."""
+    frame = answer(texts)
+    row = frame.vectors[: WIDTH * 4]
+    yield msgspec.structs.replace(frame, vectors=row * len(texts))
+
+
+async def test_one_vector_for_different_texts_comes_from_no_replica() -> None:
+    """The next trial finds out the replica; until then it gets nothing."""
+    upstream = FakeUpstream(bad=numb, good=well)
+    async with serving(upstream) as pool:
+        texts = encodings(60)
+        assert_right(await compute(pool, texts), texts)
+        assert pool.fleet["bad"].conduct.failures
+        assert pool.fleet["good"].conduct.failures == 0
+
+
+async def test_texts_that_have_one_vector_everywhere_are_answered() -> None:
+    """Token ids that no training has seen may; nobody is ejected for them."""
+    upstream = FakeUpstream(**dict.fromkeys("abcde", numb))
+    async with serving(upstream) as pool:
+        for _ in range(2):
+            vectors = await compute(pool, [np.array([1], np.int32), np.array([2], np.int32)])
+            assert len(np.unique(vectors, axis=0)) == 1
+        assert {member.state for member in pool.fleet} == {ReplicaState.READY}
+
+
 async def test_a_message_of_a_replica_is_repeated_as_one_short_line() -> None:
     async with serving(FakeUpstream(a=unable)) as pool:
         with pytest.raises(VectorError) as failed:

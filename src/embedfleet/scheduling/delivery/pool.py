@@ -27,6 +27,7 @@ from embedfleet.scheduling.delivery.counting import PoolCounter
 from embedfleet.scheduling.delivery.decisions import Event, Step, cores_of, error_of, event_of
 from embedfleet.scheduling.delivery.dispatch import Dispatcher
 from embedfleet.scheduling.delivery.in_flight import InFlight
+from embedfleet.scheduling.delivery.repeated_vectors import RepeatedVectors
 from embedfleet.scheduling.texts import Caller, Lease, Text
 from embedfleet.transport import frames
 from embedfleet.transport.untrusted import shown
@@ -102,6 +103,7 @@ class Pool:
         self._clock = clock
         self._dispatcher = Dispatcher(balancer, attempts=settings.attempts)
         self._counter = PoolCounter(name, metrics)
+        self._repeated = RepeatedVectors()
         self._flights: dict[Lease, InFlight] = {}
         self._errands: set[asyncio.Task[None]] = set()
         self._bug: BaseException | None = None
@@ -297,6 +299,7 @@ class Pool:
             self._seen_ready = self._clock()
         self._trouble = decisions.trouble_of(member) or self._trouble
         self._dispatcher.members = frozenset(each.name for each in self.fleet)
+        self._repeated.keep(self._dispatcher.members)
         if member.state in SERVING:
             self._use(member)
         elif left in SERVING:
@@ -360,6 +363,8 @@ class Pool:
         call.load.window_tokens = max(1, frame.window)
         vectors = frame.matrix(self.width)
         right = None if all_of_unit_length(vectors) else of_unit_length(vectors)
+        asked = [call.texts.get(text_id) for text_id in frame.ids]
+        self._repeated.refuse(call.load, asked, vectors, now)
         leased, settle = len(call.texts), self._dispatcher.settle
         queue_s, compute_s = frame.queue_us / 1e6, frame.compute_us / 1e6
         handed_s, source = call.handed_s, f"{self.name}/{member.name}"
