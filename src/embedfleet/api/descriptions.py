@@ -21,6 +21,9 @@ from embedfleet.api.vector_space import Spaces
 from embedfleet.transport.asgi import Request, Response, error_response
 from embedfleet.vocabulary import CallerError, EmbedfleetError, Task
 
+TEI_POOLING = {"last": "last_token", "first": "cls", "mean": "mean"}
+"""TEI's words for `vocabulary.Pooling`."""
+
 OLLAMA_VERSION = "0.9.0"
 """The release of Ollama's API that is spoken here; its clients compare it."""
 
@@ -68,7 +71,7 @@ class Cards:
             "model_id": model.identity.name,
             "model_sha": None if weights is None else weights.revision,
             "model_dtype": None if weights is None else weights.precision.value,
-            "model_type": {"embedding": {"pooling": "last_token"}},
+            "model_type": _model_type(model),
             "max_concurrent_requests": 512,
             "max_input_length": model.identity.max_tokens,
             "max_batch_tokens": model.identity.max_tokens * limits.max_texts,
@@ -133,6 +136,13 @@ class Cards:
             "precision": None if weights is None else weights.precision.value,
             "space": self._spaces.of(model),
         }
+
+
+def _model_type(model: ServedModel) -> dict[str, Any]:
+    """What a model is for, as TEI tells it."""
+    if model.identity.task is Task.RERANK:
+        return {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
+    return {"embedding": {"pooling": TEI_POOLING.get(model.pooling, model.pooling)}}
 
 
 def _tag(name: str, model: ServedModel) -> dict[str, Any]:

@@ -184,6 +184,7 @@ class TestTei:
         assert told["model_id"] == MODEL
         assert told["max_input_length"] == door.asker.model.identity.max_tokens
         assert told["max_client_batch_size"] == 2048
+        assert told["model_type"] == {"embedding": {"pooling": "last_token"}}
 
 
 class TestOllama:

@@ -1,7 +1,7 @@
 """Parses request bodies of every API: fields by declaration, texts by shared rules.
 
 An API declares its fields as a `msgspec.Struct` and names those that hold texts. Small bodies are
-parsed at once, large ones in pieces (`openai_large`), with identical results and errors. Whatever
+parsed at once, large ones in pieces (`large_bodies`), with identical results and errors. Whatever
 the bytes are, only CallerError is raised.
 """
 

@@ -4,7 +4,7 @@ Each error names the parameter and says what would be right. Checks that need th
 the vocabulary, length in tokens) are the encoder's.
 
 Beyond OpenAI's fields, `input_type`, `instruction` and `truncate` are read, which SDKs send through
-`extra_body`, and the aliases of `openai_fields`. A null field counts as absent. Unknown fields are
+`extra_body`, and the aliases of `fields`. A null field counts as absent. Unknown fields are
 ignored and reported, or refused where the limits say so. Of a repeated field the last one counts.
 """
 

@@ -32,6 +32,13 @@ LAST_LOGITS = json.dumps(
 )
 """vLLM's words for a classifier that is made of two rows of a generating model's last layer."""
 
+TEI_POOLING: dict[str, str] = {
+    Pooling.LAST: "last-token",
+    Pooling.FIRST: "cls",
+    Pooling.MEAN: "mean",
+}
+"""TEI's words for which states become a vector."""
+
 GGUF = "Qwen/Qwen3-Embedding-4B-GGUF:Q8_0"
 """A repository of the hub as llama.cpp names one: the file of that quantisation is taken."""
 
@@ -147,8 +154,9 @@ def _tei(launch: Launch) -> Iterator[Flag]:
     yield Flag(("text-embeddings-router",), "TEI's HTTP server; metrics are on")
     yield Flag(("--model-id", launch.model), "the model")
     if launch.pooling is not None and not launch.reranks:
-        names = {Pooling.LAST: "last-token", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
-        yield Flag(("--pooling", names[launch.pooling]), "local directories do not always say so")
+        yield Flag(
+            ("--pooling", TEI_POOLING[launch.pooling]), "local directories do not always say so"
+        )
     yield Flag(("--hostname", launch.host), "who may reach it")
     yield Flag(("--port", str(launch.port)), "where it listens")
     yield from _name("--served-model-name", launch)

@@ -1,7 +1,7 @@
 """Golden vectors: the reference engine's output for a fixed set of texts, and comparison with it.
 
 A replica gets traffic only after reproducing them. The file is made once by the reference engine
-(`make.py`), never from whichever replica joins first.
+(`embedfleet golden make`), never from whichever replica joins first.
 """
 
 from __future__ import annotations

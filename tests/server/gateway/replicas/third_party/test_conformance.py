@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from embedfleet.transport.serving import Listener, bind, serving
 from embedfleet.vocabulary import (
     Encoding,
     ModelIdentity,
+    Pooling,
     Precision,
     ReplicaError,
     ReplicaLostError,
@@ -427,12 +429,36 @@ async def test_an_engine_with_a_shorter_context_than_the_pools_is_unfit(
             await client.describe(url)
 
 
-async def test_tei_with_another_pooling_is_unfit(small: ModelDescription) -> None:
-    """Its vectors would be of another kind."""
-    engine = TEI(directory=small.directory.parent, pooling="mean")
-    async with engine.running() as url, attached(small) as client:
-        with pytest.raises(UnfitReplicaError, match="--pooling last-token"):
+@pytest.mark.parametrize(
+    ("pooling", "word", "flag"),
+    [
+        (Pooling.LAST, "last_token", "last-token"),
+        (Pooling.FIRST, "cls", "cls"),
+        (Pooling.MEAN, "mean", "mean"),
+    ],
+)
+async def test_tei_must_pool_as_the_model_does(
+    small: ModelDescription, pooling: Pooling, word: str, flag: str
+) -> None:
+    """Vectors of another kind would be refused later, without a word of how to mend it."""
+    model = dataclasses.replace(small, pooling=pooling)
+    right = TEI(directory=small.directory.parent, pooling=word)
+    async with right.running() as url, attached(model) as client:
+        await client.describe(url)
+    wrong = TEI(directory=small.directory.parent, pooling="splade")
+    async with wrong.running() as url, attached(model) as client:
+        with pytest.raises(UnfitReplicaError, match=f"pools by splade: .* --pooling {flag}$"):
             await client.describe(url)
+
+
+async def test_of_a_pooling_that_is_not_computed_here_nothing_is_said(
+    small: ModelDescription,
+) -> None:
+    """Its golden vectors decide."""
+    model = dataclasses.replace(small, pooling="other")
+    engine = TEI(directory=small.directory.parent, pooling="splade")
+    async with engine.running() as url, attached(model) as client:
+        await client.describe(url)
 
 
 async def test_ids_that_are_no_text_are_the_callers_fault_at_an_engine_of_texts(

@@ -130,6 +130,7 @@ class ForeignClient:
             http,
             model.identity,
             self._sample(),
+            model.pooling,
             scoring_of(model.directory) if reranks else None,
             metrics_required,
         )

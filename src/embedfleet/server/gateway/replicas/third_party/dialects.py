@@ -160,14 +160,13 @@ def _tei(pages: Mapping[str, Page], identity: ModelIdentity) -> Facts:
     info = _object(pages.get(INFO))
     served = _object(info.get("model_type"))
     kind = served.get("embedding")
+    pooling = _object(kind).get("pooling")
     trouble = ""
     if identity.task is Task.RERANK:
         if "reranker" not in served:
             trouble = f"it serves {_said(next(iter(served), 'nothing'))}, not a reranker"
     elif kind is None:
         trouble = "it serves a classifier or reranker, not an embedding model"
-    elif (pooling := _object(kind).get("pooling")) not in (None, "last_token"):
-        trouble = f"it pools by {_said(pooling)}: start it with --pooling last-token"
     return Facts(
         engine=_said(f"tei {info.get('version', '')}"),
         model=_callable_as(info.get("model_id")),
@@ -177,6 +176,7 @@ def _tei(pages: Mapping[str, Page], identity: ModelIdentity) -> Facts:
         batch_tokens=_count(info.get("max_batch_tokens")),
         max_texts=_count(info.get("max_client_batch_size")),
         precision=Precision.F32 if info.get("model_dtype") == "float32" else Precision.BF16,
+        pooling=_said(pooling).replace("_", "-") if pooling is not None else None,
         trouble=trouble,
     )
 

@@ -34,7 +34,7 @@ from embedfleet.server.gateway.replicas.third_party.facts import Facts, unfit
 from embedfleet.server.gateway.replicas.third_party.http import EngineHttp, Reply, most_answer_bytes
 from embedfleet.transport.frames import MOST_WIDTH
 from embedfleet.transport.untrusted import parsed
-from embedfleet.vocabulary import ModelIdentity, ReplicaError, UnfitReplicaError
+from embedfleet.vocabulary import ModelIdentity, Pooling, ReplicaError, UnfitReplicaError
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,8 @@ class EngineDetector:
     http: EngineHttp
     identity: ModelIdentity
     sample: Sample
+    pooling: str = Pooling.LAST
+    """The model's: which states become a vector."""
     scoring: Scoring | None = None
     """Of a reranker."""
     metrics_required: bool = False
@@ -87,7 +89,7 @@ class EngineDetector:
                 f"{TELLING[1]} (Infinity has the first with --url-prefix /v1)"
             )
         facts = await self.read(url, dialect, pages)
-        trouble = unfit(facts, self.identity)
+        trouble = unfit(facts, self.identity, self.pooling)
         if trouble:
             raise UnfitReplicaError(trouble)
         ways = dialect.embeds
@@ -95,7 +97,7 @@ class EngineDetector:
             ways = dialect.scores(self.scoring, facts)
         asking, width = await self._try(url, ways, facts)
         measured = dataclasses.replace(facts, width=width)
-        trouble = unfit(measured, self.identity)
+        trouble = unfit(measured, self.identity, self.pooling)
         if trouble:
             raise UnfitReplicaError(trouble)
         return DetectedEngine(dialect, asking, measured, width, await self._note(url))

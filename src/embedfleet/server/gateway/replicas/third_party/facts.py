@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from embedfleet.fleet.providers.engine_commands import TEI_POOLING
 from embedfleet.vocabulary import ModelIdentity, Precision, Task
 
 DEFAULT_BATCH_TOKENS = 8_192
@@ -32,19 +33,27 @@ class Facts:
     width: int | None = None
     vocabulary: int | None = None
     precision: Precision | None = None
+    pooling: str | None = None
+    """Which states become a vector, in TEI's words; None where it does not say."""
     generates: bool = False
     """Whether it was started to generate text."""
     trouble: str = ""
     """Why it can't serve the pool's task at all, in its own case."""
 
 
-def unfit(facts: Facts, identity: ModelIdentity) -> str:
-    """What makes an engine unable to serve this model as promised; empty when nothing does."""
+def unfit(facts: Facts, identity: ModelIdentity, pooling: str) -> str:
+    """What makes an engine unable to serve this model as promised; empty when nothing does.
+
+    `pooling` is the model's, one of `Pooling` or another, of which nothing can be said.
+    """
     if facts.trouble:
         return facts.trouble
     embeds = identity.task is Task.EMBED
     if embeds and facts.width is not None and facts.width != identity.width:
         return f"its vectors have {facts.width} dimensions, the pool's {identity.width}"
+    wanted = TEI_POOLING.get(pooling, facts.pooling)
+    if embeds and facts.pooling not in {None, wanted}:
+        return f"it pools by {facts.pooling}: start it with --pooling {wanted}"
     if facts.vocabulary is not None and facts.vocabulary != identity.vocabulary:
         return (
             f"its model has {facts.vocabulary} token ids, the pool's {identity.vocabulary}: "
