@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -306,6 +308,42 @@ async def test_large_answers_are_kept_before_others_are_asked_for(tmp_path: Path
     assert size < store.most <= PART_BYTES + 5 * (size + 1000)
 
 
+class Full(LocalStore):
+    """A disk without room for answers, at first."""
+
+    refusals = 1
+
+    def write(self, name: str, parts: Parts) -> Written:
+        if "/parts/" in name and self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(name, parts)
+
+
+async def test_a_batch_waits_while_its_answers_can_not_be_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was answered and not kept is asked for again."""
+    async with running(Full(tmp_path / "shelf", alone=False)) as api:
+        batch = await api.create(lines("one", "two"))
+        done = await api.ended(batch.id)
+
+    assert (done.status, done.request_counts.completed) == ("completed", 2)
+    assert f"batch {batch.id} is waiting: [Errno 28] No space left" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff", b"[" * 100_000, b'{"id": 1}'])
+async def test_damaged_documents_stop_no_other_batch(store: Store, damage: bytes) -> None:
+    async with running(store) as api:
+        for folder in ("files", "batches", "batches/states"):
+            store.write(f"{folder}/batch-damaged.json", [damage])
+        batch = await api.create(lines("one"))
+        store.write(f"batches/states/{batch.id}.json", [damage])
+        assert (await api.ended(batch.id)).status == "completed"
+        assert len((await api.client.batches.list()).data) == 1
+        assert api.store.files("")
+
+
 async def test_batches_that_take_longer_than_their_window_expire(store: Store) -> None:
     now = [1_000_000.0]
     answering = Answering()
@@ -318,6 +356,54 @@ async def test_batches_that_take_longer_than_their_window_expire(store: Store) -
         told = await api.content(done.error_file_id)
         assert [each["error"]["code"] for each in told] == ["batch_expired"] * 2
         assert all(each["response"] is None for each in told)
+
+
+async def test_batches_are_removed_as_their_files_are(store: Store) -> None:
+    """Those that ended: the others are still to be run."""
+    now = [1_000_000.0]
+    async with running(store, clock=lambda: now[0]) as api:
+        ended = await api.create(lines("one"))
+        await api.ended(ended.id)
+    async with running(store, clock=lambda: now[0], runs=False) as api:
+        waiting = await api.create(lines("two"))
+        now[0] += 30 * 86_400
+        api.store.remove_expired()
+
+        assert [each.id for each in api.store.batches()] == [waiting.id]
+        assert [each.id for each in api.store.waiting()] == [waiting.id]
+    left = [
+        each
+        for folder in ("", "states", "cancelled", "parts")
+        for each in store.names(f"batches/{folder}")
+        if ended.id in each
+    ]
+    assert not left
+
+
+async def test_of_batches_that_ended_nothing_is_read_again(tmp_path: Path) -> None:
+    """A gateway looks for work every other second, and they add up."""
+    store = Reading(tmp_path / "shelf", alone=False)
+    async with running(store) as api:
+        batch = await api.create(lines("one"))
+        await api.ended(batch.id)
+        kept = BatchStore(store, 30)
+        assert not kept.waiting()
+        store.read_names.clear()
+        assert not kept.waiting()
+
+    assert not store.read_names
+
+
+class Reading(LocalStore):
+    """Notes what is read."""
+
+    def __init__(self, path: Path, *, alone: bool) -> None:
+        super().__init__(path, alone=alone)
+        self.read_names: list[str] = []
+
+    def read(self, name: str) -> bytes:
+        self.read_names.append(name)
+        return super().read(name)
 
 
 async def test_files_are_their_owners_alone(store: Store) -> None:

@@ -104,8 +104,11 @@ class Runner:
     async def _one(self, batch: Batch) -> None:
         try:
             await self._all_of(batch)
-        except OSError as error:
-            log.warning("batch %s is waiting: %s", batch.id, error)
+        except* OSError as stopped:  # of a batch in progress it comes in a group
+            log.warning("batch %s is waiting: %s", batch.id, stopped.exceptions[0])
+            await asyncio.sleep(POLL_EVERY_S)
+        except* Exception:  # whatever is wrong with one batch, the others are run
+            log.exception("batch %s could not be run; it is tried again", batch.id)
             await asyncio.sleep(POLL_EVERY_S)
         finally:
             del self._running[batch.id]

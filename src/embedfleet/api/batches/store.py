@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
@@ -13,6 +14,8 @@ import msgspec
 from embedfleet.api.batches.documents import ENDED, Batch, State, StoredFile
 from embedfleet.runtime.folders import Parts, Store
 from embedfleet.vocabulary import CallerError
+
+log = logging.getLogger(__name__)
 
 Document = TypeVar("Document", bound=msgspec.Struct)
 
@@ -32,6 +35,8 @@ class BatchStore:
         self.store = store
         self._file_days = file_days
         self._clock = clock
+        self._ended: set[str] = set()
+        """Batches that have ended, which is for good."""
 
     @property
     def now(self) -> int:
@@ -55,7 +60,7 @@ class BatchStore:
             owner=owner,
             bytes=written.bytes,
             created_at=now,
-            expires_at=now + self._file_days * 86_400,
+            expires_at=self._last(now),
             filename=filename,
             purpose=purpose,
         )
@@ -86,12 +91,24 @@ class BatchStore:
         self.store.remove(f"files/{name}.data")
 
     def remove_expired(self) -> None:
-        """Remove files whose days are over."""
+        """Remove files whose days are over, and batches that ended and whose files are no more."""
         now = self.now
         for document in self._documents("files"):
-            found = self._read(f"files/{document}", StoredFile)
-            if found is not None and found.expires_at <= now:
-                self.remove_file(found.id)
+            file = self._read(f"files/{document}", StoredFile)
+            if file is not None and file.expires_at <= now:
+                self.remove_file(file.id)
+        for batch in self.batches():
+            if self._last(batch.created_at) <= now and self.state(batch.id).status in ENDED:
+                self._remove_batch(batch.id)
+
+    def _last(self, created_at: int) -> int:
+        """When the days of something are over, in seconds since 1970."""
+        return created_at + self._file_days * 86_400
+
+    def _remove_batch(self, name: str) -> None:
+        for kept in (*self.parts(name), f"batches/cancelled/{name}", f"batches/{name}.json"):
+            self.store.remove(kept)
+        self.store.remove(f"batches/states/{name}.json")  # last: without it, it would run again
 
     def add_batch(self, batch: Batch) -> None:
         self._write(f"batches/{batch.id}.json", batch)
@@ -129,8 +146,17 @@ class BatchStore:
             return None
 
     def waiting(self) -> list[Batch]:
-        """Batches that have not ended, the first one first."""
-        return [each for each in self.batches()[::-1] if self.state(each.id).status not in ENDED]
+        """Batches that have not ended, the first one first. Those that have are read only once."""
+        names = {each.removesuffix(".json") for each in self._documents("batches")}
+        self._ended &= names
+        found = [self._read(f"batches/{name}.json", Batch) for name in names - self._ended]
+        waiting = []
+        for batch in filter(None, found):
+            if self.state(batch.id).status in ENDED:
+                self._ended.add(batch.id)
+            else:
+                waiting.append(batch)
+        return sorted(waiting, key=lambda each: (each.created_at, each.id))
 
     def add_part(self, batch: str, number: int, parts: Parts) -> None:
         """Keep answers of a batch that runs."""
@@ -150,9 +176,13 @@ class BatchStore:
         return [each for each in self.store.names(folder) if each.endswith(".json")]
 
     def _read(self, name: str, kind: type[Document]) -> Document | None:
+        """A document; None where it is missing or damaged: one file must not stop all batches."""
         try:
             return msgspec.json.decode(self.store.read(name), type=kind)
         except FileNotFoundError:
+            return None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            log.warning("%s/%s is damaged and passed over: %s", self.store.address, name, error)
             return None
 
     def _write(self, name: str, document: msgspec.Struct) -> None:

@@ -25,4 +25,4 @@ class BatchesSettings:
     concurrent_requests: int = count(16)
     """Requests of batches in flight at once, all in the lane `bulk`."""
     file_days: int = count(30, at_most=3650)
-    """Days until a file is removed that was not deleted before."""
+    """Days until a file is removed that was not deleted before, and a batch that has ended."""
