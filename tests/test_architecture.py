@@ -81,6 +81,7 @@ TRIVIAL_LINES = 20
 FEWEST_WORDS = 3
 """Of a test's name, its class included: fewer are no sentence."""
 BROAD = {
+    "api/batches/runner.py": "whatever is wrong with one batch, the others are run",
     "cache/redis.py": "whatever its client makes of odd answers costs hits and nothing else",
     "api/tokenizing.py": "whatever ends a slice in a thread is raised for its request",
     "models/tokenizer_library.py": "the tokenizers library raises plain Exception, and panics",
