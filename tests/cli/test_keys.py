@@ -89,6 +89,7 @@ def test_a_revoked_key_stays_in_the_list_and_opens_nothing(file: Path, by: str) 
     [
         (["revoke", "nobody"], "there is no key with the id nobody; there are: none"),
         (["create", "--name", "a", "--expires", "soon"], '"soon" is neither a day'),
+        (["create", "--name", "a", "--expires", "9999-12-31"], '"9999-12-31" is neither a day'),
         (["create", "--name", ""], "this makes no key"),
         (["list"], "can't be read"),
     ],

@@ -19,6 +19,7 @@ from embedfleet.client.wire import (
     read_models,
     read_refusal,
     read_scores,
+    read_tokens,
     request_body,
     size_of,
 )
@@ -112,20 +113,46 @@ def test_bytes_that_are_no_answer_are_named(shape: str, body: bytes, complaint: 
         read_bytes({"x-embedfleet-shape": shape}, body, 2)
 
 
-@given(st.binary(max_size=200))
+RIGHT = (
+    answer({"embedding": coded(0.5), "index": 0}),
+    orjson.dumps({"data": [{"embedding": [0.5]}], "output_dtype": "float32", "scale": None}),
+    orjson.dumps({"data": [{"id": "m", "task": "embed", "scales": {"32": 0.1}, "space": "s"}]}),
+    orjson.dumps({"results": [{"index": 0, "relevance_score": 0.5}]}),
+    orjson.dumps({"error": {"message": "no", "code": "c", "param": "input[3]"}}),
+)
+"""Answers of each kind."""
+
+
+@st.composite
+def nearly_right(draw: st.DrawFn) -> bytes:
+    """An answer of which a few bytes are others."""
+    body = draw(st.sampled_from(RIGHT))
+    at = draw(st.integers(0, len(body)))
+    other = draw(st.sampled_from([b"\xff", b"\xc3", b"[" * 50_000]) | st.binary(max_size=3))
+    return body[:at] + other + body[at + draw(st.integers(0, 3)) :]
+
+
+@given(st.binary(max_size=200) | nearly_right())
 def test_any_bytes_are_an_answer_or_an_error(body: bytes) -> None:
     readers = (
         lambda: read_answer(body, 1),
         lambda: read_models(body),
         lambda: read_scores(body, 1),
+        lambda: read_tokens(body),
         lambda: read_bytes({"x-embedfleet-shape": "1, 1"}, body, 1),
     )
     for read in readers:
         try:
             read()
-        except AnswerError:
+        except (AnswerError, RefusedError):
             continue
     assert str(read_refusal(400, body)).startswith("status 400: ")
+
+
+def test_headers_that_are_no_text_are_an_answer_that_can_not_be_read() -> None:
+    headers = {"x-embedfleet-shape": "1, 1", "x-embedfleet-usage": '{"prompt_tokens":"\udcff"}'}
+    with pytest.raises(AnswerError, match="the headers of the answer"):
+        read_bytes(headers, bytes(4), 1)
 
 
 def test_a_refusal_keeps_the_service_s_words_without_its_control_characters() -> None:

@@ -176,13 +176,12 @@ def moment(text: str, now: datetime) -> datetime:
     if days is not None and int(days[1]):
         return now + timedelta(days=int(days[1]))
     try:
-        day = date.fromisoformat(text)
-    except ValueError:
+        end = datetime.combine(date.fromisoformat(text) + timedelta(days=1), time(), UTC)
+    except (ValueError, OverflowError):  # the last day that there is has none after it
         raise KeyFileError(
             f'--expires: "{text}" is neither a day such as 2027-06-30 nor a number of days such as '
             "90d"
         ) from None
-    end = datetime.combine(day + timedelta(days=1), time(), UTC)
     if end <= now:
         raise KeyFileError(f"--expires: {text} is past: such a key would open nothing")
     return end

@@ -61,6 +61,9 @@ _ON_THE_WIRE: Final[dict[EncodingFormat, str]] = {
     "bytes": "bytes_only",
 }
 
+MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What the parser raises of bytes that are not what they should be."""
+
 MOST_SHOWN = 300
 """Characters of a service's message that an error repeats."""
 
@@ -263,7 +266,7 @@ def read_answer(body: bytes, texts: int, output_dtype: OutputDtype = "float32") 
     """
     try:
         found = _BODY.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise AnswerError(f"the response is not in OpenAI's format: {error}") from error
     if len(found.data) != texts:
         raise AnswerError(f"{len(found.data)} vectors came back for {texts} texts")
@@ -300,7 +303,7 @@ def read_bytes(
         tokens = _USAGE.decode(headers.get("x-embedfleet-usage", "{}")).prompt_tokens
         scale = headers.get("x-embedfleet-scale")
         step = None if scale is None else float(scale)
-    except (ValueError, msgspec.DecodeError) as error:
+    except (ValueError, *MALFORMED) as error:
         raise AnswerError(f"the headers of the answer can't be read: {error}") from error
     if rows != texts:
         raise AnswerError(f"{rows} vectors came back for {texts} texts")
@@ -316,7 +319,7 @@ def read_scores(body: bytes, documents: int) -> Answer:
     """
     try:
         found = _RANKING.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise AnswerError(f"the response is not in Jina's format: {error}") from error
     if len(found.results) != documents:
         raise AnswerError(f"{len(found.results)} scores came back for {documents} documents")
@@ -332,7 +335,7 @@ def read_models(body: bytes) -> list[ServedModel]:
     """The answer to `GET /v1/models`. Raises AnswerError."""
     try:
         found = _MODELS.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise AnswerError(f"the list of models is not in OpenAI's format: {error}") from error
     return [
         ServedModel(
@@ -353,7 +356,7 @@ def read_tokens(body: bytes) -> int:
     """Tokens of all texts of a request to count them. Raises AnswerError."""
     try:
         return _COUNTED.decode(body).usage.prompt_tokens
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise AnswerError(f"the response has no token counts: {error}") from error
 
 
@@ -361,7 +364,7 @@ def read_refusal(status: int, body: bytes) -> RefusedError:
     """The error for a response with a status other than success, with the service's message."""
     try:
         error = _REFUSAL.decode(body).error
-    except (msgspec.DecodeError, RecursionError):
+    except MALFORMED:
         error = body[: 4 * MOST_SHOWN].decode("utf-8", "replace")
     if isinstance(error, str):
         error = _Error(error)

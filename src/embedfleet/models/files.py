@@ -10,16 +10,22 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 
 from embedfleet.models.sentence_transformers import TRANSFORMER_FILES
 from embedfleet.models.weights import INDEX, weight_files
 from embedfleet.vocabulary import ModelError
 
-_State: TypeAlias = tuple[int, ...] | None
-"""Inode, size and times in ns; None where there is no file."""
-_WRITTEN = 3
-"""The place of the time at which a file was written to."""
+
+class _State(NamedTuple):
+    """What tells one state of a file from another."""
+
+    device: int
+    inode: int
+    size: int
+    written_ns: int
+    changed_ns: int
+
 
 SHARED_FILES = {
     "config.json": 1 << 20,
@@ -42,7 +48,8 @@ class Snapshot:
     """The state in which a model's files were, to tell whether they are as they were."""
 
     directory: Path
-    states: dict[str, _State]
+    states: dict[str, _State | None]
+    """By name; None where there is no file."""
 
     @classmethod
     def of(cls, directory: Path) -> Snapshot:
@@ -55,9 +62,8 @@ class Snapshot:
 
     def age_s(self) -> float:
         """Seconds since a file of the model was written to, or since 1970."""
-        return time.time() - max(
-            (state[3] / 1e9 for state in self.states.values() if state), default=0
-        )
+        written = [state.written_ns for state in self.states.values() if state is not None]
+        return time.time() - max(written, default=0) / 1e9
 
     def changed(self, name: str) -> bool:
         """Whether a file of the model is another one now, was written to, came or went."""
@@ -68,9 +74,10 @@ class Snapshot:
         return next(filter(self.changed, self.states), None)
 
 
-def _state(path: Path) -> _State:
+def _state(path: Path) -> _State | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return _State(found.st_dev, found.st_ino, found.st_size, *times)

@@ -18,6 +18,8 @@ import httpx2
 import openai
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import LineFault, State
@@ -29,6 +31,7 @@ from embedfleet.transport.access import KeyRing, OpenAccess
 from embedfleet.transport.access.records import plain
 from embedfleet.transport.asgi import Response, Router
 from embedfleet.transport.serving import Listener, bind, serving
+from embedfleet.vocabulary import CallerError
 
 ENDPOINT = "/v1/embeddings"
 ONE, TWO = "the-first-key-of-these-tests", "the-second-key-of-these-tests"
@@ -497,3 +500,17 @@ def test_a_line_is_a_request_or_has_a_fault() -> None:
     assert isinstance(documents.line_of(1, b"[" * 10_000, ENDPOINT), LineFault)
     assert isinstance(documents.line_of(1, lines("a", body=[1]).strip(), ENDPOINT), LineFault)
     assert State().status == "validating"
+
+
+@given(st.integers(0, 200), st.sampled_from([b"", b"\xff", b"\xc3", b"[" * 50_000]))
+def test_a_line_or_an_order_that_is_damaged_anywhere_is_a_fault_or_refused(
+    at: int, damage: bytes
+) -> None:
+    """One that raised anything else would hold up its batch for ever."""
+    line = lines("a").strip()
+    found = documents.line_of(1, line[:at] + damage + line[at + 1 :], ENDPOINT)
+    assert isinstance(found, LineFault | documents.Line)
+
+    order = b'{"input_file_id":"file-1","endpoint":"/v1/embeddings","completion_window":"24h"}'
+    with contextlib.suppress(CallerError):
+        documents.wanted(order[:at] + damage + order[at + 1 :], {ENDPOINT: None})

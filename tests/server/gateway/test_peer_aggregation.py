@@ -81,6 +81,8 @@ async def test_traffic_and_work_of_gateways_add_up() -> None:
         ({"pools": {"p": {**OTHER, "ready": "three"}}}, 200),
         ({"pools": {"p": {"arriving_fast": 1.0}}}, 200),
         (b"<html>", 200),
+        (b'{"pools": {"p": {"ready": "\xff"}}}', 200),
+        (b"[" * 100_000, 200),
         ({"error": {}}, 401),
         ({}, 302),
     ],

@@ -147,7 +147,7 @@ def wanted(body: bytes, endpoints: Mapping[str, Any]) -> tuple[str, str, dict[st
     """The input, the endpoint and the metadata of a request to create a batch. CallerError."""
     try:
         found = msgspec.json.decode(body, type=_Wanted)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CallerError(
             f"the body does not describe a batch: {error}", code="invalid_value"
         ) from error
@@ -196,7 +196,7 @@ def line_of(number: int, text: bytes, endpoint: str) -> Line | LineFault:
     """One line of an input."""
     try:
         found = _REQUEST.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return LineFault("invalid_json_line", number, f"the line is no request: {error}")
     if found.method != "POST":
         return LineFault("invalid_method", number, "`method` must be POST", "method")

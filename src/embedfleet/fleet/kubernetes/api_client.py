@@ -154,7 +154,7 @@ def _document(method: str, path: str, response: aiohttp.ClientResponse, data: by
 def _decoded(method: str, path: str, data: bytes) -> Document:
     try:
         found = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ClusterError(f"{method} {path} was answered with invalid JSON") from error
     if not isinstance(found, dict):
         raise ClusterError(f"{method} {path} was answered with JSON that is not an object")

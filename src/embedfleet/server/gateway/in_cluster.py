@@ -221,7 +221,7 @@ class PeerAggregator:
             reported = pools["pools"][self._pool]
             figures = {name: _figure(reported[name]) for name in REPORTED if name in reported}
             return Observation(now=now, **figures)  # type: ignore[arg-type]  # each is a number
-        except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError, KeyError, TypeError) as error:
             raise ServiceError(
                 f"the gateway at {url} reports no valid observation of {self._pool}"
             ) from error
