@@ -11,12 +11,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 START_TIMEOUT_S = 120.0
+PATIENCE_S = 120.0
 
 BANNER = re.compile(r"serves .* at (https?://\S+)/v1 \(fleet and metrics: (\S+)\)")
 
@@ -42,16 +43,32 @@ class Service:
 
     def fleet(self) -> list[dict[str, Any]]:
         """The replicas as the gateway sees them."""
-        with urllib.request.urlopen(f"{self.admin}/fleet", timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{self.admin}/fleet", timeout=60) as answer:  # noqa: S310
             replicas: list[dict[str, Any]] = json.load(answer)["pools"][0]["replicas"]
             return replicas
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=60) as answer:  # noqa: S310
             text: str = answer.read().decode()
             return text
 
-    def wait_for(self, states: Sequence[str], timeout_s: float = 60.0) -> None:
+    def measured(self, metric: str) -> float:
+        """The sum of a metric over its labels; a regular expression picks some of them."""
+        found = re.findall(rf"^embedfleet_{metric} (\S+)$", self.metrics(), re.MULTILINE)
+        return sum(map(float, found))
+
+    def until(self, what: str, holds: Callable[[], bool]) -> None:
+        """Return when something that can be seen from outside holds."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < deadline, f"{what} never came\n{self.log.read_text()}"
+            time.sleep(0.02)
+
+    def wait_for_requests(self, count: int) -> None:
+        """Return when so many requests have come in and are not answered yet."""
+        self.until(f"{count} requests", lambda: self.measured("active_requests") >= count)
+
+    def wait_for(self, states: Sequence[str], timeout_s: float = PATIENCE_S) -> None:
         """Return when the replicas are in these states, in any order."""
         deadline = time.monotonic() + timeout_s
         while (seen := sorted(each["state"] for each in self.fleet())) != sorted(states):
@@ -103,9 +120,12 @@ def started(
         yield Service(process, root, admin, log)
     finally:
         process.terminate()
-        process.wait(60)
-        assert process.stdout is not None
-        process.stdout.close()
+        try:
+            process.wait(PATIENCE_S)
+        finally:
+            process.kill()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def _banner(process: subprocess.Popen[str], log: Path) -> tuple[str, str]:

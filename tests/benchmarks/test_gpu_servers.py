@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 from benchmarks.gpu_servers import FIRST_PORT, Server, replica, running, scraped, vllm
+
+from tests.ports import free_port
 
 ANSWERING = """
 import http.server, sys
@@ -19,13 +20,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b'embedfleet_replica_tokens_total 7.0\\nother{a="b"} 1\\nup NaN\\n')
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def server(name: str, script: str = ANSWERING) -> Server:

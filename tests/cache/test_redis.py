@@ -37,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 async def tier(server: RedisServer, **options: Any) -> AsyncIterator[RedisTier]:
     given: dict[str, Any] = {"redis_url": server.url, "redis_prefix": PREFIX}
     # A loaded machine may take longer than production should wait.
-    opened = open_redis(CacheSettings(**({"redis_timeout_s": 2.0} | given | options)))
+    opened = open_redis(CacheSettings(**({"redis_timeout_s": 10.0} | given | options)))
     try:
         yield opened
     finally:
@@ -45,7 +45,7 @@ async def tier(server: RedisServer, **options: Any) -> AsyncIterator[RedisTier]:
 
 
 async def written(tier: RedisTier, texts: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while tier.counts.written + tier.counts.refused + tier.counts.unwritten < texts:
             await asyncio.sleep(0.01)
 
@@ -155,7 +155,7 @@ async def test_requests_go_on_while_redis_is_gone_and_use_it_when_it_is_back(
             assert (await asker.ask(f"text {number}")).status == 200
         assert remote.state is State.OPEN
         server.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while (await asker.ask("again")).cache != "hit=1; miss=0":
                 await asyncio.sleep(0.05)
         assert remote.state is State.CLOSED
@@ -180,7 +180,7 @@ async def test_a_redis_that_hangs_is_not_waited_for(server: RedisServer, tmp_pat
         assert server.process is not None
         server.process.send_signal(signal.SIGSTOP)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 answers = [await asker.ask(f"text {n}") for n in range(2 * FAILURES_TO_OPEN)]
             assert {answer.status for answer in answers} == {200}
             assert remote.state is not State.CLOSED
@@ -258,7 +258,7 @@ async def test_a_connection_by_tls_checks_who_answers(tmp_path: Path) -> None:
 async def test_a_cluster_is_asked_at_all_its_nodes(tmp_path: Path) -> None:
     with redis_server(tmp_path, "--cluster-enabled", "yes") as server:
         server.tell("cluster", "addslotsrange", "0", "16383")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while "cluster_state:ok" not in server.tell("cluster", "info"):
                 await asyncio.sleep(0.1)
         async with tier(server, redis_cluster=True) as remote:

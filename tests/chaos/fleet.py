@@ -6,7 +6,6 @@ import contextlib
 import os
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import psutil
 
 from tests.chaos.replica_process import count_file
 from tests.fakes.revealing_engine import WIDTH
+from tests.ports import free_port
 from tests.processes import living_children
 from tests.service import BANNER, Service
 from tests.small_tokenizer import write_model
@@ -35,15 +35,8 @@ connect_timeout_s = 1
 [cache]
 memory_mib = 4
 """
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -80,10 +73,10 @@ class ChaosReplica:
         self._command(f"nested={lists}")
 
     def _command(self, query: str) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
-                urllib.request.urlopen(f"{self.url}/chaos?{query}", timeout=5).close()  # noqa: S310
+                urllib.request.urlopen(f"{self.url}/chaos?{query}", timeout=20).close()  # noqa: S310
             except OSError:
                 if time.monotonic() > deadline:
                     raise
@@ -95,7 +88,7 @@ class ChaosReplica:
         """Let its engine hang for so long while its HTTP server lives."""
         query = f"{self.url}/chaos?hang={seconds}"
         with contextlib.suppress(OSError):  # it was killed just now: then nothing hangs
-            urllib.request.urlopen(query, timeout=5).close()  # noqa: S310
+            urllib.request.urlopen(query, timeout=60).close()  # noqa: S310
 
     @property
     def computed(self) -> int:
@@ -113,19 +106,26 @@ class ChaosReplica:
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
         """Kill -STOP it for as long as the block lasts."""
-        assert self.parent is not None
-        (serving,) = living_children(self.parent.pid)
+        serving = self.serving
+        assert serving is not None
         serving.suspend()
         try:
             yield
         finally:
             serving.resume()
 
+    @property
+    def serving(self) -> psutil.Process | None:
+        """The process that serves now; none while the next one is started."""
+        if self.parent is None:
+            return None
+        return next(iter(living_children(self.parent.pid)), None)
+
     def stop(self) -> None:
         """End it for good."""
         if self.parent is not None:
             self.parent.terminate()
-            self.parent.wait(10)
+            self.parent.wait(60)
             self.parent = None
 
     def _signal(self, number: signal.Signals) -> None:
@@ -193,7 +193,7 @@ def gateway(settings: Path, replicas: Sequence[ChaosReplica], log: Path) -> Iter
     try:
         root, admin = _banner(process)
         service = Service(process, root, admin, log)
-        service.wait_for(["ready"] * len(replicas))
+        service.wait_for(["ready"] * len(replicas), START_TIMEOUT_S)
         yield service
     finally:
         _stop(process)

@@ -40,6 +40,9 @@ from tests.fakes.revealing_engine import WIDTH, RevealingEngine
 DEADLY = 666
 """A token id that kills whatever process computes it, as some texts do with some engines."""
 
+ORDERS = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGTERM, signal.SIGCHLD}
+"""What the parent waits for."""
+
 log = logging.getLogger("chaos")
 
 
@@ -187,8 +190,7 @@ def child(seed: int) -> int:
     orders = "probability={}&faults={}".format(*sys.argv[4:6]) if len(sys.argv) > 4 else ""
     number = os.fork()
     if not number:
-        for each in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ORDERS)
         asyncio.run(serve(directory, port, random.Random(seed), orders))
         os._exit(0)
     return number
@@ -198,31 +200,26 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     count_file(Path(sys.argv[1]), int(sys.argv[2])).write_bytes(bytes(8))
     seed = int(sys.argv[3])
+    # Taken one after the other, so that each finds the child that it is meant for: in the middle of
+    # a replacement one would reach nobody, or a stranger.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
     number = child(seed)
-
-    def kill(_signal: int, _frame: Any) -> None:
-        os.kill(number, signal.SIGKILL)
-
-    def freeze(_signal: int, _frame: Any) -> None:
-        os.kill(number, signal.SIGSTOP)
-        signal.alarm(2)
-
-    def thaw(_signal: int, _frame: Any) -> None:
-        os.kill(number, signal.SIGCONT)
-
-    def stop(_signal: int, _frame: Any) -> None:
-        os.kill(number, signal.SIGKILL)
-        os._exit(0)
-
-    actions = {signal.SIGUSR1: kill, signal.SIGUSR2: freeze}
-    actions |= {signal.SIGALRM: thaw, signal.SIGTERM: stop}
-    for each, action in actions.items():
-        signal.signal(each, action)
     while True:
-        os.waitpid(number, 0)
-        time.sleep(0.05)
-        seed += 1000
-        number = child(seed)
+        match signal.sigwait(ORDERS):
+            case signal.SIGUSR1:
+                os.kill(number, signal.SIGKILL)
+            case signal.SIGUSR2:
+                os.kill(number, signal.SIGSTOP)
+                signal.alarm(2)
+            case signal.SIGALRM:
+                os.kill(number, signal.SIGCONT)
+            case signal.SIGTERM:
+                os.kill(number, signal.SIGKILL)
+                return
+            case signal.SIGCHLD if os.waitpid(number, os.WNOHANG)[0]:
+                time.sleep(0.05)
+                seed += 1000
+                number = child(seed)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from tests.chaos.replica_process import DEADLY
 pytestmark = pytest.mark.slow
 
 TEXTS = 200_000
+EJECTED_S = 400.0
+"""An ejection may last so long that follows others: five seconds, ten, twenty, to five minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChaosFleet]:
 def calm(fleet: ChaosFleet) -> Iterator[ChaosFleet]:
     """The same, well again before and after each test."""
     fleet.misbehave(0)
-    fleet.service.wait_for(["ready"] * len(fleet.replicas))
+    fleet.service.wait_for(["ready"] * len(fleet.replicas), EJECTED_S)
     yield fleet
     fleet.misbehave(0)
 

@@ -21,8 +21,7 @@ def test_a_storm_of_ten_minutes_loses_nothing_and_leaves_nothing_behind(tmp_path
     assert sum(report.refused.values()) < report.asked / 100, report.refused
     assert report.computed_per_text < 1.1
     assert report.faults["hang"] > 5
-    # One may have been killed in the moment in which it was told to hang.
-    assert report.stayed <= 1, "a hung replica stayed in traffic"
+    assert not report.stayed, "a hung replica stayed in traffic"
     assert median(report.out_of_traffic_s or [0.0]) < HANG_S / 2
     settled, last = report.memory_mib[20:30], report.memory_mib[-10:]
     assert median(last) < median(settled) + 16, report.memory_mib

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from embedfleet.cli.cache import AT_ONCE, read_texts, requested
 from embedfleet.cli.command_line import app
 from embedfleet.vocabulary import SetupError
+from tests.ports import free_port
 from tests.service import Service
 
 STATS = {
@@ -140,8 +141,8 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
         read_texts(file)
 
 
-def test_a_gateway_that_is_not_there_is_said_in_one_line(unused_tcp_port: int) -> None:
-    admin = f"http://127.0.0.1:{unused_tcp_port}"
+def test_a_gateway_that_is_not_there_is_said_in_one_line() -> None:
+    admin = f"http://127.0.0.1:{free_port()}"
     done = CliRunner().invoke(app, ["cache", "stats", "--admin", admin])
     assert done.exit_code == 2
     assert "--admin says where it is" in done.stderr
@@ -152,7 +153,7 @@ def test_a_real_service_is_warmed_once(service: Service, tmp_path: Path) -> None
     """What was computed for an operator is found by traffic."""
     file = tmp_path / "texts"
     file.write_text("A boat is warmed.\nTwo boats are warmed.\n")
-    with urllib.request.urlopen(f"{service.base_url}/models", timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{service.base_url}/models", timeout=60) as answer:  # noqa: S310
         model = json.load(answer)["data"][0]["id"]
     words = ["warm", str(file), "--model", model, "--admin", service.admin]
     assert run(*words) == "2 texts: 0 known, 2 computed\n"

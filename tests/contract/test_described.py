@@ -54,7 +54,7 @@ def document(root: str) -> dict[str, Any]:
 
 
 def got(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310
         found: dict[str, Any] = json.load(answer)
         return found
 

@@ -134,15 +134,15 @@ class Soak:
         return report
 
     async def _settle(self) -> None:
-        """Wait until what clients left is gone, and ask once more."""
+        """Ask once more, and wait until what clients left is gone."""
         gateway, report = psutil.Process(self._fleet.service.process.pid), self.report
-        deadline = time.monotonic() + SETTLE_S
-        while gateway.num_fds() > report.calm_descriptors and time.monotonic() < deadline:
-            await asyncio.sleep(0.2)
         right = self._asker.reckoning.right
         async with session_without_limits() as session:
             await self._asker.ask(session, [new_text(self._dice)], lane="")
         report.answers = self._asker.reckoning.right == right + 1
+        deadline = time.monotonic() + SETTLE_S
+        while gateway.num_fds() > report.calm_descriptors and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
         report.settled_descriptors = gateway.num_fds()
         report.settled_mib = round(gateway.memory_info().rss / 2**20, 1)
 

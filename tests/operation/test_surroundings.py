@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.audit.every_command import ask, until_ready
-from tests.chaos.fleet import free_port
+from tests.ports import free_port
 from tests.scenarios.test_stopping import Start
 
 pytestmark = pytest.mark.slow

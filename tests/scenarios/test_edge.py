@@ -21,6 +21,7 @@ import pytest
 
 import embedfleet
 from tests.cache.redis_server import RedisServer, redis_server
+from tests.ports import free_port
 from tests.processes import with_descendants
 from tests.service import Service, started
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "06-edge-cache" / "edge.toml"
 KNOWN = ["How are you today?", "长城有多长?", "The sea is blue."]
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 
 
 class Edge:
@@ -59,7 +60,7 @@ class Edge:
             time.sleep(0.2)
 
     def stats(self) -> Any:
-        with urllib.request.urlopen(f"{self.admin}/cache", timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{self.admin}/cache", timeout=60) as answer:  # noqa: S310
             return json.load(answer)
 
     def stop(self) -> None:
@@ -97,6 +98,9 @@ def configured(place: Path, inner: Service, redis: RedisServer, ports: tuple[int
         ("8091", str(ports[1])),
         ('replica_urls = ["http://127.0.0.1:8080"]', f'replica_urls = ["{inner.root}"]'),
         ("redis://127.0.0.1:6379/0", redis.url),
+        # A busy machine may take longer than a request should wait for Redis, and what is not
+        # written in time is not written at all.
+        ("redis_ttl_s", "redis_timeout_s = 10.0\nredis_ttl_s"),
         (
             "src/embedfleet/models/builtin",
             str(Path(embedfleet.__file__).parent / "models" / "builtin"),
@@ -110,10 +114,10 @@ def configured(place: Path, inner: Service, redis: RedisServer, ports: tuple[int
 
 
 def test_known_texts_are_answered_while_the_inner_gateway_is_down(
-    tmp_path: Path, redis: RedisServer, unused_tcp_port_factory: Any
+    tmp_path: Path, redis: RedisServer
 ) -> None:
     """Also by an edge that was started again meanwhile; others get a clear 503."""
-    ports = (unused_tcp_port_factory(), unused_tcp_port_factory())
+    ports = free_port(), free_port()
     with started("builtin", log=tmp_path / "inner.log", arguments=["--replicas", "1"]) as inner:
         config = configured(tmp_path, inner, redis, ports)
         edge = Edge(config, ports, tmp_path / "edge.log")

@@ -83,7 +83,7 @@ async def states(service: Service) -> dict[str, str]:
 
 
 async def becomes(service: Service, wanted: dict[str, str]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while await states(service) != wanted:
             await asyncio.sleep(0.05)
 
@@ -117,7 +117,7 @@ async def test_pods_are_exchanged_under_load_and_no_request_is_lost(
                 server.remove(SLICES, "engine-a")
                 await becomes(service, {"b": "ready"})
                 done = len(answers)
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(120):
                     while len(answers) < done + 20:
                         await asyncio.sleep(0.05)
                 going = False

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.ports import free_port
 from tests.service import Service, started
 
 pytestmark = pytest.mark.slow
@@ -23,18 +23,6 @@ WITH_HOSTS = ["unshare", "--map-root-user", "--mount"]
 BIND = 'mount --bind "$0" /etc/hosts && exec "$@"'
 HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 """A replica listens at each, on one port."""
-
-
-def free_port() -> int:
-    """One that is free at all of these addresses."""
-    for _ in range(100):
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            first = stack.enter_context(socket.create_server((HOSTS[0], 0)))
-            port: int = first.getsockname()[1]
-            for host in HOSTS[1:]:
-                stack.enter_context(socket.create_server((host, port)))
-            return port
-    raise OSError("no port is free at all three addresses")
 
 
 @contextlib.contextmanager
@@ -82,8 +70,14 @@ def states(service: Service) -> dict[str, str]:
     return {each["url"].split("/")[2].split(":")[0]: each["state"] for each in service.fleet()}
 
 
+def are_ready(service: Service, *hosts: str) -> None:
+    """Wait until these are the replicas, and no other is."""
+    ready = dict.fromkeys(hosts, "ready")
+    service.until(f"ready replicas at {hosts}", lambda: states(service) == ready)
+
+
 def test_each_address_of_a_name_is_a_replica_and_they_change_with_it(tmp_path: Path) -> None:
-    hosts, port = tmp_path / "hosts", free_port()
+    hosts, port = tmp_path / "hosts", free_port(HOSTS)
     tried = subprocess.run(
         [*WITH_HOSTS, "sh", "-c", BIND, __file__, "true"], capture_output=True, check=False
     )
@@ -100,13 +94,10 @@ def test_each_address_of_a_name_is_a_replica_and_they_change_with_it(tmp_path: P
             before=[*WITH_HOSTS, "sh", "-c", BIND, str(hosts)],
         ) as service,
     ):
-        service.wait_for(["ready", "ready"])
-        assert set(states(service)) == {HOSTS[0], HOSTS[1]}
+        are_ready(service, HOSTS[0], HOSTS[1])
         name_is_at(hosts, HOSTS[1], HOSTS[2])
         assert asyncio.run(statuses(service)) == {200}
-        service.wait_for(["ready", "ready"])
-        assert set(states(service)) == {HOSTS[1], HOSTS[2]}
+        are_ready(service, HOSTS[1], HOSTS[2])
         name_is_at(hosts, HOSTS[0])
         assert asyncio.run(statuses(service)) == {200}
-        service.wait_for(["ready"])
-        assert set(states(service)) == {HOSTS[0]}
+        are_ready(service, HOSTS[0])

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port, free_ports
 from tests.processes import replicas_of
 from tests.runtime.telemetry.test_monitoring import MONITORING, expressions, writer
 from tests.service import Service, started
@@ -33,7 +33,7 @@ pytestmark = [
         reason="prometheus and promtool are not installed (Debian: apt-get install prometheus)",
     ),
 ]
-DEADLINE_S = 90
+DEADLINE_S = 180
 COMPARISON = re.compile(r"\s*(==|>|<)\s*[\d.]+")
 
 
@@ -45,7 +45,7 @@ class Prometheus:
 
     def get(self, path: str, **query: str) -> Any:
         text = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(text, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(text, timeout=60) as answer:  # noqa: S310
             return json.load(answer)["data"]
 
     def values(self, expression: str) -> list[Any]:
@@ -77,19 +77,10 @@ def configuration(directory: Path, admin: str) -> Path:
     return config
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 @contextlib.contextmanager
 def watching(directory: Path, service: Service) -> Iterator[Prometheus]:
     """Prometheus over a service."""
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+    address = f"127.0.0.1:{free_port()}"
     with (directory / "prometheus.log").open("w") as log:
         process = subprocess.Popen(
             [
@@ -107,7 +98,7 @@ def watching(directory: Path, service: Service) -> Iterator[Prometheus]:
         yield prometheus
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def answers(prometheus: Prometheus) -> bool:
@@ -120,7 +111,7 @@ def answers(prometheus: Prometheus) -> bool:
 @contextlib.contextmanager
 def load(service: Service) -> Iterator[None]:
     """Requests one after the other, in both lanes, some of them wrong, while the block runs."""
-    with urllib.request.urlopen(f"{service.base_url}/models", timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{service.base_url}/models", timeout=60) as answer:  # noqa: S310
         model = json.load(answer)["data"][0]["id"]
     stop = threading.Event()
 

@@ -34,11 +34,11 @@ async def replica(directory: Path) -> AsyncIterator[tuple[subprocess.Popen[bytes
     process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs yet
         [sys.executable, "-m", "embedfleet", "replica", str(model)], stdout=subprocess.PIPE
     )
-    upstream = Upstream.open(connect_timeout_s=5, probe_timeout_s=5)
+    upstream = Upstream.open(connect_timeout_s=30, probe_timeout_s=30)
     try:
         assert process.stdout is not None
         url = (await asyncio.to_thread(process.stdout.readline)).decode().split()[-1]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while not await answers(upstream, url):
                 await asyncio.sleep(0.1)
         yield process, url, upstream
@@ -76,9 +76,12 @@ async def test_a_replica_finishes_what_it_has_refuses_what_is_new_and_exits_with
             return [text_id for frame in taken for text_id in frame.ids]
 
         computing = asyncio.create_task(compute())
-        await asyncio.sleep(0.3)
-        process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(120):
+            while (await upstream.describe(url)).oldest_batch_s is None:
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            while not (await upstream.describe(url)).draining:
+                await asyncio.sleep(0.01)
         refusals = 0
         while not computing.done():
             try:
@@ -92,4 +95,4 @@ async def test_a_replica_finishes_what_it_has_refuses_what_is_new_and_exits_with
 
         assert sorted(await computing) == list(range(LONG))
         assert refusals > 0
-        assert await asyncio.to_thread(process.wait, 30) == 0
+        assert await asyncio.to_thread(process.wait, 120) == 0

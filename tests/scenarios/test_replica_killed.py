@@ -59,7 +59,13 @@ async def under_load(service: Service, kills: int) -> None:
         clients = [asyncio.create_task(client(seed)) for seed in range(8)]
         for _ in range(kills):
             await asyncio.sleep(0.5)
+            before = service.measured("replica_restarts_total{.*}")
             replicas_of(service.process.pid)[0].kill()
+            await asyncio.to_thread(
+                service.until,
+                "a restart",
+                lambda before=before: service.measured("replica_restarts_total{.*}") > before,  # type: ignore[misc]
+            )
             await asyncio.to_thread(service.wait_for, ["ready", "ready"])
         stop.set()
         assert all([await each for each in clients])
@@ -87,12 +93,12 @@ def test_a_stopped_service_finishes_its_requests_and_leaves_no_process(tmp_path:
             async with aiohttp.ClientSession() as session:
                 await embed(session, service, TEXTS[:1])
                 asking = asyncio.create_task(embed(session, service, many))
-                await asyncio.sleep(0.2)
+                await asyncio.to_thread(service.wait_for_requests, 1)
                 service.process.terminate()
                 assert len(await asking) == len(many)
 
         asyncio.run(stop_while_asking())
-        assert service.process.wait(30) == 0
+        assert service.process.wait(120) == 0
         assert not outliving(processes), service.log.read_text()
 
 

@@ -70,7 +70,7 @@ def test_one_gateway_embeds_and_reranks(service: Service, reranker: Path) -> Non
     assert status == 200
     found = scores(answer)
     np.testing.assert_allclose(found, expected(reranker, "which river?", DOCUMENTS), atol=1e-4)
-    with urllib.request.urlopen(f"{service.admin}/metrics", timeout=10) as metrics:  # noqa: S310
+    with urllib.request.urlopen(f"{service.admin}/metrics", timeout=60) as metrics:  # noqa: S310
         assert '"small-reranker"' in metrics.read().decode()
 
 
@@ -93,7 +93,7 @@ def test_every_pair_has_its_own_score_while_replicas_are_killed(
 
 def replica_of(service: Service, pool: str) -> psutil.Process:
     """One that listens where the gateway has a replica of the pool."""
-    with urllib.request.urlopen(f"{service.admin}/fleet", timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{service.admin}/fleet", timeout=60) as answer:  # noqa: S310
         pools = {each["name"]: each["replicas"] for each in json.load(answer)["pools"]}
     ports = {urlsplit(each["url"]).port for each in pools[pool]}
     for child in replicas_of(service.process.pid):

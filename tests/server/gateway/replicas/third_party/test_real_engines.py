@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from embedfleet.vocabulary import (
     UnfitReplicaError,
 )
 from tests.checkpoints import Geometry, Layout, write_checkpoint
+from tests.ports import free_port
 from tests.server.gateway.replicas.third_party.attaching import attached, compute
 from tests.stand_ins import gguf_file
 
@@ -94,13 +94,6 @@ async def met(client: Attached, url: str) -> ReplicaDescription:
         except ReplicaError:
             await asyncio.sleep(0.2)
     raise TimeoutError(f"nothing answers at {url}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_llama_cpp_with_a_gguf_of_the_model_gives_the_references_vectors(
