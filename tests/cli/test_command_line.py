@@ -68,7 +68,9 @@ def typed(words: str, behind: Recorder, **environment: str) -> Result:
     """Run the command line inside this process, with nothing of ours in its environment."""
     calls = Calls(behind.gateway, behind.replica, behind.fetch, behind.make_golden)
     cleared = {key: None for key in os.environ if key.startswith("EMBEDFLEET_")}
-    return CliRunner().invoke(app, words.split(), obj=calls, env=cleared | environment)
+    return CliRunner().invoke(
+        app, words.split(), obj=calls, env=cleared | environment, prog_name="embedfleet"
+    )
 
 
 def started(behind: Recorder) -> Settings:
@@ -293,6 +295,55 @@ def test_a_near_miss_is_answered_with_a_suggestion(behind: Recorder, words: str,
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("serv builtin", "no such command 'serv'. Did you mean 'serve'? See `embedfleet --help`."),
+        ("--frob", "no such option: --frob. See `embedfleet --help`."),
+        ("conformance", "missing argument 'URL'. See `embedfleet conformance --help`."),
+        (
+            "keys create --file f --name n --lane x",
+            (
+                "invalid value for '--lane': 'x' is not one of 'interactive', 'bulk'. "
+                "See `embedfleet keys create --help`."
+            ),
+        ),
+        (
+            "plan --texts-per-day many --tokens 1 --p99 1",
+            (
+                "invalid value for '--texts-per-day': 'many' is not a number of at least 0. "
+                "See `embedfleet plan --help`."
+            ),
+        ),
+    ],
+)
+def test_what_can_not_be_parsed_is_one_line_that_names_the_help(
+    behind: Recorder, words: str, said: str
+) -> None:
+    result = typed(words, behind)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"embedfleet: error: {said}\n"
+
+
+def test_every_option_tells_what_it_is_and_what_stands_for_its_value() -> None:
+    told = [
+        (name, option)
+        for name, command in commands(typer.main.get_command(app))
+        for option in command.params
+        if option.name != "help"
+    ]
+    assert len(told) > 100
+    bare = [
+        (name, option.opts)
+        for name, option in told
+        if not option.help
+        or not (
+            option.metavar or getattr(option, "is_flag", False) or hasattr(option.type, "choices")
+        )
+    ]
+    assert not bare
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "config --json",
@@ -305,17 +356,19 @@ def test_facts_are_given_as_json_where_it_is_asked_for(behind: Recorder, words: 
     assert json.loads(typed(words, behind).stdout)
 
 
-def leaves(command: Any, *names: str) -> Iterator[tuple[str, set[str]]]:
-    """Every command with its options."""
+def commands(command: Any, *names: str) -> Iterator[tuple[str, Any]]:
+    """Every command that does something."""
     for name, below in getattr(command, "commands", {}).items():
-        yield from leaves(below, *names, name)
+        yield from commands(below, *names, name)
     if not hasattr(command, "commands"):
-        yield " ".join(names), {each for option in command.params for each in option.opts}
+        yield " ".join(names), command
 
 
 def test_every_command_has_json_but_those_that_serve_or_write_files() -> None:
     without = {
-        name for name, options in leaves(typer.main.get_command(app)) if "--json" not in options
+        name
+        for name, command in commands(typer.main.get_command(app))
+        if not any("--json" in option.opts for option in command.params)
     }
     assert without == {
         *("serve", "replica", "gateway"),

@@ -41,7 +41,9 @@ def explain(
     admin: Admin = None,
     key_file: KeyFile = None,
     config: ConfigFile = None,
-    last: Annotated[int, typer.Option("--last", metavar="N", help="How many.", min=1)] = 10,
+    last: Annotated[
+        int, typer.Option("--last", metavar="N", help="Decisions to show.", min=1)
+    ] = 10,
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Show the last decisions: every reason to have replicas, which one won, and why.
@@ -121,11 +123,13 @@ def record(
     hours: Annotated[
         float,
         typer.Option(
-            parser=number(0, 1e6), help="How long; 0 keeps what the gateway remembers, an hour."
+            parser=number(0, 1e6),
+            metavar="H",
+            help="Hours; 0 keeps what the gateway remembers, an hour.",
         ),
     ] = 24.0,
     most_mb: Annotated[
-        float, typer.Option(parser=number(0.01, 1e6), metavar="MB", help="Largest file.")
+        float, typer.Option(parser=number(0.01, 1e6), metavar="MB", help="Largest file, in MB.")
     ] = 64.0,
     every: Annotated[
         float,

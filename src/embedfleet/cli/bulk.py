@@ -190,7 +190,7 @@ def verify(
     replicas: Replicas = None,
     key_file: KeyFile = None,
     sample: Annotated[int, typer.Option(min=0, metavar="N", help="Vectors a fragment.")] = 2,
-    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Chooses which ones.")] = 0,
     input_format: InputFormat = None,
     as_json: AsJson = False,
 ) -> None:

@@ -86,8 +86,10 @@ def warm(
     admin: Admin = None,
     key_file: KeyFile = None,
     config: ConfigFile = None,
-    input_type: Annotated[str | None, typer.Option(metavar="query|document")] = None,
-    instruction: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
+    input_type: Annotated[
+        str | None, typer.Option(metavar="query|document", help="As requests.")
+    ] = None,
+    instruction: Annotated[str | None, typer.Option(metavar="TEXT", help="As requests.")] = None,
     truncate: Annotated[bool, typer.Option(help="Cut texts that are too long.")] = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:

@@ -10,7 +10,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from embedfleet.cli import flags
 from embedfleet.cli import simulator as commands
@@ -50,21 +52,38 @@ SERVERS = {"serve", "gateway", "replica"}
 
 
 class _Refusing(TyperGroup):
-    """Turn an error of set-up into one line on stderr and exit code 2, and one of a file that no
-    command expected into one line and exit code 1: a replica that ends so is started again.
+    """Turn an error of a flag or of set-up into one line on stderr and exit code 2, and one of a
+    file that no command expected into one line and exit code 1: a replica that ends so is started
+    again.
     """
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _in_one_line():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _in_one_line():
             return super().invoke(ctx)
-        except SetupError as error:
-            complain(str(error))
-            raise typer.Exit(2) from error
-        except OSError as error:
-            if error.filename is None:
-                raise
-            complain(f"{error.filename}: {reason(error)}")
-            raise typer.Exit(1) from error
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except TyperException as error:
+        said = " ".join(error.format_message().split())
+        command = getattr(getattr(error, "ctx", None), "command_path", "embedfleet")
+        stop = "" if said.endswith((".", "?")) else "."
+        complain(f"{said[:1].lower()}{said[1:]}{stop} See `{command} --help`.")
+        raise typer.Exit(error.exit_code) from error
+    except SetupError as error:
+        complain(str(error))
+        raise typer.Exit(2) from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        complain(f"{error.filename}: {reason(error)}")
+        raise typer.Exit(1) from error
 
 
 app = typer.Typer(

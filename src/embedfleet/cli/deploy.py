@@ -28,18 +28,31 @@ def _deploy() -> None:
 
 @app.command()
 def kubernetes(
-    model: Annotated[str, typer.Option(help="org/name@COMMIT, builtin or builtin-reranker.")],
-    image: Annotated[str, typer.Option(help="embedfleet's image, registry/name@sha256:…")],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="org/name@COMMIT, builtin or builtin-reranker.")
+    ],
+    image: Annotated[
+        str, typer.Option(metavar="IMAGE", help="embedfleet's image, registry/name@sha256:…")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to fill.")],
     engine: Annotated[Engine, typer.Option(help="What computes.")] = Engine.SGLANG,
-    gpu: Annotated[str, typer.Option(help="Label nvidia.com/gpu.product of the nodes.")] = "",
+    gpu: Annotated[
+        str, typer.Option(metavar="LABEL", help="Label nvidia.com/gpu.product of the nodes.")
+    ] = "",
     gpus: Annotated[
-        int, typer.Option("--gpus-per-replica", help="Limit and tensor parallelism.")
+        int,
+        typer.Option(
+            "--gpus-per-replica",
+            metavar="N",
+            help="GPUs of one replica: limit, tensor parallelism.",
+        ),
     ] = 1,
     fp8: Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8 (SGLang).")] = False,
-    engine_image: Annotated[str, typer.Option(help="The engine's image, with its digest.")] = "",
-    min_replicas: Annotated[int, typer.Option(help="Fewest engines.")] = 2,
-    max_replicas: Annotated[int, typer.Option(help="Most engines.")] = 8,
+    engine_image: Annotated[
+        str, typer.Option(metavar="IMAGE", help="The engine's image, with its digest.")
+    ] = "",
+    min_replicas: Annotated[int, typer.Option(metavar="N", help="Fewest engines.")] = 2,
+    max_replicas: Annotated[int, typer.Option(metavar="N", help="Most engines.")] = 8,
     mode: Annotated[Mode, typer.Option("--scaling", help="Who sets their number.")] = Mode.KEDA,
     tolerance: Annotated[
         float,
@@ -49,19 +62,33 @@ def kubernetes(
             help="Of the cluster's HPA: 0.1 before Kubernetes 1.35.",
         ),
     ] = 0.0,
-    namespace: Annotated[str, typer.Option(help="Of everything.")] = "embedfleet",
-    served_name: Annotated[str, typer.Option(help="Name that clients ask for.")] = "",
-    host: Annotated[str, typer.Option(help="Host name of an Ingress; none without.")] = "",
-    storage_class: Annotated[str, typer.Option(help="Of the volume for weights.")] = "",
-    storage: Annotated[str, typer.Option(help="Size of that volume, such as 40Gi.")] = "",
+    namespace: Annotated[
+        str, typer.Option(metavar="NAME", help="Namespace of all of it.")
+    ] = "embedfleet",
+    served_name: Annotated[
+        str, typer.Option(metavar="NAME", help="Name that clients ask for.")
+    ] = "",
+    host: Annotated[
+        str, typer.Option(metavar="NAME", help="Host name of an Ingress; none without.")
+    ] = "",
+    storage_class: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the volume for weights.")
+    ] = "",
+    storage: Annotated[
+        str, typer.Option(metavar="SIZE", help="Size of that volume, such as 40Gi.")
+    ] = "",
     redis: Annotated[bool, typer.Option("--redis", help="A cache that gateways share.")] = False,
     monitoring: Annotated[bool, typer.Option(help="Monitors, rules, dashboards.")] = True,
-    monitoring_namespace: Annotated[str, typer.Option(help="Where Prometheus is.")] = "monitoring",
+    monitoring_namespace: Annotated[
+        str, typer.Option(metavar="NAME", help="Namespace of Prometheus.")
+    ] = "monitoring",
     release: Annotated[
-        str, typer.Option(help="Label by which its operator chooses.")
+        str, typer.Option(metavar="LABEL", help="Label by which its operator chooses.")
     ] = "kube-prometheus-stack",
-    prometheus: Annotated[str, typer.Option(help="Address for KEDA.")] = "",
-    warm_nodes: Annotated[int, typer.Option(help="Nodes to hold ready.", min=0)] = 0,
+    prometheus: Annotated[
+        str, typer.Option(metavar="URL", help="Prometheus' address, for KEDA.")
+    ] = "",
+    warm_nodes: Annotated[int, typer.Option(metavar="N", help="Nodes to hold ready.", min=0)] = 0,
 ) -> None:
     """Write the manifests of one deployment: plain YAML with the reasons in it, to review and keep.
 

@@ -37,7 +37,10 @@ DEFAULTS = Launch("")
 MemoryShare = Annotated[
     float,
     typer.Option(
-        "--memory-share", metavar="X", help="Share of GPU memory.", parser=number(0.05, 0.98)
+        "--memory-share",
+        metavar="X",
+        help="Share of GPU memory, 0.05 to 0.98.",
+        parser=number(0.05, 0.98),
     ),
 ]
 
@@ -56,14 +59,20 @@ def engines(
             show_default="Qwen/Qwen3-Embedding-4B",
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option("--gpus", help="GPUs of one replica.", min=0)] = 1,
+    gpus: Annotated[
+        int, typer.Option("--gpus", metavar="N", help="GPUs of one replica.", min=0)
+    ] = 1,
     memory_share: MemoryShare = DEFAULTS.memory_share,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", help="Longest text, in tokens.", min=2)
+        int, typer.Option("--max-tokens", metavar="N", help="Longest text, in tokens.", min=2)
     ] = DEFAULTS.max_tokens,
     fp8: Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8.")] = False,  # noqa: FBT002
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = DEFAULTS.host,
-    port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = DEFAULTS.port,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
+    ] = DEFAULTS.host,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", help="TCP port.", min=1, max=65_535)
+    ] = DEFAULTS.port,
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Print how to start an engine that you already have, with the reason for each flag.

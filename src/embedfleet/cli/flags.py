@@ -92,12 +92,17 @@ def number(least: float = -math.inf, most: float = math.inf) -> Callable[[str], 
     """A parser of a flag's number between two bounds. Typer's own takes NaN and infinity."""
 
     def parsed(typed: str) -> float:
-        value = float(typed) if isinstance(typed, str) else typed  # a default is a number already
+        try:
+            value = float(typed)  # a default is a number already
+        except ValueError:
+            value = math.nan
         if math.isfinite(value) and least <= value <= most:
             return value
         bounds = [f"at least {least:g}"] * math.isfinite(least)
         bounds += [f"at most {most:g}"] * math.isfinite(most)
-        raise typer.BadParameter(f"{typed} is no number of {' and '.join(bounds) or 'any size'}")
+        raise typer.BadParameter(
+            f"{typed!r} is not a number of {' and '.join(bounds) or 'any size'}."
+        )
 
     parsed.__name__ = "number"  # what help shows as the type
     return parsed

@@ -38,16 +38,21 @@ KeyFile = Annotated[
         help="The file of keys; a gateway is told of it by access.keys_file.",
     ),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", show_default="no limit")]
+
+
+def _limit(what: str) -> Any:
+    return typer.Option(min=1, metavar="N", help=what, show_default="no limit")
 
 
 @keys.command()
 def create(  # noqa: PLR0913, PLR0917  each is a flag
     file: KeyFile,
     name: Annotated[str, typer.Option(metavar="TEXT", help="Who gets it.")],
-    tokens_per_minute: Limit = None,
-    requests_per_minute: Limit = None,
-    concurrent_texts: Limit = None,
+    tokens_per_minute: Annotated[int | None, _limit("Most tokens in a minute.")] = None,
+    requests_per_minute: Annotated[int | None, _limit("Most requests in a minute.")] = None,
+    concurrent_texts: Annotated[
+        int | None, _limit("Most texts waiting or computed at once.")
+    ] = None,
     lane: Annotated[
         Lane | None, typer.Option(help="The only lane of its requests.", show_default="either")
     ] = None,

@@ -187,7 +187,7 @@ def plan(
     tokens_p99: LongTokens = None,
     peak: Peak = 2.0,
     replica_profile: ProfileFile = None,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of one replica.")] = 1,
+    gpus: Annotated[int, typer.Option(min=0, metavar="N", help="GPUs of one replica.")] = 1,
     cost_per_hour: CostPerHour = 0.0,
     as_json: AsJson = False,
 ) -> None:

@@ -35,7 +35,10 @@ def status(
     every: Annotated[
         float,
         typer.Option(
-            "--every", metavar="SECONDS", help="With --watch.", parser=number(0.1, 86_400)
+            "--every",
+            metavar="S",
+            help="Seconds between two looks, with --watch.",
+            parser=number(0.1, 86_400),
         ),
     ] = 2.0,
     as_json: AsJson = False,  # noqa: FBT002

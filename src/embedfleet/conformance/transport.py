@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
@@ -53,8 +54,17 @@ class Http:
                 found = {name.lower(): value for name, value in response.headers.items()}
                 return Answer(ask, response.status, found, await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
-            what = str(error) or type(error).__name__
-            raise NoAnswerError(f"no answer to {ask.shown}: {what}") from error
+            raise NoAnswerError(f"no answer to {ask.shown}: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """In the system's words where no connection was made: aiohttp's are an address and flags."""
+    if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno):
+        where = f"{error.host}:{error.port}"
+        # Numbers of name resolution are negative.
+        words = os.strerror(number) if number > 0 else error.os_error.strerror
+        return f"{where}: {words}"
+    return str(error) or type(error).__name__
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:

@@ -117,6 +117,7 @@ def run(settings: Settings) -> int:
 
     Raises SetupError.
     """
+    settings.only_pool()  # raises before anything listens
     configure_logging(settings.log, log_name(settings))
     raise_descriptor_limit()
     with opened(settings.tracing, "embedfleet-replica") as tracing:
