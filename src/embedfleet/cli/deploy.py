@@ -26,69 +26,74 @@ def _deploy() -> None:
     """Keep `kubernetes` a command of its own beside others to come."""
 
 
+Model = Annotated[
+    str, typer.Option(metavar="MODEL", help="org/name@COMMIT, builtin or builtin-reranker.")
+]
+Image = Annotated[
+    str, typer.Option(metavar="IMAGE", help="embedfleet's image, registry/name@sha256:…")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to fill.")]
+Computes = Annotated[Engine, typer.Option("--engine", help="What computes.")]
+EngineImage = Annotated[
+    str, typer.Option(metavar="IMAGE", help="The engine's image, with its digest.")
+]
+Gpu = Annotated[
+    str, typer.Option(metavar="LABEL", help="Label nvidia.com/gpu.product of the nodes.")
+]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        "--gpus-per-replica", metavar="N", help="GPUs of one replica: limit, tensor parallelism."
+    ),
+]
+Fp8 = Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8 (SGLang).")]
+Fewest = Annotated[int, typer.Option(metavar="N", help="Fewest engines.")]
+Most = Annotated[int, typer.Option(metavar="N", help="Most engines.")]
+Scaling = Annotated[Mode, typer.Option("--scaling", help="Who sets their number.")]
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        parser=number(0, 1), metavar="X", help="Of the cluster's HPA: 0.1 before Kubernetes 1.35."
+    ),
+]
+Namespace = Annotated[str, typer.Option(metavar="NAME", help="Namespace of all of it.")]
+ServedName = Annotated[str, typer.Option(metavar="NAME", help="Name that clients ask for.")]
+Host = Annotated[str, typer.Option(metavar="NAME", help="Host name of an Ingress; none without.")]
+StorageClass = Annotated[str, typer.Option(metavar="NAME", help="Of the volume for weights.")]
+Storage = Annotated[str, typer.Option(metavar="SIZE", help="Size of that volume, such as 40Gi.")]
+Redis = Annotated[bool, typer.Option("--redis", help="A cache that gateways share.")]
+Monitoring = Annotated[bool, typer.Option(help="Monitors, rules, dashboards.")]
+MonitoringNamespace = Annotated[str, typer.Option(metavar="NAME", help="Namespace of Prometheus.")]
+Release = Annotated[str, typer.Option(metavar="LABEL", help="Label by which its operator chooses.")]
+Prometheus = Annotated[str, typer.Option(metavar="URL", help="Prometheus' address, for KEDA.")]
+WarmNodes = Annotated[int, typer.Option(metavar="N", help="Nodes to hold ready.", min=0)]
+
+
 @app.command()
 def kubernetes(
-    model: Annotated[
-        str, typer.Option(metavar="MODEL", help="org/name@COMMIT, builtin or builtin-reranker.")
-    ],
-    image: Annotated[
-        str, typer.Option(metavar="IMAGE", help="embedfleet's image, registry/name@sha256:…")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to fill.")],
-    engine: Annotated[Engine, typer.Option(help="What computes.")] = Engine.SGLANG,
-    gpu: Annotated[
-        str, typer.Option(metavar="LABEL", help="Label nvidia.com/gpu.product of the nodes.")
-    ] = "",
-    gpus: Annotated[
-        int,
-        typer.Option(
-            "--gpus-per-replica",
-            metavar="N",
-            help="GPUs of one replica: limit, tensor parallelism.",
-        ),
-    ] = 1,
-    fp8: Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8 (SGLang).")] = False,
-    engine_image: Annotated[
-        str, typer.Option(metavar="IMAGE", help="The engine's image, with its digest.")
-    ] = "",
-    min_replicas: Annotated[int, typer.Option(metavar="N", help="Fewest engines.")] = 2,
-    max_replicas: Annotated[int, typer.Option(metavar="N", help="Most engines.")] = 8,
-    mode: Annotated[Mode, typer.Option("--scaling", help="Who sets their number.")] = Mode.KEDA,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            parser=number(0, 1),
-            metavar="X",
-            help="Of the cluster's HPA: 0.1 before Kubernetes 1.35.",
-        ),
-    ] = 0.0,
-    namespace: Annotated[
-        str, typer.Option(metavar="NAME", help="Namespace of all of it.")
-    ] = "embedfleet",
-    served_name: Annotated[
-        str, typer.Option(metavar="NAME", help="Name that clients ask for.")
-    ] = "",
-    host: Annotated[
-        str, typer.Option(metavar="NAME", help="Host name of an Ingress; none without.")
-    ] = "",
-    storage_class: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the volume for weights.")
-    ] = "",
-    storage: Annotated[
-        str, typer.Option(metavar="SIZE", help="Size of that volume, such as 40Gi.")
-    ] = "",
-    redis: Annotated[bool, typer.Option("--redis", help="A cache that gateways share.")] = False,
-    monitoring: Annotated[bool, typer.Option(help="Monitors, rules, dashboards.")] = True,
-    monitoring_namespace: Annotated[
-        str, typer.Option(metavar="NAME", help="Namespace of Prometheus.")
-    ] = "monitoring",
-    release: Annotated[
-        str, typer.Option(metavar="LABEL", help="Label by which its operator chooses.")
-    ] = "kube-prometheus-stack",
-    prometheus: Annotated[
-        str, typer.Option(metavar="URL", help="Prometheus' address, for KEDA.")
-    ] = "",
-    warm_nodes: Annotated[int, typer.Option(metavar="N", help="Nodes to hold ready.", min=0)] = 0,
+    model: Model,
+    image: Image,
+    output: Output,
+    engine: Computes = Engine.SGLANG,
+    gpu: Gpu = "",
+    gpus: Gpus = 1,
+    fp8: Fp8 = False,
+    engine_image: EngineImage = "",
+    min_replicas: Fewest = 2,
+    max_replicas: Most = 8,
+    mode: Scaling = Mode.KEDA,
+    tolerance: Tolerance = 0.0,
+    namespace: Namespace = "embedfleet",
+    served_name: ServedName = "",
+    host: Host = "",
+    storage_class: StorageClass = "",
+    storage: Storage = "",
+    redis: Redis = False,
+    monitoring: Monitoring = True,
+    monitoring_namespace: MonitoringNamespace = "monitoring",
+    release: Release = "kube-prometheus-stack",
+    prometheus: Prometheus = "",
+    warm_nodes: WarmNodes = 0,
 ) -> None:
     """Write the manifests of one deployment: plain YAML with the reasons in it, to review and keep.
 

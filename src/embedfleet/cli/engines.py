@@ -43,6 +43,8 @@ MemoryShare = Annotated[
         parser=number(0.05, 0.98),
     ),
 ]
+Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")]
+Port = Annotated[int, typer.Option("--port", metavar="PORT", help="TCP port.", min=1, max=65_535)]
 
 
 def engines(
@@ -67,12 +69,8 @@ def engines(
         int, typer.Option("--max-tokens", metavar="N", help="Longest text, in tokens.", min=2)
     ] = DEFAULTS.max_tokens,
     fp8: Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8.")] = False,  # noqa: FBT002
-    host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
-    ] = DEFAULTS.host,
-    port: Annotated[
-        int, typer.Option("--port", metavar="PORT", help="TCP port.", min=1, max=65_535)
-    ] = DEFAULTS.port,
+    host: Host = DEFAULTS.host,
+    port: Port = DEFAULTS.port,
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Print how to start an engine that you already have, with the reason for each flag.
