@@ -101,8 +101,10 @@ def _items(option: Option, raw: object, *, text: bool) -> Sequence[Any]:
 
 def _strings(option: Option, raw: object, *, text: bool) -> tuple[str, ...]:
     items = _items(option, raw, text=text)
-    if not all(isinstance(item, str) and item for item in items):
+    if not all(isinstance(item, str) for item in items):
         raise _unfit(option, raw)
+    if "" in items:
+        raise UnfitError(f"{_shown(raw)} is not {expected(option)}: one of them is empty")
     return tuple(items)
 
 
