@@ -112,6 +112,28 @@ def test_late_is_who_comes_while_too_few_are_ready() -> None:
     assert (fleets.backlog == 0.0).all()
 
 
+@given(st.lists(st.floats(0.0, 40.0), min_size=10, max_size=10), st.floats(0.0, 20.0))
+def test_a_burst_of_seconds_is_late_on_paper_as_in_a_queue(
+    loads: list[float], backlog: float
+) -> None:
+    """Beside a queue in steps of a hundredth of a second, whose texts are of no length; whatever
+    the mean of the ten seconds is."""
+    fleets = Fleets.begun(STANCES, 12)
+    fleets = replace(fleets, backlog=np.full(3, backlog * V))
+    seconds = tuple(V * each for each in loads)
+    rate = sum(seconds) / 10.0
+    saw = Observation(
+        0.0, 12, arriving_fast=rate, arriving_slow=rate, tokens_per_s=V, seconds=seconds
+    )
+    after = served(replace(fleets, late=np.zeros(3)), saw, 10.0, 1.0, SETTINGS.slo_s)
+    left, late = backlog, 0.0
+    for each in np.repeat(loads, 100):
+        left = max(0.0, left + (each - 12.0) / 100.0)
+        late += V * each / 100.0 if left > 12.0 * SETTINGS.slo_s / 2.0 else 0.0
+    assert after.backlog == pytest.approx(left * V, abs=V / 10.0)
+    assert after.late == pytest.approx(late, abs=0.02 * max(V, V * sum(loads)))
+
+
 def test_what_is_foreseen_is_ordered_before_it_comes() -> None:
     """By those stances only that foresee."""
     saw = seen(0.0, np.full(6, 3.0), 5, 5)

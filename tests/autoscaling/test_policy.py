@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.autoscaling import Decision, Observation, PolicyState, parse
-from embedfleet.autoscaling.policy import decide
+from embedfleet.autoscaling.policy import decide, needed
 from embedfleet.runtime.settings import AutoscalingSettings
 
 SETTINGS = AutoscalingSettings(min_replicas=2, max_replicas=32)
@@ -93,6 +93,30 @@ class TestGrowth:
             {term.name: term.replicas for term in each.terms}["traffic"] for each in (even, bursts)
         ]
         assert asked == [9, 11]
+
+    def test_a_burst_of_seconds_takes_what_would_have_served_it_in_time(self) -> None:
+        """Three seconds of 12 replicas' worth within 3.25 s are 11.1 of them, whatever the mean."""
+        seconds = (V,) * 7 + (12 * V,) * 3
+        decision = decided(seen(rate=V, arriving_fast=4.3 * V, seconds=seconds))
+        assert (decision.winner, decision.wanted) == ("peak", 12)
+
+    @given(st.lists(st.floats(0.01, 20.0), min_size=2, max_size=10))
+    def test_what_seconds_took_serves_them_in_time_and_little_less_does_not(
+        self, loads: list[float]
+    ) -> None:
+        """Beside a queue that is served first come, first served, second by second."""
+        told = seen(rate=0.0, arriving_fast=0.0, seconds=tuple(V * each for each in loads))
+        enough = needed(told, SETTINGS)
+
+        def longest_wait_s(able: float) -> float:
+            left = longest = 0.0
+            for each in loads:
+                left = max(0.0, left + V * each - able)
+                longest = max(longest, left / able)
+            return longest
+
+        assert longest_wait_s(enough) <= SETTINGS.slo_s / 2.0 + 1e-9
+        assert longest_wait_s(enough * 0.99) > SETTINGS.slo_s / 2.0
 
     def test_what_waits_is_cleared_soon_after_the_replicas_have_started(self) -> None:
         """2 replicas fall behind by 1 replica's work a second for 60 s, and have 30 s of it

@@ -42,6 +42,7 @@ def line(now: float) -> bytes:
         arriving_fast=FIGURES,
         utilisation=FIGURES,
         start_up_s=FIGURES,
+        seconds=st.lists(FIGURES, max_size=12).map(tuple),
         memory_used=st.tuples(st.floats(0, 1)),
         clock=st.none() | st.just(START),
     )

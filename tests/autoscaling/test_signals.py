@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.autoscaling import Arrivals, Observation, ability, total
-from embedfleet.autoscaling.signals import texts_now
+from embedfleet.autoscaling.signals import fault, rates_now, texts_now
+from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.work import CostModel
 
 MODEL = CostModel(per_batch_s=4e-3, per_token_s=1 / 16_000, per_squared_token_s=0.0)
@@ -115,6 +116,37 @@ def test_texts_are_those_of_the_fast_window_as_far_as_they_were_counted() -> Non
     assert texts_now(counted) == 3.0
     assert texts_now(replace(counted, texts_fast=math.nan)) == 6.0
     assert texts_now(replace(counted, texts_fast=math.nan, texts_per_s=0.0)) == 600.0
+
+
+def test_seconds_of_several_gateways_add_up_from_the_latest_on() -> None:
+    """One that started just now has fewer of them."""
+    first = Observation(0.0, 2, seconds=(1.0, 2.0, 3.0))
+    both = total([first, replace(first, seconds=(10.0, 20.0)), replace(first, seconds=())])
+    assert both.seconds == (1.0, 12.0, 23.0)
+
+
+@pytest.mark.parametrize("absurd", [math.nan, math.inf, -1.0])
+def test_an_absurd_second_is_nothing_to_act_on(absurd: float) -> None:
+    known = Observation(
+        0.0,
+        2,
+        arriving_fast=1.0,
+        arriving_slow=1.0,
+        waiting_tokens=0.0,
+        tokens_per_s=1.0,
+        seconds=(1.0, absurd),
+    )
+    assert fault(known, AutoscalingSettings()) is not None
+    assert fault(replace(known, seconds=(1.0, 1.0)), AutoscalingSettings()) is None
+
+
+@given(st.lists(st.floats(0.0, 1e9), max_size=30), st.floats(0.0, 1e9))
+def test_seconds_have_the_shape_of_the_fast_rate_and_it_their_mean(
+    seconds: list[float], rate: float
+) -> None:
+    """Whatever part of the traffic told them apart."""
+    rates = rates_now(Observation(0.0, 2, arriving_fast=rate, seconds=tuple(seconds)))
+    assert sum(rates) / len(rates) == pytest.approx(rate)
 
 
 def test_the_oldest_figure_says_how_old_the_sum_is() -> None:

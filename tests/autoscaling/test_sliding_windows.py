@@ -66,6 +66,16 @@ def test_a_replica_that_came_or_was_restarted_meanwhile_is_left_out() -> None:
     assert math.isnan(busy.share({}, 20.0))
 
 
+def test_seconds_are_told_apart_and_the_one_that_has_begun_is_left_out() -> None:
+    """Also those in which nothing came."""
+    arrivals = Arrivals()
+    assert arrivals.seconds(10.0, 3.0) == ()
+    for at, tokens in ((0.2, 100.0), (0.9, 50.0), (3.5, 7.0), (4.1, 9.0)):
+        arrivals.add(tokens, at)
+    assert arrivals.seconds(10.0, 4.5) == (150.0, 0.0, 0.0, 7.0)
+    assert arrivals.seconds(2.0, 4.5) == (0.0, 7.0)
+
+
 class TestBurstiness:
     def of(self, per_second: list[list[float]]) -> float:
         """Of texts with these tokens, second by second."""

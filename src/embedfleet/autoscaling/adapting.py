@@ -16,7 +16,7 @@ where much is late; lateness within the promise is worth nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -58,6 +58,8 @@ LEAST_S = 1200.0
 windows, so that those on paper that let go have done so and met what came then."""
 BETTER = 0.05
 """By how much another stance must be better before the fleet follows it: about 5 % of its cost."""
+LONGEST_TRIAL_S = 21_600.0
+"""Longest time that a season is looked at before it is followed; else a period."""
 TOLERATED = 0.005
 """Share answered late below which less is worth nothing: the promise."""
 SMOOTHED_S = 300.0
@@ -74,6 +76,28 @@ class Sums:
     replica_s: float
     late: float
     """Texts answered too late."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """What all stances came to in some stretches of time; older seconds count less."""
+
+    replica_s: Floats
+    late: Floats
+    """Entries for each stance, as `Fleets` has them."""
+    tokens: float = 0.0
+    texts: float = 0.0
+    seconds: float = 0.0
+
+    def more(self, now: Trial, fading: float) -> Trial:
+        """With one more stretch."""
+        return Trial(
+            self.replica_s * fading + now.replica_s,
+            self.late * fading + now.late,
+            self.tokens * fading + now.tokens,
+            self.texts * fading + now.texts,
+            self.seconds * fading + now.seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +117,9 @@ class Experience:
     """What is usual at which time."""
     cycle: Cycle = field(default_factory=Cycle)
     """The same, of a period that was found."""
+    trials: Mapping[str, Trial] = field(default_factory=dict, compare=False)
+    """What all stances came to while a season told something, by its name; of those of `sums`, in
+    their order."""
     burstiness: float = math.nan
     """How unevenly work arrives, over some minutes."""
     tokens: float = 0.0
@@ -161,8 +188,23 @@ def learned(
         settings,
     )
     foreseen = tuple(name for name, rate in usual.items() if rate)
-    fleets = _led(noted, experience.fleets, fleets, foreseen, _fading(elapsed_s))
-    noted = replace(noted, fleets=fleets)
+    fading = _fading(elapsed_s)
+    fleets = _led(noted, experience.fleets, fleets, foreseen, fading)
+    now = Trial(
+        fleets.replica_s - experience.fleets.replica_s * fading,
+        fleets.late - experience.fleets.late * fading,
+        seen.arriving_fast * elapsed_s,
+        texts_now(seen) * elapsed_s,
+        elapsed_s,
+    )
+    nothing = Trial(np.zeros_like(now.late), np.zeros_like(now.late))
+    trials = {
+        name: experience.trials.get(name, nothing).more(
+            now if name in foreseen else nothing, fading
+        )
+        for name in usual
+    }
+    noted = replace(noted, fleets=fleets, trials=trials)
     return replace(noted, stance=_best(noted, seen, foreseen))
 
 
@@ -215,13 +257,19 @@ def _begun(seen: Observation, experience: Experience, settings: AutoscalingSetti
     fleets = Fleets.begun(tried, size)
     begun = replace(experience, at=seen.now, fleets=fleets, before=())
     if before.keys() != set(tried):
-        return replace(begun, stance=stance(settings), tokens=0.0, texts=0.0, seconds=0.0)
+        usual = replace(begun, stance=stance(settings), trials={})
+        return replace(usual, tokens=0.0, texts=0.0, seconds=0.0)
     fleets = replace(
         fleets,
         replica_s=np.array([before[each].replica_s for each in tried]),
         late=np.array([before[each].late for each in tried]),
     )
-    begun = replace(begun, fleets=fleets)
+    places = [list(before).index(each) for each in tried]
+    trials = {
+        name: replace(each, replica_s=each.replica_s[places], late=each.late[places])
+        for name, each in experience.trials.items()
+    }
+    begun = replace(begun, fleets=fleets, trials=trials)
     foreseen = tuple(name for name, rate in _usual(begun, seen, settings).items() if rate)
     return replace(begun, stance=_best(begun, seen, foreseen) or stance(settings))
 
@@ -278,37 +326,65 @@ def _led(
 def _best(experience: Experience, seen: Observation, foreseen: Sequence[str]) -> Stance | None:
     """The stance with the best sum; the present one unless another is clearly better.
 
-    Those of a season that tells nothing now, not yet or because it broke, are not considered.
+    Those of a season are judged by the time in which it told something, beside the best of the
+    others on the same time: what was before says nothing of them. One that tells nothing now, not
+    yet or because it broke, is not considered.
     """
     fleets, present = experience.fleets, experience.stance
     if fleets is None or experience.seconds < LEAST_S:
         return present
-    able = np.array([not each.season or each.season in foreseen for each in fleets.stances])
-    scored = np.where(able, scores(experience, fleets, seen), np.inf)
-    best = int(scored.argmin())
-    if present in fleets.stances:
-        now = float(scored[fleets.stances.index(present)])
-        if math.isfinite(now) and scored[best] > now - BETTER:
-            return present
-    return fleets.stances[best] if math.isfinite(scored[best]) else present
+    stances = fleets.stances
+    whole = Trial(
+        fleets.replica_s, fleets.late, experience.tokens, experience.texts, experience.seconds
+    )
+    plain = _lowest(scores(stances, whole, seen), stances, "", present)
+    best, gain = plain, 0.0
+    for name in foreseen:
+        trial = experience.trials.get(name)
+        followed = present is not None and present.season == name
+        if trial is None or (trial.seconds < _trial_s(experience, name) and not followed):
+            continue
+        scored = scores(stances, trial, seen)
+        found = _lowest(scored, stances, name, present)
+        saves = float(scored[plain] - scored[found]) + (BETTER if followed else -BETTER)
+        if saves > gain:
+            best, gain = found, saves
+    return stances[best]
 
 
-def scores(experience: Experience, fleets: Fleets, seen: Observation) -> Floats:
+def _lowest(scored: Floats, stances: Sequence[Stance], season: str, present: Stance | None) -> int:
+    """Where the best stance of a season is; the present one unless another is clearly better."""
+    able = np.array([each.season == season for each in stances])
+    best = int(np.where(able, scored, np.inf).argmin())
+    if present is not None and present in stances and present.season == season:
+        place = stances.index(present)
+        return place if scored[best] > scored[place] - BETTER else best
+    return best
+
+
+def _trial_s(experience: Experience, name: str) -> float:
+    """How long a season tells something before it is followed: a period, within what is found."""
+    if name == CYCLE:
+        return experience.cycle.period_s
+    return min(experience.seasons[name].period_s, LONGEST_TRIAL_S)
+
+
+def scores(stances: Sequence[Stance], trial: Trial, seen: Observation) -> Floats:
     """How dear each stance is, on a scale of logarithms; lower is better."""
-    used = np.array([each.utilisation for each in fleets.stances])
-    delay_s = np.array([each.delay_s for each in fleets.stances])
-    tokens, able = experience.tokens, seen.tokens_per_s
-    rate = max(tokens / max(1.0, experience.seconds), 0.1 * able)
+    used = np.array([each.utilisation for each in stances])
+    delay_s = np.array([each.delay_s for each in stances])
+    tokens, able = trial.tokens, seen.tokens_per_s
+    rate = max(tokens / max(1.0, trial.seconds), 0.1 * able)
     # A period that was found stands for the edges that quick stances would be late for.
-    foresees = np.array([each.season == CYCLE for each in fleets.stances])
+    foresees = np.array([each.season == CYCLE for each in stances])
     quick = np.where(foresees, 1.0, np.maximum(1.0, USUAL_DELAY_S / delay_s) ** 0.5)
     late = np.interp(used, *np.array(USUAL_LATE).T) * quick
     start_s = USUAL_START_S if math.isnan(seen.start_up_s) else seen.start_up_s
     late = np.minimum(1.0, late * start_s / USUAL_START_S)
-    replica_s = fleets.replica_s + PRIOR_S * rate / able / used
+    replica_s = trial.replica_s + PRIOR_S * rate / able / used
     # As many texts as that rate has.
-    usual = PRIOR_S * rate * (experience.texts / tokens if tokens else 1.0)
-    share = (fleets.late + usual * late) / max(1e-9, experience.texts + usual)
+    usual = PRIOR_S * rate * (trial.texts / tokens if tokens else 1.0)
+    share = (trial.late + usual * late) / max(1e-9, trial.texts + usual)
     lateness = EAGERNESS * np.log(np.maximum(share, TOLERATED)) + DEARNESS * share
     return np.asarray(np.log(replica_s) + lateness)
 

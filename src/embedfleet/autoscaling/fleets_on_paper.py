@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedfleet.autoscaling import policy, queueing
 from embedfleet.autoscaling.policy import Level
-from embedfleet.autoscaling.signals import Observation, start_up_s, texts_now
+from embedfleet.autoscaling.signals import Observation, rates_now, start_up_s, texts_now
 from embedfleet.autoscaling.stance import Stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
@@ -66,7 +66,7 @@ class Fleets:
     backlog: Floats
     """Tokens that wait."""
     peak: Floats
-    """The highest fast rate so far in tokens/s, fading with time."""
+    """The most that traffic took so far in tokens/s of ability, fading with time."""
     proven: Highest
     """What traffic needed, over each stance's quiet window."""
     wanted: Highest
@@ -114,14 +114,20 @@ def served(
     fleets: Fleets, seen: Observation, elapsed_s: float, fading: float, slo_s: float
 ) -> Fleets:
     """After so many seconds of this traffic; what was summed up before counts `fading` as much."""
-    able = np.maximum(1.0, fleets.ready) * seen.tokens_per_s
-    rate, before = seen.arriving_fast, fleets.backlog
-    after = np.maximum(0.0, before + (rate - able) * elapsed_s)
+    able = np.maximum(1.0, fleets.ready)[:, None] * seen.tokens_per_s
+    rates = np.array(rates_now(seen))
+    part_s = elapsed_s / len(rates)
+    # Lindley's recursion, unrolled: what waits after each part of the window.
+    grown = np.cumsum((rates - able) * part_s, axis=1)
+    least = np.minimum.accumulate(np.minimum(grown, -fleets.backlog[:, None]), axis=1)
+    after = grown - least
+    before = np.concatenate([fleets.backlog[:, None], after[:, :-1]], axis=1)
     allowed = able * (slo_s / 2.0)
     highest, lowest = np.maximum(before, after), np.minimum(before, after)
     crossing = (highest - allowed) / np.maximum(1e-9, np.abs(after - before))
     late = np.where(lowest >= allowed, 1.0, np.minimum(1.0, crossing))
-    late = np.where(highest <= allowed, _waiting(fleets.ready, rate, seen, slo_s), late)
+    waiting = _waiting(fleets.ready, seen.arriving_fast, seen, slo_s)
+    late = np.where(highest <= allowed, waiting[:, None], late) @ rates / max(1e-9, rates.sum())
     ready, starting = fleets.ready, fleets.starting
     while starting and starting[0][0] <= seen.now:
         ready, starting = ready + starting[0][1], starting[1:]
@@ -129,7 +135,7 @@ def served(
         fleets,
         ready=ready,
         starting=starting,
-        backlog=after,
+        backlog=after[:, -1],
         replica_s=fleets.replica_s * fading + fleets.planned * elapsed_s,
         late=fleets.late * fading + late * (texts_now(seen) * elapsed_s),
     )
@@ -196,12 +202,14 @@ def _wanted(
     used = np.array([each.utilisation for each in fleets.stances])
     memory_s = np.array([each.memory_s for each in fleets.stances])
     elapsed_s = 0.0 if fleets.decided_at == -math.inf else max(0.0, seen.now - fleets.decided_at)
-    fast, slow = policy.burst(seen, settings), seen.arriving_slow
+    slow = seen.arriving_slow
+    fast = policy.burst(seen, settings)
     level = np.where(expected > 0.0, min(slow, fast), slow)
-    peak = np.maximum(fast, fleets.peak * np.exp(-elapsed_s / memory_s))
-    coming = np.maximum(peak, np.maximum(level, fast))
+    needed = policy.needed(seen, settings)
+    peak = np.maximum(needed, fleets.peak * np.exp(-elapsed_s / memory_s))
     least = max(settings.min_replicas, min(floor, settings.max_replicas))
-    proven = np.maximum(policy.promised_each(coming, seen, settings), least)
+    proven = np.maximum(policy.promised_each(np.maximum(level, fast), seen, settings), least)
+    proven = np.maximum(proven, np.ceil(peak / seen.tokens_per_s - policy.ROUNDING))
     proven = np.maximum(proven, np.ceil(level / (used * seen.tokens_per_s)))
     rising = max(policy.trend(levels, seen, settings), policy.surge(levels, seen, settings))
     # What was foreseen as high as it is says where it goes; else it goes on as it did.

@@ -1,9 +1,9 @@
 """What a pool's traffic has taught its autoscaler, as bytes that outlive the process. Pure.
 
-Kept are the sums of every stance (`adapting.py`) and the seasons (`rhythm.py`): what takes hours to
-weeks to learn. What the policy remembers from minute to minute is not: a restart shrinks nothing
-for one quiet window, whatever was known before. The bytes may come from anywhere, so they are read
-as strictly as a request.
+Kept are the sums of every stance, in all and while a season told something (`adapting.py`), and the
+seasons (`rhythm.py`): what takes hours to weeks to learn. What the policy remembers from minute to
+minute is not: a restart shrinks nothing for one quiet window, whatever was known before. The bytes
+may come from anywhere, so they are read as strictly as a request.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Annotated
 
 import msgspec
+import numpy as np
 
 from embedfleet.autoscaling import cycle, rhythm
-from embedfleet.autoscaling.adapting import Experience, Sums
+from embedfleet.autoscaling.adapting import Experience, Sums, Trial
 from embedfleet.autoscaling.cycle import Cycle
 from embedfleet.autoscaling.stance import Stance
 from embedfleet.vocabulary import EmbedfleetError
@@ -37,6 +38,15 @@ class _Sums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     late: Amount
 
 
+class _Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    tokens: Amount
+    texts: Amount
+    seconds: Amount
+    replica_s: tuple[Amount, ...]
+    late: tuple[Amount, ...]
+    """Of the stances of `_Kept.sums`, in their order."""
+
+
 class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     version: int
@@ -46,6 +56,7 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sums: tuple[_Sums, ...]
     seasons: dict[str, tuple[Cell, ...]]
     texts: Amount = 0.0
+    trials: dict[str, _Trial] = {}
     lately: Annotated[list[Amount], msgspec.Meta(max_length=cycle.KEPT)] = []
     """Rates of the buckets of `Cycle`."""
     lately_until: Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)] = 0
@@ -65,6 +76,17 @@ def kept(experience: Experience) -> bytes:
             tuple(_Sums(each.stance, each.replica_s, each.late) for each in experience.sums),
             {name: season.cells for name, season in experience.seasons.items()},
             experience.texts,
+            {
+                name: _Trial(
+                    each.tokens,
+                    each.texts,
+                    each.seconds,
+                    tuple(each.replica_s.round(1).tolist()),
+                    tuple(each.late.round(1).tolist()),
+                )
+                for name, each in experience.trials.items()
+                if each.seconds
+            },
             [float(f"{rate:.4g}") for rate in lately.rates],
             lately.bucket or 0,
         )
@@ -93,6 +115,9 @@ def restored(data: bytes) -> Experience:
         else season
         for name, season in rhythm.empty().items()
     }
+    for name, each in told.trials.items():
+        if not len(each.replica_s) == len(each.late) == len(told.sums):
+            raise LearnedError(f"the trial of {name} is not one of {len(told.sums)} stances")
     return Experience(
         stance=told.followed,
         before=tuple(Sums(each.stance, each.replica_s, each.late) for each in told.sums),
@@ -100,5 +125,15 @@ def restored(data: bytes) -> Experience:
         cycle=Cycle.of(told.lately, told.lately_until),
         tokens=told.tokens,
         texts=told.texts,
+        trials={
+            name: Trial(
+                np.array(each.replica_s),
+                np.array(each.late),
+                each.tokens,
+                each.texts,
+                each.seconds,
+            )
+            for name, each in told.trials.items()
+        },
         seconds=told.seconds,
     )

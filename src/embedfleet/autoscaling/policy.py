@@ -39,6 +39,8 @@ PROMISED = 0.005
 """Share of the texts that may be answered later than the SLO."""
 LEAST_FULL = 0.5
 """Replicas that are half idle are enough, however long texts are: more make no text shorter."""
+ROUNDING = 1e-6
+"""Replicas that are no replica."""
 BEYOND = 0.15
 """By how much replicas must be busier than their traffic takes before that is evidence of its own:
 a fleet that is meant to be busy is no alarm, one whose ability was overrated is."""
@@ -88,7 +90,7 @@ class PolicyState:
 
     pace: StabilizationState = field(default_factory=StabilizationState)
     peak: float = 0.0
-    """The highest fast rate so far in tokens/s, fading with time."""
+    """The most that traffic took so far (`needed`) in tokens/s of ability, fading with time."""
     levels: tuple[Level, ...] = ()
     """The rates over the start-up time, oldest first."""
     at: float | None = None
@@ -185,7 +187,7 @@ def _noticed(
     busy = seen.utilisation > max(settings.utilisation_ceiling, told + BEYOND)  # false for NaN
     return PolicyState(
         pace=memory.pace,
-        peak=max(burst(seen, settings), memory.peak * faded),
+        peak=max(needed(seen, settings), memory.peak * faded),
         levels=recent(memory.levels, seen, settings),
         at=seen.now,
         late_since=(seen.now if memory.late_since is None else memory.late_since) if late else None,
@@ -272,8 +274,8 @@ def _traffic(
         math.ceil(reserve),
         f"{seen.arriving_slow:,.0f} tokens/s at {chosen.utilisation:.0%} of ability",
     )
-    peak = promised(memory.peak, seen, settings)
-    yield Term("peak", peak, f"peaks up to {memory.peak:,.0f} tokens/s")
+    peak = math.ceil(memory.peak / seen.tokens_per_s - ROUNDING)
+    yield Term("peak", peak, f"peaks took up to {memory.peak:,.0f} tokens/s")
 
 
 def _rising(
@@ -311,6 +313,24 @@ def promised_each(rates: Floats, seen: Observation, settings: AutoscalingSetting
     beyond = np.maximum(busy, len(able))
     fewest = np.where(load > able[-1], beyond, fewest)
     return np.asarray(np.minimum(fewest, np.ceil(load / LEAST_FULL)))
+
+
+def needed(seen: Observation, settings: AutoscalingSettings) -> float:
+    """The ability in tokens/s that would have been enough for the fast window: for its rate, and
+    for its worst seconds.
+
+    Seconds are served in time by the largest of work / (seconds + longest wait) over all spans of
+    them (the effective bandwidth of network calculus: Le Boudec and Thiran, 2001), less what chance
+    makes of it (`burst`).
+    """
+    enough = promised(burst(seen, settings), seen, settings) * seen.tokens_per_s
+    if len(seen.seconds) < 2:
+        return enough
+    done = np.concatenate([[0.0], np.cumsum(seen.seconds)])
+    ends = np.arange(len(done))
+    spans = np.maximum(1, ends - ends[:, None])
+    work = done - done[:, None] - CHANCE * chances(seen, 1.0) * np.sqrt(spans)
+    return max(enough, float((work / (spans + settings.slo_s / 2.0)).max()))
 
 
 def burst(seen: Observation, settings: AutoscalingSettings) -> float:

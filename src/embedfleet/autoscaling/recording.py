@@ -71,6 +71,13 @@ class _Line(msgspec.Struct, frozen=True):
     seen: dict[str, Any]
 
 
+UNKNOWN: dict[Any, Any] = {
+    float: float | None,
+    tuple[float, ...]: tuple[float | None, ...],
+}
+"""Forms of figures that may be null."""
+
+
 def _seen() -> type[msgspec.Struct]:
     """The form of an observation: figures may be null, and all but the first two be absent."""
     hints = get_type_hints(Observation, localns={"datetime": datetime})
@@ -80,7 +87,7 @@ def _seen() -> type[msgspec.Struct]:
         if each.default is MISSING:
             told.append((each.name, kind))
         else:
-            told.append((each.name, kind | None if kind is float else kind, each.default))
+            told.append((each.name, UNKNOWN.get(kind, kind), each.default))
     return msgspec.defstruct("Seen", told, frozen=True)
 
 
@@ -184,13 +191,18 @@ def observed(path: Path, number: int, text: bytes) -> Line:
     except msgspec.ValidationError as error:
         raise RecordingError(f"{path}, line {number}: no observation: {error}") from error
     # The time of day is the one field that may be unknown in earnest.
-    known: dict[str, Any] = {
-        name: math.nan if each is None and name != "clock" else each for name, each in seen.items()
-    }
+    known = {name: each if name == "clock" else _known(each) for name, each in seen.items()}
     observation = Observation(**known)
     if not math.isfinite(observation.now):
         raise RecordingError(f"{path}, line {number}: its time is {observation.now}")
     return Line(number, told.at, told.mode, told.planned, told.standby, observation)
+
+
+def _known(figure: Any) -> Any:
+    """What was read, with NaN for null."""
+    if isinstance(figure, tuple):
+        return tuple(map(_known, figure))
+    return math.nan if figure is None else figure
 
 
 def _decoded(path: Path, number: int, text: bytes, kind: Any) -> Any:

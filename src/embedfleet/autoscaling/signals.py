@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from embedfleet.runtime.settings import AutoscalingSettings
@@ -57,6 +58,9 @@ class Observation:
     burstiness: float = math.nan
     """How unevenly work arrives from second to second (`Arrivals.burstiness`): 1 for texts of
     exponential lengths that arrive at random, more for bursts, less for texts of equal length."""
+    seconds: tuple[float, ...] = ()
+    """Tokens that were asked for in each second of the fast window, the latest at the end; empty
+    where they were not told apart."""
     memory_used: tuple[float, ...] = ()
     """Share of memory in use on each host that could take another replica; empty if unknown."""
     age_s: float = 0.0
@@ -98,6 +102,7 @@ def _needed(seen: Observation) -> Iterator[tuple[str, float]]:
     yield "waiting_tokens", seen.waiting_tokens
     yield "tokens_per_s", seen.tokens_per_s
     yield "latency_p99_s", seen.latency_p99_s
+    yield from (("a second of arrivals", each) for each in seen.seconds)
     # A backstop that is missing does no harm: NaN compares as "not busy".
     if not math.isnan(seen.utilisation):
         yield "utilisation", seen.utilisation
@@ -119,6 +124,17 @@ def texts_now(seen: Observation) -> float:
     if seen.texts_per_s and seen.arriving_slow:
         return seen.arriving_fast * seen.texts_per_s / seen.arriving_slow
     return seen.arriving_fast
+
+
+def rates_now(seen: Observation) -> tuple[float, ...]:
+    """The fast rate in tokens/s, told apart into equal parts of its window: by seconds where they
+    were told, else the whole.
+    """
+    told = math.fsum(seen.seconds)
+    if not told:
+        return (seen.arriving_fast,)
+    scale = seen.arriving_fast * len(seen.seconds) / told
+    return tuple(each * scale for each in seen.seconds)
 
 
 def ability(model: CostModel, tokens_of_a_text: float, batch_tokens: int, within_s: float) -> float:
@@ -155,6 +171,7 @@ def total(seen: Sequence[Observation]) -> Observation:
         texts_fast=sum(each.texts_fast for each in seen),
         waiting_texts=sum(each.waiting_texts for each in seen),
         queued_texts=sum(each.queued_texts for each in seen),
+        seconds=tuple(_summed([each.seconds for each in seen])),
         burstiness=_known(max, (each.burstiness for each in seen)),
         tokens_per_s=_known(min, (each.tokens_per_s for each in seen)),
         start_up_s=_known(max, (each.start_up_s for each in seen)),
@@ -164,6 +181,12 @@ def total(seen: Sequence[Observation]) -> Observation:
         memory_used=max((each.memory_used for each in seen), key=len),
         age_s=max(each.age_s for each in seen),
     )
+
+
+def _summed(rows: Sequence[tuple[float, ...]]) -> list[float]:
+    """Sums of what belongs to the same second, counted from the latest."""
+    turned = zip_longest(*map(reversed, rows), fillvalue=0.0)
+    return [math.fsum(each) for each in turned][::-1]
 
 
 def _known(choose: Callable[[list[float]], float], values: Iterable[float]) -> float:

@@ -61,6 +61,18 @@ class Arrivals:
         """Mean rate over the last whole seconds of the window."""
         return self._mean([texts for _, _, texts in self._within(window_s, now)], window_s, now)
 
+    def seconds(self, window_s: float, now: float) -> tuple[float, ...]:
+        """Tokens of each of the last whole seconds of the window, the latest at the end; empty
+        before the first."""
+        if self._first is None:
+            return ()
+        last = math.floor(now)
+        first = max(last - max(1, round(window_s)), math.floor(self._first))
+        tokens = [0.0] * (last - first)
+        for second, many, _ in self._within(window_s, now):
+            tokens[second - first] = many
+        return tuple(tokens)
+
     def burstiness(self, window_s: float, now: float) -> float:
         """Variance of the tokens of a second over twice what their mean times the mean text is: the
         factor by which waits exceed those of M/M/c (Allen and Cunneen's mean of both variations,

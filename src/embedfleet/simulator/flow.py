@@ -148,6 +148,7 @@ class _Run:
             waiting_texts=round(queued + computing / max(1.0, self.mean_tokens)),
             queued_texts=round(queued),
             burstiness=self._burstiness(place),
+            seconds=self._seconds(place),
         )
 
     def busy(self, used: float, texts_per_s: float) -> float:
@@ -165,6 +166,12 @@ class _Run:
     def _rate(self, cumulative: Floats, place: int, window_s: float) -> float:
         first = max(0, place - round(window_s / BIN_S))
         return float(cumulative[place] - cumulative[first]) / max(BIN_S, (place - first) * BIN_S)
+
+    def _seconds(self, place: int) -> tuple[float, ...]:
+        """As `Arrivals.seconds` has it."""
+        second = round(1.0 / BIN_S)
+        first = max(place % second, place - round(FAST_S / BIN_S))
+        return tuple(np.diff(self.arrived[first : place + 1 : second]).tolist())
 
     def _burstiness(self, place: int) -> float:
         """As `Arrivals.burstiness` has it."""

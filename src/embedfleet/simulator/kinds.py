@@ -232,6 +232,20 @@ def _long_bursts(rng: np.random.Generator, at: Floats) -> Load:
     return Load(np.full(len(at), rng.uniform(0.2, 0.7)), long, (30.0, 80.0))
 
 
+def _bursts(rng: np.random.Generator, at: Floats) -> Load:
+    """Bursts of some seconds that come every half a minute to five minutes; on half of the seeds
+    by the clock, on the others by chance."""
+    low, height = rng.uniform(1.0, 4.0), rng.uniform(3.0, 10.0)
+    period_s, lasts_s = rng.uniform(30.0, 300.0), rng.uniform(3.0, 15.0)
+    jitter = rng.choice([0.0, 1.0])
+    replicas: Floats = np.full(len(at), low)
+    begins = rng.uniform(0.0, period_s)
+    while begins < at[-1]:
+        replicas[_within(at, begins, begins + lasts_s)] += height
+        begins += lasts_s + (period_s - lasts_s) * (1.0 + jitter * rng.uniform(-0.8, 0.8))
+    return Load(replicas)
+
+
 def _on_off(rng: np.random.Generator, at: Floats) -> Load:
     """Work or none, for exponential times."""
     on_s, off_s, level = rng.uniform(60, 900), rng.uniform(60, 1800), rng.uniform(3.0, 10.0)
@@ -286,6 +300,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("jittered", 6 * HOUR_S, rhythm=False, draw=_jittered),
         Kind("drift", 8 * HOUR_S, rhythm=True, draw=_drift),
         Kind("long-bursts", 6 * HOUR_S, rhythm=False, draw=_long_bursts),
+        Kind("bursts", 6 * HOUR_S, rhythm=False, draw=_bursts),
         Kind("on-off", 6 * HOUR_S, rhythm=False, draw=_on_off),
         Kind("decay", 6 * HOUR_S, rhythm=False, draw=_decay),
         Kind("stairs", 8 * HOUR_S, rhythm=False, draw=_stairs),

@@ -1,9 +1,9 @@
 """Traffic and replicas as a recording of observations has them, for "what if".
 
 A recording (`autoscaling/recording.py`) has rates, not texts: the arrivals of each interval between
-two observations come at random (Poisson) at the fast rate that was seen at its end, with the mean
-length of the slow window. Bursts shorter than the fast window are not in it, nor are the lengths of
-single texts.
+two observations come at random (Poisson) at the rate of each of its seconds, or where these were
+not kept at the fast rate that was seen at its end, with the mean length of the fast window. The
+lengths of single texts are not in it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ WITHIN_S = 0.25
 @dataclass(frozen=True, slots=True)
 class _Interval:
     seconds: float
-    tokens_per_s: float
+    tokens_per_s: tuple[float, ...]
+    """Rates of equal parts of it."""
     tokens: float
     """Mean length of a text."""
 
@@ -92,20 +93,26 @@ def _intervals(recording: Recording) -> Iterator[_Interval]:
             tokens = min(max(seen.arriving_fast / seen.texts_fast, 1.0), float(LENGTHS[-1]))
         elif seen.texts_per_s > 0 and 0 <= seen.arriving_slow < MOST:
             tokens = min(max(seen.arriving_slow / seen.texts_per_s, 1.0), float(LENGTHS[-1]))
-        if rate / tokens > MOST_TEXTS_PER_S:
+        rates: tuple[float, ...] = (rate,)
+        many = round(seconds)
+        if known and 0 < many <= len(seen.seconds) and all(0 <= r < MOST for r in seen.seconds):
+            rates = seen.seconds[-many:]
+        if max(rates) / tokens > MOST_TEXTS_PER_S:
             raise RecordingError(
-                f"{recording.path}, line {after.number}: {rate:,g} tokens/s in texts of "
+                f"{recording.path}, line {after.number}: {max(rates):,g} tokens/s in texts of "
                 f"{tokens:,g} tokens are more than {MOST_TEXTS_PER_S:,g} texts/s, the most that "
                 "can be simulated"
             )
-        yield _Interval(seconds, rate, tokens)
+        yield _Interval(seconds, rates, tokens)
 
 
 def _rates(interval: _Interval) -> NDArray[np.float64]:
     """Texts by bin and length."""
     place = min(int(math.log2(interval.tokens)), len(LENGTHS) - 2)
     share = (interval.tokens - LENGTHS[place]) / (LENGTHS[place + 1] - LENGTHS[place])
-    texts = interval.tokens_per_s / interval.tokens * BIN_S
-    rates = np.zeros((max(1, round(interval.seconds / BIN_S)), len(LENGTHS)))
+    bins = max(1, round(interval.seconds / BIN_S))
+    parts = np.arange(bins) * len(interval.tokens_per_s) // bins
+    texts = np.array(interval.tokens_per_s)[parts] / interval.tokens * BIN_S
+    rates = np.zeros((bins, len(LENGTHS)))
     rates[:, place], rates[:, place + 1] = texts * (1.0 - share), texts * share
     return rates

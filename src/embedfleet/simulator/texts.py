@@ -198,6 +198,7 @@ class _Run:
             texts_fast=self.arrivals.texts_per_s(FAST_S, self.now),
             waiting_texts=self.pool.waiting_texts + self.pool.running_texts,
             queued_texts=self.pool.waiting_texts,
+            seconds=self.arrivals.seconds(FAST_S, self.now),
             burstiness=self.arrivals.burstiness(SLOW_S, self.now),
         )
 

@@ -65,6 +65,7 @@ async def test_it_sees_how_much_is_asked_for() -> None:
     rig.asked(5)
     seen = await rig.seen()
     assert (seen.arriving_slow, seen.texts_per_s) == (800.0, 8.0)
+    assert sum(seen.seconds) == 800.0
 
 
 async def test_latency_is_that_of_texts_that_were_answered() -> None:

@@ -17,7 +17,9 @@ from embedfleet.server.gateway.replicas.connections import Connections
 from embedfleet.transport.untrusted import MOST_PAGE_BYTES
 from embedfleet.vocabulary import ServiceError
 
-OWN = Observation(1.0, 2, arriving_fast=10.0, arriving_slow=10.0, waiting_tokens=5.0)
+OWN = Observation(
+    1.0, 2, arriving_fast=10.0, arriving_slow=10.0, waiting_tokens=5.0, seconds=(4.0, 16.0)
+)
 OTHER = {
     "now": 12345.0,
     "ready": 3,
@@ -25,6 +27,7 @@ OTHER = {
     "arriving_slow": 20.0,
     "waiting_tokens": 7.0,
     "tokens_per_s": None,
+    "seconds": [30, 20.5, 39.5],
     "memory_used": [],
     "clock": None,
     "planned": 3,
@@ -69,6 +72,7 @@ async def test_traffic_and_work_of_gateways_add_up() -> None:
         seen = await source.observe(99.0)
 
         assert (seen.arriving_fast, seen.arriving_slow, seen.waiting_tokens) == (40.0, 30.0, 12.0)
+        assert seen.seconds == (30.0, 24.5, 55.5)
         assert seen.ready == 3
         assert math.isnan(seen.tokens_per_s)
         assert asked == ["Bearer key"]
@@ -79,6 +83,8 @@ async def test_traffic_and_work_of_gateways_add_up() -> None:
     [
         ({"pools": {}}, 200),
         ({"pools": {"p": {**OTHER, "ready": "three"}}}, 200),
+        ({"pools": {"p": {**OTHER, "seconds": 3}}}, 200),
+        ({"pools": {"p": {**OTHER, "seconds": [1.0, "two"]}}}, 200),
         ({"pools": {"p": {"arriving_fast": 1.0}}}, 200),
         (b"<html>", 200),
         (b'{"pools": {"p": {"ready": "\xff"}}}', 200),

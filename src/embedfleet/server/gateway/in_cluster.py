@@ -52,8 +52,13 @@ from embedfleet.vocabulary import ReplicaError, ServiceError, SettingError
 log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 3.0
-REPORTED = {field.name for field in fields(Observation)} - {"now", "clock", "memory_used"}
-"""Fields that gateways report to each other; clocks differ."""
+REPORTED = {field.name for field in fields(Observation)} - {
+    "now",
+    "clock",
+    "memory_used",
+    "seconds",
+}
+"""Figures that gateways report to each other, beside those of seconds; clocks differ."""
 
 
 class InCluster:
@@ -220,7 +225,8 @@ class PeerAggregator:
             pools = msgspec.json.decode(body, type=dict[str, dict[str, dict[str, object]]])
             reported = pools["pools"][self._pool]
             figures = {name: _figure(reported[name]) for name in REPORTED if name in reported}
-            return Observation(now=now, **figures)  # type: ignore[arg-type]  # each is a number
+            seconds = tuple(map(_figure, reported.get("seconds", ())))  # type: ignore[call-overload]
+            return Observation(now=now, seconds=seconds, **figures)  # type: ignore[arg-type]  # each is a number
         except (msgspec.MsgspecError, ValueError, RecursionError, KeyError, TypeError) as error:
             raise ServiceError(
                 f"the gateway at {url} reports no valid observation of {self._pool}"

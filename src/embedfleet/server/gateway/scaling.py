@@ -135,6 +135,7 @@ class LoadObserver:
             texts_per_s=texts,
             texts_fast=arrivals.texts_per_s(settings.fast_window_s, now),
             queued_texts=pool.queued_texts,
+            seconds=arrivals.seconds(settings.fast_window_s, now),
             burstiness=arrivals.burstiness(settings.slow_window_s, now),
             memory_used=() if used is None else (used,),
         )
