@@ -126,7 +126,7 @@ class TestLongestText:
         ("bert", "tokenizer", "tokens"),
         [
             ({"max_seq_length": 128}, {}, 128),
-            ({"max_seq_length": 128, "do_lower_case": False}, {"model_max_length": 64}, 64),
+            ({"max_seq_length": 128, "do_lower_case": False}, {"model_max_length": 64}, 128),
             ({"max_seq_length": None}, {"model_max_length": 10**30}, 512),
             ({}, {"model_max_length": 1e30}, 512),
             ({"max_seq_length": 100_000}, {}, 512),
@@ -134,7 +134,7 @@ class TestLongestText:
         ],
         ids=str,
     )
-    def test_is_the_least_that_any_file_says(
+    def test_is_what_sentence_transformers_own_file_says_or_else_the_tokenizers(
         self,
         directory: Path,
         bert: dict[str, object] | None,

@@ -18,7 +18,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.models.weights import INDEX, SINGLE, StoredTensor, read_header, weight_files
+from embedfleet.models.absent import absent
+from embedfleet.models.weights import SINGLE, StoredTensor, read_header, weight_files
 from embedfleet.vocabulary import ModelError
 
 Floats = NDArray[np.float32]
@@ -209,11 +210,7 @@ def _files(directory: Path) -> list[Path]:
     paths = weight_files(directory) or [directory / SINGLE]
     for path in paths:
         if not path.is_file():
-            raise ModelError(
-                f"{path} is missing: a model directory holds {SINGLE}, or {INDEX} and its shards. "
-                "From other formats, such as pytorch_model.bin, transformers makes it: "
-                "AutoModel.from_pretrained(MODEL).save_pretrained(DIRECTORY)."
-            )
+            raise absent(path)
     return paths
 
 

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
+from embedfleet.models.absent import absent
 from embedfleet.models.sentence_transformers import lowercases
 from embedfleet.models.weights import StoredTensor, read_header, weight_files
 from embedfleet.vocabulary import ModelError, Pooling
@@ -37,7 +38,7 @@ def fingerprint_tokenizer(directory: Path) -> str:
         digest.update(b"lower-cased" if lowercases(directory) else b"")
         return digest.hexdigest()
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing") from None
+        raise absent(path) from None
     except OSError as error:
         raise ModelError(f"{path} can't be read: {error.strerror}") from None
 
@@ -52,6 +53,9 @@ def fingerprint_weights(directory: Path, pooling: str = Pooling.LAST) -> str:
     files = weight_files(directory)
     if not files:
         return ""
+    for path in files:
+        if not path.exists():
+            raise absent(path)
     parts: list[tuple[str, bytes]] = []
     try:
         configuration = (directory / "config.json").read_bytes()

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import orjson
 
+from embedfleet.models.absent import absent
 from embedfleet.vocabulary import ModelError
 
 _SHOWN: Final = 160
@@ -20,7 +21,7 @@ def read_json(path: Path) -> Any:
     try:
         return orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing") from None
+        raise absent(path) from None
     except OSError as error:
         raise ModelError(f"{path} can't be read: {error.strerror}") from None
     except orjson.JSONDecodeError as error:

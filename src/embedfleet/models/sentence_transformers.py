@@ -199,16 +199,19 @@ def lowercases(directory: Path) -> bool:
 
 def longest_text(directory: Path) -> int | None:
     """Tokens after which sentence-transformers cuts a text, the end-of-text token counted; None
-    where nothing says so.
+    where nothing says so. Its own file goes before the tokenizer's.
 
     Raises ModelError for a file that is malformed.
     """
-    limits = [_tokens(*_transformer(directory), "max_seq_length")]
     path = directory / "tokenizer_config.json"
-    if path.exists():
-        limits.append(_tokens(path, read_object(path), "model_max_length"))
-    known = [tokens for tokens in limits if 0 < tokens < _UNLIMITED]
-    return min(known, default=None)
+    tokenizer = read_object(path) if path.exists() else {}
+    for tokens in (
+        _tokens(*_transformer(directory), "max_seq_length"),
+        _tokens(path, tokenizer, "model_max_length"),
+    ):
+        if tokens:
+            return tokens if tokens < _UNLIMITED else None
+    return None
 
 
 def _tokens(path: Path, config: dict[str, Any], key: str) -> int:

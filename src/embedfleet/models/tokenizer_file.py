@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from embedfleet.models.json_files import brief, read_object
+from embedfleet.models.tokenizer_classes import FOLLOWS_FILE, disagreement
 from embedfleet.models.tokenizer_kind import TokenizerKind, typed
 from embedfleet.models.tokenizer_library import InProcess, Library, panics_translated
 from embedfleet.models.tokenizer_process import Apart
@@ -54,32 +55,45 @@ def _refuse_contradictions(path: Path, definition: dict[str, Any]) -> None:
     the tokens that they name, and splits special ones where it is told so.
     """
     added = definition.get("added_tokens") or []
-    known = {token.get("content") for token in added if isinstance(token, dict)}
-    for beside, token in _named_beside(path.parent):
-        if token not in known:
+    known = {token.get("content"): token for token in added if isinstance(token, dict)}
+    for beside, content, token in _named_beside(path.parent):
+        if content not in known:
             raise ModelError(
-                f"{beside} names the token {brief(token)}, which is not among the added_tokens of "
-                f"{path.name}: transformers would add it. Save the tokenizer anew with it "
+                f"{beside} names the token {brief(content)}, which is not among the added_tokens "
+                f"of {path.name}: transformers would add it. Save the tokenizer anew with it "
                 "(AutoTokenizer.from_pretrained(MODEL).save_pretrained(DIRECTORY)), or remove it"
+            )
+        differing = [flag for flag in _FLAGS if known[content].get(flag) is not token.get(flag)]
+        if differing and all(isinstance(token.get(flag), bool) for flag in _FLAGS):
+            raise ModelError(
+                f"{beside}: {', '.join(differing)} of the token {brief(content)} is otherwise than "
+                f"in the added_tokens of {path.name}, and transformers follows {beside.name}. "
+                "Make them agree"
             )
     beside = path.parent / "tokenizer_config.json"
     said = read_object(beside) if beside.exists() else {}
     if said.get("split_special_tokens"):
         raise ModelError(f"{beside}: split_special_tokens is on, which is not supported")
-    normalizer = definition.get("normalizer")
-    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
-        return
-    for key, name in (("do_lower_case", "lowercase"), ("strip_accents", "strip_accents")):
-        wanted, found = said.get(key), normalizer.get(name)
-        if isinstance(wanted, bool) and isinstance(found, bool) and wanted is not found:
-            raise ModelError(
-                f"{beside}: {key} is {brief(wanted)}, and {name} of the normalizer in {path.name} "
-                f"{brief(found)}: transformers follows one, others the other. Make them agree"
-            )
+    config = path.parent / "config.json"
+    model_type = read_object(config).get("model_type") if config.exists() else None
+    other = disagreement(definition, said, model_type)
+    if other is not None:
+        raise ModelError(
+            f"{path}: its {other.section} is {brief(other.found)}, and transformers 5 makes "
+            f"{brief(other.built)} of it for {other.tokenizer_class}, by {beside.name}: other "
+            f"tokens of the same texts. Make them agree, or let {beside.name} say "
+            f'"tokenizer_class": "{FOLLOWS_FILE}" where {path.name} is right'
+        )
 
 
-def _named_beside(directory: Path) -> Iterator[tuple[Path, str]]:
-    """Tokens by the files that name them beside tokenizer.json; of malformed values none."""
+_FLAGS: Final = ("lstrip", "rstrip", "single_word", "normalized")
+"""Of an added token: which texts it is found in, and with how much around it."""
+
+
+def _named_beside(directory: Path) -> Iterator[tuple[Path, str, Mapping[str, Any]]]:
+    """Tokens and what is said of them, by the files that name them beside tokenizer.json; of
+    malformed values none.
+    """
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = directory / name
         raw = read_object(path) if path.exists() else {}
@@ -87,12 +101,13 @@ def _named_beside(directory: Path) -> Iterator[tuple[Path, str]]:
             tokens = raw.get(key)
             tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens
             for token in tokens if isinstance(tokens, list) else ():
-                content = token.get("content") if isinstance(token, dict) else token
-                if isinstance(content, str):
-                    yield path, content
+                # Flags count where the token has them by its id; elsewhere it is only named.
+                told = token if isinstance(token, dict) else {"content": token}
+                if isinstance(content := told.get("content"), str):
+                    yield path, content, told if key == "added_tokens_decoder" else {}
     path = directory / "added_tokens.json"
     if path.exists():
-        yield from ((path, token) for token in read_object(path))
+        yield from ((path, token, {}) for token in read_object(path))
 
 
 def _tame(definition: dict[str, Any]) -> None:

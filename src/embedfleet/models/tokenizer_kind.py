@@ -25,7 +25,7 @@ _LOWER: Final = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm
 _UPPER: Final = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
 _SIGNS_AND_SLASHES: Final = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 
-_QWEN: Final = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_SIGNS}|{_SPACES}"
+QWEN: Final = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_SIGNS}|{_SPACES}"
 _QWEN_3_5: Final = (
     rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
     rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
@@ -44,7 +44,7 @@ _BUILTIN: Final = (
 
 PATTERNS: Final = frozenset(
     {
-        *(_QWEN, _QWEN_3_5, _LLAMA_3, _GPT_4O, _MISTRAL, _GPT_2, rf"{_GPT_2}|\s+", _BUILTIN),
+        *(QWEN, _QWEN_3_5, _LLAMA_3, _GPT_4O, _MISTRAL, _GPT_2, rf"{_GPT_2}|\s+", _BUILTIN),
         *(r" ?[^(\s|[.,!?…。，、।۔،])]+", r" ?[^(\s|.,!?…。，、।۔،)]+"),  # BLOOM
         *(r" {2,}", r"\s+"),  # XLM-RoBERTa and T5
         *(r"\p{N}", r"\p{N}+", r"\p{N}{1,3}", r"\d", r"\d+"),  # others: runs of one kind

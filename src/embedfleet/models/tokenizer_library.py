@@ -11,6 +11,7 @@ from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 import numpy as np
 from tokenizers import Tokenizer
 
+from embedfleet.models.absent import absent
 from embedfleet.models.json_files import shortened
 from embedfleet.models.tokenizer_kind import TokenizerKind
 from embedfleet.vocabulary import EmbedfleetError, Encoding, ModelError
@@ -117,7 +118,7 @@ def panics_translated(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing") from None
+        raise absent(path) from None
     except TokenizerError as error:
         raise ModelError(f"{path}: {error.message}") from None
     except (EmbedfleetError, KeyboardInterrupt, SystemExit):
