@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import http.client
 import importlib
 import json
 import os
@@ -156,10 +157,15 @@ class MemoryTransport(asyncio.Transport):
 
 
 class Replica:
-    """Answers calls at once, with prepared vectors, another one for each text of a call."""
+    """Answers calls at once, with prepared vectors, another one for each text of a call; pages are
+    the emulated replica\'s.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, host: str, port: int
+    ) -> None:
         self._loop, self._protocol = loop, protocol
+        self._pages = http.client.HTTPConnection(host, port)
         import numpy as np  # noqa: PLC0415
 
         vector = np.linspace(-1, 1, WIDTH)
@@ -168,6 +174,11 @@ class Replica:
         self._calls = 0
 
     def written(self, data: bytes) -> None:
+        if data.startswith(b"GET "):
+            self._pages.request("GET", data.split(b" ", 2)[1].decode())
+            answer = self._pages.getresponse()
+            self._answer(b"application/json", answer.read(), answer.status)
+            return
         frames = found("transport.frames", "wire.frames")
         call = frames.decode_call(data.partition(b"\r\n\r\n")[2])
         self._calls += len(call.texts)
@@ -184,8 +195,11 @@ class Replica:
         if "echoes" in frames.Frame.__struct_fields__:
             fields["echoes"] = [frames.echo(text.ids) for text in call.texts]
         frame = frames.encode_frame(frames.Frame(**fields))
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-embedfleet-frames\r\n"
-        answer = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(frame), frame)
+        self._answer(b"application/x-embedfleet-frames", frame)
+
+    def _answer(self, kind: bytes, body: bytes, status: int = 200) -> None:
+        head = b"HTTP/1.1 %d Told\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n"
+        answer = head % (status, kind, len(body)) + body
         self._loop.call_soon(self._protocol.data_received, answer)
 
 
@@ -354,7 +368,8 @@ def tapped(stage: Stage, results: int) -> Callable[[], asyncio.AbstractEventLoop
             if factory is not connection:
                 return await super().create_connection(factory, *args, **named)
             protocol = factory()
-            transport = MemoryTransport(Replica(self, protocol).written, socket.socket())
+            replica = Replica(self, protocol, *args)
+            transport = MemoryTransport(replica.written, socket.socket())
             protocol.connection_made(transport)
             return transport, protocol
 
