@@ -3,17 +3,17 @@
     python -m benchmarks.bulk_path [--checkout NAME=DIRECTORY …] [--texts 40000] [--rounds 5]
                                    [--engine at-once|builtin] [--workers N] [--name bulk-path]
 
-Each version is a replica, a gateway in front of it and `embedfleet bulk`, from a file of JSON lines to
-files of NumPy, each in a process of its own, over real sockets. Processor time (user and system) is what
-the kernel says that a process took between the job's start and its end; the job's own is less what one of
-64 texts takes, which is its start. Versions take turns in every round; reported are the medians of the
-rounds, and of the ratios to the first version: such times move less than others on a machine that has
-other work, and still some.
+Each version is a replica, a gateway in front of it and `embedfleet bulk`, from a file of JSON lines
+to files of NumPy, each in a process of its own, over real sockets. Processor time (user and system)
+is what the kernel says that a process took between the job's start and its end; the job's own is
+less what one of 64 texts takes, which is its start. Versions take turns in every round; reported
+are the medians of the rounds, and of the ratios to the first version: such times move less than
+others on a machine that has other work, and still some.
 
-`--engine at-once` answers every text with one vector of the model's width as soon as it is asked, so that
-only the way is measured. `--engine builtin` computes with the built-in model; what of that time is the
-engine's is measured beside it, alone in a process, in batches of 64 texts of like length.
-`--dimensions` has vectors shortened by the gateway.
+`--engine at-once` answers every text with one vector of the model's width as soon as it is asked,
+so that only the way is measured. `--engine builtin` computes with the built-in model; what of that
+time is the engine's is measured beside it, alone in a process, in batches of 64 texts of like
+length.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-
 from benchmarks.bulk import texts_of
 from benchmarks.request_cost import commit_of
 

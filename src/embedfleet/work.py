@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,9 @@ MEASURED = 5
 """After so many batches predictions are worth something: the first ones compile kernels."""
 
 
+Numbers: TypeAlias = tuple[float, ...]
+
+
 class CostFit:
     """A cost model that follows measured batches.
 
@@ -61,16 +62,16 @@ class CostFit:
     """
 
     def __init__(self, prior: CostModel = PRIOR, *, memory: float = 200.0) -> None:
-        self._prior = np.array(
-            [prior.per_batch_s, prior.per_token_s, prior.per_squared_token_s], np.float64
-        )
+        self._prior = prior
         self._forget = 1.0 - 1.0 / memory
-        # Information matrix and vector of the fit of factors on the prior's three terms; the
-        # prior counts as one batch in which each term was seen alone.
-        self._matrix: NDArray[np.float64] = np.eye(3)
-        self._vector: NDArray[np.float64] = np.ones(3)
+        # Information matrix (its upper triangle) and vector of the fit of factors on the prior's
+        # three terms; the prior counts as one batch in which each term was seen alone. Plain
+        # numbers: for so few, NumPy takes ten times as long.
+        self._matrix: Numbers = (1.0, 0.0, 0.0, 1.0, 0.0, 1.0)
+        self._vector: Numbers = (1.0, 1.0, 1.0)
         self._model = self._usual = prior
-        self._whole = self._done = np.zeros(2)
+        self._whole: Numbers = (0.0, 0.0)
+        self._done: Numbers = (0.0, 0.0)
         self.batches = 0
         """Measured batches that the model was learned from."""
         self._longest = 0
@@ -104,22 +105,54 @@ class CostFit:
         if not CLOCK_TICK_S < seconds < math.inf:
             return
         self.batches += 1
-        counts = np.array(lengths, np.float64)
-        self._longest = max(self._longest, int(counts.max()))
-        whole = np.array([counts.sum(), np.square(counts).sum()])
-        done = whole
+        self._longest = max(self._longest, *lengths)
+        tokens, squares = whole = done = _sums(lengths)
         if len(shared):
-            again = np.array(shared, np.float64)
-            done = whole - [again.sum(), np.square(again).sum()]
-        self._whole = self._forget * self._whole + whole
-        self._done = self._forget * self._done + done
-        terms = np.array([1.0, *done]) * self._prior / seconds
-        self._matrix = self._forget * self._matrix + np.outer(terms, terms)
-        self._vector = self._forget * self._vector + terms
+            again = _sums(shared)
+            tokens, squares = done = (tokens - again[0], squares - again[1])
+        forget, prior = self._forget, self._prior
+        self._whole = _followed(forget, self._whole, whole)
+        self._done = _followed(forget, self._done, done)
+        x = prior.per_batch_s / seconds
+        y = prior.per_token_s * tokens / seconds
+        z = prior.per_squared_token_s * squares / seconds
+        products = (x * x, x * y, x * z, y * y, y * z, z * z)
+        self._matrix = _followed(forget, self._matrix, products)
+        self._vector = _followed(forget, self._vector, (x, y, z))
         # A trace of the prior stays, so that terms that were never told apart remain defined.
-        trace = 1e-6 * np.trace(self._matrix) * np.eye(3)
-        factors = np.linalg.solve(self._matrix + trace, self._vector + np.diag(trace))
-        found = np.maximum(factors, 0.0) * self._prior
-        self._model = CostModel(*found.tolist())
-        found[1:] *= self._done / self._whole
-        self._usual = CostModel(*found.tolist())
+        a, b, c, d, e, f = self._matrix
+        trace = 1e-6 * (a + d + f)
+        matrix = (a + trace, b, c, d + trace, e, f + trace)
+        vector = [each + trace for each in self._vector]
+        batch, token, squared = _solved(matrix, vector)
+        per_batch_s = max(0.0, batch) * prior.per_batch_s
+        per_token_s = max(0.0, token) * prior.per_token_s
+        per_squared_s = max(0.0, squared) * prior.per_squared_token_s
+        self._model = CostModel(per_batch_s, per_token_s, per_squared_s)
+        shares = [part / all_ for part, all_ in zip(self._done, self._whole, strict=True)]
+        self._usual = CostModel(per_batch_s, per_token_s * shares[0], per_squared_s * shares[1])
+
+
+def _sums(counts: Sequence[int]) -> tuple[float, float]:
+    """The sum of numbers, and of their squares."""
+    return float(sum(counts)), float(sum([count * count for count in counts]))
+
+
+def _followed(forget: float, old: Numbers, new: Numbers) -> Numbers:
+    """Sums in which what is older counts less."""
+    return tuple([forget * before + now for before, now in zip(old, new, strict=True)])
+
+
+def _solved(matrix: Numbers, vector: Sequence[float]) -> tuple[float, float, float]:
+    """The solution of three equations, whose symmetric matrix is given by its upper triangle and is
+    positive definite: elimination without pivoting is stable (Golub & Van Loan, 4.2).
+    """
+    a, b, c, d, e, f = matrix
+    u, v, w = vector
+    second, third = b / a, c / a
+    d, e, f = d - second * b, e - second * c, f - third * c
+    v, w = v - second * u, w - third * u
+    last = e / d
+    z = (w - last * v) / (f - last * e)
+    y = (v - e * z) / d
+    return (u - b * y - c * z) / a, y, z

@@ -71,7 +71,7 @@ class Waiting:
         if not self.finished.cancel() and not self.finished.cancelled():
             self.finished.exception()  # or asyncio logs that the exception was never retrieved
         texts, self.texts = self.texts, []
-        return [text for text in texts if text.abandoned_by(self)]
+        return [text for text in texts if text.waiting and text.abandoned_by(self)]
 
 
 class Lease(Protocol):

@@ -132,7 +132,7 @@ class Unanswered:
     __slots__ = ("_echoes", "_open", "repeated")
 
     def __init__(self, texts: Sequence[CallText]) -> None:
-        self._echoes = {text.id: echo(text.ids) for text in texts}
+        self._echoes = {text.id: zlib.crc32(text.ids) for text in texts}
         self._open = dict(self._echoes)
         self.repeated = 0
         """Answers to texts that had been answered: the first stands."""
@@ -200,7 +200,8 @@ def encoding_bytes(encoding: Encoding) -> bytes:
 
 def echo(encoding: Encoding | bytes) -> int:
     """The CRC-32 of a text's token ids: tells texts apart without carrying them back."""
-    return zlib.crc32(encoding if isinstance(encoding, bytes) else encoding_bytes(encoding))
+    held = encoding if isinstance(encoding, bytes) else encoding.astype(_IDS, "C", copy=False).data
+    return zlib.crc32(held)
 
 
 def vector_bytes(vectors: Vectors) -> bytes:

@@ -254,28 +254,26 @@ class ReplicaMetrics(Metrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self.texts = self._counter("replica_texts_total", "Texts computed or failed.", "outcome")
-        self.tokens = self._counter("replica_tokens_total", "Tokens computed.")
+        self.texts = self._counts("replica_texts_total", "Texts computed or failed.", "outcome")
+        self.tokens = self._counts("replica_tokens_total", "Tokens computed.")
         self.waiting_texts = self._gauge("replica_waiting_texts", "Texts waiting for a batch.")
         self.waiting_tokens = self._gauge("replica_waiting_tokens", "Their tokens.")
-        self.batch_texts = self._histogram(
-            "replica_batch_texts", "Texts in a batch.", buckets=TEXTS
-        )
-        self.batch_tokens = self._histogram(
+        self.batch_texts = self._tally("replica_batch_texts", "Texts in a batch.", buckets=TEXTS)
+        self.batch_tokens = self._tally(
             "replica_batch_tokens", "Tokens in a batch.", buckets=TOKENS
         )
-        self.batch_fill = self._histogram(
+        self.batch_fill = self._tally(
             "replica_batch_fill_ratio",
             "Tokens of a batch over the batch budget.",
             buckets=(0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 2.0),
         )
-        self.padding = self._counter(
+        self.padding = self._counts(
             "replica_padding_tokens_total",
             "Tokens of no text, computed to fill a captured size; texts themselves are not padded.",
         )
-        self.queue = self._histogram("replica_queue_seconds", "A text's wait for its batch.")
-        self.prepare = self._histogram("replica_prepare_seconds", "Preparing a batch.")
-        self.compute = self._histogram("replica_compute_seconds", "Computing a batch.")
+        self.queue = self._tally("replica_queue_seconds", "A text's wait for its batch.")
+        self.prepare = self._tally("replica_prepare_seconds", "Preparing a batch.")
+        self.compute = self._tally("replica_compute_seconds", "Computing a batch.")
         self.load_duration = self._gauge("replica_load_duration_seconds", "Loading the model.")
         self._add_gpu()
 

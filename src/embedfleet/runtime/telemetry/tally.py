@@ -45,6 +45,8 @@ class Counts(Collector):
         self._name = name
         self._documentation = documentation
         self._counts: dict[tuple[str, ...], Count] = {}
+        if not labelnames:
+            self.labels()  # shown from the beginning, as by the library
         registry.register(self)
 
     def labels(self, *values: str) -> Count:
@@ -78,9 +80,9 @@ class Series:
         """Observations in each bucket, not cumulated."""
         self.sum = 0.0
 
-    def observe(self, amount: float) -> None:
-        self.counts[bisect_left(self._bounds, amount)] += 1
-        self.sum += amount
+    def observe(self, amount: float, times: int = 1) -> None:
+        self.counts[bisect_left(self._bounds, amount)] += times
+        self.sum += amount * times
 
 
 class Tally(Collector):
@@ -100,6 +102,8 @@ class Tally(Collector):
         self._name = name
         self._documentation = documentation
         self._series: dict[tuple[str, ...], Series] = {}
+        if not labelnames:
+            self.labels()
         registry.register(self)
 
     def labels(self, *values: str) -> Series:

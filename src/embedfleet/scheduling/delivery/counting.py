@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.dispatch import Dispatcher
+from embedfleet.scheduling.texts import Text
 from embedfleet.vocabulary import Lane, Outcome
+
+_came = attrgetter("lane", "arrived")
 
 
 class DeferredCalls:
@@ -19,9 +24,9 @@ class DeferredCalls:
     """
 
     def __init__(self) -> None:
-        self._due: list[tuple[Callable[[Any], None], Any]] = []
+        self._due: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
-    def do(self, count: Callable[[Any], None], what: Any) -> None:
+    def do(self, count: Callable[..., None], *what: Any) -> None:
         self._due.append((count, what))
         if len(self._due) == 1:
             asyncio.get_running_loop().call_soon(self.now)
@@ -30,7 +35,7 @@ class DeferredCalls:
         """Bring everything up to date."""
         due, self._due = self._due, []
         for count, what in due:
-            count(what)
+            count(*what)
 
 
 class PoolCounter:
@@ -50,8 +55,10 @@ class PoolCounter:
         self._shown: set[str] = set()
         """Replicas that have gauges."""
 
-    def waited(self, lane: Lane, seconds: float) -> None:
-        self._later.do(self._waits[lane].observe, seconds)
+    def left(self, texts: Iterable[Text], now: float) -> None:
+        """Texts have left the queue; those of a request waited equally long."""
+        for (lane, arrived), count in Counter(map(_came, texts)).items():
+            self._later.do(self._waits[lane].observe, now - arrived, count)
 
     def ended(self, outcome: Outcome, texts: int) -> None:
         self._later.do(self._ended[outcome].inc, texts)

@@ -351,8 +351,7 @@ class Pool:
     async def _call(self, flight: InFlight) -> None:
         """Hand texts over and take the frames. Raises the ReplicaError that ended it."""
         now, member = self._clock(), flight.member
-        for text in flight.call.texts.values():
-            self._counter.waited(text.lane, now - text.arrived)  # once it has left
+        self._counter.left(flight.call.texts.values(), now)
         texts, take = flight.on_wire(now), partial(self._take, flight)
         with flight.traced():
             await self._upstream.work(member.url, flight.key, texts, take)

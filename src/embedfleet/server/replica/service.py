@@ -103,9 +103,9 @@ class Replica:
         """`files` are those that the engine was loaded from; gateways may fetch the small ones."""
         self.identity = identity
         self.metrics = metrics or ReplicaMetrics()
-        failed = self.metrics.texts.labels("failed")
+        self._succeeded, self._failed = map(self.metrics.texts.labels, ("succeeded", "failed"))
         self.batcher = Batcher(
-            engine, report=self._measure, failed=failed.inc, hung_after_s=hung_after_s
+            engine, report=self._measure, failed=self._failed.inc, hung_after_s=hung_after_s
         )
         self.draining = False
         self._busy_s = 0.0
@@ -338,18 +338,19 @@ class Replica:
 
     def _measure(self, report: BatchReport) -> None:
         metrics = self.metrics
-        metrics.texts.labels("succeeded").inc(report.texts - report.failed_texts)
-        metrics.texts.labels("failed").inc(report.failed_texts)
-        metrics.tokens.inc(report.tokens)
-        metrics.padding.inc(report.padding_tokens)
-        metrics.batch_texts.observe(report.texts)
-        metrics.batch_tokens.observe(report.tokens)
-        metrics.batch_fill.observe(report.tokens / self.batcher.budget_tokens)
-        metrics.prepare.observe(report.prepare_s)
-        metrics.compute.observe(report.compute_s)
+        self._succeeded.inc(report.texts - report.failed_texts)
+        self._failed.inc(report.failed_texts)
+        metrics.tokens.labels().inc(report.tokens)
+        metrics.padding.labels().inc(report.padding_tokens)
+        metrics.batch_texts.labels().observe(report.texts)
+        metrics.batch_tokens.labels().observe(report.tokens)
+        metrics.batch_fill.labels().observe(report.tokens / self.batcher.budget_tokens)
+        metrics.prepare.labels().observe(report.prepare_s)
+        metrics.compute.labels().observe(report.compute_s)
         self._busy_s += report.compute_s
+        queue = metrics.queue.labels()
         for seconds in report.queue_s:
-            metrics.queue.observe(seconds)
+            queue.observe(seconds)
 
 
 def _seconds(value: float | None) -> float | None:
