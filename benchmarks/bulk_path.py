@@ -53,7 +53,8 @@ from embedfleet.server.replica import process
 class AtOnce:
     def __init__(self, engine):
         self.info = engine.info
-        self._vectors = np.random.default_rng(0).standard_normal((4096, self.info.width), np.float32)
+        shape = 4096, self.info.width
+        self._vectors = np.random.default_rng(0).standard_normal(shape, np.float32)
         self._vectors /= np.linalg.norm(self._vectors, axis=1, keepdims=True)
         self._engine, self.close, self._trusted, self._at = engine, engine.close, False, 0
 

@@ -158,7 +158,7 @@ class MemoryTransport(asyncio.Transport):
 
 class Replica:
     """Answers calls at once, with prepared vectors, another one for each text of a call; pages are
-    the emulated replica\'s.
+    the emulated replica's.
     """
 
     def __init__(
