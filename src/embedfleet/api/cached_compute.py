@@ -28,6 +28,9 @@ INLINE_KEYED = 16_384
 """Requests with no more characters or ids get their keys on the event loop; a millisecond."""
 
 
+NONE: frozenset[bytes] = frozenset()
+
+
 @dataclass(slots=True, eq=False)
 class CacheLookup:
     """What is known of a request's texts so far."""
@@ -87,11 +90,9 @@ class CachedCompute:
             keys = await self._tokenizing.apart(lambda: [of(text) for text in parsed.inputs])
         if not directives.answer:
             return CacheLookup(model, parsed, directives, keys, [None] * len(keys), 0)
-        recall = self._cache.recall
-        entries = [recall(key) for key in keys]
-        return CacheLookup(
-            model, parsed, directives, keys, entries, len(keys) - entries.count(None)
-        )
+        entries = self._cache.recall(keys)
+        hits = len(keys) - entries.count(None)
+        return CacheLookup(model, parsed, directives, keys, entries, hits)
 
     async def complete(self, seen: CacheLookup, caller: Caller, allowed: Quota) -> None:
         """Get what is missing: from Redis, from a request that computes it, or from the backend.
@@ -125,10 +126,13 @@ class CachedCompute:
         waiting = Waiting([None] * len(keys), by_item=seen.parsed.by_item)
         # A text that must not be stored is not shared: other clients could learn that it was sent.
         shares = seen.directives.answer and seen.directives.store
+        flying = self._flights.among(missing.keys()) if shares else NONE
         join = self._flights.join
         try:
             alone = [
-                at for at, key in enumerate(keys) if not (shares and join(waiting, at, key, caller))
+                at
+                for at, key in enumerate(keys)
+                if key not in flying or not join(waiting, at, key, caller)
             ]
             if alone:
                 places = [missing[keys[at]] for at in alone]
@@ -165,13 +169,14 @@ class CachedCompute:
         shares: bool,
     ) -> None:
         """Have texts computed, but for those that others began with while these were encoded."""
+        keys = {text.key for text in texts} if shares else NONE
+        known, flying = self._cache.memory.among(keys), self._flights.among(keys)
         led: list[SharedText] = []
         for text in texts:
-            ((_, place),) = text.waiting
-            entry = self._cache.peek(text.key) if shares else None
-            if entry is not None:
+            key, ((_, place),) = text.key, text.waiting
+            if key in known and (entry := self._cache.peek(key)) is not None:
                 waiting.take(place, entry)
-            elif not (shares and self._flights.join(waiting, place, text.key, caller)):
+            elif key not in flying or not self._flights.join(waiting, place, key, caller):
                 led.append(text)
         if not led:
             allowed.charge(0)

@@ -11,7 +11,8 @@ libraries count entries (docs/cache.md compares them).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 SMALL_SHARE = 0.1
 MOST_HITS = 3
@@ -39,12 +40,19 @@ class MemoryTier:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, and a mark that it was wanted."""
-        value = self._values.get(key)
-        if value is not None:
-            hits = self._hits.get(key, 0)
-            if hits < MOST_HITS:
+        return self.find((key,))[0]
+
+    def find(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """As `get`, of several keys."""
+        found = list(map(self._values.get, keys))
+        for key, value in zip(keys, found, strict=True):
+            if value is not None and (hits := self._hits.get(key, 0)) < MOST_HITS:
                 self._hits[key] = hits + 1
-        return value
+        return found
+
+    def among(self, keys: AbstractSet[bytes]) -> AbstractSet[bytes]:
+        """Those of the keys that have a value."""
+        return self._values.keys() & keys
 
     def put(self, key: bytes, value: bytes) -> None:
         """Keep a value, and let others go for it; one larger than all the room is not kept."""

@@ -9,6 +9,7 @@ failure may be transient, and they share that result.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.scheduling.texts import Backend, Caller, Text, Waiting
@@ -81,6 +82,10 @@ class SingleFlight:
 
     def __len__(self) -> int:
         return len(self._flying)
+
+    def among(self, keys: AbstractSet[bytes]) -> AbstractSet[bytes]:
+        """Those of the keys whose text is in flight."""
+        return self._flying.keys() & keys
 
     def join(self, waiting: Waiting, place: int, key: bytes, caller: Caller) -> bool:
         """Wait for a text that is in flight; False where none is, or it is too late for the caller:

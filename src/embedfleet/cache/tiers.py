@@ -131,14 +131,13 @@ class VectorCache:
         self.provenance = Provenance()
         self._numbers = numbers
 
-    def recall(self, key: bytes) -> Entry | None:
-        """What memory holds of a text."""
-        value = self.memory.get(key)
-        if value is None:
-            self.counts.memory_misses += 1
-            return None
-        self.counts.memory_hits += 1
-        return unpack(value)
+    def recall(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        """What memory holds of a request's texts."""
+        found = [value if value is None else unpack(value) for value in self.memory.find(keys)]
+        misses = found.count(None)
+        self.counts.memory_misses += misses
+        self.counts.memory_hits += len(keys) - misses
+        return found
 
     def peek(self, key: bytes) -> Entry | None:
         """What memory holds of a text that was looked up before: counted then."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -91,11 +91,14 @@ class Load:
         cost = self.cost
         return tokens * (cost.per_token_s + cost.per_squared_token_s * tokens)
 
-    def take(self, tokens: int) -> None:
-        """Count a text that is handed over."""
+    def take(self, texts: Iterable[int]) -> int:
+        """Count texts of so many tokens that are handed over; returns the sum of these."""
+        counts = list(texts)
+        tokens, squares = sum(counts), sum([count * count for count in counts])
         cost = self.cost  # as in `seconds`, without a call for each text
         self.outstanding_tokens += tokens
-        self.outstanding_s += tokens * (cost.per_token_s + cost.per_squared_token_s * tokens)
+        self.outstanding_s += tokens * cost.per_token_s + squares * cost.per_squared_token_s
+        return tokens
 
     def release(self, tokens: int) -> None:
         """Count a text that was answered, or taken back."""

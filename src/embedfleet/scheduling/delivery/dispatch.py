@@ -266,12 +266,9 @@ class Dispatcher:
     ) -> Call:
         call = Call(load, texts, now, isolated=isolated)
         lease = (call,)
-        tokens = 0
         for text in texts:
             text.leases = text.leases + lease if text.leases else lease
-            load.take(text.tokens)
-            tokens += text.tokens
-        self._outstanding_tokens += tokens
+        self._outstanding_tokens += load.take(text.tokens for text in texts)
         load.begin(now)
         self.calls[call] = None
         if call.asked > self._largest:
