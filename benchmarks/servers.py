@@ -115,12 +115,12 @@ def serve(name: str, arguments: list[str]) -> None:
     """The gateway behind another server."""
     sys.path.append(str(LIBRARIES))
     from embedfleet.cli import command_line as cli  # noqa: PLC0415
-    from embedfleet.server.gateway import server  # noqa: PLC0415
+    from embedfleet.server.gateway import app  # noqa: PLC0415
     from embedfleet.transport.serving import Listener  # noqa: PLC0415
 
     other = SERVERS[name]
     if other is not None:
-        server.serving = other  # type: ignore[assignment]
+        app.serving = other  # type: ignore[assignment]
         Listener.address = name  # type: ignore[method-assign,assignment]  it may be closed by then
     sys.argv = ["embedfleet", *arguments]
     cli.main()

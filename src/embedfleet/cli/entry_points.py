@@ -20,7 +20,7 @@ def _run_gateway(
     settings: Settings, given: tuple[str, ...] = (), api_keys: tuple[str, ...] | None = None
 ) -> int:
     """`given` are keys of the command line, `api_keys` those of the environment."""
-    from embedfleet.server.gateway.server import run  # noqa: PLC0415
+    from embedfleet.server.gateway.process import run  # noqa: PLC0415
 
     keys = None if api_keys is None and not given else (*(api_keys or ()), *given)
     return run(settings, keys, _suits)

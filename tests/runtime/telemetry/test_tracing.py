@@ -293,7 +293,7 @@ async def test_a_replica_starts_no_trace_of_its_own(tmp_path: Path) -> None:
 
 def test_tracing_is_off_by_default_and_loads_nothing() -> None:
     code = (
-        "import sys, embedfleet.server.gateway.server, embedfleet.server.replica.process\n"
+        "import sys, embedfleet.server.gateway.process, embedfleet.server.replica.process\n"
         "from embedfleet.runtime.settings import TracingSettings\n"
         "from embedfleet.runtime.telemetry.tracing import opened\n"
         "with opened(TracingSettings(), 'x') as tracing: assert tracing is None\n"

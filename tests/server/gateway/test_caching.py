@@ -30,7 +30,7 @@ def test_memory_is_on_by_default_and_zero_turns_it_off() -> None:
 def test_a_gateway_without_redis_does_not_load_its_library() -> None:
     """Nor an engine: its start and its memory are those of a small process."""
     program = (
-        "import sys, embedfleet.server.gateway.server; "
+        "import sys, embedfleet.server.gateway.process; "
         "print({'redis', 'openvino'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

@@ -1,13 +1,15 @@
-"""The routes of a gateway: one table for the public address, one for the admin address."""
+"""The routes of a gateway: one table for the public address, one for the admin address; and their
+servers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from socket import socket
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import orjson
@@ -20,16 +22,14 @@ from embedfleet.server.gateway.admin.fleet import fleet_routes
 from embedfleet.server.gateway.admin.overview import merged, overview
 from embedfleet.server.gateway.admin.scaling import scaling_routes
 from embedfleet.server.gateway.recording import AccessLog
+from embedfleet.server.gateway.server import Gateway
 from embedfleet.transport.access.guarded_routes import guarded
 from embedfleet.transport.asgi import Follow, Request, Response, Router
 from embedfleet.transport.content_encodings import expanded
 from embedfleet.transport.headers import trusted_networks
-from embedfleet.transport.serving import Listener
+from embedfleet.transport.serving import ClientLimits, Listener, serving
 from embedfleet.transport.traced_routes import traced
 from embedfleet.vocabulary import DrainingError, NoReplicaError, ReplicaState
-
-if TYPE_CHECKING:
-    from embedfleet.server.gateway.server import Gateway
 
 
 def public_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listener]:
@@ -42,6 +42,19 @@ def admin_listeners(gateway: Gateway, sockets: Sequence[socket]) -> list[Listene
     """The admin app with its access control, on every socket."""
     app = admin_app(gateway)
     return [Listener(app, each, gateway.guards.admin_tls) for each in sockets]
+
+
+def served(
+    gateway: Gateway, listeners: Sequence[Listener]
+) -> AbstractAsyncContextManager[Callable[[], None]]:
+    """Serve the listeners with the limits of the settings; see `serving`."""
+    limits = gateway.settings.gateway
+    return serving(
+        listeners,
+        stop_timeout_s=limits.drain_timeout_s,
+        limits=ClientLimits.of(limits),
+        answers=gateway.limits.answers,
+    )
 
 
 def public_app(gateway: Gateway) -> Router:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from embedfleet.api.batches.routes import BatchRoutes
 from embedfleet.api.batches.runner import Runner
@@ -15,16 +15,16 @@ from embedfleet.api.batches.store import BatchStore
 from embedfleet.api.contracts.contract import Asked, Contract
 from embedfleet.api.contracts.openai import OPENAI
 from embedfleet.api.contracts.rerank import RERANK, SCORE
+from embedfleet.api.endpoint import Endpoint
 from embedfleet.api.formats.embedding_request import EmbeddingRequest
 from embedfleet.api.formats.large_bodies import Body, Step
+from embedfleet.runtime.background import Background
 from embedfleet.runtime.folders import LocalStore, store_at
+from embedfleet.runtime.settings.batches import BatchesSettings
 from embedfleet.server.gateway.in_cluster import InCluster
-from embedfleet.transport.access import DelegatedAccess
+from embedfleet.transport.access import Access, DelegatedAccess
 from embedfleet.transport.asgi import Request, Response
 from embedfleet.vocabulary import CallerError
-
-if TYPE_CHECKING:
-    from embedfleet.server.gateway.server import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +32,21 @@ LOCK = "runner.lock"
 POLL_EVERY_S = 2.0
 
 
-def batches_of(gateway: Gateway, inside: InCluster | None) -> BatchRoutes | None:
+def batches_of(
+    settings: BatchesSettings,
+    access: Access,
+    endpoint: Endpoint,
+    background: Background,
+    inside: InCluster | None,
+) -> BatchRoutes | None:
     """The routes of the Batch API, with its runner started in the background; None if batches are
     off. Raises StoreError.
     """
-    settings = gateway.settings.batches
     if settings.directory is None:
         return None
     store = store_at(settings.directory, alone=False)
     batch_store = BatchStore(store, settings.file_days)
-    asks = {path: partial(_asked, gateway, path) for path in CONTRACTS}
+    asks = {path: partial(_asked, access, endpoint, path) for path in CONTRACTS}
     runner = Runner(
         batch_store,
         asks,
@@ -54,10 +59,10 @@ def batches_of(gateway: Gateway, inside: InCluster | None) -> BatchRoutes | None
         running = inside.leading("embedfleet-batches", runner.run).run()
     else:
         running = runner.run()
-    gateway.background.start(running, "batches")
+    background.start(running, "batches")
     return BatchRoutes(
         batch_store,
-        gateway.guards.callers,
+        access,
         asks,
         max_file_bytes=settings.max_file_bytes,
         max_stored_bytes=settings.max_stored_bytes,
@@ -102,7 +107,9 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
 """The endpoints that batches may name."""
 
 
-async def _asked(gateway: Gateway, path: str, name: str, body: bytes, owner: str) -> Response:
+async def _asked(
+    access: Access, endpoint: Endpoint, path: str, name: str, body: bytes, owner: str
+) -> Response:
     """Process a request of a batch like one from a client, with the batch's key."""
     came = asyncio.Event()
 
@@ -120,10 +127,8 @@ async def _asked(gateway: Gateway, path: str, name: str, body: bytes, owner: str
         "type": "http", "method": "POST", "path": path, "headers": headers,
         "client": None,
     }  # fmt: skip
-    access = DelegatedAccess(gateway.guards.callers, owner)
-    response = await gateway.endpoint.by(CONTRACTS[path], access)(
-        Request(scope, receive, send, name)
-    )
+    answer = endpoint.by(CONTRACTS[path], DelegatedAccess(access, owner))
+    response = await answer(Request(scope, receive, send, name))
     if response is None:
         raise RuntimeError("a batch request must return its response")
     return response

@@ -6,18 +6,11 @@ import logging
 import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from socket import socket
-from typing import TYPE_CHECKING
 
-from embedfleet.api.batches.openapi import described
-from embedfleet.api.endpoint import Endpoint
-from embedfleet.api.formats.embedding_request import RequestLimits
-from embedfleet.api.served_model import Answered
 from embedfleet.runtime.settings import AdminSettings, Pool, Settings, is_loopback
 from embedfleet.runtime.settings.addresses import UNIX, DefaultPort, Place
-from embedfleet.server.gateway.batch_api import CONTRACTS
 from embedfleet.transport.access import Access, OpenAccess
 from embedfleet.transport.access.cors import Cors
 from embedfleet.transport.access.guarded_routes import asking
@@ -26,12 +19,8 @@ from embedfleet.transport.access.setup import callers, certificate, one_key
 from embedfleet.transport.access.watching import Watch
 from embedfleet.transport.access.web_pages import NoPages
 from embedfleet.transport.asgi import App, Guard
-from embedfleet.transport.headers import trusted_networks
-from embedfleet.transport.serving import AddressTakenError, ClientLimits, Listener, bind, serving
+from embedfleet.transport.serving import AddressTakenError, bind
 from embedfleet.vocabulary import Task, counted
-
-if TYPE_CHECKING:
-    from embedfleet.server.gateway.server import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -99,47 +88,6 @@ class Guards:
     def public(self, app: App) -> App:
         """The public app with its middleware."""
         return Cors(app, self.origins) if self.origins else app
-
-
-def endpoint_of(
-    gateway: Gateway, answered: Callable[[Answered], None], no_model: Callable[[], str]
-) -> Endpoint:
-    """The endpoint of a gateway; `no_model` is the message while no model is known."""
-    limits, batches = gateway.settings.gateway, gateway.settings.batches.directory
-    return Endpoint(
-        lambda: gateway.models,
-        limits=RequestLimits(
-            max_texts=limits.max_texts,
-            blank_texts=limits.blank_texts == "embed",
-            unknown_fields=limits.unknown_fields == "ignore",
-            input_ids=limits.input_ids,
-            by_item=limits.on_error == "item",
-        ),
-        max_body_bytes=limits.max_body_bytes,
-        max_held_bytes=limits.max_queued_bytes,
-        max_answer_bytes=limits.max_answer_bytes,
-        timeout_s=limits.request_timeout_s,
-        trusted_proxies=trusted_networks(limits.trusted_proxies),
-        tokenizer_threads=limits.tokenizer_threads,
-        answered=answered,
-        access=gateway.guards.callers,
-        cache=gateway.cache,
-        no_model=no_model,
-        described=[] if batches is None else [described(list(CONTRACTS))],
-    )
-
-
-def served(
-    gateway: Gateway, listeners: Sequence[Listener]
-) -> AbstractAsyncContextManager[Callable[[], None]]:
-    """Serve the listeners with the limits of the settings; see `serving`."""
-    limits = gateway.settings.gateway
-    return serving(
-        listeners,
-        stop_timeout_s=limits.drain_timeout_s,
-        limits=ClientLimits.of(limits),
-        answers=gateway.limits.answers,
-    )
 
 
 def admin_socket(chosen: AdminSettings) -> list[socket]:

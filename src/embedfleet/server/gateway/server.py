@@ -1,66 +1,43 @@
-"""A gateway process: pools and their fleets, the public and the admin address.
-
-Start-up and shutdown order. Logic that can be tested without sockets lives elsewhere.
-"""
+"""A gateway without its sockets: pools and their fleets, and what serves requests of them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
-from functools import partial
 from random import Random
 
-import uvloop
-
+from embedfleet.api.batches.openapi import described
+from embedfleet.api.endpoint import Endpoint
+from embedfleet.api.formats.embedding_request import RequestLimits
 from embedfleet.api.served_model import ModelVersion, ServedModel
 from embedfleet.fleet.balancing import POLICIES
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.prober import Prober
-from embedfleet.fleet.providers.local import SETUP_FAILED, keyed
 from embedfleet.fleet.replica_client import ReplicaClient
 from embedfleet.fleet.resolving import Resolving, resolvable
 from embedfleet.fleet.supervisor import Supervisor
 from embedfleet.models.description import ModelDescription
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.runtime.background import Background, cancelled
-from embedfleet.runtime.machine import memory_used, usable_processors
-from embedfleet.runtime.process import (
-    collect_rarely,
-    connections_within,
-    is_first,
-    raise_descriptor_limit,
-    reap_orphans,
-)
+from embedfleet.runtime.machine import memory_used
 from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.runtime.settings import Settings
-from embedfleet.runtime.settings.addresses import places
-from embedfleet.runtime.telemetry.logs import configure_logging
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
-from embedfleet.runtime.telemetry.tracing import Tracing, opened
+from embedfleet.runtime.telemetry.tracing import Tracing
 from embedfleet.scheduling.delivery.pool import Pool
-from embedfleet.server.gateway.app import admin_listeners, public_listeners
-from embedfleet.server.gateway.batch_api import batches_of
+from embedfleet.server.gateway.batch_api import CONTRACTS, batches_of
 from embedfleet.server.gateway.caching import CacheCounter, CacheTrust, vector_cache
 from embedfleet.server.gateway.front import (
     Guards,
-    admin_socket,
-    endpoint_of,
-    print_banner,
-    served,
-    shutdown_line,
-    startup_line,
 )
-from embedfleet.server.gateway.in_cluster import InCluster, in_cluster, needed
+from embedfleet.server.gateway.in_cluster import InCluster, needed
 from embedfleet.server.gateway.pools.model import ModelContact, Trust
 from embedfleet.server.gateway.pools.names import UNNAMED, Names, configured, with_short
-from embedfleet.server.gateway.pools.preflight import Suits, refuse_hopeless
 from embedfleet.server.gateway.pools.scratch import Scratch
-from embedfleet.server.gateway.pools.setup import local_model, provider, replica_client, supervisor
+from embedfleet.server.gateway.pools.setup import provider, replica_client, supervisor
 from embedfleet.server.gateway.recording import (
     ClientLimitCounter,
     KeyCounter,
@@ -70,56 +47,11 @@ from embedfleet.server.gateway.recording import (
 from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.server.gateway.scaling import Scaling
 from embedfleet.server.gateway.workers.primary import Workers, WorkersObserver
-from embedfleet.transport.access import OpenAccess
 from embedfleet.transport.access.ledger import Ledger
-from embedfleet.transport.serving import (
-    StopSignal,
-    listening,
-)
+from embedfleet.transport.headers import trusted_networks
 from embedfleet.vocabulary import ReplicaState, Truncation
 
 log = logging.getLogger(__name__)
-
-MOST_WORKERS = 8
-"""More processes than this are started only if configured."""
-
-HURRY_S = 1.0
-"""Grace period of replicas after a second stop signal."""
-LOOP_FAILED = 1
-"""Exit code after a background task of the process has failed, which is a bug."""
-
-
-def run(
-    settings: Settings,
-    api_keys: Sequence[str] | None = None,
-    suits: Suits = lambda _model, _engine: None,
-) -> int:
-    """Serve until a signal says stop; return the exit code. Raises SetupError.
-
-    `api_keys` are keys in addition to the file's, None if none were given. `suits` refuses a model
-    or options that embedfleet's own engine can't load; the gateway itself loads no engine.
-    """
-    configure_logging(settings.log)
-    settings = with_room(settings)
-    settings_check(settings)
-    with opened(settings.tracing, "embedfleet-gateway") as tracing:
-        # Before the event loop: a download may take long, and shows its progress meanwhile.
-        models = [local_model(pool, settings.engine.max_tokens) for pool in settings.pools]
-        Names(list(zip(settings.pools, models, strict=True)))
-        refuse_hopeless(settings, models, suits)
-        with keyed(settings) as own:
-            return uvloop.run(_run(own, models, tracing, api_keys))
-
-
-def with_room(settings: Settings) -> Settings:
-    """The settings with connections bounded by the limit on open files."""
-    room = connections_within(settings.gateway.max_connections, raise_descriptor_limit())
-    return replace(settings, gateway=replace(settings.gateway, max_connections=room))
-
-
-def settings_check(settings: Settings) -> None:
-    if not settings.pools:
-        settings.only_pool()  # says how to name a model
 
 
 class Gateway:
@@ -155,7 +87,6 @@ class Gateway:
         """Set when a pool has no replica and can never have one."""
         self.background = Background()
         self._scratch = Scratch()
-        self.background.start(self._scratch.keep(), "keeping the replicas' files")
         self.scaling = Scaling(settings.autoscaling, self.metrics)
         self._supervisors: list[Supervisor] = []
         self._states: list[StateGauge] = []
@@ -169,14 +100,40 @@ class Gateway:
         )
         self.cache = vector_cache(settings.cache, self.metrics)
         self._counter = RequestCounter(self.metrics)
-        self._keys = KeyCounter(self.guards.callers, self.metrics)
+        access, background = self.guards.callers, self.background
+        self._keys = KeyCounter(access, self.metrics)
         self._cached = CacheCounter(self.cache, self.metrics)
         self._start_watches()
-        self.endpoint = endpoint_of(self, self._counter.count, self._no_model)
+        self.endpoint = self._endpoint()
         self.limits = ClientLimitCounter(settings.gateway, self.endpoint.answers, self.metrics)
-        self.batches = batches_of(self, inside)
+        self.batches = batches_of(settings.batches, access, self.endpoint, background, inside)
+
+    def _endpoint(self) -> Endpoint:
+        limits, batches = self.settings.gateway, self.settings.batches.directory
+        return Endpoint(
+            lambda: self.models,
+            limits=RequestLimits(
+                max_texts=limits.max_texts,
+                blank_texts=limits.blank_texts == "embed",
+                unknown_fields=limits.unknown_fields == "ignore",
+                input_ids=limits.input_ids,
+                by_item=limits.on_error == "item",
+            ),
+            max_body_bytes=limits.max_body_bytes,
+            max_held_bytes=limits.max_queued_bytes,
+            max_answer_bytes=limits.max_answer_bytes,
+            timeout_s=limits.request_timeout_s,
+            trusted_proxies=trusted_networks(limits.trusted_proxies),
+            tokenizer_threads=limits.tokenizer_threads,
+            answered=self._counter.count,
+            access=self.guards.callers,
+            cache=self.cache,
+            no_model=self._no_model,
+            described=[] if batches is None else [described(list(CONTRACTS))],
+        )
 
     def _start_watches(self) -> None:
+        self.background.start(self._scratch.keep(), "keeping the replicas' files")
         for watch in self.guards.watches:
             self.background.start(watch.run(), f"watching {watch}")
         if self._inside is not None and self._inside.peers is not None:
@@ -399,83 +356,3 @@ class Gateway:
         """A replica can never start; without another one there is nothing to serve."""
         if not len(pool.fleet):
             self.hopeless.set()
-
-
-async def _run(
-    settings: Settings,
-    models: Sequence[ModelDescription | None],
-    tracing: Tracing | None,
-    api_keys: Sequence[str] | None,
-) -> int:
-    stop = StopSignal()
-    workers: Workers | None = None
-    async with contextlib.AsyncExitStack() as stack:
-        count = worker_count(settings)
-        at = places(settings.gateway.host, settings.gateway.port)
-        sockets = stack.enter_context(listening(at, count))
-        if count > 1:
-            workers = Workers(settings, api_keys, sockets)
-        operators = admin_socket(settings.admin)
-        inside = await stack.enter_async_context(in_cluster(settings))
-        gateway = Gateway(settings, tracing, inside, api_keys, workers=workers)
-        public = public_listeners(gateway, sockets[0])
-        admin = admin_listeners(gateway, operators)
-        urls = [each.url for each in public], next((each.url for each in admin), None)
-        log.info("%s", startup_line(settings.pools, *urls))
-        gateway.guards.warn(settings.gateway.host, urls[0])
-        stack.push_async_callback(_close, gateway, stop)
-        answered = [*public, *admin] if workers is None else admin
-        cut = await stack.enter_async_context(served(gateway, answered))
-        stop.hurry = cut if workers is None else partial(_cut, cut, workers)
-        for pool, model in zip(settings.pools, models, strict=True):
-            gateway.add_pool(pool, model)
-        if workers is not None:
-            gateway.background.start(workers.run(), "the workers")
-            stack.push_async_callback(workers.drain)
-        if is_first():
-            gateway.background.start(reap_orphans(), "collecting orphans")
-        collect_rarely()
-        banner = asyncio.create_task(_print_banner(gateway, *urls))
-        stack.callback(banner.cancel)
-        ends = (stop.wait(), gateway.hopeless.wait(), gateway.background.failed.wait())
-        waiting = [asyncio.create_task(end) for end in ends]
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        await cancelled(*waiting)
-        if stop.is_set:
-            gateway.leave()
-            await stop.pause(settings.gateway.drain_delay_s)
-        await gateway.drain()
-    log.info("%s", shutdown_line(gateway.requests()))
-    if gateway.background.failed.is_set():
-        return LOOP_FAILED
-    return SETUP_FAILED if gateway.hopeless.is_set() else 0
-
-
-def _cut(here: Callable[[], None], workers: Workers) -> None:
-    here()
-    workers.cut()
-
-
-async def _close(gateway: Gateway, stop: StopSignal) -> None:
-    await gateway.close(HURRY_S if stop.hurried else None)
-
-
-def worker_count(settings: Settings) -> int:
-    """The number of processes that serve clients.
-
-    By default one for every three processors, and one if local replicas compute on the CPU.
-    """
-    if settings.gateway.workers is not None:
-        return settings.gateway.workers
-    computes = any(pool.replicas and settings.engine.device != "cuda" for pool in settings.pools)
-    return 1 if computes else max(1, min(MOST_WORKERS, usable_processors() // 3))
-
-
-async def _print_banner(gateway: Gateway, public: Sequence[str], admin: str | None) -> None:
-    """Print the banner once everything is ready."""
-    while not gateway.ready():
-        await asyncio.sleep(0.05)
-    if gateway.workers is not None:
-        await gateway.workers.ready()
-    names = {served.names[0]: served.identity.task for served in gateway.models.values()}
-    print_banner(names, public, admin, keys=not isinstance(gateway.guards.callers, OpenAccess))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedfleet.fleet.fleet import Member
 from embedfleet.scheduling.delivery.pool import Pool
 from embedfleet.server.gateway.admin.cache import figures_of, summed
 from embedfleet.server.gateway.admin.fleet import drained
+from embedfleet.server.gateway.server import Gateway
 from embedfleet.vocabulary import Lane
-
-if TYPE_CHECKING:
-    from embedfleet.server.gateway.server import Gateway
 
 
 def overview(gateway: Gateway, now: float) -> dict[str, Any]:

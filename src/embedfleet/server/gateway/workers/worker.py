@@ -36,9 +36,8 @@ from embedfleet.runtime.telemetry.merging import families
 from embedfleet.runtime.telemetry.tracing import opened
 from embedfleet.server.gateway.admin.cache import figures_of as cache_figures
 from embedfleet.server.gateway.admin.overview import overview
-from embedfleet.server.gateway.app import public_listeners
+from embedfleet.server.gateway.app import public_listeners, served
 from embedfleet.server.gateway.caching import CacheTrust
-from embedfleet.server.gateway.front import served
 from embedfleet.server.gateway.server import Gateway
 from embedfleet.server.gateway.workers.channel import Answer, Channel, Question
 from embedfleet.server.gateway.workers.messages import (
