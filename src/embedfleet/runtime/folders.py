@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +145,14 @@ class LocalStore:
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
+
+    def remove_temporary(self, older_than_s: float) -> None:
+        """Remove what writers left that were killed so long ago."""
+        before = time.time() - older_than_s
+        for left in self.path.rglob(f".*{TEMPORARY}"):
+            with contextlib.suppress(FileNotFoundError):
+                if left.stat().st_mtime < before:
+                    left.unlink()
 
     def lock(self, name: str) -> int | None:
         """A lock that this process holds until it closes what is returned, or ends; None while

@@ -326,13 +326,14 @@ class Full(LocalStore):
 async def test_a_batch_waits_while_its_answers_can_not_be_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was answered and not kept is asked for again."""
+    """What was answered waits too, and is not asked for again."""
     async with running(Full(tmp_path / "shelf", alone=False)) as api:
         batch = await api.create(lines("one", "two"))
         done = await api.ended(batch.id)
 
     assert (done.status, done.request_counts.completed) == ("completed", 2)
-    assert f"batch {batch.id} is waiting: [Errno 28] No space left" in caplog.text
+    assert set(api.answering.asked.values()) == {1}
+    assert f"answers of batch {batch.id} wait: [Errno 28] No space left" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff", b"[" * 100_000, b'{"id": 1}'])

@@ -35,6 +35,10 @@ MOST_FAULTS = 100
 """Invalid lines that are reported for a failed batch."""
 
 LONGEST_LINE = 64 << 20
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 3600, 30 * 24 * 3600
+"""Of a file whose life is asked for; OpenAI's limits."""
+MARK = b"\xef\xbb\xbf"
+"""Of byte order, which some editors begin files with."""
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +77,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     expires_at: int
     metadata: dict[str, str] = {}
+    output_life_s: int | None = None
+    """Seconds until its output is removed; None is the service's own number of days."""
 
 
 class LineFault(msgspec.Struct, frozen=True):
@@ -136,17 +142,25 @@ def shown(batch: Batch, state: State, *, cancelled_at: int | None) -> dict[str, 
     }
 
 
-class _Wanted(msgspec.Struct):
+class _Life(msgspec.Struct):
+    anchor: Literal["created_at"]
+    seconds: int
+
+
+class Wanted(msgspec.Struct):
+    """A request to create a batch."""
+
     input_file_id: str
     endpoint: str
     completion_window: str
     metadata: dict[str, str] | None = None
+    output_expires_after: _Life | None = None
 
 
-def wanted(body: bytes, endpoints: Mapping[str, Any]) -> tuple[str, str, dict[str, str]]:
-    """The input, the endpoint and the metadata of a request to create a batch. CallerError."""
+def wanted(body: bytes, endpoints: Mapping[str, Any]) -> Wanted:
+    """The batch that a body asks for. CallerError."""
     try:
-        found = msgspec.json.decode(body, type=_Wanted)
+        found = msgspec.json.decode(body, type=Wanted)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CallerError(
             f"the body does not describe a batch: {error}", code="invalid_value"
@@ -169,7 +183,37 @@ def wanted(body: bytes, endpoints: Mapping[str, Any]) -> tuple[str, str, dict[st
             param="metadata",
             code="invalid_value",
         )
-    return found.input_file_id, found.endpoint, metadata
+    if found.output_expires_after is not None:
+        check_life(found.output_expires_after.seconds, "output_expires_after")
+    return found
+
+
+def check_life(seconds: int, param: str) -> None:
+    """Raise CallerError unless a file may live for so long."""
+    if not SHORTEST_LIFE_S <= seconds <= LONGEST_LIFE_S:
+        raise CallerError(
+            f"`{param}.seconds` must be from {SHORTEST_LIFE_S:,} to {LONGEST_LIFE_S:,}",
+            param=param,
+            code="invalid_value",
+        )
+
+
+def life_of(fields: Mapping[str, str]) -> int | None:
+    """Seconds for which a form's file is to be kept; None where it does not say. CallerError."""
+    anchor = fields.get("expires_after[anchor]")
+    seconds = fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    whole = seconds is not None and seconds.isascii() and seconds.isdecimal() and len(seconds) < 10
+    if anchor != "created_at" or not whole:
+        raise CallerError(
+            "`expires_after` takes the anchor `created_at` and a whole number of seconds",
+            param="expires_after",
+            code="invalid_value",
+        )
+    found = int(seconds or "")
+    check_life(found, "expires_after")
+    return found
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -210,7 +254,8 @@ def line_of(number: int, text: bytes, endpoint: str) -> Line | LineFault:
 
 def lines_of(texts: Iterator[bytes], endpoint: str) -> Iterator[Line | LineFault]:
     """All lines of an input that are not empty. The caller checks for duplicate ids."""
-    for number, text in enumerate(texts, 1):
+    for number, line in enumerate(texts, 1):
+        text = line.removeprefix(MARK) if number == 1 else line
         if len(text) > LONGEST_LINE:
             yield LineFault("line_too_long", number, "the line is longer than 64 MiB")
         elif text.strip():
@@ -225,7 +270,7 @@ def answered(name: str, line: Line, status: int, request_id: str, body: bytes) -
     return b'%b,"request_id":%b,"body":%b},"error":null}\n' % (
         head[:-2],
         msgspec.json.encode(request_id),
-        body,
+        body.replace(b"\n", b" "),  # between tokens; within a string it is written as two others
     )
 
 
@@ -240,10 +285,10 @@ def unanswered(name: str, line: Line, code: str, message: str) -> bytes:
     return msgspec.json.encode(document) + b"\n"
 
 
-def too_many(requests: int, most: int) -> LineFault:
+def too_many(most: int) -> LineFault:
     """Said of a batch as a whole."""
-    return LineFault(
-        "too_many_tasks",
-        most + 1,
-        f"the file holds {counted(requests, 'request')}; a batch takes {most:,}",
-    )
+    told = f"the file holds more than {counted(most, 'request')}, the most that a batch takes"
+    return LineFault("too_many_tasks", most + 1, told)
+
+
+INPUT_DELETED = LineFault("input_file_deleted", 0, "the input file was deleted")

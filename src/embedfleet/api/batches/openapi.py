@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embedfleet.api.batches.documents import MOST_METADATA, PURPOSES, WINDOW
+from embedfleet.api.batches.documents import (
+    LONGEST_LIFE_S,
+    MOST_METADATA,
+    PURPOSES,
+    SHORTEST_LIFE_S,
+    WINDOW,
+)
 from embedfleet.api.batches.routes import MOST_LISTED
 from embedfleet.api.formats.openapi import More
 from embedfleet.api.formats.openapi_parts import BYTES, body_of, in_path, operation
@@ -30,7 +36,8 @@ def _paths(endpoints: Sequence[str]) -> dict[str, Schema]:
     create = body_of("BatchRequest", {}, None)
     create["content"]["application/json"]["example"] = wanted
     purpose = _query("purpose", {"type": "string"}, "Files for this alone.")
-    order = _query("order", {"type": "string"}, "`asc` has the oldest first.")
+    orders: Schema = {"type": "string", "enum": ["asc", "desc"]}
+    order = _query("order", orders, "`asc` has the oldest first.")
     content = operation("downloadFile", "What is in a file", "File", parameters=[file])
     content["responses"]["200"]["content"] = {BYTES: {"schema": {}}}
     return {
@@ -73,12 +80,15 @@ def _schemas(endpoints: Sequence[str]) -> dict[str, Schema]:
             "additionalProperties": {"type": "string", "maxLength": 512},
         }
     )
+    request["properties"]["output_expires_after"] = optional(_life())
     upload = object_of(
         {
             "file": {"contentMediaType": BYTES},  # a form has no types
             "purpose": {"type": "string", "enum": sorted(PURPOSES)},
         }
     )
+    life = _life()["properties"]
+    upload["properties"] |= {f"expires_after[{name}]": each for name, each in life.items()}
     deleted = object_of(
         {"id": text_of(""), "object": {"const": "file"}, "deleted": {"const": True}}
     )
@@ -91,6 +101,12 @@ def _schemas(endpoints: Sequence[str]) -> dict[str, Schema]:
         "Batch": _batch(),
         "BatchList": _listed("Batch"),
     }
+
+
+def _life() -> Schema:
+    """How long a file is to be kept."""
+    seconds = {"type": "integer", "minimum": SHORTEST_LIFE_S, "maximum": LONGEST_LIFE_S}
+    return object_of({"anchor": {"const": "created_at"}, "seconds": seconds})
 
 
 def _file() -> Schema:

@@ -11,7 +11,7 @@ import orjson
 
 from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import WINDOW_S, Batch, StoredFile
-from embedfleet.api.batches.store import BatchStore
+from embedfleet.api.batches.store import BatchStore, no_such_file
 from embedfleet.api.batches.uploading import Form, read_form
 from embedfleet.transport.access import Access
 from embedfleet.transport.asgi import Request, Response, Route
@@ -20,7 +20,7 @@ from embedfleet.vocabulary import CallerError, ServiceError, UnknownRouteError
 
 PIECE_BYTES = 1 << 18
 MOST_LISTED = 10_000
-MOST_BODY_BYTES = 1 << 16
+MOST_BODY_BYTES = 1 << 20
 
 Owned = Callable[[Request, str], Awaitable[Response | None]]
 
@@ -112,15 +112,24 @@ class BatchRoutes:
                 code="storage_full",
             )
         form.content.seek(0)
-        return self._batch_store.add_file(owner, form.filename, purpose, _pieces(form.content))
+        pieces = _pieces(form.content)
+        life_s = documents.life_of(form.fields)
+        return self._batch_store.add_file(owner, form.filename, purpose, pieces, life_s=life_s)
 
     async def _list_files(self, request: Request, owner: str) -> Response:
         known = await asyncio.to_thread(self._batch_store.files, owner)
         query = _query(request)
         if "purpose" in query:
             known = [each for each in known if each.purpose == query["purpose"]]
-        if query.get("order") == "asc":
-            known.reverse()
+        match query.get("order", "desc"):
+            case "asc":
+                known.reverse()
+            case "desc":
+                pass
+            case _:
+                raise CallerError(
+                    "`order` must be `asc` or `desc`", param="order", code="invalid_value"
+                )
         return _json(_page([each.shown() for each in known], query, MOST_LISTED))
 
     async def _show_file(self, request: Request, owner: str) -> Response | None:
@@ -135,7 +144,10 @@ class BatchRoutes:
 
     async def _send(self, request: Request, file: StoredFile) -> None:
         """The content, piece by piece: outputs are larger than memory."""
-        content = await asyncio.to_thread(self._batch_store.content, file)
+        try:
+            content = await asyncio.to_thread(self._batch_store.content, file)
+        except FileNotFoundError as error:  # deleted just now
+            raise no_such_file(file.id) from error
         with content:
             headers = [
                 (b"content-type", b"application/octet-stream"),
@@ -162,7 +174,8 @@ class BatchRoutes:
 
     async def _create(self, request: Request, owner: str) -> Response:
         body = bytes(await request.body(MOST_BODY_BYTES))
-        input_id, endpoint, metadata = documents.wanted(body, self._endpoints)
+        wanted = documents.wanted(body, self._endpoints)
+        input_id, life = wanted.input_file_id, wanted.output_expires_after
         file = await asyncio.to_thread(self._batch_store.file, owner, input_id)
         if file.purpose != "batch":
             raise CallerError(
@@ -174,11 +187,12 @@ class BatchRoutes:
         batch = Batch(
             id=self._batch_store.name("batch"),
             owner=owner,
-            endpoint=endpoint,
+            endpoint=wanted.endpoint,
             input_file_id=input_id,
             created_at=now,
             expires_at=now + WINDOW_S,
-            metadata=metadata,
+            metadata=wanted.metadata or {},
+            output_life_s=None if life is None else life.seconds,
         )
         await asyncio.to_thread(self._batch_store.add_batch, batch)
         self._wake()
@@ -225,7 +239,14 @@ class BatchRoutes:
 def _page(known: Sequence[Mapping[str, Any]], query: Mapping[str, str], most: int) -> Any:
     """Some of a list, as OpenAI's cursors ask for them."""
     ids = [each["id"] for each in known]
-    start = ids.index(query["after"]) + 1 if query.get("after") in ids else 0
+    after = query.get("after")
+    if after is not None and after not in ids:
+        raise CallerError(
+            f"`after` is {after[:64]}, which is not in this list",
+            param="after",
+            code="invalid_value",
+        )
+    start = 0 if after is None else ids.index(after) + 1
     told = query.get("limit")
     count = most
     if told is not None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from hashlib import blake2b
 from random import Random
@@ -20,8 +22,9 @@ from msgspec.structs import replace
 from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import Batch, Line, LineFault, State, Status
 from embedfleet.api.batches.store import BatchStore
-from embedfleet.runtime.background import BoundedTasks
-from embedfleet.transport.asgi import Response
+from embedfleet.runtime.background import BoundedTasks, cancelled
+from embedfleet.transport.asgi import Response, error_response
+from embedfleet.vocabulary import EmbedfleetError
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ Ask: TypeAlias = Callable[[str, bytes, str], Awaitable[Response]]
 """Has a body answered for the owner of this id; gives the answer of request `name`."""
 
 POLL_EVERY_S = 2.0
+PAUSE_S = 2.0
+"""After a failure of the store."""
 PART_LINES = 64
 PART_BYTES = 16 << 20
 """Answers that wait to be kept are no more, beside those of the requests that are under way."""
@@ -43,6 +48,10 @@ TRIED_A_FEW_TIMES = frozenset({500, 502})
 MOST_TRIES = 3
 LONGEST_PAUSE_S = 30.0
 REMOVE_EVERY_S = 3600.0
+
+
+class InputDeletedError(Exception):
+    """The input of a batch was deleted before all of its lines were answered."""
 
 
 class Runner:
@@ -65,6 +74,8 @@ class Runner:
         self._rng = rng or Random()
         self._woken = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._paused: dict[str, float] = {}
+        """Until when batches are left alone that could not go on, so that others can."""
 
     def wake(self) -> None:
         """There is a new batch, or one is to be cancelled."""
@@ -94,22 +105,24 @@ class Runner:
             await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     def _begin(self, waiting: list[Batch]) -> None:
+        now = time.monotonic()
+        self._paused = {name: until for name, until in self._paused.items() if until > now}
         for batch in waiting:
             if len(self._running) >= AT_ONCE:
                 return
-            if batch.id not in self._running:
+            if batch.id not in self._running and batch.id not in self._paused:
                 task = asyncio.create_task(self._one(batch), name=f"the batch {batch.id}")
                 self._running[batch.id] = task
 
     async def _one(self, batch: Batch) -> None:
         try:
             await self._all_of(batch)
-        except* OSError as stopped:  # of a batch in progress it comes in a group
-            log.warning("batch %s is waiting: %s", batch.id, stopped.exceptions[0])
-            await asyncio.sleep(POLL_EVERY_S)
-        except* Exception:  # whatever is wrong with one batch, the others are run
-            log.exception("batch %s could not be run; it is tried again", batch.id)
-            await asyncio.sleep(POLL_EVERY_S)
+        except OSError as error:
+            log.warning("batch %s is waiting: %s", batch.id, error)
+            self._paused[batch.id] = time.monotonic() + PAUSE_S
+        except Exception:
+            log.exception("batch %s can't go on; it is tried again", batch.id)
+            self._paused[batch.id] = time.monotonic() + LONGEST_PAUSE_S
         finally:
             del self._running[batch.id]
             self._woken.set()
@@ -118,6 +131,8 @@ class Runner:
         state = await asyncio.to_thread(self._batch_store.state, batch.id)
         if state.status == "validating":
             state = await asyncio.to_thread(self._validated, batch, state)
+        elif state.status == "in_progress":  # nothing is asked that could not be kept
+            await asyncio.to_thread(self._batch_store.set_state, batch.id, state)
         if state.status == "in_progress":
             work = _Work(self, self._batch_store, batch, state)
             state = await work.run()
@@ -130,21 +145,22 @@ class Runner:
         total, seen = 0, set()
         try:
             for line in self._lines(batch):
+                total += 1
+                if total > self._most_requests:
+                    faults = [documents.too_many(self._most_requests)]
+                    break
                 if isinstance(line, LineFault):
                     faults.append(line)
-                elif line.custom_id in seen:
+                elif (key := blake2b(line.custom_id.encode(), digest_size=16).digest()) in seen:
                     told = f"`custom_id` {line.custom_id[:64]} comes twice"
                     faults.append(LineFault("duplicate_custom_id", line.number, told, "custom_id"))
                 else:
-                    seen.add(line.custom_id)
-                total += 1
+                    seen.add(key)
                 if len(faults) == documents.MOST_FAULTS:
                     break
-        except FileNotFoundError:
-            faults.append(LineFault("input_file_deleted", 0, "the input file was deleted"))
-        if total > self._most_requests:
-            faults = [documents.too_many(total, self._most_requests)]
-        elif not total and not faults:
+        except InputDeletedError:
+            faults.append(documents.INPUT_DELETED)
+        if not total and not faults:
             faults = [LineFault("empty_file", 0, "the file holds no request")]
         status: Status = "failed" if faults else "in_progress"
         return self._moved(batch, replace(state, faults=faults, total=total), status)
@@ -152,16 +168,22 @@ class Runner:
     def _finished(self, batch: Batch, state: State) -> None:
         """Put the answers into files. Done again, it makes the same ones."""
         kept: dict[str, str | None] = {"o": None, "e": None}
-        for kind, count in (("o", state.completed), ("e", state.failed)):
-            if count:
+        counts = Counter(kind for kind, _ in self._answers(batch))
+        if counts.total() < state.completed + state.failed:
+            self._moved(batch, state, "in_progress")  # what is missing is asked for again
+            raise OSError(errno.EIO, "answers that were kept are missing")
+        state = replace(state, completed=counts["o"], failed=counts["e"])
+        for kind in kept:
+            if counts[kind]:
                 word = "output" if kind == "o" else "error"
                 digest = blake2b(f"{batch.id}/{word}".encode(), digest_size=12).hexdigest()
                 file = self._batch_store.add_file(
                     batch.owner,
                     f"{batch.id}_{word}.jsonl",
                     "batch_output",
-                    self._answers(batch, kind.encode()),
+                    (line for what, line in self._answers(batch) if what == kind),
                     f"file-{digest}",
+                    life_s=batch.output_life_s,
                 )
                 kept[kind] = file.id
         state = replace(state, output_file_id=kept["o"], error_file_id=kept["e"])
@@ -169,24 +191,34 @@ class Runner:
         for name in self._batch_store.parts(batch.id):
             self._batch_store.store.remove(name)
 
-    def _answers(self, batch: Batch, kind: bytes) -> Iterator[bytes]:
-        """Lines of all parts, each request's first one."""
+    def _answers(self, batch: Batch) -> Iterator[tuple[str, bytes]]:
+        """Lines of all parts, each request's first one, and for which file they are."""
         seen = set()
         for part in self._batch_store.parts(batch.id):
             for text in self._batch_store.lines(part):
                 what, number, line = text.split(b" ", 2)
                 if number not in seen:
                     seen.add(number)
-                    if what == kind:
-                        yield line
+                    yield what.decode(), line + b"\n"
 
     def _lines(self, batch: Batch) -> Iterator[Line | LineFault]:
+        """The lines of the input. Raises InputDeletedError."""
         name = f"files/{batch.input_file_id}.data"
-        return documents.lines_of(self._batch_store.lines(name), batch.endpoint)
+        texts = self._batch_store.lines(name, documents.LONGEST_LINE)
+        try:
+            yield from documents.lines_of(texts, batch.endpoint)
+        except FileNotFoundError as error:
+            raise InputDeletedError(name) from error
 
     def _moved(self, batch: Batch, state: State, status: Status) -> State:
-        """Write that a batch is in another status now."""
-        at = {**state.at, status: self._batch_store.now}
+        """Write that a batch is in another status now. Raises OSError where it has ended, by
+        another gateway.
+        """
+        if self._batch_store.state(batch.id).status in documents.ENDED:
+            raise OSError(errno.EIO, "another gateway has ended it")
+        # Not before what happened before, whatever becomes of the clock.
+        now = max(self._batch_store.now, batch.created_at, *state.at.values())
+        at = {**state.at, status: now}
         state = replace(state, status=status, at=at)
         self._batch_store.set_state(batch.id, state)
         return state
@@ -201,7 +233,7 @@ class Runner:
         while True:
             async with self._room:
                 await ready()
-                response = await self._asks[batch.endpoint](name, line.body, batch.owner)
+                response = await self._ask(batch, line, name)
                 if response.taken is not None:
                     response.taken()
             tries += 1
@@ -212,6 +244,14 @@ class Runner:
             await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
         body = bytes(response.body)
         return documents.answered(name, line, response.status, name, body), response.status == 200
+
+    async def _ask(self, batch: Batch, line: Line, name: str) -> Response:
+        try:
+            return await self._asks[batch.endpoint](name, line.body, batch.owner)
+        except Exception:  # one line must not keep the others of its batch from their answers
+            log.exception("request %s failed. This is a bug.", name)
+            told = f"internal error; the log has the details of request {name}"
+            return error_response(EmbedfleetError(told))
 
 
 class _Work:
@@ -231,16 +271,23 @@ class _Work:
     async def run(self) -> State:
         """Answer what is not answered; gives the state, which is `finalizing`."""
         await asyncio.to_thread(self._recall)
-        ended: Status = "completed"
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                answering = tasks.create_task(self._answer_all())
+        ended = await asyncio.to_thread(self._asked_to_end)
+        if ended is None:
+            answering = asyncio.create_task(self._answer_all())
+            try:
                 ended = await self._watch(answering)
-                answering.cancel()
-        finally:
+            except InputDeletedError:
+                ended = "failed"
+                self._state = replace(self._state, faults=[documents.INPUT_DELETED])
+            except BaseException:
+                await cancelled(answering)
+                await self._keep(again=False)
+                raise
+            await cancelled(answering)
             await self._keep()
         if ended == "expired":
-            await asyncio.to_thread(self._expire)
+            with contextlib.suppress(InputDeletedError):
+                await asyncio.to_thread(self._expire)
             await self._keep()
         at = {**self._state.at, "ending_as_" + ended: self._batch_store.now}
         moved = replace(self._state, at=at)
@@ -257,7 +304,7 @@ class _Work:
                     self._done.add(int(number))
                     completed += what == b"o"
                     failed += what == b"e"
-        self._parts = int(names[-1].rpartition("/")[2]) + 1 if names else 0
+        self._parts = int(names[-1].rpartition("/")[2].partition("-")[0]) + 1 if names else 0
         self._state = replace(self._state, completed=completed, failed=failed)
 
     async def _answer_all(self) -> None:
@@ -294,30 +341,51 @@ class _Work:
 
     async def _watch(self, answering: asyncio.Task[None]) -> Status:
         """Keep what there is every second, until all is answered or it is to end before."""
-        batch = self._batch
         while True:
             done, _ = await asyncio.wait([answering], timeout=PART_S)
             if done:
+                answering.result()
                 return "completed"
-            await self._keep()
-            if await asyncio.to_thread(self._batch_store.cancelled_at, batch.id) is not None:
-                return "cancelled"
-            if self._batch_store.now >= batch.expires_at:
-                return "expired"
+            if not self._writing.locked():  # a store without room has it for long
+                with contextlib.suppress(OSError):
+                    await self._keep(again=False)
+            ended = await asyncio.to_thread(self._asked_to_end)
+            if ended is not None:
+                return ended
 
-    async def _keep(self) -> None:
-        """Write the answers that came since the last part, and how many there are."""
+    def _asked_to_end(self) -> Status | None:
+        """How the batch is to end before all is answered, if it is."""
+        if self._batch_store.cancelled_at(self._batch.id) is not None:
+            return "cancelled"
+        return "expired" if self._batch_store.now >= self._batch.expires_at else None
+
+    async def _keep(self, *, again: bool = True) -> None:
+        """Write the answers that came since the last part, and how many there are. While they can't
+        be written they are kept here, and where they are to be tried `again`, no more are asked
+        for: whoever waits for this asks for none. Raises OSError otherwise.
+        """
         async with self._writing:
-            part, self._part, self._part_bytes = self._part, [], 0
-            if part:
+            while self._part:
+                part, self._part, self._part_bytes = self._part, [], 0
                 number, self._parts = self._parts, self._parts + 1
-                state = self._state
-                write = asyncio.to_thread(self._write, number, part, state)
-                # To its end, also where this is cancelled: these were answered.
-                await asyncio.shield(asyncio.ensure_future(write))
+                write = asyncio.ensure_future(
+                    asyncio.to_thread(self._write, number, part, self._state)
+                )
+                try:
+                    # To its end, also where this is cancelled: these were answered.
+                    await asyncio.shield(write)
+                except OSError as error:
+                    self._part = [*part, *self._part]
+                    self._part_bytes = sum(map(len, self._part))
+                    if not again:
+                        raise
+                    log.warning("answers of batch %s wait: %s", self._batch.id, error)
+                    await asyncio.sleep(PAUSE_S)
 
     def _write(self, number: int, part: list[bytes], state: State) -> None:
         self._batch_store.add_part(self._batch.id, number, part)
+        if self._batch_store.state(self._batch.id).status != "in_progress":
+            raise OSError(errno.EIO, "another gateway has gone on with it")
         self._batch_store.set_state(self._batch.id, state)
 
     def _expire(self) -> None:
@@ -332,9 +400,8 @@ class _Work:
 
 def _ended_as(state: State) -> Status:
     """What a batch is in the end, as was noted when its answers were all there."""
-    if "ending_as_expired" in state.at:
-        return "expired"
-    return "cancelled" if "ending_as_cancelled" in state.at else "completed"
+    ends: tuple[Status, ...] = ("expired", "cancelled", "failed")
+    return next((each for each in ends if f"ending_as_{each}" in state.at), "completed")
 
 
 def _is_hopeless(response: Response) -> bool:

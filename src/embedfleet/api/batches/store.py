@@ -12,18 +12,26 @@ from typing import IO, TypeVar
 import msgspec
 
 from embedfleet.api.batches.documents import ENDED, Batch, State, StoredFile
-from embedfleet.runtime.folders import Parts, Store
+from embedfleet.runtime.folders import LocalStore, Parts, Store
 from embedfleet.vocabulary import CallerError
 
 log = logging.getLogger(__name__)
 
 Document = TypeVar("Document", bound=msgspec.Struct)
 
+PIECE_BYTES = 1 << 18
+ABANDONED_S = 24 * 3600.0
+"""After so long nobody writes a file any more."""
 NAME = re.compile(r"(file|batch)-[A-Za-z0-9]{24}")
 
 
 class NoSuchFileError(CallerError):
     status = 404
+
+
+def no_such_file(name: str) -> NoSuchFileError:
+    """The error of a file that is not there, or another's."""
+    return NoSuchFileError(f"there is no file {name[:64]}", param="file_id", code="file_not_found")
 
 
 class BatchStore:
@@ -37,6 +45,8 @@ class BatchStore:
         self._clock = clock
         self._ended: set[str] = set()
         """Batches that have ended, which is for good."""
+        self._alone: set[str] = set()
+        """Contents of files without a document, when they were looked for the last time."""
 
     @property
     def now(self) -> int:
@@ -49,9 +59,18 @@ class BatchStore:
         return f"{kind}-{secrets.token_hex(12)}"
 
     def add_file(
-        self, owner: str, filename: str, purpose: str, parts: Parts, name: str | None = None
+        self,
+        owner: str,
+        filename: str,
+        purpose: str,
+        parts: Parts,
+        name: str | None = None,
+        *,
+        life_s: int | None = None,
     ) -> StoredFile:
-        """Keep a file; a name makes it the same one however often it is added."""
+        """Keep a file; a name makes it the same one however often it is added. `life_s` shortens
+        the time that files are kept.
+        """
         name = name or self.name("file")
         written = self.store.write(f"files/{name}.data", parts)
         now = self.now
@@ -60,7 +79,7 @@ class BatchStore:
             owner=owner,
             bytes=written.bytes,
             created_at=now,
-            expires_at=self._last(now),
+            expires_at=min(self._last(now), now + life_s) if life_s else self._last(now),
             filename=filename,
             purpose=purpose,
         )
@@ -71,9 +90,7 @@ class BatchStore:
         """A file of this owner. Raises NoSuchFileError for all others."""
         found = self._read(f"files/{name}.json", StoredFile) if NAME.fullmatch(name) else None
         if found is None or found.owner != owner or found.expires_at <= self.now:
-            raise NoSuchFileError(
-                f"there is no file {name[:64]}", param="file_id", code="file_not_found"
-            )
+            raise no_such_file(name)
         return found
 
     def files(self, owner: str) -> list[StoredFile]:
@@ -91,24 +108,45 @@ class BatchStore:
         self.store.remove(f"files/{name}.data")
 
     def remove_expired(self) -> None:
-        """Remove files whose days are over, and batches that ended and whose files are no more."""
+        """Remove files whose days are over, but for inputs of batches that have not ended; batches
+        that ended and whose files are no more; and what was left by processes that were killed.
+        """
         now = self.now
+        read = {each.input_file_id for each in self.waiting()}
         for document in self._documents("files"):
             file = self._read(f"files/{document}", StoredFile)
-            if file is not None and file.expires_at <= now:
+            if file is not None and file.expires_at <= now and file.id not in read:
                 self.remove_file(file.id)
         for batch in self.batches():
-            if self._last(batch.created_at) <= now and self.state(batch.id).status in ENDED:
-                self._remove_batch(batch.id)
+            if self.state(batch.id).status in ENDED:
+                for part in self.parts(batch.id):
+                    self.store.remove(part)
+                if self._last(batch.created_at) <= now:
+                    self._remove_batch(batch.id)
+        self._remove_abandoned()
 
     def _last(self, created_at: int) -> int:
         """When the days of something are over, in seconds since 1970."""
         return created_at + self._file_days * 86_400
 
     def _remove_batch(self, name: str) -> None:
-        for kept in (*self.parts(name), f"batches/cancelled/{name}", f"batches/{name}.json"):
+        for kept in (f"batches/cancelled/{name}", f"batches/{name}.json"):
             self.store.remove(kept)
         self.store.remove(f"batches/states/{name}.json")  # last: without it, it would run again
+
+    def _remove_abandoned(self) -> None:
+        """Remove contents whose document was never written, or is gone, if they were so the last
+        time too: one may be written at the moment.
+        """
+        names = self.store.names("files")
+        documents = {each.removesuffix(".json") for each in names if each.endswith(".json")}
+        contents = {each.removesuffix(".data") for each in names if each.endswith(".data")}
+        alone = contents - documents
+        for name in alone & self._alone:
+            self.store.remove(f"files/{name}.data")
+        self._alone = alone
+        if isinstance(self.store, LocalStore):
+            self.store.remove_temporary(ABANDONED_S)
 
     def add_batch(self, batch: Batch) -> None:
         self._write(f"batches/{batch.id}.json", batch)
@@ -159,18 +197,32 @@ class BatchStore:
         return sorted(waiting, key=lambda each: (each.created_at, each.id))
 
     def add_part(self, batch: str, number: int, parts: Parts) -> None:
-        """Keep answers of a batch that runs."""
-        self.store.write(f"batches/parts/{batch}/{number:06d}", parts)
+        """Keep answers of a batch that runs, in place of no others: two gateways run it where one
+        has lost its lease and does not know yet.
+        """
+        name = f"{number:06d}-{secrets.token_hex(4)}"
+        self.store.write(f"batches/parts/{batch}/{name}", parts)
 
     def parts(self, batch: str) -> list[str]:
         """The names of what is kept of a batch, in the order of its coming."""
         folder = f"batches/parts/{batch}"
         return [f"{folder}/{each}" for each in self.store.names(folder)]
 
-    def lines(self, name: str) -> Iterator[bytes]:
-        """The lines of what lies under a name."""
+    def lines(self, name: str, longest: int | None = None) -> Iterator[bytes]:
+        """The lines of what lies under a name, without their ends; a longer one is cut to one byte
+        more than `longest`.
+        """
         with self.store.open(name) as opened:
-            yield from opened
+            held = bytearray()
+            while piece := opened.read(PIECE_BYTES):
+                *whole, rest = piece.split(b"\n")
+                for text in whole:
+                    held += text[: _room(held, longest)]
+                    yield bytes(held)
+                    held.clear()
+                held += rest[: _room(held, longest)]
+            if held:
+                yield bytes(held)
 
     def _documents(self, folder: str) -> list[str]:
         return [each for each in self.store.names(folder) if each.endswith(".json")]
@@ -187,3 +239,7 @@ class BatchStore:
 
     def _write(self, name: str, document: msgspec.Struct) -> None:
         self.store.write(name, [msgspec.json.encode(document)])
+
+
+def _room(held: bytearray, longest: int | None) -> int | None:
+    return None if longest is None else max(0, longest + 1 - len(held))
