@@ -39,7 +39,7 @@ def printed(command: list[str], base_url: str) -> list[str]:
         env=os.environ | {"EMBEDFLEET_URL": base_url, "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -134,7 +134,7 @@ def test_where_no_service_is_an_example_says_so_in_one_line(example: str) -> Non
         env=os.environ | {"EMBEDFLEET_URL": url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1

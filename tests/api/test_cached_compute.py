@@ -46,7 +46,7 @@ class Held(RevealingBackend):
 
 
 async def begun(backend: Held, works: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while backend.begun < works:
             await asyncio.sleep(0)
 

@@ -15,6 +15,7 @@ from embedfleet.autoscaling import Entry, Mode, Observation, Scaler
 from embedfleet.runtime.settings import AutoscalingSettings
 from embedfleet.vocabulary import CallerError, EmbedfleetError, SettingError, SetupError
 from tests.conformance.scaling_conformance import ObservationSourceConformance, TargetConformance
+from tests.loops import settle
 
 START = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 V = 10_000.0
@@ -304,7 +305,7 @@ class TestByHand:
         """Not at the next tick, which may be a minute away."""
         rig = Rig(replace(SETTINGS, tick_s=29.0))
         loop = asyncio.create_task(rig.scaler.run())
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         rig.scaler.pin(6)
         async with asyncio.timeout(30):
             while rig.target.planned != 6:

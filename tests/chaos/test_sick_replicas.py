@@ -15,8 +15,8 @@ from tests.chaos.reckoning import Asker
 
 pytestmark = pytest.mark.slow
 
-WITHIN_S = 120.0
-"""On a busy machine; seconds on an idle one."""
+WITHIN_S = 400.0
+"""On a busy machine, and after ejections that follow others; seconds on an idle one."""
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from embedfleet.vocabulary import (
     ReplicaState,
 )
 from tests.fleet.test_health import DESCRIPTION, EXPECTED
-from tests.loops import running
+from tests.loops import running, settle
 
 S = ReplicaState
 
@@ -179,7 +179,7 @@ async def test_a_replica_that_is_known_to_go_is_not_given_another_chance() -> No
         contact.description = msgspec.structs.replace(DESCRIPTION, draining=True)
         await becomes(member, S.DRAINING)
         contact.description = DESCRIPTION
-        await asyncio.sleep(0.2)  # several times as long as a drain lasts here
+        await settle(0.2)  # several times as long as a drain lasts here
 
         assert member.state is S.DRAINING
 
@@ -189,7 +189,7 @@ async def test_a_replica_that_is_to_go_before_it_served_gets_no_traffic() -> Non
     async with watching(FakeContact()) as member:
         member.leaving.add("autoscaler")
         await becomes(member, S.DRAINING)
-        await asyncio.sleep(0.1)
+        await settle(0.1)
         assert member.state is S.DRAINING
 
 
@@ -198,7 +198,7 @@ async def test_a_full_disk_does_not_end_the_probing() -> None:
     contact = FakeContact()
     contact.error = OSError(errno.ENOSPC, "No space left on device")
     async with watching(contact) as member:
-        await asyncio.sleep(0.05)
+        await settle(0.05)
         assert member.state is S.STARTING
 
         contact.error = None
@@ -236,7 +236,7 @@ async def test_a_replica_that_is_kept_in_reserve_goes_on_standby_once_its_vector
     async with watching(contact) as member:
         member.reserve = True
         await becomes(member, S.STANDBY)
-        await asyncio.sleep(0.1)
+        await settle(0.1)
         assert member.state is S.STANDBY
 
         contact.description = None
@@ -254,7 +254,7 @@ async def test_who_is_woken_is_verified_at_once_and_serves() -> None:
     fleet.apply(member, Event.ANSWERED, 0.0)
     async with running(prober.run()):
         await becomes(member, S.STANDBY)
-        await asyncio.sleep(0.02)
+        await settle()
 
         member.reserve = False
         fleet.apply(member, Event.WOKEN, 0.0)
@@ -277,7 +277,7 @@ async def test_a_replica_on_its_way_to_standby_is_left_alone_until_it_is_empty()
         await becomes(member, S.READY)
         member.reserve = True
         fleet.apply(member, Event.DRAIN, time.monotonic())
-        await asyncio.sleep(0.1)
+        await settle(0.1)
         assert member.state is S.DRAINING
 
 
@@ -286,7 +286,7 @@ async def test_a_replica_that_does_not_come_says_why_once(caplog: pytest.LogCapt
     contact = FakeContact()
     contact.description = None
     async with watching(contact) as member:
-        await asyncio.sleep(0.2)
+        await settle(0.2)
         assert (member.state, member.reason) == (S.STARTING, "connection refused")
         assert member.trouble == "what answers there is no replica"
         lines = [line for line in caplog.messages if "replica a does not come" in line]
@@ -346,7 +346,7 @@ async def test_a_replica_that_hangs_behind_a_living_server_gets_no_traffic() -> 
         )
         await becomes(member, S.EJECTED)
         await becomes(member, S.STARTING)
-        await asyncio.sleep(0.1)
+        await settle(0.1)
         assert "oldest batch" in member.reason
         assert member.state is S.STARTING
 
@@ -357,7 +357,7 @@ async def test_probes_go_on_while_golden_vectors_are_computed() -> None:
     async with watching(contact) as member:
         await becomes(member, S.READY)
         contact.stuck = True
-        await asyncio.sleep(0.06)
+        await settle(0.06)
         contact.description = msgspec.structs.replace(DESCRIPTION, draining=True)
         await becomes(member, S.DRAINING)
 
@@ -443,7 +443,7 @@ async def test_a_slow_replica_that_can_not_be_spared_is_left_as_it_is() -> None:
             lambda each, _left: seen.append(each.state) if each is member else None
         )
         contact.description = msgspec.structs.replace(DESCRIPTION, cost=(1.0, 0.1, 0.0))
-        await asyncio.sleep(0.03)
+        await settle(0.03)
         assert S.SUSPECT not in seen
 
 

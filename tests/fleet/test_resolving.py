@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import time
@@ -17,7 +16,7 @@ from embedfleet.fleet.resolving import KnownAddress, Resolving, addresses, at, m
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaState
 from tests.fleet.test_supervisor import until
-from tests.loops import running
+from tests.loops import running, settle
 
 S = ReplicaState
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
@@ -135,7 +134,7 @@ async def test_one_that_comes_joins_and_one_that_goes_finishes_what_it_has() -> 
         await until(lambda: gone.state is S.DRAINING)
         assert fleet[f"remote-0-{C}"].state is S.STARTING
         assert "the address no more" in gone.reason
-        await asyncio.sleep(0.05)
+        await settle(0.05)
         assert gone.state is S.DRAINING
         name.owed.clear()
         await until(lambda: gone.state is S.GONE)
@@ -152,7 +151,7 @@ async def test_a_name_that_moves_altogether_keeps_its_old_replicas_until_a_new_o
         old = fleet[f"remote-0-{A}"]
         name.found = (B,)
         await until(lambda: len(fleet) == 2)
-        await asyncio.sleep(0.05)
+        await settle(0.05)
         assert old.state is S.READY
         become_ready(fleet, f"remote-0-{B}")
         await until(lambda: urls(fleet) == {"http://10.0.0.2:9000"})
@@ -182,7 +181,7 @@ async def test_one_that_comes_back_while_it_leaves_stays() -> None:
         await until(lambda: member.state is S.STARTING)
         assert not member.leaving
         name.owed.clear()
-        await asyncio.sleep(0.05)
+        await settle(0.05)
         assert fleet[member.name] is member
 
 

@@ -21,7 +21,7 @@ from embedfleet.fleet.states import Event
 from embedfleet.fleet.supervisor import Supervisor, SupervisorListener
 from embedfleet.vocabulary import ReplicaState, SetupError
 from tests.conformance.scaling_conformance import TargetConformance
-from tests.loops import running
+from tests.loops import running, settle
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -29,13 +29,6 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.002)
-
-
-async def settle() -> None:
-    """Let everything happen that waits for nothing but its turn, however busy the machine is."""
-    await asyncio.sleep(0.02)
-    for _ in range(100):
-        await asyncio.sleep(0)
 
 
 class FakeReplica:
@@ -179,7 +172,7 @@ async def test_a_replica_that_can_never_start_is_given_up() -> None:
     async with keeping(1, provider) as (fleet, _):
         provider.started[0].end(hopeless=True)
         await until(lambda: len(fleet) == 0)
-        await asyncio.sleep(0.02)  # several times the pause before another start
+        await settle()  # several times the pause before another start
 
         assert len(provider.started) == 1
 
@@ -220,7 +213,7 @@ async def test_a_replica_that_hangs_after_it_has_served_is_ended_and_started_aga
     async with rigged(0) as rig:
         rig.supervisor.start_timeout_s = 0.05
         await rig.become(1)
-        await asyncio.sleep(0.1)
+        await settle(0.1)
         assert rig.provider.started[0].stopped_with is None
 
         rig.fleet.failed(rig.fleet["local-0"], time.monotonic(), "no answer", lost=True)
@@ -256,7 +249,7 @@ async def test_a_supervisor_that_drains_starts_nothing_again() -> None:
         rig.supervisor.drain()
         rig.provider.started[1].end()
         await until(lambda: rig.states() == {})
-        await asyncio.sleep(0.6)
+        await settle(0.6)
         assert len(rig.provider.started) == 2
 
 
@@ -304,7 +297,7 @@ class TestScaling:
             assert rig.states() == {"local-0": "ready", "local-1": "ready"}
             assert len(rig.provider.started) == 2
             rig.work = {}
-            await asyncio.sleep(0.1)
+            await settle(0.1)
             assert len(rig.states()) == 2
 
     async def test_one_that_starts_and_is_not_needed_any_more_ends_at_once(self) -> None:

@@ -8,6 +8,7 @@ import pytest
 from embedfleet.transport.asgi import ClientGoneError, Request
 from embedfleet.transport.cancel_scope import CancelScope
 from embedfleet.vocabulary import DeadlineError
+from tests.loops import settle
 
 
 def asking(leaves_after_s: float) -> Request:
@@ -73,7 +74,7 @@ async def test_a_caller_who_leaves_as_the_work_ends_cancels_nothing_that_comes_a
     with CancelScope(Request({"type": "http"}, receive, send), left_s=9):
         await asyncio.sleep(0.25)  # it is watched
         left.set_result(None)
-    await asyncio.sleep(0.05)
+    await settle(0.05)
 
 
 async def test_an_error_of_the_work_comes_out_as_it_is() -> None:
@@ -90,7 +91,7 @@ async def test_cancelling_from_outside_is_no_deadline() -> None:
             await work(9, [])
 
     task = asyncio.create_task(attended())
-    await asyncio.sleep(0.05)
+    await settle(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -31,7 +31,7 @@ class FakeDevice:
 
         def wait() -> None:
             with self._changed:
-                assert self._changed.wait_for(lambda: self.done >= until, 10)
+                assert self._changed.wait_for(lambda: self.done >= until, 60)
 
         return wait
 
@@ -60,7 +60,7 @@ def test_the_device_never_has_more_than_a_few_steps_of_a_long_pass_before_it() -
         assert len(device.given) == done + 2
         device.do(1)
     device.do(1)
-    long.join(10)
+    long.join(60)
     assert not long.is_alive()
 
 
@@ -73,7 +73,7 @@ def test_a_short_pass_gets_between_the_steps_of_a_long_one() -> None:
     with turns.whole():
         device.give("short")
     device.do(100)
-    long.join(10)
+    long.join(60)
     assert device.given.index("short") == 2
     assert len(device.given) == 7
 

@@ -63,7 +63,7 @@ class Traced:
 
     async def spans(self, name: str, count: int = 1) -> list[export.ReadableSpan]:
         """The spans of this name, once there are so many: they end after the answer is out."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(found := self.named(name)) < count:
                 await asyncio.sleep(0.01)
         return found
@@ -101,7 +101,7 @@ async def traced(
         limits=RequestLimits(),
         max_body_bytes=10**6,
         max_held_bytes=10**7,
-        timeout_s=5,
+        timeout_s=60,
         tokenizer_threads=1,
         answered=lambda _: None,
     )
@@ -182,7 +182,7 @@ async def test_a_call_for_several_requests_is_linked_to_each_of_them(tmp_path: P
         running.engine.go_on.clear()
         # More than the window: what comes next waits, and leaves in one call.
         long = asyncio.create_task(running.ask(*([60 + number] * 30 for number in range(20))))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not running.pool.queued_texts:
                 await asyncio.sleep(0.01)
         more = [asyncio.create_task(running.ask([41 + number])) for number in range(4)]
@@ -190,7 +190,7 @@ async def test_a_call_for_several_requests_is_linked_to_each_of_them(tmp_path: P
         running.engine.go_on.set()
         assert set(await asyncio.gather(long, *more)) == {200}
         requests = {span.context.span_id for span in await running.spans(REQUEST, 5)}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (mixed := [call for call in running.named(CALL) if call.links]):
                 await asyncio.sleep(0.01)
         works = await running.spans(WORK, len(running.named(CALL)))

@@ -37,7 +37,7 @@ from embedfleet.vocabulary import (
 )
 from tests.fakes.revealing_engine import UNLUCKY, WIDTH, vector_of
 from tests.fleet.test_health import DESCRIPTION
-from tests.loops import running
+from tests.loops import running, settle
 
 Behaviour = Callable[[Sequence[CallText]], AsyncGenerator[Frame, None]]
 
@@ -330,7 +330,7 @@ async def test_texts_wait_for_a_replica_to_come() -> None:
     async with serving(upstream) as pool:
         texts = encodings(5)
         waiting = asyncio.create_task(compute(pool, texts))
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         assert pool.queued_texts == 5
 
         upstream.behaviours["late"] = well
@@ -344,7 +344,7 @@ async def test_an_ejected_replica_gives_its_texts_back() -> None:
     async with serving(upstream) as pool:
         texts = encodings(5)
         waiting = asyncio.create_task(compute(pool, texts))
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         stuck = pool.fleet["stuck"]
         upstream.behaviours["good"] = well
         join(pool.fleet, "good")
@@ -359,7 +359,7 @@ async def test_a_late_replica_is_hedged() -> None:
     async with serving(upstream) as pool:
         texts = encodings(5)
         waiting = asyncio.create_task(compute(pool, texts))
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         upstream.behaviours["good"] = well
         join(pool.fleet, "good")
 
@@ -455,7 +455,7 @@ async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
         assert pool.queued_texts == 50 - flying
 
         waiting.cancel()
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         assert pool.queued_texts == 0
         assert len(upstream.cancelled) == flying
 
@@ -465,9 +465,9 @@ async def test_a_call_that_nobody_waits_for_does_not_hold_its_replica_for_ever()
     upstream = FakeUpstream(a=hanging)
     async with serving(upstream) as pool:
         waiting = asyncio.create_task(compute(pool, encodings(5)))
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         waiting.cancel()
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         assert pool.waiting_tokens
 
         for call in pool._flights:
@@ -482,13 +482,13 @@ async def test_bulk_is_refused_before_interactive_texts() -> None:
     """Half of the queue is for those who wait."""
     async with serving(FakeUpstream(stuck=hanging), max_queued_tokens=1000) as pool:
         waiting = asyncio.create_task(compute(pool, [np.full(450, 20, np.int32)]))
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         hundred = [np.full(100, 20, np.int32)]
 
         with pytest.raises(OverloadedError, match="limit of 500 for bulk"):
             await compute(pool, hundred, Lane.BULK)
         allowed = asyncio.create_task(compute(pool, hundred))
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         assert not allowed.done()
         waiting.cancel()
         allowed.cancel()
@@ -498,7 +498,7 @@ async def test_what_cannot_be_served_before_its_deadline_is_refused_at_once() ->
     """By the predicted wait, rather than after it."""
     async with serving(FakeUpstream(stuck=hanging)) as pool:
         waiting = asyncio.create_task(compute(pool, [np.full(500_000, 20, np.int32)]))
-        await asyncio.sleep(0.01)
+        await settle(0.01)
 
         with pytest.raises(OverloadedError, match=r"deadline comes in 0\.5 s"):
             await compute(pool, encodings(1), timeout_s=0.5)
@@ -509,7 +509,7 @@ async def test_more_than_the_queue_may_hold_is_refused() -> None:
     """With a time after which to try again; one request alone is never too large."""
     async with serving(FakeUpstream(stuck=hanging), max_queued_tokens=10) as pool:
         waiting = asyncio.create_task(compute(pool, encodings(50)))
-        await asyncio.sleep(0.01)
+        await settle(0.01)
 
         with pytest.raises(OverloadedError, match="max_queued_tokens") as refused:
             await compute(pool, encodings(1))
@@ -666,7 +666,7 @@ async def test_an_interactive_caller_makes_a_waiting_bulk_text_urgent() -> None:
     async with serving(upstream) as pool:
         text = Text(encodings(1)[0], Waiting([None]), 0)
         pool.submit([text], bulk)
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         assert pool.join(text, bulk)
         assert not pool.join(text, Caller(Lane.INTERACTIVE, bulk.deadline))
 

@@ -86,7 +86,7 @@ async def here(
     chosen = settings(scaling)
     cluster, upstream = (
         Connection.at(server.url),
-        Upstream.open(connect_timeout_s=1, probe_timeout_s=1),
+        Upstream.open(connect_timeout_s=30, probe_timeout_s=30),
     )
     inside, metrics, seen = InCluster(cluster, chosen, me), GatewayMetrics(), Seen(observation)
     pool = Pool(

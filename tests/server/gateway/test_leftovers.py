@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from embedfleet.transport.cancel_scope import WATCH_AFTER_S
+from tests.loops import settle
 from tests.transport.access.gateway import MODEL, Running, running
 
 OURS = {"EmbeddingRequest", "Request", "Recollection", "HeldAnswer", "PackedText", "Job"}
@@ -65,7 +66,7 @@ async def test_nothing_of_a_request_is_left(kind: str, tmp_path: Path) -> None:
         gc.collect()
         for _ in range(5):
             await asked(service, BODIES[kind])
-        await asyncio.sleep(0.2)
+        await settle(0.2)
         assert not OURS & left().keys()
 
 
@@ -82,7 +83,7 @@ async def test_nothing_is_left_of_clients_that_leave(tmp_path: Path) -> None:
         deadline = asyncio.get_running_loop().time() + 20
         while service.gateway.endpoint.active and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
-        await asyncio.sleep(0.2)
+        await settle(0.2)
         assert not OURS & left().keys()
 
 
@@ -104,5 +105,5 @@ async def test_nothing_is_left_of_a_request_that_takes_long(tmp_path: Path) -> N
             async with service.http.post(url, data=_slowly(body), headers=headers) as answer:
                 assert answer.status == 200
                 await answer.read()
-        await asyncio.sleep(0.2)
+        await settle(0.2)
         assert not (OURS | {"CancelScope"}) & left().keys()

@@ -23,6 +23,7 @@ from embedfleet.server.gateway.scaling import HOLDS, TERMS, LearnedFile, Scaling
 from embedfleet.transport.asgi import Router
 from embedfleet.vocabulary import CallerError
 from tests.autoscaling.test_scaler import FakeSource, FakeTarget, V
+from tests.loops import settle
 
 SETTINGS = AutoscalingSettings(min_replicas=1, max_replicas=8, tick_s=0.005, stale_s=5.0)
 
@@ -67,7 +68,7 @@ async def rigged(*pools: str, rate: float = 0.0) -> AsyncIterator[Rig]:
     rig = Rig()
     for name in pools:
         rig.scale(name, rate)
-    await asyncio.sleep(0.02)
+    await settle()
     try:
         yield rig
     finally:
@@ -98,7 +99,7 @@ async def test_orders_by_hand_are_followed_and_answered_with_what_holds_now() ->
     async with rigged("m") as rig:
         status, told = await rig.ask("POST", "/autoscaling/scale", {"replicas": 4})
         assert (status, told["mode"], told["pinned"]) == (200, "pinned", 4)
-        await asyncio.sleep(0.02)
+        await settle()
         assert rig.targets["m"].planned == 4
         assert rig.metric("autoscaling_by_hand", pool="m") == 1
 
@@ -167,7 +168,7 @@ async def test_a_held_decision_is_exported_and_the_last_figures_stay() -> None:
     async with rigged("m", rate=3 * V) as rig:
         source = rig.scaling.find("m")._source
         source.error = RuntimeError("gone")  # type: ignore[attr-defined]
-        await asyncio.sleep(0.05)
+        await settle(0.05)
         assert rig.metric("autoscaling_held", pool="m") == 1
         assert rig.metric("autoscaling_winner", pool="m", winner="held") == 1
         assert (rig.metric("autoscaling_wanted_replicas", pool="m") or 0) >= 5

@@ -67,7 +67,7 @@ class Process:
             return await answer.read()
 
     async def exit_code(self) -> int:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.ended
 
 

@@ -69,12 +69,12 @@ async def running(directory: Path = Path(), **overlap: object) -> AsyncIterator[
         limits=RequestLimits(),
         max_body_bytes=10**6,
         max_held_bytes=10**7,
-        timeout_s=5,
+        timeout_s=60,
         tokenizer_threads=1,
         answered=lambda _: None,
     )
     listener = Listener(replica.app(endpoint), bind("127.0.0.1", 0))
-    upstream = Upstream.open(connect_timeout_s=2, probe_timeout_s=2)
+    upstream = Upstream.open(connect_timeout_s=30, probe_timeout_s=30)
     batching = asyncio.create_task(replica.batcher.run())
     async with serving([listener], stop_timeout_s=1):
         try:
@@ -132,7 +132,7 @@ async def test_a_text_that_computes_beside_batches_has_room_of_its_own_in_the_wi
         here.engine.hold_from_tokens = 300
         here.engine.go_on.clear()
         long = asyncio.create_task(here.ask([20] * 300, key="long"))
-        await asyncio.sleep(0.05)
+        await until(lambda: here.engine.started == 2)
         (beside,) = await here.ask([20, 21], key="short")
         here.engine.go_on.set()
         (after,) = await long
@@ -153,7 +153,7 @@ async def test_a_text_that_computes_beside_batches_has_room_of_its_own_in_the_wi
 async def test_two_gateways_share_the_window() -> None:
     """Each gets half, so that together they do not overload the replica."""
     async with running() as here:
-        other = Upstream.open(connect_timeout_s=2, probe_timeout_s=2)
+        other = Upstream.open(connect_timeout_s=30, probe_timeout_s=30)
         ids = CallText(0, encoding_bytes(np.array([20])), False, 0)
         await here.ask([20])
         (frame,) = await frames_of(other, here.url, "k", [ids])
@@ -177,7 +177,7 @@ async def test_a_draining_replica_finishes_and_refuses() -> None:
     async with running() as here:
         here.engine.go_on.clear()
         first = asyncio.create_task(here.ask([20, 21]))
-        await asyncio.sleep(0.05)
+        await until(lambda: here.engine.started == 1)
         here.replica.draining = True
 
         with pytest.raises(DrainingError):
@@ -194,7 +194,7 @@ async def test_a_call_may_not_have_the_key_of_another_in_progress() -> None:
     async with running() as here:
         here.engine.go_on.clear()
         first = asyncio.create_task(here.ask([20], [21], key="same"))
-        await asyncio.sleep(0.05)
+        await until(lambda: here.engine.started == 1)
         with pytest.raises(ReplicaError, match="409"):
             await here.ask([30], key="same")
 
@@ -209,8 +209,9 @@ async def test_a_replica_tells_how_long_its_oldest_batch_has_been_computing() ->
         assert (await here.upstream.describe(here.url)).oldest_batch_s is None
         here.engine.go_on.clear()
         first = asyncio.create_task(here.ask([20]))
-        await asyncio.sleep(0.6)
-        assert ((await here.upstream.describe(here.url)).oldest_batch_s or 0.0) > 0.2
+        async with asyncio.timeout(60):
+            while ((await here.upstream.describe(here.url)).oldest_batch_s or 0.0) < 0.2:
+                await asyncio.sleep(0.05)
 
         here.engine.go_on.set()
         await first
@@ -222,10 +223,9 @@ async def test_a_gateway_that_leaves_takes_its_waiting_texts_along() -> None:
     async with running() as here:
         here.engine.go_on.clear()
         first = asyncio.create_task(here.ask([20]))
-        await asyncio.sleep(0.05)
+        await until(lambda: here.engine.started == 1)
         second = asyncio.create_task(here.ask([30], [31], key="second"))
-        await asyncio.sleep(0.05)
-        assert here.replica.batcher.waiting_texts == 2
+        await until(lambda: here.replica.batcher.waiting_texts == 2)
 
         second.cancel()
         await until(lambda: here.replica.batcher.waiting_texts == 0)
@@ -238,9 +238,9 @@ async def test_texts_can_be_cancelled_one_by_one() -> None:
     async with running() as here:
         here.engine.go_on.clear()
         first = asyncio.create_task(here.ask([20]))
-        await asyncio.sleep(0.05)
+        await until(lambda: here.engine.started == 1)
         second = asyncio.create_task(here.ask([30], [31], [32], key="second"))
-        await asyncio.sleep(0.05)
+        await until(lambda: here.replica.batcher.waiting_texts == 3)
         await here.upstream.cancel(here.url, "second", [0, 2])
         here.engine.go_on.set()
 
@@ -266,7 +266,9 @@ async def test_more_than_may_wait_is_refused() -> None:
     async with running() as here:
         here.engine.go_on.clear()
         calls = [asyncio.create_task(here.ask([20] * 500, key=str(n))) for n in range(14)]
-        await asyncio.sleep(0.2)
+        await until(
+            lambda: sum(each.done() for each in calls) + here.replica._open_calls == len(calls)
+        )
         here.engine.go_on.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
 
@@ -366,7 +368,7 @@ async def test_an_unknown_route_or_method_is_told_what_exists() -> None:
             assert answer.status == 405
 
 
-async def until(condition: object, timeout_s: float = 5.0) -> None:
+async def until(condition: object, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not happen"

@@ -219,7 +219,7 @@ async def test_texts_at_once_are_limited_and_given_back_at_the_end(
     async with running(tmp_path, kept(file)) as service, service.client(key.text) as client:
         service.engine.go_on.clear()
         first = asyncio.create_task(embed(client, ["a", "b"]))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while usage(service, key).texts < 2:
                 await asyncio.sleep(0.005)
         with pytest.raises(openai.RateLimitError) as refused:
@@ -251,7 +251,7 @@ async def test_a_file_that_breaks_while_it_serves_changes_nothing(
     async with running(tmp_path, kept(file)) as service, service.client(key.text) as client:
         await embed(client)
         file.write_text("{")  # noqa: ASYNC240  somebody's editor
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while "previous content stays in force" not in caplog.text:
                 await asyncio.sleep(0.05)
         await embed(client)
@@ -259,7 +259,7 @@ async def test_a_file_that_breaks_while_it_serves_changes_nothing(
 
 async def until(client: openai.AsyncOpenAI, expected: str) -> None:
     """Ask until the answer is this message, or vectors for `accepted`."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await outcome(client) != expected:
             await asyncio.sleep(0.05)
 

@@ -27,6 +27,8 @@ class Site:
     seen: list[str] = field(default_factory=list)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether a request that is held has been heard."""
     poured: int = 0
     """Large answers that were given."""
 
@@ -39,6 +41,7 @@ class Site:
     async def held(self, request: Request) -> Response:
         """Answers when it may, or never where the client leaves."""
         await request.body(10**6)
+        self.begun.set()
         waiting = asyncio.ensure_future(self.hold.wait())
         leaving = asyncio.ensure_future(request.gone())
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -112,7 +115,7 @@ class Client:
 
     async def answer(self, *, bodiless: bool = False) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of the next answer."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
             first, *lines = head.split("\r\n")[:-2]
             headers = dict(line.split(": ", 1) for line in lines)
@@ -125,7 +128,7 @@ class Client:
 
     async def ended(self) -> bool:
         """Whether the server said that nothing more comes."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             try:
                 return await self.reader.read() == b""
             except ConnectionResetError:
@@ -514,9 +517,9 @@ async def test_a_client_that_leaves_is_noticed(leave: Callable[[Client], None]) 
     """Half closed looks just like closed, and work for nobody must end."""
     async with site() as here, client(here) as one:
         await one.say(post("/held", b"a"))
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(here.begun.wait(), 60)
         leave(one)
-        await asyncio.wait_for(here.gone.wait(), 2)
+        await asyncio.wait_for(here.gone.wait(), 60)
 
 
 async def test_a_client_that_leaves_in_the_middle_of_its_body_is_forgotten() -> None:
@@ -562,7 +565,7 @@ async def test_a_stop_answers_what_was_asked_and_closes_what_rests() -> None:
         here = await serving_site.__aenter__()
         resting, waiting = await Client.of(here), await Client.of(here)
         await waiting.say(post("/held", b"a"))
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(here.begun.wait(), 60)
         stop = asyncio.create_task(serving_site.__aexit__(None, None, None))
         assert await resting.ended()
         here.hold.set()
@@ -598,8 +601,9 @@ async def test_what_is_pipelined_is_parsed_one_request_at_a_time() -> None:
     meanwhile is noticed."""
     async with site() as here, client(here) as one:
         await one.say(post("/held", b"first") + b"GET /echo HTTP/1.1\r\nHost: here\r\n\r\n" * 9)
-        await asyncio.sleep(0.1)
+        await asyncio.wait_for(here.begun.wait(), 60)
+        await asyncio.sleep(0.1)  # for another one, were it parsed
         assert not here.seen
         one.writer.close()
-        await asyncio.wait_for(here.gone.wait(), 3)
+        await asyncio.wait_for(here.gone.wait(), 60)
     assert not here.seen

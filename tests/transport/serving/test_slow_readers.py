@@ -63,7 +63,7 @@ def test_a_client_that_reads_nothing_of_its_answer_is_disconnected(
 async def waiting_for_the_place_of(sent: bytes, then: Callable[[socket.socket], None]) -> None:
     """Return once another client has the only place there is."""
     async with site(ONE_PLACE) as here, unreading(here, sent) as idle:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not here.poured:
                 await asyncio.sleep(0.01)
             then(idle)
@@ -83,7 +83,7 @@ async def served(here: Site) -> bool:
 async def test_a_slow_reader_gets_all_of_its_answer() -> None:
     """Whoever takes something in time keeps its place."""
     async with site(replace(LIMITS, stall_s=5.0)) as here, unreading(here, POUR + b"\r\n") as late:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not here.poured:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
@@ -108,13 +108,13 @@ def test_a_client_behind_tls_that_reads_nothing_is_disconnected_too(
             small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             with small:
                 await asyncio.to_thread(small.connect, ("127.0.0.1", here.port))
-                small.settimeout(20)
+                small.settimeout(60)
                 idle = await asyncio.to_thread(
                     trusted.wrap_socket, small, server_hostname="localhost"
                 )
                 with idle:
                     await asyncio.to_thread(idle.sendall, POUR + b"\r\n")
-                    async with asyncio.timeout(30):
+                    async with asyncio.timeout(60):
                         while not await served_by_tls(here, trusted):
                             await asyncio.sleep(0.05)
                     assert here.poured == 1
@@ -147,13 +147,13 @@ def test_a_client_that_pipelines_and_leaves_is_noticed_however_much_it_sent(
         more = b"GET /echo HTTP/1.1\r\nHost: here\r\n\r\n" * (kilobytes * 30)
         async with site() as here:
             with socket.socket() as one:
-                one.settimeout(20)
+                one.settimeout(60)
                 await asyncio.to_thread(one.connect, ("127.0.0.1", here.port))
                 await asyncio.to_thread(one.sendall, post("/held", b"a") + more)
-                await asyncio.sleep(0.2)
+                await asyncio.wait_for(here.begun.wait(), 60)
                 if reset:
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            await asyncio.wait_for(here.gone.wait(), 20)
+            await asyncio.wait_for(here.gone.wait(), 60)
             assert not here.seen
 
     run(scenario())

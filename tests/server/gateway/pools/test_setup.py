@@ -85,7 +85,7 @@ def test_a_file_that_holds_no_key_is_refused_by_name(tmp_path: Path, content: by
 
 async def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
     """Not in a representation either, which tracebacks may print."""
-    own = Upstream.open(connect_timeout_s=1, probe_timeout_s=1)
+    own = Upstream.open(connect_timeout_s=30, probe_timeout_s=30)
     path = tmp_path / "key"
     path.write_text("sk-secret")
     client = replica_client(own, Pool(replica_key_file=path), None)
@@ -97,7 +97,7 @@ async def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
 async def test_engines_of_others_give_no_tokenizer_away(
     small: ModelDescription, tmp_path: Path
 ) -> None:
-    own = Upstream.open(connect_timeout_s=1, probe_timeout_s=1)
+    own = Upstream.open(connect_timeout_s=30, probe_timeout_s=30)
     client = replica_client(own, Pool(), small)
     assert client._foreign is not None
     with pytest.raises(UnfitReplicaError, match="--model DIR"):
@@ -122,7 +122,7 @@ async def test_a_key_does_not_follow_to_where_an_address_sends_it(tmp_path: Path
     path = tmp_path / "key"
     path.write_text("sk-secret")
     async with serving([target, address], stop_timeout_s=1):
-        own = Upstream.open(connect_timeout_s=1, probe_timeout_s=1)
+        own = Upstream.open(connect_timeout_s=30, probe_timeout_s=30)
         client = replica_client(own, Pool(replica_key_file=path), None)
         for describe_it in (client.describe, client._own.describe):
             with pytest.raises(ReplicaError):

@@ -35,6 +35,7 @@ from embedfleet.vocabulary import (
 )
 from tests.fakes.revealing_engine import UNLUCKY, WIDTH, RevealingEngine, vector_of
 from tests.fakes.taking import frames_of
+from tests.loops import settle
 from tests.server.gateway.replicas.third_party.attaching import WINDOW, attached, call, compute
 from tests.small_tokenizer import id_of
 from tests.stand_ins.openai import VLLM, Gateway, LlamaCpp, OpenAICompatible
@@ -285,7 +286,7 @@ async def test_an_engine_that_dies_at_work_is_lost(kind: Kind, small: ModelDescr
         await client.describe(url)
         engine.go_on.clear()
         working = asyncio.create_task(compute(client, url, texts(small, 2), WIDTH))
-        await asyncio.sleep(0.05)
+        await settle(0.05)
         await engine.die()
         with pytest.raises(ReplicaLostError):
             await working
