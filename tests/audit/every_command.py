@@ -133,7 +133,7 @@ class Machine:
             yield self._addresses(process, log, found)
         finally:
             process.send_signal(signal.SIGTERM)
-            self.codes[words] = process.wait(90)
+            self.codes[words] = process.wait(180)
             self.outputs[words] = log.read_text()[-2_000:]
 
     def _addresses(
@@ -162,7 +162,7 @@ def ask(url: str, texts: list[str]) -> None:
     told = {"content-type": "application/json"}
     request = urllib.request.Request(f"{url}/v1/embeddings", body, told)  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310
             json.load(answer)
     except urllib.error.HTTPError as error:
         raise AssertionError(error.read().decode()) from error

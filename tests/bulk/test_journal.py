@@ -123,7 +123,7 @@ def test_a_file_that_is_closed_under_a_thread_is_an_error_of_that_thread(tmp_pat
         threads = [threading.Thread(target=use) for _ in range(2)]
         for thread in threads:
             thread.start()
-        begun.wait(20)
+        begun.wait(60)
         journal.close()
         for thread in threads:
             thread.join(20)

@@ -53,7 +53,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     alone = can_be_alone()
     words = [sys.executable, "-m", "tests.audit.every_command", str(place)]
     subprocess.run(
-        [*ALONE, *words, "--alone"] if alone else words, cwd=ROOT, check=True, timeout=600
+        [*ALONE, *words, "--alone"] if alone else words, cwd=ROOT, check=True, timeout=1800
     )
     return Seen(place, **json.loads((place / "seen.json").read_text()))
 

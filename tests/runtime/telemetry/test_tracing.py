@@ -115,7 +115,7 @@ async def traced(
     async with serving([behind, front], stop_timeout_s=1), aiohttp.ClientSession() as session:
         gateway.add_pool(pool, model)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not gateway.ready():
                     await asyncio.sleep(0.01)
             exporter.clear()

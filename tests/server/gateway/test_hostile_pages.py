@@ -134,7 +134,7 @@ def small(tmp_path: Path) -> ModelDescription:
 @pytest.mark.parametrize("page", ALL)
 async def test_a_page_ends_within_bounds_of_size_and_time(page: Answer, tmp_path: Path) -> None:
     """Of whatever kind of replica, and for whatever is asked."""
-    async with answering(page) as url, upstream(0.5) as own, asyncio.timeout(20):
+    async with answering(page) as url, upstream(0.5) as own, asyncio.timeout(60):
         http = EngineHttp(own.connections, 0.5)
         with pytest.raises(ReplicaError):
             await own.describe(url)
@@ -156,7 +156,7 @@ async def test_frames_are_no_larger_than_their_texts_need(page: Answer) -> None:
         async for part in page(""):
             yield part
 
-    async with answering(frames) as url, upstream() as own, asyncio.timeout(20):
+    async with answering(frames) as url, upstream() as own, asyncio.timeout(60):
         with pytest.raises(ReplicaError, match="more than"):
             await own.work(url, "key", [CallText(0, b"\1\0\0\0", False, 0)], lambda _: None)
 
@@ -168,7 +168,7 @@ async def test_frames_that_answer_nothing_do_not_keep_a_call_alive() -> None:
             yield encode_frame(Frame([], b"", [], 0, 0, 1))
             await asyncio.sleep(0.05)
 
-    async with answering(frames) as url, upstream() as own, asyncio.timeout(20):
+    async with answering(frames) as url, upstream() as own, asyncio.timeout(60):
         with pytest.raises(ReplicaError, match="a frame without answers"):
             await own.work(url, "key", [CallText(0, b"\1\0\0\0", False, 0)], lambda _: None)
 
@@ -181,7 +181,7 @@ async def test_an_engine_with_odd_pages_is_an_error_at_most(small: ModelDescript
         async def answer(_path: str, body: bytes = body) -> AsyncIterator[bytes]:
             yield HEAD + b"content-length: %d\r\n\r\n" % len(body) + body
 
-        async with answering(answer) as url, upstream() as own, asyncio.timeout(20):
+        async with answering(answer) as url, upstream() as own, asyncio.timeout(60):
             http = EngineHttp(own.connections, 5)
             foreign = ForeignClient(
                 http, small, precision=None, window_tokens=100, metrics_required=False
@@ -304,7 +304,7 @@ async def test_a_replica_does_not_take_over_the_name_of_another_pool(tmp_path: P
         async with answering(files_of(model, told)) as url:
             service.gateway.add_pool(Pool(replicas=0, replica_urls=(url,)), None)
             (member,) = service.gateway.pools[-1].fleet
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while member.state is ReplicaState.STARTING:
                     await asyncio.sleep(0.02)
 

@@ -212,7 +212,7 @@ async def scaled_until(folder: Path, count: int, pool: str = "a/b") -> Experienc
     scaling, target = Scaling(chosen, GatewayMetrics()), FakeTarget(planned=1)
     scaler = scaling.scaler(pool, target, FakeSource(target, V))
     running = asyncio.create_task(scaling.run(scaler))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while sum(each.times for each in scaler.journal) < count:
             await asyncio.sleep(0.01)
     running.cancel()

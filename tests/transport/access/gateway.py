@@ -55,7 +55,7 @@ async def running(
     given: Sequence[str] | None = None,
     replica_access: Access | None = None,
     replica_key_file: Path | None = None,
-    patience_s: float = 20.0,
+    patience_s: float = 60.0,
     clients: ClientLimits | None = None,
 ) -> AsyncIterator[Running]:
     """Serve while the block runs; `given` are keys as they are, `settings` all but the pool.
@@ -85,7 +85,7 @@ async def running(
         limits=RequestLimits(),
         max_body_bytes=10**6,
         max_held_bytes=10**7,
-        timeout_s=5,
+        timeout_s=60,
         tokenizer_threads=1,
         answered=lambda _: None,
     )

@@ -17,7 +17,7 @@ HERE = Place("127.0.0.1", 0)
 def reaches(address: str | tuple[str, int]) -> bool:
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family) as client:
-        client.settimeout(20)
+        client.settimeout(60)
         return client.connect_ex(address) == 0
 
 
