@@ -19,10 +19,10 @@ from embedfleet.api.formats.rerank_request import parse_rerank, parse_score
 from embedfleet.api.served_model import ModelVersion, ServedModel
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.engines.scoring import amplitudes
 from embedfleet.models.description import describe
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.reranker import TEMPLATE_FILE, pair_prompt
+from embedfleet.models.scores import rows_of_logits
 from embedfleet.scheduling.texts import Text
 from embedfleet.vocabulary import CallerError, Encoding, Precision, Truncation
 from tests.fakes.asking import Asker, Heard, RevealingBackend, heard, request
@@ -45,7 +45,7 @@ def logit_of(ids: Encoding) -> float:
 
 class ScoringBackend(RevealingBackend):
     def tell(self, text: Text) -> None:
-        row = amplitudes(np.array([logit_of(text.encoding)]))[0]
+        row = rows_of_logits(np.array([logit_of(text.encoding)]))[0]
         text.answer(row, 0.5, 0.25, "fake")
 
 

@@ -19,10 +19,10 @@ from embedfleet.api.endpoint import Endpoint
 from embedfleet.api.formats.openai import RequestLimits
 from embedfleet.api.routes import contract_routes, meant
 from embedfleet.api.served_model import ServedModel
-from embedfleet.engines.scoring import amplitudes
 from embedfleet.models.description import describe
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.reranker import TEMPLATE_FILE
+from embedfleet.models.scores import rows_of_logits
 from embedfleet.scheduling.texts import Caller, Text
 from embedfleet.transport.access import Access
 from embedfleet.transport.asgi import App, Router
@@ -67,7 +67,7 @@ class ScoresOfTokens(BagOfTokens):
     def submit(self, texts: Sequence[Text], caller: Caller) -> None:
         for text in texts:
             logit = float(self._table[text.encoding].mean() * 20)
-            text.answer(amplitudes(np.array([logit]))[0], 0.0, 0.0, "")
+            text.answer(rows_of_logits(np.array([logit]))[0], 0.0, 0.0, "")
 
 
 def reranker_in(directory: Path) -> ServedModel:

@@ -13,7 +13,7 @@ import pytest
 
 from embedfleet.engines.loading import EngineOptions, load_engine, refuse_unsupported
 from embedfleet.engines.pooling import finite_rows
-from embedfleet.engines.scoring import ScoreHead, amplitudes
+from embedfleet.engines.scoring import ScoreHead
 from embedfleet.vocabulary import Encoding, ModelError, Task
 from tests.checkpoints import SMALL
 from tests.engines.kernels import INT8, WAYS, way
@@ -63,12 +63,6 @@ def test_scores_in_int8_are_near_those_in_float32(
         expected = fixture["untied"]
     found = scores(directories["untied"], texts, kernels, "int8")
     assert np.abs(found - expected).mean() < 0.02
-
-
-def test_a_logit_comes_back_from_its_score() -> None:
-    logits = np.array([-40.0, -3.0, 0.0, 1e-3, 5.0, 40.0])
-    rows = amplitudes(logits).astype(np.float64)
-    np.testing.assert_allclose(2 * np.log(rows[:, 1] / rows[:, 0]), logits, rtol=1e-5, atol=1e-6)
 
 
 def test_a_state_that_is_not_finite_has_no_score() -> None:

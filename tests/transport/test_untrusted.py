@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.server.gateway.replicas.third_party.answers import message_of, read_vectors
+from embedfleet.server.gateway.replicas.third_party.answers import read_vectors
 from embedfleet.server.gateway.replicas.third_party.dialects import (
     GATEWAY,
     INFO,
@@ -45,7 +45,7 @@ from embedfleet.transport.frames import (
     encode_frame,
     most_frame_bytes,
 )
-from embedfleet.transport.untrusted import MOST_PAGE_BYTES, MOST_SHOWN, parsed, shown
+from embedfleet.transport.untrusted import MOST_PAGE_BYTES, MOST_SHOWN, message_of, parsed, shown
 from embedfleet.vocabulary import Precision, ReplicaError
 
 Result = TypeVar("Result")
@@ -204,6 +204,24 @@ def test_a_decompression_bomb_is_neither_a_page_nor_a_message(bomb: bytes) -> No
     page = Reply(200, bomb).json
     assert recognise({MODELS: page, INFO: page}) is None
     assert len(message_of(bomb)) <= MOST_SHOWN
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (b'{"error": {"message": "m", "code": 500}}', "m"),
+        (b'{"object": "error", "message": "m", "code": 400}', "m"),
+        (b'{"error": "Unauthorized"}', "Unauthorized"),
+        (b'{"message": "m", "type": "overloaded"}', "m"),
+        (b'{"detail": "Not Found"}', "Not Found"),
+        (b'{"detail": [1]}', '{"detail": [1]}'),
+        (b"\xff gone", "\ufffd gone"),
+        (b"x" * 1000, "x" * 299 + "…"),
+        (b"two\nlines \x1b[31m", "two lines [31m"),
+    ],
+)
+def test_a_message_is_found_in_every_engines_form(error: bytes, message: str) -> None:
+    assert message_of(error) == message
 
 
 def frame(**changes: Any) -> bytes:

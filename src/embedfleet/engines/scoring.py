@@ -10,20 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedfleet.engines.checkpoint import NamedTensors
 from embedfleet.engines.pooling import unit_rows
 from embedfleet.engines.tensors import Floats, Matrix, Tensor
 from embedfleet.models.json_files import read_object
 from embedfleet.models.reranker import SEQUENCE, answer_tokens
+from embedfleet.models.scores import rows_of_logits
 from embedfleet.vocabulary import SCORE_WIDTH, ModelError, Vectors
-
-_SMALLEST: Final = np.float32(1e-30)
-"""Of a probability whose root must not be zero: two of them give the logit back."""
 
 
 class Head(Protocol):
@@ -65,16 +62,7 @@ class ScoreHead:
         weights = self.weights.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             logits = np.array([np.dot(state.astype(np.float64), weights) for state in states])
-        return amplitudes(logits)
-
-
-def amplitudes(logits: NDArray[np.float64]) -> Vectors:
-    """(√(1-p), √p) of each p = sigmoid(logit), [texts, 2]; NaN for logits that are not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        chances = 1 / (1 + np.exp(np.stack((logits, -logits), axis=1)))
-        rows = np.sqrt(np.maximum(chances, _SMALLEST)).astype(np.float32)
-    rows[~np.isfinite(logits)] = np.nan
-    return rows
+        return rows_of_logits(logits)
 
 
 def score_head(

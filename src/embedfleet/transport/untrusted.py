@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import msgspec
+
 from embedfleet.vocabulary import EmbedfleetError, ReplicaError
 
 MOST_PAGE_BYTES = 1 << 20
@@ -41,6 +43,18 @@ def parsed(
     except BaseException as error:
         # Not only Exception: a panic in Rust code (tokenizers) is a BaseException.
         raise ReplicaError(f"{what}: {shown(str(error) or type(error).__name__)}") from error
+
+
+def message_of(body: bytes) -> str:
+    """The message in an error's body, whatever its form: OpenAI's, SGLang's, TEI's, FastAPI's."""
+    try:
+        found = parsed("no JSON", msgspec.json.decode, body)
+    except ReplicaError:
+        found = None
+    for key in ("error", "message", "detail"):
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+    return shown(found if isinstance(found, str) else body.decode("utf-8", "replace"))
 
 
 def shown(text: str, most: int = MOST_SHOWN) -> str:

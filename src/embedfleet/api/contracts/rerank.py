@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from embedfleet.api.contracts.contract import Answer, Asked
 from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.api.formats.rerank_request import RerankRequest, parse_rerank, parse_score
+from embedfleet.models.scores import logits_of, probabilities_of
 from embedfleet.transport.asgi import Response
 from embedfleet.transport.errors import render_error
-from embedfleet.vocabulary import EmbedfleetError
+from embedfleet.vocabulary import SCORE_WIDTH, EmbedfleetError
 
 
 class Rerank:
@@ -107,13 +108,9 @@ def asked_for(answer: Answer) -> RerankRequest:
 
 
 def scores_of(answer: Answer) -> NDArray[np.float64]:
-    """Of all documents in order; see `vocabulary.SCORE_WIDTH`."""
-    rows = np.asarray(answer.full, np.float64).reshape(-1, 2)
-    if asked_for(answer).raw_scores:
-        with np.errstate(divide="ignore"):
-            logits: NDArray[np.float64] = 2 * (np.log(rows[:, 1]) - np.log(rows[:, 0]))
-        return logits
-    return rows[:, 1] ** 2 / (rows[:, 0] ** 2 + rows[:, 1] ** 2)
+    """Of all documents in order: logits for `raw_scores`, else probabilities."""
+    rows = np.asarray(answer.full, np.float32).reshape(-1, SCORE_WIDTH)
+    return logits_of(rows) if asked_for(answer).raw_scores else probabilities_of(rows)
 
 
 def _ranked(

@@ -24,10 +24,9 @@ from embedfleet.server.gateway.replicas.connections import (
     UnconnectedError,
     unread,
 )
-from embedfleet.server.gateway.replicas.third_party.answers import message_of
 from embedfleet.transport import frames
 from embedfleet.transport.description import ReplicaDescription, decode_description
-from embedfleet.transport.untrusted import MOST_PAGE_BYTES
+from embedfleet.transport.untrusted import MOST_PAGE_BYTES, message_of
 from embedfleet.vocabulary import (
     DrainingError,
     ReplicaError,

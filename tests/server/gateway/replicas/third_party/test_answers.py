@@ -15,7 +15,6 @@ from embedfleet.server.gateway.replicas.third_party.answers import (
     Refusal,
     Search,
     judge_refusal,
-    message_of,
     read_vectors,
     unit,
 )
@@ -104,24 +103,6 @@ def test_anything_else_is_nonsense(answer: bytes, complaint: str) -> None:
 )
 def test_a_refusal_is_read_by_its_status(status: int, refusal: Refusal) -> None:
     assert judge_refusal(status) is refusal
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (b'{"error": {"message": "m", "code": 500}}', "m"),
-        (b'{"object": "error", "message": "m", "code": 400}', "m"),
-        (b'{"error": "Unauthorized"}', "Unauthorized"),
-        (b'{"message": "m", "type": "overloaded"}', "m"),
-        (b'{"detail": "Not Found"}', "Not Found"),
-        (b'{"detail": [1]}', '{"detail": [1]}'),
-        (b"\xff gone", "\ufffd gone"),
-        (b"x" * 1000, "x" * 299 + "…"),
-        (b"two\nlines \x1b[31m", "two lines [31m"),
-    ],
-)
-def test_a_message_is_found_in_every_engines_form(error: bytes, message: str) -> None:
-    assert message_of(error) == message
 
 
 def test_a_window_halves_with_refusals_and_comes_back_with_answers() -> None:

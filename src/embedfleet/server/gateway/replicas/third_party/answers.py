@@ -17,8 +17,9 @@ import numpy as np
 import pybase64
 from numpy.typing import NDArray
 
+from embedfleet.models.scores import rows_of_logits, rows_of_probabilities
 from embedfleet.transport.frames import MOST_TEXTS, MOST_WIDTH
-from embedfleet.transport.untrusted import parsed, shown
+from embedfleet.transport.untrusted import parsed
 from embedfleet.vocabulary import ReplicaError, Vectors
 
 _SHORTEST = 1e-12
@@ -41,9 +42,6 @@ _row_decoder: msgspec.json.Decoder[_Embedding] = msgspec.json.Decoder(_Embedding
 
 LARGE_BYTES = 64 << 10
 """Answers beyond this size are to be read in a thread: a mebibyte of floats takes 25 ms."""
-
-_SMALLEST = 1e-30
-"""Of a probability whose root must not be zero: two of them give the logit back."""
 
 _ROUNDING = 1e-5
 """How far beyond 0 and 1 a probability may be that was computed in float32."""
@@ -185,27 +183,20 @@ def read_ranks(body: bytes, texts: int) -> Scores:
     return Scores(np.array([_number(row) for row in rows]))
 
 
-def rows_of_logits(logits: NDArray[np.float64]) -> Rows:
-    """(√(1-p), √p) of each p = sigmoid(logit)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        right: NDArray[np.bool_] = np.isfinite(logits) & (logits != _FAILED)
-        signed = np.where(right, logits, 0.0)
-        return Rows(_amplitudes(1 / (1 + np.exp(np.stack((signed, -signed), axis=1)))), right)
+def scored_by_logits(logits: NDArray[np.float64]) -> Rows:
+    """The rows of logits, [texts]."""
+    right: NDArray[np.bool_] = np.isfinite(logits) & (logits != _FAILED)
+    return Rows(rows_of_logits(np.where(right, logits, 0.0)), right)
 
 
-def rows_of_probabilities(numbers: NDArray[np.float64]) -> Rows:
-    """(√(1-p), √p) of each p; ReplicaError for numbers that are none."""
+def scored_by_probabilities(numbers: NDArray[np.float64]) -> Rows:
+    """The rows of probabilities, [texts]; ReplicaError for numbers that are none."""
     right: NDArray[np.bool_] = np.isfinite(numbers) & (numbers != _FAILED)
     known = np.where(right, numbers, 0.0)
     if known.size and not (known.min() >= -_ROUNDING and known.max() <= 1 + _ROUNDING):
         beyond = known[np.abs(known - 0.5).argmax()]
         raise ReplicaError(f"its score {beyond:.6g} is no probability")
-    known = np.clip(known, 0.0, 1.0)
-    return Rows(_amplitudes(np.stack((1 - known, known), axis=1)), right)
-
-
-def _amplitudes(chances: NDArray[np.float64]) -> Vectors:
-    return np.sqrt(np.maximum(chances, _SMALLEST)).astype(np.float32)
+    return Rows(rows_of_probabilities(np.clip(known, 0.0, 1.0)), right)
 
 
 Value = TypeVar("Value")
@@ -287,18 +278,6 @@ def judge_refusal(status: int) -> Refusal:
     if status in {400, 413, 422}:
         return Refusal.TEXT
     return Refusal.BROKEN
-
-
-def message_of(body: bytes) -> str:
-    """The message in an error's body, whatever its form: OpenAI's, SGLang's, TEI's, FastAPI's."""
-    try:
-        found = parsed("no JSON", msgspec.json.decode, body)
-    except ReplicaError:
-        found = None
-    for key in ("error", "message", "detail"):
-        if isinstance(found, dict) and key in found:
-            found = found[key]
-    return shown(found if isinstance(found, str) else body.decode("utf-8", "replace"))
 
 
 @dataclass(slots=True)

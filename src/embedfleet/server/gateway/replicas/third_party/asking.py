@@ -23,8 +23,8 @@ from embedfleet.server.gateway.replicas.third_party.answers import (
     read_ranks,
     read_results,
     read_vectors,
-    rows_of_logits,
-    rows_of_probabilities,
+    scored_by_logits,
+    scored_by_probabilities,
 )
 from embedfleet.server.gateway.replicas.third_party.facts import Facts
 from embedfleet.server.gateway.replicas.third_party.texts import Pair
@@ -109,8 +109,8 @@ class ScoreAsking(Asking):
     def rows(self, body: bytes, texts: int, tokens: int) -> Rows:
         found = self.scores(body, texts, tokens)
         if self.meaning is Meaning.LOGIT:
-            return rows_of_logits(found.numbers)
-        return rows_of_probabilities(found.numbers)
+            return scored_by_logits(found.numbers)
+        return scored_by_probabilities(found.numbers)
 
 
 def embeddings(form: Form, encoding_format: str) -> Asking:

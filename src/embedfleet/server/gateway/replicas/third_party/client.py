@@ -21,7 +21,6 @@ from embedfleet.server.gateway.replicas.third_party.answers import (
     Refusal,
     Search,
     judge_refusal,
-    message_of,
 )
 from embedfleet.server.gateway.replicas.third_party.asking import (
     Form,
@@ -44,7 +43,7 @@ from embedfleet.server.gateway.replicas.third_party.texts import Pair, PairForm,
 from embedfleet.server.gateway.replicas.third_party.window import LearnedWindow
 from embedfleet.transport import frames
 from embedfleet.transport.description import ReplicaDescription
-from embedfleet.transport.untrusted import shown
+from embedfleet.transport.untrusted import message_of, shown
 from embedfleet.vocabulary import (
     DrainingError,
     Encoding,

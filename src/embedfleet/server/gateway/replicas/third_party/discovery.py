@@ -15,7 +15,6 @@ from embedfleet.server.gateway.replicas.third_party.answers import (
     Refusal,
     Rows,
     judge_refusal,
-    message_of,
 )
 from embedfleet.server.gateway.replicas.third_party.asking import (
     Asking,
@@ -33,7 +32,7 @@ from embedfleet.server.gateway.replicas.third_party.dialects import (
 from embedfleet.server.gateway.replicas.third_party.facts import Facts, unfit
 from embedfleet.server.gateway.replicas.third_party.http import EngineHttp, Reply, most_answer_bytes
 from embedfleet.transport.frames import MOST_WIDTH
-from embedfleet.transport.untrusted import parsed
+from embedfleet.transport.untrusted import message_of, parsed
 from embedfleet.vocabulary import ModelIdentity, Pooling, ReplicaError, UnfitReplicaError
 
 log = logging.getLogger(__name__)
