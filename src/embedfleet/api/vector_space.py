@@ -3,9 +3,8 @@
 Vectors with the same id are comparable, whoever computed them and when. The id is a fingerprint of
 everything that determines a vector except its text: weights and configuration, pooling, tokenizer,
 the tokens around each text, the model's prompts, and precision class. Where texts are cut is no
-part of it. Queries and documents of a model share a
-space; shortened vectors belong to that of the full ones and are compared with vectors of the same
-dimensions.
+part of it. Queries and documents of a model share a space; shortened vectors belong to that of the
+full ones and are compared with vectors of the same dimensions.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ ENGINE_HUNG = 3
 HUNG_GRACE_S = 2.0
 """How long the errors of what such an engine left may take to be sent."""
 MOST_LOADS = 100
+"""Attempts while the files change. A copy that outlasts them ends the replica."""
 CHANGING_PAUSE_S = 0.5
 """Before and after it is looked at whether a model's files are still being written to."""
 SETTLED_S = 10.0
