@@ -20,7 +20,7 @@ SLOW = CostModel(0.0, 1e-3, 0.0)
 def load(name: str, outstanding: int = 0, *, window: int = 100, cost: CostModel = FAST) -> Load:
     made = Load(name, window, 50, cost=cost)
     for _ in range(outstanding):
-        made.take([1])
+        made.take(1, 1)
     return made
 
 
@@ -105,7 +105,7 @@ def test_weights_divide_the_work() -> None:
         each.weight = weight
     balancer = POLICIES["weighted"](Random(0))
     for _ in range(400):
-        balancer.pick(loads, Candidate(10, 0.0)).take([10])  # type: ignore[union-attr]
+        balancer.pick(loads, Candidate(10, 0.0)).take(10, 100)  # type: ignore[union-attr]
 
     assert [each.outstanding_tokens for each in loads] == [3000, 1000, 0]
 
@@ -128,7 +128,7 @@ def test_a_replica_with_too_much_work_is_passed_over_by_the_hash() -> None:
     """Bounded load: a busy client does not drown its home."""
     loads = [load("a", 0, window=1000), load("b", 0, window=1000)]
     home = picked("client-hash", *loads, client="x")
-    next(each for each in loads if each.replica == home).take([500])
+    next(each for each in loads if each.replica == home).take(500, 250_000)
 
     assert picked("client-hash", *loads, client="x") != home
 
@@ -147,10 +147,10 @@ def test_what_was_taken_and_released_leaves_nothing(tokens: list[int]) -> None:
     """Also when the cost model moved meanwhile."""
     made = load("a")
     for count in tokens:
-        made.take([count])
+        made.take(count, count * count)
     made.cost = SLOW
     for count in tokens:
-        made.release(count)
+        made.release(count, count * count)
 
     assert made.outstanding_tokens == 0
     assert made.outstanding_s == 0.0

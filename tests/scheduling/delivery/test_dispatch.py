@@ -431,12 +431,12 @@ def test_a_group_waits_for_a_replica_that_has_nothing_else() -> None:
         made.end(call, Event.LOST, 0.0)
     a = made.load_of("a")
     assert a is not None
-    a.take([10])
+    a.take(10, 100)
     made.join(load("b", outstanding_tokens=20))
     made.queue.put(queued(40))
 
     assert shown(made.assign(0.0)) == [("b", [40])]
-    a.release(10)
+    a.release(10, 100)
     (alone,) = made.assign(0.0)
     assert (alone.replica, alone.isolated) == ("a", True)
     made.queue.put(queued(5))

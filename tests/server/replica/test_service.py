@@ -145,7 +145,7 @@ async def test_a_text_that_computes_beside_batches_has_room_of_its_own_in_the_wi
     batch = here.engine.info.batch_tokens
     load = Load("replica", before.window, batch, outstanding_tokens=batch)
     assert load.fits(300, now=0.0)
-    load.take([300])
+    load.take(300, 90_000)
     load.window_tokens = beside.window
     assert load.fits(batch, now=0.0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -91,23 +91,26 @@ class Load:
         cost = self.cost
         return tokens * (cost.per_token_s + cost.per_squared_token_s * tokens)
 
-    def take(self, texts: Iterable[int]) -> int:
-        """Count texts of so many tokens that are handed over; returns the sum of these."""
-        counts = list(texts)
-        tokens, squares = sum(counts), sum([count * count for count in counts])
-        cost = self.cost  # as in `seconds`, without a call for each text
+    def take(self, tokens: int, squares: int) -> None:
+        """Count texts that are handed over: their tokens, and the sum of the squares of these."""
+        cost = self.cost
         self.outstanding_tokens += tokens
         self.outstanding_s += tokens * cost.per_token_s + squares * cost.per_squared_token_s
-        return tokens
 
-    def release(self, tokens: int) -> None:
-        """Count a text that was answered, or taken back."""
+    def release(self, tokens: int, squares: int) -> None:
+        """Count texts that were answered, or taken back; as in `take`."""
         cost = self.cost
         self.outstanding_tokens -= tokens
-        left_s = tokens * (cost.per_token_s + cost.per_squared_token_s * tokens)
+        left_s = tokens * cost.per_token_s + squares * cost.per_squared_token_s
         left_s = self.outstanding_s - left_s
         # The cost model may have moved meanwhile.
         self.outstanding_s = left_s if left_s > 0.0 and self.outstanding_tokens else 0.0
+
+    def answered(self, tokens: int, squares: int) -> None:
+        """Count a frame that answered texts; as in `take`."""
+        self.frames += 1
+        self.tokens += tokens
+        self.squares += squares
 
     def begin(self, now: float) -> None:
         """A call goes to it."""

@@ -266,9 +266,13 @@ class Dispatcher:
     ) -> Call:
         call = Call(load, texts, now, isolated=isolated)
         lease = (call,)
+        tokens = squares = 0
         for text in texts:
             text.leases = text.leases + lease if text.leases else lease
-        self._outstanding_tokens += load.take(text.tokens for text in texts)
+            tokens += text.tokens
+            squares += text.tokens * text.tokens
+        load.take(tokens, squares)
+        self._outstanding_tokens += tokens
         load.begin(now)
         self.calls[call] = None
         if call.asked > self._largest:
@@ -282,33 +286,48 @@ class Dispatcher:
     # -- what becomes of leases --------------------------------------------------------
 
     def settle(self, call: Call, text_id: int) -> Text | None:
-        """A text of a call was answered; None when that is known already.
+        """As `settle_all`, of one text."""
+        return self.settle_all(call, (text_id,))[0]
+
+    def settle_all(self, call: Call, ids: Sequence[int]) -> list[Text | None]:
+        """Texts of a call were answered, by their ids; None of one for which that is known already.
 
         One that nobody waits for any more is given once, too: its batch had begun.
-        ReplicaError when the call never had such a text.
+        ReplicaError when the call never had such a text; then none of them is settled.
         """
-        text = call.texts.pop(text_id, None)
-        if text is None:
-            if 0 <= text_id < call.asked:
-                return None
-            raise ReplicaError(f"it answered text {text_id}, which was not in the call")
-        self._release(call, text)
-        if text.settled:
-            return None
-        text.settled = True
-        text.open = False
-        if text.leases or text.place is not None:
-            self._drop(text)
-            for other in text.leases:
-                other.outrun = other.outrun or other.handed_s < call.handed_s
-        return text
+        if ids and not (min(ids) >= 0 and max(ids) < call.asked):
+            stranger = next(each for each in ids if not 0 <= each < call.asked)
+            raise ReplicaError(f"it answered text {stranger}, which was not in the call")
+        tokens = squares = 0
+        found: list[Text | None] = []
+        for each in ids:
+            text = call.texts.pop(each, None)
+            if text is None:
+                found.append(None)
+                continue
+            tokens += text.tokens
+            squares += text.tokens * text.tokens
+            text.leases = () if len(text.leases) == 1 else _without(call, text.leases)
+            if text.settled:
+                found.append(None)
+                continue
+            text.settled = True
+            text.open = False
+            if text.leases or text.place is not None:
+                self._drop(text)
+                for other in text.leases:
+                    other.outrun = other.outrun or other.handed_s < call.handed_s
+            found.append(text)
+        self._release(call.load, tokens, squares)
+        return found
 
     def fail(self, call: Call, text_id: int, event: Event, now: float) -> tuple[Text, Step]:
         """A text of a call has no answer there; what becomes of it is done already, but for telling
         whoever waits for it that it failed. KeyError where the call has no such text.
         """
         text = call.texts.pop(text_id)
-        self._release(call, text)
+        text.leases = _without(call, text.leases)
+        self._release(call.load, text.tokens, text.tokens * text.tokens)
         step = self._after(text, call, event, now)
         if step is Step.ISOLATE:
             self._groups.append([text])
@@ -324,8 +343,13 @@ class Dispatcher:
             load.shut_until = now + SHUT_S
         texts, call.texts = list(call.texts.values()), {}
         steps, suspects = [], []
+        tokens = squares = 0
         for text in texts:
-            self._release(call, text)
+            tokens += text.tokens
+            squares += text.tokens * text.tokens
+            text.leases = _without(call, text.leases)
+        self._release(load, tokens, squares)
+        for text in texts:
             if text.open:
                 step = self._after(text, call, event, now)
                 steps.append((text, step))
@@ -424,14 +448,10 @@ class Dispatcher:
             affordable=budget.affords,
         )
 
-    def _release(self, call: Call, text: Text) -> None:
-        load = call.load
-        load.release(text.tokens)
-        self._outstanding_tokens -= text.tokens
-        if len(text.leases) == 1:
-            text.leases = ()
-        else:
-            text.leases = tuple(each for each in text.leases if each is not call)
+    def _release(self, load: Load, tokens: int, squares: int) -> None:
+        """Leases on texts of so many tokens have ended; `squares` is the sum of their squares."""
+        load.release(tokens, squares)
+        self._outstanding_tokens -= tokens
         if load not in self._open and load.open and load in self._usable:
             self._open[load] = None
 
@@ -440,3 +460,8 @@ class Dispatcher:
         self.queue.discard(text)
         for call in text.leases:
             self._unwanted.setdefault(call, []).append(text)
+
+
+def _without(call: Call, leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
+    """The leases of a text when that of a call has ended."""
+    return () if len(leases) == 1 else tuple(each for each in leases if each is not call)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+import numpy as np
+
 from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.health import SERVING
@@ -39,6 +41,7 @@ from embedfleet.vocabulary import (
     Outcome,
     ReplicaError,
     ReplicaState,
+    Vectors,
     counted,
 )
 
@@ -329,9 +332,7 @@ class Pool:
     # -- calls -------------------------------------------------------------------------
 
     def _dispatch_soon(self) -> None:
-        """Defer dispatch to the end of this iteration of the event loop, so that texts queued in it
-        share calls: a call costs what several texts cost.
-        """
+        """Dispatch at the end of this turn of the event loop: texts queued in it share calls."""
         if not self._dispatching:
             self._dispatching = True
             asyncio.get_running_loop().call_soon(self._guarded, self._dispatch)
@@ -364,36 +365,18 @@ class Pool:
         right = None if all_of_unit_length(vectors) else of_unit_length(vectors)
         asked = [call.texts.get(text_id) for text_id in frame.ids]
         self._repeated.refuse(call.load, asked, vectors, now)
-        leased, settle = len(call.texts), self._dispatcher.settle
-        queue_s, compute_s = frame.queue_us / 1e6, frame.compute_us / 1e6
-        handed_s, source = call.handed_s, f"{self.name}/{member.name}"
-        answered = succeeded = tokens = squares = 0
-        waited: dict[float, int] = {}
+        leased = len(call.texts)
+        rows = range(len(frame.ids)) if right is None else np.flatnonzero(right).tolist()
+        answered: list[Text] = []
         try:
-            for row, text_id in enumerate(frame.ids):
-                if right is not None and not right[row]:
-                    self._fail(flight, text_id, Event.INVALID, "a vector that is none", now)
-                    continue
-                text = settle(call, text_id)
-                if text is None:
-                    continue
-                answered += 1
-                tokens += text.tokens
-                squares += text.tokens * text.tokens
-                succeeded += not text.withdrawn  # that was counted then
-                if text.lane is Lane.INTERACTIVE:
-                    waited[text.arrived] = waited.get(text.arrived, 0) + 1
-                if text.invalid:
-                    self._blame(text)
-                text.answer(vectors[row], handed_s - text.arrived + queue_s, compute_s, source)
+            answered += self._answer(flight, frame, vectors, rows)
+            for row in () if right is None else np.flatnonzero(~right).tolist():
+                self._fail(flight, frame.ids[row], Event.INVALID, "a vector that is none", now)
             broken = [self._take_failure(flight, failure, now) for failure in frame.failures]
         finally:
-            load = call.load
             if len(call.texts) < leased:
-                call.progressed_s = load.progressed_s = now
-            load.frames, load.tokens = load.frames + 1, load.tokens + tokens
-            load.squares += squares
-            self._count(answered, succeeded, tokens, waited, now)
+                call.progressed_s = call.load.progressed_s = now
+            self._count(call.load, answered, now)
         if right is not None:
             raise ReplicaError("a vector that is not finite or not of unit length")
         if any(broken):
@@ -402,6 +385,24 @@ class Pool:
             self.fleet.succeeded(member, now)
         self._cancel_unwanted()
         self._dispatch_soon()
+
+    def _answer(
+        self, flight: InFlight, frame: frames.Frame, vectors: Vectors, rows: Sequence[int]
+    ) -> list[Text]:
+        """Give texts their vectors, these rows of a frame; returns those that had none before."""
+        call = flight.call
+        queue_s, compute_s = frame.queue_us / 1e6, frame.compute_us / 1e6
+        source = f"{self.name}/{flight.member.name}"
+        answered: list[Text] = []
+        texts = self._dispatcher.settle_all(call, [frame.ids[row] for row in rows])
+        for row, text in zip(rows, texts, strict=True):
+            if text is None:  # answered before
+                continue
+            answered.append(text)
+            if text.invalid:
+                self._blame(text)
+            text.answer(vectors[row], call.handed_s - text.arrived + queue_s, compute_s, source)
+        return answered
 
     def _take_failure(self, flight: InFlight, failure: frames.Failure, now: float) -> str:
         """What the replica says of itself by it: nothing if it is the text's own failure."""
@@ -435,13 +436,21 @@ class Pool:
                 reason = "it gave no vector for a text that another replica computed"
                 self.fleet.failed(member, self._clock(), reason)
 
-    def _count(
-        self, answered: int, succeeded: int, tokens: int, waited: dict[float, int], now: float
-    ) -> None:
+    def _count(self, load: Load, answered: Sequence[Text], now: float) -> None:
+        """A frame of a replica has answered texts."""
+        succeeded = tokens = squares = 0
+        waited: dict[float, int] = {}
+        for text in answered:
+            tokens += text.tokens
+            squares += text.tokens * text.tokens
+            succeeded += not text.withdrawn  # that was counted then
+            if text.lane is Lane.INTERACTIVE:
+                waited[text.arrived] = waited.get(text.arrived, 0) + 1
+        load.answered(tokens, squares)
         self._counter.computed(tokens)
         self._counter.ended(Outcome.SUCCEEDED, succeeded)
-        self._dispatcher.retries.earn(answered)
-        self._dispatcher.hedges.earn(answered)
+        self._dispatcher.retries.earn(len(answered))
+        self._dispatcher.hedges.earn(len(answered))
         if self.observer is not None:
             for arrived, texts in waited.items():
                 self.observer.ended(now - arrived, now, texts, left=False)
