@@ -114,7 +114,7 @@ class FailingStore(LocalStore):
             self.failed = True
             if self._how == "torn" and target is not None:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.with_name(f".{target.name}.tmp").write_bytes(b"half of")
+                target.with_name(f".{target.name}.0123abcd.tmp").write_bytes(b"half of")
             if self._how == "full":
                 raise OSError(errno.ENOSPC, "No space left on device")
             raise KilledError

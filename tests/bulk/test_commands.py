@@ -131,7 +131,36 @@ def test_errors_of_the_settings_are_reported_before_anything_is_started(
     done = bulk(*words)
     assert done.exit_code == 2
     assert complaint in done.stderr
-    assert not Path("out").exists() or not list(Path("out").iterdir())
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--text", "body"], ["--id", "key"], ["--format", "jsonl", "--vector-column", "text"]],
+)
+def test_a_run_that_is_refused_leaves_no_folder(
+    words: list[str], service: RevealingService, source: Path, tmp_path: Path
+) -> None:
+    done = bulk(source, tmp_path / "new" / "out", "--url", service.url, *words)
+    assert done.exit_code != 0, done.output
+    assert not (tmp_path / "new").exists()
+
+
+def test_whoever_lacks_a_key_is_told_how_to_give_one(
+    service: RevealingService, source: Path, tmp_path: Path
+) -> None:
+    words = [source, tmp_path / "out", "--url", service.url, "--fragment-rows", 5]
+    service.fault = lambda _number, _body: error(401, "invalid_api_key")
+    done = bulk(*words)
+    assert done.exit_code == 1
+    assert "status 401" in done.stderr
+    assert "asked without a key: --key-file FILE takes one" in done.stderr
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "key").write_text("a-key\n")
+    service.fault = lambda number, _body: error(401, "invalid_api_key") if number >= 4 else None
+    done = bulk(*words, "--key-file", tmp_path / "key")
+    assert f"with the key in {tmp_path / 'key'}: --key-file takes another" in done.stderr
+    assert "What was computed is kept" in done.stderr
 
 
 def test_an_unreachable_address_is_reported_at_once_without_a_retry_timeout(

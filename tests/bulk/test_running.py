@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -243,10 +244,27 @@ async def test_another_model_of_the_same_name_is_noticed(source: Path, tmp_path:
 async def test_a_folder_that_holds_something_else_is_left_alone(
     source: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.pdf").write_bytes(b"")
-    with pytest.raises(BulkError, match="is not empty"):
-        await ran(job(source), tmp_path / "out", RevealingClient())
+    out, client = tmp_path / "out", RevealingClient()
+    for name in ("thesis.pdf", "photos/summer.jpg", "x/.y.0123abcd.tmp"):
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_bytes(b"")
+        before = tree(out)
+        with pytest.raises(BulkError, match=r"is not empty .* it holds (thesis|photos/|x/)"):
+            await ran(job(source), out, client)
+        assert tree(out) == before
+        assert not list(out.glob("_ledger*"))
+        shutil.rmtree(out)
+    assert not client.computed
+
+
+async def test_what_a_folder_holds_before_anybody_writes_there_is_no_reason_to_refuse_it(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "lost+found").mkdir(parents=True)
+    (out / ".gitignore").write_bytes(b"*")
+    await ran(job(source), out, RevealingClient(REFUSED))
+    assert (out / ".gitignore").read_bytes() == b"*"
 
 
 async def test_two_runs_do_not_write_at_one_place(source: Path, tmp_path: Path) -> None:

@@ -41,11 +41,27 @@ def test_a_store_keeps_files_by_their_names(store: Store) -> None:
     assert store.names() == []
 
 
-def test_what_an_end_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_what_an_end_left_half_written_is_removed_and_nobody_else_s_file(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / ".a.tmp").write_bytes(b"half")
-    LocalStore(tmp_path).close()
-    assert tree(tmp_path) == {}
+    (tmp_path / "sub" / ".a.0123abcd.tmp").write_bytes(b"half")
+    (tmp_path / ".vimrc.tmp").write_bytes(b"of somebody")
+    store = LocalStore(tmp_path)
+    store.remove_temporary()
+    store.close()
+    assert tree(tmp_path) == {".vimrc.tmp": b"of somebody"}
+
+
+def test_folders_that_were_made_for_nothing_are_removed(tmp_path: Path) -> None:
+    LocalStore(tmp_path / "a" / "b").close()
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "a").mkdir()
+    LocalStore(tmp_path / "a" / "b").close()
+    assert (tmp_path / "a").exists()
+    store = LocalStore(tmp_path / "a" / "b")
+    store.write("x", [])
+    store.close()
+    LocalStore(tmp_path / "a" / "b").close()
+    assert (tmp_path / "a" / "b" / "x").exists()
 
 
 def test_a_place_that_can_not_be_written_is_reported(tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ from embedfleet.bulk.fragments import HASH_BYTES, Fragment, hash_of, without
 from embedfleet.bulk.journal import Journal
 from embedfleet.bulk.ledger import Output, Planned, Record, RowError, Run, Work
 from embedfleet.bulk.writing import Names, Types, files_of, vectors_in
-from embedfleet.runtime.folders import Store
+from embedfleet.runtime.folders import LocalStore, Store
 
 if TYPE_CHECKING:
     from embedfleet.bulk.lance_dataset import LanceOutput
 
+OF_NOBODY = {ledger.FOLDER, "lost+found"}
+"""Folders of an output that was not begun: our own, and that of a file system."""
 OF_A_FRAGMENT = re.compile(r"-\d{5,}\.(ids\.npy|npy|jsonl|parquet|hashes|json)$")
 """Files of fragments; those that belong to no record are removed at the end."""
 
@@ -70,18 +72,10 @@ class OutputFolder:
     ) -> Work:
         """Compare output and input. Raises BulkError if the output has other settings."""
         store = self._store
-        try:
-            begun: Run | None = msgspec.json.decode(store.read(ledger.RUN), type=Run)
-        except FileNotFoundError:
-            begun = None
-        except msgspec.MsgspecError as error:
-            raise BulkError(f"{store.address}/{ledger.RUN} can't be read: {error}") from error
+        begun = begun_run(store)
+        if isinstance(store, LocalStore):
+            store.remove_temporary()
         if begun is None:
-            if store.names():
-                raise BulkError(
-                    f"{store.address} is not empty and is not an output of this command; choose "
-                    "another folder"
-                )
             store.write(ledger.RUN, [ledger.encoded(self._run)])
         else:
             ledger.refuse_another(begun, self._run, store.address)
@@ -200,6 +194,27 @@ class OutputFolder:
             wanted = [at for at, again in enumerate(duplicates.among(hashes)) if again]
             hashes, vectors = [hashes[at] for at in wanted], vectors[wanted]
         self.journal.put(hashes, vectors)
+
+
+def begun_run(store: Store) -> Run | None:
+    """The run that an output was started by; None if it has not been. Raises BulkError where it
+    can't be read, or the folder is no output: nothing there is touched.
+    """
+    try:
+        return msgspec.json.decode(store.read(ledger.RUN), type=Run)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        raise BulkError(f"{store.address}/{ledger.RUN} can't be read: {error}") from error
+    folders = [f"{each}/" for each in store.folders() if each not in OF_NOBODY and each[0] != "."]
+    others = [*store.names(), *folders]
+    if others:
+        some = ", ".join(others[:3]) + ", …" * (len(others) > 3)
+        raise BulkError(
+            f"{store.address} is not empty and is not an output of this command: it holds {some}. "
+            "Choose another folder"
+        )
+    return None
 
 
 def read_fragment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from embedfleet.bulk.fragments import (
 )
 from embedfleet.bulk.journal import FragmentLog
 from embedfleet.bulk.ledger import Form, Planned, Run, Space, Work
-from embedfleet.bulk.output_folder import OutputFolder
+from embedfleet.bulk.output_folder import OutputFolder, begun_run
 from embedfleet.bulk.reading import Columns, of_every_row, rows_of
 from embedfleet.bulk.sources import Source, found
 from embedfleet.bulk.writing import (
@@ -170,7 +171,26 @@ async def run(
 
     `scratch` is a folder on this machine for temporary data; a run resumes from the same folder.
     """
+    try:
+        return await _ran(job, client, store, scratch, on_progress)
+    except OSError as error:
+        raise BulkError(
+            f"{store.address}: {error}; completed work is kept; fix this and run again"
+        ) from error
+    finally:
+        _remove_if_empty(scratch)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+async def _ran(
+    job: Job, client: AsyncClient, store: Store, scratch: Path, on_progress: OnProgress
+) -> Progress:
     sources = found(job.inputs, job.input_format, store.address)
+    begun_run(store)  # a folder that is no output is told before anything is asked or written
     wanted = await wanted_run(job, client)
     space, form = wanted.space, wanted.form
     limits = Limits(form.fragment_rows)
@@ -195,10 +215,6 @@ async def run(
             publishing = _Publishing(output, computing, surveyed, work, disk, progress, on_progress)
             await publishing.all(fragments(sources, job.columns, limits), reader)
             await loop.run_in_executor(disk, output.finish, surveyed.planned, work)
-        except OSError as error:
-            raise BulkError(
-                f"{store.address}: {error}; completed work is kept; fix this and run again"
-            ) from error
         finally:
             output.close()
         progress.errors = sum(len(each.errors) for each in output.records.values())

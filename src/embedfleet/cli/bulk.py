@@ -178,8 +178,9 @@ def run(
     }  # fmt: skip
     job = _job(chosen, text, id_, carry)
     with _service(url, model, replicas, key_file) as (address, key):
-        client = {"model": model if url else None, "api_key": key, "lane": lane}
-        _run(job, out, scratch, address, client | {"retry_timeout_s": retry_timeout}, as_json)
+        client: dict[str, Any] = {"model": model if url else None, "api_key": key, "lane": lane}
+        client |= {"retry_timeout_s": retry_timeout}
+        _run(job, out, scratch, address, client, key_file, as_json)
 
 
 @bulk.command()
@@ -217,7 +218,7 @@ def verify(
                     inputs, store, client, sample=sample, rng=rng, input_format=input_format
                 )
 
-        findings = _waited(check())
+        findings = _waited(check(), key_file=key_file)
     wrong = [each for each in findings if each.complaint]
     checked = sum(each.checked for each in findings)
     if as_json:
@@ -260,17 +261,16 @@ def plan(
     _expect_format(input_format)
     _expect_address(url)
     profile = profiles.Profile() if replica_profile is None else profiles.read(replica_profile)
-    found = _waited(
-        estimate(
-            inputs,
-            text=text,
-            input_format=input_format,
-            url=url,
-            model=model,
-            api_key=_key(key_file),
-            tokens_per_s=profile.most_per_s * replicas,
-        )
+    work = estimate(
+        inputs,
+        text=text,
+        input_format=input_format,
+        url=url,
+        model=model,
+        api_key=_key(key_file),
+        tokens_per_s=profile.most_per_s * replicas,
     )
+    found = _waited(work, key_file=key_file)
     cost = found.seconds / 3600 * replicas * gpus * cost_per_hour
     if as_json:
         show_json(asdict(found) | {"cost": cost})
@@ -312,6 +312,7 @@ def _run(
     scratch: Path | None,
     url: str,
     options: dict[str, Any],
+    key_file: Path | None,
     as_json: bool,  # noqa: FBT001
 ) -> None:
     from embedfleet.bulk.reporting import reporting, summary  # noqa: PLC0415
@@ -333,7 +334,8 @@ def _run(
         finally:
             store.close()
 
-    found = summary(_waited(work(), "What was computed is kept: start again to go on."))
+    kept = "What was computed is kept: start again to go on."
+    found = summary(_waited(work(), kept, key_file=key_file))
     if as_json:
         show_json(found)
         return
@@ -344,9 +346,10 @@ def _run(
     )
 
 
-def _waited(work: Coroutine[Any, Any, Result], kept: str = "") -> Result:
+def _waited(work: Coroutine[Any, Any, Result], kept: str = "", *, key_file: Path | None) -> Result:
     """What a coroutine gives; a service that fails ends the command with exit code 1. Where another
-    try may succeed, a line tells what was `kept` until then.
+    try may succeed, a line tells what was `kept` until then; where it takes another key, how one is
+    given.
     """
     import uvloop  # noqa: PLC0415
 
@@ -359,10 +362,18 @@ def _waited(work: Coroutine[Any, Any, Result], kept: str = "") -> Result:
             typer.echo(kept, err=True)
         raise
     except ClientError as error:
-        complain(str(error))
-        if kept and not isinstance(error, RefusedError):
+        refused = error if isinstance(error, RefusedError) else None
+        keyless = refused is not None and refused.http_status in {401, 403}
+        complain(f"{error} {_how_to_give_a_key(key_file)}" if keyless else str(error))
+        if kept and (keyless or refused is None):
             typer.echo(kept, err=True)
         raise typer.Exit(1) from error
+
+
+def _how_to_give_a_key(file: Path | None) -> str:
+    if file is None:
+        return "The command asked without a key: --key-file FILE takes one from a file."
+    return f"The command asked with the key in {file}: --key-file takes another."
 
 
 @contextlib.contextmanager

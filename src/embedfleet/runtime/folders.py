@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from embedfleet.vocabulary import SetupError
 Parts: TypeAlias = Iterable[bytes | memoryview]
 
 TEMPORARY = ".tmp"
+OF_A_WRITER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+"""The name of a file that is being written; others' files that end so are not touched."""
 
 
 class StoreError(SetupError):
@@ -63,6 +66,10 @@ class Store(Protocol):
         """The files in a folder, not those below, in order."""
         ...
 
+    def folders(self) -> list[str]:
+        """The folders in it, in order."""
+        ...
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         ...
@@ -89,6 +96,8 @@ class LocalStore:
         self.path = path
         self.address = str(path)
         self._lock: int | None = None
+        self._made: list[Path] = []
+        """Folders that were made for this one, itself first."""
         if path.exists() and not path.is_dir():
             raise StoreError(f"{path} is a file; the output is a folder")
         if alone:
@@ -97,7 +106,9 @@ class LocalStore:
     def _take(self) -> None:
         path = self.path
         try:
+            absent = [each for each in (path, *path.parents) if not each.exists()]
             path.mkdir(parents=True, exist_ok=True)
+            self._made = absent
             self._lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -105,8 +116,6 @@ class LocalStore:
             raise StoreError(f"{path}: another process is writing there") from None
         except OSError as error:
             raise StoreError(f"{path} can't be written: {reason(error)}") from error
-        for left in path.rglob(f".*{TEMPORARY}"):
-            left.unlink(missing_ok=True)
 
     def write(self, name: str, parts: Parts) -> Written:
         target = self.path / name
@@ -143,15 +152,20 @@ class LocalStore:
             return []
         return sorted(each.name for each in found if each.is_file() and each.name[0] != ".")
 
+    def folders(self) -> list[str]:
+        return sorted(each.name for each in self.path.iterdir() if each.is_dir())
+
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
-    def remove_temporary(self, older_than_s: float) -> None:
+    def remove_temporary(self, older_than_s: float = 0) -> None:
         """Remove what writers left that were killed so long ago."""
         before = time.time() - older_than_s
         for left in self.path.rglob(f".*{TEMPORARY}"):
             with contextlib.suppress(FileNotFoundError):
-                if left.stat().st_mtime < before:
+                if OF_A_WRITER.fullmatch(left.name) and (
+                    not older_than_s or left.stat().st_mtime < before
+                ):
                     left.unlink()
 
     def lock(self, name: str) -> int | None:
@@ -169,6 +183,10 @@ class LocalStore:
         return held
 
     def close(self) -> None:
+        """A folder that was made for it and is still empty is removed."""
+        with contextlib.suppress(OSError):
+            for each in self._made:
+                each.rmdir()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -227,6 +245,14 @@ class RemoteStore:
         path = self._path(name)
         if self._system.exists(path):
             self._system.rm_file(path)
+
+    def folders(self) -> list[str]:
+        try:
+            found = self._system.ls(self._root, detail=True)
+        except FileNotFoundError:
+            return []
+        names = [each["name"].rpartition("/")[2] for each in found if each["type"] == "directory"]
+        return sorted(name for name in names if name)
 
     def close(self) -> None: ...
 
