@@ -179,6 +179,7 @@ def test_nothing_that_can_be_sent_is_answered_otherwise_than_described(
             *("--phases", "examples,coverage,fuzzing"),
             *("--max-examples", "25"),
             *("--seed", "1"),
+            *("--request-timeout", "120"),  # seconds
         ],
         cwd=tmp_path,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},

@@ -134,7 +134,7 @@ async def test_a_replica_whose_engine_hangs_answers_and_exits_with_a_code_of_its
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its HTTP would live on, and nothing would ever be computed again."""
-    async with process(batch_timeout_s=0.5) as here:
+    async with process(batch_timeout_s=2.0) as here:
         for number in range(MEASURED):
             assert b"replica_failed" not in await here.work(20, 21 + number)
         here.engine.go_on.clear()
