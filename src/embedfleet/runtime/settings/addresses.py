@@ -73,6 +73,8 @@ def is_host(name: str) -> bool:
 
 def is_service(url: str) -> bool:
     """Whether this is the address of a service by HTTP, such as http://10.0.0.5:9000."""
+    if not url.isprintable() or " " in url:  # the parser leaves some of these out
+        return False
     try:
         parts = urlsplit(url)
         port = parts.port  # raises for what is no port number

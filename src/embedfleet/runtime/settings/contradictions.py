@@ -10,6 +10,7 @@ from embedfleet.runtime.settings.addresses import (
     UNIX,
     DefaultPort,
     Place,
+    is_host,
     is_loopback,
     is_service,
     origin_complaint,
@@ -17,7 +18,11 @@ from embedfleet.runtime.settings.addresses import (
 )
 from embedfleet.runtime.settings.cache import redis_complaints
 from embedfleet.runtime.settings.catalogue import Pool, Settings
+from embedfleet.runtime.settings.converting import one_line
 from embedfleet.vocabulary import Precision, SettingError
+
+MOST_TOLD = 600
+"""Characters of an error, values included."""
 
 
 def refuse(settings: Settings) -> None:
@@ -30,10 +35,10 @@ def refuse(settings: Settings) -> None:
         _between_pools(settings),
     )
     for complaint in chain.from_iterable(complaints):
-        raise SettingError(complaint)
+        raise SettingError(one_line(complaint, MOST_TOLD))
     for index, pool in enumerate(settings.pools):
         for complaint in _within(pool, settings):
-            raise SettingError(f"pools[{index}]: {complaint}")
+            raise SettingError(one_line(f"pools[{index}]: {complaint}", MOST_TOLD))
 
 
 def _between_areas(settings: Settings) -> Iterator[str]:
@@ -90,6 +95,8 @@ def _places(settings: Settings) -> Iterator[str]:
     for name, hosts in (("admin.host", admin.host), ("replica.host", settings.replica.host)):
         if "," in hosts or hosts.startswith(UNIX):
             yield f"{name} takes one host, and no Unix socket: {hosts}"
+        elif not is_host(hosts.removeprefix("[").removesuffix("]")):
+            yield f'{name}: "{hosts}" is neither an address nor the name of a host'
     try:
         public = places(gateway.host, gateway.port)
     except ValueError as error:

@@ -12,6 +12,9 @@ from typing import Any
 
 from embedfleet.runtime.settings.options import Option
 
+MOST_QUOTED = 200
+"""Characters of a value that an error repeats."""
+
 WORDS = {"true": True, "yes": True, "on": True, "1": True}
 WORDS |= {"false": False, "no": False, "off": False, "0": False}
 
@@ -71,7 +74,14 @@ def _unfit(option: Option, raw: object) -> UnfitError:
 def _shown(raw: object) -> str:
     if isinstance(raw, list | tuple) and all(isinstance(item, str) for item in raw):
         return ", ".join(map(_shown, raw)) or "[]"
-    return f'"{raw}"' if isinstance(raw, str | Path) else str(raw)
+    text = one_line(str(raw), MOST_QUOTED)
+    return f'"{text}"' if isinstance(raw, str | Path) else text
+
+
+def one_line(text: str, most: int) -> str:
+    """A value as an error quotes it: control characters escaped, at most so many characters."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[: most + 1])
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def _choice(option: Option, raw: object) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 
 from embedfleet.runtime.settings.addresses import service_root
 from embedfleet.runtime.settings.catalogue import Pool, Settings
-from embedfleet.runtime.settings.contradictions import refuse
-from embedfleet.runtime.settings.converting import UnfitError, convert, expected
+from embedfleet.runtime.settings.contradictions import MOST_TOLD, refuse
+from embedfleet.runtime.settings.converting import UnfitError, convert, expected, one_line
 from embedfleet.runtime.settings.options import AREAS, POOLS, PREFIX, Option, options
 from embedfleet.vocabulary import Precision, SettingError
 
@@ -241,4 +241,4 @@ def _of_its_flag(variable: str) -> str | None:
 def _unknown(where: str, word: str, known: Iterable[str], meant: str | None = None) -> SettingError:
     nearest = [meant] if meant else get_close_matches(word, list(known), n=1, cutoff=0.0)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return SettingError(f"{where} is unknown{hint}")
+    return SettingError(one_line(f"{where} is unknown{hint}", MOST_TOLD))
