@@ -62,8 +62,9 @@ class AtOnce:
         self._trusted = self._trusted or len(batch) > 64
         if not self._trusted:  # the gateway still looks whether it gives golden vectors
             return self._engine.prepare(batch)
-        self._at = (self._at + len(batch)) % 2048  # a gateway notices vectors that come again
-        vectors = self._vectors[self._at : self._at + len(batch)]
+        begin = self._at
+        self._at = (begin + len(batch)) % 2048  # a gateway notices vectors that come again
+        vectors = self._vectors[begin : begin + len(batch)]
         return Computation(lambda: vectors)
 
 process.load_engine = lambda *given: AtOnce(load_engine(*given))

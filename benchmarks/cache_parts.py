@@ -32,7 +32,7 @@ def redis_round_trips(port: int) -> dict[str, float]:
     import numpy as np  # noqa: PLC0415
     from redis import Redis  # noqa: PLC0415
 
-    from embedfleet.cache.entry import pack  # noqa: PLC0415
+    from embedfleet.cache.entry import pack, sealed  # noqa: PLC0415
     from embedfleet.cache.redis import open_redis  # noqa: PLC0415
     from embedfleet.cache.tiers import VectorCache  # noqa: PLC0415
     from embedfleet.runtime.settings import CacheSettings  # noqa: PLC0415
@@ -44,7 +44,7 @@ def redis_round_trips(port: int) -> dict[str, float]:
     async def measured() -> list[float]:
         tier = open_redis(CacheSettings(redis_url=url, redis_timeout_s=1.0))
         for key in keys:
-            tier.store(key, pack(key, vector, 20, truncated=False))
+            tier.store(key, sealed(key, pack(vector, 20, truncated=False)))
         while tier.counts.written < len(keys):
             await asyncio.sleep(0.01)
         Redis.from_url(url).config_resetstat()

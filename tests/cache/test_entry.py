@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfleet.cache.entry import HEAD_BYTES, is_entry, pack, unpack
+from embedfleet.cache import entry as entries
+from embedfleet.cache.entry import HEAD_BYTES, Numbers, is_entry, sealed, unpack
 from embedfleet.vocabulary import Vector
 
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -15,6 +16,13 @@ KEY, OTHER = b"k" * 32, b"o" * 32
 def vector(width: int = 64, seed: int = 0) -> Vector:
     values = np.random.default_rng(seed).standard_normal(width).astype(np.float32)
     return values / np.linalg.norm(values)
+
+
+def pack(
+    key: bytes, vector: Vector, tokens: int, *, truncated: bool, numbers: Numbers = "float32"
+) -> bytes:
+    """An entry as it is sent."""
+    return sealed(key, entries.pack(vector, tokens, truncated=truncated, numbers=numbers))
 
 
 @given(width=st.integers(1, 300), tokens=st.integers(1, 2**32 - 1), truncated=st.booleans())
@@ -54,6 +62,10 @@ def test_a_row_of_a_matrix_is_kept_by_itself() -> None:
 
 def test_reading_copies_nothing() -> None:
     assert not unpack(pack(KEY, vector(), 3, truncated=False)).vector.flags.owndata
+
+
+def test_an_entry_that_was_not_to_leave_its_process_is_none() -> None:
+    assert not is_entry(KEY, entries.pack(vector(), 3, truncated=False), 64)
 
 
 def test_an_entry_of_another_key_is_none() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from embedfleet.cache.breaker import FAILURES_TO_OPEN, State
-from embedfleet.cache.entry import pack
+from embedfleet.cache.entry import pack, sealed
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.redis import RedisTier, open_redis
 from embedfleet.cache.tiers import VectorCache
@@ -26,7 +26,8 @@ from tests.cache.redis_server import RedisServer, redis_server
 
 WIDTH = 8
 KEYS = [bytes([number]) * 32 for number in range(4)]
-VALUE = pack(KEYS[0], np.full(WIDTH, WIDTH**-0.5, np.float32), 3, truncated=False)
+VECTOR = np.full(WIDTH, WIDTH**-0.5, np.float32)
+VALUE = sealed(KEYS[0], pack(VECTOR, 3, truncated=False))
 
 
 @contextlib.asynccontextmanager
@@ -196,7 +197,8 @@ async def test_a_value_whose_checksum_is_right_and_whose_vector_is_none_is_a_mis
     number: float,
 ) -> None:
     """Who may write to Redis can make up a checksum; not a vector that JSON has no word for."""
-    value = pack(KEYS[0], np.full(WIDTH, number, np.float32), 3, truncated=False)
+    vector = np.full(WIDTH, number, np.float32)
+    value = sealed(KEYS[0], pack(vector, 3, truncated=False))
 
     def answer(_name: bytes, _keys: int) -> bytes:
         return b"*1\r\n$%d\r\n%b\r\n" % (len(value), value)

@@ -1,8 +1,9 @@
 """Cache entries as bytes: one text's vector, its token count, and whether it was truncated. Pure.
 
 Layout (little-endian): a 20-byte header of magic `EFV1`, number format, flags, two zero bytes,
-tokens, width and checksum, followed by the numbers. The checksum covers the key as well, so a reply
-to a different request (a desynchronised connection) is rejected.
+tokens, width and checksum, followed by the numbers. Values that leave this process have a checksum
+over key and value, so that a reply to a different request (a desynchronised connection) is
+rejected; it is zero in others, and where it is computed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _KINDS: dict[Numbers, int] = {"float32": 0, "float16": 1}
 _TYPES = (np.dtype("<f4"), np.dtype("<f2"))
 _TRUNCATED = 1
 HEAD_BYTES = _HEAD.size
+_CHECKSUM_AT = HEAD_BYTES - 4
 
 _UNIT_WITHIN = 1e-2
 """How far the squared length of a vector from elsewhere may be from 1; float16 moves it by less
@@ -42,15 +44,21 @@ class Entry(msgspec.Struct, frozen=True):
     truncated: bool
 
 
-def pack(
-    key: bytes, vector: Vector, tokens: int, *, truncated: bool, numbers: Numbers = "float32"
-) -> bytes:
-    """The bytes to keep. `vector` is a float32 array of shape [width]."""
+def pack(vector: Vector, tokens: int, *, truncated: bool, numbers: Numbers = "float32") -> bytes:
+    """The bytes to keep, without a checksum. `vector` is a float32 array of shape [width]."""
     kind = _KINDS[numbers]
     body = np.ascontiguousarray(vector, _TYPES[kind]).data.cast("B")
-    head = (_MAGIC, kind, truncated * _TRUNCATED, 0, tokens, len(vector))
-    checksum = crc32(body, crc32(_HEAD.pack(*head, 0), crc32(key)))
-    return b"".join((_HEAD.pack(*head, checksum), body))
+    head = _HEAD.pack(_MAGIC, kind, truncated * _TRUNCATED, 0, tokens, len(vector), 0)
+    return b"".join((head, body))
+
+
+def sealed(key: bytes, value: bytes) -> bytes:
+    """What `pack` made, with its checksum, as it leaves this process.
+
+    zlib takes 6 us for a vector of 1,024 numbers, five times what packing it takes.
+    """
+    checksum = crc32(value, crc32(key))
+    return b"".join((value[:_CHECKSUM_AT], checksum.to_bytes(4, "little"), value[HEAD_BYTES:]))
 
 
 def unpack(value: bytes) -> Entry:

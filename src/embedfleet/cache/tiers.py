@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from embedfleet.cache.entry import Entry, Numbers, is_entry, pack, unpack
+from embedfleet.cache.entry import Entry, Numbers, is_entry, pack, sealed, unpack
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.vocabulary import Vector
 
@@ -159,10 +159,10 @@ class VectorCache:
     ) -> Entry:
         """Store a vector that the replica `source` computed; return what it is answered with."""
         self.provenance.wrote(source, key)
-        value = pack(key, vector, tokens, truncated=truncated, numbers=self._numbers)
+        value = pack(vector, tokens, truncated=truncated, numbers=self._numbers)
         self.memory.put(key, value)
         if self.remote is not None:
-            self.remote.store(key, value)
+            self.remote.store(key, sealed(key, value))
         # A miss is answered with the computed numbers, also where fewer bits of them are kept.
         if self._numbers == "float32":
             return unpack(value)
