@@ -127,6 +127,20 @@ async def test_so_many_of_the_best_are_answered_as_are_asked_for_with_their_text
         assert each["document"] == {"text": DOCUMENTS[each["index"]]}
 
 
+async def test_voyages_words_are_understood_and_its_client_finds_the_results(
+    reranking: Reranking,
+) -> None:
+    asked = {"query": "sea?", "documents": DOCUMENTS}
+    answer = (await reranking.ask("/v1/rerank", **asked, top_k=2, truncation=True)).body
+    plain = (await reranking.ask("/v1/rerank", **asked, top_n=2)).body
+    assert answer["data"] == answer["results"] == plain["results"]
+    assert "data" not in plain
+    too_long = {"query": "sea?", "documents": ["the river " * LIMIT]}
+    assert (await reranking.ask("/v1/rerank", **too_long, truncation=True)).status == 200
+    refused = await reranking.ask("/v1/rerank", **too_long, truncation=False)
+    assert (refused.status, refused.body["error"]["code"]) == (400, "context_length_exceeded")
+
+
 async def test_an_instruction_takes_the_place_of_the_models(reranking: Reranking) -> None:
     answer = await reranking.ask(
         "/v1/rerank", query="sea?", documents=["the sea"], instruction="Find water"

@@ -1,4 +1,4 @@
-"""Clients made for Cohere rerank here, in an environment of clients (`make sdks`)."""
+"""Clients made for Cohere and Voyage rerank here, in an environment of clients (`make sdks`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Reranking as Jina, vLLM, Cohere and TEI define it, and scoring as vLLM defines it.
+"""Reranking as Jina, vLLM, Cohere, Voyage and TEI define it, and scoring as vLLM defines it.
 
-One response suits clients of the first three: each reads its own fields. TEI's is a bare list.
+One response suits clients of the first four: each reads its own fields. TEI's is a bare list.
 Scores are probabilities from 0 to 1, or logits on request (`raw_scores`).
 """
 
@@ -40,11 +40,12 @@ class Rerank:
         best = np.argsort(-scores, kind="stable")[: request.top_n]
         if request.bare:
             return Response(orjson.dumps(_ranked(request, scores, best, "score", nested=False)))
+        ranked = _ranked(request, scores, best, "relevance_score", nested=True)
         document = {
             "id": answer.name,
             "object": "list",
             "model": request.model,
-            "results": _ranked(request, scores, best, "relevance_score", nested=True),
+            "results": ranked,
             "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
             "meta": {
                 "api_version": {"version": "2"},
@@ -52,6 +53,8 @@ class Rerank:
                 "tokens": {"input_tokens": answer.tokens},
             },
         }
+        if request.as_data:
+            document["data"] = ranked
         return Response(orjson.dumps(document))
 
     def refuse(self, error: EmbedfleetError) -> bytes:

@@ -209,10 +209,15 @@ def _pairs_asked(limits: RequestLimits) -> dict[str, Schema]:
         "raw_scores": _flag("Logits in the place of probabilities."),
     }
     best = {"top_n": optional({"type": "integer", "minimum": 1, "description": "How many."})}
+    voyage = {
+        "top_k": optional({"type": "integer", "minimum": 1, "description": "Voyage's `top_n`."}),
+        "truncation": optional({"type": "boolean", "description": "Voyage's `truncate`."}),
+    }
     queries = {"anyOf": [query, several | {"items": query}]}
     return {
         "RerankRequest": _request(
-            fields | best | {"return_documents": with_text}, {"query": query, "documents": listed}
+            fields | best | voyage | {"return_documents": with_text},
+            {"query": query, "documents": listed},
         ),
         "TeiRerankRequest": _request(
             fields | best | {"return_text": with_text}, {"query": query, "texts": listed}
@@ -234,8 +239,13 @@ def _pairs_scored() -> dict[str, Schema]:
     head: Schema = {"id": text_of(""), "object": {"const": "list"}, "model": text_of("")}
     used: Schema = {"usage": reference("Usage")}
     error = object_of({"message": text_of(""), "error": object_of({"message": text_of("")})})
+    results: Schema = {"type": "array", "items": ranked}
+    ranking = object_of(head | {"results": results} | used)
+    ranking["properties"]["data"] = results | {
+        "description": "The results once more, where `top_k` or `truncation` are in the request."
+    }
     return {
-        "Ranking": object_of(head | {"results": {"type": "array", "items": ranked}} | used),
+        "Ranking": ranking,
         "TeiRanking": {"type": "array", "items": bare},
         "AnyRanking": _either("Ranking", "TeiRanking"),
         "Scores": object_of(head | {"data": {"type": "array", "items": scored}} | used),

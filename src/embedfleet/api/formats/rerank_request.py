@@ -1,4 +1,4 @@
-"""Parses rerank and score requests as Jina, vLLM, Cohere and TEI define them.
+"""Parses rerank and score requests as Jina, vLLM, Cohere, Voyage and TEI define them.
 
 A request for scores is a request for vectors whose texts are documents and which has queries
 (`EmbeddingRequest.queries`); a score is a vector of two numbers (`vocabulary.SCORE_WIDTH`). Unknown
@@ -30,6 +30,8 @@ _QUERIES: Final = "a string, or a list of as many strings as there are documents
 _LEFT: Final = ("text_1", "data_1", "queries", "query", "source_sentence")
 _RIGHT: Final = ("text_2", "data_2", "documents", "items", "sentences")
 """Names that vLLM has had for the two sides of a pair."""
+_VOYAGE: Final = {"top_k", "truncation"}
+"""Voyage's names for `top_n` and `truncate`."""
 _MEANT: Final = {"model", "user", "instruction", "truncate", "truncation_direction"}
 
 
@@ -43,6 +45,8 @@ class RerankRequest(EmbeddingRequest, frozen=True):
     """Whether logits are answered in the place of probabilities."""
     bare: bool = False
     """Whether a bare list is answered, as TEI does."""
+    as_data: bool = False
+    """Whether the results are answered under Voyage's name too."""
 
 
 def parse_rerank(body: Body, limits: RequestLimits) -> RerankRequest:
@@ -58,7 +62,7 @@ def parse_rerank(body: Body, limits: RequestLimits) -> RerankRequest:
         raise wrong("query", "a string that is not blank", query)
     documents = _documents(name, fields.get(name), limits)
     with_text = "return_text" if bare else "return_documents"
-    known = {"query", name, "top_n", "top_k", with_text, "raw_scores", *_MEANT}
+    known = {"query", name, "top_n", *_VOYAGE, with_text, "raw_scores", *_MEANT}
     return RerankRequest(
         **_common(fields, known, limits),
         inputs=documents,
@@ -69,6 +73,7 @@ def parse_rerank(body: Body, limits: RequestLimits) -> RerankRequest:
         return_documents=_flag(fields, with_text),
         raw_scores=_flag(fields, "raw_scores"),
         bare=bare,
+        as_data=not _VOYAGE.isdisjoint(fields),
     )
 
 
@@ -180,8 +185,9 @@ def _common(fields: dict[str, Any], known: set[str], limits: RequestLimits) -> d
 def _truncation(fields: dict[str, Any], otherwise: Truncation) -> Truncation:
     """What becomes of documents that are too long; queries are never cut."""
     wanted = otherwise
-    if "truncate" in fields:
-        wanted = truncation_of("truncate", fields["truncate"])
+    for name in ("truncation", "truncate"):
+        if name in fields:
+            wanted = truncation_of(name, fields[name])
     direction = fields.get("truncation_direction")
     if direction is None:
         return wanted
