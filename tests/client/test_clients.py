@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -18,6 +21,8 @@ from hypothesis import strategies as st
 
 from embedfleet import AsyncClient, Client
 from embedfleet.client import AnswerError, Progress, RefusedError, UnavailableError
+from embedfleet.conformance.exchange import Ask, NoAnswerError
+from embedfleet.conformance.transport import connected
 from tests.fakes.revealing_service import (
     MODEL,
     WIDTH,
@@ -27,6 +32,7 @@ from tests.fakes.revealing_service import (
     vector_of,
     vectors_of,
 )
+from tests.transport.access.test_tls import make_certificate
 
 
 @pytest.fixture(scope="module")
@@ -322,3 +328,18 @@ async def test_vectors_of_another_space_are_not_mixed_in(service: RevealingServi
         assert client.space == "a"
         with pytest.raises(AnswerError, match="another space than before"):
             await client.embed(["three"])
+
+
+async def test_a_certificate_that_nobody_trusts_is_told_at_once(tmp_path: Path) -> None:
+    """Asking again would not help, and an unattended run would wait for nothing."""
+    chain, key = make_certificate(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(chain, key)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=tls)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, AsyncClient(url, model=MODEL, retry_timeout_s=3600) as client:
+        with pytest.raises(UnavailableError, match="certificate is not accepted: self.signed"):
+            await client.embed(["one"])
+        async with connected(url, key=None, timeout_s=60) as transport:
+            with pytest.raises(NoAnswerError, match="certificate is not accepted: self.signed"):
+                await transport.send(Ask("GET", "/models"))

@@ -135,6 +135,7 @@ def test_a_process_of_one_model_asks_for_exactly_one_pool() -> None:
         ("[gatway]", {}, "[gatway] in the settings file is unknown; did you mean gateway?"),
         ("[gateway]\nprot=1", {}, "gateway.prot in the settings file is unknown; did you mean po"),
         ("[[pools]]\nmodle='a'", {}, "pools[0].modle in the settings file is unknown; did you me"),
+        ("[access]\ntls_key='a'", {}, "did you mean gateway.tls_key or admin.tls_key?"),
         (None, {"EMBEDFLEET_GATEWAY_PROT": "1"}, "did you mean EMBEDFLEET_GATEWAY_PORT?"),
         (None, {"EMBEDFLEET_POOLS_MODEL": "a"}, "did you mean EMBEDFLEET_POOL_MODEL?"),
     ],

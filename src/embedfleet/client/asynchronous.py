@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -336,6 +337,8 @@ class AsyncClient:
             async with self._gate.turn() as sent_at:
                 try:
                     reply = await self._send(method, path, body)
+                except aiohttp.ClientConnectorCertificateError as error:
+                    raise UnavailableError(f"{self.url}: {_described(error)}") from error
                 except (aiohttp.ClientError, OSError, TimeoutError) as error:
                     trouble = _described(error)
                 else:
@@ -383,7 +386,11 @@ class AsyncClient:
 
 def _described(error: Exception) -> str:
     """What kept a reply from coming; in the system's words where no connection was made."""
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+        told = getattr(cause, "verify_message", cause)
+        return f"its certificate is not accepted: {told}; SSL_CERT_FILE names those to trust"
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, ssl.SSLError):
         number = error.os_error.errno
         # Numbers of name resolution are negative, and their words right; asyncio's are an address.
         if number is not None and number > 0:

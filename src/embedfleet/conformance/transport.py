@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
@@ -59,6 +60,11 @@ class Http:
 
 def _cause(error: Exception) -> str:
     """In the system's words where no connection was made: aiohttp's are an address and flags."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        told = getattr(error.certificate_error, "verify_message", error.certificate_error)
+        return f"its certificate is not accepted: {told}; SSL_CERT_FILE names those to trust"
+    if isinstance(error, ssl.SSLError):
+        return str(error)
     if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno):
         where = f"{error.host}:{error.port}"
         # Numbers of name resolution are negative.

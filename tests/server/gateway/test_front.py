@@ -6,29 +6,38 @@ import json
 
 import pytest
 
-from embedfleet.runtime.settings import Pool
+from embedfleet.runtime.settings import AutoscalingSettings, Pool, Settings
 from embedfleet.server.gateway.front import print_banner, shutdown_line, startup_line
 from embedfleet.vocabulary import Task
 
 URLS = ("http://127.0.0.1:8080", "http://127.0.0.1:8081")
 
 
+def pools(*given: Pool) -> Settings:
+    return Settings(pools=given)
+
+
 def test_the_first_line_says_where_it_listens_and_what_is_started() -> None:
-    assert startup_line([Pool(model="builtin", replicas=2)], URLS[:1], URLS[1]) == (
+    assert startup_line(pools(Pool(model="builtin", replicas=2)), URLS[:1], URLS[1]) == (
         "listening on http://127.0.0.1:8080 (fleet and metrics: http://127.0.0.1:8081); "
         "starting 2 replicas of builtin"
     )
+    scaled = AutoscalingSettings(enabled=True, min_replicas=1, max_replicas=4)
+    few = Settings(pools=(Pool(model="builtin", replicas=2),), autoscaling=scaled)
+    assert startup_line(few, URLS[:1], None).endswith("; starting 1 replica of builtin")
     one = Pool(model="m", replicas=1, engine="vllm")
-    assert startup_line([one], URLS[:1], None).endswith(":8080; starting 1 replica of m on vllm")
+    assert startup_line(pools(one), URLS[:1], None).endswith(
+        ":8080; starting 1 replica of m on vllm"
+    )
 
 
 def test_a_gateway_says_at_once_for_whom_it_waits() -> None:
     elsewhere = Pool(replicas=0, replica_urls=("http://a:1", "http://b:2"))
-    assert startup_line([elsewhere], URLS[:1], None).endswith(
+    assert startup_line(pools(elsewhere), URLS[:1], None).endswith(
         "; waiting for http://a:1, http://b:2"
     )
     pods = Pool(replicas=0, replica_service="embedfleet/engine:http")
-    assert startup_line([pods], URLS[:1], None).endswith(
+    assert startup_line(pools(pods), URLS[:1], None).endswith(
         "; following the pods of embedfleet/engine:http"
     )
 

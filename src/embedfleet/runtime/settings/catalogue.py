@@ -321,6 +321,12 @@ class Settings:
     tracing: TracingSettings = field(default_factory=TracingSettings)
     pools: tuple[Pool, ...] = ()
 
+    def started_replicas(self, pool: Pool) -> int:
+        """How many replicas of a pool are started here, before anything of its load is known."""
+        if pool.replicas and self.autoscaling.enabled:
+            return self.autoscaling.min_replicas
+        return pool.replicas
+
     def only_pool(self) -> Pool:
         """Return the one pool of a process that serves a single model."""
         if not self.pools:

@@ -104,7 +104,7 @@ def _read_file(toml: str | None, given: _Given) -> int:
                 option = options().get(place.path)
                 if option is None:
                     known = [each.name for each in options().values() if each.area == area]
-                    raise _unknown(f"{place} in the settings file", name, known)
+                    raise _unknown(f"{place} in the settings file", name, known, _elsewhere(name))
                 given[place] = (_fit(option, raw, f"{place} in the settings file"), "file")
     return len(tables.get(POOLS, ()))
 
@@ -236,6 +236,11 @@ def _of_its_flag(variable: str) -> str | None:
     spelled = {word, "--" + word.lower().replace("_", "-")}
     found = [each.variable for each in options().values() if each.rule.flag in spelled]
     return found[0] if found else None
+
+
+def _elsewhere(name: str) -> str | None:
+    """The settings of that name in other areas."""
+    return " or ".join(path for path, each in options().items() if each.name == name) or None
 
 
 def _unknown(where: str, word: str, known: Iterable[str], meant: str | None = None) -> SettingError:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from socket import socket
 
-from embedfleet.runtime.settings import AdminSettings, Pool, Settings, is_loopback
+from embedfleet.runtime.settings import AdminSettings, Settings, is_loopback
 from embedfleet.runtime.settings.addresses import UNIX, DefaultPort, Place
 from embedfleet.transport.access import Access, OpenAccess
 from embedfleet.transport.access.cors import Cors
@@ -152,13 +152,13 @@ def print_banner(
     sys.stdout.flush()
 
 
-def startup_line(pools: Sequence[Pool], public: Sequence[str], admin: str | None) -> str:
+def startup_line(settings: Settings, public: Sequence[str], admin: str | None) -> str:
     """The log line at start-up: addresses, replicas to start and replicas to wait for."""
     parts = []
-    for pool in pools:
-        if pool.replicas:
+    for pool in settings.pools:
+        if count := settings.started_replicas(pool):
             whose = "" if pool.engine == "embedfleet" else f" on {pool.engine}"
-            parts.append(f"starting {counted(pool.replicas, 'replica')} of {pool.model}{whose}")
+            parts.append(f"starting {counted(count, 'replica')} of {pool.model}{whose}")
         if pool.replica_urls:
             parts.append(f"waiting for {', '.join(pool.replica_urls)}")
         if pool.replica_service:

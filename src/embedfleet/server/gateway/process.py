@@ -105,7 +105,7 @@ async def _run(
         public = public_listeners(gateway, sockets[0])
         admin = admin_listeners(gateway, operators)
         urls = [each.url for each in public], next((each.url for each in admin), None)
-        log.info("%s", startup_line(settings.pools, *urls))
+        log.info("%s", startup_line(settings, *urls))
         gateway.guards.warn(settings.gateway.host, urls[0])
         stack.push_async_callback(_close, gateway, stop)
         answered = [*public, *admin] if workers is None else admin

@@ -343,13 +343,12 @@ class Gateway:
         self._deciding.append(self.background.start(loop, f"the autoscaler of {pool.name}"))
 
     def _supervise(self, pool: Pool, settings: PoolSettings, model: ModelDescription) -> None:
-        scaled = self.settings.autoscaling
         starts = provider(self.settings, settings, model, configured(settings, model))
         keeps = supervisor(pool, starts, self.settings, self.metrics, lambda _: self._give_up(pool))
         self._supervisors.append(keeps)
-        keeps.start(scaled.min_replicas if scaled.enabled else settings.replicas)
+        keeps.start(self.settings.started_replicas(settings))
         self.background.start(keeps.run(), f"the replicas of {pool.name}")
-        if scaled.enabled:
+        if self.settings.autoscaling.enabled:
             self._decide(self.scaling.run(self.scaling.scaler(pool.name, keeps)), pool)
 
     def _give_up(self, pool: Pool) -> None:
