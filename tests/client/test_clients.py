@@ -338,8 +338,8 @@ async def test_a_certificate_that_nobody_trusts_is_told_at_once(tmp_path: Path) 
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=tls)
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, AsyncClient(url, model=MODEL, retry_timeout_s=3600) as client:
-        with pytest.raises(UnavailableError, match="certificate is not accepted: self.signed"):
+        with pytest.raises(UnavailableError, match="certificate is not accepted"):
             await client.embed(["one"])
         async with connected(url, key=None, timeout_s=60) as transport:
-            with pytest.raises(NoAnswerError, match="certificate is not accepted: self.signed"):
+            with pytest.raises(NoAnswerError, match="certificate is not accepted"):
                 await transport.send(Ask("GET", "/models"))
