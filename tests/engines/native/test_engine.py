@@ -364,6 +364,17 @@ def test_32768_tokens_of_the_06b_geometry_fit_the_memory_that_was_set(tmp_path: 
 
 
 @pytest.mark.slow
+def test_agreement_holds_one_layer_in_float32_at_a_time(tmp_path: Path) -> None:
+    geometry = replace(LARGE, layers=4, vocabulary=2_000)
+    write_checkpoint(tmp_path, random_weights(geometry), geometry)
+    engine = load_engine(tmp_path, EngineOptions(dtype="int8", kernels="native"))
+    assert isinstance(engine, NativeEngine)
+    with watched_memory() as samples:
+        assert engine.agreement().layers == geometry.layers
+    assert max(samples) < 1.5 * 4 * geometry.linear_parameters / geometry.layers / 2**20
+
+
+@pytest.mark.slow
 def test_loading_takes_hardly_more_memory_than_the_packed_weights_and_closing_gives_it_back(
     tmp_path: Path,
 ) -> None:

@@ -85,6 +85,7 @@ def agreement(
         )
         model.run(begins, exact, tables)
         model.close()
+        del model, weights  # before the next layer's are made: these are the most memory of loading
     quick = embedded
     packer = Packer(kernels, instructions, Precision.INT8)
     order = [*range(depth), 0]
