@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -58,6 +59,16 @@ def collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def shrink_heap() -> None:
+    """Give what the C library holds of freed memory back to the system.
+
+    After a tokenizer was parsed, whose file becomes many small objects for a moment: 86 MiB of 188
+    for Qwen3's, in 40 ms. Only glibc has to be asked.
+    """
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def reap_orphans(every_s: float = REAP_S) -> None:

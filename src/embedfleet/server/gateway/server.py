@@ -23,6 +23,7 @@ from embedfleet.models.description import ModelDescription
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.runtime.background import Background, cancelled
 from embedfleet.runtime.machine import memory_used
+from embedfleet.runtime.process import shrink_heap
 from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.runtime.settings import Settings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
@@ -163,7 +164,9 @@ class Gateway:
         )
         self._watch(pool, contact)
         if model is not None:
-            self.serve(place, names, model, Encoder(model), contact.version)
+            encoder = Encoder(model)
+            shrink_heap()
+            self.serve(place, names, model, encoder, contact.version)
         weights = settings.replica_weights or (1.0,) * len(settings.replica_urls)
         for number, (url, weight) in enumerate(zip(settings.replica_urls, weights, strict=True)):
             self._attach(pool, settings, f"remote-{number}", url.rstrip("/"), weight)

@@ -33,6 +33,7 @@ from embedfleet.runtime.process import (
     is_first,
     raise_descriptor_limit,
     reap_orphans,
+    shrink_heap,
 )
 from embedfleet.runtime.settings import Settings, is_loopback
 from embedfleet.runtime.telemetry.logs import configure_logging
@@ -240,6 +241,7 @@ def _read(
         source.directory, name=source.name, max_tokens=options.max_tokens, task=pool.wanted_task
     )
     encoder = Encoder(description)
+    shrink_heap()
     engine = load_engine(
         source.directory,
         EngineOptions(

@@ -30,6 +30,7 @@ from embedfleet.models.files import SHARED_FILES
 from embedfleet.models.fingerprint import fingerprint_tokenizer
 from embedfleet.models.golden import vectors as golden_vectors
 from embedfleet.models.golden.vectors import GoldenVectors, compare, known_file, of_unit_length
+from embedfleet.runtime.process import shrink_heap
 from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.server.gateway.pools.scratch import Scratch
 from embedfleet.transport.description import ReplicaDescription
@@ -253,7 +254,9 @@ class ModelContact:
 
 def _loaded(directory: Path, told: ReplicaDescription) -> tuple[ModelDescription, Encoder]:
     model = describe(directory, name=told.name, max_tokens=told.max_tokens, task=told.task)
-    return model, Encoder(model)
+    encoder = Encoder(model)
+    shrink_heap()
+    return model, encoder
 
 
 def _digest(directory: Path) -> bytes:
