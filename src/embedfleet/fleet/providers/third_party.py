@@ -6,9 +6,12 @@ The command lines are built in `engine_commands.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import secrets
 import shutil
 import socket
+from collections import deque
 
 from embedfleet.fleet.providers.engine_commands import Launch, command, words
 from embedfleet.fleet.providers.local import LocalReplica
@@ -30,6 +33,11 @@ INSTALL = {
     "tei": "cargo install --path router (github.com/huggingface/text-embeddings-inference)",
     "llamacpp": "see github.com/ggml-org/llama.cpp",
 }
+
+PORTS = range(20_000, 30_000)
+"""Where engines listen. They do so minutes after their port was chosen: these are below those that
+the kernel gives to connections meanwhile (from 32,768 on), and below Kubernetes' NodePorts.
+"""
 
 
 def missing_program(engine: str, program: str) -> SetupError:
@@ -79,8 +87,16 @@ class ForeignProvider:
         return LocalReplica(process, f"http://127.0.0.1:{port}")
 
 
+_given: deque[int] = deque(maxlen=1000)
+"""Ports of engines that may not listen yet."""
+
+
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One at which nobody listens, and that was given to no other engine. Raises OSError."""
+    for port in secrets.SystemRandom().sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            if port not in _given:
+                probe.bind(("127.0.0.1", port))
+                _given.append(port)
+                return port
+    raise OSError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free for an engine")
