@@ -109,8 +109,11 @@ class Rig:
         if member.state is ReplicaState.STARTING:
             asyncio.get_running_loop().call_soon(self._apply, member, Event.ANSWERED)
         elif member.state is ReplicaState.VERIFYING:
-            event = Event.RESERVED if member.reserve else Event.VERIFIED
-            asyncio.get_running_loop().call_soon(self._apply, member, event)
+            asyncio.get_running_loop().call_soon(self._verify, member)
+
+    def _verify(self, member: Member) -> None:
+        # What is wanted of it may have changed since its check began.
+        self._apply(member, Event.RESERVED if member.reserve else Event.VERIFIED)
 
     def _apply(self, member: Member, event: Event) -> None:
         self.fleet.apply(member, event, 0.0)

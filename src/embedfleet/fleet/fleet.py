@@ -227,15 +227,8 @@ class Fleet:
         entered = after(left, event)
         if entered is left:
             return False
-        if entered is ReplicaState.SUSPECT or (
-            entered is ReplicaState.EJECTED and left is not ReplicaState.SUSPECT
-        ):
-            ready_s = now - member.since if left is ReplicaState.READY else 0.0
-            member.conduct = member.conduct.ejected(now, ready_s)
-        elif entered is ReplicaState.READY and event is Event.VERIFIED:
-            member.conduct = member.conduct.readmitted()
-        elif entered is ReplicaState.STARTING:
-            member.conduct = member.conduct.forgotten()
+        member.conduct = _conduct(member, entered, event, now)
+        if entered is ReplicaState.STARTING:
             member.measured = MeasuredCost()  # another process may answer there
         if event is Event.ANSWERED:
             member.silent_since = None
@@ -264,3 +257,14 @@ class Fleet:
     def _tell(self, member: Member, left: ReplicaState) -> None:
         for listener in self._listeners:
             listener(member, left)
+
+
+def _conduct(member: Member, entered: ReplicaState, event: Event, now: float) -> Conduct:
+    """What is held against a replica that leaves its state for `entered`."""
+    left, conduct = member.state, member.conduct
+    ejected = entered is ReplicaState.EJECTED and left is not ReplicaState.SUSPECT
+    if ejected or entered is ReplicaState.SUSPECT:
+        return conduct.ejected(now, now - member.since if left is ReplicaState.READY else 0.0)
+    if entered is ReplicaState.READY and event is Event.VERIFIED:
+        return conduct.readmitted()
+    return conduct.forgotten() if entered is ReplicaState.STARTING else conduct
