@@ -68,6 +68,8 @@ class LanceOutput:
         (path,) = (self.scratch / DATA).iterdir()
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+        del table
+        pa.default_memory_pool().release_unused()  # it would keep its peak
         yield f"{DATA}/{fragment}-{digest[: 2 * NAMED_BYTES]}.lance", _parts(path)
         shutil.rmtree(self.scratch)
 
