@@ -134,6 +134,7 @@ def revoke(
     """
     now = datetime.now(UTC).replace(microsecond=0)
     key_id = key.split("-")[1] if key.startswith("ef-") and key.count("-") > 1 else key
+    load(file)  # raises where there is none; a change would take that for an empty one
     change(file, revoking(key_id, now))
     if as_json:
         show_json(next(_shown(each, now) for each in load(file) if each.id == key_id))
