@@ -261,3 +261,7 @@ def test_explain_shows_what_other_ways_of_scaling_would_have_cost(gateway: Stand
     first, second = (line.split() for line in lines[-2:])
     assert first == ["95%", "60", "s", "day", "9.80", "31.00%"]
     assert second == ["*", "75%", "1,800", "s", "14.20", "1.80%"]
+    alike = [each | {"replicas": 1.0, "late": 0.0} for each in told]
+    gateway.answer = (200, {"pools": [POOL | {"alternatives": alike}]})
+    last = typed("explain", gateway).output.splitlines()[-1]
+    assert last == "So far all 2 ways of scaling would have cost and served the same."

@@ -248,9 +248,12 @@ def described(pool: dict[str, Any], last: int) -> Iterator[str | Table]:
         trouble = f" (not carried out: {each['trouble']})" if each["trouble"] else ""
         mode = "" if each["mode"] == "automatic" else f"[{each['mode']}] "
         yield f"{each['at'][11:19]}  {mode}{each['decision']['reason']}{trouble}"
-    if pool.get("alternatives"):
+    found = pool.get("alternatives") or []
+    if len({(each["replicas"], each["late"]) for each in found}) > 1:
         yield "What other ways of scaling would have cost and answered late (* is followed):"
-        yield _alternatives(pool["alternatives"])
+        yield _alternatives(found)
+    elif found:
+        yield f"So far all {len(found)} ways of scaling would have cost and served the same."
 
 
 def _alternatives(found: list[dict[str, Any]]) -> Table:
