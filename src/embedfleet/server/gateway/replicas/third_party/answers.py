@@ -269,6 +269,14 @@ class Refusal(Enum):
     """Anything else: the engine is not well."""
 
 
+def is_no_json(error: ReplicaError) -> bool:
+    """Whether an answer could not be read because of how it is written, which may be one text's:
+    Python's own writer makes `NaN` and `Infinity` of a vector that is not finite.
+    """
+    cause = error.__cause__
+    return isinstance(cause, msgspec.DecodeError) and not isinstance(cause, msgspec.ValidationError)
+
+
 def judge_refusal(status: int) -> Refusal:
     """Read a status; engines agree on these, and not on bodies."""
     if status in {401, 403}:

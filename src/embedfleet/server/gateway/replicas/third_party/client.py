@@ -20,6 +20,7 @@ from embedfleet.server.gateway.replicas.third_party.answers import (
     LARGE_BYTES,
     Refusal,
     Search,
+    is_no_json,
     judge_refusal,
 )
 from embedfleet.server.gateway.replicas.third_party.asking import (
@@ -352,13 +353,19 @@ class ForeignClient:
     async def _ask(
         self, url: str, engine: _Engine, inputs: Sequence[Sent], search: Search
     ) -> list[frames.Frame]:
-        """Send a request; bisect it when it is refused, to find the text that is the cause."""
+        """Send a request; bisect it when it is refused, or its answer can't be read, to find the
+        text that is the cause.
+        """
         reply = await self._post(url, engine, inputs)
         if reply.status == 200:
             try:
                 frame = await self._read(engine, reply.body, inputs)
             except MiscountError as error:
                 return await self._halve(url, engine, inputs, search, error.message, blames=True)
+            except ReplicaError as error:
+                if not is_no_json(error):
+                    raise
+                return await self._halve(url, engine, inputs, search, error.message, blames=False)
             search.answered += len(inputs)
             return [frame]
         message = message_of(reply.body)
