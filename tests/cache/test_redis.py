@@ -21,6 +21,7 @@ from embedfleet.runtime.settings import CacheSettings
 from embedfleet.vocabulary import SettingError
 from tests.cache.redis_server import RedisServer, redis_server
 from tests.fakes.asking import Asker
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -256,7 +257,9 @@ async def test_a_connection_by_tls_checks_who_answers(tmp_path: Path) -> None:
 
 
 async def test_a_cluster_is_asked_at_all_its_nodes(tmp_path: Path) -> None:
-    with redis_server(tmp_path, "--cluster-enabled", "yes") as server:
+    # By itself the nodes' own port is 10,000 above the clients', which may be no port.
+    bus = ("--cluster-port", str(free_port()))
+    with redis_server(tmp_path, "--cluster-enabled", "yes", *bus) as server:
         server.tell("cluster", "addslotsrange", "0", "16383")
         async with asyncio.timeout(120):
             while "cluster_state:ok" not in server.tell("cluster", "info"):
