@@ -111,7 +111,8 @@ _CLASSES: Final[Mapping[str, tuple[str, Callable[[Part], _Sections]]]] = {
     "Qwen2Tokenizer": ("BPE", _qwen2),
 }
 """By their names, with the type of vocabulary that they take from a file. XLM-RoBERTa's is not
-here: published files have several forms of its parts, which make the same tokens."""
+here: published files have several forms of its parts, whose tokens differ in white space at the end
+of a text at most."""
 
 _BY_MODEL: Final = {
     "bert": "BertTokenizer",
