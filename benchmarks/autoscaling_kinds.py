@@ -2,14 +2,15 @@
 
     python -m benchmarks.autoscaling_kinds --seeds 0,1,2,3,4 --starts 30,120 --processes 2
     python -m benchmarks.autoscaling_kinds --report
+    python -m benchmarks.autoscaling_kinds --final --again embedfleet,without --processes 2
 
 Each member of each kind (`embedfleet.simulator.kinds`) is simulated as a flow with our policy as it
 comes, with every rival with one parameter swept, with the smallest fixed fleet that keeps 99.5 % in
 time (known beforehand only by who knows the traffic), and with the clairvoyant's schedule beside
 its lower bound. All runs begin with the fleet that the first minute needs at 60 % utilisation. Runs
 are kept in `benchmarks/results/autoscaling-kinds.json`; a second start does what is missing, and
-with `--again embedfleet` our own anew. Seeds 10 to 14 are held out: run once, when the policy is
-finished. Seeds 5 to 9 were that for an earlier policy.
+with `--again embedfleet,without` our own anew. Seeds 11 to 14 are held out: with `--final` they are
+run, when the policy is finished, and the tables of `docs/autoscaling.md` are written.
 """
 
 from __future__ import annotations
@@ -37,12 +38,16 @@ from embedfleet.simulator.scalers import Ours, Scaler
 
 RESULTS = Path(__file__).parent / "results"
 OUTPUT = RESULTS / "autoscaling-kinds.json"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "autoscaling.md"
 LEAST, SLO_S = 2, 0.5
 OURS, ORACLE, BOUND, FIXED = "embedfleet", "oracle", "oracle, bound", "fixed, known beforehand"
 NO_RHYTHM = "without rhythm"
 """Ours with `learn_rhythm = false`."""
 LONG_S = kinds.DAY_S
 """Kinds that last longer are run with each rival's first values only."""
+UNTUNED = ("superposed", "sawtooth", "jittered", "drift")
+UNTUNED += ("long-bursts", "on-off", "decay", "stairs")
+"""Kinds that came after the policy; of the others it saw the seeds up to 10."""
 Row = dict[str, Any]
 Make = Callable[[float, int], Scaler]
 
@@ -135,6 +140,11 @@ class Run:
         }
 
 
+def key_of(row: Row) -> tuple[Any, ...]:
+    """As `Run.key`."""
+    return tuple(row[name] for name in ("kind", "seed", "start_s", "policy", "value"))
+
+
 def first_fleet(traffic: flow.Flow) -> int:
     """What the first minute needs at 60 % utilisation."""
     bins = round(60.0 / flow.BIN_S)
@@ -167,7 +177,7 @@ def work(kind: str, seed: int, runs: list[Run]) -> list[Row]:
 
 def do(runs: list[Run], rows: list[Row], output: Path, processes: int, until: float) -> list[Row]:
     """Run what is missing, for `until` seconds at most; keep all rows after every part."""
-    have = {(r["kind"], r["seed"], r["start_s"], r["policy"], r["value"]) for r in rows}
+    have = set(map(key_of, rows))
     parts: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         if run.key not in have:
@@ -212,8 +222,8 @@ def load(paths: Sequence[Path]) -> list[Row]:
     found: dict[tuple[Any, ...], Row] = {}
     for path in paths:
         if path.exists():
-            for r in json.loads(path.read_text(encoding="utf-8"))["rows"]:
-                found[r["kind"], r["seed"], r["start_s"], r["policy"], r["value"]] = r
+            for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+                found[key_of(row)] = row
     return list(found.values())
 
 
@@ -314,6 +324,50 @@ def draw(rows: list[Row], start_s: float = 30.0) -> None:
     )
 
 
+def final() -> Iterator[Run]:
+    """What the documentation shows: the held-out seeds, one of the long kinds, of those that the
+    policy was not made on the first."""
+    tuned = [name for name in kinds.KINDS if name not in UNTUNED]
+    short = [name for name in tuned if kinds.KINDS[name].seconds <= LONG_S]
+    yield from wanted(short, kinds.HELD_OUT, (30.0, 120.0))
+    yield from wanted(tuned, kinds.HELD_OUT[:1], (30.0, 120.0))
+    yield from wanted(UNTUNED, (0,), (30.0, 120.0))
+
+
+def write(document: Path, rows: list[Row]) -> None:
+    """Put the tables between their marks in the documentation, with how often ours is beaten."""
+    held_out = [row for row in rows if row["kind"] not in UNTUNED]
+    untuned = [row for row in rows if row["kind"] in UNTUNED]
+    text = document.read_text(encoding="utf-8")
+    for name, part, seeds in (("held out", held_out, [*kinds.HELD_OUT]), ("untuned", untuned, [0])):
+        begin, end = f"<!-- {name}: benchmarks.autoscaling_kinds -->\n", "\n<!-- end -->"
+        before, _, rest = text.partition(begin)
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise SystemExit(f"{document}: no place for the table, {begin.strip()} … {end.strip()}")
+        day = f"{datetime.now(tz=UTC):%Y-%m-%d}"
+        shown = f"{table(part, seeds)}\n\nOf {day}. {summary(part, seeds)}"
+        text = f"{before}{begin}{shown}{end}{after}"
+    document.write_text(text, encoding="utf-8")
+
+
+def summary(rows: list[Row], seeds: Sequence[int]) -> str:
+    """On how many runs who attains more for less, by start-up time."""
+    told = []
+    for start_s in sorted({row["start_s"] for row in rows}):
+        here = [row for row in rows if row["start_s"] == start_s and row["seed"] in seeds]
+        ours = [row for row in here if row["policy"] == OURS]
+        better = beaten(ours, [row for row in here if row["policy"] in {*SWEEPS, FIXED}])
+        by: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        for row in better:
+            by[row["policy"]].add((row["kind"], row["seed"]))
+        runs = len({(row["kind"], row["seed"]) for row in better})
+        names = ", ".join(f"{name} on {len(found)}" for name, found in sorted(by.items()))
+        told.append(f"Starts of {start_s:.0f} s: beaten on {runs} of {len(ours)} runs")
+        told[-1] += f" ({names})." if names else "."
+    return " ".join(told)
+
+
 def numbers(text: str) -> list[int]:
     return [int(each) for each in text.split(",")]
 
@@ -325,25 +379,29 @@ def main() -> None:
     parser.add_argument("--starts", type=numbers, default=[30, 120])
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only", default="", help="policies, by the beginning of their names")
-    parser.add_argument("--again", default="", help="a policy whose runs are done anew")
+    parser.add_argument("--again", default="", help="policies whose runs are done anew, likewise")
+    parser.add_argument("--final", action="store_true", help="held-out seeds; writes the docs")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing after these")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--merge", type=Path, nargs="*", default=[], help="rows of other outputs")
     parser.add_argument("--report", action="store_true", help="only show what has been run")
     options = parser.parse_args()
     rows = load([*options.merge, options.output])
+    if options.final:
+        runs = list(final())
+    else:
+        runs = list(wanted(options.kinds.split(","), options.seeds, options.starts))
     if options.again:
-        rows = [
-            row
-            for row in rows
-            if row["policy"] != options.again or row["seed"] not in options.seeds
-        ]
+        names = tuple(options.again.split(","))
+        anew = {run.key for run in runs if run.policy.startswith(names)}
+        rows = [row for row in rows if key_of(row) not in anew]
     if not options.report:
-        runs = wanted(options.kinds.split(","), options.seeds, options.starts)
         chosen = [r for r in runs if r.policy.startswith(tuple(options.only.split(",")))]
         rows = do(chosen, rows, options.output, options.processes, options.seconds)
     if options.merge:
         save(rows, options.output)
+    if options.final:
+        write(DOCUMENT, rows)
     print(table(rows, options.seeds))
     for start_s in options.starts:
         draw(rows, float(start_s))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from pathlib import Path
 
@@ -117,6 +118,16 @@ def test_a_foreign_or_damaged_file_is_refused_with_its_line(
 ) -> None:
     with pytest.raises(RecordingError, match=complaint):
         recording.read(written(tmp_path / "f.jsonl", *lines))
+
+
+@pytest.mark.parametrize("absurd", [-1, 10**30])
+@pytest.mark.parametrize("name", ["planned", "standby"])
+def test_a_fleet_that_no_pool_can_have_is_refused(name: str, absurd: int, tmp_path: Path) -> None:
+    """It would be paid for."""
+    told = orjson.loads(line(5.0)) | {name: absurd}
+    damaged = json.dumps(told).encode()  # orjson has no such numbers
+    with pytest.raises(RecordingError, match=f"line 2: no observation: .* at `\\$.{name}`"):
+        recording.read(written(tmp_path / "f", HEADER, damaged, line(10.0)))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

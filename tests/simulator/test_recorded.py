@@ -76,6 +76,29 @@ class TestFlow:
         with pytest.raises(RecordingError, match="line 22: nothing was recorded for 405 s"):
             recorded.flow(recording.read(path), seed=0)
 
+    def test_bursts_of_seconds_are_in_it(self, tmp_path: Path) -> None:
+        """Each interval has the last of the seconds that were seen at its end."""
+        burst = (0.0,) * 8 + (160_000.0, 0.0)
+        seen = [replace(each, seconds=burst) for each in steady()]
+        found = recorded.flow(recording.read(keep(tmp_path / "f", seen)), seed=0)
+        seconds = found.tokens.reshape(-1, 10).sum(axis=1).reshape(-1, 5)
+        assert seconds[:, 3].mean() == pytest.approx(160_000.0, rel=0.02)
+        assert not np.delete(seconds, 3, axis=1).any()
+
+    @pytest.mark.parametrize("absurd", [math.nan, math.inf, -5.0, 1e300])
+    def test_seconds_that_no_pool_can_see_are_as_their_mean(
+        self, absurd: float, tmp_path: Path
+    ) -> None:
+        seen = [replace(each, seconds=(absurd,) * 10) for each in steady()]
+        found = recorded.flow(recording.read(keep(tmp_path / "f", seen)), seed=0)
+        assert found.tokens.sum() / 600.0 == pytest.approx(32_000.0, rel=0.02)
+
+    def test_more_than_a_month_is_refused(self, tmp_path: Path) -> None:
+        """It would take gigabytes."""
+        seen = [replace(each, now=each.now * 59.0) for each in steady(seconds=45_900.0)]
+        with pytest.raises(RecordingError, match="31 days were recorded, and 31 are the most"):
+            recorded.flow(recording.read(keep(tmp_path / "f", seen)), seed=0)
+
     @pytest.mark.parametrize("absurd", [math.inf, 1e300, -5.0])
     def test_what_no_pool_can_see_is_as_before(self, absurd: float, tmp_path: Path) -> None:
         """The policy holds on such figures, so a recording may have them."""

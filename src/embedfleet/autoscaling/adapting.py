@@ -16,7 +16,7 @@ where much is late; lateness within the promise is worth nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -58,8 +58,6 @@ LEAST_S = 1200.0
 windows, so that those on paper that let go have done so and met what came then."""
 BETTER = 0.05
 """By how much another stance must be better before the fleet follows it: about 5 % of its cost."""
-LONGEST_TRIAL_S = 21_600.0
-"""Longest time that a season is looked at before it is followed; else a period."""
 TOLERATED = 0.005
 """Share answered late below which less is worth nothing: the promise."""
 SMOOTHED_S = 300.0
@@ -117,9 +115,10 @@ class Experience:
     """What is usual at which time."""
     cycle: Cycle = field(default_factory=Cycle)
     """The same, of a period that was found."""
-    trials: Mapping[str, Trial] = field(default_factory=dict, compare=False)
-    """What all stances came to while a season told something, by its name; of those of `sums`, in
-    their order."""
+    trial: Trial | None = field(default=None, compare=False)
+    """What all stances came to while a period was found; those of `sums`, in their order."""
+    found_at: float = math.inf
+    """Since when one has been found, without a break; infinite while none is."""
     burstiness: float = math.nan
     """How unevenly work arrives, over some minutes."""
     tokens: float = 0.0
@@ -197,14 +196,11 @@ def learned(
         texts_now(seen) * elapsed_s,
         elapsed_s,
     )
-    nothing = Trial(np.zeros_like(now.late), np.zeros_like(now.late))
-    trials = {
-        name: experience.trials.get(name, nothing).more(
-            now if name in foreseen else nothing, fading
-        )
-        for name in usual
-    }
-    noted = replace(noted, fleets=fleets, trials=trials)
+    trial, found_at = experience.trial, math.inf
+    if CYCLE in foreseen:
+        trial = now if trial is None else trial.more(now, fading)
+        found_at = min(experience.found_at, seen.now)
+    noted = replace(noted, fleets=fleets, trial=trial, found_at=found_at)
     return replace(noted, stance=_best(noted, seen, foreseen))
 
 
@@ -257,19 +253,18 @@ def _begun(seen: Observation, experience: Experience, settings: AutoscalingSetti
     fleets = Fleets.begun(tried, size)
     begun = replace(experience, at=seen.now, fleets=fleets, before=())
     if before.keys() != set(tried):
-        usual = replace(begun, stance=stance(settings), trials={})
+        usual = replace(begun, stance=stance(settings), trial=None)
         return replace(usual, tokens=0.0, texts=0.0, seconds=0.0)
     fleets = replace(
         fleets,
         replica_s=np.array([before[each].replica_s for each in tried]),
         late=np.array([before[each].late for each in tried]),
     )
-    places = [list(before).index(each) for each in tried]
-    trials = {
-        name: replace(each, replica_s=each.replica_s[places], late=each.late[places])
-        for name, each in experience.trials.items()
-    }
-    begun = replace(begun, fleets=fleets, trials=trials)
+    trial = experience.trial
+    if trial is not None:
+        places = [list(before).index(each) for each in tried]
+        trial = replace(trial, replica_s=trial.replica_s[places], late=trial.late[places])
+    begun = replace(begun, fleets=fleets, trial=trial)
     foreseen = tuple(name for name, rate in _usual(begun, seen, settings).items() if rate)
     return replace(begun, stance=_best(begun, seen, foreseen) or stance(settings))
 
@@ -326,47 +321,40 @@ def _led(
 def _best(experience: Experience, seen: Observation, foreseen: Sequence[str]) -> Stance | None:
     """The stance with the best sum; the present one unless another is clearly better.
 
-    Those of a season are judged by the time in which it told something, beside the best of the
-    others on the same time: what was before says nothing of them. One that tells nothing now, not
-    yet or because it broke, is not considered.
+    Those of a season that tells nothing now, not yet or because it broke, are not considered. Those
+    of a period that was found are judged by the time in which one was, beside the best of the
+    others: what was before says nothing of them. They are not followed before one has been found
+    for a period without a break: letting go of a fleet for minutes costs more than it saves.
     """
     fleets, present = experience.fleets, experience.stance
     if fleets is None or experience.seconds < LEAST_S:
         return present
-    stances = fleets.stances
     whole = Trial(
         fleets.replica_s, fleets.late, experience.tokens, experience.texts, experience.seconds
     )
-    plain = _lowest(scores(stances, whole, seen), stances, "", present)
-    best, gain = plain, 0.0
-    for name in foreseen:
-        trial = experience.trials.get(name)
-        followed = present is not None and present.season == name
-        if trial is None or (trial.seconds < _trial_s(experience, name) and not followed):
-            continue
-        scored = scores(stances, trial, seen)
-        found = _lowest(scored, stances, name, present)
-        saves = float(scored[plain] - scored[found]) + (BETTER if followed else -BETTER)
-        if saves > gain:
-            best, gain = found, saves
-    return stances[best]
+    stances = fleets.stances
+    place = stances.index(present) if present in stances else None
+    told = {"", *foreseen} - {CYCLE}
+    others = np.array([each.season in told for each in stances])
+    best = _lowest(scores(stances, whole, seen), others, place)
+    trial, followed = experience.trial, present is not None and present.season == CYCLE
+    if trial is None or CYCLE not in foreseen:
+        return stances[best]
+    if seen.now - experience.found_at < experience.cycle.period_s and not followed:
+        return stances[best]
+    scored = scores(stances, trial, seen)
+    found = np.array([each.season == CYCLE for each in stances])
+    quick = _lowest(scored, found, place)
+    both = np.isin(np.arange(len(stances)), (best, quick))
+    return stances[_lowest(scored, both, quick if followed else best)]
 
 
-def _lowest(scored: Floats, stances: Sequence[Stance], season: str, present: Stance | None) -> int:
-    """Where the best stance of a season is; the present one unless another is clearly better."""
-    able = np.array([each.season == season for each in stances])
+def _lowest(scored: Floats, able: NDArray[np.bool_], present: int | None) -> int:
+    """Where the best of those that are able is; the present one unless it is clearly better."""
     best = int(np.where(able, scored, np.inf).argmin())
-    if present is not None and present in stances and present.season == season:
-        place = stances.index(present)
-        return place if scored[best] > scored[place] - BETTER else best
+    if present is not None and able[present] and scored[best] > scored[present] - BETTER:
+        return present
     return best
-
-
-def _trial_s(experience: Experience, name: str) -> float:
-    """How long a season tells something before it is followed: a period, within what is found."""
-    if name == CYCLE:
-        return experience.cycle.period_s
-    return min(experience.seasons[name].period_s, LONGEST_TRIAL_S)
 
 
 def scores(stances: Sequence[Stance], trial: Trial, seen: Observation) -> Floats:

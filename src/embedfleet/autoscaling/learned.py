@@ -1,6 +1,6 @@
 """What a pool's traffic has taught its autoscaler, as bytes that outlive the process. Pure.
 
-Kept are the sums of every stance, in all and while a season told something (`adapting.py`), and the
+Kept are the sums of every stance, in all and while a period was found (`adapting.py`), and the
 seasons (`rhythm.py`): what takes hours to weeks to learn. What the policy remembers from minute to
 minute is not: a restart shrinks nothing for one quiet window, whatever was known before. The bytes
 may come from anywhere, so they are read as strictly as a request.
@@ -56,7 +56,7 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sums: tuple[_Sums, ...]
     seasons: dict[str, tuple[Cell, ...]]
     texts: Amount = 0.0
-    trials: dict[str, _Trial] = {}
+    trial: _Trial | None = None
     lately: Annotated[list[Amount], msgspec.Meta(max_length=cycle.KEPT)] = []
     """Rates of the buckets of `Cycle`."""
     lately_until: Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)] = 0
@@ -76,20 +76,20 @@ def kept(experience: Experience) -> bytes:
             tuple(_Sums(each.stance, each.replica_s, each.late) for each in experience.sums),
             {name: season.cells for name, season in experience.seasons.items()},
             experience.texts,
-            {
-                name: _Trial(
-                    each.tokens,
-                    each.texts,
-                    each.seconds,
-                    tuple(each.replica_s.round(1).tolist()),
-                    tuple(each.late.round(1).tolist()),
-                )
-                for name, each in experience.trials.items()
-                if each.seconds
-            },
+            None if experience.trial is None else _tried(experience.trial),
             [float(f"{rate:.4g}") for rate in lately.rates],
             lately.bucket or 0,
         )
+    )
+
+
+def _tried(trial: Trial) -> _Trial:
+    return _Trial(
+        trial.tokens,
+        trial.texts,
+        trial.seconds,
+        tuple(trial.replica_s.round(1).tolist()),
+        tuple(trial.late.round(1).tolist()),
     )
 
 
@@ -115,9 +115,9 @@ def restored(data: bytes) -> Experience:
         else season
         for name, season in rhythm.empty().items()
     }
-    for name, each in told.trials.items():
-        if not len(each.replica_s) == len(each.late) == len(told.sums):
-            raise LearnedError(f"the trial of {name} is not one of {len(told.sums)} stances")
+    trial = told.trial
+    if trial is not None and not len(trial.replica_s) == len(trial.late) == len(told.sums):
+        raise LearnedError(f"the trial of a period is not one of {len(told.sums)} stances")
     return Experience(
         stance=told.followed,
         before=tuple(Sums(each.stance, each.replica_s, each.late) for each in told.sums),
@@ -125,15 +125,14 @@ def restored(data: bytes) -> Experience:
         cycle=Cycle.of(told.lately, told.lately_until),
         tokens=told.tokens,
         texts=told.texts,
-        trials={
-            name: Trial(
-                np.array(each.replica_s),
-                np.array(each.late),
-                each.tokens,
-                each.texts,
-                each.seconds,
-            )
-            for name, each in told.trials.items()
-        },
+        trial=None
+        if trial is None
+        else Trial(
+            np.array(trial.replica_s),
+            np.array(trial.late),
+            trial.tokens,
+            trial.texts,
+            trial.seconds,
+        ),
         seconds=told.seconds,
     )

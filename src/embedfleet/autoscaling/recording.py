@@ -66,8 +66,8 @@ class _Header(msgspec.Struct, frozen=True):
 class _Line(msgspec.Struct, frozen=True):
     at: datetime
     mode: Mode
-    planned: int
-    standby: int
+    planned: Annotated[int, msgspec.Meta(ge=0, le=MOST_REPLICAS)]
+    standby: Annotated[int, msgspec.Meta(ge=0, le=MOST_REPLICAS)]
     seen: dict[str, Any]
 
 

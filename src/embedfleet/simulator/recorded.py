@@ -27,6 +27,8 @@ USUAL_TOKENS = 256.0
 """Mean length until the first one is known."""
 MOST_GAP_S = 300.0
 """Longer gaps say nothing of what arrived in them."""
+MOST_S = 31 * 86_400.0
+"""Longer recordings are not simulated at once: a flow of a month has 27 million bins."""
 MOST_TEXTS_PER_S = 1e9
 """More are no traffic of any pool, and too many to count."""
 WITHIN_S = 0.25
@@ -43,12 +45,22 @@ class _Interval:
 
 
 def flow(recording: Recording, seed: int) -> Flow:
-    """What arrived. RecordingError where nothing was recorded for too long."""
+    """What arrived. RecordingError for too long a gap in it, or where all of it is too long."""
+    seconds = recording.lines[-1].seen.now - recording.lines[0].seen.now
+    intervals = list(_intervals(recording))
+    if seconds > MOST_S:
+        raise RecordingError(
+            f"{recording.path}: {seconds / 86_400.0:,.0f} days were recorded, and "
+            f"{MOST_S / 86_400.0:.0f} are the most that can be simulated at once; use fewer lines"
+        )
     rng = np.random.default_rng(seed)
-    rates = np.concatenate([_rates(each) for each in _intervals(recording)])
-    used = np.flatnonzero(rates.sum(axis=0))
-    counts = rng.poisson(rates[:, used]).astype(np.int32)
-    return Flow(counts, LENGTHS[used], np.asarray(counts @ LENGTHS[used], np.float64))
+    places = sorted({_place(each) + more for each in intervals for more in (0, 1)})
+    # Interval by interval: rates of days are larger than what arrived in them.
+    counts = np.concatenate(
+        [rng.poisson(_rates(each)[:, places]).astype(np.int32) for each in intervals]
+    )
+    lengths = LENGTHS[places]
+    return Flow(counts, lengths, np.asarray(counts @ lengths, np.float64))
 
 
 def profile(recording: Recording, speed: float = 1.0) -> Profile:
@@ -106,9 +118,14 @@ def _intervals(recording: Recording) -> Iterator[_Interval]:
         yield _Interval(seconds, rates, tokens)
 
 
+def _place(interval: _Interval) -> int:
+    """Of the longest length that its texts exceed."""
+    return min(int(math.log2(interval.tokens)), len(LENGTHS) - 2)
+
+
 def _rates(interval: _Interval) -> NDArray[np.float64]:
     """Texts by bin and length."""
-    place = min(int(math.log2(interval.tokens)), len(LENGTHS) - 2)
+    place = _place(interval)
     share = (interval.tokens - LENGTHS[place]) / (LENGTHS[place + 1] - LENGTHS[place])
     bins = max(1, round(interval.seconds / BIN_S))
     parts = np.arange(bins) * len(interval.tokens_per_s) // bins
