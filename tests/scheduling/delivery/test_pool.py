@@ -501,7 +501,7 @@ async def test_what_cannot_be_served_before_its_deadline_is_refused_at_once() ->
         await settle(0.01)
 
         with pytest.raises(OverloadedError, match=r"deadline comes in 0\.5 s"):
-            await compute(pool, encodings(1), timeout_s=0.5)
+            await compute(pool, encodings(1), timeout_s=0.54)
         waiting.cancel()
 
 

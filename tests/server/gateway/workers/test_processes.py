@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,8 +150,10 @@ def test_limits_of_a_key_hold_for_all_of_them_together(tmp_path: Path) -> None:
                     codes.append(await asker.ask(session, [[600, 601]]))
             return codes
 
+        began = time.monotonic()
         codes = asyncio.run(ask())
-        assert codes.count("") in {20, 21}, codes  # a third of a second fills a tenth of one
+        filled = (time.monotonic() - began) / 3  # 20 a minute are one in three seconds
+        assert 20 <= codes.count("") <= min(30, 21 + filled), codes
         assert codes.count("rate_limit_exceeded") == 30 - codes.count("")
 
 
