@@ -370,6 +370,13 @@ class OverloadedError(ServiceError):
     code = "overloaded"
 
 
+def retry_after_s(wait_s: float) -> float:
+    """How long a caller is told to wait for room that is expected in `wait_s`: between a second
+    and a minute, so that nobody hammers or stays away for long; others may have room before.
+    """
+    return min(60.0, max(1.0, wait_s))
+
+
 class RateLimitedError(OverloadedError):
     """The caller's own limit is used up; others may still be served."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from embedfleet.scheduling.urgency import BULK_LEAD, LANE_SHARES, urgency
-from embedfleet.vocabulary import Lane, OverloadedError
+from embedfleet.vocabulary import Lane, OverloadedError, retry_after_s
 
 CHARACTERS_PER_TOKEN = 4
 """Of English; ranks requests whose tokens are not known yet."""
@@ -132,13 +132,13 @@ class TokenizerQueue(Generic[Work]):
             raise OverloadedError(
                 f"{before} characters wait to be tokenised and {characters} more would pass the "
                 f"limit of {most} for {lane} texts (gateway.max_queued_bytes); try again later",
-                retry_after_s=_bounded((before + characters - most) / self._per_s),
+                retry_after_s=retry_after_s((before + characters - most) / self._per_s),
             )
         if wait_s > left_s:
             raise OverloadedError(
                 f"the wait for tokenising is about {wait_s:.1f} s, the request's deadline comes "
                 f"in {max(0.0, left_s):.1f} s; try again later or allow more time",
-                retry_after_s=_bounded(wait_s - left_s),
+                retry_after_s=retry_after_s(wait_s - left_s),
             )
 
     def put(self, ticket: Ticket[Work]) -> None:
@@ -177,8 +177,3 @@ class TokenizerQueue(Generic[Work]):
         lane = self._lanes[ticket.lane]
         if lane.remove(ticket):
             lane.characters -= ticket.left
-
-
-def _bounded(seconds: float) -> float:
-    """Clamp to between a second and a minute: no hammering, and no long lock-out."""
-    return min(60.0, max(1.0, seconds))

@@ -20,7 +20,7 @@ from embedfleet.fleet.balancing.load import Load
 from embedfleet.models.files import Snapshot
 from embedfleet.scheduling.batching.jobs import BatchResult, Job
 from embedfleet.server.gateway.replicas.upstream import Upstream
-from embedfleet.server.replica.service import RETRY_AFTER_AT_MOST_S, Replica
+from embedfleet.server.replica.service import Replica
 from embedfleet.transport.frames import CallText, Frame, encoding_bytes
 from embedfleet.transport.serving import Listener, bind, serving
 from embedfleet.transport.untrusted import MOST_PAGE_BYTES
@@ -295,13 +295,15 @@ def refused_after_s(replica: Replica) -> tuple[int, float]:
 async def test_who_is_refused_may_come_back_when_what_waits_is_computed() -> None:
     """Counted as many texts, not as one that is as long as all together; a minute at most."""
     replica = replica_of(RevealingEngine())
-    cost = replica.batcher.cost.model
+    cost = CostModel(1.0, 0.002, 0.0)
+    replica.batcher.cost = CostFit(cost)
     waiting, seconds = refused_after_s(replica)
+    assert 1 < seconds < 60
     assert seconds == pytest.approx(cost.per_batch_s + waiting * cost.per_token_s)
 
     slow = replica_of(RevealingEngine())
     slow.batcher.cost = CostFit(CostModel(1.0, 1.0, 0.0))
-    assert refused_after_s(slow)[1] == RETRY_AFTER_AT_MOST_S
+    assert refused_after_s(slow)[1] == 60
 
 
 async def test_texts_without_a_vector_are_counted_as_failed() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from embedfleet.vocabulary import Lane, OverloadedError
+from embedfleet.vocabulary import Lane, OverloadedError, retry_after_s
 
 BULK_SHARE = 0.5
 """How full the queue may be before bulk texts are refused: the rest is for those who wait."""
@@ -36,16 +36,11 @@ def admit(tokens: int, lane: Lane, left_s: float, pressure: Pressure, most_token
         raise OverloadedError(
             f"{pressure.tokens} tokens are in progress and {tokens} more would exceed the limit "
             f"of {most} for {lane} texts (gateway.max_queued_tokens); try again later",
-            retry_after_s=_bounded(over * pressure.lane_s),
+            retry_after_s=retry_after_s(over * pressure.lane_s),
         )
     if pressure.lane_s > left_s:
         raise OverloadedError(
             f"the wait for a replica is about {pressure.lane_s:.1f} s, the request's deadline "
             f"comes in {left_s:.1f} s; try again later or allow more time",
-            retry_after_s=_bounded(pressure.lane_s - left_s),
+            retry_after_s=retry_after_s(pressure.lane_s - left_s),
         )
-
-
-def _bounded(seconds: float) -> float:
-    """Clamp to between a second and a minute: no hammering, and no long lock-out."""
-    return min(60.0, max(1.0, seconds))

@@ -30,15 +30,13 @@ from embedfleet.vocabulary import (
     ModelIdentity,
     OverloadedError,
     UnknownRouteError,
+    retry_after_s,
 )
 
 NEXT_BATCHES = 1
 """Batches that gateways may have outstanding beyond those that compute. Fewer would leave the
 engine idle between batches; more would only make texts wait where they can't be moved."""
 
-
-RETRY_AFTER_AT_MOST_S = 60.0
-"""Upper bound: other replicas may be free long before."""
 
 GATEWAY_FORGOTTEN_S = 5.0
 """A gateway that has sent nothing for so long gets no share of the window."""
@@ -154,7 +152,7 @@ class Replica:
             raise OverloadedError(
                 f"{waiting} tokens are queued already and {tokens} more would exceed the limit of "
                 f"{self._max_queued_tokens} (replica.max_queued_tokens)",
-                retry_after_s=min(seconds, RETRY_AFTER_AT_MOST_S),
+                retry_after_s=retry_after_s(seconds),
             )
         if jobs:
             self._check(jobs)
