@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -62,6 +66,34 @@ def test_folders_that_were_made_for_nothing_are_removed(tmp_path: Path) -> None:
     store.close()
     LocalStore(tmp_path / "a" / "b").close()
     assert (tmp_path / "a" / "b" / "x").exists()
+
+
+@pytest.mark.parametrize("kind", ["here", "local", "memory"])
+def test_files_that_are_written_at_once_are_whole_and_what_fails_is_not_there(
+    kind: str, tmp_path: Path
+) -> None:
+    address = {
+        "here": str(tmp_path),
+        "local": f"local://{tmp_path}",
+        "memory": f"memory://{uuid4()}",
+    }
+    store = store_at(address[kind], alone=False)
+
+    def write(number: int) -> None:
+        def parts() -> Iterator[bytes]:
+            yield f"{number}".encode() * 1000
+            if number % 3 == 0 and kind != "memory":  # which shows files while they are written
+                raise OSError(errno.EIO, "the source failed")
+            yield b"end"
+
+        with contextlib.suppress(OSError):
+            store.write(f"{number:03d}", parts())
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(120)))
+    assert store.names() == [f"{n:03d}" for n in range(120) if n % 3 or kind == "memory"]
+    for name in store.names():
+        assert store.read(name) == f"{int(name)}".encode() * 1000 + b"end"
 
 
 def test_a_place_that_can_not_be_written_is_reported(tmp_path: Path) -> None:

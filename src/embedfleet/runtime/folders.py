@@ -212,10 +212,23 @@ class RemoteStore:
     def write(self, name: str, parts: Parts) -> Written:
         path = self._path(name)
         self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        # A transaction puts the file in its place at the end, where a file system would show it
-        # while it is written.
-        with self._system.transaction, self._system.open(path, "wb") as file:
-            return _copied(file, parts)
+        # It is put in its place at the end, where a file system would show it while it is written;
+        # not by a transaction, which all threads of a process would share.
+        file = self._system.open(path, "wb", autocommit=False)
+        with contextlib.suppress(ValueError):
+            self._system.transaction.files.remove(file)
+        whole = False
+        try:
+            with file:
+                written = _copied(file, parts)
+            if hasattr(file, "commit"):  # others are there once they are closed
+                file.commit()
+            whole = True
+        finally:
+            if not whole and hasattr(file, "discard"):
+                with contextlib.suppress(OSError):
+                    file.discard()
+        return written
 
     def read(self, name: str) -> bytes:
         data: bytes = self._system.cat_file(self._path(name))
