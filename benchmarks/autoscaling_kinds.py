@@ -334,8 +334,9 @@ def final() -> Iterator[Run]:
     yield from wanted(UNTUNED, (0,), (30.0, 120.0))
 
 
-def write(document: Path, rows: list[Row]) -> None:
-    """Put the tables between their marks in the documentation, with how often ours is beaten."""
+def write(document: Path, rows: list[Row], day: str) -> None:
+    """Put the tables of a day's runs between their marks in the documentation, with how often ours
+    is beaten."""
     held_out = [row for row in rows if row["kind"] not in UNTUNED]
     untuned = [row for row in rows if row["kind"] in UNTUNED]
     text = document.read_text(encoding="utf-8")
@@ -345,7 +346,6 @@ def write(document: Path, rows: list[Row]) -> None:
         _, mark, after = rest.partition(end)
         if not mark:
             raise SystemExit(f"{document}: no place for the table, {begin.strip()} … {end.strip()}")
-        day = f"{datetime.now(tz=UTC):%Y-%m-%d}"
         shown = f"{table(part, seeds)}\n\nOf {day}. {summary(part, seeds)}"
         text = f"{before}{begin}{shown}{end}{after}"
     document.write_text(text, encoding="utf-8")
@@ -388,7 +388,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = load([*options.merge, options.output])
     if options.final:
-        runs = list(final())
+        runs = list(dict.fromkeys(final()))
     else:
         runs = list(wanted(options.kinds.split(","), options.seeds, options.starts))
     if options.again:
@@ -401,8 +401,11 @@ def main() -> None:
     if options.merge:
         save(rows, options.output)
     if options.final:
-        write(DOCUMENT, rows)
-    print(table(rows, options.seeds))
+        write(DOCUMENT, rows, json.loads(options.output.read_text(encoding="utf-8"))["date"])
+        keys = {run.key for run in runs}
+        rows = [row for row in rows if key_of(row) in keys]
+    else:
+        print(table(rows, options.seeds))
     for start_s in options.starts:
         draw(rows, float(start_s))
 
