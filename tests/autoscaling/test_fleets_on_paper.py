@@ -126,12 +126,16 @@ def test_a_burst_of_seconds_is_late_on_paper_as_in_a_queue(
         0.0, 12, arriving_fast=rate, arriving_slow=rate, tokens_per_s=V, seconds=seconds
     )
     after = served(replace(fleets, late=np.zeros(3)), saw, 10.0, 1.0, SETTINGS.slo_s)
-    left, late = backlog, 0.0
+    left, surely, perhaps = backlog, 0.0, 0.0
     for each in np.repeat(loads, 100):
         left = max(0.0, left + (each - 12.0) / 100.0)
-        late += V * each / 100.0 if left > 12.0 * SETTINGS.slo_s / 2.0 else 0.0
+        # Who waits exactly as long as is allowed is late or not by the last digit.
+        surely += V * each / 100.0 if left > 12.0 * SETTINGS.slo_s / 2.0 + 1e-6 else 0.0
+        perhaps += V * each / 100.0 if left > 12.0 * SETTINGS.slo_s / 2.0 - 1e-6 else 0.0
+    tolerance = 0.02 * max(V, V * sum(loads))
     assert after.backlog == pytest.approx(left * V, abs=V / 10.0)
-    assert after.late == pytest.approx(late, abs=0.02 * max(V, V * sum(loads)))
+    assert (after.late >= surely - tolerance).all()
+    assert (after.late <= perhaps + tolerance).all()
 
 
 def test_what_is_foreseen_is_ordered_before_it_comes() -> None:

@@ -131,7 +131,7 @@ def rates_now(seen: Observation) -> tuple[float, ...]:
     were told, else the whole.
     """
     told = math.fsum(seen.seconds)
-    if not told:
+    if told < 1.0:  # no token
         return (seen.arriving_fast,)
     scale = seen.arriving_fast * len(seen.seconds) / told
     return tuple(each * scale for each in seen.seconds)
