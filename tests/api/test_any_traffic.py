@@ -16,7 +16,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedfleet.cache.entry import pack
+from embedfleet.cache.entry import pack, sealed
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.transport.asgi import ClientGoneError
@@ -158,7 +158,7 @@ async def test_every_answer_has_the_right_vectors_in_order(
 def test_the_unreliable_tier_does_give_wrong_values() -> None:
     """Or the property above would prove nothing of tiers."""
     tier = UnreliableTier(Random(0), 1.0)
-    value = pack(b"a", vector_of(np.array([1], np.int32)), 1, truncated=False)
+    value = sealed(b"a", pack(vector_of(np.array([1], np.int32)), 1, truncated=False))
     tier.values = {b"a": value}
     rng = Random(1)
     tier.rng, tier.faults = rng, 0.6
