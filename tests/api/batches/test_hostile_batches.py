@@ -683,9 +683,9 @@ async def test_what_killed_uploads_left_is_removed_the_second_time(path: Path) -
     async with running(store, runs=False) as api:
         kept = await api.upload(b"x")
         store.write("files/file-0.data", [b"of nothing"])
-        left = path / "files" / ".file-1.data.abc.tmp"
+        left = path / "files" / ".file-1.data.0123abcd.tmp"
         left.write_bytes(b"half")
-        fresh = left.with_name(".file-2.data.abc.tmp")
+        fresh = left.with_name(".file-2.data.4567abcd.tmp")
         fresh.write_bytes(b"half")
         os.utime(left, (0, 0))
         api.store.remove_expired()
