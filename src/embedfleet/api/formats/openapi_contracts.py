@@ -342,17 +342,23 @@ def _ollama_schemas() -> dict[str, Schema]:
     model = text_of("Name of a served model; it may end in `:latest`.") | {"minLength": 1}
     kept = optional({"type": ["number", "string"], "description": "Models stay loaded here."})
     models = {"type": "array", "items": {"type": "object", "required": ["name", "model"]}}
+    texts: Schema = {
+        "anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": text}],
+        "description": "Without any, there are no vectors.",
+    }
     request = _request(
         {
+            "input": texts,
             "truncate": optional({"type": "boolean"}),
             "dimensions": optional({"type": "integer", "minimum": LEAST_DIMENSIONS}),
             "keep_alive": kept,
         },
-        {"model": model, "input": {"anyOf": [text, {"type": "array", "items": text}]}},
+        {"model": model},
     )
+    one = _request({"prompt": {"type": ["string", "null"]}, "keep_alive": kept}, {"model": model})
     return {
         "OllamaRequest": request,
-        "OllamaRequestOfOne": _request({"keep_alive": kept}, {"model": model, "prompt": text}),
+        "OllamaRequestOfOne": one,
         "OllamaVectors": object_of(
             {
                 "model": text_of(""),
@@ -360,7 +366,7 @@ def _ollama_schemas() -> dict[str, Schema]:
                 "prompt_eval_count": count_of("Tokens."),
             }
         ),
-        "OllamaVector": object_of({"embedding": _numbers()}),
+        "OllamaVector": object_of({"embedding": {"type": "array", "items": {"type": "number"}}}),
         "OllamaShown": {"type": "object", "properties": {"model": {"type": "string"}}},
         "OllamaModel": {"type": "object", "required": ["details", "model_info", "capabilities"]},
         "OllamaModels": object_of({"models": models}),

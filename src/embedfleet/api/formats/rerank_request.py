@@ -199,15 +199,14 @@ def _truncation(fields: dict[str, Any], otherwise: Truncation) -> Truncation:
 
 
 def _top(fields: dict[str, Any]) -> int | None:
-    for name in ("top_n", "top_k"):
+    found = None
+    for name in ("top_k", "top_n"):
         value = fields.get(name)
-        if value is None:
-            continue
-        number = integer(value)
-        if number is None or number < 1:
-            raise wrong(name, "a positive whole number", value)
-        return number
-    return None
+        if value is not None:
+            found = integer(value)
+            if found is None or found < 1:
+                raise wrong(name, "a positive whole number", value)
+    return found
 
 
 def _flag(fields: dict[str, Any], name: str) -> bool:
