@@ -155,6 +155,9 @@ async def test_long_texts_pass_and_the_clients_address_arrives(
                 assert refused.status == 404
             async with session.get(f"{url}/health") as healthy:
                 assert healthy.status == 200
+            asked = {"model": name, "input": ["Ollama's form"]}
+            async with session.post(f"{url}/api/embed", json=asked) as other:
+                assert len((await other.json())["embeddings"]) == 1
 
     for gateway in gateways:
         gateway.until("a line of the log", lambda gateway=gateway: bool(addresses(gateway)))  # type: ignore[misc]
