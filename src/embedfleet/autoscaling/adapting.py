@@ -189,15 +189,15 @@ def learned(
     foreseen = tuple(name for name, rate in usual.items() if rate)
     fading = _fading(elapsed_s)
     fleets = _led(noted, experience.fleets, fleets, foreseen, fading)
-    now = Trial(
-        fleets.replica_s - experience.fleets.replica_s * fading,
-        fleets.late - experience.fleets.late * fading,
-        seen.arriving_fast * elapsed_s,
-        texts_now(seen) * elapsed_s,
-        elapsed_s,
-    )
     trial, found_at = experience.trial, math.inf
     if CYCLE in foreseen:
+        now = Trial(
+            fleets.replica_s - experience.fleets.replica_s * fading,
+            fleets.late - experience.fleets.late * fading,
+            seen.arriving_fast * elapsed_s,
+            texts_now(seen) * elapsed_s,
+            elapsed_s,
+        )
         trial = now if trial is None else trial.more(now, fading)
         found_at = min(experience.found_at, seen.now)
     noted = replace(noted, fleets=fleets, trial=trial, found_at=found_at)

@@ -115,7 +115,7 @@ def files_of(
     types: Types,
 ) -> Iterator[tuple[str, Parts]]:
     """The files of a fragment by name; row i of the vectors belongs to row i. Those of Lance are
-    `LanceDataset`'s.
+    `LanceOutput`'s.
     """
     if format_ == "npy":
         yield f"{fragment}.ids.npy", _npy(_ids(rows.ids))

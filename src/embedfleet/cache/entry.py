@@ -55,7 +55,7 @@ def pack(vector: Vector, tokens: int, *, truncated: bool, numbers: Numbers = "fl
 def sealed(key: bytes, value: bytes) -> bytes:
     """What `pack` made, with its checksum, as it leaves this process.
 
-    zlib takes 6 us for a vector of 1,024 numbers, five times what packing it takes.
+    The checksum takes over a microsecond for a vector of 1,024 numbers, more than packing it.
     """
     checksum = crc32(value, crc32(key))
     return b"".join((value[:_CHECKSUM_AT], checksum.to_bytes(4, "little"), value[HEAD_BYTES:]))

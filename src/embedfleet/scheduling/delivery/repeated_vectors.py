@@ -77,8 +77,8 @@ class RepeatedVectors:
                 encoding, vector = (texts[other] or text).encoding, vectors[other]
             elif before is not None:
                 encoding, vector = before.encoding, before.vector
-            equal = different(text.encoding, encoding) and np.array_equal(vectors[row], vector)
-            if equal and self._doubts(load.replica, now):
+            repeated = np.array_equal(vectors[row], vector) and different(text.encoding, encoding)
+            if repeated and self._doubts(load.replica, now):
                 load.shut_until = now + PAUSE_S
                 raise ReplicaError("it gives one vector for different texts")
 
