@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from embedfleet.transport.access import Quota
 from embedfleet.vocabulary import ServiceError
 
 MOST_WAIT_S = 10.0
@@ -94,3 +95,9 @@ class HeldAnswer:
         size, self._size = self._size, 0
         if size:
             self._room.give(size)
+
+
+def delivered(answer: HeldAnswer, quota: Quota) -> None:
+    """Free the memory of an answer that its client has; its key's texts are in flight no more."""
+    answer.give()
+    quota.close()

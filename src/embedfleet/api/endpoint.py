@@ -12,7 +12,7 @@ from functools import partial
 
 import msgspec
 
-from embedfleet.api.answer_memory import AnswerRoom, HeldAnswer
+from embedfleet.api.answer_memory import AnswerRoom, HeldAnswer, delivered
 from embedfleet.api.cached_compute import CachedCompute, CacheLookup
 from embedfleet.api.contracts.contract import Answer, Contract
 from embedfleet.api.contracts.openai import OPENAI
@@ -378,14 +378,9 @@ def _response(
         written,
         headers=[*written.headers, *headers, *allowed.headers()],
         # Texts of a key are in flight until the answer is taken.
-        taken=partial(_taken, answer, allowed),
+        taken=partial(delivered, answer, allowed),
         content=content,
     )
-
-
-def _taken(answer: HeldAnswer, allowed: Quota) -> None:
-    answer.give()
-    allowed.close()
 
 
 MOST_PLACES = 256

@@ -12,7 +12,7 @@ from functools import partial
 
 import orjson
 
-from embedfleet.api.answer_memory import AnswerRoom, HeldAnswer
+from embedfleet.api.answer_memory import AnswerRoom, HeldAnswer, delivered
 from embedfleet.api.contracts.contract import Asked, Contract
 from embedfleet.api.contracts.openai import OPENAI
 from embedfleet.api.contracts.tei import TEI_TOKENS, TokensRequest, is_for_tokens
@@ -105,7 +105,7 @@ class TokenCounting:
                     raise of_several(parsed.faults)
                 written = await self._written(parsed, caller, allowed, answer)
             response = Response(
-                written, headers=allowed.headers(), taken=partial(_taken, answer, allowed)
+                written, headers=allowed.headers(), taken=partial(delivered, answer, allowed)
             )
         except EmbedfleetError as error:
             if not either.of_tei:
@@ -149,11 +149,6 @@ class TokenCounting:
                 max_tokens=model.identity.max_tokens,
             )
         return render() if tokens <= INLINE_TOKENS else await self._tokenizing.apart(render)
-
-
-def _taken(answer: HeldAnswer, allowed: Quota) -> None:
-    answer.give()
-    allowed.close()
 
 
 def _spelled(texts: Sequence[Sequence[SpelledToken]]) -> bytes:

@@ -1,7 +1,7 @@
 """Recorded observations of a pool: the file that `embedfleet autoscale record` writes.
 
 JSON, a line each: first what was recorded and with which settings, then every observation with what
-was ordered upon it. `null` is what could not be measured. A recording is foreign when it is read:
+was ordered upon it. `null` is what could not be measured. A recording is untrusted input:
 whatever is wrong in it is told with its line.
 
     {"format": "embedfleet-observations", "version": 1, "pool": "m", "settings": {…}}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embedfleet.fleet.providers.engine_commands import ENGINES, GGUF, Launch, command, shell, words
-from embedfleet.fleet.providers.third_party import ForeignProvider, process_words, visible_gpus
+from embedfleet.fleet.providers.third_party import ThirdPartyProvider, process_words, visible_gpus
 from embedfleet.vocabulary import SettingError, SetupError
 
 MODEL = "Qwen/Qwen3-Embedding-4B"
@@ -148,7 +148,7 @@ def test_replicas_on_one_machine_see_gpus_of_their_own() -> None:
 async def test_an_engine_that_is_not_installed_is_named_with_how_to_install_it(
     tmp_path: Path,
 ) -> None:
-    provider = ForeignProvider("tei", Launch(str(tmp_path)))
+    provider = ThirdPartyProvider("tei", Launch(str(tmp_path)))
     with pytest.raises(SetupError, match=r"text-embeddings-router.* is not on the path: cargo"):
         await provider.start("local-0")
 
@@ -159,7 +159,7 @@ async def test_a_started_process_has_its_address_at_once(
     """And ends when it is told to."""
     folder = str(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", folder, prepend=os.pathsep)  # Debian itself has no `python`
-    provider = ForeignProvider("sglang", Launch(str(tmp_path)))
+    provider = ThirdPartyProvider("sglang", Launch(str(tmp_path)))
     replica = await provider.start("local-0")
     assert replica.url.startswith("http://127.0.0.1:")
     end = await replica.ended()  # this Python has no sglang

@@ -18,7 +18,7 @@ from embedfleet.runtime.settings import Pool
 from embedfleet.server.gateway.pools.model import ModelContact
 from embedfleet.server.gateway.pools.scratch import Scratch
 from embedfleet.server.gateway.replicas.attached import Attached
-from embedfleet.server.gateway.replicas.third_party.client import ForeignClient
+from embedfleet.server.gateway.replicas.third_party.client import ThirdPartyClient
 from embedfleet.server.gateway.replicas.third_party.http import EngineHttp
 from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.transport.description import ReplicaDescription, encode_description
@@ -183,11 +183,11 @@ async def test_an_engine_with_odd_pages_is_an_error_at_most(small: ModelDescript
 
         async with answering(answer) as url, upstream() as own, asyncio.timeout(60):
             http = EngineHttp(own.connections, 5)
-            foreign = ForeignClient(
+            third_party = ThirdPartyClient(
                 http, small, precision=None, window_tokens=100, metrics_required=False
             )
             with pytest.raises(ReplicaError):
-                await Attached(own, foreign, http).describe(url)
+                await Attached(own, third_party, http).describe(url)
 
 
 def description(tokenizer: str) -> ReplicaDescription:

@@ -61,7 +61,7 @@ def process_words(program: list[str], gpus: str, *, setpriv: bool) -> list[str]:
     return [*lead, "env", f"CUDA_VISIBLE_DEVICES={gpus}", *silent, *program]
 
 
-class ForeignProvider:
+class ThirdPartyProvider:
     """Starts engines of one kind that all serve one pool."""
 
     def __init__(self, engine: str, launch: Launch) -> None:

@@ -99,9 +99,9 @@ async def test_engines_of_others_give_no_tokenizer_away(
 ) -> None:
     own = Upstream.open(connect_timeout_s=30, probe_timeout_s=30)
     client = replica_client(own, Pool(), small)
-    assert client._foreign is not None
+    assert client._third_party is not None
     with pytest.raises(UnfitReplicaError, match="--model DIR"):
-        await client._foreign.fetch_files("http://10.0.0.1:1", tmp_path)
+        await client._third_party.fetch_files("http://10.0.0.1:1", tmp_path)
     own.close()
 
 

@@ -10,7 +10,7 @@ from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.providers.engine_commands import Launch
 from embedfleet.fleet.providers.local import LocalProvider, replica_settings
 from embedfleet.fleet.providers.provider import Provider
-from embedfleet.fleet.providers.third_party import ForeignProvider
+from embedfleet.fleet.providers.third_party import ThirdPartyProvider
 from embedfleet.fleet.supervisor import Supervisor, SupervisorListener
 from embedfleet.models.description import ModelDescription, describe, with_revision
 from embedfleet.models.families import UNKNOWN, family_of
@@ -23,7 +23,7 @@ from embedfleet.runtime.settings import Settings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.scheduling.delivery.pool import Pool
 from embedfleet.server.gateway.replicas.attached import Attached
-from embedfleet.server.gateway.replicas.third_party.client import ForeignClient
+from embedfleet.server.gateway.replicas.third_party.client import ThirdPartyClient
 from embedfleet.server.gateway.replicas.third_party.http import EngineHttp, read_key
 from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.vocabulary import ModelError, Pooling, SettingError, Task
@@ -53,7 +53,7 @@ def provider(
 ) -> Provider:
     """The provider that starts a pool's replicas. Raises SettingError."""
     if pool.engine != "embedfleet":
-        return ForeignProvider(pool.engine, launch(settings, pool, model, names))
+        return ThirdPartyProvider(pool.engine, launch(settings, pool, model, names))
     return LocalProvider(replica_settings(settings, pool, model.directory, names))
 
 
@@ -92,14 +92,14 @@ def replica_client(
     http = EngineHttp(own.connections, own.probe_timeout_s, key)
     if model is None:
         return Attached(own, None, http)
-    foreign = ForeignClient(
+    third_party = ThirdPartyClient(
         http,
         model,
         precision=settings.precision,
         window_tokens=settings.replica_window_tokens,
         metrics_required=settings.replica_metrics_required,
     )
-    return Attached(own, foreign, http)
+    return Attached(own, third_party, http)
 
 
 def launch(

@@ -28,10 +28,12 @@ NO_MODEL = (
 class Attached:
     """The client of a pool whose replicas may be of either kind."""
 
-    def __init__(self, own: ReplicaClient, foreign: ReplicaClient | None, http: EngineHttp) -> None:
-        """`foreign` is None if the pool's model is not known."""
+    def __init__(
+        self, own: ReplicaClient, third_party: ReplicaClient | None, http: EngineHttp
+    ) -> None:
+        """`third_party` is None if the pool's model is not known."""
         self._own = own
-        self._foreign = foreign
+        self._third_party = third_party
         self._http = http
         self._kinds: dict[str, ReplicaClient] = {}
         self._doubtful: set[str] = set()
@@ -67,8 +69,8 @@ class Attached:
         """Forget a removed replica; another kind may answer at its address next."""
         self._kinds.pop(url, None)
         self._doubtful.discard(url)
-        if self._foreign is not None:
-            self._foreign.forget(url)
+        if self._third_party is not None:
+            self._third_party.forget(url)
 
     def _client(self, url: str) -> ReplicaClient:
         """The client of the kind seen last; by default our own."""
@@ -83,11 +85,11 @@ class Attached:
             raise LoadingReplicaError(f"{url} answers 503: it is still starting")
         if reply.status >= 500:
             raise ReplicaLostError(f"{url} answers {reply.status}: it may still be starting")
-        if self._foreign is None and reply.status in {401, 403}:
+        if self._third_party is None and reply.status in {401, 403}:
             raise UnfitReplicaError(
                 f"{url} answers {reply.status}: it requires a different API key; name a file "
                 "that holds it with pools.replica_key_file, and restart the gateway"
             )
-        if self._foreign is None:
+        if self._third_party is None:
             raise UnfitReplicaError(NO_MODEL)
-        return self._foreign
+        return self._third_party

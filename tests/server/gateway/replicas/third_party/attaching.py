@@ -9,7 +9,7 @@ import numpy as np
 
 from embedfleet.models.description import ModelDescription
 from embedfleet.server.gateway.replicas.attached import Attached
-from embedfleet.server.gateway.replicas.third_party.client import ForeignClient
+from embedfleet.server.gateway.replicas.third_party.client import ThirdPartyClient
 from embedfleet.server.gateway.replicas.third_party.http import EngineHttp
 from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.transport.frames import CallText, Frame, encoding_bytes
@@ -30,9 +30,9 @@ async def attached(
     """What a pool of this model talks to its replicas through."""
     own = Upstream.open(connect_timeout_s=5, probe_timeout_s=5)
     http = EngineHttp(own.connections, 5, key)
-    foreign = None
+    third_party = None
     if model is not None:
-        foreign = ForeignClient(
+        third_party = ThirdPartyClient(
             http,
             model,
             precision=precision,
@@ -40,7 +40,7 @@ async def attached(
             metrics_required=metrics_required,
         )
     try:
-        yield Attached(own, foreign, http)
+        yield Attached(own, third_party, http)
     finally:
         own.close()
 

@@ -224,7 +224,7 @@ async def test_an_engine_with_too_much_to_do_is_asked_again_and_gets_less(
     asked = texts(small, 3)
     async with engine.running() as url, attached(small) as client:
         # Without this the least window is one of its batches, which is more than the window here.
-        client._foreign._window_tokens = 10**6  # type: ignore[union-attr]
+        client._third_party._window_tokens = 10**6  # type: ignore[union-attr]
         await client.describe(url)
         engine.busy = 2
         vectors, _, frames = await compute(client, url, asked, WIDTH)

@@ -106,7 +106,7 @@ class _Call:
     """Texts that nobody awaits any more, also those that no request has yet."""
 
 
-class ForeignClient:
+class ThirdPartyClient:
     """The client of a pool for third-party engines."""
 
     def __init__(
