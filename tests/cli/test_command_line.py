@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -238,14 +239,32 @@ def test_help_of_every_command_shows_an_example(behind: Recorder, command: str) 
 
 
 def test_help_lists_what_is_tried_first_at_the_top(behind: Recorder) -> None:
-    listed = typed("--help", behind).stdout.partition("Commands")[2]
-    names = [
-        line.split()[1]
-        for line in listed.splitlines()
-        if line.startswith("│ ") and line[2:3] != " "
-    ]
+    listed = typed("--help", behind).stdout.partition("Commands:\n")[2]
+    names = [line.split()[0] for line in listed.splitlines() if line[2:3].isalpha()]
     assert names[0] == "serve"
     assert names.index("status") < names.index("conformance")
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_help_fits_the_terminal_and_cuts_nothing(behind: Recorder, width: int) -> None:
+    root = typer.main.get_command(app)
+    for name, command in [("", root), *groups(root), *commands(root)]:
+        shown = typed(f"{name} --help", behind, COLUMNS=str(width)).stdout
+        words = set(re.split(r"[\s,]+", shown))
+        for param in command.params:
+            assert words >= {*param.opts, *param.secondary_opts} - {param.name}, name
+            assert (param.metavar or "") in shown, name
+        assert max(map(len, shown.splitlines())) <= width, name
+        assert "..." not in shown.partition("\n")[2].replace("MODEL...", ""), name
+
+
+def test_examples_in_help_can_be_copied(behind: Recorder) -> None:
+    root = typer.main.get_command(app)
+    for name, command in commands(root):
+        shown = typed(f"{name} --help", behind, COLUMNS="80").stdout.splitlines()
+        written = [line.strip() for line in (command.callback.__doc__ or "").splitlines()]
+        examples = [line for line in written if line.startswith(("embedfleet ", "kubectl "))]
+        assert {f"      {line}" for line in examples} <= set(shown), name
 
 
 def test_help_of_serve_shows_defaults(behind: Recorder) -> None:
@@ -362,6 +381,14 @@ def commands(command: Any, *names: str) -> Iterator[tuple[str, Any]]:
         yield from commands(below, *names, name)
     if not hasattr(command, "commands"):
         yield " ".join(names), command
+
+
+def groups(command: Any, *names: str) -> Iterator[tuple[str, Any]]:
+    """Every command that has commands of its own, but the first."""
+    for name, below in getattr(command, "commands", {}).items():
+        if hasattr(below, "commands"):
+            yield " ".join([*names, name]), below
+            yield from groups(below, *names, name)
 
 
 def test_every_command_has_json_but_those_that_serve_or_write_files() -> None:

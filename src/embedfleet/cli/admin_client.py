@@ -39,7 +39,9 @@ Admin = Annotated[
 ]
 KeyFile = Annotated[
     Path | None,
-    typer.Option("--key-file", metavar="FILE", help="File with the key that the address asks for."),
+    typer.Option(
+        "--key-file", metavar="FILE", help="File that holds the API key for that address."
+    ),
 ]
 
 

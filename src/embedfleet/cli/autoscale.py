@@ -23,7 +23,7 @@ from embedfleet.vocabulary import SetupError
 
 autoscale = typer.Typer(
     no_args_is_help=True,
-    help="What the autoscaler of a running gateway decides, and the number of replicas by hand.",
+    help="Show and override the decisions of a running gateway's autoscaler.",
 )
 
 NOTHING_SCALED = (
@@ -31,7 +31,8 @@ NOTHING_SCALED = (
 )
 
 PoolName = Annotated[
-    str | None, typer.Option("--pool", metavar="NAME", help="Which pool, where there are several.")
+    str | None,
+    typer.Option("--pool", metavar="NAME", help="The pool; needed if there are several."),
 ]
 
 
@@ -42,7 +43,7 @@ def explain(
     key_file: KeyFile = None,
     config: ConfigFile = None,
     last: Annotated[
-        int, typer.Option("--last", metavar="N", help="Decisions to show.", min=1)
+        int, typer.Option("--last", metavar="N", help="Number of decisions to show.", min=1)
     ] = 10,
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
@@ -99,7 +100,7 @@ def resume(
 
 @autoscale.command()
 def scale(
-    replicas: Annotated[int, typer.Argument(metavar="N", help="How many there should be.", min=0)],
+    replicas: Annotated[int, typer.Argument(metavar="N", help="Number of replicas to run.", min=0)],
     pool: PoolName = None,
     admin: Admin = None,
     key_file: KeyFile = None,
@@ -115,7 +116,7 @@ def scale(
 
 @autoscale.command()
 def record(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; it must not exist.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; it must not exist.")],
     pool: PoolName = None,
     admin: Admin = None,
     key_file: KeyFile = None,
@@ -125,11 +126,12 @@ def record(
         typer.Option(
             parser=number(0, 1e6),
             metavar="H",
-            help="Hours; 0 keeps what the gateway remembers, an hour.",
+            help="Hours to record; 0 writes only the last hour, which the gateway keeps.",
         ),
     ] = 24.0,
     most_mb: Annotated[
-        float, typer.Option(parser=number(0.01, 1e6), metavar="MB", help="Largest file, in MB.")
+        float,
+        typer.Option(parser=number(0.01, 1e6), metavar="MB", help="Stop at this size, in MB."),
     ] = 64.0,
     every: Annotated[
         float,

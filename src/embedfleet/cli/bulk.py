@@ -36,47 +36,64 @@ bulk = typer.Typer(
     cls=_RunByDefault,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="A corpus in, vectors out, each text computed once.\n\n"
+    help="Embed a corpus from files to files, computing each text once.\n\n"
     "    embedfleet bulk documents.jsonl vectors --model builtin\n\n"
     "Start it again after whatever stopped it: it goes on where it was.",
 )
 
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="IN…", help="Files, folders, patterns, or addresses.")
+    list[str],
+    typer.Argument(metavar="IN…", help="Files, folders, glob patterns, or URLs of object storage."),
 ]
-Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="The service that computes.")]
+Url = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="The service that computes the vectors.")
+]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         metavar="MODEL",
-        help="With --url, as the service calls it; without, what a fleet of its own serves.",
+        help="With --url, the model's name at the service; without it, the model to serve from "
+        "this machine.",
     ),
 ]
 Replicas = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Replicas of a fleet of its own.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Replicas to start on this machine, without --url."),
 ]
 KeyFile = Annotated[
-    Path | None, typer.Option("--key-file", metavar="FILE", help="File with the key to ask with.")
+    Path | None,
+    typer.Option("--key-file", metavar="FILE", help="File that holds the API key for the service."),
 ]
-Text = Annotated[str, typer.Option("--text", metavar="NAME", help="Column or field of the text.")]
+Text = Annotated[
+    str, typer.Option("--text", metavar="NAME", help="Column or field that holds the text.")
+]
 Id = Annotated[
     str | None,
-    typer.Option("--id", metavar="NAME", help="Column of the id; by default rows are numbered."),
+    typer.Option(
+        "--id",
+        metavar="NAME",
+        help="Column or field that holds the id. By default, rows are numbered.",
+    ),
 ]
 Carry = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES|all|none",
-        help="Other columns in the output; by default all, and none for npy.",
+        help="Other columns to copy to the output. By default all, and none for npy.",
     ),
 ]
 InputFormat = Annotated[
     str | None,
-    typer.Option(metavar="FORMAT", help="What files hold whose names do not say it."),
+    typer.Option(metavar="FORMAT", help="Format of input files whose names do not tell it."),
 ]
 LaneName = Annotated[
-    str, typer.Option("--lane", metavar="interactive|bulk", help="Lane of the requests.")
+    str,
+    typer.Option(
+        "--lane",
+        metavar="interactive|bulk",
+        help="Lane in which requests wait; bulk gives way to interactive ones.",
+    ),
 ]
 RetryTimeout = Annotated[
     float,
@@ -88,13 +105,18 @@ RetryTimeout = Annotated[
 
 Paths = Annotated[
     list[str],
-    typer.Argument(metavar="IN… OUT", help="Files, folders or patterns; then a folder."),
+    typer.Argument(
+        metavar="IN… OUT", help="Input files, folders or glob patterns, then the output folder."
+    ),
 ]
 Format = Annotated[
-    str, typer.Option("--format", metavar="npy|jsonl|parquet|lance", help="Form of the output.")
+    str, typer.Option("--format", metavar="npy|jsonl|parquet|lance", help="Output format.")
 ]
 Dimensions = Annotated[
-    int | None, typer.Option(min=1, max=1 << 20, metavar="N", help="Of vectors.")
+    int | None,
+    typer.Option(
+        min=1, max=1 << 20, metavar="N", help="Dimensions of the vectors; by default all."
+    ),
 ]
 Dtype = Annotated[
     str,
@@ -102,31 +124,41 @@ Dtype = Annotated[
         "--dtype",
         "--output-dtype",
         metavar="float32|float16|int8|uint8|binary|ubinary",
-        help="Of vectors. Integers come with their scale in `_manifest.json`.",
+        help="Number format of the vectors. The scale of integers is in `_manifest.json`.",
     ),
 ]
-InputType = Annotated[str | None, typer.Option(metavar="query|document", help="As requests.")]
-Instruction = Annotated[str | None, typer.Option(metavar="TEXT", help="As requests.")]
-Truncate = Annotated[bool, typer.Option(help="Cut texts that are too long.")]
-VectorColumn = Annotated[str, typer.Option(metavar="NAME", help="What vectors are called.")]
-FragmentRows = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Most rows of an output file.")
+InputType = Annotated[
+    str | None,
+    typer.Option(
+        metavar="query|document", help="What the texts are, for models with a prompt for each."
+    ),
 ]
-Update = Annotated[bool, typer.Option(help="Compute what changed in the input.")]
-RetryErrors = Annotated[bool, typer.Option(help="Try rows again that failed.")]
+Instruction = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Instruction to put before each text.")
+]
+Truncate = Annotated[
+    bool,
+    typer.Option(help="Cut texts that are longer than the model allows, instead of refusing them."),
+]
+VectorColumn = Annotated[str, typer.Option(metavar="NAME", help="Name of the column of vectors.")]
+FragmentRows = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Maximum number of rows of an output file.")
+]
+Update = Annotated[bool, typer.Option(help="Compute the rows that changed since the last run.")]
+RetryErrors = Annotated[bool, typer.Option(help="Retry rows that failed in an earlier run.")]
 PlannedReplicas = Annotated[
-    int, typer.Option("--replicas", min=1, metavar="N", help="Replicas that compute.")
+    int, typer.Option("--replicas", min=1, metavar="N", help="Number of replicas.")
 ]
 Gpus = Annotated[int, typer.Option(min=0, metavar="N", help="GPUs of one replica.")]
 CostPerHour = Annotated[
-    float, typer.Option(parser=number(0), metavar="P", help="Price of a GPU hour.")
+    float, typer.Option(parser=number(0), metavar="P", help="Price of one GPU for an hour.")
 ]
 ProfileFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="What a replica is like (TOML).")
+    Path | None, typer.Option(metavar="FILE", help="Measured speed of a replica (TOML).")
 ]
 Scratch = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="For vectors of unfinished files, on this machine."),
+    typer.Option(metavar="DIR", help="Local folder for vectors of files in progress."),
 ]
 
 
@@ -156,15 +188,15 @@ def run(
     scratch: Scratch = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the vectors of a corpus into a folder, or go on with it.
+    """Embed a corpus into a folder, or resume a run that was interrupted.
 
-        embedfleet bulk documents/*.parquet vectors --format parquet --url http://127.0.0.1:8080
+        embedfleet bulk docs/*.parquet vectors --url http://127.0.0.1:8080
 
-    With a fleet of its own, for as long as it takes:
+    With replicas that are started for it, and a column and an id of your own:
 
-        embedfleet bulk documents.jsonl vectors --model builtin --text body --id key
+        embedfleet bulk docs.jsonl vectors --model builtin --text body --id key
 
-    Rows without a vector are in `_errors.jsonl`; `_manifest.json` says that all is whole.
+    Rows that failed are in `_errors.jsonl`; `_manifest.json` is written when all is done.
     """
     from embedfleet.client import EmbedOptions  # noqa: PLC0415
 
@@ -190,17 +222,19 @@ def verify(
     model: Model = None,
     replicas: Replicas = None,
     key_file: KeyFile = None,
-    sample: Annotated[int, typer.Option(min=0, metavar="N", help="Vectors a fragment.")] = 2,
-    seed: Annotated[int, typer.Option(metavar="N", help="Chooses which ones.")] = 0,
+    sample: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Vectors of each fragment to compute again.")
+    ] = 2,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the sample.")] = 0,
     input_format: InputFormat = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check an output: its files, and a sample of its vectors, computed again.
+    """Verify an output: check its files and compute a sample of its vectors again.
 
-        embedfleet bulk verify documents.jsonl vectors --url http://127.0.0.1:8080
+        embedfleet bulk verify docs.jsonl vectors --url http://127.0.0.1:8080
 
-    Says which fragments are damaged, of other rows than the input has, or of another space than
-    the service computes; exit code 1 where any is.
+    Reports fragments that are damaged, belong to other rows than the input's, or come from
+    another model than the service's. The exit code is 1 if there are any.
     """
     from embedfleet.bulk.verifying import verify as verified  # noqa: PLC0415
     from embedfleet.client import AsyncClient  # noqa: PLC0415
@@ -248,12 +282,12 @@ def plan(
     cost_per_hour: CostPerHour = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Tell texts, tokens, time and cost before anything is computed.
+    """Estimate texts, tokens, time and cost without computing anything.
 
-        embedfleet bulk plan documents.jsonl --replica-profile h200.toml --replicas 8
+        embedfleet bulk plan docs.jsonl --replica-profile h200.toml --replicas 8
 
-    With --url a sample is counted by the service's tokenizer; else tokens are estimated from bytes.
-    The profile is that of `embedfleet plan`.
+    With --url, the service's tokenizer counts a sample; without it, tokens are estimated from
+    bytes. The profile is that of `embedfleet plan`.
     """
     from embedfleet.bulk.estimating import estimate  # noqa: PLC0415
     from embedfleet.simulator import profiles  # noqa: PLC0415

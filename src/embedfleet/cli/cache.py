@@ -32,8 +32,18 @@ MOST_BYTES = 4 << 30
 AT_ONCE = 64
 """Texts in a request: enough to fill batches, few enough that progress is seen."""
 
+InputType = Annotated[
+    str | None,
+    typer.Option(metavar="query|document", help="What the texts are, as in your requests."),
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Instruction before each text, as in your requests."),
+]
+Truncate = Annotated[bool, typer.Option(help="Cut texts that are too long for the model.")]
+
 cache = typer.Typer(
-    no_args_is_help=True, help="What a running gateway's cache of vectors holds; empty or fill it."
+    no_args_is_help=True, help="Show, fill or clear a running gateway's cache of vectors."
 )
 
 
@@ -81,25 +91,28 @@ def clear(
 
 @cache.command()
 def warm(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Texts, one a line, or JSON lines.")],
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help="As requests name it.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File with one text per line, or JSON Lines.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="NAME", help="Name by which requests ask for the model."),
+    ],
     admin: Admin = None,
     key_file: KeyFile = None,
     config: ConfigFile = None,
-    input_type: Annotated[
-        str | None, typer.Option(metavar="query|document", help="As requests.")
-    ] = None,
-    instruction: Annotated[str | None, typer.Option(metavar="TEXT", help="As requests.")] = None,
-    truncate: Annotated[bool, typer.Option(help="Cut texts that are too long.")] = False,  # noqa: FBT002
+    input_type: InputType = None,
+    instruction: Instruction = None,
+    truncate: Truncate = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """Have the texts of a file computed that the cache does not know yet.
+    """Compute the texts of a file that are not in the cache yet.
 
     A line is a text, or JSON: a string, a list of token ids, or an object with `text` or `input`.
     Prompts are part of what a text is found by: give the same `--input-type` or `--instruction`
-    as your traffic does. They run in the bulk lane, behind people who wait.
+    as your traffic does. The texts run in the bulk lane, behind interactive requests.
 
-        embedfleet cache warm questions.txt --model embeddings --input-type query
+        embedfleet cache warm questions.txt --model m --input-type query
     """
     url, key = reached(admin, key_file, config)
     texts = read_texts(file)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import dedent, indent
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +58,10 @@ class _Refusing(TyperGroup):
     again.
     """
 
+    def __init__(self, *args: Any, **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        _keep_lines(self)
+
     def make_context(self, *args: Any, **extra: Any) -> Any:
         with _in_one_line():
             return super().make_context(*args, **extra)
@@ -64,6 +69,26 @@ class _Refusing(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _in_one_line():
             return super().invoke(ctx)
+
+
+def _keep_lines(command: Any) -> None:
+    """Let the help of a command and of those below it show examples as they are typed, and lists
+    of commands the whole first sentence: what is cut or broken can't be copied.
+    """
+    if command.help:
+        first, *others = command.help.split("\n\n")
+        command.short_help = " ".join(first.split())
+        command.help = "\n\n".join([first, *map(_as_typed, others)])
+    for below in getattr(command, "commands", {}).values():
+        _keep_lines(below)
+
+
+def _as_typed(paragraph: str) -> str:
+    """A paragraph of help that keeps its lines if it is an example: what can be typed."""
+    example = dedent(paragraph)
+    if not example.startswith(("embedfleet ", "EMBEDFLEET_", "kubectl ")):
+        return paragraph
+    return "\b\n" + indent(example, "    ")  # `\b` on a line of its own ends wrapping
 
 
 @contextmanager
@@ -90,14 +115,16 @@ app = typer.Typer(
     cls=_Refusing,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Text embeddings as one dependable service: an OpenAI-compatible endpoint in front of a "
     "fleet of engine replicas.\n\n"
     "Start with `embedfleet serve builtin`: it needs no GPU and downloads nothing.",
 )
-golden = typer.Typer(no_args_is_help=True, help="Reference vectors that every replica must match.")
-model_commands = typer.Typer(no_args_is_help=True, help="Model files on this machine.")
+golden = typer.Typer(
+    no_args_is_help=True, help="Make the reference vectors that every replica must reproduce."
+)
+model_commands = typer.Typer(no_args_is_help=True, help="Download models to this machine.")
 
 
 @app.callback(invoke_without_command=True)
@@ -244,7 +271,7 @@ def show_config(
     config: flags.ConfigFile = None,
     toml: Annotated[bool, typer.Option("--toml", help="Print a complete settings file.")] = False,
     docs: Annotated[
-        bool, typer.Option("--docs", help="Print the documentation of every option (Markdown).")
+        bool, typer.Option("--docs", help="Print the documentation of every setting (Markdown).")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -279,9 +306,7 @@ def show_config(
 def make_golden(
     context: typer.Context,
     model: flags.NamedModel,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write them.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")],
     config: flags.ConfigFile = None,
 ) -> None:
     """Make golden vectors with the reference engine (f32).

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from embedfleet.conformance.running import Result
 
 
-Url = Annotated[str, typer.Argument(metavar="URL", help="Base URL, as OpenAI's clients take it.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="Base URL, as for OpenAI's clients.")]
 KeyFile = Annotated[
-    Path | None, typer.Option("--key-file", metavar="FILE", help="File with the API key.")
+    Path | None, typer.Option("--key-file", metavar="FILE", help="File that holds the API key.")
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="Model; the first that is listed otherwise."),
+    typer.Option(
+        "--model", metavar="NAME", help="Model to ask for; by default the first that is listed."
+    ),
 ]
 MaxTokens = Annotated[
     int | None,
@@ -35,18 +37,21 @@ MaxTokens = Annotated[
         "--max-tokens",
         metavar="N",
         min=2,
-        help="Longest text, in tokens, where the service does not tell it: 8192 for OpenAI.",
+        help="Longest text, in tokens, if the service does not report it: 8192 for OpenAI.",
     ),
 ]
 Extensions = Annotated[
     bool | None,
     typer.Option(
         "--extensions/--no-extensions",
-        help="Check what embedfleet promises beyond OpenAI; by default if it is embedfleet.",
+        help="Also check embedfleet's extensions; by default, only if the service is embedfleet.",
     ),
 ]
 Only = Annotated[
-    str, typer.Option("--only", metavar="WORDS", help="Checks whose name has these words.")
+    str,
+    typer.Option(
+        "--only", metavar="WORDS", help="Run only checks whose names contain these words."
+    ),
 ]
 Timeout = Annotated[
     float,
@@ -71,11 +76,11 @@ def conformance(
 ) -> None:
     """Check a service against OpenAI's embeddings API, sentence by sentence.
 
-    Our own, then OpenAI itself:
-
         embedfleet conformance http://127.0.0.1:8080/v1
 
-        embedfleet conformance https://api.openai.com/v1 --key-file key.txt --model NAME
+    OpenAI itself, with a key:
+
+        embedfleet conformance https://api.openai.com/v1 --key-file key.txt
 
     Each check that fails tells what was asked, what was answered and what would be right. The exit
     code is 1 if any failed. Some hundreds of requests are sent, all small but one of 2,048 short

@@ -18,7 +18,7 @@ from embedfleet.vocabulary import SettingError
 NOTE = "# Written by `embedfleet deploy kubernetes`; the reasons are in the files.\n"
 HEAD = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
 
-app = typer.Typer(no_args_is_help=True, help="Files to run embedfleet elsewhere.")
+app = typer.Typer(no_args_is_help=True, help="Write files that deploy embedfleet.")
 
 
 @app.callback()
@@ -27,46 +27,73 @@ def _deploy() -> None:
 
 
 Model = Annotated[
-    str, typer.Option(metavar="MODEL", help="org/name@COMMIT, builtin or builtin-reranker.")
+    str,
+    typer.Option(
+        metavar="MODEL", help="Model to serve: org/name@COMMIT, builtin or builtin-reranker."
+    ),
 ]
 Image = Annotated[
-    str, typer.Option(metavar="IMAGE", help="embedfleet's image, registry/name@sha256:…")
+    str, typer.Option(metavar="IMAGE", help="Image of embedfleet: registry/name@sha256:…")
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to fill.")]
-Computes = Annotated[Engine, typer.Option("--engine", help="What computes.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to.")]
+Computes = Annotated[Engine, typer.Option("--engine", help="Engine of the replicas.")]
 EngineImage = Annotated[
-    str, typer.Option(metavar="IMAGE", help="The engine's image, with its digest.")
+    str, typer.Option(metavar="IMAGE", help="Image of the engine, with its digest.")
 ]
 Gpu = Annotated[
-    str, typer.Option(metavar="LABEL", help="Label nvidia.com/gpu.product of the nodes.")
+    str,
+    typer.Option(metavar="LABEL", help="Value of the label nvidia.com/gpu.product of the nodes."),
 ]
 Gpus = Annotated[
     int,
     typer.Option(
-        "--gpus-per-replica", metavar="N", help="GPUs of one replica: limit, tensor parallelism."
+        "--gpus-per-replica",
+        metavar="N",
+        help="GPUs of one replica: resource limit and tensor parallelism.",
     ),
 ]
 Fp8 = Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8 (SGLang).")]
-Fewest = Annotated[int, typer.Option(metavar="N", help="Fewest engines.")]
-Most = Annotated[int, typer.Option(metavar="N", help="Most engines.")]
-Scaling = Annotated[Mode, typer.Option("--scaling", help="Who sets their number.")]
+Fewest = Annotated[int, typer.Option(metavar="N", help="Minimum number of replicas.")]
+Most = Annotated[int, typer.Option(metavar="N", help="Maximum number of replicas.")]
+Scaling = Annotated[Mode, typer.Option("--scaling", help="Who sets the number of replicas.")]
 Tolerance = Annotated[
     float,
     typer.Option(
-        parser=number(0, 1), metavar="X", help="Of the cluster's HPA: 0.1 before Kubernetes 1.35."
+        parser=number(0, 1),
+        metavar="X",
+        help="Tolerance of the cluster's HPA; 0.1 before Kubernetes 1.35.",
     ),
 ]
-Namespace = Annotated[str, typer.Option(metavar="NAME", help="Namespace of all of it.")]
-ServedName = Annotated[str, typer.Option(metavar="NAME", help="Name that clients ask for.")]
-Host = Annotated[str, typer.Option(metavar="NAME", help="Host name of an Ingress; none without.")]
-StorageClass = Annotated[str, typer.Option(metavar="NAME", help="Of the volume for weights.")]
-Storage = Annotated[str, typer.Option(metavar="SIZE", help="Size of that volume, such as 40Gi.")]
-Redis = Annotated[bool, typer.Option("--redis", help="A cache that gateways share.")]
-Monitoring = Annotated[bool, typer.Option(help="Monitors, rules, dashboards.")]
+Namespace = Annotated[str, typer.Option(metavar="NAME", help="Namespace of all objects.")]
+ServedName = Annotated[
+    str, typer.Option(metavar="NAME", help="Name by which clients ask for the model.")
+]
+Host = Annotated[
+    str, typer.Option(metavar="NAME", help="Host name for an Ingress; without it there is none.")
+]
+StorageClass = Annotated[
+    str, typer.Option(metavar="NAME", help="StorageClass of the volume for weights.")
+]
+Storage = Annotated[
+    str, typer.Option(metavar="SIZE", help="Size of the volume for weights, such as 40Gi.")
+]
+Redis = Annotated[
+    bool, typer.Option("--redis", help="Deploy Redis as a cache that gateways share.")
+]
+Monitoring = Annotated[
+    bool, typer.Option(help="Write ServiceMonitors, alert rules and dashboards.")
+]
 MonitoringNamespace = Annotated[str, typer.Option(metavar="NAME", help="Namespace of Prometheus.")]
-Release = Annotated[str, typer.Option(metavar="LABEL", help="Label by which its operator chooses.")]
-Prometheus = Annotated[str, typer.Option(metavar="URL", help="Prometheus' address, for KEDA.")]
-WarmNodes = Annotated[int, typer.Option(metavar="N", help="Nodes to hold ready.", min=0)]
+Release = Annotated[
+    str,
+    typer.Option(
+        metavar="LABEL", help="Value of the label `release` by which Prometheus selects monitors."
+    ),
+]
+Prometheus = Annotated[str, typer.Option(metavar="URL", help="Address of Prometheus, for KEDA.")]
+WarmNodes = Annotated[
+    int, typer.Option(metavar="N", help="Number of spare nodes to keep ready.", min=0)
+]
 
 
 @app.command()
@@ -95,12 +122,15 @@ def kubernetes(
     prometheus: Prometheus = "",
     warm_nodes: WarmNodes = 0,
 ) -> None:
-    """Write the manifests of one deployment: plain YAML with the reasons in it, to review and keep.
+    r"""Write the manifests of a deployment: commented YAML, to review and keep.
 
-    embedfleet deploy kubernetes --model Qwen/Qwen3-Embedding-4B@5cf2132a… --gpu NVIDIA-L40S
-      --image registry.example.com/embedfleet@sha256:… -o deployment
+        embedfleet deploy kubernetes --model Qwen/Qwen3-Embedding-4B@5cf2132a… \
+          --gpu NVIDIA-L40S --image registry.example.com/embedfleet@sha256:… \
+          -o deployment
 
-    kubectl apply -k deployment
+        kubectl apply -k deployment
+
+    The model's commit and the image's digest pin what runs.
     """
     # Parameters are called as the fields of a case.
     case = Case(**{name: value for name, value in locals().items() if name != "output"})

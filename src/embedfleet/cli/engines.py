@@ -49,7 +49,7 @@ Port = Annotated[int, typer.Option("--port", metavar="PORT", help="TCP port.", m
 
 def engines(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="sglang, vllm, tei or llamacpp.")
+        str | None, typer.Argument(metavar="NAME", help="Engine: sglang, vllm, tei or llamacpp.")
     ] = None,
     model: Annotated[
         str | None,
@@ -68,7 +68,7 @@ def engines(
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", metavar="N", help="Longest text, in tokens.", min=2)
     ] = DEFAULTS.max_tokens,
-    fp8: Annotated[bool, typer.Option("--fp8", help="Linear layers in FP8.")] = False,  # noqa: FBT002
+    fp8: Annotated[bool, typer.Option("--fp8", help="Compute linear layers in FP8.")] = False,  # noqa: FBT002
     host: Host = DEFAULTS.host,
     port: Port = DEFAULTS.port,
     as_json: AsJson = False,  # noqa: FBT002
@@ -79,7 +79,7 @@ def engines(
 
     Attach it to a gateway, which finds out by itself what runs there:
 
-        embedfleet gateway --model ./qwen3-embedding-8b --replica http://127.0.0.1:30000
+        embedfleet gateway --model ./qwen3 --replica http://127.0.0.1:30000
     """
     if name is None:
         _list(as_json=as_json)

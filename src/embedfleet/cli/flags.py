@@ -20,8 +20,7 @@ from embedfleet.vocabulary import SettingError
 
 
 def _help(path: str) -> str:
-    option = options()[path]
-    return option.description.replace("[", r"\[")
+    return options()[path].description
 
 
 def _flag(path: str, metavar: str, *also: str) -> Any:
@@ -32,7 +31,7 @@ def _flag(path: str, metavar: str, *also: str) -> Any:
     option = options()[path]
     first = _help(path).partition(". ")[0].rstrip(".") + "."
     default = shown(option, option.default)
-    help_text = f"{first} \\[default: {default}]" if default else first
+    help_text = f"{first} [default: {default}]" if default else first
     return typer.Option(option.rule.flag, *also, metavar=metavar, help=help_text)
 
 
@@ -40,7 +39,7 @@ MODEL_HELP = _help("pools.model").partition(". ")[0] + "."
 Model = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 Models = Annotated[
     list[str] | None,
-    typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP} Several have a pool each."),
+    typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP} Each gets a pool of its own."),
 ]
 NamedModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 Replicas = Annotated[str | None, _flag("pools.replicas", "N")]
@@ -63,8 +62,8 @@ ApiKeys = Annotated[
     typer.Option(
         "--api-key",
         metavar="KEY",
-        help="A key that callers must bring; may be repeated. Whoever lists processes sees it: "
-        "EMBEDFLEET_API_KEYS and --keys-file do without.",
+        help="API key that callers must send, repeatable. Visible in process listings; "
+        "EMBEDFLEET_API_KEYS and --keys-file are not.",
     ),
 ]
 Device = Annotated[str | None, _flag("engine.device", "auto|cpu|cuda|cuda:N")]
@@ -75,7 +74,7 @@ ConfigFile = Annotated[
         "--config",
         metavar="FILE",
         envvar="EMBEDFLEET_CONFIG",
-        help="Settings file (TOML). Flags win over variables, variables over the file.",
+        help="Settings file (TOML). Flags take precedence over variables, variables over the file.",
     ),
 ]
 FileOnly = Annotated[

@@ -18,19 +18,21 @@ from embedfleet.cli.printing import AsJson, show_json
 
 fleet = typer.Typer(
     no_args_is_help=True,
-    help="Take a replica of a running gateway out of traffic by hand, and let it back.",
+    help="Drain and readmit replicas of a running gateway.",
 )
 
 Replica = Annotated[
     str,
     typer.Argument(
         metavar="REPLICA",
-        help="Its name as `embedfleet status` shows it, or POOL/NAME as the log has it.",
+        help="Name of the replica as in `embedfleet status`, or POOL/NAME as in the log.",
     ),
 ]
 PoolName = Annotated[
     str | None,
-    typer.Option("--pool", metavar="NAME", help="Which pool, where several have that name."),
+    typer.Option(
+        "--pool", metavar="NAME", help="The pool; needed if several have a replica of that name."
+    ),
 ]
 
 
@@ -39,7 +41,7 @@ def drain(
     replica: Replica,
     pool: PoolName = None,
     force: Annotated[  # noqa: FBT002
-        bool, typer.Option("--force", help="Also the only replica that is ready.")
+        bool, typer.Option("--force", help="Drain it even if no other replica is ready.")
     ] = False,
     admin: Admin = None,
     key_file: KeyFile = None,

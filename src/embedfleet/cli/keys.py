@@ -26,7 +26,7 @@ from embedfleet.vocabulary import Lane
 
 keys = typer.Typer(
     no_args_is_help=True,
-    help="API keys: who may ask, and how much. A running gateway reads the file again by itself.",
+    help="Manage API keys and their limits. A running gateway rereads the file by itself.",
 )
 
 KeyFile = Annotated[
@@ -35,9 +35,23 @@ KeyFile = Annotated[
         "--file",
         metavar="FILE",
         envvar="EMBEDFLEET_ACCESS_KEYS_FILE",
-        help="The file of keys; a gateway is told of it by access.keys_file.",
+        help="File of keys; the setting access.keys_file names it to a gateway.",
     ),
 ]
+
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Model that the key may use, repeatable; by default all."),
+]
+Expires = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="Day on which it expires, such as 2027-06-30 (UTC), or a time from now: `90d`.",
+    ),
+]
+Comment = Annotated[str, typer.Option(metavar="TEXT", help="Comment to keep with the key.")]
 
 
 def _limit(what: str) -> Any:
@@ -47,29 +61,23 @@ def _limit(what: str) -> Any:
 @keys.command()
 def create(  # noqa: PLR0913, PLR0917  each is a flag
     file: KeyFile,
-    name: Annotated[str, typer.Option(metavar="TEXT", help="Who gets it.")],
-    tokens_per_minute: Annotated[int | None, _limit("Most tokens in a minute.")] = None,
-    requests_per_minute: Annotated[int | None, _limit("Most requests in a minute.")] = None,
+    name: Annotated[str, typer.Option(metavar="TEXT", help="Name of the holder.")],
+    tokens_per_minute: Annotated[int | None, _limit("Maximum tokens per minute.")] = None,
+    requests_per_minute: Annotated[int | None, _limit("Maximum requests per minute.")] = None,
     concurrent_texts: Annotated[
-        int | None, _limit("Most texts waiting or computed at once.")
+        int | None, _limit("Maximum texts waiting or being computed at once.")
     ] = None,
     lane: Annotated[
-        Lane | None, typer.Option(help="The only lane of its requests.", show_default="either")
+        Lane | None, typer.Option(help="Lane that requests are confined to.", show_default="either")
     ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A model that it may use; none given: all."),
-    ] = None,
-    expires: Annotated[
-        str | None,
-        typer.Option(metavar="WHEN", help="A day such as 2027-06-30 (UTC), or `90d` from now."),
-    ] = None,
-    comment: Annotated[str, typer.Option(metavar="TEXT", help="What else there is to say.")] = "",
+    model: Models = None,
+    expires: Expires = None,
+    comment: Comment = "",
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """Make a key and print it: this once, the file holds only its hash.
+    """Make a key and print it. Only now: the file keeps nothing but its hash.
 
-    embedfleet keys create --file keys.json --name search --tokens-per-minute 100000
+    embedfleet keys create --file keys.json --name search
     """
     now = datetime.now(UTC).replace(microsecond=0)
     key = mint(secrets.token_bytes)
@@ -125,7 +133,7 @@ def show_all(file: KeyFile, as_json: AsJson = False) -> None:  # noqa: FBT002
 @keys.command()
 def revoke(
     file: KeyFile,
-    key: Annotated[str, typer.Argument(metavar="ID", help="The key's id, or the whole key.")],
+    key: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, or the whole key.")],
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """End a key; running gateways refuse it within a second or two.

@@ -15,7 +15,7 @@ from rich.table import Table
 UNBOUNDED = 10_000
 """Columns: more than any table has, so that nothing is cut off; a terminal wraps long lines."""
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def table(*titles: str, right: frozenset[str] = frozenset()) -> Table:

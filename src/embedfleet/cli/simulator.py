@@ -35,75 +35,96 @@ ProfileFile = Annotated[
     typer.Option(
         "--replica-profile",
         metavar="FILE",
-        help="What a replica is like (TOML): per_batch_s, tokens_per_s, batch_tokens, start_s, …",
+        help="Measured speed of a replica (TOML): per_batch_s, tokens_per_s, batch_tokens, …",
     ),
 ]
 TraceFile = Annotated[
-    Path | None, typer.Argument(metavar="TRACE", help="CSV: Azure's format or ours.")
+    Path | None,
+    typer.Argument(metavar="TRACE", help="Trace to replay (CSV): Azure's format or embedfleet's."),
 ]
 RecordedFile = Annotated[
     Path | None,
     typer.Option(
         "--recorded",
         metavar="FILE",
-        help="Instead of a trace: what `embedfleet autoscale record` kept. Replicas are as they "
-        "were measured then, bounds and SLO as they were set.",
+        help="Replay a file of `embedfleet autoscale record` instead of a trace, with the speed "
+        "of replicas, the bounds and the SLO that are in it.",
     ),
 ]
 Speed = Annotated[
-    float, typer.Option(parser=number(0.01), metavar="X", help="Replicas compute X times as fast.")
+    float,
+    typer.Option(
+        parser=number(0.01), metavar="X", help="Speed of replicas, as a multiple of the profile's."
+    ),
 ]
 Price = Annotated[
     float | None,
-    typer.Option(parser=number(0), metavar="P", help="Price of a replica for an hour."),
+    typer.Option(parser=number(0), metavar="P", help="Price of one replica for an hour."),
 ]
 CostPerHour = Annotated[
-    float, typer.Option(parser=number(0), metavar="P", help="Price of a GPU hour.")
+    float, typer.Option(parser=number(0), metavar="P", help="Price of one GPU for an hour.")
 ]
-TextsPerDay = Annotated[float, typer.Option(parser=number(0), metavar="N", help="Texts in a day.")]
+TextsPerDay = Annotated[float, typer.Option(parser=number(0), metavar="N", help="Texts per day.")]
 MeanTokens = Annotated[
-    float, typer.Option(parser=number(0), metavar="N", help="Mean tokens of a text.")
+    float, typer.Option(parser=number(0), metavar="N", help="Mean tokens per text.")
 ]
 LongTokens = Annotated[
     float | None,
     typer.Option(
-        parser=number(0), metavar="N", help="Tokens of a long text; else 4 times the mean."
+        parser=number(0),
+        metavar="N",
+        help="99th percentile of tokens per text; by default 4 times the mean.",
     ),
 ]
 P99 = Annotated[
-    float, typer.Option(parser=number(0), metavar="MS", help="Latency promised to 99 %, in ms.")
+    float, typer.Option(parser=number(0), metavar="MS", help="Target for the p99 latency, in ms.")
 ]
 Peak = Annotated[
-    float, typer.Option(parser=number(0), metavar="X", help="Busiest hour over the mean.")
+    float,
+    typer.Option(
+        parser=number(0), metavar="X", help="Load of the busiest hour, as a multiple of the mean."
+    ),
 ]
 Copies = Annotated[
-    int, typer.Option(min=1, max=100_000, metavar="N", help="How often each text arrives.")
+    int,
+    typer.Option(min=1, max=100_000, metavar="N", help="Number of times that each text arrives."),
 ]
 ColdStart = Annotated[
     float | None,
-    typer.Option(parser=number(0), metavar="S", help="Seconds that a replica takes to start."),
+    typer.Option(parser=number(0), metavar="S", help="Start time of a replica, in seconds."),
 ]
 Slo = Annotated[
-    float | None, typer.Option(parser=number(0), metavar="MS", help="Latency promised, in ms.")
+    float | None, typer.Option(parser=number(0), metavar="MS", help="Target for latency, in ms.")
 ]
-Seeds = Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="Runs of each policy.")]
-Fewest = Annotated[int | None, typer.Option(metavar="N", help="Fewest replicas.")]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        min=1, max=10_000, metavar="N", help="Runs of each policy, each with its own seed."
+    ),
+]
+Fewest = Annotated[int | None, typer.Option(metavar="N", help="Minimum number of replicas.")]
 Most = Annotated[
-    int | None, typer.Option(metavar="N", help="Most replicas; 32 unless a file says it.")
+    int | None,
+    typer.Option(metavar="N", help="Maximum number of replicas; by default 32 or the file's."),
 ]
-Standby = Annotated[int | None, typer.Option(metavar="N", help="Replicas kept warm.")]
+Standby = Annotated[
+    int | None, typer.Option(metavar="N", help="Number of spare replicas to keep warm.")
+]
 AsFlow = Annotated[
-    bool, typer.Option("--flow", help="Work instead of single texts: quick, approximate.")
+    bool,
+    typer.Option(
+        "--flow", help="Simulate a flow of work instead of single texts: fast, approximate."
+    ),
 ]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write every run as JSON.")
 ]
 PlotFile = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE", help="Draw the runs (PNG, SVG, PDF).")
+    Path | None, typer.Option("--plot", metavar="FILE", help="Plot the runs (PNG, SVG or PDF).")
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings file; its area [autoscaling] counts."),
+    typer.Option("--config", metavar="FILE", help="Settings file; only [autoscaling] is read."),
 ]
 
 
@@ -128,12 +149,12 @@ def simulate(
 ) -> None:
     """Replay a trace against autoscaling policies, in virtual time.
 
-        embedfleet simulate conv.csv --copies 8 --policy embedfleet --policy kpa --policy static-10
+        embedfleet simulate conv.csv --copies 8 --policy embedfleet --policy kpa
 
-    The production queue, balancing and policy run unmodified; replicas are simulated. What another
-    policy, start-up time, SLO or GPU would have made of the last day:
+    The production queue, balancing and policy run unmodified; only replicas are simulated. To
+    try another policy, start time, SLO or GPU on the last day of your own service:
 
-        embedfleet simulate --recorded day.jsonl --cold-start 30 --speed 2 --price 2.5
+        embedfleet simulate --recorded day.jsonl --cold-start 30 --speed 2
     """
     from embedfleet.simulator.comparing import OURS, Comparison, show  # noqa: PLC0415
 
@@ -193,9 +214,9 @@ def plan(
 ) -> None:
     """Plan capacity: how many replicas and GPUs a load needs, and what they cost.
 
-        embedfleet plan --texts-per-day 50e6 --tokens 300 --p99 200 --cost-per-hour 2.5
+        embedfleet plan --texts-per-day 50e6 --tokens 300 --p99 200
 
-    Give the profile that you measured; without one, the replica of the published comparison counts.
+    Give the profile that you measured; the default is the replica of the published comparison.
     """
     from embedfleet.simulator import planning, profiles  # noqa: PLC0415
 

@@ -18,7 +18,7 @@ from embedfleet.cli.flags import ConfigFile, number
 from embedfleet.cli.printing import AsJson, show, show_json, table
 from embedfleet.vocabulary import SetupError, counted
 
-Watch = Annotated[bool, typer.Option("--watch", help="Show it again and again until Ctrl-C.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")]
 
 UNHEALTHY = 1
 """The exit code where a pool has no ready replica, or a replica is in trouble."""
@@ -37,7 +37,7 @@ def status(
         typer.Option(
             "--every",
             metavar="S",
-            help="Seconds between two looks, with --watch.",
+            help="Seconds between refreshes, with --watch.",
             parser=number(0.1, 86_400),
         ),
     ] = 2.0,
