@@ -8,8 +8,10 @@ import hashlib
 import os
 import re
 import secrets
+import threading
 import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
@@ -72,6 +74,10 @@ class Store(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
+        ...
+
+    def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Wait until nobody else holds this lock, and hold it."""
         ...
 
     def close(self) -> None:
@@ -172,15 +178,28 @@ class LocalStore:
         """A lock that this process holds until it closes what is returned, or ends; None while
         another holds it.
         """
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        held = self._opened(name)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(held)
             return None
         return held
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Among all processes that share the folder."""
+        held = self._opened(name)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(held)
+
+    def _opened(self, name: str) -> int:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
     def close(self) -> None:
         """A folder that was made for it and is still empty is removed."""
@@ -202,6 +221,7 @@ class RemoteStore:
         import fsspec  # noqa: PLC0415
 
         self.address = address.rstrip("/")
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         try:
             self._system: Any
             self._system, self._root = fsspec.url_to_fs(self.address)
@@ -258,6 +278,12 @@ class RemoteStore:
         path = self._path(name)
         if self._system.exists(path):
             self._system.rm_file(path)
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Among the threads of this process: object stores have no locks."""
+        with self._locks[name]:
+            yield
 
     def folders(self) -> list[str]:
         try:

@@ -7,9 +7,11 @@ import contextlib
 import errno
 import json
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -408,6 +410,49 @@ class Reading(LocalStore):
     def read(self, name: str) -> bytes:
         self.read_names.append(name)
         return super().read(name)
+
+
+def test_files_of_all_owners_are_read_once_however_often_one_lists_its_own(tmp_path: Path) -> None:
+    others = BatchStore(LocalStore(tmp_path / "shelf", alone=False), 30)
+    for number in range(5):
+        others.add_file("other", f"{number}.jsonl", "batch", [b"x"])
+    store = Reading(tmp_path / "shelf", alone=False)
+    kept = BatchStore(store, 30)
+    assert kept.files("mine") == []
+    assert len(store.read_names) == 5
+    store.read_names.clear()
+    mine = others.add_file("mine", "mine.jsonl", "batch", [b"x"])  # by another gateway
+    assert kept.files("mine") == [mine]
+    assert store.read_names == [f"files/{mine.id}.json"]
+    others.remove_file(mine.id)
+    assert kept.files("mine") == []
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_uploads_at_once_never_pass_the_quota_together(tmp_path: Path, *, local: bool) -> None:
+    """Every upload waits until all have been written, so that each saw a shelf with room."""
+    address = f"{tmp_path}/shelf" if local else f"memory://{tmp_path}"
+    gateways = [BatchStore(store_at(address, alone=False), 30) for _ in range(3 if local else 1)]
+    written = threading.Barrier(6)
+
+    def upload(number: int) -> bool:
+        def parts() -> Iterator[bytes]:
+            yield b"x" * 400
+            written.wait(60)
+
+        kept = gateways[number % len(gateways)]
+        kept.check_quota("mine", 400, 1000)
+        try:
+            kept.add_file("mine", "in.jsonl", "batch", parts(), quota_bytes=1000)
+        except CallerError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as threads:
+        accepted = list(threads.map(upload, range(6)))
+    assert sum(accepted) == 2
+    assert sum(each.bytes for each in gateways[0].files("mine")) == 800
+    assert len(gateways[0].store.names("files")) == 4  # nothing is left of those refused
 
 
 async def test_files_are_their_owners_alone(store: Store) -> None:

@@ -104,17 +104,18 @@ class BatchRoutes:
             )
         if form.filename is None:
             raise CallerError("`file` is missing", param="file", code="missing_required_parameter")
-        held = sum(each.bytes for each in self._batch_store.files(owner))
-        if held + form.content.seek(0, 2) > self._max_stored_bytes:
-            raise CallerError(
-                f"{held} bytes of files are stored; the limit is {self._max_stored_bytes} "
-                "(batches.max_stored_bytes): delete some",
-                code="storage_full",
-            )
-        form.content.seek(0)
-        pieces = _pieces(form.content)
         life_s = documents.life_of(form.fields)
-        return self._batch_store.add_file(owner, form.filename, purpose, pieces, life_s=life_s)
+        quota_bytes = self._max_stored_bytes
+        self._batch_store.check_quota(owner, form.content.seek(0, 2), quota_bytes)
+        form.content.seek(0)
+        return self._batch_store.add_file(
+            owner,
+            form.filename,
+            purpose,
+            _pieces(form.content),
+            life_s=life_s,
+            quota_bytes=quota_bytes,
+        )
 
     async def _list_files(self, request: Request, owner: str) -> Response:
         known = await asyncio.to_thread(self._batch_store.files, owner)

@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import IO, TypeVar
 
 import msgspec
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 Document = TypeVar("Document", bound=msgspec.Struct)
 
 PIECE_BYTES = 1 << 18
+QUOTA_LOCK = "quota.lock"
 ABANDONED_S = 24 * 3600.0
 """After so long nobody writes a file any more."""
 NAME = re.compile(r"(file|batch)-[A-Za-z0-9]{24}")
@@ -43,6 +44,9 @@ class BatchStore:
         self.store = store
         self._file_days = file_days
         self._clock = clock
+        self._files: dict[str, StoredFile] = {}
+        self._batches: dict[str, Batch] = {}
+        """Documents that were read before, by their names in the folder: they never change."""
         self._ended: set[str] = set()
         """Batches that have ended, which is for good."""
         self._alone: set[str] = set()
@@ -67,9 +71,11 @@ class BatchStore:
         name: str | None = None,
         *,
         life_s: int | None = None,
+        quota_bytes: int | None = None,
     ) -> StoredFile:
         """Keep a file; a name makes it the same one however often it is added. `life_s` shortens
-        the time that files are kept.
+        the time that files are kept. CallerError, and nothing is kept, if the owner's files
+        are more than `quota_bytes` with it, also where several are added at once.
         """
         name = name or self.name("file")
         written = self.store.write(f"files/{name}.data", parts)
@@ -83,8 +89,27 @@ class BatchStore:
             filename=filename,
             purpose=purpose,
         )
-        self._write(f"files/{name}.json", file)
+        if quota_bytes is None:
+            self._write(f"files/{name}.json", file)
+            return file
+        try:
+            with self.store.locked(QUOTA_LOCK):
+                self.check_quota(owner, file.bytes, quota_bytes)
+                self._write(f"files/{name}.json", file)
+        except CallerError:
+            self.store.remove(f"files/{name}.data")
+            raise
         return file
+
+    def check_quota(self, owner: str, size: int, quota_bytes: int) -> None:
+        """Raise CallerError unless the owner may keep so many bytes more."""
+        held = sum(each.bytes for each in self.files(owner))
+        if held + size > quota_bytes:
+            raise CallerError(
+                f"{held} bytes of files are stored; the limit is {quota_bytes} "
+                "(batches.max_stored_bytes): delete some",
+                code="storage_full",
+            )
 
     def file(self, owner: str, name: str) -> StoredFile:
         """A file of this owner. Raises NoSuchFileError for all others."""
@@ -96,8 +121,8 @@ class BatchStore:
     def files(self, owner: str) -> list[StoredFile]:
         """All of this owner, the latest first."""
         now = self.now
-        known = [self._read(f"files/{name}", StoredFile) for name in self._documents("files")]
-        mine = [each for each in known if each and each.owner == owner and each.expires_at > now]
+        known = self._all_files()
+        mine = [each for each in known if each.owner == owner and each.expires_at > now]
         return sorted(mine, key=lambda each: (each.created_at, each.id), reverse=True)
 
     def content(self, file: StoredFile) -> IO[bytes]:
@@ -113,9 +138,8 @@ class BatchStore:
         """
         now = self.now
         read = {each.input_file_id for each in self.waiting()}
-        for document in self._documents("files"):
-            file = self._read(f"files/{document}", StoredFile)
-            if file is not None and file.expires_at <= now and file.id not in read:
+        for file in self._all_files():
+            if file.expires_at <= now and file.id not in read:
                 self.remove_file(file.id)
         for batch in self.batches():
             if self.state(batch.id).status in ENDED:
@@ -162,8 +186,8 @@ class BatchStore:
 
     def batches(self, owner: str | None = None) -> list[Batch]:
         """All batches of an owner, or of all owners, the latest first."""
-        known = [self._read(f"batches/{name}", Batch) for name in self._documents("batches")]
-        mine = [each for each in known if each and owner in {None, each.owner}]
+        self._batches = self._documents("batches", Batch, self._batches)
+        mine = [each for each in self._batches.values() if owner in {None, each.owner}]
         return sorted(mine, key=lambda each: (each.created_at, each.id), reverse=True)
 
     def state(self, name: str) -> State:
@@ -184,17 +208,20 @@ class BatchStore:
             return None
 
     def waiting(self) -> list[Batch]:
-        """Batches that have not ended, the first one first. Those that have are read only once."""
-        names = {each.removesuffix(".json") for each in self._documents("batches")}
-        self._ended &= names
-        found = [self._read(f"batches/{name}.json", Batch) for name in names - self._ended]
+        """Batches that have not ended, the first one first. The state of those that have is read
+        only once.
+        """
+        known = self.batches()
+        self._ended &= {each.id for each in known}
         waiting = []
-        for batch in filter(None, found):
+        for batch in reversed(known):
+            if batch.id in self._ended:
+                continue
             if self.state(batch.id).status in ENDED:
                 self._ended.add(batch.id)
             else:
                 waiting.append(batch)
-        return sorted(waiting, key=lambda each: (each.created_at, each.id))
+        return waiting
 
     def add_part(self, batch: str, number: int, parts: Parts) -> None:
         """Keep answers of a batch that runs, in place of no others: two gateways run it where one
@@ -224,8 +251,21 @@ class BatchStore:
             if held:
                 yield bytes(held)
 
-    def _documents(self, folder: str) -> list[str]:
-        return [each for each in self.store.names(folder) if each.endswith(".json")]
+    def _all_files(self) -> Collection[StoredFile]:
+        self._files = self._documents("files", StoredFile, self._files)
+        return self._files.values()
+
+    def _documents(
+        self, folder: str, kind: type[Document], known: Mapping[str, Document]
+    ) -> dict[str, Document]:
+        """The documents of a folder by their names in it; those that are `known` aren't read."""
+        found = {}
+        for name in self.store.names(folder):
+            if name.endswith(".json"):
+                document = known.get(name) or self._read(f"{folder}/{name}", kind)
+                if document is not None:
+                    found[name] = document
+        return found
 
     def _read(self, name: str, kind: type[Document]) -> Document | None:
         """A document; None where it is missing or damaged: one file must not stop all batches."""

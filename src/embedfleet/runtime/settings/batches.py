@@ -19,7 +19,8 @@ class BatchesSettings:
     """Largest file that is uploaded, in bytes; OpenAI's own limit for batches."""
     max_stored_bytes: int = count(64 * 2**30)
     """Most bytes of files that one key may have here, answers included; beyond it uploads are
-    refused."""
+    refused. An object store has no locks: there, uploads to several gateways or workers at the same
+    moment may exceed it together."""
     max_requests: int = count(50_000)
     """Most requests of a batch; OpenAI's own limit."""
     concurrent_requests: int = count(16)
