@@ -258,6 +258,13 @@ def test_help_fits_the_terminal_and_cuts_nothing(behind: Recorder, width: int) -
         assert "..." not in shown.partition("\n")[2].replace("MODEL...", ""), name
 
 
+@pytest.mark.parametrize("name", ["", "bulk", "keys"])
+def test_a_group_without_a_command_shows_its_help(behind: Recorder, name: str) -> None:
+    bare = typed(name, behind, COLUMNS="80")
+    assert (bare.exit_code, bare.stdout) == (2, "")
+    assert bare.stderr == typed(f"{name} --help", behind, COLUMNS="80").stdout
+
+
 def test_examples_in_help_can_be_copied(behind: Recorder) -> None:
     root = typer.main.get_command(app)
     for name, command in commands(root):

@@ -96,8 +96,12 @@ def _in_one_line() -> Iterator[None]:
     try:
         yield
     except TyperException as error:
+        context = getattr(error, "ctx", None)
+        if context and error.format_message() == context.get_help():  # a group without a command
+            typer.echo(error.format_message(), err=True)
+            raise typer.Exit(error.exit_code) from error
         said = " ".join(error.format_message().split())
-        command = getattr(getattr(error, "ctx", None), "command_path", "embedfleet")
+        command = getattr(context, "command_path", "embedfleet")
         stop = "" if said.endswith((".", "?")) else "."
         complain(f"{said[:1].lower()}{said[1:]}{stop} See `{command} --help`.")
         raise typer.Exit(error.exit_code) from error
