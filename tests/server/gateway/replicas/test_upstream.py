@@ -196,9 +196,7 @@ async def test_connections_of_a_replica_that_is_gone_are_closed() -> None:
 
     async with asking(until_closed) as (_, upstream, url), asking(answering) as (_, _, other):
         connections = upstream.connections
-        connection = await connections.send("POST", url, "/v1/work", b"", [])
-        await connection.answered()
-        connections.give_back(url, connection)
+        connection = await connections.exchange("POST", url, "/v1/work", b"", [])
         await work(upstream, other)
         assert set(connections._addresses) == {url, other}
 
@@ -381,11 +379,9 @@ async def test_an_answer_is_handed_on_as_it_comes_and_kept_nowhere() -> None:
 
     sizes: list[int] = []
     async with asking(pouring) as (_, upstream, url):
-        connection = await upstream.connections.send(
+        await upstream.connections.exchange(
             "POST", url, "/", b"", [], lambda _status, part: sizes.append(len(part))
         )
-        await connection.answered()
-        upstream.connections.give_back(url, connection)
 
     assert sum(sizes) == total
     assert max(sizes) < 1 << 20
@@ -413,7 +409,7 @@ async def test_a_frame_that_its_taker_refuses_ends_the_call() -> None:
 async def test_the_kernel_asks_whether_a_silent_host_is_still_there() -> None:
     """One that lost its power ends no connection; nothing else would notice."""
     async with asking(answering) as (_, upstream, url):
-        connection = await upstream.connections.send("POST", url, "/", b"", [])
+        connection = await upstream.connections.exchange("POST", url, "/", b"", [])
         sock = connection._transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         for name, value in OPTIONS.items():

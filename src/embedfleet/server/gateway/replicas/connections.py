@@ -24,7 +24,8 @@ from embedfleet.transport.untrusted import shown
 from embedfleet.vocabulary import ReplicaError
 
 KEEP_ALIVE_S = 60.0
-"""How long an unused connection is trusted; replicas close theirs after 75 s."""
+"""How long an unused connection is trusted; replicas close theirs after 75 s. Engines that say
+`keep-alive: timeout=5` close them earlier, and many do without saying so."""
 
 MOST_HEAD_BYTES = 64 << 10
 """Bytes that may come without one of a body: heads, interim responses, trailers."""
@@ -69,6 +70,10 @@ class BrokenError(Exception):
     """The connection ended, or its bytes were not HTTP, before the answer was complete."""
 
 
+class EnoughError(Exception):
+    """Raised by `read` when it wants no more of a body: the answer counts as complete."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The parsed address of a replica."""
@@ -102,6 +107,9 @@ class Connection(asyncio.Protocol):
         self.coding = b""
         """How the body of the answer is coded; empty where it is not."""
         self.idle_since = 0.0
+        """When the last answer on it was complete; 0 if it has had none."""
+        self.keep_s = KEEP_ALIVE_S
+        """How long it may be unused."""
         self.reusable = False
         """Whether the answer was complete and another request may follow."""
         self._transport: asyncio.Transport
@@ -128,6 +136,7 @@ class Connection(asyncio.Protocol):
         self.status = self._bare_bytes = 0
         self._complete = self.reusable = self._delimited = False
         self.coding = b""
+        self.keep_s = KEEP_ALIVE_S
         self._read = read
         self._parser = httptools.HttpResponseParser(self)
         length = b"" if body is None else b"content-length: %d\r\n" % len(body)
@@ -152,9 +161,9 @@ class Connection(asyncio.Protocol):
         self._read = unread
         self._transport.abort()
 
-    @property
-    def open(self) -> bool:
-        return self._broken is None
+    def usable(self, now: float) -> bool:
+        """Whether an idle connection may be used again."""
+        return self._broken is None and now - self.idle_since <= self.keep_s
 
     # -- what the event loop calls -----------------------------------------------------
 
@@ -193,6 +202,9 @@ class Connection(asyncio.Protocol):
         parts, self._parts = self._parts, []
         try:
             self._read(self.status, parts[0] if len(parts) == 1 else b"".join(parts))
+        except EnoughError:
+            self._complete = True
+            self._fail("no more was wanted")
         except Exception as error:  # noqa: BLE001  comes out where the call is waited for
             self._refused = error
             self._fail(str(error))
@@ -205,11 +217,17 @@ class Connection(asyncio.Protocol):
             self._delimited = True
         elif name == b"content-encoding":
             self.coding = value
+        elif name == b"keep-alive":
+            self.keep_s = kept_for_s(value)
 
     def on_headers_complete(self) -> None:
         if self._complete:
             raise BrokenError("an answer to no request")
         self.status = self._parser.get_status_code()
+        if self.status == 408 and self.idle_since:
+            # What some servers say as they close an idle connection: not about this request.
+            self.status = 0
+            raise BrokenError("it had timed out")
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
@@ -217,7 +235,8 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status >= 200:  # else it is an interim response
             self._complete = True
-            self.reusable = self._parser.should_keep_alive() and self._broken is None
+            keep_alive = self._parser.should_keep_alive() and self.keep_s > 0
+            self.reusable = keep_alive and self._broken is None
         else:
             self.status = 0
             self._delimited = False
@@ -240,8 +259,17 @@ def unread(_status: int, _part: bytes) -> None:
     """Discards the body of a response."""
 
 
-class _EnoughError(Exception):
-    """No more of a body is wanted."""
+def kept_for_s(value: bytes) -> float:
+    """How long a connection may be unused by its header `keep-alive`: a second less than the
+    server keeps it, or half as long, since a request needs time to arrive.
+    """
+    for part in value.split(b","):
+        name, _, number = part.partition(b"=")
+        number = number.strip(b' \t"')
+        if name.strip().lower() == b"timeout" and number.isdigit():
+            timeout_s = int(number[:9])
+            return min(KEEP_ALIVE_S, max(timeout_s - 1, timeout_s / 2))
+    return KEEP_ALIVE_S
 
 
 @dataclass(slots=True)
@@ -254,14 +282,14 @@ class _Page:
     size: int = 0
 
     def take(self, status: int, part: bytes) -> None:
-        """Take a piece; raises ReplicaError beyond the bound, _EnoughError when it is enough."""
+        """Take a piece; raises ReplicaError beyond the bound, EnoughError when it is enough."""
         self.size += len(part)
         self.parts.append(part)
         if status == 200 and self.most_bytes is not None:
             if self.size > self.most_bytes:
                 raise ReplicaError(f"{self.url} answers more than {self.most_bytes} bytes")
         elif self.size >= BEGINNING_BYTES:
-            raise _EnoughError
+            raise EnoughError
 
     def of(self, connection: Connection) -> tuple[int, bytes]:
         """The status and the body. Raises ReplicaError for one that is compressed."""
@@ -293,7 +321,7 @@ class Connections:
         self._all: set[Connection] = set()
         self._tls: ssl.SSLContext | None = None
 
-    async def send(
+    async def exchange(
         self,
         method: str,
         url: str,
@@ -302,15 +330,46 @@ class Connections:
         headers: Headers,
         read: Read = unread,
     ) -> Connection:
-        """Send a request and return its connection, which the caller must give back.
+        """Send a request and wait for the end of its answer, of which `read` gets the body. The
+        returned connection tells the status; it may be in use again.
 
-        Raises OSError, TimeoutError or ValueError if no connection can be made.
+        Servers and proxies close idle connections when they like, also at the moment of the next
+        request. So one that fails on a kept connection before the head of an answer is complete
+        is sent once more, on a new connection (RFC 9112, 9.3.1): all of ours may be repeated.
+        If there is no new connection either, the server is gone, perhaps through this request.
+
+        Raises UnconnectedError if no connection can be made, BrokenError if it breaks, and what
+        `read` raises.
         """
-        address = self._address(url)
-        connection = self._kept(address) or await self._connect(address.origin)
+        try:
+            address = self._address(url)
+        except ValueError as error:
+            raise UnconnectedError(error) from error
         head = address.heads.get((method, route)) or self._head(address, method, route)
-        extra = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        connection.send(head + extra.encode("latin-1"), body, read)
+        head += "".join(f"{name}: {value}\r\n" for name, value in headers).encode("latin-1")
+        stale: BrokenError | None = None
+        kept = self._kept(address)
+        if kept is not None:
+            try:
+                return await self._exchange(url, kept, head, body, read)
+            except BrokenError as error:
+                if kept.status:
+                    raise
+                stale = error
+        try:
+            new = await self._connect(address.origin)
+        except (OSError, ValueError) as error:
+            raise stale or UnconnectedError(error) from error
+        return await self._exchange(url, new, head, body, read)
+
+    async def _exchange(
+        self, url: str, connection: Connection, head: bytes, body: bytes | None, read: Read
+    ) -> Connection:
+        connection.send(head, body, read)
+        try:
+            await connection.answered()
+        finally:
+            self.give_back(url, connection)
         return connection
 
     async def fetch(
@@ -330,25 +389,8 @@ class Connections:
         parts = urlsplit(url)
         base, route = f"{parts.scheme}://{parts.netloc}", parts.path or "/"
         page = _Page(url, most_bytes)
-        while True:
-            try:
-                connection = await self.send(
-                    method, base, route, body, [*_PLAIN, *headers], page.take
-                )
-            except (OSError, TimeoutError, ValueError) as error:
-                raise UnconnectedError(error) from error
-            kept = connection.idle_since > 0
-            try:
-                with suppress(_EnoughError):
-                    await connection.answered()
-                return page.of(connection)
-            except BrokenError:
-                # One that was kept may have been closed before the request came. Work is not sent
-                # again: it may be what ends engines.
-                if method != "GET" or not kept or connection.status:
-                    raise
-            finally:
-                self.give_back(base, connection)
+        connection = await self.exchange(method, base, route, body, [*_PLAIN, *headers], page.take)
+        return page.of(connection)
 
     def give_back(self, url: str, connection: Connection) -> None:
         """Keep a connection whose answer is complete; close any other."""
@@ -376,10 +418,10 @@ class Connections:
     def _kept(self, address: _Address) -> Connection | None:
         """The most recently used idle connection, so that surplus ones expire."""
         idle = address.idle
-        oldest = asyncio.get_running_loop().time() - KEEP_ALIVE_S
+        now = asyncio.get_running_loop().time()
         while idle:
             connection = idle.pop()
-            if connection.open and connection.idle_since >= oldest:
+            if connection.usable(now):
                 return connection
             self._drop(connection)
         return None
@@ -389,7 +431,7 @@ class Connections:
         connection.close()
 
     def _drop_old(self, idle: deque[Connection], now: float) -> None:
-        while idle and (now - idle[0].idle_since > KEEP_ALIVE_S or not idle[0].open):
+        while idle and not idle[0].usable(now):
             self._drop(idle.popleft())
 
     def _sweep(self) -> None:

@@ -125,15 +125,11 @@ class Upstream:
         kind = ("content-type", frames.CALL_TYPE)
         headers = [kind, *self._authorization().items(), *carried().items()]
         try:
-            connection = await self.connections.send("POST", url, route, body, headers, read)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise ReplicaUnreachableError(f"can't reach {url}: {cause_of(error)}") from error
-        try:
-            await connection.answered()
+            connection = await self.connections.exchange("POST", url, route, body, headers, read)
+        except UnconnectedError as error:
+            raise ReplicaUnreachableError(f"can't reach {url}: {cause_of(error.cause)}") from error
         except BrokenError as error:
             raise ReplicaLostError(f"lost the replica at {url}: {error}") from error
-        finally:
-            self.connections.give_back(url, connection)
         return connection.status
 
     def _authorization(self) -> dict[str, str]:

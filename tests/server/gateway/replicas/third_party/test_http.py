@@ -37,8 +37,10 @@ async def engine(
     answer: bytes, piece: int, heads: list[bytes]
 ) -> AsyncIterator[tuple[EngineHttp, str]]:
     """One that sends these bytes in pieces, and ends the connection."""
+    talks: list[asyncio.Task[None] | None] = []
 
     async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.append(asyncio.current_task())
         with suppress(OSError, asyncio.IncompleteReadError):
             heads.append(head := await reader.readuntil(b"\r\n\r\n"))
             if head.startswith(b"POST"):
@@ -54,6 +56,7 @@ async def engine(
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         yield EngineHttp(connections, 20), url
         connections.close()
+        await asyncio.gather(*filter(None, talks))
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
