@@ -15,10 +15,11 @@ import os
 import secrets
 import statistics
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.dispatch import machine
+from benchmarks.gateway import machine
 from msgspec.structs import replace
 
 from embedfleet.api.served_model import Answered
@@ -114,7 +115,7 @@ def main() -> None:
     )
     unknown = others(2000)
     wrong = [f"Bearer ef-{KEY.id}-{header.rpartition('-')[2]}" for header in unknown]
-    works = {
+    works: dict[str, Callable[[], float]] = {
         "open to everybody": lambda: served(open_),
         "a key": lambda: served(plain),
         "a key, tokens limited": lambda: served(tokens),

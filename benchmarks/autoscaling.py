@@ -101,11 +101,16 @@ class Run:
         standby = scaler.settings.standby if isinstance(scaler, Ours) else 0
         profile = Profile(start_s=self.cold_s)
         began = time.perf_counter()
-        options = {"ready": ready, "standby": standby, "slo_s": SLO_S, "seed": self.seed}
+        options: dict[str, Any] = {
+            "ready": ready,
+            "standby": standby,
+            "slo_s": SLO_S,
+            "seed": self.seed,
+        }
         if self.exact:
-            found = texts.simulate(source.trace(self), scaler, profile, **options)
+            found = texts.simulate(source.trace_of(self), scaler, profile, **options)
         else:
-            found = flow.simulate(source.flow(self), scaler, profile, **options)
+            found = flow.simulate(source.flow_of(self), scaler, profile, **options)
         row = found.as_row() | {"policy": self.policy, "value": self.value, "trace": self.trace}
         row |= {"cold_start_s": self.cold_s, "exact": self.exact}
         return row | {"took_s": round(time.perf_counter() - began, 2)}
@@ -118,18 +123,18 @@ class Source:
         self._flow: tuple[tuple[str, int], flow.Flow] | None = None
         self._statistics: servegen.ServeGen | None = None
 
-    def trace(self, run: Run) -> traffic.Trace:
+    def trace_of(self, run: Run) -> traffic.Trace:
         path = DATA / "azure_llm_2023" / f"AzureLLMInferenceTrace_{run.trace}.csv"
         return traffic.read(path).copies(AZURE[run.trace], np.random.default_rng(run.seed))
 
-    def flow(self, run: Run) -> flow.Flow:
+    def flow_of(self, run: Run) -> flow.Flow:
         if self._flow is None or self._flow[0] != (run.trace, run.seed):
             self._flow = ((run.trace, run.seed), self._draw(run))
         return self._flow[1]
 
     def _draw(self, run: Run) -> flow.Flow:
         if run.trace != "servegen":
-            return flow.Flow.of_trace(self.trace(run))
+            return flow.Flow.of_trace(self.trace_of(run))
         if self._statistics is None:
             self._statistics = servegen.read(DATA / "servegen_m_small.tar.xz")
         first = (SECOND_WEEK + run.seed) * DAY_WINDOWS

@@ -45,8 +45,16 @@ NO_RHYTHM = "without rhythm"
 """Ours with `learn_rhythm = false`."""
 LONG_S = kinds.DAY_S
 """Kinds that last longer are run with each rival's first values only."""
-UNTUNED = ("superposed", "sawtooth", "jittered", "drift")
-UNTUNED += ("long-bursts", "on-off", "decay", "stairs")
+UNTUNED = (
+    "superposed",
+    "sawtooth",
+    "jittered",
+    "drift",
+    "long-bursts",
+    "on-off",
+    "decay",
+    "stairs",
+)
 """Kinds that came after the policy; of the others it saw the seeds up to 10."""
 Row = dict[str, Any]
 Make = Callable[[float, int], Scaler]

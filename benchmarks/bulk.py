@@ -115,12 +115,13 @@ def engine_rate(texts: list[str], threads: int) -> float:
     from embedfleet.models.description import describe  # noqa: PLC0415
     from embedfleet.models.encoding.encoder import Encoder  # noqa: PLC0415
     from embedfleet.models.source import resolve  # noqa: PLC0415
+    from embedfleet.vocabulary import Truncation  # noqa: PLC0415
 
     directory = resolve("builtin", progress=False).directory
     encoder = Encoder(describe(directory))
     every = [
         one.ids
-        for one in encoder.encode(texts, prompt="", truncate="none")
+        for one in encoder.encode(texts, prompt="", truncate=Truncation.NONE)
         if not isinstance(one, Exception)
     ]
     every.sort(key=len)

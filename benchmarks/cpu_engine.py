@@ -199,8 +199,8 @@ def main() -> None:
         record = record_of(measured, rates, options.geometry, options.layers)
         record["rounds"] = number
         save(record, options)  # whoever stops the benchmark keeps the rounds so far
-    for contender in measured:
-        contender.worker.stop()
+    for each in measured:
+        each.worker.stop()
     report(measured, record)
     record["seconds"] = round(time.perf_counter() - began)
     record["foreign_share_of_a_processor"] = round(clocks.foreign_share(), 3)

@@ -81,7 +81,10 @@ def _openvino(
     inputs: NDArray[np.float32], weights: NDArray[np.int8], dtype: str, threads: int
 ) -> Product:
     # From there: it silences OpenVINO's telemetry before it imports it.
-    from embedfleet.engines.cpu.forward import ops, ov  # noqa: PLC0415
+    from embedfleet.engines.cpu.forward import (  # type: ignore[attr-defined]  # noqa: PLC0415
+        ops,
+        ov,
+    )
 
     x = ops.parameter([-1, inputs.shape[1]], np.float32)
     if dtype == "f32":

@@ -88,7 +88,9 @@ def layouts(url: str, texts: list[str]) -> dict[str, Callable[[], Any]]:
     plain = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
 
     def listed(layout: str) -> Any:
-        given = {} if layout == "base64" else {"encoding_format": layout}  # the client's default
+        given: dict[str, Any] = (
+            {} if layout == "base64" else {"encoding_format": layout}
+        )  # the client's default
         answer = client.embeddings.create(model=MODEL, input=texts, **given)
         return np.array([each.embedding for each in answer.data], np.float32)
 

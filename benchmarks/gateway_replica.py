@@ -243,7 +243,8 @@ class Connection(asyncio.Protocol):
     # -- what the parser calls -------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self._url, self._bulk, self._body = b"", False, []
+        self._url, self._bulk = b"", False
+        self._body: list[bytes] = []
 
     def on_url(self, url: bytes) -> None:
         self._url += url

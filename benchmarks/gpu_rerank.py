@@ -76,7 +76,7 @@ def body(model: str, dice: random.Random, *, templated: bool, logits: bool = Fal
     if templated:
         query += BEFORE_DOCUMENT
         documents = [document + AFTER_DOCUMENT for document in documents]
-    request = {"model": model, "text_1": query, "text_2": documents}
+    request: dict[str, Any] = {"model": model, "text_1": query, "text_2": documents}
     if logits:
         request |= {"use_activation": False} if templated else {"raw_scores": True}
     return json.dumps(request).encode()

@@ -220,7 +220,14 @@ def bulk(place: Path, rows: int, url: str) -> dict[str, Any]:
         for number in range(rows):
             file.write(json.dumps({"text": f"{number} {words(dice, TOKENS - 6)}"}) + "\n")
     began = time.monotonic()
-    command = [sys.executable, "-m", "embedfleet", "bulk", source, place / "vectors"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "embedfleet",
+        "bulk",
+        source,
+        place / "vectors",
+    ]
     done = subprocess.run(
         [*command, "--url", url, "--json"], check=False, capture_output=True, text=True
     )

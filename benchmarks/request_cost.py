@@ -307,7 +307,7 @@ class Stage:
             protocol = next(iter(self.made.values()))()
             heard.clear()
             protocol.connection_made(MemoryTransport(heard.append, self._real))
-            protocol.data_received(asked)  # type: ignore[attr-defined]
+            protocol.data_received(asked)
             await asyncio.sleep(0.1)
             protocol.connection_lost(None)
             heard[:] = [b"".join(heard)]
@@ -354,17 +354,21 @@ def tapped(stage: Stage, results: int) -> Callable[[], asyncio.AbstractEventLoop
     connection = found(
         "server.gateway.replicas.connections", "server.gateway.connections", "gateway.connections"
     ).Connection
-    answering = []
+    answering: list[asyncio.Task[None]] = []
 
     class Loop(uvloop.Loop):
-        async def create_server(self, factory: Any, *args: Any, **named: Any) -> Any:
+        async def create_server(  # type: ignore[override]
+            self, factory: Any, *args: Any, **named: Any
+        ) -> Any:
             if (bound := named.get("sock")) is not None:
                 stage.made.setdefault(bound.getsockname()[1], factory)
                 if not answering:
                     answering.append(self.create_task(_answer(stage, results)))
             return await super().create_server(factory, *args, **named)
 
-        async def create_connection(self, factory: Any, *args: Any, **named: Any) -> Any:
+        async def create_connection(  # type: ignore[override]
+            self, factory: Any, *args: Any, **named: Any
+        ) -> Any:
             if factory is not connection:
                 return await super().create_connection(factory, *args, **named)
             protocol = factory()

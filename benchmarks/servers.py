@@ -120,8 +120,8 @@ def serve(name: str, arguments: list[str]) -> None:
 
     other = SERVERS[name]
     if other is not None:
-        app.serving = other  # type: ignore[assignment]
-        Listener.address = name  # type: ignore[method-assign,assignment]  it may be closed by then
+        app.serving = other  # type: ignore[attr-defined]
+        Listener.address = name  # type: ignore[method-assign,assignment]  # it may be closed by then
     sys.argv = ["embedfleet", *arguments]
     cli.main()
 

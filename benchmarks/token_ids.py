@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import random
+import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -24,6 +25,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from embedfleet.models.encoding.token_ids import OwnIds
+from embedfleet.models.tokenizer_file import load_tokenizer
+from embedfleet.models.tokenizer_library import Library
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("EMBEDFLEET_DATA", ROOT / "shared" / "data"))
@@ -76,7 +79,7 @@ def from_ranks(path: Path) -> Tokenizer:
             found[at : at + 2] = [found[at] + found[at + 1]]
 
     merges = [
-        tuple(map(spelled, pair))
+        (spelled(pair[0]), spelled(pair[1]))
         for token, rank in sorted(ranks.items(), key=lambda each: each[1])
         if len(pair := parts(token, rank)) == 2
     ]
@@ -92,8 +95,16 @@ def from_ranks(path: Path) -> Tokenizer:
     return library
 
 
+def as_served(library: Tokenizer) -> Library:
+    """The same tokenizer as a gateway has it, of a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        library.save(str(path))
+        return load_tokenizer(path)
+
+
 def measure(library: Tokenizer, foreign: Any, texts: list[str]) -> dict[str, Any]:
-    own, most = OwnIds(library), library.get_vocab_size()
+    own, most = OwnIds(as_served(library)), library.get_vocab_size()
     rng = random.Random(0)
     asked: dict[int, int] = defaultdict(int)
     found: dict[int, int] = defaultdict(int)

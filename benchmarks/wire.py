@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from embedfleet.api.formats.openai import RequestLimits, derive, parse_request, render_response
+from embedfleet.api.formats.vector_forms import FLOATS, Form
 
 SECONDS = 0.2
 REPEATS = 5
@@ -54,11 +55,11 @@ def answers(texts: int, width: int) -> None:
     report(f"derive: 512 dimensions of {size}", lambda: derive(full, 512))
     report(
         f"render: base64, {size}",
-        lambda: render_response(full, encoding_format="base64", model="m", prompt_tokens=8),
+        lambda: render_response(full, form=Form(layout="base64"), model="m", prompt_tokens=8),
     )
     report(
         f"render: JSON numbers, {size}",
-        lambda: render_response(full, encoding_format="float", model="m", prompt_tokens=8),
+        lambda: render_response(full, form=FLOATS, model="m", prompt_tokens=8),
     )
 
 

@@ -6,6 +6,7 @@ NumPy only, as `checkpoints.py`.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -51,6 +52,13 @@ POOLINGS: Final[tuple[Pooling, ...]] = ("cls", "mean")
 MINILM_L6: Final = EncoderGeometry(384, 6, 12, 1_536, 30_522)
 BGE_BASE: Final = EncoderGeometry(768, 12, 12, 3_072, 30_522)
 BGE_M3: Final = EncoderGeometry(1_024, 24, 16, 4_096, 250_002, 8_194, 1, padding=1)
+
+
+STORED_AS: Final[dict[str, Callable[[NDArray[np.float32]], NDArray[Any]]]] = {
+    "F32": lambda values: values,
+    "F16": lambda values: values.astype(np.float16),
+    "BF16": bfloat16_bits,
+}
 
 
 def random_encoder(geometry: EncoderGeometry, seed: int = 0) -> Weights:
@@ -135,12 +143,7 @@ def write_encoder(
         (directory / "1_Pooling" / "config.json").write_text(config, encoding="utf-8")
     stored: dict[str, tuple[str, NDArray[Any]]] = {}
     for name, values in (weights or random_encoder(geometry)).items():
-        as_stored = {
-            "F32": lambda values=values: values,
-            "F16": lambda values=values: values.astype(np.float16),
-            "BF16": lambda values=values: bfloat16_bits(values),
-        }[layout.kind]()
-        stored[layout.prefix + name] = (layout.kind, as_stored)
+        stored[layout.prefix + name] = (layout.kind, STORED_AS[layout.kind](values))
     # As in many published files: whole numbers that nobody needs.
     places = np.arange(geometry.positions, dtype=np.int64)[None]
     stored[f"{layout.prefix}embeddings.position_ids"] = ("I64", places)

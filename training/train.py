@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ MOST_JUDGED = 0.8
 SAVE_EVERY_S = 120.0
 COMPILING_S = 30.0
 SHORTEST_S = 2.0
+
+Chosen = TypeVar("Chosen", bound=Optimisation)
 
 
 class Optimisers:
@@ -142,11 +145,11 @@ class Trainer:
         losses = self._losses(part)
         self.model.train()
         # The first pass compiles, which should not count as training time.
-        next(losses)[1].backward()  # type: ignore[no-untyped-call]
+        next(losses)[1].backward()
         optimisers.step(0.0)
         begin = saved = said = time.monotonic()
         for step, (name, loss) in enumerate(losses):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
             now = time.monotonic()
             progress = step / updates if updates else (now - begin) / seconds
@@ -169,7 +172,7 @@ class Trainer:
         checkpoint.save(self.model.state_dict(), self.path)
 
 
-def overridden(options: Optimisation, settings: list[str]) -> Optimisation:
+def overridden(options: Chosen, settings: list[str]) -> Chosen:
     """`name=value` settings, each of the type that the default has."""
     kinds = {field.name: type(getattr(options, field.name)) for field in fields(options)}
     for setting in settings:

@@ -49,7 +49,14 @@ def make(folder: Path, name: str) -> None:
     print(f"making the environment of {name}", flush=True)
     home, pins = folder / "venvs" / name, REQUIREMENTS[name]
     subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-    pip = ["nice", python(folder, name), "-m", "pip", "--disable-pip-version-check", "install"]
+    pip: list[str | Path] = [
+        "nice",
+        python(folder, name),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+    ]
     source = ["--no-binary", "llama-cpp-python"] if name == "llamacpp" else []
     subprocess.run(  # the pins are complete
         [*pip, "--quiet", "--no-deps", *source, "--requirement", pins],

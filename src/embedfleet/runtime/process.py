@@ -11,7 +11,7 @@ import os
 import resource
 from collections.abc import Callable, Iterable
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 log = logging.getLogger(__name__)
 

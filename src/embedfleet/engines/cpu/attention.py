@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
-import openvino.opset13 as ops  # type: ignore[import-untyped]
-from openvino.op import _PagedAttentionExtension as PagedAttention  # type: ignore[import-untyped]
+import openvino.opset13 as ops
+from openvino.op import _PagedAttentionExtension as PagedAttention
 
 from embedfleet.engines.cpu.layout import BLOCK_TOKENS
 from embedfleet.engines.qwen3 import Qwen3Config

@@ -12,7 +12,7 @@ from functools import partial
 from threading import Lock
 
 import numpy as np
-import openvino as ov  # type: ignore[import-untyped]
+import openvino as ov
 
 from embedfleet.engines.cpu.attention import Attending
 from embedfleet.engines.cpu.forward import (

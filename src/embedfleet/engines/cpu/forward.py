@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import openvino as ov  # type: ignore[import-untyped]
-import openvino.opset13 as ops  # type: ignore[import-untyped]
+import openvino as ov
+import openvino.opset13 as ops
 
 from embedfleet.engines.cpu.attention import Attending, make_attention, parameter
 from embedfleet.engines.cpu.graph import Decoder, Rotation, constants, rms_norm

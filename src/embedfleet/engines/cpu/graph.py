@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import openvino.opset13 as ops  # type: ignore[import-untyped]
+import openvino.opset13 as ops
 
 from embedfleet.engines.cpu.attention import Attention, integers, parameter, rows
 from embedfleet.engines.cpu.linear import Linear

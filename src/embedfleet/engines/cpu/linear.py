@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import openvino.opset13 as ops  # type: ignore[import-untyped]
+import openvino.opset13 as ops
 
 from embedfleet.engines.tensors import Matrix
 
