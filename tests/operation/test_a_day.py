@@ -254,7 +254,7 @@ def test_a_day_of_operation_loses_no_request(  # noqa: PLR0915  a day is long
             prometheus.until(
                 "the alert",
                 lambda: (
-                    "EmbedfleetReplicaUnreachable"
+                    "EmbedfleetReplicaDown"
                     in {
                         alert["labels"]["alertname"]
                         for alert in prometheus.get("alerts")["alerts"]

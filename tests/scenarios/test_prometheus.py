@@ -213,9 +213,9 @@ def test_every_expression_gives_data_and_a_killed_replica_raises_an_alert(tmp_pa
                 if alert["state"] == "firing"
             }
 
-        assert "EmbedfleetReplicaDied" not in firing()
+        assert "EmbedfleetReplicaLost" not in firing()
         replicas_of(service.process.pid)[0].kill()
-        prometheus.until("the alert", lambda: "EmbedfleetReplicaDied" in firing())
+        prometheus.until("the alert", lambda: "EmbedfleetReplicaLost" in firing())
         service.wait_for(["ready", "ready"])
         prometheus.until(
             "the new replica's target",
@@ -262,7 +262,7 @@ def test_one_of_three_replicas_elsewhere_is_killed_and_alerts_tell(tmp_path: Pat
                     if alert["state"] == "firing" and alert["labels"]["alertname"] == name
                 ]
 
-            names = ("EmbedfleetReplicaUnreachable", "EmbedfleetReplicaMissing")
+            names = ("EmbedfleetReplicaDown", "EmbedfleetReplicaNotReady")
             assert [firing(name) for name in names] == [[], []]
             url, process = replicas[1]
             process.kill()
