@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.api.formats.vector_forms import rounded, scale
-from embedfleet.bulk.reading import Columns
+from embedfleet.bulk.columns import Columns
 from embedfleet.bulk.running import PROBE, Job, Progress, run
 from embedfleet.client import Embedded, EmbedOptions, RefusedError, ServedModel
 from embedfleet.client.wire import DTYPES

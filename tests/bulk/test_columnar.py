@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedfleet.bulk.columns import Columns
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.reading import Columns
 from tests.bulk.making import RevealingClient, job, json_lines, ran, tree
 from tests.fakes.revealing_service import vectors_of
 

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedfleet.bulk.columns import Columns
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.reading import Columns
 from embedfleet.bulk.running import run
 from embedfleet.runtime.folders import store_at
 from tests.bulk.making import (

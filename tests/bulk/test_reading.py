@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedfleet.bulk.columns import Columns
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import DictRows, Limits, Rows, cut
-from embedfleet.bulk.reading import Columns, rows_of
+from embedfleet.bulk.reading import rows_of
 from embedfleet.bulk.sources import found, kind_of
 from tests.bulk.making import IN_MEMORY
 

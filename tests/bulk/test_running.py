@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from embedfleet.bulk.columns import Columns
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.reading import Columns
 from embedfleet.client import AnswerError, EmbedOptions
 from embedfleet.runtime.folders import LocalStore, StoreError
 from tests.bulk.making import (

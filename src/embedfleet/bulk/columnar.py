@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from embedfleet.bulk.columns import Columns, Names, Types, refuse_absent
+from embedfleet.bulk.embedding import Embedder
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.fragments import HASH_BYTES, Carried, DictRows, Fault, RowId, Rows
-from embedfleet.bulk.reading import ROWS_AT_ONCE, Columns, refuse_absent, text_or_fault
+from embedfleet.bulk.fragments import (
+    HASH_BYTES,
+    ROWS_AT_ONCE,
+    Carried,
+    DictRows,
+    Fault,
+    RowId,
+    Rows,
+    text_or_fault,
+)
 from embedfleet.bulk.sources import Source
-from embedfleet.bulk.writing import Names, Types
 from embedfleet.runtime.extras import how_to_add
-
-if TYPE_CHECKING:
-    from embedfleet.bulk.computing import Computed
-    from embedfleet.bulk.embedding import Embedding
 from embedfleet.runtime.folders import Parts
 
 try:
@@ -31,14 +36,6 @@ except ImportError as error:
     raise BulkError(
         f"Parquet and Arrow take the extra `bulk` (pyarrow, 55 MB): {how_to_add('bulk')}"
     ) from error
-
-
-class Embeds(Protocol):
-    """The part of `Embedder` that is used here."""
-
-    wanted: Embedding
-
-    def __call__(self, texts: Sequence[Any]) -> Computed: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,10 @@ class ArrowRows:
 
     def joined(self, others: Sequence[ArrowRows]) -> ArrowRows:
         return ArrowRows(pa.concat_tables([self.table, *(each.table for each in others)]))
+
+    def plain(self) -> Sequence[Mapping[str, Any]]:
+        found: list[Mapping[str, Any]] = self.table.to_pylist()
+        return found or [{}] * len(self)
 
     def digest(self) -> bytes:
         # Copied, so that the hash does not depend on offsets into the original buffers.
@@ -128,14 +129,7 @@ def matrix_of(column: Any) -> NDArray[Any]:
     return flat.reshape(len(whole), whole.type.list_size)
 
 
-def plain_rows(carried: Carried) -> list[Mapping[str, Any]]:
-    """Carried columns row by row."""
-    assert isinstance(carried, ArrowRows)  # noqa: S101  there are two kinds
-    found: list[Mapping[str, Any]] = carried.table.to_pylist()
-    return found or [{}] * len(carried)
-
-
-def embedded(rows: Any, embed: Embeds, *, of_a_fixed_size: bool = True) -> Any:
+def embedded(rows: Any, embed: Embedder, *, of_a_fixed_size: bool = True) -> Any:
     """A table of these rows (a table or a batch) with their vectors, null where there is none, and
     errors.
     """

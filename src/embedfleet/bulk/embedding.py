@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from embedfleet.bulk import dtypes
 from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.fragments import NO_HASH, Fault, hashes_of
-from embedfleet.bulk.reading import text_or_fault
+from embedfleet.bulk.fragments import NO_HASH, Fault, hashes_of, text_or_fault
 from embedfleet.client import AsyncClient, EmbedOptions
 from embedfleet.runtime.folders import store_at
 

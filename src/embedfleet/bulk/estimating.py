@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedfleet.bulk.columns import Columns
 from embedfleet.bulk.fragments import Limits
-from embedfleet.bulk.reading import Columns
 from embedfleet.bulk.running import Job, survey
 from embedfleet.bulk.sources import found
 from embedfleet.client import AsyncClient

@@ -47,6 +47,10 @@ class Carried(Protocol):
         """A hash of their content."""
         ...
 
+    def plain(self) -> Sequence[Mapping[str, Any]]:
+        """What JSON can hold of them, row by row."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -55,6 +59,23 @@ class Fault:
     code: str
     """As in OpenAI's `error.code`, for instance `empty_string`."""
     message: str
+
+
+NO_TEXT = Fault("missing_text", "the row has no text")
+EMPTY = Fault("empty_string", "the text is empty")
+
+
+def text_or_fault(value: Any) -> tuple[str | None, Fault | None]:
+    """The text of a field, or why it has none."""
+    if isinstance(value, str):
+        return (value, None) if value else (None, EMPTY)
+    if value is None:
+        return None, NO_TEXT
+    return None, Fault("invalid_type", f"the text is no string but {type(value).__name__}")
+
+
+ROWS_AT_ONCE = 1024
+"""Rows that are read at once, at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +219,9 @@ class DictRows:
 
     def joined(self, others: Sequence[DictRows]) -> DictRows:
         return DictRows([row for each in (self, *others) for row in each.rows])
+
+    def plain(self) -> Sequence[Mapping[str, Any]]:
+        return self.rows
 
     def digest(self) -> bytes:
         found = hashlib.blake2b(digest_size=HASH_BYTES)

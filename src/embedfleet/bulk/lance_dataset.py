@@ -19,17 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.bulk import columnar
+from embedfleet.bulk.columns import Names, Types
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import Carried, Rows
 from embedfleet.bulk.ledger import Form, Record, Space
-from embedfleet.bulk.writing import Names, Types, refuse_absent_extra
+from embedfleet.runtime.extras import how_to_add
 from embedfleet.runtime.folders import Parts, Store
 
-refuse_absent_extra("lance")
-import lance  # noqa: E402
-import pyarrow as pa  # noqa: E402
-from lance.file import LanceFileReader  # noqa: E402
-from lance.fragment import write_fragments  # noqa: E402
+try:
+    import lance
+    import pyarrow as pa
+    from lance.file import LanceFileReader
+    from lance.fragment import write_fragments
+except ImportError as error:
+    raise BulkError(
+        f"Lance takes the extra `lance` (pylance, 217 MB beside pyarrow): {how_to_add('lance')}"
+    ) from error
 
 FILE_VERSION = "2.2"
 """Of data files. Fixed, so that another release of pylance goes on with the same."""

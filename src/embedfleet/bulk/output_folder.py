@@ -13,13 +13,14 @@ import orjson
 from numpy.typing import NDArray
 
 from embedfleet.bulk import ledger
+from embedfleet.bulk.columns import Names, Types
 from embedfleet.bulk.computing import Computed
 from embedfleet.bulk.duplicates import Duplicates
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import HASH_BYTES, Fragment, hash_of, without
 from embedfleet.bulk.journal import Journal
 from embedfleet.bulk.ledger import Output, Planned, Record, RowError, Run, Work
-from embedfleet.bulk.writing import Names, Types, files_of, vectors_in
+from embedfleet.bulk.writing import files_of, vectors_in
 from embedfleet.runtime.folders import LocalStore, Store
 
 if TYPE_CHECKING:

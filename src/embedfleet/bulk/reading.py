@@ -9,45 +9,30 @@ import csv
 import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from lzma import LZMAError
 from typing import IO, Any
 
 import orjson
 
+from embedfleet.bulk.columns import Columns, refuse_absent
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.fragments import DictRows, Fault, RowId, Rows
+from embedfleet.bulk.fragments import (
+    NO_TEXT,
+    ROWS_AT_ONCE,
+    DictRows,
+    Fault,
+    RowId,
+    Rows,
+    text_or_fault,
+)
 from embedfleet.bulk.sources import Source
 from embedfleet.runtime.text_files import reason
 
-ROWS_AT_ONCE = 1024
 BYTES_AT_ONCE = 1 << 18
 """Of a file of lines."""
 LARGEST_FIELD = 1 << 28
 """Bytes of a line, and of a field of CSV."""
-NO_TEXT = Fault("missing_text", "the row has no text")
-EMPTY = Fault("empty_string", "the text is empty")
 TOO_LONG = Fault("line_too_long", f"the line is longer than {LARGEST_FIELD >> 20} MiB")
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Which columns hold the text, the id, and what is copied."""
-
-    text: str = "text"
-    id: str | None = None
-    """None: rows are numbered from 0 in each file."""
-    carry: tuple[str, ...] | None = ()
-    """Other columns to copy to the output; None is all."""
-
-    def carried(self, names: list[str]) -> list[str]:
-        """The columns of a file to copy. BulkError if one is absent."""
-        if self.carry is None:
-            return names
-        for name in self.carry:
-            if name not in names:
-                raise BulkError(f"there is no column {name}; there are: {', '.join(names)}")
-        return list(self.carry)
 
 
 def of_every_row(fault: Fault, columns: Columns) -> str:
@@ -58,19 +43,6 @@ def of_every_row(fault: Fault, columns: Columns) -> str:
         f"no row has a text: is `{columns.text}` the column or field that holds it? "
         "--text names another"
     )
-
-
-def refuse_absent(names: Sequence[str], columns: Columns) -> None:
-    """Raise BulkError if a file has no column of the text or the id, or any column twice."""
-    for wanted in (columns.text, columns.id):
-        if wanted is not None and wanted not in names:
-            raise BulkError(f"there is no column {wanted}; there are: {', '.join(names)}")
-    wanted_names = names if columns.carry is None else (columns.text, columns.id, *columns.carry)
-    twice = next((name for name in wanted_names if name and names.count(name) > 1), None)
-    if twice is not None:
-        raise BulkError(
-            f"there are {names.count(twice)} columns {twice}: rename one, or choose with --carry"
-        )
 
 
 def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
@@ -87,15 +59,6 @@ def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
         raise BulkError(f"{source.address} can't be read: {reason(error)}") from error
     except BulkError as error:
         raise BulkError(f"{source.address}: {error}") from error
-
-
-def text_or_fault(value: Any) -> tuple[str | None, Fault | None]:
-    """The text of a field, or why it has none."""
-    if isinstance(value, str):
-        return (value, None) if value else (None, EMPTY)
-    if value is None:
-        return None, NO_TEXT
-    return None, Fault("invalid_type", f"the text is no string but {type(value).__name__}")
 
 
 class _Block:

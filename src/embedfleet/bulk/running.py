@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedfleet.bulk import ledger
+from embedfleet.bulk.columns import Columns, ColumnTypes, Types, fields_of, refuse_names
 from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.dtypes import asked_of_service
 from embedfleet.bulk.duplicates import Duplicates, duplicates_in
@@ -27,15 +28,9 @@ from embedfleet.bulk.fragments import (
 from embedfleet.bulk.journal import FragmentLog
 from embedfleet.bulk.ledger import Form, Planned, Run, Space, Work
 from embedfleet.bulk.output_folder import OutputFolder, begun_run
-from embedfleet.bulk.reading import Columns, of_every_row, rows_of
+from embedfleet.bulk.reading import of_every_row, rows_of
 from embedfleet.bulk.sources import Source, found
-from embedfleet.bulk.writing import (
-    TYPED,
-    ColumnTypes,
-    Types,
-    fields_of,
-    refuse_names,
-)
+from embedfleet.bulk.writing import TYPED
 from embedfleet.client import AsyncClient, EmbedOptions
 from embedfleet.runtime.background import BoundedTasks
 from embedfleet.runtime.folders import Store

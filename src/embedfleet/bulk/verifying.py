@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.bulk import dtypes, ledger
+from embedfleet.bulk.columns import Columns
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import Fragment, Limits, cut, hash_of
 from embedfleet.bulk.ledger import Manifest, Record, Run
 from embedfleet.bulk.output_folder import read_fragment
-from embedfleet.bulk.reading import Columns, rows_of
+from embedfleet.bulk.reading import rows_of
 from embedfleet.bulk.sources import found
 from embedfleet.client import AsyncClient, EmbedOptions
 from embedfleet.runtime.folders import Store

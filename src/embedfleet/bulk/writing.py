@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from embedfleet.bulk.columns import Names, Types
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.fragments import Carried, DictRows, Fragment, RowId, Rows
-from embedfleet.runtime.extras import how_to_add
+from embedfleet.bulk.fragments import RowId, Rows
 from embedfleet.runtime.folders import Parts
 
 FORMATS = ("npy", "jsonl", "parquet", "lance")
@@ -23,86 +21,11 @@ TYPED = {"parquet", "lance"}
 """Formats whose columns have types."""
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Column names of an output."""
-
-    id: str | None
-    vector: str
-
-
-Types: TypeAlias = Mapping[str, str]
-"""Arrow types of columns read from JSON; `json` is a string that holds JSON."""
-
-LARGEST_INT = 1 << 63
-
-
-@dataclass(slots=True)
-class ColumnTypes:
-    """The types of an input's columns, inferred over all rows, so that all files of an output have
-    the same schema.
-    """
-
-    id: str | None
-    """The column of ids; None if rows are numbered."""
-    seen: dict[str, set[str]] = field(default_factory=dict)
-    carried: list[tuple[str, Carried]] = field(default_factory=list)
-    """Columns without rows, with the name of the file, of the files that differ in them."""
-    _ids: set[str] = field(default_factory=set)
-
-    def observe(self, fragment: Fragment) -> None:
-        """Observe some rows; Arrow's columns have types already."""
-        rows, carried = fragment.rows, fragment.rows.carried
-        if not rows.first:
-            columns = carried.kept([])
-            if all(columns != other for _, other in self.carried):
-                self.carried.append((fragment.source, columns))
-        if self.id is not None:
-            self._ids.update(map(_kind, rows.ids))
-        if isinstance(carried, DictRows):
-            for row in carried.rows:
-                for name, value in row.items():
-                    self.seen.setdefault(name, set()).add(_kind(value))
-
-    def types(self) -> Types:
-        """The type of each column; of ids where they are not all whole numbers of 64 bits."""
-        found = {name: _unified(kinds - {"null"}) for name, kinds in self.seen.items()}
-        if self.id is not None and not self._ids <= {"int64"}:
-            found.setdefault(self.id, "string")
-        return found
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "bool"
-        case int():
-            return "int64" if -LARGEST_INT <= value < LARGEST_INT else "json"
-        case float():
-            return "double"
-        case str():
-            return "string"
-        case _:
-            return "json"
-
-
-def _unified(kinds: set[str]) -> str:
-    if not kinds:
-        return "string"
-    if len(kinds) == 1:
-        return next(iter(kinds))
-    return "double" if kinds == {"int64", "double"} else "json"
-
-
 def refuse_absent_extra(format_: str) -> None:
     """Raise BulkError if a format takes an extra that is not installed."""
-    if format_ == "lance" and importlib.util.find_spec("lance") is None:
-        raise BulkError(
-            f"Lance takes the extra `lance` (pylance, 217 MB beside pyarrow): {how_to_add('lance')}"
-        )
-    if format_ in TYPED:
+    if format_ == "lance":
+        from embedfleet.bulk import lance_dataset  # noqa: F401, PLC0415  an extra
+    elif format_ == "parquet":
         from embedfleet.bulk import columnar  # noqa: F401, PLC0415  an extra
 
 
@@ -165,15 +88,6 @@ def vectors_in(
     return found.astype(dtype, copy=False)
 
 
-def plain_rows(carried: Carried) -> list[Mapping[str, Any]]:
-    """Carried columns, row by row."""
-    if isinstance(carried, DictRows):
-        return list(carried.rows)
-    from embedfleet.bulk import columnar  # noqa: PLC0415  an extra
-
-    return columnar.plain_rows(carried)
-
-
 def _ids(ids: Any) -> NDArray[Any]:
     if all(isinstance(each, int) for each in ids):
         try:
@@ -193,7 +107,7 @@ def _npy(array: NDArray[Any]) -> Parts:
 
 
 def _json_lines(rows: Rows, vectors: NDArray[Any], names: Names) -> Parts:
-    fields = plain_rows(rows.carried)
+    fields = rows.carried.plain()
     numbers = np.ascontiguousarray(vectors, np.float32 if vectors.dtype.kind == "f" else None)
     for at, row_id in enumerate(rows.ids):
         yield _json_line(row_id, fields[at], numbers[at], names)
@@ -206,22 +120,3 @@ def _json_line(
     return orjson.dumps(
         told, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=str
     )
-
-
-def fields_of(carried: Carried) -> set[str]:
-    """The names of the columns that any of some rows has."""
-    return {name for row in plain_rows(carried) for name in row}
-
-
-def refuse_names(vector: str, id_: str | None, carried: Carried) -> None:
-    """Raise BulkError if a column of the input has the name of a column of the output."""
-    taken = fields_of(carried)
-    if vector in taken:
-        raise BulkError(
-            f"the input has a column {vector} already; --vector-column names another for vectors"
-        )
-    if id_ is None and "row" in taken:
-        raise BulkError(
-            "the input has a column row already, and rows are numbered in one of this name; --id "
-            "names a column to take instead, --carry the others to carry along"
-        )

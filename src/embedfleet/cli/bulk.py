@@ -322,7 +322,7 @@ def plan(
 
 def _job(chosen: dict[str, Any], text: str, id_: str | None, carry: str | None) -> Any:
     from embedfleet.bulk import dtypes, writing  # noqa: PLC0415
-    from embedfleet.bulk.reading import Columns  # noqa: PLC0415
+    from embedfleet.bulk.columns import Columns  # noqa: PLC0415
     from embedfleet.bulk.running import Job  # noqa: PLC0415
 
     _one_of("--format", chosen["format"], writing.FORMATS)
