@@ -43,7 +43,9 @@ def refused(limits: RequestLimits = LIMITS, **fields: Any) -> CallerError:
         ({"text_type": "document"}, {"role": Role.DOCUMENT}),
         ({"task": "retrieval.passage"}, {"role": Role.DOCUMENT}),
         ({"task_type": "RETRIEVAL_QUERY"}, {"role": Role.QUERY}),
+        ({"task_type": "search_document"}, {"role": Role.DOCUMENT}),
         ({"task": "embed"}, {"role": None}),
+        ({"encoding_type": "ubinary"}, {"forms": (Form("ubinary"),)}),
         ({"truncate": "END"}, {"truncate": Truncation.END}),
         ({"truncate": "start"}, {"truncate": Truncation.START}),
         ({"truncate": "NONE"}, {"truncate": Truncation.NONE}),
@@ -81,9 +83,21 @@ def test_every_kind_of_number_can_be_asked_for(kind: str) -> None:
     assert parse(embed_dtype=kind).form.kind == kind
 
 
+def test_texts_come_as_objects_too_but_nothing_else_does() -> None:
+    texts = [{"text": "a"}, {"text": "b", "type": "text"}]
+    assert [str(each) for each in parse(input=texts).inputs] == ["a", "b"]
+    for image in ({"image": "x"}, {"text": "a", "image": "x"}):
+        error = refused(input=[{"text": "a"}, image])
+        assert (error.param, error.code) == ("input[1]", "unsupported_parameter")
+        assert "`image`" in error.message
+    assert refused(input=[{"text": "a"}, {}]).code == "missing_required_parameter"
+    assert refused(input=[{"text": "a"}, {"text": ""}]).param == "input[1]"
+
+
 @pytest.mark.parametrize(
     ("field", "value", "right"),
     [
+        ("encoding_type", "int4", '"int8"'),
         ("normalize", False, "true, or left out"),
         ("normalize", 1, "true, or left out"),
         ("embd_normalize", 1, "2, or left out"),

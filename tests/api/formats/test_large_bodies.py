@@ -71,9 +71,16 @@ texts = st.text(max_size=60) | st.sampled_from(
     ]
 )
 ids = st.integers(-2, 2**31 + 1)
+items = st.fixed_dictionaries({"text": texts})
+odd_items = st.fixed_dictionaries(
+    {"text": texts | ids | st.none() | st.lists(texts, max_size=2)},
+    optional={"type": st.sampled_from(["text", "image", 3]), "image": texts},
+) | st.fixed_dictionaries({}, optional={"image": texts, "type": st.just("text")})
 inputs = (
     texts
     | st.lists(texts, max_size=6)
+    | st.lists(items, max_size=6)
+    | st.lists(items | odd_items | texts, max_size=4)
     | st.lists(ids, max_size=40)
     | st.lists(st.lists(ids, max_size=12), max_size=6)
     | st.lists(texts | ids | st.lists(ids, max_size=3) | st.none() | st.booleans(), max_size=6)
@@ -215,6 +222,12 @@ def test_ids_of_a_large_body_are_arrays_and_its_texts_utf_8() -> None:
         (b'{"model":"m","input":["' + b"a" * 50_000 + b'","a",""]}', "input[2]"),
         (b'{"model":"m","input":{"a":"' + b"a" * 50_000 + b'"}}', "input"),
         (b'{"model":"m","input":[[1],{"a":"' + b"a" * 50_000 + b'"}]}', "input[1]"),
+        (
+            b'{"model":"m","input":[{"text":"a"},{"text":"' + b"a" * 50_000 + b'","b":1}]}',
+            "input[1]",
+        ),
+        (b'{"model":"m","input":[{"text":"a"},{"b":"' + b"a" * 50_000 + b'"}]}', "input[1]"),
+        (b'{"model":"m","input":[{"text":"a"},{"text":""}]}', "input[1]"),
     ],
 )
 def test_a_refusal_names_the_element(body: bytes, param: str) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from embedfleet.api.formats import large_bodies as large
 from embedfleet.api.formats.embedding_request import RequestLimits
-from embedfleet.api.formats.large_bodies import LARGEST_ID, Body, Step
+from embedfleet.api.formats.large_bodies import LARGEST_ID, Body, Step, TextItem
 from embedfleet.vocabulary import CallerError, Encoding, Text, TextOrIds, of_several
 
 SMALL_BYTES = 16 * 2**10
@@ -39,7 +39,7 @@ _COMPLAINT = 200
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
-Given = str | Sequence[str | int | Sequence[int]]
+Given = str | Sequence[str | int | Sequence[int] | TextItem]
 """Texts as a parser gives them."""
 
 
@@ -80,16 +80,19 @@ class Reader(Generic[Fields]):
         right: Mapping[str, str],
         *,
         may_be_empty: bool = False,
+        takes_items: bool = False,
     ) -> None:
         """`fields` forbids unknown fields, `texts` is the name of the one with the texts, and
         `right` says what each must be, in the words of error messages. `may_be_empty` where the API
-        answers a request without texts with no vectors.
+        answers a request without texts with no vectors, `takes_items` where a text may be a
+        `TextItem`.
         """
         described = msgspec.structs.fields(fields)
         self.names = frozenset(each.encode_name for each in described)
         self._texts = texts
         self._right = right
         self._may_be_empty = may_be_empty
+        self._takes_items = takes_items
         self._exact = msgspec.json.Decoder(fields)
         named = f"{fields.__name__}Lenient"
         lenient = msgspec.defstruct(named, [], bases=(fields,), forbid_unknown_fields=False)
@@ -184,7 +187,7 @@ class Reader(Generic[Fields]):
         if kind is int:
             ids: Any = given
             return self._one(ids, limits)
-        texts: Any = given
+        texts: Any = _texts_of_items(given) if kind is TextItem else given
         if len(texts) > limits.max_texts:
             raise self._too_many(len(texts), limits)
         faults: list[tuple[int, CallerError]] = []
@@ -210,7 +213,7 @@ class Reader(Generic[Fields]):
         opening = body[(at := large.past_space(body, first + 1, last)) : at + 1]
         if opening == b"]":
             return self.texts_of([], limits)
-        if opening == b'"':
+        if opening == b'"' or (opening == b"{" and self._takes_items):
             each: Iterator[TextOrIds] = _strings(body, found, step)
         elif opening == b"[":
             each = _lists(body, found, step)
@@ -241,7 +244,12 @@ class Reader(Generic[Fields]):
         )
 
     def _mixed(self, given: Sequence[object]) -> CallerError:
-        names = {str: "a string", int: "a token id", list: "a list of token ids"}
+        names = {
+            str: "a string",
+            int: "a token id",
+            list: "a list of token ids",
+            TextItem: "an object",
+        }
         kind = type(given[0])
         at = next(place for place, one in enumerate(given) if type(one) is not kind)
         texts = self._texts
@@ -299,8 +307,12 @@ class Reader(Generic[Fields]):
             complaint = complaint[:_COMPLAINT] + complaint[-_COMPLAINT:]
         match = _PATH.match(complaint)
         what, path = (match["what"], match["path"]) if match else (complaint, None)
+        if path and (odd := _ODD.match(what)):
+            return _no_text(path, odd["field"])
         if absent := _MISSING.match(what):
             field = absent["field"]
+            if path:
+                return _no_text(path)
             return missing(field, self._right.get(field, "given"))
         if not path:
             return CallerError(f"The body must be a JSON object{_got(what)}.", code="invalid_type")
@@ -353,6 +365,20 @@ def text_fault(
         f"`{param}` is blank: only white space. Leave blank texts out.",
         param=param,
         code="blank_string",
+    )
+
+
+def _texts_of_items(items: Any) -> list[str]:
+    return [item.text for item in items]
+
+
+def _no_text(param: str, field: str = "") -> CallerError:
+    """The refusal of an object among the texts that is no `TextItem`."""
+    told = f"`{param}` has the field `{field[:_QUOTED]}`" if field else f"`{param}` is not a text"
+    return CallerError(
+        f'{told}; an object must be {{"text": "…"}} and nothing else, as only texts have vectors.',
+        param=param,
+        code="unsupported_parameter" if field else "missing_required_parameter",
     )
 
 
@@ -411,6 +437,7 @@ _UNKNOWN = "Object contains unknown field"
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _GOT = re.compile(r"got `(?P<kind>[^`]*)`$")
 _ENUM = re.compile(r"^Invalid enum value (?P<value>'.*')$", re.DOTALL)
+_ODD = re.compile(r"^Object contains unknown field `(?P<field>[^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`$")
 _BYTE = re.compile(r"^(?:JSON is malformed: )?(?P<what>.*?)(?: \(byte (?P<at>\d+)\))?$", re.DOTALL)
 _HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")

@@ -39,9 +39,7 @@ ROLES: Final = {
 INPUT_TYPES: Final = one_of(ROLES)
 
 TASKS: Final = {
-    "query": Role.QUERY,
-    "document": Role.DOCUMENT,
-    "passage": Role.DOCUMENT,
+    **ROLES,
     "retrieval.query": Role.QUERY,  # Jina
     "retrieval.passage": Role.DOCUMENT,
     "retrieval_query": Role.QUERY,  # Gemini
@@ -328,6 +326,7 @@ KNOWN: Final[dict[str, Handler]] = {
     "embed_dtype": _kind,  # vLLM
     "embedding_type": _kind_or_base64,  # Jina
     "embedding_types": _kind_or_base64,
+    "encoding_type": _kind_or_base64,  # Jina's by LlamaIndex
     "endianness": _endianness,
     "on_error": _by_item,
     "normalize": _only(True, because=_UNIT),

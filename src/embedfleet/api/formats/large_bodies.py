@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -193,7 +193,7 @@ def split(body: Body, max_texts: int, step: Step, name: str = "input") -> Fields
     beside = bytes(body[:first]) + b"null" + bytes(body[last:])
     if body[first : first + 1] == b"[" and len(commas) >= max_texts:
         element = past_space(body, first + 1, last)
-        if body[element : element + 1] in (b'"', b"["):
+        if body[element : element + 1] in (b'"', b"[", b"{"):
             most = MAX_BESIDE + max_texts
             raise TooMuchError(
                 "texts", structure.elements + 1 if structure.elements > most else len(commas) + 1
@@ -327,32 +327,64 @@ def _squeezed(body: Body, start: int, end: int) -> bytes:
     return bytes(body[first : min(last, first + _LONGEST_NUMBER)])
 
 
+class TextItem(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A text as an object, as Jina has it: what stands beside it would be another input."""
+
+    text: str
+    type: Literal["text"] = "text"
+
+
+class _ItemWithoutText(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    text: None
+    type: Literal["text"] = "text"
+
+
+_items = msgspec.json.Decoder(list[TextItem])
+_items_without_text = msgspec.json.Decoder(list[_ItemWithoutText])
+
+
 def read_texts(body: Body, fields: Fields, step: Step) -> Iterator[tuple[int, list[PackedText]]]:
-    """The texts of a list of strings, in runs, each with the position of its first."""
+    """The texts of a list of strings or of objects with a `text`, whichever its first element is,
+    in runs, each with the position of its first.
+    """
+    first = past_space(body, fields.start + 1, fields.end)
+    parse, read_one = (
+        (_parse_items, read_item) if body[first : first + 1] == b"{" else (_texts.decode, read_text)
+    )
     run: list[tuple[int, int]] = []
     size, place = 0, 0
     for first, last in elements(body, fields):
         if last - first > SLICE:
             if run:
-                yield place, _run(body, run, place, step)
+                yield place, _run(body, run, place, step, parse)
                 place, run, size = place + len(run), [], 0
-            yield place, [read_text(body, first, last, step, place)]
+            yield place, [read_one(body, first, last, step, place)]
             place += 1
             continue
         run.append((first, last))
         size += last - first
         if size >= SLICE:
-            yield place, _run(body, run, place, step)
+            yield place, _run(body, run, place, step, parse)
             place, run, size = place + len(run), [], 0
     if run:
-        yield place, _run(body, run, place, step)
+        yield place, _run(body, run, place, step, parse)
 
 
-def _run(body: Body, run: list[tuple[int, int]], place: int, step: Step) -> list[PackedText]:
+def _parse_items(some: bytes) -> list[str]:
+    return [each.text for each in _items.decode(some)]
+
+
+def _run(
+    body: Body,
+    run: list[tuple[int, int]],
+    place: int,
+    step: Step,
+    parse: Callable[[bytes], list[str]],
+) -> list[PackedText]:
     step()
     some = b"[%b]" % b",".join([bytes(body[first:last]) for first, last in run])
     try:
-        texts = _texts.decode(some)
+        texts = parse(some)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableError(error, run[0][0] - 1, place) from None
     return [PackedText((text.encode(),)) for text in texts]
@@ -360,6 +392,26 @@ def _run(body: Body, run: list[tuple[int, int]], place: int, step: Step) -> list
 
 KINDS = {"[": "array", "{": "object", "t": "bool", "f": "bool", "n": "null", "-": "int"}
 KINDS |= dict.fromkeys("0123456789", "int")
+
+
+def read_item(body: Body, start: int, end: int, step: Step, place: int = 0) -> PackedText:
+    """The text of an object with a `text`; its other fields may take a mebibyte."""
+    try:
+        found = split(bytes(body[start:end]), 1, step, "text")
+        _items_without_text.decode(b"[%b]" % found.beside)
+    except UnreadableError as error:
+        raise UnreadableError(error.error, start + error.start, place) from None
+    except TooMuchError:  # nothing in it is the text
+        complaint = "Object missing required field `text` - at `$[0]`"
+        raise UnreadableError(msgspec.ValidationError(complaint), start, place) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnreadableError(error, start - 1, place) from None
+    first = start + found.start
+    kind = KINDS.get(body[first : first + 1].decode("latin-1"))
+    if kind is not None:
+        complaint = f"Expected `str`, got `{kind}` - at `$[0].text`"
+        raise UnreadableError(msgspec.ValidationError(complaint), first, place)
+    return read_text(body, first, start + found.end, step, place)
 
 
 def read_text(body: Body, start: int, end: int, step: Step, place: int = 0) -> PackedText:

@@ -4,8 +4,9 @@ Each error names the parameter and says what would be right. Checks that need th
 the vocabulary, length in tokens) are the encoder's.
 
 Beyond OpenAI's fields, `input_type`, `instruction` and `truncate` are read, which SDKs send through
-`extra_body`, and the aliases of `fields`. A null field counts as absent. Unknown fields are
-ignored and reported, or refused where the limits say so. Of a repeated field the last one counts.
+`extra_body`, the aliases of `fields`, and texts as objects, which Jina takes. A null field counts
+as absent. Unknown fields are ignored and reported, or refused where the limits say so. Of a
+repeated field the last one counts.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from embedfleet.api.formats.fields import (
     role_of,
     truncation_of,
 )
-from embedfleet.api.formats.large_bodies import LARGEST_ID, Body, Step
+from embedfleet.api.formats.large_bodies import LARGEST_ID, Body, Step, TextItem
 from embedfleet.api.formats.vector_forms import FLOATS, Form, Layout
 from embedfleet.vocabulary import CallerError
 
@@ -43,7 +44,7 @@ class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """
 
     model: str
-    input: str | list[str | _TokenId | list[_TokenId]]
+    input: str | list[str | _TokenId | list[_TokenId] | TextItem]
     dimensions: Integer | None = None
     encoding_format: Layout | None = None
     user: str | None = None
@@ -64,7 +65,7 @@ _RIGHT = {
 }
 """What each field must be, in the words of error messages."""
 
-_reader = Reader(_Body, "input", _RIGHT)
+_reader = Reader(_Body, "input", _RIGHT, takes_items=True)
 
 _BASE64 = (Form(layout="base64"),)
 _FLOATS = (FLOATS,)
@@ -76,7 +77,7 @@ class _BodyOfDeployment(_Body, gc=False, forbid_unknown_fields=True, kw_only=Tru
     model: str = ""
 
 
-_deployed_reader = Reader(_BodyOfDeployment, "input", _RIGHT)
+_deployed_reader = Reader(_BodyOfDeployment, "input", _RIGHT, takes_items=True)
 
 
 def parse_request(body: Body, limits: RequestLimits, model: str | None = None) -> EmbeddingRequest:

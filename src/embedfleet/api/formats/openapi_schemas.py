@@ -199,11 +199,14 @@ def _input(limits: RequestLimits) -> Schema:
         text["pattern"] = r"\S"
     ids = {"type": "array", "minItems": 1, "items": token_id()}
     several = {"type": "array", "minItems": 1, "maxItems": limits.max_texts}
+    item = object_of({"text": text}) | {"additionalProperties": False}
+    item["properties"]["type"] = {"const": "text"}
     return {
-        "description": "The texts, as strings or as the model's token ids.",
+        "description": "The texts, as strings, as objects or as the model's token ids.",
         "anyOf": [
             text | {"title": "one text"},
             several | {"title": "several texts", "items": text},
+            several | {"title": "several texts as objects", "items": item},
             ids | {"title": "one text as token ids"},
             several | {"title": "several texts as token ids", "items": ids},
         ],
