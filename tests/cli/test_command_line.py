@@ -38,12 +38,16 @@ class Recorder:
     """Stands behind the commands and keeps what they hand over."""
 
     answer: int = 0
+    fails: Exception | None = None
+    """What a gateway ends with instead of an exit code."""
     seen: list[tuple[str, object]] = field(default_factory=list)
     keys: list[tuple[str, ...]] = field(default_factory=list)
 
     def gateway(self, settings: Settings, keys: tuple[str, ...]) -> int:
         self.keys.append(keys)
         self.seen.append(("gateway", settings))
+        if self.fails is not None:
+            raise self.fails
         return self.answer
 
     def replica(self, settings: Settings) -> int:
@@ -473,3 +477,22 @@ def test_engines_prints_a_command_on_stdout_and_its_reasons_on_stderr(behind: Re
     refused = typed("engines ollama", behind)
     assert refused.exit_code == 2
     assert "there are sglang, vllm, tei, llamacpp" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("Unable to allocate 3 GiB"), "not enough memory: Unable to allocate 3 GiB"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("can't start new thread"), "no thread can be started: there is no memory"),
+    ],
+)
+def test_a_machine_that_is_full_is_an_error_in_one_line(
+    behind: Recorder, error: Exception, told: str
+) -> None:
+    """As little of a bug as a disk that is full: a traceback would hide which limit it is."""
+    behind.fails = error
+    result = typed("serve builtin", behind)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"embedfleet: error: {told}")

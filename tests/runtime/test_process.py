@@ -30,9 +30,19 @@ def test_no_limit_is_as_many_as_anybody_needs() -> None:
     assert raise_descriptor_limit() >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 0
 
 
+def test_fewer_open_files_than_a_process_needs_for_itself_are_an_error() -> None:
+    program = (
+        "import resource as r; "
+        "from embedfleet.runtime.process import raise_descriptor_limit as up; "
+        "r.setrlimit(r.RLIMIT_NOFILE, (20, 40)); up()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert b"SetupError: the limit of open files is 40, and at least 64 are needed" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("most", "descriptors", "room"),
-    [(8192, 1 << 20, 8192), (8192, 10_000, 8192), (8192, 1024, 896), (100, 1024, 100), (8, 32, 1)],
+    [(8192, 1 << 20, 8192), (8192, 10_000, 8192), (8192, 1024, 896), (100, 1024, 100), (8, 64, 1)],
 )
 def test_there_are_no_more_connections_than_files_and_it_is_said(
     most: int, descriptors: int, room: int, caplog: pytest.LogCaptureFixture

@@ -113,6 +113,24 @@ def _in_one_line() -> Iterator[None]:
             raise
         complain(f"{error.filename}: {reason(error)}")
         raise typer.Exit(1) from error
+    except (MemoryError, RuntimeError) as error:
+        told = _exhausted(error)
+        if told is None:
+            raise
+        complain(told)
+        raise typer.Exit(1) from error
+
+
+def _exhausted(error: MemoryError | RuntimeError) -> str | None:
+    """Which resource of the machine ran out; None where the error is another."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory{f': {error}' if str(error) else ''}"
+    if str(error) == "can't start new thread":
+        return (
+            "no thread can be started: there is no memory for it, or the limit of processes is "
+            "reached (ulimit -u, TasksMax=, pids.max)"
+        )
+    return None
 
 
 app = typer.Typer(
@@ -379,6 +397,8 @@ def _calls(context: typer.Context) -> Calls:
 
 OUTPUT_IS_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 """Nobody will read what was printed, and must learn that from the exit code."""
+MACHINE_IS_FULL = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
+"""No fault of the program: memory, open files or processes ran out."""
 
 
 def main() -> None:
@@ -401,6 +421,9 @@ def main() -> None:
             code = 0  # whoever read it has read enough
         elif error.errno in OUTPUT_IS_LOST:
             complain(f"standard output: {error.strerror}")
+            code = 1
+        elif error.errno in MACHINE_IS_FULL:
+            complain(reason(error))
             code = 1
         else:
             raise

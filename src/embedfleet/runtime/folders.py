@@ -91,7 +91,12 @@ def store_at(address: str, *, alone: bool = True) -> Store:
     """
     if is_remote(address):
         return RemoteStore(address)
-    return LocalStore(Path(address.removeprefix("file://")), alone=alone)
+    return LocalStore(local_path(address), alone=alone)
+
+
+def local_path(address: str) -> Path:
+    """The path of an address on this machine."""
+    return Path(address.removeprefix("file://"))
 
 
 class LocalStore:
@@ -105,7 +110,7 @@ class LocalStore:
         self._made: list[Path] = []
         """Folders that were made for this one, itself first."""
         if path.exists() and not path.is_dir():
-            raise StoreError(f"{path} is a file; the output is a folder")
+            raise StoreError(f"{path} is a file; it must be a directory, or nothing")
         if alone:
             self._take()
 

@@ -13,10 +13,15 @@ from collections.abc import Callable, Iterable
 
 import psutil
 
+from embedfleet.vocabulary import SetupError
+
 log = logging.getLogger(__name__)
 
 REAP_S = 5.0
 """How often the first process of a container looks for orphans that ended."""
+
+LEAST_DESCRIPTORS = 64
+"""What a process needs for itself: sockets, pipes of replicas, files of libraries."""
 
 KEPT_SHARE = 8
 """An eighth of the descriptors is kept for replicas, Redis, files and libraries."""
@@ -25,19 +30,27 @@ KEPT_SHARE = 8
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard one; return how many may be open.
 
-    The soft one is low for programs that use select(2), which this is not.
+    The soft one is low for programs that use select(2), which this is not. Raises SetupError where
+    there are too few to serve anybody.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 30
+    if soft < LEAST_DESCRIPTORS:
+        raise SetupError(
+            f"the limit of open files is {soft}, and at least {LEAST_DESCRIPTORS} are needed: "
+            "raise the hard limit (ulimit -Hn, LimitNOFILE=)"
+        )
+    return soft
 
 
 def connections_within(most: int, descriptors: int) -> int:
     """How many connections of clients there is room for; says so where it is less than asked."""
-    room = max(1, descriptors - max(64, descriptors // KEPT_SHARE))
+    room = max(1, descriptors - max(LEAST_DESCRIPTORS, descriptors // KEPT_SHARE))
     if room >= most:
         return most
     log.warning(

@@ -10,9 +10,16 @@ from typing import Any
 
 import pytest
 
-from embedfleet.fleet.providers.local import LocalReplica, keyed, placed, replica_settings
+from embedfleet.fleet.providers.local import (
+    LocalReplica,
+    announced,
+    keyed,
+    placed,
+    replica_settings,
+)
 from embedfleet.runtime.machine import usable_processors
 from embedfleet.runtime.settings import AutoscalingSettings, EngineSettings, Pool, Settings
+from embedfleet.transport.description import ANNOUNCEMENT
 
 POOL = Pool(model="a", replicas=2)
 
@@ -91,6 +98,21 @@ async def test_who_stops_a_replica_can_be_cancelled_in_the_moment_in_which_it_en
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stopping
+
+
+async def test_an_address_is_found_behind_what_others_print_before_it() -> None:
+    """A `sitecustomize` of the machine may greet every interpreter."""
+    output = asyncio.StreamReader()
+    output.feed_data(b"hello\n\n\xff\n" + f"{ANNOUNCEMENT}http://127.0.0.1:1\nmore\n".encode())
+    assert await announced(output) == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("said", [b"", b"hello\n", b"no end"])
+async def test_a_replica_that_ends_before_it_says_one_has_none(said: bytes) -> None:
+    output = asyncio.StreamReader()
+    output.feed_data(said)
+    output.feed_eof()
+    assert await announced(output) == ""
 
 
 def test_local_replicas_ask_for_a_key_of_this_start_that_only_its_user_can_read() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from embedfleet.fleet.providers.provider import End
 from embedfleet.runtime.machine import usable_processors
 from embedfleet.runtime.settings import Pool, Settings, as_toml
+from embedfleet.runtime.text_files import reason
 from embedfleet.transport.description import ANNOUNCEMENT
 from embedfleet.vocabulary import SettingError, SetupError
 
@@ -41,6 +42,11 @@ def keyed(settings: Settings) -> Iterator[Settings]:
         os.fchmod(held, 0o600)
         os.write(held, secrets.token_urlsafe(32).encode())
         path = Path(f"/proc/{os.getpid()}/fd/{held}")
+        if any(map(_only_local, settings.pools)) and not path.exists():
+            raise SetupError(
+                "/proc shows no processes, and replicas that are started here read their settings "
+                "and key there: mount it (mount -t proc proc /proc)"
+            )
         pools = tuple(
             dataclasses.replace(pool, replica_key_file=path) if _only_local(pool) else pool
             for pool in settings.pools
@@ -195,23 +201,34 @@ class LocalProvider:
                 pass_fds=(config,),
                 start_new_session=True,
             )
+        except OSError as error:
+            raise SetupError(f"{sys.executable} can't be started: {reason(error)}") from error
         finally:
             os.close(config)
         assert process.stdout is not None  # noqa: S101  for the type checker; PIPE was asked for
+        url = ""
         try:
             async with asyncio.timeout(ANNOUNCE_TIMEOUT_S):
-                line = await process.stdout.readline()
+                url = await announced(process.stdout)
         except TimeoutError:
-            line = b""
-        except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            raise
-        text = line.decode("utf-8", "replace").strip()
-        if not text.startswith(ANNOUNCEMENT):
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            pass
+        finally:
+            if not url:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        if not url:
             code = await process.wait()
-            error = SettingError if code == SETUP_FAILED else SetupError
-            raise error(f"replica {name} ended with exit code {code} before it had an address")
-        return LocalReplica(process, text.removeprefix(ANNOUNCEMENT))
+            kind = SettingError if code == SETUP_FAILED else SetupError
+            raise kind(f"replica {name} ended with exit code {code} before it had an address")
+        return LocalReplica(process, url)
+
+
+async def announced(output: asyncio.StreamReader) -> str:
+    """The address that a replica says it has; empty where it ends before. Lines before it are of
+    others: what customises an interpreter may greet.
+    """
+    async for line in output:
+        text = line.decode("utf-8", "replace").strip()
+        if text.startswith(ANNOUNCEMENT):
+            return text.removeprefix(ANNOUNCEMENT)
+    return ""

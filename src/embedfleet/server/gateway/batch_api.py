@@ -19,8 +19,9 @@ from embedfleet.api.endpoint import Endpoint
 from embedfleet.api.formats.embedding_request import EmbeddingRequest
 from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.runtime.background import Background
-from embedfleet.runtime.folders import LocalStore, store_at
+from embedfleet.runtime.folders import LocalStore, Store, StoreError, store_at
 from embedfleet.runtime.settings.batches import BatchesSettings
+from embedfleet.runtime.text_files import reason
 from embedfleet.server.gateway.in_cluster import InCluster
 from embedfleet.transport.access import Access, DelegatedAccess
 from embedfleet.transport.asgi import Request, Response
@@ -44,7 +45,7 @@ def batches_of(
     """
     if settings.directory is None:
         return None
-    store = store_at(settings.directory, alone=False)
+    store = _store(settings.directory)
     batch_store = BatchStore(store, settings.file_days)
     asks = {path: partial(_asked, access, endpoint, path) for path in CONTRACTS}
     runner = Runner(
@@ -68,6 +69,25 @@ def batches_of(
         max_stored_bytes=settings.max_stored_bytes,
         wake=runner.wake,
     )
+
+
+def _store(address: str) -> Store:
+    """Where batches are kept. Raises StoreError where it can't be reached, or not locked: each
+    gateway would wait for ever to run them.
+    """
+    try:
+        store = store_at(address, alone=False)
+        if isinstance(store, LocalStore):
+            held = store.lock(LOCK)
+            if held is not None:
+                os.close(held)
+    except StoreError as error:
+        raise StoreError(f"batches.directory: {error}") from error
+    except OSError as error:
+        raise StoreError(
+            f"batches.directory: {address}/{LOCK} can't be locked: {reason(error)}"
+        ) from error
+    return store
 
 
 class _InJson:

@@ -13,6 +13,7 @@ from embedfleet.engines.loading import EngineOptions, refuse_unsupported
 from embedfleet.models.description import ModelDescription, describe
 from embedfleet.models.golden.vectors import GoldenVectors, write
 from embedfleet.runtime.settings import AutoscalingSettings, EngineSettings, Pool, Settings
+from embedfleet.runtime.settings.batches import BatchesSettings
 from embedfleet.server.gateway.pools.preflight import refuse_hopeless
 from embedfleet.vocabulary import SetupError
 from tests.small_tokenizer import write_model
@@ -41,8 +42,14 @@ def refusal(pool: Pool, model: ModelDescription | None, **engine: str) -> str:
     return ""
 
 
-def learning_in(folder: Path) -> Settings:
-    return Settings(pools=(), autoscaling=AutoscalingSettings(state_directory=str(folder)))
+def keeping_in(folder: Path, setting: str) -> Settings:
+    kept = {
+        "autoscaling.state_directory": {
+            "autoscaling": AutoscalingSettings(state_directory=str(folder))
+        },
+        "batches.directory": {"batches": BatchesSettings(directory=str(folder))},
+    }
+    return Settings(pools=(), **kept[setting])  # type: ignore[arg-type]
 
 
 def of_type(model: ModelDescription, model_type: str) -> ModelDescription:
@@ -112,13 +119,34 @@ def test_tei_is_refused_for_a_reranker_that_it_does_not_compute(model: ModelDesc
     assert "TEI does not compute Qwen3-Reranker: use SGLang, vLLM or llama.cpp" in said
 
 
-def test_a_folder_for_what_is_learned_is_made_and_left_empty(tmp_path: Path) -> None:
+DIRECTORIES = ["autoscaling.state_directory", "batches.directory"]
+
+
+@pytest.mark.parametrize("setting", DIRECTORIES)
+def test_a_folder_for_what_is_kept_is_made_and_left_empty(tmp_path: Path, setting: str) -> None:
     folder = tmp_path / "new" / "folder"
-    refuse_hopeless(learning_in(folder), [], lambda _model, _engine: None)
+    refuse_hopeless(keeping_in(folder, setting), [], lambda _model, _engine: None)
     assert list(folder.iterdir()) == []
 
 
-def test_one_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", DIRECTORIES)
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("file", "is a file"),
+        ("file/below", "Not a directory"),
+        ("dangling", "is a symbolic link that leads nowhere"),
+        ("loop", "is a symbolic link that leads nowhere"),
+        ("/proc/1/x", "nothing can be written in /proc/1/x"),
+    ],
+)
+def test_one_that_can_not_be_written_is_refused(
+    tmp_path: Path, setting: str, name: str, why: str
+) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(SetupError, match=r"autoscaling\.state_directory: .*Not a directory"):
-        refuse_hopeless(learning_in(tmp_path / "file" / "below"), [], lambda _model, _engine: None)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SetupError) as refused:
+        refuse_hopeless(keeping_in(tmp_path / name, setting), [], lambda _model, _engine: None)
+    assert str(refused.value).startswith(f"{setting}: ")
+    assert why in str(refused.value)

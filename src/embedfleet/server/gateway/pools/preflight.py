@@ -13,9 +13,10 @@ from embedfleet.fleet.providers.engine_commands import command, words
 from embedfleet.fleet.providers.third_party import missing_program
 from embedfleet.models.description import ModelDescription
 from embedfleet.models.golden import vectors as golden_vectors
-from embedfleet.runtime.folders import LocalStore
+from embedfleet.runtime.folders import LocalStore, StoreError, is_remote, local_path
 from embedfleet.runtime.settings import EngineSettings, Settings
 from embedfleet.runtime.settings import Pool as PoolSettings
+from embedfleet.runtime.text_files import reason
 from embedfleet.server.gateway.pools.model import golden_file
 from embedfleet.server.gateway.pools.setup import launch
 from embedfleet.vocabulary import SettingError
@@ -27,11 +28,16 @@ Suits = Callable[[ModelDescription, EngineSettings], None]
 def refuse_hopeless(
     settings: Settings, models: Sequence[ModelDescription | None], suits: Suits
 ) -> None:
-    """Check each pool with its model, None if replicas bring it, and that the state directory of
-    the autoscaler is writable. Raises SetupError.
+    """Check each pool with its model, None if replicas bring it, and that the directories of what
+    is kept are writable. Raises SetupError.
     """
-    if settings.autoscaling.state_directory is not None:
-        _writable(Path(settings.autoscaling.state_directory))
+    directories = {
+        "autoscaling.state_directory": settings.autoscaling.state_directory,
+        "batches.directory": settings.batches.directory,
+    }
+    for setting, address in directories.items():
+        if address is not None and not is_remote(address):
+            _writable(setting, local_path(address))
     for pool, model in zip(settings.pools, models, strict=True):
         path = pool.golden
         if model is not None:
@@ -42,16 +48,20 @@ def refuse_hopeless(
             _engine(settings, pool, model, suits)
 
 
-def _writable(folder: Path) -> None:
+def _writable(setting: str, folder: Path) -> None:
+    if folder.is_symlink() and not folder.exists():
+        raise SettingError(f"{setting}: {folder} is a symbolic link that leads nowhere")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         store = LocalStore(folder, alone=False)
+        folder.mkdir(parents=True, exist_ok=True)
         store.write(".writable", [b""])
         store.remove(".writable")
+    except StoreError as error:  # a file in its place
+        raise SettingError(f"{setting}: {error}") from error
     except OSError as error:
         raise SettingError(
-            f"autoscaling.state_directory: nothing can be written in {folder}: "
-            f"{error.strerror or error}"
+            f"{setting}: nothing can be written in {folder}: {reason(error)}; give a directory "
+            "that this user may write to"
         ) from error
 
 
