@@ -489,6 +489,7 @@ WRONG = [
             "cohere's errors are in message",
             "tei's errors have a type",
             "ollama's errors are a string",
+            "google's errors have a status",
         ),
     ),
     Wrong(
@@ -562,6 +563,14 @@ WRONG = [
             else sent
         ),
         ("azure's path names the model",),
+    ),
+    Wrong(
+        "Google's batch loses the order of texts",
+        faults.of_path(
+            ":batchEmbedContents",
+            lambda _, told: told | {"embeddings": told["embeddings"][::-1]},
+        ),
+        ("google's batch gives values and their tokens",),
     ),
 ]
 """Each check of a model that embeds has a service here that breaks its sentence."""

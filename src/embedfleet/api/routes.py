@@ -12,6 +12,8 @@ from collections.abc import Callable
 from embedfleet.api.contracts.azure import AZURE, PREFIXES
 from embedfleet.api.contracts.cohere import COHERE_V1, COHERE_V2
 from embedfleet.api.contracts.contract import Contract
+from embedfleet.api.contracts.google import GOOGLE
+from embedfleet.api.contracts.google import PREFIXES as GOOGLE_PREFIXES
 from embedfleet.api.contracts.ollama import OLLAMA, OLLAMA_OF_ONE
 from embedfleet.api.contracts.rerank import ROUTES as RERANKING
 from embedfleet.api.contracts.tei import TEI
@@ -69,4 +71,6 @@ def contract_routes(
     prefixes: Table = {("GET", "/v1/models/"): asked(cards.show_model)}
     for prefix in PREFIXES:
         prefixes["POST", prefix] = traced(endpoint.by(AZURE), f"POST {prefix}")
+    for prefix in GOOGLE_PREFIXES:
+        prefixes["POST", prefix] = traced(endpoint.by(GOOGLE), f"POST {prefix}")
     return exact, prefixes

@@ -94,13 +94,14 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def credentials(self) -> str | None:
-        """Who asks, as the header `authorization` has it, or a key as Azure's clients and those of
-        several engines send it.
+        """Who asks, as the header `authorization` has it, or a key as the clients of Azure, of
+        several engines and of Google send it.
         """
         told = self.header(b"authorization")
         if told is not None:
             return told
-        key = self.header(b"api-key") or self.header(b"x-api-key")
+        named = (b"api-key", b"x-api-key", b"x-goog-api-key")
+        key = next(filter(None, map(self.header, named)), None)
         return None if key is None else f"Bearer {key}"
 
     def listed(self, name: bytes) -> str | None:

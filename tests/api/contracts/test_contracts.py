@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pybase64
 import pytest
 
+from embedfleet.api.contracts.contract import Asked
+from embedfleet.api.contracts.google import GOOGLE
+from embedfleet.api.formats.embedding_request import RequestLimits
 from embedfleet.api.formats.vector_forms import derive, rounded, scale
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
-from embedfleet.vocabulary import Vectors
+from embedfleet.vocabulary import CallerError, Vectors
 from tests.api.contracts.door import Door
 from tests.fakes.asking import MODEL, WIDTH, Asker
 
@@ -228,6 +232,90 @@ class TestOllama:
         assert shown["model_info"]["embedfleet.embedding_length"] == WIDTH
         assert (await door.post("/api/show", {"model": "other"})).status == 404
         assert (await door.post("/api/show", [])).status == 400
+
+
+def contents(*texts: str, **fields: Any) -> list[dict[str, Any]]:
+    return [{"content": {"parts": [{"text": text}], "role": "user"}} | fields for text in texts]
+
+
+class TestGoogle:
+    @pytest.mark.parametrize("version", ["v1", "v1beta"])
+    async def test_one_text_and_several_have_a_route_each(self, door: Door, version: str) -> None:
+        path = f"/{version}/models/{MODEL}"
+        one = (await door.post(f"{path}:embedContent", contents("one")[0])).json
+        assert same([one["embedding"]["values"]], right(door, "one"))
+        body = {"requests": contents("one", "two", model=f"models/{MODEL}")}
+        two = (await door.post(f"{path}:batchEmbedContents", body)).json
+        assert same([each["values"] for each in two["embeddings"]], right(door, "one", "two"))
+        assert two["usageMetadata"]["promptTokenCount"] > one["usageMetadata"]["promptTokenCount"]
+
+    @pytest.mark.parametrize(
+        "names", [("taskType", "outputDimensionality"), ("task_type", "output_dimensionality")]
+    )
+    async def test_fields_are_named_in_either_case(
+        self, door: Door, names: tuple[str, str]
+    ) -> None:
+        fields: dict[str, Any] = dict(zip(names, ("RETRIEVAL_QUERY", 32), strict=True))
+        expected = derive(right(door, "one", prompt=QUERY), 32)
+        path = f"/v1beta/models/{MODEL}"
+        told = await door.post(f"{path}:embedContent", contents("one", **fields)[0])
+        assert same([told.json["embedding"]["values"]], expected)
+        body = {"requests": contents("one", "one", **fields)}
+        told = await door.post(f"{path}:batchEmbedContents", body)
+        assert same([told.json["embeddings"][1]["values"]], expected)
+
+    async def test_parts_are_one_text(self, door: Door) -> None:
+        body = {"content": {"parts": [{"text": "on"}, {"text": "e"}]}}
+        told = await door.post(f"/v1/models/{MODEL}:embedContent", body)
+        assert same([told.json["embedding"]["values"]], right(door, "one"))
+
+    @pytest.mark.parametrize(
+        ("verb", "body", "said"),
+        [
+            ("embedContent", {}, "`content` is missing"),
+            ("embedContent", {"content": {"parts": []}}, "`content` is empty"),
+            ("embedContent", {"content": {"parts": [{"inlineData": {}}]}}, "`content"),
+            ("embedContent", {"texts": ["one"]}, "`content`"),
+            ("embedContent", contents("one", title="T")[0], "`title`"),
+            ("embedContent", contents("one", taskType="CLUSTERING")[0], "`taskType`"),
+            ("batchEmbedContents", {}, "`requests` is missing"),
+            ("batchEmbedContents", {"requests": []}, "`requests` is empty"),
+            ("batchEmbedContents", {"requests": contents("one", "")}, "`requests[1]` is empty"),
+            ("batchEmbedContents", {"requests": [{"content": 3}]}, "`requests[0].content`"),
+            (
+                "batchEmbedContents",
+                {"requests": [*contents("a"), *contents("b", taskType="RETRIEVAL_QUERY")]},
+                "`requests[1].taskType`",
+            ),
+        ],
+    )
+    async def test_errors_have_google_s_shape(
+        self, door: Door, verb: str, body: dict[str, Any], said: str
+    ) -> None:
+        told = await door.post(f"/v1beta/models/{MODEL}:{verb}", body)
+        error = told.json["error"]
+        assert (told.status, error["code"], error["status"]) == (400, 400, "INVALID_ARGUMENT")
+        assert said in error["message"]
+
+    async def test_other_verbs_and_models_are_not_found(self, door: Door) -> None:
+        for path in (f"/v1beta/models/{MODEL}:generateContent", f"/v1/models/{MODEL}"):
+            told = await door.post(path, {})
+            assert (told.status, told.json["error"]["status"]) == (404, "NOT_FOUND")
+            assert "embedContent" in told.json["error"]["message"]
+        told = await door.post("/v1beta/models/other:embedContent", contents("one")[0])
+        assert (told.status, told.json["error"]["status"]) == (404, "NOT_FOUND")
+
+    def test_a_body_is_no_longer_than_a_mebibyte(self) -> None:
+        body = msgspec.json.encode({"requests": contents("one " * 300_000)})
+        asked = Asked(f"/v1beta/models/{MODEL}:batchEmbedContents", RequestLimits())
+        with pytest.raises(CallerError, match="send fewer texts at once"):
+            GOOGLE.read_large(body, asked, lambda: None)
+
+    async def test_an_invalid_text_has_null_in_its_place_if_requested(self, door: Door) -> None:
+        body = {"requests": contents("one", "")}
+        path = f"/v1beta/models/{MODEL}:batchEmbedContents"
+        told = await door.post(path, body, x_embedfleet_on_error="item")
+        assert told.json["embeddings"][1] is None
 
 
 class TestCards:

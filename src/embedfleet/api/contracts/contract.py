@@ -56,9 +56,14 @@ class Answer(msgspec.Struct):
         """Of the dimensions asked for, float32."""
         return derive(self.full, self.request.dimensions)
 
-    def listed(self, form: Form, wrong: Callable[[int, EmbedfleetError], bytes]) -> bytes:
-        """A JSON list of all vectors in one form, with what `wrong` writes at places that have
-        none.
+    def listed(
+        self,
+        form: Form,
+        wrong: Callable[[int, EmbedfleetError], bytes],
+        around: bytes = b"%b",
+    ) -> bytes:
+        """A JSON list of all vectors in one form, with what `around` puts around each and what
+        `wrong` writes at places that have none.
         """
         numbers = rounded(self.vectors, form.kind)
         if form.layout == "base64":
@@ -67,6 +72,8 @@ class Answer(msgspec.Struct):
         else:
             # One by one: the interpreter is held for a text at most, not for all of them.
             written = [orjson.dumps(row, option=_NUMPY) for row in as_numbers(numbers)]
+        if around != b"%b":
+            written = [around % row for row in written]
         if self.faults:
             places = range(len(written)) if self.places is None else self.places
             found = dict(zip(places, written, strict=True))

@@ -311,14 +311,17 @@ _TEXTS_ONLY = "send texts as `input`"
 KNOWN: Final[dict[str, Handler]] = {
     "output_dimension": _dimensions,  # Voyage, Cohere
     "output_dimensionality": _dimensions,  # Gemini
+    "outputDimensionality": _dimensions,
     "dimension": _dimensions,  # DashScope
     "dims": _dimensions,
     "prompt_name": _role,  # TEI, sentence-transformers
     "text_type": _role,  # DashScope
-    "task_type": _task,  # Gemini
+    "task_type": _task,  # Gemini, Nomic
+    "taskType": _task,
     "task": _task,  # Jina, vLLM
     "truncation": _truncation,  # Voyage
     "auto_truncate": _truncation,
+    "autoTruncate": _truncation,
     "truncation_side": _side,  # vLLM
     "truncation_direction": _side,  # TEI
     "truncate_prompt_tokens": _prompt_tokens,
@@ -339,6 +342,7 @@ KNOWN: Final[dict[str, Handler]] = {
     "instruct": _never("its name here is `instruction`"),
     "instructions": _never("its name here is `instruction`"),
     "query_instruction": _never("its name here is `instruction`"),
+    "title": _never("put it before the text"),  # Gemini
     "pooling": _never("the model's own is used"),
     "pooling_type": _never("the model's own is used"),
     "lora": _never("adapters are not served"),

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the other APIs: reranking, Cohere, TEI, Ollama, and Azure's paths.
+"""The OpenAPI description of reranking and of the APIs of Azure, Cohere, TEI, Ollama and Google.
 
 A schema is never stricter than its parser; what a schema can't say, the parser refuses as well.
 """
@@ -39,12 +39,14 @@ def contract_paths(model: str, reranker: str | None, embeddings: Schema) -> ByTa
         "Cohere": _cohere(model),
         "text-embeddings-inference": _tei(),
         "Ollama": _ollama(model),
+        "Google": _google(model),
     }
 
 
 def contract_schemas(limits: RequestLimits) -> dict[str, Schema]:
     """Schemas of these paths, by name."""
-    return _rerank_schemas(limits) | _cohere_schemas(limits) | _tei_schemas() | _ollama_schemas()
+    own = _cohere_schemas(limits) | _tei_schemas() | _ollama_schemas() | _google_schemas(limits)
+    return _rerank_schemas(limits) | own
 
 
 def _reranking(reranker: str | None) -> dict[str, Schema]:
@@ -179,6 +181,32 @@ def _ollama(model: str) -> dict[str, Schema]:
         "/api/ps": {"get": operation("ollamaRunning", "The models served", "OllamaModels")},
         "/api/version": {"get": operation("ollamaVersion", "A version", "OllamaVersion")},
     }
+
+
+def _google(model: str) -> dict[str, Schema]:
+    def content(text: str) -> dict[str, Any]:
+        return {"content": {"parts": [{"text": text}]}}
+
+    verbs = {
+        "embedContent": ("The vector of one text, by Google's API", content(DOCUMENTS[0])),
+        "batchEmbedContents": (
+            "Vectors, by Google's API",
+            {"requests": [content(each) for each in DOCUMENTS]},
+        ),
+    }
+    found = {}
+    for version in ("v1", "v1beta"):
+        for verb, (told, example) in verbs.items():
+            name = f"{verb}{'Beta' * (version == 'v1beta')}"
+            schema, answer = ("GoogleBatch", "GoogleVectors")
+            if verb == "embedContent":
+                schema, answer = ("GoogleRequest", "GoogleVector")
+            body = body_of(schema, {"an example": example}, None)
+            asked = operation(name, told, answer, work=True, body=body, refusal="GoogleError")
+            named = in_path("name", model, "Name of a served model.")
+            asked["parameters"] = [named, *asked.get("parameters", [])]
+            found[f"/{version}/models/{{name}}:{verb}"] = {"post": asked}
+    return found
 
 
 def _rerank_schemas(limits: RequestLimits) -> dict[str, Schema]:
@@ -372,6 +400,26 @@ def _ollama_schemas() -> dict[str, Schema]:
         "OllamaModels": object_of({"models": models}),
         "OllamaVersion": object_of({"version": text_of("")}),
         "OllamaError": object_of({"error": text_of("")}),
+    }
+
+
+def _google_schemas(limits: RequestLimits) -> dict[str, Schema]:
+    parts = {"type": "array", "minItems": 1, "items": object_of({"text": text_of("")})}
+    content = object_of({"parts": parts})
+    tasks = optional({"type": "string", "description": "RETRIEVAL_QUERY or RETRIEVAL_DOCUMENT."})
+    width = optional({"type": "integer", "minimum": LEAST_DIMENSIONS})
+    fields: Schema = {"taskType": tasks, "outputDimensionality": width}
+    one = _request(fields, {"content": content})
+    several = {"type": "array", "minItems": 1, "maxItems": limits.max_texts, "items": one}
+    vector = object_of({"values": {"type": "array", "items": {"type": "number"}}})
+    used: Schema = {"usageMetadata": object_of({"promptTokenCount": count_of("")})}
+    error: Schema = {"code": count_of(""), "message": text_of(""), "status": text_of("")}
+    return {
+        "GoogleRequest": one,
+        "GoogleBatch": _request({}, {"requests": several}),
+        "GoogleVector": object_of({"embedding": vector} | used),
+        "GoogleVectors": object_of({"embeddings": {"type": "array", "items": vector}} | used),
+        "GoogleError": object_of({"error": object_of(error)}),
     }
 
 

@@ -1,4 +1,5 @@
-"""Checks of the other APIs: Cohere's, text-embeddings-inference's, Ollama's and Azure's.
+"""Checks of the other APIs: Cohere's, text-embeddings-inference's, Ollama's,
+Azure's and Google's.
 
 Each must give the vectors that `/embeddings` gives, in the form that its own clients read, and
 errors where they look for them.
@@ -167,3 +168,25 @@ async def azure_s_path_names_the_model(service: Service) -> None:
     same(found, await expected(service), "the deployment's vectors must be the model's")
     wrong = await asked(service, path.replace(service.model, "no-such-model"), input="x")
     expect(wrong.status == 404, "an unknown deployment must be answered 404", wrong)
+
+
+@suite.extension
+async def google_s_batch_gives_values_and_their_tokens(service: Service) -> None:
+    path = f"/v1beta/models/{service.model}:batchEmbedContents"
+    requests = [{"content": {"parts": [{"text": text}]}} for text in TEXTS]
+    answer = await asked(service, path, requests=requests)
+    found = told(answer, "embeddings", "usageMetadata")
+    rows = [each.get("values") for each in found["embeddings"]]
+    same(matrix(rows, answer), await expected(service), "vectors must be those of /embeddings")
+    tokens = accepted(await service.embed(list(TEXTS))).tokens
+    right = found["usageMetadata"].get("promptTokenCount") == tokens
+    expect(right, f"it must count {tokens} tokens", answer)
+
+
+@suite.extension
+async def google_s_errors_have_a_status(service: Service) -> None:
+    path = "/v1beta/models/no-such-model:embedContent"
+    answer = await asked(service, path, content={"parts": [{"text": TEXTS[0]}]})
+    error = told(answer, "error", status=404)["error"]
+    right = isinstance(error, dict) and error.get("status") == "NOT_FOUND"
+    expect(right, "`error.status` must be NOT_FOUND", answer)
