@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import tempfile
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import orjson
@@ -103,6 +106,11 @@ def test_fields_that_an_older_version_did_not_write_have_their_defaults(tmp_path
         ((HEADER,), "two observations at least, and here are 0"),
         ((HEADER, line(1.0)), "two observations at least, and here are 1"),
         ((HEADER, line(1.0), line(2.0)[:40]), "line 3: no observation: Input data was truncated"),
+        ((HEADER, line(1.0), HEADER), "line 3: no observation: .*missing required field `at`"),
+        (
+            (HEADER, line(1.0).replace(b"+00:00", b"")),
+            "line 2: no observation: Expected `datetime` with a timezone",
+        ),
         ((HEADER, line(1.0), b"[]"), "line 3: no observation: Expected `object`, got `array`"),
         (
             (HEADER, line(1.0), line(2.0).replace(b'"ready":2', b'"ready":"2"')),
@@ -110,7 +118,8 @@ def test_fields_that_an_older_version_did_not_write_have_their_defaults(tmp_path
         ),
         ((HEADER, line(5.0), line(5.0)), "line 3: its time, 5 s, is not after"),
         ((HEADER, line(5.0), b"", line(4.0)), "line 4: its time, 4 s, is not after"),
-        ((HEADER, b" " * 70_000 + line(5.0)), "line 2: it has 70,"),
+        ((HEADER, b" " * 70_000 + line(5.0)), "line 2: it has more than 65,536 bytes"),
+        ((HEADER, line(0.0), line(32 * 86_400.0)), "line 3: more than 31 days"),
     ],
 )
 def test_a_foreign_or_damaged_file_is_refused_with_its_line(
@@ -118,6 +127,71 @@ def test_a_foreign_or_damaged_file_is_refused_with_its_line(
 ) -> None:
     with pytest.raises(RecordingError, match=complaint):
         recording.read(written(tmp_path / "f.jsonl", *lines))
+
+
+@given(st.data())
+def test_a_recording_that_was_cut_off_is_read_up_to_its_last_whole_line(
+    data: st.DataObject,
+) -> None:
+    """Wherever a crash or a full disk ended it."""
+    whole = b"\n".join([HEADER, *(line(float(now)) for now in range(5))]) + b"\n"
+    third = whole.index(line(2.0))
+    length = data.draw(st.integers(third, len(whole)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "f"
+        path.write_bytes(whole[:length])
+        found = recording.read(path)
+    ends = whole[:length].count(b"\n") - 1
+    # A line that lacks nothing but its end is whole too.
+    assert ends <= len(found.lines) <= ends + 1
+    assert found.cut == (
+        len(found.lines) + 2 if not whole[:length].endswith((b"\n", b"}}")) else None
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(-1e6, 1e9),
+            st.floats(0.1, 200.0),
+            st.integers(1, 4),
+            st.integers(-5_000, 5_000),
+        ),
+        min_size=2,
+        max_size=5,
+    )
+)
+def test_time_goes_on_through_restarts_and_whatever_clocks_do(
+    runs: list[tuple[float, float, int, int]],
+) -> None:
+    """Within a run by the time that nobody sets; between two by the clock, if it went forward."""
+    lines, expected, clock = [HEADER], [], START
+    before = None
+    for place, (began, step, many, jump) in enumerate(runs):
+        clock += timedelta(seconds=jump)
+        for tick in range(many):
+            seen = entry(Observation(began + tick * step, 2))
+            lines.append(recording.line(replace(seen, at=clock), f"run {place}"))
+            if before is not None:
+                between = (clock - before).total_seconds()
+                same = seen.seen.now - (began + (tick - 1) * step)
+                expected.append(same if tick else between if between > 0 else 5.0)
+            before = clock
+            clock += timedelta(seconds=step)
+    with tempfile.TemporaryDirectory() as folder:
+        found = recording.read(written(Path(folder) / "f", *lines))
+    assert [each.after_s for each in found.lines[1:]] == pytest.approx(expected)
+    assert sum(each.begins for each in found.lines) == len(runs)
+    assert found.replica_hours == pytest.approx(3 * sum(expected) / 3600.0)
+
+
+def test_no_more_of_a_line_is_read_than_it_may_have(tmp_path: Path) -> None:
+    """A file of another kind may be one line of any size."""
+    path = tmp_path / "f"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(RecordingError, match="line 1: it has more than 65,536 bytes"):
+        recording.read(path)
 
 
 @pytest.mark.parametrize("absurd", [-1, 10**30])

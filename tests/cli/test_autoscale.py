@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import SEEK_END, FileIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from embedfleet.autoscaling import recording
 from embedfleet.cli.command_line import app
+from embedfleet.cli.recorder import Pool, Recorder
+from embedfleet.vocabulary import SetupError
 
 DECISION = {
     "at": "2026-11-23T09:00:05.123+00:00",
@@ -201,6 +207,7 @@ class TestRecording:
                 "planned": 2,
                 "standby": 0,
                 "seen": {"now": float(second), "ready": 2, "arriving_fast": None},
+                "run": "first",
             }
             for second in (5, 10, 15)
         ]
@@ -235,6 +242,74 @@ class TestRecording:
         assert 9_000 < file.stat().st_size <= 10_000
         assert len(recording.read(file).lines) > 3
 
+    def test_restarts_and_clocks_that_are_set_lose_nothing(
+        self, recorded: StandIn, tmp_path: Path
+    ) -> None:
+        """Each autumn the clock goes back for an hour; a new host counts its seconds anew."""
+        file = tmp_path / "day.jsonl"
+        told = recorded.answer[1]["pools"][0]
+        first = told["observations"][-1]
+        back = [
+            first | {"at": "2026-11-23T08:00:00+00:00", "seen": {"now": now, "ready": 2}}
+            for now in (20.0, 25.0)
+        ]
+        again = [
+            first | {"run": "second", "seen": {"now": now, "ready": 2}} for now in (1.0, 6.0, 11.0)
+        ]
+        pool = Pool("m", msgspec.convert(told["settings"], recording.Settings), [])
+        with Recorder(file, 100_000, pool) as kept:
+            for seen in (told["observations"], [first, *back], back, again, again):
+                kept.keep(msgspec.structs.replace(pool, observations=seen))
+        found = recording.read(file)
+        assert [each.seen.now for each in found.lines] == [5, 10, 15, 20, 25, 1, 6, 11]
+        assert [each.begins for each in found.lines].count(True) == 2
+
+    @pytest.mark.parametrize("ends", ["full", "interrupted"])
+    def test_a_write_that_fails_leaves_whole_lines(
+        self, recorded: StandIn, tmp_path: Path, ends: str
+    ) -> None:
+        """And one line says why, and how many there are."""
+        file = tmp_path / "day.jsonl"
+        told = recorded.answer[1]["pools"][0]
+        pool = msgspec.convert(told, Pool)
+        later = [
+            told["observations"][-1] | {"seen": {"now": 20.0 + place, "ready": 2}}
+            for place in range(50)
+        ]
+        with Recorder(file, 100_000, pool) as kept:
+            kept.keep(pool)
+            whole = file.read_bytes()
+            kept.output.close()
+            kept.output = Failing(file, ends)
+            more = msgspec.structs.replace(pool, observations=later)
+            if ends == "full":
+                with pytest.raises(SetupError, match=r"No space left .*; 3 observations are kept"):
+                    kept.keep(more)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    kept.keep(more)
+        assert file.read_bytes() == whole
+
+    @pytest.mark.parametrize(
+        "answer", [[], {}, {"pools": {}}, {"pools": [{"name": "m"}]}, {"pools": [None]}]
+    )
+    def test_an_answer_of_another_service_is_told_as_such(
+        self, recorded: StandIn, answer: Any, tmp_path: Path
+    ) -> None:
+        recorded.answer = 200, answer
+        done = typed(f"record {tmp_path / 'f'}", recorded)
+        assert (done.exit_code, "answers with no observations" in done.output) == (2, True)
+        assert not (tmp_path / "f").exists()
+
+    def test_observations_that_could_not_be_read_again_are_refused(
+        self, recorded: StandIn, tmp_path: Path
+    ) -> None:
+        """Of a gateway of another release, before a file is made."""
+        recorded.answer[1]["pools"][0]["observations"][1]["seen"]["ready"] = "2"
+        done = typed(f"record {tmp_path / 'f'}", recorded)
+        assert (done.exit_code, (tmp_path / "f").exists()) == (2, False)
+        assert "no observation: Expected `int`, got `str`" in done.output
+
     def test_what_can_not_be_recorded_is_refused_before_a_file_is_made(
         self, recorded: StandIn, tmp_path: Path
     ) -> None:
@@ -249,6 +324,23 @@ class TestRecording:
         recorded.answer = 200, {"pools": [{"name": "m", "settings": {}, "observations": []}]}
         assert typed(f"record {file} --hours 0", recorded).exit_code == 2
         assert file.read_text(encoding="utf-8") == "mine"
+
+
+class Failing(FileIO):
+    """A file whose disk is full after some bytes, or whose writer is interrupted."""
+
+    def __init__(self, file: Path, ends: str) -> None:
+        super().__init__(file, "r+")
+        self.seek(0, SEEK_END)
+        self._ends, self._left = ends, 100
+
+    def write(self, data: Any) -> int:
+        if not self._left:
+            if self._ends == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise KeyboardInterrupt
+        self._left, many = 0, self._left
+        return super().write(bytes(data)[:many])
 
 
 def test_explain_shows_what_other_ways_of_scaling_would_have_cost(gateway: StandIn) -> None:

@@ -94,7 +94,10 @@ def test_a_plot_is_written_or_what_it_needs_is_named(trace: Path, tmp_path: Path
         (["--policy", "magic"], '"magic" is unknown; known are embedfleet, article'),
         (["--policy", "static-0"], '"static-0" is unknown'),
         (["--min-replicas", "9", "--max-replicas", "3"], "autoscaling.min_replicas (9) is above"),
-        (["--slo-ms", "100"], "autoscaling.max_wait_s (0.2) is above autoscaling.slo_s (0.1)"),
+        (["--policy", "static-99999999"], '"static-99999999" is unknown'),
+        (["--policy", "static-٣"], '"static-٣" is unknown'),
+        (["--speed", "1e300"], "at most 10000"),
+        (["--json", "/nowhere/runs.json"], "/nowhere/runs.json can't be written: No such file"),
     ],
 )
 def test_invalid_demands_are_refused_in_one_line(
@@ -104,6 +107,17 @@ def test_invalid_demands_are_refused_in_one_line(
     done = RUN.invoke(app, ["simulate", str(trace), *arguments])
     assert done.exit_code == 2
     assert complaint in done.output
+
+
+def test_a_shorter_promise_leaves_less_time_to_wait(trace: Path, tmp_path: Path) -> None:
+    """What may wait is a part of it, unless a file says how much."""
+    done = RUN.invoke(app, ["simulate", str(trace), "--flow", "--slo-ms", "100"])
+    assert done.exit_code == 0, done.output
+    config = tmp_path / "c.toml"
+    config.write_text("[autoscaling]\nmax_wait_s = 0.2\n", encoding="utf-8")
+    done = RUN.invoke(app, ["simulate", str(trace), "--slo-ms", "100", "--config", str(config)])
+    assert done.exit_code == 2
+    assert "autoscaling.max_wait_s (0.2) is above autoscaling.slo_s (0.1)" in done.output
 
 
 def test_a_malformed_row_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,11 +95,12 @@ class TestFlow:
         found = recorded.flow(recording.read(keep(tmp_path / "f", seen)), seed=0)
         assert found.tokens.sum() / 600.0 == pytest.approx(32_000.0, rel=0.02)
 
-    def test_more_than_a_month_is_refused(self, tmp_path: Path) -> None:
-        """It would take gigabytes."""
-        seen = [replace(each, now=each.now * 59.0) for each in steady(seconds=45_900.0)]
-        with pytest.raises(RecordingError, match="31 days were recorded, and 31 are the most"):
-            recorded.flow(recording.read(keep(tmp_path / "f", seen)), seed=0)
+    def test_copies_of_what_was_recorded_arrive_too(self, tmp_path: Path) -> None:
+        """What twice the traffic would take."""
+        kept = recording.read(keep(tmp_path / "f", steady()))
+        found = recorded.flow(kept, seed=0, copies=2)
+        assert found.tokens.sum() / 600.0 == pytest.approx(64_000.0, rel=0.02)
+        assert found.tokens.sum() / found.counts.sum() == pytest.approx(400.0, rel=0.02)
 
     @pytest.mark.parametrize("absurd", [math.inf, 1e300, -5.0])
     def test_what_no_pool_can_see_is_as_before(self, absurd: float, tmp_path: Path) -> None:
@@ -188,6 +191,32 @@ class TestCommand:
             done = RUN.invoke(app, ["simulate", *arguments])
             assert done.exit_code == 2
             assert "a TRACE or --recorded FILE, one of the two" in done.output
+
+    def test_a_recording_may_come_through_a_pipe(self, tmp_path: Path) -> None:
+        """From `gunzip -c`, for instance; it is read once."""
+        text = keep(tmp_path / "day.jsonl", steady()).read_bytes()
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=lambda: pipe.write_bytes(text))
+        writer.start()
+        done = RUN.invoke(app, ["simulate", "--recorded", str(pipe), "--policy", "static-4"])
+        writer.join(timeout=20)
+        assert done.exit_code == 0, done.output
+        assert "recorded: 0.7 replica-hours were ordered then" in done.output
+
+    def test_a_line_that_was_cut_off_is_told(self, tmp_path: Path) -> None:
+        """The recorder was killed while it wrote."""
+        path = keep(tmp_path / "f", steady())
+        path.write_bytes(path.read_bytes()[:-40])
+        done = RUN.invoke(app, ["simulate", "--recorded", str(path), "--policy", "static-4"])
+        assert done.exit_code == 0, done.output
+        assert "line 122: it has no end and was left out" in done.output
+
+    def test_the_promise_of_that_time_may_be_a_short_one(self, tmp_path: Path) -> None:
+        """What may wait is a part of it."""
+        path = keep(tmp_path / "f", steady())
+        path.write_bytes(path.read_bytes().replace(b'"slo_s":0.5', b'"slo_s":0.15', 1))
+        assert RUN.invoke(app, ["simulate", "--recorded", str(path)]).exit_code == 0
 
     def test_settings_that_no_autoscaler_has_are_refused_where_they_stand(
         self, tmp_path: Path

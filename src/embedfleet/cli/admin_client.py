@@ -25,6 +25,10 @@ from embedfleet.vocabulary import SetupError
 
 DEFAULT = AdminSettings()
 
+NOTHING_SCALED = (
+    "no pool is autoscaled there; enable it with `serve --min-replicas N --max-replicas M`"
+)
+
 TIMEOUT_S = 10.0
 """Enough for anything that is not computed first."""
 

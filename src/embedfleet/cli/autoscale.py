@@ -10,24 +10,19 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from embedfleet.cli.admin_client import Admin, KeyFile, ask, reached
+from embedfleet.cli.admin_client import NOTHING_SCALED, Admin, KeyFile, ask, reached
 from embedfleet.cli.flags import ConfigFile, number
 from embedfleet.cli.printing import AsJson, show, show_json
-from embedfleet.runtime.text_files import reason
 from embedfleet.vocabulary import SetupError
 
 autoscale = typer.Typer(
     no_args_is_help=True,
     help="Show and override the decisions of a running gateway's autoscaler.",
-)
-
-NOTHING_SCALED = (
-    "no pool is autoscaled there; enable it with `serve --min-replicas N --max-replicas M`"
 )
 
 PoolName = Annotated[
@@ -135,7 +130,9 @@ def record(
     ] = 64.0,
     every: Annotated[
         float,
-        typer.Option(parser=number(1, 600), metavar="S", help="Seconds between two observations."),
+        typer.Option(
+            parser=number(1, 600), metavar="S", help="Seconds between two looks at the gateway."
+        ),
     ] = 60.0,
 ) -> None:
     """Keep what the autoscaler sees and orders, for `simulate --recorded`.
@@ -145,75 +142,20 @@ def record(
     No text is in it: rates, queues, latencies and numbers of replicas, a line for each tick. It
     ends after so many hours, at so many MB, or with Ctrl+C.
     """
+    from embedfleet.cli.recorder import Recorder, Remembered  # noqa: PLC0415
+
     url, key = reached(admin, key_file, config)
-    found = _recorded(url, key, pool)
-    try:
-        output = file.open("xb")
-    except OSError as error:
-        raise SetupError(f"the recording {file} can't be written: {reason(error)}") from error
-    with output:
-        kept = _Recorder(output, int(most_mb * 1e6), found)
+    remembered = Remembered(url, key, pool)
+    found = remembered.first()
+    with Recorder(file, int(most_mb * 1e6), found) as kept:
         ends = time.monotonic() + hours * 3600.0
         with contextlib.suppress(KeyboardInterrupt):
-            while kept.keep(found["observations"]) and time.monotonic() < ends:
-                time.sleep(max(0.0, min(every, ends - time.monotonic())))
-                found = _again(url, key, pool, found)
+            while kept.keep(found) and time.monotonic() < ends:
+                wait_s = min(every, found.lasts_s, ends - time.monotonic())
+                time.sleep(max(0.0, wait_s))
+                found = remembered.again(found)
     full = "" if not kept.full else f"; it is as large as --most-mb {most_mb:g} lets it be"
-    typer.echo(f"{file}: {kept.lines} observations of {found['name']}{full}")
-
-
-class _Recorder:
-    """A recording that grows up to a number of bytes; complete after every write."""
-
-    def __init__(self, output: BinaryIO, most: int, pool: dict[str, Any]) -> None:
-        from embedfleet.autoscaling import recording  # noqa: PLC0415
-
-        self.lines, self.full = 0, False
-        self._output = output
-        header = recording.header(pool["name"], pool["settings"])
-        self._left = most - output.write(header + b"\n")
-        self._last = ""
-
-    def keep(self, observations: list[dict[str, Any]]) -> bool:
-        """Append those that are new; False when there is no room for all."""
-        for each in observations:
-            if each["at"] <= self._last:
-                continue
-            line = json.dumps(each, separators=(",", ":")).encode() + b"\n"
-            if len(line) > self._left:
-                self.full = True
-                break
-            self._left -= self._output.write(line)
-            self._last = each["at"]
-            self.lines += 1
-        self._output.flush()
-        return not self.full
-
-
-def _recorded(url: str, key: Path | None, pool: str | None) -> dict[str, Any]:
-    """What the gateway remembers of one pool."""
-    return _one(ask(url, "/autoscaling/observations", key).body["pools"], pool)
-
-
-def _again(url: str, key: Path | None, pool: str | None, before: dict[str, Any]) -> dict[str, Any]:
-    """The same, later; a gateway that is away for a while does not end a recording."""
-    try:
-        return _recorded(url, key, pool)
-    except SetupError as error:
-        typer.echo(f"{error.message}; asking again", err=True)
-        return before
-
-
-def _one(pools: list[dict[str, Any]], pool: str | None) -> dict[str, Any]:
-    """The pool of that name, or the only one. SetupError."""
-    found = [each for each in pools if pool in {None, each["name"]}]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(each["name"] for each in pools)
-    if not pools:
-        raise SetupError(NOTHING_SCALED)
-    named = "" if pool is None else f"no pool {pool} is autoscaled there; "
-    raise SetupError(f"{named}--pool names one of {names}")
+    typer.echo(f"{file}: {kept.lines} observations of {found.name}{full}")
 
 
 def described(pool: dict[str, Any], last: int) -> Iterator[str | Table]:

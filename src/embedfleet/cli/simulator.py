@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,10 @@ from embedfleet.cli.flags import read as read_settings
 from embedfleet.cli.printing import AsJson, show_json
 from embedfleet.runtime.settings import AutoscalingSettings, load
 
+if TYPE_CHECKING:
+    from embedfleet.autoscaling.recording import Settings as RecordedSettings
+
+DEFAULT = AutoscalingSettings()
 MOST_REPLICAS = 32
 """Bound of a fleet where nothing says it."""
 
@@ -54,7 +58,9 @@ RecordedFile = Annotated[
 Speed = Annotated[
     float,
     typer.Option(
-        parser=number(0.01), metavar="X", help="Speed of replicas, as a multiple of the profile's."
+        parser=number(0.01, 1e4),
+        metavar="X",
+        help="Speed of replicas, as a multiple of the profile's.",
     ),
 ]
 Price = Annotated[
@@ -156,20 +162,23 @@ def simulate(
 
         embedfleet simulate --recorded day.jsonl --cold-start 30 --speed 2
     """
+    from embedfleet.autoscaling import recording  # noqa: PLC0415
     from embedfleet.simulator.comparing import OURS, Comparison, show  # noqa: PLC0415
 
+    # Read once: it may come through a pipe.
+    kept = None if recorded is None else recording.read(recorded)
     chosen = (min_replicas, max_replicas, standby, slo_ms)
     show(
         Comparison(
             trace=trace,
             policies=tuple(policy or [OURS]),
-            settings=_settings(chosen, recorded, config),
+            settings=_settings(chosen, None if kept is None else kept.settings, config),
             profile=replica_profile,
             copies=copies,
             cold_start_s=cold_start,
             seeds=seeds,
             as_flow=flow,
-            recorded=recorded,
+            recorded=kept,
             speed=speed,
             price=price,
             json=json,
@@ -180,21 +189,21 @@ def simulate(
 
 def _settings(
     chosen: tuple[int | None, int | None, int | None, float | None],
-    recorded: Path | None,
+    then: RecordedSettings | None,
     config: Path | None,
 ) -> AutoscalingSettings:
     """As flags have them, else the file, else as they were when it was recorded."""
-    from embedfleet.autoscaling import recording  # noqa: PLC0415
-
     least, most, standby, slo_ms = chosen
-    usual: dict[str, Any] = {}
-    if recorded is not None and config is None:
-        then = recording.read(recorded).settings
-        usual = {"min_replicas": then.min_replicas, "max_replicas": then.max_replicas}
-        usual["slo_s"] = then.slo_s
-    elif config is None:
-        usual = {"max_replicas": MOST_REPLICAS}
     slo_s = None if slo_ms is None else slo_ms / 1000.0
+    usual: dict[str, Any] = {}
+    if config is None:
+        usual = {"max_replicas": MOST_REPLICAS}
+        if then is not None:
+            usual = {"min_replicas": then.min_replicas, "max_replicas": then.max_replicas}
+            usual["slo_s"] = then.slo_s
+        # What may wait is a part of the SLO, and no flag sets it.
+        promised_s = slo_s or usual.get("slo_s", DEFAULT.slo_s)
+        usual["max_wait_s"] = DEFAULT.max_wait_s * min(1.0, promised_s / DEFAULT.slo_s)
     flags = {"min_replicas": least, "max_replicas": most, "standby": standby, "slo_s": slo_s}
     given = {name: value for name, value in flags.items() if value is not None}
     told = {f"autoscaling.{name}": value for name, value in (usual | given).items()}

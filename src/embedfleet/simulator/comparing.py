@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from embedfleet.autoscaling import recording
 from embedfleet.runtime.settings import AutoscalingSettings
+from embedfleet.runtime.text_files import reason
 from embedfleet.simulator import flow, oracle, plot, profiles, recorded, texts, traffic
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import RIVALS
@@ -24,6 +26,9 @@ from embedfleet.vocabulary import SettingError
 OURS = "embedfleet"
 ORACLE = "oracle"
 STATIC = "static-"
+SIZE = re.compile("[0-9]{1,9}")
+MOST_STATIC = 4096
+"""As `autoscaling.max_replicas` has it."""
 TABLE_WIDTH = 110
 
 
@@ -40,7 +45,7 @@ class Comparison:
     cold_start_s: float | None = None
     seeds: int = 1
     as_flow: bool = False
-    recorded: Path | None = None
+    recorded: recording.Recording | None = None
     """Observations of a pool, instead of a trace; simulated as a flow."""
     speed: float = 1.0
     """How many times as fast replicas compute."""
@@ -57,10 +62,12 @@ def make(name: str, settings: AutoscalingSettings) -> Scaler:
     if name in RIVALS:
         return RIVALS[name](settings.min_replicas, settings.max_replicas)
     size = name.removeprefix(STATIC)
-    if name.startswith(STATIC) and size.isdecimal() and int(size):
+    if name.startswith(STATIC) and SIZE.fullmatch(size) and 0 < int(size) <= MOST_STATIC:
         return Static(int(size))
     known = ", ".join([OURS, *RIVALS, ORACLE, f"{STATIC}8"])
-    raise SettingError(f'--policy: "{name}" is unknown; known are {known} (any number)')
+    raise SettingError(
+        f'--policy: "{name}" is unknown; known are {known} (any number up to {MOST_STATIC:,})'
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ class _Source:
 
     def flow(self, seed: int) -> flow.Flow:
         if isinstance(self.arriving, recording.Recording):
-            return recorded.flow(self.arriving, seed)
+            return recorded.flow(self.arriving, seed, self.asked.copies)
         copied = self.arriving.copies(self.asked.copies, np.random.default_rng(seed))
         return flow.Flow.of_trace(copied)
 
@@ -96,8 +103,8 @@ class _Source:
 def arriving(asked: Comparison) -> traffic.Trace | recording.Recording:
     """What to simulate, read. SettingError, with the line, for what can't be."""
     match asked.trace, asked.recorded:
-        case None, Path() as recorded_file:
-            return recording.read(recorded_file)
+        case None, recording.Recording() as kept:
+            return kept
         case Path() as trace, None:
             return traffic.read(trace)
         case _:
@@ -187,6 +194,7 @@ def show(asked: Comparison) -> None:
         if name != ORACLE:
             make(name, asked.settings)  # refused before anything is read
     source = _Source.of(asked, arriving(asked))
+    _writable(*filter(None, (asked.json, asked.plot)))
     scores = run(source)
     shown = Console(soft_wrap=True)
     shown.width = max(shown.width, TABLE_WIDTH)  # a pipe is no reason to cut figures off
@@ -198,17 +206,32 @@ def show(asked: Comparison) -> None:
             f"fewer than {np.mean(bounds):.1f} replica-hours"
         )
     if asked.recorded is not None:
-        found = recording.read(asked.recorded)
-        cost = (
-            "" if asked.price is None else f", which cost {found.replica_hours * asked.price:.2f}"
-        )
-        shown.print(f"recorded: {found.replica_hours:.1f} replica-hours were ordered then{cost}")
+        for line in _then(asked.recorded, asked.price):
+            shown.print(line)
     if asked.json is not None:
         rows = [score.as_row() for score in scores]
         asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if asked.plot is not None:
         first = [score for score in scores if score.seed == 0]
         plot.timelines(first, source.profile.tokens_per_s, asked.settings.slo_s, asked.plot)
+
+
+def _then(kept: recording.Recording, price: float | None) -> Iterator[str]:
+    """What is told of the time of a recording."""
+    hours = kept.replica_hours
+    cost = "" if price is None else f", which cost {hours * price:.2f}"
+    yield f"recorded: {hours:.1f} replica-hours were ordered then{cost}"
+    if kept.cut is not None:
+        yield f"{kept.path}, line {kept.cut}: it has no end and was left out"
+
+
+def _writable(*files: Path) -> None:
+    """SettingError where one can't be written, before minutes have passed."""
+    for file in files:
+        try:
+            file.open("ab").close()
+        except OSError as error:
+            raise SettingError(f"the file {file} can't be written: {reason(error)}") from error
 
 
 def table(scores: Sequence[Score]) -> Table:

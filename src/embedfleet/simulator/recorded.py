@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,6 @@ USUAL_TOKENS = 256.0
 """Mean length until the first one is known."""
 MOST_GAP_S = 300.0
 """Longer gaps say nothing of what arrived in them."""
-MOST_S = 31 * 86_400.0
-"""Longer recordings are not simulated at once: a flow of a month has 27 million bins."""
 MOST_TEXTS_PER_S = 1e9
 """More are no traffic of any pool, and too many to count."""
 WITHIN_S = 0.25
@@ -44,15 +41,9 @@ class _Interval:
     """Mean length of a text."""
 
 
-def flow(recording: Recording, seed: int) -> Flow:
-    """What arrived. RecordingError for too long a gap in it, or where all of it is too long."""
-    seconds = recording.lines[-1].seen.now - recording.lines[0].seen.now
-    intervals = list(_intervals(recording))
-    if seconds > MOST_S:
-        raise RecordingError(
-            f"{recording.path}: {seconds / 86_400.0:,.0f} days were recorded, and "
-            f"{MOST_S / 86_400.0:.0f} are the most that can be simulated at once; use fewer lines"
-        )
+def flow(recording: Recording, seed: int, copies: int = 1) -> Flow:
+    """What arrived, each text `copies` times. RecordingError for too long a gap in it."""
+    intervals = list(_intervals(recording, copies))
     rng = np.random.default_rng(seed)
     places = sorted({_place(each) + more for each in intervals for more in (0, 1)})
     # Interval by interval: rates of days are larger than what arrived in them.
@@ -89,14 +80,15 @@ def faster(profile: Profile, speed: float) -> Profile:
     )
 
 
-def _intervals(recording: Recording) -> Iterator[_Interval]:
+def _intervals(recording: Recording, copies: int) -> Iterator[_Interval]:
     rate, tokens = 0.0, USUAL_TOKENS
-    for before, after in pairwise(recording.lines):
-        seen, seconds = after.seen, after.seen.now - before.seen.now
+    for after in recording.lines[1:]:
+        seen, seconds = after.seen, after.after_s
         if seconds > MOST_GAP_S:
             raise RecordingError(
                 f"{recording.path}, line {after.number}: nothing was recorded for {seconds:,g} s "
-                f"before it, and {MOST_GAP_S:.0f} s are the most; use the lines before or from here"
+                f"before it, and {MOST_GAP_S:.0f} s are the most; use line 1 with the lines "
+                "before, or with those from here"
             )
         known = 0 <= seen.arriving_fast < MOST  # false for NaN; else as it was
         if known:
@@ -109,6 +101,7 @@ def _intervals(recording: Recording) -> Iterator[_Interval]:
         many = round(seconds)
         if known and 0 < many <= len(seen.seconds) and all(0 <= r < MOST for r in seen.seconds):
             rates = seen.seconds[-many:]
+        rates = tuple(each * copies for each in rates)
         if max(rates) / tokens > MOST_TEXTS_PER_S:
             raise RecordingError(
                 f"{recording.path}, line {after.number}: {max(rates):,g} tokens/s in texts of "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -62,8 +63,6 @@ HOLDS = ("held", "memory", "pace", "quiet", "restart", "safety")
 USUAL_TOKENS = 128.0
 """Assumed length of a text before any arrived."""
 
-RECORDED = 720
-"""Observations kept for `embedfleet autoscale record`: an hour of ticks of 5 s, half a megabyte."""
 SAVED_EVERY_S = 300.0
 """How much learning a crash may lose."""
 
@@ -191,11 +190,12 @@ class Scaling:
         Raises SettingError if the schedule is invalid.
         """
         counter = ScalingCounter(pool, self.settings.max_replicas, self._metrics)
-        recorded = self.recorded[pool] = deque(maxlen=RECORDED)
+        recorded = self.recorded[pool] = deque(maxlen=recording.REMEMBERED)
+        run = secrets.token_hex(8)
 
         def decided(entry: Entry) -> None:
             counter.count(entry)
-            recorded.append(recording.line(entry))
+            recorded.append(recording.line(entry, run))
 
         scaler = Scaler(
             pool, observer or self.whole(pool), target, self.settings, on_decision=decided
