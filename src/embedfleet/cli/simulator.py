@@ -165,8 +165,7 @@ def simulate(
     from embedfleet.autoscaling import recording  # noqa: PLC0415
     from embedfleet.simulator.comparing import OURS, Comparison, show  # noqa: PLC0415
 
-    # Read once: it may come through a pipe.
-    kept = None if recorded is None else recording.read(recorded)
+    kept = None if recorded is None else recording.read(recorded)  # once: it may be a pipe
     chosen = (min_replicas, max_replicas, standby, slo_ms)
     show(
         Comparison(
