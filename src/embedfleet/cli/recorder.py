@@ -134,12 +134,12 @@ class Recorder:
         try:
             while left:
                 left = left[self.output.write(left) :]
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                self.output.truncate(self._size)
-            if isinstance(error, OSError):
-                raise self._failed(error) from error
-            raise
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            if left:  # an interrupt ends a write too
+                with contextlib.suppress(OSError):
+                    self.output.truncate(self._size)
         self._size += len(text)
 
     def _failed(self, error: OSError) -> SetupError:
