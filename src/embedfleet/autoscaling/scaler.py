@@ -119,7 +119,9 @@ class Scaler:
         self.mode, self.pinned = mode, pinned
         log.info(
             "pool %s: autoscaling is %s%s",
-            *(self.pool, mode, "" if pinned is None else f" at {pinned}"),
+            self.pool,
+            mode,
+            "" if pinned is None else f" at {pinned}",
         )
         self._steered.set()
 

@@ -378,7 +378,8 @@ class RedisTier:
                 told += " (it is a node of a cluster: set cache.redis_cluster)"
             log.warning(
                 "pausing the use of Redis; requests continue without it: %s: %s",
-                *(doing, told),
+                doing,
+                told,
                 exc_info=None if isinstance(error, EXPECTED) else error,
             )
         if why == "read_only" and not isinstance(self._client, RedisCluster):

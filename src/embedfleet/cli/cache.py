@@ -126,7 +126,10 @@ def warm(
     for batch in track(requests, "computing", console=console, disable=quiet):
         body = json.dumps(fields | {"input": batch}).encode()
         answer = ask(
-            *(url, "/cache/warm", key, body),
+            url,
+            "/cache/warm",
+            key,
+            body,
             headers={"x-embedfleet-lane": "bulk"},
             timeout_s=TIMEOUT_S,
         )

@@ -119,7 +119,10 @@ def show_all(file: KeyFile, as_json: AsJson = False) -> None:  # noqa: FBT002
         ended = each.ended(now)
         limits = (each.tokens_per_minute, each.requests_per_minute, each.concurrent_texts)
         rows.add_row(
-            *(each.id, each.name, ended or "active", each.lane or "either"),
+            each.id,
+            each.name,
+            ended or "active",
+            each.lane or "either",
             *("-" if limit is None else f"{limit:,}" for limit in limits),
             ", ".join(each.models) or "all",
             f"{each.created:%Y-%m-%d}",

@@ -93,11 +93,14 @@ def _pool(pool: dict[str, Any]) -> Iterator[RenderableType]:
     for each in replicas:
         speed = each["measured_tokens_per_s"]
         rows.add_row(
-            *(f"  {each['name']}", each["state"], _duration(each["for_s"])),
+            f"  {each['name']}",
+            each["state"],
+            _duration(each["for_s"]),
             "-" if speed is None else f"{speed:,.0f}",
             f"{each['in_flight_tokens']:,}",
             " ".join(filter(None, (each["engine"], each["precision"]))) or "-",
-            *(each["url"], each["reason"]),
+            each["url"],
+            each["reason"],
         )
     if replicas:
         yield rows

@@ -146,7 +146,8 @@ def load_engine(directory: Path, options: EngineOptions) -> Engine:
             "the model's files cut vectors to %d dimensions (truncate_dim in "
             "config_sentence_transformers.json); embedfleet gives all %d where a request does not "
             "set `dimensions`",
-            *(cut, width),
+            cut,
+            width,
         )
     if kind == "cuda" or (kind == "auto" and options.dtype != "int8" and _cuda_is_there()):
         return _load_cuda(checkpoint, options)
@@ -244,7 +245,8 @@ def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
         log.warning(
             "using the NumPy engine in f32, many times slower than compiled kernels: %s. Install "
             "embedfleet where there is a C compiler%s",
-            *(obstacle, f", or add OpenVINO: {how_to_add('openvino')}" if decodes else ""),
+            obstacle,
+            f", or add OpenVINO: {how_to_add('openvino')}" if decodes else "",
         )
     else:
         log.info("%s kernels compute: %s", choice.kernels, choice.reason)

@@ -116,8 +116,13 @@ class _Decoder:
         self._query, self._key, self._value, self._output, self._gate, self._up, self._down = (
             np.ascontiguousarray(matrix.floats().T)
             for matrix in (
-                *(weights.query, weights.key, weights.value, weights.output),
-                *(weights.gate, weights.up, weights.down),
+                weights.query,
+                weights.key,
+                weights.value,
+                weights.output,
+                weights.gate,
+                weights.up,
+                weights.down,
             )
         )
 
@@ -156,8 +161,12 @@ class _Encoder:
         self._matrices = {
             name: (np.ascontiguousarray(matrix.floats().T), _bias(matrix))
             for name, matrix in (
-                *(("query", weights.query), ("key", weights.key), ("value", weights.value)),
-                *(("output", weights.output), ("up", weights.up), ("down", weights.down)),
+                ("query", weights.query),
+                ("key", weights.key),
+                ("value", weights.value),
+                ("output", weights.output),
+                ("up", weights.up),
+                ("down", weights.down),
             )
         }
 
@@ -171,7 +180,8 @@ class _Encoder:
         attended = _attended(queries, keys, values, causal=False)
         states = self._normed(
             states + self._times(attended, "output"),
-            *(weights.attention_norm, weights.attention_norm_bias),
+            weights.attention_norm,
+            weights.attention_norm_bias,
         )
         inner = self._times(states, "up")
         inner *= _normal_distribution(inner)

@@ -234,7 +234,8 @@ def _template_by_name(directory: Path, family: Family, tokenizer: Library) -> Te
             log.info(
                 "%s appends no end-of-text token; appending %s, as later tokenizers of "
                 "Qwen3-Embedding do",
-                *(path, token),
+                path,
+                token,
             )
             return Template((), (end_of_text,))
     raise ModelError(

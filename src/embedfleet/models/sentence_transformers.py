@@ -41,15 +41,31 @@ _USUAL: Final[dict[str, tuple[Any, ...]]] = {
 }
 """Of the first module: values that leave it a model of texts whose last states are pooled."""
 _ARGUMENTS: Final = (
-    *("model_args", "tokenizer_args", "config_args"),
-    *("model_kwargs", "processor_kwargs", "config_kwargs"),
+    "model_args",
+    "tokenizer_args",
+    "config_args",
+    "model_kwargs",
+    "processor_kwargs",
+    "config_kwargs",
 )
 """Where arguments for transformers are, in older and in newer files."""
 _OF_NO_EFFECT: Final = frozenset(
     {
-        *("add_pooling_layer", "attn_implementation", "device_map", "dtype", "low_cpu_mem_usage"),
-        *("output_hidden_states", "pad_to_multiple_of", "padding", "padding_side", "revision"),
-        *("return_tensors", "torch_dtype", "trust_remote_code", "use_cache", "use_fast"),
+        "add_pooling_layer",
+        "attn_implementation",
+        "device_map",
+        "dtype",
+        "low_cpu_mem_usage",
+        "output_hidden_states",
+        "pad_to_multiple_of",
+        "padding",
+        "padding_side",
+        "revision",
+        "return_tensors",
+        "torch_dtype",
+        "trust_remote_code",
+        "use_cache",
+        "use_fast",
         "use_safetensors",
     }
 )
@@ -149,7 +165,8 @@ def refuse_other_uses(directory: Path) -> None:
     modes = _within(path, raw, "modality_config")
     text = _within(path, modes, "text")
     if modes and (text.get("method"), text.get("method_output_name")) != (
-        *("forward", "last_hidden_state"),
+        "forward",
+        "last_hidden_state",
     ):
         raise ModelError(
             f"{path}: modality_config has {brief(text or None)} for text; only the last hidden "

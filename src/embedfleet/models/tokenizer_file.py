@@ -45,7 +45,8 @@ def load_tokenizer(path: Path, below: int | None = None) -> Library:
         return InProcess(path, content, kind, below)
     log.info(
         "the %s of %s is of no known kind; it tokenises in a process of its own",
-        *(kind.unproven, path),
+        kind.unproven,
+        path,
     )
     return Apart(path, content, kind, below)
 

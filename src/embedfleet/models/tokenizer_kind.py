@@ -44,11 +44,29 @@ _BUILTIN: Final = (
 
 PATTERNS: Final = frozenset(
     {
-        *(QWEN, _QWEN_3_5, _LLAMA_3, _GPT_4O, _MISTRAL, _GPT_2, rf"{_GPT_2}|\s+", _BUILTIN),
-        *(r" ?[^(\s|[.,!?…。，、।۔،])]+", r" ?[^(\s|.,!?…。，、।۔،)]+"),  # BLOOM
-        *(r" {2,}", r"\s+"),  # XLM-RoBERTa and T5
-        *(r"\p{N}", r"\p{N}+", r"\p{N}{1,3}", r"\d", r"\d+"),  # others: runs of one kind
-        *(r"[0-9]", r"[0-9][0-9][0-9]", r"[\r\n]"),
+        QWEN,
+        _QWEN_3_5,
+        _LLAMA_3,
+        _GPT_4O,
+        _MISTRAL,
+        _GPT_2,
+        rf"{_GPT_2}|\s+",
+        _BUILTIN,
+        # BLOOM:
+        r" ?[^(\s|[.,!?…。，、।۔،])]+",
+        r" ?[^(\s|.,!?…。，、।۔،)]+",
+        # XLM-RoBERTa and T5:
+        r" {2,}",
+        r"\s+",
+        # Others, runs of one kind:
+        r"\p{N}",
+        r"\p{N}+",
+        r"\p{N}{1,3}",
+        r"\d",
+        r"\d+",
+        r"[0-9]",
+        r"[0-9][0-9][0-9]",
+        r"[\r\n]",
     }
 )
 """Regular expressions of published tokenizers. In each, what an alternative has read and given up
@@ -308,8 +326,15 @@ _SECTIONS: Final = {
 _MODELS: Final[Mapping[str, tuple[Collection[str], Check]]] = {
     "BPE": (
         (
-            *("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"),
-            *("fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"),
+            "dropout",
+            "unk_token",
+            "continuing_subword_prefix",
+            "end_of_word_suffix",
+            "fuse_unk",
+            "byte_fallback",
+            "ignore_merges",
+            "vocab",
+            "merges",
         ),
         _short("continuing_subword_prefix", "end_of_word_suffix"),
     ),

@@ -56,7 +56,9 @@ def connections_within(most: int, descriptors: int) -> int:
     log.warning(
         "the limit of %d open files allows for %d connections instead of %d "
         "(gateway.max_connections); raise the hard limit (ulimit -Hn, LimitNOFILE=)",
-        *(descriptors, room, most),
+        descriptors,
+        room,
+        most,
     )
     return room
 

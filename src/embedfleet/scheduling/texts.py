@@ -118,9 +118,26 @@ class Text:
     """
 
     __slots__ = (
-        *("encoding", "tokens", "waiting", "lane", "deadline", "arrived", "urgency"),
-        *("client", "trace", "place", "leases", "attempts", "crashes", "failed", "invalid"),
-        *("hedged", "extended", "open", "withdrawn", "settled"),
+        "arrived",
+        "attempts",
+        "client",
+        "crashes",
+        "deadline",
+        "encoding",
+        "extended",
+        "failed",
+        "hedged",
+        "invalid",
+        "lane",
+        "leases",
+        "open",
+        "place",
+        "settled",
+        "tokens",
+        "trace",
+        "urgency",
+        "waiting",
+        "withdrawn",
     )
 
     lane: Lane

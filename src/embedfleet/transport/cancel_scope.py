@@ -50,8 +50,17 @@ class CancelScope:
     """Around such work: it is cancelled, and ClientGoneError or DeadlineError comes out."""
 
     __slots__ = (
-        *("_deadline", "_due", "_left_s", "_loop", "_reason", "_request", "_soon", "_timer"),
-        *("_watch", "_whole", "_work"),
+        "_deadline",
+        "_due",
+        "_left_s",
+        "_loop",
+        "_reason",
+        "_request",
+        "_soon",
+        "_timer",
+        "_watch",
+        "_whole",
+        "_work",
     )
 
     def __init__(self, request: Request, left_s: float, *, whole: bool = True) -> None:

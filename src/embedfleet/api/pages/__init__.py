@@ -26,9 +26,15 @@ _KINDS: Final = {
 }
 _POLICY: Final = b"; ".join(
     (
-        *(b"default-src 'none'", b"script-src 'self'", b"style-src 'self'", b"worker-src 'self'"),
-        *(b"connect-src 'self'", b"img-src 'self' data:", b"base-uri 'none'"),
-        *(b"form-action 'none'", b"frame-ancestors 'none'"),
+        b"default-src 'none'",
+        b"script-src 'self'",
+        b"style-src 'self'",
+        b"worker-src 'self'",
+        b"connect-src 'self'",
+        b"img-src 'self' data:",
+        b"base-uri 'none'",
+        b"form-action 'none'",
+        b"frame-ancestors 'none'",
     )
 )
 _HEADERS: Final = (

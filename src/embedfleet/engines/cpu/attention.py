@@ -98,12 +98,24 @@ class Paged:
             no_floats,  # no ALiBi
             self.longest,
             none,  # no aggregated scores
-            *(none, none, no_floats),  # no rotated blocks
-            *(no_floats, ops.constant(np.int32(64)), ops.constant(np.int32(8))),  # nothing sparse
+            # No rotated blocks:
+            none,
+            none,
+            no_floats,
+            # Nothing sparse:
+            no_floats,
+            ops.constant(np.int32(64)),
+            ops.constant(np.int32(8)),
             no_floats,  # no attention sinks
-            *(zero, none, none, none),  # no cache eviction
+            # No cache eviction:
+            zero,
+            none,
+            none,
+            none,
             none,  # no token types
-            *(ops.constant(np.zeros(0, dtype=np.uint8)), none),  # no bias between queries
+            # No bias between queries:
+            ops.constant(np.zeros(0, dtype=np.uint8)),
+            none,
         ]
         node = PagedAttention([argument.output(0) for argument in arguments])
         facts = node.get_rt_info()

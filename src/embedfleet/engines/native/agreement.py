@@ -81,7 +81,7 @@ def agreement(
     for layer in range(depth):
         weights = Weights(checkpoint, packer, threads, [layer])
         model = Model(
-            *(checkpoint, packer, weights, threads), bfloat16=False, order=[0, 0], pooling=one
+            checkpoint, packer, weights, threads, bfloat16=False, order=[0, 0], pooling=one
         )
         model.run(begins, exact, tables)
         model.close()
@@ -89,7 +89,7 @@ def agreement(
     quick = embedded
     packer = Packer(kernels, instructions, Precision.INT8)
     order = [*range(depth), 0]
-    model = Model(*(checkpoint, packer, int8, threads), bfloat16=bfloat16, order=order, pooling=one)
+    model = Model(checkpoint, packer, int8, threads, bfloat16=bfloat16, order=order, pooling=one)
     model.run(begins, quick, tables)
     model.close()
     if checkpoint.final_norm is not None:

@@ -17,8 +17,12 @@ from embedfleet.vocabulary import Precision, SettingError
 Implementation: TypeAlias = Literal["native", "openvino", "numpy"]
 KERNELS: Final = ("auto", "native", "openvino", "numpy")
 SETS: Final = (
-    *("avx512_vnni", "avx_vnni", "avx2"),
-    *("neon_i8mm", "neon_dotprod", "neon"),
+    "avx512_vnni",
+    "avx_vnni",
+    "avx2",
+    "neon_i8mm",
+    "neon_dotprod",
+    "neon",
     "portable",
 )
 """Every instruction set there is; a library has those of its architecture."""

@@ -66,7 +66,7 @@ class NativeEngine:
         self._weights: Weights | None = weights
         """Until it is closed: its memory is given back with the model's."""
         self._model = Model(
-            *(checkpoint, packer, weights, settings.threads), bfloat16=settings.bfloat16
+            checkpoint, packer, weights, settings.threads, bfloat16=settings.bfloat16
         )
         self._info = EngineInfo(
             width=checkpoint.head.width,
@@ -124,7 +124,10 @@ class NativeEngine:
         if self._weights is None:
             raise RuntimeError("the engine is closed")
         return agreement(
-            *(self._checkpoint, self._kernels, settings.instructions, self._weights),
+            self._checkpoint,
+            self._kernels,
+            settings.instructions,
+            self._weights,
             settings.threads,
             bfloat16=settings.bfloat16,
         )

@@ -71,8 +71,14 @@ class PackedMatrix(Structure):
 
 MATRICES: Final = ("query", "key", "value", "output", "gate", "up", "down")
 NORMS: Final = (
-    *("input_norm", "query_norm", "key_norm", "mlp_norm"),
-    *("attention_norm", "attention_norm_bias", "output_norm", "output_norm_bias"),
+    "input_norm",
+    "query_norm",
+    "key_norm",
+    "mlp_norm",
+    "attention_norm",
+    "attention_norm_bias",
+    "output_norm",
+    "output_norm_bias",
 )
 
 

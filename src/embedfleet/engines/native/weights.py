@@ -153,8 +153,15 @@ class Packer:
         to = panels.pointers()
         factors = (None if array is None else address(array) for array in (rows, columns))
         self.kernels.functions.embedfleet_pack(
-            *(self.instructions.number, source, address(values), *factors),
-            *(panels.out, panels.in_, to.packed, to.scales, to.sums),
+            self.instructions.number,
+            source,
+            address(values),
+            *factors,
+            panels.out,
+            panels.in_,
+            to.packed,
+            to.scales,
+            to.sums,
         )
 
     def _parts(self, matrix: Matrix, panels: Panels) -> Iterator[tuple[Matrix, Panels]]:

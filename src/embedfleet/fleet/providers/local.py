@@ -194,8 +194,13 @@ class LocalProvider:
         try:
             os.write(config, as_toml(placed(self._settings, name)).encode())
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "embedfleet", "replica"),
-                *("--config", f"/proc/self/fd/{config}", "--file-only"),
+                sys.executable,
+                "-m",
+                "embedfleet",
+                "replica",
+                "--config",
+                f"/proc/self/fd/{config}",
+                "--file-only",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 pass_fds=(config,),

@@ -24,8 +24,23 @@ from embedfleet.runtime.telemetry.tally import Counts, Tally
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_1_0_0.encode()
 
 LATENCY_S = (
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
 )
 """From a cache hit to a long document on a busy processor; 0.2 and 0.5 s are the usual targets."""
 
@@ -87,7 +102,8 @@ class GatewayMetrics(Metrics):
         self.requests = self._counts(
             "requests_total",
             "Requests that ended, by pool and HTTP status; 499: the caller had left.",
-            *("pool", "status"),
+            "pool",
+            "status",
         )
         self.request_duration = self._tally(
             "request_duration_seconds", "From the first byte read to the answer.", "pool"
@@ -101,8 +117,10 @@ class GatewayMetrics(Metrics):
         )
         self.tokens = self._counts("tokens_total", "Tokens of texts that got a vector.", "pool")
         self.queue_wait = self._tally(
-            *("queue_wait_seconds", "From queueing a text to handing it to a replica."),
-            *("pool", "lane"),
+            "queue_wait_seconds",
+            "From queueing a text to handing it to a replica.",
+            "pool",
+            "lane",
         )
         self.queued_texts = self._gauge("queued_texts", "Texts waiting for a replica.", "pool")
         self.queued_tokens = self._gauge("queued_tokens", "Their tokens.", "pool")
@@ -131,7 +149,8 @@ class GatewayMetrics(Metrics):
         self.cache_texts = self._counter(
             "cache_texts_total",
             "Texts looked up in a tier of the cache; `unasked` went on without Redis.",
-            *("tier", "result"),
+            "tier",
+            "result",
         )
         self.cache_shared = self._counter(
             "cache_shared_texts_total", "Texts that were already being computed for another caller."
@@ -174,8 +193,10 @@ class GatewayMetrics(Metrics):
             "key_tokens_total", "Tokens charged: those that no cache knew.", "key"
         )
         self.key_refusals = self._counter(
-            *("key_refusals_total", "Requests refused by what their key allows."),
-            *("key", "reason"),
+            "key_refusals_total",
+            "Requests refused by what their key allows.",
+            "key",
+            "reason",
         )
 
     def _add_replicas(self) -> None:
@@ -191,18 +212,25 @@ class GatewayMetrics(Metrics):
         self.replica_failing_checks = self._gauge(
             "replica_failing_checks",
             "Kinds of checks (probes, golden) that a replica fails while its calls are answered.",
-            *("pool", "replica"),
+            "pool",
+            "replica",
         )
         self.replica_restarts = self._counter(
             "replica_restarts_total", "Replica processes started again after an exit.", "pool"
         )
         self.replica_entered = self._counter(
-            *("replica_entered_total", "Replicas that entered a state; `gone` is who was lost."),
-            *("pool", "state"),
+            "replica_entered_total",
+            "Replicas that entered a state; `gone` is who was lost.",
+            "pool",
+            "state",
         )
         self.replica_info = self._gauge(
-            *("replica_info", "What runs behind a replica's address."),
-            *("pool", "replica", "engine", "precision"),
+            "replica_info",
+            "What runs behind a replica's address.",
+            "pool",
+            "replica",
+            "engine",
+            "precision",
         )
 
     def _add_vectors(self) -> None:
@@ -239,12 +267,16 @@ class GatewayMetrics(Metrics):
         self.by_hand = gauge("by_hand", "1 while it is paused, or a person has set the number.")
         self.decided = gauge("decision_timestamp_seconds", "When it was last decided, or begun.")
         self.scaled = self._counter(
-            *("autoscaling_changes_total", "Orders of more or fewer replicas."),
-            *("pool", "direction"),
+            "autoscaling_changes_total",
+            "Orders of more or fewer replicas.",
+            "pool",
+            "direction",
         )
         self.start_up = self._histogram(
-            *("replica_start_seconds", "From ordering a replica to its first traffic."),
-            *("pool", "came_from"),
+            "replica_start_seconds",
+            "From ordering a replica to its first traffic.",
+            "pool",
+            "came_from",
             buckets=START_UP_S,
         )
 

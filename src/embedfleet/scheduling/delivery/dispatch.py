@@ -442,7 +442,9 @@ class Dispatcher:
         self, text: Text, event: Event, now: float, *, elsewhere: bool, budget: RetryBudget
     ) -> Step:
         return next_step(
-            *(text, event, now),
+            text,
+            event,
+            now,
             attempts=self._attempts,
             elsewhere=elsewhere,
             affordable=budget.affords,

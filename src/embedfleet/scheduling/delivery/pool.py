@@ -244,10 +244,8 @@ class Pool:
         member, call = flight.member, flight.call
         hedged = self._dispatcher.hedge(call, now)
         self._counter.hedged(hedged)
-        log.info(
-            "replica %s/%s is late with %s: hedging %d of them on another replica",
-            *(self.name, member.name, counted(len(call.texts), "text"), hedged),
-        )
+        name, texts = f"{self.name}/{member.name}", counted(len(call.texts), "text")
+        log.info("replica %s is late with %s: hedging %d on another replica", name, texts, hedged)
         return member
 
     def _gone(self, now: float) -> bool:
@@ -472,8 +470,10 @@ class Pool:
         if left:
             expected = error is None or isinstance(error, ReplicaError | DrainingError)
             log.warning(
-                "replica %s/%s left %s unanswered (%s); another one gets them",
-                *(self.name, member.name, counted(left, "text"), words),
+                "replica %s left %s unanswered (%s); another one gets them",
+                f"{self.name}/{member.name}",
+                counted(left, "text"),
+                words,
                 exc_info=None if expected else error,
             )
         if event is Event.REFUSED and error is not None:

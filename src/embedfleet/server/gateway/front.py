@@ -104,7 +104,9 @@ def admin_socket(chosen: AdminSettings) -> list[socket]:
     log.warning(
         "the default admin port %d is in use; using %s instead (choose one with --admin-port; "
         "`embedfleet status --admin %d` finds it)",
-        *(chosen.port, Place(chosen.host, free.getsockname()[1]), free.getsockname()[1]),
+        chosen.port,
+        Place(chosen.host, free.getsockname()[1]),
+        free.getsockname()[1],
     )
     return [free]
 

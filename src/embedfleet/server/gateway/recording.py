@@ -107,7 +107,10 @@ class RequestCounter:
         if self._debug:
             log.debug(
                 "%s from %s: %d texts, %d tokens, %.3f s",
-                *(answered.status, answered.address, answered.texts, answered.tokens),
+                answered.status,
+                answered.address,
+                answered.texts,
+                answered.tokens,
                 answered.seconds,
             )
 

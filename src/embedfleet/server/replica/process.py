@@ -297,12 +297,7 @@ async def serve(
     batching = asyncio.create_task(replica.batcher.run())
     collect_rarely()
     loading_app.open(replica.app(endpoint, tracing))
-    info = loaded.engine.info
-    log.info(
-        "%s is ready after %.1f s: %s, %s, %d dimensions, batches of %d tokens",
-        *(names[0], loaded.seconds, info.device, info.precision, info.width),
-        replica.batcher.budget_tokens,
-    )
+    _log_ready(names[0], loaded, replica.batcher.budget_tokens)
     await asyncio.wait({stopping, batching}, return_when=asyncio.FIRST_COMPLETED)
     replica.draining = True
     error = batching.exception() if batching.done() else None
@@ -315,6 +310,19 @@ async def serve(
         return ENGINE_HUNG if hung else ENGINE_LOST
     batching.cancel()
     return await asyncio.to_thread(_closed, loaded.engine)
+
+
+def _log_ready(name: str, loaded: LoadedModel, batch_tokens: int) -> None:
+    info = loaded.engine.info
+    log.info(
+        "%s is ready after %.1f s: %s, %s, %d dimensions, batches of %d tokens",
+        name,
+        loaded.seconds,
+        info.device,
+        info.precision,
+        info.width,
+        batch_tokens,
+    )
 
 
 def _closed(engine: Engine) -> int:

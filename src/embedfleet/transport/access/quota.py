@@ -35,7 +35,12 @@ class Usage:
     """What a key has used; survives changes of its record."""
 
     __slots__ = (
-        *("account", "refusals", "requests", "requests_bucket", "texts", "tokens"),
+        "account",
+        "refusals",
+        "requests",
+        "requests_bucket",
+        "texts",
+        "tokens",
         "tokens_bucket",
     )
 
@@ -113,7 +118,14 @@ class KeyQuota:
     """One request of the bearer of a key."""
 
     __slots__ = (
-        *("_clock", "_first_name", "_stored", "_most", "_owed", "_paid", "_texts", "key"),
+        "_clock",
+        "_first_name",
+        "_most",
+        "_owed",
+        "_paid",
+        "_stored",
+        "_texts",
+        "key",
         "lane",
     )
 

@@ -315,7 +315,9 @@ class Workers:
             pause_s = RESTART.after(max(1, failures))
             log.error(
                 "worker %d exited (%s), closing its connections; restarting it in %.1f s",
-                *(worker.number, end, pause_s),
+                worker.number,
+                end,
+                pause_s,
             )
             await asyncio.sleep(pause_s)
 
@@ -326,7 +328,9 @@ class Workers:
         with there, contextlib.ExitStack() as undo:
             undo.callback(here.close)
             worker.process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "embedfleet.server.gateway.workers.worker"),
+                sys.executable,
+                "-m",
+                "embedfleet.server.gateway.workers.worker",
                 *map(str, descriptors),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,

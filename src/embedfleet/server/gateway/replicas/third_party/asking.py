@@ -218,7 +218,11 @@ def llamacpp(reranker: Scoring, _facts: Facts) -> tuple[ScoreAsking, ...]:
     meaning = Meaning.PROBABILITY if reranker.causal else Meaning.LOGIT
     return (
         ScoreAsking(
-            *("/v1/rerank", Form.PAIR, _rerank(), read_results, meaning),
+            "/v1/rerank",
+            Form.PAIR,
+            _rerank(),
+            read_results,
+            meaning,
             counts=True,
             spare=1 if reranker.causal else 0,
             placeholder="{document}" if reranker.causal else "",
