@@ -350,6 +350,74 @@ async def test_damaged_documents_stop_no_other_batch(store: Store, damage: bytes
         assert api.store.files("")
 
 
+THINGS: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda at: at.write_bytes(b""),
+    "text": lambda at: at.write_bytes(b"o 2 no answer\nnotes"),
+    "zeros": lambda at: at.write_bytes(bytes(4096)),
+    "half an answer": lambda at: at.write_bytes(b'o 2 {"id":"a","custom_id":"request-1"}'),
+    "folder": lambda at: at.mkdir(),
+    "link to nowhere": lambda at: at.symlink_to("nowhere"),
+    "link to itself": lambda at: at.symlink_to(at.name),
+    "pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("thing", THINGS)
+async def test_what_is_foreign_among_the_files_costs_no_batch(tmp_path: Path, thing: str) -> None:
+    """Backups, file systems after a loss of power, and other programs leave such things."""
+    store, make = LocalStore(tmp_path, alone=False), THINGS[thing]
+    async with running(store, runs=False) as api:
+        batch = await api.create(lines("one", "two", "three"))
+        fails = await api.create(lines("four"))
+        kept = State(status="in_progress", total=3, completed=2, at={"in_progress": 1})
+        api.store.set_state(batch.id, kept)
+        line = b'{"id":"a","custom_id":"request-0","response":{"body":{}},"error":null}\n'
+        api.store.add_part(batch.id, 0, [b"o 1 " + line])
+        store.write("batches/cancelled/x", [b"1"])
+    for name in (
+        *("files/x.json", "files/x.data", f"files/file-{'x' * 24}.json"),
+        *("batches/x.json", f"batches/batch-{'x' * 24}.json", "batches/cancelled/y"),
+        *(f"batches/parts/{batch.id}/{part}" for part in ("x", "000001-notes", "000001-0123abcd")),
+    ):
+        make(tmp_path / name)
+    if thing == "folder":  # nobody knows what became of this one
+        (tmp_path / f"batches/states/{fails.id}.json").mkdir()
+    async with running(store) as api:
+        done = await api.ended(batch.id)
+        assert (done.status, done.request_counts.completed) == ("completed", 3)
+        answers = await api.content(done.output_file_id)
+        assert sorted(each["custom_id"] for each in answers) == [
+            f"request-{number}" for number in range(3)
+        ]
+        assert not api.answering.asked["one"]
+        for _ in range(3):
+            api.store.remove_expired()
+        assert {batch.id, fails.id} <= {each.id for each in api.store.batches()}
+
+
+async def test_a_clock_that_is_wrong_for_a_while_deletes_nothing(store: Store) -> None:
+    now = [1_000_000.0]
+    async with running(store, clock=lambda: now[0], runs=False) as api:
+        file = await api.upload(b"x")
+        for jump in (1e9, -1e6, 0.0):
+            now[0] = 1_000_000.0 + jump
+            api.store.remove_expired()
+        assert (await api.client.files.content(file)).content == b"x"
+
+
+async def test_a_batch_for_an_endpoint_of_another_version_waits_for_it(store: Store) -> None:
+    async with running(store) as api:
+        newer = await api.create(lines("one"))
+        await api.ended(newer.id)
+        document = orjson.loads(store.read(f"batches/{newer.id}.json"))
+        document |= {"id": f"batch-{'0' * 24}", "endpoint": "/v2/of-the-future"}
+        store.write(f"batches/batch-{'0' * 24}.json", [orjson.dumps(document)])
+        batch = await api.create(lines("two"))
+        assert (await api.ended(batch.id)).status == "completed"
+        assert api.store.state(f"batch-{'0' * 24}").status == "validating"
+        assert api.answering.asked == {"one": 1, "two": 1}
+
+
 async def test_batches_that_take_longer_than_their_window_expire(store: Store) -> None:
     now = [1_000_000.0]
     answering = Answering()
@@ -373,6 +441,7 @@ async def test_batches_are_removed_as_their_files_are(store: Store) -> None:
     async with running(store, clock=lambda: now[0], runs=False) as api:
         waiting = await api.create(lines("two"))
         now[0] += 30 * 86_400
+        api.store.remove_expired()
         api.store.remove_expired()
 
         assert [each.id for each in api.store.batches()] == [waiting.id]
@@ -502,6 +571,7 @@ async def test_files_are_listed_shown_and_deleted(store: Store) -> None:
         now[0] += 31 * 86_400
         with pytest.raises(openai.NotFoundError):
             await api.client.files.retrieve(ids[0])
+        api.store.remove_expired()
         api.store.remove_expired()
         assert store.names("files") == []
 

@@ -712,4 +712,5 @@ async def test_inputs_of_batches_that_have_not_ended_are_kept_beyond_their_days(
     async with running(store, clock=lambda: now[0]) as api:
         assert (await api.ended(batch.id)).status == "expired"
         api.store.remove_expired()
+        api.store.remove_expired()
         assert name not in store.names("files")

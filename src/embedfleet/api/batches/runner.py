@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from hashlib import blake2b
 from random import Random
 from typing import TypeAlias
@@ -87,14 +88,14 @@ class Runner:
         try:
             while True:
                 self._woken.clear()
+                waiting: list[Batch] = []
                 try:
+                    waiting = await asyncio.to_thread(self._batch_store.waiting)
                     if time.monotonic() >= remove_at:
                         await asyncio.to_thread(self._batch_store.remove_expired)
                         remove_at = time.monotonic() + REMOVE_EVERY_S
-                    waiting = await asyncio.to_thread(self._batch_store.waiting)
                 except OSError as error:
                     log.warning("batches can't be read: %s", error)
-                    waiting = []
                 self._begin(waiting)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_EVERY_S):
@@ -110,7 +111,13 @@ class Runner:
         for batch in waiting:
             if len(self._running) >= AT_ONCE:
                 return
-            if batch.id not in self._running and batch.id not in self._paused:
+            if batch.endpoint not in self._asks:
+                log.warning(
+                    "batch %s is for %s, which this version does not answer; one that does goes on "
+                    "with it",
+                    *(batch.id, batch.endpoint),
+                )
+            elif batch.id not in self._running and batch.id not in self._paused:
                 task = asyncio.create_task(self._one(batch), name=f"the batch {batch.id}")
                 self._running[batch.id] = task
 
@@ -168,7 +175,8 @@ class Runner:
     def _finished(self, batch: Batch, state: State) -> None:
         """Put the answers into files. Done again, it makes the same ones."""
         kept: dict[str, str | None] = {"o": None, "e": None}
-        counts = Counter(kind for kind, _ in self._answers(batch))
+        answers = partial(self._batch_store.answers, batch.id)
+        counts = Counter(kind for kind, _, _ in answers())
         if counts.total() < state.completed + state.failed:
             self._moved(batch, state, "in_progress")  # what is missing is asked for again
             raise OSError(errno.EIO, "answers that were kept are missing")
@@ -181,7 +189,7 @@ class Runner:
                     batch.owner,
                     f"{batch.id}_{word}.jsonl",
                     "batch_output",
-                    (line for what, line in self._answers(batch) if what == kind),
+                    (line for what, _, line in answers() if what == kind),
                     f"file-{digest}",
                     life_s=batch.output_life_s,
                 )
@@ -190,16 +198,6 @@ class Runner:
         self._moved(batch, state, _ended_as(state))
         for name in self._batch_store.parts(batch.id):
             self._batch_store.store.remove(name)
-
-    def _answers(self, batch: Batch) -> Iterator[tuple[str, bytes]]:
-        """Lines of all parts, each request's first one, and for which file they are."""
-        seen = set()
-        for part in self._batch_store.parts(batch.id):
-            for text in self._batch_store.lines(part):
-                what, number, line = text.split(b" ", 2)
-                if number not in seen:
-                    seen.add(number)
-                    yield what.decode(), line + b"\n"
 
     def _lines(self, batch: Batch) -> Iterator[Line | LineFault]:
         """The lines of the input. Raises InputDeletedError."""
@@ -295,17 +293,13 @@ class _Work:
 
     def _recall(self) -> None:
         """Learn which lines were answered before."""
-        completed = failed = 0
+        counts: Counter[str] = Counter()
+        for kind, number, _ in self._batch_store.answers(self._batch.id):
+            self._done.add(number)
+            counts[kind] += 1
         names = self._batch_store.parts(self._batch.id)
-        for name in names:
-            for text in self._batch_store.lines(name):
-                what, number, _ = text.split(b" ", 2)
-                if int(number) not in self._done:
-                    self._done.add(int(number))
-                    completed += what == b"o"
-                    failed += what == b"e"
         self._parts = int(names[-1].rpartition("/")[2].partition("-")[0]) + 1 if names else 0
-        self._state = replace(self._state, completed=completed, failed=failed)
+        self._state = replace(self._state, completed=counts["o"], failed=counts["e"])
 
     async def _answer_all(self) -> None:
         lines = self._runner._lines(self._batch)  # noqa: SLF001

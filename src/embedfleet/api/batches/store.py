@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import secrets
@@ -24,6 +25,9 @@ QUOTA_LOCK = "quota.lock"
 ABANDONED_S = 24 * 3600.0
 """After so long nobody writes a file any more."""
 NAME = re.compile(r"(file|batch)-[A-Za-z0-9]{24}")
+PART = re.compile(r"[0-9]{6,}-[0-9a-f]{8}")
+ANSWER = re.compile(rb"([oe]) ([0-9]{1,15}) (\{.*\}\n)", re.DOTALL)
+"""A line of a part: whether its request succeeded, its number, and the line of the output."""
 
 
 class NoSuchFileError(CallerError):
@@ -51,6 +55,8 @@ class BatchStore:
         """Batches that have ended, which is for good."""
         self._alone: set[str] = set()
         """Contents of files without a document, when they were looked for the last time."""
+        self._over: set[str] = set()
+        """Files and batches whose days were over then."""
 
     @property
     def now(self) -> int:
@@ -135,18 +141,26 @@ class BatchStore:
     def remove_expired(self) -> None:
         """Remove files whose days are over, but for inputs of batches that have not ended; batches
         that ended and whose files are no more; and what was left by processes that were killed.
+
+        Their days must have been over the last time too: a clock that is wrong for a while, as on
+        a machine that has just started, deletes nothing. What can't be removed keeps nothing else.
         """
         now = self.now
-        read = {each.input_file_id for each in self.waiting()}
-        for file in self._all_files():
-            if file.expires_at <= now and file.id not in read:
-                self.remove_file(file.id)
-        for batch in self.batches():
-            if self.state(batch.id).status in ENDED:
+        self.waiting()
+        ended = [each for each in self.batches() if each.id in self._ended]
+        read = {each.input_file_id for each in self.batches() if each.id not in self._ended}
+        files = {file.id for file in self._all_files() if file.expires_at <= now} - read
+        batches = {each.id for each in ended if self._last(each.created_at) <= now}
+        for name in files & self._over:
+            with _passed_over(name):
+                self.remove_file(name)
+        for batch in ended:
+            with _passed_over(batch.id):
                 for part in self.parts(batch.id):
                     self.store.remove(part)
-                if self._last(batch.created_at) <= now:
+                if batch.id in batches & self._over:
                     self._remove_batch(batch.id)
+        self._over = files | batches
         self._remove_abandoned()
 
     def _last(self, created_at: int) -> int:
@@ -167,7 +181,8 @@ class BatchStore:
         contents = {each.removesuffix(".data") for each in names if each.endswith(".data")}
         alone = contents - documents
         for name in alone & self._alone:
-            self.store.remove(f"files/{name}.data")
+            with _passed_over(name):
+                self.store.remove(f"files/{name}.data")
         self._alone = alone
         if isinstance(self.store, LocalStore):
             self.store.remove_temporary(ABANDONED_S)
@@ -217,10 +232,11 @@ class BatchStore:
         for batch in reversed(known):
             if batch.id in self._ended:
                 continue
-            if self.state(batch.id).status in ENDED:
-                self._ended.add(batch.id)
-            else:
-                waiting.append(batch)
+            with _passed_over(batch.id):
+                if self.state(batch.id).status in ENDED:
+                    self._ended.add(batch.id)
+                else:
+                    waiting.append(batch)
         return waiting
 
     def add_part(self, batch: str, number: int, parts: Parts) -> None:
@@ -233,7 +249,23 @@ class BatchStore:
     def parts(self, batch: str) -> list[str]:
         """The names of what is kept of a batch, in the order of its coming."""
         folder = f"batches/parts/{batch}"
-        return [f"{folder}/{each}" for each in self.store.names(folder)]
+        return [f"{folder}/{each}" for each in self.store.names(folder) if PART.fullmatch(each)]
+
+    def answers(self, batch: str) -> Iterator[tuple[str, int, bytes]]:
+        """What is kept of a batch, each request's first answer: `o` for the output or `e` for the
+        errors, the request's number, and its line. A line that is damaged, or cut off at the end of
+        its part, is passed over: it is asked for again.
+        """
+        seen = set()
+        for part in self.parts(batch):
+            with self.store.open(part) as opened:
+                for text in opened:
+                    found = ANSWER.fullmatch(text)
+                    if found is None:
+                        log.warning("%s/%s is damaged in part", self.store.address, part)
+                    elif (number := int(found[2])) not in seen:
+                        seen.add(number)
+                        yield found[1].decode(), number, found[3]
 
     def lines(self, name: str, longest: int | None = None) -> Iterator[bytes]:
         """The lines of what lies under a name, without their ends; a longer one is cut to one byte
@@ -262,9 +294,10 @@ class BatchStore:
         found = {}
         for name in self.store.names(folder):
             if name.endswith(".json"):
-                document = known.get(name) or self._read(f"{folder}/{name}", kind)
-                if document is not None:
-                    found[name] = document
+                with _passed_over(f"{folder}/{name}"):
+                    document = known.get(name) or self._read(f"{folder}/{name}", kind)
+                    if document is not None:
+                        found[name] = document
         return found
 
     def _read(self, name: str, kind: type[Document]) -> Document | None:
@@ -279,6 +312,15 @@ class BatchStore:
 
     def _write(self, name: str, document: msgspec.Struct) -> None:
         self.store.write(name, [msgspec.json.encode(document)])
+
+
+@contextlib.contextmanager
+def _passed_over(name: str) -> Iterator[None]:
+    """Go on without a file that can't be read or removed: it must not stop all batches."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s is passed over: %s", name, error)
 
 
 def _room(held: bytearray, longest: int | None) -> int | None:
