@@ -220,6 +220,39 @@ def test_a_repeated_ctrl_c_prints_no_traceback(tmp_path: Path, pause_s: float) -
     start.ends_quietly()
 
 
+AT_A_TERMINAL = (
+    "import os, sys; main, other = os.openpty(); os.set_inheritable(main, True); "
+    "os.dup2(other, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def test_a_terminal_that_hangs_up_drains_as_the_other_signals_do(tmp_path: Path) -> None:
+    """The shell sends it and so does the kernel: the second one hurries nothing."""
+    start = Start(tmp_path, sys.executable, "-c", AT_A_TERMINAL)
+    start.says("embedfleet serves")
+    start.process.send_signal(signal.SIGHUP)
+    start.says("SIGHUP: draining")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(start.process.pid, signal.SIGHUP)
+    start.ends_quietly()
+    assert start.process.returncode == 0
+    assert "at once" not in start.log.read_text()
+
+
+def test_a_hangup_without_a_terminal_stops_nothing(tmp_path: Path) -> None:
+    """Operators send it to have files read again."""
+    start = Start(tmp_path)
+    start.says("embedfleet serves")
+    for each in start.alive():
+        each.send_signal(signal.SIGHUP)
+    start.says("SIGHUP: files of keys and certificates are followed")
+    assert start.process.poll() is None
+    assert len(replicas_of(start.process.pid)) == 2
+    start.process.send_signal(signal.SIGTERM)
+    start.ends_quietly()
+    assert "restarting it in" not in start.log.read_text()
+
+
 def test_a_signal_while_replicas_are_started_again_ends_all_of_them(tmp_path: Path) -> None:
     start = Start(tmp_path)
     start.says("embedfleet serves")

@@ -77,8 +77,8 @@ class ReplicaSettings:
     it starts."""
     exit_with_parent: bool = False
     """Stop at the end of standard input, which the parent process closes or which its exit closes,
-    and ignore SIGTERM and SIGINT. A gateway sets it for the replicas that it starts: none outlives
-    it, and none stops before it."""
+    and ignore SIGTERM, SIGINT and SIGHUP. A gateway sets it for the replicas that it starts: none
+    outlives it, and none stops before it."""
 
 
 _OVERFLOWS = dict.fromkeys(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -191,10 +192,13 @@ def _given(tls: ssl.SSLContext | None) -> Callable[..., ssl.SSLContext] | None:
 class StopSignal:
     """Set by SIGTERM or SIGINT; another one hurries the stop, as people at a keyboard expect, and
     one after that ends the process where it is. While a stop pauses, a signal ends the pause alone.
+
+    SIGHUP is a terminal that hangs up, and stops as they do; where there is no terminal it asks for
+    a reload, which never stops a service. Whoever has it ignored (nohup) goes on.
     """
 
     def __init__(self, *, by_signals: bool = True) -> None:
-        """Not `by_signals`, both are ignored: they are meant for the process that started this
+        """Not `by_signals`, all are ignored: they are meant for the process that started this
         one, and reach it because a service manager sends them to all of a group.
         """
         self._event = asyncio.Event()
@@ -204,11 +208,14 @@ class StopSignal:
         self.hurry: Callable[[], None] = lambda: None
         """Called by the second signal."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if by_signals:
-                loop.add_signal_handler(number, self._handle, number)
-            else:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if not by_signals:
                 signal.signal(number, signal.SIG_IGN)
+            elif number != signal.SIGHUP:
+                loop.add_signal_handler(number, self._handle, number)
+            elif signal.getsignal(number) != signal.SIG_IGN:
+                at_terminal = any(map(os.isatty, range(3)))
+                loop.add_signal_handler(number, self._hang_up if at_terminal else _reload)
 
     def _handle(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -224,6 +231,10 @@ class StopSignal:
         else:
             log.info("%s: draining", name)
             self._event.set()
+
+    def _hang_up(self) -> None:
+        if not self.is_set:  # the shell and the kernel both say so: that hurries nothing
+            self._handle(signal.SIGHUP)
 
     def set(self) -> None:
         """Stop without a signal, for instance because the parent process is gone."""
@@ -246,3 +257,10 @@ class StopSignal:
             pass
         finally:
             self._pause = None
+
+
+def _reload() -> None:
+    log.info(
+        "SIGHUP: files of keys and certificates are followed and need no signal; settings take a "
+        "restart"
+    )

@@ -250,7 +250,7 @@ async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> 
 
 def main() -> None:
     """Run a worker on the descriptors that the primary left it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     channel, *listening = (socket.socket(fileno=int(each)) for each in sys.argv[1:])
     sys.exit(uvloop.run(_run(channel, listening)))
