@@ -60,6 +60,12 @@ def test_writing_twice_gives_the_same_and_a_strangers_folder_is_left_alone(tmp_p
         ({"namespace": "Embed"}, "a namespace has"),
         ({"served_name": "my model"}, "--served-name my model"),
         ({"host": "localhost"}, "no host name"),
+        ({"host": f"{'a' * 64}.example.org"}, "no host name"),
+        ({"namespace": "n" * 64}, "at most 63"),
+        ({"served_name": "n" * 64}, "at most 63"),
+        ({"release": "x: y"}, "it is a label"),
+        ({"storage_class": "Bad\nname"}, "no name of a StorageClass"),
+        ({"prometheus": "prometheus:9090"}, "no address such as http://prometheus"),
         ({"storage": "40"}, "such as 40Gi"),
     ],
 )

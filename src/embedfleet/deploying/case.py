@@ -10,6 +10,8 @@ from enum import StrEnum
 from itertools import chain
 
 from embedfleet.runtime.settings import options
+from embedfleet.runtime.settings.addresses import is_service
+from embedfleet.runtime.settings.converting import one_line
 from embedfleet.vocabulary import SettingError
 
 BUILT_IN = ("builtin", "builtin-reranker")
@@ -17,7 +19,9 @@ BUILT_IN = ("builtin", "builtin-reranker")
 PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", re.ASCII)
 DIGEST = re.compile(r"[\w.:/-]+@sha256:[0-9a-f]{64}", re.ASCII)
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-HOST = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}")
+HOST = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
+OBJECT = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+"""The name of an object of the whole cluster (RFC 1123)."""
 LABEL = re.compile(r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 QUANTITY = re.compile(r"[1-9]\d*(Mi|Gi|Ti)")
 
@@ -157,10 +161,28 @@ def _of_names(case: Case) -> Iterator[str]:
     if not 0 <= case.tolerance < 1:
         yield f"--tolerance {case.tolerance:g} is no share, such as 0.1"
     if not NAME.fullmatch(case.namespace) or not NAME.fullmatch(case.monitoring_namespace):
-        yield "a namespace has lower-case letters, digits and dashes"
+        yield "a namespace has lower-case letters, digits and dashes, at most 63 of them"
     if not LABEL.fullmatch(case.name):
-        yield f"--served-name {case.name}: letters, digits, dots and dashes; it becomes a label"
+        yield (
+            f"--served-name {case.name}: letters, digits, dots and dashes, at most 63 of them; it "
+            "becomes a label"
+        )
+    if case.release and not LABEL.fullmatch(case.release):
+        yield (
+            f"--release {one_line(case.release, 80)}: letters, digits, dots and dashes, at most 63 "
+            "of them; it is a label"
+        )
     if case.host and not HOST.fullmatch(case.host):
         yield f"--host {case.host} is no host name"
+    if case.prometheus and not is_service(case.prometheus):
+        yield (
+            f"--prometheus {one_line(case.prometheus, 80)} is no address such as "
+            "http://prometheus.monitoring.svc:9090"
+        )
+    if case.storage_class and not OBJECT.fullmatch(case.storage_class):
+        yield (
+            f"--storage-class {one_line(case.storage_class, 80)} is no name of a StorageClass "
+            "(`kubectl get storageclass` lists them)"
+        )
     if case.storage and not QUANTITY.fullmatch(case.storage):
         yield f"--storage {case.storage} is no quantity, such as 40Gi"
