@@ -9,7 +9,7 @@ comes, with every rival with one parameter swept, with the smallest fixed fleet 
 time (known beforehand only by who knows the traffic), and with the clairvoyant's schedule beside
 its lower bound. All runs begin with the fleet that the first minute needs at 60 % utilisation. Runs
 are kept in `benchmarks/results/autoscaling-kinds.json`; a second start does what is missing, and
-with `--again embedfleet,without` our own anew. Seeds 11 to 14 are held out: with `--final` they are
+with `--again embedfleet,without` our own anew. Seeds 15 to 18 are held out: with `--final` they are
 run, when the policy is finished, and the tables of `docs/autoscaling.md` are written.
 """
 

@@ -25,16 +25,21 @@ from numpy.typing import NDArray
 
 from embedfleet.autoscaling import fleets_on_paper, policy, rhythm
 from embedfleet.autoscaling.cycle import Cycle
+from embedfleet.autoscaling.fixed_fleets import FixedFleets
 from embedfleet.autoscaling.fleets_on_paper import Fleets
 from embedfleet.autoscaling.policy import Decision, PolicyState
 from embedfleet.autoscaling.rhythm import Season, Seasons
 from embedfleet.autoscaling.schedule import Schedule, bounds
 from embedfleet.autoscaling.signals import Observation, fault, start_up_s, texts_now
-from embedfleet.autoscaling.stance import USUAL_DELAY_S, Stance, stance
+from embedfleet.autoscaling.stance import USUAL_DELAY_S, USUAL_UTILISATION, Stance, stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
 UTILISATIONS = (0.6, 0.7, 0.8, 0.9, 0.95)
 DELAYS_S = (30.0, 90.0, 300.0, 600.0, 1800.0, 3600.0)
+PROMISE_S = 3600.0
+PROMISING = (0.95, 60.0)
+"""Utilisation and delay of the one that keeps what would have kept the promise in so many seconds:
+beyond that it follows what arrives, and lets go of it soon."""
 FORESEEING = ((0.7, 300.0), (0.95, 60.0), (0.95, 20.0))
 """Utilisations and delays of those that provide for what is usual, each for every season."""
 CYCLE = "cycle"
@@ -111,6 +116,8 @@ class Experience:
     """Those on paper; None before the first decision."""
     before: tuple[Sums, ...] = ()
     """What they came to before a restart, until the first decision."""
+    fixed: FixedFleets | None = None
+    """Those on paper that never change; None before the first decision."""
     seasons: Seasons = field(default_factory=rhythm.empty)
     """What is usual at which time."""
     cycle: Cycle = field(default_factory=Cycle)
@@ -154,10 +161,14 @@ def decide(
     if fault(seen, settings) is None:
         experience = learned(seen, experience, settings, schedule)
         seen = replace(seen, burstiness=experience.burstiness)
-    chosen, expected = experience.stance, 0.0
+    chosen, expected, enough = experience.stance, 0.0, 0
     if chosen is not None and chosen.season:
         expected = _expected(experience, chosen.season, seen, settings)
-    decision, memory = policy.decide(seen, experience.memory, settings, schedule, chosen, expected)
+    if chosen is not None and chosen.promise_s and experience.fixed is not None:
+        enough = experience.fixed.fewest(seen.now, TOLERATED)
+    decision, memory = policy.decide(
+        seen, experience.memory, settings, schedule, chosen, expected, enough
+    )
     return decision, replace(experience, memory=memory)
 
 
@@ -176,6 +187,10 @@ def learned(
     noted = _noted(seen, experience, elapsed_s, settings)
     seen = replace(seen, burstiness=noted.burstiness)
     usual = _usual(noted, seen, settings)
+    fixed = experience.fixed or FixedFleets.begun(_past_s(settings), settings.max_replicas)
+    fixed = fixed.served(seen, elapsed_s, settings.slo_s)
+    enough = fixed.fewest(seen.now, TOLERATED)
+    noted = replace(noted, fixed=fixed)
     fleets = fleets_on_paper.decided(
         fleets_on_paper.served(
             experience.fleets, seen, elapsed_s, _fading(elapsed_s), settings.slo_s
@@ -183,6 +198,7 @@ def learned(
         seen,
         policy.recent(experience.memory.levels, seen, settings),
         np.array([usual.get(each.season, 0.0) for each in experience.fleets.stances]),
+        np.array([enough if each.promise_s else 0.0 for each in experience.fleets.stances]),
         _floor(seen, schedule, settings),
         settings,
     )
@@ -202,6 +218,11 @@ def learned(
         found_at = min(experience.found_at, seen.now)
     noted = replace(noted, fleets=fleets, trial=trial, found_at=found_at)
     return replace(noted, stance=_best(noted, seen, foreseen))
+
+
+def _past_s(settings: AutoscalingSettings) -> float:
+    """How far back it is asked what would have kept the promise: within the bounds of delays."""
+    return min(max(PROMISE_S, settings.down_cooldown_least_s), settings.down_cooldown_most_s)
 
 
 def _fading(elapsed_s: float) -> float:
@@ -275,6 +296,8 @@ def grid(settings: AutoscalingSettings) -> tuple[Stance, ...]:
     least, most = settings.down_cooldown_least_s, settings.down_cooldown_most_s
     delays = [min(max(each, least), most) for each in DELAYS_S]
     plain = [stance(settings, used, each) for used in UTILISATIONS for each in delays]
+    if settings.down_cooldown_s is None:
+        plain.append(stance(settings, *PROMISING, promise_s=_past_s(settings)))
     if not settings.learn_rhythm:
         return tuple(dict.fromkeys(plain))
     foreseeing = [
@@ -360,13 +383,17 @@ def _lowest(scored: Floats, able: NDArray[np.bool_], present: int | None) -> int
 def scores(stances: Sequence[Stance], trial: Trial, seen: Observation) -> Floats:
     """How dear each stance is, on a scale of logarithms; lower is better."""
     used = np.array([each.utilisation for each in stances])
-    delay_s = np.array([each.delay_s for each in stances])
+    delay_s = np.array([max(each.delay_s, each.promise_s) for each in stances])
     tokens, able = trial.tokens, seen.tokens_per_s
     rate = max(tokens / max(1.0, trial.seconds), 0.1 * able)
     # A period that was found stands for the edges that quick stances would be late for.
     foresees = np.array([each.season == CYCLE for each in stances])
     quick = np.where(foresees, 1.0, np.maximum(1.0, USUAL_DELAY_S / delay_s) ** 0.5)
-    late = np.interp(used, *np.array(USUAL_LATE).T) * quick
+    # What kept the promise before is as late as what has much reserve.
+    reserved = np.array(
+        [USUAL_UTILISATION if each.promise_s else each.utilisation for each in stances]
+    )
+    late = np.interp(reserved, *np.array(USUAL_LATE).T) * quick
     start_s = USUAL_START_S if math.isnan(seen.start_up_s) else seen.start_up_s
     late = np.minimum(1.0, late * start_s / USUAL_START_S)
     replica_s = trial.replica_s + PRIOR_S * rate / able / used
@@ -383,6 +410,8 @@ class Outcome:
 
     utilisation: float
     delay_s: float
+    promise_s: float
+    """Seconds in which no fewer would have kept the promise than are kept; 0 for none."""
     season: str
     """What it foresees; of a cycle its period, once that was found."""
     replicas: float
@@ -402,6 +431,7 @@ def outcomes(experience: Experience) -> tuple[Outcome, ...]:
         Outcome(
             each.stance.utilisation,
             each.stance.delay_s,
+            each.stance.promise_s,
             names.get(each.stance.season, each.stance.season),
             each.replica_s / experience.seconds,
             each.late / experience.texts if experience.texts else 0.0,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from embedfleet.autoscaling.rhythm import usual
+from embedfleet.autoscaling.rhythm import AGREEING, usual
 
 Floats = NDArray[np.float64]
 
@@ -110,7 +110,12 @@ class Cycle:
             part = self.rates[low:high]
             if len(part):
                 highest.append(float(part.max()))
-        return usual(highest) if highest else 0.0
+        if not highest:
+            return 0.0
+        latest, *earlier = highest
+        if len(earlier) == PERIODS - 1 and latest > earlier[0] > earlier[1]:
+            return max(usual(highest), min(2.0 * latest - earlier[0], AGREEING * latest))
+        return usual(highest)
 
 
 def _period(rates: Floats) -> float:

@@ -114,20 +114,7 @@ def served(
     fleets: Fleets, seen: Observation, elapsed_s: float, fading: float, slo_s: float
 ) -> Fleets:
     """After so many seconds of this traffic; what was summed up before counts `fading` as much."""
-    able = np.maximum(1.0, fleets.ready)[:, None] * seen.tokens_per_s
-    rates = np.array(rates_now(seen))
-    part_s = elapsed_s / len(rates)
-    # Lindley's recursion, unrolled: what waits after each part of the window.
-    grown = np.cumsum((rates - able) * part_s, axis=1)
-    least = np.minimum.accumulate(np.minimum(grown, -fleets.backlog[:, None]), axis=1)
-    after = grown - least
-    before = np.concatenate([fleets.backlog[:, None], after[:, :-1]], axis=1)
-    allowed = able * (slo_s / 2.0)
-    highest, lowest = np.maximum(before, after), np.minimum(before, after)
-    crossing = (highest - allowed) / np.maximum(1e-9, np.abs(after - before))
-    late = np.where(lowest >= allowed, 1.0, np.minimum(1.0, crossing))
-    waiting = _waiting(fleets.ready, seen.arriving_fast, seen, slo_s)
-    late = np.where(highest <= allowed, waiting[:, None], late) @ rates / max(1e-9, rates.sum())
+    late, left = queued(fleets.ready, fleets.backlog, seen, elapsed_s, slo_s)
     ready, starting = fleets.ready, fleets.starting
     while starting and starting[0][0] <= seen.now:
         ready, starting = ready + starting[0][1], starting[1:]
@@ -135,10 +122,32 @@ def served(
         fleets,
         ready=ready,
         starting=starting,
-        backlog=after[:, -1],
+        backlog=left,
         replica_s=fleets.replica_s * fading + fleets.planned * elapsed_s,
         late=fleets.late * fading + late * (texts_now(seen) * elapsed_s),
     )
+
+
+def queued(
+    ready: Floats, backlog: Floats, seen: Observation, elapsed_s: float, slo_s: float
+) -> tuple[Floats, Floats]:
+    """The share of the texts that each of some fleets answers late, and the tokens that wait after
+    so many seconds."""
+    able = np.maximum(1.0, ready)[:, None] * seen.tokens_per_s
+    rates = np.array(rates_now(seen))
+    part_s = elapsed_s / len(rates)
+    # Lindley's recursion, unrolled: what waits after each part of the window.
+    grown = np.cumsum((rates - able) * part_s, axis=1)
+    least = np.minimum.accumulate(np.minimum(grown, -backlog[:, None]), axis=1)
+    after = grown - least
+    before = np.concatenate([backlog[:, None], after[:, :-1]], axis=1)
+    allowed = able * (slo_s / 2.0)
+    highest, lowest = np.maximum(before, after), np.minimum(before, after)
+    crossing = (highest - allowed) / np.maximum(1e-9, np.abs(after - before))
+    late = np.where(lowest >= allowed, 1.0, np.minimum(1.0, crossing))
+    waiting = _waiting(ready, seen.arriving_fast, seen, slo_s)
+    late = np.where(highest <= allowed, waiting[:, None], late) @ rates / max(1e-9, rates.sum())
+    return np.asarray(late), np.asarray(after[:, -1])
 
 
 def _waiting(ready: Floats, rate: float, seen: Observation, slo_s: float) -> Floats:
@@ -157,16 +166,18 @@ def decided(
     seen: Observation,
     levels: Sequence[Level],
     expected: Floats,
+    enough: Floats,
     floor: int,
     settings: AutoscalingSettings,
 ) -> Fleets:
     """After what each would order now. `expected` is the usual rate in tokens/s by the time that a
-    replica has started, 0 for stances that foresee nothing; `floor` is what a schedule asks for.
+    replica has started, 0 for stances that foresee nothing; `enough` what would have kept the
+    promise, 0 for those that do not ask; `floor` is what a schedule asks for.
     """
     now, ready, planned = seen.now, fleets.ready, fleets.planned
     delay_s = np.array([each.delay_s for each in fleets.stances])
     cleared_s = np.minimum(settings.backlog_cooldown_s, delay_s)
-    peak, proven, wanted = _wanted(fleets, seen, levels, expected, floor, settings)
+    peak, proven, wanted = _wanted(fleets, seen, levels, expected, enough, floor, settings)
     proven_before = fleets.proven.noted(now, proven, delay_s)
     wanted_before = fleets.wanted.noted(now, wanted, cleared_s)
     highest = np.maximum(proven_before.highest(now, delay_s), wanted_before.highest(now, cleared_s))
@@ -195,6 +206,7 @@ def _wanted(
     seen: Observation,
     levels: Sequence[Level],
     expected: Floats,
+    enough: Floats,
     floor: int,
     settings: AutoscalingSettings,
 ) -> tuple[Floats, Floats, Floats]:
@@ -210,10 +222,12 @@ def _wanted(
     least = max(settings.min_replicas, min(floor, settings.max_replicas))
     proven = np.maximum(policy.promised_each(np.maximum(level, fast), seen, settings), least)
     proven = np.maximum(proven, np.ceil(peak / seen.tokens_per_s - policy.ROUNDING))
+    proven = np.maximum(proven, enough)
     proven = np.maximum(proven, np.ceil(level / (used * seen.tokens_per_s)))
     rising = max(policy.trend(levels, seen, settings), policy.surge(levels, seen, settings))
     # What was foreseen as high as it is says where it goes; else it goes on as it did.
-    rates = np.where(expected >= slow, expected, rising)
+    proves = np.array([each.promise_s > 0.0 for each in fleets.stances])
+    rates = np.where(expected >= slow, expected, np.where(proves, 0.0, rising))
     wanted = np.maximum(proven, policy.promised_each(rates, seen, settings))
     wanted = np.maximum(wanted, _clearing(fleets, seen, settings))
     most = settings.max_replicas

@@ -110,10 +110,13 @@ def decide(
     schedule: Schedule = (),
     chosen: Stance | None = None,
     expected: float = 0.0,
+    enough: int = 0,
 ) -> tuple[Decision, PolicyState]:
     """Decide for one moment; by the stance that the settings have unless another one is chosen.
 
-    `expected` is the rate in tokens/s that is usual by the time that a replica has started.
+    `expected` is the rate in tokens/s that is usual by the time that a replica has started, and
+    `enough` are the replicas that would have kept the promise in the past that the stance asks for;
+    0 for what is not known.
     """
     chosen = stance(settings) if chosen is None else chosen
     complaint = fault(seen, settings)
@@ -123,7 +126,7 @@ def decide(
         seen = _without_the_past(seen)
     memory = _noticed(seen, memory, settings, chosen)
     allowed = _allowed(seen, schedule, settings)
-    terms = tuple(_terms(seen, memory, settings, allowed, chosen, expected))
+    terms = tuple(_terms(seen, memory, settings, allowed, chosen, expected, enough))
     winner = max(terms, key=lambda term: term.replicas)
     late = seen.latency_p99_s > settings.slo_s
     ceiling = settings.max_replicas
@@ -244,13 +247,19 @@ def _terms(
     allowed: Bounds,
     chosen: Stance,
     expected: float,
+    enough: int,
 ) -> Iterator[Term]:
     """Every reason to have replicas, the plainest first; of equals the first wins."""
     yield Term("minimum", settings.min_replicas, "never fewer")
     if allowed.floor:
         yield Term("schedule", allowed.floor, f"the schedule's floor is {allowed.floor}")
     yield from _traffic(seen, memory, settings, chosen)
-    if expected < seen.arriving_slow:
+    if enough:
+        share, past_s = 1.0 - PROMISED, chosen.promise_s
+        why = f"no fewer would have answered {share:.1%} in time in the last {past_s:,.0f} s"
+        yield Term("promise", enough, why)
+    # What was enough for hours of edges is enough for one that only looks as if it went on.
+    if expected < seen.arriving_slow and not chosen.promise_s:
         yield from _rising(seen, memory, settings)
     if expected:
         why = f"{expected:,.0f} tokens/s are usual at this time of the {chosen.season}"

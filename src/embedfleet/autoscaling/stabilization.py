@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from embedfleet.autoscaling.signals import Observation, start_up_s
-from embedfleet.autoscaling.stance import Stance
+from embedfleet.autoscaling.stance import USUAL_DELAY_S, Stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
 ALWAYS_UP = 4
@@ -140,7 +140,8 @@ def _down(
 
     quiet_s = chosen.delay_s
     started = seen.now if pace.started is None else pace.started
-    if seen.now - started < quiet_s:
+    # What would have kept the promise is not known of what was not seen.
+    if seen.now - started < (min(chosen.promise_s, USUAL_DELAY_S) or quiet_s):
         return stay("restart", f"looking on for {seen.now - started:.0f} s only")
     if _in_time(seen, pace, settings):
         return stay("quiet", f"{seen.starting} are still starting")

@@ -8,10 +8,6 @@ from embedfleet.runtime.settings import AutoscalingSettings
 
 USUAL_UTILISATION = 0.6
 USUAL_DELAY_S = 600.0
-MEMORY_OF_DELAYS = 6.0
-"""Memory of peaks over the scale-down delay, where it is not set: an hour beside ten minutes."""
-LONGEST_MEMORY_S = 3600.0
-"""Most of it: what long delays keep needs no memory beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +22,9 @@ class Stance:
     """Seconds in which the memory of a peak fades to 37 %."""
     season: str = ""
     """Period whose usual traffic is provided for before it comes; empty for none."""
+    promise_s: float = 0.0
+    """Seconds in which no fewer replicas would have kept the promise than are kept now; 0 for what
+    was needed at any moment of the quiet ones."""
 
 
 def stance(
@@ -33,6 +32,7 @@ def stance(
     utilisation: float | None = None,
     delay_s: float | None = None,
     season: str = "",
+    promise_s: float = 0.0,
 ) -> Stance:
     """The stance of these settings; what they leave open is as given, else the usual."""
     if settings.target_utilisation is not None:
@@ -40,10 +40,6 @@ def stance(
     if settings.down_cooldown_s is not None:
         delay_s = settings.down_cooldown_s
     delay_s = USUAL_DELAY_S if delay_s is None else delay_s
-    memory_s = settings.peak_memory_s
-    if memory_s is None:
-        # Who knows what comes, or lets go at once, need not remember what was.
-        brief = season or delay_s < USUAL_DELAY_S
-        memory_s = delay_s if brief else min(MEMORY_OF_DELAYS * delay_s, LONGEST_MEMORY_S)
+    memory_s = delay_s if settings.peak_memory_s is None else settings.peak_memory_s
     used = USUAL_UTILISATION if utilisation is None else utilisation
-    return Stance(used, delay_s, memory_s, season)
+    return Stance(used, delay_s, memory_s, season, promise_s)

@@ -203,13 +203,14 @@ def described(pool: dict[str, Any], last: int) -> Iterator[str | Table]:
 def _alternatives(found: list[dict[str, Any]]) -> Table:
     """Every stance, the cheapest first; the one that is followed is marked."""
     table = Table(box=None, pad_edge=False)
-    for title in ("", "planned use", "quiet for", "foresees", "replicas", "late"):
+    for title in ("", "planned use", "quiet for", "promise of", "foresees", "replicas", "late"):
         table.add_column(title, justify="left" if title in {"", "foresees"} else "right")
     for each in found:
         table.add_row(
             "*" if each["followed"] else "",
             f"{each['utilisation']:.0%}",
             f"{each['delay_s']:,.0f} s",
+            f"{each['promise_s']:,.0f} s" if each.get("promise_s") else "",
             each["season"],
             f"{each['replicas']:.2f}",
             f"{each['late']:.2%}",

@@ -52,8 +52,8 @@ class AutoscalingSettings:
     50 kB for each pool, written every five minutes and at the stop. `off` begins anew each time."""
     peak_memory_s: float | None = setting(None, at_least=0.001, at_most=86_400.0, none="auto")
     """Seconds in which the memory of a peak of the traffic fades to 37 %: peaks come in groups, and
-    the replicas that the last one needed are kept for the next. `auto` is an hour where
-    they are kept for 600 quiet seconds or more, else no longer than they are kept."""
+    the replicas that the last one needed are kept for the next. `auto` is
+    as long as they are kept."""
     fast_window_s: float = duration(10.0)
     """Seconds over which a burst is seen."""
     slow_window_s: float = duration(60.0)
