@@ -76,6 +76,18 @@ def test_a_rhythm_that_breaks_is_dropped_within_a_period() -> None:
     assert (broken.period, broken.expected(13_000.0, 60.0)) == (0.0, 0.0)
 
 
+def test_a_height_that_grows_from_period_to_period_is_expected_to_go_on_growing() -> None:
+    """By as much as the last time, and by no more than periods of one rhythm differ."""
+
+    def growing(at: float) -> float:
+        return 900.0 + 60.0 * (at // 1200.0) if at % 1200.0 < 480.0 else 200.0
+
+    for periods in range(4, 9):
+        edge = 1200.0 * periods
+        expected = watched(growing, edge - 60.0).expected(edge - 60.0, 60.0)
+        assert expected == pytest.approx(growing(edge), rel=0.02)
+
+
 def test_a_crowd_that_came_once_is_not_expected_again() -> None:
     wave = square(1200.0)
     once = watched(lambda at: 5000.0 if 10_900 <= at < 11_000 else wave(at), 12_000.0)

@@ -74,7 +74,7 @@ def test_a_fleet_on_paper_costs_what_the_policy_orders(place: int, seed: int) ->
         paid += (ready + len(starting)) * 10.0
         levels = recent(levels, saw, SETTINGS)
         fleets = served(fleets, saw, 10.0, 1.0, SETTINGS.slo_s)
-        fleets = decided(fleets, saw, levels, np.zeros(3), 0, SETTINGS)
+        fleets = decided(fleets, saw, levels, np.zeros(3), np.zeros(3), 0, SETTINGS)
     assert fleets.replica_s[place] == pytest.approx(paid, rel=0.1)
 
 
@@ -105,7 +105,7 @@ def test_late_is_who_comes_while_too_few_are_ready() -> None:
         saw = seen(step * 10.0, loads, step, 12)
         levels = recent(levels, saw, SETTINGS)
         fleets = served(fleets, saw, 10.0, 1.0, SETTINGS.slo_s)
-        fleets = decided(fleets, saw, levels, np.zeros(3), 0, SETTINGS)
+        fleets = decided(fleets, saw, levels, np.zeros(3), np.zeros(3), 0, SETTINGS)
     late_s = fleets.late * 300.0 / (20.0 * V)
     assert ((late_s > 60.0) & (late_s < 200.0)).all()
     assert (fleets.planned >= 20).all()
@@ -143,5 +143,14 @@ def test_what_is_foreseen_is_ordered_before_it_comes() -> None:
     saw = seen(0.0, np.full(6, 3.0), 5, 5)
     levels = recent((), saw, SETTINGS)
     expected = np.array([0.0, 15.0 * V, 0.0])
-    fleets = decided(Fleets.begun(STANCES, 5), saw, levels, expected, 0, SETTINGS)
+    fleets = decided(Fleets.begun(STANCES, 5), saw, levels, expected, np.zeros(3), 0, SETTINGS)
     assert fleets.planned.tolist() == [5.0, 16.0, 4.0]
+
+
+def test_what_would_have_kept_the_promise_is_kept_by_those_that_ask_for_it() -> None:
+    """Whatever else traffic needs now."""
+    saw = seen(0.0, np.full(6, 3.0), 5, 5)
+    levels = recent((), saw, SETTINGS)
+    enough = np.array([0.0, 9.0, 0.0])
+    fleets = decided(Fleets.begun(STANCES, 5), saw, levels, np.zeros(3), enough, 0, SETTINGS)
+    assert fleets.planned.tolist() == [5.0, 9.0, 4.0]

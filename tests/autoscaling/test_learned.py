@@ -47,7 +47,7 @@ def test_a_restart_follows_the_stance_that_was_learned_from_its_first_moment(
 
 def test_a_restart_goes_on_with_the_rhythm_that_was_followed() -> None:
     """What its stances came to while it told something is kept: nothing is to be shown anew."""
-    rhythmic = after(1.5, lambda now: 12.0 if now % 1200.0 < 600.0 else 3.0)
+    rhythmic = after(2.0, lambda now: 12.0 if now % 1200.0 < 600.0 else 3.0)
     assert rhythmic.stance is not None
     assert rhythmic.stance.season == "cycle"
     again = learned.restored(learned.kept(rhythmic))
@@ -56,7 +56,7 @@ def test_a_restart_goes_on_with_the_rhythm_that_was_followed() -> None:
     assert before is not None
     assert trial.seconds == before.seconds
     assert trial.replica_s == pytest.approx(before.replica_s, abs=0.1)
-    decided = decide(seen(1.5 * 3600.0), again, SETTINGS)[1]
+    decided = decide(seen(2.0 * 3600.0), again, SETTINGS)[1]
     assert decided.stance == rhythmic.stance
 
 

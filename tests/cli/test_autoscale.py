@@ -347,12 +347,13 @@ def test_explain_shows_what_other_ways_of_scaling_would_have_cost(gateway: Stand
     """In numbers, the one that is followed marked."""
     kept = {"utilisation": 0.75, "delay_s": 1800.0, "season": "", "replicas": 14.2, "late": 0.018}
     quick = {"utilisation": 0.95, "delay_s": 60.0, "season": "day", "replicas": 9.8, "late": 0.31}
+    quick["promise_s"], kept["promise_s"] = 0.0, 3600.0
     told = [quick | {"followed": False}, kept | {"followed": True}]
     gateway.answer = (200, {"pools": [POOL | {"alternatives": told}]})
     lines = typed("explain", gateway).output.splitlines()
     first, second = (line.split() for line in lines[-2:])
     assert first == ["95%", "60", "s", "day", "9.80", "31.00%"]
-    assert second == ["*", "75%", "1,800", "s", "14.20", "1.80%"]
+    assert second == ["*", "75%", "1,800", "s", "3,600", "s", "14.20", "1.80%"]
     alike = [each | {"replicas": 1.0, "late": 0.0} for each in told]
     gateway.answer = (200, {"pools": [POOL | {"alternatives": alike}]})
     last = typed("explain", gateway).output.splitlines()[-1]

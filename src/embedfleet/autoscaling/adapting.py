@@ -297,7 +297,9 @@ def grid(settings: AutoscalingSettings) -> tuple[Stance, ...]:
     delays = [min(max(each, least), most) for each in DELAYS_S]
     plain = [stance(settings, used, each) for used in UTILISATIONS for each in delays]
     if settings.down_cooldown_s is None:
-        plain.append(stance(settings, *PROMISING, promise_s=_past_s(settings)))
+        used, each = PROMISING
+        soon = min(max(each, least), most)
+        plain.append(stance(settings, used, soon, promise_s=_past_s(settings)))
     if not settings.learn_rhythm:
         return tuple(dict.fromkeys(plain))
     foreseeing = [
