@@ -27,6 +27,7 @@ def after(loads: list[float], most: int = 32, window_s: float = 3600.0) -> Fixed
             arriving_slow=rate,
             tokens_per_s=V,
             texts_fast=rate,
+            seconds=(rate,) * 10,
         )
         fixed = fixed.served(saw, TICK_S, SLO_S)
     return fixed
@@ -45,10 +46,10 @@ def late_share(loads: list[float], size: int) -> float:
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(0.5, 12.0), min_size=5, max_size=40), st.sampled_from([0.005, 0.1, 0.3]))
 def test_no_fewer_keep_the_promise_and_these_do(loads: list[float], share: float) -> None:
-    """Beside a queue, whatever the traffic was; a size is a matter of the last digit at most."""
+    """Beside a queue, whatever the traffic was; to a part of a second in each tick."""
     found = after(loads).fewest(TICK_S * len(loads), share)
-    assert late_share(loads, found) <= share + 0.02
-    assert found == 1 or late_share(loads, found - 1) > share - 0.02
+    assert late_share(loads, found) <= share + 0.04
+    assert found == 1 or late_share(loads, found - 1) > share - 0.04
 
 
 @given(st.lists(st.floats(0.0, 30.0), min_size=1, max_size=60))
