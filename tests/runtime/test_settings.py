@@ -21,6 +21,7 @@ from embedfleet.runtime.settings import (
     options,
     trace,
 )
+from embedfleet.runtime.settings.converting import UnfitError, convert
 from embedfleet.runtime.settings.rendering import shown
 from embedfleet.vocabulary import Precision, SettingError
 
@@ -513,3 +514,16 @@ def literal(value: Any) -> str:
     if isinstance(value, str | Path):
         return '"' + "".join(f"\\U{ord(character):08x}" for character in str(value)) + '"'
     return repr(value)
+
+
+@pytest.mark.parametrize("path", [path for path, each in options().items() if each.choices])
+def test_words_in_the_environment_have_any_case_and_may_end_as_files_do(path: str) -> None:
+    """`LOG_LEVEL=INFO` is Python's own way; `echo info` into a Secret leaves an end of line."""
+    option = options()[path]
+    for choice in option.choices:
+        assert convert(option, f" {choice.upper()}\n", text=True) == choice
+        assert convert(option, choice, text=False) == choice
+        with pytest.raises(UnfitError):
+            convert(option, f"{choice}x", text=True)
+        with pytest.raises(UnfitError):
+            convert(option, f"{choice}\n", text=False)

@@ -28,7 +28,7 @@ def convert(option: Option, raw: object, *, text: bool) -> Any:
     if option.rule.none is not None and (raw is None or raw == option.rule.none):
         return None
     if option.choices:
-        return _choice(option, raw)
+        return _choice(option, raw, text=text)
     if option.type is bool:
         return _boolean(option, raw, text=text)
     if option.type in {int, float}:
@@ -84,10 +84,15 @@ def one_line(text: str, most: int) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def _choice(option: Option, raw: object) -> Any:
-    if not isinstance(raw, str) or raw not in option.choices:
+def _choice(option: Option, raw: object, *, text: bool) -> Any:
+    """One of the words; in a text in any case, and with the end of line that files leave there."""
+    if not isinstance(raw, str):
         raise _unfit(option, raw)
-    return next(choice for choice in option.choices if choice == raw)
+    word = raw.strip().casefold() if text else raw
+    for choice in option.choices:
+        if word == (choice.casefold() if text else choice):
+            return choice
+    raise _unfit(option, raw)
 
 
 def _string(option: Option, raw: object) -> str | Path:
@@ -139,7 +144,7 @@ def _finite(value: Any) -> float:
 
 def _boolean(option: Option, raw: object, *, text: bool) -> bool:
     if text and isinstance(raw, str):
-        raw = WORDS.get(raw.lower(), raw)
+        raw = WORDS.get(raw.strip().lower(), raw)
     if not isinstance(raw, bool):
         raise _unfit(option, raw)
     return raw
