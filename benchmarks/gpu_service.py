@@ -175,7 +175,7 @@ def processor_s() -> dict[str, float]:
 
 
 def measure(load: Load, place: Path, seconds: float) -> dict[str, Any]:
-    warm = started(load, place, 1.5)
+    warm = started(load, place, 2)  # wrk takes whole seconds
     warm.communicate()
     before = processor_s()
     seen = result(started(load, place, seconds), load)

@@ -22,6 +22,9 @@ class Computation:
     shared: Sequence[int] = ()
     """First tokens of each text that are computed as another text's, in batch order; empty where
     every text is computed whole."""
+    done: Callable[[], bool] | None = None
+    """Whether the vectors are there, so that calling it does not block. None, the default, for what
+    has not begun, and for what takes so long that a thread should wait for it."""
 
     def __call__(self) -> Vectors:
         return self.compute()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="torch is not installed; `make reference` ad
 import torch
 
 import embedfleet
-from embedfleet.engines.cuda.devices import Processor, is_loss
+from embedfleet.engines.cuda.devices import Fetched, Processor, is_loss
 from embedfleet.engines.cuda.engine import CudaEngine, CudaSettings
 from embedfleet.engines.cuda.plain import attention_of_one
 from embedfleet.engines.loading import EngineOptions, load_engine
@@ -256,7 +256,7 @@ class LosingDevice(Processor):
     said = "CUDA error: an illegal memory access was encountered"
     lost = False
 
-    def fetch(self, vectors: Any, count: int, *, soon: bool = False) -> Callable[[], Vectors]:
+    def fetch(self, vectors: Any, count: int, *, soon: bool = False) -> Fetched:
         if self.lost:
             raise torch.AcceleratorError(f"{self.said}\nCUDA kernel errors might be reported later")
         return super().fetch(vectors, count)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from embedfleet.engines.protocol import Computation
 from embedfleet.scheduling.batching.batcher import Batcher
 from embedfleet.scheduling.batching.jobs import BatchReport, BatchResult, Job
-from embedfleet.vocabulary import Encoding, EngineLostError, Lane, ReplicaError
+from embedfleet.vocabulary import Encoding, EngineLostError, Lane, ReplicaError, Vectors
 from tests.fakes.revealing_engine import POISON, UNLUCKY, RevealingEngine, vector_of
 
 
@@ -289,6 +290,65 @@ async def test_a_thread_is_woken_only_for_batches_that_take_longer_than_that() -
             await call.answered()
     assert engine.threads[3] is threading.current_thread()
     assert engine.threads[4] is not threading.current_thread()
+
+
+class Asked(RevealingEngine):
+    """Tells that a batch of one text is done when it is asked for the second time, or never; notes
+    which thread took one."""
+
+    def __init__(self, *, ever: bool = True) -> None:
+        super().__init__(in_flight=2, enough_tokens=1)
+        self.ever = ever
+        self.asked: Counter[int] = Counter()
+        self.taken_by: dict[int, threading.Thread] = {}
+
+    def prepare(self, batch: Sequence[Encoding]) -> Computation:
+        computation, first = super().prepare(batch), int(batch[0][0])
+
+        def done() -> bool:
+            self.asked[first] += 1
+            return self.ever and self.asked[first] > 1
+
+        def taken() -> Vectors:
+            self.taken_by[first] = threading.current_thread()
+            return computation()
+
+        return Computation(taken, done=done if len(batch) == 1 else None)
+
+
+async def test_no_thread_is_woken_to_wait_for_the_only_batch_if_that_can_be_asked() -> None:
+    engine, call = Asked(), Call([20, 21, 22])
+    async with running(engine) as batcher:
+        batcher.submit(call.jobs)
+        await call.answered()
+    np.testing.assert_array_equal(call.vectors[0], vector_of([20, 21, 22]))
+    assert engine.asked[20] == 2
+    assert engine.taken_by[20] is threading.current_thread()
+
+
+async def test_a_thread_waits_for_a_batch_beside_another() -> None:
+    engine = Asked()
+    engine.hold_from_tokens = 4
+    engine.go_on.clear()
+    long, short = Call([30, 31, 32, 33], [34]), Call([20, 21])
+    async with running(engine) as batcher:
+        batcher.submit(long.jobs)
+        await until(lambda: engine.started == 1)
+        batcher.submit(short.jobs)
+        await short.answered()
+        engine.go_on.set()
+        await long.answered()
+    assert not engine.asked[20]
+    assert engine.taken_by[20] is not threading.current_thread()
+
+
+async def test_a_thread_waits_for_the_only_batch_that_is_not_done_soon() -> None:
+    engine, call = Asked(ever=False), Call([20, 21, 22])
+    async with running(engine) as batcher:
+        batcher.submit(call.jobs)
+        await call.answered()
+    np.testing.assert_array_equal(call.vectors[0], vector_of([20, 21, 22]))
+    assert engine.taken_by[20] is not threading.current_thread()
 
 
 async def test_a_long_text_computes_beside_short_ones_and_they_do_not_wait_for_it() -> None:

@@ -3,6 +3,10 @@
 A text's first keys may lie in the rows of another text that begins with the same tokens. Key blocks
 start at a text's first token in any case, so that its result is bit-identical wherever it and its
 first keys lie in the batch.
+
+A result in FP8 has a scale per token, which all heads must know: not from what they find but from
+the largest value that the tile sees. Where the result is smaller by some powers of two, nothing is
+lost, as FP8 has an exponent.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from embedfleet.engines.cuda.kernels import take_turn
+from embedfleet.engines.cuda.kernels import scale_of, take_turn
 from embedfleet.engines.cuda.layout import TILE
 
 FIELDS: tl.constexpr = tl.constexpr(TILE)
@@ -72,9 +76,9 @@ def turned(
     norm: tl.tensor,
     epsilon: tl.tensor,
     HALF: tl.constexpr,
-    TYPE: tl.constexpr,
 ) -> tl.tensor:
     """RMS norm and RoPE of heads of 2 * HALF that begin at `at` [rows, 1]."""
+    TYPE: tl.constexpr = at.dtype.element_ty
     ROWS: tl.constexpr = at.shape[0]
     half = tl.arange(0, HALF)
     first = tl.load(at + half[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -121,7 +125,45 @@ def attended(
         *(state, query, keys, values, stride, scale, key_row, shared, lent),
         *(seen_by_all, before + count, visible, KEYS, WIDTH, True),
     )
-    return total / weights[:, None]
+    return total * (1.0 / weights)[:, None]
+
+
+@triton.jit
+def largest_of(
+    largest: tl.tensor,
+    key_row: tl.tensor,
+    shared: tl.tensor,
+    lent: tl.tensor,
+    end: tl.tensor,
+    STEP: tl.constexpr,
+) -> tl.tensor:
+    """The largest magnitude among a text's first `end` values, of which `largest` has each token's.
+
+    No mean of these values is larger.
+    """
+    found = tl.zeros([STEP], tl.float32)
+    for start in tl.range(0, end, STEP, num_stages=1):
+        places = start + tl.arange(0, STEP)
+        rows = places + tl.where(places < shared, lent, key_row)
+        found = tl.maximum(found, tl.load(largest + rows, mask=places < end, other=0.0))
+    return tl.max(found, 0)
+
+
+@triton.jit
+def scaled(result: tl.tensor, bound: tl.tensor, to: tl.tensor, first: tl.tensor) -> tl.tensor:
+    """`result` as FP8 will hold it; its scale is stored at `to`, where `first` is true."""
+    scale = scale_of(bound)
+    tl.store(to, scale + tl.zeros(to.shape, tl.float32), mask=first)
+    return result * (1.0 / scale)
+
+
+@triton.jit
+def fields(tile: tl.tensor) -> tl.tuple:
+    """Of a tile as in `Layout`, in the pass's input, which no kernel writes."""
+    query_row, count = tl.load(tile), tl.load(tile + 1)
+    key_row, before = tl.load(tile + 2), tl.load(tile + 3)
+    shared, lent = tl.load(tile + 4), tl.load(tile + 5)
+    return query_row, count, key_row, before, shared, lent
 
 
 @triton.jit
@@ -130,6 +172,8 @@ def attention_kernel(
     keys: tl.tensor,
     values: tl.tensor,
     out: tl.tensor,
+    scales: tl.tensor,
+    largest: tl.tensor,
     tiles: tl.tensor,
     cosines: tl.tensor,
     sines: tl.tensor,
@@ -144,16 +188,11 @@ def attention_kernel(
     KEYS: tl.constexpr,
     WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
+    QUANTISES: tl.constexpr,
     EARLY: tl.constexpr,
 ) -> None:
-    """Causal attention of one tile: some tokens of one text, PACK query heads of one key head.
-
-    Queries come as they leave their product, keys normed and turned. A tile is as in `Layout`.
-    """
-    tile = tiles + tl.program_id(0) * FIELDS  # of the pass's input, which no kernel writes
-    query_row, count = tl.load(tile), tl.load(tile + 1)
-    key_row, before = tl.load(tile + 2), tl.load(tile + 3)
-    shared, lent = tl.load(tile + 4), tl.load(tile + 5)
+    """Causal attention of one tile: some tokens of one text, PACK query heads of one key head."""
+    query_row, count, key_row, before, shared, lent = fields(tiles + tl.program_id(0) * FIELDS)
     head = tl.program_id(1) * PACK
     rows, dims = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     tokens = rows // PACK
@@ -166,12 +205,15 @@ def attention_kernel(
     columns = (head + rows % PACK)[:, None] * WIDTH + dims[None, :]
     at = (query_row + tokens)[:, None]
     begin = queries + at * query_stride + (head + rows % PACK)[:, None] * WIDTH
-    query = turned(
-        *(begin, inside, cosine, sine, norm, epsilon, WIDTH // 2, out.dtype.element_ty),
-    )
+    if QUANTISES:
+        bound = largest_of(largest, key_row, shared, lent, before + count, 128)
+    query = turned(begin, inside, cosine, sine, norm, epsilon, WIDTH // 2)
     base = head // GROUP * WIDTH
     result = attended(
         *(query, keys + base, values + base, stride, scale, key_row, shared, lent),
         *(before, count, before + tokens + 1, KEYS, WIDTH),
     )
+    if QUANTISES:
+        first = (head + rows % PACK == 0) & (tokens < count)
+        result = scaled(result, bound, scales + query_row + tokens, first)
     tl.store(out + at * (HEADS * WIDTH) + columns, result.to(out.dtype.element_ty), mask=inside)

@@ -10,6 +10,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,21 @@ _CONTROL = Path("/dev/nvidiactl")
 """The driver's own device file: whoever uses a GPU may open it, whatever the user or container."""
 _FEWEST_TO_SPIN = 4
 """Processors of which a thread that waits for some milliseconds may keep one from all else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Vectors on their way from a device; calling it waits for them."""
+
+    vectors: Vectors
+    """What they are once the device has written them."""
+    wait: Wait
+    done: Callable[[], bool] | None = None
+    """Whether waiting would take no time; None where a processor has more to do than to ask."""
+
+    def __call__(self) -> Vectors:
+        self.wait()
+        return self.vectors
 
 
 class Device(Protocol):
@@ -58,7 +74,7 @@ class Device(Protocol):
         """Note what the device has been given so far; inside `stream`."""
         ...
 
-    def fetch(self, vectors: Tensor, count: int, *, soon: bool = False) -> Callable[[], Vectors]:
+    def fetch(self, vectors: Tensor, count: int, *, soon: bool = False) -> Fetched:
         """Give the device the order to bring the first `count` rows here; inside `stream`.
 
         `soon`: they will be here in so little time that waiting may keep a processor busy.
@@ -112,24 +128,23 @@ class CudaDevice:
     def empty_input(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.int32, pin_memory=True)
 
-    def mark(self, *, soon: bool = False) -> Wait:
-        # A thread that sleeps is woken a tenth of a millisecond late.
-        event = torch.cuda.Event(blocking=not (soon and self._spins))
-        event.record(self._stream)
-        wait: Wait = event.synchronize
+    def mark(self) -> Wait:
+        wait: Wait = self._marked(spins=False).synchronize
         return wait
 
-    def fetch(self, vectors: Tensor, count: int, *, soon: bool = False) -> Callable[[], Vectors]:
+    def fetch(self, vectors: Tensor, count: int, *, soon: bool = False) -> Fetched:
         here = torch.empty(count, vectors.shape[1], dtype=torch.float32, pin_memory=True)
         here.copy_(vectors[:count], non_blocking=True)
-        wait = self.mark(soon=soon)
+        spins = soon and self._spins
+        mark = self._marked(spins=spins)
+        return Fetched(here.numpy(), mark.synchronize, mark.query if spins else None)
 
-        def waited() -> Vectors:
-            wait()
-            found: Vectors = here.numpy()
-            return found
-
-        return waited
+    def _marked(self, *, spins: bool) -> torch.cuda.Event:
+        """`spins`: who waits for it does not sleep; who does is woken a tenth of a millisecond
+        late."""
+        event = torch.cuda.Event(blocking=not spins)
+        event.record(self._stream)
+        return event
 
     @contextmanager
     def filling(self, size: int) -> Iterator[tuple[Tensor, Wait]]:
@@ -181,10 +196,9 @@ class Processor:
         vectors: Tensor,
         count: int,
         *,
-        soon: bool = False,  # noqa: ARG002
-    ) -> Callable[[], Vectors]:
-        found: Vectors = vectors[:count].numpy()
-        return lambda: found
+        soon: bool = False,
+    ) -> Fetched:
+        return Fetched(vectors[:count].numpy(), _nothing, _true if soon else None)
 
     @contextmanager
     def filling(self, size: int) -> Iterator[tuple[Tensor, Wait]]:
@@ -215,6 +229,10 @@ def locked(path: Path) -> Iterator[None]:
 
 def _nothing() -> None:
     pass
+
+
+def _true() -> bool:
+    return True
 
 
 def is_loss(error: RuntimeError) -> bool:

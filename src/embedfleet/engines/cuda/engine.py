@@ -6,7 +6,7 @@ that the device never idles. Small passes replay a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from torch import Tensor
 from embedfleet.engines.architectures import Checkpoint, Geometry
 from embedfleet.engines.bert import EncoderCheckpoint, places
 from embedfleet.engines.cuda.bert import EncoderForward, EncoderOperations
-from embedfleet.engines.cuda.devices import Device, telling_of_loss
+from embedfleet.engines.cuda.devices import Device, Fetched, telling_of_loss
 from embedfleet.engines.cuda.filling import Filling
 from embedfleet.engines.cuda.forward import Forward, Steps, run
 from embedfleet.engines.cuda.graphs import CapturedPass, capture
@@ -175,7 +175,7 @@ class CudaEngine:
             begun = self._begun(prepared[0]) if len(prepared) == 1 else None
         padding = sum(each.shape.tokens - each.layout.tokens for each in prepared)
         if begun is not None:
-            return Computation(begun, padding)
+            return self._computation(begun, padding)
         order = [place for plan in plans for place in plan.places]
         return Computation(
             lambda: _in_order(self._compute(prepared), order),
@@ -238,7 +238,7 @@ class CudaEngine:
             waits = [self._start(each) for each in prepared]
             return np.concatenate([wait() for wait in waits])
 
-    def _begun(self, each: Pass) -> Callable[[], Vectors] | None:
+    def _begun(self, each: Pass) -> Fetched | None:
         """The rest of a pass that is submitted at once: one text so short that the waking of a
         thread to submit it is seen. None if it is none, or others are submitting."""
         captured = self._captured.get(each.shape)
@@ -248,15 +248,24 @@ class CudaEngine:
             if not free:
                 return None
             with torch.inference_mode(), self._device.stream():
-                wait = self._submitted(each, captured)
+                return self._submitted(each, captured)
+
+    def _computation(self, begun: Fetched, padding: int) -> Computation:
+        """What is left to do of a pass that was submitted."""
+        device, asked = self._device.name, begun.done
 
         def waited() -> Vectors:
-            with telling_of_loss(self._device.name):
-                return wait()
+            self._opened()
+            with telling_of_loss(device):
+                return begun()
 
-        return waited
+        def done() -> bool:
+            with telling_of_loss(device):
+                return asked is not None and asked()
 
-    def _submitted(self, each: Pass, captured: CapturedPass | None) -> Callable[[], Vectors]:
+        return Computation(waited, padding, done=None if asked is None else done)
+
+    def _submitted(self, each: Pass, captured: CapturedPass | None) -> Fetched:
         """Submit a whole pass, while nobody else submits; the rest waits for its vectors."""
         if captured is not None:
             self._opened()
@@ -265,7 +274,7 @@ class CudaEngine:
             vectors = run(self._steps(each))
         return self._device.fetch(vectors, len(each.layout.lengths), soon=_is_soon_done(each))
 
-    def _start(self, each: Pass) -> Callable[[], Vectors]:
+    def _start(self, each: Pass) -> Fetched:
         """Submit a pass; the returned function waits for its vectors."""
         captured = self._captured.get(each.shape)
         if captured is None and each.layout.tokens > self._info.batch_tokens:

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from embedfleet.engines.cuda.linear import Ready
 from embedfleet.engines.cuda.plain import Heads, Operations, Texts
 from embedfleet.engines.cuda.weights import Layer, Weights, ends
 from embedfleet.engines.qwen3 import Qwen3Config
@@ -46,7 +47,7 @@ class Forward:
             chunks = list(pairwise([*range(0, len(x), self.chunk_tokens), len(x)]))
             for begin, end in chunks:
                 part = x[begin:end]
-                delta = self._behind_attention(part, attended[begin:end], layer)
+                delta = self._behind_attention(part, attended.between(begin, end), layer)
                 if delta is not None and len(chunks) > 1:
                     part.add_(delta)
                     delta = None
@@ -83,10 +84,10 @@ class Forward:
         # A logit that is not finite makes NaN of the row, so that nobody takes it for a score.
         return chances.clamp_min(1e-30).sqrt().add(logits * 0).float()
 
-    def _behind_attention(self, x: Tensor, attended: Tensor, layer: Layer) -> Tensor | None:
+    def _behind_attention(self, x: Tensor, attended: Ready, layer: Layer) -> Tensor | None:
         """Output projection and MLP; what it returns is still to be added to `x`."""
         operations = self.operations
-        delta = layer.output.added(x, operations.ready(attended))
+        delta = layer.output.added(x, attended)
         ready = operations.norm(x, layer.mlp_norm, delta)
         return layer.down.added(x, operations.gate(layer.gate_up.times(ready)))
 

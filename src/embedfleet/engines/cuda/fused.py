@@ -26,6 +26,8 @@ TILE_ROWS: Final = 64
 TILE_KEYS: Final = 32
 """Of a block: so few that several tiles have room on a processor and hide each other's waiting."""
 _GATE_COLUMNS: Final = 1_024
+_NORM_WARPS: Final = 4
+_GATE_WARPS: Final = 8
 
 
 def packed_heads(config: Qwen3Config) -> int:
@@ -56,22 +58,10 @@ class FusedOperations:
         kernels.norm_kernel[(len(x),)](
             *(x, x if delta is None else delta, weight, ready.values, scales),
             *(self._config.epsilon, x.shape[1]),
-            WIDTH=triton.next_power_of_2(x.shape[1]),
+            **_pieces(x.shape[1]),
             ADDS=delta is not None,
             QUANTISES=self._fp8,
-            num_warps=8,
-            **self._turn,
-        )
-        return ready
-
-    def ready(self, x: Tensor) -> Ready:
-        if not self._fp8:
-            return Ready(x)
-        ready, scales = self._empty(len(x), x.shape[1], x)
-        kernels.quantise_kernel[(len(x),)](
-            *(x, ready.values, scales, x.shape[1]),
-            WIDTH=triton.next_power_of_2(x.shape[1]),
-            num_warps=8,
+            num_warps=_NORM_WARPS,
             **self._turn,
         )
         return ready
@@ -80,13 +70,10 @@ class FusedOperations:
         rows, width = len(gate_up), gate_up.shape[1] // 2
         ready, scales = self._empty(rows, width, gate_up)
         if self._fp8:
-            # A scale needs the whole row at once: a power of two, and one for the rest.
-            first = 1 << (width.bit_length() - 1)
             kernels.gate_quantise_kernel[(rows,)](
                 *(gate_up, ready.values, scales, width),
-                FIRST=first,
-                REST=triton.next_power_of_2(max(width - first, 1)),
-                num_warps=8,
+                **_pieces(width),
+                num_warps=_GATE_WARPS,
                 **self._turn,
             )
         else:
@@ -98,28 +85,40 @@ class FusedOperations:
             )
         return ready
 
-    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Tensor:
-        out = heads.queries.new_empty(heads.queries.shape)
-        self._rotate(heads.keys, texts.positions, heads.key_norm)
+    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Ready:
+        asking = heads.queries
+        largest = None
+        if self._fp8:
+            largest = torch.empty(len(heads.keys), dtype=torch.float32, device=heads.keys.device)
+        self._rotate(heads.keys, texts.positions, heads.key_norm, heads.values, largest)
+        ready, scales = self._empty(len(asking), asking.shape[1], asking)
         tiles = texts.last_tiles if last else texts.tiles
         if len(tiles):
-            self._attend_tiles(heads, tiles, out)
-        if not last:
-            for group in groups(texts.layout):
-                rows = slice(group.begin, group.begin + group.count * group.tokens)
-                queries = heads.queries[rows]
-                self._rotate(queries, texts.positions[rows], heads.query_norm)
-                found = self._long.attend(queries, heads.keys[rows], heads.values[rows], group)
-                if len(queries) == len(out):  # nothing to copy together
-                    return found.reshape(out.shape)
-                out[rows].view(found.shape).copy_(found)
-        return out
+            self._attend_tiles(heads, tiles, ready.values, scales, largest)
+        for group in () if last else groups(texts.layout):
+            rows = slice(group.begin, group.begin + group.count * group.tokens)
+            queries = asking[rows]
+            self._rotate(queries, texts.positions[rows], heads.query_norm)
+            found = self._long.attend(queries, heads.keys[rows], heads.values[rows], group)
+            if self._fp8:
+                self._quantise(found.reshape(queries.shape), ready.values, scales, group.begin)
+            elif len(queries) == len(asking):  # nothing to copy together
+                return Ready(found.reshape(asking.shape))
+            else:
+                ready.values[rows].view(found.shape).copy_(found)
+        return ready
 
-    def _attend_tiles(self, heads: Heads, tiles: Tensor, out: Tensor) -> None:
-        """Tiles norm and turn their queries themselves: one trip through memory less."""
+    def _attend_tiles(
+        self, heads: Heads, tiles: Tensor, out: Tensor, scales: Tensor, largest: Tensor | None
+    ) -> None:
+        """Tiles norm and turn their queries themselves: one trip through memory less.
+
+        `largest` magnitudes of each token's values, for a result in FP8.
+        """
         config, pack = self._config, packed_heads(self._config)
         attention_kernel[(len(tiles) // TILE, config.heads // pack)](
-            *(heads.queries, heads.keys, heads.values, out, tiles),
+            *(heads.queries, heads.keys, heads.values, out, scales),
+            *(scales if largest is None else largest, tiles),
             *(self._rotation.cosines, self._rotation.sines, heads.query_norm, config.epsilon),
             config.head_dim**-0.5 / math.log(2),  # for powers of two instead of e
             *(heads.queries.stride(0), heads.keys.stride(0)),
@@ -129,19 +128,40 @@ class FusedOperations:
             KEYS=TILE_KEYS,
             WIDTH=config.head_dim,
             HEADS=config.heads,
+            QUANTISES=largest is not None,
             num_warps=4,
             num_stages=3,
             **self._turn,
         )
 
-    def _rotate(self, x: Tensor, positions: Tensor, norm: Tensor) -> None:
-        """Norm and RoPE of the heads in the rows of `x`, in place."""
+    def _rotate(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        norm: Tensor,
+        values: Tensor | None = None,
+        largest: Tensor | None = None,
+    ) -> None:
+        """Norm and RoPE of the heads in the rows of `x`, in place; the largest magnitudes of the
+        rows of `values` into `largest`, if that is given."""
         together, width = self._rotated_heads, self._config.head_dim
+        seen = x if values is None else values
         kernels.rotate_kernel[(len(x), x.shape[1] // width // together)](
             *(x, positions, self._rotation.cosines, self._rotation.sines, norm),
-            *(self._config.epsilon, x.stride(0)),
+            *(seen, x if largest is None else largest),
+            *(self._config.epsilon, x.stride(0), seen.shape[1]),
             HEADS=together,
             HALF=width // 2,
+            VALUES=0 if largest is None else triton.next_power_of_2(seen.shape[1]),
+            **self._turn,
+        )
+
+    def _quantise(self, x: Tensor, out: Tensor, scales: Tensor, begin: int) -> None:
+        """Rows of `x` in FP8, from row `begin` of `out` on."""
+        kernels.quantise_kernel[(len(x),)](
+            *(x, out, scales, begin, x.shape[1]),
+            WIDTH=triton.next_power_of_2(x.shape[1]),
+            num_warps=8,
             **self._turn,
         )
 
@@ -164,3 +184,10 @@ class FusedOperations:
         values = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=like.device)
         scales = torch.empty(rows, 1, dtype=torch.float32, device=like.device)
         return Ready(values, scales), scales
+
+
+def _pieces(width: int) -> dict[str, int]:
+    """Columns that hold a row of which a kernel needs all at once: a power of two, and one for the
+    rest."""
+    first = 1 << (width.bit_length() - 1)
+    return {"FIRST": first, "REST": triton.next_power_of_2(max(width - first, 1))}

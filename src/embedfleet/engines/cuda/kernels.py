@@ -20,6 +20,7 @@ LARGEST_FP8: tl.constexpr = tl.constexpr(448.0)
 """The largest number of e4m3."""
 SMALLEST_SCALE: tl.constexpr = tl.constexpr(1e-12)
 """A row of zeros must stay zero, not become 0/0."""
+MINUS_LOG2_E: tl.constexpr = tl.constexpr(-1.4426950408889634)
 
 
 @triton.jit
@@ -32,20 +33,23 @@ def take_turn(EARLY: tl.constexpr) -> None:
 
 
 @triton.jit
-def store_row(
-    values: tl.tensor,
-    out: tl.tensor,
-    scales: tl.tensor,
-    row: tl.tensor,
-    inside: tl.tensor,
-    QUANTISES: tl.constexpr,
-) -> None:
-    """Write a row as it is, or in FP8 with its scale; `out` points at its numbers."""
-    if QUANTISES:
-        scale = tl.maximum(tl.max(tl.abs(values), 0) / LARGEST_FP8, SMALLEST_SCALE)
-        tl.store(scales + row, scale)
-        values = values / scale
-    tl.store(out, values.to(out.dtype.element_ty), mask=inside)
+def scale_of(largest: tl.tensor) -> tl.tensor:
+    """The FP8 scale of numbers whose magnitudes `largest` bounds."""
+    return tl.maximum(largest / LARGEST_FP8, SMALLEST_SCALE)
+
+
+@triton.jit
+def summed(
+    x: tl.tensor, delta: tl.tensor, at: tl.tensor, inside: tl.tensor, ADDS: tl.constexpr
+) -> tl.tensor:
+    """Numbers of `x`, with `delta` added in place (if ADDS)."""
+    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if ADDS:
+        values += tl.load(delta + at, mask=inside, other=0.0).to(tl.float32)
+        rounded = values.to(x.dtype.element_ty)
+        tl.store(x + at, rounded, mask=inside)
+        values = rounded.to(tl.float32)
+    return values
 
 
 @triton.jit
@@ -57,45 +61,62 @@ def norm_kernel(
     scales: tl.tensor,
     epsilon: tl.tensor,
     width: tl.tensor,
-    WIDTH: tl.constexpr,
+    FIRST: tl.constexpr,
+    REST: tl.constexpr,
     ADDS: tl.constexpr,
     QUANTISES: tl.constexpr,
     EARLY: tl.constexpr,
 ) -> None:
-    """Add `delta` to the rows of `x` in place (if ADDS), and write their RMS norm."""
+    """Add `delta` to the rows of `x` in place (if ADDS), and write their RMS norm, in FP8 with a
+    scale each if QUANTISES; FIRST + REST columns hold a row."""
     take_turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, WIDTH)
-    inside = columns < width
-    at = row * width + columns
-    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    if ADDS:
-        values += tl.load(delta + at, mask=inside, other=0.0).to(tl.float32)
-        rounded = values.to(x.dtype.element_ty)
-        tl.store(x + at, rounded, mask=inside)
-        values = rounded.to(tl.float32)
-    normed = values * tl.rsqrt(tl.sum(values * values, 0) / width + epsilon)
-    normed *= tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    store_row(normed, out + at, scales, row, inside, QUANTISES)
+    first, rest = tl.arange(0, FIRST), FIRST + tl.arange(0, REST)
+    begin = row * width
+    left = summed(x, delta, begin + first, first < FIRST, ADDS)
+    right = summed(x, delta, begin + rest, rest < width, ADDS)
+    squares = tl.sum(left * left, 0) + tl.sum(right * right, 0)
+    left *= tl.load(weight + first).to(tl.float32)
+    right *= tl.load(weight + rest, mask=rest < width, other=0.0).to(tl.float32)
+    factor = tl.rsqrt(squares / width + epsilon)
+    if QUANTISES:
+        largest = tl.maximum(tl.max(tl.abs(left), 0), tl.max(tl.abs(right), 0))
+        scale = scale_of(largest * factor)
+        tl.store(scales + row, scale)
+        factor /= scale
+    to = out + begin
+    tl.store(to + first, (left * factor).to(out.dtype.element_ty))
+    tl.store(to + rest, (right * factor).to(out.dtype.element_ty), mask=rest < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["begin"])
 def quantise_kernel(
     x: tl.tensor,
     out: tl.tensor,
     scales: tl.tensor,
+    begin: tl.tensor,
     width: tl.tensor,
     WIDTH: tl.constexpr,
     EARLY: tl.constexpr,
 ) -> None:
-    """Write rows in FP8, each with its scale."""
+    """Write rows in FP8, each with its scale, from row `begin` of `out` on."""
     take_turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
     inside = columns < width
-    at = row * width + columns
-    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    store_row(values, out + at, scales, row, inside, True)
+    values = tl.load(x + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+    scale = scale_of(tl.max(tl.abs(values), 0))
+    to = begin + row
+    tl.store(scales + to, scale)
+    tl.store(out + to * width + columns, (values / scale).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def inverse(x: tl.tensor) -> tl.tensor:
+    """1 / x to a unit in the last place, in one instruction where a division takes ten."""
+    return tl.inline_asm_elementwise(
+        "rcp.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+    )
 
 
 @triton.jit
@@ -105,7 +126,7 @@ def gated(x: tl.tensor, row: tl.tensor, columns: tl.tensor, width: tl.tensor) ->
     at = x + row * 2 * width + columns
     gate = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(at + width, mask=inside, other=0.0).to(tl.float32)
-    return gate * tl.sigmoid(gate) * up
+    return gate * up * inverse(1.0 + tl.exp2(gate * MINUS_LOG2_E))
 
 
 @triton.jit
@@ -136,11 +157,12 @@ def gate_quantise_kernel(
     first, rest = tl.arange(0, FIRST), FIRST + tl.arange(0, REST)
     left, right = gated(x, row, first, width), gated(x, row, rest, width)
     largest = tl.maximum(tl.max(tl.abs(left), 0), tl.max(tl.abs(right), 0))
-    scale = tl.maximum(largest / LARGEST_FP8, SMALLEST_SCALE)
+    scale = scale_of(largest)
     tl.store(scales + row, scale)
+    factor = 1.0 / scale
     to = out + row * width
-    tl.store(to + first, (left / scale).to(out.dtype.element_ty))
-    tl.store(to + rest, (right / scale).to(out.dtype.element_ty), mask=rest < width)
+    tl.store(to + first, (left * factor).to(out.dtype.element_ty))
+    tl.store(to + rest, (right * factor).to(out.dtype.element_ty), mask=rest < width)
 
 
 @triton.jit
@@ -150,15 +172,27 @@ def rotate_kernel(
     cosines: tl.tensor,
     sines: tl.tensor,
     norm: tl.tensor,
+    values: tl.tensor,
+    largest: tl.tensor,
     epsilon: tl.tensor,
     stride: tl.tensor,
+    width: tl.tensor,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
+    VALUES: tl.constexpr,
     EARLY: tl.constexpr,
 ) -> None:
-    """RMS norm and RoPE over HEADS heads of a token, in place."""
+    """RMS norm and RoPE over HEADS heads of a token, in place.
+
+    If VALUES, `largest` gets the largest magnitude among the token's `width` values in `values`, of
+    which VALUES columns hold a row.
+    """
     take_turn(EARLY)
     token = tl.program_id(0).to(tl.int64)
+    if VALUES:
+        columns = tl.arange(0, VALUES)
+        row = tl.load(values + token * stride + columns, mask=columns < width, other=0.0)
+        tl.store(largest + token, tl.max(tl.abs(row.to(tl.float32)), 0))
     half = tl.arange(0, HALF)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     at = x + token * stride + heads[:, None] * (2 * HALF) + half[None, :]

@@ -61,14 +61,13 @@ class Operations(Protocol):
         """Add `delta` to `x` in place, then its RMS norm, ready for matrices."""
         ...
 
-    def ready(self, x: Tensor) -> Ready: ...
-
     def gate(self, gate_up: Tensor) -> Ready:
         """SwiGLU of rows [gate, up]."""
         ...
 
-    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Tensor:
-        """Norm and RoPE of queries and keys, and causal attention within each text.
+    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Ready:
+        """Norm and RoPE of queries and keys, and causal attention within each text, ready for
+        matrices.
 
         [queries, heads * head_dim]. `last`: there is one query per text, its last token's. What is
         in `heads` may be overwritten.
@@ -93,14 +92,11 @@ class PlainOperations:
             x.add_(delta)
         return self._made_ready(self._normed(x, weight), x.dtype)
 
-    def ready(self, x: Tensor) -> Ready:
-        return self._made_ready(x, x.dtype)
-
     def gate(self, gate_up: Tensor) -> Ready:
         gate, up = gate_up.float().chunk(2, dim=1)
         return self._made_ready(functional.silu(gate) * up, gate_up.dtype)
 
-    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Tensor:
+    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Ready:
         config, layout = self._config, texts.layout
         asking = texts.positions.index_select(0, texts.pooled) if last else texts.positions
         queries = self._turned(heads.queries, asking, heads.query_norm)
@@ -119,7 +115,7 @@ class PlainOperations:
                 *(queries[asked], keys[seen], heads.values[seen]), config, causal=not last
             )
             out[own] = found if last else found[shared:]
-        return out
+        return self._made_ready(out, out.dtype)
 
     def _turned(self, x: Tensor, positions: Tensor, norm: Tensor) -> Tensor:
         """Norm and RoPE of the heads in the rows of `x`."""
