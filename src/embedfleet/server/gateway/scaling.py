@@ -50,6 +50,7 @@ TERMS = (
     "surge",
     "trend",
     "rhythm",
+    "promise",
     "reserve",
     "peak",
     "backlog",
