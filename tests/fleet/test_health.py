@@ -171,6 +171,15 @@ def test_a_drained_replica_is_probed_again() -> None:
     assert released(S.DRAINING, 0.0, WELL, 5.0)
 
 
+def test_a_replica_that_asks_to_be_left_alone_is_so_for_a_minute_at_most() -> None:
+    asked = WELL.refused(100.0, 20.0)
+    assert not released(S.DRAINING, 100.0, asked, 119.9)
+    assert released(S.DRAINING, 100.0, asked, 120.0)
+    assert not released(S.DRAINING, 100.0, WELL.refused(100.0, 0.0), 104.9)
+    assert released(S.DRAINING, 100.0, WELL.refused(100.0, 0.0), 105.0)
+    assert released(S.DRAINING, 100.0, WELL.refused(100.0, 1e12), 160.0)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [

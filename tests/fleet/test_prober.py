@@ -19,6 +19,7 @@ from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.states import Event
 from embedfleet.transport.description import ReplicaDescription
 from embedfleet.vocabulary import (
+    DrainingError,
     LoadingReplicaError,
     ModelError,
     ReplicaError,
@@ -38,6 +39,8 @@ class FakeContact:
         self.description: ReplicaDescription | None = DESCRIPTION
         self.wrong = ""
         self.stuck = False
+        self.refuses = False
+        """Whether it answers 429 to whatever it is to compute."""
         self.error: BaseException | None = None
         self.fleet = Fleet()
 
@@ -58,6 +61,8 @@ class FakeContact:
             await asyncio.sleep(3600)
         if self.error is not None and url == "http://a":
             raise self.error
+        if self.refuses and url == "http://a":
+            raise DrainingError("too many", retry_after_s=0.01)
         return 3
 
     async def verify(self, url: str) -> str:
@@ -65,6 +70,8 @@ class FakeContact:
             await asyncio.sleep(3600)
         if self.error is not None and url == "http://a":
             raise self.error
+        if self.refuses and url == "http://a":
+            raise DrainingError("too many", retry_after_s=0.01)
         return self.wrong if url == "http://a" else ""
 
 
@@ -371,6 +378,23 @@ async def test_after_a_failed_call_a_trial_decides() -> None:
         contact.fleet.failed(member, time.monotonic(), "a hedge was lost")
         await becomes(member, S.EJECTED)
         assert "no golden vectors" in member.reason
+
+
+async def test_a_replica_with_too_much_to_do_for_a_check_has_not_failed_it() -> None:
+    """A new one is asked again later; one in traffic stays, as its calls decide."""
+    contact = FakeContact()
+    contact.refuses = True
+    async with watching(contact) as member:
+        await becomes(member, S.DRAINING)
+        assert member.reason == "verification failed: too many"
+        assert member.ejections == 0
+        contact.refuses = False
+        await becomes(member, S.READY)
+        contact.refuses = True
+        async with asyncio.timeout(30):
+            while not member.failing_checks:
+                await asyncio.sleep(0.002)
+        assert member.state is S.READY
 
 
 async def test_an_idle_replica_that_hangs_is_found_out_while_others_answer() -> None:

@@ -7,6 +7,7 @@ import pytest
 from embedfleet.transport.asgi import Message, Request
 from embedfleet.transport.headers import (
     CacheDirectives,
+    asked_wait_s,
     cache_directives,
     client_address,
     deadline_s,
@@ -120,3 +121,26 @@ def test_timing_tells_where_a_request_spent_its_time() -> None:
 
     assert headers[b"server-timing"] == b"queue;dur=30.0, compute;dur=75.0"
     assert headers[b"x-embedfleet-overhead-ms"] == b"5.00"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"0", 0),
+        (b" 120 ", 120),
+        (b"9" * 5000, 999_999_999_999),
+        (b"Fri, 07 Nov 2014 23:59:59 GMT", 9),
+        (b"Friday, 07-Nov-14 23:59:59 GMT", 9),
+        (b"Fri Nov  7 23:59:59 2014", 9),
+        (b"Fri, 07 Nov 2014 23:00:00 GMT", 0),
+        (b"Fri, 07 Nov 99999 23:00:00 GMT", 0),
+        (b"-5", 0),
+        (b"1.5", 0),
+        (b"soon", 0),
+        (b"\xff\xb2", 0),
+        (b"", 0),
+    ],
+)
+def test_a_time_to_try_again_comes_as_seconds_or_as_a_date(value: bytes, seconds: float) -> None:
+    """All forms of RFC 9110, 10.2.3; what is none asks for nothing."""
+    assert asked_wait_s(value, now=1415404790.0) == seconds

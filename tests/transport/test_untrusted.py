@@ -216,6 +216,8 @@ def test_a_decompression_bomb_is_neither_a_page_nor_a_message(bomb: bytes) -> No
         (b'{"detail": "Not Found"}', "Not Found"),
         (b'{"detail": [1]}', '{"detail": [1]}'),
         (b"\xff gone", "\ufffd gone"),
+        (b"<html>\r\n<head><TITLE>502 Bad\nGateway</TITLE></head>", "502 Bad Gateway"),
+        (b"<title>" + b"x" * 400, "<title>" + "x" * 292 + "\u2026"),
         (b"x" * 1000, "x" * 299 + "…"),
         (b"two\nlines \x1b[31m", "two lines [31m"),
     ],

@@ -135,9 +135,12 @@ class Fleet:
         """
         self.observe(member, Sign.LOST if lost else Sign.FAILED, now, reason)
 
-    def refused(self, member: Member, now: float, reason: str) -> None:
-        """It answered 503: it drains, and takes nothing new."""
-        self.apply(member, Event.DRAIN, now, reason)
+    def refused(self, member: Member, now: float, reason: str, *, wait_s: float = 0.0) -> None:
+        """It takes nothing new, because it drains or has too much to do; `wait_s` is for how long
+        it asks to be left alone.
+        """
+        if self.apply(member, Event.DRAIN, now, reason):
+            member.conduct = member.conduct.refused(now, wait_s)
 
     def measure(self, member: Member, work: Work, now: float) -> None:
         """What a replica answered lately, and how long it had calls for that."""

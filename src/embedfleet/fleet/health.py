@@ -42,6 +42,9 @@ SLOW_PROBES = 5
 EJECTION = Backoff(5.0, 300.0)
 """How long a replica stays ejected: the first time, and at most."""
 
+MOST_REFUSED_S = 60.0
+"""How long a replica that refuses work is left alone at most, whatever it asks for."""
+
 FORGIVEN_S = 10.0
 """So much time ready takes one ejection off the count that the next one's length grows with, as an
 interval of Envoy's outlier detection does."""
@@ -107,6 +110,8 @@ class Conduct:
     """How often it was ejected, less what good time has forgiven."""
     ejected_at: float = 0.0
     """When the last of these was, monotonic seconds."""
+    back_at: float = -math.inf
+    """Until when it asked to be left alone, monotonic seconds."""
 
     @property
     def outlier(self) -> bool:
@@ -117,6 +122,10 @@ class Conduct:
         """After an ejection, `ready_s` seconds after it had become ready (0 where it was not)."""
         before = max(0, self.ejections - int(ready_s / FORGIVEN_S))
         return replace(self, ejections=min(before + 1, MOST_COUNTED), ejected_at=now)
+
+    def refused(self, now: float, wait_s: float) -> Conduct:
+        """After it has refused work, and asked to be left alone for `wait_s`."""
+        return replace(self, back_at=now + min(wait_s, MOST_REFUSED_S))
 
     def readmitted(self) -> Conduct:
         """When it gets traffic."""
@@ -192,7 +201,7 @@ def released(
     `wanted` where others do not carry the work: the first pause is enough then.
     """
     if state is ReplicaState.DRAINING:
-        return now - since >= times.first_s
+        return now - since >= times.first_s and now >= conduct.back_at
     if state not in {ReplicaState.EJECTED, ReplicaState.SUSPECT}:
         return False
     return now - conduct.ejected_at >= times.after(1 if wanted else conduct.ejections)

@@ -39,6 +39,7 @@ from embedfleet.fleet.states import Event
 from embedfleet.runtime.telemetry.log_rate_limit import Repeats
 from embedfleet.transport.description import ReplicaDescription
 from embedfleet.vocabulary import (
+    DrainingError,
     EmbedfleetError,
     LoadingReplicaError,
     ReplicaLostError,
@@ -76,6 +77,11 @@ class _TrialError(Exception):
     def __init__(self, trouble: str, *, silent: bool = False) -> None:
         super().__init__(trouble)
         self.silent = silent
+
+    @property
+    def refusal(self) -> DrainingError | None:
+        """What it said where it had too much to do."""
+        return self.__cause__ if isinstance(self.__cause__, DrainingError) else None
 
 
 class Contact(Protocol):
@@ -197,9 +203,7 @@ class Prober:
             before = member.state
             try:
                 await self._attend(member, watch)
-            except asyncio.CancelledError:
-                raise
-            except (KeyboardInterrupt, SystemExit):
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:  # noqa: BLE001  a watch does not end
                 self._surprised(member, error)
@@ -380,15 +384,15 @@ class Prober:
             self._verify_timeout_s,
             doubtful=member.conduct.failures > 0,
         )
-        wrong, trouble = "", ""
+        wrong, failed = "", None
         try:
             wrong = await _asked(member, self._contact.verify, limit_s, "golden vectors")
         except _TrialError as error:
-            trouble = str(error)
+            failed = error
         # The state that follows must not cancel this task: it is done.
         watch.trying = None
-        if trouble:
-            self._failed_trial(member, trouble)
+        if failed is not None:
+            self._failed_trial(member, failed)
         elif wrong:
             self._apply(member, Event.REFUSED, wrong)
         else:
@@ -406,8 +410,9 @@ class Prober:
             tokens = await _asked(member, self._contact.touch, limit_s, "vector of a short text")
         except _TrialError as error:
             watch.trying = None
-            sign = Sign.LOST if error.silent else Sign.FAILED
-            self._fleet.observe(member, sign, time.monotonic(), str(error))
+            if error.refusal is None:  # else it does not hang
+                sign = Sign.LOST if error.silent else Sign.FAILED
+                self._fleet.observe(member, sign, time.monotonic(), str(error))
             self._failed(member, TOUCH, str(error))
             watch.nudge.set()
         else:
@@ -417,8 +422,13 @@ class Prober:
             work = Work(1, tokens, tokens * tokens, now - began)
             self._fleet.measure(member, work, now)
 
-    def _failed_trial(self, member: Member, trouble: str) -> None:
-        now = time.monotonic()
+    def _failed_trial(self, member: Member, error: _TrialError) -> None:
+        now, trouble, refusal = time.monotonic(), str(error), error.refusal
+        if refusal is not None and not member.conduct.failures:
+            if member.state is ReplicaState.VERIFYING:  # of others traffic decides
+                self._fleet.refused(member, now, trouble, wait_s=refusal.retry_after_s or 0.0)
+            self._failed(member, TRIAL, trouble)
+            return
         suspect = member.state is ReplicaState.SUSPECT
         # After a failed call it is the second opinion, and decides.
         sign = Sign.LOST if member.conduct.failures else Sign.FAILED

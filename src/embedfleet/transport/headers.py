@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
@@ -47,6 +48,19 @@ def deadline_s(value: str | None, most_s: float) -> float:
         )
     # Thousands of digits are more than Python reads as a number; twelve are a lifetime.
     return min(most_s, int(digits[:12]) / 1000)
+
+
+def asked_wait_s(value: bytes, now: float) -> float:
+    """Seconds that a header `retry-after` asks for, in either form; 0 for anything else. `now` is
+    in seconds since 1970.
+    """
+    text = value.decode("latin-1").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:12])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ PanicException of Rust libraries, which is not an Exception.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -20,6 +21,8 @@ MOST_PAGE_BYTES = 1 << 20
 
 MOST_SHOWN = 300
 """Characters of others' words that are repeated in errors and logs; they can hold whole texts."""
+
+_TITLE = re.compile(r"<title>([^<]{1,300})</title>", re.IGNORECASE)
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -46,7 +49,9 @@ def parsed(
 
 
 def message_of(body: bytes) -> str:
-    """The message in an error's body, whatever its form: OpenAI's, SGLang's, TEI's, FastAPI's."""
+    """The message in an error's body, whatever its form: OpenAI's, SGLang's, TEI's, FastAPI's, or
+    the title of a proxy's page.
+    """
     try:
         found = parsed("no JSON", msgspec.json.decode, body)
     except ReplicaError:
@@ -54,7 +59,11 @@ def message_of(body: bytes) -> str:
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and key in found:
             found = found[key]
-    return shown(found if isinstance(found, str) else body.decode("utf-8", "replace"))
+    if not isinstance(found, str):
+        found = body.decode("utf-8", "replace")
+        title = _TITLE.search(found)
+        found = title[1] if title else found
+    return shown(found)
 
 
 def shown(text: str, most: int = MOST_SHOWN) -> str:

@@ -160,8 +160,10 @@ async def serving(upstream: FakeUpstream, **options: Any) -> AsyncIterator[Pool]
         await pool.close()
 
 
-def join(fleet: Fleet, name: str, described: ReplicaDescription = DESCRIPTION) -> None:
-    member = fleet.add(name, name, time.monotonic())
+def join(
+    fleet: Fleet, name: str, described: ReplicaDescription = DESCRIPTION, *, url: str = ""
+) -> None:
+    member = fleet.add(name, url or name, time.monotonic())
     member.description = described
     for event in (Event.ANSWERED, Event.VERIFIED):
         fleet.apply(member, event, time.monotonic())
@@ -609,6 +611,22 @@ async def test_a_failure_names_how_many_replicas_failed() -> None:
     async with serving(FakeUpstream(a=failing)) as pool:
         pool._dispatcher.retries.saved = 0.0
         with pytest.raises(ReplicaError, match=r"^1 replica failed this text; last: out of memory"):
+            await compute(pool, encodings(1))
+
+
+async def test_callers_are_not_told_where_a_replica_is() -> None:
+    url = "http://10.0.0.5:9001"
+
+    async def broken(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
+        raise ReplicaError(f"{url}/v1/embeddings answered 500")
+        yield answer(texts)
+
+    upstream = FakeUpstream()
+    async with serving(upstream) as pool:
+        upstream.behaviours[url] = broken
+        join(pool.fleet, "pod-a", url=url)
+        pool._dispatcher.retries.saved = 0.0
+        with pytest.raises(ReplicaError, match="last: pod-a/v1/embeddings answered 500"):
             await compute(pool, encodings(1))
 
 

@@ -249,10 +249,8 @@ class Pool:
         return member
 
     def _gone(self, now: float) -> bool:
-        """Whether no replica has been ready for longer than texts are to wait for one.
-
-        A suspect one does not count: the only one of a pool stays suspect while it is gone.
-        """
+        """Whether no replica has been ready for longer than texts are to wait for one. A suspect
+        one does not count: the only one of a pool stays suspect while it is gone."""
         if self._no_replica_s is None:
             return False
         if self.fleet.count(ReplicaState.READY):
@@ -465,7 +463,8 @@ class Pool:
             words = f"it is {member.state}: {member.reason}"
         else:
             event = event_of(error)
-            words = shown(str(error or "")) or "it left texts unanswered"
+            why = str(error or "") or "it left texts unanswered"
+            words = shown(why.replace(member.url, member.name))
         steps = self._dispatcher.end(call, event, now)
         if left:
             expected = error is None or isinstance(error, ReplicaError | DrainingError)
@@ -476,8 +475,8 @@ class Pool:
                 words,
                 exc_info=None if expected else error,
             )
-        if event is Event.REFUSED and error is not None:
-            self.fleet.refused(member, now, "it refuses new work")
+        if isinstance(error, DrainingError):
+            self.fleet.refused(member, now, words, wait_s=error.retry_after_s or 0.0)
         elif error is not None or (left and not task.cancelled()):
             lost = event in {Event.LOST, Event.UNREACHED}
             self.fleet.failed(member, now, words, lost=lost)

@@ -316,19 +316,24 @@ async def test_half_a_frame_at_the_end_of_a_whole_answer_is_a_lost_replica() -> 
             await work(upstream, url)
 
 
-@pytest.mark.parametrize("status", [b"503 Busy", b"500 Oops", b"404 Not Found"])
+@pytest.mark.parametrize("status", [b"503 Busy", b"429 Full", b"500 Oops", b"404 Not Found"])
 async def test_a_refusal_tells_what_the_replica_said(status: bytes) -> None:
-    """503 is that it drains; anything else is its failure."""
+    """503 is that it drains, 429 that it has too much to do; anything else is its failure."""
 
     async def refusing(server: Server, reader: Reader, writer: Writer) -> None:
         await server.hear(reader)
-        writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 9\r\n\r\nhave gone")
+        head = b"HTTP/1.1 " + status + b"\r\nRetry-After: 7\r\ncontent-length: 9\r\n\r\n"
+        writer.write(head + b"have gone")
         await reader.read()
 
     async with asking(refusing) as (_, upstream, url):
         with pytest.raises((ReplicaError, DrainingError), match="gone") as caught:
             await work(upstream, url)
-        assert isinstance(caught.value, DrainingError) is status.startswith(b"503")
+        if status.startswith((b"503", b"429")):
+            assert isinstance(caught.value, DrainingError)
+            assert caught.value.retry_after_s == 7
+        else:
+            assert isinstance(caught.value, ReplicaError)
 
 
 async def test_an_interim_response_is_no_answer() -> None:

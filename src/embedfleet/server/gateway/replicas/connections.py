@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -106,6 +106,8 @@ class Connection(asyncio.Protocol):
         """Status of the answer; 0 until its head is complete."""
         self.coding = b""
         """How the body of the answer is coded; empty where it is not."""
+        self.retry_after = b""
+        """When another request may be answered, by its header; empty without one."""
         self.idle_since = 0.0
         """When the last answer on it was complete; 0 if it has had none."""
         self.keep_s = KEEP_ALIVE_S
@@ -135,7 +137,7 @@ class Connection(asyncio.Protocol):
         """
         self.status = self._bare_bytes = 0
         self._complete = self.reusable = self._delimited = False
-        self.coding = b""
+        self.coding = self.retry_after = b""
         self.keep_s = KEEP_ALIVE_S
         self._read = read
         self._parser = httptools.HttpResponseParser(self)
@@ -219,6 +221,8 @@ class Connection(asyncio.Protocol):
             self.coding = value
         elif name == b"keep-alive":
             self.keep_s = kept_for_s(value)
+        elif name == b"retry-after":
+            self.retry_after = value
 
     def on_headers_complete(self) -> None:
         if self._complete:
@@ -272,8 +276,17 @@ def kept_for_s(value: bytes) -> float:
     return KEEP_ALIVE_S
 
 
+class Page(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    body: bytes
+    retry_after: bytes
+    """The header; empty without one."""
+
+
 @dataclass(slots=True)
-class _Page:
+class _Reading:
     """A body that is read whole, or of one that is not wanted its beginning."""
 
     url: str
@@ -291,14 +304,14 @@ class _Page:
         elif self.size >= BEGINNING_BYTES:
             raise EnoughError
 
-    def of(self, connection: Connection) -> tuple[int, bytes]:
-        """The status and the body. Raises ReplicaError for one that is compressed."""
+    def of(self, connection: Connection) -> Page:
+        """The page. Raises ReplicaError for a body that is compressed."""
         status, coding = connection.status, connection.coding.decode("latin-1").lower()
         if status == 200 and coding not in {"", "identity"}:
             raise ReplicaError(
                 f"{self.url} compresses its answer ({shown(coding, 30)}), which was not asked for"
             )
-        return status, b"".join(self.parts)
+        return Page(status, b"".join(self.parts), connection.retry_after)
 
 
 @dataclass(slots=True)
@@ -379,8 +392,8 @@ class Connections:
         body: bytes | None,
         headers: Headers,
         most_bytes: int | None,
-    ) -> tuple[int, bytes]:
-        """Request a page; returns the status and the body, without `most_bytes` its beginning.
+    ) -> Page:
+        """Request a page, without `most_bytes` its beginning.
 
         Redirects are not followed: keys are for one host. Raises UnconnectedError if no connection
         can be made, BrokenError if it breaks, ReplicaError for a body of more than `most_bytes` or
@@ -388,9 +401,11 @@ class Connections:
         """
         parts = urlsplit(url)
         base, route = f"{parts.scheme}://{parts.netloc}", parts.path or "/"
-        page = _Page(url, most_bytes)
-        connection = await self.exchange(method, base, route, body, [*_PLAIN, *headers], page.take)
-        return page.of(connection)
+        reading = _Reading(url, most_bytes)
+        connection = await self.exchange(
+            method, base, route, body, [*_PLAIN, *headers], reading.take
+        )
+        return reading.of(connection)
 
     def give_back(self, url: str, connection: Connection) -> None:
         """Keep a connection whose answer is complete; close any other."""

@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +20,20 @@ from embedfleet.models.files import SHARED_FILES
 from embedfleet.runtime.telemetry.tracing import carried
 from embedfleet.server.gateway.replicas.connections import (
     BrokenError,
+    Connection,
     Connections,
+    EnoughError,
     Read,
     UnconnectedError,
     unread,
 )
 from embedfleet.transport import frames
 from embedfleet.transport.description import ReplicaDescription, decode_description
+from embedfleet.transport.headers import asked_wait_s
 from embedfleet.transport.untrusted import MOST_PAGE_BYTES, message_of
 from embedfleet.vocabulary import (
     DrainingError,
+    OverloadedError,
     ReplicaError,
     ReplicaLostError,
     ReplicaUnreachableError,
@@ -86,18 +91,22 @@ class Upstream:
         decoder = frames.FrameDecoder(frames.most_frame_bytes(len(texts)))
         asked = frames.Unanswered(texts)
 
+        refusal = b""
+
         def read(status: int, part: bytes) -> None:
             if status != 200:
-                raise _refusal(url, status, part)
+                nonlocal refusal
+                refusal = part
+                raise EnoughError
             for frame in decoder.feed(part):
                 news = asked.news(frame)
                 if news is not None:
                     take(news)
 
         body = frames.encode_call(self.gateway, key, texts)
-        status = await self._post(url, "/v1/work", body, read)
-        if status != 200:
-            raise _refusal(url, status, b"")
+        answer = await self._post(url, "/v1/work", body, read)
+        if answer.status != 200:
+            raise _refusal(url, answer.status, refusal, answer.retry_after)
         if decoder.pending:
             raise ReplicaLostError(f"the answer of {url} ended in the middle of a frame")
         if asked.repeated:  # harmless for the texts, but the replica is faulty
@@ -118,19 +127,18 @@ class Upstream:
     def close(self) -> None:
         self.connections.close()
 
-    async def _post(self, url: str, route: str, body: bytes, read: Read) -> int:
-        """Send a request and read its answer; returns the status. Raises ReplicaError, or what
-        `read` does.
+    async def _post(self, url: str, route: str, body: bytes, read: Read) -> Connection:
+        """Send a request and read its answer, whose status the connection has. Raises ReplicaError,
+        or what `read` does.
         """
         kind = ("content-type", frames.CALL_TYPE)
         headers = [kind, *self._authorization().items(), *carried().items()]
         try:
-            connection = await self.connections.exchange("POST", url, route, body, headers, read)
+            return await self.connections.exchange("POST", url, route, body, headers, read)
         except UnconnectedError as error:
             raise ReplicaUnreachableError(f"can't reach {url}: {cause_of(error.cause)}") from error
         except BrokenError as error:
             raise ReplicaLostError(f"lost the replica at {url}: {error}") from error
-        return connection.status
 
     def _authorization(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key}"} if self.key else {}
@@ -139,17 +147,17 @@ class Upstream:
         headers = self._authorization().items()
         try:
             async with asyncio.timeout(timeout_s):
-                status, body = await self.connections.fetch("GET", url, None, headers, most_bytes)
+                page = await self.connections.fetch("GET", url, None, headers, most_bytes)
         except UnconnectedError as error:
             trouble = ReplicaUnreachableError if refused(error.cause) else ReplicaLostError
             raise trouble(f"{url}: {cause_of(error.cause)}") from error
         except (BrokenError, TimeoutError) as error:
             raise ReplicaLostError(f"{url}: {cause_of(error)}") from error
-        if status == 404:
+        if page.status == 404:
             raise MissingFileError(f"{url} does not exist")
-        if status != 200:
-            raise _refusal(url, status, body)
-        return body
+        if page.status != 200:
+            raise _refusal(url, *page)
+        return page.body
 
 
 def refused(error: Exception) -> bool:
@@ -163,10 +171,12 @@ class MissingFileError(ReplicaError):
     """The replica has no such file or route."""
 
 
-def _refusal(url: str, status: int, body: bytes) -> DrainingError | ReplicaError:
+def _refusal(
+    url: str, status: int, body: bytes, retry_after: bytes
+) -> DrainingError | ReplicaError:
     text = message_of(body[:2048])
-    if status == DrainingError.status:
-        return DrainingError(text)
+    if status in {DrainingError.status, OverloadedError.status}:
+        return DrainingError(text, retry_after_s=asked_wait_s(retry_after, time.time()))
     return ReplicaError(f"{url} answered {status}: {text}")
 
 

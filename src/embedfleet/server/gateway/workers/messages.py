@@ -104,8 +104,9 @@ class CallReport(msgspec.Struct, tag=True):
     """Why the last one failed."""
     lost: bool
     """Whether the connection broke or the process died."""
-    refused: bool
-    """Whether it refuses new work because it is draining."""
+    refused_s: float | None = None
+    """For how long it asks to be left alone, as it drains or has too much to do; 0 where it does
+    not say; None if it refused nothing."""
     works: list[Work] = []
     """The latest measurements of its speed."""
 

@@ -58,9 +58,16 @@ class MirroredFleet(Fleet):
         calls.failed = min(calls.failed + 1, MOST_FAILURES)
         calls.reason, calls.lost = reason, calls.lost or lost
 
-    def refused(self, member: Member, now: float, reason: str) -> None:  # noqa: ARG002
+    def refused(
+        self,
+        member: Member,
+        now: float,  # noqa: ARG002
+        reason: str,
+        *,
+        wait_s: float = 0.0,
+    ) -> None:
         calls = self._of(member)
-        calls.refused, calls.reason = True, reason
+        calls.refused_s, calls.reason = max(wait_s, calls.refused_s or 0.0), reason
 
     def measure(self, member: Member, work: Work, now: float) -> None:
         super().measure(member, work, now)
@@ -75,7 +82,7 @@ class MirroredFleet(Fleet):
     def _of(self, member: Member) -> CallReport:
         calls = self._calls.get(member.name)
         if calls is None:
-            calls = CallReport(self._pool, member.name, 0, 0, "", lost=False, refused=False)
+            calls = CallReport(self._pool, member.name, 0, 0, "", lost=False)
             self._calls[member.name] = calls
         return calls
 
@@ -125,8 +132,8 @@ class Publisher:
             self._fleet.succeeded(member, now)
         for _ in range(update.failed):
             self._fleet.failed(member, now, update.reason, lost=update.lost)
-        if update.refused:
-            self._fleet.refused(member, now, update.reason)
+        if update.refused_s is not None:
+            self._fleet.refused(member, now, update.reason, wait_s=update.refused_s)
 
     def _update_of(self, member: Member) -> MemberUpdate:
         return MemberUpdate(

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import gzip
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +262,22 @@ async def test_what_is_odd_and_no_lie_is_taken(odd: str, small: ModelDescription
             assert not np.isnan(vectors).any()
             assert_right(vectors, texts)
         assert not any(b"cookie" in head.lower() for head in liar.heads)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("form", ["seconds", "date"])
+async def test_an_engine_that_asks_to_be_left_alone_is_asked_once(
+    form: str, status: int, small: ModelDescription
+) -> None:
+    """However it says for how long."""
+    texts = encodings(small)
+    until = format_datetime(datetime.now(UTC) + timedelta(seconds=50), usegmt=True)
+    lie = refusal(status, f"retry-after: {until if form == 'date' else 50}")
+    async with lying(small) as (liar, url), attached(small) as client, asyncio.timeout(60):
+        await client.describe(url)
+        liar.lie = lie
+        met = len(liar.heads)
+        with pytest.raises(DrainingError, match=f"overloaded .{status}.: no$") as refused:
+            await compute(client, url, texts, WIDTH)
+        assert len(liar.heads) - met <= 1
+        assert 10 < (refused.value.retry_after_s or 0) <= 50

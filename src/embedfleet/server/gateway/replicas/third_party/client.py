@@ -44,6 +44,7 @@ from embedfleet.server.gateway.replicas.third_party.texts import Pair, PairForm,
 from embedfleet.server.gateway.replicas.third_party.window import LearnedWindow
 from embedfleet.transport import frames
 from embedfleet.transport.description import ReplicaDescription
+from embedfleet.transport.headers import asked_wait_s
 from embedfleet.transport.untrusted import message_of, shown
 from embedfleet.vocabulary import (
     DrainingError,
@@ -58,8 +59,9 @@ from embedfleet.work import CostFit, CostModel
 
 log = logging.getLogger(__name__)
 
-RETRY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""Backoff before a refused request is retried."""
+RETRY_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
+"""Backoff before a refused request is retried: together less than a call may be quiet before it is
+late (`scheduling.delivery.decisions.LEAST_QUIET_S`), as an engine that refuses does not hang."""
 
 GPU = CostModel(per_batch_s=1e-2, per_token_s=2e-5, per_squared_token_s=1e-9)
 """Assumed cost of an engine before it is measured: a 0.6B model behind HTTP on a small GPU."""
@@ -396,7 +398,7 @@ class ThirdPartyClient:
             failure = frames.Failure(inputs[0].id, "invalid_vector", said)
             return [frames.Frame([], b"", [failure], 0, 0, engine.window.tokens)]
         if len(inputs) == 1 or not search.may_halve():
-            raise ReplicaError(f"{url}: {said}")
+            raise ReplicaError(said)
         half = len(inputs) // 2
         found = await self._ask(url, engine, inputs[:half], search)
         return found + await self._ask(url, engine, inputs[half:], search)
@@ -414,9 +416,13 @@ class ThirdPartyClient:
             if refusal is not Refusal.BUSY:
                 return reply
             engine.window.refused()
-            if wait_s is not None:
-                await asyncio.sleep(wait_s)
-        raise DrainingError(f"{url} is overloaded: {message_of(reply.body)}")
+            asked_s = asked_wait_s(reply.retry_after, time.time())
+            if wait_s is None or asked_s > RETRY_PAUSES_S[-1]:
+                break
+            await asyncio.sleep(max(wait_s, asked_s))
+        raise DrainingError(
+            f"it is overloaded ({reply.status}): {message_of(reply.body)}", retry_after_s=asked_s
+        )
 
     async def _read(self, engine: _Engine, body: bytes, inputs: Sequence[Sent]) -> frames.Frame:
         if len(body) <= LARGE_BYTES:

@@ -40,6 +40,7 @@ class Reply:
 
     status: int
     body: bytes
+    retry_after: bytes = b""
 
     @property
     def json(self) -> Any:
