@@ -200,3 +200,60 @@ def test_a_replica_on_standby_is_loaded_gets_no_traffic_and_serves_when_it_is_wo
         scale(service, "1")
         service.wait_for(["ready", "standby"])
         assert processes(service) == before
+
+
+SHEDDING = f"""\
+{SETTINGS}
+[gateway]
+max_queued_tokens = 20000
+"""
+"""Bulk texts may fill half of that, so that a request of one interactive text always finds room."""
+
+
+async def overloaded(service: Service) -> tuple[list[int], list[int]]:
+    """Statuses of interactive and of bulk requests, while bulk clients ask for more than can be
+    computed, until many of theirs were refused."""
+    interactive: list[int] = []
+    bulk: list[int] = []
+    enough = asyncio.Event()
+
+    async def asked(session: aiohttp.ClientSession, texts: list[str], lane: str) -> int:
+        body = {"model": "builtin", "input": texts}
+        headers = {"x-embedfleet-lane": lane}
+        url = f"{service.base_url}/embeddings"
+        async with session.post(url, json=body, headers=headers) as answer:
+            await answer.read()
+            assert answer.status == 200 or "retry-after" in answer.headers
+            return answer.status
+
+    async def importer(session: aiohttp.ClientSession, first: int) -> None:
+        texts = [TEXTS[(first * 24 + place) % len(TEXTS)] for place in range(24)]
+        while not enough.is_set():
+            bulk.append(await asked(session, texts, "bulk"))
+            if bulk.count(429) >= 40 and len(interactive) >= 20:
+                enough.set()
+
+    async def person(session: aiohttp.ClientSession) -> None:
+        while not enough.is_set():
+            interactive.append(await asked(session, [TEXTS[len(interactive) % 300]], "interactive"))
+
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        await asyncio.gather(person(session), *(importer(session, each) for each in range(24)))
+    return interactive, bulk
+
+
+@pytest.mark.slow
+def test_bulk_is_shed_and_interactive_is_not_where_no_more_replicas_may_start(
+    tmp_path: Path,
+) -> None:
+    """The fleet is as large as it may be, and an import asks for more than it can do."""
+    config = tmp_path / "full.toml"
+    config.write_text(SHEDDING)
+    words = ["--config", str(config), "--min-replicas", "1", "--max-replicas", "1"]
+    with started("builtin", log=tmp_path / "log", arguments=words) as service:
+        interactive, bulk = asyncio.run(overloaded(service))
+    assert set(interactive) == {200}
+    assert set(bulk) == {200, 429}
