@@ -136,3 +136,14 @@ def test_a_plan_says_what_a_load_takes() -> None:
     assert done.exit_code == 0
     assert done.output.splitlines()[0] == "replicas                30 (1 of them spare)"
     assert "cost per month          43,800" in done.output
+
+
+@pytest.mark.parametrize("absurd", ["1e300", "1e12", "1e-300"])
+@pytest.mark.parametrize(
+    "flag", ["--texts-per-day", "--tokens", "--p99", "--tokens-p99", "--peak", "--cost-per-hour"]
+)
+def test_whatever_a_plan_is_asked_for_it_is_made_or_refused(flag: str, absurd: str) -> None:
+    """Never a traceback."""
+    usual = {"--texts-per-day": "5e6", "--tokens": "300", "--p99": "300"} | {flag: absurd}
+    done = RUN.invoke(app, ["plan", *(word for each in usual.items() for word in each)])
+    assert done.exit_code in {0, 2}, done.output

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from embedfleet.autoscaling.recording import Settings as RecordedSettings
 
 DEFAULT = AutoscalingSettings()
+MOST = 1e12
+"""Larger numbers of texts, tokens, seconds or money are typing errors."""
 MOST_REPLICAS = 32
 """Bound of a fleet where nothing says it."""
 
@@ -65,30 +67,35 @@ Speed = Annotated[
 ]
 Price = Annotated[
     float | None,
-    typer.Option(parser=number(0), metavar="P", help="Price of one replica for an hour."),
+    typer.Option(parser=number(0, MOST), metavar="P", help="Price of one replica for an hour."),
 ]
 CostPerHour = Annotated[
-    float, typer.Option(parser=number(0), metavar="P", help="Price of one GPU for an hour.")
+    float, typer.Option(parser=number(0, MOST), metavar="P", help="Price of one GPU for an hour.")
 ]
-TextsPerDay = Annotated[float, typer.Option(parser=number(0), metavar="N", help="Texts per day.")]
+TextsPerDay = Annotated[
+    float, typer.Option(parser=number(0, MOST), metavar="N", help="Texts per day.")
+]
 MeanTokens = Annotated[
-    float, typer.Option(parser=number(0), metavar="N", help="Mean tokens per text.")
+    float, typer.Option(parser=number(0, MOST), metavar="N", help="Mean tokens per text.")
 ]
 LongTokens = Annotated[
     float | None,
     typer.Option(
-        parser=number(0),
+        parser=number(0, MOST),
         metavar="N",
         help="99th percentile of tokens per text; by default 4 times the mean.",
     ),
 ]
 P99 = Annotated[
-    float, typer.Option(parser=number(0), metavar="MS", help="Target for the p99 latency, in ms.")
+    float,
+    typer.Option(parser=number(0, MOST), metavar="MS", help="Target for the p99 latency, in ms."),
 ]
 Peak = Annotated[
     float,
     typer.Option(
-        parser=number(0), metavar="X", help="Load of the busiest hour, as a multiple of the mean."
+        parser=number(0, MOST),
+        metavar="X",
+        help="Load of the busiest hour, as a multiple of the mean.",
     ),
 ]
 Copies = Annotated[
@@ -97,10 +104,11 @@ Copies = Annotated[
 ]
 ColdStart = Annotated[
     float | None,
-    typer.Option(parser=number(0), metavar="S", help="Start time of a replica, in seconds."),
+    typer.Option(parser=number(0, MOST), metavar="S", help="Start time of a replica, in seconds."),
 ]
 Slo = Annotated[
-    float | None, typer.Option(parser=number(0), metavar="MS", help="Target for latency, in ms.")
+    float | None,
+    typer.Option(parser=number(0, MOST), metavar="MS", help="Target for latency, in ms."),
 ]
 Seeds = Annotated[
     int,
