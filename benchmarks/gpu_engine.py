@@ -1,7 +1,7 @@
-"""The CUDA engine over its replica's HTTP server, beside the limit and vLLM.
+"""The CUDA engine over its replica's HTTP server, beside the limit and its rivals.
 
     python -m benchmarks.gpu_engine --sizes 4B --dtypes bf16 fp8 --out results.json
-    python -m benchmarks.gpu_engine --rivals vllm   # and vLLM itself, where it is installed
+    python -m benchmarks.gpu_engine --rivals vllm sglang  # and rivals, where they are installed
 
 Makes a model of the geometry with random weights, measures the sustained limit of its linear
 layers, starts `embedfleet replica`, one for each type of numbers, and the rivals beside them, and

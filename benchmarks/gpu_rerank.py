@@ -30,7 +30,7 @@ from typing import Any, Final
 
 import aiohttp
 from benchmarks.gpu_engine import HERE, gpu_checkpoint_process, hardware
-from benchmarks.gpu_servers import FIRST_PORT, OURS, RIVALS, Server, replica, running
+from benchmarks.gpu_servers import FIRST_PORT, OURS, RERANKING_RIVALS, Server, replica, running
 from benchmarks.gpu_service import words
 
 DOCUMENTS: Final = 100
@@ -149,7 +149,7 @@ def _servers(given: argparse.Namespace, directory: Path) -> Iterator[Server]:
     for dtype in given.dtypes:
         yield replica(directory, dtype, next(ports))
         for rival, caching in itertools.product(given.rivals, (True, False)):
-            yield RIVALS[rival](
+            yield RERANKING_RIVALS[rival](
                 directory,
                 dtype,
                 next(ports),
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--size", default="4B")
     parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp8"])
     parser.add_argument("--connections", nargs="+", type=int, default=[4])
-    parser.add_argument("--rivals", nargs="*", default=[], choices=list(RIVALS))
+    parser.add_argument("--rivals", nargs="*", default=[], choices=list(RERANKING_RIVALS))
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--models", type=Path, default=Path("/dev/shm"))  # noqa: S108
     parser.add_argument("--out", type=Path, default=HERE / "results" / "gpu_rerank.json")

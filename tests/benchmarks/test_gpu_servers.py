@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.gpu_servers import FIRST_PORT, Server, replica, running, scraped, vllm
+from benchmarks.gpu_servers import FIRST_PORT, Server, replica, running, scraped, sglang, vllm
 
 from tests.ports import free_port
 
@@ -57,3 +57,20 @@ def test_vllm_reranks_by_the_overrides_of_its_documentation() -> None:
     assert overrides["classifier_from_token"] == ["no", "yes"]
     assert {"--quantization", "--enable-prefix-caching"} <= set(made.command)
     assert "--no-enable-prefix-caching" in vllm(Path("r"), "bf16", 1).command
+
+
+def test_sglang_keeps_no_keys_for_embeddings_and_is_found_where_its_variable_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SGLANG_SITE", "/opt/sglang")
+    made = sglang(Path("models/0.6B"), "fp8", 7)
+    assert made.environment == {"PYTHONPATH": "/opt/sglang"}
+    assert made.command[made.command.index("--served-model-name") + 1] == "0.6B"
+    assert {"--is-embedding", "--prefill-only-disable-kv-cache"} <= set(made.command)
+    assert made.command[-2:] == ["--quantization", "fp8"]
+    assert "--quantization" not in sglang(Path("r"), "bf16", 7).command
+
+
+def test_sglang_is_refused_as_a_reranker() -> None:
+    with pytest.raises(ValueError, match="embeddings alone"):
+        sglang(Path("r"), "bf16", 7, answers=("no", "yes"))
