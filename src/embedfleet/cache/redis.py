@@ -12,11 +12,11 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from redis.asyncio import RedisCluster
 from redis.exceptions import (
@@ -51,6 +51,8 @@ REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str]
     (RedisError, "refused"),
 )
 """What failures are called in the metrics, the first that fits; any other is an odd `answer`."""
+
+Result = TypeVar("Result")
 
 Values: TypeAlias = list[bytes | None]
 """In the order of their keys; None where there is none."""
@@ -194,20 +196,7 @@ class RedisTier:
 
         Others' keys are left alone.
         """
-        deleted = 0
-        pattern = "".join(f"[{one}]" if one in "*?[" else one for one in self._prefix) + "*"
-        try:
-            names: list[bytes] = []
-            async for name in self._client.scan_iter(match=pattern, count=1000):
-                names.append(name)
-                if len(names) >= 1000:
-                    deleted += await self._delete(names)
-                    names = []
-            deleted += await self._delete(names)
-        except Exception as error:  # noqa: BLE001  see `_round`
-            await self._failed("clearing", error, self._write_breaker)
-            return None
-        return deleted
+        return await self._tried("clearing", self._write_breaker, None, self._delete_all())
 
     async def close(self) -> None:
         """Write what waits, as far as that goes quickly, and close the connections."""
@@ -252,13 +241,8 @@ class RedisTier:
         """One round trip: who still waits gets an answer, also when there is none."""
         started = time.monotonic()
         names = [self._name(key) for each in together for key in each.keys]
-        values: Values | None = None
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                values = self._values(await self._get(names), len(names))
-        except Exception as error:  # noqa: BLE001  malformed replies only cost hits
-            await self._failed("reading", error, self._breaker)
-        else:
+        values = await self._tried("reading", self._breaker, self._timeout_s, self._values(names))
+        if values is not None:
             self._breaker.succeeded()
             self._looked_up(time.monotonic() - started)
         rest = iter(values or ())
@@ -267,16 +251,28 @@ class RedisTier:
             if not each.answer.done():
                 each.answer.set_result(answer)
 
+    async def _tried(
+        self, doing: str, breaker: Breaker, timeout_s: float | None, work: Awaitable[Result]
+    ) -> Result | None:
+        """What Redis answers; None where it fails, which the breaker learns and the log tells."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await work
+        except Exception as error:  # noqa: BLE001  of a malformed reply the library raises anything
+            await self._failed(doing, error, breaker)
+            return None
+
     async def _get(self, names: list[str]) -> object:
         if isinstance(self._client, RedisCluster):  # keys of a request are on many nodes
             return await self._client.mget_nonatomic(names)
         return await self._client.mget(names)
 
-    def _values(self, found: object, asked: int) -> Values:
-        """An answer as what it should be: what is no value is none.
+    async def _values(self, names: list[str]) -> Values:
+        """The values of these names: what is no value is none.
 
-        Raises OddAnswerError when it is no list of as many, or the error that all of it is.
+        Raises OddAnswerError when the reply is no list of as many, or the error that all of it is.
         """
+        found, asked = await self._get(names), len(names)
         if not isinstance(found, list) or len(found) != asked:
             raise OddAnswerError(
                 f"{asked} values were requested, and the reply is not a list of that many"
@@ -287,6 +283,18 @@ class RedisTier:
         values = [each if isinstance(each, bytes) else None for each in found]
         self.counts.odd += values.count(None) - found.count(None)
         return values
+
+    async def _delete_all(self) -> int:
+        """Delete everything under the prefix; return how many entries that were."""
+        pattern = "".join(f"[{one}]" if one in "*?[" else one for one in self._prefix) + "*"
+        deleted = 0
+        names: list[bytes] = []
+        async for name in self._client.scan_iter(match=pattern, count=1000):
+            names.append(name)
+            if len(names) >= 1000:
+                deleted += await self._delete(names)
+                names = []
+        return deleted + await self._delete(names)
 
     async def _delete(self, names: Sequence[bytes | str]) -> int:
         pipeline = self._pipeline()
@@ -317,11 +325,8 @@ class RedisTier:
 
     async def _delete_some(self) -> None:
         keys = list(islice(self._doomed, MOST_AT_ONCE))
-        try:
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await self._delete([self._name(key) for key in keys])
-        except Exception as error:  # noqa: BLE001  see `_round`
-            await self._failed("deleting", error, self._write_breaker)
+        work = self._delete([self._name(key) for key in keys])
+        if await self._tried("deleting", self._write_breaker, WRITE_TIMEOUT_S, work) is None:
             await asyncio.sleep(AGAIN_S)
             return
         self._write_breaker.succeeded()
@@ -333,11 +338,9 @@ class RedisTier:
         batch = [self._queue.popleft() for _ in range(min(MOST_AT_ONCE, len(self._queue)))]
         size = sum(len(value) for _, value in batch)
         self.queued_bytes -= size
-        try:
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                answers = await self._set(batch)
-        except Exception as error:  # noqa: BLE001  see `_round`
-            await self._failed("writing", error, self._write_breaker)
+        work = self._set(batch)
+        answers = await self._tried("writing", self._write_breaker, WRITE_TIMEOUT_S, work)
+        if answers is None:
             self.counts.unwritten += len(batch)
             return
         refusals = [answer for answer in answers if answer is not True]
