@@ -105,7 +105,8 @@ def sglang(
 
     It must be installed here, or in the folder that `SGLANG_SITE` names. Texts are computed whole
     and no keys or values are stored, which its documentation recommends for embeddings; passes of
-    up to 4,096 tokens are CUDA graphs.
+    up to 4,096 tokens are CUDA graphs. One process tokenises: with `--tokenizer-worker-num 4`,
+    0.5.17 ends at its first embedding, as a batch of embeddings has no `retraction_counts`.
 
     Raises:
         ValueError: For a reranker, or with a prefix cache: embeddings alone are compared.
@@ -119,7 +120,7 @@ def sglang(
     command += ["--prefill-only-disable-kv-cache", "--mem-fraction-static", "0.2"]
     command += ["--max-prefill-tokens", "32768", "--max-running-requests", "1024"]
     command += ["--cuda-graph-backend-decode", "disabled", "--cuda-graph-max-bs-prefill", "4096"]
-    command += ["--tokenizer-worker-num", "4", "--mm-feature-transport", "cpu"]
+    command += ["--mm-feature-transport", "cpu"]
     if dtype == "fp8":
         command += ["--quantization", "fp8"]
     environment = {}
