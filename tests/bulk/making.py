@@ -35,6 +35,8 @@ class RevealingClient:
         self.refused = set(refused)
         self.model: str | None = None
         self.space: str | None = None
+        self.killed = lambda: False
+        """Whether the process that asks has ended: after that, nothing is computed for it."""
         self._salt = salt
 
     async def served_model(self) -> ServedModel:
@@ -65,6 +67,8 @@ class RevealingClient:
             else:
                 good.append(at)
         for start in range(0, len(good), SEVERAL):
+            if self.killed():
+                raise KilledError
             some = good[start : start + SEVERAL]
             for at in some:
                 if texts[at] != PROBE:
@@ -93,6 +97,9 @@ class FailingStore(LocalStore):
         self._left = at
         self._how = how
         self.failed = False
+
+    def killed(self) -> bool:
+        return self.failed and self._how != "full"
 
     def write(self, name: str, parts: Parts) -> Written:
         self._before(self.path / name)
@@ -135,6 +142,7 @@ async def ran(
     wanted: Job, out: Path, client: RevealingClient, store: Store | None = None
 ) -> Progress:
     store = store or LocalStore(out)
+    client.killed = store.killed if isinstance(store, FailingStore) else lambda: False
     try:
         return await run(wanted, client, store, out / "_ledger")  # type: ignore[arg-type]
     finally:

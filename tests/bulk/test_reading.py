@@ -101,6 +101,21 @@ def test_a_column_that_a_csv_lacks_is_told_with_those_it_has(tmp_path: Path) -> 
             read(path, columns)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "txt"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named_with_what_converts_it(tmp_path: Path, suffix: str, encoding: str) -> None:
+    file = tmp_path / f"in.{suffix}"
+    file.write_bytes("\ufefftext\r\nbread\r\n".encode(encoding))
+    with pytest.raises(BulkError, match="UTF-16; convert it: iconv"):
+        read(file)
+
+
+def test_a_list_in_json_is_refused_with_what_makes_lines_of_it(tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_text('[{"text": "a"}]')
+    with pytest.raises(BulkError, match=r"jq -c '\.\[\]'"):
+        found([str(tmp_path / "in.json")])
+
+
 def test_every_line_of_a_text_file_is_a_row(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_bytes(b"one\n\ntwo \r\n\xff\nend")

@@ -276,8 +276,9 @@ async def test_two_runs_do_not_write_at_one_place(source: Path, tmp_path: Path) 
 
 
 async def test_a_corpus_without_the_column_of_texts_is_refused_first(tmp_path: Path) -> None:
-    source = json_lines(tmp_path / "in.jsonl", [{"body": "a"}, {"body": "b"}])
-    with pytest.raises(BulkError, match="no row has a text: is `text` the column"):
+    source = json_lines(tmp_path / "in.jsonl", [{"title": "t", "body": "a"}])
+    said = "no row has a text: is `text` the column .* the first row has: body, title"
+    with pytest.raises(BulkError, match=said):
         await ran(job(source), tmp_path / "out", RevealingClient())
 
 

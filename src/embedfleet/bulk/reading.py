@@ -5,16 +5,18 @@ An unreadable row becomes a row with an error and does not stop the others.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from lzma import LZMAError
 from typing import IO, Any
 
 import orjson
 
-from embedfleet.bulk.columns import Columns, refuse_absent
+from embedfleet.bulk.columns import Columns, fields_of, refuse_absent
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import (
     NO_TEXT,
@@ -35,13 +37,16 @@ LARGEST_FIELD = 1 << 28
 TOO_LONG = Fault("line_too_long", f"the line is longer than {LARGEST_FIELD >> 20} MiB")
 
 
-def of_every_row(fault: Fault, columns: Columns) -> str:
+def of_every_row(fault: Fault, columns: Columns, sources: Iterable[Source]) -> str:
     """What an input is told whose rows all have faults, the first of them this one."""
     if fault != NO_TEXT:
         return f"no row can be computed; of the first: {fault.message}"
+    whole = replace(columns, carry=None)
+    first = next(rows for source in sources for rows in rows_of(source, whole))
+    names = ", ".join(sorted(fields_of(first.carried.part(0, 1))))
     return (
         f"no row has a text: is `{columns.text}` the column or field that holds it? "
-        "--text names another"
+        f"--text names another; the first row has: {names or 'none'}"
     )
 
 
@@ -107,8 +112,16 @@ def _blocks_of_lines(file: IO[bytes]) -> Iterator[list[bytes | None]]:
         yield [line]
 
 
+def _refuse_utf_16(start: bytes) -> None:
+    """Raise BulkError if a file begins as UTF-16 does, which Windows programs write."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BulkError("the file is UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
+
+
 def _line(parts: list[bytes], size: int, mark: bytes) -> bytes | None:
     whole = b"".join(parts)
+    if mark:
+        _refuse_utf_16(whole)
     return None if size > LARGEST_FIELD else whole.removeprefix(mark).rstrip(b"\r")
 
 
@@ -193,6 +206,7 @@ def _csv_fields(reader: Iterator[list[str]], columns: Columns) -> Iterator[Rows]
     names = next(filter(None, reader), None)
     if names is None:  # an empty file has no rows, as one of any other format
         return
+    _refuse_utf_16(names[0].encode("utf-8", "surrogateescape"))
     refuse_absent(names, columns)
     carried = columns.carried(names)
     first = 0

@@ -134,7 +134,7 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
                 if len(sample) < 1000:
                     sample += texts[:: max(1, len(texts) // 100)]
         if fault is not None and faults == rows:
-            raise BulkError(of_every_row(fault, job.columns))
+            raise BulkError(of_every_row(fault, job.columns, sources))
         if rows and absent:
             raise BulkError(f"no row has a field {min(absent)}; --carry names those to carry along")
         types = kinds.types()

@@ -134,6 +134,8 @@ def _of(address: str, format_: str | None, output: str | None) -> Iterable[Sourc
             raise BulkError(
                 f"{each}: unknown file name extension; set --input-format to one of "
                 f"{', '.join(sorted(set(FORMATS.values())))}"
+                + "; `jq -c '.[]'` turns a list in JSON into JSON lines"
+                * each.endswith(".json")
             )
         known.append(Source(each, name, format_ or what or "", compression))
     if not known:

@@ -374,8 +374,8 @@ def _run(
         show_json(found)
         return
     typer.echo(
-        f"{out}: {found['rows']:,} rows, {found['errors']:,} without a vector; "
-        f"{found['computed']:,} texts computed in {found['seconds']:,.1f} s "
+        f"{out}: {counted(found['rows'], 'row')}, {found['errors']:,} without a vector; "
+        f"{counted(found['computed'], 'text')} computed in {found['seconds']:,.1f} s "
         f"({found['texts_per_s']:,.0f}/s, {found['tokens_per_s']:,.0f} tokens/s)"
     )
 
