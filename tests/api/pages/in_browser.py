@@ -115,11 +115,9 @@ def thousands(page: Page) -> None:
     """5,000 texts; meanwhile the page goes on drawing."""
     page.evaluate(
         """() => {
-            window.longest = 0;
-            let last = performance.now();
-            const frame = (now) => {
-                longest = Math.max(longest, now - last);
-                last = now;
+            window.drawn = 0;
+            const frame = () => {
+                drawn += 1;
                 requestAnimationFrame(frame);
             };
             requestAnimationFrame(frame);
@@ -130,8 +128,7 @@ def thousands(page: Page) -> None:
     page.locator("#embed").click()
     expect(page.locator("#said")).to_contain_text("5003 texts", timeout=6 * DEADLINE_MS)
     expect(page.locator("#agreement")).to_contain_text("200 columns")
-    longest = page.evaluate("longest")
-    assert longest < 5_000, longest  # the machine may be busy; a page that computes stands longer
+    assert page.evaluate("drawn") > 5, "the page stood still until its last answer"
     expect(page.locator("#embed")).to_be_enabled()
     page.locator("#instruction").fill("Asked otherwise, so that nothing of it is known")
     page.evaluate(
