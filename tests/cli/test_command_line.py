@@ -340,8 +340,8 @@ def test_a_near_miss_is_answered_with_a_suggestion(behind: Recorder, words: str,
         (
             "plan --texts-per-day many --tokens 1 --p99 1",
             (
-                "invalid value for '--texts-per-day': 'many' is not a number of at least 0 and at most "
-                "1e+12. See `embedfleet plan --help`."
+                "invalid value for '--texts-per-day': 'many' is not a number of at least 0 and "
+                "at most 1e+12. See `embedfleet plan --help`."
             ),
         ),
     ],

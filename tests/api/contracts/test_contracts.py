@@ -298,10 +298,12 @@ class TestGoogle:
         assert said in error["message"]
 
     async def test_other_verbs_and_models_are_not_found(self, door: Door) -> None:
-        for path in (f"/v1beta/models/{MODEL}:generateContent", f"/v1/models/{MODEL}"):
+        for path in (f"/v1/models/{MODEL}:generateContent", f"/v1beta/models/{MODEL}"):
             told = await door.post(path, {})
             assert (told.status, told.json["error"]["status"]) == (404, "NOT_FOUND")
             assert "embedContent" in told.json["error"]["message"]
+        told = await door.ask("POST", f"/v1/models/{MODEL}")
+        assert (told.status, told.headers["allow"]) == (405, "GET")
         told = await door.post("/v1beta/models/other:embedContent", contents("one")[0])
         assert (told.status, told.json["error"]["status"]) == (404, "NOT_FOUND")
 

@@ -22,9 +22,15 @@ from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.api.formats.vector_forms import FLOATS
 from embedfleet.transport.asgi import Response
 from embedfleet.transport.errors import as_json
-from embedfleet.vocabulary import CallerError, EmbedfleetError, UnknownRouteError
+from embedfleet.vocabulary import (
+    CallerError,
+    EmbedfleetError,
+    MethodNotAllowedError,
+    UnknownRouteError,
+)
 
-PREFIXES: Final = ("/v1beta/models/", "/v1/models/")
+_CARDS: Final = "/v1/models/"
+PREFIXES: Final = ("/v1beta/models/", _CARDS)
 _PATH: Final = re.compile(
     r"/v1(?:beta)?/models/(?P<name>.+):(?P<verb>embedContent|batchEmbedContents)"
 )
@@ -93,11 +99,14 @@ class Google:
     name = "google"
 
     def read(self, body: Body, asked: Asked) -> EmbeddingRequest:
-        return _request(_reader.read(body, asked.limits), asked)
+        name, batch = _named(asked.path)
+        return _request(_reader.read(body, asked.limits), asked, name, batch=batch)
 
     def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
+        name, batch = _named(asked.path)
         try:
-            return _request(_reader.read_large(body, asked.limits, step), asked)
+            read = _reader.read_large(body, asked.limits, step)
+            return _request(read, asked, name, batch=batch)
         except CallerError as error:
             if error.code != "fields_too_large":
                 raise
@@ -124,15 +133,26 @@ class Google:
 GOOGLE = Google()
 
 
-def _request(read: Read[_Body], asked: Asked) -> EmbeddingRequest:
-    path = _PATH.fullmatch(asked.path)
-    if path is None:
-        raise UnknownRouteError(
-            f"no such path: {asked.path}; vectors are at /v1beta/models/NAME:embedContent and "
-            "/v1beta/models/NAME:batchEmbedContents",
-            code="unknown_url",
-        )
-    batch = path["verb"] == "batchEmbedContents"
+def _named(path: str) -> tuple[str, bool]:
+    """The model that a path names, and whether it is asked for a batch.
+
+    Raises:
+        MethodNotAllowedError: For `/v1/models/NAME`, which describes a model.
+        UnknownRouteError: For what else is not Google's.
+    """
+    found = _PATH.fullmatch(path)
+    if found is not None:
+        return found["name"], found["verb"] == "batchEmbedContents"
+    if path.startswith(_CARDS) and ":" not in path:
+        raise MethodNotAllowedError(f"{path} supports GET, not POST", allowed=["GET"])
+    raise UnknownRouteError(
+        f"no such path: {path}; vectors are at /v1beta/models/NAME:embedContent and "
+        "/v1beta/models/NAME:batchEmbedContents",
+        code="unknown_url",
+    )
+
+
+def _request(read: Read[_Body], asked: Asked, name: str, *, batch: bool) -> EmbeddingRequest:
     fields, further = read.fields, read.further
     if batch:
         if fields.requests is None:
@@ -154,7 +174,7 @@ def _request(read: Read[_Body], asked: Asked) -> EmbeddingRequest:
         Read(fields, texts, further),
         asked.limits,
         found,
-        model=path["name"],
+        model=name,
         field="requests" if batch else "content",
         batch=batch,
     )
