@@ -115,6 +115,13 @@ async def test_a_replica_that_ends_before_it_says_one_has_none(said: bytes) -> N
     assert await announced(output) == ""
 
 
+async def test_lines_longer_than_the_buffer_come_before_an_address_too() -> None:
+    output = asyncio.StreamReader(limit=64)
+    output.feed_data(b"x" * 1000 + b"\n" + f"{ANNOUNCEMENT}http://127.0.0.1:1\n".encode())
+    output.feed_eof()
+    assert await announced(output) == "http://127.0.0.1:1"
+
+
 def test_local_replicas_ask_for_a_key_of_this_start_that_only_its_user_can_read() -> None:
     with keyed(Settings(pools=(POOL,))) as found:
         path = found.pools[0].replica_key_file

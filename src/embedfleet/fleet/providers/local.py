@@ -232,7 +232,11 @@ async def announced(output: asyncio.StreamReader) -> str:
     """The address that a replica says it has; empty where it ends before. Lines before it are of
     others: what customises an interpreter may greet.
     """
-    async for line in output:
+    while not output.at_eof():
+        try:
+            line = await output.readline()
+        except ValueError:  # longer than what the reader buffers, so not the announcement
+            continue
         text = line.decode("utf-8", "replace").strip()
         if text.startswith(ANNOUNCEMENT):
             return text.removeprefix(ANNOUNCEMENT)
