@@ -142,6 +142,11 @@ def test_a_replica_is_started_again_when_files_of_the_gateway_were_cleaned_away(
         service.wait_for(["ready", "ready"])
 
 
+def _hears_hangups() -> None:
+    """Under nohup the tests ignore SIGHUP, and so would whatever they start."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Start:
     """A `serve` that is being started, and every process that comes of it."""
 
@@ -156,6 +161,7 @@ class Start:
                 stdout=sink,
                 stderr=sink,
                 start_new_session=True,
+                preexec_fn=_hears_hangups,  # noqa: PLW1509 - no threads here take locks it needs
             )
 
     def is_ours(self) -> None:
