@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import embedfleet.engines.cpu  # noqa: F401  silences OpenVINO's telemetry
+from embedfleet.runtime.telemetry.logs import QueuedHandler
 from tests.service import Service, started
 
 # A busy machine is no bug: neither a case nor the making of one has a time limit.
@@ -36,8 +38,16 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _collected() -> Iterator[None]:
-    """What a module's tests left open is reported in that module, not in whichever runs later."""
+    """What a module's tests left open is reported in that module, not in whichever runs later.
+
+    So is what they logged: a log that was configured within a test has a thread that writes.
+    """
     yield
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, QueuedHandler):
+            root.removeHandler(handler)
+            handler.close()
     gc.collect()
 
 
