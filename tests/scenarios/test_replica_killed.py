@@ -92,9 +92,13 @@ def test_a_stopped_service_finishes_its_requests_and_leaves_no_process(tmp_path:
         async def stop_while_asking() -> None:
             async with aiohttp.ClientSession() as session:
                 await embed(session, service, TEXTS[:1])
+                for process in processes:
+                    process.suspend()  # else a fast machine answers before anybody looks
                 asking = asyncio.create_task(embed(session, service, many))
                 await asyncio.to_thread(service.wait_for_requests, 1)
                 service.process.terminate()
+                for process in processes:
+                    process.resume()
                 assert len(await asking) == len(many)
 
         asyncio.run(stop_while_asking())
