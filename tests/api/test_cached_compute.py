@@ -25,6 +25,8 @@ from embedfleet.vocabulary import (
 from tests.fakes.asking import MODEL, Asker, RevealingBackend, failing, heard, request
 
 ROOM = 2**20
+SOON = {"x-request-deadline-ms": "500"}
+"""Later than a busy machine begins to compute."""
 
 
 @pytest.fixture
@@ -49,6 +51,14 @@ async def begun(backend: Held, works: int) -> None:
     async with asyncio.timeout(60):
         while backend.begun < works:
             await asyncio.sleep(0)
+
+
+async def share(asker: Asker, requests: int) -> None:
+    """Return once so many have come and wait for a text that is being computed."""
+    async with asyncio.timeout(60):
+        while asker.endpoint.active < requests:
+            await asyncio.sleep(0)
+    await settled()
 
 
 async def settled() -> None:
@@ -332,7 +342,7 @@ class TestSharing:
         assert (await asker.ask("same")).vectors == [asker.right("same")]
 
     async def test_a_deadline_is_each_one_s_own(self, asker: Asker, backend: Held) -> None:
-        hurried = asyncio.create_task(asker.ask("same", headers={"x-request-deadline-ms": "30"}))
+        hurried = asyncio.create_task(asker.ask("same", headers=SOON))
         await begun(backend, 1)
         patient = asyncio.create_task(asker.ask("same"))
         assert (await hurried).status == 504
@@ -359,9 +369,8 @@ class TestSharing:
         async def fail_once(_encodings: Sequence[Encoding]) -> None:
             nonlocal works
             works += 1
-            mine = works
-            await asyncio.sleep(0.01)
-            if mine == 1:
+            if works == 1:
+                await share(asker, 200)
                 raise ReplicaError("it broke")
 
         backend = RevealingBackend(fail_once)
@@ -380,7 +389,8 @@ class TestSharing:
         async def fail(_encodings: Sequence[Encoding]) -> None:
             nonlocal works
             works += 1
-            await asyncio.sleep(0.01)
+            if works == 1:
+                await share(asker, 50)
             raise ReplicaError("it broke")
 
         asker = Asker(
@@ -393,7 +403,7 @@ class TestSharing:
     async def test_a_deadline_is_that_of_one_caller_alone(
         self, asker: Asker, backend: Held
     ) -> None:
-        hasty = asyncio.create_task(asker.ask("same", headers={"x-request-deadline-ms": "50"}))
+        hasty = asyncio.create_task(asker.ask("same", headers=SOON))
         await begun(backend, 1)
         patient = [asyncio.create_task(asker.ask("same")) for _ in range(20)]
         assert (await hasty).status == 504

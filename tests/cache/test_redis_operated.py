@@ -23,6 +23,7 @@ from embedfleet.cache.tiers import VectorCache
 from embedfleet.runtime.settings import CacheSettings
 from embedfleet.vocabulary import SettingError
 from tests.cache.redis_server import RedisServer, redis_server
+from tests.loops import settle
 
 WIDTH = 8
 KEYS = [bytes([number]) * 32 for number in range(4)]
@@ -392,7 +393,7 @@ async def test_a_connection_that_was_closed_while_idle_costs_nothing(tmp_path: P
             assert await remote.fetch(KEYS[:1]) == [VALUE]
             for _ in range(3):
                 server.tell("client", "kill", "type", "normal", "skipme", "yes")
-                await asyncio.sleep(0.2)
+                await settle(0.2)
                 assert await remote.fetch(KEYS[:1]) == [VALUE]
             assert remote.counts.unasked == 0
             assert not remote.counts.failures

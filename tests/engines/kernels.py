@@ -46,7 +46,7 @@ INT8: Final = {*RUNNING, *(["openvino"] if multiplies_int8_exactly() else [])}
 """Of the ways that can be taken here, those that compute int8."""
 
 
-def way(name: str) -> dict[str, str]:
+def way(name: str) -> dict[str, Any]:
     """Options of an engine that computes this way."""
     if name in {"numpy", "openvino", "native"}:
         return {"kernels": name}

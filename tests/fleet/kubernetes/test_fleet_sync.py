@@ -23,7 +23,7 @@ from embedfleet.fleet.kubernetes.fleet_sync import FleetSync
 from embedfleet.fleet.states import Event
 from embedfleet.vocabulary import ReplicaState
 from tests.fleet.kubernetes.test_endpoints import pod, slice_of
-from tests.loops import running
+from tests.loops import running, settle
 from tests.stand_ins.kubernetes import ApiServer, Fault, api_server
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/embedfleet/endpointslices"
@@ -153,7 +153,7 @@ async def test_a_watch_that_ended_goes_on_from_its_last_version() -> None:
             await until(lambda: server.watches == 1)
             server.bookmark(SLICES)
             version = server.version
-            await asyncio.sleep(0.05)
+            await settle()  # until it has come
             server.end_watches()
             await until(lambda: server.count("GET", f"resourceVersion={version}") == 1)
             server.put(SLICES, ready("a", "b"))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -137,7 +138,7 @@ class Work:
 
 @contextlib.asynccontextmanager
 async def candidates(
-    server: ApiServer, work: Work, *names: str
+    server: ApiServer, work: Work, *names: str, times: Times = QUICK
 ) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
     cluster = Connection.at(server.url)
     found = {
@@ -147,7 +148,7 @@ async def candidates(
             "engine-autoscaler",
             name,
             lambda name=name: work.of(name),
-            times=QUICK,
+            times=times,
             rng=Random(1),
         )
         for name in names
@@ -194,8 +195,8 @@ async def test_a_leader_that_cannot_renew_stops_working_and_begins_again_later()
 @pytest.mark.parametrize("status", [0, 409, 429, 500])
 async def test_a_write_that_fails_now_and_then_costs_nobody_the_lease(status: int) -> None:
     async with api_server() as server:
-        work = Work()
-        async with candidates(server, work, "a"):
+        work, times = Work(), replace(QUICK, lease_s=60.0, act_s=40.0)  # longer than any pause
+        async with candidates(server, work, "a", times=times):
             await until(lambda: bool(work.running))
             for _ in range(3):
                 done = len(server.asked)

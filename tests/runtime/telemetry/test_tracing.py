@@ -185,8 +185,10 @@ async def test_a_call_for_several_requests_is_linked_to_each_of_them(tmp_path: P
         async with asyncio.timeout(60):
             while not running.pool.queued_texts:
                 await asyncio.sleep(0.01)
-        more = [asyncio.create_task(running.ask([41 + number])) for number in range(4)]
-        await asyncio.sleep(0.2)
+            before = running.pool.waiting_tokens
+            more = [asyncio.create_task(running.ask([41 + number])) for number in range(4)]
+            while running.pool.waiting_tokens < before + len(more):
+                await asyncio.sleep(0.01)
         running.engine.go_on.set()
         assert set(await asyncio.gather(long, *more)) == {200}
         requests = {span.context.span_id for span in await running.spans(REQUEST, 5)}

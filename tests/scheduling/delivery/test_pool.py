@@ -109,6 +109,12 @@ class FakeUpstream:
         self.ended: list[str] = []
         self.deaths = 0
 
+    async def has_got(self, texts: int) -> None:
+        """Return once calls of so many texts have come."""
+        async with asyncio.timeout(30):
+            while sum(count for _, count in self.calls) < texts:
+                await asyncio.sleep(0)
+
     async def work(self, url: str, key: str, texts: Sequence[CallText], take: Take) -> None:
         self.calls.append((url, len(texts)))
         try:
@@ -395,7 +401,7 @@ async def test_a_text_that_two_replicas_answer_is_counted_once() -> None:
     async with serving(upstream, metrics=metrics) as pool:
         texts = encodings(5)
         waiting = asyncio.create_task(compute(pool, texts))
-        await asyncio.sleep(0.01)
+        await upstream.has_got(len(texts))
         upstream.behaviours["good"] = well
         join(pool.fleet, "good")
         await waiting
@@ -418,12 +424,12 @@ async def test_a_text_that_was_abandoned_and_ends_all_the_same_is_counted_once(
         yield answer(texts)
         done.set()
 
-    metrics = GatewayMetrics()
-    async with serving(FakeUpstream(late=late), metrics=metrics) as pool:
+    metrics, upstream = GatewayMetrics(), FakeUpstream(late=late)
+    async with serving(upstream, metrics=metrics) as pool:
         waiting = asyncio.create_task(compute(pool, [np.array([token], np.int32)]))
-        await asyncio.sleep(0.01)
+        await upstream.has_got(1)
         waiting.cancel()
-        await asyncio.sleep(0.01)
+        await settle(0.01)
         go_on.set()
         await asyncio.wait_for(done.wait(), 30)
     assert counted(metrics) == {"ignored": 1}
@@ -450,9 +456,7 @@ async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
     upstream = FakeUpstream(stuck=hanging)
     async with serving(upstream) as pool:
         waiting = asyncio.create_task(compute(pool, encodings(50)))
-        async with asyncio.timeout(30):
-            while not upstream.calls:
-                await asyncio.sleep(0.01)
+        await upstream.has_got(1)
         flying = sum(count for _, count in upstream.calls)
         assert pool.queued_texts == 50 - flying
 
@@ -595,7 +599,7 @@ async def test_who_shares_a_call_with_a_caller_that_left_gets_the_late_answer() 
         mine, theirs = encodings(2)
         leaving = asyncio.create_task(compute(pool, [theirs]))
         staying = asyncio.create_task(compute(pool, [mine]))
-        await asyncio.sleep(0.05)
+        await upstream.has_got(2)
         upstream.behaviours["stuck"] = hanging
         join(pool.fleet, "stuck")
         leaving.cancel()

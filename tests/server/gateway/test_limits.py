@@ -89,9 +89,8 @@ async def test_what_all_callers_hold_at_once_is_bounded(
         url = f"{service.url}/v1/embeddings"
         first = asyncio.create_task(answered(service, url, body([[5] * 30]) + b" " * 2000))
         async with asyncio.timeout(30):
-            while not service.gateway.endpoint.active:
+            while not service.gateway.pools[0].waiting_tokens:
                 await asyncio.sleep(0.005)
-            await asyncio.sleep(0.1)
         async with service.http.post(url, data=body([[6] * 30]) + b" " * 2000) as refused:
             assert refused.status == 429
             assert int(refused.headers["retry-after"]) >= 1

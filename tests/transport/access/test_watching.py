@@ -19,6 +19,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+def put(path: Path, content: bytes) -> None:
+    """Write it at once: what is opened for writing is empty for a moment, and may be read then."""
+    beside = path.with_suffix(".new")
+    beside.write_bytes(content)
+    beside.replace(path)
+
+
 async def test_a_file_that_is_replaced_rewritten_or_linked_elsewhere_is_read_again(
     tmp_path: Path,
 ) -> None:
@@ -49,7 +56,7 @@ async def test_a_broken_file_is_reported_once_and_the_next_good_one_is_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, taken = tmp_path / "file", ["good"]
-    path.write_text("good")
+    put(path, b"good")
 
     def read() -> Callable[[], None]:
         if not path.exists() or path.read_text() == "broken":
@@ -59,14 +66,14 @@ async def test_a_broken_file_is_reported_once_and_the_next_good_one_is_loaded(
 
     task = asyncio.create_task(Watch([path], read).run(0.01))
     with caplog.at_level(logging.ERROR):
-        path.write_text("broken")
+        put(path, b"broken")
         await until(lambda: "it is broken" in caplog.text)
         await asyncio.sleep(0.05)
         assert len(caplog.records) == 1
         path.unlink()
         await until(lambda: len(caplog.records) == 2)
     assert taken == ["good"]
-    path.write_text("better")
+    put(path, b"better")
     await until(lambda: taken[-1] == "better")
     task.cancel()
 
@@ -74,7 +81,7 @@ async def test_a_broken_file_is_reported_once_and_the_next_good_one_is_loaded(
 async def test_no_error_ends_a_watch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Or a key that is revoked later would work on."""
     path, taken = tmp_path / "file", ["good"]
-    path.write_text("good")
+    put(path, b"good")
 
     def read() -> Callable[[], None]:
         text = path.read_bytes().decode()
@@ -82,9 +89,9 @@ async def test_no_error_ends_a_watch(tmp_path: Path, caplog: pytest.LogCaptureFi
 
     task = asyncio.create_task(Watch([path], read).run(0.01))
     with caplog.at_level(logging.ERROR):
-        path.write_bytes(b"no UTF-8: \xff")
+        put(path, b"no UTF-8: \xff")
         await until(lambda: "its previous content stays in force" in caplog.text)
-    path.write_text("better")
+    put(path, b"better")
     await until(lambda: taken[-1] == "better")
     assert taken == ["good", "better"]
     task.cancel()

@@ -35,6 +35,7 @@ from embedfleet.vocabulary import (
     ReplicaUnreachableError,
 )
 from tests.fakes.taking import frames_of
+from tests.loops import settle
 from tests.transport.access.test_tls import make_certificate
 
 WIDTH = 4
@@ -224,7 +225,7 @@ async def test_a_connection_that_its_replica_closed_is_not_used_again() -> None:
     async with asking(once) as (server, upstream, url):
         for _ in range(3):
             assert await work(upstream, url) == [0]
-            await asyncio.sleep(0.02)
+            await settle()  # until it is seen that the connection was closed
 
     assert server.connections == 3
 
@@ -354,17 +355,18 @@ async def test_an_interim_response_is_no_answer() -> None:
 
 async def test_a_caller_that_goes_away_closes_the_connection() -> None:
     """So the replica knows that nobody listens."""
-    closed = asyncio.Event()
+    heard, closed = asyncio.Event(), asyncio.Event()
 
     async def stuck(server: Server, reader: Reader, writer: Writer) -> None:
         await server.hear(reader)
+        heard.set()
         with contextlib.suppress(ConnectionError):
             await reader.read()
         closed.set()
 
     async with asking(stuck) as (_, upstream, url):
         task = asyncio.create_task(work(upstream, url))
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(heard.wait(), 30)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -68,7 +68,10 @@ async def test_one_that_is_killed_loses_its_own_connections_and_is_replaced(
 ) -> None:
     asker, clients = Asker(fleet.service.base_url), 32
     asking = asyncio.create_task(asker.ask_many(6000, clients=clients))
-    await asyncio.to_thread(fleet.service.wait_for_requests, 1)
+    answered = r'texts_total{.*"succeeded".*}'
+    await asyncio.to_thread(
+        fleet.service.until, "an answer", lambda: fleet.service.measured(answered) > 0
+    )
     victim = workers(fleet)[0]
     victim.kill()
     await asking
