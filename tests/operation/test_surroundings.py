@@ -1,4 +1,6 @@
-"""`serve` where little is there: no home, no name, nothing to write to, no standard streams."""
+"""Processes where little is there, or something odd: no home, no name, nothing to write to, no
+standard streams, no IPv4, a working directory of modules.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from embedfleet.runtime.process import interpreter
 from tests.audit.every_command import ask, until_ready
 from tests.ports import free_port
 from tests.scenarios.test_stopping import Start
@@ -65,3 +68,22 @@ def test_it_serves_with_every_standard_stream_closed() -> None:
     finally:
         process.terminate()
         assert process.wait(60) == 0
+
+
+def test_modules_of_the_working_directory_are_nobody_of_ours(tmp_path: Path) -> None:
+    """Those of users are called `types.py` and `queue.py`; replicas and the fleet of a bulk run
+    are interpreters that start there.
+    """
+    for name in ("types", "queue", "inspect", "ctypes", "numpy", "embedfleet"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('somebody else')")
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
+    words = ["bulk", "in.jsonl", "out", "--model", "builtin", "--replicas", "1"]
+    done = subprocess.run(
+        interpreter("-m", "embedfleet", *words),
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, "somebody else" in done.stderr) == (0, False), done.stderr

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from embedfleet.runtime.machine import (
     Sources,
+    loopback,
     memory_used,
     multiplies_int8_exactly,
     processor_flags,
@@ -31,6 +33,13 @@ def write(path: Path, text: str) -> None:
 
 def test_the_machine_at_hand_has_at_least_one_processor() -> None:
     assert 1 <= usable_processors() <= len(os.sched_getaffinity(0))
+
+
+def test_the_loopback_address_can_be_listened_on() -> None:
+    host = loopback()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.bind((host, 0))
 
 
 def test_without_a_quota_the_affinity_mask_decides(sources: Sources) -> None:

@@ -1,4 +1,4 @@
-"""What a process settles with the system: open files, and orphans as process 1."""
+"""What a process settles with the system: interpreters, files in memory, open files, orphans."""
 
 from __future__ import annotations
 
@@ -8,12 +8,56 @@ import platform
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from embedfleet.runtime.process import connections_within, raise_descriptor_limit, reap_orphans
+from embedfleet.runtime.process import (
+    connections_within,
+    file_in_memory,
+    interpreter,
+    raise_descriptor_limit,
+    reap_orphans,
+)
 from tests.loops import running
+
+
+def test_an_interpreter_of_ours_takes_no_module_of_the_working_directory(tmp_path: Path) -> None:
+    """Python's own names are those of many a script of a user."""
+    for name in ("types", "queue", "json", "secrets", "embedfleet"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('somebody else')")
+    program = "import embedfleet, json, queue, secrets, sys, types; print(*sys.argv[1:])"
+    done = subprocess.run(
+        [*interpreter("-c", program), "a", "b"], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"a b\n", b"")
+
+
+def test_a_file_in_memory_is_whole_and_of_its_user() -> None:
+    content = bytes(range(256)) * 5000
+    held = file_in_memory("a", content)
+    try:
+        assert os.pread(held, 2_000_000, 0) == content
+        assert os.fstat(held).st_mode & 0o777 == 0o600
+    finally:
+        os.close(held)
+    empty = file_in_memory("a", size=5000)
+    try:
+        assert os.pread(empty, 9999, 0) == bytes(5000)
+    finally:
+        os.close(empty)
+
+
+@pytest.mark.parametrize("asked", ["b'x' * 5000", "size=5000"])
+def test_a_file_in_memory_that_would_be_cut_short_is_an_error_with_its_name(asked: str) -> None:
+    """`ulimit -f` holds for these files too, and cuts a write at the limit without an error."""
+    program = (
+        "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (1024, 1024)); "
+        f"from embedfleet.runtime.process import file_in_memory; file_in_memory('ours', {asked})"
+    )
+    done = subprocess.run(interpreter("-c", program), capture_output=True, check=False)
+    assert b"File too large: 'a file in memory (ours)'" in done.stderr
 
 
 def test_the_soft_limit_of_open_files_becomes_the_hard_one() -> None:

@@ -7,11 +7,11 @@ import os
 import re
 import secrets
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import TypeAlias
 
 from embedfleet.bulk.errors import BulkError
+from embedfleet.runtime.process import interpreter
 
 LAUNCH = """
 import ctypes, os, signal, sys
@@ -22,7 +22,7 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit(1)
 if key := sys.stdin.readline().strip():
     os.environ["EMBEDFLEET_API_KEYS"] = key
-os.execv(sys.executable, [sys.executable, "-m", "embedfleet", *sys.argv[2:]])
+os.execv(sys.executable, sys.argv[2:])
 """
 Served: TypeAlias = tuple[str, str]
 """An address and a key."""
@@ -43,7 +43,7 @@ def private_fleet(model: str, replicas: int | None, *, keyed: bool = True) -> It
         words += ["--replicas", str(replicas)]
     key = secrets.token_urlsafe(24) if keyed else ""
     process = subprocess.Popen(  # noqa: S603  ourselves
-        [sys.executable, "-c", LAUNCH, str(os.getpid()), *words],
+        [*interpreter("-c", LAUNCH), str(os.getpid()), *interpreter("-m", "embedfleet", *words)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -28,6 +28,7 @@ import numpy as np
 from embedfleet.models.json_files import shortened
 from embedfleet.models.tokenizer_kind import TokenizerKind
 from embedfleet.models.tokenizer_library import InProcess, Spelling, TokenizerError
+from embedfleet.runtime.process import interpreter
 from embedfleet.vocabulary import EmbedfleetError, Encoding, ModelError
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class _Child:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  a module of ours
-                [sys.executable, "-m", "embedfleet.models.tokenizer_process", str(path)],
+                interpreter("-m", "embedfleet.models.tokenizer_process", str(path)),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

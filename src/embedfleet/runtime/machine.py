@@ -6,8 +6,10 @@ ninety-six has two.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -40,11 +42,27 @@ def usable_processors(sources: Sources = _KERNEL, allowed: frozenset[int] | None
     Two of one core count once: they share its arithmetic units, which matrix products keep busy
     with one thread.
     """
-    numbers = frozenset(os.sched_getaffinity(0)) if allowed is None else allowed
+    numbers = _affinity() if allowed is None else allowed
     cores = len({_siblings(sources.topology, number) for number in numbers})
     quota = min(_quotas(sources), default=float(cores))
     # Half a processor left over is still worth a thread; one thread too many is throttled.
     return max(1, min(cores, round(quota)))
+
+
+def _affinity() -> frozenset[int]:
+    """The affinity mask; all processors where a sandbox does not let it be asked for."""
+    try:
+        return frozenset(os.sched_getaffinity(0))
+    except OSError:
+        return frozenset(range(os.cpu_count() or 1))
+
+
+def loopback() -> str:
+    """This machine's own address: 127.0.0.1, or ::1 where there is none of IPv4."""
+    with contextlib.suppress(OSError), socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return "127.0.0.1"
+    return "::1"
 
 
 def _siblings(topology: Path, processor: int) -> str:

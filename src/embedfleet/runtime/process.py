@@ -1,4 +1,6 @@
-"""Process-level set-up: open files, the garbage collector, and reaping of orphaned children."""
+"""Process-level set-up: interpreters of our own, open files and files in memory, the garbage
+collector, and reaping of orphaned children.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import gc
 import logging
 import os
 import resource
+import sys
 from collections.abc import Callable, Iterable
 
 import psutil
@@ -25,6 +28,34 @@ LEAST_DESCRIPTORS = 64
 
 KEPT_SHARE = 8
 """An eighth of the descriptors is kept for replicas, Redis, files and libraries."""
+
+
+def interpreter(*words: str) -> list[str]:
+    """The command line of another interpreter such as this one. It does not look for modules in the
+    working directory, which may hold a `types.py` or `queue.py` of somebody's.
+    """
+    return [sys.executable, "-P", *words]
+
+
+def file_in_memory(name: str, content: bytes = b"", size: int = 0) -> int:
+    """The descriptor of a file that no disk holds and that this user alone may open, of at least
+    `size` bytes. Raises OSError with a file name.
+    """
+    shown = f"a file in memory ({name})"
+    try:
+        descriptor = os.memfd_create(name)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, shown) from error
+    try:
+        os.fchmod(descriptor, 0o600)
+        rest = memoryview(content)
+        while rest:  # a limit of the size of files (ulimit -f) cuts the first write short
+            rest = rest[os.write(descriptor, rest) :]
+        os.ftruncate(descriptor, max(size, len(content)))
+    except OSError as error:
+        os.close(descriptor)
+        raise OSError(error.errno, error.strerror, shown) from error
+    return descriptor
 
 
 def raise_descriptor_limit() -> int:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embedfleet.fleet.providers.provider import End
-from embedfleet.runtime.machine import usable_processors
+from embedfleet.runtime.machine import loopback, usable_processors
+from embedfleet.runtime.process import file_in_memory, interpreter
 from embedfleet.runtime.settings import Pool, Settings, as_toml
 from embedfleet.runtime.text_files import reason
 from embedfleet.transport.description import ANNOUNCEMENT
@@ -37,10 +38,8 @@ def keyed(settings: Settings) -> Iterator[Settings]:
     The key lies in memory, in a file that processes of this user alone can open: there is nothing
     on a disk to be cleaned away before a replica is started again.
     """
-    held = os.memfd_create("replica.key")
+    held = file_in_memory("replica.key", secrets.token_urlsafe(32).encode())
     try:
-        os.fchmod(held, 0o600)
-        os.write(held, secrets.token_urlsafe(32).encode())
         path = Path(f"/proc/{os.getpid()}/fd/{held}")
         if any(map(_only_local, settings.pools)) and not path.exists():
             raise SetupError(
@@ -88,7 +87,7 @@ def replica_settings(
         settings,
         replica=dataclasses.replace(
             settings.replica,
-            host="127.0.0.1",
+            host=loopback(),
             port=0,
             exit_with_parent=True,
             key_file=pool.replica_key_file,
@@ -190,17 +189,15 @@ class LocalProvider:
         its own, for a terminal sends Ctrl-C to the whole of one; and it lives for as long as its
         standard input is open, so that it ends with us, however we do.
         """
-        config = os.memfd_create(f"{name}.toml")
+        settings = as_toml(placed(self._settings, name)).encode()
         try:
-            os.write(config, as_toml(placed(self._settings, name)).encode())
+            config = file_in_memory(f"{name}.toml", settings)
+        except OSError as error:
+            raise SetupError(f"{error.filename}: {reason(error)}") from error
+        words = ["replica", "--config", f"/proc/self/fd/{config}", "--file-only"]
+        try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "embedfleet",
-                "replica",
-                "--config",
-                f"/proc/self/fd/{config}",
-                "--file-only",
+                *interpreter("-m", "embedfleet", *words),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 pass_fds=(config,),

@@ -15,6 +15,8 @@ from collections import deque
 
 from embedfleet.fleet.providers.engine_commands import Launch, command, words
 from embedfleet.fleet.providers.local import LocalReplica
+from embedfleet.runtime.machine import loopback
+from embedfleet.runtime.settings.addresses import Place
 from embedfleet.vocabulary import SetupError
 
 SILENT = {
@@ -71,7 +73,7 @@ class ThirdPartyProvider:
     async def start(self, name: str) -> LocalReplica:
         """Start a process; it has its address at once, and answers when its model is loaded."""
         port = _free_port()
-        launch = dataclasses.replace(self._launch, host="127.0.0.1", port=port)
+        launch = dataclasses.replace(self._launch, host=loopback(), port=port)
         program = words(command(self._engine, launch))
         if shutil.which(program[0]) is None:
             raise missing_program(self._engine, program[0])
@@ -84,7 +86,7 @@ class ThirdPartyProvider:
             stdout=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-        return LocalReplica(process, f"http://127.0.0.1:{port}")
+        return LocalReplica(process, f"http://{Place(launch.host, port)}")
 
 
 _given: deque[int] = deque(maxlen=1000)
@@ -93,10 +95,12 @@ _given: deque[int] = deque(maxlen=1000)
 
 def _free_port() -> int:
     """One at which nobody listens, and that was given to no other engine. Raises OSError."""
+    host = loopback()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in secrets.SystemRandom().sample(PORTS, len(PORTS)):
-        with contextlib.suppress(OSError), socket.socket() as probe:
+        with contextlib.suppress(OSError), socket.socket(family) as probe:
             if port not in _given:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
                 _given.append(port)
                 return port
     raise OSError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free for an engine")

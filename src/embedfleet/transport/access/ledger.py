@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import math
 import mmap
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -19,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from embedfleet.runtime.process import file_in_memory
 from embedfleet.transport.access.bucket import Bucket
 
 MOST_KEYS: Final = 16_384
@@ -51,9 +51,7 @@ class Ledger:
     @staticmethod
     def create() -> int:
         """A file in memory for a new ledger; its descriptor is for all processes to inherit."""
-        descriptor = os.memfd_create("embedfleet-keys")
-        os.ftruncate(descriptor, MOST_KEYS * _SLOT.itemsize)
-        return descriptor
+        return file_in_memory("embedfleet-keys", size=MOST_KEYS * _SLOT.itemsize)
 
     def account(self, key: str) -> Account | None:
         """The slot of a key, by its id; None where none is free."""

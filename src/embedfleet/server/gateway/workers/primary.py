@@ -12,7 +12,6 @@ import contextlib
 import logging
 import signal
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from embedfleet.autoscaling import Observation, ObservationSource, total
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.models.description import ModelDescription
+from embedfleet.runtime.process import interpreter
 from embedfleet.runtime.settings import Settings, as_toml
 from embedfleet.runtime.telemetry.merging import (
     Family,
@@ -328,9 +328,7 @@ class Workers:
         with there, contextlib.ExitStack() as undo:
             undo.callback(here.close)
             worker.process = process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "embedfleet.server.gateway.workers.worker",
+                *interpreter("-m", "embedfleet.server.gateway.workers.worker"),
                 *map(str, descriptors),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
