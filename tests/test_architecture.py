@@ -209,8 +209,8 @@ def test_errors_are_caught_by_name() -> None:
 
 def test_the_map_has_a_line_for_everything_at_the_top_of_the_package() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    rooms = page.partition("## Rooms")[2].partition("\n## ")[0]
-    named = re.findall(r"^\| `(\w+)/?` \|", rooms, re.MULTILINE)
+    packages = page.partition("## Packages")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| `(\w+)/?` \|", packages, re.MULTILINE)
     top = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
     assert sorted(named) == sorted(top - {"__init__", "__main__"})
 

@@ -38,7 +38,7 @@ def _paths(endpoints: Sequence[str]) -> dict[str, Schema]:
     purpose = _query("purpose", {"type": "string"}, "Files for this alone.")
     orders: Schema = {"type": "string", "enum": ["asc", "desc"]}
     order = _query("order", orders, "`asc` has the oldest first.")
-    content = operation("downloadFile", "What is in a file", "File", parameters=[file])
+    content = operation("downloadFile", "Download a file", "File", parameters=[file])
     content["responses"]["200"]["content"] = {BYTES: {"schema": {}}}
     return {
         "/v1/files": {
@@ -48,19 +48,19 @@ def _paths(endpoints: Sequence[str]) -> dict[str, Schema]:
             ),
         },
         "/v1/files/{file_id}": {
-            "get": operation("retrieveFile", "A file", "File", parameters=[file]),
+            "get": operation("retrieveFile", "Retrieve a file", "File", parameters=[file]),
             "delete": operation("deleteFile", "Delete a file", "FileDeleted", parameters=[file]),
         },
         "/v1/files/{file_id}/content": {"get": content},
         "/v1/batches": {
-            "post": operation("createBatch", "Begin a batch", "Batch", body=create),
+            "post": operation("createBatch", "Create a batch", "Batch", body=create),
             "get": operation("listBatches", "Batches", "BatchList", parameters=_pages()),
         },
         "/v1/batches/{batch_id}": {
-            "get": operation("retrieveBatch", "A batch", "Batch", parameters=[batch])
+            "get": operation("retrieveBatch", "Retrieve a batch", "Batch", parameters=[batch])
         },
         "/v1/batches/{batch_id}/cancel": {
-            "post": operation("cancelBatch", "End a batch early", "Batch", parameters=[batch])
+            "post": operation("cancelBatch", "Cancel a batch", "Batch", parameters=[batch])
         },
     }
 

@@ -84,10 +84,10 @@ def openapi_document(
         "info": {
             "title": "embedfleet",
             "version": version,
-            "summary": "Text embeddings and reranking by the APIs of OpenAI and of others.",
+            "summary": "Text embeddings and reranking through the APIs of OpenAI and others.",
             "description": f"At most {limits.max_texts} texts and {max_body_bytes} bytes a "
-            "request. Fields that are not known are told in `x-embedfleet-ignored`, and null is "
-            "like no field.",
+            "request. Unknown fields are ignored and named in the header `x-embedfleet-ignored`; "
+            "a field that is null counts as left out.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"key": []}, {"apiKey": []}, {}],
@@ -114,7 +114,7 @@ def openapi_document(
 def _paths(limits: RequestLimits, model: str, reranker: str | None, more: Sequence[More]) -> Schema:
     vectors = operation(
         "createEmbedding",
-        "Vectors of texts",
+        "Create embeddings",
         "EmbeddingList",
         work=True,
         body=body_of("EmbeddingRequest", EXAMPLES | EXAMPLES_OF_VECTORS, model),
@@ -123,14 +123,15 @@ def _paths(limits: RequestLimits, model: str, reranker: str | None, more: Sequen
     vectors["responses"]["200"]["content"][BYTES] = {"schema": {}}
     tokens = operation(
         "tokenize",
-        "Token ids of texts, and their number: what vectors would be computed from and "
-        "`usage` would say",
+        "Tokenize texts: the token ids that embeddings would be computed from, and their number",
         "AnyTokens",
         body=body_of("AnyTokensRequest", EXAMPLES | TOKENS_OF_TEI, model),
         errors=_wrong_examples(limits, model),
         refusal="AnyTokensError",
     )
-    shown = operation("retrieveModel", "One model", "Model", parameters=[in_path("model", model)])
+    shown = operation(
+        "retrieveModel", "Retrieve a model", "Model", parameters=[in_path("model", model)]
+    )
     by_tag: dict[str, Schema] = {
         "Embeddings": {"/v1/embeddings": {"post": vectors}},
         "Tokens": {
@@ -138,13 +139,13 @@ def _paths(limits: RequestLimits, model: str, reranker: str | None, more: Sequen
             "/tokenize": {"post": tokens | {"operationId": "tokenizeToo"}},
         },
         "Models": {
-            "/v1/models": {"get": operation("listModels", "The models served", "ModelList")},
+            "/v1/models": {"get": operation("listModels", "List models", "ModelList")},
             "/v1/models/{model}": {"get": shown},
         },
         "Health": {
-            "/health": {"get": operation("health", "As /health/ready", "Health")},
-            "/health/live": {"get": operation("live", "Whether the process answers", "Health")},
-            "/health/ready": {"get": operation("ready", "Whether there is a replica", "Health")},
+            "/health": {"get": operation("health", "Same as /health/ready", "Health")},
+            "/health/live": {"get": operation("live", "Liveness: the process responds", "Health")},
+            "/health/ready": {"get": operation("ready", "Readiness: a replica is ready", "Health")},
         },
     }
     by_tag |= contract_paths(model, reranker, vectors) | {each.tag: each.paths for each in more}

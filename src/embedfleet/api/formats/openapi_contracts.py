@@ -63,12 +63,12 @@ def _reranking(reranker: str | None) -> dict[str, Schema]:
         body = body_of(request, examples if reranker else {}, reranker)
         return {"post": operation(name, summary, answer, work=True, body=body, refusal="RankError")}
 
-    rank, score = "Documents by how well they meet a query", "Scores of pairs, in order"
+    rank, score = "Rank documents by relevance to a query", "Score pairs of texts"
     return {
         "/v1/rerank": post("rerank", rank, "RerankRequest", "Ranking", ranked),
-        "/v2/rerank": post("rerankV2", f"{rank}, as Cohere", "RerankRequest", "Ranking", ranked),
+        "/v2/rerank": post("rerankV2", f"{rank} (Cohere)", "RerankRequest", "Ranking", ranked),
         "/rerank": post(
-            "rerankToo", f"{rank}, also as TEI", "AnyRerankRequest", "AnyRanking", ranked | bare
+            "rerankToo", f"{rank} (also TEI)", "AnyRerankRequest", "AnyRanking", ranked | bare
         ),
         "/v1/score": post("score", score, "ScoreRequest", "Scores", scored),
         "/score": post("scoreToo", score, "ScoreRequest", "Scores", scored),
@@ -112,7 +112,7 @@ def _cohere(model: str) -> dict[str, Schema]:
 
     def post(version: str) -> Schema:
         body = body_of("CohereRequest", examples, model)
-        name, told = f"cohereEmbed{version.upper()}", f"Vectors, by Cohere's API {version}"
+        name, told = f"cohereEmbed{version.upper()}", f"Create embeddings (Cohere {version})"
         return {
             "post": operation(
                 name, told, "CohereEmbeddings", work=True, body=body, refusal="CohereError"
@@ -131,18 +131,18 @@ def _tei() -> dict[str, Schema]:
     def post(name: str) -> Schema:
         body = body_of("TeiRequest", examples, None)
         return operation(
-            name, "Vectors, by TEI's API", "TeiVectors", work=True, body=body, refusal="TeiError"
+            name, "Create embeddings (TEI)", "TeiVectors", work=True, body=body, refusal="TeiError"
         )
 
     return {
         "/embed": {"post": post("teiEmbed")},
         "/": {"post": post("teiEmbedToo"), "get": _page()},
-        "/info": {"get": operation("teiInfo", "The model, as TEI tells of it", "TeiInfo")},
+        "/info": {"get": operation("teiInfo", "Describe the model (TEI)", "TeiInfo")},
     }
 
 
 def _page() -> Schema:
-    found = operation("root", "As /health/ready, or a page for browsers", "Health")
+    found = operation("root", "Same as /health/ready; browsers get the playground", "Health")
     found["responses"]["200"]["content"]["text/html"] = {"schema": {"type": "string"}}
     return found
 
@@ -164,22 +164,26 @@ def _ollama(model: str) -> dict[str, Schema]:
     return {
         "/api/embed": post(
             "ollamaEmbed",
-            "Vectors, by Ollama's API",
+            "Create embeddings (Ollama)",
             "OllamaRequest",
             "OllamaVectors",
             {"input": DOCUMENTS},
         ),
         "/api/embeddings": post(
             "ollamaEmbedOne",
-            "The vector of one text",
+            "Create one embedding (Ollama, older form)",
             "OllamaRequestOfOne",
             "OllamaVector",
             {"prompt": "How are you today?"},
         ),
-        "/api/show": post("ollamaShow", "One model", "OllamaShown", "OllamaModel", {}),
-        "/api/tags": {"get": operation("ollamaTags", "The models served", "OllamaModels")},
-        "/api/ps": {"get": operation("ollamaRunning", "The models served", "OllamaModels")},
-        "/api/version": {"get": operation("ollamaVersion", "A version", "OllamaVersion")},
+        "/api/show": post(
+            "ollamaShow", "Describe a model (Ollama)", "OllamaShown", "OllamaModel", {}
+        ),
+        "/api/tags": {"get": operation("ollamaTags", "List models (Ollama)", "OllamaModels")},
+        "/api/ps": {
+            "get": operation("ollamaRunning", "List running models (Ollama)", "OllamaModels")
+        },
+        "/api/version": {"get": operation("ollamaVersion", "Version (Ollama)", "OllamaVersion")},
     }
 
 
@@ -188,9 +192,9 @@ def _google(model: str) -> dict[str, Schema]:
         return {"content": {"parts": [{"text": text}]}}
 
     verbs = {
-        "embedContent": ("The vector of one text, by Google's API", content(DOCUMENTS[0])),
+        "embedContent": ("Create one embedding (Google)", content(DOCUMENTS[0])),
         "batchEmbedContents": (
-            "Vectors, by Google's API",
+            "Create embeddings (Google)",
             {"requests": [content(each) for each in DOCUMENTS]},
         ),
     }

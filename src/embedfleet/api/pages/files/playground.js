@@ -4,6 +4,7 @@ import { say, translate } from "/assets/words.js";
 const PART = 256;          // texts of one request
 const DRAWN = 200;         // rows and columns of a heat map at most
 const SHOWN = 10;          // documents of a ranking
+const LISTED = 300;        // characters of each of them
 const EXAMPLE = {
   queries: ["How long is the Great Wall?", "长城有多长?", "What do bees make?"],
   documents: [
@@ -169,7 +170,7 @@ const refused = (error) => {
     by("key").focus();
     return tell(`${say("This service asks for a key.")} ${error.message}`, "warn");
   }
-  tell(error.message, "bad");
+  tell(error.status ? error.message : say("No answer: {0}", error.message), "bad");
 };
 
 const tell = (words, kind = "") => Object.assign(by("said"), { textContent: words, className: kind });
@@ -278,13 +279,14 @@ const showRanked = async () => {
 };
 
 let listed = [];
+const shortened = (text) => (text.length > LISTED ? `${text.slice(0, LISTED)}…` : text);
 
 const drawRanked = (found) => {
   const scored = found.some((each) => each.score !== undefined);
   document.querySelector('#ranked th[data-say="score"]').hidden = !scored;
   by("ranked").tBodies[0].replaceChildren(...found.map((each, at) => {
     const line = document.createElement("tr");
-    const cells = [[at + 1, true], [results.documents[each.document], false], [each.full.toFixed(4), true], [each.cut.toFixed(4), true]];
+    const cells = [[at + 1, true], [shortened(results.documents[each.document]), false], [each.full.toFixed(4), true], [each.cut.toFixed(4), true]];
     if (scored) cells.push([each.score.toFixed(4), true]);
     line.append(...cells.map(([text, number]) => Object.assign(document.createElement("td"), { textContent: text, className: number ? "number" : "" })));
     return line;
@@ -313,6 +315,7 @@ const showMap = async () => {
   });
   const on = (value, [least, most], size) => 24 + (size - 48) * (most > least ? (value - least) / (most - least) : 0.5);
   pen.clearRect(0, 0, canvas.width, canvas.height);
+  const labels = [];         // [left, right, y] of those written: none is written over another
   points.forEach((each, at) => {
     const x = on(each[0], span[0], canvas.width), y = on(each[1], span[1], canvas.height), query = at < results.queries.length;
     pen.fillStyle = style.getPropertyValue(query ? "--bad" : "--accent");
@@ -321,9 +324,14 @@ const showMap = async () => {
     if (points.length <= 30) {
       pen.fillStyle = style.getPropertyValue("--ink");
       pen.font = "12px system-ui";
-      pen.textAlign = x < canvas.width / 2 ? "left" : "right";
-      const words = query ? results.queries[at] : results.documents[at - results.queries.length];
-      pen.fillText(words.slice(0, 36), x < canvas.width / 2 ? x + 9 : x - 9, y + 4);
+      pen.textAlign = "left";
+      const words = [...(query ? results.queries[at] : results.documents[at - results.queries.length])].slice(0, 36).join("");
+      const width = pen.measureText(words).width, left = x < canvas.width / 2 ? x + 9 : x - 9 - width;
+      const free = (line) => labels.every(([from, to, at]) => left > to || left + width < from || Math.abs(at - line) > 13);
+      const line = [y + 4, y - 10, y + 18].find(free);
+      if (line === undefined) return;
+      labels.push([left, left + width, line]);
+      pen.fillText(words, left, line);
     }
   });
   canvas.setAttribute("aria-label", say("Map of {0} texts: queries are squares, documents dots.", points.length));
@@ -334,11 +342,9 @@ const showSent = async () => {
   const text = (results.queries.length ? results.queries : results.documents)[Number(by("chosen").value || 0)];
   by("sent").textContent = JSON.stringify(bodyOf([text], kind, by("form").value, dimensions()), null, 2);
   try {
-    const { said } = await ask("/v1/tokenize", { ...bodyOf([text], kind), input: text, return_tokens: true, return_token_strs: true });
-    const first = Array.isArray(said.tokens?.[0]) ? said.tokens[0] : said.tokens ?? said.data?.[0]?.tokens ?? [];
-    const strings = said.token_strs?.[0] && Array.isArray(said.token_strs[0]) ? said.token_strs[0] : said.token_strs ?? [];
-    const shown = strings.length ? strings : first;
-    by("tokens").replaceChildren(say("{0} tokens: ", said.count ?? first.length), ...shown.slice(0, 400).flatMap((each) =>
+    const { said } = await ask("/v1/tokenize", bodyOf([text], kind));
+    const { tokens, count } = said.data[0];
+    by("tokens").replaceChildren(say("{0} tokens: ", count), ...tokens.slice(0, 400).flatMap((each) =>
       [Object.assign(document.createElement("mark"), { textContent: String(each) }), " "]));
   } catch (error) {
     by("tokens").textContent = error.message;
@@ -417,7 +423,15 @@ by("chosen").onchange = async () => { await showRanked(); await showSent(); };
 by("rerank").onclick = rerank;
 by("code-kind").onchange = showCode;
 for (const id of ["queries", "documents", "instruction"]) by(id).oninput = later(showCode);
-by("copy").onclick = async () => { await navigator.clipboard.writeText(by("code").textContent); tell(say("Copied."), "good"); };
+by("copy").onclick = async () => {
+  try {
+    await navigator.clipboard.writeText(by("code").textContent);
+    tell(say("Copied."), "good");
+  } catch { // there is no clipboard for pages over plain HTTP
+    getSelection().selectAllChildren(by("code"));
+    tell(say("Selected; the browser copies only on HTTPS or localhost."), "warn");
+  }
+};
 const cutLater = later(async () => { await showCut(); if (results) await showSent(); });
 
 translate(() => { showCode(); if (results) show().catch(refused); });
