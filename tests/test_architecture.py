@@ -90,6 +90,7 @@ BROAD = {
     "server/gateway/replicas/connections.py": "what a reader raises ends the call that it is of",
     "scheduling/batching/batcher.py": "what an engine raises fails its batch and not the process",
     "transport/serving/protocol.py": "what an app raises ends its connection and not the process",
+    "runtime/folders.py": "a driver of fsspec raises whatever the library beneath it does",
     "runtime/telemetry/logs.py": "a line that can not be written must not end what it tells of",
     "transport/asgi.py": "the outermost loop of a request answers whatever happens",
     "fleet/prober.py": "a watch that ended would leave a replica in its state for ever",

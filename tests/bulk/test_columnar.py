@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from embedfleet.bulk.columns import Columns
+from embedfleet.bulk.columns import Columns, ColumnTypes, Names
 from embedfleet.bulk.errors import BulkError
-from tests.bulk.making import RevealingClient, job, json_lines, ran, tree
+from embedfleet.bulk.fragments import Limits, cut, without
+from embedfleet.bulk.reading import rows_of
+from embedfleet.bulk.sources import found
+from embedfleet.bulk.writing import files_of, vectors_in
+from tests.bulk.making import IN_MEMORY, RevealingClient, job, json_lines, ran, tree
 from tests.fakes.revealing_service import vectors_of
 
 pa = pytest.importorskip("pyarrow", reason="the extra `bulk` is not installed")
 pq = pytest.importorskip("pyarrow.parquet")
+
+from embedfleet.bulk.columnar import ArrowRows  # noqa: E402  an extra
 
 TEXTS = [f"text {n}" for n in range(2500)]
 
@@ -166,3 +176,115 @@ async def test_numbers_have_the_type_that_they_are_of(
     await ran(job(source, format="parquet", dtype=dtype), out, RevealingClient())
     column = read(out).schema.field("embedding")
     assert str(column.type) == f"fixed_size_list<element: {element}>[{size}]"
+
+
+LEAVES: list[Any] = [
+    pa.array([1, 2**62, None], pa.timestamp("ns")),
+    pa.array([1, 2, None], pa.timestamp("ns", "UTC")),
+    pa.array([2**40, 1, None], pa.timestamp("s")),
+    pa.array([1, 2, None], pa.timestamp("s", "Mars/Phobos")),
+    pa.array([2**30, 1, None], pa.date32()),
+    pa.array([1, 2, None], pa.time64("ns")),
+    pa.array([1, 2, None], pa.duration("ns")),
+    pa.array([2**62, 2, None], pa.duration("s")),
+    pa.array([1, 2**64 - 1, None], pa.uint64()),
+    pa.array([b"\xff", b"x", None], pa.binary()),
+    pa.array([b"\xff", b"x", None]).view(pa.string()),
+    pa.array(["x", "", None], pa.large_string()),
+    pa.array(["x", "y", "x"]).dictionary_encode(),
+    pa.array([float("nan"), float("inf"), None]),
+    pa.array([1, 2, None], pa.decimal128(38, 10)),
+    pa.array([True, None, False]),
+    pa.nulls(3),
+]
+
+
+def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    def wrapped(values: Any, how: str) -> Any:
+        if how == "list":
+            return pa.ListArray.from_arrays([0, 1, 2, 3], values)
+        return pa.StructArray.from_arrays([values], names=["field"])
+
+    return st.builds(wrapped, inner, st.sampled_from(["list", "struct"]))
+
+
+@given(
+    st.recursive(st.sampled_from(LEAVES), _nested, max_leaves=3),
+    st.sampled_from(["text", "id", "carried"]),
+    st.sampled_from(["npy", "jsonl", "parquet"]),
+)
+@settings(deadline=None)
+def test_a_column_of_any_type_is_used_or_its_name_is_told(
+    column: Any, used_as: str, form: str
+) -> None:
+    table = pa.table({"text": pa.array(["a", "b", "c"]), "odd": column})
+    columns = {
+        "text": Columns("odd", carry=()),
+        "id": Columns(id="odd", carry=()),
+        "carried": Columns(carry=None),
+    }[used_as]
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        path = Path(folder) / "in.arrow"
+        with pa.ipc.new_file(str(path), table.schema) as sink:
+            sink.write_table(table)
+        (source,) = found([str(path)])
+        told = ""
+        try:
+            (fragment,) = cut("in.arrow", "in", rows_of(source, columns), Limits())
+            rows = without(fragment.rows, fragment.rows.faults)
+            vectors = np.ones((len(rows), 2), np.float32)
+            kinds = ColumnTypes(columns.id)
+            kinds.observe(fragment)
+            names, types = Names(columns.id, "embedding"), kinds.types()
+            files = {
+                name: b"".join(parts)
+                for name, parts in files_of("in", form, rows, vectors, names, types)
+            }
+        except BulkError as error:
+            told = str(error)
+        if told:
+            assert "odd" in told
+            return
+        assert fragment.digest
+        assert len(rows) + len(fragment.rows.faults) == 3
+        assert vectors_in(
+            form, files, "embedding", np.dtype(np.float32), 2, Path(folder)
+        ).shape == (
+            len(rows),
+            2,
+        )
+
+
+def test_the_digest_of_a_dictionary_is_that_of_its_values() -> None:
+    def digest(values: list[str], indices: list[int]) -> bytes:
+        numbers = pa.array(indices, pa.int32())
+        return ArrowRows(
+            pa.table({"c": pa.DictionaryArray.from_arrays(numbers, pa.array(values))})
+        ).digest()
+
+    assert digest(["a", "b"], [0, 1]) != digest(["x", "y"], [0, 1])
+    assert digest(["a", "b"], [0, 1]) == digest(["b", "a", "unused"], [1, 0])
+
+
+async def test_times_in_nanoseconds_as_pandas_writes_them_become_text_in_json(
+    tmp_path: Path,
+) -> None:
+    table = pa.table({"text": ["a"], "at": pa.array([1], pa.timestamp("ns"))})
+    source, out = written(tmp_path / "in.parquet", table), tmp_path / "out"
+    await ran(job(source, format="jsonl"), out, RevealingClient())
+    assert json.loads((out / "in-00000.jsonl").read_text())["at"] == "1970-01-01 00:00:00.000000001"
+
+
+async def test_bad_cells_of_parquet_cost_their_rows_alone(tmp_path: Path) -> None:
+    binary = pa.array([b"a", b"\xff", b"c", b"d"])
+    table = pa.table(
+        {
+            "meta": pa.StructArray.from_arrays([binary.view(pa.string())], names=["text"]),
+            "id": pa.array([1, 2, None, 4]),
+        }
+    )
+    source, out = written(tmp_path / "in.parquet", table), tmp_path / "out"
+    await ran(job(source, columns=Columns("meta.text", "id", ())), out, RevealingClient())
+    errors = [json.loads(line) for line in (out / "_errors.jsonl").read_text().splitlines()]
+    assert {each["row"]: each["code"] for each in errors} == {1: "invalid_utf8", 2: "missing_id"}
+    assert np.load(out / "in-00000.ids.npy").tolist() == [1, 4]

@@ -329,3 +329,68 @@ def test_a_row_that_changes_in_anything_that_is_put_out_changes_its_fragment(
     }
     assert len(seen) == 4
     assert digest(row) in seen
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
+def test_a_csv_is_read_by_the_delimiter_that_its_header_has_the_columns_by(
+    delimiter: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.csv"
+    rows = [["key", "text", "a,b"], ["1", '"x; y|z,\t"', "1,5"], ["2", "second", ""]]
+    path.write_text(
+        "\r\n"
+        + "".join(
+            delimiter.join(f'"{x}"' if '"' not in x else x for x in row) + "\r\n" for row in rows
+        )
+    )
+    found_rows = read(path, Columns("text", "key", None))
+    assert found_rows.texts == ["x; y|z,\t", "second"]
+    assert found_rows.ids == ["1", "2"]
+    assert isinstance(found_rows.carried, DictRows)
+    assert found_rows.carried.rows[0]["a,b"] == "1,5"
+
+
+def test_rows_of_a_csv_with_more_fields_than_its_header_are_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("key,text\n1,hello, world\n2,fine\n3,fine,\n4\n")
+    rows = read(path)
+    assert rows.texts == [None, "fine", "fine", None]
+    assert codes(rows) == {0: "invalid_csv", 3: "missing_text"}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('key,text\n1,ok\n2,"a" b\n', "row that begins in line 3"),
+        ('key,text\n1,"two\nlines"\n2,"never closed\n3,c\n', "row that begins in line 4"),
+        ("key,text,größe\n1,ok,2\n", "the header is no UTF-8"),
+    ],
+)
+def test_a_csv_that_is_refused_says_where(content: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(BulkError, match=told):
+        read(path)
+
+
+def test_a_path_leads_into_objects_unless_a_field_has_its_very_name(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    rows = [
+        {"meta": {"text": "a", "at": {"id": "k1"}}, "n": 1},
+        {"meta.text": "b", "meta": {"text": "not this", "at": {"id": 2}}},
+        {"meta": "no object"},
+        {"meta": {"text": "d", "at": {"id": True}}},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found_rows = read(path, Columns("meta.text", "meta.at.id", ("n", "meta.at")))
+    assert found_rows.texts == ["a", "b", None, None]
+    assert found_rows.ids[:2] == ["k1", 2]
+    assert codes(found_rows) == {2: "missing_id", 3: "missing_id"}
+    assert isinstance(found_rows.carried, DictRows)
+    assert found_rows.carried.rows[0] == {"n": 1, "meta.at": {"id": "k1"}}
+
+
+def test_an_id_that_would_make_all_ids_of_a_file_large_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(f'{{"text":"a","id":"{"x" * n}"}}\n' for n in (8192, 8193)))
+    assert codes(read(path, Columns(id="id"))) == {1: "invalid_id"}

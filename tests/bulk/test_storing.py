@@ -3,19 +3,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec import AbstractFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedfleet.bulk.columns import Columns
 from embedfleet.bulk.duplicates import duplicates_in
+from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import hash_of
+from embedfleet.bulk.reading import rows_of
+from embedfleet.bulk.sources import found
 from embedfleet.runtime.folders import LocalStore, Store, StoreError, store_at
 from tests.bulk.making import RevealingClient, job, json_lines, tree
 
@@ -160,3 +167,77 @@ def test_equal_texts_of_two_fragments_at_once_are_asked_for_once() -> None:
         assert set(two.faults) == {1}
 
     asyncio.run(check())
+
+
+class _CloudError(Exception):
+    """What the library beneath a driver raises; no OSError, as those of botocore or aiohttp."""
+
+
+class FailingDriver(AbstractFileSystem):  # type: ignore[misc]
+    """A driver of fsspec that knows two files and fails as the address says."""
+
+    protocol = "failing"
+    cachable = False
+
+    def _expect(self, path: str, what: str) -> None:
+        if what in path:
+            raise _CloudError(f"An error occurred (403):\n  {what} was denied")
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> Any:  # noqa: FBT002
+        self._expect(path, "listing")
+        found = [{"name": f"{path}/in.jsonl", "type": "file", "size": 20}]
+        return found if detail else [each["name"] for each in found]
+
+    def info(self, path: str, **_: Any) -> Any:
+        self._expect(path, "listing")
+        kind = "file" if path.endswith((".jsonl", ".gz")) else "directory"
+        return {"name": path, "type": kind, "size": 20}
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:  # noqa: FBT002
+        self._expect(path, "writing")
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+        self._expect(path, "opening")
+        driver = self
+
+        class _File(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                driver._expect(path, "reading")
+                return super().read(size)
+
+        return _File(b'{"text":"a"}\n')
+
+
+fsspec.register_implementation("failing", FailingDriver, clobber=True)
+
+
+@pytest.mark.parametrize("what", ["listing", "opening", "reading"])
+@pytest.mark.parametrize("name", ["", "/in.jsonl", "/in.jsonl.gz"])
+def test_whatever_a_driver_raises_while_an_input_is_read_is_told_in_one_line(
+    what: str, name: str
+) -> None:
+    def read() -> None:
+        for source in found([f"failing://bucket/{what}{name}"]):
+            list(rows_of(source, Columns()))
+
+    with pytest.raises(BulkError) as told:
+        read()
+    assert f"{what} was denied" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_whatever_a_driver_raises_while_an_output_is_written_is_told_in_one_line() -> None:
+    with pytest.raises(StoreError, match=r"^failing://writing can't be written: .*was denied$"):
+        store_at("failing://writing")
+    for operation in (
+        lambda store: store.read("a"),
+        lambda store: store.open("a"),
+        lambda store: store.write("a", []),
+    ):
+        with pytest.raises(OSError, match="opening was denied"):
+            operation(store_at("failing://opening"))
+    for operation in (lambda store: store.size("a"), lambda store: store.names()):
+        with pytest.raises(OSError, match="listing was denied"):
+            operation(store_at("failing://listing"))
+    with store_at("failing://bucket").open("in.jsonl") as file:
+        assert file.read() == b'{"text":"a"}\n'

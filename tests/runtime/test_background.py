@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from embedfleet.runtime.background import Background, BoundedTasks
+from embedfleet.runtime.background import Background, BoundedTasks, all_ended
 
 
 async def for_ever() -> None:
@@ -102,3 +102,22 @@ async def test_an_error_of_the_block_itself_cancels_them() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await run()
+
+
+async def test_futures_are_waited_for_through_any_number_of_cancellations() -> None:
+    loop = asyncio.get_running_loop()
+    futures = [loop.create_future() for _ in range(3)]
+    waiting = asyncio.create_task(all_ended(futures))
+    for future in futures:
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        future.set_result(None)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await all_ended([])
+    failed = loop.create_future()
+    failed.set_exception(ValueError())
+    await all_ended([failed])
+    assert isinstance(failed.exception(), ValueError)

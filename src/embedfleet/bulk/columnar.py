@@ -16,12 +16,14 @@ from embedfleet.bulk.embedding import Embedder
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import (
     HASH_BYTES,
+    NO_TEXT,
     ROWS_AT_ONCE,
     Carried,
     DictRows,
     Fault,
     RowId,
     Rows,
+    id_or_fault,
     text_or_fault,
 )
 from embedfleet.bulk.sources import Source
@@ -30,6 +32,7 @@ from embedfleet.runtime.folders import Parts
 
 try:
     import pyarrow as pa
+    import pyarrow.compute
     import pyarrow.ipc
     import pyarrow.parquet
 except ImportError as error:
@@ -46,6 +49,9 @@ class ArrowRows:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def names(self) -> set[str]:
+        return set(self.table.schema.names)
 
     def part(self, start: int, stop: int) -> ArrowRows:
         return ArrowRows(self.table.slice(start, stop - start))
@@ -64,14 +70,15 @@ class ArrowRows:
         return ArrowRows(pa.concat_tables([self.table, *(each.table for each in others)]))
 
     def plain(self) -> Sequence[Mapping[str, Any]]:
-        found: list[Mapping[str, Any]] = self.table.to_pylist()
-        return found or [{}] * len(self)
+        names = self.table.schema.names
+        columns = [_values_for_json(self.table, name) for name in names]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def digest(self) -> bytes:
         # Copied, so that the hash does not depend on offsets into the original buffers.
         whole = self.kept(range(len(self))).table.combine_chunks()
         found = hashlib.blake2b(str(whole.schema).encode(), digest_size=HASH_BYTES)
-        for batch in whole.to_batches():
+        for batch in _decoded(whole).to_batches():
             found.update(batch.serialize())
         return found.digest()
 
@@ -79,7 +86,7 @@ class ArrowRows:
 def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
     """The rows of a Parquet or Arrow file. Raises BulkError if it can't be read."""
     try:
-        with source.open() as file:
+        with source.opened() as file:
             read = _parquet_batches if source.format == "parquet" else _arrow_batches
             yield from _rows(read(file, columns), columns)
     except pa.ArrowException as error:
@@ -173,11 +180,126 @@ def _arrow_batches(file: Any, columns: Columns) -> Iterator[Any]:
 
 
 def _wanted(schema: Any, columns: Columns) -> list[str]:
+    """The columns of a file to read: of a field `a.b` that is no column, `a`."""
     names = list(schema.names)
-    refuse_absent(names, columns)
-    carried = columns.carried(names)
-    kept = {columns.text, *([] if columns.id is None else [columns.id]), *carried}
+    asked = [each for each in (columns.text, columns.id, *(columns.carry or ())) if each]
+    below = [
+        each
+        for each in dict.fromkeys(asked)
+        if each not in names and _leads_to_a_field(schema, each)
+    ]
+    refuse_absent([*names, *below], columns)
+    carried = names if columns.carry is None else columns.carried([*names, *below])
+    kept = {*carried, *asked, *(each.partition(".")[0] for each in below)}
     return [name for name in names if name in kept]
+
+
+def _leads_to_a_field(schema: Any, name: str) -> bool:
+    """Whether `name` is the path of a field in structs."""
+    head, *rest = name.split(".")
+    if head not in schema.names:
+        return False
+    kind = schema.field(head).type
+    for each in rest:
+        if not pa.types.is_struct(kind) or kind.get_field_index(each) < 0:
+            return False
+        kind = kind.field(each).type
+    return True
+
+
+def _field(batch: Any, name: str) -> Any:
+    """A column of a batch, or the field that `a.b` leads to."""
+    if name in batch.schema.names:
+        return batch.column(name)
+    head, *rest = name.split(".")
+    return pyarrow.compute.struct_field(batch.column(head), rest)
+
+
+def _decoded(table: Any) -> Any:
+    """With the values of dictionaries in place of their numbers, which alone do not tell what a row
+    holds.
+    """
+    if not any(map(pa.types.is_dictionary, table.schema.types)):
+        return table
+    fields = [
+        each.with_type(each.type.value_type) if pa.types.is_dictionary(each.type) else each
+        for each in table.schema
+    ]
+    return table.cast(pa.schema(fields))
+
+
+def _values_for_json(table: Any, name: str) -> list[Any]:
+    """Of a column of a table. Raises BulkError where JSON can't hold them."""
+    column = table.column(name)
+    try:
+        for_json = _type_for_json(column.type)
+        if for_json != column.type:
+            column = column.cast(for_json)
+        found: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        raise BulkError(
+            f"column {name} ({table.schema.field(name).type}) can't be written as JSON: {error}; "
+            "--carry chooses others, --format parquet can hold it"
+        ) from error
+    return found
+
+
+def _type_for_json(kind: Any) -> Any:
+    """Times in nanoseconds, which Python's types can't hold, become text, durations numbers."""
+    of = pa.types
+    if of.is_temporal(kind) and getattr(kind, "unit", None) == "ns":
+        return pa.int64() if of.is_duration(kind) else pa.string()
+    if of.is_struct(kind):
+        return pa.struct([each.with_type(_type_for_json(each.type)) for each in kind])
+    if of.is_map(kind):
+        return pa.map_(_type_for_json(kind.key_type), _type_for_json(kind.item_type))
+    if of.is_fixed_size_list(kind):
+        return pa.list_(_type_for_json(kind.value_type), kind.list_size)
+    if of.is_list(kind):
+        return pa.list_(_type_for_json(kind.value_type))
+    if of.is_large_list(kind):
+        return pa.large_list(_type_for_json(kind.value_type))
+    return kind
+
+
+def _texts(column: Any) -> list[tuple[str | None, Fault | None]]:
+    """Each text of a column, or why there is none."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    of = pa.types
+    if not (of.is_string(column.type) or of.is_large_string(column.type)):
+        why = Fault("invalid_type", f"the text is no string but {column.type}")
+        return [(None, why if each else NO_TEXT) for each in column.is_valid().to_pylist()]
+    try:
+        return [text_or_fault(each) for each in column.to_pylist()]
+    except UnicodeDecodeError:
+        binary = pa.large_binary() if of.is_large_string(column.type) else pa.binary()
+        return [_text_of(each) for each in column.cast(binary).to_pylist()]
+
+
+def _text_of(data: bytes | None) -> tuple[str | None, Fault | None]:
+    try:
+        return text_or_fault(None if data is None else data.decode())
+    except UnicodeDecodeError:
+        return None, Fault("invalid_utf8", "the text is no UTF-8")
+
+
+def _ids_of(column: Any, name: str) -> list[tuple[RowId, Fault | None]]:
+    """Each id of a column, or why there is none; those of other types than strings and whole
+    numbers become strings.
+    """
+    kind = column.type
+    values: Any = (text for text, _ in _texts(column)) if _holds_text(kind) else None
+    if values is None:
+        values = _values_for_json(pa.table({name: column}), name)
+        if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+            values = [None if each is None else str(each) for each in values]
+    return [id_or_fault(each, name) for each in values]
+
+
+def _holds_text(kind: Any) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _without_views(batch: Any) -> Any:
@@ -194,19 +316,21 @@ def _rows(batches: Iterator[Any], columns: Columns) -> Iterator[Rows]:
     for batch in map(_without_views, batches):
         texts: list[str | None] = []
         faults: dict[int, Fault] = {}
-        for at, value in enumerate(batch.column(columns.text).to_pylist()):
-            text, why = text_or_fault(value)
+        for at, (text, why) in enumerate(_texts(_field(batch, columns.text))):
             texts.append(text)
             if why is not None:
                 faults[at] = why
         ids: list[RowId] = list(range(first, first + len(texts)))
         if columns.id is not None:
-            found = batch.column(columns.id).to_pylist()
-            ids = [each if isinstance(each, int | str) else str(each) for each in found]
+            for at, (row_id, why) in enumerate(_ids_of(_field(batch, columns.id), columns.id)):
+                if why is None:
+                    ids[at] = row_id
+                else:
+                    texts[at], faults[at] = None, why
         names = batch.schema.names if columns.carry is None else list(columns.carry)
         carried: Carried = DictRows([{}] * len(texts))
         if names:
-            carried = ArrowRows(pa.Table.from_batches([batch]).select(names))
+            carried = ArrowRows(pa.table({name: _field(batch, name) for name in names}))
         each_size = max(1, batch.nbytes // max(1, len(texts)))
         yield Rows(first, texts, ids, carried, [each_size] * len(texts), faults)
         first += len(texts)

@@ -10,9 +10,21 @@ from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import Carried, DictRows, Fragment
 
 
+def value_at(fields: Mapping[str, Any], name: str, absent: Any = None) -> Any:
+    """The field of this very name, or else the one that `a.b` leads to."""
+    if name in fields:
+        return fields[name]
+    head, dot, rest = name.partition(".")
+    below = fields.get(head) if dot else None
+    return value_at(below, rest, absent) if isinstance(below, Mapping) else absent
+
+
+ABSENT = object()
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns hold the text, the id, and what is copied."""
+    """Which columns hold the text, the id, and what is copied; `a.b` is the field b of a."""
 
     text: str = "text"
     id: str | None = None
@@ -116,14 +128,9 @@ def _unified(kinds: set[str]) -> str:
     return "double" if kinds == {"int64", "double"} else "json"
 
 
-def fields_of(carried: Carried) -> set[str]:
-    """The names of the columns that any of some rows has."""
-    return {name for row in carried.plain() for name in row}
-
-
 def refuse_names(vector: str, id_: str | None, carried: Carried) -> None:
     """Raise BulkError if a column of the input has the name of a column of the output."""
-    taken = fields_of(carried)
+    taken = carried.names()
     if vector in taken:
         raise BulkError(
             f"the input has a column {vector} already; --vector-column names another for vectors"

@@ -15,6 +15,7 @@ from embedfleet.bulk.fragments import NO_HASH, Fault
 from embedfleet.client.calling import Arrived, Embedded, Progress
 from embedfleet.client.errors import AnswerError, RefusedError, UnavailableError
 from embedfleet.client.wire import EmbedOptions
+from embedfleet.runtime.background import all_ended
 
 Get: TypeAlias = Callable[[Sequence[bytes]], Mapping[bytes, NDArray[Any]]]
 """Looks up vectors computed earlier, by the hashes of their texts."""
@@ -172,8 +173,7 @@ class Computing:
                 await asyncio.shield(write)
             return embedded
         finally:
-            if writes:  # also on errors: vectors that arrived are kept
-                await asyncio.wait(writes)
+            await all_ended(writes)  # also on errors: vectors that arrived are kept
 
     def _checked(self, vectors: NDArray[Any]) -> NDArray[Any]:
         """Vectors in the type of the output. Raises AnswerError if they are of another length."""

@@ -31,6 +31,10 @@ class Carried(Protocol):
 
     def __len__(self) -> int: ...
 
+    def names(self) -> set[str]:
+        """The names of the columns that any of these rows has."""
+        ...
+
     def part(self, start: int, stop: int) -> Self:
         """A range of rows."""
         ...
@@ -63,6 +67,8 @@ class Fault:
 
 NO_TEXT = Fault("missing_text", "the row has no text")
 EMPTY = Fault("empty_string", "the text is empty")
+LONGEST_ID = 8192
+"""Characters; NumPy gives all ids of a file the room of the longest."""
 
 
 def text_or_fault(value: Any) -> tuple[str | None, Fault | None]:
@@ -72,6 +78,15 @@ def text_or_fault(value: Any) -> tuple[str | None, Fault | None]:
     if value is None:
         return None, NO_TEXT
     return None, Fault("invalid_type", f"the text is no string but {type(value).__name__}")
+
+
+def id_or_fault(value: Any, name: str) -> tuple[RowId, Fault | None]:
+    """The id of a row from its field of this name; an empty one where it is not possible as one."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return "", Fault("missing_id", f"`{name}` is no string and no whole number")
+    if isinstance(value, str) and len(value) > LONGEST_ID:
+        return "", Fault("invalid_id", f"`{name}` is longer than {LONGEST_ID:,} characters")
+    return value, None
 
 
 ROWS_AT_ONCE = 1024
@@ -210,6 +225,9 @@ class DictRows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def names(self) -> set[str]:
+        return set().union(*self.rows)
 
     def part(self, start: int, stop: int) -> DictRows:
         return DictRows(self.rows[start:stop])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import IO, Any
 
 import orjson
 
-from embedfleet.bulk.columns import Columns, fields_of, refuse_absent
+from embedfleet.bulk.columns import ABSENT, Columns, refuse_absent, value_at
 from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import (
     NO_TEXT,
@@ -25,6 +26,7 @@ from embedfleet.bulk.fragments import (
     Fault,
     RowId,
     Rows,
+    id_or_fault,
     text_or_fault,
 )
 from embedfleet.bulk.sources import Source
@@ -43,7 +45,7 @@ def of_every_row(fault: Fault, columns: Columns, sources: Iterable[Source]) -> s
         return f"no row can be computed; of the first: {fault.message}"
     whole = replace(columns, carry=None)
     first = next(rows for source in sources for rows in rows_of(source, whole))
-    names = ", ".join(sorted(fields_of(first.carried.part(0, 1))))
+    names = ", ".join(sorted(first.carried.part(0, 1).names()))
     return (
         f"no row has a text: is `{columns.text}` the column or field that holds it? "
         f"--text names another; the first row has: {names or 'none'}"
@@ -58,7 +60,7 @@ def rows_of(source: Source, columns: Columns) -> Iterator[Rows]:
 
             yield from columnar.rows_of(source, columns)
             return
-        with source.open() as file:
+        with source.opened() as file:
             yield from _READERS[source.format](file, columns)
     except (OSError, EOFError, zlib.error, LZMAError, csv.Error, UnicodeError) as error:
         raise BulkError(f"{source.address} can't be read: {reason(error)}") from error
@@ -143,19 +145,21 @@ def _json_block(lines: list[bytes | None], first: int, columns: Columns) -> Rows
         if isinstance(value, Fault):
             block.fail(value)
             continue
-        row_id: Any = number if columns.id is None else value.get(columns.id)
-        if not isinstance(row_id, int | str) or isinstance(row_id, bool):
-            told = f"`{columns.id}` is no string and no whole number"
-            block.fail(Fault("missing_id", told))
-            continue
-        text, why = text_or_fault(value.get(columns.text))
+        row_id: RowId = number
+        if columns.id is not None:
+            row_id, without_id = id_or_fault(value_at(value, columns.id), columns.id)
+            if without_id is not None:
+                block.fail(without_id)
+                continue
+        text, why = text_or_fault(value_at(value, columns.text))
         if why is not None:
             block.faults[number - first] = why
         fields: Mapping[str, Any] = _NONE
         if columns.carry is None:
             fields = value
         elif columns.carry:
-            fields = {name: value[name] for name in columns.carry if name in value}
+            found = ((name, value_at(value, name, ABSENT)) for name in columns.carry)
+            fields = {name: each for name, each in found if each is not ABSENT}
         block.add(text, row_id, fields)
     return block.rows([0 if line is None else len(line) for line in lines])
 
@@ -192,50 +196,93 @@ def _text_lines(file: IO[bytes], columns: Columns) -> Iterator[Rows]:
         first += len(lines)
 
 
-def _csv_rows(file: IO[bytes], columns: Columns, delimiter: str = ",") -> Iterator[Rows]:
+def _csv_rows(file: IO[bytes], columns: Columns, delimiters: str = ",;|\t") -> Iterator[Rows]:
     csv.field_size_limit(LARGEST_FIELD)
     # Bytes that are not UTF-8 become lone surrogates, and the row gets a fault.
     text_file = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
     try:
-        yield from _csv_fields(csv.reader(text_file, delimiter=delimiter, strict=True), columns)
+        read: list[str] = []  # up to the header
+        for line in text_file:
+            read.append(line)
+            if line.strip("\r\n"):
+                lines = itertools.chain(read, text_file)
+                yield from _csv_fields(lines, columns, _delimiter(line, columns, delimiters))
+                return
+        # An empty file has no rows, as one of any other format.
     finally:
         text_file.detach()  # the caller closes the file
 
 
-def _csv_fields(reader: Iterator[list[str]], columns: Columns) -> Iterator[Rows]:
-    names = next(filter(None, reader), None)
-    if names is None:  # an empty file has no rows, as one of any other format
-        return
+def _delimiter(header: str, columns: Columns, possible: str) -> str:
+    """The first of some delimiters by which a header has the columns of the text and the id;
+    spreadsheets write semicolons where the comma is the decimal sign.
+    """
+    wanted = {columns.text, columns.id} - {None}
+    for each in possible:
+        if wanted <= set(next(csv.reader([header], delimiter=each))):
+            return each
+    return possible[0]
+
+
+def _csv_fields(lines: Iterator[str], columns: Columns, delimiter: str) -> Iterator[Rows]:
+    rows = _whole_rows(lines, delimiter)
+    names = next(rows)
     _refuse_utf_16(names[0].encode("utf-8", "surrogateescape"))
+    if not all(map(_is_valid, names)):
+        raise BulkError("the header is no UTF-8; convert it: iconv -f CP1252 -t UTF-8")
     refuse_absent(names, columns)
     carried = columns.carried(names)
     first = 0
-    while some := _some_rows(reader):
+    while some := _some_rows(rows):
         block = _Block(first)
         for at, values in enumerate(some):
+            if any(values[len(names) :]):
+                told = f"the row has {len(values)} fields, the header {len(names)}: quotes missing?"
+                block.fail(Fault("invalid_csv", told))
+                continue
             row = dict(zip(names, values, strict=False))
+            row_id: RowId = first + at
+            if columns.id is not None:
+                row_id, without_id = id_or_fault(_valid(row.get(columns.id)) or "", columns.id)
+                if without_id is not None:
+                    block.fail(without_id)
+                    continue
             text, why = text_or_fault(row.get(columns.text))
             if text is not None and not _is_valid(text):
                 text, why = None, Fault("invalid_utf8", "the text is no UTF-8")
             if why is not None:
                 block.faults[at] = why
-            row_id = first + at if columns.id is None else _valid(row.get(columns.id)) or ""
-            fields = {name: _valid(row.get(name)) for name in carried}
-            block.add(text, row_id, fields)
+            block.add(text, row_id, {name: _valid(row.get(name)) for name in carried})
         yield block.rows([sum(map(len, values)) for values in some])
         first += len(some)
 
 
-def _some_rows(reader: Iterator[list[str]]) -> list[list[str]]:
-    """The next rows that are not blank, about as many bytes as are read of other files at once."""
+def _whole_rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+    """The rows that are not blank. BulkError tells the line where one begins that can't be read,
+    which for a quote without an end is far from where the file ends.
+    """
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    begins = 1
+    try:
+        for values in reader:
+            begins = reader.line_num + 1
+            if values:
+                yield values
+    except csv.Error as error:
+        raise BulkError(
+            f"it can't be read: {error}, in the row that begins in line {begins}"
+        ) from error
+
+
+def _some_rows(rows: Iterator[list[str]]) -> list[list[str]]:
+    """The next rows, about as many bytes as are read of other files at once."""
     some: list[list[str]] = []
     size = 0
-    for values in reader:
-        if values:
-            some.append(values)
-            size += sum(map(len, values))
-            if size >= BYTES_AT_ONCE or len(some) == ROWS_AT_ONCE:
-                break
+    for values in rows:
+        some.append(values)
+        size += sum(map(len, values))
+        if size >= BYTES_AT_ONCE or len(some) == ROWS_AT_ONCE:
+            break
     return some
 
 

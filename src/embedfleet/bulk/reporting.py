@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -43,7 +44,7 @@ def reporting() -> Iterator[OnProgress]:
         def on_progress(progress: Progress) -> None:
             bar.update(
                 task,
-                total=progress.rows,
+                total=None if progress.reading else progress.rows,
                 completed=min(progress.rows, max(progress.done, progress.answered)),
                 description=described(progress),
             )
@@ -53,6 +54,8 @@ def reporting() -> Iterator[OnProgress]:
 
 def described(progress: Progress) -> str:
     """One line of progress."""
+    if progress.reading:
+        return f"reading the input: {progress.rows:,} rows"
     seconds = max(progress.seconds, 1e-9)
     known = progress.done - progress.computed - progress.errors
     share = max(0, known) / progress.done if progress.done else 0.0
@@ -60,6 +63,15 @@ def described(progress: Progress) -> str:
         f"{progress.done:,} of {progress.rows:,} rows, {progress.answered / seconds:,.0f} texts/s, "
         f"{progress.tokens / seconds:,.0f} tokens/s, {share:.0%} known, {progress.errors:,} errors"
     )
+
+
+def remaining(progress: Progress) -> str:
+    """The time that the rest takes at the rate of this run; empty where that is not known."""
+    here = progress.done - progress.done_before
+    if progress.reading or here <= 0:
+        return ""
+    seconds = progress.seconds / here * (progress.rows - progress.done)
+    return f", {timedelta(seconds=round(seconds))} left"
 
 
 def summary(progress: Progress) -> dict[str, Any]:
@@ -84,5 +96,5 @@ class _Lines:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + LINE_EVERY_S
-            sys.stderr.write(f"embedfleet bulk: {described(progress)}\n")
+            sys.stderr.write(f"embedfleet bulk: {described(progress)}{remaining(progress)}\n")
             sys.stderr.flush()

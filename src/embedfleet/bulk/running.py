@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedfleet.bulk import ledger
-from embedfleet.bulk.columns import Columns, ColumnTypes, Types, fields_of, refuse_names
+from embedfleet.bulk.columns import Columns, ColumnTypes, Types, refuse_names
 from embedfleet.bulk.computing import Computed, Computing
 from embedfleet.bulk.dtypes import asked_of_service
 from embedfleet.bulk.duplicates import Duplicates, duplicates_in
@@ -87,9 +87,13 @@ class Survey:
 class Progress:
     """Progress of a run."""
 
+    reading: bool = True
+    """Whether the input is still being scanned; `rows` are those that were seen so far."""
     rows: int = 0
     done: int = 0
     """Rows whose fragment is published."""
+    done_before: int = 0
+    """Those of them that earlier runs published."""
     answered: int = 0
     """Texts that the service answered during this run."""
     computed: int = 0
@@ -106,8 +110,16 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -> Survey:
-    """Scan the input once, keeping only hashes in memory. Raises BulkError."""
+def survey(
+    sources: Sequence[Source],
+    job: Job,
+    limits: Limits,
+    scratch: Path,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> Survey:
+    """Scan the input once, keeping only hashes in memory. `on_rows` hears how many rows there were
+    so far. Raises BulkError.
+    """
     planned: list[Planned] = []
     rows = faults = text_bytes = 0
     fault: Fault | None = None
@@ -123,9 +135,10 @@ def survey(sources: Sequence[Source], job: Job, limits: Limits, scratch: Path) -
                 if job.format in TYPED:
                     kinds.observe(fragment)
                 if absent:
-                    absent -= fields_of(fragment.rows.carried)
+                    absent -= fragment.rows.carried.names()
                 planned.append(Planned(fragment.name, fragment.digest, len(fragment.rows)))
                 rows += len(fragment.rows)
+                on_rows(rows)
                 faults += len(fragment.rows.faults)
                 fault = fault or next(iter(fragment.rows.faults.values()), None)
                 texts = [each for each in fragment.rows.texts if each is not None]
@@ -190,18 +203,23 @@ async def _ran(
     space, form = wanted.space, wanted.form
     limits = Limits(form.fragment_rows)
     progress = Progress()
+
+    def on_rows(count: int) -> None:
+        progress.rows = count
+        on_progress(progress)
+
     with ThreadPoolExecutor(1, "disk") as disk, ThreadPoolExecutor(1, "input") as reader:
         loop = asyncio.get_running_loop()
         surveyed = await loop.run_in_executor(
-            reader, survey, sources, job, limits, scratch / ".survey.tmp"
+            reader, survey, sources, job, limits, scratch / ".survey.tmp", on_rows
         )
-        progress.rows = surveyed.rows
+        progress.reading = False
         dataset = await loop.run_in_executor(reader, _dataset, surveyed, wanted, Path(scratch))
         output = OutputFolder(store, wanted, Path(scratch), dataset)
         try:
             work = await loop.run_in_executor(disk, _begun, output, job, surveyed)
             whole = (each.rows for each in surveyed.planned if each.name not in work.stale)
-            progress.done = sum(whole)
+            progress.done = progress.done_before = sum(whole)
             on_progress(progress)
             computing = Computing(
                 client, job.asked, space.numbers, space.columns, output.journal.get, disk,

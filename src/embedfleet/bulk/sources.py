@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import importlib.util
@@ -11,11 +12,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 from embedfleet.bulk.errors import BulkError
 from embedfleet.runtime.extras import how_to_add
-from embedfleet.runtime.folders import is_remote
+from embedfleet.runtime.folders import is_remote, of_a_driver, opened_remotely
 from embedfleet.runtime.text_files import reason
 
 FORMATS = {
@@ -65,22 +66,35 @@ class Source:
             stem = f"{stem[: LONGEST_STEM - 17]}-{digest}"
         return stem
 
-    def open(self) -> IO[bytes]:
-        """Open the file, decompressed. Raises BulkError."""
-        try:
-            if self.compression is None and not is_remote(self.address):
-                return Path(self.address).open("rb")
-            import fsspec  # noqa: PLC0415  takes a tenth of a second
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """The file, decompressed. Raises BulkError where it can't be opened, then OSError and those
+        of what decompresses.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(self._stored())
+                if self.compression is not None:
+                    file = stack.enter_context(self._decompressed(file))
+            except (OSError, ValueError, ImportError) as error:
+                raise BulkError(f"{self.address} can't be read: {reason(error)}") from error
+            yield file
 
-            if self.compression == "zstd" and not _tells_truncated_zstd():
-                raise BulkError(
-                    f"{self.address}: reading zstd takes the package `backports.zstd`: "
-                    f"{how_to_add('bulk')}"
-                )
-            opened: Any = fsspec.open(self.address, "rb", compression=self.compression)
-            return opened.open()  # type: ignore[no-any-return]
-        except (OSError, ValueError, ImportError) as error:
-            raise BulkError(f"{self.address} can't be read: {reason(error)}") from error
+    def _stored(self) -> IO[bytes]:
+        if not is_remote(self.address):
+            return Path(self.address).open("rb")
+        return opened_remotely(self.address)
+
+    def _decompressed(self, file: IO[bytes]) -> IO[bytes]:
+        from fsspec.compression import compr  # noqa: PLC0415  takes a tenth of a second
+
+        if self.compression == "zstd" and not _tells_truncated_zstd():
+            raise BulkError(
+                f"{self.address}: reading zstd takes the package `backports.zstd`: "
+                f"{how_to_add('bulk')}"
+            )
+        found: IO[bytes] = compr[self.compression](file, mode="rb")
+        return found
 
 
 def _tells_truncated_zstd() -> bool:
@@ -233,15 +247,16 @@ def _listed_remotely(address: str) -> tuple[list[str], str, bool]:
     import fsspec  # noqa: PLC0415
 
     try:
-        system, path = fsspec.url_to_fs(address)
-        if glob.has_magic(path):
-            names, root, named = system.glob(path), _root_of(path), False
-        elif system.isdir(path):
-            names, root, named = system.find(path), path, False
-        else:
-            names, root, named = [path] * system.exists(path), path.rpartition("/")[0], True
-    except (OSError, ValueError, ImportError) as error:
-        raise BulkError(f"{address} can't be read: {error}") from error
+        with of_a_driver():
+            system, path = fsspec.url_to_fs(address)
+            if glob.has_magic(path):
+                names, root, named = system.glob(path), _root_of(path), False
+            elif system.isdir(path):
+                names, root, named = system.find(path), path, False
+            else:
+                names, root, named = [path] * system.exists(path), path.rpartition("/")[0], True
+    except OSError as error:
+        raise BulkError(f"{address} can't be read: {reason(error)}") from error
     if not names:
         raise BulkError(f"{address}: there is no such file or folder")
     full = [system.unstrip_protocol(each) for each in names]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Self
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,20 @@ async def cancelled(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def all_ended(futures: Collection[asyncio.Future[Any]]) -> None:
+    """Wait until all have ended, however they do, and also if this task is cancelled meanwhile: the
+    cancellation is raised afterwards.
+    """
+    cancellation: asyncio.CancelledError | None = None
+    while left := [each for each in futures if not each.done()]:
+        try:
+            await asyncio.wait(left)
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is not None:
+        raise cancellation
 
 
 class BoundedTasks:

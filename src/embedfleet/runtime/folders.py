@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ from embedfleet.vocabulary import SetupError
 
 Parts: TypeAlias = Iterable[bytes | memoryview]
 
+READ_AT_ONCE = 1 << 18
+"""Bytes of a remote file; its driver reads ahead as it sees fit."""
 TEMPORARY = ".tmp"
 OF_A_WRITER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 """The name of a file that is being written; others' files that end so are not touched."""
@@ -33,6 +36,60 @@ class StoreError(SetupError):
 def is_remote(address: str) -> bool:
     """Whether it is an address such as `s3://bucket/key` and no path."""
     return "://" in address and not address.startswith("file://")
+
+
+@contextlib.contextmanager
+def of_a_driver() -> Iterator[None]:
+    """Around calls of a driver of fsspec, which each raise what the library beneath them does
+    (botocore's, aiohttp's, google.auth's): it becomes OSError, in one line.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(told) from error
+
+
+class _Driven(io.RawIOBase):
+    """A file of a driver, whose errors are OSError."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def readinto(self, buffer: Any) -> int:
+        with of_a_driver():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with of_a_driver():
+            return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            with contextlib.closing(self._file), contextlib.suppress(OSError):
+                super().close()
+
+
+def opened_remotely(address: str) -> IO[bytes]:
+    """A file at an address of fsspec, for reading. Raises OSError, as reading it does."""
+    import fsspec  # noqa: PLC0415
+
+    with of_a_driver():
+        system, path = fsspec.url_to_fs(address)
+        return io.BufferedReader(_Driven(system.open(path, "rb")), READ_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,40 +286,45 @@ class RemoteStore:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         try:
             self._system: Any
-            self._system, self._root = fsspec.url_to_fs(self.address)
-            self._system.makedirs(self._root, exist_ok=True)
-        except (OSError, ValueError, ImportError) as error:
+            with of_a_driver():
+                self._system, self._root = fsspec.url_to_fs(self.address)
+                self._system.makedirs(self._root, exist_ok=True)
+        except OSError as error:
             raise StoreError(f"{address} can't be written: {reason(error)}") from error
 
     def write(self, name: str, parts: Parts) -> Written:
         path = self._path(name)
-        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
         # It is put in its place at the end, where a file system would show it while it is written;
         # not by a transaction, which all threads of a process would share.
-        file = self._system.open(path, "wb", autocommit=False)
+        with of_a_driver():
+            self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            file = self._system.open(path, "wb", autocommit=False)
         with contextlib.suppress(ValueError):
             self._system.transaction.files.remove(file)
         whole = False
         try:
-            with file:
+            with _closed_by_its_driver(file):
                 written = _copied(file, parts)
             if hasattr(file, "commit"):  # others are there once they are closed
-                file.commit()
+                with of_a_driver():
+                    file.commit()
             whole = True
         finally:
             if not whole and hasattr(file, "discard"):
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError), of_a_driver():
                     file.discard()
         return written
 
+    @of_a_driver()
     def read(self, name: str) -> bytes:
         data: bytes = self._system.cat_file(self._path(name))
         return data
 
+    @of_a_driver()
     def open(self, name: str) -> IO[bytes]:
-        opened: IO[bytes] = self._system.open(self._path(name), "rb")
-        return opened
+        return io.BufferedReader(_Driven(self._system.open(self._path(name), "rb")), READ_AT_ONCE)
 
+    @of_a_driver()
     def size(self, name: str) -> int | None:
         try:
             found: int = self._system.info(self._path(name))["size"]
@@ -270,6 +332,7 @@ class RemoteStore:
             return None
         return found
 
+    @of_a_driver()
     def names(self, folder: str = "") -> list[str]:
         self._system.invalidate_cache()
         try:
@@ -279,6 +342,7 @@ class RemoteStore:
         files = [each["name"].rpartition("/")[2] for each in found if each["type"] == "file"]
         return sorted(files)
 
+    @of_a_driver()
     def remove(self, name: str) -> None:
         path = self._path(name)
         if self._system.exists(path):
@@ -290,6 +354,7 @@ class RemoteStore:
         with self._locks[name]:
             yield
 
+    @of_a_driver()
     def folders(self) -> list[str]:
         try:
             found = self._system.ls(self._root, detail=True)
@@ -304,10 +369,20 @@ class RemoteStore:
         return f"{self._root}/{name}"
 
 
+@contextlib.contextmanager
+def _closed_by_its_driver(file: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with of_a_driver():
+            file.close()
+
+
 def _copied(file: IO[bytes], parts: Parts) -> Written:
     size, found = 0, hashlib.sha256()
     for part in parts:
-        file.write(part)
+        with of_a_driver():
+            file.write(part)
         found.update(part)
         size += len(part) if isinstance(part, bytes) else part.nbytes
     return Written(size, found.hexdigest())
