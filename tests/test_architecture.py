@@ -94,6 +94,7 @@ BROAD = {
     "runtime/telemetry/logs.py": "a line that can not be written must not end what it tells of",
     "transport/asgi.py": "the outermost loop of a request answers whatever happens",
     "fleet/prober.py": "a watch that ended would leave a replica in its state for ever",
+    "fleet/trials.py": "whatever a trial raises is a trial that failed",
     "transport/access/watching.py": "a watch that ended would let revoked keys work on",
     "autoscaling/scaler.py": "the loop goes on whatever a source, the policy or a target do",
 }

@@ -94,3 +94,21 @@ async def test_keys_of_much_text_are_made_beside_the_event_loop(tmp_path: Path) 
     again = await other.ask([text, "short"], truncate=True)
     assert (again.cache, again.vectors) == ("hit=2; miss=0", first.vectors)
     assert tokenizing_threads() - before
+
+
+async def never(_encodings: Sequence[Encoding]) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("short", ["", "no replica is ready (of one, it is starting)"])
+async def test_a_deadline_that_passed_for_want_of_replicas_says_so(
+    short: str, tmp_path: Path
+) -> None:
+    """And nothing of replicas where one is ready."""
+    asker = Asker(tmp_path, None, backend=RevealingBackend(before=never, short=short))
+    heard = await asker.ask("the sea", headers={"x-request-deadline-ms": "50"})
+    assert heard.status == 504
+    told = heard.body["error"]
+    assert told["code"] == "deadline_exceeded"
+    before = "the deadline passed before the answer was ready"
+    assert told["message"] == (f"{before}: {short}" if short else before)

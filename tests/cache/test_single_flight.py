@@ -44,6 +44,9 @@ class Backend:
     def join(self, text: Text, caller: Caller) -> bool:
         return self.joins
 
+    def shortage(self) -> str:
+        return ""
+
     def withdraw(self, texts: Sequence[Text]) -> None:
         self.withdrawn += texts
 

@@ -60,6 +60,9 @@ class BagOfTokens:
 
     def withdraw(self, texts: Sequence[Text]) -> None: ...
 
+    def shortage(self) -> str:
+        return ""
+
 
 class ScoresOfTokens(BagOfTokens):
     """A backend whose scores are of the vectors that it would have."""

@@ -50,6 +50,8 @@ class RevealingBackend:
     """The ids of every text that was computed, in order."""
     cancelled: int = 0
     """Texts that were withdrawn."""
+    short: str = ""
+    """Why texts wait, as a pool says it."""
     _works: set[asyncio.Task[None]] = field(default_factory=set)
     _asked: dict[Text, tuple[dict[Text, None], Caller]] = field(default_factory=dict)
     """By text, what it was submitted with, and for whom."""
@@ -85,6 +87,9 @@ class RevealingBackend:
         """Where an interactive one would wait behind bulk it is too late."""
         _, first = self._asked[text]
         return bool(caller.lane is Lane.BULK or first.lane is Lane.INTERACTIVE)
+
+    def shortage(self) -> str:
+        return self.short
 
     def withdraw(self, texts: Sequence[Text]) -> None:
         for text in texts:

@@ -106,7 +106,7 @@ def test_a_replica_that_fails_all_its_traffic_is_out_for_longer_and_longer(
             pauses.append(EJECTION.after(bad.ejections))
             pool.pass_by(EJECTION.after(bad.ejections))
     assert pauses == sorted(pauses)
-    assert pauses[:7] == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0][: len(pauses)]
+    assert pauses[:5] == [5.0, 10.0, 20.0, 40.0, 40.0][: len(pauses)]
     assert calls <= FAILURES + (rounds - 1 if passes_trials else 0)
 
 

@@ -4,12 +4,18 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embedfleet.fleet.health import (
     EJECTION,
     FAILURES,
     FORGIVEN_S,
+    HUNG_LEAST_S,
+    MOST_AGAIN_S,
     MOST_COUNTED,
+    TRIAL_BATCHES,
+    UNPROVEN_REPEATS,
     Conduct,
     Expected,
     Peers,
@@ -20,6 +26,7 @@ from embedfleet.fleet.health import (
     mismatch,
     released,
     slowdown,
+    trial_repeats,
     trial_timeout_s,
 )
 from embedfleet.fleet.states import Event
@@ -148,7 +155,7 @@ def test_ejections_grow_and_good_time_shrinks_them() -> None:
     for _ in range(9):
         conduct = conduct.ejected(0.0, 1.0).readmitted()
         pauses.append(EJECTION.after(conduct.ejections))
-    assert pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
+    assert pauses == [5.0, 10.0, 20.0, 40.0, 40.0, 40.0, 40.0, 40.0, 40.0]
 
     assert conduct.ejections == MOST_COUNTED, "more would only take longer to be forgiven"
     assert conduct.ejected(0.0, 3 * FORGIVEN_S).ejections == MOST_COUNTED - 3 + 1
@@ -171,13 +178,13 @@ def test_a_drained_replica_is_probed_again() -> None:
     assert released(S.DRAINING, 0.0, WELL, 5.0)
 
 
-def test_a_replica_that_asks_to_be_left_alone_is_so_for_a_minute_at_most() -> None:
+def test_a_replica_that_asks_to_be_left_alone_is_so_for_half_a_minute_at_most() -> None:
     asked = WELL.refused(100.0, 20.0)
     assert not released(S.DRAINING, 100.0, asked, 119.9)
     assert released(S.DRAINING, 100.0, asked, 120.0)
     assert not released(S.DRAINING, 100.0, WELL.refused(100.0, 0.0), 104.9)
     assert released(S.DRAINING, 100.0, WELL.refused(100.0, 0.0), 105.0)
-    assert released(S.DRAINING, 100.0, WELL.refused(100.0, 1e12), 160.0)
+    assert released(S.DRAINING, 100.0, WELL.refused(100.0, 1e12), 130.0)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +282,24 @@ def test_a_trial_may_take_a_few_batches_once_costs_are_known() -> None:
     assert trial_timeout_s(slow, 10.0, doubtful=False) == 10.0
     fresh = msgspec.structs.replace(DESCRIPTION, batches=1)
     assert trial_timeout_s(fresh, 120.0, doubtful=True) == 120.0
+
+
+@given(
+    st.none() | st.floats(0.0, 600.0),
+    st.floats(1.0, 600.0),
+)
+def test_a_trial_is_repeated_few_times_and_soon_where_its_time_is_known(
+    proven_s: float | None, most_s: float
+) -> None:
+    """Never before the first could have been answered."""
+    pauses = trial_repeats(proven_s, most_s)
+    asked, passed = 1, 0.0
+    while (passed := passed + pauses.after(asked)) < most_s:
+        asked += 1
+    assert asked <= max(UNPROVEN_REPEATS + 1, 2 + most_s / MOST_AGAIN_S)
+    if proven_s is not None:
+        assert pauses.first_s >= max(HUNG_LEAST_S, TRIAL_BATCHES * proven_s)
+        assert pauses.most_s <= max(MOST_AGAIN_S, TRIAL_BATCHES * proven_s)
 
 
 def test_what_right_answers_acquit_is_no_ejection() -> None:

@@ -77,7 +77,7 @@ class FakeContact:
 
 @contextlib.asynccontextmanager
 async def watching(
-    contact: FakeContact, *, verify_interval_s: float = 0.05
+    contact: FakeContact, *, verify_interval_s: float = 0.05, verify_timeout_s: float = 0.05
 ) -> AsyncIterator[Member]:
     fleet = contact.fleet
     prober = Prober(
@@ -85,7 +85,7 @@ async def watching(
         contact,
         interval_s=0.01,
         verify_interval_s=verify_interval_s,
-        verify_timeout_s=0.05,
+        verify_timeout_s=verify_timeout_s,
         times=Backoff(0.05, 0.05),
     )
     for name in ("b", "c"):
@@ -130,6 +130,26 @@ async def test_a_replica_that_never_gives_its_golden_vectors_is_ejected() -> Non
 
         contact.stuck = False
         await becomes(member, S.READY)
+
+
+async def test_a_replica_that_goes_on_after_it_hung_is_asked_again_within_its_trial() -> None:
+    """It never answers what it was asked while it hung, and its trial may take minutes."""
+
+    class Forgetful(FakeContact):
+        asked = 0
+
+        async def verify(self, url: str) -> str:
+            if url == "http://a":
+                self.asked += 1
+                if self.asked == 1:
+                    await asyncio.Event().wait()
+            return ""
+
+    contact = Forgetful()
+    async with watching(contact, verify_timeout_s=8.0) as member:  # 2 s to the second question
+        await becomes(member, S.READY)
+        assert contact.asked >= 2
+        assert member.ejections == 0
 
 
 async def test_vectors_that_become_wrong_in_traffic_are_noticed() -> None:

@@ -53,6 +53,7 @@ from embedfleet.transport.headers import (
     timing_headers,
 )
 from embedfleet.vocabulary import (
+    DeadlineError,
     EmbedfleetError,
     RateLimitedError,
     ServiceError,
@@ -175,8 +176,8 @@ class Endpoint:
         except EmbedfleetError as error:
             if allowed is not None and is_ours(error):
                 allowed.refund()
-            refusal, status = error_response(error, contract.refuse), error.status
-            return refusal
+            status = error.status
+            return error_response(_explained(error, model), contract.refuse)
         except ClientGoneError as left:
             status = left.status
             raise
@@ -336,6 +337,14 @@ class Endpoint:
             return []
         space = self._spaces.of(model)
         return [] if space is None else [(b"x-embedfleet-space", space.encode())]
+
+
+def _explained(error: EmbedfleetError, model: ServedModel | None) -> EmbedfleetError:
+    """Say of a deadline that passed whether it is the replicas' doing."""
+    if not isinstance(error, DeadlineError) or model is None or error.parts:
+        return error
+    why = model.backend.shortage()
+    return DeadlineError(f"{error.message}: {why}") if why else error
 
 
 def _inline(form: Form) -> int:

@@ -39,11 +39,14 @@ is wrong with it that its answers do not show. Below, balancing by work gives it
 SLOW_PROBES = 5
 """It must be found so slow so many times in a row: a busy machine makes anybody so for a moment."""
 
-EJECTION = Backoff(5.0, 300.0)
-"""How long a replica stays ejected: the first time, and at most."""
+EJECTION = Backoff(5.0, 40.0)
+"""How long a replica stays ejected: the first time, and at most. One that is well again is back
+within a minute, however long it was bad; one that stays bad fails a call in that time, whose texts
+others get. (Envoy's most is 300 s, but there a passed health check ends an ejection.)"""
 
-MOST_REFUSED_S = 60.0
-"""How long a replica that refuses work is left alone at most, whatever it asks for."""
+MOST_REFUSED_S = 30.0
+"""How long a replica that refuses work is left alone at most, whatever it asks for: what it says
+then shows whether it still does."""
 
 FORGIVEN_S = 10.0
 """So much time ready takes one ejection off the count that the next one's length grows with, as an
@@ -64,6 +67,13 @@ text to compute, because nothing else would show that it hangs before it gets it
 
 TOUCH_S = 2.5
 """The least that this may take."""
+
+MOST_AGAIN_S = 15.0
+"""A trial that is not answered is repeated beside the first after so long at most: an engine that
+hung and goes on again need not answer what it was asked before."""
+
+UNPROVEN_REPEATS = 4
+"""So often in its time a trial is repeated where nobody knows yet how long it takes."""
 
 DOUBTED_S = 3.0
 """The least that a trial may take after a failed call."""
@@ -268,6 +278,16 @@ def trial_timeout_s(found: ReplicaDescription | None, most_s: float, *, doubtful
     lengths = [512] * max(1, -(-found.batch_tokens // 512))
     predicted_s = TRIAL_BATCHES * CostModel(*found.cost).seconds(lengths)
     return min(most_s, max(DOUBTED_S if doubtful else HUNG_LEAST_S, HUNG_BATCHES * predicted_s))
+
+
+def trial_repeats(proven_s: float | None, most_s: float) -> Backoff:
+    """After which pauses a trial that is not answered is repeated, `proven_s` after what the last
+    one took that was passed; None where none was since the replica was silent.
+    """
+    if proven_s is None:
+        return Backoff(most_s / UNPROVEN_REPEATS, most_s / UNPROVEN_REPEATS)
+    first_s = max(HUNG_LEAST_S, TRIAL_BATCHES * proven_s)
+    return Backoff(first_s, max(first_s, MOST_AGAIN_S))
 
 
 def touch_timeout_s(found: ReplicaDescription, most_s: float) -> float:

@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 
@@ -32,14 +32,15 @@ from embedfleet.fleet.health import (
     released,
     slowdown,
     touch_timeout_s,
+    trial_repeats,
     trial_timeout_s,
 )
 from embedfleet.fleet.measured import Work
 from embedfleet.fleet.states import Event
+from embedfleet.fleet.trials import TrialError, asked, repeated
 from embedfleet.runtime.telemetry.log_rate_limit import Repeats
 from embedfleet.transport.description import ReplicaDescription
 from embedfleet.vocabulary import (
-    DrainingError,
     EmbedfleetError,
     LoadingReplicaError,
     ReplicaLostError,
@@ -66,22 +67,7 @@ PROBE, TRIAL, TOUCH = "probe", "golden check", "short text"
 KEPT_OUT = frozenset({ReplicaState.EJECTED, ReplicaState.DRAINING})
 """In these a replica is left alone until its pause is over."""
 
-Result = TypeVar("Result")
-
 BAD = frozenset({ReplicaState.EJECTED, ReplicaState.SUSPECT})
-
-
-class _TrialError(Exception):
-    """Why a replica gave no answer; `silent` where it gave none in time."""
-
-    def __init__(self, trouble: str, *, silent: bool = False) -> None:
-        super().__init__(trouble)
-        self.silent = silent
-
-    @property
-    def refusal(self) -> DrainingError | None:
-        """What it said where it had too much to do."""
-        return self.__cause__ if isinstance(self.__cause__, DrainingError) else None
 
 
 class Contact(Protocol):
@@ -126,6 +112,8 @@ class _Watch:
     """When it was touched last."""
     missed: int = 0
     """Consecutive probes that were not answered, whatever its traffic says."""
+    proven_s: float | None = None
+    """How long its last passed trial took, in seconds; None if it was silent since."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     """Set to have it probed at once."""
 
@@ -366,13 +354,14 @@ class Prober:
 
     def _missed(self, member: Member, reason: str, *, lost: bool) -> None:
         now = time.monotonic()
+        watch = self._watches[member]
+        watch.proven_s = None  # another process may answer next
         if member.silent_since is None:
             member.silent_since = now
         if member.state is ReplicaState.STARTING:
             self._tell_trouble(member, reason)
         else:
             self._fleet.observe(member, Sign.LOST if lost else Sign.MISSED, now, reason)
-            watch = self._watches[member]
             watch.missed += 1
             # Where traffic does not acquit it, so many eject it, and that is told.
             self._failed(member, PROBE, reason, tell=watch.missed >= FAILURES)
@@ -385,10 +374,18 @@ class Prober:
             doubtful=member.conduct.failures > 0,
         )
         wrong, failed = "", None
+        pauses = trial_repeats(watch.proven_s, self._verify_timeout_s)
+        began = time.monotonic()
+
+        async def verify(url: str) -> str:
+            return await repeated(lambda: self._contact.verify(url), pauses)
+
         try:
-            wrong = await _asked(member, self._contact.verify, limit_s, "golden vectors")
-        except _TrialError as error:
+            wrong = await asked(member, verify, limit_s, "golden vectors")
+        except TrialError as error:
             failed = error
+        else:
+            watch.proven_s = time.monotonic() - began
         # The state that follows must not cancel this task: it is done.
         watch.trying = None
         if failed is not None:
@@ -407,8 +404,8 @@ class Prober:
         if description is not None:
             limit_s = touch_timeout_s(description, limit_s)
         try:
-            tokens = await _asked(member, self._contact.touch, limit_s, "vector of a short text")
-        except _TrialError as error:
+            tokens = await asked(member, self._contact.touch, limit_s, "vector of a short text")
+        except TrialError as error:
             watch.trying = None
             if error.refusal is None:  # else it does not hang
                 sign = Sign.LOST if error.silent else Sign.FAILED
@@ -422,7 +419,7 @@ class Prober:
             work = Work(1, tokens, tokens * tokens, now - began)
             self._fleet.measure(member, work, now)
 
-    def _failed_trial(self, member: Member, error: _TrialError) -> None:
+    def _failed_trial(self, member: Member, error: TrialError) -> None:
         now, trouble, refusal = time.monotonic(), str(error), error.refusal
         if refusal is not None and not member.conduct.failures:
             if member.state is ReplicaState.VERIFYING:  # of others traffic decides
@@ -450,26 +447,6 @@ class Prober:
 
     def _apply(self, member: Member, event: Event, reason: str) -> None:
         self._fleet.apply(member, event, time.monotonic(), reason)
-
-
-async def _asked(
-    member: Member, ask: Callable[[str], Awaitable[Result]], limit_s: float, what: str
-) -> Result:
-    """What a replica answers within a time. Raises _TrialError."""
-    try:
-        async with asyncio.timeout(limit_s):
-            return await ask(member.url)
-    except EmbedfleetError as error:
-        raise _TrialError(f"verification failed: {error.message}") from error
-    except TimeoutError as error:  # before OSError, of which it is one
-        raise _TrialError(f"no {what} within {limit_s:.3g} s", silent=True) from error
-    except OSError as error:
-        raise _TrialError(f"verification failed: {error}") from error
-    except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        log.exception("verifying replica %s failed", member.name)
-        raise _TrialError(f"verification failed: {type(error).__name__}") from error
 
 
 def _believed(member: Member, now: float) -> ReplicaDescription | None:

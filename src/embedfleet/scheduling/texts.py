@@ -244,6 +244,12 @@ class Backend(Protocol):
         """Withdraw texts; one whose batch has begun still gets its vector."""
         ...
 
+    def shortage(self) -> str:
+        """Why texts wait for longer than their callers, in words for these; empty where nothing is
+        known.
+        """
+        ...
+
 
 async def compute(
     backend: Backend,

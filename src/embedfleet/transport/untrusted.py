@@ -63,7 +63,7 @@ def message_of(body: bytes) -> str:
         found = body.decode("utf-8", "replace")
         title = _TITLE.search(found)
         found = title[1] if title else found
-    return shown(found)
+    return shown(found) or "it gave no reason"
 
 
 def shown(text: str, most: int = MOST_SHOWN) -> str:

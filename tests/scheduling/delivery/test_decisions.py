@@ -3,19 +3,25 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedfleet.fleet.fleet import Member
 from embedfleet.scheduling.delivery.decisions import (
     RESERVE,
+    UNFIT,
     Event,
     RetryBudget,
     cores_of,
     event_of,
     most_quiet_s,
+    public_words,
+    shortage,
 )
 from embedfleet.vocabulary import (
     DrainingError,
     ReplicaError,
     ReplicaLostError,
+    ReplicaState,
     ReplicaUnreachableError,
+    UnfitReplicaError,
 )
 
 
@@ -88,3 +94,21 @@ def test_replicas_on_the_processors_of_one_machine_share_them() -> None:
     assert cores_of("http://10.0.0.1:1", "cpu") == cores_of("http://10.0.0.1:2", "cpu")
     assert cores_of("http://10.0.0.1:1", "cpu") != cores_of("http://10.0.0.2:1", "cpu")
     assert cores_of("http://localhost:1", "cuda:0") != cores_of("http://localhost:2", "cuda:0")
+
+
+@given(st.lists(st.sampled_from(list(ReplicaState)), max_size=5))
+def test_texts_wait_for_want_of_replicas_unless_one_is_ready(states: list[ReplicaState]) -> None:
+    """Callers read of the state that a replica is in, and nothing that it said."""
+    members = [Member("a", "http://10.0.0.7", state, 0.0, "secret words") for state in states]
+    told = shortage(members)
+    assert bool(told) is (ReplicaState.READY not in states)
+    assert "10.0.0.7" not in told
+    assert "secret" not in told
+    if set(states) == {ReplicaState.DRAINING}:
+        assert "too much to do" in told
+
+
+def test_what_only_an_operator_can_mend_is_no_advice_for_callers() -> None:
+    """Of other failures they are told."""
+    assert public_words(UnfitReplicaError("set pools.replica_key_file"), "set …") == UNFIT
+    assert public_words(ReplicaError("out of memory"), "out of memory") == "out of memory"

@@ -31,6 +31,7 @@ from embedfleet.vocabulary import (
     ReplicaError,
     ReplicaLostError,
     ReplicaState,
+    UnfitReplicaError,
     Vector,
     VectorError,
     Vectors,
@@ -632,6 +633,27 @@ async def test_callers_are_not_told_where_a_replica_is() -> None:
         pool._dispatcher.retries.saved = 0.0
         with pytest.raises(ReplicaError, match="last: pod-a/v1/embeddings answered 500"):
             await compute(pool, encodings(1))
+
+
+async def test_callers_are_not_told_how_an_engine_has_to_be_set_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log and the fleet's table are: keys and addresses are for operators."""
+
+    async def locked(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
+        raise UnfitReplicaError("it requires an API key (401): set pools.replica_key_file")
+        yield answer(texts)
+
+    async with serving(FakeUpstream(a=locked)) as pool:
+        with pytest.raises(ReplicaError, match="not set up for this pool") as raised:
+            await compute(pool, encodings(1))
+        assert "key" not in raised.value.message
+        assert raised.value.status == 502
+        assert "pools.replica_key_file" in caplog.text
+        for _ in range(3):
+            with pytest.raises(ReplicaError):
+                await compute(pool, encodings(1))
+        assert "pools.replica_key_file" in pool.fleet["a"].reason
 
 
 async def test_a_pool_without_replicas_says_so_after_a_while() -> None:

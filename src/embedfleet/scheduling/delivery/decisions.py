@@ -7,6 +7,7 @@ is late; docs/data-path.md draws the states of a text.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from embedfleet.vocabulary import (
     ReplicaLostError,
     ReplicaState,
     ReplicaUnreachableError,
+    UnfitReplicaError,
     VectorError,
     counted,
 )
@@ -54,10 +56,14 @@ RESERVE = 256.0
 replica fails no request. More failures than that are a failure of the pool."""
 
 
+UNFIT = "it is not set up for this pool; what has to be changed is in the gateway's log"
+"""What callers are told where only an operator can help: keys, addresses and flags of engines are
+none of their business."""
+
 TROUBLES = {
     ReplicaState.GONE: "its process has ended",
-    ReplicaState.EJECTED: "its calls failed",
-    ReplicaState.SUSPECT: "its calls failed",
+    ReplicaState.EJECTED: "its calls failed or took too long",
+    ReplicaState.SUSPECT: "its calls failed or took too long",
 }
 """What callers are told of a replica of which nothing closer is known: without addresses, and
 without what it said."""
@@ -146,9 +152,32 @@ def error_of(text: Text, event: Event, words: str, now: float) -> EmbedfleetErro
     return ReplicaError(f"{counted(text.attempts, 'replica')} failed this text; last: {words}")
 
 
+def public_words(error: BaseException | None, words: str) -> str:
+    """What callers are told of the error that ended a call, of which the log has `words`."""
+    return UNFIT if isinstance(error, UnfitReplicaError) else words
+
+
+PAUSES = {
+    ReplicaState.DRAINING: "it has too much to do or is about to stop",
+    ReplicaState.STARTING: "it is starting",
+    ReplicaState.VERIFYING: "it is being checked",
+}
+"""What is said of replicas that are out of traffic for no failure."""
+
+
 def trouble_of(member: Member) -> str:
     """The public reason why a replica gets no traffic; empty for others."""
     return member.trouble or TROUBLES.get(member.state, "")
+
+
+def shortage(members: Iterable[Member]) -> str:
+    """Why texts of a pool wait longer than they should, for callers; empty where one is ready."""
+    found = tuple(members)
+    if any(member.state is ReplicaState.READY for member in found):
+        return ""
+    every = [trouble_of(member) or PAUSES.get(member.state, "") for member in found]
+    trouble = next(filter(None, every), "")
+    return "no replica is ready" + (f" (of one, {trouble})" if trouble else "")
 
 
 def no_replica(pool: str, trouble: str, after_s: float) -> NoReplicaError:

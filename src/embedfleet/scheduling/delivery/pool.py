@@ -26,7 +26,7 @@ from embedfleet.runtime.telemetry.tracing import current_span
 from embedfleet.scheduling.delivery import decisions
 from embedfleet.scheduling.delivery.admission import Pressure, admit
 from embedfleet.scheduling.delivery.counting import PoolCounter
-from embedfleet.scheduling.delivery.decisions import Event, Step, cores_of, error_of, event_of
+from embedfleet.scheduling.delivery.decisions import Event, Step, error_of, event_of, public_words
 from embedfleet.scheduling.delivery.dispatch import Dispatcher
 from embedfleet.scheduling.delivery.in_flight import InFlight
 from embedfleet.scheduling.delivery.repeated_vectors import RepeatedVectors
@@ -113,8 +113,7 @@ class Pool:
         self._dispatching = self._closed = False
         self._seen_ready = clock()
         """When a replica was ready last."""
-        self._trouble = ""
-        """What was wrong with a replica last, in words that callers may see."""
+        self._trouble = ""  # what was wrong with a replica last, in words that callers may see
         fleet.listen(self._follow)
 
     def __repr__(self) -> str:
@@ -189,6 +188,9 @@ class Pool:
             text.extended = bool(text.leases)
         return True
 
+    def shortage(self) -> str:
+        return decisions.shortage(self.fleet)
+
     def withdraw(self, texts: Sequence[Text]) -> None:
         """Cancel texts that are no longer awaited, here and in replicas."""
         texts = [text for text in texts if text.open]
@@ -249,8 +251,7 @@ class Pool:
         return member
 
     def _gone(self, now: float) -> bool:
-        """Whether no replica has been ready for longer than texts are to wait for one. A suspect
-        one does not count: the only one of a pool stays suspect while it is gone."""
+        """Whether none was ready for longer than texts wait: a lone one that is gone is suspect."""
         if self._no_replica_s is None:
             return False
         if self.fleet.count(ReplicaState.READY):
@@ -315,7 +316,7 @@ class Pool:
         load, info = self._dispatcher.load_of(member.name), member.description
         if load is None and info is not None:
             load = Load(member.name, info.window, info.batch_tokens, weight=member.weight)
-            load.cores = cores_of(member.url, info.device)
+            load.cores = decisions.cores_of(member.url, info.device)
             if any(self._dispatcher.loads):
                 load.joined = member.since  # others can carry the work while it warms up
             load.cost = self.fleet.cost_of(member, self._clock())
@@ -349,9 +350,9 @@ class Pool:
         """Hand texts over and take the frames. Raises the ReplicaError that ended it."""
         now, member = self._clock(), flight.member
         self._counter.left(flight.call.texts.values(), now)
-        texts, take = flight.on_wire(now), partial(self._take, flight)
+        texts = flight.on_wire(now)
         with flight.traced():
-            await self._upstream.work(member.url, flight.key, texts, take)
+            await self._upstream.work(member.url, flight.key, texts, partial(self._take, flight))
 
     def _take(self, flight: InFlight, frame: frames.Frame) -> None:
         """Give every text of a frame its vector or its error. Raises ReplicaError on nonsense."""
@@ -482,7 +483,7 @@ class Pool:
             self.fleet.failed(member, now, words, lost=lost)
         elif call.outrun:
             self.fleet.failed(member, now, "another replica answered a late text first")
-        self._follow_steps(steps, event, words, now)
+        self._follow_steps(steps, event, public_words(error, words), now)
         self._dispatch_soon()
 
     def _cancel_unwanted(self) -> None:

@@ -209,7 +209,7 @@ class PeerAggregator:
     async def _ask(self, url: str, now: float) -> Observation:
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
-                status, body, _ = await self._connections.fetch(
+                status, body, *_ = await self._connections.fetch(
                     "GET", f"{url}/observation", None, self._headers, MOST_PAGE_BYTES
                 )
         except UnconnectedError as error:

@@ -402,6 +402,10 @@ class BatcherBackend:
         """Texts are not shared, since there is no cache."""
         return False
 
+    def shortage(self) -> str:
+        """A replica that can't compute is not ready, and says so elsewhere."""
+        return ""
+
     def withdraw(self, texts: Sequence[Text]) -> None:
         jobs = [self._jobs.pop(text) for text in texts if text in self._jobs]
         self._replica.batcher.cancel(jobs)

@@ -15,10 +15,10 @@ import pytest
 from embedfleet.server.gateway.replicas.connections import (
     KEEP_ALIVE_S,
     MOST_HEAD_BYTES,
-    OPTIONS,
     Connections,
     Origin,
 )
+from embedfleet.server.gateway.replicas.keepalive import OPTIONS
 from embedfleet.server.gateway.replicas.upstream import Upstream
 from embedfleet.transport.frames import (
     CallText,

@@ -9,17 +9,16 @@ end of interim responses can be kept busy by them for ever.
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import httptools
 
+from embedfleet.server.gateway.replicas.keepalive import keep_alive
 from embedfleet.transport.untrusted import shown
 from embedfleet.vocabulary import ReplicaError
 
@@ -32,19 +31,6 @@ MOST_HEAD_BYTES = 64 << 10
 
 BEGINNING_BYTES = 16 << 10
 """Bytes read of an answer other than 200, and of a page that is only looked at."""
-
-SILENT_S = 30
-"""Seconds until a silent host is given up: one that loses power closes nothing, and a call to it
-would occupy its replica's window for ever."""
-
-OPTIONS = {
-    "TCP_KEEPIDLE": 15,  # seconds without traffic before the first probe
-    "TCP_KEEPINTVL": 5,  # seconds between probes
-    "TCP_KEEPCNT": 3,  # unanswered probes
-    # Milliseconds; while sent data is unacknowledged, no probes are sent.
-    "TCP_USER_TIMEOUT": SILENT_S * 1000,
-}
-"""Linux options; other platforms have some of them and use their own times for the rest."""
 
 _LENGTHS = (b"content-length", b"transfer-encoding")
 
@@ -108,6 +94,8 @@ class Connection(asyncio.Protocol):
         """How the body of the answer is coded; empty where it is not."""
         self.retry_after = b""
         """When another request may be answered, by its header; empty without one."""
+        self.location = b""
+        """Where it redirects to, by its header; empty without one."""
         self.idle_since = 0.0
         """When the last answer on it was complete; 0 if it has had none."""
         self.keep_s = KEEP_ALIVE_S
@@ -137,7 +125,7 @@ class Connection(asyncio.Protocol):
         """
         self.status = self._bare_bytes = 0
         self._complete = self.reusable = self._delimited = False
-        self.coding = self.retry_after = b""
+        self.coding = self.retry_after = self.location = b""
         self.keep_s = KEEP_ALIVE_S
         self._read = read
         self._parser = httptools.HttpResponseParser(self)
@@ -223,6 +211,8 @@ class Connection(asyncio.Protocol):
             self.keep_s = kept_for_s(value)
         elif name == b"retry-after":
             self.retry_after = value
+        elif name == b"location":
+            self.location = value
 
     def on_headers_complete(self) -> None:
         if self._complete:
@@ -283,6 +273,8 @@ class Page(NamedTuple):
     body: bytes
     retry_after: bytes
     """The header; empty without one."""
+    location: bytes
+    """Likewise."""
 
 
 @dataclass(slots=True)
@@ -311,7 +303,8 @@ class _Reading:
             raise ReplicaError(
                 f"{self.url} compresses its answer ({shown(coding, 30)}), which was not asked for"
             )
-        return Page(status, b"".join(self.parts), connection.retry_after)
+        body = b"".join(self.parts)
+        return Page(status, body, connection.retry_after, connection.location)
 
 
 @dataclass(slots=True)
@@ -481,19 +474,3 @@ class Connections:
         first = f"{method} {origin.path}{route} HTTP/1.1\r\nhost: {origin.authority}\r\n"
         head = address.heads[method, route] = first.encode()
         return head
-
-
-class Socket(Protocol):
-    """What event loops give as a connection's socket."""
-
-    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
-
-
-def keep_alive(sock: Socket) -> None:
-    """Enable TCP keepalive: the connection is reset `SILENT_S` after the host's last packet."""
-    with suppress(OSError):  # some platforms refuse it where the other end has closed already
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in OPTIONS.items():
-            option = getattr(socket, name, None)
-            if option is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -156,7 +156,7 @@ class Upstream:
         if page.status == 404:
             raise MissingFileError(f"{url} does not exist")
         if page.status != 200:
-            raise _refusal(url, *page)
+            raise _refusal(url, page.status, page.body, page.retry_after)
         return page.body
 
 

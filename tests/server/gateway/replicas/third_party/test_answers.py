@@ -95,7 +95,7 @@ def test_anything_else_is_nonsense(answer: bytes, complaint: str) -> None:
         (400, Refusal.TEXT),
         (413, Refusal.TEXT),
         (422, Refusal.TEXT),
-        (301, Refusal.BROKEN),
+        (301, Refusal.REDIRECT),
         (404, Refusal.BROKEN),
         (424, Refusal.BROKEN),
         (500, Refusal.BROKEN),

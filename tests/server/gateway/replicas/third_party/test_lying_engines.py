@@ -20,7 +20,13 @@ import pytest
 
 from embedfleet.models.description import ModelDescription
 from embedfleet.models.encoding.encoder import Encoder
-from embedfleet.vocabulary import DrainingError, Encoding, ReplicaError, Truncation
+from embedfleet.vocabulary import (
+    DrainingError,
+    Encoding,
+    ReplicaError,
+    Truncation,
+    UnfitReplicaError,
+)
 from tests.fakes.revealing_engine import UNLUCKY, WIDTH, vector_of
 from tests.server.gateway.replicas.third_party.attaching import attached, compute
 from tests.stand_ins.openai import OpenAICompatible
@@ -281,3 +287,30 @@ async def test_an_engine_that_asks_to_be_left_alone_is_asked_once(
             await compute(client, url, texts, WIDTH)
         assert len(liar.heads) - met <= 1
         assert 10 < (refused.value.retry_after_s or 0) <= 50
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    ("location", "named"),
+    [
+        ("https://other.example:8443/v1?token=secret", "https://other.example:8443"),
+        ("https://user:secret@other.example/", "https://other.example"),
+        ("/secret/v1/embeddings", "another path"),
+        ("//[secret", "another address"),
+        ("", "another address"),
+    ],
+)
+async def test_a_redirect_is_a_fault_of_the_address_that_the_pool_has(
+    location: str, named: str, status: int, small: ModelDescription
+) -> None:
+    """It says where to, and nothing that may be a secret; texts are not searched for the cause."""
+    texts = encodings(small)
+    async with lying(small) as (liar, url), attached(small) as client, asyncio.timeout(60):
+        await client.describe(url)
+        liar.lie = refusal(status, f"location: {location}")
+        met = len(liar.heads)
+        with pytest.raises(UnfitReplicaError) as raised:
+            await compute(client, url, texts, WIDTH)
+        assert len(liar.heads) == met + 1
+        assert f"redirects to {named} ({status})" in raised.value.message
+        assert "secret" not in raised.value.message

@@ -261,6 +261,8 @@ class Refusal(Enum):
 
     KEY = "key"
     """It wants an API key, or another one."""
+    REDIRECT = "redirect"
+    """It answers at another address. That is not followed: keys are for one host."""
     BUSY = "busy"
     """It has too much to do; the same request may be taken later."""
     TEXT = "text"
@@ -281,6 +283,8 @@ def judge_refusal(status: int) -> Refusal:
     """Read a status; engines agree on these, and not on bodies."""
     if status in {401, 403}:
         return Refusal.KEY
+    if status in {301, 302, 303, 307, 308}:
+        return Refusal.REDIRECT
     if status in {429, 503}:
         return Refusal.BUSY
     if status in {400, 413, 422}:

@@ -410,10 +410,8 @@ class ThirdPartyClient:
         most_bytes = most_answer_bytes(len(inputs), self._identity.width)
         for wait_s in (*RETRY_PAUSES_S, None):
             reply = await self._http.post(f"{url}{known.asking.path}", body, most_bytes)
-            refusal = None if reply.status == 200 else judge_refusal(reply.status)
-            if refusal is Refusal.KEY:
-                raise UnfitReplicaError(self._host.key_trouble(reply))
-            if refusal is not Refusal.BUSY:
+            self._host.check_setup(reply)
+            if judge_refusal(reply.status) is not Refusal.BUSY:
                 return reply
             engine.window.refused()
             asked_s = asked_wait_s(reply.retry_after, time.time())

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from embedfleet.models.reranker import Scoring
 from embedfleet.server.gateway.replicas.third_party.answers import (
@@ -32,7 +33,7 @@ from embedfleet.server.gateway.replicas.third_party.dialects import (
 from embedfleet.server.gateway.replicas.third_party.facts import Facts, unfit
 from embedfleet.server.gateway.replicas.third_party.http import EngineHttp, Reply, most_answer_bytes
 from embedfleet.transport.frames import MOST_WIDTH
-from embedfleet.transport.untrusted import message_of, parsed
+from embedfleet.transport.untrusted import message_of, parsed, shown
 from embedfleet.vocabulary import ModelIdentity, Pooling, ReplicaError, UnfitReplicaError
 
 log = logging.getLogger(__name__)
@@ -114,28 +115,34 @@ class EngineDetector:
         return parsed(f"what {url} says of itself", dialect.read, pages, self.identity)
 
     async def page(self, url: str, path: str) -> Page:
-        """A page as JSON; None if it does not exist. Raises UnfitReplicaError without the key."""
+        """A page as JSON; None if it does not exist. Raises UnfitReplicaError as `check_setup`."""
         reply = await self.http.get(url + path)
         if reply.status == 200:
             return reply.json
-        verdict = judge_refusal(reply.status)
-        if verdict is Refusal.KEY:
-            raise UnfitReplicaError(self.key_trouble(reply))
-        if verdict is Refusal.BUSY:  # it is still loading its model
+        self.check_setup(reply)
+        if judge_refusal(reply.status) is Refusal.BUSY:  # it is still loading its model
             raise ReplicaError(f"{url}{path} answers {reply.status}: {message_of(reply.body)}")
         return None
 
-    def key_trouble(self, reply: Reply) -> str:
-        """The error for an engine that requires a key."""
-        if self.http.key:
-            return (
+    def check_setup(self, reply: Reply) -> None:
+        """Raises UnfitReplicaError for a refusal that only an operator can mend."""
+        refusal = judge_refusal(reply.status)
+        if refusal is Refusal.REDIRECT:
+            raise UnfitReplicaError(
+                f"it redirects to {_origin(reply.location)} ({reply.status}), which is not "
+                "followed: give the pool the address that answers itself, with its scheme, host, "
+                "port and path"
+            )
+        if refusal is Refusal.KEY and self.http.key:
+            raise UnfitReplicaError(
                 f"it rejects the key in pools.replica_key_file ({reply.status}); put the right one "
                 "there and restart the gateway"
             )
-        return (
-            f"it requires an API key ({reply.status}): name a file that holds it with "
-            "pools.replica_key_file"
-        )
+        if refusal is Refusal.KEY:
+            raise UnfitReplicaError(
+                f"it requires an API key ({reply.status}): name a file that holds it with "
+                "pools.replica_key_file"
+            )
 
     async def _try(self, url: str, ways: Sequence[Asking], facts: Facts) -> tuple[Asking, int]:
         """Have the sample computed, in the ways that this engine may understand; the first that it
@@ -157,15 +164,13 @@ class EngineDetector:
         return way.request(facts.model, self.sample.inputs[way.form])
 
     async def _sampled(self, url: str, way: Asking, body: bytes, timeout_s: float) -> Reply:
-        """The reply to a sample. Raises UnfitReplicaError without the key, ReplicaError while the
+        """The reply to a sample. Raises UnfitReplicaError as `check_setup`, ReplicaError while the
         engine is busy.
         """
         most = most_answer_bytes(len(self.sample.inputs[way.form]), MOST_WIDTH)
         reply = await self.http.post(f"{url}{way.path}", body, most, timeout_s)
-        verdict = None if reply.status == 200 else judge_refusal(reply.status)
-        if verdict is Refusal.KEY:
-            raise UnfitReplicaError(self.key_trouble(reply))
-        if verdict is Refusal.BUSY:
+        self.check_setup(reply)
+        if judge_refusal(reply.status) is Refusal.BUSY:
             raise ReplicaError(f"{url} is busy: {message_of(reply.body)}")
         return reply
 
@@ -202,6 +207,18 @@ class EngineDetector:
             raise UnfitReplicaError(f"{NO_METRICS}, or allow it with replica_metrics_required")
         log.warning("%s: %s", url, NO_METRICS)
         return NO_METRICS
+
+
+def _origin(location: bytes) -> str:
+    """Scheme and host of an address: what follows them may be a secret."""
+    try:
+        parts = urlsplit(location.decode("ascii"))
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "another address"
+    if host:
+        return shown(f"{parts.scheme or 'http'}://{host}", 200)
+    return "another path" if location else "another address"
 
 
 def width_of(rows: Callable[[bytes, int, int], Rows], body: bytes, sample: Sample) -> int:

@@ -41,6 +41,7 @@ class Reply:
     status: int
     body: bytes
     retry_after: bytes = b""
+    location: bytes = b""
 
     @property
     def json(self) -> Any:
