@@ -317,9 +317,10 @@ class MethodNotAllowedError(CallerError):
     status = 405
 
     def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
-        """`allowed` are the methods that the path does answer."""
+        """`allowed` are the methods that the path does answer; HEAD wherever GET is."""
         super().__init__(message, code="method_not_allowed")
-        self.headers = ((b"allow", ", ".join(allowed).encode()),)
+        also = ("HEAD",) if "GET" in allowed else ()
+        self.headers = ((b"allow", ", ".join(sorted({*allowed, *also})).encode()),)
 
 
 class BodyTooLargeError(CallerError):
@@ -335,7 +336,7 @@ class SlowClientError(CallerError):
 
 
 class MediaTypeError(CallerError):
-    """The body is encoded in a way that is not understood here."""
+    """The body is of a type, or encoded in a way, that is not understood here."""
 
     status = 415
 

@@ -7,18 +7,20 @@ second slash. `meant` maps a path to the one in the table.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from embedfleet.api.contracts.azure import AZURE, PREFIXES
 from embedfleet.api.contracts.cohere import COHERE_V1, COHERE_V2
 from embedfleet.api.contracts.contract import Contract
-from embedfleet.api.contracts.google import GOOGLE
+from embedfleet.api.contracts.google import GOOGLE, is_google_s
 from embedfleet.api.contracts.google import PREFIXES as GOOGLE_PREFIXES
 from embedfleet.api.contracts.ollama import OLLAMA, OLLAMA_OF_ONE
 from embedfleet.api.contracts.rerank import ROUTES as RERANKING
 from embedfleet.api.contracts.tei import TEI
 from embedfleet.api.endpoint import Endpoint
-from embedfleet.transport.asgi import Route
+from embedfleet.transport.asgi import Render, Route
+from embedfleet.transport.errors import render_error
 
 Table = dict[tuple[str, str], Route]
 
@@ -33,6 +35,30 @@ def meant(path: str) -> str:
     path = _SLASHES.sub("/", path)
     path = path.rstrip("/") or "/"
     return _TWICE.sub("/v1", path)
+
+
+BY_PATH: Final[Mapping[str, Contract]] = {
+    "/v1/embed": COHERE_V1,
+    "/v2/embed": COHERE_V2,
+    "/embed": TEI,
+    "/": TEI,
+    "/api/embed": OLLAMA,
+    "/api/embeddings": OLLAMA_OF_ONE,
+    **RERANKING,
+}
+"""The contracts of paths that answer to POST."""
+
+_NAMESPACES: Final[Mapping[str, Contract]] = {"/api/": OLLAMA, "/v1beta/": GOOGLE, "/info": TEI}
+"""The contracts of all other paths that begin so."""
+
+
+def render_for(path: str) -> Render:
+    """How the API that a path belongs to writes errors; as OpenAI's where it is of no other."""
+    contract = BY_PATH.get(path)
+    if contract is None:
+        spaces = (each for prefix, each in _NAMESPACES.items() if path.startswith(prefix))
+        contract = GOOGLE if is_google_s(path) else next(spaces, None)
+    return render_error if contract is None else contract.refuse
 
 
 def contract_routes(
@@ -57,16 +83,7 @@ def contract_routes(
         ("POST", "/api/show"): asked(cards.show),
         ("GET", "/api/version"): asked(cards.ollama_version),
     }
-    by_path: dict[str, Contract] = {
-        "/v1/embed": COHERE_V1,
-        "/v2/embed": COHERE_V2,
-        "/embed": TEI,
-        "/": TEI,
-        "/api/embed": OLLAMA,
-        "/api/embeddings": OLLAMA_OF_ONE,
-        **RERANKING,
-    }
-    for path, contract in by_path.items():
+    for path, contract in BY_PATH.items():
         exact["POST", path] = traced(endpoint.by(contract), f"POST {path}")
     prefixes: Table = {("GET", "/v1/models/"): asked(cards.show_model)}
     for prefix in PREFIXES:

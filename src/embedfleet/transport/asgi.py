@@ -170,6 +170,10 @@ Guard: TypeAlias = Callable[[Request], None]
 """Raises EmbedfleetError to refuse a request, before its route is looked for."""
 
 
+Render: TypeAlias = Callable[[EmbedfleetError], bytes]
+"""Writes the body of an error."""
+
+
 Follow: TypeAlias = Callable[[str, Request, Response | None, float], None]
 """Takes a route's pattern, a request, its answer and the seconds it took. No answer: the caller
 left, or the route has sent it itself."""
@@ -182,9 +186,7 @@ def _too_large(limit: int) -> BodyTooLargeError:
     )
 
 
-def error_response(
-    error: EmbedfleetError, render: Callable[[EmbedfleetError], bytes] = render_error
-) -> Response:
+def error_response(error: EmbedfleetError, render: Render = render_error) -> Response:
     """The answer that tells the caller about an error, which has then done its work."""
     forget_frames(error)
     headers = [*error.headers]
@@ -269,6 +271,9 @@ class Router:
     are."""
     meant: Callable[[str], str] | None = None
     """Takes a path that is not in the table to the one that its client means."""
+    render: Callable[[str], Render] = lambda _: render_error
+    """Takes a path to how the API which it belongs to writes errors, those of the guard, of methods
+    and of encodings included."""
     unlisted: str = "/assets/"
     """Paths that begin so are no API: who asks for an unknown path is not told of them."""
 
@@ -306,21 +311,27 @@ class Router:
                 route = self._find(method, path)
             return await route(request)
         except EmbedfleetError as error:
-            return error_response(error)
+            return self._refusal(request, error)
         except ClientGoneError as error:
             forget_frames(error)
             return None
         except asyncio.CancelledError:  # a stop waits no longer: nobody else cancels a request
             _uncancel()
-            return error_response(
+            return self._refusal(
+                request,
                 DrainingError(
                     "the server is shutting down and could not finish this request; try again"
-                )
+                ),
             )
         except Exception:  # the outermost loop of a request: it must answer whatever happens
             log.exception("request %s to %r failed. This is a bug.", request.id, request.path)
             told = f"internal error; the log has the details of request {request.id}"
-            return error_response(EmbedfleetError(told))
+            return self._refusal(request, EmbedfleetError(told))
+
+    def _refusal(self, request: Request, error: EmbedfleetError) -> Response:
+        """An error as clients of the path expect it."""
+        path = self._path(request.scope["method"], request.path)
+        return error_response(error, self.render(path))
 
     def _path(self, method: str, path: str) -> str:
         """The path to look for."""

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import orjson
 
-from embedfleet.api.routes import contract_routes, meant
-from embedfleet.transport.asgi import Router
+from embedfleet.api.routes import contract_routes, meant, render_for
+from embedfleet.transport.asgi import Guard, Router
+from embedfleet.transport.content_encodings import expanded
 from tests.fakes.asking import Asker
 
 
@@ -29,12 +30,14 @@ class Told:
 class Door:
     """Sends requests through the router."""
 
-    def __init__(self, asker: Asker) -> None:
+    def __init__(self, asker: Asker, guard: Guard | None = None) -> None:
         self.asker = asker
         exact, prefixes = contract_routes(
             asker.endpoint, lambda route: route, lambda route, _: route
         )
-        self._app = Router(exact, prefixes, meant=meant)
+        self._app = Router(
+            exact, prefixes, guard=guard, expand=expanded, meant=meant, render=render_for
+        )
 
     async def ask(self, method: str, path: str, body: object = None, **headers: str) -> Told:
         unread = [b"" if body is None else msgspec.json.encode(body)]

@@ -303,7 +303,7 @@ class TestGoogle:
             assert (told.status, told.json["error"]["status"]) == (404, "NOT_FOUND")
             assert "embedContent" in told.json["error"]["message"]
         told = await door.ask("POST", f"/v1/models/{MODEL}")
-        assert (told.status, told.headers["allow"]) == (405, "GET")
+        assert (told.status, told.headers["allow"]) == (405, "GET, HEAD")
         told = await door.post("/v1beta/models/other:embedContent", contents("one")[0])
         assert (told.status, told.json["error"]["status"]) == (404, "NOT_FOUND")
 

@@ -17,7 +17,13 @@ from hypothesis import strategies as st
 
 from embedfleet.runtime.settings import LogSettings
 from embedfleet.runtime.telemetry.log_rate_limit import BURST, OnceAMinute, Repeats
-from embedfleet.runtime.telemetry.logs import QueuedHandler, TextFormatter, configure_logging
+from embedfleet.runtime.telemetry.logs import (
+    CONTROLS,
+    JsonFormatter,
+    QueuedHandler,
+    TextFormatter,
+    configure_logging,
+)
 
 log = logging.getLogger("embedfleet.tests")
 
@@ -110,6 +116,14 @@ class TestLines:
             "something broke",
         ]
 
+    @given(st.text(max_size=20).map(lambda text: text + "".join(map(chr, CONTROLS))))
+    def test_no_character_of_a_message_ends_its_line_or_moves_a_cursor(self, said: str) -> None:
+        record = logging.LogRecord("any", logging.INFO, "", 0, "%s", (said,), None)
+        as_json = JsonFormatter().format(record)
+        for line in (as_json, TextFormatter().format(record)):
+            assert not {ord(each) for each in line} & CONTROLS.keys()
+        assert json.loads(as_json)["message"] == said
+
     @pytest.mark.parametrize("form", ["text", "json"])
     def test_each_line_names_the_process_that_writes_it(
         self, written: io.StringIO, capfd: pytest.CaptureFixture[str], form: str
@@ -118,6 +132,7 @@ class TestLines:
         log.warning("out of memory")
         for noisy in ("httpx", "httpx2", "huggingface_hub"):
             logging.getLogger(noisy).info("HTTP Request: HEAD http://hub/resolve/main/config.json")
+        logging.getLogger("python_multipart.multipart").warning("Found 0-length header at 5")
         for handler in logging.getLogger().handlers:
             handler.flush()
             handler.close()

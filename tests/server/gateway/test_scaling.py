@@ -133,7 +133,7 @@ async def test_a_page_in_a_browser_can_give_no_orders() -> None:
     """Browsers send JSON to another place only after asking it, and nobody answers that here."""
     async with rigged("m") as rig:
         status, _ = await rig.ask("POST", "/autoscaling/pause", {}, b"text/plain")
-        assert status == 400
+        assert status == 415
 
 
 async def test_several_pools_must_be_named() -> None:

@@ -609,3 +609,17 @@ async def test_what_is_pipelined_is_parsed_one_request_at_a_time() -> None:
         one.writer.close()
         await asyncio.wait_for(here.gone.wait(), 60)
     assert not here.seen
+
+
+async def test_blank_lines_before_a_request_are_passed_over_and_bounded() -> None:
+    """Each pair of them looks like the end of a head, and would be parsed by itself."""
+    ask = b"GET /echo HTTP/1.1\r\nHost: here\r\n\r\n"
+    async with site() as here:
+        async with client(here) as one:
+            for blank in (b"\r\n", b"\n\n\r\n", b"\r\n" * 2000):
+                await one.say(blank + ask)
+                assert (await one.answer())[0] == 200
+        async with client(here) as one:
+            for _ in range(3):  # none of them alone is too much
+                await one.say(b"\r\n" * 1000)
+            assert (await one.answer())[0] == 431

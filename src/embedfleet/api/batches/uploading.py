@@ -12,7 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from embedfleet.transport.asgi import ClientGoneError, Request
-from embedfleet.vocabulary import BodyTooLargeError, CallerError
+from embedfleet.vocabulary import BodyTooLargeError, CallerError, MediaTypeError
 
 PIECE_BYTES = 1 << 18
 """Parsed at once, in a thread."""
@@ -38,7 +38,9 @@ async def read_form(request: Request, most_bytes: int) -> Form:
     """A form of at most one file, of at most so many bytes. CallerError, BodyTooLargeError."""
     kind, options = parse_options_header(request.header(b"content-type") or "")
     boundary = options.get(b"boundary")
-    if kind != b"multipart/form-data" or not boundary:
+    if kind != b"multipart/form-data":
+        raise MediaTypeError("expected multipart/form-data with a boundary")
+    if not boundary:
         raise CallerError("expected multipart/form-data with a boundary")
     with contextlib.ExitStack() as stack:
         form = Form(stack.enter_context(tempfile.TemporaryFile()))

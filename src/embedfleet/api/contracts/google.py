@@ -133,6 +133,11 @@ class Google:
 GOOGLE = Google()
 
 
+def is_google_s(path: str) -> bool:
+    """Whether a path is one that Google's clients ask."""
+    return _PATH.fullmatch(path) is not None
+
+
 def _named(path: str) -> tuple[str, bool]:
     """The model that a path names, and whether it is asked for a batch.
 

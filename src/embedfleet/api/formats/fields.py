@@ -262,7 +262,7 @@ def _kind_or_base64(name: str, value: Any) -> Found:
 
 
 def _endianness(name: str, value: Any) -> Found:
-    if value not in {"native", "little", "big"}:
+    if value not in ("native", "little", "big"):  # a value may be unhashable
         raise wrong(name, 'one of "little", "big" and "native", which is little here', value)
     return {"big_endian": value == "big"}
 

@@ -27,6 +27,9 @@ NOISY = (
 )
 """Loggers of libraries that tell of each request; downloads show their progress by bars."""
 
+OF_FORMS = "python_multipart"
+"""Warns of each mistake in a form, of which its sender is told."""
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line; a record's `fields`, if it has any, stand beside its message."""
@@ -47,11 +50,14 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps(entry, ensure_ascii=False).translate(IN_JSON)
 
 
 CONTROLS = {n: ascii(chr(n))[1:-1] for n in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 """Characters that end a line or move a terminal's cursor, and their escapes."""
+
+IN_JSON = {n: f"\\u{n:04x}" for n in CONTROLS if n >= 127}
+"""The escapes of those that JSON lets stand in a string."""
 
 
 class TextFormatter(logging.Formatter):
@@ -173,3 +179,4 @@ def configure_logging(settings: LogSettings, who: str = "") -> None:
     root.setLevel(settings.level.upper())
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger(OF_FORMS).setLevel(logging.ERROR)

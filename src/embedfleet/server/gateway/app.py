@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from embedfleet.api import pages
-from embedfleet.api.routes import contract_routes, meant
+from embedfleet.api.routes import contract_routes, meant, render_for
 from embedfleet.runtime.telemetry.metrics import CONTENT_TYPE
 from embedfleet.server.gateway.admin.cache import cache_routes
 from embedfleet.server.gateway.admin.fleet import fleet_routes
@@ -84,6 +84,7 @@ def public_app(gateway: Gateway) -> Router:
         expand=expanded,
         compress_from=gateway.settings.gateway.compress_from_bytes,
         meant=meant,
+        render=render_for,
     )
 
 
@@ -111,6 +112,7 @@ def admin_app(gateway: Gateway) -> Router:
         },
         follow=_follow(gateway),
         guard=gateway.guards.of_operators,
+        expand=expanded,
         compress_from=gateway.settings.gateway.compress_from_bytes,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from embedfleet.api.contracts.rerank import ROUTES
 from embedfleet.api.endpoint import Endpoint
+from embedfleet.api.routes import render_for
 from embedfleet.engines.protocol import Engine
 from embedfleet.models.files import SHARED_FILES, Snapshot
 from embedfleet.runtime.telemetry.gpu import open_gpu
@@ -21,6 +22,7 @@ from embedfleet.scheduling.batching.jobs import BatchReport, BatchResult, Job
 from embedfleet.scheduling.texts import Caller, Text
 from embedfleet.transport import frames
 from embedfleet.transport.asgi import Request, Response, Router
+from embedfleet.transport.content_encodings import expanded
 from embedfleet.transport.description import MOST_SECONDS, ReplicaDescription, encode_description
 from embedfleet.transport.traced_routes import traced
 from embedfleet.vocabulary import (
@@ -177,6 +179,8 @@ class Replica:
                 ("GET", "/v1/models/"): endpoint.cards.show_model,
                 ("GET", FILES_PATH): self.file,
             },
+            expand=expanded,
+            render=render_for,
         )
 
     async def work(self, request: Request) -> None:

@@ -32,16 +32,15 @@ from embedfleet.transport.asgi import (
     error_response,
     first_headers,
 )
+from embedfleet.transport.serving import rules
 from embedfleet.transport.serving.head import Head
 from embedfleet.transport.serving.limits import LINGER_S, ClientLimits
-from embedfleet.transport.serving.rules import VERSIONS, read_head, without_offer
 from embedfleet.transport.serving.write_buffers import Answers
 from embedfleet.vocabulary import (
     CallerError,
     EmbedfleetError,
     ServiceError,
     SlowClientError,
-    UnknownVersionError,
 )
 
 log = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class HttpConnection(HttpToolsProtocol):
         self._waiting = b""
         """What came behind the request that is being answered; not parsed yet."""
         self._in_head = False
-        self._head_bytes = 0
+        self._head_bytes = self._blank = 0
         self._length: int | None = 0
         """Bytes of the body that are still to come; None where it comes in chunks."""
         self._began = self._last = 0.0
@@ -134,6 +133,13 @@ class HttpConnection(HttpToolsProtocol):
             if cycle is not None and not (cycle.more_body or cycle.response_complete):
                 self._wait(data[start:])
                 return
+            between = self._length == 0 and not self._in_head
+            if between and (blank := rules.BLANK_LINES.match(data, start)):
+                self._blank += blank.end() - start
+                if self._blank > self._limits.head_bytes:
+                    self._refuse(self._limits.too_large())
+                start = blank.end()
+                continue
             if self._length:
                 end = start + self._length
             else:
@@ -148,14 +154,16 @@ class HttpConnection(HttpToolsProtocol):
                 self.parser.feed_data(part)
             except httptools.HttpParserUpgrade as upgrade:
                 version = self.parser.get_http_version()
-                head = without_offer(self.parser.get_method(), version, self.url, self.headers)
+                head = rules.without_offer(
+                    self.parser.get_method(), version, self.url, self.headers
+                )
                 self.parser = httptools.HttpRequestParser(self)
                 self._in_head = False  # it begins again
                 data = head + part[upgrade.args[0] :] + data[start:]
                 start, size = 0, len(data)
                 continue
             except httptools.HttpParserError as error:
-                self._refuse(self.refusal or self._malformed(error))
+                self._refuse(self.refusal or rules.malformed(error, self.parser.get_http_version()))
                 return
             if self._in_head or self._length != 0:
                 self._count(len(part), received)
@@ -189,10 +197,11 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
+        self._blank = 0
 
     def on_headers_complete(self) -> None:
         offers = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
-        if offers and self.parser.get_http_version() in VERSIONS:
+        if offers and self.parser.get_http_version() in rules.VERSIONS:
             return  # see `_feed`
         self._in_head = False
         try:
@@ -218,7 +227,7 @@ class HttpConnection(HttpToolsProtocol):
         version = self.parser.get_http_version()
         scope: Any = self.scope
         first = first_headers(scope)
-        head = read_head(self.parser.get_method(), version, self.url, self.headers, first)
+        head = rules.read_head(self.parser.get_method(), version, self.url, self.headers, first)
         self._length, self.url = head.length, head.target
         if head.authority is not None:
             kept = [each for each in self.headers if each[0] != b"host"]
@@ -275,16 +284,6 @@ class HttpConnection(HttpToolsProtocol):
             self._end()
         elif cycle.more_body:
             cycle.message_event.set()  # its app hears of it, and answers
-
-    def _malformed(self, error: httptools.HttpParserError) -> EmbedfleetError:
-        version = self.parser.get_http_version()
-        if "HTTP version" in str(error) or "PRI" in str(error):
-            major = "2.0" if "PRI" in str(error) else version
-            if major not in VERSIONS:
-                return UnknownVersionError(
-                    f"unsupported protocol version: expected HTTP/1.1, not HTTP/{major}"
-                )
-        return CallerError(f"malformed HTTP request: {error}")
 
     def _last_answer(self, response: Response) -> bytes:
         """A whole answer that no app gives."""

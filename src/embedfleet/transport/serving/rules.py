@@ -22,6 +22,9 @@ _HOST = re.compile(rb"(\[[0-9A-Za-z:.~_%!$&'()*+,;=-]+\]|[0-9A-Za-z.~_%!$&'()*+,
 
 VERSIONS = {"1.0", "1.1"}
 
+BLANK_LINES = re.compile(rb"[\r\n]+")
+"""They may stand before a request (RFC 9112, 2.2)."""
+
 
 class Head(msgspec.Struct, frozen=True):
     """What the framing of a request's body is, once its head is found right."""
@@ -43,9 +46,7 @@ def read_head(
     UnknownVersionError or NotImplementedHereError.
     """
     if version not in VERSIONS:
-        raise UnknownVersionError(
-            f"unsupported protocol version: expected HTTP/1.1, not HTTP/{version}"
-        )
+        raise _unknown(version)
     host, codings = first.get(b"host"), first.get(b"transfer-encoding")
     hosts = int(host is not None)
     if len(first) < len(headers):  # a name is there twice
@@ -65,6 +66,20 @@ def read_head(
     # The parser let one length of digits alone pass.
     length = None if codings is not None else int(first.get(b"content-length", 0))
     return Head(length, path, authority)
+
+
+def malformed(error: httptools.HttpParserError, version: str) -> CallerError:
+    """The refusal of what the parser finds wrong; `version` is what it read of the version."""
+    preface = "PRI" in str(error)  # of HTTP/2
+    if preface or ("HTTP version" in str(error) and version not in VERSIONS):
+        return _unknown("2.0" if preface else version)
+    return CallerError(f"malformed HTTP request: {error}")
+
+
+def _unknown(version: str) -> UnknownVersionError:
+    return UnknownVersionError(
+        f"unsupported protocol version: expected HTTP/1.1, not HTTP/{version}"
+    )
 
 
 @lru_cache(maxsize=64)

@@ -76,7 +76,7 @@ async def test_a_wrong_order_changes_nothing_and_says_what_would_be_right(
         plain = {"content-type": "text/plain"}
         url = f"{service.admin}/fleet/drain"
         async with service.http.post(url, data=b"{}", headers=plain) as answer:
-            assert answer.status == 400  # what a form of a foreign page could send
+            assert answer.status == 415  # what a form of a foreign page could send
         assert only(service).state is ReplicaState.READY
 
 

@@ -15,7 +15,7 @@ import orjson
 from embedfleet.autoscaling import Scaler, outcomes, recording
 from embedfleet.server.gateway.scaling import Scaling
 from embedfleet.transport.asgi import Request, Response, Route
-from embedfleet.vocabulary import CallerError
+from embedfleet.vocabulary import CallerError, MediaTypeError
 
 MOST_BYTES = 4096
 
@@ -97,7 +97,7 @@ async def order_in(request: Request, kind: type[Order], example: str) -> Order:
     # A web page can post to this machine, but not JSON without a CORS preflight.
     told = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
     if told != "application/json":
-        raise CallerError("unsupported media type: send content-type: application/json")
+        raise MediaTypeError("unsupported media type: send content-type: application/json")
     body = await request.body(MOST_BYTES)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
