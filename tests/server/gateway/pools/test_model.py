@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,10 +16,40 @@ from embedfleet.server.gateway.pools.model import ModelContact
 from embedfleet.server.gateway.pools.scratch import Scratch
 from embedfleet.transport.description import ReplicaDescription
 from embedfleet.transport.frames import CallText, Frame, Take, vector_bytes
-from embedfleet.vocabulary import Precision, ReplicaError
+from embedfleet.vocabulary import Encoding, Precision, ReplicaError, Vectors
 from tests.fakes.revealing_engine import WIDTH, vector_of
 from tests.fleet.test_health import DESCRIPTION
 from tests.small_tokenizer import write_model
+
+Answer = Callable[[list[Encoding]], Vectors]
+
+
+def right(encodings: list[Encoding]) -> Vectors:
+    return np.stack([vector_of(each) for each in encodings])
+
+
+def swapped(encodings: list[Encoding]) -> Vectors:
+    found = right(encodings).byteswap()
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
+        return (found / lengths).astype(np.float32)
+
+
+def scaled_noise(encodings: list[Encoding]) -> Vectors:
+    found = right(encodings) + np.float32(1e-3) * np.random.default_rng(1).standard_normal(WIDTH)
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+OTHERS: dict[str, Answer] = {
+    "one vector for all": lambda found: right(found[:1]).repeat(len(found), axis=0),
+    "the vectors of others in the request": lambda found: np.roll(right(found), 1, axis=0),
+    "two of them exchanged": lambda found: right([found[1], found[0], *found[2:]]),
+    "another model": lambda found: right([each + 1 for each in found]),
+    "another byte order": swapped,
+    "a sign": lambda found: -right(found),
+    "no numbers": lambda found: np.full((len(found), WIDTH), np.nan, np.float32),
+}
+"""Vectors that are not those of the texts."""
 
 
 class Replicas:
@@ -27,6 +57,7 @@ class Replicas:
 
     def __init__(self, *wrong: str) -> None:
         self.wrong = wrong
+        self.answers: dict[str, Answer] = {}
 
     async def describe(self, url: str) -> ReplicaDescription:
         raise ReplicaError(url)
@@ -34,12 +65,14 @@ class Replicas:
     async def fetch_files(self, url: str, directory: Path) -> None:
         raise ReplicaError(url)
 
+    def forget(self, url: str) -> None: ...
+
     async def cancel(self, url: str, key: str, ids: Sequence[int]) -> None:
         raise ReplicaError(url)
 
     async def work(self, url: str, key: str, texts: Sequence[CallText], take: Take) -> None:
         sign = -1 if url in self.wrong else 1
-        rows = np.stack([sign * vector_of(text.encoding) for text in texts])
+        rows = sign * self.answers.get(url, right)([text.encoding for text in texts])
         take(Frame([text.id for text in texts], vector_bytes(rows), [], 0, 0, 1))
 
 
@@ -69,6 +102,19 @@ def contact(small: ModelDescription, replicas: Replicas, seen: list[float]) -> M
     )
 
 
+def unproven(small: ModelDescription, replicas: Replicas) -> ModelContact:
+    """A pool's contact without golden vectors."""
+    return ModelContact(
+        Pool(),
+        replicas,
+        Scratch(small.directory),
+        known=small,
+        introduced=ignored,
+        refused=lambda: None,
+        drifted=lambda _: None,
+    )
+
+
 def described(precision: Precision) -> ReplicaDescription:
     return msgspec.structs.replace(DESCRIPTION, precision=precision, width=WIDTH, revision="r")
 
@@ -92,3 +138,41 @@ async def test_the_class_of_a_pool_is_that_of_the_first_replica_with_right_vecto
 async def test_nothing_is_verified_before_the_model_is_known(small: ModelDescription) -> None:
     with pytest.raises(ReplicaError, match="not known yet"):
         await contact(small, Replicas(), []).verify("a")
+
+
+@pytest.mark.parametrize("other", OTHERS)
+async def test_without_golden_vectors_a_replica_must_give_what_it_gave_when_it_joined(
+    other: str, small: ModelDescription
+) -> None:
+    """Until it does again; who joins anew at its address is met anew."""
+    replicas = Replicas()
+    pool = unproven(small, replicas)
+    for url in ("a", "b"):
+        await pool.expected(url, described(Precision.BF16))
+        assert await pool.verify(url) == ""
+    replicas.answers["a"] = scaled_noise
+    assert await pool.verify("a") == "", "of bf16"
+    replicas.answers["a"] = OTHERS[other]
+    assert await pool.verify("a")
+    assert await pool.verify("b") == ""
+    del replicas.answers["a"]
+    assert await pool.verify("a") == ""
+    if other == "another model":
+        replicas.answers["a"] = OTHERS[other]
+        assert "restart the gateway" in await pool.verify("a")
+        pool.forget("a")
+        assert await pool.verify("a") == ""
+
+
+@pytest.mark.parametrize("other", ["one vector for all", "no numbers"])
+async def test_without_golden_vectors_what_no_model_gives_does_not_join(
+    other: str, small: ModelDescription
+) -> None:
+    """And counts for nothing once it is well."""
+    replicas = Replicas()
+    replicas.answers["a"] = OTHERS[other]
+    pool = unproven(small, replicas)
+    await pool.expected("a", described(Precision.F32))
+    assert await pool.verify("a")
+    del replicas.answers["a"]
+    assert await pool.verify("a") == ""

@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import combinations
 from math import isfinite
 from pathlib import Path
 from typing import Protocol
@@ -44,15 +45,14 @@ from embedfleet.vocabulary import (
     Task,
     Truncation,
     UnfitReplicaError,
+    Vectors,
 )
 
 log = logging.getLogger(__name__)
 
-PROBE = np.array([1, 2, 3], np.int32)
-"""Token ids in every vocabulary, for pools without golden vectors."""
-
-PROBE_TEXT = "the sea"
-"""Query and document of the pair that a reranker computes in their place."""
+PROBE_TEXTS = ("the sea", "a river", "two mountains")
+"""What replicas of pools without golden vectors compute in their place; a reranker the pair of the
+first with itself."""
 
 GOLDEN_FILE = "golden.safetensors"
 """The file name of golden vectors beside a model's weights."""
@@ -105,8 +105,10 @@ class ModelContact:
         self._claimed: dict[str, Precision] = {}
         """The precision that each replica reports."""
         self._golden: GoldenVectors | None = None
-        self._probe = PROBE
+        self._probes: Sequence[Encoding] = ()
         """What is computed where there are no golden vectors."""
+        self._proven: dict[str, Vectors] = {}
+        """By address, what a replica gave for these when it joined."""
         self._introduced = introduced
         self._refused = refused
         self._trust = trust
@@ -149,14 +151,15 @@ class ModelContact:
                     # counts.
                     identity = replace(identity, revision=description.revision)
                 self._golden = self._find_golden(identity.revision, model)
-                if self._golden is None and identity.task is Task.RERANK:
-                    self._probe = await asyncio.to_thread(_pair, model)
+                if self._golden is None:
+                    self._probes = await asyncio.to_thread(_probes, model)
                 self._identity = identity
             return Expected(self._identity, self._precision or description.precision)
 
     def forget(self, url: str) -> None:
         """Forget a removed replica; another may take its address."""
         self._claimed.pop(url, None)
+        self._proven.pop(url, None)
         self._client.forget(url)
 
     async def verify(self, url: str) -> str:
@@ -168,8 +171,8 @@ class ModelContact:
         width = self._identity.width
         precision = self._precision or self._claimed.get(url, Precision.F32)
         if self._golden is None:
-            vectors = await embed(self._client, url, [self._probe], width)
-            wrong = "" if of_unit_length(vectors).all() else "its vectors are not of unit length"
+            vectors = await embed(self._client, url, self._probes, width)
+            wrong = self._unlike_itself(url, vectors, precision)
         else:
             vectors = await embed(self._client, url, self._golden.encodings, width)
             verdict = compare(self._golden, vectors, precision)
@@ -186,12 +189,32 @@ class ModelContact:
             self._precision = self._precision or precision
         return wrong
 
+    def _unlike_itself(self, url: str, vectors: Vectors, precision: Precision) -> str:
+        """What is wrong with vectors of the probes, where nobody knows the right ones: no vectors,
+        one for different texts, or others than the replica gave when it joined.
+        """
+        if not of_unit_length(vectors).all():
+            return "its vectors are not of unit length"
+        for at, other in combinations(range(len(vectors)), 2):
+            same_text = np.array_equal(self._probes[at], self._probes[other])
+            if np.array_equal(vectors[at], vectors[other]) and not same_text:
+                return "it gives one vector for different texts"
+        before = self._proven.setdefault(url, vectors)
+        least = float(np.vecdot(before, vectors).min())
+        if least >= precision.least_cosine:
+            return ""
+        return (
+            f"its vectors are others than when it joined (cosine {least:.4f}): another model or "
+            "another file of it. Start the old one again, or restart the gateway if the new one is "
+            "meant"
+        )
+
     async def touch(self, url: str) -> int:
         """Have it compute one short text with priority; returns its tokens."""
         if self._identity is None:
             raise ReplicaError("the model is not known yet")
         golden = self._golden
-        text = self._probe if golden is None else min(golden.encodings, key=len)
+        text = min(self._probes if golden is None else golden.encodings, key=len)
         vectors = await embed(self._client, url, [text], self._identity.width, bulk=False)
         if not of_unit_length(vectors).all():
             raise ReplicaError("its vectors are not of unit length")
@@ -238,8 +261,8 @@ class ModelContact:
         path = golden_file(self._settings, revision, model.directory)
         if path is None:
             log.warning(
-                "no golden vectors for %s: replicas are only checked for vectors of unit length; "
-                "create them with `embedfleet golden make`",
+                "no golden vectors for %s: a replica is only compared with what it gave when it "
+                "joined; create them with `embedfleet golden make`",
                 model.identity.name,
             )
             return None
@@ -270,12 +293,16 @@ def _digest(directory: Path) -> bytes:
     return digest.digest()
 
 
-def _pair(model: ModelDescription) -> Encoding:
-    """A short pair of a reranker's: third-party engines take no other ids. Raises ModelError."""
+def _probes(model: ModelDescription) -> list[Encoding]:
+    """Short texts, or a pair of a reranker's, as callers send them: engines that are sent texts
+    take no ids that no text has. Raises ModelError.
+    """
     encoder = Encoder(model)
+    texts, prompt = list(PROBE_TEXTS), ""
+    if model.identity.task is Task.RERANK:
+        texts, prompt = texts[:1], prompt_for(model.identity, None, None, texts[0])
     try:
-        prompt = prompt_for(model.identity, None, None, PROBE_TEXT)
-        (found,) = encoder.encode([PROBE_TEXT], prompt=prompt, truncate=Truncation.END)
-        return found.ids
+        found = encoder.encode(texts, prompt=prompt, truncate=Truncation.END)
+        return [each.ids for each in found]
     finally:
         encoder.close()

@@ -56,11 +56,22 @@ def test_what_is_not_finite_or_of_no_length_is_no_vector() -> None:
     assert np.isfinite(rows.vectors).all()
 
 
-def test_lengths_are_taken_in_higher_precision() -> None:
-    """Raw vectors of a large model can be long."""
-    rows = unit(np.full((1, 4096), 3e38, np.float32))
+def test_a_vector_may_be_long_and_not_of_a_length_that_no_model_gives() -> None:
+    """Raw vectors of a large model can be long; floats in another byte order are far longer."""
+    rows = unit(np.full((1, 4096), 1e15, np.float32))
     assert rows.right.all()
     np.testing.assert_allclose(np.linalg.norm(rows.vectors), 1, atol=1e-6)
+
+    assert not unit(np.full((1, 4096), 3e38, np.float32)).right.any()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([64, 384, 1024]))
+def test_floats_in_another_byte_order_are_no_vector(seed: int, width: int) -> None:
+    """Else they would be brought to unit length and look like one."""
+    row = np.random.default_rng(seed).standard_normal((1, width)).astype(np.float32)
+    right = unit(row)
+    assert right.right.all()
+    assert not unit(right.vectors.byteswap()).right.any()
 
 
 @pytest.mark.parametrize(

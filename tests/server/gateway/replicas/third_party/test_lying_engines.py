@@ -116,6 +116,11 @@ NOT_ALL: dict[str, Lie] = {
     "a row of zeros": put(1, [0.0] * WIDTH),
     "a row of denormals": put(1, [1e-45] * WIDTH),
     "a row of null": put(1, [None] * WIDTH),
+    "a row in another byte order": changed(
+        lambda rows: rows[1].update(
+            embedding=np.array(rows[1]["embedding"], "<f4").byteswap().tolist()
+        )
+    ),
 }
 """Answers in which one text has none."""
 

@@ -25,6 +25,9 @@ from embedfleet.vocabulary import ReplicaError, Vectors
 _SHORTEST = 1e-12
 """Length below which numbers are rounding errors and no vector; raw ones are longer than 1."""
 
+_LONGEST = 1e18
+"""Length beyond which they are no vector either, but floats in another byte order perhaps."""
+
 
 class _Row(msgspec.Struct):
     index: Annotated[int, msgspec.Meta(ge=0, lt=MOST_TEXTS)]
@@ -236,7 +239,7 @@ def unit(vectors: Vectors) -> Rows:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    right: NDArray[np.bool_] = np.isfinite(lengths) & (lengths > _SHORTEST)
+    right: NDArray[np.bool_] = (lengths > _SHORTEST) & (lengths < _LONGEST)
     safe = np.where(right, lengths, 1.0)  # in float64: some lengths are no float32 numbers
     scaled = np.where(right[:, None], vectors, np.float32(0)) / safe[:, None]
     return Rows(scaled.astype(np.float32, copy=False), right)
