@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedfleet.autoscaling import Arrivals, Experience, Observation, decide
-from embedfleet.autoscaling.adapting import grid, learned
+from embedfleet.autoscaling.adapting import grid, learned, outcomes
+from embedfleet.autoscaling.learned import kept, restored
 from embedfleet.runtime.settings import AutoscalingSettings
 
 SETTINGS = AutoscalingSettings(min_replicas=2, max_replicas=32)
@@ -249,3 +250,58 @@ def test_texts_that_become_longer_are_seen_within_two_ticks(
     needed = texts_per_s * tokens * factor / 1000.0
     assert wanted[-2] >= min(needed, wanted[-3])
     assert wanted[-1] >= needed
+
+
+ODD = st.sampled_from([math.nan, math.inf, -1.0, 0.0, 5e-324, 1e14, 1e300])
+"""Figures that are none, or hardly."""
+LOADS = st.floats(0.0, 40.0).map(lambda load: load * V)
+USUAL = st.builds(
+    Observation,
+    now=st.just(10.0),
+    ready=st.integers(0, 40),
+    starting=st.integers(0, 5),
+    arriving_fast=LOADS,
+    arriving_slow=LOADS,
+    waiting_tokens=LOADS,
+    tokens_per_s=st.just(V),
+    start_up_s=st.floats(0.0, 600.0),
+    texts_per_s=st.floats(0.0, 100.0),
+    seconds=st.lists(LOADS, max_size=10).map(tuple),
+)
+"""`now` is how much later each is than the one before."""
+MOMENTS = st.one_of(
+    USUAL,
+    st.builds(replace, USUAL, now=st.sampled_from([0.0, 400.0, 1e5, -1e3])),
+    *(
+        st.builds(replace, USUAL, **{name: ODD})
+        for name in (
+            *("arriving_fast", "arriving_slow", "waiting_tokens", "tokens_per_s", "start_up_s"),
+            *("latency_p99_s", "utilisation", "texts_per_s", "texts_fast", "burstiness"),
+        )
+    ),
+    *(
+        st.builds(replace, USUAL, **{name: st.tuples(ODD)})  # type: ignore[arg-type]
+        for name in ("seconds", "memory_used")
+    ),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(MOMENTS, min_size=1, max_size=25), st.sampled_from([1, 2, 8]))
+def test_whatever_is_seen_bounds_hold_and_what_is_learned_can_be_kept(
+    looks: list[Observation], most: int
+) -> None:
+    """The same is decided each time, with signals missing and absurd, time that jumps and a target
+    that does something else."""
+    within = replace(SETTINGS, min_replicas=1, max_replicas=most)
+    experience, now = Experience(), 0.0
+    for each in looks:
+        now += each.now
+        saw = replace(each, now=now)
+        decision, after_it = decide(saw, experience, within)
+        assert decision == decide(saw, experience, within)[0]
+        assert 1 <= decision.planned <= max(most, saw.planned)
+        experience = after_it
+        assert all(math.isfinite(each.late) for each in outcomes(experience))
+    again = restored(kept(experience))
+    assert [each.stance for each in again.sums] == [each.stance for each in experience.sums]

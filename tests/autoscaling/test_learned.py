@@ -158,3 +158,17 @@ def test_damaged_bytes_are_refused_or_leave_an_experience_that_decides(
 def test_errors_of_undecodable_bytes_are_described(told: bytes, said: str) -> None:
     with pytest.raises(learned.LearnedError, match=said):
         learned.restored(told)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"memory_s": 0.0}, {"utilisation": 0.0}, {"utilisation": -3.0}, {"season": "x"}],
+    ids=str,
+)
+def test_a_stance_that_nobody_tried_is_not_followed(odd: dict[str, object]) -> None:
+    """Whatever a file says: the usual one is, before enough is known to choose."""
+    begun = first_moment(Experience())
+    told = msgspec.json.decode(learned.kept(begun))
+    told["followed"].update(odd)
+    again = first_moment(learned.restored(msgspec.json.encode(told)))
+    assert again.stance == begun.stance

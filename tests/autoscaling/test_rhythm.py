@@ -64,6 +64,26 @@ def test_the_calendar_is_the_pools_own() -> None:
     assert moment(summer) % 86_400 == moment(winter) % 86_400 == 9 * 3600
 
 
+def test_a_clock_that_was_far_ahead_and_is_set_right_is_followed_from_then_on() -> None:
+    """A machine that starts with a wrong date gets the right one later."""
+    season = Season.empty(HOUR_S, 60.0)
+    for step in range(10):
+        season = season.noted(1e9 + step * 10.0, 100.0)
+    for step in range(720):
+        season = season.noted(step * 10.0, 900.0 if step * 10.0 % HOUR_S >= 1200 else 100.0)
+    assert season.expected(2 * HOUR_S + 1200, 60.0) == 900.0
+
+
+def test_an_hour_that_the_clock_repeats_is_not_another_period() -> None:
+    """At the end of daylight saving time."""
+    season = Season.empty(24 * HOUR_S, 300.0)
+    for step in range(360):
+        season = season.noted(step * 10.0, 100.0)
+    for step in range(360):
+        season = season.noted(step * 10.0, 900.0)
+    assert all(len(cell) <= 1 for cell in season.cells)
+
+
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e9)), max_size=30))
 def test_memory_is_bounded_and_nothing_is_expected_that_was_never_seen(
     looks: list[tuple[float, float]],

@@ -243,6 +243,31 @@ class TestDoubt:
             assert 1 <= entry.ordered <= 8 or entry.decision.held
         assert 1 <= rig.target.planned <= 8
 
+    async def test_the_fewest_are_ordered_though_nothing_is_known(self) -> None:
+        """A Deployment of none has no replica that says how fast it is, and would have none for
+        ever."""
+        rig = Rig(replace(SETTINGS, min_replicas=2), planned=0)
+        rig.source.changed = {"tokens_per_s": math.nan}
+        entry = await rig.tick()
+        assert entry.decision.held
+        assert rig.target.planned == 2
+
+        rig.target.planned = 5
+        await rig.through(60)
+        assert rig.target.planned == 5
+
+    async def test_a_number_of_none_that_was_set_by_hand_is_left_at_once(self) -> None:
+        """Also where the host's memory is full, as a start of the service does not ask for it."""
+        rig = Rig()
+        rig.scaler.pin(0)
+        await rig.through(60)
+        assert rig.target.planned == 0
+        rig.source.changed = {"memory_used": (0.99,)}  # type: ignore[dict-item]
+        rig.source.rate = 3 * V
+        rig.scaler.resume()
+        entry = await rig.tick()
+        assert (rig.target.planned, entry.decision.winner) == (1, "memory")
+
     async def test_an_order_that_fails_is_tried_again(self) -> None:
         """It is told, counts as one decision however often, and is no growth that happened."""
         rig = Rig()
@@ -255,6 +280,20 @@ class TestDoubt:
         rig.target.error = None
         await rig.tick()
         assert rig.target.planned == 5
+
+    async def test_a_target_that_refuses_is_logged_once_for_each_reason(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Every five seconds would hide the rest."""
+        rig = Rig()
+        rig.source.rate = 3 * V
+        for reason in ("another autoscaler owns it", "the API server says 503"):
+            rig.target.error = SetupError(reason)
+            await rig.through(60)
+        assert [record.message for record in caplog.records] == [
+            "pool p: can't scale to 5 replicas: another autoscaler owns it",
+            "pool p: can't scale to 5 replicas: the API server says 503",
+        ]
 
 
 class TestByHand:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -154,3 +155,35 @@ def test_the_oldest_figure_says_how_old_the_sum_is() -> None:
     assert total([of_gateway(age_s=1.0), of_gateway(age_s=40.0)]).age_s == 40.0
     alone = of_gateway()
     assert total([alone]) is alone
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [
+        {"tokens_per_s": 5e-324},
+        {"texts_per_s": -1.0},
+        {"texts_per_s": math.inf},
+        {"texts_fast": 1e300},
+        {"burstiness": -1.0},
+        {"start_up_s": 1e14},
+        {"utilisation": -0.5},
+        {"memory_used": (0.5, math.nan)},
+    ],
+    ids=str,
+)
+def test_a_figure_that_may_be_missing_must_not_be_absurd(absurd: dict[str, Any]) -> None:
+    """Another gateway tells it, and what is learned of it would be kept."""
+    known = Observation(
+        0.0, 2, arriving_fast=1.0, arriving_slow=1.0, waiting_tokens=0.0, tokens_per_s=1.0
+    )
+    unknown = dict.fromkeys(
+        ("texts_per_s", "texts_fast", "burstiness", "start_up_s", "utilisation"), math.nan
+    )
+    assert fault(replace(known, **unknown), AutoscalingSettings()) is None
+    assert fault(replace(known, **absurd), AutoscalingSettings()) is not None
+
+
+def test_a_text_has_a_token_at_least() -> None:
+    """Rates of different windows may say otherwise for a moment."""
+    odd = Observation(0.0, 2, arriving_fast=600.0, arriving_slow=5e-324, texts_per_s=2.0)
+    assert texts_now(odd) == 600.0

@@ -135,6 +135,15 @@ def test_the_rest_must_be_able_to_carry_the_load() -> None:
     assert pool.ready == 9
 
 
+def test_replicas_beyond_the_maximum_go_however_much_there_is_to_do() -> None:
+    """An operator who lowers the bound, or a target that has more, is not overruled by load; the
+    quiet window is kept, as the autoscaler has just started."""
+    pool = Watching(40)
+    assert pool.watch(600, 39 * V).winner == "restart"
+    pool.watch(20, 39 * V)
+    assert pool.ready == SETTINGS.max_replicas
+
+
 def test_signals_that_were_missing_start_the_quiet_window_over() -> None:
     """What was needed meanwhile is unknown."""
     pool = Watching(12)

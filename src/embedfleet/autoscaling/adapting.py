@@ -272,7 +272,9 @@ def _begun(seen: Observation, experience: Experience, settings: AutoscalingSetti
     tried = grid(settings)
     size = min(max(settings.min_replicas, seen.planned), settings.max_replicas)
     fleets = Fleets.begun(tried, size)
-    begun = replace(experience, at=seen.now, fleets=fleets, before=())
+    # What is followed may come from a file, and be any stance.
+    known = experience.stance if experience.stance in tried else stance(settings)
+    begun = replace(experience, at=seen.now, fleets=fleets, before=(), stance=known)
     if before.keys() != set(tried):
         usual = replace(begun, stance=stance(settings), trial=None)
         return replace(usual, tokens=0.0, texts=0.0, seconds=0.0)
@@ -287,7 +289,7 @@ def _begun(seen: Observation, experience: Experience, settings: AutoscalingSetti
         trial = replace(trial, replica_s=trial.replica_s[places], late=trial.late[places])
     begun = replace(begun, fleets=fleets, trial=trial)
     foreseen = tuple(name for name, rate in _usual(begun, seen, settings).items() if rate)
-    return replace(begun, stance=_best(begun, seen, foreseen) or stance(settings))
+    return replace(begun, stance=_best(begun, seen, foreseen))
 
 
 @lru_cache(maxsize=16)

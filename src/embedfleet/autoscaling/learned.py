@@ -24,7 +24,8 @@ FORMAT, VERSION = "embedfleet-learned", 2
 MOST_BYTES = 2**20
 """More is none of these files: a week's seasons with three rates a bucket have some 25 kB."""
 
-Amount = Annotated[float, msgspec.Meta(ge=0.0, le=1e18)]
+Amount = Annotated[float, msgspec.Meta(ge=0.0, le=1e21)]
+"""Up to what the highest rate that is believed comes to, the last twelve hours counting most."""
 Cell = Annotated[tuple[Amount, ...], msgspec.Meta(max_length=rhythm.KEPT)]
 
 

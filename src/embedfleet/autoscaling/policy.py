@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedfleet.autoscaling import stabilization
-from embedfleet.autoscaling.queueing import capacities
+from embedfleet.autoscaling.queueing import LONGEST_S, SHORTEST_S, capacities
 from embedfleet.autoscaling.schedule import Bounds, Schedule, bounds
 from embedfleet.autoscaling.signals import Observation, fault, start_up_s
 from embedfleet.autoscaling.stabilization import StabilizationState
@@ -369,7 +369,8 @@ def service_s(seen: Observation) -> float:
     """Mean seconds of work of a text; 0 where it is not known."""
     if not 0 < seen.texts_per_s < math.inf:
         return 0.0
-    return seen.arriving_slow / seen.texts_per_s / seen.tokens_per_s
+    work_s = seen.arriving_slow / seen.texts_per_s / seen.tokens_per_s
+    return min(max(work_s, SHORTEST_S), LONGEST_S) if work_s else 0.0
 
 
 def _backlog(seen: Observation, settings: AutoscalingSettings) -> Iterator[Term]:

@@ -17,6 +17,9 @@ from embedfleet.autoscaling.signals import Observation
 
 KEPT = 3
 """Periods that are remembered: two of three must agree."""
+REPEATED_S = 3600.0
+"""A clock that goes back by no more repeats an hour, as at the end of daylight saving time, or was
+corrected; one that goes back further was wrong before."""
 AGREEING = 1.3
 """Rates differ by less than that between periods of the same rhythm."""
 
@@ -40,9 +43,9 @@ class Season:
         return cls(period_s, bucket_s, ((),) * round(period_s / bucket_s))
 
     def noted(self, at: float, rate: float) -> Season:
-        """With the rate at a moment (seconds); time that runs backwards is ignored."""
+        """With the rate at a moment (seconds); an hour that is repeated is ignored."""
         bucket = math.floor(at / self.bucket_s)
-        if self.bucket is None:
+        if self.bucket is None or bucket < self.bucket - REPEATED_S / self.bucket_s:
             return replace(self, bucket=bucket, highest=rate)
         if bucket <= self.bucket:
             return self if rate <= self.highest else replace(self, highest=rate)

@@ -201,6 +201,11 @@ class Scaler:
             case Mode.PINNED if self.pinned is not None:
                 room = self.settings.max_replicas - self.pinned
                 return self.pinned, min(self.settings.standby, room)
+            case Mode.AUTOMATIC:
+                # The fewest need no signal, and nobody can say how fast a replica is without one.
+                planned = max(self.settings.min_replicas, self._target.planned)
+                room = max(0, self.settings.max_replicas - planned)
+                return planned, min(self._target.standby, room)
             case _:
                 return self._target.planned, self._target.standby
 
@@ -210,9 +215,11 @@ class Scaler:
         try:
             await self._target.scale_to(planned, standby, reason)
         except EmbedfleetError as error:
-            log.warning(
-                "pool %s: can't scale to %d replicas: %s", self.pool, planned, error.message
-            )
+            last = self.journal.last
+            repeated = last is not None and last.trouble == error.message
+            level = logging.DEBUG if repeated else logging.WARNING
+            said = "pool %s: can't scale to %d replicas: %s"
+            log.log(level, said, self.pool, planned, error.message)
             return error.message
         except Exception as error:  # the loop must go on whatever the target does
             log.exception("scaling pool %s failed. This is a bug.", self.pool)

@@ -76,6 +76,8 @@ class Observation:
 
 MOST = 1e15
 """Larger figures are no measurements of any machine."""
+LONGEST_START_S = 86_400.0
+"""Longer starts are none, as `autoscaling.start_up_s` has it."""
 
 
 def fault(seen: Observation, settings: AutoscalingSettings) -> str | None:
@@ -87,8 +89,10 @@ def fault(seen: Observation, settings: AutoscalingSettings) -> str | None:
             return f"{name} is missing"
         if not 0 <= value < MOST:
             return f"{name} is {value:g}"
-    if not seen.tokens_per_s:
-        return "tokens_per_s is 0"
+    if seen.tokens_per_s * MOST < 1.0:
+        return f"tokens_per_s is {seen.tokens_per_s:g}"
+    if seen.start_up_s > LONGEST_START_S:
+        return f"start_up_s is {seen.start_up_s:g}"
     return None
 
 
@@ -103,11 +107,12 @@ def _needed(seen: Observation) -> Iterator[tuple[str, float]]:
     yield "tokens_per_s", seen.tokens_per_s
     yield "latency_p99_s", seen.latency_p99_s
     yield from (("a second of arrivals", each) for each in seen.seconds)
-    # A backstop that is missing does no harm: NaN compares as "not busy".
-    if not math.isnan(seen.utilisation):
-        yield "utilisation", seen.utilisation
-    if not math.isnan(seen.start_up_s):
-        yield "start_up_s", seen.start_up_s
+    yield from (("a host's memory", each) for each in seen.memory_used)
+    # These may be missing: there is another figure for each, or less is known.
+    for name in ("utilisation", "start_up_s", "texts_per_s", "texts_fast", "burstiness"):
+        value = getattr(seen, name)
+        if not math.isnan(value):
+            yield name, value
 
 
 def start_up_s(seen: Observation, settings: AutoscalingSettings) -> float:
@@ -121,8 +126,8 @@ def texts_now(seen: Observation) -> float:
     """
     if math.isfinite(seen.texts_fast):
         return seen.texts_fast
-    if seen.texts_per_s and seen.arriving_slow:
-        return seen.arriving_fast * seen.texts_per_s / seen.arriving_slow
+    if seen.texts_per_s > 0.0 and seen.arriving_slow:  # false for NaN
+        return seen.arriving_fast * min(1.0, seen.texts_per_s / seen.arriving_slow)
     return seen.arriving_fast
 
 

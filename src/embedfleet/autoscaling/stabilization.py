@@ -118,7 +118,8 @@ def _up(
 ) -> Step:
     if seen.memory_used and min(seen.memory_used) >= settings.memory_ceiling:
         used = min(seen.memory_used)
-        return Step(seen.planned, pace, "memory", f"no host has room: {used:.0%} of memory is used")
+        planned = max(seen.planned, settings.min_replicas)
+        return Step(planned, pace, "memory", f"no host has room: {used:.0%} of memory is used")
     lately = sum(count for _, count in pace.grown)
     before = max(0, seen.planned - lately)
     most = before + max(ALWAYS_UP, math.floor(before * settings.up_most))
@@ -153,7 +154,7 @@ def _down(
     most = max(1, math.floor(seen.planned * settings.down_most))
     planned = max(highest, seen.planned - most)
     refusal = _overloads(seen, min(planned, seen.ready), settings, chosen)
-    if refusal is not None:
+    if refusal is not None and seen.planned <= settings.max_replicas:
         return stay("safety", refusal)
     return Step(planned, replace(pace, down_at=seen.now))
 
