@@ -100,6 +100,21 @@ def test_a_pool_without_traffic_is_persisted_too() -> None:
     assert first_moment(learned.restored(learned.kept(begun))).stance == begun.stance
 
 
+def test_what_an_older_or_newer_release_kept_is_read_without_what_only_that_one_knows(
+    taught: Experience,
+) -> None:
+    """The first of this version had a trial for each season, and no promise in a stance."""
+    told = msgspec.json.decode(learned.kept(taught))
+    told |= {"trials": {"cycle": told.pop("trial")}, "of the next release": [1]}
+    for each in (told["followed"], *(each["stance"] for each in told["sums"])):
+        del each["promise_s"]
+    again = learned.restored(msgspec.json.encode(told))
+    assert (again.tokens, again.trial) == (taught.tokens, None)
+    assert again.seasons["hour"].cells == taught.seasons["hour"].cells
+    decision, _ = decide(seen(), again, SETTINGS)
+    assert SETTINGS.min_replicas <= decision.planned <= SETTINGS.max_replicas
+
+
 def test_what_is_kept_is_small(taught: Experience) -> None:
     full = {
         name: replace(each, cells=((123456.789,) * 3,) * len(each.cells))
@@ -153,6 +168,7 @@ def test_damaged_bytes_are_refused_or_leave_an_experience_that_decides(
             b'{"format":"x","version":1,"tokens":0,"seconds":0,"followed":null,"sums":[],"seasons":{}}',
             "format 'x'",
         ),
+        (b'{"format":"embedfleet-learned","version":3,"all":"new"}', "version 3; this reads"),
     ],
 )
 def test_errors_of_undecodable_bytes_are_described(told: bytes, said: str) -> None:

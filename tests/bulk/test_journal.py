@@ -7,6 +7,7 @@ import resource
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +129,30 @@ def test_a_file_that_is_closed_under_a_thread_is_an_error_of_that_thread(tmp_pat
         for thread in threads:
             thread.join(20)
         assert not any(thread.is_alive() for thread in threads)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "another file": lambda _: b"no database at all" * 100,
+    "cut off": lambda whole: whole[: len(whole) // 2],
+    "pages of zeros": lambda whole: whole[:4096] + bytes(len(whole) - 4096),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_begun_anew_as_losing_it_costs_only_time(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run goes on, and says so; what lies in logs is still used."""
+    journal, path = opened(tmp_path), tmp_path / "journal.sqlite"
+    many = [bytes([number]) * 16 for number in range(200)]
+    journal.put(many, np.ones((200, 3), np.float32))
+    journal.close()
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    journal = opened(tmp_path)
+    assert journal.get(many) == {}
+    assert "is damaged and begun anew" in caplog.text
+    journal.put(KEYS, ROWS)
+    journal.close()
+    journal = opened(tmp_path)
+    assert set(journal.get(KEYS)) == set(KEYS)
+    journal.close()

@@ -3,7 +3,8 @@
 Kept are the sums of every stance, in all and while a period was found (`adapting.py`), and the
 seasons (`rhythm.py`): what takes hours to weeks to learn. What the policy remembers from minute to
 minute is not: a restart shrinks nothing for one quiet window, whatever was known before. The bytes
-may come from anywhere, so they are read as strictly as a request.
+may come from anywhere, so every value that is read is checked. Fields of an older or newer release
+are passed over.
 """
 
 from __future__ import annotations
@@ -33,13 +34,18 @@ class LearnedError(EmbedfleetError):
     """Bytes that hold nothing that was learned, or what another version wrote."""
 
 
-class _Sums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Header(msgspec.Struct, frozen=True):
+    format: str
+    version: int
+
+
+class _Sums(msgspec.Struct, frozen=True):
     stance: Stance
     replica_s: Amount
     late: Amount
 
 
-class _Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Trial(msgspec.Struct, frozen=True):
     tokens: Amount
     texts: Amount
     seconds: Amount
@@ -48,9 +54,7 @@ class _Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the stances of `_Kept.sums`, in their order."""
 
 
-class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    format: str
-    version: int
+class _Kept(_Header, frozen=True):
     tokens: Amount
     seconds: Amount
     followed: Stance | None
@@ -102,14 +106,15 @@ def restored(data: bytes) -> Experience:
     if len(data) > MOST_BYTES:
         raise LearnedError(f"it has {len(data):,} bytes, more than {MOST_BYTES:,}")
     try:
+        header = msgspec.json.decode(data, type=_Header)
+        if (header.format, header.version) != (FORMAT, VERSION):
+            raise LearnedError(
+                f"format {header.format!r}, version {header.version}; this reads {FORMAT!r}, "
+                f"version {VERSION}"
+            )
         told = msgspec.json.decode(data, type=_Kept)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LearnedError(str(error)) from error
-    if (told.format, told.version) != (FORMAT, VERSION):
-        raise LearnedError(
-            f"format {told.format!r}, version {told.version}; this reads {FORMAT!r}, "
-            f"version {VERSION}"
-        )
     seasons = {
         name: replace(season, cells=cells)
         if len(cells := told.seasons.get(name, ())) == len(season.cells)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import sqlite3
 import struct
 import threading
@@ -25,6 +26,8 @@ from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import HASH_BYTES
 from embedfleet.runtime.text_files import reason
 
+log = logging.getLogger(__name__)
+
 AT_ONCE = 500
 """Older versions of SQLite accept at most 999 parameters."""
 
@@ -34,6 +37,9 @@ PRAGMA synchronous = NORMAL;
 PRAGMA cache_size = -8192;
 CREATE TABLE IF NOT EXISTS vectors (hash BLOB NOT NULL UNIQUE, vector BLOB NOT NULL);
 """
+
+DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+"""Errors of a file that no attempt can read."""
 
 HEAD = struct.Struct("<II")
 """Begins an entry of a log: its number of vectors and a CRC-32 of the hashes and vectors after it.
@@ -103,7 +109,8 @@ class Journal:
     """Vectors by the hashes of their texts; usable by several threads."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any], columns: int) -> None:
-        """`path` is SQLite's file; logs lie beside it. Ignores vectors of another length.
+        """`path` is SQLite's file; logs lie beside it. Ignores vectors of another length. A file
+        that is damaged is begun anew.
 
         Raises BulkError.
         """
@@ -116,8 +123,7 @@ class Journal:
         self._closed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._connection.executescript(SCHEMA)
+            self._connection = self._opened()
             for left in sorted(path.parent.glob(f"{path.stem}-*.log")):
                 for hashes, vectors in read_log(left, self._size):
                     self._write(hashes, vectors)
@@ -125,6 +131,16 @@ class Journal:
             self._empty = not self._run("SELECT 1 FROM vectors LIMIT 1", [])
         except (OSError, sqlite3.Error) as error:
             raise BulkError(f"{path} can't be written: {reason(error)}") from error
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            return _connected(self._path)
+        except sqlite3.DatabaseError as error:
+            if _primary_code(error) not in DAMAGED:
+                raise
+            log.warning("%s is damaged and begun anew: %s", self._path, error)
+            self._remove_files()
+            return _connected(self._path)
 
     def get(self, hashes: Sequence[bytes]) -> dict[bytes, NDArray[Any]]:
         """The vectors that are stored, but for those in logs of this run."""
@@ -178,6 +194,9 @@ class Journal:
         self.close()
         for log in self._logs:
             log.remove()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         for end in ("", "-wal", "-shm"):
             self._path.with_name(self._path.name + end).unlink(missing_ok=True)
 
@@ -203,5 +222,26 @@ class Journal:
                 raise _said(self._path, error) from error
 
 
+def _connected(path: Path) -> sqlite3.Connection:
+    with contextlib.ExitStack() as undo:
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        undo.callback(connection.close)
+        connection.executescript(SCHEMA)
+        connection.execute("SELECT hash, vector FROM vectors LIMIT 1").fetchall()
+        undo.pop_all()
+    return connection
+
+
+def _primary_code(error: Exception) -> int | None:
+    """SQLite's code of an error, without what extends it."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
 def _said(path: Path, error: Exception) -> BulkError:
+    if _primary_code(error) in DAMAGED:
+        return BulkError(
+            f"{path}: {error}; remove it and run again: completed work is kept, and what it holds "
+            "is computed once more"
+        )
     return BulkError(f"{path}: {error}; completed work is kept; fix this and run again")

@@ -395,6 +395,20 @@ async def test_what_is_foreign_among_the_files_costs_no_batch(tmp_path: Path, th
         assert {batch.id, fails.id} <= {each.id for each in api.store.batches()}
 
 
+async def test_answers_that_an_older_release_kept_are_used_and_removed(tmp_path: Path) -> None:
+    """Their files had numbers for names."""
+    store = LocalStore(tmp_path, alone=False)
+    async with running(store, runs=False) as api:
+        batch = await api.create(lines("one", "two"))
+        line = b'{"id":"a","custom_id":"request-0","response":{"body":{}},"error":null}\n'
+        store.write(f"batches/parts/{batch.id}/000007", [b"o 1 " + line])
+    async with running(store) as api:
+        assert (await api.ended(batch.id)).request_counts.completed == 2
+        assert not api.answering.asked["one"]
+        api.store.remove_expired()
+        assert store.names(f"batches/parts/{batch.id}") == []
+
+
 async def test_a_clock_that_is_wrong_for_a_while_deletes_nothing(store: Store) -> None:
     now = [1_000_000.0]
     async with running(store, clock=lambda: now[0], runs=False) as api:

@@ -25,7 +25,8 @@ QUOTA_LOCK = "quota.lock"
 ABANDONED_S = 24 * 3600.0
 """After so long nobody writes a file any more."""
 NAME = re.compile(r"(file|batch)-[A-Za-z0-9]{24}")
-PART = re.compile(r"[0-9]{6,}-[0-9a-f]{8}")
+PART = re.compile(r"[0-9]{6,}(-[0-9a-f]{8})?")
+"""Of the first versions they had numbers alone."""
 ANSWER = re.compile(rb"([oe]) ([0-9]{1,15}) (\{.*\}\n)", re.DOTALL)
 """A line of a part: whether its request succeeded, its number, and the line of the output."""
 
