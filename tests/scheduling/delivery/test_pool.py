@@ -295,6 +295,15 @@ async def test_texts_that_have_one_vector_everywhere_are_answered() -> None:
         assert {member.state for member in pool.fleet} == {ReplicaState.READY}
 
 
+async def test_a_replica_that_fails_its_trials_gives_nobody_one_vector_for_all() -> None:
+    """Also if it is the only one, and its calls are answered otherwise."""
+    async with serving(FakeUpstream(a=numb)) as pool:
+        pool.fleet.check_failed(pool.fleet["a"], "golden check", "other vectors than before")
+        with pytest.raises((ReplicaError, TimeoutError)):
+            async with asyncio.timeout(2.5):  # it is asked again after 2 s
+                await compute(pool, encodings(3))
+
+
 async def test_a_message_of_a_replica_is_repeated_as_one_short_line() -> None:
     async with serving(FakeUpstream(a=unable)) as pool:
         with pytest.raises(VectorError) as failed:

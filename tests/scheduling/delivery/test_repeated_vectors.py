@@ -107,6 +107,21 @@ def test_a_text_fails_by_it_once() -> None:
     repeated.refuse(load(), [text([1], attempts=1), text([2], attempts=1)], rows(0, 0), 0.0)
 
 
+@given(
+    attempts=st.lists(st.integers(0, 3), min_size=2, max_size=5),
+    times=st.lists(st.floats(0.0, 5 * DOUBT_S), min_size=1, max_size=10),
+)
+def test_a_replica_that_fails_its_checks_is_never_believed(
+    attempts: list[int], times: list[float]
+) -> None:
+    """However often it was doubted, and the texts failed."""
+    repeated, replica = RepeatedVectors(), load()
+    for now in sorted(times):
+        texts = [text([number], attempts=each) for number, each in enumerate(attempts)]
+        with pytest.raises(ReplicaError, match="one vector"):
+            repeated.refuse(replica, texts, rows(*[0] * len(texts)), now, unproven=True)
+
+
 def test_scores_of_different_pairs_may_be_equal() -> None:
     certain = np.array([[0.0, 1.0], [0.0, 1.0]], np.float32)
     RepeatedVectors().refuse(load(), [text([1]), text([2])], certain, 0.0)

@@ -361,7 +361,7 @@ class Pool:
         vectors = frame.matrix(self.width)
         right = None if all_of_unit_length(vectors) else of_unit_length(vectors)
         asked = [call.texts.get(text_id) for text_id in frame.ids]
-        self._repeated.refuse(call.load, asked, vectors, now)
+        self._repeated.refuse(call.load, asked, vectors, now, unproven=bool(member.failing_checks))
         leased = len(call.texts)
         rows = range(len(frame.ids)) if right is None else np.flatnonzero(right).tolist()
         answered: list[Text] = []

@@ -54,13 +54,20 @@ class RepeatedVectors:
         """When each replica was doubted lately, monotonic seconds."""
 
     def refuse(
-        self, load: Load, texts: Sequence[Text | None], vectors: Vectors, now: float
+        self,
+        load: Load,
+        texts: Sequence[Text | None],
+        vectors: Vectors,
+        now: float,
+        *,
+        unproven: bool = False,
     ) -> None:
         """Raise a ReplicaError where two rows of a replica's frame, or one and the last of its
         frame before, are equal and their texts are different.
 
         `vectors` is [texts, width], float32; of texts that are None nothing is known any more.
-        Texts that have failed are not looked at: whatever it is, they fail by it once.
+        Texts that have failed are not looked at: whatever it is, they fail by it once. That, and
+        how often a replica is doubted, has no bound while it is `unproven`: it fails its checks.
         """
         if not texts or vectors.shape[1] <= SCORE_WIDTH:  # scores of different pairs may be equal
             return
@@ -71,14 +78,14 @@ class RepeatedVectors:
             self._last[load.replica] = _Row(heads[-size:], latest.encoding, vectors[-1])
         for row, other in _alike(heads, size, b"" if before is None else before.head):
             text = texts[row]
-            if text is None or text.attempts:
+            if text is None or (text.attempts and not unproven):
                 continue
             if other >= 0:
                 encoding, vector = (texts[other] or text).encoding, vectors[other]
             elif before is not None:
                 encoding, vector = before.encoding, before.vector
             repeated = np.array_equal(vectors[row], vector) and different(text.encoding, encoding)
-            if repeated and self._doubts(load.replica, now):
+            if repeated and (self._doubts(load.replica, now) or unproven):
                 load.shut_until = now + PAUSE_S
                 raise ReplicaError("it gives one vector for different texts")
 
