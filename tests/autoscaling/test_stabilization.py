@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embedfleet.autoscaling import Decision, Observation, PolicyState
-from embedfleet.autoscaling.policy import decide
+from embedfleet.autoscaling.policy import FLEETING, decide
+from embedfleet.autoscaling.stance import Stance, stance
 from embedfleet.runtime.settings import AutoscalingSettings
 
 SETTINGS = AutoscalingSettings(min_replicas=2, max_replicas=32)
@@ -21,6 +23,7 @@ class Watching:
     def __init__(self, ready: int, settings: AutoscalingSettings = SETTINGS) -> None:
         self.now, self.ready, self.settings = 0.0, ready, settings
         self.memory = PolicyState()
+        self.chosen: Stance | None = None
 
     def watch(self, seconds: float, rate: float, **others: float) -> Decision:
         """The last decision after so many seconds of this traffic."""
@@ -39,7 +42,7 @@ class Watching:
                 starting=int(others.get("starting", 0)),
                 age_s=others.get("age_s", 0.0),
             )
-            decision, self.memory = decide(saw, self.memory, self.settings)
+            decision, self.memory = decide(saw, self.memory, self.settings, (), self.chosen)
             self.ready = decision.planned - saw.starting
         return decision
 
@@ -169,3 +172,42 @@ def test_steps_down_are_small_and_a_minute_apart(traffic: list[tuple[float, floa
                 assert not went or pool.now - went[-1] >= small.down_interval_s
                 assert pool.now >= 600
                 went.append(pool.now)
+
+
+@pytest.mark.parametrize(
+    ("keeping_s", "promise_s", "after_s"),
+    [(30.0, 3600.0, 600.0), (30.0, 120.0, 120.0), (1800.0, 0.0, 1800.0)],
+)
+def test_a_restart_looks_on_until_the_promise_of_what_it_saw_says_something(
+    keeping_s: float, promise_s: float, after_s: float
+) -> None:
+    """Ten minutes where an hour is asked for, however soon the stance lets go; else one quiet
+    window."""
+    pool = Watching(12)
+    pool.chosen = stance(SETTINGS, 0.95, keeping_s, promise_s=promise_s)
+    assert pool.watch(after_s, V).winner == "restart"
+    assert pool.ready == 12
+    pool.watch(20, V)
+    assert pool.ready < 12
+
+
+@given(
+    st.lists(st.tuples(st.floats(10, 400), st.floats(0, 30)), min_size=1, max_size=12),
+    st.sampled_from([30.0, 90.0, 600.0]),
+)
+def test_no_replica_goes_that_was_needed_within_the_quiet_window(
+    traffic: list[tuple[float, float]], keeping_s: float
+) -> None:
+    """By traffic that jumps as it likes, and a target that does as it is told."""
+    pool = Watching(4)
+    pool.chosen = stance(SETTINGS, 0.6, keeping_s)
+    needed: list[tuple[float, int]] = []
+    for seconds, load in traffic:
+        for _ in range(round(seconds / 10.0)):
+            before = pool.ready
+            decision = pool.watch(10, load * V)
+            lasting = [each.replicas for each in decision.terms if each.name not in FLEETING]
+            needed.append((pool.now, min(max(lasting), SETTINGS.max_replicas)))
+            if pool.ready < before:
+                lately = [many for at, many in needed if at > pool.now - keeping_s]
+                assert pool.ready >= max(lately)
