@@ -102,7 +102,7 @@ def scale(
     config: ConfigFile = None,
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """Have N replicas, whatever the load, until `resume`.
+    """Set the number of replicas to N, regardless of the load, until `resume`.
 
     embedfleet autoscale scale 4
     """

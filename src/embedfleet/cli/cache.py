@@ -54,7 +54,7 @@ def stats(
     config: ConfigFile = None,
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """Show what the cache holds and how often it knew a text.
+    """Show the contents of the cache and its hit rate.
 
     embedfleet cache stats
     """
@@ -76,7 +76,7 @@ def clear(
     config: ConfigFile = None,
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """Forget every vector, in memory and in Redis.
+    """Delete every vector, in memory and in Redis.
 
     Never needed for a new model or new weights: their vectors are found by other keys.
     """

@@ -74,7 +74,7 @@ def conformance(
     timeout_s: Timeout = 120.0,
     json: JsonFile = None,
 ) -> None:
-    """Check a service against OpenAI's embeddings API, sentence by sentence.
+    """Check that a service conforms to OpenAI's embeddings API.
 
         embedfleet conformance http://127.0.0.1:8080/v1
 

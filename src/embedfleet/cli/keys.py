@@ -75,7 +75,7 @@ def create(  # noqa: PLR0913, PLR0917  each is a flag
     comment: Comment = "",
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """Make a key and print it. Only now: the file keeps nothing but its hash.
+    """Create a key and print it. It cannot be shown again: the file holds its hash.
 
     embedfleet keys create --file keys.json --name search
     """
@@ -139,7 +139,7 @@ def revoke(
     key: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, or the whole key.")],
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """End a key; running gateways refuse it within a second or two.
+    """Revoke a key; running gateways refuse it within two seconds.
 
     embedfleet keys revoke --file keys.json abcdefgh2345
     """

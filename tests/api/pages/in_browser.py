@@ -153,11 +153,7 @@ def by_telephone(page: Page) -> None:
 
 
 def between_looks(page: Page) -> None:
-    """What is selected, focused or refused stays while the page draws itself anew."""
-    page.get_by_role("button", name="Set replicas").click()
-    page.locator("#order-count").fill("250")
-    page.get_by_role("button", name="Confirm").click()
-    expect(page.locator("#refused")).to_contain_text("250 replicas")
+    """What is selected or focused stays while the page draws itself anew."""
     selected = "String(getSelection())"
     page.evaluate("getSelection().selectAllChildren(document.querySelector('td.long'))")
     address = page.evaluate(selected)
@@ -173,7 +169,18 @@ def between_looks(page: Page) -> None:
     expect(page.locator("figcaption")).to_contain_text("Hit rate of the cache")
     assert page.evaluate(selected) == address, "a look took away what was selected"
     expect(page.get_by_role("button", name="Drain local-1")).to_be_focused()
-    expect(page.locator("#refused")).to_contain_text("250 replicas")  # looks leave it there
+    page.evaluate("getSelection().removeAllRanges()")
+
+
+def refused_order(page: Page) -> None:
+    """Its reason stays while the page draws itself anew."""
+    page.get_by_role("button", name="Set replicas").click()
+    page.locator("#order-count").fill("250")
+    page.get_by_role("button", name="Confirm").click()
+    expect(page.locator("#refused")).to_contain_text("250 replicas")
+    with page.expect_response("**/fleet"), page.expect_response("**/autoscaling"):
+        pass
+    expect(page.locator("#refused")).to_contain_text("250 replicas")
 
 
 def the_fleet(page: Page) -> None:
@@ -211,6 +218,7 @@ def the_fleet(page: Page) -> None:
     between_looks(page)
     accessible(page)
     pictured(page, "fleet")
+    refused_order(page)
     # Stopped, not killed: a killed one may be back before the page looks again.
     os.kill(int(PROCESS), signal.SIGSTOP)
     expect(ready).not_to_have_count(2)  # seen without a reload
