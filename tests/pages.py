@@ -55,7 +55,7 @@ class Block:
         return joined if joined and all(map(_is_command, joined)) else []
 
 
-UsageError = typer.BadParameter.__mro__[1]
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What the parser of command lines raises; typer has no name for it."""
 COMMAND_LINE = typer.main.get_command(app)
 
@@ -72,6 +72,7 @@ def parsed(words: list[str]) -> None:
         if not rest:
             context.fail("Missing command.")
         _, found, rest = command.resolve_command(context, rest)
+        assert found is not None
         command = found
 
 

@@ -28,7 +28,7 @@ ALONE = ["clusters", "release", "sdks", "site"]
 def pins(lock: str) -> dict[str, str]:
     """Return version by package; a line that is no exact pin is an error."""
     lines = (ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8").splitlines()
-    found = {}
+    found: dict[str, str] = {}
     for line in lines:
         if not line.startswith("#"):
             pin = re.fullmatch(r"([a-z0-9.-]+)==([0-9][A-Za-z0-9.]*)", line)

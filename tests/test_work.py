@@ -36,10 +36,10 @@ def test_a_fit_recovers_the_model_that_made_the_measurements() -> None:
     fit = CostFit()
     for _ in range(500):
         lengths = np.exp(rng.uniform(2, 7.6, size=int(np.exp(rng.uniform(0, 4))))).astype(int)
-        fit.learn(lengths, truth.seconds(lengths) * rng.normal(1.0, 0.02))
+        fit.learn(lengths.tolist(), truth.seconds(lengths) * rng.normal(1.0, 0.02))
 
-    for lengths in ([16], [32] * 64, [512] * 4, [2000] * 2):
-        assert fit.model.seconds(lengths) == pytest.approx(truth.seconds(lengths), rel=0.15)
+    for each in ([16], [32] * 64, [512] * 4, [2000] * 2):
+        assert fit.model.seconds(each) == pytest.approx(truth.seconds(each), rel=0.15)
 
 
 def test_a_fit_follows_a_replica_that_became_slower() -> None:
@@ -69,8 +69,8 @@ def test_a_fit_counts_what_was_computed_of_texts_that_share_their_first_tokens()
         fit.learn(lengths.tolist(), float(seconds), shared.tolist())
         tokens, computed = 0.995 * tokens + lengths.sum(), 0.995 * computed + own
 
-    for lengths in ([200] * 30, [700] * 4):
-        assert fit.model.seconds(lengths) == pytest.approx(truth.seconds(lengths), rel=0.15)
+    for each in ([200] * 30, [700] * 4):
+        assert fit.model.seconds(each) == pytest.approx(truth.seconds(each), rel=0.15)
     # As they come, a token costs less: that is what a gateway has to know.
     share = computed / tokens
     assert fit.usual.per_token_s == pytest.approx(fit.model.per_token_s * share, rel=1e-6)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,11 +61,17 @@ class UnreliableTier:
             found = [value[:-1] + b"x" if value else value for value in found]
         if self.rng.random() >= self.faults:
             return found
-        return self.rng.choice([None, [None] * len(keys)])
+        nothing: list[bytes | None] = [None] * len(keys)
+        return self.rng.choice([None, nothing])
 
     def store(self, key: bytes, value: bytes) -> None:
         if self.rng.random() >= self.faults:
             self.values[key] = value
+
+    def forget(self, keys: Collection[bytes]) -> None:
+        if self.rng.random() >= self.faults:
+            for key in keys:
+                self.values.pop(key, None)
 
     async def clear(self) -> int | None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from embedfleet.api.served_model import ModelVersion
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.scheduling.texts import Caller
+from embedfleet.transport.access.access import UnlimitedQuota
 from embedfleet.transport.asgi import ClientGoneError
 from embedfleet.vocabulary import (
     Encoding,
@@ -81,7 +83,7 @@ class TestHits:
     ) -> None:
         """Bit for bit what an endpoint without a cache answers."""
         await asker.ask(["one", "two"])
-        asked = {"dimensions": dimensions, "encoding_format": encoding_format}
+        asked: dict[str, Any] = {"dimensions": dimensions, "encoding_format": encoding_format}
         hit = await asker.ask(["two", "one"], **asked)
         without = await Asker(tmp_path / "other", None).ask(["two", "one"], **asked)
         assert hit.body == without.body
@@ -230,11 +232,8 @@ class TestRefusals:
         assert (answer.status, answer.cache) == (200, "hit=0; miss=1")
 
 
-class Purse:
+class Purse(UnlimitedQuota):
     """A pass that notes what is charged, and has so many tokens."""
-
-    key = ""
-    lane = None
 
     def __init__(self, tokens: int = 10**9) -> None:
         self.tokens = tokens
@@ -243,21 +242,13 @@ class Purse:
     def open(self, _authorization: str | None) -> Purse:
         return self
 
-    def enter(self, model: str, texts: int) -> None: ...
-
-    def reserve(self, tokens: int) -> None: ...
-
-    def refund(self) -> None: ...
+    def open_for(self, _key: str) -> Purse:
+        return self
 
     def charge(self, tokens: int) -> None:
         if tokens > self.tokens:
             raise RateLimitedError("no tokens are left", kind="tokens")
         self.charged.append(tokens)
-
-    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        return ()
-
-    def close(self) -> None: ...
 
 
 class TestCharging:
@@ -370,16 +361,16 @@ class TestSharing:
             nonlocal works
             works += 1
             if works == 1:
-                await share(asker, 200)
+                await share(sender, 200)
                 raise ReplicaError("it broke")
 
         backend = RevealingBackend(fail_once)
-        asker = Asker(tmp_path / "model", VectorCache(MemoryTier(ROOM)), backend=backend)
-        answers = await asyncio.gather(*(asker.ask("same") for _ in range(200)))
+        sender = Asker(tmp_path / "model", VectorCache(MemoryTier(ROOM)), backend=backend)
+        answers = await asyncio.gather(*(sender.ask("same") for _ in range(200)))
         assert sorted(answer.status for answer in answers) == [200] * 199 + [502]
         assert works == 2
-        assert asker.cache is not None
-        assert asker.cache.counts.shared == 198, "199 were answered by one computation"
+        assert sender.cache is not None
+        assert sender.cache.counts.shared == 198, "199 were answered by one computation"
 
     async def test_a_text_that_always_fails_is_tried_twice_whoever_wants_it(
         self, tmp_path: Path
@@ -390,13 +381,13 @@ class TestSharing:
             nonlocal works
             works += 1
             if works == 1:
-                await share(asker, 50)
+                await share(sender, 50)
             raise ReplicaError("it broke")
 
-        asker = Asker(
+        sender = Asker(
             tmp_path / "model", VectorCache(MemoryTier(ROOM)), backend=RevealingBackend(fail)
         )
-        answers = await asyncio.gather(*(asker.ask("same") for _ in range(50)))
+        answers = await asyncio.gather(*(sender.ask("same") for _ in range(50)))
         assert {answer.status for answer in answers} == {502}
         assert works == 2
 

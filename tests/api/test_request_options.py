@@ -121,9 +121,9 @@ class TestTruncation:
             assert [row.get("truncated") for row in answer.body["data"]] == [None, True, None]
             assert answer.headers[b"x-embedfleet-truncated"] == b"1"
         start = await asker.ask(texts, truncate="start")
-        end = await asker.ask(texts, truncate="end")
-        assert start.vectors[1] != end.vectors[1] == asker.right(texts[1])
-        assert start.vectors[0] == end.vectors[0]
+        ending = await asker.ask(texts, truncate="end")
+        assert start.vectors[1] != ending.vectors[1] == asker.right(texts[1])
+        assert start.vectors[0] == ending.vectors[0]
 
     async def test_what_is_kept_of_a_text_is_its_prompt_and_its_other_end(
         self, asker: Asker
@@ -131,7 +131,7 @@ class TestTruncation:
         other = "how are you? " * 90 + LONG + "to the sea"
         found = [await asker.ask(each, truncate="start") for each in (other, LONG + "to the sea")]
         assert found[0].vectors == found[1].vectors
-        asked = {"truncate": "start", "instruction": "Find the river"}
+        asked: dict[str, Any] = {"truncate": "start", "instruction": "Find the river"}
         prompted = [await asker.ask(each, **asked) for each in (other, LONG + "to the sea")]
         assert prompted[0].vectors == prompted[1].vectors != found[0].vectors
 

@@ -78,8 +78,9 @@ class Reranking:
         )
 
     async def ask(self, path: str, **body: Any) -> Heard:
-        answer = self.endpoint.by(ROUTES[path])
-        return heard(await answer(request(body, {}, None)))
+        response = await self.endpoint.by(ROUTES[path])(request(body, {}, None))
+        assert response is not None
+        return heard(response)
 
     async def embeddings(self, **body: Any) -> Heard:
         return heard(await self.endpoint.embeddings(request(body, {}, None)))

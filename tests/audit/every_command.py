@@ -228,7 +228,7 @@ def served(machine: Machine) -> None:
 def apart(machine: Machine) -> None:
     """Replicas on each kind of kernels, and a gateway of two workers in front of them."""
     with contextlib.ExitStack() as stack:
-        urls = []
+        urls: list[str] = []
         for kernels in ("auto", *(["openvino"] if has_openvino() else []), "numpy"):
             settings = machine.place / f"{kernels}.toml"
             settings.write_text(f'[engine]\nkernels = "{kernels}"\n')
@@ -242,8 +242,8 @@ def apart(machine: Machine) -> None:
         settings = machine.place / "gateway.toml"
         settings.write_text("[admin]\nport = 0\n[gateway]\nworkers = 2\n")
         flags = ["--port", "0", "--config", str(settings)]
-        words = ["--replica", urls[0]]
-        found = stack.enter_context(machine.running("gateway", FOUND, *words, *flags))
+        flags += ["--replica", urls[0]]
+        found = stack.enter_context(machine.running("gateway", FOUND, *flags))
         for turn in range(20):
             ask(found[0], [f"River {turn} and {n}." for n in range(4)])
 

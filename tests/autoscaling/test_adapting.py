@@ -279,10 +279,7 @@ MOMENTS = st.one_of(
             *("latency_p99_s", "utilisation", "texts_per_s", "texts_fast", "burstiness"),
         )
     ),
-    *(
-        st.builds(replace, USUAL, **{name: st.tuples(ODD)})  # type: ignore[arg-type]
-        for name in ("seconds", "memory_used")
-    ),
+    *(st.builds(replace, USUAL, **{name: st.tuples(ODD)}) for name in ("seconds", "memory_used")),
 )
 
 

@@ -55,7 +55,8 @@ def test_a_fleet_on_paper_costs_what_the_policy_orders(place: int, seed: int) ->
     """Within a tenth, over two hours, without the first quiet window of a restart."""
     loads = traffic(seed, 2.0)
     fleets = Fleets.begun(STANCES, 12)
-    memory, ready, starting, paid = PolicyState(), 12, [], 0.0
+    memory, ready, paid = PolicyState(), 12, 0.0
+    starting: list[float] = []
     levels: tuple[Level, ...] = ()
     began = round(STANCES[place].delay_s / 10.0) + 1
     for step in range(len(loads)):
@@ -100,7 +101,8 @@ def test_the_highest_of_a_window_is_that_of_the_window_or_an_eighth_more(
 def test_late_is_who_comes_while_too_few_are_ready() -> None:
     """A step from 4 to 20 replicas' worth; every fleet has 12 and orders the rest."""
     loads = np.concatenate([np.full(30, 4.0), np.full(60, 20.0)])
-    fleets, levels = Fleets.begun(STANCES, 12), ()
+    fleets = Fleets.begun(STANCES, 12)
+    levels: tuple[Level, ...] = ()
     for step in range(len(loads)):
         saw = seen(step * 10.0, loads, step, 12)
         levels = recent(levels, saw, SETTINGS)

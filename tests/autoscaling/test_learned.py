@@ -126,7 +126,8 @@ def test_what_is_kept_is_small(taught: Experience) -> None:
 
 def change(value: object) -> st.SearchStrategy[object]:
     """Any JSON with one of its values put in another's place."""
-    odd = st.sampled_from([None, -1, 1e300, "", [], {}, [[1.0] * 9], True, "x" * 99])
+    values: list[object] = [None, -1, 1e300, "", [], {}, [[1.0] * 9], True, "x" * 99]
+    odd = st.sampled_from(values)
     if isinstance(value, dict) and value:
         key = st.sampled_from(sorted(value))
         return odd | key.flatmap(lambda at: change(value[at]).map(lambda new: {**value, at: new}))

@@ -87,7 +87,7 @@ class TestGrowth:
 
     def test_work_that_comes_in_bursts_takes_more_replicas(self) -> None:
         """The same rate in texts of the same length."""
-        told = {"rate": 8 * V, "texts_per_s": 400.0}
+        told: dict[str, Any] = {"rate": 8 * V, "texts_per_s": 400.0}
         even, bursts = (decided(seen(**told, burstiness=each)) for each in (1.0, 8.0))
         asked = [
             {term.name: term.replicas for term in each.terms}["traffic"] for each in (even, bursts)

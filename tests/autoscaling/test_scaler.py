@@ -6,6 +6,7 @@ import asyncio
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -49,7 +50,7 @@ class FakeSource:
     def __init__(self, target: FakeTarget, rate: float = 0.0) -> None:
         self.target = target
         self.rate = rate
-        self.changed: dict[str, float] = {}
+        self.changed: dict[str, Any] = {}
         self.error: BaseException | None = None
 
     async def observe(self, now: float) -> Observation:
@@ -174,7 +175,7 @@ async def test_a_full_host_gets_no_further_replica() -> None:
     """It would end others; what is there stays."""
     rig = Rig()
     rig.source.rate = 3 * V
-    rig.source.changed = {"memory_used": (0.95,)}  # type: ignore[dict-item]
+    rig.source.changed = {"memory_used": (0.95,)}
     entry = await rig.tick()
     assert (entry.decision.winner, entry.ordered) == ("memory", 2)
     assert rig.target.orders == []
@@ -262,7 +263,7 @@ class TestDoubt:
         rig.scaler.pin(0)
         await rig.through(60)
         assert rig.target.planned == 0
-        rig.source.changed = {"memory_used": (0.99,)}  # type: ignore[dict-item]
+        rig.source.changed = {"memory_used": (0.99,)}
         rig.source.rate = 3 * V
         rig.scaler.resume()
         entry = await rig.tick()

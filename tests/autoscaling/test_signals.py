@@ -176,7 +176,7 @@ def test_a_figure_that_may_be_missing_must_not_be_absurd(absurd: dict[str, Any])
     known = Observation(
         0.0, 2, arriving_fast=1.0, arriving_slow=1.0, waiting_tokens=0.0, tokens_per_s=1.0
     )
-    unknown = dict.fromkeys(
+    unknown: dict[str, Any] = dict.fromkeys(
         ("texts_per_s", "texts_fast", "burstiness", "start_up_s", "utilisation"), math.nan
     )
     assert fault(replace(known, **unknown), AutoscalingSettings()) is None

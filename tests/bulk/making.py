@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ class RevealingClient:
         self.refused = set(refused)
         self.model: str | None = None
         self.space: str | None = None
-        self.killed = lambda: False
+        self.killed: Callable[[], bool] = lambda: False
         """Whether the process that asks has ended: after that, nothing is computed for it."""
         self._salt = salt
 
@@ -85,6 +85,9 @@ class RevealingClient:
     async def __aexit__(self, *_: object) -> None: ...
 
 
+Result = TypeVar("Result")
+
+
 class KilledError(BaseException):
     """The end of a process, as near as one comes to it within one."""
 
@@ -126,7 +129,7 @@ class FailingStore(LocalStore):
                 raise OSError(errno.ENOSPC, "No space left on device")
             raise KilledError
 
-    def _after(self, result: Any) -> Any:
+    def _after(self, result: Result) -> Result:
         if self._left < 0 and self._how == "after":
             self.failed = True
             raise KilledError

@@ -45,7 +45,7 @@ pa = pytest.importorskip("pyarrow", reason="the extra `bulk` is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `bulk` is not installed")
 
 REFUSED = ["refused"]
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     *({"text": f"text {n % 7}", "id": n} for n in range(9)),
     *({"text": "refused", "id": n} for n in range(9, 12)),
     {"text": "", "id": 12},

@@ -34,7 +34,7 @@ from tests.bulk.making import (
 )
 from tests.fakes.revealing_service import vector_of
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     *({"text": f"text {n % 11}", "id": n} for n in range(17)),
     {"text": "", "id": "empty"},
     {"id": "none"},

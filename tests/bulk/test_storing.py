@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import errno
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -229,11 +229,12 @@ def test_whatever_a_driver_raises_while_an_input_is_read_is_told_in_one_line(
 def test_whatever_a_driver_raises_while_an_output_is_written_is_told_in_one_line() -> None:
     with pytest.raises(StoreError, match=r"^failing://writing can't be written: .*was denied$"):
         store_at("failing://writing")
-    for operation in (
+    opening: tuple[Callable[[Store], object], ...] = (
         lambda store: store.read("a"),
         lambda store: store.open("a"),
         lambda store: store.write("a", []),
-    ):
+    )
+    for operation in opening:
         with pytest.raises(OSError, match="opening was denied"):
             operation(store_at("failing://opening"))
     for operation in (lambda store: store.size("a"), lambda store: store.names()):

@@ -159,7 +159,8 @@ async def test_requests_go_on_while_redis_is_gone_and_use_it_when_it_is_back(
         async with asyncio.timeout(120):
             while (await asker.ask("again")).cache != "hit=1; miss=0":
                 await asyncio.sleep(0.05)
-        assert remote.state is State.CLOSED
+        now: State = remote.state
+        assert now is State.CLOSED
 
 
 async def test_a_restart_in_between_costs_hits_and_nothing_else(

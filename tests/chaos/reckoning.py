@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -118,7 +119,7 @@ class Asker:
         self._compare(texts, content["data"])
         return ""
 
-    def _compare(self, texts: Sequence[list[int]], data: list[dict[str, str]]) -> None:
+    def _compare(self, texts: Sequence[list[int]], data: list[dict[str, Any]]) -> None:
         reckoning = self.reckoning
         if [one["index"] for one in data] != list(range(len(texts))):
             reckoning.wrong.append(f"{len(data)} answers to {len(texts)} texts")

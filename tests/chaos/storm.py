@@ -267,7 +267,7 @@ class Storm:
     async def _state(self, replica: ChaosReplica) -> str:
         """What the gateway says of it."""
         states = await asyncio.to_thread(self._fleet.service.fleet)
-        return next(each["state"] for each in states if each["url"] == replica.url)
+        return str(next(each["state"] for each in states if each["url"] == replica.url))
 
     async def _redis_kill(self) -> None:
         if self._redis is not None and self._redis.process is not None:

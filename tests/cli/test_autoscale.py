@@ -14,8 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from embedfleet.autoscaling import recording
 from embedfleet.cli.command_line import app

@@ -54,7 +54,7 @@ class Gateway(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        given = json.loads(body) if body else None
+        given: Any = json.loads(body) if body else None
         self.asked.append((self.path, {k.lower(): v for k, v in self.headers.items()}, given))
         if self.path == "/cache/clear":
             self._answer({"memory": 3, "redis": None})

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
-from embedfleet.cli.command_line import Calls, app
+from embedfleet.cli.command_line import app
+from embedfleet.cli.entry_points import Calls
 from embedfleet.models.source import ResolvedModel
 from embedfleet.runtime.settings import EngineSettings, Pool, Settings
 from embedfleet.vocabulary import ModelError
@@ -72,7 +72,9 @@ def behind() -> Recorder:
 def typed(words: str, behind: Recorder, **environment: str) -> Result:
     """Run the command line inside this process, with nothing of ours in its environment."""
     calls = Calls(behind.gateway, behind.replica, behind.fetch, behind.make_golden)
-    cleared = {key: None for key in os.environ if key.startswith("EMBEDFLEET_")}
+    cleared: dict[str, str | None] = {
+        key: None for key in os.environ if key.startswith("EMBEDFLEET_")
+    }
     return CliRunner().invoke(
         app, words.split(), obj=calls, env=cleared | environment, prog_name="embedfleet"
     )

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from embedfleet.cli.command_line import app
 from embedfleet.cli.entry_points import Calls
@@ -28,7 +27,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def typed(words: list[str], **environment: str) -> Result:
-    cleared = {key: None for key in os.environ if key.startswith("EMBEDFLEET_")}
+    cleared: dict[str, str | None] = {
+        key: None for key in os.environ if key.startswith("EMBEDFLEET_")
+    }
     wide = {"COLUMNS": "300"}
     return CliRunner().invoke(app, words, obj=Calls(), env=cleared | wide | environment)
 

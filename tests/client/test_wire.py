@@ -180,7 +180,8 @@ def test_requests_hold_the_options_that_were_set_and_no_more() -> None:
 def test_texts_are_strings_or_ids() -> None:
     assert as_input("a") == "a"
     assert as_input(np.array([1, 2])) == [1, 2]
-    assert as_input((1, np.int32(2))) == [1, 2]
+    mixed: Any = (1, np.int32(2))
+    assert as_input(mixed) == [1, 2]
     assert size_of("é") == 2
     assert size_of([1, 2, 3]) == 3
     for wrong in (None, 3, [1.5], b"a"):

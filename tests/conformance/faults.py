@@ -66,7 +66,8 @@ class Spoiling:
         self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked, started, whole = bytearray(), {}, bytearray()
+        asked, whole = bytearray(), bytearray()
+        started: dict[str, Any] = {}
 
         async def hear() -> Message:
             message = await receive()

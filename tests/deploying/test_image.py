@@ -48,7 +48,7 @@ class Image:
 
 def done(command: Sequence[str], **options: Any) -> str:
     """Run a command; give what it printed."""
-    ran = subprocess.run(
+    ran: subprocess.CompletedProcess[str] = subprocess.run(
         command,
         capture_output=True,
         text=True,

@@ -16,7 +16,7 @@ from embedfleet.engines.loading import EngineOptions, load_engine
 from embedfleet.models.description import describe
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.files import Snapshot
-from embedfleet.vocabulary import ModelError
+from embedfleet.vocabulary import ModelError, Truncation
 from tests.checkpoints import Geometry, random_weights, write_checkpoint
 from tests.small_tokenizer import tokenizer
 
@@ -35,7 +35,7 @@ FILES: dict[str, Any] = {
     "config_sentence_transformers.json": {"prompts": {"query": "q: "}, "default_prompt_name": None},
     "tokenizer.json": {},
 }
-ODD = (
+ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 1.5, 1e308, "", "x", "a" * 10_000, "\0"),
     *("NaN", "..", "../..", "/etc", "naïve\n", [], [1], [[]], [None], {}, {"a": 1}, {"": []}, [{}]),
 )
@@ -82,7 +82,7 @@ def serve(directory: Path) -> None:
     """Everything that reads a model's files, and a text. Raises ModelError."""
     Snapshot.of(directory)
     description = describe(directory)
-    (encoded,) = Encoder(description).encode(["the sea"], prompt="", truncate=True)
+    (encoded,) = Encoder(description).encode(["the sea"], prompt="", truncate=Truncation.END)
     engine = load_engine(
         directory, EngineOptions(kernels="numpy", max_tokens=description.identity.max_tokens)
     )
@@ -153,9 +153,12 @@ def test_no_file_a_folder_or_a_link_to_itself_is_told(directory: Path, name: str
     path = directory / name
     before = path.read_bytes()
     path.unlink()
-    for make, undo in ((path.mkdir, path.rmdir), (lambda: path.symlink_to(path.name), path.unlink)):
-        make()
-        said = refusal(directory)
-        undo()
+    path.mkdir()
+    folder = refusal(directory)
+    path.rmdir()
+    path.symlink_to(path.name)
+    link = refusal(directory)
+    path.unlink()
+    for said in (folder, link):
         assert said is None or name in said
     path.write_bytes(before)

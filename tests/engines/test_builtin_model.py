@@ -12,6 +12,7 @@ from embedfleet.engines.loading import EngineOptions, load_engine
 from embedfleet.engines.pooling import finite_rows
 from embedfleet.models.description import describe
 from embedfleet.models.encoding.encoder import Encoder
+from embedfleet.vocabulary import Truncation
 from tests.engines.kernels import INT8_WAYS, way
 from tests.real_texts import passages
 
@@ -23,7 +24,7 @@ BUILTIN = Path(embedfleet.__file__).parent / "models" / "builtin"
 def test_int8_keeps_the_directions_of_float32(language: str, kernels: str) -> None:
     """Real activations have outlier channels that random weights lack; int8 must bear them."""
     encoded = Encoder(describe(BUILTIN)).encode(
-        passages(f"xquad/xquad.{language}.json")[:12], prompt="", truncate=True
+        passages(f"xquad/xquad.{language}.json")[:12], prompt="", truncate=Truncation.END
     )
     texts = [one.ids for one in encoded]
     f32, int8 = (

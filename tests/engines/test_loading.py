@@ -153,7 +153,7 @@ sys.exit("openvino" in sys.modules)
 
 @needs_native
 def test_who_computes_with_our_kernels_does_not_pay_for_openvino(directory: Path) -> None:
-    command = [sys.executable, "-c", LOADING, directory]
+    command = [sys.executable, "-c", LOADING, str(directory)]
     assert subprocess.run(command, check=False).returncode == 0
 
 

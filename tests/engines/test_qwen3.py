@@ -267,7 +267,7 @@ def test_a_causal_model_that_no_file_declares_an_embedding_model_is_refused(
 
 
 def test_a_base_model_without_a_head_needs_no_declaration(tmp_path: Path) -> None:
-    changes = {"architectures": ["Qwen3Model"]}
+    changes: dict[str, Any] = {"architectures": ["Qwen3Model"]}
     directory = write_checkpoint(tmp_path, random_weights(TINY), TINY, **changes)
     (directory / "1_Pooling" / "config.json").unlink()
     assert Qwen3Checkpoint(directory).config.layers == TINY.layers

@@ -24,7 +24,7 @@ STATUSES = st.lists(
 )
 
 
-def serving(number: int, outstanding: int = 0, state: S = S.READY) -> SlotStatus:
+def serving(number: int, outstanding: int = 0, state: ReplicaState = S.READY) -> SlotStatus:
     """A replica in traffic."""
     return SlotStatus(number, P.TRAFFIC, state, outstanding)
 

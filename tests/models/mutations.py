@@ -34,7 +34,7 @@ def _regex(pattern: str, content: str) -> dict[str, Any]:
     return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
 
 
-NORMALIZERS = [
+NORMALIZERS: list[dict[str, Any]] = [
     *({"type": name} for name in ("Lowercase", "NFC", "NFKD", "Nmt", "StripAccents", "ByteLevel")),
     {"type": "Strip", "strip_left": True, "strip_right": True},
     *({"type": "Prepend", "prepend": text} for text in ("▁", "")),
@@ -46,7 +46,7 @@ NORMALIZERS = [
     {"type": "Replace", "pattern": {"String": ""}, "content": "x"},
 ]
 
-PRE_TOKENIZERS = [
+PRE_TOKENIZERS: list[dict[str, Any]] = [
     *({"type": name} for name in ("Whitespace", "WhitespaceSplit", "BertPreTokenizer")),
     {"type": "UnicodeScripts"},
     {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
@@ -114,7 +114,7 @@ POST_PROCESSORS = [
     _template([TEXT, END], _special([2**32 - 1])),
 ]
 
-DECODERS = [
+DECODERS: list[dict[str, Any]] = [
     {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     {"type": "WordPiece", "prefix": "##", "cleanup": True},
     *({"type": name} for name in ("ByteFallback", "Fuse")),

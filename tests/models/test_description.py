@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, processors
 from embedfleet.models.description import DOCUMENTED_TOKENS, describe
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.sentence_transformers import normalizes, read_pooling
-from embedfleet.vocabulary import ModelError, Pooling
+from embedfleet.vocabulary import ModelError, Pooling, Truncation
 from tests.small_tokenizer import END, id_of, tokenizer, write_model
 
 QWEN_MODULES = [
@@ -352,7 +352,9 @@ class TestEndOfText:
         """As sentence-transformers saves them; it reads the last token of the text itself."""
         built = tokenizer(post_processor=False)
         directory = write_model(tmp_path, built=built, architectures=["Qwen3Model"])
-        (encoded,) = Encoder(describe(directory)).encode(["the sea"], prompt="", truncate=True)
+        (encoded,) = Encoder(describe(directory)).encode(
+            ["the sea"], prompt="", truncate=Truncation.END
+        )
         assert encoded.ids.tolist() == built.encode("the sea").ids
 
     def test_is_known_without_a_post_processor(self, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def _kind_of(changes: Definition) -> Callable[[], TokenizerKind]:
 @pytest.mark.parametrize("part", range(len(PRE_TOKENIZERS) + len(NORMALIZERS) + len(MODELS)))
 def test_odd_parts_are_judged_one_by_one(part: int) -> None:
     """What is known of these has no expression of its own."""
-    every = [
+    every: list[Definition] = [
         *({"pre_tokenizer": each} for each in PRE_TOKENIZERS),
         *({"normalizer": each} for each in NORMALIZERS),
         *({"model": each} for each in MODELS),

@@ -37,7 +37,8 @@ def model(directory: Path, tensors: dict[str, np.ndarray], shards: int = 1) -> P
     if shards == 1:
         save_file(tensors, directory / "model.safetensors")
         return directory
-    names, index = list(tensors), {}
+    names = list(tensors)
+    index: dict[str, str] = {}
     for shard in range(shards):
         file = f"model-{shard}.safetensors"
         mine = names[shard::shards]

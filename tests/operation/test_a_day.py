@@ -141,6 +141,10 @@ class Site:
                 [sys.executable, "-m", "embedfleet", *words], stdout=subprocess.DEVNULL, stderr=sink
             )
 
+    def kill_replicas(self) -> None:
+        for each in self.replicas.values():
+            each.kill()
+
     @contextlib.contextmanager
     def gateway(self, number: int, start: int = 1) -> Iterator[Service]:
         name = f"gateway-{number}"
@@ -230,7 +234,7 @@ def test_a_day_of_operation_loses_no_request(  # noqa: PLR0915  a day is long
         fail_over = day.enter_context(redis_at(site.redis, tmp_path))
         for number in (0, 1):  # the third is attached later: its address is known already
             site.start_replica(number)
-        day.callback(lambda: [each.kill() for each in site.replicas.values()])
+        day.callback(site.kill_replicas)
         again = contextlib.ExitStack()
         day.enter_context(again)
         first = again.enter_context(site.gateway(1))

@@ -177,15 +177,11 @@ async def test_a_gateway_reranks_by_engines_of_four_kinds_while_they_fail(tmp_pa
     """
     small = causal_model(tmp_path)
     common: dict[str, Any] = {"directory": small.directory.parent}
-    engines = [
-        VLLMReranker(**common),
-        SGLangReranker(**common),
-        LlamaReranker(**common),
-        GatewayReranker(**common),
-    ]
-    vllm, sglang, llama, _ = engines
-    for engine in engines:
+    vllm, sglang = VLLMReranker(**common), SGLangReranker(**common)
+    llama, gateway = LlamaReranker(**common), GatewayReranker(**common)
+    for engine in (vllm, sglang, llama, gateway):
         engine.unlucky = False
+    engines: list[StandIn] = [vllm, sglang, llama, gateway]
     words = ["river", "capital", "mountain", "sea", "sky", "answer", "passage", "query"]
 
     def right(query: str, documents: list[str], instruction: str = INSTRUCTION) -> list[float]:

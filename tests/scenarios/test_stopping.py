@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -49,7 +50,7 @@ def drains(service: Service) -> bool:
 
 async def statuses(
     service: Service,
-    signals: list[tuple[int, bool]],
+    signals: Sequence[tuple[int, bool]],
     count: int = 24,
     *,
     stuck: bool = False,

@@ -28,7 +28,7 @@ Value = str | int | float | bool | list[str] | list[int]
 
 def write(model: ModelDescription, path: Path) -> Path:
     """Write the model's weights and tokenizer to one file."""
-    checkpoint = Qwen3Checkpoint(model.directory, model.identity.task)
+    checkpoint = Qwen3Checkpoint(model.directory, task=model.identity.task)
     tensors = _tensors(checkpoint)
     metadata = _metadata(model, checkpoint)
     if model.identity.task is Task.RERANK:

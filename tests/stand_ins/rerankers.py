@@ -9,6 +9,7 @@ way to encode two texts.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -218,7 +219,7 @@ class SGLangReranker(SGLang, Pairs):
 
     async def server_info(self, request: web.Request) -> web.Response:
         found = await super().server_info(request)
-        return answer(small_tokenizer.json.loads(found.body) | {"enable_mis": self.joins})
+        return answer(json.loads(found.text or "") | {"enable_mis": self.joins})
 
     @posted
     async def score(self, body: dict[str, Any]) -> web.StreamResponse:
@@ -294,7 +295,7 @@ class TEIReranker(TEI, Pairs):
         return in_place_of_vectors(super().routes(), web.post("/rerank", self.rerank))
 
     async def info(self, request: web.Request) -> web.Response:
-        page = small_tokenizer.json.loads((await super().info(request)).body)
+        page = json.loads((await super().info(request)).text or "")
         labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         return answer(page | {"model_type": {self.serves: labels}})
 

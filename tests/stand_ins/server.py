@@ -73,7 +73,9 @@ class StandIn:
     def __post_init__(self) -> None:
         self.go_on.set()
         self.tokenizer = Tokenizer.from_file(str(self.directory / "small" / "tokenizer.json"))
-        self.end = self.tokenizer.token_to_id(END)
+        end = self.tokenizer.token_to_id(END)
+        assert end is not None
+        self.end = end
         self._runner: web.AppRunner | None = None
 
     # -- what an engine is made of --------------------------------------------------------

@@ -68,7 +68,9 @@ class SGLang(StandIn):
             return answer({"error": message}, status)
         return self.refusal(message, "BadRequestError", status)
 
-    def refusal(self, message: str, kind: str = "BadRequestError", status: int = 400) -> Any:
+    def refusal(
+        self, message: str, kind: str = "BadRequestError", status: int = 400
+    ) -> web.Response:
         content = {"object": "error", "message": message, "type": kind, "param": None}
         return answer(content | {"code": status}, status)
 

@@ -35,7 +35,7 @@ async def asked(
 
     async def echo(request: Request) -> Response:
         sizes = seen if seen is not None else []
-        return Response(await request.body(LIMIT, sizes.append))
+        return Response(bytes(await request.body(LIMIT, sizes.append)))
 
     length = (b"content-length", b"%d" % sum(map(len, parts)))
     headers = [(b"content-encoding", coding), length]

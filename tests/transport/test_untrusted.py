@@ -46,7 +46,7 @@ from embedfleet.transport.frames import (
     most_frame_bytes,
 )
 from embedfleet.transport.untrusted import MOST_PAGE_BYTES, MOST_SHOWN, message_of, parsed, shown
-from embedfleet.vocabulary import Precision, ReplicaError
+from embedfleet.vocabulary import ModelIdentity, Precision, ReplicaError, Task
 
 Result = TypeVar("Result")
 
@@ -324,7 +324,8 @@ def test_pages_of_any_kind_give_sane_facts_or_an_error(
     names = {MODELS, INFO, dialect.page, *dialect.more}
     pages = {name: data.draw(page) for name in names}
     parsed("pages", recognise, pages)
-    facts = attempted(lambda: parsed("pages", dialect.read, pages, "m"))
+    model = ModelIdentity("m", "r", "t", 64, 512, 600, task=data.draw(st.sampled_from(Task)))
+    facts = attempted(lambda: parsed("pages", dialect.read, pages, model))
     if facts is None:
         return
     for line in (facts.engine, facts.model, facts.serving, facts.trouble):

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx2
 import openai
@@ -35,7 +35,7 @@ from embedfleet.transport.asgi import Response, Router
 from embedfleet.transport.serving import Listener, bind, serving
 from embedfleet.vocabulary import CallerError
 
-ENDPOINT = "/v1/embeddings"
+ENDPOINT: Final = "/v1/embeddings"
 ONE, TWO = "the-first-key-of-these-tests", "the-second-key-of-these-tests"
 
 
@@ -68,6 +68,16 @@ class Answering:
     @staticmethod
     def good(text: str) -> Response:
         return Response(orjson.dumps({"data": [{"embedding": [len(text)]}]}))
+
+    def until(self, answered: int) -> Callable[[str], Response]:
+        """Good answers; the next ones are held once so many are out."""
+
+        def answer(text: str) -> Response:
+            if self.answered == answered:
+                self.hold.clear()
+            return self.good(text)
+
+        return answer
 
     async def __call__(self, name: str, body: bytes, owner: str) -> Response:
         text = orjson.loads(body)["input"]
@@ -248,7 +258,7 @@ async def test_errors_of_lines_are_reported_and_nothing_is_run(store: Store) -> 
 async def test_a_batch_that_is_cancelled_keeps_what_was_answered(store: Store) -> None:
     answering = Answering()
     async with running(store, answering) as api:
-        answering.answer = lambda text: (answering.hold.clear(), Answering.good(text))[1]
+        answering.answer = answering.until(1)
         batch = await api.create(lines(*(f"{n}" for n in range(50))))
         deadline = time.monotonic() + 60
         while not answering.answered:
@@ -270,10 +280,7 @@ async def test_what_was_answered_before_a_stop_is_not_asked_again(store: Store) 
     first, second = Answering(), Answering()
     texts = [f"{n}" for n in range(80)]
     async with running(store, first) as api:
-        first.answer = lambda text: (
-            first.hold.clear() if first.answered == 30 else None,
-            Answering.good(text),
-        )[1]
+        first.answer = first.until(30)
         batch = await api.create(lines(*texts))
         deadline = time.monotonic() + 60
         while api.store.state(batch.id).completed < 30:
@@ -343,8 +350,10 @@ async def test_damaged_documents_stop_no_other_batch(store: Store, damage: bytes
     async with running(store) as api:
         for folder in ("files", "batches", "batches/states"):
             store.write(f"{folder}/batch-damaged.json", [damage])
+        api.answering.hold.clear()  # else it may be completed by then, and nobody looks again
         batch = await api.create(lines("one"))
         store.write(f"batches/states/{batch.id}.json", [damage])
+        api.answering.hold.set()
         assert (await api.ended(batch.id)).status == "completed"
         assert len((await api.client.batches.list()).data) == 1
         assert api.store.files("")

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import httpx2
 import openai
@@ -308,20 +308,17 @@ async def test_no_value_of_a_request_is_an_error_of_the_service(store: Store) ->
             for query in ("", "after=&limit=", "limit=10000", f"after={known}", "&&==&%%"):
                 assert (await plain.get(f"{root}files?{query}")).status_code == 200, query
             good = {"input_file_id": known, "endpoint": ENDPOINT, "completion_window": "24h"}
+            changes: tuple[dict[str, Any], ...] = (
+                {"input_file_id": None}, {"input_file_id": "../x"}, {"endpoint": "/v1/x"},
+                {"input_file_id": "file-" + "0" * 24}, {"completion_window": "1h"},
+                {"metadata": {str(n): "x" for n in range(17)}}, {"metadata": {"k" * 65: "x"}},
+                {"metadata": {"k": "x" * 513}}, {"metadata": {"k": 1}}, {"metadata": []},
+                {"metadata": {"k": "\ud800"}}, {"metadata": {"k": None}},
+            )  # fmt: skip
             for body in (
                 b"", b"[]", b"null", b"\xff", b'"\xff"', b"{" * 5000, b"[" * 200_000,
                 b"x" * (2 << 20),
-                *(
-                    json.dumps(good | change).encode()
-                    for change in (
-                        {"input_file_id": None}, {"input_file_id": "../x"}, {"endpoint": "/v1/x"},
-                        {"input_file_id": "file-" + "0" * 24}, {"completion_window": "1h"},
-                        {"metadata": {str(n): "x" for n in range(17)}},
-                        {"metadata": {"k" * 65: "x"}},
-                        {"metadata": {"k": "x" * 513}}, {"metadata": {"k": 1}}, {"metadata": []},
-                        {"metadata": {"k": "\ud800"}}, {"metadata": {"k": None}},
-                    )
-                ),
+                *(json.dumps(good | change).encode() for change in changes),
                 json.dumps(good).encode().replace(b"24h", b"\xff"),
             ):  # fmt: skip
                 answer = await plain.post(f"{root}batches", content=body)
@@ -337,11 +334,12 @@ async def test_no_value_of_a_request_is_an_error_of_the_service(store: Store) ->
 async def test_pages_hold_everything_once_in_order(store: Store) -> None:
     async with running(store, runs=False) as api:
         ids = [await api.upload(b"x") for _ in range(7)]
-        for order in ("asc", "desc"):
-            whole = [each.id async for each in await api.client.files.list(order=order)]  # type: ignore[arg-type]
+        orders: tuple[Literal["asc", "desc"], ...] = ("asc", "desc")
+        for order in orders:
+            whole = [each.id async for each in await api.client.files.list(order=order)]
             assert sorted(whole) == sorted(ids)
             for size in (1, 2, 3, 7, 8):
-                page = await api.client.files.list(order=order, limit=size)  # type: ignore[arg-type]
+                page = await api.client.files.list(order=order, limit=size)
                 assert len(page.data) == min(size, 7)
                 assert page.has_more == (size < 7)
                 assert [each.id async for each in page] == whole
@@ -416,10 +414,7 @@ async def test_a_file_that_is_deleted_in_use_ends_its_batch_with_what_was_answer
     path: Path,
 ) -> None:
     store, answering = LocalStore(path, alone=False), Answering()
-    answering.answer = lambda text: (
-        answering.hold.clear() if answering.answered == 5 else None,
-        Answering.good(text),
-    )[1]
+    answering.answer = answering.until(5)
     async with running(store, answering) as api:
         batch = await api.create(lines(*TEXTS))
         await until(lambda: api.store.state(batch.id).completed >= 5)

@@ -10,6 +10,7 @@ from pathlib import Path
 import openai
 import orjson
 import pytest
+from openai.types import Batch
 
 from tests.service import Service, started
 
@@ -42,10 +43,15 @@ def requests() -> bytes:
     )
 
 
+def completed(batch: Batch) -> int:
+    counts = batch.request_counts
+    return counts.completed if counts else 0
+
+
 def finished(client: openai.OpenAI, batch: str, lines: int) -> None:
     """Return when so many lines of a batch are answered."""
     deadline = time.monotonic() + 180
-    while (found := client.batches.retrieve(batch)).request_counts.completed < lines:
+    while completed(found := client.batches.retrieve(batch)) < lines:
         assert found.status in {"validating", "in_progress", "finalizing", "completed"}, found
         assert time.monotonic() < deadline, found
         time.sleep(0.05)

@@ -16,7 +16,7 @@ from embedfleet.vocabulary import CallerError, Role, Truncation
 LIMITS = RequestLimits()
 
 
-def parse(limits: RequestLimits = LIMITS, **fields: Any) -> EmbeddingRequest:
+def parse(limits: RequestLimits = LIMITS, /, **fields: Any) -> EmbeddingRequest:
     """Read a body at once, and in pieces, with the same result."""
     body = json.dumps({"model": "m", "input": ["a", "b"]} | fields).encode()
     found = parse_request(body, limits)
@@ -26,7 +26,7 @@ def parse(limits: RequestLimits = LIMITS, **fields: Any) -> EmbeddingRequest:
     return found
 
 
-def refused(limits: RequestLimits = LIMITS, **fields: Any) -> CallerError:
+def refused(limits: RequestLimits = LIMITS, /, **fields: Any) -> CallerError:
     with pytest.raises(CallerError) as caught:
         parse(limits, **fields)
     return caught.value

@@ -13,8 +13,8 @@ import pytest
 from openapi_spec_validator import validate
 
 from embedfleet.api.formats.error_codes import CODES, as_table
+from embedfleet.api.formats.large_bodies import LARGEST_ID
 from embedfleet.api.formats.openai import LEAST_DIMENSIONS, RequestLimits, parse_request
-from embedfleet.api.formats.openai_request import LARGEST_ID
 from embedfleet.api.formats.openapi import EXAMPLES, EXAMPLES_OF_VECTORS, WRONG, openapi_document
 from embedfleet.vocabulary import CallerError
 

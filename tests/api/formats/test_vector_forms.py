@@ -84,7 +84,7 @@ def test_narrow_floats_have_the_bytes_that_their_library_reads(
     raw = b"".join(as_bytes(rounded(vectors, kind), big_endian=big_endian))
     read = np.frombuffer(raw, f"u{np.dtype(type_).itemsize}")
     read = read.byteswap() if big_endian else read
-    expected = vectors.astype(type_)
+    expected: np.ndarray = vectors.astype(type_)
     assert (read.view(type_).reshape(3, 64) == expected).all()
 
 

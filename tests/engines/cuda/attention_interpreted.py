@@ -6,13 +6,14 @@ For a process of its own: TRITON_INTERPRET=1 python -m tests.engines.cuda.attent
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from embedfleet.engines.cuda.fused import FusedOperations, tile_tokens
 from embedfleet.engines.cuda.layout import lay_out
-from embedfleet.engines.cuda.plain import Heads, PlainOperations, Rotation, Texts
+from embedfleet.engines.cuda.plain import Heads, Operations, PlainOperations, Rotation, Texts
 from embedfleet.engines.passes import SharingPass, sharing_passes
 from embedfleet.engines.qwen3 import Qwen3Config
 from embedfleet.engines.rope import cosines_and_sines
@@ -24,7 +25,9 @@ CONFIG = Qwen3Config(64, 1, 4, 2, 32, 64, 100, 1e-6, 1e6, 4_096, True)
 QUERIES, KEYS = 128, 64
 
 
-def attended(texts: list[Encoding], plan: SharingPass, operations: object, *, last: bool) -> object:
+def attended(
+    texts: list[Encoding], plan: SharingPass, operations: Operations, *, last: bool
+) -> Sequence[torch.Tensor]:
     """What each token of each text sees, by text; rows are made of the tokens before them alone."""
     placed = [texts[place] for place in plan.places]
     layout = lay_out(
@@ -41,7 +44,7 @@ def attended(texts: list[Encoding], plan: SharingPass, operations: object, *, la
     if last:
         queries = queries[parts["pooled"].long()]
     norms = torch.linspace(0.5, 1.5, 32), torch.linspace(1.5, 0.5, 32)
-    heads = Heads(*(each.clone() for each in (queries, keys, values)), *norms)
+    heads = Heads(queries.clone(), keys.clone(), values.clone(), *norms)
     ready = operations.attend(heads, Texts(layout, **parts), last=last)
     found = ready.values.float() if ready.scales is None else ready.values.float() * ready.scales
     return [found] if last else found.split(np.diff(layout.begins).tolist())

@@ -189,7 +189,7 @@ def heavy_tailed(sigma: float) -> tuple[Weights, Geometry]:
     for index in range(config.layers):
         layer = model.layer(index)
         attention, mlp = (np.exp(sigma * dice.standard_normal(config.hidden)) for _ in range(2))
-        for name, values in {
+        named: dict[str, np.ndarray] = {
             "input_layernorm": layer.input_norm * attention,
             "self_attn.q_proj": layer.query.floats() / attention,
             "self_attn.k_proj": layer.key.floats() / attention,
@@ -201,7 +201,8 @@ def heavy_tailed(sigma: float) -> tuple[Weights, Geometry]:
             "mlp.gate_proj": layer.gate.floats() / mlp,
             "mlp.up_proj": layer.up.floats() / mlp,
             "mlp.down_proj": layer.down.floats(),
-        }.items():
+        }
+        for name, values in named.items():
             weights[f"layers.{index}.{name}.weight"] = values.astype(np.float32)
     return weights, Geometry(
         hidden=config.hidden,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed; `make refer
 from embedfleet.engines.cuda.devices import Processor
 from embedfleet.engines.cuda.filling import Filling
 from embedfleet.engines.cuda.forward import Forward
-from embedfleet.engines.cuda.linear import Fp8Matrix, quantised
-from embedfleet.engines.cuda.weights import Loading
+from embedfleet.engines.cuda.linear import FloatMatrix, Fp8Matrix, quantised
+from embedfleet.engines.cuda.weights import Loading, Weights
 from embedfleet.engines.qwen3 import Qwen3Checkpoint
 from embedfleet.engines.tensors import Matrix, Tensor
 from embedfleet.vocabulary import ModelError, Precision
@@ -31,7 +32,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return write_checkpoint(directory, random_weights(SMALL), SMALL, Layout(request.param))
 
 
-def loaded(directory: Path, precision: Precision, piece_bytes: int) -> object:
+def loaded(directory: Path, precision: Precision, piece_bytes: int) -> Weights:
     filling = Filling(Processor(), piece_bytes)
     loading = Loading(torch.device("cpu"), precision, filling)
     weights = loading.load(Qwen3Checkpoint(directory))
@@ -63,6 +64,7 @@ def test_the_bits_are_those_of_the_whole_matrix_whatever_the_pieces(
                 assert torch.equal(matrix.weight.float(), values.float())
                 assert torch.equal(matrix.scales, scales.t())
             else:
+                assert isinstance(matrix, FloatMatrix)
                 assert torch.equal(matrix.weight, whole)
 
 
@@ -109,7 +111,8 @@ def test_a_shortened_model_has_its_first_and_its_last_layer(tmp_path: Path) -> N
     weights = loaded(tmp_path, Precision.F32, 1 << 20)
     layers = weights.layers
     many = replace(weights, layers=(layers[0], *layers[:1] * 5, layers[-1]))
-    forward = Forward(Qwen3Checkpoint(tmp_path).config, many, None, 512)
+    operations: Any = None
+    forward = Forward(Qwen3Checkpoint(tmp_path).config, many, operations, 512)
     assert forward.shortened().weights.layers == (layers[0], layers[-1])
     for few in (layers[:1], layers[:2]):
         assert (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -152,7 +153,7 @@ def test_the_published_models_and_the_one_that_ships_fit(config: Qwen3Config) ->
     ids=str,
 )
 def test_a_size_that_does_not_fit_is_named_with_what_would(
-    changed: dict[str, int], said: str
+    changed: dict[str, Any], said: str
 ) -> None:
     config = replace(QWEN_06B, **changed)
     reason = misfit(config, NUMBERS)

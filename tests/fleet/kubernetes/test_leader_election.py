@@ -7,6 +7,7 @@ import contextlib
 import copy
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -147,7 +148,7 @@ async def candidates(
             "embedfleet",
             "engine-autoscaler",
             name,
-            lambda name=name: work.of(name),
+            partial(work.of, name),
             times=times,
             rng=Random(1),
         )
@@ -295,7 +296,11 @@ def test_two_never_act_at_once_whatever_their_api_servers_and_clocks_do(
 
     async def happen() -> None:
         loop, held = asyncio.get_running_loop(), dict[str, Any]()
-        candidates = []
+
+        def clock(offset: float) -> float:
+            return loop.time() + offset
+
+        candidates: list[Leadership] = []
         for number, (moods, rate, offset) in enumerate(replicas):
 
             async def work(me: int = number) -> None:
@@ -319,7 +324,7 @@ def test_two_never_act_at_once_whatever_their_api_servers_and_clocks_do(
                     rng=Random(seed + number),
                     # A clock that goes faster is one by which all that lasts is shorter.
                     times=Times(15.0 / rate, 10.0 / rate, 2.0 / rate),
-                    clock=lambda offset=offset: loop.time() + offset,
+                    clock=partial(clock, offset),
                 )
             )
         runs = [asyncio.create_task(each.run()) for each in candidates]

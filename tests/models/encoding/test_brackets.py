@@ -7,7 +7,6 @@ and truncation.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from embedfleet.models.description import Template, describe
 from embedfleet.models.encoding import tokenizer as module
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.encoding.tokenizer import Tokenizer
-from embedfleet.vocabulary import CallerError, ModelError, PackedText, Truncation
+from embedfleet.vocabulary import CallerError, ModelError, PackedText, TextOrIds, Truncation
 from tests.encoder_checkpoints import BERT, XLM_ROBERTA, encoder_config
 from tests.encoder_tokenizers import BRACKETS, KINDS, Kind, tokenizer, write_tokenizer
 from tests.real_texts import passages
@@ -58,7 +57,7 @@ def encoder(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     return Encoder(describe(write_model(tmp_path_factory.mktemp(kind), kind)))
 
 
-def encoded(encoder: Encoder, text: str | Sequence[int], *, prompt: str = "") -> list[int]:
+def encoded(encoder: Encoder, text: TextOrIds, *, prompt: str = "") -> list[int]:
     (one,) = encoder.encode([text], prompt=prompt, truncate=Truncation.END)
     ids: list[int] = one.ids.tolist()
     return ids
@@ -66,6 +65,8 @@ def encoded(encoder: Encoder, text: str | Sequence[int], *, prompt: str = "") ->
 
 def ends(kind: Kind) -> tuple[int, int]:
     first, last = (tokenizer(kind).token_to_id(token) for token in BRACKETS[kind])
+    assert first is not None
+    assert last is not None
     return first, last
 
 

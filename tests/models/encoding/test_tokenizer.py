@@ -193,5 +193,5 @@ def test_ids_on_which_the_library_panics_may_be_its_own() -> None:
     library = loaded(built)
     own = OwnIds(library)
     assert own.knows
-    library._library = _Panicking()
+    library._library = _Panicking()  # type: ignore[assignment]
     assert own([1, 2, 3])

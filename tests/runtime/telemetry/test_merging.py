@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from embedfleet.runtime.telemetry.merging import Merged, as_families, cumulative, families, merged
+from embedfleet.runtime.telemetry.merging import (
+    Family,
+    Merged,
+    as_families,
+    cumulative,
+    families,
+    merged,
+)
 
 
 class Process:
@@ -24,12 +31,12 @@ class Process:
             "embedfleet_replica_state", "State.", ["replica"], registry=self.registry
         )
 
-    def told(self) -> list:
+    def told(self) -> list[Family]:
         """Its families after the journey between two processes."""
         return as_families(msgspec.msgpack.decode(msgspec.msgpack.encode(families(self.registry))))
 
 
-def text(told: list) -> dict[str, float]:
+def text(told: list[Family]) -> dict[str, float]:
     """The exposition as a scraper reads it, without when each series was made."""
     lines = generate_latest(Merged(told)).decode().splitlines()
     pairs = [line.rsplit(" ", 1) for line in lines if line and not line.startswith("#")]

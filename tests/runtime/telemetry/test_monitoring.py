@@ -75,7 +75,7 @@ def test_a_dashboard_is_up_to_date_with_its_script(name: str) -> None:
 @pytest.mark.parametrize("name", ["service", "fleet", "engine"])
 def test_panels_have_a_title_of_their_own_and_do_not_overlap(name: str) -> None:
     panels = json.loads((MONITORING / "dashboards" / f"{name}.json").read_text())["panels"]
-    taken = set()
+    taken: set[tuple[int, int]] = set()
     for panel in panels:
         place = panel["gridPos"]
         cells = {

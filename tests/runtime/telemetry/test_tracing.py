@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -51,7 +52,7 @@ class Traced:
     url: str
     engine: RevealingEngine
     pool: Pool
-    exporter: memory.InMemorySpanExporter
+    exporter: Any
     session: aiohttp.ClientSession
 
     async def ask(self, *texts: str | list[int], headers: Mapping[str, str] | None = None) -> int:
@@ -61,14 +62,14 @@ class Traced:
             await answer.read()
             return answer.status
 
-    async def spans(self, name: str, count: int = 1) -> list[export.ReadableSpan]:
+    async def spans(self, name: str, count: int = 1) -> list[Any]:
         """The spans of this name, once there are so many: they end after the answer is out."""
         async with asyncio.timeout(60):
             while len(found := self.named(name)) < count:
                 await asyncio.sleep(0.01)
         return found
 
-    def named(self, name: str) -> list[export.ReadableSpan]:
+    def named(self, name: str) -> list[Any]:
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
 
 

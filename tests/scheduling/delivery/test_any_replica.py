@@ -45,7 +45,18 @@ from tests.fakes.virtual_time import run
 from tests.fleet.test_health import DESCRIPTION
 
 ATTEMPTS = 4
-KINDS = ("well", "slow", "hangs", "drips", "resets", "fails", "unable", "nan", "stranger", "empty")
+KINDS: tuple[str, ...] = (
+    "well",
+    "slow",
+    "hangs",
+    "drips",
+    "resets",
+    "fails",
+    "unable",
+    "nan",
+    "stranger",
+    "empty",
+)
 KINDS += ("twice", "refuses", "unreached", "short", "expired", "shuffles")
 
 

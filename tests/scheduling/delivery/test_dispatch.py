@@ -29,6 +29,11 @@ def queued(tokens: int, order: int = 0, arrived: float = 0.0, client: str = "") 
     return text
 
 
+def number_of(text: Text) -> int:
+    assert isinstance(text, Numbered)
+    return text.order
+
+
 def load(name: str, window: int = 100, batch: int = 50, **fields: Any) -> Load:
     return Load(name, window, batch, **fields)
 
@@ -396,15 +401,15 @@ def test_the_one_text_that_kills_replicas_is_found_and_the_others_are_answered(
     losses = 0
     while len(answered) + len(condemned) < texts:
         for call in made.assign(0.0):
-            if poison in {text.order for text in call.texts.values()}:
+            if poison in {number_of(text) for text in call.texts.values()}:
                 losses += 1
                 steps = made.end(call, Event.LOST, 0.0)
-                condemned += [text.order for text, step in steps if step is Step.FAIL]
+                condemned += [number_of(text) for text, step in steps if step is Step.FAIL]
             else:
                 for number in list(call.texts):
                     text = made.settle(call, number)
                     assert text is not None
-                    answered.append(text.order)
+                    answered.append(number_of(text))
                 made.end(call, Event.FAILED, 0.0)
 
     assert condemned == [poison]
@@ -556,7 +561,7 @@ class Chaos:
             made.queue.put(text)
         for call in made.assign(self.now):
             for text in call.texts.values():
-                cores = [lease.load.cores for lease in text.leases]
+                cores = [lease.cores for lease in text.leases]
                 assert len(cores) == len(set(cores)) <= 2
                 assert text.open
                 assert text.place is None
@@ -584,7 +589,7 @@ class Chaos:
                 continue
             text = made.settle(call, text_id)
             if text is not None and not text.withdrawn:
-                self.outcomes[text.order].append("answered")
+                self.outcomes[number_of(text)].append("answered")
         if answered:
             call.progressed_s = call.load.progressed_s = self.now
         if call.texts and rng.random() < 0.7:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -187,7 +187,7 @@ async def compute(
     caller = Caller(lane, time.monotonic() + timeout_s)
     pool.admit(len(texts), sum(map(len, texts)), caller)
     async with asyncio.timeout(30):
-        return np.stack((await computed(pool, texts, caller, WIDTH)).rows)
+        return np.stack([*(await computed(pool, texts, caller, WIDTH)).rows])
 
 
 def assert_right(vectors: Vectors, texts: list[Encoding]) -> None:
@@ -486,7 +486,7 @@ async def test_a_call_that_nobody_waits_for_does_not_hold_its_replica_for_ever()
         await settle(0.01)
         assert pool.waiting_tokens
 
-        for call in pool._flights:
+        for call in pool._dispatcher.calls:
             call.progressed_s -= ABANDONED_S
         async with asyncio.timeout(30):
             while pool.waiting_tokens:
@@ -728,7 +728,7 @@ async def test_a_bug_in_what_the_event_loop_calls_ends_the_pool_s_loop() -> None
     """Instead of leaving texts where they are, in silence."""
 
     class Broken:
-        affine = False
+        affine: ClassVar[bool] = False
 
         def pick(self, loads: Sequence[Load], text: Candidate) -> Load | None:
             raise RuntimeError("a policy with a bug")

@@ -70,7 +70,7 @@ def test_processes_that_take_at_the_same_time_take_no_more_than_there_is() -> No
     for each in processes:
         each.join(60)
 
-    assert sum(taken) == 1000
+    assert sum(taken[:]) == 1000
     os.close(descriptor)
 
 

@@ -142,4 +142,5 @@ def test_replicas_elsewhere_ask_their_gateway_for_a_key(tmp_path: Path) -> None:
     finally:
         replica.terminate()
         replica.wait(60)
+        assert replica.stdout is not None
         replica.stdout.close()

@@ -136,7 +136,17 @@ def test_files_that_are_no_pair_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
     chain, key = make_certificate(tmp_path)
     locked = tmp_path / "locked.key"
-    words = ["openssl", "ec", "-in", key, "-out", locked, "-aes256", "-passout", "pass:secret"]
+    words = [
+        "openssl",
+        "ec",
+        "-in",
+        str(key),
+        "-out",
+        str(locked),
+        "-aes256",
+        "-passout",
+        "pass:secret",
+    ]
     subprocess.run(words, check=True, capture_output=True, timeout=60)
     with pytest.raises(SettingError, match="need no passphrase"):
         Certificate(chain, locked).context()

@@ -38,7 +38,7 @@ class Site:
         """The body, and what was said of it."""
         body = await request.body(10**6)
         self.seen.append(request.header(b"x-name") or "")
-        return Response(body, headers=[(b"x-path", request.scope["raw_path"])])
+        return Response(bytes(body), headers=[(b"x-path", request.scope["raw_path"])])
 
     async def held(self, request: Request) -> Response:
         """Answers when it may, or never where the client leaves."""

@@ -226,7 +226,7 @@ class Echo:
         return Router(answers | {("GET", "/health/live"): self.answer})
 
     async def answer(self, request: Request) -> Response:
-        return Response(await request.body(10**6))
+        return Response(bytes(await request.body(10**6)))
 
 
 @contextlib.asynccontextmanager

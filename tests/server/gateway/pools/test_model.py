@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from embedfleet.models.description import ModelDescription, describe
+from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.golden.vectors import GoldenVectors, write
 from embedfleet.runtime.settings import Pool
 from embedfleet.server.gateway.pools.model import ModelContact
@@ -32,12 +33,14 @@ def swapped(encodings: list[Encoding]) -> Vectors:
     found = right(encodings).byteswap()
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
-        return (found / lengths).astype(np.float32)
+        unit: Vectors = (found / lengths).astype(np.float32)
+        return unit
 
 
 def scaled_noise(encodings: list[Encoding]) -> Vectors:
     found = right(encodings) + np.float32(1e-3) * np.random.default_rng(1).standard_normal(WIDTH)
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    unit: Vectors = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 OTHERS: dict[str, Answer] = {
@@ -81,7 +84,7 @@ def small(tmp_path: Path) -> ModelDescription:
     return describe(write_model(tmp_path / "small", hidden_size=WIDTH))
 
 
-async def ignored(_model: ModelDescription) -> None:
+async def ignored(_model: ModelDescription, _encoder: Encoder) -> None:
     """Nobody serves it."""
 
 

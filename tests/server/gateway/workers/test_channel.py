@@ -20,7 +20,10 @@ class Note(msgspec.Struct, tag=True):
 @pytest.fixture
 async def ends() -> AsyncIterator[tuple[Channel[Note], Channel[Note]]]:
     one, other = socket.socketpair()
-    channels = await Channel.over(one, Note), await Channel.over(other, Note)
+    channels: tuple[Channel[Note], Channel[Note]] = (
+        await Channel.over(one, Note),
+        await Channel.over(other, Note),
+    )
     yield channels
     for each in channels:
         each.close()
@@ -47,7 +50,7 @@ async def test_messages_arrive_in_the_order_in_which_they_were_sent(
         here.send(Note(number))
     here.close()
 
-    assert [message.number async for message in there.messages()] == list(range(1000))
+    assert [message async for message in there.messages()] == [Note(n) for n in range(1000)]
 
 
 async def test_each_question_gets_its_own_answer_in_whatever_order_they_come(

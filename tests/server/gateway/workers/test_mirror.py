@@ -140,7 +140,12 @@ def test_what_workers_measure_of_a_replica_the_primary_knows(
 ) -> None:
     """Else it would have the claims of busy replicas alone to tell a slow one by."""
     fleet, mirrors = Fleet(), [MirroredFleet(0), MirroredFleet(0)]
-    publisher = Publisher(0, fleet, lambda update: [each.follow(update) for each in mirrors])
+
+    def tell(update: MemberUpdate) -> None:
+        for each in mirrors:
+            each.follow(update)
+
+    publisher = Publisher(0, fleet, tell)
     member = fleet.add("a", "http://a", 0.0)
     told: list[Work] = []
     for now, (worker, seconds) in enumerate(works):

@@ -42,7 +42,7 @@ def whole(body: bytes, head: bytes = OK) -> bytes:
     return head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def changed(change: Callable[[list[dict[str, Any]]], None]) -> Lie:
+def changed(change: Callable[[list[dict[str, Any]]], object]) -> Lie:
     """Rows that are written otherwise."""
 
     def lie(body: bytes) -> bytes:

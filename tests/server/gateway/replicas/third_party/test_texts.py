@@ -44,10 +44,16 @@ def unigram() -> Tokenizer:
     return built
 
 
+def number_of(token: str) -> int:
+    found = tokenizer().token_to_id(token)
+    assert found is not None
+    return found
+
+
 @cache
 def form(kind: str) -> tuple[TextForm, Tokenizer, Template]:
     built, template = {
-        "byte-level": lambda: (tokenizer(), Template((), (tokenizer().token_to_id(END),))),
+        "byte-level": lambda: (tokenizer(), Template((), (number_of(END),))),
         "uncased": lambda: (word_piece(lowercase=True), Template((2,), (3,))),
         "cased": lambda: (word_piece(lowercase=False), Template((2,), (3,))),
         "unigram": lambda: (unigram(), Template((0,), (2,))),
