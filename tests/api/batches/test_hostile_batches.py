@@ -221,6 +221,7 @@ def test_a_form_is_read_or_refused_whatever_is_in_it(rng: Random, most: int) -> 
     [
         ([(b'name="purpose"', b"x" * 5000)], "too long"),
         ([(b'name="f%d"' % n, b"") for n in range(40)], "too many fields"),
+        ([(b'name="purpose"', b"batch")] * 40, "too many fields"),
         ([(b'name="file"; filename="a"', b"a")] * 2, "exactly one file"),
         ([(b'name="other"; filename="a"', b"a")], "exactly one file"),
         ([(b'name="x"\r\nX-%d: y' % n, b"") for n in range(9)] * 3, None),

@@ -17,7 +17,9 @@ from embedfleet.vocabulary import BodyTooLargeError, CallerError, MediaTypeError
 PIECE_BYTES = 1 << 18
 """Parsed at once, in a thread."""
 
-MOST_FIELDS = 32
+MOST_PARTS = 33
+"""The fields of a form, each counted as often as it comes, and its file."""
+
 LONGEST_FIELD = 4096
 MOST_OVERHEAD = 1 << 16
 """Bytes of a form beside its file."""
@@ -88,6 +90,7 @@ class _Reader:
     def __init__(self, form: Form, most_bytes: int) -> None:
         self._form = form
         self._left = self._most = most_bytes
+        self._parts = 0
         self._headers: dict[bytes, bytes] = {}
         self._name = self._value = b""
         self._into: str | None = None
@@ -106,6 +109,9 @@ class _Reader:
         }
 
     def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise CallerError("the form has too many fields")
         self._headers = {}
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
@@ -123,8 +129,6 @@ class _Reader:
         name = options.get(b"name", b"").decode("utf-8", "replace")
         filename = options.get(b"filename")
         if filename is None:
-            if len(self._form.fields) == MOST_FIELDS:
-                raise CallerError("the form has too many fields")
             self._into = name
             self._form.fields[name] = ""
         elif name != "file" or self._form.filename is not None:

@@ -91,7 +91,7 @@ class Cors:
         names = wanted if _HEADER_NAMES.fullmatch(wanted) else b"authorization, content-type"
         added = [
             *allowed,
-            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-methods", b"GET, POST, DELETE"),
             (b"access-control-allow-headers", names),
             (b"access-control-max-age", str(PREFLIGHT_S).encode()),
         ]
