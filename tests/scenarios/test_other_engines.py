@@ -9,13 +9,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import aiohttp
 import numpy as np
 import pybase64
 import pytest
+from aiohttp import web
 from numpy.typing import NDArray
 
 from embedfleet.models.description import describe
@@ -126,6 +129,90 @@ async def test_engines_that_can_not_serve_get_no_traffic_and_the_rest_goes_on(
             for engine, before in zip(bad.values(), met, strict=True)
         )
         assert "secret" not in running.log.read_text()
+
+
+def nothing_of(running: Service, metric: str) -> bool:
+    return running.measured(metric) == 0
+
+
+class Changing(VLLM):
+    """Becomes another engine while it runs."""
+
+    fault = ""
+
+    async def wait(self) -> web.Response | None:
+        if self.fault == "hangs":  # and never answers what it was asked then
+            await asyncio.Event().wait()
+        if self.fault == "redirects":
+            headers = {"location": "https://elsewhere.example/?token=secret"}
+            return web.Response(status=307, headers=headers)
+        if self.fault == "wants a key":
+            return self.error(401, "no")
+        return await super().wait()
+
+
+FAULTS = {
+    "hangs": "",
+    "redirects": "redirects to https://elsewhere.example (307)",
+    "wants a key": "requires an API key (401)",
+}
+"""What an engine does, and what is said of it."""
+
+
+async def test_engines_that_become_bad_get_no_traffic_and_are_back_once_they_are_well(
+    tmp_path: Path,
+) -> None:
+    """All at once, beside as many good ones. Callers get right vectors, and nothing of it is left
+    in the gauges.
+    """
+    small = model(tmp_path)
+    common: dict[str, Any] = {"directory": small.directory.parent}
+    good = [VLLM(**common) for _ in FAULTS]
+    bad = [Changing(**common) for _ in FAULTS]
+    async with contextlib.AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(engine.running()) for engine in [*good, *bad]]
+        command = ["gateway", "--model", str(small.directory)]
+        running = await stack.enter_async_context(service(tmp_path / "log", urls, command))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        await until(lambda fleet: {each["state"] for each in fleet} == {"ready"}, running)
+        stopped = asyncio.Event()
+
+        words = ("the", "river", "flows", "to", "sea", "capital", "of", "mountain")
+
+        async def client(seed: int) -> None:
+            dice = Random(seed)
+            while not stopped.is_set():
+                texts = [" ".join(dice.choices(words, k=6)) for _ in range(3)]
+                right = np.stack([vector_of(good[0].ids(text)) for text in texts])
+                vectors = await embed(session, running.base_url, texts)
+                assert (vectors * right).sum(1).min() > 0.9999
+
+        asking = [asyncio.create_task(client(number)) for number in range(4)]
+        for engine, fault in zip(bad, FAULTS, strict=True):
+            engine.fault = fault
+        reasons = dict(zip(urls[len(good) :], FAULTS.values(), strict=True))
+
+        def out(fleet: list[dict[str, Any]]) -> bool:
+            seen = {each["url"]: each for each in fleet}
+            return all(
+                seen[url]["state"] == "ejected" and reason in seen[url]["reason"]
+                for url, reason in reasons.items()
+                if reason
+            ) and all(seen[url]["state"] != "ready" for url in reasons)
+
+        await until(out, running)
+        assert not any(task.done() for task in asking)
+        for engine in bad:
+            engine.fault = ""
+        await until(lambda fleet: {each["state"] for each in fleet} == {"ready"}, running)
+        stopped.set()
+        await asyncio.gather(*asking)
+        for kept in ("active_requests", r"queued_tokens{.*}", r"replica_outstanding_tokens{.*}"):
+            nothing = partial(nothing_of, running, kept)
+            await asyncio.to_thread(running.until, f"no more {kept}", nothing)
+        told = running.log.read_text()
+        assert "secret" not in told
+        assert "Traceback" not in told
 
 
 async def test_a_gateway_serves_from_engines_of_three_kinds_while_one_dies(tmp_path: Path) -> None:
