@@ -10,12 +10,13 @@ from embedfleet.vocabulary import EmbedfleetError
 def render_error(error: EmbedfleetError) -> bytes:
     """Write an error as OpenAI does; the status to send it with is `error.status`.
 
-    Where several texts are wrong, `details` has an error for each.
+    Where several texts are wrong, `details` has an error for each. Voyage's client looks for the
+    message in `detail`: without it, that client does not try again after 429.
     """
     told: dict[str, object] = error_fields(error)
     if error.parts:
         told["details"] = [error_fields(each) for each in error.parts]
-    return as_json({"error": told})
+    return as_json({"error": told, "detail": error.message})
 
 
 def error_fields(error: EmbedfleetError) -> dict[str, object]:

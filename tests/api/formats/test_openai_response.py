@@ -105,14 +105,14 @@ class TestDerive:
 
 
 class TestResponse:
-    def test_has_openai_s_fields_in_openai_s_order(self) -> None:
+    def test_has_openai_s_fields_in_openai_s_order_and_an_empty_id(self) -> None:
         vectors = np.array([[0.5, -0.25], [1.0, 0.0]], dtype=np.float32)
         body = render_response(vectors, model="m", prompt_tokens=17)
         assert body == (
             b'{"object":"list","data":['
             b'{"object":"embedding","index":0,"embedding":[0.5,-0.25]},'
             b'{"object":"embedding","index":1,"embedding":[1.0,0.0]}],'
-            b'"model":"m","usage":{"prompt_tokens":17,"total_tokens":17}}'
+            b'"model":"m","usage":{"prompt_tokens":17,"total_tokens":17},"id":""}'
         )
 
     def test_base64_is_little_endian_float32(self) -> None:
@@ -146,7 +146,7 @@ class TestResponse:
 
 
 class TestError:
-    def test_has_openai_s_shape(self) -> None:
+    def test_has_openai_s_shape_and_the_message_where_voyage_s_client_looks(self) -> None:
         error = CallerError("`input[3]` is blank.", param="input[3]", code="blank_string")
         assert json.loads(render_error(error)) == {
             "error": {
@@ -154,7 +154,8 @@ class TestError:
                 "type": "invalid_request_error",
                 "param": "input[3]",
                 "code": "blank_string",
-            }
+            },
+            "detail": "`input[3]` is blank.",
         }
 
     def test_absent_param_and_code_are_null(self) -> None:
@@ -182,6 +183,7 @@ class TestModels:
         card = {
             "id": "Qwen3-Embedding-4B",
             "object": "model",
+            "type": "embedding",
             "created": 1700000000,
             "owned_by": "embedfleet",
             "max_tokens": 32768,

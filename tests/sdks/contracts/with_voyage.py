@@ -17,4 +17,5 @@ tell(
     short=embed(work.texts, output_dimension=64),
     int8=embed(work.texts, output_dimension=64, output_dtype="int8"),
     error=error_of(lambda: client.embed(["x"], model="no-such-model")),
+    refused=error_of(lambda: embed([""])),
 )

@@ -55,11 +55,16 @@ def render_response(
         parts += (_OPENING % (index, quote), row, quote, end)
     parts += [_faulty(index, faults[index]) for index in reversed(wrong)]
     parts[0] = b'{"object":"list","data":[' + parts[0][1:]  # but for the comma
-    usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (prompt_tokens, prompt_tokens)
+    usage = b'"usage":{"prompt_tokens":%d,"total_tokens":%d}' % (prompt_tokens, prompt_tokens)
     parts += (b'],"model":', as_json(model), b",", _of_integers(form, vectors), usage)
+    parts.append(_NO_ID)
     return b"".join(parts)
 
 
+_NO_ID = b',"id":""}'
+"""OpenAI's answer has none, and Mistral's client requires one. It is empty so that equal requests
+have equal answers; `x-request-id` tells them apart.
+"""
 _OPENING = b',{"object":"embedding","index":%d,"embedding":%b'
 _dumps = partial(orjson.dumps, option=orjson.OPT_SERIALIZE_NUMPY)
 
@@ -112,6 +117,7 @@ def _model(
     return {
         "id": name,
         "object": "model",
+        "type": "rerank" if reranks else "embedding",  # by which Mistral's client reads a list
         "created": created,
         "owned_by": "embedfleet",
         "max_tokens": identity.max_tokens,

@@ -29,7 +29,14 @@ def schemas(limits: RequestLimits) -> dict[str, Schema]:
         "EmbeddingRequest": embedding_request(limits),
         "TokenizeRequest": tokenize_request(limits),
         "Input": _input(limits),
-        "EmbeddingList": _list("Embedding", {"usage": reference("Usage"), "model": _ASKED_FOR})
+        "EmbeddingList": _list(
+            "Embedding",
+            {
+                "id": {"const": "", "description": "For clients that require it."},
+                "usage": reference("Usage"),
+                "model": _ASKED_FOR,
+            },
+        )
         | {"description": "With `output_dtype` and `scale` where another form was asked for."},
         "Embedding": _embedding(),
         "TokenList": _list(
@@ -47,6 +54,7 @@ def schemas(limits: RequestLimits) -> dict[str, Schema]:
             {
                 "id": text_of("The name to ask for."),
                 "object": {"const": "model"},
+                "type": {"enum": ["embedding", "rerank"]},
                 "created": count_of("When serving began, seconds since 1970."),
                 "owned_by": text_of(""),
                 "max_tokens": count_of("Longest text, in tokens."),
@@ -225,7 +233,7 @@ def _error() -> Schema:
         "param": {"type": nullable, "description": "The field that was wrong."},
         "code": {"type": nullable, "description": "For programs; it keeps its meaning."},
     }
-    return object_of({"error": object_of(fields)})
+    return object_of({"error": object_of(fields), "detail": text_of("The same message.")})
 
 
 def optional(schema: Schema) -> Schema:
