@@ -260,6 +260,18 @@ def test_a_hangup_without_a_terminal_stops_nothing(tmp_path: Path) -> None:
     assert "restarting it in" not in start.log.read_text()
 
 
+def test_a_hangup_without_a_terminal_stops_no_start(tmp_path: Path) -> None:
+    """A unit may be reloaded as soon as it is started."""
+    start = Start(tmp_path)
+    start.is_ours()
+    while "embedfleet serves" not in start.log.read_text():
+        start.process.send_signal(signal.SIGHUP)
+        assert start.process.poll() is None, start.log.read_text()
+        time.sleep(0.05)
+    start.process.send_signal(signal.SIGTERM)
+    start.ends_quietly()
+
+
 def test_a_signal_while_replicas_are_started_again_ends_all_of_them(tmp_path: Path) -> None:
     start = Start(tmp_path)
     start.says("embedfleet serves")

@@ -407,6 +407,8 @@ def main() -> None:
     if SERVERS.isdisjoint(sys.argv[1:2]):
         # What shows progress ends its display.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         try:
             app(prog_name="embedfleet")
