@@ -342,7 +342,29 @@ async def test_a_batch_waits_while_its_answers_can_not_be_kept(
 
     assert (done.status, done.request_counts.completed) == ("completed", 2)
     assert set(api.answering.asked.values()) == {1}
-    assert f"answers of batch {batch.id} wait: [Errno 28] No space left" in caplog.text
+    told = f"answers of batch {batch.id} wait for {tmp_path / 'shelf'}: No space left on device"
+    assert told in caplog.text
+
+
+class FullForDocuments(LocalStore):
+    """A disk with room for the content of a file, and for no more."""
+
+    def write(self, name: str, parts: Parts) -> Written:
+        if name.endswith(".json"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(name, parts)
+
+
+async def test_an_upload_that_can_not_be_kept_takes_no_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = FullForDocuments(tmp_path / "shelf", alone=False)
+    async with running(full) as api:
+        with pytest.raises(openai.InternalServerError, match="No space left on device"):
+            await api.upload(lines("one"))
+    assert full.names("files") == []
+    told = f"a request for files or batches failed, {tmp_path / 'shelf'}: No space left on device"
+    assert told in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff", b"[" * 100_000, b'{"id": 1}'])

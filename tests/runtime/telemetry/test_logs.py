@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -160,6 +161,53 @@ def test_a_reader_that_stalls_holds_nobody_up_and_is_told_what_it_missed() -> No
     handler.close()
     os.close(reading)
     os.close(writing)
+
+
+def test_a_reader_of_a_pipe_that_does_not_block_misses_nothing() -> None:
+    """Another process that shares the pipe made it so: a write fails where it would have waited."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    handler = QueuedHandler(writing)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    lines = [f"{n} {'x' * 100}" for n in range(5000)]
+    for line in lines:
+        handler.emit(logging.LogRecord("", logging.INFO, "", 0, line, None, None))
+    read = b""
+    while read.count(b"\n") < len(lines):
+        read += os.read(reading, 1 << 12)
+    handler.close()
+    assert read.decode().splitlines() == lines
+    assert handler.dropped == 0
+    os.close(reading)
+    os.close(writing)
+
+
+OF_A_FULL_DISK = """
+import logging, resource, time
+from embedfleet.runtime.telemetry.logs import QueuedHandler
+handler = QueuedHandler(most_lines=100)
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+for n in range(10):
+    handler.emit(logging.LogRecord("", logging.INFO, "", 0, f"line number {n}", None, None))
+while handler.dropped < 9:
+    time.sleep(0.01)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+handler.emit(logging.LogRecord("", logging.INFO, "", 0, "there is room again", None, None))
+handler.close()
+"""
+
+
+def test_a_full_disk_costs_lines_that_are_counted_and_no_line_after_them(tmp_path: Path) -> None:
+    """A limit to the size of files stands for the disk: it too takes a part of the line."""
+    with (tmp_path / "log").open("wb") as file:
+        subprocess.run([sys.executable, "-c", OF_A_FULL_DISK], stderr=file, check=True, timeout=60)
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "line number 0",
+        "line n",
+        "there is room again",
+        "9 log lines dropped: standard error did not take them in time",
+    ]
 
 
 @pytest.mark.slow

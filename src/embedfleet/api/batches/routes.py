@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import IO, Any
 from urllib.parse import parse_qs
@@ -13,10 +14,13 @@ from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import WINDOW_S, Batch, StoredFile
 from embedfleet.api.batches.store import BatchStore, no_such_file
 from embedfleet.api.batches.uploading import Form, read_form
+from embedfleet.runtime.text_files import reason
 from embedfleet.transport.access import Access
 from embedfleet.transport.asgi import Request, Response, Route
 from embedfleet.transport.request_ids import HEADER as REQUEST_ID
 from embedfleet.vocabulary import CallerError, ServiceError, UnknownRouteError
+
+log = logging.getLogger(__name__)
 
 PIECE_BYTES = 1 << 18
 MOST_LISTED = 10_000
@@ -79,17 +83,17 @@ class BatchRoutes:
             try:
                 return await route(request, opened.key)
             except OSError as error:
-                raise StorageError(
-                    f"files can't be read or written at the moment: {error.strerror or error}",
-                    retry_after_s=5,
-                ) from error
+                raise _unavailable(self._batch_store.store.address, error) from error
             finally:
                 opened.close()
 
         return answer
 
     async def _upload(self, request: Request, owner: str) -> Response:
-        form = await read_form(request, self._max_file_bytes)
+        try:
+            form = await read_form(request, self._max_file_bytes)
+        except OSError as error:
+            raise _unavailable("the temporary directory (TMPDIR)", error) from error
         with form.content:
             file = await asyncio.to_thread(self._kept, form, owner)
         return _json(file.shown())
@@ -235,6 +239,13 @@ class BatchRoutes:
     def _shown(self, batch: Batch) -> dict[str, Any]:
         cancelled_at = self._batch_store.cancelled_at(batch.id)
         return documents.shown(batch, self._batch_store.state(batch.id), cancelled_at=cancelled_at)
+
+
+def _unavailable(place: str, error: OSError) -> StorageError:
+    """What a caller is told of trouble that an operator can end; who is told the place, too."""
+    log.warning("a request for files or batches failed, %s: %s", place, reason(error))
+    told = f"files can't be read or written at the moment: {reason(error)}"
+    return StorageError(told, retry_after_s=5)
 
 
 def _page(known: Sequence[Mapping[str, Any]], query: Mapping[str, str], most: int) -> Any:

@@ -24,6 +24,7 @@ from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import Batch, Line, LineFault, State, Status
 from embedfleet.api.batches.store import BatchStore
 from embedfleet.runtime.background import BoundedTasks, cancelled
+from embedfleet.runtime.text_files import reason
 from embedfleet.transport.asgi import Response, error_response
 from embedfleet.vocabulary import EmbedfleetError
 
@@ -69,6 +70,7 @@ class Runner:
     ) -> None:
         """`asks` are the endpoints that batches may be for."""
         self._batch_store = batch_store
+        self._place = batch_store.store.address
         self._asks = asks
         self._room = asyncio.Semaphore(concurrent)
         self._most_requests = most_requests
@@ -95,7 +97,7 @@ class Runner:
                         await asyncio.to_thread(self._batch_store.remove_expired)
                         remove_at = time.monotonic() + REMOVE_EVERY_S
                 except OSError as error:
-                    log.warning("batches can't be read: %s", error)
+                    log.warning("batches in %s can't be read: %s", self._place, reason(error))
                 self._begin(waiting)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_EVERY_S):
@@ -125,7 +127,8 @@ class Runner:
         try:
             await self._all_of(batch)
         except OSError as error:
-            log.warning("batch %s is waiting: %s", batch.id, error)
+            told = (batch.id, self._place, reason(error))
+            log.warning("batch %s is waiting for %s: %s", *told)
             self._paused[batch.id] = time.monotonic() + PAUSE_S
         except Exception:
             log.exception("batch %s can't go on; it is tried again", batch.id)
@@ -373,7 +376,8 @@ class _Work:
                     self._part_bytes = sum(map(len, self._part))
                     if not again:
                         raise
-                    log.warning("answers of batch %s wait: %s", self._batch.id, error)
+                    told = (self._batch.id, self._batch_store.store.address, reason(error))
+                    log.warning("answers of batch %s wait for %s: %s", *told)
                     await asyncio.sleep(PAUSE_S)
 
     def _write(self, number: int, part: list[bytes], state: State) -> None:

@@ -103,8 +103,8 @@ class BatchStore:
             with self.store.locked(QUOTA_LOCK):
                 self.check_quota(owner, file.bytes, quota_bytes)
                 self._write(f"files/{name}.json", file)
-        except CallerError:
-            self.store.remove(f"files/{name}.data")
+        except (CallerError, OSError):
+            self.remove_file(name)
             raise
         return file
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import queue
+import select
 import sys
 import threading
 from datetime import UTC, datetime
@@ -78,6 +79,8 @@ class TextFormatter(logging.Formatter):
 MOST_LINES = 10_000
 """Lines that wait for whoever reads them, some MB; more are dropped."""
 
+END_OF_LINE = ord("\n")
+
 CLOSING_S = 1.0
 """How long the end of a process waits for its last lines to be read."""
 
@@ -85,7 +88,8 @@ CLOSING_S = 1.0
 class QueuedHandler(logging.Handler):
     """Writes lines in a thread: whoever logs never waits for the reader of standard error.
 
-    Where that one stalls, lines are dropped and counted, and said so once it reads again.
+    Where that one stalls, or its disk is full, lines are dropped and counted, and said so once they
+    can be written again. A line of which only a part was written has an end of its own.
     """
 
     def __init__(self, descriptor: int = 2, most_lines: int = MOST_LINES) -> None:
@@ -95,6 +99,8 @@ class QueuedHandler(logging.Handler):
         self._descriptor = descriptor
         self._lines: queue.Queue[str | None] = queue.Queue(most_lines)
         self._told = 0
+        self._cut = False
+        """Whether what was written last lacks the end of its line."""
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
@@ -117,21 +123,34 @@ class QueuedHandler(logging.Handler):
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
-            self._say(line)
+            if not self._say(line):
+                self.dropped += 1  # a full disk, a reader that is gone: the process goes on
+                continue
             missing = self.dropped - self._told
             if missing and self._lines.qsize() < self._lines.maxsize // 2:
-                self._told += missing
-                message = f"{missing} log lines dropped: standard error was not read in time"
+                message = f"{missing} log lines dropped: standard error did not take them in time"
                 record = logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
-                self._say(self.format(record))
+                if self._say(self.format(record)):
+                    self._told += missing
 
-    def _say(self, line: str) -> None:
-        rest = memoryview(f"{line}\n".encode(errors="backslashreplace"))
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except OSError:
-            self.dropped += 1  # a full disk, a reader that is gone: the process goes on
+    def _say(self, line: str) -> bool:
+        """Write a line; whether all of it was."""
+        begin = "\n" if self._cut else ""
+        rest = memoryview(f"{begin}{line}\n".encode(errors="backslashreplace"))
+        while rest:
+            try:
+                written = os.write(self._descriptor, rest)
+            except BlockingIOError:  # whoever shares it with us made it so
+                waiting = select.poll()
+                waiting.register(self._descriptor, select.POLLOUT)
+                waiting.poll()
+                continue
+            except OSError:
+                return False
+            if written:
+                self._cut = rest[written - 1] != END_OF_LINE
+                rest = rest[written:]
+        return True
 
 
 def dropped_lines() -> int:
