@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import pytest
 from embedfleet.api.served_model import ModelVersion
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
+from embedfleet.models.description import Template, describe
+from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.scheduling.texts import Caller
 from embedfleet.transport.access.access import UnlimitedQuota
 from embedfleet.transport.asgi import ClientGoneError
 from embedfleet.vocabulary import (
     Encoding,
     OverloadedError,
+    Pooling,
     Precision,
     RateLimitedError,
     ReplicaError,
@@ -89,6 +93,27 @@ class TestHits:
         assert hit.body == without.body
         assert hit.cache == "hit=2; miss=0"
         assert b"x-embedfleet-cache" not in without.headers
+
+    @pytest.mark.parametrize(
+        ("before", "after"), [((), ()), ((), (9,)), ((7,), (8,)), ((7, 8), ())]
+    )
+    async def test_a_model_with_other_tokens_around_its_texts_is_another(
+        self, asker: Asker, tmp_path: Path, before: tuple[int, ...], after: tuple[int, ...]
+    ) -> None:
+        """Weights and tokenizer are the same: what is beside them differs, or the version here."""
+        await asker.ask("one")
+        described = describe(tmp_path / "model", name=MODEL)
+        asker.encoder = Encoder(replace(described, template=Template(before, after)))
+        asker.model = replace(asker.model, encoder=asker.encoder)
+        answer = await asker.ask("one")
+        assert answer.cache == "hit=0; miss=1"
+        assert answer.vectors == [asker.right("one")]
+        assert (await asker.ask("one")).cache == "hit=1; miss=0"
+
+    async def test_a_model_with_another_pooling_is_another(self, asker: Asker) -> None:
+        await asker.ask("one")
+        asker.model = replace(asker.model, pooling=Pooling.MEAN)
+        assert (await asker.ask("one")).cache == "hit=0; miss=1"
 
     async def test_usage_is_exact_on_a_hit(self, asker: Asker) -> None:
         miss = await asker.ask(["a longer text than one", "two"])

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from embedfleet.api.formats.openai import EmbeddingRequest
 from embedfleet.cache.key import KEY_BYTES, Keys, VectorIdentity
-from embedfleet.vocabulary import ModelIdentity, Precision, Truncation
+from embedfleet.vocabulary import ModelIdentity, Pooling, Precision, Truncation
 
 IDENTITY = VectorIdentity(
-    "p", "r", Precision.BF16, "t", 1024, 512, "Query: ", truncate=Truncation.NONE
+    "p", "r", Precision.BF16, "t", (1,), (2, 3), "last", 1024, 512, "Query: ", Truncation.NONE
 )
 
 IN_THE_KEY = {
@@ -53,6 +53,9 @@ identities = st.builds(
     revision=st.text(max_size=4),
     precision=st.sampled_from(Precision),
     tokenizer=st.text(max_size=4),
+    before=st.lists(st.integers(0, 12), max_size=2).map(tuple),
+    after=st.lists(st.integers(0, 12), max_size=2).map(tuple),
+    pooling=st.sampled_from(Pooling),
     width=st.integers(1, 9),
     max_tokens=st.integers(1, 9),
     prompt=st.text(max_size=4),
@@ -108,7 +111,7 @@ def test_a_text_that_looks_like_ids_in_memory_is_not_those_ids() -> None:
 
 def test_keys_are_the_same_in_every_process() -> None:
     """Gateways share a Redis, so a key may not change without `_SCHEME`."""
-    known = "d10fb0456bb54070"
+    known = "0f0ff88393d2a2ca"
     assert Keys(IDENTITY).of("How are you?").hex().startswith(known)
     assert len(Keys(IDENTITY).of("")) == KEY_BYTES
 

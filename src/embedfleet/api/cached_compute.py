@@ -200,7 +200,8 @@ class CachedCompute:
         self, version: ModelVersion, model: ServedModel, parsed: EmbeddingRequest
     ) -> Keys:
         asked = (parsed.role, parsed.instruction, parsed.queries, parsed.truncate, parsed.cut)
-        known = (version, model.identity.tokenizer, model.truncate, asked)
+        made = (model.identity.tokenizer, model.encoder.template, model.pooling)
+        known = (version, made, model.truncate, asked)
         keys = self._keys.get(known)
         if keys is None:
             if len(self._keys) >= MOST_IDENTITIES:
@@ -216,12 +217,15 @@ def vector_identity(
     version: ModelVersion, model: ServedModel, prompt: str, truncate: Truncation
 ) -> VectorIdentity:
     """What determines the vectors of a request's texts, beside these."""
-    identity = model.identity
+    identity, template = model.identity, model.encoder.template
     return VectorIdentity(
         pool=model.names[0],
         revision=version.revision,
         precision=version.precision,
         tokenizer=identity.tokenizer,
+        before=template.before,
+        after=template.after,
+        pooling=model.pooling,
         width=identity.width,
         max_tokens=identity.max_tokens,
         prompt=prompt,

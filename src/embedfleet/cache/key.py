@@ -12,7 +12,7 @@ from embedfleet.vocabulary import PackedText, Precision, TextOrIds, Truncation
 KEY_BYTES = 32
 """256 bits: collisions can't be found, not even on purpose."""
 
-_SCHEME = b"embedfleet vector 3"
+_SCHEME = b"embedfleet vector 4"
 """Changes with the meaning of a field, and with the way in which keys are made."""
 
 _TEXT, _IDS = b"text", b"ids."
@@ -38,6 +38,14 @@ class VectorIdentity:
     """The class that the pool promises; never that of the replica which computed it."""
     tokenizer: str
     """Fingerprint of the tokenizer."""
+    before: tuple[int, ...]
+    """Ids of the tokens that are computed before prompt and text."""
+    after: tuple[int, ...]
+    """Likewise behind them. Files beside the tokenizer's decide on both, and so do versions of this
+    program."""
+    pooling: str
+    """Which states of a text become its vector; a revision that was configured says nothing of
+    it."""
     width: int
     max_tokens: int
     """Where a text that is too long is cut, or refused."""
