@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from embedfleet.models.description import ModelDescription, describe
 from embedfleet.vocabulary import Encoding
 from tests.fakes.revealing_engine import UNLUCKY, WIDTH, vector_of
-from tests.small_tokenizer import END, write_model
+from tests.small_tokenizer import write_model
 
 MAX_TOKENS = 512
 
@@ -73,9 +73,6 @@ class StandIn:
     def __post_init__(self) -> None:
         self.go_on.set()
         self.tokenizer = Tokenizer.from_file(str(self.directory / "small" / "tokenizer.json"))
-        end = self.tokenizer.token_to_id(END)
-        assert end is not None
-        self.end = end
         self._runner: web.AppRunner | None = None
 
     # -- what an engine is made of --------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.small_tokenizer import END
 from tests.stand_ins.server import (
     MAX_TOKENS,
     StandIn,
@@ -75,7 +76,11 @@ class TEI(StandIn):
             one if isinstance(one, str) else self.tokenizer.decode(one, skip_special_tokens=False)
         )
         found: list[int] = self.tokenizer.encode(text).ids
-        return found if len(found) <= self.context else [*found[: self.context - 1], self.end]
+        if len(found) <= self.context:
+            return found
+        end = self.tokenizer.token_to_id(END)
+        assert end is not None
+        return [*found[: self.context - 1], end]
 
     @posted
     async def embeddings(self, body: dict[str, Any]) -> web.StreamResponse:
