@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -178,6 +179,36 @@ def test_a_reader_of_a_pipe_that_does_not_block_misses_nothing() -> None:
     handler.close()
     assert read.decode().splitlines() == lines
     assert handler.dropped == 0
+    os.close(reading)
+    os.close(writing)
+
+
+SAYS = """
+from embedfleet.runtime.telemetry.logs import open_standard_streams, say
+open_standard_streams()
+say("ready ✓\\n")
+print("goes on", file=__import__("sys").stderr)
+"""
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_full_pipe_as_standard_output_neither_holds_a_server_up_nor_keeps_it_from_ending(
+    blocks: bool,
+) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, blocks)
+    ended = subprocess.run(
+        [sys.executable, "-c", SAYS],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    assert ended.stderr.strip() == b"goes on"
     os.close(reading)
     os.close(writing)
 

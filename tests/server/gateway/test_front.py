@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from embedfleet.runtime.settings import AutoscalingSettings, Pool, Settings
-from embedfleet.server.gateway.front import print_banner, shutdown_line, startup_line
+from embedfleet.server.gateway.front import banner, shutdown_line, startup_line
 from embedfleet.vocabulary import Task
 
 URLS = ("http://127.0.0.1:8080", "http://127.0.0.1:8081")
@@ -52,14 +50,11 @@ def test_the_last_line_says_what_became_of_all_requests() -> None:
     assert told == "stopped: 2 requests answered, 0 refused, 4 failed, 1 left by its client"
 
 
-def test_the_banner_shows_a_request_that_the_first_model_answers(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_banner_shows_a_request_that_the_first_model_answers() -> None:
     models = {"builtin-reranker": Task.RERANK, "builtin": Task.EMBED}
-    print_banner(models, ["http://127.0.0.1:8080"], None, keys=False)
-    shown = capsys.readouterr().out
+    shown = banner(models, ["http://127.0.0.1:8080"], None, keys=False)
     assert "curl http://127.0.0.1:8080/v1/rerank" in shown
     words = shown.partition("-d '")[2].rpartition("'")[0]
     assert set(json.loads(words)) == {"model", "query", "documents"}
-    print_banner(dict(reversed(models.items())), ["http://127.0.0.1:8080"], None, keys=False)
-    assert "curl http://127.0.0.1:8080/v1/embeddings" in capsys.readouterr().out
+    shown = banner(dict(reversed(models.items())), ["http://127.0.0.1:8080"], None, keys=False)
+    assert "curl http://127.0.0.1:8080/v1/embeddings" in shown

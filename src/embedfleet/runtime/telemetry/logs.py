@@ -136,21 +136,36 @@ class QueuedHandler(logging.Handler):
     def _say(self, line: str) -> bool:
         """Write a line; whether all of it was."""
         begin = "\n" if self._cut else ""
-        rest = memoryview(f"{begin}{line}\n".encode(errors="backslashreplace"))
-        while rest:
-            try:
-                written = os.write(self._descriptor, rest)
-            except BlockingIOError:  # whoever shares it with us made it so
-                waiting = select.poll()
-                waiting.register(self._descriptor, select.POLLOUT)
-                waiting.poll()
-                continue
-            except OSError:
-                return False
-            if written:
-                self._cut = rest[written - 1] != END_OF_LINE
-                rest = rest[written:]
-        return True
+        whole = f"{begin}{line}\n".encode(errors="backslashreplace")
+        written = write(self._descriptor, whole)
+        if written:
+            self._cut = whole[written - 1] != END_OF_LINE
+        return written == len(whole)
+
+
+def write(descriptor: int, content: bytes) -> int:
+    """Write to a file, pipe or terminal, and wait for room in it. How many bytes it took: less than
+    all where its disk is full or its reader gone.
+    """
+    rest = memoryview(content)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:  # whoever shares it with us made it so
+            room = select.poll()
+            room.register(descriptor, select.POLLOUT)
+            room.poll()
+        except OSError:
+            break
+    return len(content) - len(rest)
+
+
+def say(text: str) -> None:
+    """Print from a server. Whoever does not read, as behind a full pipe or a terminal halted by
+    Ctrl-S, neither holds it up nor keeps it from ending.
+    """
+    content = text.encode(sys.stdout.encoding, "backslashreplace")
+    threading.Thread(target=write, args=(1, content), name="stdout", daemon=True).start()
 
 
 def dropped_lines() -> int:

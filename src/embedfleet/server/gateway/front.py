@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import ssl
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from socket import socket
@@ -128,11 +127,11 @@ ASKED = {
 WITH_A_KEY = " \\\n    -H 'authorization: Bearer YOUR_KEY'"
 
 
-def print_banner(
+def banner(
     models: Mapping[str, Task], public: Sequence[str], admin: str | None, *, keys: bool
-) -> None:
-    """Print the banner; `models` are those served by name, `public` and `admin` the listeners'
-    addresses.
+) -> str:
+    """What is served, and a first request; `models` are those served by name, `public` and `admin`
+    the listeners' addresses.
     """
     model, task = next(iter(models.items()))
     route, asked = ASKED[task]
@@ -140,7 +139,7 @@ def print_banner(
     url, at = first, f"{first}/v1"
     if first.startswith(UNIX):
         url, at = f"--unix-socket {first.removeprefix(UNIX)} http://localhost", first
-    text = BANNER.format(
+    return BANNER.format(
         models=", ".join(models),
         at=at,
         url=url,
@@ -150,8 +149,6 @@ def print_banner(
         asked=asked,
         key=WITH_A_KEY if keys else "",
     )
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def startup_line(settings: Settings, public: Sequence[str], admin: str | None) -> str:

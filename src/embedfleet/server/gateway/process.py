@@ -24,12 +24,12 @@ from embedfleet.runtime.process import (
 )
 from embedfleet.runtime.settings import Settings
 from embedfleet.runtime.settings.addresses import places
-from embedfleet.runtime.telemetry.logs import configure_logging
+from embedfleet.runtime.telemetry.logs import configure_logging, say
 from embedfleet.runtime.telemetry.tracing import Tracing, opened
 from embedfleet.server.gateway.app import admin_listeners, public_listeners, served
 from embedfleet.server.gateway.front import (
     admin_socket,
-    print_banner,
+    banner,
     shutdown_line,
     startup_line,
 )
@@ -119,8 +119,8 @@ async def _run(
         if is_first():
             gateway.background.start(reap_orphans(), "collecting orphans")
         collect_rarely()
-        banner = asyncio.create_task(_print_banner(gateway, *urls))
-        stack.callback(banner.cancel)
+        printing = asyncio.create_task(_print_banner(gateway, *urls))
+        stack.callback(printing.cancel)
         ends = (stop.wait(), gateway.hopeless.wait(), gateway.background.failed.wait())
         waiting = [asyncio.create_task(end) for end in ends]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -162,4 +162,5 @@ async def _print_banner(gateway: Gateway, public: Sequence[str], admin: str | No
     if gateway.workers is not None:
         await gateway.workers.ready()
     names = {served.names[0]: served.identity.task for served in gateway.models.values()}
-    print_banner(names, public, admin, keys=not isinstance(gateway.guards.callers, OpenAccess))
+    keys = not isinstance(gateway.guards.callers, OpenAccess)
+    say(banner(names, public, admin, keys=keys))

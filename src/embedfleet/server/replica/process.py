@@ -36,7 +36,7 @@ from embedfleet.runtime.process import (
     shrink_heap,
 )
 from embedfleet.runtime.settings import Settings, is_loopback
-from embedfleet.runtime.telemetry.logs import configure_logging
+from embedfleet.runtime.telemetry.logs import configure_logging, say
 from embedfleet.runtime.telemetry.metrics import ReplicaMetrics
 from embedfleet.runtime.telemetry.tracing import Tracing, opened
 from embedfleet.server.replica.service import BatcherBackend, Replica
@@ -165,8 +165,11 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
             host,
         )
     listener = Listener(fronted(loading_app, access, host, ours=ours), bind(host, port))
-    print(f"{ANNOUNCEMENT}http://{listener.address}", flush=True)  # noqa: T201  a provider reads it
-    if ours:
+    announcement = f"{ANNOUNCEMENT}http://{listener.address}"
+    if not ours:
+        say(f"{announcement}\n")
+    else:
+        print(announcement, flush=True)  # noqa: T201  a provider reads it
         os.dup2(2, 1)  # it is no longer read: a library that prints would block forever
     async with contextlib.AsyncExitStack() as stack:
         background = Background()
