@@ -97,11 +97,13 @@ class Running:
         answering: Answering,
         store: BatchStore,
         routes: BatchRoutes,
+        wake: Callable[[], None],
     ) -> None:
         self.routes = routes
         self.client = client
         self.answering = answering
         self.store = store
+        self.wake = wake
 
     async def upload(self, data: bytes) -> str:
         file = await self.client.files.create(file=("in.jsonl", data), purpose="batch")
@@ -159,7 +161,7 @@ async def running(
         [Listener(Router(routes.exact(), routes.below()), socket, None)], stop_timeout_s=5
     ):
         async with openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0) as client:
-            yield Running(client, answering, batch_store, routes)
+            yield Running(client, answering, batch_store, routes, runner.wake)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -379,6 +381,94 @@ async def test_damaged_documents_stop_no_other_batch(store: Store, damage: bytes
         assert (await api.ended(batch.id)).status == "completed"
         assert len((await api.client.batches.list()).data) == 1
         assert api.store.files("")
+
+
+@pytest.mark.parametrize(
+    ("damage", "end", "restarted"),
+    [
+        (b"", "completed", False),
+        (None, "completed", True),
+        (bytes(64), "failed", True),
+        (b"{}", "cancelled", True),
+    ],
+)
+async def test_a_batch_whose_state_is_lost_after_its_end_comes_to_it_again_and_asks_nothing(
+    store: Store, damage: bytes | None, end: str, *, restarted: bool
+) -> None:
+    answering = Answering()
+    if end == "cancelled":
+        answering.hold.clear()
+    async with running(store, answering) as api:
+        batch = await api.create(lines("one", "two", method="GET" if end == "failed" else "POST"))
+        if end == "cancelled":
+            await api.client.batches.cancel(batch.id)
+        before = await api.ended(batch.id)
+        answers = await api.content(before.output_file_id) if before.output_file_id else []
+        asked = answering.asked.copy()
+        if not restarted:
+            lose_state(store, batch.id, damage)
+            await api.client.batches.retrieve(batch.id)  # by which it is found
+            api.wake()
+            after = await api.ended(batch.id)
+    if restarted:
+        lose_state(store, batch.id, damage)
+        async with running(store, answering) as api:
+            after = await api.ended(batch.id)
+            assert api.store.parts(batch.id) == []
+    assert (after.status, after.request_counts) == (before.status, before.request_counts)
+    assert (after.output_file_id, after.errors) == (before.output_file_id, before.errors)
+    assert answering.asked == asked
+    async with running(store, answering, runs=False) as api:
+        assert answers == (await api.content(after.output_file_id) if answers else [])
+
+
+def lose_state(store: Store, batch: str, damage: bytes | None) -> None:
+    name = f"batches/states/{batch}.json"
+    if damage is None:
+        store.remove(name)
+    else:
+        store.write(name, [damage])
+
+
+async def test_answers_outlive_the_state_the_input_and_the_window_of_their_batch(
+    store: Store,
+) -> None:
+    now = [1_000_000.0]
+    answering = Answering()
+    answering.answer = lambda text: answering.good(text) if text != "bad" else Response(b"{}", 400)
+    async with running(store, answering, clock=lambda: now[0]) as api:
+        kept = await api.create(lines("one", "bad"))
+        deleted = await api.create(lines("two", "bad"))
+        before = [await api.ended(each.id) for each in (kept, deleted)]
+        await api.client.files.delete(deleted.input_file_id)
+        now[0] += documents.WINDOW_S
+        for each in (kept, deleted):
+            lose_state(store, each.id, b"")
+            await api.client.batches.retrieve(each.id)
+        api.wake()
+        after = [await api.ended(each.id) for each in (kept, deleted)]
+        for one, other in zip(before, after, strict=True):
+            assert one.request_counts == other.request_counts
+            for file in ("output_file_id", "error_file_id"):
+                assert getattr(one, file) == getattr(other, file)
+            assert len(await api.content(other.output_file_id)) == 1
+    assert after[0].status == "completed"
+    assert after[1].status in {"expired", "failed"}
+    assert answering.asked == {"one": 1, "two": 1, "bad": 2}
+
+
+async def test_damaged_states_of_batches_that_ended_are_found_by_whoever_runs_them(
+    store: Store,
+) -> None:
+    """Another gateway may be the one that is asked."""
+    async with running(store) as api:
+        batch = await api.create(lines("one"))
+        await api.ended(batch.id)
+        assert not api.store.waiting()
+        lose_state(store, batch.id, b"")
+        api.store.remove_expired()
+        api.wake()
+        assert (await api.ended(batch.id)).status == "completed"
 
 
 THINGS: dict[str, Callable[[Path], object]] = {

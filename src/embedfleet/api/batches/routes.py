@@ -13,7 +13,7 @@ import orjson
 from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import WINDOW_S, Batch, StoredFile
 from embedfleet.api.batches.store import BatchStore, no_such_file
-from embedfleet.api.batches.uploading import Form, read_form
+from embedfleet.api.batches.uploading import Form, UploadRoom, read_form
 from embedfleet.runtime.text_files import reason
 from embedfleet.transport.access import Access
 from embedfleet.transport.asgi import Request, Response, Route
@@ -53,6 +53,7 @@ class BatchRoutes:
         self._access = access
         self._endpoints = dict.fromkeys(endpoints)
         self._max_file_bytes = max_file_bytes
+        self._upload_room = UploadRoom(max_file_bytes)
         self._max_stored_bytes = max_stored_bytes
         self._wake = wake
 
@@ -90,12 +91,13 @@ class BatchRoutes:
         return answer
 
     async def _upload(self, request: Request, owner: str) -> Response:
-        try:
-            form = await read_form(request, self._max_file_bytes)
-        except OSError as error:
-            raise _unavailable("the temporary directory (TMPDIR)", error) from error
-        with form.content:
-            file = await asyncio.to_thread(self._kept, form, owner)
+        with self._upload_room.taken(request):
+            try:
+                form = await read_form(request, self._max_file_bytes)
+            except OSError as error:
+                raise _unavailable("the temporary directory (TMPDIR)", error) from error
+            with form.content:
+                file = await asyncio.to_thread(self._kept, form, owner)
         return _json(file.shown())
 
     def _kept(self, form: Form, owner: str) -> StoredFile:

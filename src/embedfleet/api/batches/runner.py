@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import Batch, Line, LineFault, State, Status
-from embedfleet.api.batches.store import BatchStore
+from embedfleet.api.batches.store import OUTPUTS, BatchStore, output_id
 from embedfleet.runtime.background import BoundedTasks, cancelled
 from embedfleet.runtime.text_files import reason
 from embedfleet.transport.asgi import Response, error_response
@@ -150,7 +150,10 @@ class Runner:
             await asyncio.to_thread(self._finished, batch, state)
 
     def _validated(self, batch: Batch, state: State) -> State:
-        """Every line is looked at before one is answered."""
+        """Every line is looked at before one is answered. Where there are answers already, as of a
+        batch whose state was lost, they are kept even if the input is no more.
+        """
+        self._batch_store.restore(batch.id)
         faults: list[LineFault] = []
         total, seen = 0, set()
         try:
@@ -169,7 +172,9 @@ class Runner:
                 if len(faults) == documents.MOST_FAULTS:
                     break
         except InputDeletedError:
-            faults.append(documents.INPUT_DELETED)
+            total = sum(1 for _ in self._batch_store.answers(batch.id))
+            if not total:
+                faults.append(documents.INPUT_DELETED)
         if not total and not faults:
             faults = [LineFault("empty_file", 0, "the file holds no request")]
         status: Status = "failed" if faults else "in_progress"
@@ -177,7 +182,7 @@ class Runner:
 
     def _finished(self, batch: Batch, state: State) -> None:
         """Put the answers into files. Done again, it makes the same ones."""
-        kept: dict[str, str | None] = {"o": None, "e": None}
+        kept: dict[str, str | None] = dict.fromkeys(OUTPUTS)
         answers = partial(self._batch_store.answers, batch.id)
         counts = Counter(kind for kind, _, _ in answers())
         if counts.total() < state.completed + state.failed:
@@ -186,14 +191,12 @@ class Runner:
         state = replace(state, completed=counts["o"], failed=counts["e"])
         for kind in kept:
             if counts[kind]:
-                word = "output" if kind == "o" else "error"
-                digest = blake2b(f"{batch.id}/{word}".encode(), digest_size=12).hexdigest()
                 file = self._batch_store.add_file(
                     batch.owner,
-                    f"{batch.id}_{word}.jsonl",
+                    f"{batch.id}_{OUTPUTS[kind]}.jsonl",
                     "batch_output",
                     (line for what, _, line in answers() if what == kind),
-                    f"file-{digest}",
+                    output_id(batch.id, kind),
                     life_s=batch.output_life_s,
                 )
                 kept[kind] = file.id
@@ -354,7 +357,8 @@ class _Work:
         """How the batch is to end before all is answered, if it is."""
         if self._batch_store.cancelled_at(self._batch.id) is not None:
             return "cancelled"
-        return "expired" if self._batch_store.now >= self._batch.expires_at else None
+        late = self._batch_store.now >= self._batch.expires_at
+        return "expired" if late and len(self._done) < self._state.total else None
 
     async def _keep(self, *, again: bool = True) -> None:
         """Write the answers that came since the last part, and how many there are. While they can't

@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from hashlib import blake2b
 from typing import IO, TypeVar
 
 import msgspec
@@ -29,6 +30,18 @@ PART = re.compile(r"[0-9]{6,}(-[0-9a-f]{8})?")
 """Of the first versions they had numbers alone."""
 ANSWER = re.compile(rb"([oe]) ([0-9]{1,15}) (\{.*\}\n)", re.DOTALL)
 """A line of a part: whether its request succeeded, its number, and the line of the output."""
+COLLECTED = re.compile(rb'\{"id":"batch_req_[0-9a-f]{24}_([0-9]{1,15})",.*\}\n', re.DOTALL)
+"""A line of an output, with the number of its request."""
+
+
+OUTPUTS = {"o": "output", "e": "error"}
+"""What a batch has files of, by the kind of its answers."""
+
+
+def output_id(batch: str, kind: str) -> str:
+    """The id of a batch's output or of its errors: the same one however often it is written."""
+    digest = blake2b(f"{batch}/{OUTPUTS[kind]}".encode(), digest_size=12).hexdigest()
+    return f"file-{digest}"
 
 
 class NoSuchFileError(CallerError):
@@ -53,7 +66,7 @@ class BatchStore:
         self._batches: dict[str, Batch] = {}
         """Documents that were read before, by their names in the folder: they never change."""
         self._ended: set[str] = set()
-        """Batches that have ended, which is for good."""
+        """Batches that have ended, as far as was read: for good, unless their state is lost."""
         self._alone: set[str] = set()
         """Contents of files without a document, when they were looked for the last time."""
         self._over: set[str] = set()
@@ -147,6 +160,7 @@ class BatchStore:
         a machine that has just started, deletes nothing. What can't be removed keeps nothing else.
         """
         now = self.now
+        self._ended.clear()  # their states are read again, as one may have been damaged
         self.waiting()
         ended = [each for each in self.batches() if each.id in self._ended]
         read = {each.input_file_id for each in self.batches() if each.id not in self._ended}
@@ -207,7 +221,13 @@ class BatchStore:
         return sorted(mine, key=lambda each: (each.created_at, each.id), reverse=True)
 
     def state(self, name: str) -> State:
-        return self._read(f"batches/states/{name}.json", State) or State()
+        """How far a batch is. One whose state is missing or damaged begins again, also if it had
+        ended: its answers are still there (`restore`).
+        """
+        found = self._read(f"batches/states/{name}.json", State) or State()
+        if found.status not in ENDED:
+            self._ended.discard(name)
+        return found
 
     def set_state(self, name: str, state: State) -> None:
         self._write(f"batches/states/{name}.json", state)
@@ -251,6 +271,19 @@ class BatchStore:
         """The names of what is kept of a batch, in the order of its coming."""
         folder = f"batches/parts/{batch}"
         return [f"{folder}/{each}" for each in self.store.names(folder) if PART.fullmatch(each)]
+
+    def restore(self, batch: str) -> None:
+        """Keep as answers what lies in the output of a batch whose state was lost after it ended,
+        so that nothing is asked again.
+        """
+        for kind in OUTPUTS:
+            name = f"files/{output_id(batch, kind)}.data"
+            with contextlib.suppress(FileNotFoundError), self.store.open(name) as opened:
+                lines = ((COLLECTED.fullmatch(text), text) for text in opened)
+                kept = (
+                    b"%b %b %b" % (kind.encode(), found[1], text) for found, text in lines if found
+                )
+                self.add_part(batch, 0, kept)
 
     def answers(self, batch: str) -> Iterator[tuple[str, int, bytes]]:
         """What is kept of a batch, each request's first answer: `o` for the output or `e` for the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -12,7 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from embedfleet.transport.asgi import ClientGoneError, Request
-from embedfleet.vocabulary import BodyTooLargeError, CallerError, MediaTypeError
+from embedfleet.vocabulary import BodyTooLargeError, CallerError, MediaTypeError, OverloadedError
 
 PIECE_BYTES = 1 << 18
 """Parsed at once, in a thread."""
@@ -23,6 +24,42 @@ MOST_PARTS = 33
 LONGEST_FIELD = 4096
 MOST_OVERHEAD = 1 << 16
 """Bytes of a form beside its file."""
+
+
+FILES_AT_ONCE = 4
+RETRY_AFTER_S = 5.0
+
+
+class UploadsBusyError(OverloadedError):
+    """Uploads in progress take the room that there is for them."""
+
+
+class UploadRoom:
+    """The temporary files of all uploads in progress: together at most as large as `FILES_AT_ONCE`
+    of the largest files. An upload's part is taken before any of it is read, so that several never
+    fill the room with halves.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        """`most_bytes` are those of the largest file."""
+        self._largest = most_bytes + MOST_OVERHEAD
+        self._left = FILES_AT_ONCE * self._largest
+
+    @contextlib.contextmanager
+    def taken(self, request: Request) -> Iterator[None]:
+        """Room for an upload of the size that it declares, or of the largest. UploadsBusyError."""
+        declared = request.header(b"content-length") or ""
+        size = self._largest
+        if declared.isdecimal():
+            size = min(size, int(declared))
+        if size > self._left:
+            told = "too many uploads are in progress; try again"
+            raise UploadsBusyError(told, retry_after_s=RETRY_AFTER_S)
+        self._left -= size
+        try:
+            yield
+        finally:
+            self._left += size
 
 
 @dataclass(slots=True)

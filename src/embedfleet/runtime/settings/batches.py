@@ -16,7 +16,9 @@ class BatchesSettings:
     `s3://bucket/batches` (its driver is to be installed). `off` answers neither `/v1/files` nor
     `/v1/batches`. Several gateways may share it; one of them at a time runs batches."""
     max_file_bytes: int = count(200 * 2**20)
-    """Largest file that is uploaded, in bytes; OpenAI's own limit for batches."""
+    """Largest file that is uploaded, in bytes; OpenAI's own limit for batches. Uploads in progress
+    lie in temporary files (of `TMPDIR`), in each process at most four times as many bytes; further
+    ones are answered 429 with `Retry-After`."""
     max_stored_bytes: int = count(64 * 2**30)
     """Most bytes of files that one key may have here, answers included; beyond it uploads are
     refused. An object store has no locks: there, uploads to several gateways or workers at the same
