@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from embedfleet.api.contracts.google import GOOGLE, card, is_of_google
 from embedfleet.api.contracts.ollama import LATEST, OLLAMA
 from embedfleet.api.formats.embedding_request import LEAST_DIMENSIONS
 from embedfleet.api.formats.openai import render_model, render_models
@@ -42,16 +43,21 @@ _shown = msgspec.json.Decoder(_Shown)
 
 
 class Cards:
-    """Answers `/v1/models`, TEI's `/info` and Ollama's `/api/tags`, `/api/show`, `/api/version`."""
+    """Answers `/v1/models` in the words of OpenAI or Google, TEI's `/info` and Ollama's
+    `/api/tags`, `/api/show` and `/api/version`.
+    """
 
     def __init__(self, intake: Intake, spaces: Spaces) -> None:
         self._intake = intake
         self._spaces = spaces
         self._version = version("embedfleet")
 
-    async def list_models(self, _request: Request) -> Response:
+    async def list_models(self, request: Request) -> Response:
         """Answer `GET /v1/models`: every name that may be asked for, a model's first name first."""
         known = self._intake.models()
+        if is_of_google(request):
+            listed = [_of_google(name, each) for name, each in known.items()]
+            return Response(orjson.dumps({"models": listed}))
         cards = [
             (name, each.created, each.identity, self._more(each)) for name, each in known.items()
         ]
@@ -59,7 +65,12 @@ class Cards:
 
     async def show_model(self, request: Request) -> Response:
         """Answer `GET /v1/models/{name}`; names may hold slashes."""
-        name = request.path.removeprefix("/v1/models/")
+        name = request.path.partition("/models/")[2]
+        if is_of_google(request):
+            try:
+                return Response(orjson.dumps(_of_google(name, self._intake.find(name))))
+            except EmbedfleetError as error:
+                return error_response(error, GOOGLE.refuse)
         model = self._intake.find(name)
         return Response(render_model(name, model.created, model.identity, self._more(model)))
 
@@ -143,6 +154,12 @@ def _model_type(model: ServedModel) -> dict[str, Any]:
     if model.identity.task is Task.RERANK:
         return {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
     return {"embedding": {"pooling": TEI_POOLING.get(model.pooling, model.pooling)}}
+
+
+def _of_google(name: str, model: ServedModel) -> dict[str, Any]:
+    identity = model.identity
+    embeds = identity.task is Task.EMBED
+    return card(name, identity.revision, identity.max_tokens, embeds=embeds)
 
 
 def _tag(name: str, model: ServedModel) -> dict[str, Any]:

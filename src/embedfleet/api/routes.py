@@ -74,6 +74,7 @@ def contract_routes(
         ("POST", "/embeddings"): openai,
         ("GET", "/models"): asked(cards.list_models),
         ("GET", "/v1/models"): asked(cards.list_models),
+        ("GET", "/v1beta/models"): asked(cards.list_models),
         ("POST", "/v1/tokenize"): endpoint.tokenize,
         ("POST", "/tokenize"): endpoint.tokenize,
         ("GET", "/openapi.json"): asked(endpoint.describe),
@@ -85,7 +86,7 @@ def contract_routes(
     }
     for path, contract in BY_PATH.items():
         exact["POST", path] = traced(endpoint.by(contract), f"POST {path}")
-    prefixes: Table = {("GET", "/v1/models/"): asked(cards.show_model)}
+    prefixes: Table = {("GET", each): asked(cards.show_model) for each in GOOGLE_PREFIXES}
     for prefix in PREFIXES:
         prefixes["POST", prefix] = traced(endpoint.by(AZURE), f"POST {prefix}")
     for prefix in GOOGLE_PREFIXES:

@@ -298,13 +298,34 @@ class TestGoogle:
         assert said in error["message"]
 
     async def test_other_verbs_and_models_are_not_found(self, door: Door) -> None:
-        for path in (f"/v1/models/{MODEL}:generateContent", f"/v1beta/models/{MODEL}"):
+        for version in ("v1", "v1beta"):
+            path = f"/{version}/models/{MODEL}:generateContent"
             told = await door.post(path, {})
             assert (told.status, told.json["error"]["status"]) == (404, "NOT_FOUND")
             assert "embedContent" in told.json["error"]["message"]
-        told = await door.ask("POST", f"/v1/models/{MODEL}")
-        assert (told.status, told.headers["allow"]) == (405, "GET, HEAD")
+            told = await door.ask("POST", f"/{version}/models/{MODEL}")
+            assert (told.status, told.headers["allow"]) == (405, "GET, HEAD")
         told = await door.post("/v1beta/models/other:embedContent", contents("one")[0])
+        assert (told.status, told.json["error"]["status"]) == (404, "NOT_FOUND")
+
+    @pytest.mark.parametrize(
+        ("path", "headers"),
+        [
+            ("/v1beta/models", {}),
+            ("/v1/models", {"x_goog_api_client": "google-genai-sdk/3.6.1 gl-python/3.11"}),
+            ("/models", {"x_goog_api_key": "KEY"}),
+        ],
+    )
+    async def test_models_are_described_to_google_s_clients_as_google_does(
+        self, door: Door, path: str, headers: dict[str, str]
+    ) -> None:
+        (listed,) = (await door.ask("GET", path, None, **headers)).json["models"]
+        assert listed["name"] == f"models/{MODEL}"
+        assert "embedContent" in listed["supportedGenerationMethods"]
+        path = path.removesuffix("models").removesuffix("/") or "/v1"
+        shown = await door.ask("GET", f"{path}/{listed['name']}", None, **headers)
+        assert shown.json == listed
+        told = await door.ask("GET", f"{path}/models/other", None, **headers)
         assert (told.status, told.json["error"]["status"]) == (404, "NOT_FOUND")
 
     def test_a_body_is_no_longer_than_a_mebibyte(self) -> None:

@@ -3,6 +3,8 @@
 https://ai.google.dev/api/embeddings, at `/v1/` and `/v1beta/`. Field names may be written in camel
 case or with underscores, as in the JSON form of protocol buffers. The requests of a batch must
 agree in all fields but `content`. A body has at most 1 MiB; Google takes a hundred texts at once.
+Models are described at `models` and `models/NAME`; at `/v1/`, which is OpenAI's too, to Google's
+clients alone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from embedfleet.api.formats.embedding_request import EmbeddingRequest
 from embedfleet.api.formats.fields import request_of, wrong
 from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.api.formats.vector_forms import FLOATS
-from embedfleet.transport.asgi import Response
+from embedfleet.transport.asgi import Request, Response
 from embedfleet.transport.errors import as_json
 from embedfleet.vocabulary import (
     CallerError,
@@ -29,8 +31,8 @@ from embedfleet.vocabulary import (
     UnknownRouteError,
 )
 
-_CARDS: Final = "/v1/models/"
-PREFIXES: Final = ("/v1beta/models/", _CARDS)
+PREFIXES: Final = ("/v1beta/models/", "/v1/models/")
+_HEADERS: Final = (b"x-goog-api-client", b"x-goog-api-key")
 _PATH: Final = re.compile(
     r"/v1(?:beta)?/models/(?P<name>.+):(?P<verb>embedContent|batchEmbedContents)"
 )
@@ -138,17 +140,35 @@ def is_google_s(path: str) -> bool:
     return _PATH.fullmatch(path) is not None
 
 
+def is_of_google(request: Request) -> bool:
+    """Whether a request for the description of models is of one of Google's clients."""
+    return request.path.startswith("/v1beta/") or any(name in request.first for name in _HEADERS)
+
+
+def card(name: str, revision: str, max_tokens: int, *, embeds: bool) -> dict[str, Any]:
+    """What Google's clients are told of a model."""
+    verbs = ["embedContent", "batchEmbedContents"]
+    return {
+        "name": f"models/{name}",
+        "version": revision,
+        "displayName": name,
+        "inputTokenLimit": max_tokens,
+        "outputTokenLimit": 1,
+        "supportedGenerationMethods": verbs if embeds else [],
+    }
+
+
 def _named(path: str) -> tuple[str, bool]:
     """The model that a path names, and whether it is asked for a batch.
 
     Raises:
-        MethodNotAllowedError: For `/v1/models/NAME`, which describes a model.
+        MethodNotAllowedError: For `models/NAME`, which describes a model.
         UnknownRouteError: For what else is not Google's.
     """
     found = _PATH.fullmatch(path)
     if found is not None:
         return found["name"], found["verb"] == "batchEmbedContents"
-    if path.startswith(_CARDS) and ":" not in path:
+    if path.startswith(PREFIXES) and ":" not in path:
         raise MethodNotAllowedError(f"{path} supports GET, not POST", allowed=["GET"])
     raise UnknownRouteError(
         f"no such path: {path}; vectors are at /v1beta/models/NAME:embedContent and "

@@ -210,6 +210,15 @@ def _google(model: str) -> dict[str, Schema]:
             named = in_path("name", model, "Name of a served model.")
             asked["parameters"] = [named, *asked.get("parameters", [])]
             found[f"/{version}/models/{{name}}:{verb}"] = {"post": asked}
+    listed = operation("googleModels", "List models (Google)", "GoogleModels")
+    found["/v1beta/models"] = {"get": listed}
+    named = in_path("name", model, "Name of a served model.")
+    shown = operation(
+        *("googleModel", "Describe a model (Google)", "GoogleModel"),
+        refusal="GoogleError",
+        parameters=[named],
+    )
+    found["/v1beta/models/{name}"] = {"get": shown}
     return found
 
 
@@ -423,8 +432,23 @@ def _google_schemas(limits: RequestLimits) -> dict[str, Schema]:
         "GoogleBatch": _request({}, {"requests": several}),
         "GoogleVector": object_of({"embedding": vector} | used),
         "GoogleVectors": object_of({"embeddings": {"type": "array", "items": vector}} | used),
+        "GoogleModel": _google_model(),
+        "GoogleModels": object_of({"models": {"type": "array", "items": reference("GoogleModel")}}),
         "GoogleError": object_of({"error": object_of(error)}),
     }
+
+
+def _google_model() -> Schema:
+    return object_of(
+        {
+            "name": text_of("`models/` and what requests name."),
+            "version": text_of(""),
+            "displayName": text_of(""),
+            "inputTokenLimit": count_of(""),
+            "outputTokenLimit": count_of(""),
+            "supportedGenerationMethods": {"type": "array", "items": {"type": "string"}},
+        }
+    )
 
 
 def _spelled() -> Schema:
