@@ -40,7 +40,8 @@ def expanded(request: Request) -> Request:
         return msgspec.structs.replace(request, scope=scope, receive=receive)
     shown = coding[:40].decode("latin-1")
     raise UnknownCodingError(
-        f"Content-Encoding {shown!r} is not supported; supported are gzip and deflate"
+        f"Content-Encoding {shown!r} is not supported; supported are gzip and deflate",
+        code="unsupported_media_type",
     )
 
 

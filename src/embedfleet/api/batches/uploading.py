@@ -78,7 +78,8 @@ async def read_form(request: Request, most_bytes: int) -> Form:
     kind, options = parse_options_header(request.header(b"content-type") or "")
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data":
-        raise MediaTypeError("expected multipart/form-data with a boundary")
+        told = "expected multipart/form-data with a boundary"
+        raise MediaTypeError(told, code="unsupported_media_type")
     if not boundary:
         raise CallerError("expected multipart/form-data with a boundary")
     with contextlib.ExitStack() as stack:

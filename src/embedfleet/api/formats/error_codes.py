@@ -64,6 +64,7 @@ CODES = (
     ErrorCode(404, "unknown_url", "there is nothing at this path"),
     ErrorCode(405, "method_not_allowed", "the path answers other methods; `allow` names them"),
     ErrorCode(413, "body_too_large", "the body has more bytes than are accepted"),
+    ErrorCode(415, "unsupported_media_type", "the body is compressed or written in another way"),
     ErrorCode(429, "overloaded", "more work waits than can be served in time"),
     ErrorCode(429, "rate_limit_exceeded", "a limit of the key is used up"),
     ErrorCode(500, "invalid_vector", "the engine computed no vector for a text"),

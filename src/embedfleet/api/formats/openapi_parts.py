@@ -12,7 +12,7 @@ from embedfleet.vocabulary import Lane
 JSON = "application/json"
 BYTES = "application/octet-stream"
 
-ONLY_OF_BODIES = {413}
+ONLY_OF_BODIES = {413, 415}
 ONLY_OF_WORK = {429, 500, 502, 504}
 """Statuses that come only where a body is read, or vectors are computed."""
 

@@ -97,7 +97,8 @@ async def order_in(request: Request, kind: type[Order], example: str) -> Order:
     # A web page can post to this machine, but not JSON without a CORS preflight.
     told = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
     if told != "application/json":
-        raise MediaTypeError("unsupported media type: send content-type: application/json")
+        told = "unsupported media type: send content-type: application/json"
+        raise MediaTypeError(told, code="unsupported_media_type")
     body = await request.body(MOST_BYTES)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
