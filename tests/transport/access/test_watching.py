@@ -78,6 +78,32 @@ async def test_a_broken_file_is_reported_once_and_the_next_good_one_is_loaded(
     task.cancel()
 
 
+async def test_a_file_that_can_be_read_later_without_another_change_is_read_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It came with permissions that were corrected, or a network file system was away."""
+    path, taken, allowed = tmp_path / "file", ["good"], [False]
+    put(path, b"good")
+
+    def read() -> Callable[[], None]:
+        text = path.read_text()
+        if not allowed[0]:
+            raise SettingError("permission denied")
+        return lambda: taken.append(text)
+
+    task = asyncio.create_task(Watch([path], read).run(0.01))
+    with caplog.at_level(logging.ERROR):
+        put(path, b"better")
+        await until(lambda: "permission denied" in caplog.text)
+        await asyncio.sleep(0.05)
+        assert len(caplog.records) == 1
+    allowed[0] = True
+    await until(lambda: taken == ["good", "better"])
+    await asyncio.sleep(0.05)
+    assert taken == ["good", "better"]
+    task.cancel()
+
+
 async def test_no_error_ends_a_watch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Or a key that is revoked later would work on."""
     path, taken = tmp_path / "file", ["good"]

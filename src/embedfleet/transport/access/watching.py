@@ -1,7 +1,9 @@
 """Polls files once a second and reloads them when they change.
 
-A file that can't be read leaves the previous content in force. Polling works on every file system
-and through the symbolic links by which Kubernetes updates secrets, for one system call a second.
+A file that can't be read leaves the previous content in force and is tried again each time: what
+was wrong may be no part of its content, such as permissions or a network file system. Polling works
+on every file system and through the symbolic links by which Kubernetes updates secrets, for one
+system call a second.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ class Watch:
         self._paths = tuple(paths)
         self._read = read
         self._seen = self._marks()
+        self._trouble = ""
+        """Why the files could not be read the last time."""
 
     def __str__(self) -> str:
         return ", ".join(map(str, self._paths))
@@ -42,20 +46,27 @@ class Watch:
             await asyncio.sleep(interval_s)
             marks = await asyncio.to_thread(self._marks)
             if marks != self._seen:
-                self._seen = marks
+                self._seen, self._trouble = marks, ""
+                await self._take()
+            elif self._trouble:
                 await self._take()
 
     async def _take(self) -> None:
+        before, self._trouble = self._trouble, ""
         try:
             take_over = await asyncio.to_thread(self._read)
             take_over()
         except SetupError as error:
-            told = "%s changed but is invalid; its previous content stays in force: %s"
-            log.error(told, self, error)  # noqa: TRY400  it says what is wrong; a stack adds nothing
-        except Exception:  # a watch that ends would let revoked keys work on
-            log.exception(
-                "%s changed but could not be read; its previous content stays in force", self
-            )
+            self._trouble = str(error)
+            if self._trouble != before:
+                told = "%s changed but is invalid; its previous content stays in force: %s"
+                log.error(told, self, error)  # noqa: TRY400  it says what is wrong; a stack adds nothing
+        except Exception as error:  # a watch that ends would let revoked keys work on
+            self._trouble = repr(error)
+            if self._trouble != before:
+                log.exception(
+                    "%s changed but could not be read; its previous content stays in force", self
+                )
         else:
             log.info("%s was read again", self)
 
