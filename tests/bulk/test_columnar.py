@@ -255,15 +255,48 @@ def test_a_column_of_any_type_is_used_or_its_name_is_told(
         )
 
 
-def test_the_digest_of_a_dictionary_is_that_of_its_values() -> None:
+def _one_each(values: Any) -> dict[str, Any]:
+    """Columns of two rows, each of which holds one value at some depth."""
+    at, keys = pa.array([0, 1, 2], pa.int32()), pa.array(["k", "l"])
+    fixed = pa.FixedSizeListArray.from_arrays(values, 1)
+    return {
+        "itself": values,
+        "list": pa.ListArray.from_arrays(at, values),
+        "large list": pa.LargeListArray.from_arrays(at.cast(pa.int64()), values),
+        "list of a fixed size": fixed,
+        "struct": pa.StructArray.from_arrays([values], ["field"]),
+        "map to it": pa.MapArray.from_arrays(at, keys, values),
+        "map from it": pa.MapArray.from_arrays(at, values, keys),
+        "list of structs": pa.ListArray.from_arrays(
+            at, pa.StructArray.from_arrays([fixed], ["field"])
+        ),
+    }
+
+
+@pytest.mark.parametrize("shape", _one_each(pa.array(["a", "b"])))
+def test_the_digest_of_a_dictionary_is_that_of_its_values(shape: str) -> None:
     def digest(values: list[str], indices: list[int]) -> bytes:
         numbers = pa.array(indices, pa.int32())
-        return ArrowRows(
-            pa.table({"c": pa.DictionaryArray.from_arrays(numbers, pa.array(values))})
-        ).digest()
+        encoded = pa.DictionaryArray.from_arrays(numbers, pa.array(values))
+        return ArrowRows(pa.table({"c": _one_each(encoded)[shape]})).digest()
 
     assert digest(["a", "b"], [0, 1]) != digest(["x", "y"], [0, 1])
     assert digest(["a", "b"], [0, 1]) == digest(["b", "a", "unused"], [1, 0])
+
+
+@pytest.mark.parametrize("shape", _one_each(pa.array(["a", "b"])))
+def test_bytes_are_base64_in_json_at_any_depth_and_in_ids(tmp_path: Path, shape: str) -> None:
+    column = _one_each(pa.array([b"\xff\xfe", b"text"]))[shape]
+    table = pa.table({"text": pa.array(["a", "b"]), "odd": column})
+    with pa.ipc.new_file(str(tmp_path / "in.arrow"), table.schema) as sink:
+        sink.write_table(table)
+    (source,) = found([str(tmp_path / "in.arrow")])
+    (rows,) = rows_of(source, Columns(id="odd" if shape == "itself" else None, carry=None))
+    names = Names("id", "embedding")
+    files = dict(files_of("in", "jsonl", rows, np.ones((2, 2), np.float32), names, {}))
+    first, second = b"".join(files["in.jsonl"]).splitlines()
+    for line, expected in ((first, b"//4="), (second, b"dGV4dA==")):
+        assert line.count(b'"%b"' % expected) == (2 if shape == "itself" else 1)
 
 
 async def test_times_in_nanoseconds_as_pandas_writes_them_become_text_in_json(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from embedfleet.bulk.fragments import (
     RowId,
     Rows,
     id_or_fault,
+    text_of,
     text_or_fault,
 )
 from embedfleet.bulk.sources import Source
@@ -216,23 +217,23 @@ def _field(batch: Any, name: str) -> Any:
 
 
 def _decoded(table: Any) -> Any:
-    """With the values of dictionaries in place of their numbers, which alone do not tell what a row
-    holds.
+    """With the values of dictionaries, at any depth, in place of their numbers, which alone do not
+    tell what a row holds.
     """
-    if not any(map(pa.types.is_dictionary, table.schema.types)):
-        return table
-    fields = [
-        each.with_type(each.type.value_type) if pa.types.is_dictionary(each.type) else each
-        for each in table.schema
-    ]
-    return table.cast(pa.schema(fields))
+    fields = [each.with_type(_throughout(each.type, _of_dictionary)) for each in table.schema]
+    schema = pa.schema(fields)
+    return table if schema.types == table.schema.types else table.cast(schema)
+
+
+def _of_dictionary(kind: Any) -> Any:
+    return _throughout(kind.value_type, _of_dictionary) if pa.types.is_dictionary(kind) else kind
 
 
 def _values_for_json(table: Any, name: str) -> list[Any]:
     """Of a column of a table. Raises BulkError where JSON can't hold them."""
     column = table.column(name)
     try:
-        for_json = _type_for_json(column.type)
+        for_json = _throughout(column.type, _for_json)
         if for_json != column.type:
             column = column.cast(for_json)
         found: list[Any] = column.to_pylist()
@@ -244,22 +245,32 @@ def _values_for_json(table: Any, name: str) -> list[Any]:
     return found
 
 
-def _type_for_json(kind: Any) -> Any:
+def _for_json(kind: Any) -> Any:
     """Times in nanoseconds, which Python's types can't hold, become text, durations numbers."""
     of = pa.types
     if of.is_temporal(kind) and getattr(kind, "unit", None) == "ns":
         return pa.int64() if of.is_duration(kind) else pa.string()
-    if of.is_struct(kind):
-        return pa.struct([each.with_type(_type_for_json(each.type)) for each in kind])
-    if of.is_map(kind):
-        return pa.map_(_type_for_json(kind.key_type), _type_for_json(kind.item_type))
-    if of.is_fixed_size_list(kind):
-        return pa.list_(_type_for_json(kind.value_type), kind.list_size)
-    if of.is_list(kind):
-        return pa.list_(_type_for_json(kind.value_type))
-    if of.is_large_list(kind):
-        return pa.large_list(_type_for_json(kind.value_type))
     return kind
+
+
+def _throughout(kind: Any, change: Callable[[Any], Any]) -> Any:
+    """A type with all types in it changed that are not made of others."""
+    of = pa.types
+
+    def inner(each: Any) -> Any:
+        return each.with_type(_throughout(each.type, change))
+
+    if of.is_struct(kind):
+        return pa.struct([inner(each) for each in kind])
+    if of.is_map(kind):
+        return pa.map_(inner(kind.key_field), inner(kind.item_field), kind.keys_sorted)
+    if of.is_fixed_size_list(kind):
+        return pa.list_(inner(kind.value_field), kind.list_size)
+    if of.is_list(kind):
+        return pa.list_(inner(kind.value_field))
+    if of.is_large_list(kind):
+        return pa.large_list(inner(kind.value_field))
+    return change(kind)
 
 
 def _texts(column: Any) -> list[tuple[str | None, Fault | None]]:
@@ -293,7 +304,7 @@ def _ids_of(column: Any, name: str) -> list[tuple[RowId, Fault | None]]:
     if values is None:
         values = _values_for_json(pa.table({name: column}), name)
         if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-            values = [None if each is None else str(each) for each in values]
+            values = [None if each is None else text_of(each) for each in values]
     return [id_or_fault(each, name) for each in values]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 import orjson
+import pybase64
 
 RowId: TypeAlias = int | str
 
@@ -69,6 +70,11 @@ NO_TEXT = Fault("missing_text", "the row has no text")
 EMPTY = Fault("empty_string", "the text is empty")
 LONGEST_ID = 8192
 """Characters; NumPy gives all ids of a file the room of the longest."""
+
+
+def text_of(value: Any) -> str:
+    """A value of a type that JSON does not have, such as a decimal number; bytes are Base64."""
+    return pybase64.b64encode_as_string(value) if isinstance(value, bytes) else str(value)
 
 
 def text_or_fault(value: Any) -> tuple[str | None, Fault | None]:

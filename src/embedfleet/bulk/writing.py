@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedfleet.bulk.columns import Names, Types
 from embedfleet.bulk.errors import BulkError
-from embedfleet.bulk.fragments import RowId, Rows
+from embedfleet.bulk.fragments import RowId, Rows, text_of
 from embedfleet.runtime.folders import Parts
 
 FORMATS = ("npy", "jsonl", "parquet", "lance")
@@ -118,5 +118,5 @@ def _json_line(
 ) -> bytes:
     told = {names.id or "row": row_id, **fields, names.vector: vector}
     return orjson.dumps(
-        told, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=str
+        told, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=text_of
     )
