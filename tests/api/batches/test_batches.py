@@ -719,6 +719,11 @@ async def test_uploads_are_bounded_and_forms_are_checked(store: Store) -> None:
         assert caught.value.status_code == 413
         with pytest.raises(openai.BadRequestError, match="delete some"):
             await api.upload(b"x" * 600)
+        input_ = await api.upload(b"x" * 500)
+        with pytest.raises(openai.BadRequestError, match="delete some"):  # for its answers
+            await api.client.batches.create(
+                input_file_id=input_, endpoint=ENDPOINT, completion_window="24h"
+            )
         with pytest.raises(openai.BadRequestError, match="`purpose` must be one of"):
             await api.client.files.create(file=b"x", purpose="nonsense")  # type: ignore[arg-type]
         with pytest.raises(openai.BadRequestError, match="`endpoint` must be one of"):

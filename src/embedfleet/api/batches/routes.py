@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import IO, Any
 from urllib.parse import parse_qs
 
@@ -190,6 +191,8 @@ class BatchRoutes:
                 param="input_file_id",
                 code="invalid_value",
             )
+        quota = partial(self._batch_store.check_quota, owner, 1, self._max_stored_bytes)
+        await asyncio.to_thread(quota)  # there is room for some of the answers
         now = self._batch_store.now
         batch = Batch(
             id=self._batch_store.name("batch"),

@@ -20,9 +20,9 @@ class BatchesSettings:
     lie in temporary files (of `TMPDIR`), in each process at most four times as many bytes; further
     ones are answered 429 with `Retry-After`."""
     max_stored_bytes: int = count(64 * 2**30)
-    """Most bytes of files that one key may have here, answers included; beyond it uploads are
-    refused. An object store has no locks: there, uploads to several gateways or workers at the same
-    moment may exceed it together."""
+    """Most bytes of files that one key may have here, answers included; beyond it uploads and
+    new batches are refused. An object store has no locks: there, uploads to several gateways or
+    workers at the same moment may exceed it together."""
     max_requests: int = count(50_000)
     """Most requests of a batch; OpenAI's own limit."""
     concurrent_requests: int = count(16)
