@@ -23,7 +23,7 @@ FOUR = frozenset(range(4))
 @pytest.fixture
 def sources(tmp_path: Path) -> Sources:
     """A machine whose kernel says nothing yet."""
-    return Sources(tmp_path / "cgroup", tmp_path / "membership", tmp_path / "cpu")
+    return Sources(*(tmp_path / each for each in ("cgroup", "membership", "cpu", "meminfo")))
 
 
 def write(path: Path, text: str) -> None:
@@ -93,29 +93,59 @@ def test_two_threads_of_one_core_count_once(sources: Sources) -> None:
     assert usable_processors(sources, frozenset({0, 1})) == 2
 
 
-def write_memory(directory: Path, total: int, available: int) -> Path:
-    file = directory / "meminfo"
-    file.write_text(f"MemTotal: {total} kB\nMemFree: 1 kB\nMemAvailable: {available} kB\n")
-    return file
+def write_memory(sources: Sources, total: int, available: int) -> None:
+    told = f"MemTotal: {total} kB\nMemFree: 1 kB\nMemAvailable: {available} kB\n"
+    sources.meminfo.write_text(told)
 
 
-def test_memory_in_use_is_what_could_not_be_given_back(tmp_path: Path) -> None:
-    assert memory_used(tmp_path, write_memory(tmp_path, 1000, 250)) == 0.75
+def write_group(directory: Path, limit: str, used: int, *, new: bool = True) -> None:
+    """A control group of which 50 bytes are cached files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current")
+    names = names if new else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for name, content in zip(names, (limit, used), strict=True):
+        (directory / name).write_text(f"{content}\n")
+    cached = "inactive_file 50" if new else "inactive_file 7\ntotal_inactive_file 50"
+    (directory / "memory.stat").write_text(f"anon 800\n{cached}\n")
 
 
-def test_the_control_group_counts_where_it_is_fuller_than_the_host(tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("950\n")
-    (tmp_path / "memory.stat").write_text("anon 800\ninactive_file 50\n")
-    assert memory_used(tmp_path, write_memory(tmp_path, 1000, 250)) == 0.9
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory_used(tmp_path, write_memory(tmp_path, 1000, 250)) == 0.75
+def test_memory_in_use_is_what_could_not_be_given_back(sources: Sources) -> None:
+    write_memory(sources, 1000, 250)
+    assert memory_used(sources) == 0.75
 
 
-def test_memory_that_is_not_reported_is_unknown(tmp_path: Path) -> None:
-    assert memory_used(tmp_path, tmp_path / "none") is None
-    (tmp_path / "meminfo").write_text("MemTotal: many kB\n")
-    assert memory_used(tmp_path, tmp_path / "meminfo") is None
+def test_the_control_group_counts_where_it_is_fuller_than_the_host(sources: Sources) -> None:
+    write_memory(sources, 1000, 250)
+    write_group(sources.cgroup, "1000", 950)
+    assert memory_used(sources) == 0.9
+    write_group(sources.cgroup, "max", 950)
+    assert memory_used(sources) == 0.75
+
+
+@pytest.mark.parametrize("below", ["", "/worker"])
+def test_a_limit_of_the_service_s_own_group_counts_too(sources: Sources, below: str) -> None:
+    """As of a unit with MemoryMax: at the top of a host's control groups there is none."""
+    write_memory(sources, 1000, 250)
+    sources.membership.write_text(f"0::/system.slice/embedfleet.service{below}\n")
+    write_group(sources.cgroup / "system.slice" / "embedfleet.service", "1000", 850)
+    assert memory_used(sources) == 0.8
+
+
+@pytest.mark.parametrize("path", ["/", "/docker/4711"])
+def test_old_control_groups_tell_of_their_memory_too(sources: Sources, path: str) -> None:
+    """In a container the path may be the host's, of which only the top is mounted."""
+    write_memory(sources, 1000, 250)
+    sources.membership.write_text(f"4:memory:{path}\n3:cpu,cpuacct:{path}\n0::/\n")
+    write_group(sources.cgroup / "memory", "1000", 850, new=False)
+    assert memory_used(sources) == 0.8
+    write_group(sources.cgroup / "memory", str(2**63 - 4096), 850, new=False)
+    assert memory_used(sources) == 0.75
+
+
+def test_memory_that_is_not_reported_is_unknown(sources: Sources) -> None:
+    assert memory_used(sources) is None
+    sources.meminfo.write_text("MemTotal: many kB\n")
+    assert memory_used(sources) is None
 
 
 @pytest.mark.parametrize(

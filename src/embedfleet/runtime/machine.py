@@ -18,18 +18,24 @@ from typing import Final
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _DEVICES: Final = Path("/dev")
 _CPUINFO: Final = Path("/proc/cpuinfo")
-_MEMINFO: Final = Path("/proc/meminfo")
 _X86: Final = frozenset({"x86_64", "AMD64", "i686"})
+_MEMORY: Final = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""What a control group tells of its memory, new and old: files of its limit and its use, and the
+row of cached files."""
 _INT8_DOT_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the kernel tells about processors; tests write their own."""
+    """Where the kernel tells about processors and memory; tests write their own."""
 
     cgroup: Path = _CGROUP
     membership: Path = Path("/proc/self/cgroup")
     topology: Path = Path("/sys/devices/system/cpu")
+    meminfo: Path = Path("/proc/meminfo")
 
 
 _KERNEL: Final = Sources()
@@ -75,23 +81,35 @@ def _siblings(topology: Path, processor: int) -> str:
 
 
 def _quotas(sources: Sources) -> Iterator[float]:
-    """In processors, of this process's control group and all around it, old and new."""
+    """In processors."""
+    for controllers, group in _groups(sources):
+        if controllers == {""}:
+            yield from _quota_v2(group)
+        elif "cpu" in controllers:
+            yield from _quota_v1(group)
+
+
+def _groups(sources: Sources) -> Iterator[tuple[frozenset[str], Path]]:
+    """This process's control groups and all around them, new and old, with what they control: an
+    empty name stands for everything.
+    """
     for line in _memberships(sources.membership):
         _, controllers, path = line.split(":", 2)
         group = PurePosixPath(path).relative_to("/")
         # In a container the path may be the host's, of which only the top is mounted.
         for around in (group, *group.parents):
-            if not controllers:
-                yield from _quota_v2(sources.cgroup / around)
-            elif "cpu" in controllers.split(","):
-                yield from _quota_v1(sources.cgroup / controllers / around)
+            yield frozenset(controllers.split(",")), sources.cgroup / controllers / around
 
 
 def _memberships(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return ["0::/", "1:cpu:/"]  # a sandbox without the file may still show the top
+        return [
+            "0::/",
+            "1:cpu:/",
+            "2:memory:/",
+        ]  # a sandbox without the file may still show the top
 
 
 def _quota_v2(group: Path) -> Iterator[float]:
@@ -113,33 +131,31 @@ def _quota_v1(group: Path) -> Iterator[float]:
         return
 
 
-def memory_used(cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO) -> float | None:
-    """Share of memory in use: the host's, or the control group's where that is fuller.
+def memory_used(sources: Sources = _KERNEL) -> float | None:
+    """Share of memory in use: the host's, or a control group's where that is fuller.
 
     What can be given back at once, such as cached files, does not count. None where nobody tells.
     """
-    known = [share for share in (_host_memory(meminfo), _group_memory(cgroup)) if share is not None]
-    return max(known, default=None)
+    return max((*_host_memory(sources.meminfo), *_group_memory(sources)), default=None)
 
 
-def _host_memory(meminfo: Path) -> float | None:
+def _host_memory(meminfo: Path) -> Iterator[float]:
     try:
         rows = [line.split() for line in meminfo.read_text(encoding="ascii").splitlines()]
         sizes = {name.rstrip(":"): int(size) for name, size, *_ in rows}
-        return 1.0 - sizes["MemAvailable"] / sizes["MemTotal"]
+        yield 1.0 - sizes["MemAvailable"] / sizes["MemTotal"]
     except (OSError, ValueError, KeyError, ZeroDivisionError):
-        return None
+        return
 
 
-def _group_memory(cgroup: Path) -> float | None:
-    try:
-        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
-        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
-        rows = [line.split() for line in (cgroup / "memory.stat").read_text().splitlines()]
-        cached = {name: int(size) for name, size in rows}.get("inactive_file", 0)
-        return None if limit == "max" else (used - cached) / int(limit)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
+def _group_memory(sources: Sources) -> Iterator[float]:
+    for controllers, group in _groups(sources):
+        for limit, used, cached in (_MEMORY[each] for each in controllers & _MEMORY.keys()):
+            # Without a limit it is `max`, or in old ones far more than there is.
+            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+                most, held = (int((group / each).read_text("ascii")) for each in (limit, used))
+                rows = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+                yield (held - {name: int(size) for name, size in rows}.get(cached, 0)) / most
 
 
 def multiplies_int8_exactly(
