@@ -3,9 +3,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ import pytest
 from fsspec import AbstractFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from embedfleet.bulk.columns import Columns
 from embedfleet.bulk.duplicates import duplicates_in
@@ -23,6 +25,7 @@ from embedfleet.bulk.errors import BulkError
 from embedfleet.bulk.fragments import hash_of
 from embedfleet.bulk.reading import rows_of
 from embedfleet.bulk.sources import found
+from embedfleet.client import Embedded, EmbedOptions
 from embedfleet.runtime.folders import LocalStore, Store, StoreError, store_at
 from tests.bulk.making import RevealingClient, job, json_lines, tree
 
@@ -150,7 +153,6 @@ def test_more_hashes_than_are_sorted_at_once_are_looked_at_in_rounds(
 
 def test_equal_texts_of_two_fragments_at_once_are_asked_for_once() -> None:
     from embedfleet.bulk.computing import Computing  # noqa: PLC0415
-    from embedfleet.client import EmbedOptions  # noqa: PLC0415
 
     async def check() -> None:
         client = RevealingClient(["refused"])
@@ -167,6 +169,62 @@ def test_equal_texts_of_two_fragments_at_once_are_asked_for_once() -> None:
         assert set(two.faults) == {1}
 
     asyncio.run(check())
+
+
+class _OneAfterTheOther(RevealingClient):
+    """Gives the event loop turns between two answers."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__()
+        self.turns = turns
+        self.answers = 0
+
+    async def embed_each(
+        self,
+        texts: Sequence[str],
+        options: EmbedOptions | None = None,
+        *,
+        progress: Any = None,
+        arrived: Callable[[Sequence[int], NDArray[Any]], None] | None = None,
+    ) -> Embedded:
+        assert arrived is not None
+        for _ in texts:
+            self.answers += 1
+            arrived([0], np.ones((1, 16), np.float32))
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+        return await super().embed_each(texts, options, progress=progress)
+
+
+class _AtOnce(Executor):
+    """Its work has ended when it was taken."""
+
+    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*given, **named))
+        except BulkError as error:
+            done.set_exception(error)
+        return done
+
+
+@pytest.mark.parametrize(("turns", "answers"), [(0, 100), (5, 2)])
+def test_a_full_disk_ends_the_computing_and_is_reported_once(
+    caplog: pytest.LogCaptureFixture, turns: int, answers: int
+) -> None:
+    """Also where several writes are under way when the first one fails."""
+    from embedfleet.bulk.computing import Computing  # noqa: PLC0415
+
+    def put(_hashes: Sequence[bytes], _vectors: NDArray[Any]) -> None:
+        raise BulkError("No space left on device")
+
+    client, texts = _OneAfterTheOther(turns), [f"text {n}" for n in range(100)]
+    computing = Computing(client, EmbedOptions(), np.dtype(np.float32), 16, disk=_AtOnce())
+    with pytest.raises(BulkError, match="No space left"):
+        asyncio.run(computing.compute(texts, [hash_of(text) for text in texts], {}, put))
+    gc.collect()
+    assert caplog.text == ""
+    assert client.answers == answers
 
 
 class _CloudError(Exception):

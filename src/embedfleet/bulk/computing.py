@@ -163,6 +163,9 @@ class Computing:
 
         def arrived(some: Sequence[int], rows: NDArray[Any]) -> None:
             if put is not None:
+                for write in [each for each in writes if each.done()]:
+                    write.result()  # nothing is computed that could not be kept
+                    writes.remove(write)
                 found = [keys[at] for at in some], self._checked(rows)
                 writes.append(loop.run_in_executor(self.disk, put, *found))
             self.arrived(len(some))

@@ -241,7 +241,7 @@ def _primary_code(error: Exception) -> int | None:
 def _said(path: Path, error: Exception) -> BulkError:
     if _primary_code(error) in DAMAGED:
         return BulkError(
-            f"{path}: {error}; remove it and run again: completed work is kept, and what it holds "
-            "is computed once more"
+            f"{path}: {reason(error)}; remove it and run again: completed work is kept, and what "
+            "it holds is computed once more"
         )
-    return BulkError(f"{path}: {error}; completed work is kept; fix this and run again")
+    return BulkError(f"{path}: {reason(error)}; completed work is kept; fix this and run again")

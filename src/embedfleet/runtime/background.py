@@ -50,7 +50,7 @@ async def cancelled(*tasks: asyncio.Task[Any]) -> None:
 
 async def all_ended(futures: Collection[asyncio.Future[Any]]) -> None:
     """Wait until all have ended, however they do, and also if this task is cancelled meanwhile: the
-    cancellation is raised afterwards.
+    cancellation is raised afterwards. Errors of those that nobody waits for are dropped.
     """
     cancellation: asyncio.CancelledError | None = None
     while left := [each for each in futures if not each.done()]:
@@ -58,6 +58,9 @@ async def all_ended(futures: Collection[asyncio.Future[Any]]) -> None:
             await asyncio.wait(left)
         except asyncio.CancelledError as error:
             cancellation = error
+    for each in futures:
+        if not each.cancelled():
+            each.exception()  # asyncio prints those that nobody has seen
     if cancellation is not None:
         raise cancellation
 
