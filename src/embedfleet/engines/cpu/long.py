@@ -7,8 +7,10 @@ against the many seconds that such a text takes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
 from embedfleet.engines.cpu.forward import Compiler, Program, Scratch, one_layer, pass_inputs
 from embedfleet.engines.cpu.layout import BLOCK_TOKENS, Layout, Rotations, chunk_of_text
@@ -16,6 +18,9 @@ from embedfleet.engines.cpu.linear import Linear
 from embedfleet.engines.qwen3 import Qwen3Checkpoint
 from embedfleet.engines.tensors import Floats
 from embedfleet.vocabulary import Encoding
+
+Chunks: TypeAlias = Sequence[tuple[int, int]]
+"""Where each chunk of a text begins and ends, in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +40,24 @@ class LongTexts:
         states = self.checkpoint.embed(text)
         chunks = list(pairwise([*range(0, len(text), chunk_tokens), len(text)]))
         for index in range(last):
-            program = self._layer(index)
-            for start, stop in chunks:
-                chunk = chunk_of_text(start, stop, seen=start)
-                states[start:stop] = self._run(program, chunk, states[start:stop], scratch)
-        program = self._layer(last)
+            self._all_states(index, chunks, states, scratch)
+        return self._last_state(last, chunks, states, scratch)
+
+    def _all_states(self, index: int, chunks: Chunks, states: Floats, scratch: Scratch) -> None:
+        """Take all tokens through a layer, in place. Its program ends with this call, so that two
+        layers are never in memory together.
+        """
+        program = self._layer(index)
+        for start, stop in chunks:
+            chunk = chunk_of_text(start, stop, seen=start)
+            states[start:stop] = self._run(program, chunk, states[start:stop], scratch)
+
+    def _last_state(self, index: int, chunks: Chunks, states: Floats, scratch: Scratch) -> Floats:
+        """Take the last token, which alone is wanted, through the last layer; [1, hidden]."""
+        program = self._layer(index)
         for start, stop in chunks[:-1]:
-            # Only the last token is wanted: the chunks before its own need not see what came
-            # before them, they only have to leave their keys and values behind.
+            # The chunks before its own need not see what came before them, they only have to leave
+            # their keys and values behind.
             chunk = chunk_of_text(start, stop, seen=0)
             self._run(program, chunk, states[start:stop], scratch)
         start, stop = chunks[-1]
