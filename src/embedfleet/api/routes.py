@@ -13,7 +13,7 @@ from typing import Final
 from embedfleet.api.contracts.azure import AZURE, PREFIXES
 from embedfleet.api.contracts.cohere import COHERE_V1, COHERE_V2
 from embedfleet.api.contracts.contract import Contract
-from embedfleet.api.contracts.google import GOOGLE, is_google_s
+from embedfleet.api.contracts.google import GOOGLE, asks_for_vectors
 from embedfleet.api.contracts.google import PREFIXES as GOOGLE_PREFIXES
 from embedfleet.api.contracts.ollama import OLLAMA, OLLAMA_OF_ONE
 from embedfleet.api.contracts.rerank import ROUTES as RERANKING
@@ -57,7 +57,7 @@ def render_for(path: str) -> Render:
     contract = BY_PATH.get(path)
     if contract is None:
         spaces = (each for prefix, each in _NAMESPACES.items() if path.startswith(prefix))
-        contract = GOOGLE if is_google_s(path) else next(spaces, None)
+        contract = GOOGLE if asks_for_vectors(path) else next(spaces, None)
     return render_error if contract is None else contract.refuse
 
 

@@ -135,8 +135,8 @@ class Google:
 GOOGLE = Google()
 
 
-def is_google_s(path: str) -> bool:
-    """Whether a path is one that Google's clients ask."""
+def asks_for_vectors(path: str) -> bool:
+    """Whether a path is one at which Google's clients ask for vectors."""
     return _PATH.fullmatch(path) is not None
 
 

@@ -214,7 +214,9 @@ def _google(model: str) -> dict[str, Schema]:
     found["/v1beta/models"] = {"get": listed}
     named = in_path("name", model, "Name of a served model.")
     shown = operation(
-        *("googleModel", "Describe a model (Google)", "GoogleModel"),
+        "googleModel",
+        "Describe a model (Google)",
+        "GoogleModel",
         refusal="GoogleError",
         parameters=[named],
     )
