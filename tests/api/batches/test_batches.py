@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,7 @@ from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import LineFault, State
 from embedfleet.api.batches.routes import BatchRoutes
 from embedfleet.api.batches.runner import PART_BYTES, Runner
-from embedfleet.api.batches.store import BatchStore
+from embedfleet.api.batches.store import BatchStore, Quota
 from embedfleet.runtime.folders import LocalStore, Parts, Store, Written, store_at
 from embedfleet.transport.access import KeyRing, OpenAccess
 from embedfleet.transport.access.records import plain
@@ -36,6 +37,7 @@ from embedfleet.transport.serving import Listener, bind, serving
 from embedfleet.vocabulary import CallerError
 
 ENDPOINT: Final = "/v1/embeddings"
+ROOM: Final = Quota(files=1000, bytes=1 << 22, batches=1000)
 ONE, TWO = "the-first-key-of-these-tests", "the-second-key-of-these-tests"
 
 
@@ -142,7 +144,8 @@ async def running(
     clock: Callable[[], float] = time.time,
     *,
     runs: bool = True,
-    **limits: int,
+    max_file_bytes: int = 1 << 20,
+    quota: Quota = ROOM,
 ) -> AsyncIterator[Running]:
     answering = answering or Answering()
     batch_store = BatchStore(store, 30, clock)
@@ -151,7 +154,8 @@ async def running(
         batch_store,
         access or OpenAccess(),
         [ENDPOINT],
-        **{"max_file_bytes": 1 << 20, "max_stored_bytes": 1 << 22, **limits},
+        max_file_bytes=max_file_bytes,
+        quota=quota,
         wake=runner.wake,
     )
     socket = bind("127.0.0.1", 0)
@@ -638,6 +642,7 @@ def test_uploads_at_once_never_pass_the_quota_together(tmp_path: Path, *, local:
     address = f"{tmp_path}/shelf" if local else f"memory://{tmp_path}"
     gateways = [BatchStore(store_at(address, alone=False), 30) for _ in range(3 if local else 1)]
     written = threading.Barrier(6)
+    quota = replace(ROOM, bytes=1000)
 
     def upload(number: int) -> bool:
         def parts() -> Iterator[bytes]:
@@ -645,9 +650,9 @@ def test_uploads_at_once_never_pass_the_quota_together(tmp_path: Path, *, local:
             written.wait(60)
 
         kept = gateways[number % len(gateways)]
-        kept.check_quota("mine", 400, 1000)
+        kept.check_quota("mine", 400, quota)
         try:
-            kept.add_file("mine", "in.jsonl", "batch", parts(), quota_bytes=1000)
+            kept.add_file("mine", "in.jsonl", "batch", parts(), quota=quota)
         except CallerError:
             return False
         return True
@@ -712,7 +717,7 @@ async def test_files_are_listed_shown_and_deleted(store: Store) -> None:
 
 
 async def test_uploads_are_bounded_and_forms_are_checked(store: Store) -> None:
-    async with running(store, max_file_bytes=1000, max_stored_bytes=1500) as api:
+    async with running(store, max_file_bytes=1000, quota=replace(ROOM, bytes=1500)) as api:
         await api.upload(b"x" * 1000)
         with pytest.raises(openai.APIStatusError) as caught:
             await api.upload(b"x" * 1001)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from functools import partial
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import parse_qs
 
 import orjson
 
 from embedfleet.api.batches import documents
 from embedfleet.api.batches.documents import WINDOW_S, Batch, StoredFile
-from embedfleet.api.batches.store import BatchStore, no_such_file
+from embedfleet.api.batches.store import BatchStore, Quota, no_such_file, place_of, place_of_id
 from embedfleet.api.batches.uploading import Form, UploadRoom, read_form
 from embedfleet.runtime.text_files import reason
 from embedfleet.transport.access import Access
@@ -28,6 +27,8 @@ MOST_LISTED = 10_000
 MOST_BODY_BYTES = 1 << 20
 
 Owned = Callable[[Request, str], Awaitable[Response | None]]
+
+Kept = TypeVar("Kept", StoredFile, Batch)
 
 
 class StorageError(ServiceError):
@@ -46,7 +47,7 @@ class BatchRoutes:
         endpoints: Collection[str],
         *,
         max_file_bytes: int,
-        max_stored_bytes: int,
+        quota: Quota,
         wake: Callable[[], None],
     ) -> None:
         """`wake` is called when there is something to run."""
@@ -55,7 +56,7 @@ class BatchRoutes:
         self._endpoints = dict.fromkeys(endpoints)
         self._max_file_bytes = max_file_bytes
         self._upload_room = UploadRoom(max_file_bytes)
-        self._max_stored_bytes = max_stored_bytes
+        self._quota = quota
         self._wake = wake
 
     def exact(self) -> dict[tuple[str, str], Route]:
@@ -112,8 +113,7 @@ class BatchRoutes:
         if form.filename is None:
             raise CallerError("`file` is missing", param="file", code="missing_required_parameter")
         life_s = documents.life_of(form.fields)
-        quota_bytes = self._max_stored_bytes
-        self._batch_store.check_quota(owner, form.content.seek(0, 2), quota_bytes)
+        self._batch_store.check_quota(owner, form.content.seek(0, 2), self._quota)
         form.content.seek(0)
         return self._batch_store.add_file(
             owner,
@@ -121,7 +121,7 @@ class BatchRoutes:
             purpose,
             _pieces(form.content),
             life_s=life_s,
-            quota_bytes=quota_bytes,
+            quota=self._quota,
         )
 
     async def _list_files(self, request: Request, owner: str) -> Response:
@@ -129,16 +129,8 @@ class BatchRoutes:
         query = _query(request)
         if "purpose" in query:
             known = [each for each in known if each.purpose == query["purpose"]]
-        match query.get("order", "desc"):
-            case "asc":
-                known.reverse()
-            case "desc":
-                pass
-            case _:
-                raise CallerError(
-                    "`order` must be `asc` or `desc`", param="order", code="invalid_value"
-                )
-        return _json(_page([each.shown() for each in known], query, MOST_LISTED))
+        some, more = _page(known, query, MOST_LISTED)
+        return _json(_listed([each.shown() for each in some], more=more))
 
     async def _show_file(self, request: Request, owner: str) -> Response | None:
         name, _, what = request.path.removeprefix("/v1/files/").partition("/")
@@ -191,11 +183,11 @@ class BatchRoutes:
                 param="input_file_id",
                 code="invalid_value",
             )
-        quota = partial(self._batch_store.check_quota, owner, 1, self._max_stored_bytes)
-        await asyncio.to_thread(quota)  # there is room for some of the answers
+        # There is room for some of the answers.
+        await asyncio.to_thread(self._batch_store.check_quota, owner, 1, self._quota)
         now = self._batch_store.now
         batch = Batch(
-            id=self._batch_store.name("batch"),
+            id=self._batch_store.name("batch", now),
             owner=owner,
             endpoint=wanted.endpoint,
             input_file_id=input_id,
@@ -204,17 +196,15 @@ class BatchRoutes:
             metadata=wanted.metadata or {},
             output_life_s=None if life is None else life.seconds,
         )
-        await asyncio.to_thread(self._batch_store.add_batch, batch)
+        await asyncio.to_thread(self._batch_store.add_batch, batch, self._quota.batches)
         self._wake()
         return _json(await asyncio.to_thread(self._shown, batch))
 
     async def _list_batches(self, request: Request, owner: str) -> Response:
         known = await asyncio.to_thread(self._batch_store.batches, owner)
-        page = _page([{"id": each.id} for each in known], _query(request), 20)
-        chosen = {each["id"] for each in page["data"]}
-        listed = [each for each in known if each.id in chosen]
-        page["data"] = [await asyncio.to_thread(self._shown, each) for each in listed]
-        return _json(page)
+        some, more = _page(known, _query(request), 20)
+        shown = [await asyncio.to_thread(self._shown, each) for each in some]
+        return _json(_listed(shown, more=more))
 
     async def _show_batch(self, request: Request, owner: str) -> Response:
         name = request.path.removeprefix("/v1/batches/")
@@ -253,17 +243,26 @@ def _unavailable(place: str, error: OSError) -> StorageError:
     return StorageError(told, retry_after_s=5)
 
 
-def _page(known: Sequence[Mapping[str, Any]], query: Mapping[str, str], most: int) -> Any:
-    """Some of a list, as OpenAI's cursors ask for them."""
-    ids = [each["id"] for each in known]
+def _page(
+    known: Sequence[Kept], query: Mapping[str, str], most: int
+) -> tuple[Sequence[Kept], bool]:
+    """Some of a list that has the latest first, as OpenAI's cursors ask for them, and whether there
+    are more. A cursor is a place and not an object of the list: it may have been deleted meanwhile.
+    """
+    forwards = _chosen_order(query) == "asc"
+    ordered = list(reversed(known)) if forwards else known
     after = query.get("after")
-    if after is not None and after not in ids:
-        raise CallerError(
-            f"`after` is {after[:64]}, which is not in this list",
-            param="after",
-            code="invalid_value",
-        )
-    start = 0 if after is None else ids.index(after) + 1
+    start = 0
+    if after is not None:
+        last = next((place_of(each) for each in known if each.id == after), place_of_id(after))
+        if last is None:
+            raise CallerError(
+                f"`after` is {after[:64]}, which is not in this list",
+                param="after",
+                code="invalid_value",
+            )
+        begun = (place_of(each) <= last if forwards else place_of(each) >= last for each in ordered)
+        start = sum(begun)
     told = query.get("limit")
     count = most
     if told is not None:
@@ -275,13 +274,25 @@ def _page(known: Sequence[Mapping[str, Any]], query: Mapping[str, str], most: in
                 param="limit",
                 code="invalid_value",
             )
-    some = list(known[start : start + count])
+    some = ordered[start : start + count]
+    return some, start + len(some) < len(ordered)
+
+
+def _chosen_order(query: Mapping[str, str]) -> str:
+    order = query.get("order", "desc")
+    if order not in {"asc", "desc"}:
+        told = "`order` must be `asc` or `desc`"
+        raise CallerError(told, param="order", code="invalid_value")
+    return order
+
+
+def _listed(data: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
     return {
         "object": "list",
-        "data": some,
-        "first_id": some[0]["id"] if some else None,
-        "last_id": some[-1]["id"] if some else None,
-        "has_more": start + len(some) < len(known),
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": more,
     }
 
 

@@ -189,6 +189,8 @@ class Runner:
             self._moved(batch, state, "in_progress")  # what is missing is asked for again
             raise OSError(errno.EIO, "answers that were kept are missing")
         state = replace(state, completed=counts["o"], failed=counts["e"])
+        written = self._batch_store.outputs(batch.id)  # as by a runner that was killed meanwhile
+        finished_at = state.at.get("finalizing", self._batch_store.now)
         for kind in kept:
             if counts[kind]:
                 file = self._batch_store.add_file(
@@ -196,7 +198,7 @@ class Runner:
                     f"{batch.id}_{OUTPUTS[kind]}.jsonl",
                     "batch_output",
                     (line for what, _, line in answers() if what == kind),
-                    output_id(batch.id, kind),
+                    written.get(kind) or output_id(batch.id, kind, finished_at),
                     life_s=batch.output_life_s,
                 )
                 kept[kind] = file.id

@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import IO, TypeVar
 
@@ -15,7 +16,7 @@ import msgspec
 
 from embedfleet.api.batches.documents import ENDED, Batch, State, StoredFile
 from embedfleet.runtime.folders import LocalStore, Parts, Store
-from embedfleet.vocabulary import CallerError
+from embedfleet.vocabulary import CallerError, RateLimitedError, counted
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +24,20 @@ Document = TypeVar("Document", bound=msgspec.Struct)
 
 PIECE_BYTES = 1 << 18
 QUOTA_LOCK = "quota.lock"
+RETRY_AFTER_S = 30.0
+"""Told to callers whose batches are all waiting."""
 ABANDONED_S = 24 * 3600.0
 """After so long nobody writes a file any more."""
 NAME = re.compile(r"(file|batch)-[A-Za-z0-9]{24}")
+TIMED = re.compile(r"(file|batch)-t([0-9a-f]{9})[0-9a-f]{14}")
+"""A name with the second at which it was given, so that a cursor has its place in a list whatever
+became of what it named. Earlier releases gave 24 hexadecimal digits, which never begin so.
+"""
 PART = re.compile(r"[0-9]{6,}(-[0-9a-f]{8})?")
 """Of the first versions they had numbers alone."""
 ANSWER = re.compile(rb"([oe]) ([0-9]{1,15}) (\{.*\}\n)", re.DOTALL)
 """A line of a part: whether its request succeeded, its number, and the line of the output."""
-COLLECTED = re.compile(rb'\{"id":"batch_req_[0-9a-f]{24}_([0-9]{1,15})",.*\}\n', re.DOTALL)
+COLLECTED = re.compile(rb'\{"id":"batch_req_t?[0-9a-f]{23,24}_([0-9]{1,15})",.*\}\n', re.DOTALL)
 """A line of an output, with the number of its request."""
 
 
@@ -38,10 +45,37 @@ OUTPUTS = {"o": "output", "e": "error"}
 """What a batch has files of, by the kind of its answers."""
 
 
-def output_id(batch: str, kind: str) -> str:
-    """The id of a batch's output or of its errors: the same one however often it is written."""
+def named_at(kind: str, now: int, end: str) -> str:
+    """A name given at this second; `end` has 14 hexadecimal digits."""
+    return f"{kind}-t{now:09x}{end}"
+
+
+def given_at(name: str) -> int | None:
+    """The second at which a name was given; None for those of earlier releases."""
+    found = TIMED.fullmatch(name)
+    return int(found[2], 16) if found else None
+
+
+def output_id(batch: str, kind: str, now: int) -> str:
+    """The id of a batch's output or of its errors, named at this second."""
+    return named_at("file", now, _end_of_output(batch, kind))
+
+
+def place_of(kept: StoredFile | Batch) -> tuple[int, str]:
+    """What lists are ordered by."""
+    return kept.created_at, kept.id
+
+
+def place_of_id(name: str) -> tuple[int, str] | None:
+    """The place of what has, or had, this name; None for a name of earlier releases."""
+    given = given_at(name)
+    return None if given is None else (given, name)
+
+
+def _end_of_output(batch: str, kind: str) -> str:
+    """What the names of a batch's output or of its errors end with, in earlier releases too."""
     digest = blake2b(f"{batch}/{OUTPUTS[kind]}".encode(), digest_size=12).hexdigest()
-    return f"file-{digest}"
+    return digest[-14:]
 
 
 class NoSuchFileError(CallerError):
@@ -51,6 +85,16 @@ class NoSuchFileError(CallerError):
 def no_such_file(name: str) -> NoSuchFileError:
     """The error of a file that is not there, or another's."""
     return NoSuchFileError(f"there is no file {name[:64]}", param="file_id", code="file_not_found")
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What one owner may keep."""
+
+    files: int
+    bytes: int
+    """Of all of them together."""
+    batches: int
 
 
 class BatchStore:
@@ -78,9 +122,20 @@ class BatchStore:
         return int(self._clock())
 
     @staticmethod
-    def name(kind: str) -> str:
+    def name(kind: str, now: int) -> str:
         """An unguessable name."""
-        return f"{kind}-{secrets.token_hex(12)}"
+        return named_at(kind, now, secrets.token_hex(7))
+
+    def outputs(self, batch: str) -> dict[str, str]:
+        """The ids of a batch's output and errors, where their content was written."""
+        ends = {_end_of_output(batch, kind) + ".data": kind for kind in OUTPUTS}
+        length = len(next(iter(ends)))
+        found: dict[str, str] = {}
+        for name in self.store.names("files"):
+            kind, stem = ends.get(name[-length:]), name.removesuffix(".data")
+            if kind is not None and NAME.fullmatch(stem):
+                found.setdefault(kind, stem)
+        return found
 
     def add_file(
         self,
@@ -91,42 +146,50 @@ class BatchStore:
         name: str | None = None,
         *,
         life_s: int | None = None,
-        quota_bytes: int | None = None,
+        quota: Quota | None = None,
     ) -> StoredFile:
         """Keep a file; a name makes it the same one however often it is added. `life_s` shortens
         the time that files are kept. CallerError, and nothing is kept, if the owner's files
-        are more than `quota_bytes` with it, also where several are added at once.
+        are more than the quota with it, also where several are added at once.
         """
-        name = name or self.name("file")
-        written = self.store.write(f"files/{name}.data", parts)
         now = self.now
+        name = name or self.name("file", now)
+        written = self.store.write(f"files/{name}.data", parts)
+        given = given_at(name)
         file = StoredFile(
             id=name,
             owner=owner,
             bytes=written.bytes,
-            created_at=now,
+            created_at=now if given is None else given,
             expires_at=min(self._last(now), now + life_s) if life_s else self._last(now),
             filename=filename,
             purpose=purpose,
         )
-        if quota_bytes is None:
+        if quota is None:
             self._write(f"files/{name}.json", file)
             return file
         try:
             with self.store.locked(QUOTA_LOCK):
-                self.check_quota(owner, file.bytes, quota_bytes)
+                self.check_quota(owner, file.bytes, quota)
                 self._write(f"files/{name}.json", file)
         except (CallerError, OSError):
             self.remove_file(name)
             raise
         return file
 
-    def check_quota(self, owner: str, size: int, quota_bytes: int) -> None:
-        """Raise CallerError unless the owner may keep so many bytes more."""
-        held = sum(each.bytes for each in self.files(owner))
-        if held + size > quota_bytes:
+    def check_quota(self, owner: str, size: int, quota: Quota) -> None:
+        """Raise CallerError unless the owner may keep one more file of so many bytes."""
+        files = self.files(owner)
+        if len(files) >= quota.files:
             raise CallerError(
-                f"{held} bytes of files are stored; the limit is {quota_bytes} "
+                f"{counted(len(files), 'file')} are stored; the limit is {quota.files} "
+                "(batches.max_files): delete some",
+                code="storage_full",
+            )
+        held = sum(each.bytes for each in files)
+        if held + size > quota.bytes:
+            raise CallerError(
+                f"{held} bytes of files are stored; the limit is {quota.bytes} "
                 "(batches.max_stored_bytes): delete some",
                 code="storage_full",
             )
@@ -143,7 +206,7 @@ class BatchStore:
         now = self.now
         known = self._all_files()
         mine = [each for each in known if each.owner == owner and each.expires_at > now]
-        return sorted(mine, key=lambda each: (each.created_at, each.id), reverse=True)
+        return sorted(mine, key=place_of, reverse=True)
 
     def content(self, file: StoredFile) -> IO[bytes]:
         return self.store.open(f"files/{file.id}.data")
@@ -202,8 +265,24 @@ class BatchStore:
         if isinstance(self.store, LocalStore):
             self.store.remove_temporary(ABANDONED_S)
 
-    def add_batch(self, batch: Batch) -> None:
-        self._write(f"batches/{batch.id}.json", batch)
+    def add_batch(self, batch: Batch, most: int) -> None:
+        """Keep a batch. Where its owner has `most` already, the first of them that has ended is
+        removed for it. RateLimitedError if none has.
+        """
+        with self.store.locked(QUOTA_LOCK):
+            mine = self.batches(batch.owner)
+            if len(mine) >= most:
+                ended = next((each for each in reversed(mine) if self._has_ended(each.id)), None)
+                if ended is None:
+                    told = f"{most} batches have not ended, the limit (batches.max_batches)"
+                    raise RateLimitedError(told, kind="requests", retry_after_s=RETRY_AFTER_S)
+                for part in self.parts(ended.id):
+                    self.store.remove(part)
+                self._remove_batch(ended.id)
+            self._write(f"batches/{batch.id}.json", batch)
+
+    def _has_ended(self, name: str) -> bool:
+        return name in self._ended or self.state(name).status in ENDED
 
     def batch(self, owner: str, name: str) -> Batch:
         """A batch of this owner. Raises NoSuchFileError for all others."""
@@ -218,7 +297,7 @@ class BatchStore:
         """All batches of an owner, or of all owners, the latest first."""
         self._batches = self._documents("batches", Batch, self._batches)
         mine = [each for each in self._batches.values() if owner in {None, each.owner}]
-        return sorted(mine, key=lambda each: (each.created_at, each.id), reverse=True)
+        return sorted(mine, key=place_of, reverse=True)
 
     def state(self, name: str) -> State:
         """How far a batch is. One whose state is missing or damaged begins again, also if it had
@@ -276,8 +355,8 @@ class BatchStore:
         """Keep as answers what lies in the output of a batch whose state was lost after it ended,
         so that nothing is asked again.
         """
-        for kind in OUTPUTS:
-            name = f"files/{output_id(batch, kind)}.data"
+        for kind, output in self.outputs(batch).items():
+            name = f"files/{output}.data"
             with contextlib.suppress(FileNotFoundError), self.store.open(name) as opened:
                 lines = ((COLLECTED.fullmatch(text), text) for text in opened)
                 kept = (

@@ -23,6 +23,12 @@ class BatchesSettings:
     """Most bytes of files that one key may have here, answers included; beyond it uploads and
     new batches are refused. An object store has no locks: there, uploads to several gateways or
     workers at the same moment may exceed it together."""
+    max_files: int = count(10_000)
+    """Most files that one key may have here, answers included; beyond it uploads and new batches
+    are refused. Each takes two small files of the folder and a kilobyte of memory."""
+    max_batches: int = count(10_000)
+    """Most batches of one key that are remembered. A further one takes the place of the first that
+    has ended; where none has, it is answered 429."""
     max_requests: int = count(50_000)
     """Most requests of a batch; OpenAI's own limit."""
     concurrent_requests: int = count(16)

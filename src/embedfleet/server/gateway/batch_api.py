@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from embedfleet.api.batches.routes import BatchRoutes
 from embedfleet.api.batches.runner import Runner
-from embedfleet.api.batches.store import BatchStore
+from embedfleet.api.batches.store import BatchStore, Quota
 from embedfleet.api.contracts.contract import Asked, Contract
 from embedfleet.api.contracts.openai import OPENAI
 from embedfleet.api.contracts.rerank import RERANK, SCORE
@@ -66,7 +66,7 @@ def batches_of(
         access,
         asks,
         max_file_bytes=settings.max_file_bytes,
-        max_stored_bytes=settings.max_stored_bytes,
+        quota=Quota(settings.max_files, settings.max_stored_bytes, settings.max_batches),
         wake=runner.wake,
     )
 
