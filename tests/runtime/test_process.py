@@ -14,13 +14,17 @@ import psutil
 import pytest
 
 from embedfleet.runtime.process import (
+    TRIM_BYTES,
     connections_within,
     file_in_memory,
     interpreter,
     raise_descriptor_limit,
     reap_orphans,
+    worth_trimming,
 )
 from tests.loops import running
+
+MIB = 1 << 20
 
 
 def test_an_interpreter_of_ours_takes_no_module_of_the_working_directory(tmp_path: Path) -> None:
@@ -127,3 +131,32 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert int(done.stdout) > 50 or platform.libc_ver()[0] != "glibc"
+
+
+def test_a_heap_is_trimmed_once_for_what_it_holds_and_again_when_that_has_changed() -> None:
+    assert not worth_trimming(unexplained=90 * MIB, after_last=60 * MIB)
+    assert worth_trimming(unexplained=60 * MIB + TRIM_BYTES, after_last=60 * MIB)
+    assert worth_trimming(unexplained=60 * MIB, after_last=60 * MIB + TRIM_BYTES)
+    assert not worth_trimming(unexplained=-5 * MIB, after_last=0)
+
+
+def test_a_server_that_held_many_requests_at_once_shrinks_again() -> None:
+    """Many pieces of requests, with something small behind all of them that stays."""
+    program = """
+import asyncio, psutil
+from embedfleet.runtime.process import trim_heap, unexplained_bytes
+
+async def main():
+    trimming = asyncio.create_task(trim_heap(0.05))
+    await asyncio.sleep(0)
+    pieces = [bytes(10_000) for _ in range(20_000)]
+    kept, high = bytes(700), psutil.Process().memory_info().rss
+    del pieces
+    if unexplained_bytes():
+        while high - psutil.Process().memory_info().rss < 100 << 20:
+            await asyncio.sleep(0.05)
+    trimming.cancel()
+
+asyncio.run(asyncio.wait_for(main(), 60))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,5 +1,5 @@
 """Process-level set-up: interpreters of our own, open files and files in memory, the garbage
-collector, and reaping of orphaned children.
+collector and the heap, and reaping of orphaned children.
 """
 
 from __future__ import annotations
@@ -25,6 +25,13 @@ REAP_S = 5.0
 
 LEAST_DESCRIPTORS = 64
 """What a process needs for itself: sockets, pipes of replicas, files of libraries."""
+
+TRIM_LOOK_S = 10.0
+"""How often a server looks whether its heap holds much memory that was freed."""
+
+TRIM_BYTES = 64 << 20
+"""A heap is trimmed for so much: that takes a quarter of a millisecond for each MiB, in which nothing
+can be allocated."""
 
 KEPT_SHARE = 8
 """An eighth of the descriptors is kept for replicas, Redis, files and libraries."""
@@ -115,6 +122,43 @@ def shrink_heap() -> None:
     """
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def unexplained_bytes() -> int:
+    """Resident memory that no allocation of the C library explains: what its heap holds of freed
+    memory, and what does not come from it (the interpreter's objects, code, stacks). May be
+    negative, as not all that is allocated need be resident. Constant where the library is not
+    asked: only glibc is.
+    """
+    heap_info = getattr(psutil, "heap_info", None)
+    if heap_info is None:
+        return 0
+    heap = heap_info()
+    resident: int = psutil.Process().memory_info().rss
+    return int(resident - heap.heap_used - heap.mmap_used)
+
+
+def worth_trimming(unexplained: int, after_last: int) -> bool:
+    """Whether to trim the heap, by `unexplained_bytes` now and after it was trimmed last.
+
+    Also when there is less of it: the interpreter may have given back what hides freed memory.
+    """
+    return abs(unexplained - after_last) >= TRIM_BYTES
+
+
+async def trim_heap(every_s: float = TRIM_LOOK_S) -> None:
+    """Give freed memory back to the system after a burst of large or many requests, until
+    cancelled.
+
+    The C library does so by itself only at the end of its heap: one small allocation behind
+    250 MiB of request bodies that were received in pieces keeps them all resident.
+    """
+    after_last = unexplained_bytes()
+    while True:
+        await asyncio.sleep(every_s)
+        if worth_trimming(unexplained_bytes(), after_last):
+            await asyncio.to_thread(shrink_heap)
+            after_last = unexplained_bytes()
 
 
 async def reap_orphans(every_s: float = REAP_S) -> None:

@@ -21,6 +21,7 @@ from embedfleet.runtime.process import (
     is_first,
     raise_descriptor_limit,
     reap_orphans,
+    trim_heap,
 )
 from embedfleet.runtime.settings import Settings
 from embedfleet.runtime.settings.addresses import places
@@ -119,6 +120,7 @@ async def _run(
         if is_first():
             gateway.background.start(reap_orphans(), "collecting orphans")
         collect_rarely()
+        gateway.background.start(trim_heap(), "trimming the heap")
         printing = asyncio.create_task(_print_banner(gateway, *urls))
         stack.callback(printing.cancel)
         ends = (stop.wait(), gateway.hopeless.wait(), gateway.background.failed.wait())

@@ -29,7 +29,7 @@ from embedfleet.api.served_model import ModelVersion
 from embedfleet.models.description import describe, with_revision
 from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.runtime.background import cancelled
-from embedfleet.runtime.process import collect_rarely
+from embedfleet.runtime.process import collect_rarely, trim_heap
 from embedfleet.runtime.settings import Settings, load
 from embedfleet.runtime.telemetry.logs import configure_logging
 from embedfleet.runtime.telemetry.merging import families
@@ -236,6 +236,7 @@ async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> 
             return 0
         async with served(gateway, public_listeners(gateway, listening)) as worker.cut:
             collect_rarely()
+            gateway.background.start(trim_heap(), "trimming the heap")
             channel.send(Serving())
             gateway.background.start(worker.tell(), "telling how calls end")
             await worker.follow(messages)
