@@ -30,7 +30,7 @@ TRIM_LOOK_S = 10.0
 """How often a server looks whether its heap holds much memory that was freed."""
 
 TRIM_BYTES = 64 << 20
-"""A heap is trimmed for so much: that takes a quarter of a millisecond for each MiB, in which nothing
+"""A heap is trimmed for so much: it takes a quarter of a millisecond for each MiB, in which nothing
 can be allocated."""
 
 KEPT_SHARE = 8
