@@ -98,6 +98,8 @@ def test_a_plot_is_written_or_what_it_needs_is_named(trace: Path, tmp_path: Path
         (["--policy", "static-٣"], '"static-٣" is unknown'),
         (["--speed", "1e300"], "at most 10000"),
         (["--json", "/nowhere/runs.json"], "/nowhere/runs.json can't be written: No such file"),
+        (["--plot", "runs.bmp"], "--plot: runs.bmp must end with .png, .svg or .pdf"),
+        (["--plot", "runs"], "--plot: runs must end with .png, .svg or .pdf"),
     ],
 )
 def test_invalid_demands_are_refused_in_one_line(

@@ -71,3 +71,36 @@ def test_every_unfit_file_is_an_error_in_one_line(
             command(typed)
         assert ended.value.code in {0, 1, 2}, typed
         assert "[Errno" not in capsys.readouterr().err, typed
+
+
+WRITERS = [
+    "golden make builtin -o FILE",
+    "simulate TRACE --policy static-2 --json FILE",
+    "keys create --name me --file FILE",
+    "deploy kubernetes --engine cpu --model builtin --image a/b@sha256:DIGEST -o FILE/below",
+]
+"""Of `conformance --json` a test is with those of its service."""
+
+
+@pytest.mark.parametrize("words", WRITERS)
+def test_a_file_that_can_not_be_written_is_an_error_in_one_line_that_names_it(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a link to a device, such as one that is full, is not replaced by a file."""
+    command = get_command(app)
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_s,tokens\n0,100\n1,50\n", encoding="utf-8")
+    (tmp_path / "text").touch()
+    (tmp_path / "full").symlink_to("/dev/full")
+    for file in (tmp_path / "text" / "file", tmp_path / ("x" * 300), tmp_path / "full"):
+        typed = [
+            word.replace("FILE", str(file)).replace("TRACE", str(trace)).replace("DIGEST", "0" * 64)
+            for word in words.split()
+        ]
+        with pytest.raises(SystemExit) as ended:
+            command(typed)
+        said = capsys.readouterr().err
+        assert ended.value.code in {1, 2}, typed
+        assert said.count("\n") == 1, said
+        assert str(file) in said or str(file.resolve()) in said, said
+    assert (tmp_path / "full").is_symlink()

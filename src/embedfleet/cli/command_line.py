@@ -334,9 +334,9 @@ def make_golden(
     """Make golden vectors with the reference engine (f32).
 
     Do it once for each model revision, on a machine you trust; replicas must then reproduce them
-    before they get traffic:
+    before they get traffic. Beside the model's weights the file is found by its name:
 
-        embedfleet golden make ./my-model -o my-model.golden
+        embedfleet golden make ./my-model -o ./my-model/golden.safetensors
     """
     engine = _settings(config, {"engine.dtype": "f32"}).engine
     _calls(context).make_golden(model, output, engine)

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from embedfleet.cli.flags import number
-from embedfleet.runtime.text_files import expect_writable, read_key
+from embedfleet.runtime.text_files import expect_writable, read_key, write_file
 from embedfleet.vocabulary import SettingError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def conformance(
     )
 
     if json is not None:
-        expect_writable(json, "--json:")
+        expect_writable(json)
     console = Console(soft_wrap=True, highlight=False)
     asked = Asked(url, _key(key_file), model, max_tokens, extensions, only, timeout_s)
 
@@ -109,7 +109,7 @@ def conformance(
     console.print(summary(results))
     if json is not None:
         told = as_json(results, url=url, model=found, version=version("embedfleet"))
-        json.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        write_file(json, orjson.dumps(told, option=orjson.OPT_INDENT_2))
     raise typer.Exit(0 if conforms(results) else 1)
 
 

@@ -13,6 +13,7 @@ import typer
 from embedfleet.cli.flags import number
 from embedfleet.deploying import fitting, manifests
 from embedfleet.deploying.case import BUILT_IN, Case, Engine, Mode
+from embedfleet.runtime.text_files import write_file
 from embedfleet.vocabulary import SettingError
 
 NOTE = "# Written by `embedfleet deploy kubernetes`; the reasons are in the files.\n"
@@ -154,5 +155,5 @@ def write(case: Case, folder: Path) -> list[Path]:
             f"({', '.join(strangers[:3])}): give an empty folder, or delete them"
         )
     for name, content in texts.items():
-        (folder / name).write_text(content, encoding="utf-8")
+        write_file(folder / name, content.encode())
     return [folder / name for name in texts]

@@ -12,6 +12,7 @@ from embedfleet.models.encoding.encoder import Encoder
 from embedfleet.models.encoding.prompts import prompt_for
 from embedfleet.models.golden.vectors import GoldenVectors, write
 from embedfleet.runtime.settings import EngineSettings
+from embedfleet.runtime.text_files import expect_writable
 from embedfleet.vocabulary import ModelIdentity, Role, Task, Truncation
 
 _PARAGRAPH = (
@@ -51,8 +52,10 @@ MOST_TOKENS = 512
 
 def make(directory: Path, output: Path, options: EngineSettings, name: str | None = None) -> None:
     """Embed the golden texts, or score the golden pairs, with the model in `directory` in float32
-    and write the file. `name` is the model's, by default the directory's.
+    and write the file. `name` is the model's, by default the directory's. Raises SetupError where
+    the file can't be written, before anything is computed.
     """
+    expect_writable(output)
     description = describe(directory, name=name)
     encoder = Encoder(description)
     golden = _golden(description.identity)

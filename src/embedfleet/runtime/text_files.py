@@ -1,8 +1,7 @@
-"""Reads text files that an operator names; errors say which one, and why in the system's words."""
+"""Files that an operator names; errors say which one, and why in the system's words."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from embedfleet.vocabulary import SetupError
@@ -39,14 +38,34 @@ def read_key(path: Path, what: str, raised: type[SetupError] = SetupError) -> st
     return key
 
 
-def expect_writable(path: Path, what: str, raised: type[SetupError] = SetupError) -> None:
-    """Raises `raised` where a file can't be written, before the work that would be lost."""
-    if path.is_dir():
-        raise raised(f"{what} {path} is a folder")
-    if not path.parent.is_dir():
-        raise raised(f"{what} there is no folder {path.parent}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise raised(f"{what} {path} can't be written: permission denied")
+def expect_writable(path: Path, raised: type[SetupError] = SetupError) -> None:
+    """Raises `raised` where a file can't be written, before the work that would be lost. A file
+    that did not exist does not exist afterwards either.
+    """
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return  # opening a pipe would wait for its reader, and closing it end it
+        new = not path.exists()
+        path.open("ab").close()
+        if new:
+            path.resolve().unlink()
+    except OSError as error:
+        raise unwritable(path, error, raised) from error
+
+
+def write_file(path: Path, content: bytes, raised: type[SetupError] = SetupError) -> None:
+    """Write a file where it stands: a link stays a link, a device a device, and permissions are
+    kept. Raises `raised`.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise unwritable(path, error, raised) from error
+
+
+def unwritable(path: Path, error: OSError, raised: type[SetupError]) -> SetupError:
+    """The error of a file that an operator named and that can't be written."""
+    return raised(f"the file {path} can't be written: {reason(error)}")
 
 
 def reason(error: Exception) -> str:

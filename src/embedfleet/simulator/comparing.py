@@ -15,7 +15,7 @@ from rich.table import Table
 
 from embedfleet.autoscaling import recording
 from embedfleet.runtime.settings import AutoscalingSettings
-from embedfleet.runtime.text_files import reason
+from embedfleet.runtime.text_files import expect_writable, write_file
 from embedfleet.simulator import flow, oracle, plot, profiles, recorded, texts, traffic
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import RIVALS
@@ -189,12 +189,14 @@ def _one(source: _Source, scaler: Scaler, seed: int) -> Score:
 def show(asked: Comparison) -> None:
     """Run, print the table, write what was asked for."""
     if asked.plot is not None:
-        plot.pyplot()  # refused before minutes have passed
+        plot.expect_format(asked.plot)  # refused before minutes have passed
+        plot.pyplot()
     for name in asked.policies:
         if name != ORACLE:
             make(name, asked.settings)  # refused before anything is read
     source = _Source.of(asked, arriving(asked))
-    _writable(*filter(None, (asked.json, asked.plot)))
+    for file in filter(None, (asked.json, asked.plot)):
+        expect_writable(file)
     scores = run(source)
     shown = Console(soft_wrap=True)
     shown.width = max(shown.width, TABLE_WIDTH)  # a pipe is no reason to cut figures off
@@ -210,7 +212,7 @@ def show(asked: Comparison) -> None:
             shown.print(line)
     if asked.json is not None:
         rows = [score.as_row() for score in scores]
-        asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_file(asked.json, f"{json.dumps(rows, indent=1)}\n".encode())
     if asked.plot is not None:
         first = [score for score in scores if score.seed == 0]
         plot.timelines(first, source.profile.tokens_per_s, asked.settings.slo_s, asked.plot)
@@ -223,15 +225,6 @@ def _then(kept: recording.Recording, price: float | None) -> Iterator[str]:
     yield f"recorded: {hours:.1f} replica-hours were ordered then{cost}"
     if kept.cut is not None:
         yield f"{kept.path}, line {kept.cut}: it has no end and was left out"
-
-
-def _writable(*files: Path) -> None:
-    """SettingError where one can't be written, before minutes have passed."""
-    for file in files:
-        try:
-            file.open("ab").close()
-        except OSError as error:
-            raise SettingError(f"the file {file} can't be written: {reason(error)}") from error
 
 
 def table(scores: Sequence[Score]) -> Table:

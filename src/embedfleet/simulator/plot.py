@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from embedfleet.runtime.extras import how_to_add
+from embedfleet.runtime.text_files import write_file
 from embedfleet.simulator.score import Score
-from embedfleet.vocabulary import SetupError
+from embedfleet.vocabulary import SettingError, SetupError
 
+FORMATS = (".png", ".svg", ".pdf")
 COLUMNS = 3
 """Plots beside each other."""
 LEAST_LATE = 0.01
 """Per cent late from which a logarithmic plot begins."""
 MINOR = (2.0, 3.0, 5.0)
 """Labelled ticks of a logarithmic axis between two powers of ten."""
+
+
+def expect_format(output: Path) -> None:
+    """SettingError where the name of a file tells no format to plot in."""
+    if output.suffix.lower() not in FORMATS:
+        raise SettingError(
+            f"--plot: {output} must end with {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        )
 
 
 def pyplot() -> Any:
@@ -152,5 +163,7 @@ def _style(policy: str, colour: Any) -> dict[str, Any]:
 
 def _save(plt: Any, figure: Any, output: Path) -> None:
     figure.tight_layout()
-    figure.savefig(output, dpi=90)
+    drawn = io.BytesIO()  # so that an error of writing is known from one of drawing
+    figure.savefig(drawn, dpi=90, format=output.suffix[1:].lower())
     plt.close(figure)
+    write_file(output, drawn.getvalue())

@@ -46,6 +46,17 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.vectors.tobytes() == GOLDEN.vectors.tobytes()
 
 
+def test_other_users_may_read_the_file_and_a_link_stays_one(tmp_path: Path) -> None:
+    """A service of another user reads it, from a volume whose files are links."""
+    (tmp_path / "link").symlink_to("golden")
+    (tmp_path / "usual").touch()
+
+    write(tmp_path / "link", GOLDEN)
+
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "golden").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     """With what to do instead."""
     (tmp_path / "golden").write_text("no")

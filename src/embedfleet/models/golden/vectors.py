@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from embedfleet.runtime.text_files import write_file
 from embedfleet.vocabulary import Encoding, ModelError, Precision, Vectors
 
 KNOWN = Path(__file__).parent / "known"
@@ -51,7 +52,7 @@ def known_file(revision: str) -> Path | None:
 
 
 def write(path: Path, golden: GoldenVectors) -> None:
-    """Write a file that `read` reads."""
+    """Write a file that `read` reads. Raises SetupError."""
     lengths = np.array([len(encoding) for encoding in golden.encodings], np.int32)
     tensors: dict[str, NDArray[np.generic]] = {
         "lengths": lengths,
@@ -59,7 +60,8 @@ def write(path: Path, golden: GoldenVectors) -> None:
         "vectors": golden.vectors,
     }
     metadata = {"revision": golden.revision, "names": json.dumps(golden.names)}
-    save_file(tensors, path, metadata)
+    # Not `save_file`: it replaces what is there, links too, by a file that only its owner can read.
+    write_file(path, save(tensors, metadata))
 
 
 def read(path: Path) -> GoldenVectors:

@@ -295,7 +295,8 @@ class Pool:
     that were cut."""
     golden: Path | None = setting(None, none="auto")
     """File of golden vectors that a replica must reproduce before it gets traffic; `auto` takes the
-    one that ships with embedfleet or with the model, if any."""
+    one that ships with embedfleet for this revision, or else `golden.safetensors` beside the
+    weights, if there is one."""
 
     @property
     def wanted_task(self) -> Task | None:
