@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from embedfleet.api.contracts.rerank import ROUTES
 from embedfleet.api.endpoint import Endpoint
 from embedfleet.api.formats.embedding_request import RequestLimits
-from embedfleet.api.formats.rerank_request import parse_rerank, parse_score
+from embedfleet.api.formats.rerank_request import INSTEAD, parse_rerank, parse_score
 from embedfleet.api.served_model import ModelVersion, ServedModel
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
@@ -272,6 +272,9 @@ async def test_without_a_name_the_only_reranker_is_meant(tmp_path: Path) -> None
         ({"query": "q", "texts": ["a"], "truncation_direction": "Up", "truncate": True},
          "truncation_direction"),
         ({"query": "q", "documents": ["a", ""]}, "documents[1]"),
+        ({"query": "q", "documents": ["a"], "truncate_prompt_tokens": 8}, "truncate_prompt_tokens"),
+        ({"query": "q", "documents": ["a"], "truncation_side": "top"}, "truncation_side"),
+        ({"query": "q", "documents": ["a"], "use_activation": "no"}, "use_activation"),
     ],
 )  # fmt: skip
 async def test_what_is_wrong_is_named(
@@ -300,6 +303,58 @@ async def test_errors_of_a_request_for_scores_are_named(
     assert (answer.status, answer.body["error"]["param"]) == (400, param)
 
 
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/score"])
+@pytest.mark.parametrize("name", INSTEAD)
+async def test_what_would_change_scores_is_refused_and_not_ignored(
+    reranking: Reranking, path: str, name: str
+) -> None:
+    names = {"/rerank": ("query", "texts"), "/score": ("text_1", "text_2")}
+    query, documents = names.get(path, ("query", "documents"))
+    body: dict[str, Any] = {query: "q", documents: ["a"]}
+    value: Any
+    for value in ("words", ["title"], {"a": 1}, True):
+        answer = await reranking.ask(path, **body, **{name: value})
+        found = answer.body["error"]
+        assert (answer.status, found["param"]) == (400, name)
+        assert found["code"] == "unsupported_parameter"
+    for value in (None, "", [], {}, False):
+        assert (await reranking.ask(path, **body, **{name: value})).status == 200
+
+
+async def test_scores_are_logits_by_the_names_of_several_services(reranking: Reranking) -> None:
+    asked = {"query": "sea?", "documents": DOCUMENTS}
+    expected = await reranking.ask("/v1/rerank", **asked, raw_scores=True)
+    for name in ("use_activation", "activation"):
+        answer = await reranking.ask("/v1/rerank", **asked, **{name: False})
+        assert answer.body["results"] == expected.body["results"]
+        answer = await reranking.ask("/v1/rerank", **asked, **{name: True})
+        assert answer.body["results"] != expected.body["results"]
+
+
+async def test_which_end_is_cut_is_said_in_the_words_of_several_services(
+    reranking: Reranking,
+) -> None:
+    ends = ["first " + "x " * 3000, "x " * 3000 + "last"]
+    kept = {
+        cut: await reranking.ask("/v1/rerank", query="q", documents=ends, truncate=cut)
+        for cut in ("start", "end")
+    }
+    assert kept["start"].body["results"] != kept["end"].body["results"]
+    fields: dict[str, Any]
+    for cut, fields in (
+        ("start", {"truncation_side": "left"}),
+        ("start", {"truncation_direction": "Left", "truncate_prompt_tokens": -1}),
+        ("end", {"truncation_side": "right", "truncation": True}),
+        ("end", {"truncate_prompt_tokens": -1}),
+    ):
+        answer = await reranking.ask("/v1/rerank", query="q", documents=ends, **fields)
+        assert answer.body["results"] == kept[cut].body["results"], fields
+    answer = await reranking.ask(
+        "/v1/rerank", query="q", documents=ends, truncate=False, truncation_side="left"
+    )
+    assert answer.body["error"]["code"] == "context_length_exceeded"
+
+
 async def test_unknown_fields_are_listed_in_a_header(reranking: Reranking) -> None:
     answer = await reranking.ask(
         "/v2/rerank", query="q", documents=["a"], max_tokens_per_doc=100, priority=1
@@ -324,6 +379,10 @@ FIELDS = [
     "instruction",
     "truncate",
     "truncation_direction",
+    "truncation_side",
+    "truncate_prompt_tokens",
+    "use_activation",
+    "rank_fields",
     "raw_scores",
     "return_documents",
     "return_text",

@@ -66,6 +66,11 @@ def refused(limits: RequestLimits = LIMITS, /, **fields: Any) -> CallerError:
         ({"on_error": "item"}, {"by_item": True}),
         ({"normalize": True, "add_special_tokens": True}, {"ignored": ()}),
         ({"prompt": "", "images": []}, {"ignored": ()}),
+        (
+            {"embedContentConfig": {"taskType": "RETRIEVAL_QUERY", "outputDimensionality": 64}},
+            {"role": Role.QUERY, "dimensions": 64},
+        ),
+        ({"embedContentConfig": {"documentOcr": True, "title": None}}, {"ignored": ()}),
         (dict.fromkeys(KNOWN), {"ignored": (), "forms": (Form(),)}),
     ],
 )
@@ -117,6 +122,8 @@ def test_texts_come_as_objects_too_but_nothing_else_does() -> None:
         ("endianness", "middle", '"little"'),
         ("pooling", "mean", "the model's own"),
         ("late_chunking", True, "false"),
+        ("return_multivector", True, "false"),
+        ("embedContentConfig", [1], "an object"),
         ("on_error", "skip", '"item"'),
         ("truncate", "middle", '"end"'),
         ("messages", [{"role": "user"}], "`input`"),
@@ -130,6 +137,13 @@ def test_what_would_be_another_vector_is_refused_with_what_is_right(
     assert right in error.message
 
 
+def test_what_is_wrong_within_an_object_of_fields_is_named() -> None:
+    error = refused(embedContentConfig={"title": "x"})
+    assert (error.param, error.code) == ("embedContentConfig.title", "unsupported_parameter")
+    error = refused(embedContentConfig={"outputDimensionality": -1})
+    assert error.param == "embedContentConfig.outputDimensionality"
+
+
 @pytest.mark.parametrize(
     ("fields", "later", "earlier"),
     [
@@ -137,6 +151,14 @@ def test_what_would_be_another_vector_is_refused_with_what_is_right(
         ({"input_type": "query", "prompt_name": "document"}, "prompt_name", "input_type"),
         ({"output_dtype": "int8", "embed_dtype": "float16"}, "embed_dtype", "output_dtype"),
         ({"truncate": False, "truncation": True}, "truncation", "truncate"),
+        (
+            {"dimensions": 64, "embedContentConfig": {"outputDimensionality": 128}},
+            *("embedContentConfig", "dimensions"),
+        ),
+        (
+            {"embedContentConfig": {"outputDimensionality": 128, "dimension": 64}},
+            *("embedContentConfig.dimension", "embedContentConfig"),
+        ),
     ],
 )
 def test_two_names_of_one_thing_must_say_the_same(

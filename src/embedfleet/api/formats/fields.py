@@ -304,6 +304,21 @@ def _never(instead: str) -> Handler:
     return refuse
 
 
+def _config(name: str, value: Any) -> Found:
+    """Google's: an object of such fields. Those that are not known mean nothing."""
+    if not isinstance(value, dict):
+        raise wrong(name, "an object", value)
+    found: Found = {}
+    for each, inner in value.items():
+        handler = KNOWN.get(each)
+        if handler is None or handler is _config or inner is None:
+            continue
+        for key, meant in handler(f"{name}.{each}", inner).items():
+            if found.setdefault(key, meant) != meant:
+                raise _contradiction(f"{name}.{each}", name)
+    return found
+
+
 _UNIT = "every vector has length 1"
 _OWN_PROMPT = "put it before the texts, or send the task in words as `instruction`"
 _TEXTS_ONLY = "send texts as `input`"
@@ -337,6 +352,7 @@ KNOWN: Final[dict[str, Handler]] = {
     "embd_normalize": _only(2, because=_UNIT),
     "use_activation": _only(True, because=_UNIT),
     "add_special_tokens": _only(True, because="the end-of-text token is part of every vector"),
+    "return_multivector": _only(False, because="each text has one vector"),  # Jina
     "late_chunking": _only(False, because="each text has a vector of its own"),
     "prompt": _never(_OWN_PROMPT),
     "instruct": _never("its name here is `instruction`"),
@@ -346,6 +362,8 @@ KNOWN: Final[dict[str, Handler]] = {
     "pooling": _never("the model's own is used"),
     "pooling_type": _never("the model's own is used"),
     "lora": _never("adapters are not served"),
+    "embedContentConfig": _config,
+    "embed_content_config": _config,
     "images": _never(_TEXTS_ONLY),
     "messages": _never(_TEXTS_ONLY),
     "texts": _never(_TEXTS_ONLY),

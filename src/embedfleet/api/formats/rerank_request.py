@@ -1,8 +1,9 @@
 """Parses rerank and score requests as Jina, vLLM, Cohere, Voyage and TEI define them.
 
 A request for scores is a request for vectors whose texts are documents and which has queries
-(`EmbeddingRequest.queries`); a score is a vector of two numbers (`vocabulary.SCORE_WIDTH`). Unknown
-fields are ignored and reported, as for embeddings.
+(`EmbeddingRequest.queries`); a score is a vector of two numbers (`vocabulary.SCORE_WIDTH`). As for
+embeddings, a field that would change scores is honoured or refused, and unknown ones are ignored
+and reported.
 """
 
 from __future__ import annotations
@@ -32,7 +33,30 @@ _RIGHT: Final = ("text_2", "data_2", "documents", "items", "sentences")
 """Names that vLLM has had for the two sides of a pair."""
 _VOYAGE: Final = {"top_k", "truncation"}
 """Voyage's names for `top_n` and `truncate`."""
-_MEANT: Final = {"model", "user", "instruction", "truncate", "truncation_direction"}
+_SIDES: Final = ("truncation_direction", "truncation_side")
+"""TEI's and vLLM's name for the end that is cut off."""
+_ACTIVATED: Final = ("use_activation", "activation")
+"""vLLM's names, of which false is `raw_scores`."""
+_ALL_TOKENS: Final = "truncate_prompt_tokens"
+_MEANT: Final = {
+    "model", "user", "instruction", "truncate", "raw_scores", _ALL_TOKENS, *_SIDES, *_ACTIVATED,
+}  # fmt: skip
+INSTEAD: Final = {
+    "instruct": "its name here is `instruction`",
+    "instructions": "its name here is `instruction`",
+    "query_instruction": "its name here is `instruction`",
+    "prompt": "put it before the query, or send the task in words as `instruction`",
+    "rank_fields": "join the fields that count, and send them as `text`",  # Cohere's first version
+    "return_embeddings": "/v1/embeddings has vectors",  # Jina
+    "images": "only texts are scored",
+    "messages": "send query and documents",
+    "chat_template": "`reranker.json` in the model's directory sets a template",  # vLLM
+    "chat_template_kwargs": "an instruction is sent as `instruction`",
+    "lora": "adapters are not served",
+}
+"""Fields that would change the answer and are not supported, with what does the same."""
+_IDLE: Final[tuple[object, ...]] = ("", [], {}, False, ["text"])
+"""Values of these that change nothing."""
 
 
 class RerankRequest(EmbeddingRequest, frozen=True):
@@ -62,7 +86,7 @@ def parse_rerank(body: Body, limits: RequestLimits) -> RerankRequest:
         raise wrong("query", "a string that is not blank", query)
     documents = _documents(name, fields.get(name), limits)
     with_text = "return_text" if bare else "return_documents"
-    known = {"query", name, "top_n", *_VOYAGE, with_text, "raw_scores", *_MEANT}
+    known = {"query", name, "top_n", *_VOYAGE, with_text, *_MEANT}
     return RerankRequest(
         **_common(fields, known, limits),
         inputs=documents,
@@ -71,7 +95,7 @@ def parse_rerank(body: Body, limits: RequestLimits) -> RerankRequest:
         truncate=_truncation(fields, Truncation.NONE if bare else Truncation.END),
         top_n=_top(fields),
         return_documents=_flag(fields, with_text),
-        raw_scores=_flag(fields, "raw_scores"),
+        raw_scores=_raw(fields),
         bare=bare,
         as_data=not _VOYAGE.isdisjoint(fields),
     )
@@ -100,12 +124,12 @@ def parse_score(body: Body, limits: RequestLimits) -> RerankRequest:
     if len(set(queries)) == 1:
         queries = queries[:1]
     return RerankRequest(
-        **_common(fields, {left, right, "raw_scores", *_MEANT}, limits),
+        **_common(fields, {left, right, *_MEANT}, limits),
         inputs=documents,
         queries=tuple(queries),
         field=right,
         truncate=_truncation(fields, Truncation.NONE),
-        raw_scores=_flag(fields, "raw_scores"),
+        raw_scores=_raw(fields),
     )
 
 
@@ -173,6 +197,13 @@ def _common(fields: dict[str, Any], known: set[str], limits: RequestLimits) -> d
     if instruction is not None and (not isinstance(instruction, str) or len(instruction) > most):
         raise wrong("instruction", f"a string of at most {most} characters", instruction)
     ignored = [name for name in fields if name not in known]
+    for name in ignored:
+        if name in INSTEAD and fields[name] not in _IDLE:
+            raise CallerError(
+                f"`{name}` would change the answer and is not supported; {INSTEAD[name]}.",
+                param=name,
+                code="unsupported_parameter",
+            )
     if ignored and not limits.unknown_fields:
         raise unknown_field(ignored[0])
     return {
@@ -188,14 +219,18 @@ def _truncation(fields: dict[str, Any], otherwise: Truncation) -> Truncation:
     for name in ("truncation", "truncate"):
         if name in fields:
             wanted = truncation_of(name, fields[name])
-    direction = fields.get("truncation_direction")
-    if direction is None:
-        return wanted
-    if str(direction).lower() not in {"left", "right"}:
-        raise wrong("truncation_direction", 'one of "Left" and "Right"', direction)
-    if wanted is Truncation.NONE:
-        return wanted
-    return Truncation.START if str(direction).lower() == "left" else Truncation.END
+    if _ALL_TOKENS in fields:
+        if fields[_ALL_TOKENS] != -1:
+            right = "-1, which cuts documents to what the model takes"
+            raise wrong(_ALL_TOKENS, right, fields[_ALL_TOKENS])
+        wanted = Truncation.END if wanted is Truncation.NONE else wanted
+    for name in _SIDES:
+        side = fields.get(name, "right")
+        if str(side).lower() not in {"left", "right"}:
+            raise wrong(name, 'one of "Left" and "Right"', side)
+        if name in fields and wanted is not Truncation.NONE:
+            wanted = Truncation.START if str(side).lower() == "left" else Truncation.END
+    return wanted
 
 
 def _top(fields: dict[str, Any]) -> int | None:
@@ -209,8 +244,15 @@ def _top(fields: dict[str, Any]) -> int | None:
     return found
 
 
-def _flag(fields: dict[str, Any], name: str) -> bool:
-    value = fields.get(name, False)
+def _raw(fields: dict[str, Any]) -> bool:
+    """Whether logits are answered."""
+    return _flag(fields, "raw_scores") or not all(
+        _flag(fields, name, otherwise=True) for name in _ACTIVATED
+    )
+
+
+def _flag(fields: dict[str, Any], name: str, *, otherwise: bool = False) -> bool:
+    value = fields.get(name, otherwise)
     if not isinstance(value, bool):
         raise wrong(name, "true or false", value)
     return value
