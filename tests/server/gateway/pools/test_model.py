@@ -167,6 +167,27 @@ async def test_without_golden_vectors_a_replica_must_give_what_it_gave_when_it_j
         assert await pool.verify("a") == ""
 
 
+@pytest.mark.parametrize("others", [0, 1, 2, 3])
+async def test_without_golden_vectors_a_replica_that_was_wrong_when_it_joined_may_turn_right(
+    others: int, small: ModelDescription
+) -> None:
+    """Where other replicas show what is right: else nobody knows which of two models is meant. The
+    first of two is not believed more than the second, and no replica turns wrong so.
+    """
+    replicas = Replicas()
+    pool = unproven(small, replicas)
+    replicas.answers["sick"] = OTHERS["another model"]
+    urls = [f"well-{number}" for number in range(others)]
+    for url in ("sick", *urls):
+        await pool.expected(url, described(Precision.F32))
+        assert await pool.verify(url) == ""
+    del replicas.answers["sick"]
+    assert bool(await pool.verify("sick")) == (others == 0)
+    if others > 1:
+        replicas.answers["sick"] = OTHERS["another model"]
+        assert await pool.verify("sick"), "what it gave at first counts no more"
+
+
 @pytest.mark.parametrize("other", ["one vector for all", "no numbers"])
 async def test_without_golden_vectors_what_no_model_gives_does_not_join(
     other: str, small: ModelDescription

@@ -16,6 +16,7 @@ from embedfleet.server.gateway.replicas.connections import (
     UnconnectedError,
     kept_for_s,
 )
+from embedfleet.vocabulary import ReplicaError
 
 BODY = b"x" * 50
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n"
@@ -222,3 +223,41 @@ async def test_a_wanted_close_leaves_no_connection() -> None:
         for _ in range(3):
             assert await ask(connections, url) == (200, b"ok")
     assert server.connections == 3
+
+
+LARGE = bytes(64 << 20)
+"""More than the system takes for a server that does not read."""
+
+
+@pytest.mark.parametrize("status", [200, 413])
+async def test_an_answer_before_the_end_of_its_request_is_a_refusal_or_none(status: int) -> None:
+    """Vectors of texts that the server has not read are of other texts; and what it reads later
+    must not be taken for the beginning of the next request.
+    """
+    heads, talks = 0, []
+
+    async def answer_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal heads
+        talks.append(asyncio.current_task())
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                heads += 1
+                writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 2\r\n\r\nok" % status)
+                await writer.drain()
+                await reader.readexactly(len(LARGE))
+        writer.close()
+
+    connections = Connections(connect_timeout_s=20)
+    async with await asyncio.start_server(answer_at_once, "127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        for _ in range(3):
+            async with asyncio.timeout(30):
+                asked = connections.fetch("POST", f"{url}/v1/embeddings", LARGE, [], 100)
+                if status == 200:
+                    with pytest.raises(ReplicaError, match="before it had read the request"):
+                        await asked
+                else:
+                    assert (await asked)[:2] == (status, b"ok")
+        connections.close()
+        await asyncio.gather(*filter(None, talks))
+    assert heads == 3, "each on a connection of its own"

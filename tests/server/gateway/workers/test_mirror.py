@@ -100,6 +100,25 @@ def test_failures_of_a_workers_calls_eject_a_replica_for_all() -> None:
     assert pair.mirror["a"].state is pair.fleet["a"].state
 
 
+def test_checks_that_a_replica_fails_are_known_to_workers() -> None:
+    """Its wrong vectors are believed less there, too."""
+    pair = Pair()
+    ready(pair, "a", "b")
+    pair.publisher.refresh()
+    for failing in ({"probe": "it is silent"}, {"probe": "it is silent still"}, {}):
+        for check, why in failing.items():
+            pair.fleet.check_failed(pair.fleet["a"], check, why)
+        if not failing:
+            pair.fleet.check_passed(pair.fleet["a"], "probe")
+        pair.publisher.refresh()
+        assert pair.mirror["a"].failing_checks == pair.fleet["a"].failing_checks == failing
+        assert pair.mirror["a"].explained == pair.fleet["a"].explained
+        assert not pair.mirror["b"].failing_checks
+    pair.heard.clear()
+    pair.publisher.refresh()
+    assert not pair.heard, "nothing changed"
+
+
 def test_a_success_among_failures_keeps_a_replica() -> None:
     pair = Pair()
     ready(pair, "a", "b")

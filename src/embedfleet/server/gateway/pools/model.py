@@ -191,7 +191,8 @@ class ModelContact:
 
     def _unlike_itself(self, url: str, vectors: Vectors, precision: Precision) -> str:
         """What is wrong with vectors of the probes, where nobody knows the right ones: no vectors,
-        one for different texts, or others than the replica gave when it joined.
+        one for different texts, or others than the replica gave when it joined, unless most of the
+        other replicas gave these: then it was wrong when it joined.
         """
         if not of_unit_length(vectors).all():
             return "its vectors are not of unit length"
@@ -200,9 +201,14 @@ class ModelContact:
             if np.array_equal(vectors[at], vectors[other]) and not same_text:
                 return "it gives one vector for different texts"
         before = self._proven.setdefault(url, vectors)
-        least = float(np.vecdot(before, vectors).min())
-        if least >= precision.least_cosine:
+        if _alike(before, vectors, precision):
             return ""
+        others = [proven for other, proven in self._proven.items() if other != url]
+        alike = sum(_alike(other, vectors, precision) for other in others)
+        if 2 * alike > len(others):
+            self._proven[url] = vectors
+            return ""
+        least = float(np.vecdot(before, vectors).min())
         return (
             f"its vectors are others than when it joined (cosine {least:.4f}): another model or "
             "another file of it. Start the old one again, or restart the gateway if the new one is "
@@ -273,6 +279,13 @@ class ModelContact:
                 f"{revision}; make new ones with `embedfleet golden make`"
             )
         return golden
+
+
+def _alike(one: Vectors, other: Vectors, precision: Precision) -> bool:
+    """Whether the vectors of two replicas, or of one at two times, are of one model. Both are of
+    shape [texts, width].
+    """
+    return bool(np.vecdot(one, other).min() >= precision.least_cosine)
 
 
 def _loaded(directory: Path, told: ReplicaDescription) -> tuple[ModelDescription, Encoder]:

@@ -218,6 +218,9 @@ class Connection(asyncio.Protocol):
         if self._complete:
             raise BrokenError("an answer to no request")
         self.status = self._parser.get_status_code()
+        if self.status == 200 and self._transport.get_write_buffer_size():
+            self._refused = ReplicaError("it answered before it had read the request")
+            raise self._refused
         if self.status == 408 and self.idle_since:
             # What some servers say as they close an idle connection: not about this request.
             self.status = 0
@@ -229,7 +232,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status >= 200:  # else it is an interim response
             self._complete = True
-            keep_alive = self._parser.should_keep_alive() and self.keep_s > 0
+            # Else the rest of the request would be before the next one.
+            sent = not self._transport.get_write_buffer_size()
+            keep_alive = self._parser.should_keep_alive() and self.keep_s > 0 and sent
             self.reusable = keep_alive and self._broken is None
         else:
             self.status = 0

@@ -43,6 +43,7 @@ class MemberUpdate(msgspec.Struct, tag=True, gc=False):
     trouble: str
     weight: float
     description: ReplicaDescription | None
+    failing_checks: dict[str, str]
 
 
 class ModelUpdate(msgspec.Struct, tag=True):

@@ -39,6 +39,7 @@ class MirroredFleet(Fleet):
             self._members[update.name] = member
             self._tell(member, ReplicaState.GONE)
         member.description, member.weight = update.description, update.weight
+        member.failing_checks = update.failing_checks
         self._enter(member, update.state, update)
 
     def succeeded(self, member: Member, now: float) -> None:  # noqa: ARG002
@@ -107,7 +108,7 @@ class Publisher:
         self._pool = pool
         self._fleet = fleet
         self._send = send
-        self._described: dict[str, object] = {}
+        self._sent: dict[str, MemberUpdate] = {}
         fleet.listen(lambda member, _left: send(self._update_of(member)))
 
     def everything(self) -> Iterable[MemberUpdate]:
@@ -115,11 +116,12 @@ class Publisher:
         return [self._update_of(member) for member in self._fleet]
 
     def refresh(self) -> None:
-        """Send descriptions that changed; costs change with every probe."""
-        for member in self._fleet:
-            if self._described.get(member.name) is not member.description:
-                self._send(self._update_of(member))
-        self._described = {member.name: member.description for member in self._fleet}
+        """Send what changed without a change of state: costs with every probe, failing checks."""
+        updates = {update.name: update for update in self.everything()}
+        for update in updates.values():
+            if update != self._sent.get(update.name):
+                self._send(update)
+        self._sent = updates
 
     def take(self, update: CallReport, now: float) -> None:
         """Apply the results of a worker's calls to the fleet."""
@@ -146,4 +148,5 @@ class Publisher:
             member.trouble,
             member.weight,
             member.description,
+            dict(member.failing_checks),
         )

@@ -96,6 +96,25 @@ def test_anything_else_is_nonsense(answer: bytes, complaint: str) -> None:
         read_vectors(answer, 2)
 
 
+@given(st.integers(1, 40), st.sampled_from([1e-5, 1.0, -1.2345678e-10, -3.4e38]))
+def test_a_vector_may_be_as_long_as_its_numbers_need_and_no_row_is_parsed_beyond(
+    width: int, value: float
+) -> None:
+    """A row of 64 MiB took seconds, in which nobody else is served. Numbers as no engine writes
+    them, in all their digits and a row for each, are still read.
+    """
+    written = b'{"data": [{"index": 0, "embedding": [%b]}]}'
+    numbers = b",\n      ".join([b"%.17e" % value] * width)
+    assert read_vectors(written % numbers, 1, width).vectors.shape == (1, width)
+    assert read_vectors(body((0, encoded([value] * width))), 1, width).vectors.shape == (1, width)
+
+    surplus = b"0," * (16 * width + 600)
+    with pytest.raises(ReplicaError, match=f"longer than {width} numbers"):
+        read_vectors(written % (surplus + numbers), 1, width)
+    with pytest.raises(ReplicaError, match=f"longer than {width} numbers"):
+        read_vectors(body((0, "A" * (32 * width + 1100))), 1, width)
+
+
 @pytest.mark.parametrize(
     ("status", "refusal"),
     [

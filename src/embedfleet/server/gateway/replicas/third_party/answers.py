@@ -29,7 +29,7 @@ _LONGEST = 1e18
 """Length beyond which they are no vector either, but floats in another byte order perhaps."""
 
 
-class _Row(msgspec.Struct):
+class _Row(msgspec.Struct, gc=False):
     index: Annotated[int, msgspec.Meta(ge=0, lt=MOST_TEXTS)]
     embedding: msgspec.Raw
 
@@ -42,6 +42,12 @@ _Embedding: TypeAlias = Annotated[list[float | None], msgspec.Meta(max_length=MO
 
 _decoder = msgspec.json.Decoder(_Answer)
 _row_decoder: msgspec.json.Decoder[_Embedding] = msgspec.json.Decoder(_Embedding)
+
+NUMBER_BYTES = 32
+"""Upper bound for a JSON number of a vector, with comma and spaces."""
+
+ROW_BYTES = 1 << 10
+"""Upper bound for the JSON around a vector."""
 
 LARGE_BYTES = 64 << 10
 """Answers beyond this size are to be read in a thread: a mebibyte of floats takes 25 ms."""
@@ -68,8 +74,9 @@ class Rows:
     """Which rows are vectors at all: finite and of a length. Shape [texts]."""
 
 
-def read_vectors(body: bytes, texts: int) -> Rows:
+def read_vectors(body: bytes, texts: int, width: int = MOST_WIDTH) -> Rows:
     """The vectors of an answer in OpenAI's format, floats or base64; ReplicaError on nonsense.
+    A row that is too long for a vector of `width` dimensions is not parsed.
 
     Row by row: in a thread, it holds the interpreter for one row at a time.
     """
@@ -78,6 +85,9 @@ def read_vectors(body: bytes, texts: int) -> Rows:
         raise ReplicaError(
             f"it returned {len(answer.data)} vectors for {texts} texts, or wrong indices"
         )
+    most_bytes = ROW_BYTES + width * NUMBER_BYTES
+    if any(memoryview(row.embedding).nbytes > most_bytes for row in answer.data):
+        raise ReplicaError(f"its vectors are longer than {width} numbers can be")
     rows = [_vector(row.embedding) for row in sorted(answer.data, key=lambda row: row.index)]
     widths = {len(row) for row in rows}
     if len(widths) != 1 or 0 in widths:

@@ -28,6 +28,7 @@ from embedfleet.server.gateway.replicas.third_party.answers import (
 )
 from embedfleet.server.gateway.replicas.third_party.facts import Facts
 from embedfleet.server.gateway.replicas.third_party.texts import Pair
+from embedfleet.transport.frames import MOST_WIDTH
 from embedfleet.vocabulary import Encoding, ReplicaError, UnfitReplicaError
 
 Input: TypeAlias = Encoding | str | Pair
@@ -70,9 +71,11 @@ class Asking:
     def request(self, model: str, inputs: Sequence[Input]) -> bytes:
         return orjson.dumps(self.body(model, inputs), option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def rows(self, body: bytes, texts: int, tokens: int) -> Rows:  # noqa: ARG002
-        """The rows of an answer for so many texts of so many tokens; ReplicaError on nonsense."""
-        return read_vectors(body, texts)
+    def rows(self, body: bytes, texts: int, tokens: int, width: int = MOST_WIDTH) -> Rows:  # noqa: ARG002
+        """The rows of an answer for so many texts of so many tokens, of `width` dimensions at most;
+        ReplicaError on nonsense.
+        """
+        return read_vectors(body, texts, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ class ScoreAsking(Asking):
             )
         return found
 
-    def rows(self, body: bytes, texts: int, tokens: int) -> Rows:
+    def rows(self, body: bytes, texts: int, tokens: int, width: int = MOST_WIDTH) -> Rows:  # noqa: ARG002
         found = self.scores(body, texts, tokens)
         if self.meaning is Meaning.LOGIT:
             return scored_by_logits(found.numbers)

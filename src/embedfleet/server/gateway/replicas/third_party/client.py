@@ -430,7 +430,7 @@ class ThirdPartyClient:
     def _frame(self, engine: _Engine, body: bytes, inputs: Sequence[Sent]) -> frames.Frame:
         ids = [one.id for one in inputs]
         tokens = sum(one.tokens for one in inputs)
-        rows = engine.known.asking.rows(body, len(ids), tokens)
+        rows = engine.known.asking.rows(body, len(ids), tokens, self._identity.width)
         if rows.vectors.shape[1] != self._identity.width:
             raise ReplicaError(
                 f"it answers vectors of {rows.vectors.shape[1]} dimensions, not "

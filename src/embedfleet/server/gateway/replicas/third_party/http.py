@@ -18,6 +18,7 @@ from embedfleet.server.gateway.replicas.connections import (
     Connections,
     UnconnectedError,
 )
+from embedfleet.server.gateway.replicas.third_party.answers import NUMBER_BYTES, ROW_BYTES
 from embedfleet.server.gateway.replicas.upstream import cause_of
 from embedfleet.transport.untrusted import MOST_PAGE_BYTES, parsed
 from embedfleet.vocabulary import (
@@ -26,12 +27,6 @@ from embedfleet.vocabulary import (
     ReplicaUnreachableError,
     SettingError,
 )
-
-_NUMBER_BYTES = 32
-"""Upper bound for a JSON number of a vector, with comma and spaces."""
-
-_ROW_BYTES = 1 << 10
-"""Upper bound for the JSON around a vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,7 @@ class Reply:
 
 def most_answer_bytes(texts: int, width: int) -> int:
     """Upper bound of an answer with so many vectors."""
-    return MOST_PAGE_BYTES + texts * (_ROW_BYTES + width * _NUMBER_BYTES)
+    return MOST_PAGE_BYTES + texts * (ROW_BYTES + width * NUMBER_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
