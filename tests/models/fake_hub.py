@@ -25,6 +25,9 @@ class FakeHub:
     gated: bool = False
     break_at: dict[str, int] = field(default_factory=dict)
     """Close the connection once, after so many bytes of a file."""
+    silent: bool = False
+    """Accept connections and answer nothing."""
+    ended: threading.Event = field(default_factory=threading.Event)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method, path and Range of each request."""
 
@@ -51,6 +54,7 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
     try:
         yield hub
     finally:
+        hub.ended.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -64,6 +68,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        if self.served.silent:
+            self.close_connection = True
+            self.served.ended.wait()
+            return
         path = unquote(urlsplit(self.path).path)
         self.served.requests.append((self.command, path, self.headers.get("Range")))
         if REPOSITORY not in path:

@@ -109,6 +109,35 @@ def test_an_unreachable_hub_is_named_with_the_ways_out(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_hub_that_answers_nothing_is_not_waited_for(hub: FakeHub, tmp_path: Path) -> None:
+    """Some networks swallow packets: what is in the cache is used then, as without a network."""
+    cached = fetch(REPOSITORY, tmp_path / "cached", HF_ENDPOINT=hub.endpoint)
+    hub.silent = True
+    patience = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_ETAG_TIMEOUT": "1"}
+    assert fetch(REPOSITORY, tmp_path / "cached", **patience).stdout == cached.stdout
+    done = fetch(REPOSITORY, tmp_path / "empty", **patience)
+    assert (done.returncode, "can't be fetched from" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("HF_HUB_ETAG_TIMEOUT", "soon", "(HF_…) is invalid: invalid literal for int"),
+        ("HF_TOKEN", "ключ", "'ascii' codec can't encode"),
+        ("https_proxy", "http://proxy:port", "Invalid port: 'port'; check the variables"),
+        ("all_proxy", "socks5://127.0.0.1:9", "`pip install socksio`"),
+    ],
+)
+def test_what_a_variable_makes_impossible_is_told_in_one_line(
+    tmp_path: Path, variable: str, value: str, said: str
+) -> None:
+    variables = {"HF_ENDPOINT": "http://127.0.0.1:9", variable: value}
+    done = fetch(REPOSITORY, tmp_path, **variables)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert said in line
+
+
 def test_offline_without_a_cached_model_says_so(tmp_path: Path) -> None:
     done = fetch(REPOSITORY, tmp_path, HF_HUB_OFFLINE="1")
     assert done.returncode == 2

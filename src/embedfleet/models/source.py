@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import embedfleet
 from embedfleet.runtime.text_files import reason
@@ -115,11 +116,19 @@ def builtin(directory: Path, name: str) -> ResolvedModel:
 
 
 def _from_hub(repository: str, revision: str | None, *, progress: bool) -> ResolvedModel:
-    # Imported here because it takes a third of a second, which local models need not wait for.
-    from huggingface_hub import errors, snapshot_download  # noqa: PLC0415
-    from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415
-
-    transport: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # its client's own
+    try:
+        # Imported here because it takes a third of a second, which local models need not wait for.
+        from huggingface_hub import (  # noqa: PLC0415
+            constants,
+            set_client_factory,
+            snapshot_download,
+        )
+        from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415
+    except ValueError as error:
+        raise ModelError(f"a variable of the hub's library (HF_…) is invalid: {error}") from error
+    set_client_factory(_bounded_client)
+    if not constants.is_offline_mode():
+        logger.info("looking for %s at %s", repository, constants.ENDPOINT)
     try:
         found = snapshot_download(
             repository,
@@ -128,7 +137,7 @@ def _from_hub(repository: str, revision: str | None, *, progress: bool) -> Resol
             ignore_patterns=list(NOT_NEEDED),
             tqdm_class=None if progress else partial(tqdm, disable=True),  # type: ignore[arg-type]
         )
-    except (OSError, RuntimeError, errors.HFValidationError, transport) as error:
+    except Exception as error:  # it has no class for what variables of proxies make impossible
         raise ModelError(explain(error, repository, revision)) from error
     directory = Path(found)
     if not (directory / "config.json").is_file():
@@ -137,11 +146,31 @@ def _from_hub(repository: str, revision: str | None, *, progress: bool) -> Resol
     return ResolvedModel(directory, repository, directory.name)
 
 
+def _bounded_client() -> Any:
+    """The client of the hub's library, with a bound on each wait for the network.
+
+    The library waits for an answer without end, and for a connection until the system gives up (two
+    minutes), even if the model is in its cache.
+    """
+    from huggingface_hub import constants  # noqa: PLC0415
+    from huggingface_hub.utils._http import default_client_factory  # noqa: PLC0415
+
+    def bound(request: Any) -> None:
+        waits = request.extensions["timeout"]
+        for part, seconds in waits.items():
+            waits[part] = constants.HF_HUB_ETAG_TIMEOUT if seconds is None else seconds
+
+    client = default_client_factory()
+    client.event_hooks["request"].append(bound)
+    return client
+
+
 def explain(error: Exception, repository: str, revision: str | None) -> str:
     """Say what a failed download means to the person who asked for it."""
     from huggingface_hub import constants, errors  # noqa: PLC0415
 
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
+    transport: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # its client's own
     number = getattr(error, "errno", None)
     match error:
         case errors.GatedRepoError():
@@ -164,6 +193,16 @@ def explain(error: Exception, repository: str, revision: str | None) -> str:
             text = f"does not fit: the disk of {cache} is full; HF_HOME can name another place"
         case OSError(filename=str(path), strerror=str(reason)):
             text = f"can't be stored: {reason}: {path}"
+        case ImportError() if "socksio" in str(error):
+            text = (
+                "can't be fetched through a SOCKS proxy (ALL_PROXY) without the package socksio: "
+                "install it (`pip install socksio`), or name an HTTP proxy (HTTPS_PROXY)"
+            )
+        case _ if not isinstance(error, (OSError, RuntimeError, transport)):
+            text = (
+                f"can't be fetched from {hub}: {_cause(error)}; check the variables HF_… and "
+                "…_PROXY, or use what is in the local cache with HF_HUB_OFFLINE=1"
+            )
         case _:
             text = (
                 f"can't be fetched from {hub} ({_cause(error)}) and is not complete in the local "
