@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from embedfleet.runtime.telemetry.metrics import LATENCY_S, GatewayMetrics, Metrics, ReplicaMetrics
+from embedfleet.runtime.telemetry.metrics import (
+    CONTENT_TYPE,
+    LATENCY_S,
+    GatewayMetrics,
+    Metrics,
+    ReplicaMetrics,
+)
 from embedfleet.runtime.telemetry.metrics_page import (
     Known,
     as_markdown,
@@ -133,6 +139,12 @@ def test_counts_show_what_the_librarys_counter_shows(seen: list[tuple[str, int]]
         lines = generate_latest(registry).splitlines()
         shown.append([line for line in lines if b"_created" not in line])
     assert shown[0] == shown[1]
+
+
+def test_a_scrape_is_of_the_version_that_every_scraper_reads() -> None:
+    """Prometheus' library for Go reads no other; names in UTF-8 would take a newer one."""
+    assert CONTENT_TYPE == b"text/plain; version=0.0.4; charset=utf-8"
+    assert b'{"' not in GatewayMetrics().exposition() + ReplicaMetrics().exposition()
 
 
 def test_a_label_too_many_is_a_mistake() -> None:

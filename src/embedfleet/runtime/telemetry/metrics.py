@@ -17,11 +17,14 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from embedfleet.runtime.telemetry.tally import Counts, Tally
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_1_0_0.encode()
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4.encode()
+"""The version that all scrapers read, some of them alone; 1.0.0 adds names in UTF-8, of which there
+are none here.
+"""
 
 LATENCY_S = (
     0.001,
