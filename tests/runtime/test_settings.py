@@ -157,6 +157,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(
         ("request_timeout_s = nan", "nan is not a number from 0.001 to 86,400"),
         ("request_timeout_s = inf", "inf is not a number"),
         ("host = 1", "1 is not a string"),
+        ('host = ["0.0.0.0"]', '["0.0.0.0"] is not a string'),
+        ('on_error = ["item", "x"]', '["item", "x"] is not one of request, item'),
     ],
 )
 def test_a_wrong_value_in_the_file_is_refused_with_what_would_be_right(

@@ -13,6 +13,7 @@ import logging
 import re
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,7 @@ def builtin(directory: Path, name: str) -> ResolvedModel:
 def _from_hub(repository: str, revision: str | None, *, progress: bool) -> ResolvedModel:
     try:
         # Imported here because it takes a third of a second, which local models need not wait for.
-        from huggingface_hub import (  # noqa: PLC0415
-            constants,
-            set_client_factory,
-            snapshot_download,
-        )
+        from huggingface_hub import constants, set_client_factory, snapshot_download  # noqa: PLC0415
         from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415
     except ValueError as error:
         raise ModelError(f"a variable of the hub's library (HF_…) is invalid: {error}") from error
@@ -137,13 +134,21 @@ def _from_hub(repository: str, revision: str | None, *, progress: bool) -> Resol
             ignore_patterns=list(NOT_NEEDED),
             tqdm_class=None if progress else partial(tqdm, disable=True),  # type: ignore[arg-type]
         )
-    except Exception as error:  # it has no class for what variables of proxies make impossible
+    except _failures() as error:
         raise ModelError(explain(error, repository, revision)) from error
     directory = Path(found)
     if not (directory / "config.json").is_file():
         raise ModelError(f"{repository} on the hub is no model that can be read: no config.json")
     logger.info("model %s is pinned to revision %s", repository, directory.name)
     return ResolvedModel(directory, repository, directory.name)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What the hub's library raises: also errors of its HTTP client, and of variables for that."""
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    client = import_module(errors.HTTPError.__module__)  # type: ignore[attr-defined]
+    return (OSError, RuntimeError, ValueError, ImportError, client.HTTPError, client.InvalidURL)
 
 
 def _bounded_client() -> Any:

@@ -73,7 +73,7 @@ def _unfit(option: Option, raw: object) -> UnfitError:
 
 def _shown(raw: object) -> str:
     if isinstance(raw, list | tuple) and all(isinstance(item, str) for item in raw):
-        return ", ".join(map(_shown, raw)) or "[]"
+        return f"[{', '.join(map(_shown, raw))}]"
     text = one_line(str(raw), MOST_QUOTED)
     return f'"{text}"' if isinstance(raw, str | Path) else text
 
