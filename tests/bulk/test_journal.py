@@ -150,7 +150,7 @@ def test_a_damaged_file_is_begun_anew_as_losing_it_costs_only_time(
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     journal = opened(tmp_path)
     assert journal.get(many) == {}
-    assert "is damaged and begun anew" in caplog.text
+    assert "is damaged and started anew" in caplog.text
     journal.put(KEYS, ROWS)
     journal.close()
     journal = opened(tmp_path)

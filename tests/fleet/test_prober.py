@@ -472,7 +472,7 @@ async def test_a_replica_far_slower_than_its_peers_is_ejected_if_others_can_take
             await becomes(contact.fleet[name], S.READY)
         contact.description = msgspec.structs.replace(DESCRIPTION, cost=(1.0, 0.1, 0.0))
         await becomes(member, S.EJECTED)
-        assert "times slower than its like" in member.reason
+        assert "times slower than similar replicas" in member.reason
 
 
 async def test_a_slow_replica_that_can_not_be_spared_is_left_as_it_is() -> None:
@@ -549,10 +549,12 @@ async def test_checks_that_fail_while_calls_are_answered_are_reported_and_eject_
         contact.well = False
         await contact.failed(6)
 
-        assert (member.state, member.reason) == (S.READY, "its vectors are right")
+        assert (member.state, member.reason) == (S.READY, "its vectors are verified")
         check = "golden check" if failing == "verify" else "probe"
         assert list(member.failing_checks) == [check]
-        assert member.explained.startswith(f"its vectors are right, but it fails checks ({check}: ")
+        assert member.explained.startswith(
+            f"its vectors are verified, but it fails checks ({check}: "
+        )
         (line,) = [each for each in caplog.messages if "stays ready" in each]
         assert f"replica a fails its {check}" in line
 
@@ -561,7 +563,7 @@ async def test_checks_that_fail_while_calls_are_answered_are_reported_and_eject_
             async with asyncio.timeout(30):
                 while member.failing_checks:
                     await asyncio.sleep(0.002)
-        assert member.explained == "its vectors are right"
+        assert member.explained == "its vectors are verified"
         assert f"replica a passes its {check} again" in caplog.messages
 
 

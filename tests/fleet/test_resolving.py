@@ -133,7 +133,7 @@ async def test_one_that_comes_joins_and_one_that_goes_finishes_what_it_has() -> 
         name.found = (A, C)
         await until(lambda: gone.state is S.DRAINING)
         assert fleet[f"remote-0-{C}"].state is S.STARTING
-        assert "the address no more" in gone.reason
+        assert "no longer resolves here" in gone.reason
         await settle(0.05)
         assert gone.state is S.DRAINING
         name.owed.clear()

@@ -138,7 +138,7 @@ class Journal:
         except sqlite3.DatabaseError as error:
             if _primary_code(error) not in DAMAGED:
                 raise
-            log.warning("%s is damaged and begun anew: %s", self._path, error)
+            log.warning("%s is damaged and started anew: %s", self._path, error)
             self._remove_files()
             return _connected(self._path)
 

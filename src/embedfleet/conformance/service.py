@@ -62,7 +62,7 @@ class Service:
         for key in LIMIT_KEYS:
             if type(self.card.get(key)) is int:
                 return int(self.card[key])
-        raise Inapplicable("the model's card does not tell the longest text; --max-tokens would")
+        raise Inapplicable("the longest text is not in the model's card; give --max-tokens")
 
     async def call(
         self,

@@ -249,7 +249,7 @@ def _load_cpu(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
             f", or add OpenVINO: {how_to_add('openvino')}" if decodes else "",
         )
     else:
-        log.info("%s kernels compute: %s", choice.kernels, choice.reason)
+        log.info("%s kernels: %s", choice.kernels, choice.reason)
     if choice.kernels == "openvino" and isinstance(checkpoint, Qwen3Checkpoint):
         return _load_openvino(checkpoint, options, dtype)
     load = _load_native if choice.kernels == "native" else _load_numpy
@@ -275,7 +275,7 @@ def _load_native(checkpoint: Checkpoint, options: EngineOptions, dtype: str) -> 
         memory_mib=memory_mib,
         max_tokens=max_tokens,
     )
-    log.info("they compute in %s with %s", precision, instructions.name)
+    log.info("native kernels compute in %s with %s", precision, instructions.name)
     engine = NativeEngine(checkpoint, settings, kernels)
     if dtype == "auto" and precision is Precision.INT8:
         found = engine.agreement()

@@ -229,7 +229,7 @@ def mismatch(expected: Expected, found: ReplicaDescription) -> str:
     """What makes a replica unfit for its pool; empty when nothing does."""
     identity = expected.identity
     if found.task != identity.task:
-        return f"its model is there to {found.task}, the pool's to {identity.task} (pools.task)"
+        return f"its model's task is {found.task}, the pool's {identity.task} (pools.task)"
     if found.width != identity.width:
         return f"its vectors have {found.width} dimensions, the pool's {identity.width}"
     if found.tokenizer != identity.tokenizer:

@@ -212,7 +212,7 @@ class Prober:
         if member.state in KEPT_OUT:
             emptied = member.reserve and member.state is ReplicaState.DRAINING
             if not (member.leaving or emptied) and self._released(member, now):
-                self._apply(member, Event.RELEASED, "it is given another chance")
+                self._apply(member, Event.RELEASED, "it is tried again")
             return
         if watch.trying is None and self._to_be_tried(member, watch, now):
             watch.tried = now
@@ -281,7 +281,7 @@ class Prober:
     def _seen(self, member: Member, description: ReplicaDescription, expected: Expected) -> None:
         now = time.monotonic()
         if description.draining:
-            self._apply(member, Event.DRAIN, "it says that it drains")
+            self._apply(member, Event.DRAIN, "it reports that it is draining")
             return
         difference = mismatch(expected, description) or implausible(description)
         if difference:
@@ -294,7 +294,7 @@ class Prober:
             self._lost(member, overdue)
             return
         if member.state is ReplicaState.STARTING:
-            self._apply(member, Event.ANSWERED, "it described itself")
+            self._apply(member, Event.ANSWERED, "it answered a probe")
             return
         others = [_believed(other, now) for other in self._fleet if other is not member]
         factor = slowdown(
@@ -303,7 +303,7 @@ class Prober:
         watch = self._watches[member]
         watch.slow = watch.slow + 1 if factor > MOST_SLOWDOWN else 0
         if watch.slow >= SLOW_PROBES and self._fleet.peers(member).can_spare_one:
-            self._lost(member, f"it is {factor:.0f} times slower than its like")
+            self._lost(member, f"it is {factor:.0f} times slower than similar replicas")
         else:  # where it can't be spared, being slow makes it no worse than it is
             self._fleet.observe(member, Sign.ANSWERED, now, "it answers")
 
@@ -438,12 +438,12 @@ class Prober:
         for check in (TRIAL, TOUCH):
             self._passed(member, check)
         if member.leaving and member.state is ReplicaState.VERIFYING:
-            self._apply(member, Event.DRAIN, "its vectors are right, and it is to go")
+            self._apply(member, Event.DRAIN, "its vectors are verified; it is being removed")
         elif member.reserve and member.state is ReplicaState.VERIFYING:
-            self._apply(member, Event.RESERVED, "its vectors are right, and it is kept on standby")
+            self._apply(member, Event.RESERVED, "its vectors are verified; it is on standby")
         else:
             now = time.monotonic()
-            self._fleet.observe(member, Sign.PROVEN, now, "its vectors are right")
+            self._fleet.observe(member, Sign.PROVEN, now, "its vectors are verified")
 
     def _apply(self, member: Member, event: Event, reason: str) -> None:
         self._fleet.apply(member, event, time.monotonic(), reason)

@@ -176,12 +176,12 @@ class Resolving:
     def _join(self, address: str) -> None:
         now = time.monotonic()
         if self._unresolved is not None:
-            self._fleet.apply(self._unresolved, Event.LOST, now, "its name has addresses")
+            self._fleet.apply(self._unresolved, Event.LOST, now, "its host name resolves now")
             self._unresolved = None
         self._left_at.pop(address, None)
         member = self._members.get(address)
         if member is not None:
-            self._fleet.readmit(member, DRAIN_OWNER, now, "its name has the address again")
+            self._fleet.readmit(member, DRAIN_OWNER, now, "its host name resolves here again")
             return
         self._members[address] = self._fleet.add(
             f"{self._name}-{address}", at(self._url, address), now, weight=self._weight
@@ -190,7 +190,7 @@ class Resolving:
     def _leave(self, address: str) -> None:
         now, member = time.monotonic(), self._members[address]
         self._left_at[address] = now
-        self._fleet.drain(member, DRAIN_OWNER, now, "its name has the address no more")
+        self._fleet.drain(member, DRAIN_OWNER, now, "its host name no longer resolves here")
 
     def _finish(self, now: float) -> None:
         """Take out those that have left and have nothing more to answer, or had their time."""
@@ -199,7 +199,7 @@ class Resolving:
             if self._outstanding(member.name) and now - since < self._grace_s:
                 continue
             del self._left_at[address], self._members[address]
-            self._fleet.apply(member, Event.LOST, now, "its name has the address no more")
+            self._fleet.apply(member, Event.LOST, now, "its host name no longer resolves here")
 
     def _say(self, text: str) -> None:
         """Once, until it is something else."""

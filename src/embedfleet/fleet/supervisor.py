@@ -204,7 +204,7 @@ class Supervisor:
     def _bring_back(self, slot: Slot) -> None:
         if slot.member is not None and slot.member.state is ReplicaState.STANDBY:
             slot.awaited = ("standby", time.monotonic())
-        self._apply(slot, Event.WOKEN, "it is woken")
+        self._apply(slot, Event.WOKEN, "it leaves standby")
         if slot.member is not None and not slot.member.leaving:
             self._apply(slot, Event.RELEASED, "it is needed after all")
 

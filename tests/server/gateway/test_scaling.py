@@ -235,7 +235,9 @@ async def test_a_damaged_file_costs_what_was_learned_and_is_told(
 ) -> None:
     (tmp_path / "a%2Fb.json").write_bytes(b'{"format": 7}')
     await scaled_until(tmp_path, 1)
-    assert f"{tmp_path / 'a%2Fb.json'} can't be used, autoscaling learns anew" in caplog.text
+    assert (
+        f"{tmp_path / 'a%2Fb.json'} can't be used; autoscaling learns from scratch" in caplog.text
+    )
     learned.restored((tmp_path / "a%2Fb.json").read_bytes())
 
 

@@ -108,7 +108,7 @@ def test_a_wrong_key_is_refused_with_the_same_words_whatever_is_wrong(
     ring = clocks.ring(RECORD)
     ring.open(BEARER)
     error = refusal(ring, f"Bearer {text}")
-    assert error.message == "Incorrect API key provided. Ask for one where this service is run."
+    assert error.message == "Incorrect API key provided. Ask the operator of this service for one."
     assert (error.kind, error.code) == ("invalid_request_error", "invalid_api_key")
     assert ring.usage[NO_KEY].refusals == {"key": 1}
 

@@ -115,8 +115,8 @@ class Runner:
                 return
             if batch.endpoint not in self._asks:
                 log.warning(
-                    "batch %s is for %s, which this version does not answer; one that does goes on "
-                    "with it",
+                    "batch %s is for %s, which this version does not answer; a gateway that "
+                    "does will resume it",
                     *(batch.id, batch.endpoint),
                 )
             elif batch.id not in self._running and batch.id not in self._paused:
@@ -187,7 +187,7 @@ class Runner:
         counts = Counter(kind for kind, _, _ in answers())
         if counts.total() < state.completed + state.failed:
             self._moved(batch, state, "in_progress")  # what is missing is asked for again
-            raise OSError(errno.EIO, "answers that were kept are missing")
+            raise OSError(errno.EIO, "stored answers are missing")
         state = replace(state, completed=counts["o"], failed=counts["e"])
         written = self._batch_store.outputs(batch.id)  # as by a runner that was killed meanwhile
         finished_at = state.at.get("finalizing", self._batch_store.now)
@@ -389,7 +389,7 @@ class _Work:
     def _write(self, number: int, part: list[bytes], state: State) -> None:
         self._batch_store.add_part(self._batch.id, number, part)
         if self._batch_store.state(self._batch.id).status != "in_progress":
-            raise OSError(errno.EIO, "another gateway has gone on with it")
+            raise OSError(errno.EIO, "another gateway has resumed it")
         self._batch_store.set_state(self._batch.id, state)
 
     def _expire(self) -> None:

@@ -420,7 +420,7 @@ class BatchStore:
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            log.warning("%s/%s is damaged and passed over: %s", self.store.address, name, error)
+            log.warning("%s/%s is damaged and skipped: %s", self.store.address, name, error)
             return None
 
     def _write(self, name: str, document: msgspec.Struct) -> None:
@@ -433,7 +433,7 @@ def _passed_over(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        log.warning("%s is passed over: %s", name, error)
+        log.warning("%s is skipped: %s", name, error)
 
 
 def _room(held: bytearray, longest: int | None) -> int | None:

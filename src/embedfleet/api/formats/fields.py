@@ -238,7 +238,9 @@ def _prompt_tokens(name: str, value: Any) -> Found:
     if value == -1 and not isinstance(value, bool):
         return {"truncate": Truncation.END}
     raise wrong(
-        name, "-1, which cuts to what the model takes; shorter texts are yours to cut", value
+        name,
+        "-1, which cuts at the model's limit; cut shorter texts yourself",
+        value,
     )
 
 

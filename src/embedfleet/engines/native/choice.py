@@ -63,16 +63,17 @@ def choose_kernels(wanted: str, dtype: str, around: Around) -> Choice:
     if wanted == "native" and around.obstacle is not None:
         raise SettingError(f"kernels is native, but {around.obstacle}. Use auto.")
     if wanted == "openvino":
-        return Choice("openvino", "as was asked")
+        return Choice("openvino", "as configured")
     if wanted == "native":
-        return Choice("native", "as was asked")
+        return Choice("native", "as configured")
     if wanted == "numpy":
-        return Choice("numpy", "as was asked")
+        return Choice("numpy", "as configured")
     if around.obstacle is None:
-        # Ours know no tiles, which multiply several times as fast on paper; nobody has measured.
+        # The native kernels use no tiles, which by their data sheet are several times as fast (not
+        # measured).
         if around.tiles and around.openvino and dtype != "f32":
             return Choice("openvino", "it multiplies int8 in this processor's tiles (AMX)")
-        return Choice("native", "processor and model suit them")
+        return Choice("native", "they support the processor and the model")
     return Choice("openvino" if around.openvino else "numpy", around.obstacle)
 
 

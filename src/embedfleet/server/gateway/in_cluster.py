@@ -42,9 +42,9 @@ from embedfleet.server.gateway.replicas.connections import (
     BrokenError,
     Connections,
     UnconnectedError,
+    cause_of,
 )
 from embedfleet.server.gateway.replicas.third_party.http import read_key
-from embedfleet.server.gateway.replicas.upstream import cause_of
 from embedfleet.server.gateway.scaling import Scaling
 from embedfleet.transport.untrusted import MOST_PAGE_BYTES
 from embedfleet.vocabulary import ReplicaError, ServiceError, SettingError

@@ -254,9 +254,9 @@ class LearnedFile:
         except FileNotFoundError:
             return Experience()
         except (OSError, learned.LearnedError) as error:
-            log.warning("%s can't be used, autoscaling learns anew: %s", self._path, error)
+            log.warning("%s can't be used; autoscaling learns from scratch: %s", self._path, error)
             return Experience()
-        log.info("autoscaling goes on from what was learned, %s", self._path)
+        log.info("autoscaling resumes with what it has learned (%s)", self._path)
         return experience
 
     async def keep(self, scaler: Scaler) -> None:

@@ -127,7 +127,7 @@ class KeyRing:
         good = hmac.compare_digest(claim.digest, stored.digest if stored else _NOBODY)
         if stored is None or not good:
             raise self._refuse(
-                "Incorrect API key provided. Ask for one where this service is run.",
+                "Incorrect API key provided. Ask the operator of this service for one.",
                 "invalid_api_key",
             )
         ended = stored.record.ended(datetime.fromtimestamp(self._wall(), UTC))

@@ -68,7 +68,7 @@ class Watch:
                     "%s changed but could not be read; its previous content stays in force", self
                 )
         else:
-            log.info("%s was read again", self)
+            log.info("reloaded %s", self)
 
     def _marks(self) -> _Marks:
         """What tells one state of the files from another; a file that is replaced has a new id."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -214,6 +216,21 @@ async def test_a_connection_is_not_used_when_its_server_is_about_to_close_it() -
         server.answer = HEAD + b"keep-alive: timeout=0\r\n\r\nok"
         await ask(connections, url)
         assert not connections._addresses[url].idle
+
+
+async def test_a_reset_is_told_in_the_systems_words_without_its_number() -> None:
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        at_once = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        writer.transport.abort()
+
+    connections = Connections(connect_timeout_s=20)
+    async with await asyncio.start_server(reset, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        with pytest.raises(BrokenError, match=r"^Connection reset by peer$"):
+            await ask(connections, f"http://127.0.0.1:{port}")
+    connections.close()
 
 
 async def test_a_wanted_close_leaves_no_connection() -> None:

@@ -9,6 +9,7 @@ end of interim responses can be kept busy by them for ever.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -164,7 +165,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if error is None and self.status and not self._delimited:
             self._complete = True  # as HTTP/1.0 ends an answer
-        self._break(str(error or "") or "the connection was closed")
+        self._break("the connection was closed" if error is None else cause_of(error))
 
     def data_received(self, data: bytes) -> None:
         if self._complete:  # data without a request
@@ -252,6 +253,18 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
+
+
+def cause_of(error: BaseException) -> str:
+    """The reason of a connection error: the system's message where there is one, since some of
+    the event loop's are empty or repeat the address.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        # A resolver's errors have numbers of their own.
+        return (error.strerror or "") if error.errno < 0 else os.strerror(error.errno)
+    return str(error) or type(error).__name__
 
 
 def unread(_status: int, _part: bytes) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import secrets
-import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from embedfleet.server.gateway.replicas.connections import (
     EnoughError,
     Read,
     UnconnectedError,
+    cause_of,
     unread,
 )
 from embedfleet.transport import frames
@@ -178,15 +177,3 @@ def _refusal(
     if status in {DrainingError.status, OverloadedError.status}:
         return DrainingError(text, retry_after_s=asked_wait_s(retry_after, time.time()))
     return ReplicaError(f"{url} answered {status}: {text}")
-
-
-def cause_of(error: BaseException) -> str:
-    """The reason of a connection error: the system's message where there is one, since some of
-    the event loop's are empty or repeat the address.
-    """
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {error.verify_message}"
-    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
-        # A resolver's errors have numbers of their own.
-        return (error.strerror or "") if error.errno < 0 else os.strerror(error.errno)
-    return str(error) or type(error).__name__

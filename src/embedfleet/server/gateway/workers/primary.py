@@ -359,7 +359,7 @@ class Workers:
         worker.heard.clear()
         await worker.heard.wait()
         await until_silent(worker.heard)
-        log.error("worker %d hangs: it is killed", worker.number)
+        log.error("worker %d hangs; killing it", worker.number)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
 

@@ -358,7 +358,7 @@ async def test_a_model_that_changes_unannounced_ends_the_traffic(
         await client.describe(url)
         engine.name = "another"
         for _ in range(2):
-            with pytest.raises(UnfitReplicaError, match=r"changed behind .*small.* to .*another"):
+            with pytest.raises(UnfitReplicaError, match=r"model changed from .*small.*another"):
                 await client.describe(url)
         engine.name = "small"
         await client.describe(url)
@@ -581,5 +581,5 @@ async def test_an_address_that_changes_hands_is_recognised_anew(small: ModelDesc
         port = int(url.rpartition(":")[2])
         async with second.running(port):
             # The same model under the same name: only the pages that say so are others.
-            with pytest.raises(UnfitReplicaError, match="changed behind"):
+            with pytest.raises(UnfitReplicaError, match="model changed from"):
                 await client.describe(url)

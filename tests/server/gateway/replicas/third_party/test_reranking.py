@@ -365,7 +365,12 @@ async def test_of_a_gateway_of_several_models_the_reranker_is_asked(tmp_path: Pa
 
 REFUSALS: list[tuple[str, Callable[..., StandIn], Callable[[Path], ModelDescription], str]] = [
     ("tei, template", TEIReranker, causal_model, "TEI knows no template .* vLLM, SGLang, llama"),
-    ("unknown, template", Infinity, causal_model, "nobody knows how .* vLLM, SGLang, llama"),
+    (
+        "unknown, template",
+        Infinity,
+        causal_model,
+        "renders pairs is unknown.* vLLM, SGLang, llama",
+    ),
     (
         "tei that embeds",
         lambda **f: TEIReranker(serves="embedding", **f),

@@ -285,7 +285,7 @@ RANKS = tuple(
 def openai(reranker: Scoring, _facts: Facts) -> tuple[ScoreAsking, ...]:
     if reranker.causal:
         raise UnfitReplicaError(
-            "nobody knows how this engine writes pairs, and this model has a template for them; "
+            "how this engine renders pairs is unknown, and this model has a template for them; "
             f"{OTHERS}"
         )
     return RANKS

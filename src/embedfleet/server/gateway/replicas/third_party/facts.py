@@ -73,7 +73,7 @@ def changed(before: Facts, now: Facts) -> str:
     if before.serving == now.serving:
         return ""
     return (
-        f"its model changed behind this gateway's back, from {before.serving} to {now.serving}: "
+        f"its model changed from {before.serving} to {now.serving}: "
         "vectors of the two do not belong together. Start the old one again, or restart the "
         "gateway if the new one is meant"
     )

@@ -17,9 +17,9 @@ from embedfleet.server.gateway.replicas.connections import (
     BrokenError,
     Connections,
     UnconnectedError,
+    cause_of,
 )
 from embedfleet.server.gateway.replicas.third_party.answers import NUMBER_BYTES, ROW_BYTES
-from embedfleet.server.gateway.replicas.upstream import cause_of
 from embedfleet.transport.untrusted import MOST_PAGE_BYTES, parsed
 from embedfleet.vocabulary import (
     ReplicaError,
