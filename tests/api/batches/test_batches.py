@@ -387,6 +387,44 @@ async def test_damaged_documents_stop_no_other_batch(store: Store, damage: bytes
         assert api.store.files("")
 
 
+async def in_progress(api: Running) -> Any:
+    """A batch of one line, which is asked for and held."""
+    api.answering.hold.clear()
+    batch = await api.create(lines("one"))
+    async with asyncio.timeout(60):
+        while not api.answering.owners:
+            await asyncio.sleep(0.01)
+    return batch
+
+
+@pytest.mark.parametrize("damage", [b"", b"[" * 100_000, b'{"id": 1}'])
+async def test_a_state_that_is_lost_while_its_batch_runs_is_written_anew(
+    store: Store, damage: bytes
+) -> None:
+    async with running(store) as api:
+        batch = await in_progress(api)
+        lose_state(store, batch.id, damage)
+        api.answering.hold.set()
+        done = await api.ended(batch.id)
+        assert (done.status, done.request_counts.completed) == ("completed", 1)
+        assert api.answering.asked == {"one": 1}
+
+
+async def test_a_batch_that_another_gateway_has_gone_on_with_is_left_to_it(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its answers are kept once, and who finds it next brings it to its end."""
+    async with running(store) as api:
+        batch = await in_progress(api)
+        at = {"in_progress": batch.created_at, "ending_as_completed": batch.created_at}
+        api.store.set_state(batch.id, State(status="finalizing", total=1, at=at))
+        api.answering.hold.set()
+        done = await api.ended(batch.id)
+        assert (done.status, done.request_counts.completed) == ("completed", 1)
+        assert api.answering.asked == {"one": 1}
+    assert caplog.text.count(f"another gateway has resumed batch {batch.id}") == 1
+
+
 @pytest.mark.parametrize(
     ("damage", "end", "restarted"),
     [

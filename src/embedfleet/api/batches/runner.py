@@ -56,6 +56,10 @@ class InputDeletedError(Exception):
     """The input of a batch was deleted before all of its lines were answered."""
 
 
+class TakenOverError(Exception):
+    """Another gateway has resumed a batch that is in progress here."""
+
+
 class Runner:
     """Runs batches, oldest first."""
 
@@ -129,6 +133,9 @@ class Runner:
         except OSError as error:
             told = (batch.id, self._place, reason(error))
             log.warning("batch %s is waiting for %s: %s", *told)
+            self._paused[batch.id] = time.monotonic() + PAUSE_S
+        except TakenOverError:
+            log.warning("another gateway has resumed batch %s", batch.id)
             self._paused[batch.id] = time.monotonic() + PAUSE_S
         except Exception:
             log.exception("batch %s can't go on; it is tried again", batch.id)
@@ -365,7 +372,8 @@ class _Work:
     async def _keep(self, *, again: bool = True) -> None:
         """Write the answers that came since the last part, and how many there are. While they can't
         be written they are kept here, and where they are to be tried `again`, no more are asked
-        for: whoever waits for this asks for none. Raises OSError otherwise.
+        for: whoever waits for this asks for none. Raises OSError otherwise, and TakenOverError
+        where nothing of it is this gateway's any more.
         """
         async with self._writing:
             while self._part:
@@ -388,8 +396,9 @@ class _Work:
 
     def _write(self, number: int, part: list[bytes], state: State) -> None:
         self._batch_store.add_part(self._batch.id, number, part)
-        if self._batch_store.state(self._batch.id).status != "in_progress":
-            raise OSError(errno.EIO, "another gateway has resumed it")
+        # None goes back to its validation: the state of one that is there was lost.
+        if self._batch_store.state(self._batch.id).status not in {"in_progress", "validating"}:
+            raise TakenOverError(self._batch.id)
         self._batch_store.set_state(self._batch.id, state)
 
     def _expire(self) -> None:
