@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from embedfleet.engines.cuda.fused import FusedOperations, tile_tokens
+from embedfleet.engines.cuda.fused import TILES, FusedOperations
 from embedfleet.engines.cuda.layout import lay_out
 from embedfleet.engines.cuda.plain import Heads, Operations, PlainOperations, Rotation, Texts
 from embedfleet.engines.passes import SharingPass, sharing_passes
@@ -31,7 +31,7 @@ def attended(
     """What each token of each text sees, by text; rows are made of the tokens before them alone."""
     placed = [texts[place] for place in plan.places]
     layout = lay_out(
-        [*map(len, placed)], tile_tokens=tile_tokens(CONFIG), alone_from=1 << 30, sharing=plan
+        [*map(len, placed)], tile_tokens=TILES.tokens(CONFIG), alone_from=1 << 30, sharing=plan
     )
     array = np.zeros(layout.shape.size, np.int32)
     layout.write(placed, layout.shape, array)
@@ -82,7 +82,7 @@ def compared(*, fp8: bool) -> tuple[float, bool]:
     fused = FusedOperations(CONFIG, rotation, fp8=fp8, early=False)
     plain = PlainOperations(CONFIG, rotation, fp8=False)
     texts = random_tree(np.random.default_rng(5), 50, texts=6)
-    block = tile_tokens(CONFIG)
+    block = TILES.tokens(CONFIG)
     (shared,) = sharing_passes(texts, 1 << 20, block)
     (whole,) = sharing_passes(
         [texts[place] for place in shared.places], 1 << 20, block, causal=False

@@ -31,7 +31,7 @@ from embedfleet.engines.cuda.devices import (
 )
 from embedfleet.engines.cuda.engine import CudaEngine, CudaSettings
 from embedfleet.engines.cuda.few_rows import FewRowsKernel
-from embedfleet.engines.cuda.fused import FusedOperations, tile_tokens
+from embedfleet.engines.cuda.fused import TILES, FusedOperations
 from embedfleet.engines.cuda.layout import lay_out
 from embedfleet.engines.cuda.linear import Ready, quantised
 from embedfleet.engines.cuda.operations import ALONE_FROM
@@ -152,7 +152,7 @@ class TestKernels:
     ) -> None:
         fused, _ = operations
         random = Random()
-        layout = lay_out(lengths, tile_tokens=tile_tokens(config), alone_from=ALONE_FROM)
+        layout = lay_out(lengths, tile_tokens=TILES.tokens(config), alone_from=ALONE_FROM)
         array = np.zeros(layout.shape.size, np.int32)
         layout.write([np.zeros(n, np.int32) for n in lengths], layout.shape, array)
         device = torch.from_numpy(array).cuda()

@@ -18,53 +18,21 @@ from embedfleet.engines.cuda.kernels import scale_of, take_turn
 from embedfleet.engines.cuda.layout import TILE
 
 FIELDS: tl.constexpr = tl.constexpr(TILE)
+STEP: tl.constexpr = tl.constexpr(128)
+"""Values whose magnitudes are looked at together."""
 
 
 @triton.jit
-def attend_keys(
-    state: tl.tensor,
-    query: tl.tensor,
-    keys: tl.tensor,
-    values: tl.tensor,
-    stride: tl.tensor,
-    scale: tl.tensor,
-    key_row: tl.tensor,
-    shared: tl.tensor,
-    lent: tl.tensor,
-    first: tl.tensor,
-    end: tl.tensor,
-    visible: tl.tensor,
-    KEYS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    MASKED: tl.constexpr,
+def angles(
+    cosines: tl.tensor,
+    sines: tl.tensor,
+    positions: tl.tensor,
+    inside: tl.tensor,
+    HALF: tl.constexpr,
 ) -> tl.tuple:
-    """Add keys `first` to `end` to the running softmax; a row sees the first `visible` of all.
-
-    The text's first `shared` keys lie in rows from `lent` on, the others `key_row` rows from where
-    they are in the text.
-    """
-    total, highest, weights = state
-    dims, columns = tl.arange(0, WIDTH), tl.arange(0, KEYS)
-    for start in tl.range(first, end, KEYS):
-        places = start + columns
-        rows = places + tl.where(places < shared, lent, key_row)
-        at = rows.to(tl.int64)[:, None] * stride + dims[None, :]
-        if MASKED:
-            key = tl.load(keys + at, mask=places[:, None] < end, other=0.0)
-            value = tl.load(values + at, mask=places[:, None] < end, other=0.0)
-        else:
-            key = tl.load(keys + at)
-            value = tl.load(values + at)
-        scores = tl.dot(query, tl.trans(key)) * scale
-        if MASKED:
-            scores = tl.where(places[None, :] < visible[:, None], scores, float("-inf"))
-        top = tl.maximum(highest, tl.max(scores, 1))
-        shares = tl.exp2(scores - top[:, None])
-        fade = tl.exp2(highest - top)
-        weights = weights * fade + tl.sum(shares, 1)
-        total = tl.dot(shares.to(value.dtype), value, total * fade[:, None])
-        highest = top
-    return total, highest, weights
+    """Cosines and sines of positions [rows], each [rows, HALF]."""
+    at = positions[:, None] * HALF + tl.arange(0, HALF)[None, :]
+    return tl.load(cosines + at, mask=inside), tl.load(sines + at, mask=inside)
 
 
 @triton.jit
@@ -103,50 +71,72 @@ def attended(
     key_row: tl.tensor,
     shared: tl.tensor,
     lent: tl.tensor,
-    before: tl.tensor,
-    count: tl.tensor,
+    end: tl.tensor,
     visible: tl.tensor,
     KEYS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> tl.tensor:
-    """What queries find: blocks of keys that all of them see, then those that some do not."""
+    """What queries find among a text's first `end` keys, of which a row sees the first `visible`.
+
+    The text's first `shared` keys lie in rows from `lent` on, the others `key_row` rows from where
+    they are in the text.
+    """
     ROWS: tl.constexpr = query.shape[0]
-    state = (
-        tl.zeros([ROWS, WIDTH], tl.float32),
-        tl.full([ROWS], float("-inf"), tl.float32),
-        tl.zeros([ROWS], tl.float32),
-    )
-    seen_by_all = (before + 1) // KEYS * KEYS
-    state = attend_keys(
-        *(state, query, keys, values, stride, scale, key_row, shared, lent),
-        *(0, seen_by_all, visible, KEYS, WIDTH, False),
-    )
-    total, _, weights = attend_keys(
-        *(state, query, keys, values, stride, scale, key_row, shared, lent),
-        *(seen_by_all, before + count, visible, KEYS, WIDTH, True),
-    )
+    total = tl.zeros([ROWS, WIDTH], tl.float32)
+    highest = tl.full([ROWS], float("-inf"), tl.float32)
+    weights = tl.zeros([ROWS], tl.float32)
+    dims, columns = tl.arange(0, WIDTH), tl.arange(0, KEYS)
+    # One loop, though few blocks need the comparison: a second one would wait for memory again.
+    for start in tl.range(0, end, KEYS):
+        # Behind the last key comes the last key again: rows of other texts may hold NaN.
+        places = tl.minimum(start + columns, end - 1)
+        rows = places + tl.where(places < shared, lent, key_row)
+        at = rows.to(tl.int64)[:, None] * stride + dims[None, :]
+        key, value = tl.load(keys + at), tl.load(values + at)
+        scores = tl.dot(query, tl.trans(key)) * scale
+        scores = tl.where((start + columns)[None, :] < visible[:, None], scores, float("-inf"))
+        top = tl.maximum(highest, tl.max(scores, 1))
+        shares = tl.exp2(scores - top[:, None])
+        fade = tl.exp2(highest - top)
+        weights = weights * fade + tl.sum(shares, 1)
+        total = tl.dot(shares.to(value.dtype), value, total * fade[:, None])
+        highest = top
     return total * (1.0 / weights)[:, None]
 
 
 @triton.jit
+def magnitudes(
+    largest: tl.tensor,
+    start: tl.tensor,
+    key_row: tl.tensor,
+    shared: tl.tensor,
+    lent: tl.tensor,
+    end: tl.tensor,
+) -> tl.tensor:
+    """The largest magnitudes of STEP values from `start` on, of which `largest` has each token's;
+    zeros behind the `end`."""
+    places = start + tl.arange(0, STEP)
+    rows = places + tl.where(places < shared, lent, key_row)
+    return tl.load(largest + rows, mask=places < end, other=0.0)
+
+
+@triton.jit
 def largest_of(
+    first: tl.tensor,
     largest: tl.tensor,
     key_row: tl.tensor,
     shared: tl.tensor,
     lent: tl.tensor,
     end: tl.tensor,
-    STEP: tl.constexpr,
 ) -> tl.tensor:
-    """The largest magnitude among a text's first `end` values, of which `largest` has each token's.
+    """The largest magnitude among a text's first `end` values; no mean of these is larger.
 
-    No mean of these values is larger.
+    `first` are the magnitudes of the first STEP, which are asked for before the queries are waited
+    for: one trip to memory instead of two.
     """
-    found = tl.zeros([STEP], tl.float32)
-    for start in tl.range(0, end, STEP, num_stages=1):
-        places = start + tl.arange(0, STEP)
-        rows = places + tl.where(places < shared, lent, key_row)
-        found = tl.maximum(found, tl.load(largest + rows, mask=places < end, other=0.0))
-    return tl.max(found, 0)
+    for start in tl.range(STEP, end, STEP, num_stages=1):
+        first = tl.maximum(first, magnitudes(largest, start, key_row, shared, lent, end))
+    return tl.max(first, 0)
 
 
 @triton.jit
@@ -197,8 +187,7 @@ def attention_kernel(
     rows, dims = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     tokens = rows // PACK
     inside = tokens[:, None] < count
-    angles = (before + tokens)[:, None] * (WIDTH // 2) + tl.arange(0, WIDTH // 2)[None, :]
-    cosine, sine = tl.load(cosines + angles, mask=inside), tl.load(sines + angles, mask=inside)
+    cosine, sine = angles(cosines, sines, before + tokens, inside, WIDTH // 2)
     take_turn(EARLY)
     if count == 0:  # a tile that pads a captured graph
         return
@@ -206,14 +195,15 @@ def attention_kernel(
     at = (query_row + tokens)[:, None]
     begin = queries + at * query_stride + (head + rows % PACK)[:, None] * WIDTH
     if QUANTISES:
-        bound = largest_of(largest, key_row, shared, lent, before + count, 128)
+        bounds = magnitudes(largest, 0, key_row, shared, lent, before + count)
     query = turned(begin, inside, cosine, sine, norm, epsilon, WIDTH // 2)
     base = head // GROUP * WIDTH
     result = attended(
         *(query, keys + base, values + base, stride, scale, key_row, shared, lent),
-        *(before, count, before + tokens + 1, KEYS, WIDTH),
+        *(before + count, before + tokens + 1, KEYS, WIDTH),
     )
     if QUANTISES:
+        bound = largest_of(bounds, largest, key_row, shared, lent, before + count)
         first = (head + rows % PACK == 0) & (tokens < count)
         result = scaled(result, bound, scales + query_row + tokens, first)
     tl.store(out + at * (HEADS * WIDTH) + columns, result.to(out.dtype.element_ty), mask=inside)

@@ -52,7 +52,7 @@ def encoder_attention_kernel(
     visible = tl.zeros([ROWS], tl.int32) + length
     result = attended(
         *(query, base + HIDDEN, base + 2 * HIDDEN, STRIDE, scale, key_row, 0, 0),
-        *(length - 1, 1, visible, KEYS, WIDTH),
+        *(length, visible, KEYS, WIDTH),
     )
     tl.store(out + at * HIDDEN + columns, result.to(out.dtype.element_ty), mask=inside)
 

@@ -7,6 +7,7 @@ plain torch.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -21,30 +22,53 @@ from embedfleet.engines.cuda.long_attention import LongAttention, groups
 from embedfleet.engines.cuda.plain import Heads, Rotation, Texts
 from embedfleet.engines.qwen3 import Qwen3Config
 
-TILE_ROWS: Final = 64
-"""Rows of a tile of attention: query tokens times the heads that share a key head."""
-TILE_KEYS: Final = 32
-"""Of a block: so few that several tiles have room on a processor and hide each other's waiting."""
 _GATE_COLUMNS: Final = 1_024
 _NORM_WARPS: Final = 4
 _GATE_WARPS: Final = 8
 
 
-def packed_heads(config: Qwen3Config) -> int:
-    """Query heads that a tile computes together: those of one key head, if a power of two."""
-    group = config.heads // config.kv_heads
-    return min(group & -group, TILE_ROWS)
+@dataclass(frozen=True, slots=True)
+class TileShape:
+    """What one program of the attention kernel computes at a time, and with what."""
+
+    rows: int
+    """Query tokens times the heads that share a key head."""
+    keys: int
+    """Of a block."""
+    warps: int
+    stages: int
+    """Blocks of keys under way."""
+    registers: int | None = None
+    """The most that a thread may use; None: as many as the compiler wants."""
+
+    def packed_heads(self, config: Qwen3Config) -> int:
+        """Query heads that a tile computes together: those of one key head, if a power of two."""
+        group = config.heads // config.kv_heads
+        return min(group & -group, self.rows)
+
+    def tokens(self, config: Qwen3Config) -> int:
+        """Query tokens of a tile."""
+        return self.rows // self.packed_heads(config)
 
 
-def tile_tokens(config: Qwen3Config) -> int:
-    return TILE_ROWS // packed_heads(config)
+TILES: Final = TileShape(rows=64, keys=32, warps=4, stages=3)
+"""Of so few keys that several tiles have room on a processor and hide each other's waiting."""
 
 
 class FusedOperations:
     """In one kernel each; on CUDA devices, in bf16 or FP8."""
 
-    def __init__(self, config: Qwen3Config, rotation: Rotation, *, fp8: bool, early: bool) -> None:
+    def __init__(
+        self,
+        config: Qwen3Config,
+        rotation: Rotation,
+        *,
+        fp8: bool,
+        early: bool,
+        tiles: TileShape = TILES,
+    ) -> None:
         """`early`: whether the device brings kernels up while others still run."""
+        self._tiles = tiles
         self._turn = {"EARLY": early} | ({"launch_pdl": True} if early else {})
         self._config = config
         self._rotation = rotation
@@ -115,7 +139,8 @@ class FusedOperations:
 
         `largest` magnitudes of each token's values, for a result in FP8.
         """
-        config, pack = self._config, packed_heads(self._config)
+        config, shape = self._config, self._tiles
+        pack = shape.packed_heads(config)
         attention_kernel[(len(tiles) // TILE, config.heads // pack)](
             *(heads.queries, heads.keys, heads.values, out, scales),
             *(scales if largest is None else largest, tiles),
@@ -124,13 +149,14 @@ class FusedOperations:
             *(heads.queries.stride(0), heads.keys.stride(0)),
             GROUP=config.heads // config.kv_heads,
             PACK=pack,
-            ROWS=TILE_ROWS,
-            KEYS=TILE_KEYS,
+            ROWS=shape.rows,
+            KEYS=shape.keys,
             WIDTH=config.head_dim,
             HEADS=config.heads,
             QUANTISES=largest is not None,
-            num_warps=4,
-            num_stages=3,
+            num_warps=shape.warps,
+            num_stages=shape.stages,
+            maxnreg=shape.registers,
             **self._turn,
         )
 

@@ -80,13 +80,13 @@ def chosen_kit(
         plain = PlainOperations(config, rotation, fp8=fp8)
         return Kit(plain, _PLAIN_TILE, _NEVER, captures=False, fixed_rows=fixed_rows)
     from embedfleet.engines.cuda.few_rows import FewRowsKernel  # noqa: PLC0415
-    from embedfleet.engines.cuda.fused import FusedOperations, tile_tokens  # noqa: PLC0415
+    from embedfleet.engines.cuda.fused import TILES, FusedOperations  # noqa: PLC0415
     from embedfleet.engines.cuda.long_attention import load_cudnn  # noqa: PLC0415
 
     early = brings_up_early(device)
     return Kit(
         FusedOperations(config, rotation, fp8=fp8, early=early),
-        tile_tokens(config),
+        TILES.tokens(config),
         ALONE_FROM,
         captures=True,
         fixed_rows=fixed_rows,
