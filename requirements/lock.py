@@ -34,6 +34,7 @@ ALONE = {
     "sdks.txt": [
         "cohere",
         "cohere-haystack",
+        "google-genai",
         "haystack-ai",
         "langchain-cohere",
         "langchain-huggingface",
@@ -42,6 +43,7 @@ ALONE = {
         "litellm",
         "llama-index-embeddings-openai-like",
         "llama-index-postprocessor-cohere-rerank",
+        "mistralai",
         "ollama",
         "openai",
         "voyageai",

@@ -25,7 +25,11 @@ from embedfleet.transport.errors import render_error
 Table = dict[tuple[str, str], Route]
 
 _SLASHES = re.compile("//+")
-_TWICE = re.compile("^(/openai)?(/v1)+(?=/)")
+_AZURE = re.compile("^/openai(?=/)(?!/deployments(/|$))")
+"""What Azure puts before `/v1`, and in dated versions of its API before `/models`, `/files` and
+`/batches`, too.
+"""
+_TWICE = re.compile("^(/v1)+(?=/)")
 
 
 def meant(path: str) -> str:
@@ -34,7 +38,7 @@ def meant(path: str) -> str:
     """
     path = _SLASHES.sub("/", path)
     path = path.rstrip("/") or "/"
-    return _TWICE.sub("/v1", path)
+    return _TWICE.sub("/v1", _AZURE.sub("/v1", path))
 
 
 BY_PATH: Final[Mapping[str, Contract]] = {

@@ -14,6 +14,7 @@ from embedfleet.api.contracts.contract import Asked
 from embedfleet.api.contracts.google import GOOGLE
 from embedfleet.api.formats.embedding_request import RequestLimits
 from embedfleet.api.formats.vector_forms import derive, rounded, scale
+from embedfleet.api.routes import meant
 from embedfleet.cache.memory import MemoryTier
 from embedfleet.cache.tiers import VectorCache
 from embedfleet.vocabulary import CallerError, Vectors
@@ -51,6 +52,7 @@ class TestPaths:
             "/v1/v1/embeddings",
             "/openai/v1/embeddings",
             "/openai/v1/embeddings/",
+            "/openai/embeddings",
             f"/openai/deployments/{MODEL}/embeddings",
             f"/openai/deployments/{MODEL}/embeddings/",
             f"/v1/engines/{MODEL}/embeddings",
@@ -73,9 +75,29 @@ class TestPaths:
         assert (told.status, told.json["error"]["code"]) == (404, "unknown_url")
 
     async def test_models_are_listed_with_and_without_v1(self, door: Door) -> None:
-        for path in ("/v1/models", "/models", "/models/", "/openai/v1/models"):
+        paths = ("/v1/models", "/models", "/models/", "/openai/v1/models", "/openai/models")
+        for path in paths:
             told = await door.ask("GET", path)
             assert told.json["data"][0]["id"] == MODEL
+
+    @pytest.mark.parametrize(
+        ("path", "expected"),
+        [
+            ("/openai/files", "/v1/files"),
+            ("/openai/files/file-1/content", "/v1/files/file-1/content"),
+            ("/openai/batches/", "/v1/batches"),
+            ("//openai//v1/batches/batch-1/cancel", "/v1/batches/batch-1/cancel"),
+            ("/openai/deployments/files/embeddings", "/openai/deployments/files/embeddings"),
+            ("/openai/deployments", "/openai/deployments"),
+            ("/openai", "/openai"),
+            ("/openaid/models", "/openaid/models"),
+            ("/v1/models/openai/v1/x", "/v1/models/openai/v1/x"),
+            ("/v1/v1", "/v1/v1"),
+        ],
+    )
+    def test_what_azure_puts_before_a_path_is_left_out(self, path: str, expected: str) -> None:
+        assert meant(path) == expected
+        assert meant(expected) == expected
 
     async def test_a_wrong_method_is_refused_with_the_right_one_on_every_spelling_of_the_path(
         self, door: Door

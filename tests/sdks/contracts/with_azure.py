@@ -14,6 +14,7 @@ def embed(model: str, texts: list[str], **fields: object) -> list[list[float]]:
     return [each.embedding for each in answer.data]
 
 
+assert work.model in [each.id for each in client.models.list()]
 tell(
     vectors=embed(work.model, work.texts),
     query=embed(work.model, work.texts[:1], extra_body={"input_type": "query"})[0],
