@@ -56,6 +56,13 @@ def lines(*texts: str, **fields: Any) -> bytes:
     return b"".join(orjson.dumps(each) + b"\n" for each in requests)
 
 
+async def until(reached: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 90
+    while not reached():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
 class Answering:
     """Answers requests of batches, and counts them."""
 
@@ -373,13 +380,18 @@ async def test_an_upload_that_can_not_be_kept_takes_no_room(
     assert told in caplog.text
 
 
+@pytest.mark.parametrize("under_way", [False, True])
 @pytest.mark.parametrize("damage", [b"", b"\xff", b"[" * 100_000, b'{"id": 1}'])
-async def test_damaged_documents_stop_no_other_batch(store: Store, damage: bytes) -> None:
+async def test_damaged_documents_stop_no_batch(
+    store: Store, damage: bytes, *, under_way: bool
+) -> None:
     async with running(store) as api:
         for folder in ("files", "batches", "batches/states"):
             store.write(f"{folder}/batch-damaged.json", [damage])
         api.answering.hold.clear()  # else it may be completed by then, and nobody looks again
         batch = await api.create(lines("one"))
+        if under_way:
+            await until(lambda: api.store.state(batch.id).status == "in_progress")
         store.write(f"batches/states/{batch.id}.json", [damage])
         api.answering.hold.set()
         assert (await api.ended(batch.id)).status == "completed"

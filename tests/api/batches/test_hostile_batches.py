@@ -24,6 +24,7 @@ import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from embedfleet.api.batches import documents, runner
 from embedfleet.api.batches.documents import Line, LineFault
@@ -33,17 +34,10 @@ from embedfleet.api.batches.uploading import read_form
 from embedfleet.runtime.folders import LocalStore, Parts, Store, Written
 from embedfleet.transport.asgi import Request, Response
 from embedfleet.vocabulary import CallerError
-from tests.api.batches.test_batches import ENDPOINT, Answering, Running, lines, running
+from tests.api.batches.test_batches import ENDPOINT, Answering, Running, lines, running, until
 
 TEXTS = [f"text {n}" for n in range(20)]
 DEADLINE_S = 60
-
-
-async def until(reached: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not reached():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -626,6 +620,20 @@ async def ended_at(operation: int, path: Path) -> bool:
     assert not again & kept
     assert not (was_finished and again)
     return ended.is_set()
+
+
+async def test_batches_that_other_gateways_ended_keep_no_place_from_those_that_wait(
+    store: Store,
+) -> None:
+    async with running(store) as api:
+        api.answering.hold.clear()
+        batches = [await api.create(lines("one")) for _ in range(runner.AT_ONCE)]
+        for each in batches:
+            await until(lambda each=each: api.store.state(each.id).status == "in_progress")
+            api.store.set_state(each.id, replace(api.store.state(each.id), status="completed"))
+        api.answering.hold.set()
+        assert (await api.ended((await api.create(lines("two"))).id)).status == "completed"
+        assert all(api.store.state(each.id).completed == 0 for each in batches)
 
 
 @pytest.mark.slow
