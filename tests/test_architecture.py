@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from embedfleet.runtime.settings.options import options
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "embedfleet"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -260,6 +262,18 @@ def test_only_settings_and_the_command_line_read_the_environment() -> None:
         and path.name not in {"command_line.py", "flags.py"}
     ]
     assert not readers, listed(readers)
+
+
+def test_every_setting_is_read_by_something_beside_the_settings() -> None:
+    """By its name alone: a setting that nobody reads promises what does not happen."""
+    read = {
+        node.attr
+        for path in MODULES
+        if path.parent != PACKAGE / "runtime" / "settings"
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    assert {path for path in options() if path.rpartition(".")[2] not in read} == set()
 
 
 def test_names_of_tests_are_sentences() -> None:

@@ -40,7 +40,7 @@ class AutoscalingSettings:
     """Seconds, counted from when a replica ordered now is ready, in which everything that waits by
     then should be done. Shorter ones order more replicas for the same backlog."""
     target_utilisation: float | None = setting(None, at_least=0.05, at_most=1.0, none="auto")
-    """Share of its ability that a replica is planned to give. What is left carries traffic that
+    """Share of a replica's measured throughput to plan with. The rest carries traffic that
     rises while further replicas start; the slower they start, the lower this should be. `auto`
     begins with 0.6 and finds out from the pool's own traffic how much reserve pays."""
     learn_rhythm: bool = True
@@ -49,7 +49,8 @@ class AutoscalingSettings:
     pays."""
     state_directory: str | None = setting(None, none="off")
     """Folder in which what a pool's traffic has taught is kept across restarts: a file of some
-    50 kB for each pool, written every five minutes and at the stop. `off` begins anew each time."""
+    50 kB for each pool, written every five minutes and at the stop. `off` learns from scratch
+    after each start."""
     peak_memory_s: float | None = setting(None, at_least=0.001, at_most=86_400.0, none="auto")
     """Seconds in which the memory of a peak of the traffic fades to 37 %: peaks come in groups, and
     the replicas that the last one needed are kept for the next. `auto` is
@@ -64,7 +65,8 @@ class AutoscalingSettings:
     utilisation_broken_s: float = duration(300.0)
     """Seconds that replicas must be busier than `utilisation_ceiling` before it counts."""
     memory_ceiling: float = setting(0.9, at_least=0.05, at_most=1.0)
-    """Share of a host's memory beyond which no replica is added there: it would end others."""
+    """Share of a host's memory beyond which no replica is added there, as
+    the kernel might kill others."""
     up_cooldown_s: float = setting(180.0, at_least=0, at_most=86_400)
     """Seconds in which the same evidence (a broken p99, busy replicas) does not order twice. More
     traffic or more work that waits is new evidence, and is answered at once."""
@@ -78,11 +80,11 @@ class AutoscalingSettings:
     autoscaler, asked for the replicas that would go. `auto` begins with 600 and finds out from the
     pool's own traffic how long replicas should be kept."""
     down_cooldown_least_s: float = duration(20.0)
-    """The fewest quiet seconds that `down_cooldown_s = auto` may come to. Longer ones where a start
-    is dear in itself."""
+    """The fewest quiet seconds that `down_cooldown_s = auto` may come to. Raise it where a start is
+    expensive in itself."""
     down_cooldown_most_s: float = duration(3600.0)
-    """The most quiet seconds that `down_cooldown_s = auto` may come to. Shorter ones where replicas
-    that are kept cost more than texts that are late."""
+    """The most quiet seconds that `down_cooldown_s = auto` may come to. Lower it where idle
+    replicas cost more than late texts."""
     backlog_cooldown_s: float = duration(60.0)
     """The same, in seconds, for replicas that only cleared what had waited, or that a trend asked
     for: that work is done once."""

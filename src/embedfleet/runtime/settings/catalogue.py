@@ -189,8 +189,8 @@ class LaunchSettings:
     """Share of a GPU's memory that the engine may take; the rest is for its activations and for
     other processes."""
     fp8: bool = False
-    """Compute the linear layers in FP8: nearly twice as fast on Hopper and Ada, and vectors move
-    (mean cosine above 0.995)."""
+    """Compute the linear layers in FP8: nearly twice as fast on Hopper and Ada; vectors change
+    slightly (mean cosine above 0.995)."""
 
 
 @dataclass(frozen=True, slots=True)

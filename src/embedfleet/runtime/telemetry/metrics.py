@@ -104,12 +104,14 @@ class GatewayMetrics(Metrics):
         super().__init__()
         self.requests = self._counts(
             "requests_total",
-            "Requests that ended, by pool and HTTP status; 499: the caller had left.",
+            "Requests that ended, by pool and HTTP status; 499: the client disconnected.",
             "pool",
             "status",
         )
         self.request_duration = self._tally(
-            "request_duration_seconds", "From the first byte read to the answer.", "pool"
+            "request_duration_seconds",
+            "Duration of a request, from its first byte to the answer.",
+            "pool",
         )
         self.request_texts = self._tally(
             "request_texts", "Texts of a request.", "pool", buckets=TEXTS
@@ -121,37 +123,47 @@ class GatewayMetrics(Metrics):
         self.tokens = self._counts("tokens_total", "Tokens of texts that got a vector.", "pool")
         self.queue_wait = self._tally(
             "queue_wait_seconds",
-            "From queueing a text to handing it to a replica.",
+            "Time that a text waited in the queue for a replica.",
             "pool",
             "lane",
         )
         self.queued_texts = self._gauge("queued_texts", "Texts waiting for a replica.", "pool")
-        self.queued_tokens = self._gauge("queued_tokens", "Their tokens.", "pool")
+        self.queued_tokens = self._gauge(
+            "queued_tokens", "Tokens of texts waiting for a replica.", "pool"
+        )
         self.requeued_texts = self._counter(
             "requeued_texts_total", "Texts put back because their replica was lost.", "pool"
         )
         self.hedged_texts = self._counter(
-            "hedged_texts_total", "Texts given to a second replica because one was late.", "pool"
+            "hedged_texts_total",
+            "Texts given to a second replica because the first was late.",
+            "pool",
         )
-        self.shed_answers = self._counter(
-            "shed_answers_total", "Answers refused: too much waits for clients to take it."
-        )
-        self.slow_clients = self._counter(
-            "slow_clients_total", "Clients cut off because they took their answers too slowly."
-        )
-        self.dropped_lines = self._counter(
-            "dropped_log_lines_total", "Log lines that nobody took in time from standard error."
-        )
+        self._add_clients()
         self._add_replicas()
         self._add_vectors()
         self._add_autoscaling()
         self._add_keys()
         self._add_cache()
 
+    def _add_clients(self) -> None:
+        self.shed_answers = self._counter(
+            "shed_answers_total",
+            "Answers replaced by a 503, as too many bytes wait for clients to read them.",
+        )
+        self.slow_clients = self._counter(
+            "slow_clients_total", "Clients disconnected because they read their answers too slowly."
+        )
+        self.dropped_lines = self._counter(
+            "dropped_log_lines_total",
+            "Log lines dropped because standard error was not read in time.",
+        )
+
     def _add_cache(self) -> None:
         self.cache_texts = self._counter(
             "cache_texts_total",
-            "Texts looked up in a tier of the cache; `unasked` went on without Redis.",
+            "Texts looked up in a tier of the cache; `unasked`: Redis was too slow, or not asked "
+            "as its circuit breaker was open.",
             "tier",
             "result",
         )
@@ -159,7 +171,9 @@ class GatewayMetrics(Metrics):
             "cache_shared_texts_total", "Texts that were already being computed for another caller."
         )
         self.cache_held = self._gauge("cache_held_texts", "Texts whose vectors are in memory.")
-        self.cache_bytes = self._gauge("cache_held_bytes", "Memory of these vectors.")
+        self.cache_bytes = self._gauge(
+            "cache_held_bytes", "Memory of the vectors in the cache, in bytes."
+        )
         self.cache_evicted = self._counter(
             "cache_evicted_texts_total", "Entries evicted from the in-memory cache."
         )
@@ -168,18 +182,27 @@ class GatewayMetrics(Metrics):
             "Texts whose vectors were dropped because their replica failed a golden check.",
         )
         self.cache_rejected = self._counter(
-            "cache_rejected_texts_total", "Values of Redis that were damaged or of others."
+            "cache_rejected_texts_total", "Values read from Redis that were damaged or foreign."
         )
+        self._add_redis()
+
+    def _add_redis(self) -> None:
         self.cache_writes = self._counter(
-            "cache_redis_writes_total", "Texts for Redis, by what became of the write.", "result"
+            "cache_redis_writes_total", "Texts to be written to Redis, by result.", "result"
         )
-        self.cache_written = self._counter("cache_redis_written_bytes_total", "Bytes written.")
-        self.cache_queued = self._gauge("cache_redis_queued_bytes", "Bytes waiting to be written.")
+        self.cache_written = self._counter(
+            "cache_redis_written_bytes_total", "Bytes written to Redis."
+        )
+        self.cache_queued = self._gauge(
+            "cache_redis_queued_bytes", "Bytes waiting to be written to Redis."
+        )
         self.cache_redis = self._histogram(
-            "cache_redis_seconds", "Looking up the texts of a request in Redis."
+            "cache_redis_seconds", "Time of a lookup of a request's texts in Redis."
         )
         self.cache_redis_state = self._gauge(
-            "cache_redis_state", "1 for the state of the breaker before reading Redis.", "state"
+            "cache_redis_state",
+            "1 for the state of the circuit breaker for reads of Redis.",
+            "state",
         )
         self.cache_redis_failures = self._counter(
             "cache_redis_failures_total",
@@ -190,14 +213,16 @@ class GatewayMetrics(Metrics):
 
     def _add_keys(self) -> None:
         self.key_requests = self._counter(
-            "key_requests_total", "Requests let in, by the id of their API key.", "key"
+            "key_requests_total", "Requests admitted, by the id of their API key.", "key"
         )
         self.key_tokens = self._counter(
-            "key_tokens_total", "Tokens charged: those that no cache knew.", "key"
+            "key_tokens_total",
+            "Tokens charged to a key: those of texts that were not in the cache.",
+            "key",
         )
         self.key_refusals = self._counter(
             "key_refusals_total",
-            "Requests refused by what their key allows.",
+            "Requests refused by a limit of their key.",
             "key",
             "reason",
         )
@@ -207,7 +232,10 @@ class GatewayMetrics(Metrics):
             "replica_outstanding_tokens", "Tokens handed to a replica.", "pool", "replica"
         )
         self.window_tokens = self._gauge(
-            "replica_window_tokens", "Tokens it may have outstanding.", "pool", "replica"
+            "replica_window_tokens",
+            "Tokens that a replica may have outstanding.",
+            "pool",
+            "replica",
         )
         self.replica_state = self._gauge(
             "replica_state", "1 for the state that a replica is in.", "pool", "replica", "state"
@@ -223,7 +251,7 @@ class GatewayMetrics(Metrics):
         )
         self.replica_entered = self._counter(
             "replica_entered_total",
-            "Replicas that entered a state; `gone` is who was lost.",
+            "Replicas that entered a state; `gone` counts those that were lost.",
             "pool",
             "state",
         )
@@ -239,7 +267,7 @@ class GatewayMetrics(Metrics):
     def _add_vectors(self) -> None:
         self.vectors_refused = self._counter(
             "vectors_refused_total",
-            "Vectors of replicas that were not finite, of unit length or of the right size.",
+            "Vectors of replicas that were not finite, not of unit length or of the wrong size.",
             "pool",
         )
         self.golden_drift = self._histogram(
@@ -256,19 +284,32 @@ class GatewayMetrics(Metrics):
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return self._gauge(f"autoscaling_{name}", text, "pool", *labels)
 
-        self.wanted = gauge("wanted_replicas", "What the winning term asks for, before bounds.")
+        self.wanted = gauge(
+            "wanted_replicas", "Replicas that the winning term asks for, before bounds."
+        )
         self.planned = gauge("planned_replicas", "Replicas ordered to be in traffic.")
         self.deployed = gauge(
             "deployment_replicas", "Replicas that the Deployment is to have, as last read."
         )
-        self.serving = gauge("ready_replicas", "Replicas in traffic, when it was last decided.")
-        self.standby = gauge("standby_replicas", "Replicas ordered to be loaded out of traffic.")
-        self.most = gauge("max_replicas", "Most replicas that are allowed.")
-        self.term = gauge("term_replicas", "What each term asks for; 0 where it is silent.", "term")
+        self.serving = gauge("ready_replicas", "Replicas in traffic at the last decision.")
+        self.standby = gauge(
+            "standby_replicas", "Replicas ordered to be on standby: loaded, without traffic."
+        )
+        self.most = gauge("max_replicas", "Most replicas that the autoscaler may order.")
+        self.term = gauge(
+            "term_replicas", "Replicas that each term asks for; 0 where it asks for none.", "term"
+        )
         self.winner = gauge("winner", "1 for the term that decided, or what held it.", "winner")
-        self.held = gauge("held", "1 while signals are missing or absurd, and nothing changes.")
-        self.by_hand = gauge("by_hand", "1 while it is paused, or a person has set the number.")
-        self.decided = gauge("decision_timestamp_seconds", "When it was last decided, or begun.")
+        self.held = gauge(
+            "held", "1 while signals are missing or impossible and the number is held."
+        )
+        self.by_hand = gauge(
+            "by_hand", "1 while autoscaling is paused or the number was set manually."
+        )
+        self.decided = gauge(
+            "decision_timestamp_seconds",
+            "Time of the last decision, or of the start if there was none.",
+        )
         self.scaled = self._counter(
             "autoscaling_changes_total",
             "Orders of more or fewer replicas.",
@@ -277,7 +318,7 @@ class GatewayMetrics(Metrics):
         )
         self.start_up = self._histogram(
             "replica_start_seconds",
-            "From ordering a replica to its first traffic.",
+            "Time from the order of a replica to its first traffic.",
             "pool",
             "came_from",
             buckets=START_UP_S,
@@ -292,7 +333,9 @@ class ReplicaMetrics(Metrics):
         self.texts = self._counts("replica_texts_total", "Texts computed or failed.", "outcome")
         self.tokens = self._counts("replica_tokens_total", "Tokens computed.")
         self.waiting_texts = self._gauge("replica_waiting_texts", "Texts waiting for a batch.")
-        self.waiting_tokens = self._gauge("replica_waiting_tokens", "Their tokens.")
+        self.waiting_tokens = self._gauge(
+            "replica_waiting_tokens", "Tokens of texts waiting for a batch."
+        )
         self.batch_texts = self._tally("replica_batch_texts", "Texts in a batch.", buckets=TEXTS)
         self.batch_tokens = self._tally(
             "replica_batch_tokens", "Tokens in a batch.", buckets=TOKENS

@@ -23,7 +23,6 @@ STABLE_S = 60.0
 class Panic:
     """The decider with its two windows."""
 
-    started_panicking: bool = False
     delay_s: float = 0.0
     """Scale-down delay: the highest of so many seconds counts."""
     _panic_at: float | None = None
