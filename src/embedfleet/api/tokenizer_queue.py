@@ -150,7 +150,7 @@ class TokenizerQueue(Generic[Work]):
         """The request whose slice is next; there must be one. It must come back by `back`."""
         interactive, bulk = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BULK]
         if not (interactive and bulk):
-            # A lane alone saves nothing up and owes nothing.
+            # While only one lane has work, its share is not accounted for.
             interactive.served = bulk.served = 0.0
         first = interactive and (not bulk or interactive.served - LEAD <= bulk.served)
         ticket = (interactive if first else bulk).take()

@@ -172,7 +172,7 @@ class _Turns:
             done: Done = await job.done
         finally:
             self._queue.remove(ticket)
-            # An error knows the frames that it came through, and this one would know the error.
+            # The error's traceback holds this frame, which would hold the error: a reference cycle.
             del ticket, job, steps
         return done
 

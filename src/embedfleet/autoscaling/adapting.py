@@ -272,7 +272,7 @@ def _begun(seen: Observation, experience: Experience, settings: AutoscalingSetti
     tried = grid(settings)
     size = min(max(settings.min_replicas, seen.planned), settings.max_replicas)
     fleets = Fleets.begun(tried, size)
-    # What is followed may come from a file, and be any stance.
+    # The stance may come from a file, and need not be one of those that are tried.
     known = experience.stance if experience.stance in tried else stance(settings)
     begun = replace(experience, at=seen.now, fleets=fleets, before=(), stance=known)
     if before.keys() != set(tried):

@@ -258,7 +258,7 @@ def _terms(
         share, past_s = 1.0 - PROMISED, chosen.promise_s
         why = f"no fewer would have answered {share:.1%} in time in the last {past_s:,.0f} s"
         yield Term("promise", enough, why)
-    # What was enough for hours of edges is enough for one that only looks as if it went on.
+    # A number proven over hours of steep rises is enough for a rise that may not go on.
     if expected < seen.arriving_slow and not chosen.promise_s:
         yield from _rising(seen, memory, settings)
     if expected:

@@ -66,7 +66,7 @@ class MemoryTier:
         else:
             self._values[key] = value
             self.bytes += size
-            if key in self._ghosts:  # went too early the last time
+            if key in self._ghosts:  # it was evicted from the small queue before
                 del self._ghosts[key]
                 self._main.append(key)
             else:

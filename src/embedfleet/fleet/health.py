@@ -174,7 +174,7 @@ def judge(
     if sign is Sign.PROVEN:
         if state is ReplicaState.SUSPECT:
             return conduct.readmitted(), Event.RECOVERED
-        # What fails its traffic and passes trials is no better for it: its failures stay counted.
+        # A passed trial does not clear failures of traffic: they stay counted.
         return conduct, Event.VERIFIED if state is ReplicaState.VERIFYING else None
     if sign is Sign.ANSWERED:
         return (replace(conduct, misses=0) if conduct.misses else conduct), None

@@ -174,7 +174,7 @@ class Prober:
             return
         watch = self._watches[member]
         level = logging.WARNING if member.state in BAD else logging.INFO
-        # Not `_say`: one that comes, goes and comes within a minute is told whole.
+        # Not `_say`, which limits the rate: every change of state is logged.
         log.log(level, "replica %s %s", self._called(member), f"is {member.state}: {member.reason}")
         if watch.trying is not None and (left not in SERVING or member.state not in SERVING):
             watch.trying.cancel()  # what it finds would be of another time

@@ -54,7 +54,7 @@ def first_headers(scope: Scope) -> Mapping[bytes, bytes]:
     """
     headers = scope.get("headers", ())
     kept = scope.get(_FIRST)
-    if kept is None or kept[0] is not headers:  # an app before may have given others
+    if kept is None or kept[0] is not headers:  # another app may have replaced them
         kept = scope[_FIRST] = (headers, dict(reversed(headers)))
     first: Mapping[bytes, bytes] = kept[1]
     return first

@@ -92,7 +92,7 @@ class CancelScope:
         timer = self._timer
         if timer is not None:
             (timer.new if self in timer.new else timer.old).pop(self, None)
-        # The error that ends a watch knows its frames, and these know this: not the watch any more.
+        # The watch's error holds frames that hold this scope: without this, a reference cycle.
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.cancel()

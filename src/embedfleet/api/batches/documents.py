@@ -270,7 +270,7 @@ def answered(name: str, line: Line, status: int, request_id: str, body: bytes) -
     return b'%b,"request_id":%b,"body":%b},"error":null}\n' % (
         head[:-2],
         msgspec.json.encode(request_id),
-        body.replace(b"\n", b" "),  # between tokens; within a string it is written as two others
+        body.replace(b"\n", b" "),  # JSON has line breaks only between tokens
     )
 
 

@@ -229,7 +229,7 @@ class Runner:
         """
         if self._batch_store.state(batch.id).status in documents.ENDED:
             raise OSError(errno.EIO, "another gateway has ended it")
-        # Not before what happened before, whatever becomes of the clock.
+        # Never earlier than the steps before, even if the clock was set back.
         now = max(self._batch_store.now, batch.created_at, *state.at.values())
         at = {**state.at, status: now}
         state = replace(state, status=status, at=at)

@@ -57,7 +57,7 @@ class EncoderForward:
             del mixed
             yield
             if layer is weights.layers[-1] and self.pooling is Pooling.FIRST:
-                # Nobody reads the other rows any more.
+                # The other rows are not read after this.
                 first = texts.last_tiles.view(-1, TILE)[:, 2]
                 x, attended = x.index_select(0, first), attended.index_select(0, first)
             parts = [
@@ -88,7 +88,7 @@ class EncoderForward:
 
     def _unit(self, states: Tensor) -> Tensor:
         wide = states.float()
-        # Zero and infinite lengths make NaN of the row, so that nobody takes it for a vector.
+        # A length of zero or infinity makes the row NaN, which is refused as a vector.
         return wide / wide.double().square().sum(1, keepdim=True).sqrt().float()
 
 
@@ -106,7 +106,7 @@ class PlainEncoderOperations:
                 part.unflatten(1, (self._heads, self._head_dim)).transpose(0, 1).unsqueeze(0)
                 for part in mixed[begin:end].chunk(3, dim=1)
             )
-            # In blocks: not every device has a kernel that holds no square matrix.
+            # In blocks, as some devices have only kernels that need memory for tokens².
             for at, block in enumerate(queries.split(BLOCK_TOKENS, dim=2)):
                 found = functional.scaled_dot_product_attention(block, keys, values)
                 rows = slice(begin + at * BLOCK_TOKENS, begin + at * BLOCK_TOKENS + block.shape[2])

@@ -81,7 +81,7 @@ class Forward:
         states = states * torch.rsqrt(squares + self.config.epsilon) * self.weights.final_norm
         logits = (states.double() * score.double()).sum(dim=1, keepdim=True)
         chances = torch.sigmoid(torch.cat((-logits, logits), dim=1))
-        # A logit that is not finite makes NaN of the row, so that nobody takes it for a score.
+        # A logit that is not finite makes the row NaN, which is refused as a score.
         return chances.clamp_min(1e-30).sqrt().add(logits * 0).float()
 
     def _behind_attention(self, x: Tensor, attended: Ready, layer: Layer) -> Tensor | None:

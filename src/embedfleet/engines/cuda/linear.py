@@ -28,7 +28,7 @@ class Ready:
     def rows(self, indices: Tensor) -> Ready:
         if self.scales is None:
             return Ready(self.values.index_select(0, indices))
-        # Bytes, because torch gathers no FP8.
+        # As bytes: torch has no index_select of FP8.
         values = self.values.view(torch.uint8).index_select(0, indices).view(self.values.dtype)
         return Ready(values, self.scales.index_select(0, indices))
 

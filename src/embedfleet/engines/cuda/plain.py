@@ -130,7 +130,7 @@ class PlainOperations:
 
     def unit(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Tensor:
         states = self._normed(x if delta is None else x + delta, weight)
-        # Zero and infinite lengths make NaN of the row, so that nobody takes it for a vector.
+        # A length of zero or infinity makes the row NaN, which is refused as a vector.
         return states / states.double().square().sum(1, keepdim=True).sqrt().float()
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ def write(descriptor: int, content: bytes) -> int:
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # whoever shares it with us made it so
+        except BlockingIOError:  # a process that shares it made it non-blocking
             room = select.poll()
             room.register(descriptor, select.POLLOUT)
             room.poll()

@@ -280,7 +280,7 @@ class Batcher:
                 return
         seconds = self._times.end(span, time.monotonic())
         if not self._ended(prepared.running, batch):
-            return  # it was answered with an error: the engine was thought to hang
+            return  # answered with an error already, as the engine seemed to hang
         lengths = [job.tokens for job in batch]
         if span.tells:
             self.cost.learn(lengths, seconds, prepared.computation.shared)

@@ -57,7 +57,7 @@ class Ledger:
         """The slot of a key, by its id; None where none is free."""
         digest = blake2b(key.encode(), digest_size=16).digest()
         first = int.from_bytes(digest[:4], "little")
-        with self._locked(MOST_KEYS):  # no slot is taken meanwhile
+        with self._locked(MOST_KEYS):  # so that no other process takes the slot
             for step in range(MOST_KEYS):
                 at = (first + step) % MOST_KEYS
                 found = self._slots[at]["key"].tobytes()

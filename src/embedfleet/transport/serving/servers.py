@@ -233,7 +233,7 @@ class StopSignal:
             self._event.set()
 
     def _hang_up(self) -> None:
-        if not self.is_set:  # the shell and the kernel both say so: that hurries nothing
+        if not self.is_set:  # sent by both the shell and the kernel: a second one skips nothing
             self._handle(signal.SIGHUP)
 
     def set(self) -> None:
