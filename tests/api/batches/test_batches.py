@@ -178,6 +178,14 @@ async def running(
             await asyncio.gather(task, return_exceptions=True)
 
 
+async def parts_removed(batch_store: BatchStore, batch: str) -> None:
+    """Wait until no part is left of a batch: they are removed after it has ended."""
+    deadline = time.monotonic() + 60
+    while batch_store.parts(batch):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return store_at(str(tmp_path / "shelf"), alone=False)
@@ -212,10 +220,7 @@ async def test_a_batch_goes_from_a_file_to_a_file(store: Store) -> None:
         }
         output = await api.client.files.retrieve(done.output_file_id)
         assert (output.purpose, output.filename) == ("batch_output", f"{batch.id}_output.jsonl")
-        deadline = time.monotonic() + 60  # they are removed once the batch is completed
-        while store.names(f"batches/parts/{batch.id}"):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        await parts_removed(api.store, batch.id)
 
 
 async def test_requests_that_are_refused_are_in_the_errors(store: Store) -> None:
@@ -468,7 +473,7 @@ async def test_a_batch_whose_state_is_lost_after_its_end_comes_to_it_again_and_a
         lose_state(store, batch.id, damage)
         async with running(store, answering) as api:
             after = await api.ended(batch.id)
-            assert api.store.parts(batch.id) == []
+            await parts_removed(api.store, batch.id)
     assert (after.status, after.request_counts) == (before.status, before.request_counts)
     assert (after.output_file_id, after.errors) == (before.output_file_id, before.errors)
     assert answering.asked == asked
