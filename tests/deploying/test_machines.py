@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -117,22 +120,50 @@ class Answering(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])
-def test_the_health_check_is_that_of_a_gateway_or_a_replica(status: int | None, code: int) -> None:
-    """Healthy is who is ready at either port; starting, draining and absent are not."""
-    (check,) = [rest for word, rest in instructions() if word == "HEALTHCHECK"]
-    words = json.loads(check[check.index("[") :])
+@contextmanager
+def answering(status: int | None) -> Iterator[int]:
+    """A port where health is asked for, if a status is given; else one where nobody listens."""
     with HTTPServer(("127.0.0.1", 0), Answering) as server:
         Answering.status = status or 200
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         serving.start()
-        here = server.server_port if status else 1
-        program = words[2].replace("(8080, 9000)", f"(1, {here})")
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+        yield server.server_port if status else 1
         server.shutdown()
         serving.join()
+
+
+def checked(program: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a health check where Docker passes a proxy on to containers."""
+    proxies = {"http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | proxies, capture_output=True, check=False
+    )
+
+
+HEALTH = [(200, 0), (503, 1), (None, 1)]
+
+
+@pytest.mark.parametrize(("status", "code"), HEALTH)
+def test_the_health_check_is_that_of_a_gateway_or_a_replica(status: int | None, code: int) -> None:
+    """Healthy is who is ready at either port; starting, draining and absent are not."""
+    (check,) = [rest for word, rest in instructions() if word == "HEALTHCHECK"]
+    words = json.loads(check[check.index("[") :])
+    with answering(status) as here:
+        done = checked(words[2].replace("(8080, 9000)", f"(1, {here})"))
     assert words[:2] == ["python", "-c"]
     assert (done.returncode, done.stderr) == (code, b"")
+
+
+@pytest.mark.parametrize(("status", "code"), HEALTH)
+@pytest.mark.parametrize(("service", "port"), [("gateway", 8080), ("replica", 9000)])
+def test_composes_health_checks_ask_their_service(
+    service: str, port: int, status: int | None, code: int
+) -> None:
+    words = COMPOSE["services"][service]["healthcheck"]["test"]
+    with answering(status) as here:
+        done = checked(words[3].replace(f":{port}/", f":{here}/"))
+    assert words[:3] == ["CMD", "python", "-c"]
+    assert done.returncode == code, done.stderr
 
 
 def test_the_image_says_what_it_is() -> None:
