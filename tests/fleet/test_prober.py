@@ -42,6 +42,7 @@ class FakeContact:
         self.refuses = False
         """Whether it answers 429 to whatever it is to compute."""
         self.error: BaseException | None = None
+        self.glances = 0
         self.fleet = Fleet()
 
     async def describe(self, url: str) -> ReplicaDescription:
@@ -64,6 +65,10 @@ class FakeContact:
         if self.refuses and url == "http://a":
             raise DrainingError("too many", retry_after_s=0.01)
         return 3
+
+    async def glance(self, url: str) -> str:
+        self.glances += url == "http://a"
+        return await self.verify(url)
 
     async def verify(self, url: str) -> str:
         if self.stuck and url == "http://a":
@@ -443,6 +448,61 @@ async def test_an_idle_replica_is_touched_and_measured_by_it(
                 await asyncio.sleep(0.002)
         assert member.state is S.READY
         assert member.measured.works[-1].tokens == 3
+
+
+async def test_wrong_vectors_amid_traffic_are_found_long_before_the_next_golden_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A replica without traffic is left alone: its next golden check is early enough."""
+    monkeypatch.setattr("embedfleet.fleet.prober.GLANCE_S", 0.02)
+    contact = FakeContact()
+    async with watching(contact, verify_interval_s=1000) as member:
+        await becomes(member, S.READY)
+        await settle(0.1)
+        assert not contact.glances
+        contact.wrong = "cosine 0.2: it confuses its answers"
+        async with asyncio.timeout(30):
+            while member.state is S.READY:
+                contact.fleet.succeeded(member, time.monotonic())
+                await asyncio.sleep(0.002)
+        assert (member.state, member.reason) == (S.EJECTED, contact.wrong)
+
+        contact.wrong = ""
+        await becomes(member, S.READY)
+
+
+@pytest.mark.parametrize("trouble", ["stuck", "refuses", "error"])
+async def test_a_glance_that_brings_no_vectors_is_of_no_consequence(
+    trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load it may wait for long; calls and golden checks tell of a replica that is ill."""
+    monkeypatch.setattr("embedfleet.fleet.prober.GLANCE_S", 0.02)
+    contact = Unseen()
+    async with watching(contact, verify_interval_s=1000) as member:
+        await becomes(member, S.READY)
+        contact.trouble = trouble
+        async with asyncio.timeout(30):
+            while contact.glances < 3:
+                contact.fleet.succeeded(member, time.monotonic())
+                await asyncio.sleep(0.002)
+        assert (member.state, member.reason) == (S.READY, "its vectors are verified")
+        assert not member.failing_checks
+
+
+class Unseen(FakeContact):
+    """A replica that glances alone do not reach."""
+
+    trouble = ""
+
+    async def glance(self, url: str) -> str:
+        self.glances += url == "http://a"
+        if self.trouble == "stuck":
+            await asyncio.sleep(3600)
+        if self.trouble == "refuses":
+            raise DrainingError("too many", retry_after_s=0.01)
+        if self.trouble == "error":
+            raise ReplicaLostError("it broke off")
+        return ""
 
 
 async def test_one_that_comes_goes_and_comes_within_a_minute_is_told_whole(

@@ -11,11 +11,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
-from typing import Protocol
 
 import msgspec
 
 from embedfleet.fleet.backoff import Backoff
+from embedfleet.fleet.contact import Contact
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.health import (
     EJECTION,
@@ -61,6 +61,10 @@ LOADING_QUIET_S = 60.0
 
 LOADING = "it is still starting"
 
+GLANCE_S = 5.0
+"""A replica that answers traffic is glanced at so often: two short golden texts are compared. An
+engine that confuses its answers would be trusted until the next golden check otherwise."""
+
 PROBE, TRIAL, TOUCH = "probe", "golden check", "short text"
 """Names of the checks of a replica beside its traffic, as logs show them."""
 
@@ -68,32 +72,6 @@ KEPT_OUT = frozenset({ReplicaState.EJECTED, ReplicaState.DRAINING})
 """In these a replica is left alone until its pause is over."""
 
 BAD = frozenset({ReplicaState.EJECTED, ReplicaState.SUSPECT})
-
-
-class Contact(Protocol):
-    """How a pool talks to its replicas about themselves."""
-
-    async def describe(self, url: str) -> ReplicaDescription:
-        """What the replica says of itself; EmbedfleetError when it says nothing sensible."""
-        ...
-
-    async def expected(self, url: str, description: ReplicaDescription) -> Expected:
-        """What replicas of this pool must be. The first replica to answer may be asked for the
-        model's files here. EmbedfleetError when that fails.
-        """
-        ...
-
-    async def touch(self, url: str) -> int:
-        """Have the replica compute one short text; return its tokens. EmbedfleetError when it can't
-        be asked, or does not.
-        """
-        ...
-
-    async def verify(self, url: str) -> str:
-        """Compare with the golden vectors: what is wrong, or empty. EmbedfleetError when the
-        replica can't be asked.
-        """
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +84,10 @@ class _Watch:
     """Computes the golden vectors, while probes go on."""
     tried: float = field(default_factory=time.monotonic)
     """When the last trial began, monotonic seconds."""
+    glancing: asyncio.Task[None] | None = None
+    """Computes a few of them, while trials and touches go on."""
+    glanced: float = field(default_factory=time.monotonic)
+    """When the last glance began, monotonic seconds."""
     slow: int = 0
     """Looks in a row at which it was far slower than its like."""
     touched: float = field(default_factory=time.monotonic)
@@ -118,7 +100,7 @@ class _Watch:
     """Set to have it probed at once."""
 
     def cancel(self) -> None:
-        for task in (self.looking, self.trying):
+        for task in (self.looking, self.trying, self.glancing):
             if task is not None:
                 task.cancel()
 
@@ -179,6 +161,9 @@ class Prober:
         if watch.trying is not None and (left not in SERVING or member.state not in SERVING):
             watch.trying.cancel()  # what it finds would be of another time
             watch.trying = None
+        if watch.glancing is not None and member.state not in SERVING:
+            watch.glancing.cancel()
+            watch.glancing = None
         if left in {ReplicaState.STANDBY, ReplicaState.DRAINING}:
             watch.nudge.set()
 
@@ -220,6 +205,9 @@ class Prober:
         elif watch.trying is None and self._to_be_touched(member, watch, now):
             watch.touched = now
             watch.trying = watch.tasks.create_task(self._touch(member, watch))
+        if watch.glancing is None and self._to_be_glanced_at(member, watch, now):
+            watch.glanced = now
+            watch.glancing = watch.tasks.create_task(self._glance(member, watch))
         if member.state is ReplicaState.VERIFYING and watch.trying is not None:
             # Most finish soon, and a caller waits for it.
             await asyncio.wait({watch.trying}, timeout=self._interval_s)
@@ -255,6 +243,14 @@ class Prober:
             and now - max(watch.touched, watch.tried) >= IDLE_S
             and self._fleet.idle_beside_others(member, now, IDLE_S)
             and not self._outstanding(member.name)
+        )
+
+    def _to_be_glanced_at(self, member: Member, watch: _Watch, now: float) -> bool:
+        """Whether it has answered traffic for a while without a look at its vectors."""
+        return (
+            member.state is ReplicaState.READY
+            and now - max(watch.glanced, watch.tried) >= GLANCE_S
+            and member.answered_at > watch.glanced
         )
 
     async def _probe_once(self, member: Member) -> None:
@@ -418,6 +414,21 @@ class Prober:
             now = time.monotonic()
             work = Work(1, tokens, tokens * tokens, now - began)
             self._fleet.measure(member, work, now)
+
+    async def _glance(self, member: Member, watch: _Watch) -> None:
+        """Compare a few vectors. Wrong ones are as bad as those of a trial; of a replica that gives
+        none, its calls and trials tell.
+        """
+        wrong = ""
+        with contextlib.suppress(TrialError):
+            wrong = await asked(
+                member, self._contact.glance, self._verify_timeout_s, "few golden vectors"
+            )
+        # The state that follows must not cancel this task: it is done.
+        watch.glancing = None
+        if wrong:
+            self._apply(member, Event.REFUSED, wrong)
+            watch.nudge.set()
 
     def _failed_trial(self, member: Member, error: TrialError) -> None:
         now, trouble, refusal = time.monotonic(), str(error), error.refusal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -141,6 +142,30 @@ async def test_the_class_of_a_pool_is_that_of_the_first_replica_with_right_vecto
 async def test_nothing_is_verified_before_the_model_is_known(small: ModelDescription) -> None:
     with pytest.raises(ReplicaError, match="not known yet"):
         await contact(small, Replicas(), []).verify("a")
+
+
+@pytest.mark.parametrize("golden", [True, False])
+@pytest.mark.parametrize("other", OTHERS)
+async def test_a_glance_finds_what_a_golden_check_finds(
+    other: str, small: ModelDescription, *, golden: bool
+) -> None:
+    """By two texts, and without a word to those who measure golden checks."""
+    seen: list[float] = []
+    replicas = Replicas()
+    pool = contact(small, replicas, seen) if golden else unproven(small, replicas)
+    with pytest.raises(ReplicaError, match="not known yet"):
+        await pool.glance("a")
+    await pool.expected("a", described(Precision.F32))
+    assert await pool.verify("a") == ""
+    checks = len(seen)
+    assert await pool.glance("a") == ""
+    replicas.answers["a"] = OTHERS[other]
+    numbers = other not in {"no numbers", "another byte order"}
+    with contextlib.nullcontext() if numbers else contextlib.suppress(ReplicaError):
+        assert await pool.glance("a")
+    del replicas.answers["a"]
+    assert await pool.glance("a") == ""
+    assert len(seen) == checks
 
 
 @pytest.mark.parametrize("other", OTHERS)

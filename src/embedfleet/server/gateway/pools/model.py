@@ -30,7 +30,13 @@ from embedfleet.models.encoding.prompts import prompt_for
 from embedfleet.models.files import SHARED_FILES
 from embedfleet.models.fingerprint import fingerprint_tokenizer
 from embedfleet.models.golden import vectors as golden_vectors
-from embedfleet.models.golden.vectors import GoldenVectors, compare, known_file, of_unit_length
+from embedfleet.models.golden.vectors import (
+    GoldenVectors,
+    Verdict,
+    compare,
+    known_file,
+    of_unit_length,
+)
 from embedfleet.runtime.process import shrink_heap
 from embedfleet.runtime.settings import Pool as PoolSettings
 from embedfleet.server.gateway.pools.scratch import Scratch
@@ -53,6 +59,9 @@ log = logging.getLogger(__name__)
 PROBE_TEXTS = ("the sea", "a river", "two mountains")
 """What replicas of pools without golden vectors compute in their place; a reranker the pair of the
 first with itself."""
+
+GLANCE_TEXTS = 2
+"""Golden texts that a glance has computed: two, as an engine may confuse the rows of a batch."""
 
 GOLDEN_FILE = "golden.safetensors"
 """The file name of golden vectors beside a model's weights."""
@@ -77,7 +86,7 @@ class Trust(Protocol):
 
 
 class ModelContact:
-    """A pool's model and its golden checks: implements `fleet.prober.Contact`."""
+    """A pool's model and its golden checks: implements `fleet.contact.Contact`."""
 
     def __init__(
         self,
@@ -168,26 +177,52 @@ class ModelContact:
             raise ReplicaError("the model is not known yet")
         if self._trust is not None:
             self._trust.checking(url)
-        width = self._identity.width
-        precision = self._precision or self._claimed.get(url, Precision.F32)
-        if self._golden is None:
-            vectors = await embed(self._client, url, self._probes, width)
-            wrong = self._unlike_itself(url, vectors, precision)
-        else:
-            vectors = await embed(self._client, url, self._golden.encodings, width)
-            verdict = compare(self._golden, vectors, precision)
-            wrong = "" if verdict.passed else verdict.reason
+        precision = self._precision_of(url)
+        encodings = self._probes if self._golden is None else self._golden.encodings
+        vectors = await embed(self._client, url, encodings, self._identity.width)
+        verdict = await self._judged(url, self._golden, vectors)
+        if self._golden is not None:
             # Vectors that are not finite have no cosine and count as the maximum distance.
             self._drifted(1.0 - verdict.least_cosine if isfinite(verdict.least_cosine) else 1.0)
-        if wrong:
-            self._refused()
-            if self._trust is not None:
-                await self._trust.distrusted(url)
-        else:
+        if verdict.passed:
             if self._trust is not None:
                 self._trust.trusted(url)
             self._precision = self._precision or precision
-        return wrong
+        return verdict.reason
+
+    async def glance(self, url: str) -> str:
+        """Check the vectors of the shortest golden texts, before those of callers; returns what is
+        wrong, empty if nothing is. ReplicaError for what are no vectors: in an answer to callers
+        that is seen, too.
+        """
+        if self._identity is None:
+            raise ReplicaError("the model is not known yet")
+        golden = None if self._golden is None else self._golden.shortest(GLANCE_TEXTS)
+        encodings = self._probes if golden is None else golden.encodings
+        vectors = await embed(self._client, url, encodings, self._identity.width, bulk=False)
+        if not of_unit_length(vectors).all():
+            raise ReplicaError("its vectors are not of unit length")
+        return (await self._judged(url, golden, vectors)).reason
+
+    def _precision_of(self, url: str) -> Precision:
+        """The precision that the vectors of a replica must have."""
+        return self._precision or self._claimed.get(url, Precision.F32)
+
+    async def _judged(self, url: str, golden: GoldenVectors | None, vectors: Vectors) -> Verdict:
+        """Judge vectors of golden texts, without them those of the probes; what a replica with
+        wrong ones has answered is not believed any more.
+        """
+        precision = self._precision_of(url)
+        if golden is None:
+            wrong = self._unlike_itself(url, vectors, precision)
+            verdict = Verdict(not wrong, float("nan"), wrong)
+        else:
+            verdict = compare(golden, vectors, precision)
+        if not verdict.passed:
+            self._refused()
+            if self._trust is not None:
+                await self._trust.distrusted(url)
+        return verdict
 
     def _unlike_itself(self, url: str, vectors: Vectors, precision: Precision) -> str:
         """What is wrong with vectors of the probes, where nobody knows the right ones: no vectors,
