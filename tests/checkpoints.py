@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,6 +52,21 @@ def random_weights(geometry: Geometry, seed: int = 0) -> Weights:
     The rounding lets one set of weights be written as bf16 or fp32 and mean the same numbers.
     Matrices are scaled so that activations neither vanish nor explode, norms lie around 1.
     """
+    if geometry.linear_parameters > MOST_KEPT_PARAMETERS:
+        return _drawn(geometry, seed)
+    return {name: values.copy() for name, values in _kept(geometry, seed).items()}
+
+
+MOST_KEPT_PARAMETERS: Final = 8_000_000
+"""Of a checkpoint that is drawn once for all tests; those that measure memory want larger ones."""
+
+
+@lru_cache(maxsize=8)
+def _kept(geometry: Geometry, seed: int) -> Weights:
+    return _drawn(geometry, seed)
+
+
+def _drawn(geometry: Geometry, seed: int) -> Weights:
     rng = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> NDArray[np.float32]:

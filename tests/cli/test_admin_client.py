@@ -51,7 +51,10 @@ class Answering(BaseHTTPRequestHandler):
 @pytest.fixture
 def servers() -> Iterator[tuple[Server, Server]]:
     with Server() as one, Server() as other:
-        threads = [threading.Thread(target=each.serve_forever) for each in (one, other)]
+        threads = [
+            threading.Thread(target=each.serve_forever, kwargs={"poll_interval": 0.01})
+            for each in (one, other)
+        ]
         for thread in threads:
             thread.start()
         yield one, other

@@ -84,7 +84,7 @@ class Answering(BaseHTTPRequestHandler):
 @pytest.fixture
 def gateway() -> Iterator[StandIn]:
     with StandIn() as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
         server.shutdown()

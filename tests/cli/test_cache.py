@@ -78,7 +78,7 @@ class Gateway(BaseHTTPRequestHandler):
 def admin() -> Iterator[str]:
     Gateway.asked = []
     with HTTPServer(("127.0.0.1", 0), Gateway) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

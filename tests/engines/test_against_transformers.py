@@ -19,6 +19,8 @@ from tests.engines.kernels import INT8, WAYS, way
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "qwen3_reference.npz"
 GEOMETRIES = {"small": SMALL, "narrow": NARROW}
+SHORTER = 600
+"""Tokens: of 18 texts two are longer, and take three quarters of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,12 @@ class Reference:
     texts: list[Encoding]
     vectors: Vectors
     kernels: str
+
+    @property
+    def shorter(self) -> tuple[list[Encoding], Vectors]:
+        """Those that are quick to compute, which are most, and their vectors."""
+        places = [at for at, text in enumerate(self.texts) if len(text) <= SHORTER]
+        return [self.texts[at] for at in places], self.vectors[places]
 
     def load(self, dtype: str) -> Engine:
         return load_engine(self.directory, EngineOptions(dtype=dtype, **way(self.kernels)))
@@ -70,9 +78,10 @@ def test_float32_agrees_on_texts_of_1_to_2048_tokens_in_one_batch(reference: Ref
 
 
 def test_float32_agrees_shuffled(reference: Reference) -> None:
-    order = np.random.default_rng(3).permutation(len(reference.texts))
-    found = reference.embed("f32", [reference.texts[index] for index in order])
-    assert_exact(found, reference.vectors[order])
+    texts, vectors = reference.shorter
+    order = np.random.default_rng(3).permutation(len(texts))
+    found = reference.embed("f32", [texts[index] for index in order])
+    assert_exact(found, vectors[order])
 
 
 def test_float32_agrees_alone(reference: Reference) -> None:
@@ -144,5 +153,5 @@ def test_weights_stored_as_int8_are_close_to_those_they_came_from(
     geometry = reference.geometry
     write_checkpoint(tmp_path, random_weights(geometry), geometry, Layout("I8"))
     engine = load_engine(tmp_path, EngineOptions(dtype=dtype, **way(reference.kernels)))
-    found = cosines(engine.prepare(reference.texts)(), reference.vectors)
-    assert found.mean() > 0.995
+    texts, vectors = reference.shorter
+    assert cosines(engine.prepare(texts)(), vectors).mean() > 0.995

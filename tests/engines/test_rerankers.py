@@ -20,6 +20,8 @@ from tests.engines.kernels import INT8, WAYS, way
 from tests.reranker_checkpoints import FORMS, Form, write_reranker
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+WITH_LONG_TEXTS: Form = "tied"
+"""The others score what comes out of the same layers, and texts of 600 tokens will do."""
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +53,9 @@ def test_scores_are_those_of_transformers(
 ) -> None:
     with np.load(FIXTURES / "reranker_reference.npz") as fixture:
         expected = fixture[form]
-    found = scores(directories[form], texts, kernels, "f32")
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    places = [at for at, text in enumerate(texts) if form == WITH_LONG_TEXTS or len(text) <= 600]
+    found = scores(directories[form], [texts[at] for at in places], kernels, "f32")
+    np.testing.assert_allclose(found, expected[places], atol=1e-4)
 
 
 @pytest.mark.parametrize("kernels", sorted(INT8 - {"openvino"}))

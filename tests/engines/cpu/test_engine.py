@@ -60,7 +60,7 @@ def test_preparing_does_not_wait_for_the_batch_that_computes(directory: Path) ->
     assert isinstance(engine, CpuEngine)
     with engine._computing, ThreadPoolExecutor(1) as another:  # as a computation holds it
         prepared = another.submit(engine.prepare, random_texts(engine, [5, 9]))
-        compute = prepared.result(timeout=30)
+        compute = prepared.result(timeout=60)
     assert finite_rows(compute()).all()
 
 

@@ -94,7 +94,7 @@ def test_the_agreement_is_that_of_vectors(
     exact, int8 = (engine_of(directory, dtype, instructions) for dtype in ("f32", "int8"))
     assert isinstance(int8, NativeEngine)
     said = int8.agreement()
-    texts = random_texts(exact, list(range(1, 97, 3)))
+    texts = random_texts(exact, list(range(1, 97, 5)))
     found = cosines(embed(int8, texts), embed(exact, texts))
     assert said.layers == GEOMETRY.layers
     assert 1 - said.mean == pytest.approx(1 - found.mean(), rel=0.5)

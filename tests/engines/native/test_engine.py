@@ -141,7 +141,7 @@ def test_a_text_has_the_same_bits_alone_and_anywhere_in_any_batch_on_any_threads
     assert [vector.tobytes() for vector in vectors] == [bits.alone[index] for index in batch]
 
 
-@settings(max_examples=12, deadline=None)  # for each number and instruction set
+@settings(max_examples=8, deadline=None)  # for each number and instruction set
 @given(data=st.data())
 def test_texts_that_begin_alike_have_the_bits_that_they_have_alone(
     bits: Bits, data: st.DataObject
@@ -160,7 +160,7 @@ def test_texts_that_begin_alike_have_the_bits_that_they_have_alone(
     every = st.tuples(st.sampled_from(texts), st.sampled_from(bits.texts))
     batch = [
         np.concatenate((first, last[:40]))
-        for first, last in data.draw(st.lists(every, min_size=2, max_size=20))
+        for first, last in data.draw(st.lists(every, min_size=2, max_size=12))
     ]
     vectors = embed(engine, batch)
     alone = [embed(bits.engines[0], [text])[0] for text in batch]
@@ -234,12 +234,13 @@ def test_any_shape_agrees_with_numpy(
     assert np.einsum("ij,ij->i", int8, theirs.vectors).min() > 0.985
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("f32", 5e-6), ("int8", 0.03)])
-def test_a_long_text_agrees_with_numpy(directory: Path, dtype: str, tolerance: float) -> None:
-    ours = load_engine(directory, EngineOptions(dtype=dtype, kernels="native"))
+def test_a_long_text_agrees_with_numpy(directory: Path) -> None:
     theirs = load_engine(directory, EngineOptions(dtype="f32", kernels="numpy"))
-    texts = random_texts(ours, [4_096])
-    np.testing.assert_allclose(embed(ours, texts), embed(theirs, texts), atol=tolerance)
+    texts = random_texts(theirs, [4_096])
+    expected = embed(theirs, texts)
+    for dtype, tolerance in (("f32", 5e-6), ("int8", 0.03)):
+        ours = load_engine(directory, EngineOptions(dtype=dtype, kernels="native"))
+        np.testing.assert_allclose(embed(ours, texts), expected, atol=tolerance, err_msg=dtype)
 
 
 def test_a_long_text_between_short_ones_changes_none_of_them(directory: Path) -> None:
@@ -272,7 +273,7 @@ def test_preparing_does_not_wait_for_the_batch_that_computes(directory: Path) ->
     assert isinstance(engine, NativeEngine)
     with engine._computing, ThreadPoolExecutor(1) as another:  # as a computation holds it
         prepared = another.submit(engine.prepare, random_texts(engine, [5, 9]))
-        compute = prepared.result(timeout=30)
+        compute = prepared.result(timeout=60)
     assert finite_rows(compute()).all()
 
 

@@ -10,7 +10,7 @@ from tests.ports import RANGE
 
 def test_engines_that_start_together_have_ports_of_their_own() -> None:
     """They listen minutes later: until then nothing shows that a port is taken."""
-    ports = [_free_port() for _ in range(100)]
+    ports = [_free_port() for _ in range(30)]
     assert len(set(ports)) == len(ports)
     assert set(ports) <= set(PORTS)
 
@@ -25,4 +25,4 @@ def test_the_kernel_gives_none_of_these_ports_to_a_connection() -> None:
 def test_a_port_at_which_somebody_listens_is_not_given() -> None:
     port = _free_port()
     with socket.create_server(("127.0.0.1", port)):
-        assert port not in {_free_port() for _ in range(100)}
+        assert port not in {_free_port() for _ in range(30)}

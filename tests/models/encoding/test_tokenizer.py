@@ -57,7 +57,7 @@ def test_real_texts_have_the_library_s_ids(ours: Tokenizer, language: str) -> No
 def test_long_texts_are_tokenised_in_pieces_with_the_same_ids(
     ours: Tokenizer, language: str, joint: str
 ) -> None:
-    text = joint.join(passages(f"xquad/xquad.{language}.json"))
+    text = joint.join(passages(f"xquad/xquad.{language}.json"))[: 5 * module._PIECE]
     assert len(text) > 3 * module._PIECE
     assert our_ids(ours, text) == theirs(text)
 
@@ -105,7 +105,7 @@ def test_a_text_without_an_end_of_word_costs_no_more_than_what_is_asked_for(
 
 
 def test_the_order_of_texts_stays_whatever_their_length(ours: Tokenizer) -> None:
-    texts = ["river", "sea " * 10_000, "", "capital", "flows to " * 3_000, "x" * 9_000] * 20
+    texts = ["river", "sea " * 10_000, "", "capital", "flows to " * 3_000, "x" * 9_000] * 8
     for text, ids in zip(texts, ours.ids(texts, most=EVERYTHING), strict=True):
         assert ids.tolist() == theirs(text)
 

@@ -227,7 +227,7 @@ async def served(seed: int, replicas: int, badness: float, requests: int) -> Tra
     return traffic
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     replicas=st.integers(1, 12),
@@ -239,7 +239,7 @@ def test_every_text_is_settled_once_with_its_own_vector_or_an_error(
     run(served(seed, replicas, badness, requests=60))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**32), replicas=st.integers(1, 12))
 def test_where_nothing_fails_everything_is_answered_and_computed_once(
     seed: int, replicas: int
