@@ -347,7 +347,7 @@ class TestByHand:
         loop = asyncio.create_task(rig.scaler.run())
         await settle(0.01)
         rig.scaler.pin(6)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while rig.target.planned != 6:
                 await asyncio.sleep(0.001)
         loop.cancel()

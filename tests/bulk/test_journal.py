@@ -127,7 +127,7 @@ def test_a_file_that_is_closed_under_a_thread_is_an_error_of_that_thread(tmp_pat
         begun.wait(60)
         journal.close()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert not any(thread.is_alive() for thread in threads)
 
 

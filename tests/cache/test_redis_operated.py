@@ -33,7 +33,8 @@ VALUE = sealed(KEYS[0], pack(VECTOR, 3, truncated=False))
 
 @contextlib.asynccontextmanager
 async def tier(**options: Any) -> AsyncIterator[RedisTier]:
-    given: dict[str, Any] = {"redis_timeout_s": 2.0, "redis_prefix": "test:"}
+    # A loaded machine may take longer than production should wait.
+    given: dict[str, Any] = {"redis_timeout_s": 10.0, "redis_prefix": "test:"}
     opened = open_redis(CacheSettings(**(given | options)))
     try:
         yield opened
@@ -59,8 +60,8 @@ async def kept(remote: RedisTier, key: bytes = KEYS[0], *, within_s: float = 120
         {"redis_url": "redis://127.0.0.1:1/0"},
         {"redis_url": "redis://[::1]:1/1"},
         {"redis_url": "rediss://127.0.0.1:1/0"},
-        {"redis_url": "unix:///run/redis/redis.sock"},
-        {"redis_url": "unix:///run/redis/redis.sock?db=1"},
+        {"redis_url": "unix:///dev/null"},
+        {"redis_url": "unix:///dev/null?db=1"},
         {"redis_url": "redis://127.0.0.1:1/0", "redis_cluster": True},
         {"redis_url": "rediss://127.0.0.1:1/0", "redis_cluster": True},
         {"redis_url": "redis://mymaster/0", "redis_sentinels": ("127.0.0.1:1",)},
@@ -155,7 +156,7 @@ async def test_an_odd_answer_is_a_miss_and_nothing_else(odd: str) -> None:
     """Whatever it is: no request fails by it, and none waits long."""
     async with speaking(ODD[odd]) as url, tier(redis_url=url, redis_timeout_s=0.3) as remote:
         cache = VectorCache(MemoryTier(2**20), remote)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for _ in range(3):
                 assert await cache.fetch(KEYS, WIDTH) == [None] * len(KEYS)
             remote.store(KEYS[0], VALUE)
@@ -185,7 +186,7 @@ async def test_refused_writes_open_the_breaker_of_writes_alone() -> None:
         return b"*%d\r\n" % keys + b"$-1\r\n" * keys if name == b"MGET" else full
 
     async with speaking(answer) as url, tier(redis_url=url) as remote:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while remote.writing is State.CLOSED:
                 remote.store(KEYS[0], VALUE)
                 await remote.fetch(KEYS)
@@ -269,7 +270,7 @@ async def test_deletions_come_before_what_is_written() -> None:
         remote.store(KEYS[0], VALUE)
         remote.store(KEYS[1], VALUE)
         remote.forget([KEYS[0]])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while remote.counts.deleted + remote.counts.written < 2:
                 await asyncio.sleep(0.01)
         assert told == [b"UNLINK", b"SET"]

@@ -86,7 +86,7 @@ async def test_lookups_that_were_abandoned_say_nothing_about_redis(client: Told)
 
 async def test_each_text_is_counted_once_whatever_became_of_it(client: Told) -> None:
     """Known, unknown, or not asked for: because there was trouble, no time, or no hope."""
-    remote = tier(client, redis_timeout_s=0.02)
+    remote = tier(client, redis_timeout_s=0.5)
     cached = VectorCache(MemoryTier(2**20), remote)
     counts = cached.counts
 

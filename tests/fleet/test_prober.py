@@ -100,7 +100,7 @@ async def watching(
 
 
 async def becomes(member: Member, state: ReplicaState) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while member.state is not state:
             await asyncio.sleep(0.002)
 
@@ -336,7 +336,7 @@ async def test_a_replica_that_loads_its_model_is_no_trouble_for_the_first_minute
     contact = FakeContact()
     contact.error = LoadingReplicaError("http://a answers 503: it is still starting")
     async with watching(contact) as member:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not member.reason:
                 await asyncio.sleep(0.002)
         assert member.reason == "http://a answers 503: it is still starting"
@@ -416,7 +416,7 @@ async def test_a_replica_with_too_much_to_do_for_a_check_has_not_failed_it() -> 
         contact.refuses = False
         await becomes(member, S.READY)
         contact.refuses = True
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not member.failing_checks:
                 await asyncio.sleep(0.002)
         assert member.state is S.READY
@@ -428,7 +428,7 @@ async def test_an_idle_replica_that_hangs_is_found_out_while_others_answer() -> 
     async with watching(contact, verify_interval_s=1000) as member:
         await becomes(member, S.READY)
         contact.stuck = True
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while member.state is S.READY:
                 contact.fleet.succeeded(contact.fleet["b"], time.monotonic())
                 await asyncio.sleep(0.01)
@@ -442,7 +442,7 @@ async def test_an_idle_replica_is_touched_and_measured_by_it(
     contact = FakeContact()
     async with watching(contact, verify_interval_s=1000) as member:
         await becomes(member, S.READY)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not member.measured.known:
                 contact.fleet.succeeded(contact.fleet["b"], time.monotonic())
                 await asyncio.sleep(0.002)
@@ -583,7 +583,7 @@ class BusyContact(FakeContact):
 
     async def failed(self, more: int) -> None:
         enough = self.failures + more
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while self.failures < enough:
                 await asyncio.sleep(0.002)
 
@@ -620,7 +620,7 @@ async def test_checks_that_fail_while_calls_are_answered_are_reported_and_eject_
 
         contact.well = True
         with caplog.at_level("INFO"):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while member.failing_checks:
                     await asyncio.sleep(0.002)
         assert member.explained == "its vectors are verified"
@@ -654,7 +654,7 @@ async def test_a_probe_that_is_missed_once_is_no_line_of_the_log(
         contact.well = False
         await contact.failed(1)
         contact.well = True
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while member.failing_checks:
                 await asyncio.sleep(0.002)
     assert not [each for each in caplog.messages if "stays ready" in each]

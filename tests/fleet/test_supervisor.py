@@ -26,7 +26,7 @@ from tests.loops import running, settle
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait until it is so; a test that waits in vain fails by the time-out."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.002)
 

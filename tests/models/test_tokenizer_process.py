@@ -315,7 +315,7 @@ def test_closing_ends_what_is_under_way(tmp_path: Path) -> None:
     waiting = threading.Thread(target=wait)
     waiting.start()
     found.close()
-    waiting.join(20)
+    waiting.join(60)
     assert len(errors) == 1
 
 

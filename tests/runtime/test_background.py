@@ -30,7 +30,7 @@ async def test_a_loop_that_ends_by_itself_is_told_once_and_fails_the_process(
     background = Background()
     other = background.start(for_ever(), "another loop")
     background.start(loop(), "the loop")  # type: ignore[operator]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await background.failed.wait()
 
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
@@ -96,7 +96,7 @@ async def test_what_a_task_raises_is_raised_after_the_others_were_cancelled(*, l
 
 async def test_an_error_of_the_block_itself_cancels_them() -> None:
     async def run() -> None:
-        async with asyncio.timeout(30), BoundedTasks(lambda: 3) as tasks:
+        async with asyncio.timeout(60), BoundedTasks(lambda: 3) as tasks:
             await tasks.start(for_ever())
             await with_a_bug()
 

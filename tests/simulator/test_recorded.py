@@ -200,7 +200,7 @@ class TestCommand:
         writer = threading.Thread(target=lambda: pipe.write_bytes(text))
         writer.start()
         done = RUN.invoke(app, ["simulate", "--recorded", str(pipe), "--policy", "static-4"])
-        writer.join(timeout=20)
+        writer.join(timeout=60)
         assert done.exit_code == 0, done.output
         assert "recorded: 0.7 replica-hours were ordered then" in done.output
 

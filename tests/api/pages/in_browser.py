@@ -166,14 +166,17 @@ def between_looks(page: Page) -> None:
     address = page.evaluate(selected)
     assert address.startswith("http://")
     page.get_by_role("button", name="Drain local-1").focus()
-    for _ in range(3):  # the cache is asked between looks
+    rates = page.locator("figcaption")
+    for turn in range(DEADLINE_MS // 2500):  # the cache is asked between looks, as late as they are
         page.request.post(
             f"{GATEWAY}/v1/embeddings",
             headers={"authorization": f"Bearer {KEY}"},
             data={"model": "builtin", "input": "What do bees make?"},
         )
         page.wait_for_timeout(2500)
-    expect(page.locator("figcaption")).to_contain_text("Hit rate of the cache")
+        if turn >= 2 and rates.is_visible():
+            break
+    expect(rates).to_contain_text("Hit rate of the cache")
     assert page.evaluate(selected) == address, "a look took away what was selected"
     expect(page.get_by_role("button", name="Drain local-1")).to_be_focused()
     page.evaluate("getSelection().removeAllRanges()")

@@ -46,14 +46,14 @@ async def following(server: ApiServer) -> AsyncIterator[Fleet]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.002)
 
 
 async def until_told(server: ApiServer, holds: Callable[[], bool]) -> None:
     """The same, while the server tells its version, as it does once a minute."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not holds():
             server.bookmark(SLICES)
             await asyncio.sleep(0.02)

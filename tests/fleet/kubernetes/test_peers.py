@@ -24,7 +24,7 @@ async def test_others_are_asked_and_this_one_and_those_that_leave_are_not() -> N
 
             leaving = pod("a", "10.0.0.97", ready=False, serving=True, terminating=True)
             server.put(SLICES, slice_of(leaving, pod("b", "10.0.0.98"), pod("c", "10.0.0.99")))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while await peers.urls() != ["http://10.0.0.99:8081"]:
                     await asyncio.sleep(0.002)
         await cluster.close()

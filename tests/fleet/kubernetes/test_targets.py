@@ -340,7 +340,7 @@ async def test_a_bug_in_a_scale_down_is_raised_where_it_was_started() -> None:
         pods = Pods(cluster.fleet, cluster.pods.deployment, cluster.pods.outstanding)
 
         async def shrinking() -> None:
-            async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
                 target = Direct(pods, cluster.count, 5.0, tasks.create_task)
                 await target.scale_to(1, 0, "quiet")
                 object.__setattr__(pods, "outstanding", broken)

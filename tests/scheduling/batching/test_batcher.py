@@ -40,7 +40,7 @@ class Call:
             self._answered.set()
 
     async def answered(self) -> None:
-        await asyncio.wait_for(self._answered.wait(), 30)
+        await asyncio.wait_for(self._answered.wait(), 60)
 
 
 @contextlib.asynccontextmanager
@@ -57,7 +57,7 @@ async def running(engine: RevealingEngine, **options: object) -> AsyncIterator[B
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -122,7 +122,7 @@ async def test_when_the_engine_is_lost_what_waits_is_answered_and_the_loop_ends_
     engine.lost = True
     engine.go_on.set()
     with pytest.raises(EngineLostError):
-        await asyncio.wait_for(running, 30)
+        await asyncio.wait_for(running, 60)
     for call in calls:
         await call.answered()
 
@@ -147,7 +147,7 @@ async def test_when_the_loop_itself_breaks_what_waits_is_answered_too() -> None:
     await until(lambda: engine.started == 1)
     engine.go_on.set()
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(running, 30)
+        await asyncio.wait_for(running, 60)
 
     assert calls[-1].errors == {0: "ReplicaError"}
     assert not batcher.waiting_texts

@@ -25,7 +25,7 @@ async def test_texts_of_a_replica_that_fails_its_check_are_computed_again(tmp_pa
         await client.embeddings.create(model=MODEL, input=["two", "three"])
         held = len(cache.memory)
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             checks.checking(member.url)
             await checks.distrusted(member.url)
         assert held == 3

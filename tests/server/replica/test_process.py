@@ -168,7 +168,7 @@ async def test_a_replica_process_ends_when_a_bug_ends_one_of_its_loops(
     background, signalled = Background(), asyncio.Event()
     told = asyncio.create_task(stop_requested(signalled, background))
     background.start(broken(), "watching a key")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await told
     assert background.failed.is_set()
     assert "watching a key ended unexpectedly" in caplog.text
@@ -176,5 +176,5 @@ async def test_a_replica_process_ends_when_a_bug_ends_one_of_its_loops(
 
     told = asyncio.create_task(stop_requested(signalled, Background()))
     signalled.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await told

@@ -86,7 +86,7 @@ async def test_nothing_older_than_tls_1_2_is_spoken(tmp_path: Path) -> None:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
-            told, _ = await asyncio.wait_for(process.communicate(), 30)
+            told, _ = await asyncio.wait_for(process.communicate(), 60)
             assert (b"CONNECTION ESTABLISHED" in told) is spoken, told
 
 

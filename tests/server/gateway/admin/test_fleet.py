@@ -26,7 +26,7 @@ def only(service: Running) -> Any:
 
 
 async def until(service: Running, state: ReplicaState) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while only(service).state is not state:
             await asyncio.sleep(0.02)
 

@@ -76,7 +76,7 @@ async def serving(server: Server) -> AsyncIterator[tuple[Connections, str, async
 
 
 async def ask(connections: Connections, url: str) -> tuple[int, bytes]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         page = await connections.fetch("POST", f"{url}/v1/embeddings", BODY, [], 100)
         return page.status, page.body
 

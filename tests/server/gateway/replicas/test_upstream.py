@@ -203,7 +203,7 @@ async def test_connections_of_a_replica_that_is_gone_are_closed() -> None:
 
         connection.idle_since -= KEEP_ALIVE_S + 1
         await asyncio.gather(*(work(upstream, other) for _ in range(2)))
-        await asyncio.wait_for(closed.wait(), 30)
+        await asyncio.wait_for(closed.wait(), 60)
         assert set(connections._addresses) == {other}
 
 
@@ -366,11 +366,11 @@ async def test_a_caller_that_goes_away_closes_the_connection() -> None:
 
     async with asking(stuck) as (_, upstream, url):
         task = asyncio.create_task(work(upstream, url))
-        await asyncio.wait_for(heard.wait(), 30)
+        await asyncio.wait_for(heard.wait(), 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(closed.wait(), 30)
+        await asyncio.wait_for(closed.wait(), 60)
 
 
 async def test_an_answer_is_handed_on_as_it_comes_and_kept_nowhere() -> None:

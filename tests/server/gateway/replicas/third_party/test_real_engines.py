@@ -81,7 +81,7 @@ async def process(program: list[str], log: Path) -> AsyncIterator[None]:
         yield
     finally:
         running.terminate()
-        await asyncio.wait_for(running.wait(), 30)
+        await asyncio.wait_for(running.wait(), 60)
 
 
 async def met(client: Attached, url: str) -> ReplicaDescription:
