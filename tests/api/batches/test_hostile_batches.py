@@ -629,7 +629,7 @@ async def test_batches_that_other_gateways_ended_keep_no_place_from_those_that_w
         api.answering.hold.clear()
         batches = [await api.create(lines("one")) for _ in range(runner.AT_ONCE)]
         for each in batches:
-            await until(lambda each=each: api.store.state(each.id).status == "in_progress")
+            await until(lambda each=each: api.store.state(each.id).status == "in_progress")  # type: ignore[misc]
             api.store.set_state(each.id, replace(api.store.state(each.id), status="completed"))
         api.answering.hold.set()
         assert (await api.ended((await api.create(lines("two"))).id)).status == "completed"
