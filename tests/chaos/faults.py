@@ -96,8 +96,8 @@ LIES: dict[str, Lie] = {
         *(swapped, uninvited, repeated, forgotten, failed),
     )
 }
-DEEDS = ("slow", "reset", "die", "refuse")
-"""Faults that are no bytes: a frame that comes late, a connection that is torn in the middle of a
-frame, a process that kills itself there, a call that is answered 500."""
+DEEDS = ("slow", "drip", "reset", "die", "refuse")
+"""Faults that are no bytes: a frame that comes late or in drops, a connection that is torn in the
+middle of a frame, a process that kills itself there, a call that is answered 500."""
 
 ALL = (*LIES, *DEEDS)

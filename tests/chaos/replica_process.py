@@ -21,6 +21,7 @@ import random
 import signal
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -39,6 +40,9 @@ from tests.fakes.revealing_engine import WIDTH, RevealingEngine
 
 DEADLY = 666
 """A token id that kills whatever process computes it, as some texts do with some engines."""
+
+DROPS = 10
+"""Pieces that a frame comes in, with a pause after each."""
 
 ORDERS = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGTERM, signal.SIGCHLD}
 """What the parent waits for."""
@@ -144,6 +148,12 @@ class Mischief:
         if fault == "slow":
             await asyncio.sleep(self._dice.uniform(0.05, 0.5))
             return message
+        if fault == "drip":
+            drops = range(0, len(body), max(1, len(body) // DROPS))
+            for start, end in pairwise(drops):
+                await send({**message, "body": body[start:end]})
+                await asyncio.sleep(self._dice.uniform(0.01, 0.1))
+            return {**message, "body": body[drops[-1] :]}
         if fault in LIES:
             (frame,) = FrameDecoder().feed(body)
             if frame.ids:

@@ -72,7 +72,7 @@ def test_no_wrong_answer_of_a_replica_reaches_a_caller(calm: ChaosFleet, lie: st
     assert reckoning.refused_share < 0.1, reckoning.refused
 
 
-@pytest.mark.parametrize("deed", ["slow", "reset", "die", "refuse"])
+@pytest.mark.parametrize("deed", ["slow", "drip", "reset", "die", "refuse"])
 def test_no_death_or_delay_of_a_replica_loses_a_text(calm: ChaosFleet, deed: str) -> None:
     """Torn connections, processes that kill themselves, refusals, late answers."""
     calm.misbehave(0.05, deed)
