@@ -87,8 +87,10 @@ def _read_file(toml: str | None, given: _Given) -> int:
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and depth
         raise SettingError(f"the settings file is not valid TOML: {error}") from error
     for area, table in tables.items():
-        if area not in AREAS:
+        if area not in AREAS and isinstance(table, dict):
             raise _unknown(f"[{area}] in the settings file", area, AREAS)
+        if area not in AREAS:  # a setting without its area
+            raise _unknown(f"{area} in the settings file", area, AREAS, _elsewhere(area))
         many = area == POOLS
         rows = table if many else [table]
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

@@ -247,7 +247,7 @@ class Pool:
         hedged = self._dispatcher.hedge(call, now)
         self._counter.hedged(hedged)
         name, texts = f"{self.name}/{member.name}", counted(len(call.texts), "text")
-        log.info("replica %s is late with %s: hedging %d on another replica", name, texts, hedged)
+        log.info("replica %s is late with %s, %d of them hedged on another one", name, texts, hedged)
         return member
 
     def _gone(self, now: float) -> bool:
