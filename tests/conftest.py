@@ -20,6 +20,9 @@ import embedfleet.engines.cpu  # noqa: F401  silences OpenVINO's telemetry
 from embedfleet.runtime.telemetry.logs import QueuedHandler
 from tests.service import Service, started
 
+# Colours, which some CI systems ask for, are in no output that tests expect.
+os.environ.pop("FORCE_COLOR", None)
+
 # A busy machine is no bug: neither a case nor the making of one has a time limit. Where a change is
 # judged, all runs try the same examples, so that the verdict is on the change; elsewhere each run
 # looks for others.
