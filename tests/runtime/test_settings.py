@@ -134,7 +134,7 @@ def test_a_process_of_one_model_asks_for_exactly_one_pool() -> None:
     ("toml", "environment", "said"),
     [
         ("[gatway]", {}, "[gatway] in the settings file is unknown; did you mean gateway?"),
-        ("max_body_bytes=1", {}, "max_body_bytes in the settings file is unknown; did you mean gat"),
+        ("max_body_bytes=1", {}, "max_body_bytes in the settings file is unknown; did you mean ga"),
         ("[gateway]\nprot=1", {}, "gateway.prot in the settings file is unknown; did you mean po"),
         ("[[pools]]\nmodle='a'", {}, "pools[0].modle in the settings file is unknown; did you me"),
         ("[access]\ntls_key='a'", {}, "did you mean gateway.tls_key or admin.tls_key?"),

@@ -246,8 +246,8 @@ class Pool:
         member, call = flight.member, flight.call
         hedged = self._dispatcher.hedge(call, now)
         self._counter.hedged(hedged)
-        name, texts = f"{self.name}/{member.name}", counted(len(call.texts), "text")
-        log.info("replica %s is late with %s, %d of them hedged on another one", name, texts, hedged)
+        late = (f"{self.name}/{member.name}", counted(len(call.texts), "text"), hedged)
+        log.info("replica %s is late with %s, %d of them hedged on another one", *late)
         return member
 
     def _gone(self, now: float) -> bool:
