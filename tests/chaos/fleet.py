@@ -84,11 +84,16 @@ class ChaosReplica:
             else:
                 return
 
-    def hang(self, seconds: float) -> None:
-        """Let its engine hang for so long while its HTTP server lives."""
+    def hang(self, seconds: float) -> bool:
+        """Let its engine hang for so long while its HTTP server lives; whether it does. It does not
+        if it was killed just now, which a gateway without calls to it may not have noticed.
+        """
         query = f"{self.url}/chaos?hang={seconds}"
-        with contextlib.suppress(OSError):  # it was killed just now: then nothing hangs
+        try:
             urllib.request.urlopen(query, timeout=60).close()  # noqa: S310
+        except OSError:
+            return False
+        return True
 
     @property
     def computed(self) -> int:

@@ -254,8 +254,8 @@ class Storm:
     async def _hang(self) -> None:
         replica = self._one()
         in_traffic, serving = await self._state(replica) == "ready", replica.serving
-        await asyncio.to_thread(replica.hang, HANG_S)
-        began = time.monotonic()
+        hangs = await asyncio.to_thread(replica.hang, HANG_S)
+        in_traffic, began = in_traffic and hangs, time.monotonic()
         while in_traffic and time.monotonic() < began + HANG_S:
             if await self._state(replica) != "ready":
                 self.report.out_of_traffic_s.append(round(time.monotonic() - began, 2))
