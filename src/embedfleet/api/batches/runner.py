@@ -57,7 +57,7 @@ class InputDeletedError(Exception):
 
 
 class TakenOverError(Exception):
-    """Another gateway has resumed a batch that is in progress here."""
+    """Another gateway has resumed, and perhaps ended, a batch that is in progress here."""
 
 
 class Runner:
@@ -224,11 +224,9 @@ class Runner:
             raise InputDeletedError(name) from error
 
     def _moved(self, batch: Batch, state: State, status: Status) -> State:
-        """Write that a batch is in another status now. Raises OSError where it has ended, by
-        another gateway.
-        """
+        """Write that a batch is in another status now. Raises TakenOverError where it has ended."""
         if self._batch_store.state(batch.id).status in documents.ENDED:
-            raise OSError(errno.EIO, "another gateway has ended it")
+            raise TakenOverError(batch.id)
         # Never earlier than the steps before, even if the clock was set back.
         now = max(self._batch_store.now, batch.created_at, *state.at.values())
         at = {**state.at, status: now}
