@@ -28,7 +28,7 @@ from benchmarks.gpu_engine import HERE, hardware
 from embedfleet.engines.cuda.fused import TILES, FusedOperations, TileShape
 from embedfleet.engines.cuda.layout import lay_out
 from embedfleet.engines.cuda.linear import Ready
-from embedfleet.engines.cuda.plain import Heads, Rotation, Texts
+from embedfleet.engines.cuda.plain import Heads, Rotation, parts_of
 from embedfleet.engines.qwen3 import Qwen3Config
 from embedfleet.engines.rope import cosines_and_sines
 
@@ -78,11 +78,7 @@ class Graph:
         )
         array = np.zeros(layout.shape.size, np.int32)
         layout.write([np.zeros(n, np.int32) for n in lengths], layout.shape, array)
-        device = torch.from_numpy(array).cuda()
-        parts = {name: device[where] for name, where in layout.shape.parts.items()}
-        del parts["ids"]
-        texts = Texts(layout, **parts)
-
+        _, texts = parts_of(torch.from_numpy(array).cuda(), layout.shape, layout)
         operations = contender.operations
         first = layers[0]
         own = replace(first, queries=first.queries.clone(), keys=first.keys.clone())

@@ -13,7 +13,7 @@ import torch
 
 from embedfleet.engines.cuda.fused import TILES, FusedOperations
 from embedfleet.engines.cuda.layout import lay_out
-from embedfleet.engines.cuda.plain import Heads, Operations, PlainOperations, Rotation, Texts
+from embedfleet.engines.cuda.plain import Heads, Operations, PlainOperations, Rotation, parts_of
 from embedfleet.engines.passes import SharingPass, sharing_passes
 from embedfleet.engines.qwen3 import Qwen3Config
 from embedfleet.engines.rope import cosines_and_sines
@@ -35,17 +35,16 @@ def attended(
     )
     array = np.zeros(layout.shape.size, np.int32)
     layout.write(placed, layout.shape, array)
-    parts = {name: torch.from_numpy(array)[where] for name, where in layout.shape.parts.items()}
-    del parts["ids"]
+    _, lying = parts_of(torch.from_numpy(array), layout.shape, layout)
     rows = torch.cat(
         [made_of(text)[first:] for text, first in zip(placed, plan.shared, strict=True)]
     )
     queries, keys, values = rows.split([QUERIES, KEYS, KEYS], dim=1)
     if last:
-        queries = queries[parts["pooled"].long()]
+        queries = queries[lying.pooled.long()]
     norms = torch.linspace(0.5, 1.5, 32), torch.linspace(1.5, 0.5, 32)
     heads = Heads(queries.clone(), keys.clone(), values.clone(), *norms)
-    ready = operations.attend(heads, Texts(layout, **parts), last=last)
+    ready = operations.attend(heads, lying, last=last)
     found = ready.values.float() if ready.scales is None else ready.values.float() * ready.scales
     return [found] if last else found.split(np.diff(layout.begins).tolist())
 

@@ -14,7 +14,7 @@ from embedfleet.engines.bert import EncoderConfig
 from embedfleet.engines.cuda.bert import PlainEncoderOperations
 from embedfleet.engines.cuda.bert_kernels import FusedEncoderOperations
 from embedfleet.engines.cuda.layout import lay_out
-from embedfleet.engines.cuda.plain import Texts
+from embedfleet.engines.cuda.plain import parts_of
 from tests.engines.cuda import interpreting  # noqa: F401
 
 LENGTHS = (1, 2, 63, 64, 65, 128, 130, 5)
@@ -25,9 +25,7 @@ def main() -> int:
     layout = lay_out(LENGTHS, tile_tokens=64, alone_from=1 << 30, causal=False)
     array = np.zeros(layout.shape.size, np.int32)
     layout.write([np.zeros(n, np.int32) for n in LENGTHS], layout.shape, array)
-    parts = {name: torch.from_numpy(array)[where] for name, where in layout.shape.parts.items()}
-    del parts["ids"]
-    texts = Texts(layout, **parts)
+    _, texts = parts_of(torch.from_numpy(array), layout.shape, layout)
     worst = 0.0
     for heads in (2, 4):
         config = EncoderConfig(128, 1, heads, 128 // heads, 64, 100, 1e-12, 512, 0, 2)

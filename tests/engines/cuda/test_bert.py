@@ -22,7 +22,7 @@ from embedfleet.engines.cuda.bert import PlainEncoderOperations
 from embedfleet.engines.cuda.devices import CudaDevice, Processor
 from embedfleet.engines.cuda.engine import CudaEngine, CudaSettings
 from embedfleet.engines.cuda.layout import lay_out
-from embedfleet.engines.cuda.plain import Texts
+from embedfleet.engines.cuda.plain import parts_of
 from embedfleet.engines.loading import EngineOptions, load_engine
 from embedfleet.engines.pooling import finite_rows
 from embedfleet.engines.protocol import Engine
@@ -163,10 +163,7 @@ class TestKernels:
         layout = lay_out(self.LENGTHS, tile_tokens=64, alone_from=1 << 30, causal=False)
         array = np.zeros(layout.shape.size, np.int32)
         layout.write([np.zeros(n, np.int32) for n in self.LENGTHS], layout.shape, array)
-        on_device = torch.from_numpy(array).cuda()
-        parts = {name: on_device[where] for name, where in layout.shape.parts.items()}
-        del parts["ids"]
-        return Texts(layout, **parts)
+        return parts_of(torch.from_numpy(array).cuda(), layout.shape, layout)[1]
 
     def config(self, geometry: EncoderGeometry) -> EncoderConfig:
         g = geometry

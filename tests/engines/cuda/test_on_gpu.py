@@ -35,7 +35,7 @@ from embedfleet.engines.cuda.fused import TILES, FusedOperations
 from embedfleet.engines.cuda.layout import lay_out
 from embedfleet.engines.cuda.linear import Ready, quantised
 from embedfleet.engines.cuda.operations import ALONE_FROM
-from embedfleet.engines.cuda.plain import Heads, PlainOperations, Rotation, Texts
+from embedfleet.engines.cuda.plain import Heads, PlainOperations, Rotation, parts_of
 from embedfleet.engines.plain import PlainEngine
 from embedfleet.engines.protocol import Engine
 from embedfleet.engines.qwen3 import Qwen3Checkpoint, Qwen3Config, read_config
@@ -155,10 +155,7 @@ class TestKernels:
         layout = lay_out(lengths, tile_tokens=TILES.tokens(config), alone_from=ALONE_FROM)
         array = np.zeros(layout.shape.size, np.int32)
         layout.write([np.zeros(n, np.int32) for n in lengths], layout.shape, array)
-        device = torch.from_numpy(array).cuda()
-        parts = {name: device[where] for name, where in layout.shape.parts.items()}
-        del parts["ids"]
-        texts = Texts(layout, **parts)
+        _, texts = parts_of(torch.from_numpy(array).cuda(), layout.shape, layout)
         queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
         mixed = random(layout.tokens, queries + 2 * keys)
         last = random(len(lengths), queries)

@@ -27,7 +27,7 @@ from embedfleet.engines.cuda.graphs import CapturedPass, capture
 from embedfleet.engines.cuda.layout import Integers, Layout, Shape, lay_out, rounded_up
 from embedfleet.engines.cuda.memory import Need, Sizes, chosen_sizes
 from embedfleet.engines.cuda.operations import Kit, chosen_kit, encoder_kit
-from embedfleet.engines.cuda.plain import Operations, Texts
+from embedfleet.engines.cuda.plain import Operations, parts_of
 from embedfleet.engines.cuda.sizes import captured_shapes, fitting
 from embedfleet.engines.cuda.turns import Turns
 from embedfleet.engines.cuda.weights import Loading
@@ -286,7 +286,7 @@ class CudaEngine:
 
     def _steps(self, each: Pass) -> Steps:
         inputs = each.inputs.to(self._device.torch_device, non_blocking=True)
-        return self._opened().steps(*_parts(inputs, each.shape, each.layout))
+        return self._opened().steps(*parts_of(inputs, each.shape, each.layout))
 
     @property
     def _by_size(self) -> list[Shape]:
@@ -310,7 +310,7 @@ def _whole(forward: Forward | EncoderForward, inputs: Tensor, shape: Shape) -> T
     """Compute a pass whose sizes alone are known."""
     nobody = lay_out([], tile_tokens=1, alone_from=1)
     with torch.inference_mode():
-        return run(forward.steps(*_parts(inputs, shape, nobody)))
+        return run(forward.steps(*parts_of(inputs, shape, nobody)))
 
 
 def _planned(config: Geometry, settings: CudaSettings, device: Device) -> Sizes:
@@ -374,10 +374,3 @@ def _is_soon_done(each: Pass) -> bool:
 def _whole_rows(tokens: int, rows: int) -> int:
     """The least multiple of `rows` that is no less than `tokens`."""
     return -(-tokens // rows) * rows
-
-
-def _parts(inputs: Tensor, shape: Shape, layout: Layout) -> tuple[Tensor, Texts]:
-    """Token ids, and the texts they are of, as views of one array on the device."""
-    parts = {name: inputs[where] for name, where in shape.parts.items()}
-    ids = parts.pop("ids")
-    return ids, Texts(layout, **parts)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedfleet.engines.cuda.layout import Layout
+from embedfleet.engines.cuda.layout import Layout, Shape
 from embedfleet.engines.cuda.linear import Ready, quantised
 from embedfleet.engines.cuda.memory import BLOCK_TOKENS
 from embedfleet.engines.qwen3 import Qwen3Config
@@ -33,6 +33,13 @@ class Texts:
     """Each text's last row, [texts]."""
     tiles: Tensor
     last_tiles: Tensor
+
+
+def parts_of(inputs: Tensor, shape: Shape, layout: Layout) -> tuple[Tensor, Texts]:
+    """Token ids, and the texts they are of, as views of what `layout` wrote: [shape.size]."""
+    parts = {name: inputs[where] for name, where in shape.parts.items()}
+    ids = parts.pop("ids")
+    return ids, Texts(layout, **parts)
 
 
 @dataclass(frozen=True, slots=True)
