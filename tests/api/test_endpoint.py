@@ -100,7 +100,7 @@ async def never(_encodings: Sequence[Encoding]) -> None:
     await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("short", ["", "no replica is ready (of one, it is starting)"])
+@pytest.mark.parametrize("short", ["", "no replica is ready (one replica: it is starting)"])
 async def test_a_deadline_that_passed_for_want_of_replicas_says_so(
     short: str, tmp_path: Path
 ) -> None:

@@ -363,7 +363,7 @@ def test_rows_of_a_csv_with_more_fields_than_its_header_are_not_cut(tmp_path: Pa
     [
         ('key,text\n1,ok\n2,"a" b\n', "row that begins in line 3"),
         ('key,text\n1,"two\nlines"\n2,"never closed\n3,c\n', "row that begins in line 4"),
-        ("key,text,größe\n1,ok,2\n", "the header is no UTF-8"),
+        ("key,text,größe\n1,ok,2\n", "the header is not valid UTF-8"),
     ],
 )
 def test_a_csv_that_is_refused_says_where(content: str, told: str, tmp_path: Path) -> None:

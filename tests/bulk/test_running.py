@@ -285,7 +285,7 @@ async def test_a_corpus_without_the_column_of_texts_is_refused_first(tmp_path: P
 async def test_a_corpus_without_the_column_of_ids_is_told_of_that_column(tmp_path: Path) -> None:
     source = json_lines(tmp_path / "in.jsonl", [{"text": "a"}, {"text": "b"}])
     asked = job(source, columns=Columns(id="key"))
-    with pytest.raises(BulkError, match="`key` is no string and no whole number"):
+    with pytest.raises(BulkError, match="`key` is neither a string nor a whole number"):
         await ran(asked, tmp_path / "out", RevealingClient())
 
 

@@ -128,7 +128,7 @@ def test_a_malformed_row_is_refused_with_its_line(tmp_path: Path) -> None:
     path.write_text("arrival_s,tokens\n1,2\n3\n", encoding="utf-8")
     done = RUN.invoke(app, ["simulate", str(path)])
     assert done.exit_code == 2
-    assert "line 3: '3' is no row of this trace" in done.output
+    assert "line 3: '3' is not a row of this trace" in done.output
 
 
 def test_a_plan_says_what_a_load_takes() -> None:

@@ -73,7 +73,7 @@ def test_slashes_may_be_escaped() -> None:
         (answer({"embedding": coded(1)}, {"embedding": ["x"]}), "can't be read"),
         (
             answer({"embedding": [[1.0, 2.0]]}, {"embedding": coded(1)}),
-            "something else than numbers",
+            "values that are not numbers",
         ),
         (answer({"embedding": coded()}, {"embedding": coded()}), r"\[0\] dimensions"),
     ],

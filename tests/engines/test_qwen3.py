@@ -80,7 +80,7 @@ def test_the_architecture_is_read_from_config_json(tmp_path: Path) -> None:
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),
         ({"rope_theta": None}, "rope_theta is None"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
-        ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple"),
         ({"head_dim": 33}, "head_dim 33 is odd"),
     ],
 )

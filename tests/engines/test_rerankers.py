@@ -85,7 +85,7 @@ def test_answers_that_are_no_tokens_of_the_model_are_refused(tmp_path: Path) -> 
     directory = write_reranker(tmp_path / "reranker", SMALL, "untied")
     tokens = {"true_token_id": SMALL.vocabulary, "false_token_id": 1}
     (directory / "1_LogitScore" / "config.json").write_text(json.dumps(tokens))
-    with pytest.raises(ModelError, match="this is no reranker"):
+    with pytest.raises(ModelError, match="this is not a reranker"):
         load_engine(directory, EngineOptions(task=Task.RERANK))
 
 

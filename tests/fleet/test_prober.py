@@ -320,9 +320,9 @@ async def test_a_replica_that_does_not_come_says_why_once(caplog: pytest.LogCapt
     async with watching(contact) as member:
         await settle(0.2)
         assert (member.state, member.reason) == (S.STARTING, "connection refused")
-        assert member.trouble == "what answers there is no replica"
-        lines = [line for line in caplog.messages if "replica a does not come" in line]
-        assert lines == ["replica a does not come: connection refused"]
+        assert member.trouble == "what answers at its address is not a replica"
+        lines = [line for line in caplog.messages if "replica a is not available" in line]
+        assert lines == ["replica a is not available: connection refused"]
 
         contact.description = DESCRIPTION
         await becomes(member, S.READY)
@@ -343,7 +343,7 @@ async def test_a_replica_that_loads_its_model_is_no_trouble_for_the_first_minute
         assert member.trouble == "it is still starting"
         contact.error = None
         await becomes(member, S.READY)
-    assert not [line for line in caplog.messages if "replica a does not come" in line]
+    assert not [line for line in caplog.messages if "replica a is not available" in line]
 
 
 async def test_a_replica_forges_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

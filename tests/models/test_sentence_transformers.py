@@ -101,7 +101,7 @@ def test_a_first_module_in_a_folder_of_its_own_is_refused(directory: Path, *, th
     if not there:
         (directory / "config.json").unlink()
     for read in (describe, open_checkpoint):
-        with pytest.raises(ModelError, match=r"first module lies in '0_Transformer'.*Move"):
+        with pytest.raises(ModelError, match=r"first module is in '0_Transformer'.*Move"):
             read(directory)
 
 

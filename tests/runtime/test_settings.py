@@ -233,7 +233,7 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
     ("toml", "said"),
     [
         ("[admin]\nport = 8080", "gateway.port and admin.port are both 8080"),
-        ("[admin]\nhost = '0.0.0.0'", "give a key (admin.key_file), or say that this is meant"),
+        ("[admin]\nhost = '0.0.0.0'", "without a key: set admin.key_file, or admin.open = true"),
         (
             "[gateway]\ntls_key = '/k'",
             "gateway.tls_key is given and gateway.tls_certificate is not",
@@ -245,12 +245,12 @@ def test_areas_are_tables_and_pools_are_a_list_of_them() -> None:
         ("[gateway]\ncors_origins = ['http://中国.example']", "is never sent"),
         ("[gateway]\ncors_origins = ['HTTPS://a.org']", "is not an origin such as"),
         ("[gateway]\ncors_origins = ['https://a.*.org']", "is not an origin such as"),
-        ("[gateway]\nmax_queued_bytes = 1", "the largest request would never be let in"),
+        ("[gateway]\nmax_queued_bytes = 1", "the largest request would never be admitted"),
         ("[gateway]\nmax_queued_tokens = 9\n[engine]\nmax_tokens = 10", "gateway.max_queued_tok"),
         ("[replica]\nmax_queued_tokens = 9\n[engine]\nmax_tokens = 10", "replica.max_queued_tok"),
         ("[fleet]\nrestart_backoff_s = 60", "fleet.restart_backoff_ceiling_s (30) is below"),
         ("[[pools]]\nreplicas = 1", "pools[0]: replicas are to be started here, but no model"),
-        ("[[pools]]\nmodel = 'a'\nreplicas = 0", "nobody serves it"),
+        ("[[pools]]\nmodel = 'a'\nreplicas = 0", "it has no replicas"),
         ("[autoscaling]\nmax_replicas = 1", "autoscaling.min_replicas (2) is above"),
         ("[autoscaling]\nenabled = true\nmin_replicas = 0", "give at least 1"),
         (

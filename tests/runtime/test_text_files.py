@@ -29,7 +29,7 @@ def test_marks_and_line_ends_of_other_systems_are_no_part_of_a_text(
         ("/dev/zero", "it has more than 16777216 bytes"),
         ("missing", "No such file or directory"),
         (".", "Is a directory"),
-        ("utf-16", r"it is no text in UTF-8 \(byte 0\)"),
+        ("utf-16", r"it is not valid UTF-8 \(byte 0\)"),
         ("looped", "Too many levels of symbolic links"),
     ],
 )

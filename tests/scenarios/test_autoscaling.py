@@ -127,7 +127,7 @@ def test_replicas_follow_a_step_of_load_and_no_request_is_lost(scaled: Service) 
     log = scaled.log.read_text()
     assert "pool builtin: replicas 1 -> " in log
     assert re.search(r"pool builtin: replicas \d -> 1: ", log)
-    assert "unanswered" not in log
+    assert "did not answer" not in log
     assert metric(scaled, 'autoscaling_changes_total{direction="up",pool="builtin"}') >= 1
     assert metric(scaled, 'autoscaling_changes_total{direction="down",pool="builtin"}') >= 1
     assert metric(scaled, 'autoscaling_planned_replicas{pool="builtin"}') == 1

@@ -252,7 +252,7 @@ def test_a_hangup_without_a_terminal_stops_nothing(tmp_path: Path) -> None:
     start.says("embedfleet serves")
     for each in start.alive():
         each.send_signal(signal.SIGHUP)
-    start.says("SIGHUP: files of keys and certificates are followed")
+    start.says("SIGHUP: key and certificate files are watched")
     assert start.process.poll() is None
     assert len(replicas_of(start.process.pid)) == 2
     start.process.send_signal(signal.SIGTERM)

@@ -43,15 +43,15 @@ def test_our_own_format_is_seconds_and_tokens(tmp_path: Path) -> None:
         (HEADING, "has no texts"),
         (
             HEADING + "2023-11-16 18:17:03.9,4808\n",
-            "line 2: '2023-11-16 18:17:03.9,4808' is no row",
+            "line 2: '2023-11-16 18:17:03.9,4808' is not a row",
         ),
-        (HEADING + "yesterday,4808,10\n", "line 2: 'yesterday,4808,10' is no row"),
-        ("arrival_s,tokens\n1,5\n2,five\n", "line 3: '2,five' is no row"),
-        ("arrival_s,tokens\n1,5\nnan,5\n", "line 3: nan is no time"),
-        ("arrival_s,tokens\n-1,5\n", "line 2: -1 is no time"),
+        (HEADING + "yesterday,4808,10\n", "line 2: 'yesterday,4808,10' is not a row"),
+        ("arrival_s,tokens\n1,5\n2,five\n", "line 3: '2,five' is not a row"),
+        ("arrival_s,tokens\n1,5\nnan,5\n", "line 3: nan is not a time"),
+        ("arrival_s,tokens\n-1,5\n", "line 2: -1 is not a time"),
         ("arrival_s,tokens\n1,5\n0.5,5\n", "line 3: it is 0.5 s before the last line"),
-        ("arrival_s,tokens\n1,0\n", "line 2: 0 is no number of tokens"),
-        ("arrival_s,tokens\n1,-7\n", "line 2: -7 is no number of tokens"),
+        ("arrival_s,tokens\n1,0\n", "line 2: 0 is not a number of tokens"),
+        ("arrival_s,tokens\n1,-7\n", "line 2: -7 is not a number of tokens"),
     ],
 )
 def test_what_can_not_be_read_is_refused_with_its_line(

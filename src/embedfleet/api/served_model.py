@@ -72,13 +72,13 @@ def fitted(parsed: EmbeddingRequest, model: ServedModel) -> EmbeddingRequest:
     reranks, name = model.identity.task is Task.RERANK, model.names[0]
     if reranks and not parsed.queries:
         raise CallerError(
-            f"the model `{name}` is a reranker: it scores documents for a query, at /v1/rerank",
+            f"the model `{name}` is a reranker, not an embedding model: use it at /v1/rerank",
             param="model",
             code="wrong_task",
         )
     if parsed.queries and not reranks:
         raise CallerError(
-            f"the model `{name}` is no reranker: it embeds texts, at /v1/embeddings",
+            f"the model `{name}` is an embedding model, not a reranker: use it, at /v1/embeddings",
             param="model",
             code="wrong_task",
         )

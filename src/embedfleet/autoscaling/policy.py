@@ -409,7 +409,9 @@ def _relative(
         yield Term("slo", _credited(seen, ratio), why)
     if busy is not None and seen.now - busy >= settings.utilisation_broken_s:
         ratio = seen.utilisation / settings.utilisation_ceiling
-        why = f"{seen.utilisation:.0%} busy, for {seen.now - busy:.0f} s too much"
+        why = (
+            f"utilisation is {seen.utilisation:.0%}, for {seen.now - busy:.0f} s above its ceiling"
+        )
         yield Term("utilisation", _credited(seen, ratio), why)
 
 

@@ -211,7 +211,7 @@ class Scaler:
 
     async def _order(self, planned: int, standby: int, decision: Decision) -> str:
         """Have it carried out; say why not, or nothing."""
-        reason = decision.reason if self.mode is Mode.AUTOMATIC else "set by hand"
+        reason = decision.reason if self.mode is Mode.AUTOMATIC else "set manually"
         try:
             await self._target.scale_to(planned, standby, reason)
         except EmbedfleetError as error:
@@ -237,6 +237,6 @@ class Scaler:
         elif was_held and not decision.held:
             log.info("pool %s: metrics are available again; autoscaling resumed", self.pool)
         if entry.changed and not entry.trouble:
-            by_hand = f"{entry.seen.planned} -> {entry.ordered}: set by hand"
+            by_hand = f"{entry.seen.planned} -> {entry.ordered}: set manually"
             reason = decision.reason if entry.mode is Mode.AUTOMATIC else by_hand
             log.info("pool %s: replicas %s", self.pool, reason)

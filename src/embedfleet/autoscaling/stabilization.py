@@ -143,7 +143,7 @@ def _down(
     started = seen.now if pace.started is None else pace.started
     # What would have kept the promise is not known of what was not seen.
     if seen.now - started < (min(chosen.promise_s, USUAL_DELAY_S) or quiet_s):
-        return stay("restart", f"looking on for {seen.now - started:.0f} s only")
+        return stay("restart", f"observing for only {seen.now - started:.0f} s")
     if _in_time(seen, pace, settings):
         return stay("quiet", f"{seen.starting} are still starting")
     if settings.down_most < 1.0 and seen.now - pace.down_at < settings.down_interval_s:

@@ -279,7 +279,7 @@ def _texts(column: Any) -> list[tuple[str | None, Fault | None]]:
         column = column.dictionary_decode()
     of = pa.types
     if not (of.is_string(column.type) or of.is_large_string(column.type)):
-        why = Fault("invalid_type", f"the text is no string but {column.type}")
+        why = Fault("invalid_type", f"the text is not a string but {column.type}")
         return [(None, why if each else NO_TEXT) for each in column.is_valid().to_pylist()]
     try:
         return [text_or_fault(each) for each in column.to_pylist()]
@@ -292,7 +292,7 @@ def _text_of(data: bytes | None) -> tuple[str | None, Fault | None]:
     try:
         return text_or_fault(None if data is None else data.decode())
     except UnicodeDecodeError:
-        return None, Fault("invalid_utf8", "the text is no UTF-8")
+        return None, Fault("invalid_utf8", "the text is not valid UTF-8")
 
 
 def _ids_of(column: Any, name: str) -> list[tuple[RowId, Fault | None]]:

@@ -83,13 +83,13 @@ def text_or_fault(value: Any) -> tuple[str | None, Fault | None]:
         return (value, None) if value else (None, EMPTY)
     if value is None:
         return None, NO_TEXT
-    return None, Fault("invalid_type", f"the text is no string but {type(value).__name__}")
+    return None, Fault("invalid_type", f"the text is not a string but {type(value).__name__}")
 
 
 def id_or_fault(value: Any, name: str) -> tuple[RowId, Fault | None]:
     """The id of a row from its field of this name; an empty one where it is not possible as one."""
     if isinstance(value, bool) or not isinstance(value, int | str):
-        return "", Fault("missing_id", f"`{name}` is no string and no whole number")
+        return "", Fault("missing_id", f"`{name}` is neither a string nor a whole number")
     if isinstance(value, str) and len(value) > LONGEST_ID:
         return "", Fault("invalid_id", f"`{name}` is longer than {LONGEST_ID:,} characters")
     return value, None

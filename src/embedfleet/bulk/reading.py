@@ -171,7 +171,7 @@ def _json_value(line: bytes) -> dict[str, Any] | str | Fault:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return Fault("invalid_json", f"the line is no JSON: {error}")
+        return Fault("invalid_json", f"the line is not valid JSON: {error}")
     if isinstance(value, dict | str):
         return value
     return Fault("invalid_type", "the line is neither an object nor a string")
@@ -188,7 +188,10 @@ def _text_lines(file: IO[bytes], columns: Columns) -> Iterator[Rows]:
             try:
                 text, why = text_or_fault(line.decode())
             except UnicodeDecodeError as error:
-                text, why = None, Fault("invalid_utf8", f"the line is no UTF-8: {error.reason}")
+                text, why = (
+                    None,
+                    Fault("invalid_utf8", f"the line is not valid UTF-8: {error.reason}"),
+                )
             if why is not None:
                 block.faults[number - first] = why
             block.add(text, number, _NONE if columns.carry == () else {columns.text: text})
@@ -229,7 +232,7 @@ def _csv_fields(lines: Iterator[str], columns: Columns, delimiter: str) -> Itera
     names = next(rows)
     _refuse_utf_16(names[0].encode("utf-8", "surrogateescape"))
     if not all(map(_is_valid, names)):
-        raise BulkError("the header is no UTF-8; convert it: iconv -f CP1252 -t UTF-8")
+        raise BulkError("the header is not valid UTF-8; convert it: iconv -f CP1252 -t UTF-8")
     refuse_absent(names, columns)
     carried = columns.carried(names)
     first = 0
@@ -249,7 +252,7 @@ def _csv_fields(lines: Iterator[str], columns: Columns, delimiter: str) -> Itera
                     continue
             text, why = text_or_fault(row.get(columns.text))
             if text is not None and not _is_valid(text):
-                text, why = None, Fault("invalid_utf8", "the text is no UTF-8")
+                text, why = None, Fault("invalid_utf8", "the text is not valid UTF-8")
             if why is not None:
                 block.faults[at] = why
             block.add(text, row_id, {name: _valid(row.get(name)) for name in carried})

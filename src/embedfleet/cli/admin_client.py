@@ -75,7 +75,7 @@ def ask(
     """Ask for JSON: GET, or POST with a body of JSON. Raises SetupError that says what is wrong."""
     url = admin.rstrip("/") + path
     if not url.startswith(("http://", "https://")):
-        raise SetupError(f'--admin: "{admin}" is no address such as {of_settings(DEFAULT)}')
+        raise SetupError(f'--admin: "{admin}" is not an address such as {of_settings(DEFAULT)}')
     sent_headers = {"content-type": "application/json"} | dict(headers or {})
     if key_file is not None:
         sent_headers["authorization"] = f"Bearer {read_key(key_file, 'the key file')}"

@@ -200,7 +200,7 @@ def moment(text: str, now: datetime) -> datetime:
             "90d"
         ) from None
     if end <= now:
-        raise KeyFileError(f"--expires: {text} is past: such a key would open nothing")
+        raise KeyFileError(f"--expires: {text} is in the past")
     return end
 
 

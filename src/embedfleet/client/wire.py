@@ -413,7 +413,7 @@ def _row(raw: msgspec.Raw, dtype: np.dtype[Any]) -> bytes:
         if held[0] == ord("["):
             numbers = np.array(orjson.loads(held), dtype)
             if numbers.ndim != 1:
-                raise AnswerError("a vector is a list of something else than numbers")
+                raise AnswerError("a vector is a list of values that are not numbers")
             return numbers.tobytes()
         if held[0] != ord('"'):
             raise AnswerError("a vector is neither base64 nor a list of numbers")

@@ -159,7 +159,7 @@ def _of_names(case: Case) -> Iterator[str]:
             "one, and no more than the most"
         )
     if not 0 <= case.tolerance < 1:
-        yield f"--tolerance {case.tolerance:g} is no share, such as 0.1"
+        yield f"--tolerance {case.tolerance:g} is not a share such as 0.1"
     if not NAME.fullmatch(case.namespace) or not NAME.fullmatch(case.monitoring_namespace):
         yield "a namespace has lower-case letters, digits and dashes, at most 63 of them"
     if not LABEL.fullmatch(case.name):
@@ -173,16 +173,16 @@ def _of_names(case: Case) -> Iterator[str]:
             "of them; it is a label"
         )
     if case.host and not HOST.fullmatch(case.host):
-        yield f"--host {case.host} is no host name"
+        yield f"--host {case.host} is not a host name"
     if case.prometheus and not is_service(case.prometheus):
         yield (
-            f"--prometheus {one_line(case.prometheus, 80)} is no address such as "
+            f"--prometheus {one_line(case.prometheus, 80)} is not an address such as "
             "http://prometheus.monitoring.svc:9090"
         )
     if case.storage_class and not OBJECT.fullmatch(case.storage_class):
         yield (
-            f"--storage-class {one_line(case.storage_class, 80)} is no name of a StorageClass "
+            f"--storage-class {one_line(case.storage_class, 80)} is not the name of a StorageClass "
             "(`kubectl get storageclass` lists them)"
         )
     if case.storage and not QUANTITY.fullmatch(case.storage):
-        yield f"--storage {case.storage} is no quantity, such as 40Gi"
+        yield f"--storage {case.storage} is not a quantity such as 40Gi"

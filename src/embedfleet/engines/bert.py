@@ -202,7 +202,7 @@ def read_config(path: Path) -> EncoderConfig:
     hidden, heads = count(path, raw, "hidden_size"), count(path, raw, "num_attention_heads")
     if hidden % heads:
         raise ModelError(
-            f"{path}: hidden_size {hidden} is no multiple of num_attention_heads {heads}."
+            f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}."
         )
     config = EncoderConfig(
         hidden=hidden,
@@ -233,7 +233,7 @@ def refuse_others(directory: Path) -> None:
     ):
         raise unsupported(
             path,
-            f"architectures is {brief(names)}, which is no encoder of texts: supported are names "
+            f"architectures is {brief(names)}, which is not a text encoder: supported are names "
             f"that end in {', '.join(_HEADS)}",
         )
 

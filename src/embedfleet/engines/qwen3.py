@@ -186,7 +186,7 @@ def read_config(path: Path) -> Qwen3Config:
     )
     if config.heads % config.kv_heads:
         raise ModelError(
-            f"{path}: num_attention_heads {config.heads} is no multiple of num_key_value_heads "
+            f"{path}: num_attention_heads {config.heads} is not a multiple of num_key_value_heads "
             f"{config.kv_heads}."
         )
     if config.head_dim % 2:
@@ -260,7 +260,7 @@ def refuse_generative(directory: Path) -> None:
     raise ModelError(
         f"{path}: this is a causal language model ({_CAUSAL}) that no file declares an embedding "
         f"model ({' or '.join(DECLARATIONS)} would): it may be a chat model or a reranker, whose "
-        "last state is no embedding. If it is an embedding model, write "
+        "last state is not an embedding. If it is an embedding model, write "
         '{"pooling_mode_lasttoken": true} to 1_Pooling/config.json; if it is a reranker like '
         "Qwen3-Reranker, set pools.task to rerank."
     )

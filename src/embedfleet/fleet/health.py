@@ -265,7 +265,7 @@ def hung(found: ReplicaDescription) -> str:
         return ""
     if age_s <= max(HUNG_LEAST_S, HUNG_BATCHES * predicted_s):
         return ""
-    return f"its oldest batch has been computing for {age_s:.0f} s, and not {predicted_s:.2g} s"
+    return f"its oldest batch has been computing for {age_s:.0f} s; predicted: {predicted_s:.2g} s"
 
 
 def trial_timeout_s(found: ReplicaDescription | None, most_s: float, *, doubtful: bool) -> float:

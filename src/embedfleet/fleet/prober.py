@@ -197,7 +197,7 @@ class Prober:
         if member.state in KEPT_OUT:
             emptied = member.reserve and member.state is ReplicaState.DRAINING
             if not (member.leaving or emptied) and self._released(member, now):
-                self._apply(member, Event.RELEASED, "it is tried again")
+                self._apply(member, Event.RELEASED, "it is probed again")
             return
         if watch.trying is None and self._to_be_tried(member, watch, now):
             watch.tried = now
@@ -311,12 +311,12 @@ class Prober:
             self._fleet.observe(member, Sign.LOST, time.monotonic(), reason)
 
     def _tell_trouble(self, member: Member, reason: str) -> None:
-        """A starting replica does not come: say why."""
+        """Log why a starting replica is not available."""
         self._fleet.note(member, reason)
         loading = member.trouble == LOADING
         if not loading or time.monotonic() - member.since > LOADING_QUIET_S:
             level = logging.INFO if loading else logging.WARNING
-            self._say(member, level, f"does not come: {member.reason}")
+            self._say(member, level, f"is not available: {member.reason}")
 
     def _failed(self, member: Member, check: str, reason: str, *, tell: bool = True) -> None:
         """A check failed and the replica is still in traffic, because its calls are answered: say
@@ -476,7 +476,7 @@ def _for_clients(error: EmbedfleetError) -> str:
         return "nothing listens at its address"
     if isinstance(error, ReplicaLostError):
         return "it does not answer"
-    return "what answers there is no replica"
+    return "what answers at its address is not a replica"
 
 
 async def _rest(watch: _Watch, seconds: float) -> None:

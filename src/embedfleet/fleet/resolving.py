@@ -94,7 +94,7 @@ async def addresses(host: str, port: int) -> Sequence[str]:
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
-        raise OSError(f"{host!a} is no name of a host") from error
+        raise OSError(f"{host!a} is not a host name") from error
     family = found[0][0]
     return sorted({str(each[4][0]) for each in found if each[0] == family})[:MOST_ADDRESSES]
 

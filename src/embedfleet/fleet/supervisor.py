@@ -190,7 +190,7 @@ class Supervisor:
             self._bring_back(slot)
         else:
             slot.emptying_since = time.monotonic()
-            self._apply(slot, Event.DRAIN, "it is not needed any more")
+            self._apply(slot, Event.DRAIN, "it is no longer needed")
 
     def _mark(self, slot: Slot) -> None:
         """Pass the slot's role on to the replica's fleet entry."""
@@ -262,7 +262,7 @@ class Supervisor:
         if slot.role is SlotRole.LEAVING:  # it was told while it was being started
             slot.emptying_since = time.monotonic()
         end = await self._ended(slot, slot.replica)
-        self._apply(slot, Event.LOST, "it was not needed any more" if end is None else end.reason)
+        self._apply(slot, Event.LOST, "it was no longer needed" if end is None else end.reason)
         slot.replica, slot.member, slot.ending = None, None, False
         return end
 

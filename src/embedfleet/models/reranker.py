@@ -119,7 +119,7 @@ def answer_tokens(directory: Path, config: Mapping[str, Any], vocabulary: int) -
     if not (type(yes) is int and type(no) is int and 0 <= yes < vocabulary > no >= 0):
         raise ModelError(
             f'{path} has no tokens for "yes" and "no", whose logits the score of a reranker is '
-            "read from: this is no reranker."
+            "read from: this is not a reranker."
         )
     return yes, no
 

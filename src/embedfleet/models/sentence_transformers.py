@@ -144,7 +144,7 @@ def refuse_elsewhere(directory: Path) -> None:
     folder = modules[0].get("path")
     if isinstance(folder, str) and folder.strip("./"):
         raise ModelError(
-            f"{path}: the first module lies in {brief(folder)}, and embedfleet reads the model's "
+            f"{path}: the first module is in {brief(folder)}, and embedfleet reads the model's "
             "files beside this one. Move what is in that folder up, and make the module's path "
             'empty ("")'
         )

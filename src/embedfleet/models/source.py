@@ -80,7 +80,7 @@ def resolve(model: str, *, progress: bool) -> ResolvedModel:
             raise ModelError(f"{model} is a file; a model is a directory, perhaps {local.parent}")
     except (OSError, RuntimeError, ValueError) as error:
         # Too long a name, a folder that may not be read, `~` without a home, a NUL character.
-        raise ModelError(f'"{model}" is no directory: {reason(error)}') from error
+        raise ModelError(f'"{model}" is not a directory: {reason(error)}') from error
     parts = _HUB_ID.fullmatch(model)
     if model.startswith(_PATH_STARTS) or model in {"", ".", ".."} or "\\" in model:
         raise ModelError(f'there is no directory "{model}"')
@@ -138,7 +138,9 @@ def _from_hub(repository: str, revision: str | None, *, progress: bool) -> Resol
         raise ModelError(explain(error, repository, revision)) from error
     directory = Path(found)
     if not (directory / "config.json").is_file():
-        raise ModelError(f"{repository} on the hub is no model that can be read: no config.json")
+        raise ModelError(
+            f"{repository} on the hub is not a model that can be read: it has no config.json"
+        )
     logger.info("model %s is pinned to revision %s", repository, directory.name)
     return ResolvedModel(directory, repository, directory.name)
 

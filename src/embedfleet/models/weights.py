@@ -122,7 +122,7 @@ def _no_file(path: Path, file: BinaryIO, size: int) -> str:
             f"{path} is a pointer of Git LFS, not the file itself: `git lfs pull` in its "
             "repository brings the weights."
         )
-    return f"{path} is no safetensors file, or was cut off after {size} bytes."
+    return f"{path} is not a safetensors file, or was cut off after {size} bytes."
 
 
 def _placed(path: Path, name: str, entry: _Entry, start: int, size: int) -> StoredTensor:

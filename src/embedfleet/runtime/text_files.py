@@ -71,7 +71,7 @@ def unwritable(path: Path, error: OSError, raised: type[SetupError]) -> SetupErr
 def reason(error: Exception) -> str:
     """Why a file can't be read or written, without its name and without Python's numbers."""
     if isinstance(error, UnicodeDecodeError):
-        return f"it is no text in UTF-8 (byte {error.start})"
+        return f"it is not valid UTF-8 (byte {error.start})"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error)

@@ -165,7 +165,7 @@ def _laws(text: str, name: str) -> dict[int, Law]:
             if float(rate) > 0 and law in {"Gamma", "Weibull"}:
                 laws[round(float(start_s) / WINDOW_S)] = Law(law, float(rate), float(parameters[0]))
         except (ValueError, IndexError):
-            raise TraceError(f"{name}, line {number}: {','.join(row)!r} is no window") from None
+            raise TraceError(f"{name}, line {number}: {','.join(row)!r} is not a window") from None
     return laws
 
 

@@ -108,13 +108,13 @@ def _own(rows: Iterator[list[str]], path: Path) -> Iterator[tuple[float, int]]:
         except ValueError:
             raise _malformed(path, number, row) from None
         if not 0 <= arrival_s < math.inf:
-            raise TraceError(f"{path}, line {number}: {stamp} is no time since the start")
+            raise TraceError(f"{path}, line {number}: {stamp} is not a time since the start")
         last = _in_order(path, number, arrival_s, last)
         yield last, _positive(path, number, tokens)
 
 
 def _malformed(path: Path, number: int, row: list[str]) -> TraceError:
-    return TraceError(f"{path}, line {number}: {','.join(row)!r} is no row of this trace")
+    return TraceError(f"{path}, line {number}: {','.join(row)!r} is not a row of this trace")
 
 
 def _in_order(path: Path, number: int, arrival_s: float, last: float) -> float:
@@ -127,5 +127,5 @@ def _in_order(path: Path, number: int, arrival_s: float, last: float) -> float:
 
 def _positive(path: Path, number: int, tokens: int) -> int:
     if not 0 < tokens < 2**31:
-        raise TraceError(f"{path}, line {number}: {tokens} is no number of tokens")
+        raise TraceError(f"{path}, line {number}: {tokens} is not a number of tokens")
     return tokens

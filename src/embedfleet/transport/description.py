@@ -103,7 +103,7 @@ def decode_description(body: bytes) -> ReplicaDescription:
     """
     if len(body) > MOST_PAGE_BYTES:
         raise ReplicaError(f"a description of {len(body)} bytes, more than {MOST_PAGE_BYTES}")
-    what = "no description of an embedfleet replica"
+    what = "not a description of an embedfleet replica"
     spoken = parsed(what, _version_decoder.decode, body).wire
     if spoken != VERSION:
         raise UnfitReplicaError(

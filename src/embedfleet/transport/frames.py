@@ -158,8 +158,8 @@ class Unanswered:
             return frame
         if frame.echoes != [self._echoes.get(text) for text in frame.ids]:
             raise ReplicaError(
-                "a frame answers other texts than were asked: the replica, or something on the "
-                "way to it, mixed texts up"
+                "the echoes of a frame do not match the texts that were sent: the replica or a "
+                "proxy confused answers"
             )
         return self._without_repeats(frame, fresh, failures)
 

@@ -360,7 +360,8 @@ async def test_a_batch_waits_while_its_answers_can_not_be_kept(
 
     assert (done.status, done.request_counts.completed) == ("completed", 2)
     assert set(api.answering.asked.values()) == {1}
-    told = f"answers of batch {batch.id} wait for {tmp_path / 'shelf'}: No space left on device"
+    place = tmp_path / "shelf"
+    told = f"batch {batch.id} is waiting to store responses in {place}: No space left on device"
     assert told in caplog.text
 
 

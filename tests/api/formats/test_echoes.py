@@ -53,7 +53,7 @@ def test_answers_in_any_order_are_right() -> None:
 )
 def test_a_frame_that_answers_other_texts_is_refused(ids: list[int], echoes: list[int]) -> None:
     """Its vectors may be right ones, of other texts."""
-    with pytest.raises(ReplicaError, match="mixed texts up"):
+    with pytest.raises(ReplicaError, match="echoes of a frame do not match"):
         asked().news(answering(ids, echoes))
 
 

@@ -215,7 +215,7 @@ def the_fleet(page: Page) -> None:
     page.get_by_role("button", name="Drain local-1").click()
     page.get_by_role("button", name="Confirm").click()
     expect(page.locator("td", has_text="draining")).to_have_count(1)
-    expect(page.locator("main")).to_contain_text("it was drained by hand")
+    expect(page.locator("main")).to_contain_text("it was drained by an operator")
     accessible(page)
     pictured(page, "fleet-drained")
     page.get_by_role("button", name="Drain local-0").click()

@@ -105,7 +105,7 @@ def test_texts_wait_for_want_of_replicas_unless_one_is_ready(states: list[Replic
     assert "10.0.0.7" not in told
     assert "secret" not in told
     if set(states) == {ReplicaState.DRAINING}:
-        assert "too much to do" in told
+        assert "overloaded" in told
 
 
 def test_what_only_an_operator_can_mend_is_no_advice_for_callers() -> None:

@@ -112,5 +112,5 @@ async def test_a_gateway_that_is_not_there_is_an_error() -> None:
 
 async def test_of_an_answer_without_end_no_more_is_read_than_an_observation_has() -> None:
     async with beside(b" " * (MOST_PAGE_BYTES + 1)) as (source, _):
-        with pytest.raises(ServiceError, match="answers more than"):
+        with pytest.raises(ServiceError, match="has more than"):
             await source.observe(99.0)

@@ -241,7 +241,7 @@ def line_of(number: int, text: bytes, endpoint: str) -> Line | LineFault:
     try:
         found = _REQUEST.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return LineFault("invalid_json_line", number, f"the line is no request: {error}")
+        return LineFault("invalid_json_line", number, f"the line is not a valid request: {error}")
     if found.method != "POST":
         return LineFault("invalid_method", number, "`method` must be POST", "method")
     if found.url != endpoint:

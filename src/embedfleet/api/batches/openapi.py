@@ -131,10 +131,13 @@ def _batch() -> Schema:
             "id": text_of(""),
             "object": {"const": "batch"},
             "endpoint": text_of(""),
-            "errors": {"type": ["object", "null"], "description": "Lines that are no request."},
+            "errors": {
+                "type": ["object", "null"],
+                "description": "Lines that are not valid requests.",
+            },
             "input_file_id": text_of(""),
             "completion_window": {"const": WINDOW},
-            "status": text_of("`completed`, `failed`, `expired` and `cancelled` are ends."),
+            "status": text_of("`completed`, `failed`, `expired` and `cancelled` are final."),
             "output_file_id": optional(text_of("")),
             "error_file_id": optional(text_of("")),
             "created_at": count_of(""),
@@ -161,7 +164,7 @@ def _listed(item: str) -> Schema:
 def _pages() -> list[Schema]:
     limit = {"type": "integer", "minimum": 1, "maximum": MOST_LISTED}
     return [
-        _query("after", {"type": "string"}, "The id behind which the page begins."),
+        _query("after", {"type": "string"}, "The id after which the page begins."),
         _query("limit", limit, "How many."),
     ]
 

@@ -135,7 +135,7 @@ class BatchRoutes:
     async def _show_file(self, request: Request, owner: str) -> Response | None:
         name, _, what = request.path.removeprefix("/v1/files/").partition("/")
         if what not in {"", "content"}:
-            raise UnknownRouteError(f"there is no {request.path} here", code="unknown_url")
+            raise UnknownRouteError(f"no such path: {request.path}", code="unknown_url")
         file = await asyncio.to_thread(self._batch_store.file, owner, name)
         if not what:
             return _json(file.shown())
@@ -214,7 +214,7 @@ class BatchRoutes:
     async def _cancel(self, request: Request, owner: str) -> Response:
         name, _, what = request.path.removeprefix("/v1/batches/").partition("/")
         if what != "cancel":
-            raise UnknownRouteError(f"there is no {request.path} here", code="unknown_url")
+            raise UnknownRouteError(f"no such path: {request.path}", code="unknown_url")
         batch = await asyncio.to_thread(self._batch_store.batch, owner, name)
         state = await asyncio.to_thread(self._batch_store.state, name)
         if state.status in documents.ENDED:

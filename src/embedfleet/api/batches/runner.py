@@ -138,7 +138,7 @@ class Runner:
             log.warning("another gateway has resumed batch %s", batch.id)
             self._paused[batch.id] = time.monotonic() + PAUSE_S
         except Exception:
-            log.exception("batch %s can't go on; it is tried again", batch.id)
+            log.exception("batch %s failed; retrying", batch.id)
             self._paused[batch.id] = time.monotonic() + LONGEST_PAUSE_S
         finally:
             del self._running[batch.id]
@@ -172,7 +172,7 @@ class Runner:
                 if isinstance(line, LineFault):
                     faults.append(line)
                 elif (key := blake2b(line.custom_id.encode(), digest_size=16).digest()) in seen:
-                    told = f"`custom_id` {line.custom_id[:64]} comes twice"
+                    told = f"`custom_id` {line.custom_id[:64]} is used twice"
                     faults.append(LineFault("duplicate_custom_id", line.number, told, "custom_id"))
                 else:
                     seen.add(key)
@@ -183,7 +183,7 @@ class Runner:
             if not total:
                 faults.append(documents.INPUT_DELETED)
         if not total and not faults:
-            faults = [LineFault("empty_file", 0, "the file holds no request")]
+            faults = [LineFault("empty_file", 0, "the file holds no requests")]
         status: Status = "failed" if faults else "in_progress"
         return self._moved(batch, replace(state, faults=faults, total=total), status)
 
@@ -389,7 +389,7 @@ class _Work:
                     if not again:
                         raise
                     told = (self._batch.id, self._batch_store.store.address, reason(error))
-                    log.warning("answers of batch %s wait for %s: %s", *told)
+                    log.warning("batch %s is waiting to store responses in %s: %s", *told)
                     await asyncio.sleep(PAUSE_S)
 
     def _write(self, number: int, part: list[bytes], state: State) -> None:

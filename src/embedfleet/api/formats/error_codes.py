@@ -20,8 +20,8 @@ class ErrorCode:
 
 
 CODES = (
-    ErrorCode(400, "invalid_json", "the body is no JSON object"),
-    ErrorCode(400, "invalid_utf8", "the body is no UTF-8"),
+    ErrorCode(400, "invalid_json", "the body is not a JSON object"),
+    ErrorCode(400, "invalid_utf8", "the body is not valid UTF-8"),
     ErrorCode(400, "invalid_unicode", "a text holds half of a surrogate pair"),
     ErrorCode(400, "missing_required_parameter", "`model` or `input` is missing"),
     ErrorCode(400, "invalid_type", "a field or an element of `input` is of another kind"),
@@ -30,7 +30,7 @@ CODES = (
     ErrorCode(400, "blank_string", "a text is only white space (`gateway.blank_texts`)"),
     ErrorCode(400, "string_above_max_length", "the instruction is too long"),
     ErrorCode(400, "unknown_parameter", "a field is not known (`gateway.unknown_fields`)"),
-    ErrorCode(400, "unsupported_parameter", "a field would change vectors, and can't here"),
+    ErrorCode(400, "unsupported_parameter", "a field that would change vectors is not supported"),
     ErrorCode(400, "empty_array", "`input` or a list of token ids in it is empty"),
     ErrorCode(400, "array_above_max_length", "too many texts in one request"),
     ErrorCode(400, "fields_too_large", "fields beside `input` take more than 1 MiB together"),
@@ -38,12 +38,14 @@ CODES = (
     ErrorCode(400, "integer_above_max_value", "`dimensions` is more than the model's width"),
     ErrorCode(400, "invalid_token_id", "a token id is not in the model's vocabulary"),
     ErrorCode(400, "foreign_token_ids", "token ids are those of another model's tokenizer"),
-    ErrorCode(400, "token_ids_refused", "token ids are not taken (`gateway.input_ids`)"),
-    ErrorCode(400, "context_length_exceeded", "a text has more tokens than the model takes"),
-    ErrorCode(400, "wrong_task", "the model embeds and is to rerank, or the other way round"),
-    ErrorCode(400, "invalid_header", "a header means nothing"),
+    ErrorCode(400, "token_ids_refused", "token ids are not accepted (`gateway.input_ids`)"),
+    ErrorCode(400, "context_length_exceeded", "a text has more tokens than the model accepts"),
+    ErrorCode(
+        400, "wrong_task", "a reranker was requested to embed, or an embedding model to rerank"
+    ),
+    ErrorCode(400, "invalid_header", "a header has an invalid value"),
     ErrorCode(400, "invalid_status", "a batch that has ended can't be cancelled"),
-    ErrorCode(400, "storage_full", "the key's files take all the room that it has"),
+    ErrorCode(400, "storage_full", "the key's quota for files is used up"),
     ErrorCode(
         401,
         "invalid_api_key",
@@ -53,26 +55,26 @@ CODES = (
     ErrorCode(
         403,
         "origin_not_allowed",
-        "a web page of another origin asks; `gateway.cors_origins` names those that may",
+        "a web page of another origin made the request; `gateway.cors_origins` lists those allowed",
     ),
-    ErrorCode(
-        403, "host_not_allowed", "this address is asked by localhost or by number, not by a name"
-    ),
+    ErrorCode(403, "host_not_allowed", "the header `host` must be localhost or an IP address here"),
     ErrorCode(404, "model_not_found", "no model of this name is served"),
     ErrorCode(404, "file_not_found", "the key has no such file"),
     ErrorCode(404, "batch_not_found", "the key has no such batch"),
     ErrorCode(404, "unknown_url", "there is nothing at this path"),
     ErrorCode(405, "method_not_allowed", "the path answers other methods; `allow` names them"),
-    ErrorCode(413, "body_too_large", "the body has more bytes than are accepted"),
+    ErrorCode(413, "body_too_large", "the body is too large"),
     ErrorCode(415, "unsupported_media_type", "the body is compressed or written in another way"),
     ErrorCode(429, "overloaded", "more work waits than can be served in time"),
     ErrorCode(429, "rate_limit_exceeded", "a limit of the key is used up"),
     ErrorCode(500, "invalid_vector", "the engine computed no vector for a text"),
     ErrorCode(502, "replica_failed", "several replicas failed a text"),
-    ErrorCode(503, "answers_in_flight", "callers do not take their answers; no room for another"),
+    ErrorCode(
+        503, "answers_in_flight", "too many bytes of responses wait for clients to read them"
+    ),
     ErrorCode(503, "no_replica", "no replica can take the request now"),
     ErrorCode(503, "storage_unavailable", "files can't be read or written now"),
-    ErrorCode(503, "draining", "the service is about to stop"),
+    ErrorCode(503, "draining", "the service is shutting down"),
     ErrorCode(504, "deadline_exceeded", "the deadline passed before the answer was ready"),
 )
 """In the order of their statuses."""

@@ -229,10 +229,13 @@ def _rerank_schemas(limits: RequestLimits) -> dict[str, Schema]:
 
 
 def _pairs_asked(limits: RequestLimits) -> dict[str, Schema]:
-    query = text_of("What is looked for.") | {"minLength": 1}
+    query = text_of("The query.") | {"minLength": 1}
     document = {"anyOf": [{"type": "string"}, object_of({"text": text_of("")})]}
     several = {"type": "array", "minItems": 1, "maxItems": limits.max_texts}
-    listed, with_text = several | {"items": document}, _flag("Whether texts are answered too.")
+    listed, with_text = (
+        several | {"items": document},
+        _flag("Whether to return the documents' texts."),
+    )
     fields: Schema = {
         "model": optional({"type": "string", "description": "Left out: the only reranker."}),
         "instruction": optional(

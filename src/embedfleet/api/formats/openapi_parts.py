@@ -59,7 +59,7 @@ def keyed(examples: dict[str, Schema]) -> Schema:
 
 
 def _answer(schema: str, description: str, headers: Schema) -> Schema:
-    name = _header("string", "The request's name, for asking about it; the caller's own if sent.")
+    name = _header("string", "The id of the request, as logs have it; the caller's own if sent.")
     return {
         "description": description,
         "headers": {"x-request-id": name} | headers,
@@ -98,13 +98,13 @@ def work_headers() -> list[Schema]:
         {
             "name": "x-embedfleet-lane",
             "in": "header",
-            "description": "`bulk` for traffic that can wait, so that it never delays other.",
+            "description": "`bulk` for traffic that can wait and must not delay other traffic.",
             "schema": {"type": "string", "enum": [lane.value for lane in Lane]},
         },
         {
             "name": "x-request-deadline-ms",
             "in": "header",
-            "description": "Milliseconds after which nobody waits for the answer any more.",
+            "description": "Deadline of the request, in milliseconds from now.",
             "schema": {"type": "integer", "minimum": 1},
         },
         {

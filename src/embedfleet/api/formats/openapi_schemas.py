@@ -119,7 +119,7 @@ def embedding_request(limits: RequestLimits) -> Schema:
                 "type": "integer",
                 "minimum": LEAST_DIMENSIONS,
                 "description": "Length of the vectors, at most the model's width: the first "
-                "numbers, brought to length 1.",
+                "numbers, renormalised to length 1.",
             }
         ),
         "encoding_format": optional(
@@ -229,7 +229,7 @@ def _error() -> Schema:
     nullable = ["string", "null"]
     fields: dict[str, Schema] = {
         "message": text_of("What was wrong, where, and what would be right."),
-        "type": text_of("Whose fault it is, in OpenAI's words."),
+        "type": text_of("The class of the error, as OpenAI names it."),
         "param": {"type": nullable, "description": "The field that was wrong."},
         "code": {"type": nullable, "description": "For programs; it keeps its meaning."},
     }

@@ -112,5 +112,5 @@ class Deployment:
 def _replicas(scale: Document, deployment: Deployment) -> int:
     replicas = (scale.get("spec") or {}).get("replicas", 0)
     if not isinstance(replicas, int) or replicas < 0:
-        raise ClusterError(f"{deployment} is said to have {replicas!r} replicas")
+        raise ClusterError(f"{deployment} has an invalid number of replicas: {replicas!r}")
     return replicas

@@ -75,9 +75,9 @@ class FleetSync:
         if member.state is ReplicaState.STARTING:
             # Nothing was given to it; it joins afresh should it become ready.
             del self._members[member.name]
-            self._fleet.apply(member, Event.LOST, now, "its pod left before it had started")
+            self._fleet.apply(member, Event.LOST, now, "its pod was removed before it was ready")
             return
-        self._fleet.apply(member, Event.DRAIN, now, "its pod terminates or is not ready")
+        self._fleet.apply(member, Event.DRAIN, now, "its pod is terminating or not ready")
 
 
 class Peers:

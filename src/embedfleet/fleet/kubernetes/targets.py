@@ -287,7 +287,9 @@ class Direct:
         """Have them finish and taken; who is not taken stays after all. Raises ClusterError."""
         members = [member for member in self._pods.fleet if member.name in going]
         for member in members:
-            self._pods.fleet.drain(member, DRAIN_OWNER, time.monotonic(), "it was chosen to go")
+            self._pods.fleet.drain(
+                member, DRAIN_OWNER, time.monotonic(), "it was chosen for removal"
+            )
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain_s):
@@ -310,7 +312,7 @@ class Direct:
             if member.state is not ReplicaState.GONE:
                 # Unless Kubernetes has taken it meanwhile.
                 now = time.monotonic()
-                self._pods.fleet.readmit(member, DRAIN_OWNER, now, "it stays after all")
+                self._pods.fleet.readmit(member, DRAIN_OWNER, now, "its removal was cancelled")
 
 
 def _no_standby(standby: int) -> None:

@@ -94,14 +94,15 @@ def _sglang(launch: Launch) -> Iterator[Flag]:
     yield Flag(("--model-path", launch.model), "the model; its directory also holds the tokenizer")
     if not launch.reranks:
         yield Flag(
-            ("--is-embedding",), "Qwen3-Embedding is stored as a generating model; it would chat"
+            ("--is-embedding",),
+            "Qwen3-Embedding is stored as a generative model; without this it would generate text",
         )
     yield from _address(launch)
     yield from _name("--served-model-name", launch)
     yield from _gpus("--tensor-parallel-size", launch)
     yield Flag(
         ("--mem-fraction-static", f"{launch.memory_share:g}"),
-        "share of GPU memory for weights and pools (--gpu-memory-utilization is vLLM's word)",
+        "share of GPU memory for weights and pools (vLLM's --gpu-memory-utilization)",
     )
     yield Flag(
         ("--context-length", str(launch.max_tokens)), "longest text; longer ones are refused"
@@ -110,23 +111,27 @@ def _sglang(launch: Launch) -> Iterator[Flag]:
     if launch.fp8:
         yield Flag(("--quantization", "fp8"), "linear layers in FP8: nearly twice as fast")
     yield Flag(("--disable-radix-cache",), "no text is computed twice here: the gateway caches")
-    yield Flag(("--chunked-prefill-size", "-1"), "texts whole: what the next flag needs")
+    yield Flag(
+        ("--chunked-prefill-size", "-1"), "off: texts are computed whole, as the next flag requires"
+    )
     if not launch.reranks:
-        yield Flag(("--prefill-only-disable-kv-cache",), "nobody reads keys and values afterwards")
+        yield Flag(("--prefill-only-disable-kv-cache",), "keys and values are not read again")
     yield Flag(("--max-prefill-tokens", str(max(FULL_BATCH, launch.max_tokens))), "a full batch")
     if not launch.reranks:
-        yield Flag(("--json-model-override-args", ANY_DIMENSIONS), "else `dimensions` is refused")
-    yield Flag(("--enable-metrics",), "off by default; without it nobody sees its queue")
+        yield Flag(
+            ("--json-model-override-args", ANY_DIMENSIONS), "otherwise `dimensions` is refused"
+        )
+    yield Flag(("--enable-metrics",), "off by default; without it the queue is not visible")
 
 
 def _vllm(launch: Launch) -> Iterator[Flag]:
     yield Flag(("vllm", "serve", launch.model), "vLLM's HTTP server; metrics are on")
-    yield Flag(("--runner", "pooling"), "these models are stored as generating ones")
+    yield Flag(("--runner", "pooling"), "these models are stored as generative ones")
     # Which pools the last token by default; the option to say so has had three names.
     if launch.reranks:
-        yield Flag(("--convert", "classify"), "scores of whole pairs (`--task classify` of old)")
+        yield Flag(("--convert", "classify"), "scores of whole pairs (formerly `--task classify`)")
     else:
-        yield Flag(("--convert", "embed"), "vectors of the last token (`--task embed` of old)")
+        yield Flag(("--convert", "embed"), "vectors of the last token (formerly `--task embed`)")
     yield from _address(launch)
     yield from _name("--served-model-name", launch)
     yield from _gpus("--tensor-parallel-size", launch)
@@ -141,7 +146,7 @@ def _vllm(launch: Launch) -> Iterator[Flag]:
     if launch.generates:
         yield Flag(("--hf-overrides", LAST_LOGITS), 'the score is that of "yes" beside "no"')
     elif not launch.reranks:
-        yield Flag(("--hf-overrides", ANY_DIMENSIONS), "else `dimensions` is refused")
+        yield Flag(("--hf-overrides", ANY_DIMENSIONS), "otherwise `dimensions` is refused")
 
 
 def _tei(launch: Launch) -> Iterator[Flag]:
@@ -157,25 +162,24 @@ def _tei(launch: Launch) -> Iterator[Flag]:
         yield Flag(
             ("--pooling", TEI_POOLING[launch.pooling]), "local directories do not always say so"
         )
-    yield Flag(("--hostname", launch.host), "who may reach it")
-    yield Flag(("--port", str(launch.port)), "where it listens")
+    yield Flag(("--hostname", launch.host), "the address to listen on")
+    yield Flag(("--port", str(launch.port)), "the port to listen on")
     yield from _name("--served-model-name", launch)
-    yield Flag(
-        ("--dtype", "float16"), "all that its Qwen3 has on GPUs; not for the 8B: it overflows"
-    )
+    yield Flag(("--dtype", "float16"), "the only type of its Qwen3 on GPUs; the 8B overflows in it")
     yield Flag(
         ("--max-batch-tokens", str(max(FULL_BATCH, launch.max_tokens))),
         "a full batch, and the longest text: by default it cuts texts off at 16,384 tokens",
     )
     yield Flag(
-        ("--max-client-batch-size", "256"), "texts of one request; 32 would be many requests"
+        ("--max-client-batch-size", "256"),
+        "texts per request; 32 by default would be many requests",
     )
-    yield Flag(("--payload-limit", str(LARGEST_BODY)), "2 MB would refuse full batches")
+    yield Flag(("--payload-limit", str(LARGEST_BODY)), "2 MB by default would refuse full batches")
 
 
 def _llamacpp(launch: Launch) -> Iterator[Flag]:
     if launch.fp8:
-        raise SettingError("llama.cpp computes in what the GGUF file holds: choose another file")
+        raise SettingError("llama.cpp computes in the type of the GGUF file: choose another file")
     yield Flag(("llama-server",), "llama.cpp's HTTP server")
     yield from _gguf(launch.model)
     if launch.reranks:
@@ -185,13 +189,14 @@ def _llamacpp(launch: Launch) -> Iterator[Flag]:
     if launch.pooling is not None and not launch.reranks:
         names = {Pooling.LAST: "last", Pooling.FIRST: "cls", Pooling.MEAN: "mean"}
         yield Flag(
-            ("--pooling", names[launch.pooling]), "what becomes the vector; older files do not say"
+            ("--pooling", names[launch.pooling]),
+            "which states become the vector; older files do not say",
         )
     yield from _address(launch)
     yield from _name("--alias", launch)
     yield Flag(("--ctx-size", str(launch.max_tokens)), "the longest text")
     yield Flag(("--parallel", "8"), "texts that share a pass; with one, each would have its own")
-    yield Flag(("--kv-unified",), "else the context is divided among them")
+    yield Flag(("--kv-unified",), "otherwise the context is divided among them")
     yield Flag(("--batch-size", str(launch.max_tokens)), "a text must fit into a batch")
     yield Flag(
         ("--ubatch-size", str(launch.max_tokens)), "and into one pass: 512 tokens by default"
@@ -208,20 +213,20 @@ def _gguf(model: str) -> Iterator[Flag]:
         return
     if model.startswith(".") or model.count("/") != 1:
         raise SettingError(
-            f"llama.cpp loads GGUF files, and {model} is none: give one, or a repository of the "
+            f"llama.cpp loads GGUF files, and {model} is not one: give one, or a repository of the "
             f"hub that holds some, such as {GGUF}"
         )
     yield Flag(("--hf-repo", model), "a repository of GGUF files; llama.cpp downloads one of them")
 
 
 def _address(launch: Launch) -> Iterator[Flag]:
-    yield Flag(("--host", launch.host), "who may reach it")
-    yield Flag(("--port", str(launch.port)), "where it listens")
+    yield Flag(("--host", launch.host), "the address to listen on")
+    yield Flag(("--port", str(launch.port)), "the port to listen on")
 
 
 def _name(flag: str, launch: Launch) -> Iterator[Flag]:
     if launch.name:
-        yield Flag((flag, launch.name), "the name that requests give")
+        yield Flag((flag, launch.name), "the model name in requests")
 
 
 def _gpus(flag: str, launch: Launch) -> Iterator[Flag]:

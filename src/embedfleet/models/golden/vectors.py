@@ -93,6 +93,9 @@ def read(path: Path) -> GoldenVectors:
         ) from error
 
 
+INVALID_VECTOR = "a vector that is not finite or not of unit length"
+
+
 def of_unit_length(vectors: Vectors) -> NDArray[np.bool_]:
     """Which rows are finite and of unit length: what any right vector is. Shape [texts]."""
     with np.errstate(over="ignore", invalid="ignore"):  # such rows are what is looked for
@@ -116,7 +119,7 @@ def compare(golden: GoldenVectors, vectors: Vectors, precision: Precision) -> Ve
         expected = golden.vectors.shape
         return Verdict(False, float("nan"), f"vectors of {vectors.shape}, expected {expected}")
     if not of_unit_length(vectors).all():
-        return Verdict(False, float("nan"), "vectors that are not finite or not of unit length")
+        return Verdict(False, float("nan"), INVALID_VECTOR)
     cosines = np.einsum("ij,ij->i", vectors, golden.vectors)
     least = float(cosines.min())
     if least >= precision.least_cosine:

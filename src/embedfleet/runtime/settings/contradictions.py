@@ -47,18 +47,18 @@ def _between_areas(settings: Settings) -> Iterator[str]:
         yield (
             f"gateway.max_queued_bytes ({gateway.max_queued_bytes}) is below "
             f"gateway.max_body_bytes ({gateway.max_body_bytes}): the largest request would never "
-            "be let in"
+            "be admitted"
         )
     longest = settings.engine.max_tokens or 0
     if gateway.max_queued_tokens < longest:
         yield (
             f"gateway.max_queued_tokens ({gateway.max_queued_tokens}) is below engine.max_tokens "
-            f"({longest}): the longest text would never be let in"
+            f"({longest}): the longest text would never be admitted"
         )
     if settings.replica.max_queued_tokens < longest:
         yield (
             f"replica.max_queued_tokens ({settings.replica.max_queued_tokens}) is below "
-            f"engine.max_tokens ({longest}): the longest text would never be let in"
+            f"engine.max_tokens ({longest}): the longest text would never be admitted"
         )
     if fleet.restart_backoff_ceiling_s < fleet.restart_backoff_s:
         yield (
@@ -80,8 +80,8 @@ def _reached(settings: Settings) -> Iterator[str]:
     shown = admin.port is not None and not is_loopback(admin.host)
     if shown and admin.key_file is None and not admin.open:
         yield (
-            f"admin.host {admin.host} is reached from beyond this machine, and nothing is asked of "
-            "whoever does: give a key (admin.key_file), or say that this is meant (admin.open)"
+            f"admin.host {admin.host} is reachable from other machines without a key: set "
+            "admin.key_file, or admin.open = true if that is meant"
         )
     for origin in gateway.cors_origins:
         wrong = origin_complaint(origin)
@@ -205,7 +205,7 @@ def _whose_replicas(pool: Pool, settings: Settings) -> Iterator[str]:
         yield "replicas are to be started here, but no model is named"
     elsewhere = bool(pool.replica_urls or pool.replica_service)
     if not pool.replicas and not elsewhere:
-        yield "nobody serves it: give replicas (at least 1), replica_urls or replica_service"
+        yield "it has no replicas: set replicas (at least 1), replica_urls or replica_service"
     if pool.replicas and pool.replica_service:
         yield "replica_service is for a gateway whose replicas are pods: replicas must be 0"
     if pool.scale_target and not pool.replica_service:

@@ -124,7 +124,7 @@ def _read_environment(environment: Mapping[str, str], given: _Given) -> bool:
         if not raw and option.rule.guards:
             raise SettingError(
                 f"{where} is empty, and without it nothing is protected: give "
-                f"{expected(option)}, or take the variable away"
+                f"{expected(option)}, or unset the variable"
             )
         if not raw:
             continue  # compose's ${VARIABLE:-} and an empty ConfigMap entry mean: not set

@@ -312,7 +312,7 @@ class GatewayMetrics(Metrics):
         )
         self.scaled = self._counter(
             "autoscaling_changes_total",
-            "Orders of more or fewer replicas.",
+            "Changes of the number of replicas, by direction.",
             "pool",
             "direction",
         )
@@ -358,7 +358,8 @@ class ReplicaMetrics(Metrics):
     def _add_gpu(self) -> None:
         """NaN where nobody measures: on a processor, or where the driver does not tell."""
         self.gpu_busy = self._gauge(
-            "replica_gpu_busy_ratio", "Share of the last moments in which the GPU ran a kernel."
+            "replica_gpu_busy_ratio",
+            "Share of the last sampling period in which the GPU ran a kernel.",
         )
         self.gpu_memory = self._gauge(
             "replica_gpu_memory_used_bytes", "Memory of the GPU in use, by all processes."

@@ -158,7 +158,7 @@ def public_words(error: BaseException | None, words: str) -> str:
 
 
 PAUSES = {
-    ReplicaState.DRAINING: "it has too much to do or is about to stop",
+    ReplicaState.DRAINING: "it is overloaded or shutting down",
     ReplicaState.STARTING: "it is starting",
     ReplicaState.VERIFYING: "it is being checked",
 }
@@ -177,12 +177,12 @@ def shortage(members: Iterable[Member]) -> str:
         return ""
     every = [trouble_of(member) or PAUSES.get(member.state, "") for member in found]
     trouble = next(filter(None, every), "")
-    return "no replica is ready" + (f" (of one, {trouble})" if trouble else "")
+    return "no replica is ready" + (f" (one replica: {trouble})" if trouble else "")
 
 
 def no_replica(pool: str, trouble: str, after_s: float) -> NoReplicaError:
     """The error while a pool has no replica."""
-    last = f" (of one, {trouble})" if trouble else ""
+    last = f" (one replica: {trouble})" if trouble else ""
     return NoReplicaError(
         f"no replica of {pool} can be reached{last}, and this text is not in the cache; try again "
         "soon",

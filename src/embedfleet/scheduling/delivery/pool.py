@@ -19,7 +19,7 @@ from embedfleet.fleet.balancing import Balancer, Load
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.health import SERVING
 from embedfleet.fleet.replica_client import ReplicaClient
-from embedfleet.models.golden.vectors import all_of_unit_length, of_unit_length
+from embedfleet.models.golden.vectors import INVALID_VECTOR, all_of_unit_length, of_unit_length
 from embedfleet.runtime.settings import FleetSettings, GatewaySettings
 from embedfleet.runtime.telemetry.metrics import GatewayMetrics
 from embedfleet.runtime.telemetry.tracing import current_span
@@ -234,7 +234,7 @@ class Pool:
         self._dispatcher.refresh()
         late = {self._late(self._flights[call], now) for call in self._dispatcher.late(now)}
         for member in late:  # once, however many calls of it are late
-            self.fleet.failed(member, now, "it has answered nothing for longer than it should")
+            self.fleet.failed(member, now, "a call took longer than predicted")
         for call in self._dispatcher.abandoned(now):
             self._flights[call].recall(Event.EJECTED)
         if self._gone(now):
@@ -247,7 +247,7 @@ class Pool:
         hedged = self._dispatcher.hedge(call, now)
         self._counter.hedged(hedged)
         late = (f"{self.name}/{member.name}", counted(len(call.texts), "text"), hedged)
-        log.info("replica %s is late with %s, %d of them hedged on another one", *late)
+        log.info("replica %s is late with %s; %d hedged to another replica", *late)
         return member
 
     def _gone(self, now: float) -> bool:
@@ -368,14 +368,14 @@ class Pool:
         try:
             answered += self._answer(flight, frame, vectors, rows)
             for row in () if right is None else np.flatnonzero(~right).tolist():
-                self._fail(flight, frame.ids[row], Event.INVALID, "a vector that is none", now)
+                self._fail(flight, frame.ids[row], Event.INVALID, INVALID_VECTOR, now)
             broken = [self._take_failure(flight, failure, now) for failure in frame.failures]
         finally:
             if len(call.texts) < leased:
                 call.progressed_s = call.load.progressed_s = now
             self._count(call.load, answered, now)
         if right is not None:
-            raise ReplicaError("a vector that is not finite or not of unit length")
+            raise ReplicaError(INVALID_VECTOR)
         if any(broken):
             self.fleet.failed(member, now, next(filter(None, broken)))
         elif answered:
@@ -464,13 +464,13 @@ class Pool:
             words = f"it is {member.state}: {member.reason}"
         else:
             event = event_of(error)
-            why = str(error or "") or "it left texts unanswered"
+            why = str(error or "") or "its answer ended before all texts were answered"
             words = shown(why.replace(member.url, member.name))
         steps = self._dispatcher.end(call, event, now)
         if left:
             expected = error is None or isinstance(error, ReplicaError | DrainingError)
             log.warning(
-                "replica %s left %s unanswered (%s); another one gets them",
+                "replica %s did not answer %s (%s); requeued",
                 f"{self.name}/{member.name}",
                 counted(left, "text"),
                 words,
@@ -482,7 +482,7 @@ class Pool:
             lost = event in {Event.LOST, Event.UNREACHED}
             self.fleet.failed(member, now, words, lost=lost)
         elif call.outrun:
-            self.fleet.failed(member, now, "another replica answered a late text first")
+            self.fleet.failed(member, now, "another replica answered a hedged text first")
         self._follow_steps(steps, event, public_words(error, words), now)
         self._dispatch_soon()
 

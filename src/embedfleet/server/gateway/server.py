@@ -242,7 +242,7 @@ class Gateway:
         messages, which are for operators (`/fleet`).
         """
         troubles = [member.trouble for pool in self.pools for member in pool.fleet]
-        last = next((f"; of one, {each}" for each in troubles if each), "")
+        last = next((f"; one replica: {each}" for each in troubles if each), "")
         return f"no replica has answered yet, so no model is known{last}; try again soon"
 
     def ready(self) -> bool:

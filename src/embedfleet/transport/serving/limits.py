@@ -65,6 +65,5 @@ class ClientLimits:
 
     def too_much_between(self) -> HeadersTooLargeError:
         return HeadersTooLargeError(
-            f"between and after the chunks of a body may be {self.head_bytes} bytes of extensions "
-            "and trailers; send less"
+            f"chunk extensions and trailers of a body may have {self.head_bytes} bytes; send less"
         )

@@ -261,6 +261,6 @@ class StopSignal:
 
 def _reload() -> None:
     log.info(
-        "SIGHUP: files of keys and certificates are followed and need no signal; settings take a "
-        "restart"
+        "SIGHUP: key and certificate files are watched and need no signal; changed settings need "
+        "a restart"
     )

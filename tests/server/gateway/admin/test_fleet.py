@@ -44,7 +44,7 @@ async def test_a_drained_replica_stays_out_until_it_is_readmitted(tmp_path: Path
         async with service.http.get(f"{service.admin}/fleet") as answer:
             (pool,) = (await answer.json())["pools"]
         assert pool["replicas"][0]["drained"]
-        assert pool["replicas"][0]["reason"] == "it was drained by hand"
+        assert pool["replicas"][0]["reason"] == "it was drained by an operator"
 
         status, said = await ordered(service, "readmit", {"replica": name})
         assert (status, said["drained"]) == (200, False)

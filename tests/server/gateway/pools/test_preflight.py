@@ -135,8 +135,8 @@ def test_a_folder_for_what_is_kept_is_made_and_left_empty(tmp_path: Path, settin
     [
         ("file", "is a file"),
         ("file/below", "Not a directory"),
-        ("dangling", "is a symbolic link that leads nowhere"),
-        ("loop", "is a symbolic link that leads nowhere"),
+        ("dangling", "is a dangling symbolic link"),
+        ("loop", "is a dangling symbolic link"),
         ("/proc/1/x", "nothing can be written in /proc/1/x"),
     ],
 )

@@ -53,15 +53,15 @@ def fleet_routes(
                 'would wait for another; "force": true drains it all the same',
                 param="force",
             )
-        log.warning("replica %s is drained by hand", member.name)
-        pool.fleet.drain(member, OPERATOR, time.monotonic(), "it was drained by hand")
+        log.warning("replica %s is drained by an operator", member.name)
+        pool.fleet.drain(member, OPERATOR, time.monotonic(), "it was drained by an operator")
         return _answer(pool, member)
 
     async def readmit(request: Request) -> Response:
         order = await order_in(request, _Order, '{"replica": "local-0"}')
         pool, member = _found(pools, order)
-        log.warning("replica %s is readmitted by hand", member.name)
-        pool.fleet.readmit(member, OPERATOR, time.monotonic(), "it was readmitted by hand")
+        log.warning("replica %s is readmitted by an operator", member.name)
+        pool.fleet.readmit(member, OPERATOR, time.monotonic(), "it was readmitted by an operator")
         return _answer(pool, member)
 
     async def recent(_request: Request) -> Response:

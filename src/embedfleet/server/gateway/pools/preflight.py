@@ -50,7 +50,7 @@ def refuse_hopeless(
 
 def _writable(setting: str, folder: Path) -> None:
     if folder.is_symlink() and not folder.exists():
-        raise SettingError(f"{setting}: {folder} is a symbolic link that leads nowhere")
+        raise SettingError(f"{setting}: {folder} is a dangling symbolic link")
     try:
         store = LocalStore(folder, alone=False)
         folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from embedfleet.vocabulary import (
 )
 
 NO_MODEL = (
-    "it is no embedfleet replica, and third-party engines do not tell which tokenizer they use: "
+    "it is not an embedfleet replica, and third-party engines do not report their tokenizer: "
     "name the directory of the model with --model DIR (tokenizer.json and config.json are enough)"
 )
 

@@ -169,20 +169,20 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._complete:  # data without a request
-            self._fail("an answer to no request")
+            self._fail("a response without a request")
             return
         trouble = ""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            trouble = f"not an answer of HTTP ({error})"
+            trouble = f"not an HTTP response ({error})"
         if self._parts:
             self._bare_bytes = 0
             self._hand_over()
         elif not self._complete:
             self._bare_bytes += len(data)
             if self._bare_bytes > MOST_HEAD_BYTES:
-                trouble = f"an answer with more than {MOST_HEAD_BYTES} bytes beside its body"
+                trouble = f"a response with more than {MOST_HEAD_BYTES} bytes of headers"
         if trouble:
             self._fail(trouble)
         elif self._complete:
@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
             self._read(self.status, parts[0] if len(parts) == 1 else b"".join(parts))
         except EnoughError:
             self._complete = True
-            self._fail("no more was wanted")
+            self._fail("the rest of the response is not needed")
         except Exception as error:  # noqa: BLE001  comes out where the call is waited for
             self._refused = error
             self._fail(str(error))
@@ -217,15 +217,15 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         if self._complete:
-            raise BrokenError("an answer to no request")
+            raise BrokenError("a response without a request")
         self.status = self._parser.get_status_code()
         if self.status == 200 and self._transport.get_write_buffer_size():
-            self._refused = ReplicaError("it answered before it had read the request")
+            self._refused = ReplicaError("it responded before it had read the request")
             raise self._refused
         if self.status == 408 and self.idle_since:
             # What some servers say as they close an idle connection: not about this request.
             self.status = 0
-            raise BrokenError("it had timed out")
+            raise BrokenError("the server closed the idle connection (408)")
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
@@ -310,7 +310,9 @@ class _Reading:
         self.parts.append(part)
         if status == 200 and self.most_bytes is not None:
             if self.size > self.most_bytes:
-                raise ReplicaError(f"{self.url} answers more than {self.most_bytes} bytes")
+                raise ReplicaError(
+                    f"the response of {self.url} has more than {self.most_bytes} bytes"
+                )
         elif self.size >= BEGINNING_BYTES:
             raise EnoughError
 
@@ -319,7 +321,7 @@ class _Reading:
         status, coding = connection.status, connection.coding.decode("latin-1").lower()
         if status == 200 and coding not in {"", "identity"}:
             raise ReplicaError(
-                f"{self.url} compresses its answer ({shown(coding, 30)}), which was not asked for"
+                f"{self.url} compressed its response ({shown(coding, 30)}), which was not requested"
             )
         body = b"".join(self.parts)
         return Page(status, body, connection.retry_after, connection.location)

@@ -389,7 +389,7 @@ class Workers:
             case Alive():
                 pass
             case Question() if worker.channel is not None:
-                worker.channel.send(Answer(message.id, error="the primary answers no questions"))
+                worker.channel.send(Answer(message.id, error="the primary does not answer"))
 
     async def _refresh(self) -> None:
         while True:

@@ -238,7 +238,7 @@ async def _run(connected: socket.socket, listening: Sequence[socket.socket]) -> 
             collect_rarely()
             gateway.background.start(trim_heap(), "trimming the heap")
             channel.send(Serving())
-            gateway.background.start(worker.tell(), "telling how calls end")
+            gateway.background.start(worker.tell(), "reporting how calls end")
             await worker.follow(messages)
             gateway.draining = True
             following = asyncio.create_task(worker.follow(messages))

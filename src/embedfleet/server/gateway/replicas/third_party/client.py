@@ -299,7 +299,7 @@ class ThirdPartyClient:
         asking, most = engine.known.asking, engine.known.facts.max_tokens
         room = most - asking.spare if most and isinstance(asking, ScoreAsking) else None
         for text in texts:
-            ids, found, why = text.encoding, None, "it is longer than the engine takes"
+            ids, found, why = text.encoding, None, "it is longer than the engine accepts"
             try:
                 if room is None or len(ids) <= room:
                     found, why = self._input(engine, ids)
