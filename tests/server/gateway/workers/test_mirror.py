@@ -131,6 +131,25 @@ def test_a_success_among_failures_keeps_a_replica() -> None:
     assert not pair.mirror.calls(), "what was told is not told again"
 
 
+@given(st.lists(st.sampled_from(["succeeded", "failed", "lost"]), max_size=6))
+def test_a_report_tells_what_has_happened_since_the_last_success(calls: list[str]) -> None:
+    """A connection that broke before a success does not count with a failure after it."""
+    pair, alone = Pair(), Pair()
+    ready(pair, "a", "b", "c")
+    ready(alone, "a", "b", "c")
+    last = max((place for place, call in enumerate(calls) if call == "succeeded"), default=0)
+    for place, call in enumerate(calls):
+        for fleet in (pair.mirror, alone.fleet) if place >= last else (pair.mirror,):
+            if call == "succeeded":
+                fleet.succeeded(fleet["a"], 1.0)
+            else:
+                fleet.failed(fleet["a"], 1.0, "it fails", lost=call == "lost")
+    pair.bring_back(1.0)
+
+    assert pair.fleet["a"].state is alone.fleet["a"].state
+    assert pair.fleet["a"].conduct.outlier is alone.fleet["a"].conduct.outlier
+
+
 def test_a_replica_that_refuses_one_worker_drains_for_all() -> None:
     pair = Pair()
     ready(pair, "a", "b")

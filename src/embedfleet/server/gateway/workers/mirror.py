@@ -45,7 +45,7 @@ class MirroredFleet(Fleet):
     def succeeded(self, member: Member, now: float) -> None:  # noqa: ARG002
         calls = self._of(member)
         calls.succeeded += 1
-        calls.failed = 0
+        calls.failed, calls.lost = 0, False
 
     def failed(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 
 import numpy as np
 import orjson
@@ -15,6 +16,10 @@ from embedfleet.server.gateway.replicas.third_party.answers import (
     Refusal,
     Search,
     judge_refusal,
+    read_classes,
+    read_label_scores,
+    read_ranks,
+    read_results,
     read_vectors,
     unit,
 )
@@ -113,6 +118,38 @@ def test_a_vector_may_be_as_long_as_its_numbers_need_and_no_row_is_parsed_beyond
         read_vectors(written % (surplus + numbers), 1, width)
     with pytest.raises(ReplicaError, match=f"longer than {width} numbers"):
         read_vectors(body((0, "A" * (32 * width + 1100))), 1, width)
+
+
+ANSWERS: dict[str, tuple[Callable[[bytes, int], object], bytes, bytes]] = {
+    "vectors": (read_vectors, b'{"data": [%b]}', b'{"index": 0, "embedding": 0}'),
+    "classes": (read_classes, b'{"data": [%b]}', b'{"index": 0, "probs": [0]}'),
+    "scores": (read_label_scores, b'{"scores": [%b]}', b"[0]"),
+    "results": (read_results, b'{"results": [%b]}', b'{"index": 0, "relevance_score": 0}'),
+    "ranks": (read_ranks, b"[%b]", b'{"index": 0, "score": 0}'),
+}
+"""How answers are read, what they are written as, and a row of them."""
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@given(st.integers(1, 70), st.sampled_from([b"", b" " * (1 << 20)]))
+def test_an_answer_of_many_small_rows_is_refused_before_it_is_parsed(
+    kind: str, texts: int, spaces: bytes
+) -> None:
+    """The parser holds the interpreter, and 64 MiB of them took seconds."""
+    read, written, row = ANSWERS[kind]
+    with pytest.raises(ReplicaError, match=f"too many objects for {texts} texts"):
+        read(written % (spaces + b",".join([row] * (8 * texts + 64))), texts)
+    with pytest.raises(ReplicaError, match="or wrong indices"):
+        read(written % (spaces + b",".join([row] * (texts + 1))), texts)
+
+
+@given(st.integers(1, 70), st.integers(0, 5))
+def test_what_an_engine_tells_beside_its_vectors_is_passed_over(texts: int, beside: int) -> None:
+    """A few objects for the answer and for each row."""
+    row = {"object": "embedding", "embedding": [0.6, 0.8], "told": [{}] * beside}
+    rows = [{**row, "index": index} for index in range(texts)]
+    told = {"usage": {"prompt_tokens": 1, "details": [{}] * 10}, "model": "m", "object": "list"}
+    assert read_vectors(orjson.dumps({"data": rows, **told}), texts).right.all()
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,13 @@ ROW_BYTES = 1 << 10
 LARGE_BYTES = 64 << 10
 """Answers beyond this size are to be read in a thread: a mebibyte of floats takes 25 ms."""
 
+_PIECE_BYTES = 1 << 20
+"""What is looked through at a time, so that other threads can run in between."""
+
+_NESTED, _NESTED_PER_TEXT = 64, 8
+"""Objects and arrays that an answer may have, and for each text. Engines write two for each, and a
+few about the answer."""
+
 _ROUNDING = 1e-5
 """How far beyond 0 and 1 a probability may be that was computed in float32."""
 
@@ -80,7 +87,7 @@ def read_vectors(body: bytes, texts: int, width: int = MOST_WIDTH) -> Rows:
 
     Row by row: in a thread, it holds the interpreter for one row at a time.
     """
-    answer = parsed("it answers no embeddings", _decoder.decode, body)
+    answer = _decoded("it answers no embeddings", _decoder, body, texts)
     if sorted(row.index for row in answer.data) != list(range(texts)):
         raise ReplicaError(
             f"it returned {len(answer.data)} vectors for {texts} texts, or wrong indices"
@@ -165,7 +172,7 @@ class Scores:
 
 def read_classes(body: bytes, texts: int) -> Scores:
     """VLLM's classes of each text: the only one, or the second less the first."""
-    answer = parsed("it answers no classes", _class_decoder.decode, body)
+    answer = _decoded("it answers no classes", _class_decoder, body, texts)
     rows = _in_order([(row.index, row.probs) for row in answer.data], texts)
     return Scores(np.array([_difference(row[::-1]) for row in rows]), answer.usage.prompt_tokens)
 
@@ -174,7 +181,7 @@ def read_label_scores(body: bytes, texts: int) -> Scores:
     """SGLang's numbers for each text: one of a classifier, or the probabilities of "yes" and "no",
     which add up to 1.
     """
-    answer = parsed("it answers no scores", _label_decoder.decode, body)
+    answer = _decoded("it answers no scores", _label_decoder, body, texts)
     rows = _in_order(list(enumerate(answer.scores)), texts)
     used = answer.usage or _Usage()
     return Scores(np.array([_first_of(row) for row in rows]), used.prompt_tokens)
@@ -182,7 +189,7 @@ def read_label_scores(body: bytes, texts: int) -> Scores:
 
 def read_results(body: bytes, texts: int) -> Scores:
     """Jina's results, in any order."""
-    answer = parsed("it answers no results", _result_decoder.decode, body)
+    answer = _decoded("it answers no results", _result_decoder, body, texts)
     rows = _in_order([(row.index, row.relevance_score) for row in answer.results], texts)
     used = answer.usage or _Usage()
     counted = used.total_tokens if used.prompt_tokens < 0 else used.prompt_tokens
@@ -191,7 +198,7 @@ def read_results(body: bytes, texts: int) -> Scores:
 
 def read_ranks(body: bytes, texts: int) -> Scores:
     """TEI's ranks, in any order."""
-    answer = parsed("it answers no ranks", _rank_decoder.decode, body)
+    answer = _decoded("it answers no ranks", _rank_decoder, body, texts)
     rows = _in_order([(row.index, row.score) for row in answer], texts)
     return Scores(np.array([_number(row) for row in rows]))
 
@@ -213,6 +220,21 @@ def scored_by_probabilities(numbers: NDArray[np.float64]) -> Rows:
 
 
 Value = TypeVar("Value")
+
+
+def _decoded(what: str, decoder: msgspec.json.Decoder[Value], body: bytes, texts: int) -> Value:
+    """An answer for so many texts; ReplicaError, which begins with `what`, on nonsense.
+
+    The decoder holds the interpreter until it is done. What it makes are objects, so an answer of
+    millions of small ones is refused before.
+    """
+    most = _NESTED + _NESTED_PER_TEXT * texts
+    for start in range(0, len(body), _PIECE_BYTES):
+        end = start + _PIECE_BYTES
+        most -= body.count(b"{", start, end) + body.count(b"[", start, end)
+        if most < 0:
+            raise ReplicaError(f"{what}: too many objects for {texts} texts")
+    return parsed(what, decoder.decode, body)
 
 
 def _in_order(found: list[tuple[int, Value]], texts: int) -> list[Value]:
