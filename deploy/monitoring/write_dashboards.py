@@ -240,7 +240,7 @@ SERVICE = [
                 "none",
                 {
                     "held {{instance}}": "embedfleet_cache_held_texts",
-                    "let go": rate("embedfleet_cache_evicted_texts_total", where=""),
+                    "evicted": rate("embedfleet_cache_evicted_texts_total", where=""),
                     "of replicas that failed a check": rate(
                         "embedfleet_cache_distrusted_texts_total", where=""
                     ),
@@ -439,7 +439,7 @@ SCALING = Row(
             about="Planned are ordered, ready get traffic. Wanted above max: the bound is too low.",
         ),
         Panel(
-            "What each reason asks for",
+            "Replicas that each term requires",
             "none",
             {"{{pool}} {{term}}": f"embedfleet_autoscaling_term_replicas{{{POOL}}}"},
             about="The largest one wins; `embedfleet autoscale explain` tells it in words.",
@@ -579,7 +579,7 @@ ENGINE = [
                     + " / "
                     + rate("embedfleet_replica_tokens_total", "replica")
                 },
-                about="Tokens of nobody in small passes; large ones have none.",
+                about="Padding tokens of small passes; large passes have none.",
             ),
         ],
     ),
@@ -698,7 +698,7 @@ ABOUT = {
     "Loading a model took": "Seconds from the process's start to the model being loaded.",
     "What decides": "The reason that won the last decision.",
     "From the order to the first traffic": "Seconds from the order of a replica to its first call.",
-    "Changes": "Replicas ordered and let go.",
+    "Changes": "Replicas added and removed.",
     "Held, by hand, last decision": (
         "1 while signals are missing or a person decides; and the time of the last decision."
     ),
