@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from embedfleet.fleet.fleet import Fleet
 from embedfleet.fleet.resolving import KnownAddress, Resolving, addresses, at, moves, resolvable
 from embedfleet.fleet.states import Event
+from embedfleet.transport.host_names import HostNames
 from embedfleet.vocabulary import ReplicaState
 from tests.fleet.test_supervisor import until
 from tests.loops import running, settle
@@ -214,9 +216,23 @@ async def test_a_name_that_has_no_address_yet_is_a_replica_that_says_why_it_does
 @pytest.mark.parametrize("host", ["a..b", "a" * 64, "\udcff"])
 async def test_a_name_that_no_resolver_takes_is_one_without_an_address(host: str) -> None:
     with pytest.raises(OSError, match="not a host name"):
-        await addresses(host, 80)
+        await addresses(host, 80, HostNames())
 
 
 async def test_the_systems_resolver_is_asked_for_one_family() -> None:
     """A machine with an address in each is one replica."""
-    assert await addresses("localhost", 9000) in (["127.0.0.1"], ["::1"])
+    assert await addresses("localhost", 9000, HostNames()) in (["127.0.0.1"], ["::1"])
+
+
+async def test_a_resolver_that_does_not_answer_is_an_error_and_what_it_says_later_counts() -> None:
+    answering = threading.Event()
+
+    def look_up(_host: str, _port: int) -> list[tuple[object, ...]]:
+        answering.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (A, 80))]
+
+    names = HostNames(look_up)
+    with pytest.raises(OSError, match=r"no answer within 0\.01 s"):
+        await addresses("replica", 80, names, timeout_s=0.01)
+    answering.set()
+    assert await addresses("replica", 80, names, timeout_s=60) == [A]

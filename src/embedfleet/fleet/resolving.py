@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 from embedfleet.fleet.fleet import Fleet, Member
 from embedfleet.fleet.states import Event
+from embedfleet.transport.host_names import HostNames
 from embedfleet.vocabulary import ReplicaState
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ DRAIN_OWNER = "dns"
 
 MOST_ADDRESSES = 256
 """Of one name; a resolver that says more is not believed."""
+
+TIMEOUT_S = 5.0
+"""A resolver is asked again where it has not answered in that time; what it says later counts."""
 
 POLL_S = 0.5
 """How often it is looked whether a replica that leaves has finished."""
@@ -85,18 +89,20 @@ def moves(known: Mapping[str, KnownAddress], found: Sequence[str]) -> Iterator[t
             yield "leave", address
 
 
-async def addresses(host: str, port: int) -> Sequence[str]:
+async def addresses(
+    host: str, port: int, names: HostNames, timeout_s: float = TIMEOUT_S
+) -> Sequence[str]:
     """What the system's resolver says, in the family that it prefers. Raises OSError.
 
     A machine that has an address in both families is one replica.
     """
-    loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        raise OSError(f"{host!a} is not a host name") from error
+        async with asyncio.timeout(timeout_s):
+            found = await names.addresses(host, port)
+    except TimeoutError as error:
+        raise OSError(f"no answer within {timeout_s:.3g} s") from error
     family = found[0][0]
-    return sorted({str(each[4][0]) for each in found if each[0] == family})[:MOST_ADDRESSES]
+    return sorted({address for each, address in found if each == family})[:MOST_ADDRESSES]
 
 
 class Resolving:
@@ -112,7 +118,7 @@ class Resolving:
         interval_s: float,
         grace_s: float,
         outstanding: Callable[[str], int],
-        resolver: Resolver = addresses,
+        resolver: Resolver | None = None,
     ) -> None:
         """`name` is what its replicas' names begin with. `outstanding` are the tokens that a
         replica, by name, still has to answer; it has `grace_s` for them when it leaves.
@@ -124,14 +130,14 @@ class Resolving:
         self._interval_s = interval_s
         self._grace_s = grace_s
         self._outstanding = outstanding
-        self._resolver = resolver
+        self._resolver = resolver or partial(addresses, names=HostNames())
         self._members: dict[str, Member] = {}
         self._left_at: dict[str, float] = {}
         """Addresses that leave, and since when."""
         self._unresolved: Member | None = None
         """Stands for the name until it has an address, so that the fleet tells what is wrong."""
         self._found: Sequence[str] = ()
-        self._said = ""
+        self._unanswered = False
 
     async def run(self) -> None:
         """Follow the name until cancelled."""
@@ -153,12 +159,12 @@ class Resolving:
         except OSError as error:
             why = error.strerror or str(error)
             if self._members:
-                self._say(f"{parts.hostname} is not resolved, so its replicas stay: {why}")
+                self._stay(parts.hostname or "", why)
             else:
                 self._miss(why)
             return
         known = {address: _known(member) for address, member in self._members.items()}
-        self._said = ""
+        self._unanswered = False
         if found != self._found:
             self._found = found
             log.info("%s is at %s", parts.hostname, ", ".join(found))
@@ -201,11 +207,11 @@ class Resolving:
             del self._left_at[address], self._members[address]
             self._fleet.apply(member, Event.LOST, now, "its host name no longer resolves here")
 
-    def _say(self, text: str) -> None:
-        """Once, until it is something else."""
-        if text != self._said:
-            log.warning("%s", text)
-        self._said = text
+    def _stay(self, host: str, why: str) -> None:
+        """Say once, until the name is resolved again, that nothing changes."""
+        if not self._unanswered:
+            log.warning("%s is not resolved, so its replicas stay: %s", host, why)
+        self._unanswered = True
 
 
 def _known(member: Member) -> KnownAddress:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from embedfleet.server.gateway.replicas.keepalive import keep_alive
+from embedfleet.transport.host_names import HostNames
 from embedfleet.transport.untrusted import shown
 from embedfleet.vocabulary import ReplicaError
 
@@ -264,6 +265,8 @@ def cause_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
         # A resolver's errors have numbers of their own.
         return (error.strerror or "") if error.errno < 0 else os.strerror(error.errno)
+    if isinstance(error, TimeoutError):
+        return str(error) or "no answer in time"
     return str(error) or type(error).__name__
 
 
@@ -346,6 +349,7 @@ class Connections:
         self._addresses: dict[str, _Address] = {}
         self._all: set[Connection] = set()
         self._tls: ssl.SSLContext | None = None
+        self._names = HostNames()
 
     async def exchange(
         self,
@@ -481,11 +485,10 @@ class Connections:
     async def _connect(self, origin: Origin) -> Connection:
         self._sweep()
         context = await self._context() if origin.tls else None
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._connect_timeout_s):
-            _, connection = await loop.create_connection(
-                Connection, origin.host, origin.port, ssl=context
-            )
+        timeout_s = self._connect_timeout_s
+        connection = await self._names.connect(
+            Connection, origin.host, origin.port, tls=context, timeout_s=timeout_s
+        )
         self._all.add(connection)
         return connection
 
