@@ -97,15 +97,16 @@ class HostNames:
 
         def run() -> None:
             found: Found = ()
-            failed: OSError | None = None
+            failed: OSError | None = OSError(f"{key[0]!a} is not a host name")
             try:
-                found = _read(self._look_up(*key))
+                found, failed = _read(self._look_up(*key)), None
             except OSError as error:
                 failed = error
-            except Exception as error:  # noqa: BLE001  UnicodeError of a name, and what may be
-                failed = OSError(f"{key[0]!a} is not a host name: {error}")
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(end, found, failed)
+            except ValueError:
+                pass  # as UnicodeError, for labels that are empty or too long
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(end, found, failed)
 
         try:
             # A daemon: no process waits at its end for a name server.
