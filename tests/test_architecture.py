@@ -154,7 +154,7 @@ def test_every_pattern_of_pure_modules_still_matches_something() -> None:
 
 
 @pytest.mark.parametrize("path", pure_modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_pure_module_reads_no_clock_and_talks_to_nobody(path: Path) -> None:
+def test_a_pure_module_reads_no_clock_and_does_no_io(path: Path) -> None:
     names = set(imported(tree_of(path).body))
     assert {name for name in names if name in IMPURE or name.split(".")[0] in IMPURE} == set()
 

@@ -55,7 +55,7 @@ async def test_a_small_answer_does_not_pass_a_large_one_that_waits() -> None:
     assert room.held_bytes == 10
 
 
-async def test_whoever_is_cancelled_while_waiting_holds_nothing_and_lets_the_next_in() -> None:
+async def test_a_cancelled_waiter_holds_nothing_and_the_next_is_admitted() -> None:
     room = AnswerRoom(10)
     await room.take(8)
     large, small = asyncio.create_task(room.take(9)), asyncio.create_task(room.take(2))

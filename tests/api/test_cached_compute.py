@@ -196,9 +196,7 @@ class TestCacheDirectives:
         await asker.ask("two", headers=fresh)
         assert (await asker.ask("two")).cache == "hit=1; miss=0"
 
-    async def test_a_text_that_must_not_be_stored_is_shared_with_nobody(
-        self, tmp_path: Path
-    ) -> None:
+    async def test_a_no_store_text_is_not_shared(self, tmp_path: Path) -> None:
         """Others would learn from their wait, and from what they pay, that it was sent."""
         private = {"cache-control": "no-store"}
         for first, second in ((private, {}), ({}, private), (private, private)):
@@ -330,7 +328,7 @@ class TestSharing:
         await settled()
         assert (backend.begun, len(backend.computed)) == (1, 1), "nobody waits for its own text"
 
-    async def test_what_nobody_waits_for_is_cancelled(self, asker: Asker, backend: Held) -> None:
+    async def test_work_without_waiters_is_cancelled(self, asker: Asker, backend: Held) -> None:
         """Once the last one has left, be it the leader or a follower."""
         leaving = [asyncio.Event(), asyncio.Event()]
         asked = [asyncio.create_task(asker.ask("same", gone=gone)) for gone in leaving]
@@ -397,7 +395,7 @@ class TestSharing:
         assert sender.cache is not None
         assert sender.cache.counts.shared == 198, "199 were answered by one computation"
 
-    async def test_a_text_that_always_fails_is_tried_twice_whoever_wants_it(
+    async def test_a_text_that_always_fails_is_computed_twice_for_any_number_of_callers(
         self, tmp_path: Path
     ) -> None:
         works = 0
@@ -427,7 +425,7 @@ class TestSharing:
         assert {answer.status for answer in await asyncio.gather(*patient)} == {200}
         assert backend.begun == 1
 
-    async def test_who_is_refused_hands_the_refusal_to_nobody(self, tmp_path: Path) -> None:
+    async def test_the_refusal_of_one_caller_does_not_reach_others(self, tmp_path: Path) -> None:
         """A full queue is not the text's fault."""
 
         class Full(RevealingBackend):

@@ -114,7 +114,7 @@ class TestForms:
 
 
 class TestTruncation:
-    async def test_either_end_is_cut_and_told_of_each_text(self, asker: Asker) -> None:
+    async def test_either_end_is_truncated_and_reported_for_each_text(self, asker: Asker) -> None:
         texts = ["short", LONG + "to the sea", "brief"]
         for end in ("end", "start"):
             answer = await asker.ask(texts, truncate=end)
@@ -226,6 +226,6 @@ class TestSpaces:
         assert space_id(*right) == space_id(*right)
         assert len({space_id(*each) for each in [right, *others]}) == 1 + len(others)
 
-    async def test_weights_that_nobody_can_tell_are_in_no_space(self, asker: Asker) -> None:
+    async def test_unknown_weights_have_no_space(self, asker: Asker) -> None:
         asker.version = ModelVersion("unknown 123", Precision.F32)
         assert b"x-embedfleet-space" not in (await asker.ask("one")).headers

@@ -215,7 +215,7 @@ async def test_a_query_that_leaves_no_room_is_refused(reranking: Reranking) -> N
         ("/score", {"text_1": ["a", "b"], "text_2": ["c", "the sea " * 100]}),
     ],
 )
-async def test_a_text_that_is_too_long_is_refused_where_nobody_lets_it_be_cut(
+async def test_a_text_that_is_too_long_is_refused_unless_truncation_is_allowed(
     reranking: Reranking, path: str, body: dict[str, Any]
 ) -> None:
     answer = await reranking.ask(path, **body)

@@ -69,7 +69,7 @@ async def test_the_ids_are_what_the_engine_gets(asker: Asker) -> None:
     assert [one["tokens"] for one in found.body["data"]] == given_to_engine
 
 
-async def test_nothing_is_computed_and_nobody_counts_as_answered(asker: Asker) -> None:
+async def test_nothing_is_computed_and_no_text_counts_as_answered(asker: Asker) -> None:
     await tokens(asker, ["one", "two"])
     assert asker.backend.computed == []
     assert asker.told == []

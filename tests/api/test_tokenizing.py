@@ -79,7 +79,7 @@ def process_of(model: ServedModel, directory: Path) -> psutil.Process:
     return child
 
 
-async def test_whoever_waits_for_another_process_holds_up_nobody_else(
+async def test_waiting_for_the_tokenizer_process_delays_no_other_request(
     tokenizing: Tokenizing, known: ServedModel, foreign: ServedModel, tmp_path: Path
 ) -> None:
     """Neither the event loop nor the threads that tokenise for known models."""
@@ -98,7 +98,7 @@ async def test_whoever_waits_for_another_process_holds_up_nobody_else(
     assert all(await asyncio.gather(*others))
 
 
-async def test_whoever_leaves_is_not_waited_for(
+async def test_a_disconnected_client_is_not_waited_for(
     tokenizing: Tokenizing, foreign: ServedModel, tmp_path: Path
 ) -> None:
     child = process_of(foreign, tmp_path)

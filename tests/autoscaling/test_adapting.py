@@ -74,7 +74,7 @@ def test_troughs_that_are_shorter_than_a_start_is_dear_are_held() -> None:
     assert kept_s(after(4.0, edges)) >= 600.0
 
 
-def test_a_period_that_nobody_told_is_found_and_provided_for() -> None:
+def test_an_undeclared_period_is_found_and_provided_for() -> None:
     """Up and down every twelve minutes: what comes is known, so nothing is kept for it."""
     found = after(4.0, lambda now: 11.0 if now % 1440 < 720 else 2.0)
     assert found.cycle.period_s == pytest.approx(1440.0, abs=8.0)

@@ -115,7 +115,7 @@ def test_what_an_older_or_newer_release_kept_is_read_without_what_only_that_one_
     assert SETTINGS.min_replicas <= decision.planned <= SETTINGS.max_replicas
 
 
-def test_what_is_kept_is_small(taught: Experience) -> None:
+def test_the_state_file_is_small(taught: Experience) -> None:
     full = {
         name: replace(each, cells=((123456.789,) * 3,) * len(each.cells))
         for name, each in taught.seasons.items()

@@ -59,7 +59,7 @@ class TestGrowth:
         reason = decided(seen(rate=6 * V)).reason
         assert reason == ("4 -> 10: reserve asks for 10 (60,000 tokens/s at 60% of ability)")
 
-    def test_every_reason_to_have_replicas_is_told(self) -> None:
+    def test_every_reason_to_have_replicas_is_reported(self) -> None:
         """Also those that lost."""
         names = [term.name for term in decided(seen()).terms]
         assert names == ["minimum", "traffic", "reserve", "peak"]

@@ -373,7 +373,7 @@ class TestJournal:
         assert (after.decision.winner, after.ordered, after.times) == ("reserve", 5, 4)
         assert len(rig.entries) == 20
 
-    async def test_it_stays_small(self) -> None:
+    async def test_keeps_the_last_200_entries(self) -> None:
         """Two hundred entries, the last ones."""
         rig = Rig()
         for number in range(500):

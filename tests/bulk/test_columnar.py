@@ -150,7 +150,7 @@ async def test_columns_of_any_type_are_carried_or_refused_by_their_names(tmp_pat
         await ran(job(written(tmp_path / "t.parquet", twice)), tmp_path / "o", RevealingClient())
 
 
-async def test_what_is_no_parquet_and_columns_that_are_absent_are_told(tmp_path: Path) -> None:
+async def test_invalid_parquet_and_absent_columns_are_reported(tmp_path: Path) -> None:
     broken = tmp_path / "in.parquet"
     broken.write_bytes(b"PAR1 and no more")
     with pytest.raises(BulkError, match=r"in\.parquet.*can't be read"):
@@ -214,7 +214,7 @@ def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     st.sampled_from(["npy", "jsonl", "parquet"]),
 )
 @settings(deadline=None)
-def test_a_column_of_any_type_is_used_or_its_name_is_told(
+def test_a_column_of_any_type_is_used_or_refused_by_name(
     column: Any, used_as: str, form: str
 ) -> None:
     table = pa.table({"text": pa.array(["a", "b", "c"]), "odd": column})

@@ -101,7 +101,7 @@ def test_verify_names_fragments_that_no_longer_hold(
     assert "in-00002: its rows are no longer in the input" in changed.stdout
 
 
-def test_a_plan_tells_what_it_will_take_and_asks_nobody(source: Path, tmp_path: Path) -> None:
+def test_a_plan_estimates_the_run_and_sends_no_request(source: Path, tmp_path: Path) -> None:
     json_lines(source, [{"text": text} for text in [*TEXTS, *TEXTS, ""]])
     done = bulk("plan", source, "--json", "--replicas", 2, "--cost-per-hour", 2)
     assert done.exit_code == 0, done.output
@@ -146,7 +146,7 @@ def test_a_run_that_is_refused_leaves_no_folder(
     assert not (tmp_path / "new").exists()
 
 
-def test_whoever_lacks_a_key_is_told_how_to_give_one(
+def test_a_missing_key_is_reported_with_the_flag_that_gives_one(
     service: RevealingService, source: Path, tmp_path: Path
 ) -> None:
     words = [source, tmp_path / "out", "--url", service.url, "--fragment-rows", 5]

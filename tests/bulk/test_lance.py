@@ -261,7 +261,7 @@ async def test_versions_that_have_a_tag_are_not_taken_away(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("column", "told"), [("a.b", r"field a\.b cannot contain"), ("_rowid", "reserved name")]
 )
-async def test_columns_that_lance_can_not_hold_are_told_before_anything_is_computed(
+async def test_columns_that_lance_can_not_hold_are_reported_before_anything_is_computed(
     column: str, told: str, tmp_path: Path
 ) -> None:
     source = json_lines(tmp_path / "in.jsonl", [{"text": "a", column: 1}])
@@ -273,7 +273,9 @@ async def test_columns_that_lance_can_not_hold_are_told_before_anything_is_compu
     assert tree(tmp_path / "out") == {}
 
 
-async def test_files_of_other_columns_are_told_before_anything_is_computed(tmp_path: Path) -> None:
+async def test_files_with_other_columns_are_reported_before_anything_is_computed(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     pq.write_table(pa.table({"text": ["a"], "n": pa.array([1], pa.int32())}), folder / "a.parquet")

@@ -87,7 +87,7 @@ def test_csv_is_read_by_its_header_with_quotes_and_lines_within(tmp_path: Path) 
     assert read(tabs).texts == ["a, b"]
 
 
-def test_a_column_that_a_csv_lacks_is_told_with_those_it_has(tmp_path: Path) -> None:
+def test_a_column_that_a_csv_lacks_is_reported_with_those_it_has(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_text("body,key\na,1\n")
     with pytest.raises(BulkError, match="there is no column text; there are: body, key"):
@@ -138,7 +138,7 @@ with contextlib.suppress(ImportError):
 
 
 @pytest.mark.parametrize("end", COMPRESSIONS)
-def test_compressed_files_are_told_by_their_names_and_may_have_several_parts(
+def test_compressed_files_are_recognised_by_name_and_may_have_several_parts(
     end: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"in.txt{end}"

@@ -282,7 +282,7 @@ async def test_a_corpus_without_the_column_of_texts_is_refused_first(tmp_path: P
         await ran(job(source), tmp_path / "out", RevealingClient())
 
 
-async def test_a_corpus_without_the_column_of_ids_is_told_of_that_column(tmp_path: Path) -> None:
+async def test_a_corpus_without_the_id_column_is_refused_with_its_name(tmp_path: Path) -> None:
     source = json_lines(tmp_path / "in.jsonl", [{"text": "a"}, {"text": "b"}])
     asked = job(source, columns=Columns(id="key"))
     with pytest.raises(BulkError, match="`key` is neither a string nor a whole number"):

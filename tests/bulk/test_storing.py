@@ -271,9 +271,7 @@ fsspec.register_implementation("failing", FailingDriver, clobber=True)
 
 @pytest.mark.parametrize("what", ["listing", "opening", "reading"])
 @pytest.mark.parametrize("name", ["", "/in.jsonl", "/in.jsonl.gz"])
-def test_whatever_a_driver_raises_while_an_input_is_read_is_told_in_one_line(
-    what: str, name: str
-) -> None:
+def test_any_error_of_a_driver_while_reading_is_reported_in_one_line(what: str, name: str) -> None:
     def read() -> None:
         for source in found([f"failing://bucket/{what}{name}"]):
             list(rows_of(source, Columns()))
@@ -284,7 +282,7 @@ def test_whatever_a_driver_raises_while_an_input_is_read_is_told_in_one_line(
     assert "\n" not in str(told.value)
 
 
-def test_whatever_a_driver_raises_while_an_output_is_written_is_told_in_one_line() -> None:
+def test_any_error_of_a_driver_while_writing_is_reported_in_one_line() -> None:
     with pytest.raises(StoreError, match=r"^failing://writing can't be written: .*was denied$"):
         store_at("failing://writing")
     opening: tuple[Callable[[Store], object], ...] = (

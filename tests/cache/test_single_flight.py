@@ -129,7 +129,7 @@ async def test_a_text_goes_on_for_as_long_as_anybody_waits_for_it(rig: Rig) -> N
     assert len(rig.flights) == 0
 
 
-async def test_a_vector_whose_batch_had_begun_is_kept_when_nobody_waits_any_more(rig: Rig) -> None:
+async def test_a_vector_whose_batch_had_begun_is_cached_after_all_clients_left(rig: Rig) -> None:
     rig.flights.leave(rig.lead(0))
     rig.backend.bring(0)
     assert rig.cache.recall(KEYS[:1]) != [None]
@@ -149,7 +149,7 @@ async def test_a_failure_is_reported_to_one_and_the_others_share_a_second_attemp
         await follower.finished
 
 
-async def test_a_second_failure_is_told_to_all(rig: Rig) -> None:
+async def test_a_second_failure_reaches_every_waiter(rig: Rig) -> None:
     rig.lead(0)
     followers = [rig.follow(0) for _ in range(5)]
     for number in range(2):
@@ -162,9 +162,7 @@ async def test_a_second_failure_is_told_to_all(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("error", [VectorError("none"), DeadlineError("too late")])
-async def test_what_another_attempt_would_not_change_is_told_to_all(
-    rig: Rig, error: EmbedfleetError
-) -> None:
+async def test_a_permanent_failure_reaches_every_waiter(rig: Rig, error: EmbedfleetError) -> None:
     waiting = [rig.lead(0), rig.follow(0), rig.follow(0)]
     rig.backend.submitted[0][0].fail(error)
     for each in waiting:

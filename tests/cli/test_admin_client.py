@@ -124,7 +124,7 @@ def test_an_answer_that_is_no_http_is_no_gateway(tmp_path: Path) -> None:
         thread.join()
 
 
-def test_the_address_for_clients_is_told_from_the_admin_address(
+def test_the_address_for_clients_is_distinguished_from_the_admin_address(
     servers: tuple[Server, Server],
 ) -> None:
     gateway, _ = servers

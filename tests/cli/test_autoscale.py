@@ -139,7 +139,7 @@ def test_a_missing_decision_is_shown_as_such(gateway: StandIn) -> None:
         ("scale 3", ("/autoscaling/scale", {"pool": None, "replicas": 3})),
     ],
 )
-def test_orders_go_to_the_gateway_and_its_answer_is_told(
+def test_orders_go_to_the_gateway_and_its_answer_is_printed(
     gateway: StandIn, words: str, asked: tuple[str, Any]
 ) -> None:
     """What holds now."""
@@ -179,7 +179,7 @@ def test_what_goes_wrong_is_one_line_and_exit_code_2(
     assert (found.exit_code, said in found.output) == (2, True)
 
 
-def test_an_address_that_nobody_answers_or_that_is_none_is_named() -> None:
+def test_an_unreachable_or_invalid_address_is_named_in_the_error() -> None:
     """And how to give another."""
     for admin in ("http://127.0.0.1:1", "file:///etc/passwd"):
         found = CliRunner().invoke(app, ["autoscale", "explain", "--admin", admin])
@@ -292,7 +292,7 @@ class TestRecording:
     @pytest.mark.parametrize(
         "answer", [[], {}, {"pools": {}}, {"pools": [{"name": "m"}]}, {"pools": [None]}]
     )
-    def test_an_answer_of_another_service_is_told_as_such(
+    def test_an_answer_of_another_service_is_reported_as_such(
         self, recorded: StandIn, answer: Any, tmp_path: Path
     ) -> None:
         recorded.answer = 200, answer

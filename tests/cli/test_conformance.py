@@ -76,7 +76,7 @@ def test_the_results_are_written_as_json(url: str, tmp_path: Path) -> None:
     assert all("base64" in each["name"] for each in found["checks"])
 
 
-def test_what_failed_is_told_with_question_answer_and_what_would_be_right(elsewhere: str) -> None:
+def test_a_failed_check_prints_request_answer_and_expectation(elsewhere: str) -> None:
     done = typed(elsewhere, "--only", "malformed JSON is refused")
     assert done.exit_code == 1
     assert "failed  malformed JSON is refused" in done.output

@@ -132,7 +132,7 @@ def test_a_key_that_would_never_open_anything_is_refused(file: Path, expires: st
     assert not file.exists()
 
 
-def test_a_key_that_nobody_saw_is_not_made(file: Path) -> None:
+def test_a_key_that_could_not_be_printed_is_not_created(file: Path) -> None:
     """A full disk behind standard output."""
     words = ["keys", "create", "--file", str(file), "--name", "a"]
     with Path("/dev/full").open("w") as full:

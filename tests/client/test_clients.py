@@ -83,7 +83,7 @@ def test_code_without_an_event_loop_gets_the_same(service: RevealingService) -> 
         client.embed("more")
 
 
-def test_a_client_that_nobody_closes_ends_with_its_last_reference(
+def test_a_client_that_is_not_closed_ends_with_its_last_reference(
     service: RevealingService,
 ) -> None:
     before = set(threading.enumerate())
@@ -330,7 +330,7 @@ async def test_vectors_of_another_space_are_not_mixed_in(service: RevealingServi
             await client.embed(["three"])
 
 
-async def test_a_certificate_that_nobody_trusts_is_told_at_once(tmp_path: Path) -> None:
+async def test_an_untrusted_certificate_is_reported_at_once(tmp_path: Path) -> None:
     """Asking again would not help, and an unattended run would wait for nothing."""
     chain, key = make_certificate(tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -45,7 +45,7 @@ class AccessConformance:
             opened.charge(tokens)
         opened.close()
 
-    def test_what_is_left_is_told_in_headers_as_they_are_sent(
+    def test_remaining_limits_are_reported_in_headers_when_they_are_sent(
         self, access: Access, bearer: str
     ) -> None:
         for name, value in access.open(bearer).headers():

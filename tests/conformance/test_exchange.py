@@ -116,7 +116,7 @@ def test_an_error_without_its_object_or_a_field_is_a_violation() -> None:
         refused(answered({"error": {"message": "wrong", "type": "t"}}, 400))
 
 
-def test_a_long_body_is_clipped_and_its_size_told() -> None:
+def test_a_long_body_is_clipped_and_its_size_shown() -> None:
     assert clipped(b"short") == "short"
     assert clipped(b"\xff") == "\\xff"
     assert clipped(b'{\r\n  "a": 1\n}') == '{ "a": 1 }'

@@ -96,7 +96,7 @@ def test_the_query_takes_the_fresh_answer_of_its_pool_and_nothing_else(tmp_path:
     )
 
 
-def test_the_query_answers_nothing_when_nobody_is_there(tmp_path: Path) -> None:
+def test_the_query_returns_nothing_without_gateways(tmp_path: Path) -> None:
     answers(wanted("embedfleet", POOL), {None: []}, tmp_path)
 
 

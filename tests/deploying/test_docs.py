@@ -60,7 +60,7 @@ def test_the_flags_of_the_page_are_those_of_the_command() -> None:
     assert {flag for flag in flags if flag not in shown} == set()
 
 
-def test_every_overlay_is_told_of() -> None:
+def test_every_overlay_is_documented() -> None:
     overlays = {path.name for path in (KUBERNETES / "overlays").iterdir() if path.is_dir()}
     assert {name for name in overlays if f"`{name}`" not in PAGE} == set()
     assert {mode for mode in Mode if f"`{mode}`" not in PAGE} == set()

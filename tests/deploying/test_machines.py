@@ -71,7 +71,7 @@ def test_the_base_is_pinned_by_digest_and_nothing_else_is_pulled() -> None:
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_an_image_runs_as_nobody_special_and_hears_signals(target: str) -> None:
+def test_an_image_runs_unprivileged_and_receives_signals(target: str) -> None:
     stage = stages()[target]
     assert [rest for word, rest in stage if word == "USER"][-1] == "10001:10001"
     assert [rest for word, rest in stage if word == "ENTRYPOINT"] == ['["embedfleet"]']
@@ -216,7 +216,7 @@ def test_a_unit_is_one_that_systemd_accepts(unit: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("part", "most"), [("gateway", 20), ("serve", 30), ("replica@", 40)])
-def test_a_unit_may_do_little(part: str, most: int) -> None:
+def test_a_systemd_unit_is_restricted(part: str, most: int) -> None:
     """Systemd's own judgement, in tenths: 100 is a service without any restriction."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:

@@ -149,7 +149,9 @@ def test_every_odd_value_at_every_place_is_served_or_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_file_a_folder_or_a_link_to_itself_is_told(directory: Path, name: str) -> None:
+def test_a_missing_file_a_folder_and_a_circular_link_are_reported(
+    directory: Path, name: str
+) -> None:
     path = directory / name
     before = path.read_bytes()
     path.unlink()

@@ -263,9 +263,7 @@ class TestReading:
         ):
             read_geometry(tmp_path)
 
-    def test_modules_that_nobody_here_computes_are_refused_with_a_way_out(
-        self, tmp_path: Path
-    ) -> None:
+    def test_unsupported_modules_are_refused_with_an_alternative(self, tmp_path: Path) -> None:
         write_encoder(tmp_path, BERT)
         kinds = ("Transformer", "Pooling", "Dense")
         modules = [{"type": f"sentence_transformers.models.{kind}"} for kind in kinds]

@@ -34,5 +34,5 @@ def test_a_zero_row_is_no_vector() -> None:
     assert finite_rows(np.array([[0, 0], [0, 1]], np.float32)).tolist() == [False, True]
 
 
-def test_no_rows_are_no_rows() -> None:
+def test_a_matrix_without_rows_has_no_unit_rows() -> None:
     assert unit_rows(np.zeros((0, 4), np.float32)).shape == (0, 4)

@@ -84,7 +84,7 @@ def test_a_shard_that_the_index_names_must_be_there(tmp_path: Path) -> None:
         open_tensors(tmp_path)
 
 
-def test_an_index_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match="not an index"):
         open_tensors(tmp_path)

@@ -505,7 +505,7 @@ class Unseen(FakeContact):
         return ""
 
 
-async def test_one_that_comes_goes_and_comes_within_a_minute_is_told_whole(
+async def test_every_change_of_a_replica_within_a_minute_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Else the last line of the log would be that it is gone."""
@@ -599,7 +599,7 @@ WRONG: dict[str, Callable[[], BaseException]] = {
 
 @pytest.mark.parametrize("failing", ["describe", "expected", "verify"])
 @pytest.mark.parametrize("kind", WRONG)
-async def test_checks_that_fail_while_calls_are_answered_are_reported_and_eject_nobody(
+async def test_checks_that_fail_while_calls_are_answered_are_reported_and_eject_no_replica(
     failing: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the fleet's table and in the log, once a minute; and it is told when that is over."""

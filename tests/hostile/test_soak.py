@@ -20,7 +20,7 @@ keeps in its arenas. In forty minutes it comes to rest at some 100."""
 
 
 @pytest.mark.slow
-def test_a_minute_of_attacks_harms_nobody_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_minute_of_attacks_harms_no_client_and_leaves_nothing(tmp_path: Path) -> None:
     """Every answer is right, descriptors are as before, memory is bounded, and it goes on."""
     report = soak(tmp_path, minutes=MINUTES)
 

@@ -278,7 +278,7 @@ class TestPooling:
             (("mean_tokens", "mean"), Pooling.MEAN),
         ],
     )
-    def test_is_told_by_flags_and_in_newer_files_by_name(
+    def test_is_read_from_flags_and_in_newer_files_from_a_name(
         self, directory: Path, names: tuple[str, str], pooling: Pooling
     ) -> None:
         flag, name = names
@@ -326,9 +326,7 @@ class TestPooling:
         with pytest.raises(ModelError, match=r"1_Pooling/config\.json is missing"):
             self.pooling(directory)
 
-    def test_a_gateway_in_front_of_engines_of_others_minds_none_of_it(
-        self, directory: Path
-    ) -> None:
+    def test_a_gateway_describes_a_model_that_its_own_engine_refuses(self, directory: Path) -> None:
         write(directory / "modules.json", [*QWEN_MODULES, {"type": "models.Dense"}])
         write_weights(directory)
         assert describe(directory).identity.revision

@@ -22,7 +22,7 @@ def directory(tmp_path: Path) -> Path:
     return directory
 
 
-def test_files_that_nobody_touches_have_not_changed(directory: Path) -> None:
+def test_untouched_files_have_not_changed(directory: Path) -> None:
     files = Snapshot.of(directory)
     (directory / "one.safetensors").read_bytes()
     (directory / "README.md").write_text("of no model")

@@ -55,11 +55,11 @@ def test_a_chat_model_is_not_taken_for_a_reranker(model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-Reranker-0.6B", "our-re-ranker", "RERANK"])
-def test_the_name_tells(model: Path, name: str) -> None:
+def test_a_reranker_is_recognised_by_its_name(model: Path, name: str) -> None:
     assert task_of(model, name) is Task.RERANK
 
 
-def test_the_name_of_the_directory_tells(model: Path) -> None:
+def test_a_reranker_is_recognised_by_the_name_of_its_directory(model: Path) -> None:
     assert task_of(model.rename(model.with_name("Qwen3-Reranker-4B"))) is Task.RERANK
 
 
@@ -143,7 +143,7 @@ def test_another_template_is_another_revision(model: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"pair": "no place"}, {"pair": "{query}"}, {"pair": 1, "after": "x"}]
 )
-def test_a_template_that_is_none_is_refused_by_name(model: Path, wrong: object) -> None:
+def test_an_invalid_template_is_refused_by_name(model: Path, wrong: object) -> None:
     with pytest.raises(ModelError, match=TEMPLATE_FILE):
         template_of(put(model, TEMPLATE_FILE, wrong))
 
@@ -167,7 +167,7 @@ def test_a_classifier_with_one_label_is_a_reranker_of_two_texts(
     assert scoring == Scoring(causal=False, segments=kind == "wordpiece", answers=None)
 
 
-def test_a_classifier_of_an_unknown_family_needs_its_template_told(model: Path) -> None:
+def test_a_classifier_of_an_unknown_family_needs_a_template(model: Path) -> None:
     names = {"architectures": ["ModernBertForSequenceClassification"], "id2label": {"0": "x"}}
     changed(model, model_type="modernbert", **names)
     with pytest.raises(

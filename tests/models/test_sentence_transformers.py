@@ -170,7 +170,7 @@ def test_a_prompt_that_is_null_is_none(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(("cut", "told"), [(32, True), (64, False), (None, False)])
-def test_vectors_are_whole_and_that_the_model_s_files_cut_them_is_told(
+def test_vectors_are_whole_and_truncate_dim_is_reported(
     directory: Path, caplog: pytest.LogCaptureFixture, cut: int | None, *, told: bool
 ) -> None:
     change(directory, "config_sentence_transformers.json", truncate_dim=cut)

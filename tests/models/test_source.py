@@ -128,7 +128,7 @@ def test_a_hub_that_answers_nothing_is_not_waited_for(hub: FakeHub, tmp_path: Pa
         ("all_proxy", "socks5://127.0.0.1:9", "`pip install socksio`"),
     ],
 )
-def test_what_a_variable_makes_impossible_is_told_in_one_line(
+def test_an_invalid_variable_of_the_hub_is_reported_in_one_line(
     tmp_path: Path, variable: str, value: str, said: str
 ) -> None:
     variables = {"HF_ENDPOINT": "http://127.0.0.1:9", variable: value}
@@ -186,9 +186,7 @@ def test_local_errors_are_distinguished_from_errors_of_the_hub(error: Exception,
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_built_in_model_is_told_from_an_installation_without_it(
-    name: str, tmp_path: Path
-) -> None:
+def test_an_installation_without_a_built_in_model_is_reported(name: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"does not have the model {name}"):
         builtin(tmp_path, name)
     (tmp_path / "config.json").touch()
@@ -217,7 +215,7 @@ def test_a_directory_goes_before_a_built_in_model_of_its_name(
     assert local(Path("builtin")).directory == Path("builtin")
 
 
-def test_where_no_directory_is_the_way_to_one_is_told() -> None:
+def test_a_missing_directory_is_reported_with_an_alternative() -> None:
     with pytest.raises(ModelError, match=r"`embedfleet model fetch Qwen/Qwen3-Embedding-0\.6B`"):
         local(Path("Qwen/Qwen3-Embedding-0.6B"))
     with pytest.raises(ModelError, match=r'no directory "nothing", and builtin and .* built in'):

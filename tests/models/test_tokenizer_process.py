@@ -233,7 +233,7 @@ def test_a_process_that_is_gone_is_started_again(tmp_path: Path, plain: Encoder)
         encoded(found, "The sea")
 
 
-def test_an_encoder_that_nobody_has_any_more_leaves_no_process(tmp_path: Path) -> None:
+def test_an_unreferenced_encoder_leaves_no_process(tmp_path: Path) -> None:
     found = encoder(files(tmp_path, unusual))
     assert len(children(tmp_path)) == 1
     del found

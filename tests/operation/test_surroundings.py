@@ -70,7 +70,7 @@ def test_it_serves_with_every_standard_stream_closed() -> None:
         assert process.wait(60) == 0
 
 
-def test_modules_of_the_working_directory_are_nobody_of_ours(tmp_path: Path) -> None:
+def test_modules_of_the_working_directory_are_not_imported(tmp_path: Path) -> None:
     """Those of users are called `types.py` and `queue.py`; replicas and the fleet of a bulk run
     are interpreters that start there.
     """

@@ -23,7 +23,7 @@ async def at_an_end() -> None:
 
 
 @pytest.mark.parametrize("loop", [with_a_bug, at_an_end])
-async def test_a_loop_that_ends_by_itself_is_told_once_and_fails_the_process(
+async def test_a_loop_that_ends_by_itself_is_logged_once_and_fails_the_process(
     loop: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By an exception or without one; the others go on until the process has drained."""

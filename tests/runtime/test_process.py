@@ -110,7 +110,7 @@ def orphan() -> int:
     return os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
 
 
-async def test_orphans_that_nobody_else_collects_are_collected_the_second_time(orphan: int) -> None:
+async def test_orphans_are_reaped_at_the_second_look(orphan: int) -> None:
     """Children of our own are the event loop's, which collects them at once: by a thread that a
     busy machine may hold up, though not for a second.
     """

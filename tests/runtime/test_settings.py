@@ -111,7 +111,7 @@ def test_several_pools_come_from_the_file_alone() -> None:
     assert "flag --replicas is for a single pool" in refusal(toml, flags={"pools.replicas": 1})
 
 
-def test_a_pool_of_replicas_elsewhere_starts_none_here_unless_told_to() -> None:
+def test_a_pool_of_remote_replicas_starts_none_here_unless_configured() -> None:
     attached = {"pools.replica_urls": ["http://10.0.0.5:9000"]}
     assert load(None, {}, attached).pools[0].replicas == 0
     both = attached | {"pools.model": "builtin", "pools.replicas": 1}

@@ -33,7 +33,9 @@ def test_marks_and_line_ends_of_other_systems_are_no_part_of_a_text(
         ("looped", "Too many levels of symbolic links"),
     ],
 )
-def test_what_is_no_text_is_told_in_one_line(tmp_path: Path, name: str, why: str) -> None:
+def test_an_unreadable_text_file_is_reported_in_one_line(
+    tmp_path: Path, name: str, why: str
+) -> None:
     (tmp_path / "utf-16").write_bytes("a = 1".encode("utf-16"))
     (tmp_path / "looped").symlink_to("looped")
     with pytest.raises(SettingError, match=why) as raised:

@@ -77,7 +77,7 @@ def test_a_client_gets_short_vectors_and_integers(found: dict[str, Any], service
     assert found.get("bits", 8) == 8
 
 
-def test_a_client_is_told_what_is_wrong(found: dict[str, Any]) -> None:
+def test_an_error_says_what_is_wrong(found: dict[str, Any]) -> None:
     told = found["error"]
     assert "no-such-model" in told or "400" in told or "`inputs[1]` is empty" in told
     if "refused" in found:  # by a client whose classes of errors depend on the form of the body

@@ -87,7 +87,7 @@ def scalers() -> list[Scaler]:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_whoever_attains_as_much_pays_more_than_the_bound(seed: int) -> None:
+def test_every_schedule_of_the_same_attainment_costs_more_than_the_bound(seed: int) -> None:
     """The bound for what each policy attained, itself measured; none of them knows the future."""
     rng = np.random.default_rng(seed)
     arriving = traffic([float(each) for each in rng.uniform(0.3, 4.0, 6)], 60.0, seed)

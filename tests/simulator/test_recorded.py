@@ -71,7 +71,7 @@ class TestFlow:
         found = recorded.flow(recording.read(keep(tmp_path / "f", seen)), seed=0)
         assert found.tokens.sum() / 600.0 == pytest.approx(32_000.0, rel=0.02)
 
-    def test_nobody_can_tell_what_arrived_in_a_long_gap(self, tmp_path: Path) -> None:
+    def test_a_long_gap_in_a_recording_is_refused(self, tmp_path: Path) -> None:
         seen = steady()
         late = [replace(each, now=each.now + 400.0) for each in seen[20:]]
         path = keep(tmp_path / "f", [*seen[:20], *late])
@@ -184,7 +184,7 @@ class TestCommand:
         more = self.simulate(tmp_path, "--policy", "oracle", "--min-replicas", "6")
         assert more["mean_replicas"] == pytest.approx(6.0)
 
-    def test_a_trace_or_a_recording_is_asked_for(self, tmp_path: Path) -> None:
+    def test_a_trace_or_a_recording_is_required(self, tmp_path: Path) -> None:
         """Not none, and not both."""
         path = str(keep(tmp_path / "day.jsonl", steady()))
         for arguments in ([], [path, "--recorded", path]):
@@ -204,7 +204,7 @@ class TestCommand:
         assert done.exit_code == 0, done.output
         assert "recorded: 0.7 replica-hours were ordered then" in done.output
 
-    def test_a_line_that_was_cut_off_is_told(self, tmp_path: Path) -> None:
+    def test_a_truncated_last_line_is_reported(self, tmp_path: Path) -> None:
         """The recorder was killed while it wrote."""
         path = keep(tmp_path / "f", steady())
         path.write_bytes(path.read_bytes()[:-40])

@@ -31,7 +31,7 @@ def archive(directory: Path, rows: str, lengths: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("law", [Law("Gamma", 5.0, 0.5), Law("Weibull", 5.0, 0.6)])
-def test_gaps_have_the_rate_that_is_asked_for_and_the_burstiness_of_the_law(law: Law) -> None:
+def test_gaps_have_the_requested_rate_and_the_burstiness_of_the_law(law: Law) -> None:
     """Squared coefficient of variation: 1/k for Gamma, from gamma functions for Weibull."""
     gaps = law.gaps(200_000, 5.0, np.random.default_rng(1))
     scv = float(gaps.var() / gaps.mean() ** 2)

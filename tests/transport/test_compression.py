@@ -46,7 +46,7 @@ def test_gzip_is_for_who_names_it_or_takes_anything(accepted: str | None, wanted
 
 
 @given(st.text(max_size=60))
-def test_any_header_is_read(accepted: str) -> None:
+def test_any_accept_encoding_header_is_parsed(accepted: str) -> None:
     assert wants_gzip(accepted) in {True, False}
 
 

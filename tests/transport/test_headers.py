@@ -73,7 +73,7 @@ def test_a_deadline_that_is_no_number_is_refused(value: str) -> None:
         deadline_s(value, 600.0)
 
 
-def test_nobody_is_believed_about_addresses_by_default() -> None:
+def test_forwarded_addresses_are_not_trusted_by_default() -> None:
     """Anyone can write a header."""
     assert client_address(request("1.2.3.4", x_forwarded_for="9.9.9.9"), ()) == "1.2.3.4"
     assert client_address(request("1.2.3.4", x_real_ip="9.9.9.9"), PROXIES) == "1.2.3.4"

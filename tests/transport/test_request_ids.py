@@ -17,7 +17,7 @@ def test_a_harmless_name_is_taken_over(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [b"", b"a b", b"a\x1b[2J", b"a" * 129, b"\xff", b'"', b"a,b"])
-def test_any_other_is_replaced(name: bytes) -> None:
+def test_an_invalid_request_id_is_replaced(name: bytes) -> None:
     assert request_id(name).startswith("req_")
 
 

@@ -296,7 +296,7 @@ def test_a_frame_with_other_bytes_in_it_is_taken_or_an_error(noise: bytes, at: i
 
 
 @given(st.lists(st.one_of(ANYTHING, st.binary(max_size=9)).filter(_packs), max_size=5))
-def test_texts_of_a_call_are_whole_and_told_apart(texts: list[Any]) -> None:
+def test_texts_of_a_call_are_whole_and_have_distinct_ids(texts: list[Any]) -> None:
     """A replica reads bytes of others too."""
     try:
         call = decode_call(msgspec.msgpack.encode([1, "g", "k", texts]))

@@ -517,7 +517,7 @@ async def test_answers_outlive_the_state_the_input_and_the_window_of_their_batch
     assert answering.asked == {"one": 1, "two": 1, "bad": 2}
 
 
-async def test_damaged_states_of_batches_that_ended_are_found_by_whoever_runs_them(
+async def test_damaged_states_of_ended_batches_are_found_by_the_runner(
     store: Store,
 ) -> None:
     """Another gateway may be the one that is asked."""

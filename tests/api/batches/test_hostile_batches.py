@@ -667,7 +667,7 @@ async def test_a_store_without_room_delays_batches_and_no_line_is_asked_twice(
 
 
 @pytest.mark.slow
-async def test_a_store_that_can_not_be_written_is_told_to_callers(path: Path) -> None:
+async def test_a_store_that_can_not_be_written_is_reported_to_callers(path: Path) -> None:
     whole = LocalStore(path, alone=False)
     async with running(whole, runs=False) as api:
         batch = await api.create(lines("a"))

@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("limit", [1, 2, 3])
-async def test_all_files_are_deleted_by_whoever_deletes_what_a_list_gives(
+async def test_deleting_every_file_of_a_list_deletes_all_files(
     store: Store, order: Literal["asc", "desc"], limit: int
 ) -> None:
     now = [1_000_000.0]

@@ -169,7 +169,7 @@ def test_two_names_of_one_thing_must_say_the_same(
     assert f"`{later}` and `{earlier}`" in error.message
 
 
-def test_unknown_names_are_told_in_order_and_safely() -> None:
+def test_unknown_names_are_listed_in_order_and_escaped() -> None:
     found = parse(zz=1, user="u", **{"a\r\nset-cookie: b": 2, "x" * 100: 3, "bar": None})
     assert found.ignored == ("zz", "?", "?", "bar")
     assert len(parse(**{f"f{number}": 1 for number in range(50)}).ignored) == 16

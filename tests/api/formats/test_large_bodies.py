@@ -242,7 +242,9 @@ def test_a_refusal_names_the_element(body: bytes, param: str) -> None:
         (b'{"model":"m","input":"' + b"a" * 99_978 + b"\xff" + b'"}', 100_000),
     ],
 )
-def test_malformed_json_is_told_with_its_place_in_the_whole_body(body: bytes, at: int) -> None:
+def test_malformed_json_is_reported_with_its_position_in_the_whole_body(
+    body: bytes, at: int
+) -> None:
     said = int(large_refusal(body).message.rpartition(" ")[2].rstrip("."))
     assert abs(said - at) <= 2  # the parser points at what follows the backslash
 

@@ -12,7 +12,7 @@ QWEN_06B = Qwen3Config(1024, 28, 16, 8, 128, 3072, 151_669, 1e-6, 1e6, 32_768, t
 QWEN_8B = Qwen3Config(4096, 36, 32, 8, 128, 12_288, 151_665, 1e-6, 1e6, 40_960, tied=False)
 
 
-def test_nobody_has_to_choose_for_the_published_models() -> None:
+def test_the_default_memory_suffices_for_the_published_models() -> None:
     assert chosen_mib(QWEN_06B, 32_768, None) == 1_024
     assert chosen_mib(QWEN_8B, 40_960, None) == needed_mib(QWEN_8B, 40_960) > 1_024
 

@@ -211,7 +211,7 @@ async def test_a_store_that_was_restored_from_a_backup_is_listed_again(waits: bo
             await until(lambda: names(fleet) == {"a", "d"})
 
 
-async def test_a_watch_in_which_nothing_comes_is_of_a_version_that_nobody_knows(
+async def test_a_watch_without_events_has_an_unknown_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """There are bookmarks at least; a restored server that waits for the version sends none."""

@@ -37,7 +37,7 @@ def lease(holder: str, renewed: str = "1") -> dict[str, Any]:
     return {"metadata": {"name": "x"}, "spec": {"holderIdentity": holder, "renewTime": renewed}}
 
 
-def test_a_lease_that_nobody_holds_is_taken() -> None:
+def test_a_lease_without_a_holder_is_acquired() -> None:
     assert Candidacy("a").read(None, 0.0).next_action(0.0) is LeaseAction.TAKE
     assert Candidacy("a").read(lease(""), 0.0).next_action(0.0) is LeaseAction.TAKE
 
@@ -194,7 +194,7 @@ async def test_a_leader_that_cannot_renew_stops_working_and_begins_again_later()
 
 
 @pytest.mark.parametrize("status", [0, 409, 429, 500])
-async def test_a_write_that_fails_now_and_then_costs_nobody_the_lease(status: int) -> None:
+async def test_occasional_failed_writes_do_not_lose_the_lease(status: int) -> None:
     async with api_server() as server:
         work, times = Work(), replace(QUICK, lease_s=60.0, act_s=40.0)  # longer than any pause
         async with candidates(server, work, "a", times=times):

@@ -29,7 +29,7 @@ def test_three_of_four_starts_were_quicker() -> None:
     assert starts.usual_s == 60.0
 
 
-def test_a_replica_that_nobody_ordered_here_says_nothing() -> None:
+def test_a_replica_that_was_not_ordered_here_is_not_measured() -> None:
     """After a restart of the gateway all are found ready at once."""
     starts = StartUps()
     starts.ready(1.0)

@@ -38,7 +38,7 @@ def test_every_flag_has_its_reason(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_model_name_and_address_are_told_to_every_engine(engine: str) -> None:
+def test_every_engine_is_started_with_model_name_and_address(engine: str) -> None:
     given = words(command(engine, LAUNCH))
     assert MODEL in given
     assert "embeddings" in given

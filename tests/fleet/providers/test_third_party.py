@@ -15,14 +15,14 @@ def test_engines_that_start_together_have_ports_of_their_own() -> None:
     assert set(ports) <= set(PORTS)
 
 
-def test_the_kernel_gives_none_of_these_ports_to_a_connection() -> None:
+def test_ports_for_engines_are_outside_the_ephemeral_range() -> None:
     first, _ = map(int, RANGE.read_text().split())
     if first == 32_768:  # as it is unless somebody changed it
         assert first not in PORTS
         assert max(PORTS) < first
 
 
-def test_a_port_at_which_somebody_listens_is_not_given() -> None:
+def test_a_port_in_use_is_not_chosen() -> None:
     port = _free_port()
     with socket.create_server(("127.0.0.1", port)):
         assert port not in {_free_port() for _ in range(30)}

@@ -147,7 +147,7 @@ class TestLines:
             )
 
 
-def test_a_reader_that_stalls_holds_nobody_up_and_is_told_what_it_missed() -> None:
+def test_a_stalled_reader_of_the_log_delays_nothing_and_dropped_lines_are_counted() -> None:
     """The pipe is full, the lines beyond some are dropped, and are told of when it reads again."""
     reading, writing = os.pipe()
     handler = QueuedHandler(writing, most_lines=100)

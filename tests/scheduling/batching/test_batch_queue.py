@@ -36,7 +36,7 @@ ONE = Rhythm(100)
 OVERLAPPING = Rhythm(100, in_flight=2, enough_tokens=40, long_beside=True)
 
 
-def test_tokens_of_texts_that_compute_beside_batches_are_told_while_they_wait() -> None:
+def test_tokens_of_texts_beside_batches_are_reported_while_they_wait() -> None:
     texts = waiting(OVERLAPPING, 3, 101, 100, 500)
     assert (texts.tokens, texts.long_tokens) == (704, 601)
     assert taken(texts, 0) == [101]

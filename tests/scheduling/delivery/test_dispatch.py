@@ -170,7 +170,7 @@ def test_a_failed_call_is_retried_whole_however_many_texts_it_holds(texts: int) 
     assert set(ended(made, call, Event.FAILED)) == {Step.REQUEUE}
 
 
-def test_a_text_that_may_not_take_the_idle_replica_holds_up_nobody() -> None:
+def test_a_text_that_may_not_use_the_idle_replica_blocks_no_other() -> None:
     """Its own replica is full; texts behind it, in either lane, take the idle one."""
     made = dispatcher(load("a"), texts=[10])
     (call,) = made.assign(0.0)
@@ -488,7 +488,7 @@ def test_withdrawn_texts_are_cancelled_where_they_are() -> None:
     assert len(made.queue) == 0
 
 
-def test_a_call_that_nobody_waits_for_and_that_makes_no_progress_is_aborted() -> None:
+def test_a_call_without_waiters_and_progress_is_aborted() -> None:
     made = dispatcher(load("a"), texts=[10, 10])
     (call,) = made.assign(0.0)
     first, second = call.texts.values()

@@ -295,7 +295,7 @@ async def test_texts_that_have_one_vector_everywhere_are_answered() -> None:
         assert {member.state for member in pool.fleet} == {ReplicaState.READY}
 
 
-async def test_a_replica_that_fails_its_trials_gives_nobody_one_vector_for_all() -> None:
+async def test_a_replica_that_fails_its_trials_does_not_answer_one_vector_for_all_texts() -> None:
     """Also if it is the only one, and its calls are answered otherwise."""
     async with serving(FakeUpstream(a=numb)) as pool:
         pool.fleet.check_failed(pool.fleet["a"], "golden check", "other vectors than before")
@@ -476,7 +476,7 @@ async def test_a_caller_that_leaves_takes_its_texts_along() -> None:
         assert len(upstream.cancelled) == flying
 
 
-async def test_a_call_that_nobody_waits_for_does_not_hold_its_replica_for_ever() -> None:
+async def test_a_call_without_waiters_does_not_hold_its_replica_for_ever() -> None:
     """One that hangs on a dead connection would keep the only replica's window full."""
     upstream = FakeUpstream(a=hanging)
     async with serving(upstream) as pool:
@@ -533,7 +533,7 @@ async def test_more_than_the_queue_may_hold_is_refused() -> None:
         waiting.cancel()
 
 
-async def test_a_vector_that_arrives_when_nobody_waits_any_more_is_reported_all_the_same() -> None:
+async def test_a_vector_without_waiters_is_still_reported() -> None:
     """Its batch had begun: it is paid for, and the cache can have it, and whose it is."""
     go_on, began = asyncio.Event(), asyncio.Event()
 
@@ -574,7 +574,7 @@ async def test_a_call_that_is_late_counts_as_a_failure_whether_it_can_be_hedged_
         waiting.cancel()
 
 
-async def test_one_failed_call_of_many_texts_fails_nobody() -> None:
+async def test_one_failed_call_of_many_texts_fails_no_text() -> None:
     """It holds more texts than the reserve of the budget had."""
     metrics, broken = GatewayMetrics(), True
 
@@ -628,7 +628,7 @@ async def test_a_failure_names_how_many_replicas_failed() -> None:
             await compute(pool, encodings(1))
 
 
-async def test_callers_are_not_told_where_a_replica_is() -> None:
+async def test_errors_for_callers_have_no_address_of_a_replica() -> None:
     url = "http://10.0.0.5:9001"
 
     async def broken(texts: Sequence[CallText]) -> AsyncGenerator[Frame, None]:
@@ -644,7 +644,7 @@ async def test_callers_are_not_told_where_a_replica_is() -> None:
             await compute(pool, encodings(1))
 
 
-async def test_callers_are_not_told_how_an_engine_has_to_be_set_up(
+async def test_errors_for_callers_have_no_setup_of_an_engine(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The log and the fleet's table are: keys and addresses are for operators."""

@@ -98,7 +98,7 @@ def test_an_idle_lane_saves_no_credit() -> None:
     assert {popped(queue).lane for _ in range(3)} == {INTERACTIVE, BULK}
 
 
-def test_a_text_that_nobody_waits_for_is_taken_out() -> None:
+def test_a_text_without_waiters_leaves_the_queue() -> None:
     """Wherever it stands; and only once."""
     queue = TextQueue()
     first, second = text(5), text(6)
@@ -149,7 +149,7 @@ def test_questions_are_not_held_up_by_a_document_that_waits_for_room() -> None:
         max_size=80,
     )
 )
-def test_whatever_comes_and_goes_the_most_urgent_leaves_first(
+def test_the_most_urgent_text_leaves_first_after_any_changes(
     steps: list[tuple[str, float]],
 ) -> None:
     """Also what comes late and is more urgent than all that was looked at before; of two that are

@@ -43,7 +43,7 @@ async def test_every_route_of_callers_but_health_and_pages_asks_for_a_key(tmp_pa
                 assert answer.status == expected, (method, path)
 
 
-async def test_who_asks_for_an_unknown_path_is_told_of_the_api_and_not_of_parts_of_pages(
+async def test_an_unknown_path_is_answered_with_the_routes_of_the_api(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path) as service:

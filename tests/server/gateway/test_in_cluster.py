@@ -186,7 +186,7 @@ async def test_a_gateway_that_never_gets_the_lease_reports_since_when_nothing_wa
             assert not at.decides
 
 
-async def test_of_two_gateways_one_decides_and_the_other_goes_on_without_shrinking() -> None:
+async def test_of_two_gateways_one_decides_and_its_successor_does_not_shrink_at_first() -> None:
     quiet = replace(BUSY, arriving_fast=0.0, arriving_slow=0.0, ready=6)
     async with api_server() as server:
         deploy(server, 6)

@@ -126,7 +126,7 @@ async def test_bodies_are_counted_while_they_come(tmp_path: Path) -> None:
         assert await answered(service, url, sent) == 200
 
 
-async def test_senders_that_never_come_to_an_end_are_cut_off_and_hold_nobody_up(
+async def test_endless_senders_are_disconnected_and_delay_no_other(
     tmp_path: Path,
 ) -> None:
     limits = ClientLimits(head_s=0.5, body_s=0.5)

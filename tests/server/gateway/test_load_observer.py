@@ -59,7 +59,7 @@ class TestAsObservationSource(ObservationSourceConformance):
         return Rig().observer
 
 
-async def test_it_sees_how_much_is_asked_for() -> None:
+async def test_the_rates_of_requested_tokens_and_texts_are_observed() -> None:
     rig = Rig()
     rig.asked(3)
     rig.asked(5)
@@ -113,7 +113,7 @@ async def test_ability_is_remembered_while_no_replica_is_ready() -> None:
     assert seen.tokens_per_s == pytest.approx(10_000.0)
 
 
-async def test_what_a_new_replica_guesses_of_itself_counts_only_while_nobody_knows() -> None:
+async def test_the_initial_estimate_of_a_new_replica_counts_only_until_measurements() -> None:
     """Else every growth would look like slowness, and order more."""
     rig = Rig()
     rig.pool.ready("a", cost=(0.0, 1e-3, 0.0), batches=1)
@@ -137,7 +137,7 @@ async def test_utilisation_comes_from_what_replicas_computed() -> None:
 
 
 @pytest.mark.parametrize(("used", "told"), [(0.93, (0.93,)), (None, ())])
-async def test_the_memory_of_the_host_is_told_where_it_is_known(
+async def test_the_memory_of_the_host_is_observed_where_known(
     used: float | None, told: tuple[float, ...]
 ) -> None:
     """And what waits, as the pool counts it."""

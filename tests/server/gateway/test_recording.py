@@ -129,7 +129,7 @@ def test_a_replica_that_is_gone_keeps_its_zeros_until_many_others_are_gone_too()
     assert set(shown(metrics, "replica_state", "r2")) == {0}
 
 
-def test_a_replica_that_was_lost_counts_as_gone_and_one_that_was_let_go_does_not() -> None:
+def test_a_lost_replica_counts_as_gone_and_a_removed_one_does_not() -> None:
     """An alert hangs on it, and a fleet that shrinks as it should is nothing to be told of."""
     fleet, metrics = Fleet(), GatewayMetrics()
     StateGauge("m", fleet, metrics)

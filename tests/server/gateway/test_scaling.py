@@ -174,7 +174,7 @@ async def test_a_held_decision_is_exported_and_the_last_figures_stay() -> None:
         assert (rig.metric("autoscaling_wanted_replicas", pool="m") or 0) >= 5
 
 
-async def test_what_a_gateway_sees_is_there_for_whoever_sums_up() -> None:
+async def test_the_observation_of_a_gateway_is_served_to_its_peers() -> None:
     """By pool; this is what other gateways' scaler reads."""
     rig = Rig()
     target = FakeTarget(planned=3)
@@ -230,7 +230,7 @@ async def test_what_traffic_taught_is_there_after_a_restart(tmp_path: Path) -> N
     assert again.seconds >= before.seconds
 
 
-async def test_a_damaged_file_costs_what_was_learned_and_is_told(
+async def test_a_damaged_file_is_reported_and_learning_begins_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a%2Fb.json").write_bytes(b'{"format": 7}')
@@ -241,7 +241,7 @@ async def test_a_damaged_file_costs_what_was_learned_and_is_told(
     learned.restored((tmp_path / "a%2Fb.json").read_bytes())
 
 
-async def test_a_file_that_can_not_be_written_is_reported_once_and_scaling_goes_on(
+async def test_an_unwritable_file_is_reported_once_and_scaling_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a%2Fb.json").mkdir()

@@ -59,7 +59,7 @@ class _Noticing(logging.Handler):
         self.noticed.set()
 
 
-def test_it_is_loaded_again_until_nobody_does(
+def test_a_model_is_loaded_again_until_its_files_are_stable(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     handler = _Noticing()

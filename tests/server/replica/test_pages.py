@@ -47,7 +47,7 @@ async def test_a_replica_without_a_key_answers_no_page_and_no_foreign_name(
         ("/v1/embeddings", {"authorization": "Bearer key-of-this-start"}, 503),
     ],
 )
-async def test_a_replica_of_a_gateway_asks_everybody_for_its_key_but_for_health_and_metrics(
+async def test_a_replica_of_a_gateway_requires_its_key_except_for_health_and_metrics(
     path: str, headers: dict[str, str], status: int
 ) -> None:
     ring = KeyRing(plain(["key-of-this-start"], datetime.now(UTC), "test"))

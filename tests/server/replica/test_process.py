@@ -109,7 +109,7 @@ async def test_a_replica_whose_engine_is_lost_answers_and_exits_so_that_it_is_st
     assert "the engine is lost; exiting" in caplog.text
 
 
-async def test_a_replica_that_is_told_to_stop_closes_its_engine_beside_the_event_loop() -> None:
+async def test_a_stopped_replica_closes_its_engine_off_the_event_loop() -> None:
     """Closing waits for what the device still does."""
     async with process() as here:
         here.stop.set()
@@ -118,7 +118,7 @@ async def test_a_replica_that_is_told_to_stop_closes_its_engine_beside_the_event
     assert here.engine.closed_by not in {None, threading.get_ident()}
 
 
-async def test_an_engine_that_was_lost_before_it_is_closed_is_told_as_such(
+async def test_an_engine_lost_before_shutdown_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """No text came that would have shown it."""

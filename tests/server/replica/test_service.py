@@ -362,7 +362,7 @@ async def test_a_small_file_that_was_changed_is_not_handed_out(tmp_path: Path) -
         assert "config.json has changed" in orjson.loads(body)["error"]["message"]
 
 
-async def test_an_unknown_route_or_method_is_told_what_exists() -> None:
+async def test_an_unknown_route_or_method_is_answered_with_what_exists() -> None:
     """In OpenAI's error format."""
     async with running() as here, aiohttp.ClientSession(here.url) as session:
         async with session.get("/v2/nothing") as answer:

@@ -68,7 +68,7 @@ def test_never_is_more_granted_than_the_quota_of_the_time_that_passed(
 
 
 @given(QUOTAS, STEPS, st.integers(1, 10**6))
-def test_who_waits_as_long_as_told_is_served(
+def test_waiting_as_long_as_reported_suffices(
     per_minute: int, steps: list[tuple[float, int]], amount: int
 ) -> None:
     bucket, now = Bucket.full(per_minute, now=0), 0.0

@@ -43,7 +43,7 @@ def test_a_file_stays_its_owners_when_root_changes_it(tmp_path: Path) -> None:
     assert (told.st_uid, told.st_gid, stat.S_IMODE(told.st_mode)) == (12345, 23456, 0o600)
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_symbolic_link_to_the_keys_file_is_kept(tmp_path: Path) -> None:
     path, link = tmp_path / "keys.json", tmp_path / "link.json"
     link.symlink_to(path)
     change(link, lambda _: (new(),))

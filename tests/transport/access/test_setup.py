@@ -66,7 +66,7 @@ def test_an_address_open_to_the_network_without_authentication_is_warned_of(
     assert "anyone who can reach http://0.0.0.0:8080 can send requests" in caplog.text
 
 
-def test_with_keys_or_on_this_machine_alone_nobody_is_warned(
+def test_with_keys_or_on_loopback_there_is_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys.json"

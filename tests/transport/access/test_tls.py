@@ -133,7 +133,7 @@ def test_files_that_are_no_pair_are_refused_by_name(tmp_path: Path) -> None:
         Certificate(key, chain).context()
 
 
-def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+def test_a_key_with_a_passphrase_is_refused_without_a_prompt(tmp_path: Path) -> None:
     chain, key = make_certificate(tmp_path)
     locked = tmp_path / "locked.key"
     words = [

@@ -76,7 +76,7 @@ def test_an_address_that_is_taken_is_an_error_also_for_processes_that_share_one(
             raise AssertionError
 
 
-def test_nobody_else_gets_the_port_while_processes_are_given_their_sockets() -> None:
+def test_no_other_process_gets_the_port_while_workers_get_their_sockets() -> None:
     """The first socket is never let go of."""
     with listening([HERE], processes=2) as ((first,), _), pytest.raises(AddressTakenError):
         bind(*first.getsockname())

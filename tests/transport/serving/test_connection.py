@@ -550,7 +550,7 @@ async def test_a_client_that_does_not_read_is_not_kept_in_memory_for_ever() -> N
         one.writer.close()
 
 
-async def test_an_answer_can_not_be_given_a_header_of_somebody_else() -> None:
+async def test_no_header_can_be_injected_into_an_answer() -> None:
     """A line break in a value would begin one."""
     async with site() as here, client(here) as one:
         await one.say(b"GET /split HTTP/1.1\r\nHost: here\r\n\r\n")

@@ -333,6 +333,6 @@ async def test_what_others_refuse_is_refused_and_nothing_hangs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3])
-async def test_many_more_of_them(seed: int) -> None:
+async def test_many_more_fuzzed_requests_are_answered_or_refused(seed: int) -> None:
     """`python -m tests.transport.serving.fuzzing_apps` sends as many as one likes."""
     await fuzzed(seed, 6_000)

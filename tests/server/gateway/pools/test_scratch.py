@@ -44,7 +44,7 @@ def test_its_files_never_look_old_to_a_cleaner(tmp_path: Path) -> None:
     assert all(path.stat().st_mtime > 1e9 for path in everything)
 
 
-def test_where_no_file_can_be_written_the_way_out_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_reported_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"TMPDIR, or the tokenizer's own with --model DIR"):
         Scratch(tmp_path / "nowhere").directory("model-")
     assert tempfile.gettempdir()

@@ -143,7 +143,7 @@ async def test_a_key_does_not_follow_to_where_an_address_sends_it(tmp_path: Path
         ({"model_type": "nomic_bert"}, {"1_Pooling/config.json": MEAN}, Pooling.MEAN),
     ],
 )
-def test_an_engine_is_told_the_models_own_pooling_or_left_to_read_it(
+def test_an_engine_is_started_with_the_models_pooling_or_reads_it_itself(
     small: ModelDescription, config: dict[str, str], files: dict[str, str], pooling: Pooling | None
 ) -> None:
     """A wrong one would be another vector for every text, and no error."""

@@ -104,7 +104,7 @@ async def test_a_kept_connection_that_ends_before_an_answer_costs_no_request(
 
 
 @pytest.mark.parametrize("end", range(1, len(ANSWER)))
-async def test_an_answer_is_not_asked_for_again_once_its_head_is_there(end: int) -> None:
+async def test_a_request_is_not_repeated_after_the_head_of_its_response(end: int) -> None:
     """Part of its body may have been used already."""
     server = Server(1, len(BODY), ANSWER[:end])
     async with serving(server) as (connections, url, _):
@@ -218,7 +218,7 @@ async def test_a_connection_is_not_used_when_its_server_is_about_to_close_it() -
         assert not connections._addresses[url].idle
 
 
-async def test_a_reset_is_told_in_the_systems_words_without_its_number() -> None:
+async def test_a_reset_connection_is_reported_without_its_error_number() -> None:
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         at_once = struct.pack("ii", 1, 0)

@@ -373,7 +373,7 @@ async def test_a_caller_that_goes_away_closes_the_connection() -> None:
         await asyncio.wait_for(closed.wait(), 60)
 
 
-async def test_an_answer_is_handed_on_as_it_comes_and_kept_nowhere() -> None:
+async def test_a_response_is_passed_on_in_pieces_and_not_buffered() -> None:
     """Memory is bounded, however large it is."""
     total = 24 << 20
 

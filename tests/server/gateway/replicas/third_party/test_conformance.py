@@ -185,7 +185,7 @@ async def test_a_large_answer_is_read_beside_the_event_loop(
 
 
 @each_kind
-async def test_dimensions_are_never_asked_for(kind: Kind, small: ModelDescription) -> None:
+async def test_dimensions_are_never_requested(kind: Kind, small: ModelDescription) -> None:
     """Engines differ in what they make of it; shorter vectors are derived from whole ones."""
     engine = stand_in(kind, small)
     async with engine.running() as url, attached(small) as client:
@@ -234,7 +234,9 @@ async def test_an_engine_with_too_much_to_do_is_asked_again_and_gets_less(
 
 
 @each_kind
-async def test_what_nobody_waits_for_is_taken_back(kind: Kind, small: ModelDescription) -> None:
+async def test_a_call_without_waiters_is_cancelled_at_the_engine(
+    kind: Kind, small: ModelDescription
+) -> None:
     """The request is closed, which is how engines are told."""
     engine = stand_in(kind, small)
     async with engine.running() as url, attached(small) as client:
@@ -295,7 +297,7 @@ async def test_an_engine_that_dies_at_work_is_lost(kind: Kind, small: ModelDescr
 
 
 @with_key
-async def test_an_engine_that_wants_a_key_is_told_apart_and_gets_it(
+async def test_an_engine_that_requires_a_key_is_recognised_and_gets_it(
     kind: Kind, small: ModelDescription, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without it, with a wrong one, with the right one; it is in no message."""
@@ -570,7 +572,7 @@ async def test_our_own_replica_is_recognised_and_spoken_to_on_its_own_wire(
     assert_right(vectors, asked, 0.999999)
 
 
-async def test_an_address_that_changes_hands_is_recognised_anew(small: ModelDescription) -> None:
+async def test_another_engine_at_the_same_address_is_detected(small: ModelDescription) -> None:
     """An engine of another kind may be started where one died."""
     first, second = VLLM(directory=small.directory.parent), TEI(directory=small.directory.parent)
     async with attached(small) as client:

@@ -77,7 +77,7 @@ async def test_one_that_ends_anywhere_before_its_end_is_a_lost_engine(form: str)
                 await http.post(url, b"{}", 100)
 
 
-async def test_engines_are_told_not_to_compress() -> None:
+async def test_engines_are_requested_not_to_compress() -> None:
     """What compresses is often a proxy before them, by what it is told is understood."""
     heads: list[bytes] = []
     async with engine(WHOLE["of a length"], 1000, heads) as (http, url):

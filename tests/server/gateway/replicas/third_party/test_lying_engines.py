@@ -216,7 +216,9 @@ def assert_right(vectors: np.ndarray, texts: list[Encoding]) -> None:
 
 
 @pytest.mark.parametrize("lie", WRONG)
-async def test_an_engine_that_lies_gives_no_vectors(lie: str, small: ModelDescription) -> None:
+async def test_an_engine_with_false_answers_gives_no_vectors(
+    lie: str, small: ModelDescription
+) -> None:
     texts = encodings(small)
     async with lying(small) as (liar, url), attached(small) as client, asyncio.timeout(60):
         await client.describe(url)
