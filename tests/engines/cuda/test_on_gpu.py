@@ -291,6 +291,21 @@ def test_long_texts_neither_lend_their_first_tokens_nor_share_them(deterministic
     np.testing.assert_array_equal(embed(deterministic, texts), alone)
 
 
+def test_passes_of_long_texts_one_after_the_other_see_nothing_of_each_other(
+    deterministic: Engine,
+) -> None:
+    """Attention is launched between graphs that write the same memory in each pass."""
+    passes = [
+        random_texts(deterministic, [ALONE_FROM + tokens for tokens in more] + short, seed=seed)
+        for seed, (more, short) in enumerate(
+            [([0, 0], []), ([900], [30, 700]), ([0], [5] * 20), ([452], [1_500]), ([1, 0], [])]
+        )
+    ]
+    alone = [np.concatenate([embed(deterministic, [text]) for text in texts]) for texts in passes]
+    for texts, expected in [*zip(passes, alone, strict=True)] * 2:
+        np.testing.assert_array_equal(embed(deterministic, texts), expected)
+
+
 def test_long_texts_go_in_steps_and_have_the_same_vectors(directory: Path) -> None:
     roomy = engine_on(find_device("cuda"), directory, Precision.BF16)
     tight = engine_on(find_device("cuda"), directory, Precision.BF16, batch_tokens=600)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from embedfleet.engines.cuda.layout import Shape, lay_out
-from embedfleet.engines.cuda.sizes import captured_shapes, fitting
+from embedfleet.engines.cuda.sizes import captured_shapes, fitting, shapes_in_pieces
 
 SHAPES = captured_shapes(8_192, tile_tokens=32)
 
@@ -28,6 +28,23 @@ def test_where_rows_come_in_whole_blocks_so_do_tokens_and_texts() -> None:
     shapes = captured_shapes(2_048, 32, rows=512)
     assert [shape.tokens for shape in shapes] == [512, 1_024, 1_536, 2_048]
     assert all(shape.texts == 512 for shape in shapes)
+
+
+SMALL_MODEL, LARGE_MODEL = 440_000_000, 3_600_000_000
+"""Linear parameters of the 0.6B and the 4B."""
+
+
+def test_passes_with_long_texts_have_fewer_sizes_but_reach_as_far() -> None:
+    found = [shape.tokens for shape in shapes_in_pieces(SHAPES, 2_048, SMALL_MODEL)]
+    assert found[:7] == [2_048, 2_304, 2_560, 2_816, 3_072, 3_584, 4_096]
+    assert found[7:] == [4_608, 5_120, 5_632, 6_144, 6_656, 7_168, 7_680, 8_192]
+    odd = captured_shapes(5_000, 32)
+    assert shapes_in_pieces(odd, 2_048, SMALL_MODEL)[-1].tokens == 5_000
+    assert not shapes_in_pieces(captured_shapes(1_024, 32), 2_048, SMALL_MODEL)
+
+
+def test_passes_that_compute_longer_than_they_launch_are_not_captured_in_pieces() -> None:
+    assert [shape.tokens for shape in shapes_in_pieces(SHAPES, 2_048, LARGE_MODEL)] == [2_048]
 
 
 def test_a_short_text_gets_the_smallest_pass() -> None:

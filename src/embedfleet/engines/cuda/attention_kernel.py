@@ -62,6 +62,53 @@ def turned(
 
 
 @triton.jit
+def attend_keys(
+    state: tl.tensor,
+    query: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    stride: tl.tensor,
+    scale: tl.tensor,
+    key_row: tl.tensor,
+    shared: tl.tensor,
+    lent: tl.tensor,
+    first: tl.tensor,
+    end: tl.tensor,
+    visible: tl.tensor,
+    KEYS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> tl.tuple:
+    """Add keys `first` to `end` to the running softmax; a row sees the first `visible` of all.
+
+    The text's first `shared` keys lie in rows from `lent` on, the others `key_row` rows from where
+    they are in the text.
+    """
+    total, highest, weights = state
+    dims, columns = tl.arange(0, WIDTH), tl.arange(0, KEYS)
+    for start in tl.range(first, end, KEYS):
+        places = start + columns
+        rows = places + tl.where(places < shared, lent, key_row)
+        at = rows.to(tl.int64)[:, None] * stride + dims[None, :]
+        if MASKED:
+            key = tl.load(keys + at, mask=places[:, None] < end, other=0.0)
+            value = tl.load(values + at, mask=places[:, None] < end, other=0.0)
+        else:
+            key = tl.load(keys + at)
+            value = tl.load(values + at)
+        scores = tl.dot(query, tl.trans(key)) * scale
+        if MASKED:
+            scores = tl.where(places[None, :] < visible[:, None], scores, float("-inf"))
+        top = tl.maximum(highest, tl.max(scores, 1))
+        shares = tl.exp2(scores - top[:, None])
+        fade = tl.exp2(highest - top)
+        weights = weights * fade + tl.sum(shares, 1)
+        total = tl.dot(shares.to(value.dtype), value, total * fade[:, None])
+        highest = top
+    return total, highest, weights
+
+
+@triton.jit
 def attended(
     query: tl.tensor,
     keys: tl.tensor,
@@ -71,36 +118,32 @@ def attended(
     key_row: tl.tensor,
     shared: tl.tensor,
     lent: tl.tensor,
-    end: tl.tensor,
+    before: tl.tensor,
+    count: tl.tensor,
     visible: tl.tensor,
     KEYS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> tl.tensor:
-    """What queries find among a text's first `end` keys, of which a row sees the first `visible`.
+    """What queries find: blocks of keys that all of them see, then those that some do not.
 
-    The text's first `shared` keys lie in rows from `lent` on, the others `key_row` rows from where
-    they are in the text.
+    In two loops, as comparing in every block costs long texts more than the second loop's wait for
+    its first block.
     """
     ROWS: tl.constexpr = query.shape[0]
-    total = tl.zeros([ROWS, WIDTH], tl.float32)
-    highest = tl.full([ROWS], float("-inf"), tl.float32)
-    weights = tl.zeros([ROWS], tl.float32)
-    dims, columns = tl.arange(0, WIDTH), tl.arange(0, KEYS)
-    # One loop, though few blocks need the comparison: a second one would wait for memory again.
-    for start in tl.range(0, end, KEYS):
-        # Behind the last key comes the last key again: rows of other texts may hold NaN.
-        places = tl.minimum(start + columns, end - 1)
-        rows = places + tl.where(places < shared, lent, key_row)
-        at = rows.to(tl.int64)[:, None] * stride + dims[None, :]
-        key, value = tl.load(keys + at), tl.load(values + at)
-        scores = tl.dot(query, tl.trans(key)) * scale
-        scores = tl.where((start + columns)[None, :] < visible[:, None], scores, float("-inf"))
-        top = tl.maximum(highest, tl.max(scores, 1))
-        shares = tl.exp2(scores - top[:, None])
-        fade = tl.exp2(highest - top)
-        weights = weights * fade + tl.sum(shares, 1)
-        total = tl.dot(shares.to(value.dtype), value, total * fade[:, None])
-        highest = top
+    state = (
+        tl.zeros([ROWS, WIDTH], tl.float32),
+        tl.full([ROWS], float("-inf"), tl.float32),
+        tl.zeros([ROWS], tl.float32),
+    )
+    seen_by_all = (before + 1) // KEYS * KEYS
+    state = attend_keys(
+        *(state, query, keys, values, stride, scale, key_row, shared, lent),
+        *(0, seen_by_all, visible, KEYS, WIDTH, False),
+    )
+    total, _, weights = attend_keys(
+        *(state, query, keys, values, stride, scale, key_row, shared, lent),
+        *(seen_by_all, before + count, visible, KEYS, WIDTH, True),
+    )
     return total * (1.0 / weights)[:, None]
 
 
@@ -200,7 +243,7 @@ def attention_kernel(
     base = head // GROUP * WIDTH
     result = attended(
         *(query, keys + base, values + base, stride, scale, key_row, shared, lent),
-        *(before + count, before + tokens + 1, KEYS, WIDTH),
+        *(before, count, before + tokens + 1, KEYS, WIDTH),
     )
     if QUANTISES:
         bound = largest_of(bounds, largest, key_row, shared, lent, before + count)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Thread
 from typing import Final, cast
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedfleet.engines.architectures import Checkpoint, Geometry
+from embedfleet.engines.architectures import Checkpoint
 from embedfleet.engines.bert import EncoderCheckpoint, places
 from embedfleet.engines.cuda.bert import EncoderForward, EncoderOperations
 from embedfleet.engines.cuda.devices import Device, Fetched, telling_of_loss
@@ -27,8 +27,9 @@ from embedfleet.engines.cuda.graphs import CapturedPass, capture
 from embedfleet.engines.cuda.layout import Integers, Layout, Shape, lay_out, rounded_up
 from embedfleet.engines.cuda.memory import Need, Sizes, chosen_sizes
 from embedfleet.engines.cuda.operations import Kit, chosen_kit, encoder_kit
+from embedfleet.engines.cuda.pieces import PassInPieces, capture_in_pieces
 from embedfleet.engines.cuda.plain import Operations, parts_of
-from embedfleet.engines.cuda.sizes import captured_shapes, fitting
+from embedfleet.engines.cuda.sizes import captured_shapes, fitting, shapes_in_pieces
 from embedfleet.engines.cuda.turns import Turns
 from embedfleet.engines.cuda.weights import Loading
 from embedfleet.engines.passes import SharingPass, lengths_of, shared_tokens, sharing_passes
@@ -89,11 +90,13 @@ class CudaEngine:
         self._first_position = getattr(config, "first_position", 0)
         self._turns = Turns()
         self._captured: dict[Shape, CapturedPass] = {}
+        self._in_pieces: dict[Shape, PassInPieces] = {}
         self._plans: dict[int, Plan] = {}
         with device.stream():
             # Until weights are allocated others would see their memory free.
             with device.planning():
-                sizes = _planned(config, settings, device)
+                need = Need(config, settings.precision)
+                sizes = _planned(need, settings, device)
                 filling = Filling(device)
                 self._kit = _kit_of(checkpoint, settings, device)
                 loading = Loading(
@@ -119,7 +122,7 @@ class CudaEngine:
             )
             with filling.under_way(), self._libraries():
                 if self._kit.captures:  # which asks for addresses alone
-                    self._captured = self._capture()
+                    self._capture(need)
             device.release_memory()  # what filling took
         self._warm_up()
 
@@ -133,11 +136,18 @@ class CudaEngine:
         finally:
             thread.join()
 
-    def _capture(self) -> dict[Shape, CapturedPass]:
-        kit, forward = self._kit, self._opened()
+    def _capture(self, need: Need) -> None:
+        kit, forward, device = self._kit, self._opened(), self._device.torch_device
         shapes = captured_shapes(self._info.batch_tokens, kit.tile_tokens, kit.fixed_rows or 1)
         kernels = partial(_whole, forward.shortened())
-        return capture(shapes, partial(_whole, forward), kernels, self._device.torch_device)
+        pool = torch.cuda.graph_pool_handle()
+        self._captured = capture(shapes, partial(_whole, forward), kernels, device, pool)
+        if kit.split is not None and isinstance(forward, Forward):
+            self._in_pieces = capture_in_pieces(
+                shapes_in_pieces(shapes, kit.alone_from, need.linear_parameters),
+                lambda operations: partial(_whole, replace(forward, operations=operations)),
+                *(kit.split, device, pool),
+            )
 
     def _warm_up(self) -> None:
         """Let libraries load, compile and allocate before the first text comes, not with it."""
@@ -227,7 +237,7 @@ class CudaEngine:
         least = layout.shape
         if self._kit.fixed_rows is not None:
             least = rounded_up(least, self._kit.fixed_rows)
-        return layout, least if layout.alone else fitting(self._by_size, least) or least
+        return layout, fitting(self._shapes(layout), least) or least
 
     def _compute(self, prepared: Sequence[Pass]) -> Vectors:
         with (
@@ -241,7 +251,7 @@ class CudaEngine:
     def _begun(self, each: Pass) -> Fetched | None:
         """The rest of a pass that is submitted at once: one text so short that the waking of a
         thread to submit it is seen. None if it is none, or others are submitting."""
-        captured = self._captured.get(each.shape)
+        captured = self._captured_for(each)
         if captured is None or len(each.layout.lengths) > 1 or not _is_soon_done(each):
             return None
         with self._turns.if_free() as free:
@@ -265,18 +275,18 @@ class CudaEngine:
 
         return Computation(waited, padding, done=None if asked is None else done)
 
-    def _submitted(self, each: Pass, captured: CapturedPass | None) -> Fetched:
+    def _submitted(self, each: Pass, captured: CapturedPass | PassInPieces | None) -> Fetched:
         """Submit a whole pass, while nobody else submits; the rest waits for its vectors."""
         if captured is not None:
             self._opened()
-            vectors = captured.run(each.inputs)
+            vectors = captured.run(each.inputs, each.layout)
         else:
             vectors = run(self._steps(each))
         return self._device.fetch(vectors, len(each.layout.lengths), soon=_is_soon_done(each))
 
     def _start(self, each: Pass) -> Fetched:
         """Submit a pass; the returned function waits for its vectors."""
-        captured = self._captured.get(each.shape)
+        captured = self._captured_for(each)
         if captured is None and each.layout.tokens > self._info.batch_tokens:
             vectors = self._turns.in_steps(self._steps(each), self._device.mark)
             with self._turns.whole():
@@ -288,9 +298,15 @@ class CudaEngine:
         inputs = each.inputs.to(self._device.torch_device, non_blocking=True)
         return self._opened().steps(*parts_of(inputs, each.shape, each.layout))
 
-    @property
-    def _by_size(self) -> list[Shape]:
-        return sorted(self._captured, key=lambda shape: shape.tokens)
+    def _shapes(self, layout: Layout) -> list[Shape]:
+        """The captured sizes of passes of this kind, smallest first."""
+        shapes = self._in_pieces if layout.alone else self._captured
+        return sorted(shapes, key=lambda shape: shape.tokens)
+
+    def _captured_for(self, each: Pass) -> CapturedPass | PassInPieces | None:
+        if each.layout.alone:
+            return self._in_pieces.get(each.shape)
+        return self._captured.get(each.shape)
 
     def _opened(self) -> Forward | EncoderForward:
         if self._forward is None:
@@ -301,7 +317,7 @@ class CudaEngine:
         """Raises EngineLostError when the device was lost meanwhile."""
         with self._turns.whole():
             self._forward = None
-            self._captured = {}
+            self._captured, self._in_pieces = {}, {}
         with telling_of_loss(self._device.name):
             self._device.release_memory()
 
@@ -313,10 +329,10 @@ def _whole(forward: Forward | EncoderForward, inputs: Tensor, shape: Shape) -> T
         return run(forward.steps(*parts_of(inputs, shape, nobody)))
 
 
-def _planned(config: Geometry, settings: CudaSettings, device: Device) -> Sizes:
+def _planned(need: Need, settings: CudaSettings, device: Device) -> Sizes:
     """What fits; the device gives no more than a person allows. Raises SettingError."""
     sizes = chosen_sizes(
-        Need(config, settings.precision),
+        need,
         batch_tokens=settings.batch_tokens,
         max_tokens=settings.max_tokens,
         wanted_mib=settings.memory_mib,

@@ -78,9 +78,9 @@ class FusedOperations:
         self._rotated_heads = min(heads & -heads, 8)
 
     def norm(self, x: Tensor, weight: Tensor, delta: Tensor | None) -> Ready:
-        ready, scales = self._empty(len(x), x.shape[1], x)
+        ready = self._empty(len(x), x.shape[1], x)
         kernels.norm_kernel[(len(x),)](
-            *(x, x if delta is None else delta, weight, ready.values, scales),
+            *(x, x if delta is None else delta, weight, ready.values, _scales(ready)),
             *(self._config.epsilon, x.shape[1]),
             **_pieces(x.shape[1]),
             ADDS=delta is not None,
@@ -92,10 +92,10 @@ class FusedOperations:
 
     def gate(self, gate_up: Tensor) -> Ready:
         rows, width = len(gate_up), gate_up.shape[1] // 2
-        ready, scales = self._empty(rows, width, gate_up)
+        ready = self._empty(rows, width, gate_up)
         if self._fp8:
             kernels.gate_quantise_kernel[(rows,)](
-                *(gate_up, ready.values, scales, width),
+                *(gate_up, ready.values, _scales(ready), width),
                 **_pieces(width),
                 num_warps=_GATE_WARPS,
                 **self._turn,
@@ -109,31 +109,34 @@ class FusedOperations:
             )
         return ready
 
-    def attend(self, heads: Heads, texts: Texts, *, last: bool) -> Ready:
+    def room(self, heads: Heads) -> Ready:
+        return self._empty(len(heads.queries), heads.queries.shape[1], heads.queries)
+
+    def attend(self, heads: Heads, texts: Texts, *, last: bool, into: Ready | None = None) -> Ready:
         asking = heads.queries
         largest = None
         if self._fp8:
             largest = torch.empty(len(heads.keys), dtype=torch.float32, device=heads.keys.device)
         self._rotate(heads.keys, texts.positions, heads.key_norm, heads.values, largest)
-        ready, scales = self._empty(len(asking), asking.shape[1], asking)
+        ready = self.room(heads) if into is None else into
         tiles = texts.last_tiles if last else texts.tiles
         if len(tiles):
-            self._attend_tiles(heads, tiles, ready.values, scales, largest)
+            self._attend_tiles(heads, tiles, ready, largest)
         for group in () if last else groups(texts.layout):
             rows = slice(group.begin, group.begin + group.count * group.tokens)
             queries = asking[rows]
             self._rotate(queries, texts.positions[rows], heads.query_norm)
             found = self._long.attend(queries, heads.keys[rows], heads.values[rows], group)
             if self._fp8:
-                self._quantise(found.reshape(queries.shape), ready.values, scales, group.begin)
-            elif len(queries) == len(asking):  # nothing to copy together
+                self._quantise(found.reshape(queries.shape), ready, group.begin)
+            elif into is None and len(queries) == len(asking):  # nothing to copy together
                 return Ready(found.reshape(asking.shape))
             else:
                 ready.values[rows].view(found.shape).copy_(found)
         return ready
 
     def _attend_tiles(
-        self, heads: Heads, tiles: Tensor, out: Tensor, scales: Tensor, largest: Tensor | None
+        self, heads: Heads, tiles: Tensor, out: Ready, largest: Tensor | None
     ) -> None:
         """Tiles norm and turn their queries themselves: one trip through memory less.
 
@@ -141,8 +144,9 @@ class FusedOperations:
         """
         config, shape = self._config, self._tiles
         pack = shape.packed_heads(config)
+        scales = _scales(out)
         attention_kernel[(len(tiles) // TILE, config.heads // pack)](
-            *(heads.queries, heads.keys, heads.values, out, scales),
+            *(heads.queries, heads.keys, heads.values, out.values, scales),
             *(scales if largest is None else largest, tiles),
             *(self._rotation.cosines, self._rotation.sines, heads.query_norm, config.epsilon),
             config.head_dim**-0.5 / math.log(2),  # for powers of two instead of e
@@ -182,10 +186,10 @@ class FusedOperations:
             **self._turn,
         )
 
-    def _quantise(self, x: Tensor, out: Tensor, scales: Tensor, begin: int) -> None:
+    def _quantise(self, x: Tensor, out: Ready, begin: int) -> None:
         """Rows of `x` in FP8, from row `begin` of `out` on."""
         kernels.quantise_kernel[(len(x),)](
-            *(x, out, scales, begin, x.shape[1]),
+            *(x, out.values, _scales(out), begin, x.shape[1]),
             WIDTH=triton.next_power_of_2(x.shape[1]),
             num_warps=8,
             **self._turn,
@@ -202,14 +206,17 @@ class FusedOperations:
         )
         return out
 
-    def _empty(self, rows: int, width: int, like: Tensor) -> tuple[Ready, Tensor]:
-        """Room for a kernel's output; the second is where scales go, if there are any."""
+    def _empty(self, rows: int, width: int, like: Tensor) -> Ready:
+        """Room for a kernel's output."""
         if not self._fp8:
-            values = torch.empty(rows, width, dtype=like.dtype, device=like.device)
-            return Ready(values), values
+            return Ready(torch.empty(rows, width, dtype=like.dtype, device=like.device))
         values = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=like.device)
-        scales = torch.empty(rows, 1, dtype=torch.float32, device=like.device)
-        return Ready(values, scales), scales
+        return Ready(values, torch.empty(rows, 1, dtype=torch.float32, device=like.device))
+
+
+def _scales(ready: Ready) -> Tensor:
+    """Where a kernel stores scales; it stores none where there are none."""
+    return ready.values if ready.scales is None else ready.scales
 
 
 def _pieces(width: int) -> dict[str, int]:

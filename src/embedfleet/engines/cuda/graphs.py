@@ -12,10 +12,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from embedfleet.engines.cuda.layout import Shape
+from embedfleet.engines.cuda.layout import Layout, Shape
 
 Compute: TypeAlias = Callable[[Tensor, Shape], Tensor]
 """A pass of a size: its integers in, vectors out."""
+
+Pool: TypeAlias = tuple[int, int]
+"""Memory of captured passes, of which only one may run at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class CapturedPass:
     inputs: Tensor
     vectors: Tensor
 
-    def run(self, inputs: Tensor) -> Tensor:
+    def run(self, inputs: Tensor, layout: Layout) -> Tensor:  # noqa: ARG002  # it is in `inputs`
         """Compute on the current stream; the result is overwritten by the next run of any pass."""
         self.inputs.copy_(inputs, non_blocking=True)
         self.graph.replay()
@@ -34,17 +37,15 @@ class CapturedPass:
 
 
 def capture(
-    shapes: Iterable[Shape], compute: Compute, kernels: Compute, device: torch.device
+    shapes: Iterable[Shape], compute: Compute, kernels: Compute, device: torch.device, pool: Pool
 ) -> dict[Shape, CapturedPass]:
-    """Capture `compute` for every shape, largest first; they share their memory, so only one may
-    run at a time.
+    """Capture `compute` for every shape, largest first, with memory of `pool`.
 
     `kernels` launches all kernels that `compute` does, but fewer times. Both get zeros of
     `shape.size`: one text's worth of rows that belong to nobody. Other threads may use the device
     meanwhile.
     """
     captured: dict[Shape, CapturedPass] = {}
-    pool = torch.cuda.graph_pool_handle()
     for shape in sorted(shapes, key=lambda shape: -shape.tokens):
         inputs = torch.zeros(shape.size, dtype=torch.int32, device=device)
         kernels(inputs, shape)  # compiles and loads them, makes handles and workspaces
@@ -52,12 +53,17 @@ def capture(
     return captured
 
 
-def _captured(
-    compute: Compute, inputs: Tensor, shape: Shape, pool: tuple[int, int]
-) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+def begin(graph: torch.cuda.CUDAGraph, pool: Pool) -> None:
+    """Begin to capture what this thread gives to the current stream."""
     # Not by torch.cuda.graph, which waits for the device and gives memory back before each capture.
-    graph = torch.cuda.CUDAGraph()
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+
+
+def _captured(
+    compute: Compute, inputs: Tensor, shape: Shape, pool: Pool
+) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+    graph = torch.cuda.CUDAGraph()
+    begin(graph, pool)
     try:
         vectors = compute(inputs, shape)
     finally:

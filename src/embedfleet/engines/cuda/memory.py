@@ -32,13 +32,17 @@ class Need:
     precision: Precision
 
     @property
-    def weights_mib(self) -> int:
+    def linear_parameters(self) -> int:
+        """Of all layers' matrices; a token is multiplied by each."""
         config = self.config
         queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        matrices = config.hidden * (2 * queries + 2 * keys + 3 * config.intermediate)
-        table = config.vocabulary * config.hidden
+        return config.layers * config.hidden * (2 * queries + 2 * keys + 3 * config.intermediate)
+
+    @property
+    def weights_mib(self) -> int:
+        table = self.config.vocabulary * self.config.hidden
         linear = 1 if self.precision is Precision.FP8 else self._wide
-        return -(-(config.layers * matrices * linear + table * self._wide) // _MIB)
+        return -(-(self.linear_parameters * linear + table * self._wide) // _MIB)
 
     def pass_mib(self, tokens: int, chunk_tokens: int) -> int:
         """Of one pass of `tokens` tokens whose MLP takes `chunk_tokens` at once."""

@@ -16,6 +16,7 @@ from embedfleet.engines.bert import EncoderConfig
 from embedfleet.engines.cuda.bert import EncoderOperations, PlainEncoderOperations
 from embedfleet.engines.cuda.devices import brings_up_early
 from embedfleet.engines.cuda.linear import FewRows
+from embedfleet.engines.cuda.pieces import SplitOperations
 from embedfleet.engines.cuda.plain import Operations, PlainOperations, Rotation
 from embedfleet.engines.qwen3 import Qwen3Config
 from embedfleet.engines.rope import cosines_and_sines
@@ -57,6 +58,9 @@ class Kit:
     """Loads what takes long and only some texts need; from any thread, beside all else."""
     enough_tokens: int = FIXED_ROWS
     """Tokens at which the device is as fast as with any more."""
+    split: SplitOperations | None = None
+    """`operations` for passes with texts that get attention of their own: those are captured in
+    pieces, where this is not None."""
     causal: bool = True
     """Whether tokens see those up to them, and not all of their text."""
 
@@ -84,8 +88,9 @@ def chosen_kit(
     from embedfleet.engines.cuda.long_attention import load_cudnn  # noqa: PLC0415
 
     early = brings_up_early(device)
+    fused = FusedOperations(config, rotation, fp8=fp8, early=early)
     return Kit(
-        FusedOperations(config, rotation, fp8=fp8, early=early),
+        fused,
         TILES.tokens(config),
         ALONE_FROM,
         captures=True,
@@ -93,6 +98,7 @@ def chosen_kit(
         few_rows=None if deterministic else FewRowsKernel(device, early=early),
         load_libraries=partial(load_cudnn, config, device),
         warm_up_tokens=(ALONE_FROM - 1, ALONE_FROM, 2 * ALONE_FROM),
+        split=fused,
     )
 
 
