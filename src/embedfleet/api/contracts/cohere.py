@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from embedfleet.api.contracts.contract import Answer, Asked
-from embedfleet.api.formats.bodies import Read, Reader, empty, missing
+from embedfleet.api.formats.bodies import Read, Reader
 from embedfleet.api.formats.embedding_request import (
     LEAST_DIMENSIONS,
     EmbeddingRequest,
@@ -30,6 +30,7 @@ from embedfleet.api.formats.fields import (
     wrong,
 )
 from embedfleet.api.formats.large_bodies import Body, Step
+from embedfleet.api.formats.refusals import empty, missing
 from embedfleet.api.formats.vector_forms import FLOATS, Form, scale
 from embedfleet.transport.asgi import Response
 from embedfleet.vocabulary import EmbedfleetError, PackedText, TextOrIds, Truncation

@@ -17,10 +17,11 @@ import msgspec
 import orjson
 
 from embedfleet.api.contracts.contract import Answer, Asked
-from embedfleet.api.formats.bodies import Read, Reader, missing
+from embedfleet.api.formats.bodies import Read, Reader
 from embedfleet.api.formats.embedding_request import EmbeddingRequest
 from embedfleet.api.formats.fields import request_of, wrong
 from embedfleet.api.formats.large_bodies import Body, Step
+from embedfleet.api.formats.refusals import missing
 from embedfleet.api.formats.vector_forms import FLOATS
 from embedfleet.transport.asgi import Request, Response
 from embedfleet.transport.errors import as_json

@@ -7,15 +7,15 @@ the bytes are, only CallerError is raised.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from embedfleet.api.formats import large_bodies as large
+from embedfleet.api.formats import refusals
 from embedfleet.api.formats.embedding_request import RequestLimits
-from embedfleet.api.formats.large_bodies import LARGEST_ID, Body, Step, TextItem
+from embedfleet.api.formats.large_bodies import Body, Step, TextItem
 from embedfleet.vocabulary import CallerError, Encoding, Text, TextOrIds, of_several
 
 SMALL_BYTES = 16 * 2**10
@@ -30,12 +30,6 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 TEXTS_OR_IDS = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
 TEXTS = "a string or a list of strings"
-
-_QUOTED = 60
-"""Characters of a caller's value that an error message repeats."""
-
-_COMPLAINT = 200
-"""Characters of either end of the parser's message that are looked at."""
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
@@ -90,7 +84,7 @@ class Reader(Generic[Fields]):
         described = msgspec.structs.fields(fields)
         self.names = frozenset(each.encode_name for each in described)
         self._texts = texts
-        self._right = right
+        self._refusals = refusals.Refusals(texts, right)
         self._may_be_empty = may_be_empty
         self._takes_items = takes_items
         self._exact = msgspec.json.Decoder(fields)
@@ -112,11 +106,11 @@ class Reader(Generic[Fields]):
         try:
             fields = self._exact.decode(body)
         except msgspec.DecodeError as error:
-            if not str(error).startswith(_UNKNOWN):
-                raise self._complaint(body, error) from None
+            if not str(error).startswith(refusals.UNKNOWN_FIELD):
+                raise self._refusals.parse_error(body, error) from None
             fields, further = self._widely(body)
         except (UnicodeDecodeError, RecursionError) as error:
-            raise self._complaint(body, error) from None
+            raise self._refusals.parse_error(body, error) from None
         given = getattr(fields, self._texts)
         texts = Texts(()) if given is None else self.texts_of(given, limits)
         return Read(fields, texts, further)
@@ -136,14 +130,14 @@ class Reader(Generic[Fields]):
             return Read(fields, self._large_texts(body, found, limits, step), further)
         except large.TooMuchError as error:
             if error.what == "texts":
-                raise self._too_many(error.count, limits) from None
+                raise self._refusals.too_many(error.count, limits) from None
             raise CallerError(
                 f"The fields beside `{self._texts}` take more than {large.MAX_BESIDE} bytes "
                 "together; leave out what is not needed.",
                 code="fields_too_large",
             ) from None
         except large.UnreadableError as error:
-            raise self._unreadable(body, error) from None
+            raise self._refusals.unreadable(body, error) from None
 
     def _widely(self, body: Body) -> tuple[Fields, Mapping[str, msgspec.Raw]]:
         """With fields that are not described: who sends none of these is not to pay for them."""
@@ -151,7 +145,7 @@ class Reader(Generic[Fields]):
             fields = self._lenient.decode(body)
             every = self._raw.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._complaint(body, error) from None
+            raise self._refusals.parse_error(body, error) from None
         return fields, {name: raw for name, raw in every.items() if name not in self.names}
 
     def _read_beside(
@@ -161,14 +155,14 @@ class Reader(Generic[Fields]):
             fields: Fields = self._beside.decode(found.beside)
             every = self._raw.decode(found.beside)
         except msgspec.ValidationError as error:
-            raise self._wrong_field(str(error)) from None
+            raise self._refusals.wrong_field(str(error)) from None
         except msgspec.DecodeError as error:
             cut = size - len(found.beside)
-            raise _no_json(found.beside, str(error), found.start, cut) from None
+            raise refusals.invalid_json(found.beside, str(error), found.start, cut) from None
         except UnicodeDecodeError:
-            raise _no_utf8(found.beside) from None
+            raise refusals.invalid_utf8(found.beside) from None
         except RecursionError:
-            raise _too_deep() from None
+            raise refusals.too_deep() from None
         return fields, {name: raw for name, raw in every.items() if name not in self.names}
 
     # ---- texts ---------------------------------------------------------------------------
@@ -180,16 +174,16 @@ class Reader(Generic[Fields]):
         if isinstance(given, str):
             return self._one(given, limits)
         if not given:
-            raise self._nothing()
+            raise self._refusals.nothing()
         kind = type(given[0])
         if len(set(map(type, given))) > 1:
-            raise self._mixed(given)
+            raise self._refusals.mixed(given)
         if kind is int:
             ids: Any = given
             return self._one(ids, limits)
         texts: Any = _texts_of_items(given) if kind is TextItem else given
         if len(texts) > limits.max_texts:
-            raise self._too_many(len(texts), limits)
+            raise self._refusals.too_many(len(texts), limits)
         faults: list[tuple[int, CallerError]] = []
         for place, one in enumerate(texts):
             if one and limits.blank_texts and kind is str:
@@ -207,7 +201,7 @@ class Reader(Generic[Fields]):
             text = large.read_text(body, first, last, step)
             return self._one(text, limits)
         if opening != b"[":
-            raise self._wrong_kind(bytes(body[first : first + _QUOTED]))
+            raise self._refusals.wrong_kind(bytes(body[first : first + refusals.QUOTED]))
         if body[last - 1 : last] != b"]":
             raise large.UnreadableError("expected the end of a list", last - 1)
         opening = body[(at := large.past_space(body, first + 1, last)) : at + 1]
@@ -232,113 +226,6 @@ class Reader(Generic[Fields]):
             return Texts((), ((0, fault),), ())
         return Texts((text,))
 
-    def _nothing(self) -> CallerError:
-        right = f"{self._right[self._texts]}, with something in it"
-        return empty(self._texts, right, code="empty_array")
-
-    def _too_many(self, texts: int, limits: RequestLimits) -> CallerError:
-        return CallerError(
-            f"`{self._texts}` has {texts} texts; at most {limits.max_texts} may be sent at once.",
-            param=self._texts,
-            code="array_above_max_length",
-        )
-
-    def _mixed(self, given: Sequence[object]) -> CallerError:
-        names = {
-            str: "a string",
-            int: "a token id",
-            list: "a list of token ids",
-            TextItem: "an object",
-        }
-        kind = type(given[0])
-        at = next(place for place, one in enumerate(given) if type(one) is not kind)
-        texts = self._texts
-        return CallerError(
-            f"`{texts}[{at}]` is {names[type(given[at])]} and `{texts}[0]` {names[kind]}; "
-            f"`{texts}` must be {self._right[texts]}.",
-            param=f"{texts}[{at}]",
-            code="invalid_type",
-        )
-
-    # ---- what is wrong -------------------------------------------------------------------
-
-    def _complaint(self, body: Body, error: Exception) -> CallerError:
-        match error:
-            case msgspec.ValidationError():
-                return self._wrong_field(str(error))
-            case msgspec.DecodeError():
-                return _no_json(body, str(error))
-            case UnicodeDecodeError():
-                return _no_utf8(body)
-            case _:
-                return _too_deep()
-
-    def _unreadable(self, body: Body, error: large.UnreadableError) -> CallerError:
-        """Word the complaint about a slice as if it were about the whole body."""
-        if isinstance(error.error, msgspec.ValidationError):
-            path = f"$.{self._texts}"
-            path = path if error.outer is None else f"{path}[{error.outer}]"
-            place = _ELEMENT.sub(
-                lambda match: f"{path}[{error.first + int(match[1])}]", str(error), 1
-            )
-            return self._wrong_field(place)
-        if isinstance(error.error, UnicodeDecodeError):
-            return _no_utf8(body)
-        if isinstance(error.error, RecursionError):
-            return _too_deep()
-        if str(error) == "not an object":
-            kind = large.KINDS.get(chr(body[error.start]) if error.start < len(body) else "")
-            if kind is not None:
-                return CallerError(
-                    f"The body must be a JSON object; got {_KINDS.get(kind, kind)}.",
-                    code="invalid_type",
-                )
-            return _no_json(body, f"expected an object (byte {error.start})")
-        what = _BYTE.match(str(error))
-        at = error.start + int(what["at"] or 0) if what else error.start
-        return _no_json(body, f"{what['what'] if what else error} (byte {at})")
-
-    def _wrong_kind(self, value: bytes) -> CallerError:
-        return self._wrong_field(f"{_kind_error(value, 'str | array', f'$.{self._texts}')}")
-
-    def _wrong_field(self, complaint: str) -> CallerError:
-        """Turn msgspec's `Expected X, got Y - at $.path` into words about the parameter."""
-        if len(complaint) > 2 * _COMPLAINT:  # it repeats values of callers, which may be long
-            complaint = complaint[:_COMPLAINT] + complaint[-_COMPLAINT:]
-        match = _PATH.match(complaint)
-        what, path = (match["what"], match["path"]) if match else (complaint, None)
-        if path and (odd := _ODD.match(what)):
-            return _no_text(path, odd["field"])
-        if absent := _MISSING.match(what):
-            field = absent["field"]
-            if path:
-                return _no_text(path)
-            return missing(field, self._right.get(field, "given"))
-        if not path:
-            return CallerError(f"The body must be a JSON object{_got(what)}.", code="invalid_type")
-        if enum := _ENUM.match(what):
-            return CallerError(
-                f"`{path}` must be {self._right.get(path, 'one of the known values')}; "
-                f"got {enum['value'][:_QUOTED]}.",
-                param=path,
-                code="invalid_value",
-            )
-        field, bracket, _ = path.partition("[")
-        right = self._right.get(field, what)
-        if bracket and field == self._texts:
-            right = self._right_element(path, what)
-        code = "invalid_type" if "got `" in what else "invalid_value"
-        return CallerError(f"`{path}` must be {right}{_got(what)}.", param=path, code=code)
-
-    def _right_element(self, path: str, what: str) -> str:
-        """Say what an element must be; a number out of bounds was meant as an id."""
-        right = self._right[self._texts]
-        if not right.endswith("token ids"):
-            return f"a string, as `{self._texts}` is {right}"
-        if path.count("[") > 1 or "got `" not in what:
-            return f"a token id, an integer from 0 to {LARGEST_ID}"
-        return f"a string, a token id or a list of token ids, as `{self._texts}` is {right}"
-
 
 def checked(texts: Texts, *, by_item: bool) -> Texts:
     """The same; raises one CallerError for all texts that are none, unless they are answered one
@@ -355,52 +242,17 @@ def text_fault(
     """What is wrong with a text or token ids, as far as it can be checked without the model."""
     if not len(text):
         if isinstance(text, Text):
-            return empty(param, "a text of at least one character")
-        return empty(param, "at least one token id", code="empty_array")
+            return refusals.empty(param, "a text of at least one character")
+        return refusals.empty(param, "at least one token id", code="empty_array")
     if limits.input_ids == "refuse" and not isinstance(text, Text):
-        return _no_ids(param)
+        return refusals.no_ids(param)
     if limits.blank_texts or not isinstance(text, Text) or not text.isspace():
         return None
-    return CallerError(
-        f"`{param}` is blank: only white space. Leave blank texts out.",
-        param=param,
-        code="blank_string",
-    )
+    return refusals.blank(param)
 
 
 def _texts_of_items(items: Any) -> list[str]:
     return [item.text for item in items]
-
-
-def _no_text(param: str, field: str = "") -> CallerError:
-    """The refusal of an object among the texts that is no `TextItem`."""
-    told = f"`{param}` has the field `{field[:_QUOTED]}`" if field else f"`{param}` is not a text"
-    return CallerError(
-        f'{told}; an object must be {{"text": "…"}} and nothing else, as only texts have vectors.',
-        param=param,
-        code="unsupported_parameter" if field else "missing_required_parameter",
-    )
-
-
-def _no_ids(param: str) -> CallerError:
-    return CallerError(
-        f"`{param}` has token ids, but only texts are accepted here (gateway.input_ids); with "
-        "LangChain, check_embedding_ctx_length=False sends texts.",
-        param=param,
-        code="token_ids_refused",
-    )
-
-
-def empty(param: str, right: str, *, code: str = "empty_string") -> CallerError:
-    return CallerError(f"`{param}` is empty; it must be {right}.", param=param, code=code)
-
-
-def missing(param: str, right: str) -> CallerError:
-    return CallerError(
-        f"`{param}` is missing; it must be {right}.",
-        param=param,
-        code="missing_required_parameter",
-    )
 
 
 def _sorted(given: Sequence[TextOrIds], faults: Sequence[tuple[int, CallerError]]) -> Texts:
@@ -427,74 +279,6 @@ def _strings(body: Body, found: large.Fields, step: Step) -> Iterator[TextOrIds]
 def _lists(body: Body, found: large.Fields, step: Step) -> Iterator[Encoding]:
     for place, (first, last) in enumerate(large.elements(body, found)):
         if body[first : first + 1] != b"[" or body[last - 1 : last] != b"]":
-            some = bytes(body[first : min(last, first + _QUOTED)])
-            raise large.UnreadableError(_kind_error(some, "array"), first, place)
+            some = bytes(body[first : min(last, first + refusals.QUOTED)])
+            raise large.UnreadableError(refusals.kind_error(some, "array"), first, place)
         yield large.read_ids(body, first + 1, last - 1, step, place)
-
-
-_ELEMENT = re.compile(r"\$\[(\d+)\]")
-_UNKNOWN = "Object contains unknown field"
-_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
-_GOT = re.compile(r"got `(?P<kind>[^`]*)`$")
-_ENUM = re.compile(r"^Invalid enum value (?P<value>'.*')$", re.DOTALL)
-_ODD = re.compile(r"^Object contains unknown field `(?P<field>[^`]*)`$")
-_MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`$")
-_BYTE = re.compile(r"^(?:JSON is malformed: )?(?P<what>.*?)(?: \(byte (?P<at>\d+)\))?$", re.DOTALL)
-_HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
-
-_KINDS = {
-    "str": "a string",
-    "int": "an integer",
-    "float": "a number with a fraction or exponent",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "an object",
-}
-
-
-def _kind_error(value: bytes, expected: str, path: str = "$[0]") -> msgspec.DecodeError:
-    """What the parser says of a value of another kind, which may be too long to give to it."""
-    kind = large.KINDS.get(value[:1].decode("latin-1"))
-    if kind is None:
-        return msgspec.DecodeError("invalid character (byte 0)")
-    return msgspec.ValidationError(f"Expected `{expected}`, got `{kind}` - at `{path}`")
-
-
-def _got(what: str) -> str:
-    match = _GOT.search(what)
-    return f"; got {_KINDS.get(match['kind'], match['kind'])}" if match else ""
-
-
-def _too_deep() -> CallerError:
-    return CallerError("The body is nested too deeply.", code="invalid_json")
-
-
-def _no_json(
-    body: Body, complaint: str, left_out_at: int | None = None, left_out: int = 0
-) -> CallerError:
-    """`left_out` bytes are missing in `body`, from `left_out_at` on."""
-    if not body:
-        return CallerError("The body is empty; it must be a JSON object.", code="invalid_json")
-    match = _BYTE.match(complaint)
-    what, at = (match["what"], match["at"]) if match else (complaint, None)
-    if at is None:  # msgspec says "Input data was truncated" and means the end, with one exception
-        what, at = "it ends too early", str(len(body))
-        if half := _HALF_PAIR.search(body):
-            what, at = "an escaped half of a surrogate pair", str(half.start())
-    if left_out_at is not None and int(at) > left_out_at:
-        at = str(int(at) + left_out)
-    if "surrogate" in what:
-        return CallerError(
-            f"The body is not valid Unicode: an escaped half of a surrogate pair, at byte {at}.",
-            code="invalid_unicode",
-        )
-    return CallerError(f"The body is not valid JSON: {what}, at byte {at}.", code="invalid_json")
-
-
-def _no_utf8(body: Body) -> CallerError:
-    where = ""
-    try:
-        body.decode()
-    except UnicodeDecodeError as error:  # msgspec counts within the string, callers in the body
-        where = f", at byte {error.start}"
-    return CallerError(f"The body is not valid UTF-8{where}.", code="invalid_utf8")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from embedfleet.api.formats.bodies import TEXTS_OR_IDS, Read, Reader, empty
+from embedfleet.api.formats.bodies import TEXTS_OR_IDS, Read, Reader
 from embedfleet.api.formats.embedding_request import (
     LEAST_DIMENSIONS,
     EmbeddingRequest,
@@ -32,6 +32,7 @@ from embedfleet.api.formats.fields import (
     truncation_of,
 )
 from embedfleet.api.formats.large_bodies import LARGEST_ID, Body, Step, TextItem
+from embedfleet.api.formats.refusals import empty
 from embedfleet.api.formats.vector_forms import FLOATS, Form, Layout
 from embedfleet.vocabulary import CallerError
 
