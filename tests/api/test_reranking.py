@@ -163,6 +163,39 @@ async def test_tei_gets_a_bare_list_with_logits_where_it_wants_them(reranking: R
         assert each["text"] == DOCUMENTS[each["index"]]
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"texts": DOCUMENTS, "query": ""}, "`query`"),
+        ({"texts": []}, "`texts` is empty"),
+        ({"texts": [5]}, "texts[0]"),
+        ({"texts": "the sea", "documents": None}, "`texts` must be"),
+        ({"texts": ["the sea " * LIMIT]}, "texts[0]"),
+        ({"texts": ["a"], "truncation_direction": "Up", "truncate": True}, "truncation_direction"),
+        ({"texts": DOCUMENTS, "model": "other"}, "`other` does not exist"),
+    ],
+)
+async def test_tei_is_refused_in_its_own_form(
+    reranking: Reranking, fields: dict[str, Any], words: str
+) -> None:
+    answer = await reranking.ask("/rerank", **({"query": "sea?"} | fields))
+    assert answer.status in {400, 404}
+    assert answer.body.keys() == {"error", "error_type"}
+    assert answer.body["error_type"] == "Validation"
+    assert words in answer.body["error"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"documents": []}, {"texts": None}, {"texts": ["a"], "documents": [5]}, {}]
+)
+async def test_others_are_refused_in_openai_s_form(
+    reranking: Reranking, fields: dict[str, Any]
+) -> None:
+    answer = await reranking.ask("/rerank", query="sea?", **fields)
+    assert answer.status == 400
+    assert answer.body["error"]["message"] == answer.body["message"]
+
+
 @pytest.mark.parametrize("path", ["/score", "/v1/score"])
 async def test_one_query_is_scored_with_each_text(reranking: Reranking, path: str) -> None:
     answer = await reranking.ask(path, model=RERANKER, text_1="sea?", text_2=DOCUMENTS)
@@ -210,7 +243,6 @@ async def test_a_query_that_leaves_no_room_is_refused(reranking: Reranking) -> N
     ("path", "body"),
     [
         ("/v1/rerank", {"query": "sea?", "documents": ["the sea " * 100], "truncate": False}),
-        ("/rerank", {"query": "sea?", "texts": ["the sea " * 100]}),
         ("/score", {"text_1": "sea?", "text_2": "the sea " * 100}),
         ("/score", {"text_1": ["a", "b"], "text_2": ["c", "the sea " * 100]}),
     ],
@@ -269,7 +301,7 @@ async def test_without_a_name_the_only_reranker_is_meant(tmp_path: Path) -> None
         ({"query": "q", "documents": ["a"], "return_documents": "yes"}, "return_documents"),
         ({"query": "q", "documents": ["a"], "instruction": 5}, "instruction"),
         ({"query": "q", "documents": ["a"], "model": 5}, "model"),
-        ({"query": "q", "texts": ["a"], "truncation_direction": "Up", "truncate": True},
+        ({"query": "q", "documents": ["a"], "truncation_direction": "Up", "truncate": True},
          "truncation_direction"),
         ({"query": "q", "documents": ["a", ""]}, "documents[1]"),
         ({"query": "q", "documents": ["a"], "truncate_prompt_tokens": 8}, "truncate_prompt_tokens"),
@@ -280,7 +312,7 @@ async def test_without_a_name_the_only_reranker_is_meant(tmp_path: Path) -> None
 async def test_what_is_wrong_is_named(
     reranking: Reranking, body: dict[str, Any], param: str
 ) -> None:
-    answer = await reranking.ask("/v1/rerank" if "texts" not in body else "/rerank", **body)
+    answer = await reranking.ask("/v1/rerank", **body)
     assert answer.status == 400
     assert answer.body["error"]["param"] == param
     assert answer.body["message"] == answer.body["error"]["message"]
@@ -314,9 +346,12 @@ async def test_what_would_change_scores_is_refused_and_not_ignored(
     value: Any
     for value in ("words", ["title"], {"a": 1}, True):
         answer = await reranking.ask(path, **body, **{name: value})
+        assert answer.status == 400
         found = answer.body["error"]
-        assert (answer.status, found["param"]) == (400, name)
-        assert found["code"] == "unsupported_parameter"
+        if path == "/rerank":  # in TEI's form
+            assert f"`{name}`" in found
+            continue
+        assert (found["param"], found["code"]) == (name, "unsupported_parameter")
     for value in (None, "", [], {}, False):
         assert (await reranking.ask(path, **body, **{name: value})).status == 200
 

@@ -150,6 +150,13 @@ def test_a_key_that_could_not_be_printed_is_not_created(file: Path) -> None:
     assert not file.exists()
 
 
+@pytest.mark.parametrize("place", ["/proc/keys.json", "/dev/full", "/no/keys.json", "/dev"])
+def test_a_key_that_can_not_be_kept_is_not_printed(place: str) -> None:
+    result = typed(["keys", "create", "--file", place, "--name", "a"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("embedfleet: error: ")
+
+
 def test_a_key_may_end_some_days_from_now() -> None:
     now = datetime(2026, 11, 22, 12, tzinfo=UTC)
     assert moment("90d", now) == datetime(2027, 2, 20, 12, tzinfo=UTC)

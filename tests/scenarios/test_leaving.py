@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from embedfleet.cli.command_line import app
+from embedfleet.transport.serving.servers import REPEAT_S
 from tests.chaos.fleet import chaos_fleet
 from tests.chaos.reckoning import Asker, session_without_limits
 from tests.service import started
@@ -57,6 +58,7 @@ async def test_a_gateway_serves_on_for_the_drain_delay_and_a_second_signal_skips
             assert await asker.ask(session, [[600, 601]]) == ""
             async with through_unix.get("http://localhost/v1/models") as answer:
                 assert answer.status == 200
+            await asyncio.sleep(REPEAT_S)  # earlier, it would be the same signal sent twice
             fleet.service.process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(fleet.service.process.wait, DEADLINE_S) == 0
         asker.reckoning.check()
@@ -87,6 +89,7 @@ async def test_a_second_signal_answers_what_is_open_that_the_server_stops(
                         pass  # one process has closed its listener with this connection in it
                     assert time.monotonic() < deadline
                     await asyncio.sleep(0.05)
+            await asyncio.sleep(REPEAT_S)
             fleet.service.process.send_signal(signal.SIGTERM)
             codes = await asyncio.gather(*asked)
         assert set(codes) == {"draining"}, asker.reckoning.wrong[:3]

@@ -18,6 +18,7 @@ import aiohttp
 import psutil
 import pytest
 
+from embedfleet.transport.serving.servers import REPEAT_S
 from tests.processes import (
     in_environment,
     living_children,
@@ -56,7 +57,8 @@ async def statuses(
     stuck: bool = False,
 ) -> list[int]:
     """Of requests of which one is answered and all have come in when the first signal comes; the
-    next one comes once the gateway drains. The replicas can be stuck from the second request on.
+    next one comes once the gateway drains, late enough to be another order. The replicas can be
+    stuck from the second request on.
     """
     replicas = replicas_of(service.process.pid) if stuck else []
     processes = with_descendants(service.process.pid)
@@ -69,6 +71,7 @@ async def statuses(
         until = service.until
         await asyncio.to_thread(until, "all requests", lambda: arrived(service) >= count)
         for number, to_all in signals:
+            await asyncio.sleep(REPEAT_S)
             for each in processes if to_all else processes[:1]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.send_signal(number)

@@ -14,7 +14,7 @@ import msgspec
 
 from embedfleet.api.answer_memory import AnswerRoom, HeldAnswer, delivered
 from embedfleet.api.cached_compute import CachedCompute, CacheLookup
-from embedfleet.api.contracts.contract import Answer, Contract
+from embedfleet.api.contracts.contract import Answer, Contract, TwoApis
 from embedfleet.api.contracts.openai import OPENAI
 from embedfleet.api.descriptions import ApiDescription, Cards
 from embedfleet.api.formats.embedding_request import (
@@ -126,9 +126,12 @@ class Endpoint:
         """Answer `POST /v1/embeddings`."""
         return self._embeddings(request, self._access, OPENAI)
 
-    def by(self, contract: Contract, access: Access | None = None) -> Route:
+    def by(self, contract: Contract | TwoApis, access: Access | None = None) -> Route:
         """The route of a contract; `access` where it differs from the endpoint's."""
-        return partial(self._embeddings, access=access or self._access, contract=contract)
+        access = access or self._access
+        if isinstance(contract, TwoApis):
+            return lambda request: self._embeddings(request, access, contract.begin())
+        return partial(self._embeddings, access=access, contract=contract)
 
     async def warm(self, request: Request) -> Response:
         """Have texts computed that are not known yet, for an operator: no key, no vectors back.

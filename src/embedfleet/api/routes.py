@@ -12,7 +12,7 @@ from typing import Final
 
 from embedfleet.api.contracts.azure import AZURE, PREFIXES
 from embedfleet.api.contracts.cohere import COHERE_V1, COHERE_V2
-from embedfleet.api.contracts.contract import Contract
+from embedfleet.api.contracts.contract import Contract, TwoApis
 from embedfleet.api.contracts.google import GOOGLE, asks_for_vectors
 from embedfleet.api.contracts.google import PREFIXES as GOOGLE_PREFIXES
 from embedfleet.api.contracts.ollama import OLLAMA, OLLAMA_OF_ONE
@@ -41,7 +41,7 @@ def meant(path: str) -> str:
     return _TWICE.sub("/v1", _AZURE.sub("/v1", path))
 
 
-BY_PATH: Final[Mapping[str, Contract]] = {
+BY_PATH: Final[Mapping[str, Contract | TwoApis]] = {
     "/v1/embed": COHERE_V1,
     "/v2/embed": COHERE_V2,
     "/embed": TEI,

@@ -9,15 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 import orjson
 
 from embedfleet.api.answer_memory import AnswerRoom, HeldAnswer, delivered
-from embedfleet.api.contracts.contract import Asked, Contract
+from embedfleet.api.contracts.contract import TwoApis
 from embedfleet.api.contracts.openai import OPENAI
 from embedfleet.api.contracts.tei import TEI_TOKENS, TokensRequest, is_for_tokens
 from embedfleet.api.formats.embedding_request import EmbeddingRequest, check_dimensions
-from embedfleet.api.formats.large_bodies import Body, Step
 from embedfleet.api.formats.openai_response import render_tokens
 from embedfleet.api.intake import Holding, Intake
 from embedfleet.api.tokenizing import Tokenizing, whole
@@ -39,30 +39,7 @@ BYTES_OF_SPELLED = 96
 """The same of one with its text and place."""
 
 
-class _Either:
-    """A body of OpenAI's form or of TEI's; its errors are written as its answers are."""
-
-    name = "tokenize"
-
-    def __init__(self) -> None:
-        self._contract: Contract = OPENAI
-        self.write, self.refuse = OPENAI.write, OPENAI.refuse
-
-    def read(self, body: Body, asked: Asked) -> EmbeddingRequest:
-        return self._of(body).read(body, asked)
-
-    def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
-        return self._of(body).read_large(body, asked, step)
-
-    @property
-    def of_tei(self) -> bool:
-        return self._contract is TEI_TOKENS
-
-    def _of(self, body: Body) -> Contract:
-        if is_for_tokens(body):
-            self._contract = TEI_TOKENS
-            self.write, self.refuse = TEI_TOKENS.write, TEI_TOKENS.refuse
-        return self._contract
+APIS: Final = TwoApis(OPENAI, TEI_TOKENS, is_for_tokens)
 
 
 class TokenCounting:
@@ -90,7 +67,7 @@ class TokenCounting:
         A key pays the estimate of its tokens for the tokenising, and no more.
         """
         held, answer = Holding(self._intake), HeldAnswer(self._answers)
-        either = _Either()
+        either = APIS.begin()
         allowed: Quota | None = None
         response: Response | None = None
         try:
@@ -108,7 +85,7 @@ class TokenCounting:
                 written, headers=allowed.headers(), taken=partial(delivered, answer, allowed)
             )
         except EmbedfleetError as error:
-            if not either.of_tei:
+            if either.meant is OPENAI:
                 raise
             return error_response(error, either.refuse)
         finally:

@@ -94,12 +94,8 @@ def create(  # noqa: PLR0913, PLR0917  each is a flag
         )
     )
     text = json.dumps(_shown(record, now) | {"key": key.text}, indent=1) if as_json else key.text
-
-    def add(before: Records) -> Records:
-        _hand_over(text)  # before the file changes: a key that nobody saw must not be in it
-        return (*before, record)
-
-    change(file, add)
+    # Neither is a key printed that is not in the file, nor kept that nobody saw.
+    change(file, lambda before: (*before, record), confirm=lambda: _hand_over(text))
     typer.echo(f"{file}: key {key.id} for {name}; it is shown only now", err=True)
 
 

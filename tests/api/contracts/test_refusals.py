@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedfleet.api.contracts.azure import AZURE
-from embedfleet.api.contracts.contract import Asked, Contract
+from embedfleet.api.contracts.contract import Asked, Contract, TwoApis
 from embedfleet.api.contracts.google import GOOGLE
 from embedfleet.api.contracts.openai import OPENAI
 from embedfleet.api.formats.embedding_request import RequestLimits
@@ -26,7 +26,7 @@ from embedfleet.vocabulary import CallerError, ForbiddenError, UnauthorizedError
 from tests.api.contracts.door import Door
 from tests.fakes.asking import MODEL, Asker
 
-CONTRACTS: Final[Mapping[str, Contract]] = {
+CONTRACTS: Final[Mapping[str, Contract | TwoApis]] = {
     "/v1/embeddings": OPENAI,
     f"/openai/deployments/{MODEL}/embeddings": AZURE,
     f"/v1beta/models/{MODEL}:embedContent": GOOGLE,
@@ -85,7 +85,7 @@ names = st.sampled_from(
         *(*KNOWN, "model", "input", "dimensions", "encoding_format", "user", "input_type"),
         *("instruction", "truncate", "query", "documents", "top_n", "text_1", "text_2", "content"),
         *("requests", "parts", "text", "embedding_types", "taskType", "options", "keep_alive"),
-        *("return_documents", "raw_scores", "max_tokens_per_doc", "x"),
+        *("return_documents", "raw_scores", "max_tokens_per_doc", "texts", "x"),
     ]
 )
 values = st.recursive(
@@ -124,6 +124,7 @@ def test_no_value_of_any_field_is_an_error_of_the_service(
 ) -> None:
     fine = FINE.get(path) or FINE[path.rpartition("/")[2]]
     contract, asked = CONTRACTS[path], Asked(path, RequestLimits())
+    contract = contract.begin() if isinstance(contract, TwoApis) else contract
     body = json.dumps({**fine, **more} if right else more).encode()
     for read in (contract.read, partial(contract.read_large, step=lambda: None)):
         try:

@@ -64,6 +64,27 @@ def test_a_change_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_change_that_is_not_confirmed_leaves_the_file_as_it_was(
+    tmp_path: Path, existed: bool
+) -> None:
+    path = tmp_path / "keys.json"
+    before = (new(),) if existed else ()
+    if existed:
+        change(path, lambda _: before)
+    seen: list[Records] = []
+
+    def fail() -> None:
+        seen.append(load(path))
+        raise KeyFileError("no")
+
+    with pytest.raises(KeyFileError, match=r"^no$"):
+        change(path, lambda keys: (*keys, new()), confirm=fail)
+    assert len(seen[0]) == len(before) + 1
+    assert (load(path) if existed else path.exists()) == (before or False)
+    assert list(tmp_path.iterdir()) == [path] * existed
+
+
 def test_changes_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     records = [new() for _ in range(8)]

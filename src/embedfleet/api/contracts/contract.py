@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -105,3 +106,50 @@ class Contract(Protocol):
     def refuse(self, error: EmbedfleetError) -> bytes:
         """Write the body of an error."""
         ...
+
+
+class ByBody:
+    """One request at a path of two APIs, whose body tells which of them is meant: its errors have
+    the form of the API that it turns out to be of.
+    """
+
+    def __init__(self, paths: TwoApis) -> None:
+        self.meant = paths.usual
+        """The usual one until the body is read."""
+        self.name = paths.usual.name
+        self._paths = paths
+
+    def read(self, body: Body, asked: Asked) -> EmbeddingRequest:
+        return self._of(body).read(body, asked)
+
+    def read_large(self, body: Body, asked: Asked, step: Step) -> EmbeddingRequest:
+        return self._of(body).read_large(body, asked, step)
+
+    def write(self, answer: Answer) -> Response:
+        return self.meant.write(answer)
+
+    def refuse(self, error: EmbedfleetError) -> bytes:
+        return self.meant.refuse(error)
+
+    def _of(self, body: Body) -> Contract:
+        if self._paths.is_other(body):
+            self.meant = self._paths.other
+        return self.meant
+
+
+@dataclass(frozen=True, slots=True)
+class TwoApis:
+    """What is asked for at a path of two APIs."""
+
+    usual: Contract
+    other: Contract
+    is_other: Callable[[Body], bool]
+    """Whether a body is the other's; what can't be read is the usual one's to refuse."""
+
+    def begin(self) -> ByBody:
+        """The contract of one request."""
+        return ByBody(self)
+
+    def refuse(self, error: EmbedfleetError) -> bytes:
+        """The body of an error before anything is read."""
+        return self.usual.refuse(error)

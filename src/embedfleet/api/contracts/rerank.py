@@ -1,6 +1,7 @@
 """Reranking as Jina, vLLM, Cohere, Voyage and TEI define it, and scoring as vLLM defines it.
 
-One response suits clients of the first four: each reads its own fields. TEI's is a bare list.
+One response suits clients of the first four: each reads its own fields. TEI's is a bare list, and
+its errors have another form than theirs at the same path.
 Scores are probabilities from 0 to 1, or logits on request (`raw_scores`).
 """
 
@@ -13,9 +14,15 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from embedfleet.api.contracts.contract import Answer, Asked
+from embedfleet.api.contracts.contract import Answer, Asked, Contract, TwoApis
+from embedfleet.api.contracts.tei import TEI
 from embedfleet.api.formats.large_bodies import Body, Step
-from embedfleet.api.formats.rerank_request import RerankRequest, parse_rerank, parse_score
+from embedfleet.api.formats.rerank_request import (
+    RerankRequest,
+    is_for_tei,
+    parse_rerank,
+    parse_score,
+)
 from embedfleet.models.scores import logits_of, probabilities_of
 from embedfleet.transport.asgi import Response
 from embedfleet.transport.errors import render_error
@@ -61,6 +68,13 @@ class Rerank:
         return _refusal(error)
 
 
+class TeiRerank(Rerank):
+    """The same paths where the body is TEI's."""
+
+    def refuse(self, error: EmbedfleetError) -> bytes:
+        return TEI.refuse(error)
+
+
 class Score:
     """`/score` and `/v1/score`."""
 
@@ -94,10 +108,12 @@ class Score:
 RERANK = Rerank()
 SCORE = Score()
 
-ROUTES: Final[Mapping[str, Rerank | Score]] = {
-    "/rerank": RERANK,
-    "/v1/rerank": RERANK,
-    "/v2/rerank": RERANK,
+_EITHER = TwoApis(RERANK, TeiRerank(), is_for_tei)
+
+ROUTES: Final[Mapping[str, Contract | TwoApis]] = {
+    "/rerank": _EITHER,
+    "/v1/rerank": _EITHER,
+    "/v2/rerank": _EITHER,
     "/score": SCORE,
     "/v1/score": SCORE,
 }

@@ -73,11 +73,33 @@ class RerankRequest(EmbeddingRequest, frozen=True):
     """Whether the results are answered under Voyage's name too."""
 
 
-def parse_rerank(body: Body, limits: RequestLimits) -> RerankRequest:
-    """Read the body of a reranking route; raises CallerError with `param` and `code`.
+class _Names(msgspec.Struct, gc=False):
+    """Which of two names a body has."""
 
-    `texts` in the place of `documents` makes it TEI's.
-    """
+    texts: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    documents: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_names = msgspec.json.Decoder(_Names)
+
+
+def is_for_tei(body: Body) -> bool:
+    """Whether a body is TEI's: it has `texts` in the place of `documents`."""
+    if b'"texts"' not in body:
+        return False
+    try:
+        found = _names.decode(bytes(body).removeprefix(BYTE_ORDER_MARK))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return _given(found.texts) and not _given(found.documents)
+
+
+def _given(value: msgspec.Raw | msgspec.UnsetType) -> bool:
+    return value is not msgspec.UNSET and bytes(value) != b"null"
+
+
+def parse_rerank(body: Body, limits: RequestLimits) -> RerankRequest:
+    """Read the body of a reranking route; raises CallerError with `param` and `code`."""
     fields = _object(body)
     bare = "texts" in fields and "documents" not in fields
     name = "texts" if bare else "documents"

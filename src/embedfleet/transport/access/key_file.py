@@ -6,13 +6,13 @@ file and concurrent updates are not lost.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from embedfleet.transport.access.records import KeyFileError, KeyRecord, parse, render
@@ -44,23 +44,32 @@ def _content(path: Path) -> bytes:
         return file.read()
 
 
-def change(path: Path, decide: Callable[[Records], Records]) -> None:
+def change(
+    path: Path, decide: Callable[[Records], Records], confirm: Callable[[], None] = lambda: None
+) -> None:
     """Replace the file by what `decide` makes of its keys; a missing file holds none.
 
-    Raises KeyFileError, and what `decide` raises; the file is then as it was. It is readable and
-    writable for its owner alone.
+    `confirm` is called once the file is written. Raises KeyFileError, and what `decide` and
+    `confirm` raise; the file is then as it was. It is readable and writable for its owner alone.
     """
     path = path.resolve()  # what a symbolic link points to is replaced, not the link
     try:
         with _alone(path.parent):
-            before = load(path) if path.exists() else ()
-            _replace(path, render(decide(before)))
+            before = load(path) if path.exists() else None
+            _replace(path, render(decide(before or ())))
+            with contextlib.ExitStack() as undoing:
+                if before is None:
+                    undoing.callback(path.unlink)
+                else:
+                    undoing.callback(_replace, path, render(before))
+                confirm()
+                undoing.pop_all()
     except OSError as error:
         told = error.strerror or error
         raise KeyFileError(f"the keys file {path} can't be written: {told}") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Keep other changes of files in this directory waiting."""
     held = os.open(directory, os.O_RDONLY)

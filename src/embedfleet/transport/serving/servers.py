@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -189,19 +191,31 @@ def _given(tls: ssl.SSLContext | None) -> Callable[..., ssl.SSLContext] | None:
     return None if tls is None else lambda *_: tls
 
 
+REPEAT_S = 0.5
+"""Who sends a signal to a process and to its group sends it twice: timeout(1), npm beside the
+terminal, supervisord with `stopasgroup`. A person takes a look before pressing Ctrl-C again.
+"""
+
+
 class StopSignal:
     """Set by SIGTERM or SIGINT; another one hurries the stop, as people at a keyboard expect, and
     one after that ends the process where it is. While a stop pauses, a signal ends the pause alone.
+    One that comes within `REPEAT_S` of the last is the same order sent twice.
 
     SIGHUP is a terminal that hangs up, and stops as they do; where there is no terminal it asks for
     a reload, which never stops a service. Whoever has it ignored (nohup) goes on.
     """
 
-    def __init__(self, *, by_signals: bool = True) -> None:
+    def __init__(
+        self, *, by_signals: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Not `by_signals`, all are ignored: they are meant for the process that started this
         one, and reach it because a service manager sends them to all of a group.
         """
         self._event = asyncio.Event()
+        self._clock = clock
+        self._last_s = -math.inf
+        """When the last signal came that was not one of the same order."""
         self._pause: asyncio.Event | None = None
         self.hurried = False
         """Whether a second signal came: what is not done now is not waited for."""
@@ -219,6 +233,10 @@ class StopSignal:
 
     def _handle(self, number: int) -> None:
         name = signal.Signals(number).name
+        now_s = self._clock()
+        if now_s - self._last_s < REPEAT_S:
+            return
+        self._last_s = now_s
         if self.hurried:
             raise SystemExit(128 + number)
         if self._pause is not None:
