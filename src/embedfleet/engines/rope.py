@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from embedfleet.engines.tensors import Floats
+
+_POSITIONS_AT_ONCE: Final = 1_024
+"""Whose angles are float64 at the same time: half a MiB."""
 
 
 class Rotating(Protocol):
@@ -25,9 +28,17 @@ def cosines_and_sines(config: Rotating, positions: int) -> tuple[Floats, Floats]
     # rounding turns angles visibly.
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     frequencies = (1.0 / np.float64(config.rope_theta) ** exponents).astype(np.float32)
-    # The product in float32, like the reference; cosine and sine of it exactly.
-    angles = (np.arange(positions, dtype=np.float32)[:, None] * frequencies).astype(np.float64)
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    cosines = np.empty((positions, len(frequencies)), np.float32)
+    sines = np.empty_like(cosines)
+    # Some positions at a time: all of them would take five times the tables for a moment, and of
+    # what is freed malloc keeps up to 64 MiB, which no budget of a pass has reckoned with.
+    for start in range(0, positions, _POSITIONS_AT_ONCE):
+        part = slice(start, start + _POSITIONS_AT_ONCE)
+        some = np.arange(start, min(part.stop, positions), dtype=np.float32)
+        # The product in float32, like the reference; cosine and sine of it exactly.
+        angles = (some[:, None] * frequencies).astype(np.float64)
+        cosines[part], sines[part] = np.cos(angles), np.sin(angles)
+    return cosines, sines
 
 
 class Tables:

@@ -169,7 +169,8 @@ def test_32768_tokens_of_the_06b_geometry_fit_the_memory_that_was_set(tmp_path: 
     geometry = replace(LARGE, layers=2, vocabulary=2_000)
     write_checkpoint(tmp_path, random_weights(geometry), geometry)
     memory_mib = 800
-    engine = load_engine(tmp_path, EngineOptions(memory_mib=memory_mib, kernels="openvino"))
+    limited = EngineOptions(threads=2, memory_mib=memory_mib, kernels="openvino")
+    engine = load_engine(tmp_path, limited)
     (text,) = random_texts(engine, [32_768])
     with watched_memory() as samples:
         vectors = embed(engine, [text])

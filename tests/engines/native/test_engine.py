@@ -355,7 +355,12 @@ def test_a_pass_without_memory_fails_alone_and_the_engine_serves_on(directory: P
 
 @pytest.mark.slow
 def test_32768_tokens_of_the_06b_geometry_fit_the_memory_that_was_set(tmp_path: Path) -> None:
-    """Two layers; one matrix [tokens, tokens] of one head alone would take 4 GiB."""
+    """Two layers; one matrix [tokens, tokens] of one head alone would take 4 GiB.
+
+    The budget needs no tolerance: of its 685 MiB 664 are used on any processor, whatever ran
+    before, as 16 are for tables twice as long, which other lengths have. What Python, the watcher
+    and stacks take meanwhile is half a MiB.
+    """
     geometry = replace(LARGE, layers=2, vocabulary=2_000)
     write_checkpoint(tmp_path, random_weights(geometry), geometry)
     memory_mib = needed_mib(read_config(tmp_path / "config.json"), load().numbers, 2, 32_768)
@@ -373,7 +378,7 @@ def test_32768_tokens_of_the_06b_geometry_fit_the_memory_that_was_set(tmp_path: 
 def test_agreement_holds_one_layer_in_float32_at_a_time(tmp_path: Path) -> None:
     geometry = replace(LARGE, layers=4, vocabulary=2_000)
     write_checkpoint(tmp_path, random_weights(geometry), geometry)
-    engine = load_engine(tmp_path, EngineOptions(dtype="int8", kernels="native"))
+    engine = load_engine(tmp_path, EngineOptions(dtype="int8", threads=2, kernels="native"))
     assert isinstance(engine, NativeEngine)
     with watched_memory() as samples:
         assert engine.agreement().layers == geometry.layers
@@ -387,7 +392,10 @@ def test_loading_takes_hardly_more_memory_than_the_packed_weights_and_closing_gi
     geometry = replace(LARGE, layers=4, vocabulary=2_000)
     write_checkpoint(tmp_path, random_weights(geometry), geometry)
     with watched_memory() as samples:
-        engine = load_engine(tmp_path, EngineOptions(dtype="int8", kernels="native"))
+        # Each thread that packs has a few MiB of its own at hand.
+        engine = load_engine(tmp_path, EngineOptions(dtype="int8", threads=2, kernels="native"))
         engine.close()
-    assert max(samples) < 1.2 * geometry.linear_parameters / 2**20
-    assert samples[-1] < 0.1 * geometry.linear_parameters / 2**20
+    weights_mib = geometry.linear_parameters / 2**20
+    embeddings_mib = geometry.vocabulary * geometry.hidden * 2 / 2**20  # the engine's until its end
+    assert max(samples) < 1.2 * weights_mib + embeddings_mib
+    assert samples[-1] < 0.1 * weights_mib + embeddings_mib
