@@ -14,7 +14,7 @@ import pytest
 
 from embedfleet.fleet.backoff import Backoff
 from embedfleet.fleet.fleet import Fleet, Member
-from embedfleet.fleet.health import Expected
+from embedfleet.fleet.health import WRONG_GLANCES, Expected
 from embedfleet.fleet.prober import Prober
 from embedfleet.fleet.states import Event
 from embedfleet.transport.description import ReplicaDescription
@@ -469,6 +469,45 @@ async def test_wrong_vectors_amid_traffic_are_found_long_before_the_next_golden_
 
         contact.wrong = ""
         await becomes(member, S.READY)
+
+
+@pytest.mark.parametrize("every", [2, 7, 20, 64])
+async def test_an_engine_that_errs_now_and_then_is_not_readmitted_by_one_right_answer(
+    every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be in traffic nearly all the time."""
+    monkeypatch.setattr("embedfleet.fleet.prober.GLANCE_S", 0.001)
+    contact = Erring(every)
+    entered: list[ReplicaState] = []
+    async with watching(contact, verify_interval_s=1000) as member:
+        await becomes(member, S.READY)
+        async with asyncio.timeout(60):
+            while member.state is S.READY:
+                contact.fleet.succeeded(member, time.monotonic())
+                await asyncio.sleep(0.002)
+            contact.fleet.listen(lambda _member, _left: entered.append(member.state))
+            while contact.calls < 4 * every + 20:
+                await asyncio.sleep(0.002)
+        assert entered.count(S.VERIFYING) > 1
+        assert S.READY not in entered
+
+        contact.every, before = 1_000_000, contact.glances
+        await becomes(member, S.READY)
+        assert contact.glances - before >= WRONG_GLANCES - every
+        assert not member.conduct.wrong
+
+
+class Erring(FakeContact):
+    """A replica that gives one wrong answer in so many."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every, self.calls = every, 0
+
+    async def verify(self, url: str) -> str:
+        self.calls += url == "http://a"
+        wrong = url == "http://a" and self.calls % self.every == 0
+        return "cosine 0.2: it confuses its answers" if wrong else ""
 
 
 @pytest.mark.parametrize("trouble", ["stuck", "refuses", "error"])

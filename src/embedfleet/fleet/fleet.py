@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from embedfleet.fleet.health import SERVING, Conduct, Peers, Sign, judge
 from embedfleet.fleet.measured import MeasuredCost, Work, usual
@@ -166,6 +166,13 @@ class Fleet:
         before = member.state, member.conduct
         member.conduct, event = judge(*before, sign, self.peers(member))
         return event is not None and self.apply(member, event, now, reason)
+
+    def found_wrong(self, member: Member, now: float, reason: str) -> None:
+        """It gave wrong vectors amid traffic, where a trial had found right ones: it gets none
+        before it has given right ones many times.
+        """
+        member.conduct = replace(member.conduct, wrong=True)
+        self.apply(member, Event.REFUSED, now, reason)
 
     def note(self, member: Member, reason: str) -> None:
         """Why a replica that is starting does not come."""

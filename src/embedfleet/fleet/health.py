@@ -75,6 +75,11 @@ hung and goes on again need not answer what it was asked before."""
 UNPROVEN_REPEATS = 4
 """So often in its time a trial is repeated where nobody knows yet how long it takes."""
 
+WRONG_GLANCES = 64
+"""A replica that gave wrong vectors amid traffic is readmitted after so many glances in a row that
+found right ones: one that errs in one call of twenty passes a single trial nearly always, and these
+in one case of 27."""
+
 DOUBTED_S = 3.0
 """The least that a trial may take after a failed call."""
 
@@ -120,6 +125,8 @@ class Conduct:
     """How often it was ejected, less what good time has forgiven."""
     ejected_at: float = 0.0
     """When the last of these was, monotonic seconds."""
+    wrong: bool = False
+    """It gave wrong vectors amid traffic, and has not been readmitted since."""
     back_at: float = -math.inf
     """Until when it asked to be left alone, monotonic seconds."""
 
@@ -139,10 +146,12 @@ class Conduct:
 
     def readmitted(self) -> Conduct:
         """When it gets traffic."""
-        return replace(self, failures=0, misses=0, probation=self.ejections > 0)
+        return replace(self, failures=0, misses=0, wrong=False, probation=self.ejections > 0)
 
     def forgotten(self) -> Conduct:
-        """When it starts over: what it did before counts for the length of ejections alone."""
+        """When it starts over: what it did before counts for the length of ejections, and for what
+        it has to prove.
+        """
         return replace(self, failures=0, misses=0, probation=False)
 
 

@@ -24,6 +24,7 @@ from embedfleet.fleet.health import (
     MOST_SLOWDOWN,
     SERVING,
     SLOW_PROBES,
+    WRONG_GLANCES,
     Expected,
     Sign,
     hung,
@@ -378,10 +379,13 @@ class Prober:
 
         try:
             wrong = await asked(member, verify, limit_s, "golden vectors")
+            watch.proven_s = time.monotonic() - began
+            glances = WRONG_GLANCES if member.conduct.wrong else 0
+            while glances and not wrong:
+                wrong = await asked(member, self._contact.glance, limit_s, "golden vectors")
+                glances -= 1
         except TrialError as error:
             failed = error
-        else:
-            watch.proven_s = time.monotonic() - began
         # The state that follows must not cancel this task: it is done.
         watch.trying = None
         if failed is not None:
@@ -427,7 +431,7 @@ class Prober:
         # The state that follows must not cancel this task: it is done.
         watch.glancing = None
         if wrong:
-            self._apply(member, Event.REFUSED, wrong)
+            self._fleet.found_wrong(member, time.monotonic(), wrong)
             watch.nudge.set()
 
     def _failed_trial(self, member: Member, error: TrialError) -> None:
