@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """The clients, loaded when they are asked for: no command needs them to start."""
+    """The clients, imported on first use: no command needs them to start."""
     if name in {"AsyncClient", "Client"}:
         from embedfleet import client  # noqa: PLC0415
 

@@ -203,12 +203,12 @@ class PackedText:
 Text: TypeAlias = str | PackedText
 
 TextOrIds: TypeAlias = Text | Sequence[int] | Encoding
-"""What a vector is asked for: a text, or token ids."""
+"""What a vector is computed of: a text, or token ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """What two replicas must share to be interchangeable, and what callers are told."""
+    """What two replicas must share to be interchangeable, and what callers see."""
 
     name: str
     """The name by which the model is known, for instance `Qwen/Qwen3-Embedding-0.6B`."""
@@ -268,7 +268,7 @@ class CallerError(EmbedfleetError):
 
 
 NAMED_PLACES = 32
-"""Places that a message names; all of them are told as parts of the error."""
+"""Most positions that a message lists; the parts of the error have all of them."""
 
 
 def of_several(errors: Sequence[CallerError]) -> CallerError:
@@ -372,8 +372,8 @@ class OverloadedError(ServiceError):
 
 
 def retry_after_s(wait_s: float) -> float:
-    """How long a caller is told to wait for room that is expected in `wait_s`: between a second
-    and a minute, so that nobody hammers or stays away for long; others may have room before.
+    """The `Retry-After` in seconds for room that is expected in `wait_s`: between a second and a
+    minute, so that clients neither retry constantly nor stay away for long.
     """
     return min(60.0, max(1.0, wait_s))
 

@@ -119,7 +119,7 @@ class CostFit:
         products = (x * x, x * y, x * z, y * y, y * z, z * z)
         self._matrix = _followed(forget, self._matrix, products)
         self._vector = _followed(forget, self._vector, (x, y, z))
-        # A trace of the prior stays, so that terms that were never told apart remain defined.
+        # A trace of the prior stays, so that terms that were never distinguishable remain defined.
         a, b, c, d, e, f = self._matrix
         trace = 1e-6 * (a + d + f)
         matrix = (a + trace, b, c, d + trace, e, f + trace)

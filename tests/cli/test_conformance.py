@@ -63,7 +63,7 @@ def test_a_service_that_keeps_the_contract_gets_exit_code_0(url: str) -> None:
     assert done.exit_code == 0, done.output
     assert "\nfailed  " not in done.output
     assert ("\n" + done.output).count("\npassed  ") == len(all_checks()) - 2  # it asks for no key
-    assert "skipped a wrong key is refused\n          the service asks for no key" in done.output
+    assert "skipped a wrong key is refused\n          the service requires no key" in done.output
 
 
 def test_the_results_are_written_as_json(url: str, tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def test_the_architecture_is_read_from_config_json(tmp_path: Path) -> None:
         ({"attention_bias": True}, "attention_bias is on"),
         ({"use_sliding_window": True, "sliding_window": 512}, "sliding-window"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling asks for 'yarn'"),
-        ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters asks for 'linear'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling has 'yarn'"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters has 'linear'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "'gptq'.*'compressed-tensors'"),
         (
             {"quantization_config": quantization() | {"format": "pack-quantized"}},

@@ -34,7 +34,7 @@ class AnswerRoom:
 
     async def take(self, size: int) -> None:
         """Hold an answer's bytes, later given back; AnswersFullError where there is no room for
-        ten seconds. A single answer is always let in.
+        ten seconds. A single answer is always admitted.
         """
         if not self._waiting and (not self._held or self._held + size <= self._most):
             self._held += size

@@ -53,7 +53,7 @@ class Cards:
         self._version = version("embedfleet")
 
     async def list_models(self, request: Request) -> Response:
-        """Answer `GET /v1/models`: every name that may be asked for, a model's first name first."""
+        """Answer `GET /v1/models`: every served name, a model's first name first."""
         known = self._intake.models()
         if is_of_google(request):
             listed = [_of_google(name, each) for name, each in known.items()]
@@ -150,7 +150,7 @@ class Cards:
 
 
 def _model_type(model: ServedModel) -> dict[str, Any]:
-    """What a model is for, as TEI tells it."""
+    """The task of a model in TEI's format."""
     if model.identity.task is Task.RERANK:
         return {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
     return {"embedding": {"pooling": TEI_POOLING.get(model.pooling, model.pooling)}}

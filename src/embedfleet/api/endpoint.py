@@ -396,7 +396,7 @@ def _response(
 
 
 MOST_PLACES = 256
-"""Places of texts that a header tells."""
+"""Most positions of texts that a header lists."""
 
 
 def _headers(told: Answer, texts: int, started: float) -> Headers:

@@ -130,7 +130,7 @@ class Intake:
     def hold(self, size: int, caller: str, own: int = 0) -> None:
         """Count bytes among those held in memory; OverloadedError where they are too many.
 
-        `own` are those that the same request holds already: a single one is always let in, as far
+        `own` are those that the same request holds already: a single one is always admitted, as far
         as there is room; a body of any size is admitted while no other is held.
         """
         others = self._held_bytes - own

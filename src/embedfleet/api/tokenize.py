@@ -53,7 +53,7 @@ class TokenCounting:
         access: Access,
         caller: Callable[[Request, Quota], Caller],
     ) -> None:
-        """`caller` tells who asks, and until when."""
+        """`caller` has the key and the deadline."""
         self._intake = intake
         self._tokenizing = tokenizing
         self._answers = answers

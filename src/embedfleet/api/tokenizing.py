@@ -63,7 +63,7 @@ class Tokenizing:
         self._most_characters = most_characters
         self._turns = _Turns(threads, most_characters)
         self._own_turns: WeakKeyDictionary[Encoder, _Turns] = WeakKeyDictionary()
-        """Of each encoder that is not linear: it can make nobody wait but its own callers."""
+        """Of each encoder that is not linear: it can delay only its own callers."""
         self._beside = ThreadPoolExecutor(2, "bodies")
         """For what is no tokenising: reading bodies, writing answers, making keys."""
 

@@ -129,7 +129,7 @@ class Experience:
     burstiness: float = math.nan
     """How unevenly work arrives, over some minutes."""
     tokens: float = 0.0
-    """Tokens that were asked for, older ones counting less."""
+    """Tokens requested, older ones counting less."""
     texts: float = 0.0
     """Texts, likewise."""
     seconds: float = 0.0

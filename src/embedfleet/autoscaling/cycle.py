@@ -1,4 +1,4 @@
-"""A rhythm whose period nobody told, found by autocorrelation of a pool's own history. Pure.
+"""A rhythm of undeclared period, found by autocorrelation of a pool's own history. Pure.
 
 The rate is kept in buckets of 15 s for the last twelve hours. Once a minute its autocorrelation,
 computed by fast Fourier transform (Wiener and Khinchin), shows at which lag traffic resembles

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PARTS = 8
-"""The window is told apart into so many parts."""
+"""Parts into which the window is divided."""
 SIZES = 48
 """Every size up to that, and so many sizes at most."""
 LONGEST_S = 30.0

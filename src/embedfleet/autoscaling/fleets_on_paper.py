@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PARTS = 8
-"""A sliding window is told apart into so many parts."""
+"""Parts into which a sliding window is divided."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -41,9 +41,9 @@ class Entry:
     seen: Observation
     decision: Decision
     ordered: int
-    """Replicas that were asked for in the end."""
+    """Replicas ordered in the end."""
     standby: int
-    """Replicas on standby that were asked for in the end."""
+    """Replicas on standby ordered in the end."""
     trouble: str = ""
     """Why that could not be carried out; empty when it was."""
 
@@ -53,7 +53,7 @@ class Entry:
         return self.ordered != self.seen.planned and not self.trouble
 
     def repeats(self, before: Entry) -> bool:
-        """Whether it tells nothing new but fresh figures."""
+        """Whether only its figures differ from the entry before."""
         quiet = not self.changed and not before.changed
         return quiet and self._outcome() == before._outcome()
 

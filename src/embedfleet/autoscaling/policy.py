@@ -165,7 +165,7 @@ def held(
 
 
 def unheeded(before: PolicyState, after: PolicyState) -> PolicyState:
-    """What to remember of a decision that nobody followed: what was seen, not what was ordered."""
+    """The state after a decision that was not applied: what was seen, not what was ordered."""
     pace = replace(after.pace, grown=before.pace.grown, down_at=before.pace.down_at)
     return replace(after, pace=pace, quiet_until=before.quiet_until)
 

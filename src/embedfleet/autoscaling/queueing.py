@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 OVERSHOOT = 0.583
 """Mean overshoot of a normal random walk, in standard deviations of a step."""
 FINENESS = math.log(1.06)
-"""Service times and variations are told apart by 6 %."""
+"""Relative resolution of service times and variations: 6 %."""
 SHORTEST_S, LONGEST_S = 1e-6, 1e4
-"""Bounds of a service time: beyond them nobody waits too long, or everybody."""
+"""Bounds of a service time in seconds; beyond them no text is late, or every text."""
 NEARLY_NONE = 1e-9
 """Servers in place of none."""
 KNOTS, HALVINGS = 64, 24

@@ -92,5 +92,5 @@ def moment(seen: Observation) -> float:
 
 
 def elapsed(seen: Observation) -> float:
-    """Seconds by a clock that nobody changes."""
+    """Seconds of a clock that is never set."""
     return seen.now if seen.clock is None else seen.clock.timestamp()

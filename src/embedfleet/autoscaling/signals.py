@@ -32,7 +32,7 @@ class Observation:
     standby: int = 0
     """Replicas kept loaded, out of traffic."""
     arriving_fast: float = math.nan
-    """Tokens per second that were asked for over the fast window, refused ones included."""
+    """Tokens per second requested over the fast window, refused ones included."""
     arriving_slow: float = math.nan
     """The same over the slow window."""
     waiting_tokens: float = math.nan
@@ -48,7 +48,7 @@ class Observation:
     utilisation: float = math.nan
     """Mean share of the time that ready replicas computed since the last observation."""
     texts_per_s: float = 0.0
-    """Texts that were asked for over the slow window."""
+    """Texts requested over the slow window."""
     texts_fast: float = math.nan
     """The same over the fast window."""
     waiting_texts: int = 0
@@ -66,7 +66,7 @@ class Observation:
     age_s: float = 0.0
     """Seconds since the oldest of these figures was measured."""
     clock: datetime | None = None
-    """Time of day, with its zone, for schedules; None where nobody asked for one."""
+    """Time of day, with its zone, for schedules; None where none is needed."""
 
     @property
     def planned(self) -> int:

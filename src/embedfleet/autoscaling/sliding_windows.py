@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 FINENESS = math.log(1.05)
-"""Latencies are told apart by 5 %."""
+"""Relative resolution of latencies: 5 %."""
 SHORTEST_S = 1e-4
 LONGEST_S = 1e5
 
@@ -33,7 +33,7 @@ def unevenness(tokens: Sequence[float], texts: float) -> float:
 
 @dataclass(slots=True)
 class Arrivals:
-    """What was asked for lately, second by second."""
+    """Recent arrivals, second by second."""
 
     keep_s: float = 60.0
     """Seconds that are remembered."""
@@ -41,7 +41,7 @@ class Arrivals:
     _first: float | None = None
 
     def add(self, tokens: float, now: float, texts: int = 1) -> None:
-        """Count texts that arrived, whether they were let in or not."""
+        """Count texts that arrived, whether they were admitted or not."""
         if self._first is None:
             self._first = now
         second = math.floor(now)

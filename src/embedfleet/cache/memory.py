@@ -99,7 +99,7 @@ class MemoryTier:
         self.bytes = self._small_bytes = 0
         self._values: dict[bytes, bytes] = {}
         self._hits: dict[bytes, int] = {}
-        """Of those alone that were asked for."""
+        """Of those alone that were requested."""
         self._small: deque[bytes] = deque()
         self._main: deque[bytes] = deque()
         self._ghosts: dict[bytes, None] = {}

@@ -69,7 +69,7 @@ AGAIN_S = 1.0
 
 
 class OddAnswerError(Exception):
-    """An answer that is none to what was asked."""
+    """A reply that does not match the request."""
 
 
 EXPECTED = (RedisError, RedisClusterException, OSError, OddAnswerError)
@@ -254,7 +254,7 @@ class RedisTier:
     async def _tried(
         self, doing: str, breaker: Breaker, timeout_s: float | None, work: Awaitable[Result]
     ) -> Result | None:
-        """What Redis answers; None where it fails, which the breaker learns and the log tells."""
+        """What Redis answers; None on failure, which the breaker counts and the log reports."""
         try:
             async with asyncio.timeout(timeout_s):
                 return await work

@@ -38,7 +38,7 @@ bulk = typer.Typer(
     rich_markup_mode="markdown",
     help="Embed a corpus from files to files, computing each text once.\n\n"
     "    embedfleet bulk documents.jsonl vectors --model builtin\n\n"
-    "Start it again after whatever stopped it: it goes on where it was.",
+    "Start it again after any interruption: it resumes where it stopped.",
 )
 
 Inputs = Annotated[

@@ -96,7 +96,7 @@ def warm(
     ],
     model: Annotated[
         str,
-        typer.Option("--model", metavar="NAME", help="Name by which requests ask for the model."),
+        typer.Option("--model", metavar="NAME", help="Name by which requests select the model."),
     ],
     admin: Admin = None,
     key_file: KeyFile = None,

@@ -186,7 +186,7 @@ def serve(
 
         embedfleet serve builtin
 
-    A model from the hub, under the name that your clients ask for:
+    A model from the hub, under the name that your clients request:
 
         embedfleet serve Qwen/Qwen3-Embedding-0.6B --served-name embeddings
 

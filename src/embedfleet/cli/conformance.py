@@ -28,7 +28,7 @@ KeyFile = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="NAME", help="Model to ask for; by default the first that is listed."
+        "--model", metavar="NAME", help="Model to request; by default the first that is listed."
     ),
 ]
 MaxTokens = Annotated[
@@ -115,7 +115,7 @@ def conformance(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One run, as it was asked for."""
+    """One run, with its options."""
 
     url: str
     key: str | None

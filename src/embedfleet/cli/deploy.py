@@ -67,7 +67,7 @@ Tolerance = Annotated[
 ]
 Namespace = Annotated[str, typer.Option(metavar="NAME", help="Namespace of all objects.")]
 ServedName = Annotated[
-    str, typer.Option(metavar="NAME", help="Name by which clients ask for the model.")
+    str, typer.Option(metavar="NAME", help="Name by which clients request the model.")
 ]
 Host = Annotated[
     str, typer.Option(metavar="NAME", help="Host name for an Ingress; without it there is none.")

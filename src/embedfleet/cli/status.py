@@ -24,7 +24,7 @@ UNHEALTHY = 1
 """The exit code where a pool has no ready replica, or a replica is in trouble."""
 
 WELL = {"ready", "draining", "standby"}
-"""States of replicas that need nobody's attention."""
+"""States of replicas that need no attention."""
 
 
 def status(
@@ -47,7 +47,7 @@ def status(
 
         embedfleet status
 
-    The exit code is 0 when every replica is well, 1 when one is not, 2 when nobody answers.
+    The exit code is 0 when every replica is well, 1 when one is not, 2 when no gateway answers.
     """
     url, key = reached(admin, key_file, config)
     if watch:

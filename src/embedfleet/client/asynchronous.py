@@ -369,7 +369,7 @@ class AsyncClient:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10.0),
-                trust_env=False,  # nothing is contacted that nobody named
+                trust_env=False,  # only configured addresses are contacted
             )
         headers = {**self._headers, "content-type": "application/json"}
         async with self._session.request(

@@ -133,7 +133,7 @@ class Answer:
     tokens: int
     """As the service counted them; 0 if it did not."""
     scale: float | None = None
-    """The scale of integers, if the service tells it."""
+    """The scale of integers, if the service reports it."""
 
 
 class _Item(msgspec.Struct):
@@ -262,7 +262,7 @@ def rerank_body(
 
 def read_answer(body: bytes, texts: int, output_dtype: OutputDtype = "float32") -> Answer:
     """The answer to a request of so many texts. Raises AnswerError, and RefusedError where it holds
-    other numbers than were asked for.
+    other numbers than were requested.
     """
     try:
         found = _BODY.decode(body)

@@ -41,7 +41,7 @@ def line(result: Result) -> Text:
 
 
 def worth_a_line(result: Result) -> bool:
-    """Whether a result is told on its own: extensions that nobody asked for are only counted."""
+    """Whether a result is listed; extensions that were not requested are only counted."""
     return result.reason != NOT_OURS
 
 

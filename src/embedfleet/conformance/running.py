@@ -35,7 +35,7 @@ class Result:
 
 
 NOT_OURS = "an extension of embedfleet"
-"""Why extensions are skipped where nobody promised them."""
+"""Why extensions are skipped where the service does not promise them."""
 
 
 async def run_checks(

@@ -56,7 +56,7 @@ class Service:
 
     @property
     def max_tokens(self) -> int:
-        """Longest text in tokens; Inapplicable where nobody told it."""
+        """Longest text in tokens. Raises Inapplicable if it is unknown."""
         if self._max_tokens is not None:
             return self._max_tokens
         for key in LIMIT_KEYS:

@@ -1,4 +1,4 @@
-"""The deployment that a user asks for, and validation of it. Pure."""
+"""The deployment that a user requests, and its validation. Pure."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The pool's name: the first that clients may ask for."""
+        """The pool's name: the first served name."""
         return self.served_name or self.repository.rpartition("/")[2]
 
     @property
@@ -106,7 +106,7 @@ class Case:
 
     @property
     def quota(self) -> int:
-        """GPUs that the namespace may ask for."""
+        """GPUs that the namespace may request."""
         return self.gpus * (self.max_replicas + self.warm_nodes)
 
     def check(self) -> None:

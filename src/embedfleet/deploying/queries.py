@@ -10,7 +10,7 @@ STALE_S = 90
 
 
 def wanted(namespace: str, pool: str) -> str:
-    """Replicas that are wanted; nothing when nobody has said so lately."""
+    """The wanted number of replicas; empty without a recent decision."""
     return f"max({_fresh('embedfleet_autoscaling_planned_replicas', namespace, pool)})"
 
 

@@ -195,7 +195,7 @@ def _layer(index: int) -> str:
 def read_config(path: Path) -> EncoderConfig:
     """Read the architecture from a `config.json`.
 
-    Raises ModelError when the file can't be read, or asks for anything that is not supported.
+    Raises ModelError when the file can't be read, or requires anything that is not supported.
     """
     raw = _USUAL | read_object(path)
     _refuse_unsupported(path, raw)

@@ -22,7 +22,7 @@ OTHER_ENGINES: Final = (
 
 
 def unsupported(path: Path, said: str) -> ModelError:
-    """What is said of a file that asks for what embedfleet's own engine does not compute."""
+    """The error for a file that requires what embedfleet's own engine does not compute."""
     return ModelError(f"{path}: {said}; {OTHER_ENGINES}.")
 
 
@@ -60,13 +60,13 @@ class NamedTensors:
         if tensor is None:
             raise ModelError(
                 f"{self._directory}: tensor {name} is missing (looked for with and without the "
-                f"prefix {' or '.join(map(repr, self._prefixes))}); config.json asks for one of "
+                f"prefix {' or '.join(map(repr, self._prefixes))}); config.json requires one of "
                 f"shape {list(shape)}."
             )
         if tensor.shape != shape:
             raise ModelError(
                 f"{self._directory}: tensor {name} has shape {list(tensor.shape)}, but config.json "
-                f"asks for {list(shape)}."
+                f"requires {list(shape)}."
             )
         return tensor
 

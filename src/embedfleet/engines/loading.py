@@ -86,7 +86,7 @@ class EngineOptions:
 
 
 def refuse_unsupported(directory: Path, options: EngineOptions) -> None:
-    """Refuse what can be told to fail without loading anything.
+    """Refuse what is known to fail without loading anything.
 
     Raises ModelError when the model is not supported, SettingError when an option is wrong or what
     it needs is not installed.

@@ -166,7 +166,7 @@ def _layer(index: int) -> str:
 def read_config(path: Path) -> Qwen3Config:
     """Read the architecture from a `config.json`.
 
-    Raises ModelError when the file can't be read, or asks for anything that is not supported.
+    Raises ModelError when the file can't be read, or requires anything that is not supported.
     """
     raw = read_object(path)
     _refuse_unsupported(path, raw)
@@ -217,7 +217,7 @@ def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
         rope = section(path, raw, key)
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
-            raise unsupported(path, f"{key} asks for {brief(kind)}; only plain RoPE is supported")
+            raise unsupported(path, f"{key} has {brief(kind)}; only plain RoPE is supported")
         each = next((name for name, value in rope.items() if isinstance(value, dict)), None)
         if each is not None:
             raise unsupported(

@@ -45,7 +45,7 @@ class Member:
     answered_at: float = -math.inf
     """When a call brought right answers last, monotonic seconds."""
     trouble: str = ""
-    """Why it does not come, in words that clients may see: without addresses, files and what the
+    """Why it is not available, in words that clients may see: without addresses, files and what the
     replica said."""
     silent_since: float | None = None
     """Since when it has answered no probe; None if it answered the last one."""
@@ -76,7 +76,7 @@ class Member:
 
     @property
     def ejections(self) -> int:
-        """How often it was ejected, less what good time has forgiven."""
+        """Ejections, less those that decayed while it was ready."""
         return self.conduct.ejections
 
 
@@ -175,7 +175,7 @@ class Fleet:
         self.apply(member, Event.REFUSED, now, reason)
 
     def note(self, member: Member, reason: str) -> None:
-        """Why a replica that is starting does not come."""
+        """Why a starting replica is not available."""
         member.reason = shown(reason, MOST_REASON)
 
     def check_failed(self, member: Member, check: str, reason: str) -> None:

@@ -45,8 +45,8 @@ within a minute, however long it was bad; one that stays bad fails a call in tha
 others get. (Envoy's most is 300 s, but there a passed health check ends an ejection.)"""
 
 MOST_REFUSED_S = 30.0
-"""How long a replica that refuses work is left alone at most, whatever it asks for: what it says
-then shows whether it still does."""
+"""The longest that a replica that refuses work is left alone, whatever its `Retry-After`; the next
+call shows whether it still refuses."""
 
 FORGIVEN_S = 10.0
 """So much time ready takes one ejection off the count that the next one's length grows with, as an
@@ -73,7 +73,7 @@ MOST_AGAIN_S = 15.0
 hung and goes on again need not answer what it was asked before."""
 
 UNPROVEN_REPEATS = 4
-"""So often in its time a trial is repeated where nobody knows yet how long it takes."""
+"""How often in its time a trial is repeated while its duration is unknown."""
 
 WRONG_GLANCES = 64
 """A replica that gave wrong vectors amid traffic is readmitted after so many glances in a row that
@@ -122,7 +122,7 @@ class Conduct:
     """It came back after an ejection and has not brought an answer since: the next failure ejects
     it (the half-open state of a circuit breaker)."""
     ejections: int = 0
-    """How often it was ejected, less what good time has forgiven."""
+    """Ejections, less those that decayed while it was ready."""
     ejected_at: float = 0.0
     """When the last of these was, monotonic seconds."""
     wrong: bool = False

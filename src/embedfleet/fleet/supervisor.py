@@ -55,7 +55,7 @@ class Slot:
     emptying_since: float | None = None
     """Since when it finishes what it has, to end or to be kept on standby; None in traffic."""
     ending: bool = False
-    """Whether its process was told to exit: too late to keep it."""
+    """Whether its process was requested to exit: too late to keep it."""
     awaited: tuple[str, float] | None = None
     """Since when it is awaited in traffic, and from where: `start` or `standby`."""
 
@@ -141,7 +141,7 @@ class Supervisor:
         self._become(planned, standby)
 
     def drain(self) -> None:
-        """Start nothing more; what is there goes on."""
+        """Start nothing more; running replicas continue."""
         self._draining = True
         for slot in self._slots.values():
             slot.changed.set()
@@ -247,7 +247,7 @@ class Supervisor:
             await slot.change(None, left)
 
     async def _live(self, slot: Slot) -> End | None:
-        """One life of a replica, and how it ended; None when it was let go."""
+        """One life of a replica, and how it ended; None when it was removed."""
         slot.awaited, slot.emptying_since = ("start", time.monotonic()), None
         try:
             await self._start(slot)
@@ -259,7 +259,7 @@ class Supervisor:
             return None
         slot.member = self.fleet.add(slot.name, slot.replica.url, time.monotonic())
         self._mark(slot)
-        if slot.role is SlotRole.LEAVING:  # it was told while it was being started
+        if slot.role is SlotRole.LEAVING:  # the role changed during the start
             slot.emptying_since = time.monotonic()
         end = await self._ended(slot, slot.replica)
         self._apply(slot, Event.LOST, "it was no longer needed" if end is None else end.reason)
@@ -284,7 +284,7 @@ class Supervisor:
             filling.result()
 
     async def _ended(self, slot: Slot, replica: Provided) -> End | None:
-        """How its life ended; None when it was let go.
+        """How its life ended; None when it was removed.
 
         One that does not answer in time is ended: it may hang for ever.
         """

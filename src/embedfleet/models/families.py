@@ -32,7 +32,7 @@ class Family:
     pooling: Pooling
     """Where no file says it, as sentence-transformers has it."""
     query_prompt: str = ""
-    """Where no file tells prompts."""
+    """Prompts where no file has any."""
     offset_positions: bool = False
     """Whether a text's first position is the one behind the padding token's id, as in RoBERTa."""
     brackets: tuple[str, str] | None = None

@@ -18,7 +18,7 @@ from embedfleet.vocabulary import ModelError
 
 
 class _State(NamedTuple):
-    """What tells one state of a file from another."""
+    """The state of a file: a change of it changes one of these."""
 
     device: int
     inode: int

@@ -71,13 +71,13 @@ QWEN3_RERANKER: Final = PairTemplate(
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """How a reranker's score is read, for engines that have to be told."""
+    """How a reranker's score is read, for engines that need to be configured."""
 
     causal: bool
     """Whether at the last token of one text that a template makes of the pair, as with
     Qwen3-Reranker; others are classifiers of two texts."""
     segments: bool
-    """Whether the two texts are told apart by token types, as in BERT."""
+    """Whether the two texts have different token types, as in BERT."""
     answers: tuple[int, int] | None
     """Ids of the tokens "yes" and "no", if the score is the probability of the first of them."""
 

@@ -198,7 +198,7 @@ class _Child:
             part = self._socket.recv(min(size - len(found), 1 << 20))
             if not part:
                 with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(1.0)  # how it ended is told
+                    self._process.wait(1.0)  # how it ended is reported
                 raise ConnectionError
             found += part
         return bytes(found)
@@ -272,7 +272,7 @@ def _reserved_bytes() -> int:
 def _read(file: Any) -> Any:
     head = file.read(_HEAD)
     if len(head) < _HEAD:
-        sys.exit(0)  # whoever asked is gone
+        sys.exit(0)  # the parent process has ended
     return msgspec.msgpack.decode(file.read(int.from_bytes(head, "little")))
 
 
@@ -284,7 +284,7 @@ def main() -> None:
     for name, value in ONE_THREAD.items():
         os.putenv(name, value)
     path, library = Path(sys.argv[1]), None
-    kind = TokenizerKind("", frozenset(), "", None)  # whoever asks knows it
+    kind = TokenizerKind("", frozenset(), "", None)  # the parent process knows it
     with socket.socket(fileno=os.dup(0)) as ours, ours.makefile("rb") as file:
         while True:
             seconds, (first, second) = _read(file)

@@ -55,7 +55,7 @@ class _Index(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies in its file."""
+    """The position of a tensor in its file."""
 
     name: str
     kind: str

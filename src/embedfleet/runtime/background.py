@@ -20,7 +20,7 @@ class Background:
 
     def __init__(self) -> None:
         self.failed = asyncio.Event()
-        """Set when a loop ended though nobody cancelled it: the process is to end."""
+        """Set when a loop ended without having been cancelled: the process is to end."""
         self._loops: set[asyncio.Task[Any]] = set()
 
     def start(self, loop: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
@@ -50,7 +50,7 @@ async def cancelled(*tasks: asyncio.Task[Any]) -> None:
 
 async def all_ended(futures: Collection[asyncio.Future[Any]]) -> None:
     """Wait until all have ended, however they do, and also if this task is cancelled meanwhile: the
-    cancellation is raised afterwards. Errors of those that nobody waits for are dropped.
+    cancellation is raised afterwards. Errors of those without a waiter are dropped.
     """
     cancellation: asyncio.CancelledError | None = None
     while left := [each for each in futures if not each.done()]:
@@ -60,7 +60,7 @@ async def all_ended(futures: Collection[asyncio.Future[Any]]) -> None:
             cancellation = error
     for each in futures:
         if not each.cancelled():
-            each.exception()  # asyncio prints those that nobody has seen
+            each.exception()  # asyncio logs those that were never retrieved
     if cancellation is not None:
         raise cancellation
 

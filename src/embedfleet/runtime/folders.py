@@ -30,7 +30,7 @@ OF_A_WRITER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 class StoreError(SetupError):
-    """A folder can't be written, or somebody else writes there."""
+    """A folder can't be written, or another process writes there."""
 
 
 def is_remote(address: str) -> bool:
@@ -106,7 +106,7 @@ class Store(Protocol):
     address: str
 
     def write(self, name: str, parts: Parts) -> Written:
-        """Make or replace a file: whoever reads sees the old one or the whole new one."""
+        """Create or replace a file atomically: readers see the old one or the whole new one."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -134,7 +134,7 @@ class Store(Protocol):
         ...
 
     def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Wait until nobody else holds this lock, and hold it."""
+        """Wait until no other process holds this lock, and acquire it."""
         ...
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class Store(Protocol):
 
 def store_at(address: str, *, alone: bool = True) -> Store:
     """The folder at an address. Raises StoreError. With `alone` it is made where there is none, and
-    nobody else may write there meanwhile, as far as that can be had.
+    no other process may write there meanwhile, as far as that can be ensured.
     """
     if is_remote(address):
         return RemoteStore(address)

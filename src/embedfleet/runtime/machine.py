@@ -30,7 +30,7 @@ _INT8_DOT_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the kernel tells about processors and memory; tests write their own."""
+    """Where the kernel reports processors and memory; tests write their own."""
 
     cgroup: Path = _CGROUP
     membership: Path = Path("/proc/self/cgroup")
@@ -134,7 +134,7 @@ def _quota_v1(group: Path) -> Iterator[float]:
 def memory_used(sources: Sources = _KERNEL) -> float | None:
     """Share of memory in use: the host's, or a control group's where that is fuller.
 
-    What can be given back at once, such as cached files, does not count. None where nobody tells.
+    What can be given back at once, such as cached files, does not count. None if unknown.
     """
     return max((*_host_memory(sources.meminfo), *_group_memory(sources)), default=None)
 

@@ -39,7 +39,7 @@ KEPT_SHARE = 8
 
 def interpreter(*words: str) -> list[str]:
     """The command line of another interpreter such as this one. It does not look for modules in the
-    working directory, which may hold a `types.py` or `queue.py` of somebody's.
+    working directory, which may hold an unrelated `types.py` or `queue.py`.
     """
     return [sys.executable, "-P", *words]
 

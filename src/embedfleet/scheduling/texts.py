@@ -21,7 +21,7 @@ class Caller(msgspec.Struct, frozen=True):
     """When the answer is of no use any more, monotonic seconds."""
     address: str = ""
     key: str = ""
-    """The id of the caller's key; empty where none is asked for."""
+    """The id of the caller's key; empty where none is required."""
 
     def joined_by(self, other: Caller) -> Caller:
         """Both, as one: who waits longer, in the more urgent lane."""
@@ -87,7 +87,7 @@ class Lease(Protocol):
 
     @property
     def handed_s(self) -> float:
-        """When it was handed over, monotonic seconds."""
+        """When it was sent to a replica, monotonic seconds."""
         ...
 
     def ids(self, texts: Collection[Text]) -> list[int]:
@@ -165,7 +165,7 @@ class Text:
     hedged: bool
     """It was given to a second replica because the first was late; once is enough."""
     extended: bool
-    """Its deadline was extended after it was handed over."""
+    """Its deadline was extended after it was sent to a replica."""
     withdrawn: bool
     """It is no longer awaited; a vector that still arrives goes to the cache."""
     settled: bool
@@ -197,7 +197,7 @@ class Text:
     def answer(self, vector: Vector, queue_s: float, compute_s: float, source: str) -> None:
         """Its vector is there; `source` names the replica that computed it.
 
-        Also when nobody waits any more: a batch that has begun is finished. The vector is a view of
+        Also without waiters: a batch that has begun is finished. The vector is a view of
         memory that is the text's alone or immutable.
         """
         del source

@@ -219,7 +219,7 @@ def show(asked: Comparison) -> None:
 
 
 def _then(kept: recording.Recording, price: float | None) -> Iterator[str]:
-    """What is told of the time of a recording."""
+    """The line about the time of a recording."""
     hours = kept.replica_hours
     cost = "" if price is None else f", which cost {hours * price:.2f}"
     yield f"recorded: {hours:.1f} replica-hours were ordered then{cost}"

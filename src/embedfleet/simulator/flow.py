@@ -26,7 +26,7 @@ from embedfleet.simulator.traffic import Trace
 BIN_S = 0.1
 """Finer than any latency that is promised."""
 EDGES = np.array([0, 64, 128, 256, 512, 1024, 2048, 3072, 4096, 5120, 6144, 7168, 8192, 2**31])
-"""Texts are told apart by length in these classes."""
+"""Classes of texts by length."""
 NEGLIGIBLE_TOKENS = 1e-3
 """Less work than this is a rounding error."""
 MOST_USED = 0.95

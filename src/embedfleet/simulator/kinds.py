@@ -59,7 +59,7 @@ class Kind:
     name: str
     seconds: float
     rhythm: bool
-    """Whether the past tells what is to come."""
+    """Whether the past predicts the future."""
     draw: Draw
     most_replicas: int = 32
     """Bound of a fleet for it."""

@@ -187,7 +187,7 @@ def _too_large(limit: int) -> BodyTooLargeError:
 
 
 def error_response(error: EmbedfleetError, render: Render = render_error) -> Response:
-    """The answer that tells the caller about an error, which has then done its work."""
+    """The response for an error, whose frames are released."""
     forget_frames(error)
     headers = [*error.headers]
     if isinstance(error, ServiceError) and error.retry_after_s is not None:
@@ -222,7 +222,7 @@ async def compressed(request: Request, response: Response) -> Response:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Let go of the frames that an error came through, once it is told.
+    """Release the frames of an error's traceback once it is reported.
 
     They hold the whole request, and many of them the error: a cycle that only the collector would
     find, which looks through a process of many objects seldom, and does not see their size.
@@ -275,7 +275,7 @@ class Router:
     """Takes a path to how the API which it belongs to writes errors, those of the guard, of methods
     and of encodings included."""
     unlisted: str = "/assets/"
-    """Paths that begin so are no API: who asks for an unknown path is not told of them."""
+    """Paths with these prefixes are not listed to clients that request an unknown path."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -297,7 +297,7 @@ class Router:
             self.follow(route, request, response, time.monotonic() - started)
 
     async def _answer(self, request: Request) -> Response | None:
-        """What is to be sent; None when it was sent already, or nobody is there to read it."""
+        """What is to be sent; None when it was sent already, or the client has disconnected."""
         try:
             if self.guard is not None:
                 self.guard(request)
@@ -315,7 +315,7 @@ class Router:
         except ClientGoneError as error:
             forget_frames(error)
             return None
-        except asyncio.CancelledError:  # a stop waits no longer: nobody else cancels a request
+        except asyncio.CancelledError:  # only a stop that waits no longer cancels a request
             _uncancel()
             return self._refusal(
                 request,

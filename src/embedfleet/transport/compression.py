@@ -19,7 +19,7 @@ INLINE_BYTES = 64 << 10
 
 
 def worth(size: int, content: Content, least: int | None) -> bool:
-    """Whether a body is to be compressed for whoever asks; `least` is None where none is."""
+    """Whether a response body is to be compressed; `least` is None where none is."""
     return least is not None and size >= least and content != "packed"
 
 

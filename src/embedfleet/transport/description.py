@@ -62,9 +62,9 @@ class ReplicaDescription(msgspec.Struct, frozen=True, kw_only=True):
     batches: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     """Measured batches that `cost` was learned from."""
     busy_s: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] | None = None
-    """Seconds that it has computed since it started; None where nobody counts them."""
+    """Seconds that it has computed since it started; None where they are not counted."""
     oldest_batch_s: Seconds | None = None
-    """How long its oldest batch has been computing; None while none is, or where nobody says."""
+    """How long its oldest batch has been computing; None while none is, or if not reported."""
     oldest_batch_predicted_s: Seconds | None = None
     """Within which it should have ended; None where nothing was measured yet."""
     wire: int = VERSION

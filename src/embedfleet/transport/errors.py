@@ -20,7 +20,7 @@ def render_error(error: EmbedfleetError) -> bytes:
 
 
 def error_fields(error: EmbedfleetError) -> dict[str, object]:
-    """What is told of one error: `message`, `type`, `param` and `code`."""
+    """The fields of one error: `message`, `type`, `param` and `code`."""
     return {
         "message": error.message,
         "type": error.kind,

@@ -57,7 +57,7 @@ class CallText(msgspec.Struct, array_like=True, frozen=True, gc=False):
     bulk: bool
     """Whether the text is of the bulk lane."""
     deadline_ms: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
-    """Milliseconds left until nobody waits for the answer any more; 0 for no deadline."""
+    """Milliseconds until the deadline; 0 for none."""
     alone: bool = False
     """Whether it must not share a batch, because it may be what kills engines."""
 
@@ -68,7 +68,7 @@ class CallText(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True):
-    """Texts handed to a replica in one HTTP request."""
+    """Texts sent to a replica in one HTTP request."""
 
     version: int
     gateway: Word
@@ -79,7 +79,7 @@ class Call(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True):
-    """Texts of a call that nobody waits for any more."""
+    """Texts of a call that are no longer needed."""
 
     key: Word
     ids: Annotated[list[TextId], msgspec.Meta(max_length=MOST_TEXTS)]
@@ -140,7 +140,7 @@ class Unanswered:
     def news(self, frame: Frame) -> Frame | None:
         """What a frame answers for the first time; None where that is nothing.
 
-        ReplicaError when it answers nothing, a text that was not asked for, another text in its
+        ReplicaError when it answers nothing, a text that was not sent, another text in its
         place, or the same ones without an end.
         """
         if not frame.ids and not frame.failures:
@@ -199,7 +199,7 @@ def encoding_bytes(encoding: Encoding) -> bytes:
 
 
 def echo(encoding: Encoding | bytes) -> int:
-    """The CRC-32 of a text's token ids: tells texts apart without carrying them back."""
+    """The CRC-32 of a text's token ids: identifies texts without carrying them back."""
     held = encoding if isinstance(encoding, bytes) else encoding.astype(_IDS, "C", copy=False).data
     return zlib.crc32(held)
 

@@ -20,7 +20,7 @@ NO_PROXIES: TrustedProxies = ()
 
 
 def lane_of(value: str | None) -> Lane:
-    """The lane that `x-embedfleet-lane` asks for; interactive without it."""
+    """The lane that `x-embedfleet-lane` selects; interactive without it."""
     if value is None:
         return Lane.INTERACTIVE
     try:

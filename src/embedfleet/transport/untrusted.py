@@ -17,7 +17,7 @@ import msgspec
 from embedfleet.vocabulary import EmbedfleetError, ReplicaError
 
 MOST_PAGE_BYTES = 1 << 20
-"""Bytes of a page in which a replica or an engine tells of itself; those seen have a few kB."""
+"""Most bytes of a page that describes a replica or an engine; those seen have a few kB."""
 
 MOST_SHOWN = 300
 """Characters of others' words that are repeated in errors and logs; they can hold whole texts."""

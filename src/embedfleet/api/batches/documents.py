@@ -36,7 +36,7 @@ MOST_FAULTS = 100
 
 LONGEST_LINE = 64 << 20
 SHORTEST_LIFE_S, LONGEST_LIFE_S = 3600, 30 * 24 * 3600
-"""Of a file whose life is asked for; OpenAI's limits."""
+"""Bounds of `expires_after` in seconds: OpenAI's."""
 MARK = b"\xef\xbb\xbf"
 """Of byte order, which some editors begin files with."""
 
@@ -46,7 +46,7 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     owner: str
-    """The id of the key that it belongs to; empty where no keys are asked for."""
+    """The id of the key that it belongs to; empty where no keys are required."""
     bytes: int
     created_at: int
     expires_at: int
@@ -158,7 +158,7 @@ class Wanted(msgspec.Struct):
 
 
 def wanted(body: bytes, endpoints: Mapping[str, Any]) -> Wanted:
-    """The batch that a body asks for. CallerError."""
+    """The batch that a body describes. Raises CallerError."""
     try:
         found = msgspec.json.decode(body, type=Wanted)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

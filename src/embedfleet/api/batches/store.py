@@ -27,7 +27,7 @@ QUOTA_LOCK = "quota.lock"
 RETRY_AFTER_S = 30.0
 """Told to callers whose batches are all waiting."""
 ABANDONED_S = 24 * 3600.0
-"""After so long nobody writes a file any more."""
+"""Seconds after which a partial file is abandoned."""
 NAME = re.compile(r"(file|batch)-[A-Za-z0-9]{24}")
 TIMED = re.compile(r"(file|batch)-t([0-9a-f]{9})[0-9a-f]{14}")
 """A name with the second at which it was given, so that a cursor has its place in a list whatever

@@ -87,7 +87,7 @@ class CohereRequest(EmbeddingRequest, frozen=True):
     """With the form of its answer."""
 
     by_type: bool = True
-    """Whether `embedding_types` were asked for, which v1 answers in another way than without."""
+    """Whether `embedding_types` were requested; v1 answers these in another form."""
 
 
 _reader = Reader(_Body, "texts", _RIGHT)

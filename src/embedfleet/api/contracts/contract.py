@@ -54,7 +54,7 @@ class Answer(msgspec.Struct):
 
     @property
     def vectors(self) -> Vectors | Sequence[Vector]:
-        """Of the dimensions asked for, float32."""
+        """Of the requested dimensions, float32."""
         return derive(self.full, self.request.dimensions)
 
     def listed(

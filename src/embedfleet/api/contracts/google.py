@@ -137,7 +137,7 @@ GOOGLE = Google()
 
 
 def asks_for_vectors(path: str) -> bool:
-    """Whether a path is one at which Google's clients ask for vectors."""
+    """Whether a path is one at which Google's clients request vectors."""
     return _PATH.fullmatch(path) is not None
 
 
@@ -147,7 +147,7 @@ def is_of_google(request: Request) -> bool:
 
 
 def card(name: str, revision: str, max_tokens: int, *, embeds: bool) -> dict[str, Any]:
-    """What Google's clients are told of a model."""
+    """The description of a model in Google's format."""
     verbs = ["embedContent", "batchEmbedContents"]
     return {
         "name": f"models/{name}",

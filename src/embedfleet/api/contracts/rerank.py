@@ -117,7 +117,7 @@ ROUTES: Final[Mapping[str, Contract | TwoApis]] = {
     "/score": SCORE,
     "/v1/score": SCORE,
 }
-"""Paths at which scores are asked for by POST."""
+"""Paths at which scores are requested by POST."""
 
 
 def asked_for(answer: Answer) -> RerankRequest:

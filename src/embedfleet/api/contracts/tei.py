@@ -70,10 +70,10 @@ _names = msgspec.json.Decoder(_Names)
 
 
 class TokensRequest(EmbeddingRequest, frozen=True):
-    """What `/tokenize` is asked for by TEI's clients."""
+    """The body of TEI's `/tokenize`."""
 
     template: bool = True
-    """Whether the tokens around a text are told."""
+    """Whether the tokens around a text are included."""
 
 
 class Tei:

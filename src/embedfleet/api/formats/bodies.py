@@ -42,19 +42,19 @@ class Texts(msgspec.Struct, frozen=True):
 
     good: tuple[TextOrIds, ...]
     faults: tuple[tuple[int, CallerError], ...] = ()
-    """The place of each text that is none, with what is wrong; they are not among the good ones."""
+    """The position and error of each invalid text; these are not among the good ones."""
     places: tuple[int, ...] | None = None
-    """The place of each good one; None where all are good."""
+    """The position of each good one; None where all are good."""
 
 
 class Read(msgspec.Struct, Generic[Fields], frozen=True):
-    """What stood in a body."""
+    """The contents of a body."""
 
     fields: Fields
-    """That of the texts is not to be looked at."""
+    """Ignore that of the texts: `texts` has them."""
     texts: Texts
     further: Mapping[str, msgspec.Raw]
-    """Fields that are not described, in order."""
+    """Unknown fields, in order."""
 
 
 def is_quickly_read(body: Body) -> bool:
@@ -140,7 +140,7 @@ class Reader(Generic[Fields]):
             raise self._refusals.unreadable(body, error) from None
 
     def _widely(self, body: Body) -> tuple[Fields, Mapping[str, msgspec.Raw]]:
-        """With fields that are not described: who sends none of these is not to pay for them."""
+        """Read a body with unknown fields; requests without any take the faster path."""
         try:
             fields = self._lenient.decode(body)
             every = self._raw.decode(body)

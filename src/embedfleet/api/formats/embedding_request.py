@@ -41,7 +41,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     """One request for vectors, checked as far as that goes without knowing the model."""
 
     model: str
-    """The name asked for; empty where the API has none, and one model is served."""
+    """The requested name; empty where the API has none, and one model is served."""
     inputs: tuple[TextOrIds, ...]
     """The texts in order: strings or token ids, at least one of each. Those with a fault are left
     out. None at all where the API lets nothing be asked for."""

@@ -56,7 +56,7 @@ _KIND_NAMES: Final = {"float": "float32"} | {kind: kind for kind in KINDS}
 _KIND_WORDS: Final = one_of(_KIND_NAMES)
 
 MOST_IGNORED: Final = 16
-"""Names of ignored fields that are told."""
+"""Most names of ignored fields that a header lists."""
 
 _SHOWN: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 

@@ -116,7 +116,7 @@ def _request(
     if wanted is not None:
         wanted = dimensions_of("dimensions", wanted)
     texts = read.texts
-    if not read.further and not texts.faults:  # who asks for nothing more pays for nothing more
+    if not read.further and not texts.faults:  # the usual request skips the rest
         return EmbeddingRequest(
             model=name,
             inputs=texts.good,

@@ -98,7 +98,7 @@ def openapi_document(
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "An API key, where the service asks for one.",
+                    "description": "An API key, where the service requires one.",
                 },
                 "apiKey": {
                     "type": "apiKey",

@@ -32,7 +32,7 @@ def operation(
     `errors` are examples of refusals.
     """
     left_out = (set() if work else ONLY_OF_WORK - {429}) | (set() if body else ONLY_OF_BODIES)
-    responses: Schema = {"200": _answer(answer, "What was asked for.", _told() if work else {})}
+    responses: Schema = {"200": _answer(answer, "The requested result.", _told() if work else {})}
     for status in statuses():
         if status not in left_out and status != 405:
             examples = errors if status == 400 else None

@@ -16,7 +16,7 @@ from embedfleet.api.formats.vector_forms import KINDS, LAYOUTS
 Schema: TypeAlias = dict[str, Any]
 
 
-_ASKED_FOR: Schema = {"type": "string", "description": "The name asked for."}
+_ASKED_FOR: Schema = {"type": "string", "description": "The requested name."}
 
 
 def reference(name: str) -> Schema:
@@ -37,7 +37,7 @@ def schemas(limits: RequestLimits) -> dict[str, Schema]:
                 "model": _ASKED_FOR,
             },
         )
-        | {"description": "With `output_dtype` and `scale` where another form was asked for."},
+        | {"description": "With `output_dtype` and `scale` where another form was requested."},
         "Embedding": _embedding(),
         "TokenList": _list(
             "Tokens",
@@ -52,7 +52,7 @@ def schemas(limits: RequestLimits) -> dict[str, Schema]:
         "ModelList": _list("Model", {}),
         "Model": object_of(
             {
-                "id": text_of("The name to ask for."),
+                "id": text_of("The name to request."),
                 "object": {"const": "model"},
                 "type": {"enum": ["embedding", "rerank"]},
                 "created": count_of("When serving began, seconds since 1970."),

@@ -94,7 +94,7 @@ class Form:
 
 
 FLOATS: Final = Form()
-"""What is given to who asks for nothing else."""
+"""The default form."""
 
 
 def scale(kind: Kind, dimensions: int) -> float | None:
@@ -151,7 +151,7 @@ def derive(
 def rounded(
     vectors: Vectors | Sequence[NDArray[np.float32]], kind: Kind
 ) -> NDArray[Any] | Sequence[NDArray[Any]]:
-    """Vectors of the dimensions asked for as numbers of a kind.
+    """Vectors of the requested dimensions as numbers of a kind.
 
     float32 comes back as it is; else an array [texts, dimensions], [texts, dimensions / 8] for
     bits. Rounding is to nearest, ties to even.

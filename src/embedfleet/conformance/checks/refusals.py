@@ -76,7 +76,7 @@ UNSUPPORTED_FIELDS: list[tuple[str, Any]] = [
     ("pooling", "mean"),
     ("output_dtype", "int4"),
 ]
-"""What others have, and what would be another vector than the one asked for."""
+"""What others have, and what would give another vector than the one requested."""
 
 
 @suite.required

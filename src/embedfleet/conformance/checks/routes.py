@@ -34,7 +34,7 @@ async def a_wrong_key_is_refused(service: Service) -> None:
     wrong = {"authorization": "Bearer wrong-" + "0" * 40}
     answer = await service.call("POST", "/embeddings", service.body("a"), headers=wrong)
     if answer.status == 200:
-        raise Inapplicable("the service asks for no key")
+        raise Inapplicable("the service requires no key")
     refused(answer, status=401, code="invalid_api_key")
 
 
@@ -43,5 +43,5 @@ async def a_missing_key_is_refused(service: Service) -> None:
     none = {"authorization": ""}  # an empty one is not sent
     answer = await service.call("POST", "/embeddings", service.body("a"), headers=none)
     if answer.status == 200:
-        raise Inapplicable("the service asks for no key")
+        raise Inapplicable("the service requires no key")
     refused(answer, status=401)

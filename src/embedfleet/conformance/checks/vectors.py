@@ -49,7 +49,7 @@ async def floats_are_given_where_floats_are_asked_for(service: Service) -> None:
 async def base64_is_given_where_base64_is_asked_for(service: Service) -> None:
     found = await written(service, "base64")
     expect(
-        found.packed, "OpenAI's clients ask for base64 by default: a string must come", found.answer
+        found.packed, "OpenAI's clients request base64 by default: a string must come", found.answer
     )
 
 

@@ -197,7 +197,7 @@ def _heads_first(x: Node, texts: Node, heads: int, width: int, repeats: int = 1)
 def _spread(x: Node, indices: Node, like: Node) -> Node:
     """Rows `x` at `indices` among zeros, with as many rows as `like`.
 
-    Paged attention wants a query for every key; rows that nobody reads may be zero.
+    Paged attention wants a query for every key; rows that are not read may be zero.
     """
     count = ops.gather(ops.shape_of(like), integers(0), ops.constant(np.int64(0)))
     width = x.output(0).partial_shape[1].get_length()

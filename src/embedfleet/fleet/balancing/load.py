@@ -25,11 +25,11 @@ class Load:
     batch_tokens: int
     """Tokens of a batch that fills its engine."""
     outstanding_tokens: int = 0
-    """Tokens handed to it and not answered yet."""
+    """Tokens outstanding there."""
     last_resort: bool = False
     """Only used when no other replica is usable."""
     outstanding_s: float = 0.0
-    """Seconds of work handed to it and not answered yet, by its own cost model."""
+    """Seconds of work outstanding there, by its own cost model."""
     calls: int = 0
     """Calls in flight."""
     cost: CostModel = PRIOR
@@ -65,7 +65,7 @@ class Load:
     @property
     def least_share(self) -> int:
         """Tokens that cost as much as the batch itself: to spread fewer over replicas would make
-        each of them do the work that any batch is, and save nobody time."""
+        each of them do the work of a batch, and save no time."""
         return round(self.cost.per_batch_s / max(self.cost.per_token_s, 1e-9))
 
     def window(self, now: float) -> float:
@@ -76,7 +76,7 @@ class Load:
         return self.window_tokens * (RAMP_FROM + (1.0 - RAMP_FROM) * max(0.0, age) / RAMP_S)
 
     def fits(self, tokens: int, now: float) -> bool:
-        """Whether a text may be handed over now.
+        """Whether a text may be sent now.
 
         A text longer than the room still goes once at most half of the window is outstanding: its
         turn is next then, and waiting for an empty replica would let the engine run dry.
@@ -92,7 +92,7 @@ class Load:
         return tokens * (cost.per_token_s + cost.per_squared_token_s * tokens)
 
     def take(self, tokens: int, squares: int) -> None:
-        """Count texts that are handed over: their tokens, and the sum of the squares of these."""
+        """Count texts that are sent: their tokens, and the sum of the squares of these."""
         cost = self.cost
         self.outstanding_tokens += tokens
         self.outstanding_s += tokens * cost.per_token_s + squares * cost.per_squared_token_s

@@ -62,6 +62,6 @@ def victims(candidates: Iterable[Candidate], count: int) -> list[str]:
 
 
 def changes(candidates: Iterable[Candidate], told: Mapping[str, int]) -> dict[str, int]:
-    """Costs to write: those that differ from what was told."""
+    """Costs to write: those that differ from what was written before."""
     wanted = {each.name: cost(each) for each in candidates}
     return {name: price for name, price in wanted.items() if told.get(name) != price}

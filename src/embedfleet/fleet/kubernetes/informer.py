@@ -24,7 +24,7 @@ SILENT_S = 150.0
 """A watch that brought nothing in so long is of no version that the server knows: a bookmark comes
 every minute."""
 PAGE = 500
-"""Objects of one page of a list, as kubectl asks for them."""
+"""Objects of one page of a list, as kubectl requests them."""
 
 
 class Collection:

@@ -59,9 +59,9 @@ class Launch:
     """Which states become a vector, Qwen3-Embedding's by default; None leaves it to the engine,
     which reads the model's files."""
     name: str = ""
-    """Under which requests ask for the model; empty for the engine's own choice."""
+    """The model's name in requests; empty for the engine's own choice."""
     reranks: bool = False
-    """Whether it is a reranker, whose scores are asked for."""
+    """Whether it is a reranker, whose scores are requested."""
     generates: bool = False
     """Whether a reranker is stored as a generating model, as Qwen3-Reranker is published."""
 

@@ -207,7 +207,7 @@ class LocalProvider:
             raise SetupError(f"{sys.executable} can't be started: {reason(error)}") from error
         finally:
             os.close(config)
-        assert process.stdout is not None  # noqa: S101  for the type checker; PIPE was asked for
+        assert process.stdout is not None  # noqa: S101  for the type checker; it is a PIPE
         url = ""
         try:
             async with asyncio.timeout(ANNOUNCE_TIMEOUT_S):

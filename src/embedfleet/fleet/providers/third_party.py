@@ -94,7 +94,7 @@ _given: deque[int] = deque(maxlen=1000)
 
 
 def _free_port() -> int:
-    """One at which nobody listens, and that was given to no other engine. Raises OSError."""
+    """A port that is not in use and not reserved for another engine. Raises OSError."""
     host = loopback()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in secrets.SystemRandom().sample(PORTS, len(PORTS)):

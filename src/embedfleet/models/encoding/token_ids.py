@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from embedfleet.models.tokenizer_library import Library, TokenizerError
 
 MOST_LOOKED_AT = 128
-"""Tokens of a text that are looked at: a part of a sequence tells as much as all of it."""
+"""Most tokens of a text that are examined; a part of a sequence suffices."""
 
 _TORN = "\ufffd"
 """What bytes that are no character decode to."""

@@ -26,7 +26,7 @@ from embedfleet.vocabulary import Encoding, Text
 Result = TypeVar("Result")
 
 Steps: TypeAlias = Generator[int, None, Result]
-"""Work in pieces, of which each tells its size."""
+"""Work in pieces; each yields its size."""
 
 
 class SpelledToken(NamedTuple):

@@ -13,7 +13,7 @@ ANY = {"0.0.0.0", "::"}  # noqa: S104  compared with
 
 
 class DefaultPort(int):
-    """A port that nobody chose: where it is taken, any free one will do."""
+    """A default port: where it is in use, any free one will do."""
 
 
 class Place(NamedTuple):

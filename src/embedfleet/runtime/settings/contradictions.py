@@ -119,7 +119,7 @@ def _autoscaling(settings: Settings) -> Iterator[str]:
         ("standby", "max_replicas", "there would be more in reserve than may ever serve"),
         ("fast_window_s", "slow_window_s", "a burst could not be told from the level"),
         ("max_wait_s", "slo_s", "texts that wait as long as they may would be late"),
-        ("target_utilisation", "utilisation_ceiling", "a fleet as planned would ask for more"),
+        ("target_utilisation", "utilisation_ceiling", "a fleet as planned would require more"),
         ("down_cooldown_least_s", "down_cooldown_most_s", "no delay would be right"),
         ("tick_s", "stale_s", "signals would be stale before the next decision"),
     ):

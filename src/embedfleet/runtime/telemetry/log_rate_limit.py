@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 PERIOD_S = 60.0
-"""One line of a kind in so many seconds, while it goes on."""
+"""Seconds between lines of a kind while it continues."""
 
 BURST = 3
 """Lines of a kind that are written before: a replica that comes, goes and comes is told whole."""
@@ -57,7 +57,7 @@ class Repeats:
         return 0 if seen is None else seen.left_out
 
     def left_out(self) -> int:
-        """Lines that were left out and not told of yet."""
+        """Suppressed lines that were not reported yet."""
         return sum(seen.left_out for seen in self._kinds.values())
 
 

@@ -29,7 +29,7 @@ NOISY = (
 """Loggers of libraries that tell of each request; downloads show their progress by bars."""
 
 OF_FORMS = "python_multipart"
-"""Warns of each mistake in a form, of which its sender is told."""
+"""Warns of each error in a form; its sender gets an error response."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -77,7 +77,7 @@ class TextFormatter(logging.Formatter):
 
 
 MOST_LINES = 10_000
-"""Lines that wait for whoever reads them, some MB; more are dropped."""
+"""Most lines that wait to be written, some MB; more are dropped."""
 
 END_OF_LINE = ord("\n")
 
@@ -86,7 +86,7 @@ CLOSING_S = 1.0
 
 
 class QueuedHandler(logging.Handler):
-    """Writes lines in a thread: whoever logs never waits for the reader of standard error.
+    """Writes lines in a thread, so that logging never waits for the reader of standard error.
 
     Where that one stalls, or its disk is full, lines are dropped and counted, and said so once they
     can be written again. A line of which only a part was written has an end of its own.
@@ -95,7 +95,7 @@ class QueuedHandler(logging.Handler):
     def __init__(self, descriptor: int = 2, most_lines: int = MOST_LINES) -> None:
         super().__init__()
         self.dropped = 0
-        """Lines that nobody will read, since the start."""
+        """Lines dropped since the start."""
         self._descriptor = descriptor
         self._lines: queue.Queue[str | None] = queue.Queue(most_lines)
         self._told = 0
@@ -118,13 +118,13 @@ class QueuedHandler(logging.Handler):
             self._lines.put(None, timeout=CLOSING_S)
             self._thread.join(CLOSING_S)
         except queue.Full:
-            pass  # nobody reads
+            pass  # the reader is gone
         super().close()
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
             if not self._say(line):
-                self.dropped += 1  # a full disk, a reader that is gone: the process goes on
+                self.dropped += 1  # a full disk, a reader that is gone: the process continues
                 continue
             missing = self.dropped - self._told
             if missing and self._lines.qsize() < self._lines.maxsize // 2:
@@ -169,7 +169,7 @@ def say(text: str) -> None:
 
 
 def dropped_lines() -> int:
-    """Lines of this process that nobody will read, since the start."""
+    """Lines of this process dropped since the start."""
     handlers = logging.getLogger().handlers
     return sum(each.dropped for each in handlers if isinstance(each, QueuedHandler))
 

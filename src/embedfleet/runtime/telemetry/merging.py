@@ -27,7 +27,7 @@ SHARED_GAUGES = {
     "process_open_fds",
     "process_max_fds",
 }
-"""Gauges of which each process tells its share."""
+"""Gauges of which each process reports its share."""
 CUMULATIVE = {"counter", "histogram", "summary"}
 
 

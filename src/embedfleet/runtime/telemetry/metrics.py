@@ -98,7 +98,7 @@ class Metrics:
 
 
 class GatewayMetrics(Metrics):
-    """What a gateway tells."""
+    """The metrics of a gateway."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class GatewayMetrics(Metrics):
 
     def _add_replicas(self) -> None:
         self.outstanding_tokens = self._gauge(
-            "replica_outstanding_tokens", "Tokens handed to a replica.", "pool", "replica"
+            "replica_outstanding_tokens", "Tokens outstanding at a replica.", "pool", "replica"
         )
         self.window_tokens = self._gauge(
             "replica_window_tokens",
@@ -285,7 +285,7 @@ class GatewayMetrics(Metrics):
             return self._gauge(f"autoscaling_{name}", text, "pool", *labels)
 
         self.wanted = gauge(
-            "wanted_replicas", "Replicas that the winning term asks for, before bounds."
+            "wanted_replicas", "Replicas that the winning term requires, before bounds."
         )
         self.planned = gauge("planned_replicas", "Replicas ordered to be in traffic.")
         self.deployed = gauge(
@@ -297,7 +297,7 @@ class GatewayMetrics(Metrics):
         )
         self.most = gauge("max_replicas", "Most replicas that the autoscaler may order.")
         self.term = gauge(
-            "term_replicas", "Replicas that each term asks for; 0 where it asks for none.", "term"
+            "term_replicas", "Replicas that each term requires; 0 where it requires none.", "term"
         )
         self.winner = gauge("winner", "1 for the term that decided, or what held it.", "winner")
         self.held = gauge(
@@ -326,7 +326,7 @@ class GatewayMetrics(Metrics):
 
 
 class ReplicaMetrics(Metrics):
-    """What a replica tells."""
+    """The metrics of a replica."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -356,7 +356,7 @@ class ReplicaMetrics(Metrics):
         self._add_gpu()
 
     def _add_gpu(self) -> None:
-        """NaN where nobody measures: on a processor, or where the driver does not tell."""
+        """NaN where it is not measured: on a processor, or where the driver does not report it."""
         self.gpu_busy = self._gauge(
             "replica_gpu_busy_ratio",
             "Share of the last sampling period in which the GPU ran a kernel.",

@@ -50,7 +50,7 @@ class Counts(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Count:
-        """The count of these labels, made when it is asked for first."""
+        """The count of these labels, created on first use."""
         found = self._counts.get(values)
         if found is None:
             _check_labels(self._name, self.labelnames, values)
@@ -107,7 +107,7 @@ class Tally(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Series:
-        """The series of these labels, made when it is asked for first."""
+        """The series of these labels, created on first use."""
         found = self._series.get(values)
         if found is None:
             _check_labels(self._name, self.labelnames, values)

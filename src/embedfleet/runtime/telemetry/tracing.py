@@ -55,7 +55,7 @@ class OpenSpan:
             self._failed()
 
     def headers(self) -> dict[str, str]:
-        """What tells the other side of a call that it is a part of this."""
+        """Headers that make the other side's span a part of this trace."""
         from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
         from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
             TraceContextTextMapPropagator,
@@ -142,7 +142,8 @@ class Tracing:
     """Makes the spans of one process."""
 
     def __init__(self, processor: SpanProcessor, *, ratio: float, service: str) -> None:
-        """`ratio` of the traces that begin here are recorded; whoever sends one has decided."""
+        """`ratio` of the traces that begin here are recorded; of others those that the caller
+        records."""
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.sampling import (  # noqa: PLC0415

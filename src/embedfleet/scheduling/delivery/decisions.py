@@ -44,7 +44,7 @@ SHUT_S = 0.2
 not counted as tried, so without a pause they would go to it in a circle."""
 
 ABANDONED_S = 60.0
-"""How long a call that nobody waits for may bring nothing. Its vectors would still be for the
+"""How long a call without waiters may make no progress. Its vectors would still be for the
 cache, but a replica that hangs must not hold its window for ever."""
 
 RETRY_SHARE, HEDGE_SHARE = 0.10, 0.05
@@ -57,16 +57,16 @@ replica fails no request. More failures than that are a failure of the pool."""
 
 
 UNFIT = "it is not set up for this pool; what has to be changed is in the gateway's log"
-"""What callers are told where only an operator can help: keys, addresses and flags of engines are
-none of their business."""
+"""The error for callers where only an operator can help: without keys, addresses and flags of
+engines."""
 
 TROUBLES = {
     ReplicaState.GONE: "its process has ended",
     ReplicaState.EJECTED: "its calls failed or took too long",
     ReplicaState.SUSPECT: "its calls failed or took too long",
 }
-"""What callers are told of a replica of which nothing closer is known: without addresses, and
-without what it said."""
+"""The public reason for a replica's state where none is more specific: without addresses and the
+replica's own messages."""
 
 
 class Event(Enum):
@@ -79,17 +79,17 @@ class Event(Enum):
     FAILED = "failed"
     """The replica answered, but wrongly, or not this text."""
     INVALID = "invalid"
-    """It says that the text has no vector, or gave one that is none."""
+    """It reports that the text has no vector, or gave an invalid one."""
     UNSENDABLE = "unsendable"
-    """It can't be given the text: other replicas of the pool may be of another kind."""
+    """The text can't be sent to it: other replicas of the pool may be of another kind."""
     EXPIRED = "expired"
-    """It says that the deadline passed."""
+    """It reports that the deadline passed."""
     REFUSED = "refused"
-    """It takes nothing new, because it drains or is let go: the text was not tried."""
+    """It accepts nothing new, because it drains or is removed: the text was not tried."""
     UNREACHED = "unreached"
     """No connection to it could be made: the text was not tried either."""
     LATE = "late"
-    """It has brought nothing for too long; the lease goes on."""
+    """It has made no progress for too long; the lease continues."""
 
 
 UNTRIED = {Event.REFUSED, Event.UNREACHED}
@@ -153,7 +153,7 @@ def error_of(text: Text, event: Event, words: str, now: float) -> EmbedfleetErro
 
 
 def public_words(error: BaseException | None, words: str) -> str:
-    """What callers are told of the error that ended a call, of which the log has `words`."""
+    """The public words for the error that ended a call; the log has `words`."""
     return UNFIT if isinstance(error, UnfitReplicaError) else words
 
 

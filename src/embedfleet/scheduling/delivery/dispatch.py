@@ -53,9 +53,9 @@ class Call:
         self.texts = dict(enumerate(texts))
         """Those not answered yet, by their id in the call."""
         self.asked = len(texts)
-        """Ids below this one were asked for."""
+        """Ids below this one were sent."""
         self.handed_s = self.progressed_s = now
-        """When it was handed over, and when it brought something last."""
+        """When it was sent, and when it last made progress, monotonic seconds."""
         self.told_s = float("-inf")
         """When it was found late last."""
         self.isolated = isolated
@@ -292,7 +292,7 @@ class Dispatcher:
     def settle_all(self, call: Call, ids: Sequence[int]) -> list[Text | None]:
         """Texts of a call were answered, by their ids; None of one for which that is known already.
 
-        One that nobody waits for any more is given once, too: its batch had begun.
+        One without waiters is returned once, too: its batch had begun.
         ReplicaError when the call never had such a text; then none of them is settled.
         """
         if ids and not (min(ids) >= 0 and max(ids) < call.asked):
@@ -411,7 +411,7 @@ class Dispatcher:
         ]
 
     def _after(self, text: Text, call: Call, event: Event, now: float) -> Step:
-        """Note the end of a lease in the text's record, decide, and queue a text that goes on."""
+        """Note the end of a lease in the text's record, decide, and queue a text that continues."""
         together = call.isolated and call.asked > 1  # then it is not this text's failure
         excused = event in UNTRIED or (event is Event.EXPIRED and text.extended)
         # Each replica may say once that it takes no such text; what is asked again is tried again.

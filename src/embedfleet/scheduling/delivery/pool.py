@@ -62,7 +62,7 @@ class Observer(Protocol):
     """Watches the traffic of a pool."""
 
     def asked(self, tokens: int, texts: int, now: float) -> None:
-        """So much is asked for, also where it is refused."""
+        """Count requested work, also where it is refused."""
         ...
 
     def ended(self, seconds: float, now: float, texts: int, *, left: bool) -> None:
@@ -412,7 +412,7 @@ class Pool:
         """A text of a call has no vector there."""
         self._counter.refused(event is Event.INVALID)
         if text_id not in flight.call.texts:
-            self._dispatcher.settle(flight.call, text_id)  # was it ever asked for?
+            self._dispatcher.settle(flight.call, text_id)  # raises if it was never sent
             return
         text, step = self._dispatcher.fail(flight.call, text_id, event, now)
         self._follow_steps([(text, step)], event, words, now)

@@ -111,7 +111,7 @@ def _checked(request: EmbeddingRequest) -> EmbeddingRequest:
     for form in request.forms:
         if not form.in_json:
             raise CallerError(
-                f"a batch is answered in JSON lines, which hold no bytes; ask for `encoding_format`"
+                f"a batch is answered in JSON lines, which hold no bytes; request `encoding_format`"
                 f' "float" or "base64" instead of "{form.layout}".',
                 param="encoding_format",
                 code="invalid_value",

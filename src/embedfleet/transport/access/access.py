@@ -14,7 +14,7 @@ class Quota(Protocol):
     """What one request may use; opened before its body is read, closed when it is answered."""
 
     key: str
-    """The id of the caller's key, for logs and metrics; empty where none is asked for."""
+    """The id of the caller's key, for logs and metrics; empty where none is required."""
     lane: Lane | None
     """The only lane that the caller may use; None leaves it to the request."""
 

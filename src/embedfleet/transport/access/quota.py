@@ -48,7 +48,7 @@ class Usage:
         """`account` holds what all processes share of its limits, where there are several."""
         self.account = account
         self.requests = 0
-        """Requests let in."""
+        """Requests admitted."""
         self.tokens = 0
         """Tokens charged."""
         self.texts = 0
@@ -214,7 +214,7 @@ class KeyQuota:
         self._paid = self._owed = 0
 
     def headers(self) -> Headers:
-        """What is left, as OpenAI tells it; nothing where there is no limit."""
+        """The remaining limits in OpenAI's headers; nothing where there is no limit."""
         usage = self._stored.usage
         if usage.tokens_bucket is None and usage.requests_bucket is None:
             return ()

@@ -71,7 +71,7 @@ class Watch:
             log.info("reloaded %s", self)
 
     def _marks(self) -> _Marks:
-        """What tells one state of the files from another; a file that is replaced has a new id."""
+        """The state of the files, to detect changes; a file that is replaced has a new inode."""
         found: _Marks = []
         for path in self._paths:
             try:

@@ -154,7 +154,7 @@ def _bound(family: int, address: _Address, *, shared: bool = False) -> socket.so
 
 
 def _bound_file(path: Path) -> socket.socket:
-    """A Unix socket; a file that nobody listens at any more is replaced."""
+    """A Unix socket; a stale socket file is replaced."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists() or path.is_symlink():

@@ -12,7 +12,7 @@ LEAST_BYTES_PER_S = 1000
 fast is not cut off, and a byte now and then holds no connection open. (As Apache's MinRate.)"""
 
 LINGER_S = 2.0
-"""How long a client may go on sending what nobody reads, after an answer that came before the end
+"""How long a client may go on sending what is discarded, after an answer that came before the end
 of its request: to close at once would take that answer away from it."""
 
 

@@ -313,7 +313,7 @@ class HttpConnection(HttpToolsProtocol):
         self._unsettled = True
 
     def cut_off(self) -> None:
-        """The client does not take what it asked for."""
+        """The client does not read its response."""
         self.transport.abort()
 
     # -- time --------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class Answers:
                 f"{self.bytes} bytes of responses are waiting for their clients; the limit is "
                 f"{self._most} "
                 "(gateway.max_answer_bytes), half of it for one address; read answers faster or "
-                "ask for less at once",
+                "request less at once",
                 retry_after_s=1,
             )
         self._held[taker] = _Held(address, size, now)

@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         """Bytes since the last one of a body."""
         self._complete = True
         self._delimited = False
-        """Whether the answer tells where it ends; else the end of the connection does."""
+        """Whether the response is delimited by its headers; else by the end of the connection."""
         self._broken: str | None = None
         self._refused: Exception | None = None
         """What `read` raised."""

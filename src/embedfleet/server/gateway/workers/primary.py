@@ -281,7 +281,7 @@ class Workers:
         self._broadcast(Drain())
         for worker in self._workers:
             for each in worker.listening:
-                each.close()  # or connections would wait in a backlog that nobody accepts from
+                each.close()  # or connections would wait in a backlog without an acceptor
         processes = [each.process for each in self._workers if each.process is not None]
         try:
             async with asyncio.timeout(self._drain_s + KILL_AFTER_S):

@@ -60,7 +60,7 @@ class Meaning(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How one engine is asked for the rows of a batch."""
+    """How the rows of a batch are requested from one engine."""
 
     path: str
     form: Form
@@ -80,7 +80,7 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class ScoreAsking(Asking):
-    """How one engine is asked for scores."""
+    """How scores are requested from one engine."""
 
     read: Callable[[bytes, int], Scores]
     """The numbers of an answer, in the order of the request."""
@@ -304,6 +304,6 @@ def meaning_of(raw: Scores, activated: Scores) -> Meaning:
         # Of two classes the difference was read, which may be negative.
         if np.abs(numbers).max() <= 1:
             return Meaning.LOGIT
-        raise ReplicaError("its scores are no probabilities, whatever they are asked for as")
+        raise ReplicaError("its scores are not probabilities, in any form of request")
     # It has no activation function, or does not know that it may be left out.
     return Meaning.PROBABILITY if numbers.min() >= 0 and numbers.max() <= 1 else Meaning.LOGIT

@@ -105,7 +105,7 @@ class _Call:
 
     requests: dict[asyncio.Task[frames.Frame], set[int]] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
-    """Texts that nobody awaits any more, also those that no request has yet."""
+    """Texts without waiters, also those that no request has yet."""
 
 
 class ThirdPartyClient:

@@ -206,7 +206,7 @@ def _llamacpp(pages: Mapping[str, Page], _identity: ModelIdentity) -> Facts:
 
 
 def _gateway(pages: Mapping[str, Page], identity: ModelIdentity) -> Facts:
-    """It may serve embedding models and rerankers at once, and tells which are which."""
+    """It may serve embedding models and rerankers at once, and lists which are which."""
     reranks = identity.task is Task.RERANK
     rows = [
         row for row in _served(pages.get(MODELS)) if (row.get("task") == Task.RERANK) is reranks

@@ -19,7 +19,7 @@ class Facts:
     """An engine in its own words."""
 
     engine: str
-    """Which one it is, with its version where it tells."""
+    """Its name, with the version if it reports one."""
     model: str
     """The name that requests must give."""
     serving: str
