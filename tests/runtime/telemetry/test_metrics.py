@@ -40,7 +40,7 @@ LABELS = {
     *("pool", "replica", "lane", "state", "status", "outcome", "version"),
     *("engine", "precision"),
     *("term", "winner", "direction", "came_from"),
-    *("key", "reason"),
+    *("key", "reason", "files"),
     *("tier", "result"),
 }
 """Labels whose values we choose or know; nothing that callers make up."""
@@ -51,6 +51,7 @@ UNITS = (
 )
 NO_UNIT = {
     *("embedfleet_replica_state", "embedfleet_golden_drift", "embedfleet_cache_redis_state"),
+    "embedfleet_reload_failing",
     *(f"embedfleet_autoscaling_{name}" for name in ("winner", "held", "by_hand")),
 }
 

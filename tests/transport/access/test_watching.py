@@ -64,7 +64,9 @@ async def test_a_broken_file_is_reported_once_and_the_next_good_one_is_loaded(
         text = path.read_text()
         return lambda: taken.append(text)
 
-    task = asyncio.create_task(Watch([path], read).run(0.01))
+    watch = Watch([path], read)
+    task = asyncio.create_task(watch.run(0.01))
+    assert not watch.is_failing()
     with caplog.at_level(logging.ERROR):
         put(path, b"broken")
         await until(lambda: "it is broken" in caplog.text)
@@ -72,9 +74,11 @@ async def test_a_broken_file_is_reported_once_and_the_next_good_one_is_loaded(
         assert len(caplog.records) == 1
         path.unlink()
         await until(lambda: len(caplog.records) == 2)
+        assert watch.is_failing()
     assert taken == ["good"]
     put(path, b"better")
     await until(lambda: taken[-1] == "better")
+    await until(lambda: not watch.is_failing())
     task.cancel()
 
 

@@ -64,6 +64,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.build_info = self._gauge("build_info", "The release that runs here.", "version")
         self.build_info.labels(version("embedfleet")).set(1)
+        self.reload_failing = self._gauge(
+            "reload_failing",
+            "1 while files of keys or of a certificate have changed and can't be read: what they "
+            "held before stays in force.",
+            "files",
+        )
         # process_resident_memory_bytes, process_cpu_seconds_total, … under their usual names
         ProcessCollector(registry=self.registry)
 

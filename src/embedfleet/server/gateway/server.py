@@ -136,6 +136,7 @@ class Gateway:
     def _start_watches(self) -> None:
         self.background.start(self._scratch.keep(), "keeping the replicas' files")
         for watch in self.guards.watches:
+            self.metrics.reload_failing.labels(str(watch)).set_function(watch.is_failing)
             self.background.start(watch.run(), f"watching {watch}")
         if self._inside is not None and self._inside.peers is not None:
             self.background.start(self._inside.peers.run(), "following the other gateways")

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +43,7 @@ from embedfleet.server.replica.service import BatcherBackend, Replica
 from embedfleet.transport.access import Access, OpenAccess
 from embedfleet.transport.access.guarded_routes import OPEN, asking, behind
 from embedfleet.transport.access.setup import one_key
+from embedfleet.transport.access.watching import Watch
 from embedfleet.transport.access.web_pages import NoPages
 from embedfleet.transport.asgi import App, Receive, Request, Response, Router, Scope, Send
 from embedfleet.transport.description import ANNOUNCEMENT
@@ -187,7 +188,7 @@ async def _run(settings: Settings, tracing: Tracing | None) -> int:
         stopping = asyncio.create_task(stop_requested(stop, background))
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            code = await serve(loading.result(), settings, loading_app, stopping, tracing)
+            code = await serve(loading.result(), settings, loading_app, stopping, tracing, watches)
             return code or (LOOP_FAILED if background.failed.is_set() else 0)
         if background.failed.is_set():
             return LOOP_FAILED
@@ -274,6 +275,7 @@ async def serve(
     loading_app: LoadingApp,
     stopping: asyncio.Task[None],
     tracing: Tracing | None,
+    watches: Sequence[Watch] = (),
 ) -> int:
     """Answer until told to stop or the engine is lost, then until nothing is left to answer.
 
@@ -284,6 +286,8 @@ async def serve(
     names = pool.served_names or (identity.name,)
     metrics = ReplicaMetrics()
     metrics.load_duration.set(loaded.seconds)
+    for watch in watches:
+        metrics.reload_failing.labels(str(watch)).set_function(watch.is_failing)
     replica = Replica(
         loaded.engine,
         identity,

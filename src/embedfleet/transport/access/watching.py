@@ -40,19 +40,23 @@ class Watch:
     def __str__(self) -> str:
         return ", ".join(map(str, self._paths))
 
+    def is_failing(self) -> bool:
+        """Whether what is in force is not what the files hold: they could not be read."""
+        return bool(self._trouble)
+
     async def run(self, interval_s: float = INTERVAL_S) -> None:
         """Look again and again until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
             marks = await asyncio.to_thread(self._marks)
             if marks != self._seen:
-                self._seen, self._trouble = marks, ""
+                self._seen = marks
                 await self._take()
             elif self._trouble:
-                await self._take()
+                await self._take(before=self._trouble)
 
-    async def _take(self) -> None:
-        before, self._trouble = self._trouble, ""
+    async def _take(self, before: str = "") -> None:
+        """Read the files; `before` is why they could not be read as they are, and was logged."""
         try:
             take_over = await asyncio.to_thread(self._read)
             take_over()
@@ -68,6 +72,7 @@ class Watch:
                     "%s changed but could not be read; its previous content stays in force", self
                 )
         else:
+            self._trouble = ""
             log.info("reloaded %s", self)
 
     def _marks(self) -> _Marks:
