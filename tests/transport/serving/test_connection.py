@@ -70,6 +70,14 @@ class Site:
         self.poured += 1
         return Response(b"x" * (8 << 20))
 
+    async def trickle(self, request: Request) -> None:
+        """Without an end."""
+        await request.send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            self.poured += 1
+            message = {"type": "http.response.body", "body": b"x" * 65536, "more_body": True}
+            await request.send(message)
+
     async def split(self, request: Request) -> Response:
         """A header that would be two."""
         return Response(b"", headers=[(b"x-evil", b"a\r\nset-cookie: b")])
@@ -82,6 +90,7 @@ class Site:
             ("POST", "/refuse"): self.refuse,
             ("GET", "/stream"): self.stream,
             ("GET", "/pour"): self.pour,
+            ("GET", "/trickle"): self.trickle,
             ("GET", "/split"): self.split,
         }
         return Router(routes)

@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from embedfleet.transport.access.setup import certificate
-from embedfleet.transport.serving import ClientLimits
+from embedfleet.transport.serving import ClientLimits, Listener, bind, serving
 from tests.transport.access.test_tls import make_certificate
 from tests.transport.serving.test_connection import LIMITS, Client, Site, client, post, site
 
@@ -69,6 +69,32 @@ async def waiting_for_the_place_of(sent: bytes, then: Callable[[socket.socket], 
             then(idle)
             while not await served(here):
                 await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("path", ["pour", "trickle"])
+def test_a_stop_cuts_off_a_client_that_reads_nothing_and_reports_no_bug(
+    path: str,
+    run: Callable[[Coroutine[Any, Any, None]], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its answer ends with the time that a stop has; that is nobody's fault."""
+
+    async def scenario() -> None:
+        here = Site()
+        listener = Listener(here.router(), bind("127.0.0.1", 0))
+        here.port = listener.socket.getsockname()[1]
+        async with serving([listener], stop_timeout_s=1, limits=replace(LIMITS, stall_s=3600)):
+            one = unreading(here, f"GET /{path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+            await one.__aenter__()
+            async with asyncio.timeout(60):
+                while not here.poured:
+                    await asyncio.sleep(0.01)
+        await one.__aexit__(None, None, None)
+
+    run(scenario())
+    assert "Traceback" not in caplog.text
+    assert "ASGI" not in caplog.text
 
 
 async def served(here: Site) -> bool:

@@ -219,8 +219,7 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def _check_head(self) -> None:
-        most = self._limits
-        if self._head_bytes > most.head_bytes or len(self.headers) > most.headers:
+        if self._head_bytes > self._limits.head_bytes or len(self.headers) > self._limits.headers:
             raise self._limits.too_large()
         if self.pipeline:
             raise CallerError("too many requests at once on one connection")
@@ -313,7 +312,9 @@ class HttpConnection(HttpToolsProtocol):
         self._unsettled = True
 
     def cut_off(self) -> None:
-        """The client does not read its response."""
+        """The client does not read its response, or is given no more of it."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # as `connection_lost` does in a moment
         self.transport.abort()
 
     # -- time --------------------------------------------------------------------------
@@ -398,6 +399,8 @@ class _Exchange:
         self._send = send
         try:
             await self._app(scope, self.receive, self.send)
+        except asyncio.CancelledError:  # a stop waits no longer for a client that does not read
+            self._connection.cut_off()
         except Exception:  # whatever an app raises ends its connection and not the process
             log.exception("the application failed without a response. This is a bug.")
             self._connection.cut_off()
