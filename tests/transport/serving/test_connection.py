@@ -15,6 +15,7 @@ import pytest
 from embedfleet.transport.asgi import ClientGoneError, Request, Response, Router
 from embedfleet.transport.serving import ClientLimits, Listener, bind, serving
 from embedfleet.vocabulary import BodyTooLargeError
+from tests.network import needs_ipv6
 
 LIMITS = ClientLimits(connections=50, head_bytes=4096, headers=20, head_s=60, body_s=60)
 HASTY = replace(LIMITS, head_s=0.2, body_s=0.3)
@@ -588,6 +589,7 @@ async def test_a_stop_answers_what_was_asked_and_closes_what_rests() -> None:
             stack.callback(one.writer.close)
 
 
+@needs_ipv6
 async def test_the_address_of_all_takes_both_families_and_old_addresses_look_as_ever() -> None:
     """`::` would be IPv6 alone; an IPv4 client is no mapped one to limits and logs."""
     seen: list[str] = []
