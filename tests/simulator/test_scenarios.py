@@ -7,11 +7,12 @@ from functools import cache
 import pytest
 
 from embedfleet.runtime.settings import AutoscalingSettings
-from embedfleet.simulator import flow, scenarios
+from embedfleet.simulator import flow
 from embedfleet.simulator.profiles import Profile
 from embedfleet.simulator.rivals import RIVALS
 from embedfleet.simulator.scalers import Ours, Scaler
 from embedfleet.simulator.score import Score
+from tests.simulator import scenarios
 
 SECONDS = 3600.0
 LINES = {"step": 0.96, "ramp": 0.99, "sawtooth": 0.98, "flash": 0.92, "dropout": 0.91, "day": 0.98}

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 OVERSHOOT = 0.583
-"""Mean overshoot of a normal random walk, in standard deviations of a step."""
+"""Mean overshoot of a normal random walk, in standard deviations of a step: -ζ(1/2)/√(2π)
+(Siegmund, Corrected diffusion approximations, 1979)."""
 FINENESS = math.log(1.06)
 """Relative resolution of service times and variations: 6 %."""
 SHORTEST_S, LONGEST_S = 1e-6, 1e4
@@ -36,21 +37,6 @@ def erlang_c(servers: int, load: float) -> float:
         blocked = load * blocked / (count + load * blocked)
     share = load / servers
     return blocked / (1.0 - share * (1.0 - blocked))
-
-
-def mean_wait_s(
-    servers: int, rate: float, service_s: float, arrivals_scv: float, service_scv: float
-) -> float:
-    """Mean wait of a G/G/c queue (Allen and Cunneen); exact for M/M/c.
-
-    `rate` per second, `service_s` the mean of a service, and the squared coefficients of variation
-    of the gaps between arrivals and of services.
-    """
-    load = rate * service_s
-    if load >= servers:
-        return math.inf
-    variation = (arrivals_scv + service_scv) / 2.0
-    return erlang_c(servers, load) * service_s / (servers - load) * variation
 
 
 def wait_beyond(

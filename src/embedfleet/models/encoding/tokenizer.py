@@ -91,20 +91,21 @@ class Tokenizer:
         self._own_ids = OwnIds(self._library)
         self._lowercase = lowercase
 
-    def ids(self, texts: Sequence[Text], *, most: int, before: str = "") -> list[Encoding]:
-        """Tokenise texts, each with `before` in front of it, without any token added.
+    def ids(self, texts: Sequence[Text], *, most: int) -> list[Encoding]:
+        """Tokenise texts, without any token added.
 
         A text of more than `most` tokens may be given up after that many: its result has more than
         `most` tokens, a beginning of all of them.
         """
-        return finished(self.steps(texts, most=most, before=before))
+        return finished(self.steps(texts, most=most))
 
     def made(self, ids: Encoding) -> bool:
         """Whether ids may be what this tokenizer made of a text, or a part of that."""
         return self._own_ids(ids.tolist())
 
     def steps(self, texts: Sequence[Text], *, most: int, before: str = "") -> Steps[list[Encoding]]:
-        """The same in steps of some ten milliseconds: yields the characters tokenised by each."""
+        """As `ids`, with `before` in front of each text, in steps of some ten milliseconds; yields
+        the characters tokenised by each step."""
         found: list[Encoding | None] = [None] * len(texts)
         together: list[int] = []
         whole: list[str] = []

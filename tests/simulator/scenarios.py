@@ -19,6 +19,9 @@ Shape = Callable[[float], float]
 
 SLICE_S = 1.0
 
+TOKENS = 800
+"""Mean tokens of a text."""
+
 
 def step(at_s: float) -> float:
     """Twice to six times the smallest fleet, at once."""
@@ -57,13 +60,11 @@ SHAPES: Mapping[str, Shape] = {
 }
 
 
-def draw(
-    shape: Shape, seconds: float, seed: int, *, tokens: int = 800, profile: Profile | None = None
-) -> Trace:
-    """Texts that arrive as a shape has it."""
+def draw(shape: Shape, seconds: float, seed: int) -> Trace:
+    """Texts of 800 tokens on average, whose arrivals follow a shape."""
     rng = np.random.default_rng(seed)
-    rate = (profile or Profile()).tokens_per_s / tokens
+    rate = Profile().tokens_per_s / TOKENS
     starts = np.arange(0.0, seconds, SLICE_S)
     counts = rng.poisson([shape(float(at)) * rate * SLICE_S for at in starts])
     arrival_s = np.sort(np.repeat(starts, counts) + rng.random(counts.sum()) * SLICE_S)
-    return Trace(shape.__name__, arrival_s, rng.geometric(1.0 / tokens, len(arrival_s)))
+    return Trace(shape.__name__, arrival_s, rng.geometric(1.0 / TOKENS, len(arrival_s)))
