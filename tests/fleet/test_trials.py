@@ -13,19 +13,27 @@ from embedfleet.vocabulary import ReplicaError
 
 async def test_what_a_trial_asked_is_cancelled_with_it() -> None:
     """Also what it asked again."""
+    asked: list[int] = []
     left: list[int] = []
+    again = asyncio.Event()
 
     async def ask() -> str:
+        number = len(asked)
+        asked.append(number)
+        if number == 2:
+            again.set()
         try:
             await asyncio.Event().wait()
         finally:
-            left.append(1)
+            left.append(number)
         return ""
 
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await repeated(ask, Backoff(0.01, 0.01))
-    assert len(left) > 1
+    trial = asyncio.create_task(repeated(ask, Backoff(0.01, 0.01)))
+    await asyncio.wait_for(again.wait(), 60)
+    trial.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trial
+    assert sorted(left) == asked
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

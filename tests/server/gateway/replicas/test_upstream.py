@@ -76,7 +76,7 @@ class Server:
 async def asking(talk: Talk) -> AsyncIterator[tuple[Server, Upstream, str]]:
     here = Server(talk)
     server = await asyncio.start_server(here.serve, "127.0.0.1", 0)
-    upstream = Upstream.open(connect_timeout_s=2, probe_timeout_s=2)
+    upstream = Upstream.open(connect_timeout_s=60, probe_timeout_s=60)
     try:
         yield here, upstream, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
@@ -468,7 +468,7 @@ async def test_connection_errors_have_the_system_s_message(
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=tls)
-    upstream = Upstream.open(connect_timeout_s=5, probe_timeout_s=5)
+    upstream = Upstream.open(connect_timeout_s=60, probe_timeout_s=60)
     port = server.sockets[0].getsockname()[1]
     said = {
         f"https://127.0.0.1:{port}": "its certificate is not accepted: self-signed certificate",
