@@ -107,8 +107,11 @@ class Running:
         store: BatchStore,
         routes: BatchRoutes,
         wake: Callable[[], None],
+        failures: Counter[str],
     ) -> None:
         self.routes = routes
+        self.failures = failures
+        """Of the store, as they were counted."""
         self.client = client
         self.answering = answering
         self.store = store
@@ -156,7 +159,18 @@ async def running(
 ) -> AsyncIterator[Running]:
     answering = answering or Answering()
     batch_store = BatchStore(store, 30, clock)
-    runner = Runner(batch_store, {ENDPOINT: answering}, concurrent=4, most_requests=100)
+    failures: Counter[str] = Counter()
+
+    def failed() -> None:
+        failures["store"] += 1
+
+    runner = Runner(
+        batch_store,
+        {ENDPOINT: answering},
+        concurrent=4,
+        most_requests=100,
+        store_failed=failed,
+    )
     routes = BatchRoutes(
         batch_store,
         access or OpenAccess(),
@@ -164,6 +178,7 @@ async def running(
         max_file_bytes=max_file_bytes,
         quota=quota,
         wake=runner.wake,
+        store_failed=failed,
     )
     socket = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
@@ -172,7 +187,7 @@ async def running(
         [Listener(Router(routes.exact(), routes.below()), socket, None)], stop_timeout_s=5
     ):
         async with openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0) as client:
-            yield Running(client, answering, batch_store, routes, runner.wake)
+            yield Running(client, answering, batch_store, routes, runner.wake, failures)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -221,6 +236,7 @@ async def test_a_batch_goes_from_a_file_to_a_file(store: Store) -> None:
         output = await api.client.files.retrieve(done.output_file_id)
         assert (output.purpose, output.filename) == ("batch_output", f"{batch.id}_output.jsonl")
         await parts_removed(api.store, batch.id)
+    assert not api.failures
 
 
 async def test_requests_that_are_refused_are_in_the_errors(store: Store) -> None:
@@ -360,6 +376,7 @@ async def test_a_batch_waits_while_its_answers_can_not_be_kept(
 
     assert (done.status, done.request_counts.completed) == ("completed", 2)
     assert set(api.answering.asked.values()) == {1}
+    assert api.failures["store"] == 1
     place = tmp_path / "shelf"
     told = f"batch {batch.id} is waiting to store responses in {place}: No space left on device"
     assert told in caplog.text
@@ -382,6 +399,7 @@ async def test_an_upload_that_can_not_be_kept_takes_no_room(
         with pytest.raises(openai.InternalServerError, match="No space left on device"):
             await api.upload(lines("one"))
     assert full.names("files") == []
+    assert api.failures["store"] == 1
     told = f"a request for files or batches failed, {tmp_path / 'shelf'}: No space left on device"
     assert told in caplog.text
 

@@ -49,8 +49,12 @@ class BatchRoutes:
         max_file_bytes: int,
         quota: Quota,
         wake: Callable[[], None],
+        store_failed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`wake` is called when there is something to run."""
+        """`wake` is called when there is something to run, `store_failed` whenever the store could
+        not be read or written.
+        """
+        self._store_failed = store_failed
         self._batch_store = batch_store
         self._access = access
         self._endpoints = dict.fromkeys(endpoints)
@@ -86,6 +90,7 @@ class BatchRoutes:
             try:
                 return await route(request, opened.key)
             except OSError as error:
+                self._store_failed()
                 raise _unavailable(self._batch_store.store.address, error) from error
             finally:
                 opened.close()

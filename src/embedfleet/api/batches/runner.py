@@ -71,8 +71,12 @@ class Runner:
         concurrent: int,
         most_requests: int,
         rng: Random | None = None,
+        store_failed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`asks` are the endpoints that batches may be for."""
+        """`asks` are the endpoints that batches may be for; `store_failed` is called whenever the
+        store could not be read or written.
+        """
+        self.store_failed = store_failed
         self._batch_store = batch_store
         self._place = batch_store.store.address
         self._asks = asks
@@ -101,6 +105,7 @@ class Runner:
                         await asyncio.to_thread(self._batch_store.remove_expired)
                         remove_at = time.monotonic() + REMOVE_EVERY_S
                 except OSError as error:
+                    self.store_failed()
                     log.warning("batches in %s can't be read: %s", self._place, reason(error))
                 self._begin(waiting)
                 with contextlib.suppress(TimeoutError):
@@ -131,6 +136,7 @@ class Runner:
         try:
             await self._all_of(batch)
         except OSError as error:
+            self.store_failed()
             told = (batch.id, self._place, reason(error))
             log.warning("batch %s is waiting for %s: %s", *told)
             self._paused[batch.id] = time.monotonic() + PAUSE_S
@@ -386,6 +392,7 @@ class _Work:
                 except OSError as error:
                     self._part = [*part, *self._part]
                     self._part_bytes = sum(map(len, self._part))
+                    self._runner.store_failed()
                     if not again:
                         raise
                     told = (self._batch.id, self._batch_store.store.address, reason(error))

@@ -123,6 +123,10 @@ class GatewayMetrics(Metrics):
             "request_texts", "Texts of a request.", "pool", buckets=TEXTS
         )
         self.active_requests = self._gauge("active_requests", "Requests being answered.")
+        self.batch_storage_failures = self._counter(
+            "batch_storage_failures_total",
+            "Reads and writes of files and batches (batches.directory) that failed.",
+        )
         self.texts = self._counts(
             "texts_total", "Texts that got a vector or an error.", "pool", "outcome"
         )

@@ -39,6 +39,7 @@ def batches_of(
     endpoint: Endpoint,
     background: Background,
     inside: InCluster | None,
+    store_failed: Callable[[], None],
 ) -> BatchRoutes | None:
     """The routes of the Batch API, with its runner started in the background; None if batches are
     off. Raises StoreError.
@@ -53,9 +54,10 @@ def batches_of(
         asks,
         concurrent=settings.concurrent_requests,
         most_requests=settings.max_requests,
+        store_failed=store_failed,
     )
     if isinstance(store, LocalStore):
-        running = _while_locked(store, runner.run)
+        running = _while_locked(store, runner.run, store_failed)
     elif inside is not None:
         running = inside.leading("embedfleet-batches", runner.run).run()
     else:
@@ -68,6 +70,7 @@ def batches_of(
         max_file_bytes=settings.max_file_bytes,
         quota=Quota(settings.max_files, settings.max_stored_bytes, settings.max_batches),
         wake=runner.wake,
+        store_failed=store_failed,
     )
 
 
@@ -154,7 +157,9 @@ async def _asked(
     return response
 
 
-async def _while_locked(store: LocalStore, work: Callable[[], Awaitable[None]]) -> None:
+async def _while_locked(
+    store: LocalStore, work: Callable[[], Awaitable[None]], failed: Callable[[], None]
+) -> None:
     """Run the work in one of the processes that share a folder, by a lock that the kernel releases
     when its holder dies.
     """
@@ -162,6 +167,7 @@ async def _while_locked(store: LocalStore, work: Callable[[], Awaitable[None]]) 
         try:
             held = store.lock(LOCK)
         except OSError as error:
+            failed()
             log.warning("%s can't be locked: %s", store.path / LOCK, error)
             held = None
         if held is not None:

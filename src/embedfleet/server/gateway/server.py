@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 
 from embedfleet.api.batches.openapi import described
+from embedfleet.api.batches.routes import BatchRoutes
 from embedfleet.api.endpoint import Endpoint
 from embedfleet.api.formats.embedding_request import RequestLimits
 from embedfleet.api.served_model import ModelVersion, ServedModel
@@ -101,13 +102,12 @@ class Gateway:
         )
         self.cache = vector_cache(settings.cache, self.metrics)
         self._counter = RequestCounter(self.metrics)
-        access, background = self.guards.callers, self.background
-        self._keys = KeyCounter(access, self.metrics)
+        self._keys = KeyCounter(self.guards.callers, self.metrics)
         self._cached = CacheCounter(self.cache, self.metrics)
         self._start_watches()
         self.endpoint = self._endpoint()
         self.limits = ClientLimitCounter(settings.gateway, self.endpoint.answers, self.metrics)
-        self.batches = batches_of(settings.batches, access, self.endpoint, background, inside)
+        self.batches = self._batches()
 
     def _endpoint(self) -> Endpoint:
         limits, batches = self.settings.gateway, self.settings.batches.directory
@@ -131,6 +131,16 @@ class Gateway:
             cache=self.cache,
             no_model=self._no_model,
             described=[] if batches is None else [described(list(CONTRACTS))],
+        )
+
+    def _batches(self) -> BatchRoutes | None:
+        return batches_of(
+            self.settings.batches,
+            self.guards.callers,
+            self.endpoint,
+            self.background,
+            self._inside,
+            self.metrics.batch_storage_failures.inc,
         )
 
     def _start_watches(self) -> None:
