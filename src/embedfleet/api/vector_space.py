@@ -1,10 +1,10 @@
 """Embedding space ids, to store beside vectors in an index.
 
-Vectors with the same id are comparable, whoever computed them and when. The id is a fingerprint of
-everything that determines a vector except its text: weights and configuration, pooling, tokenizer,
-the tokens around each text, the model's prompts, and precision class. Where texts are cut is no
-part of it. Queries and documents of a model share a space; shortened vectors belong to that of the
-full ones and are compared with vectors of the same dimensions.
+Vectors with the same id are comparable, wherever and whenever they were computed. The id is a
+fingerprint of everything that determines a vector except its text: weights and configuration,
+pooling, tokenizer, the tokens around each text, the model's prompts, and precision class, but not
+of truncation. Queries and documents of a model share a space; shortened vectors belong to that of
+the full ones and are compared with vectors of the same dimensions.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def space_id(
 ) -> str | None:
     """The id as 32 hexadecimal digits; None where the weights' fingerprint is unknown.
 
-    Pooling and the tokens around a text go in by themselves: a revision that somebody gave, or that
-    a third-party engine has, says nothing of them.
+    Pooling and the tokens around a text go in by themselves: a configured revision, or that of a
+    third-party engine, does not cover them.
     """
     if version.revision.startswith(UNKNOWN):
         return None

@@ -7,8 +7,8 @@ is wrong in it is told with its line. A last line without its end is none yet.
     {"format": "embedfleet-observations", "version": 1, "pool": "m", "settings": {…}}
     {"at": "2026-11-29T12:00:05Z", "run": "9f…", "mode": "automatic", "planned": 3, …, "seen": {…}}
 
-Within a run of the autoscaler time is `seen.now`, which nobody sets. It starts anew with the host,
-so between two runs the clock tells how long nothing was seen.
+Within a run of the autoscaler time is `seen.now`, a clock that is never set. It starts anew with
+the host, so between two runs `at` tells how long nothing was seen.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ class Scaler:
                 room = self.settings.max_replicas - self.pinned
                 return self.pinned, min(self.settings.standby, room)
             case Mode.AUTOMATIC:
-                # The fewest need no signal, and nobody can say how fast a replica is without one.
+                # The minimum needs no signal; without a replica there is no measured speed.
                 planned = max(self.settings.min_replicas, self._target.planned)
                 room = max(0, self.settings.max_replicas - planned)
                 return planned, min(self._target.standby, room)

@@ -114,7 +114,7 @@ def of_settings(admin: AdminSettings) -> str:
     """Where a gateway with these settings is asked from its own machine."""
     scheme = "http" if admin.tls_certificate is None else "https"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)  # noqa: S104
-    # Of a free port, or none, nobody knows: the gateway that runs may be another.
+    # An automatic port is unknown here: the gateway that runs chose it.
     return f"{scheme}://{Place(host, admin.port or DEFAULT.port or 0)}"
 
 

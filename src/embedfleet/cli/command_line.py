@@ -420,7 +420,7 @@ def main() -> None:
             sys.stdout.flush()
     except OSError as error:
         if error.errno == errno.EPIPE:
-            code = 0  # whoever read it has read enough
+            code = 0  # the reader of the pipe closed it
         elif error.errno in OUTPUT_IS_LOST:
             complain(f"standard output: {error.strerror}")
             code = 1

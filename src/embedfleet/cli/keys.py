@@ -94,7 +94,7 @@ def create(  # noqa: PLR0913, PLR0917  each is a flag
         )
     )
     text = json.dumps(_shown(record, now) | {"key": key.text}, indent=1) if as_json else key.text
-    # Neither is a key printed that is not in the file, nor kept that nobody saw.
+    # A key is neither printed without being stored, nor stored without being printed.
     change(file, lambda before: (*before, record), confirm=lambda: _hand_over(text))
     typer.echo(f"{file}: key {key.id} for {name}; it is shown only now", err=True)
 

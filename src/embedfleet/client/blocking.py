@@ -25,7 +25,7 @@ class Client:
     with Client("http://127.0.0.1:8080") as client:
         vectors = client.embed(["one text", "another"], dimensions=256)
 
-    One that nobody closes ends with its last reference, or with the interpreter.
+    One that is not closed ends with its last reference, or with the interpreter.
     """
 
     def __init__(self, url: str, **options: Any) -> None:

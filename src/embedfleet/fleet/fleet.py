@@ -55,7 +55,7 @@ class Member:
     failing_checks: dict[str, str] = field(default_factory=dict)
     """The checks (probes, trials) that it fails while its calls keep it in traffic, and why."""
     leaving: set[str] = field(default_factory=set)
-    """Who lets it go; while anybody does, it is not given another chance."""
+    """The components that drain it; while there is one, it is not readmitted."""
     reserve: bool = False
     """Whether it is to be on standby: well, it gets no traffic."""
 

@@ -37,7 +37,7 @@ MOST_SLOWDOWN = 5.0
 is wrong with it that its answers do not show. Below, balancing by work gives it less."""
 
 SLOW_PROBES = 5
-"""It must be found so slow so many times in a row: a busy machine makes anybody so for a moment."""
+"""Consecutive probes that must find it slow: on a busy machine any replica is slow for a moment."""
 
 EJECTION = Backoff(5.0, 40.0)
 """How long a replica stays ejected: the first time, and at most. One that is well again is back
@@ -165,7 +165,7 @@ class Peers:
 
     @property
     def can_spare_one(self) -> bool:
-        """Whether one more may be ejected for failing: somebody else serves, and it is not the
+        """Whether one more may be ejected for failing: another one serves, and it is not the
         greater part of the pool that fails.
         """
         return self.ready > 0 and self.ejected + 1 <= MOST_EJECTED * (self.total + 1)

@@ -69,7 +69,7 @@ def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard one; return how many may be open.
 
     The soft one is low for programs that use select(2), which this is not. Raises SetupError where
-    there are too few to serve anybody.
+    there are too few to serve any client.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

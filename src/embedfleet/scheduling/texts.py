@@ -259,7 +259,7 @@ async def compute(
     *,
     by_item: bool = False,
 ) -> Waiting:
-    """Vectors of `encodings`, shared with nobody: `rows` is [texts, width], or a list of one; with
+    """Vectors of `encodings`, not shared: `rows` is [texts, width], or a list of one; with
     `by_item` a list, in which errors may be.
 
     Raises what the backend does for the first text that fails. Cancelling forgets the work.

@@ -3,7 +3,7 @@
 Asked for is the least number of replica-seconds at which a share of all texts (99.5 %) is answered
 within the SLO, on the flow of `flow.py`: the fleet may change every `SLOT_S`; whoever joins was
 ordered a start-up time before and is paid for from then on; whoever leaves goes at once. The fleet
-at the start is free to choose, and nobody can join before one start-up time has passed. Two answers
+at the start is free to choose, and none can join before one start-up time has passed. Two answers
 bracket it, `Plan.bound_s` from below and `Plan.replica_s` from above:
 
 **The bound.** Let x be a schedule, cost(x) its replica-seconds, late(x) the texts that miss the SLO
@@ -13,7 +13,7 @@ under it, and L how many may. For every price λ ≥ 0 of a late text, a schedul
 
 so the right side is a lower bound (weak duality), and the largest over λ the best of them; it is
 concave in λ. The minimum over y is a dynamic programme over slots with the state (replicas, work
-left over). Work left over is continuous; rounded *down* to a level of a grid, it makes nobody late
+left over). Work left over is continuous; rounded *down* to a level of a grid, it makes no text late
 who would not have been: both the texts late in a slot and what it leaves grow with what it began
 with. A text counts as late only if it would miss the SLO were the largest fleet there from the
 slot's end on. Both roundings lower the minimum, so the bound stays one.

@@ -61,7 +61,7 @@ class Answer:
 
 
 class VirtualPool:
-    """Texts in, batches with their ends out; whoever runs it brings the time."""
+    """Texts in, batches with their ends out; the caller advances the time."""
 
     def __init__(self, profile: Profile, balancing: str, seed: int) -> None:
         gateway = GatewaySettings()

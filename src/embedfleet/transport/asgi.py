@@ -122,7 +122,7 @@ class Request(msgspec.Struct, frozen=True):
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
         # A part as it is, or all of them in one that grows: joined at the end, a large body would
-        # take its size twice, and hold up everybody else meanwhile.
+        # take its size twice, and delay all other requests meanwhile.
         body: bytes | bytearray = b""
         size, more = 0, True
         while more:

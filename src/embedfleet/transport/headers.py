@@ -99,7 +99,7 @@ def client_address(request: Request, trusted: TrustedProxies) -> str:
     """The client's address; a proxy's word on it counts only where the proxy is trusted.
 
     Of `x-forwarded-for` the last address that is no trusted proxy itself is taken: everything to
-    its left was said by somebody who is not trusted.
+    its left was added by an untrusted sender.
     """
     peer = (request.scope.get("client") or ("",))[0]
     if not trusted or not _is_trusted(peer, trusted):

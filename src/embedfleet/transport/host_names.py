@@ -1,7 +1,7 @@
 """Resolves host names, so that one whose name server does not answer delays no other one.
 
 The system's resolver can't be cancelled, and waits for tens of seconds. An event loop has a few
-threads for it (uvloop two), which such names would hold: nobody could connect to `localhost` then.
+threads for it (uvloop two), which such names would hold, and not even `localhost` was resolved.
 So each name has a thread of its own while it is resolved, and one at a time.
 """
 

@@ -20,7 +20,7 @@ from embedfleet.server.gateway.app import admin_listeners, public_listeners
 from embedfleet.server.gateway.server import Gateway
 from embedfleet.server.replica.service import Replica
 from embedfleet.transport.access import Access, OpenAccess
-from embedfleet.transport.access.guarded_routes import asking, behind
+from embedfleet.transport.access.guarded_routes import behind, key_guard
 from embedfleet.transport.serving import ClientLimits, Listener, bind, serving
 from tests.fakes.revealing_engine import WIDTH, RevealingEngine
 from tests.small_tokenizer import write_model
@@ -89,7 +89,7 @@ async def running(
         tokenizer_threads=1,
         answered=lambda _: None,
     )
-    app = behind(replica.app(endpoint), asking(replica_access or OpenAccess(), paths=()))
+    app = behind(replica.app(endpoint), key_guard(replica_access or OpenAccess(), paths=()))
     replica_listener = Listener(app, bind("127.0.0.1", 0))
     pool = Pool(
         served_names=(MODEL, "another-name"),

@@ -1,6 +1,6 @@
 """Files and batches as OpenAI's JSON objects, and as they are stored. Pure.
 
-`Batch` is immutable and written on creation. `State`, its progress, is written by whoever runs it,
+`Batch` is immutable and written on creation. `State`, its progress, is written by its runner,
 and a cancellation request is a marker file beside both: each document has one writer.
 """
 

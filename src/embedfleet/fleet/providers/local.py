@@ -31,7 +31,7 @@ ANNOUNCE_TIMEOUT_S = 60.0
 def keyed(settings: Settings) -> Iterator[Settings]:
     """The settings with a key of this start for every pool whose replicas are all started here.
 
-    On a machine of many users anybody may ask a loopback port, so each local replica asks for the
+    On a shared machine any user can reach a loopback port, so each local replica asks for the
     key of its pool. A pool that names a key for its replicas elsewhere keeps that one; one that
     names none for them has none here either, since every replica of a pool is sent the same.
 

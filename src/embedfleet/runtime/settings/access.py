@@ -18,4 +18,4 @@ class AccessSettings:
     keys_file: Path | None = setting(None, none="none", guards=True, flag="--keys-file")
     """File of API keys that `embedfleet keys` writes; read again when it changes. With it, or with
     plain keys in the variable `EMBEDFLEET_API_KEYS` (separated by commas, without limits), every
-    request must bring a key; with neither, everybody who reaches the address may ask."""
+    request needs a key; with neither, anyone who can reach the address may send requests."""

@@ -131,7 +131,7 @@ def _autoscaling(settings: Settings) -> Iterator[str]:
     if chosen.enabled and not chosen.min_replicas:
         yield (
             "autoscaling.min_replicas is 0 while autoscaling.enabled is true: with no replica at "
-            "all, requests fail and nobody learns how fast one is; give at least 1"
+            "all, requests fail and its speed is never measured; give at least 1"
         )
     for index, pool in enumerate(settings.pools):
         if chosen.enabled and pool.replicas and pool.replica_urls:

@@ -28,7 +28,7 @@ repeated has the vector of one, where positions are relative."""
 DOUBTS, DOUBT_S = 2, 60.0
 """A replica is doubted so often in so many seconds. A failed call has its golden vectors checked at
 once; where it reproduces them the texts are odd, for instance token ids that no training has seen,
-and nobody who sends such may have replicas ejected by it, which takes three failures."""
+and clients that send such texts can't have replicas ejected, which takes three failures."""
 
 PAUSE_S = 2.0
 """A replica that is doubted gets nothing for so long, in which its golden vectors are checked."""

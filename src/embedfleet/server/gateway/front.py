@@ -12,7 +12,7 @@ from embedfleet.runtime.settings import AdminSettings, Settings, is_loopback
 from embedfleet.runtime.settings.addresses import UNIX, DefaultPort, Place
 from embedfleet.transport.access import Access, OpenAccess
 from embedfleet.transport.access.cors import Cors
-from embedfleet.transport.access.guarded_routes import asking
+from embedfleet.transport.access.guarded_routes import key_guard
 from embedfleet.transport.access.ledger import Ledger
 from embedfleet.transport.access.setup import callers, certificate, one_key
 from embedfleet.transport.access.watching import Watch
@@ -82,7 +82,7 @@ class Guards:
     @property
     def of_operators(self) -> Guard | None:
         """The guard of the admin routes."""
-        return asking(self.operators) or NoPages(by_name=not self.at_home)
+        return key_guard(self.operators) or NoPages(by_name=not self.at_home)
 
     def public(self, app: App) -> App:
         """The public app with its middleware."""

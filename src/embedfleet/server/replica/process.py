@@ -41,7 +41,7 @@ from embedfleet.runtime.telemetry.metrics import ReplicaMetrics
 from embedfleet.runtime.telemetry.tracing import Tracing, opened
 from embedfleet.server.replica.service import BatcherBackend, Replica
 from embedfleet.transport.access import Access, OpenAccess
-from embedfleet.transport.access.guarded_routes import OPEN, asking, behind
+from embedfleet.transport.access.guarded_routes import OPEN, behind, key_guard
 from embedfleet.transport.access.setup import one_key
 from embedfleet.transport.access.watching import Watch
 from embedfleet.transport.access.web_pages import NoPages
@@ -144,10 +144,10 @@ def log_name(settings: Settings) -> str:
 def fronted(app: App, access: Access, host: str, *, ours: bool = False) -> App:
     """A replica's app behind its key; without one, out of reach of web pages.
 
-    One that a gateway started (`ours`) has a key that nobody else knows, Prometheus included: its
-    metrics are open on loopback, though not to pages.
+    One that a gateway started (`ours`) has a key that no other process knows, Prometheus included:
+    its metrics are open on loopback, though not to pages.
     """
-    keyed = behind(app, asking(access, (*OPEN, "/metrics") if ours else OPEN, paths=()))
+    keyed = behind(app, key_guard(access, (*OPEN, "/metrics") if ours else OPEN, paths=()))
     if ours or isinstance(access, OpenAccess):
         return behind(keyed, NoPages(by_name=not is_loopback(host)))
     return keyed

@@ -25,7 +25,7 @@ OPEN = ("/health",)
 
 
 def guarded(route: Route, access: Access) -> Route:
-    """The route for callers with a good key, as far as the requests of the key go."""
+    """The route for callers with a valid key, within the limits of the key."""
 
     async def answer(request: Request) -> Response | None:
         opened = access.open(request.credentials)
@@ -38,10 +38,10 @@ def guarded(route: Route, access: Access) -> Route:
     return answer
 
 
-def asking(
+def key_guard(
     access: Access, below: tuple[str, ...] = (*OPEN, "/assets/"), paths: tuple[str, ...] = ("/",)
 ) -> Guard | None:
-    """A guard that wants a good key for everything but `paths` and what lies `below` others; None
+    """A guard that requires a valid key for everything but `paths` and what is `below` others; None
     where authentication is disabled.
     """
     if isinstance(access, OpenAccess):
@@ -62,7 +62,7 @@ def behind(app: App, guard: Guard | None) -> App:
 
 
 class Guarded:
-    """An app that is given no request which its guard refuses."""
+    """An app behind a guard: requests that the guard refuses do not reach it."""
 
     def __init__(self, app: App, guard: Guard) -> None:
         self._app = app

@@ -234,7 +234,7 @@ class KeyQuota:
         return model in models or any(self._first_name(each) == model for each in models)
 
     def _pay(self, bucket: Bucket, amount: int, what: str, of: int = 0) -> None:
-        """`of` is the whole of which the amount is the rest: whoever comes again pays all of it."""
+        """`of` is the whole of which the amount is the rest: a retry is charged all of it."""
         now = self._clock()
         wait_s = bucket.take(amount, now)
         if not wait_s:

@@ -77,7 +77,7 @@ def callers(
     first_name: Callable[[str], str] = str,
     ledger: Ledger | None = None,
 ) -> tuple[Access, list[Watch]]:
-    """Who may use a gateway: the keys of a file and those given as they are; else everybody.
+    """Access to a gateway by the keys of a file and those given; without either for anyone.
 
     `given` is None where no keys were given; none at all among them is refused, because whoever
     set the variable meant to shut the door. Raises KeyFileError and SettingError.

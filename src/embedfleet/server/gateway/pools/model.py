@@ -225,7 +225,7 @@ class ModelContact:
         return verdict
 
     def _unlike_itself(self, url: str, vectors: Vectors, precision: Precision) -> str:
-        """What is wrong with vectors of the probes, where nobody knows the right ones: no vectors,
+        """What is wrong with vectors of the probes, where the right ones are unknown: no vectors,
         one for different texts, or others than the replica gave when it joined, unless most of the
         other replicas gave these: then it was wrong when it joined.
         """

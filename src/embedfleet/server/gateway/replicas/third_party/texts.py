@@ -19,7 +19,7 @@ from embedfleet.models.tokenizer_file import load_tokenizer
 from embedfleet.vocabulary import Encoding
 
 UNKNOWN = "\U000f0000"
-"""A character for private use, which is in nobody's vocabulary: it stands for one that was not."""
+"""A character for private use, which is in no vocabulary: it stands for one that was not."""
 
 MOST_DROPPED = 8
 """Tokens at the end of a text that was cut which an engine of texts may be sent less."""
