@@ -95,6 +95,10 @@ class ChaosReplica:
             return False
         return True
 
+    def hang_a_while(self) -> None:
+        """Let its engine hang for four seconds."""
+        self.hang(4.0)
+
     @property
     def computed(self) -> int:
         """Texts that its engines have computed, in all of its processes."""
