@@ -118,12 +118,14 @@ def sglang(
     command += ["--is-embedding", "--dtype", "bfloat16", "--attention-backend", "fa3"]
     command += ["--disable-radix-cache", "--chunked-prefill-size", "-1"]
     command += ["--prefill-only-disable-kv-cache", "--mem-fraction-static", "0.2"]
-    command += ["--max-prefill-tokens", "32768", "--max-running-requests", "1024"]
+    # A text must be shorter than the context, which is that of the 0.6B otherwise.
+    command += ["--context-length", "33024", "--max-prefill-tokens", "33024"]
+    command += ["--max-running-requests", "1024"]
     command += ["--cuda-graph-backend-decode", "disabled", "--cuda-graph-max-bs-prefill", "4096"]
     command += ["--mm-feature-transport", "cpu"]
     if dtype == "fp8":
         command += ["--quantization", "fp8"]
-    environment = {}
+    environment = {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}
     if "SGLANG_SITE" in os.environ:
         environment["PYTHONPATH"] = os.environ["SGLANG_SITE"]
     return Server(f"sglang {dtype}", port, command, "/health", environment)
