@@ -38,6 +38,25 @@ async def test_the_token_of_a_kubeconfig_is_brought(tmp_path: Path) -> None:
         await connection.close()
 
 
+async def test_a_server_on_this_machine_is_reached_without_the_proxies_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.lower(), "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with api_server() as server:
+        server.put(PODS, {"metadata": {"name": "a"}})
+        for connection in (
+            Connection.at(server.url),
+            await Connection.open(kubeconfig(tmp_path, server.url)),
+        ):
+            found = await connection.ask("GET", f"{PODS}/a")
+            assert found["metadata"]["name"] == "a"
+            await connection.close()
+
+
 async def test_a_wrong_token_is_an_error_that_does_not_show_it(tmp_path: Path) -> None:
     async with api_server() as server:
         server.token = "secret"  # noqa: S105  of this test

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -22,11 +23,14 @@ from embedfleet.fleet.kubernetes.cluster import (
     Query,
 )
 from embedfleet.runtime.extras import how_to_add
+from embedfleet.runtime.settings.addresses import is_loopback
 
 ANSWER_TIMEOUT_S = 10.0
 """A request that took longer is given up; the server itself gives most up after a minute."""
 QUIET_TIMEOUT_S = 90.0
 """A watch in which nothing came for so long is dead: servers send a bookmark about every minute."""
+_READ_AHEAD_BYTES = 2 << 20
+"""As the library's own session has it: etcd limits an object to 1.5 MiB, and each is a line."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -52,6 +56,8 @@ class Connection:
     def __init__(self, client: Any) -> None:
         """`client` is an ApiClient of the library."""
         self._client = client
+        if is_loopback(urlsplit(client.configuration.host).hostname or ""):
+            _without_proxies(client)
 
     @classmethod
     async def open(cls, kubeconfig: Path | None = None) -> Connection:
@@ -139,6 +145,16 @@ class Connection:
         except _library().config.ConfigException as error:  # the token can't be renewed now
             raise _unreached(method, path, error) from error
         return response
+
+
+def _without_proxies(client: Any) -> None:
+    """Have it connect directly: kubectl reaches no server of the same machine through the proxies
+    that the environment names, and the library would."""
+    session = client.rest_client.pool_manager
+    client.rest_client.pool_manager = aiohttp.ClientSession(
+        connector=session.connector, read_bufsize=_READ_AHEAD_BYTES
+    )
+    session.detach()
 
 
 def _document(method: str, path: str, response: aiohttp.ClientResponse, data: bytes) -> Document:
