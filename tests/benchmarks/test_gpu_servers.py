@@ -64,7 +64,7 @@ def test_sglang_keeps_no_keys_for_embeddings_and_is_found_where_its_variable_poi
 ) -> None:
     monkeypatch.setenv("SGLANG_SITE", "/opt/sglang")
     made = sglang(Path("models/0.6B"), "fp8", 7)
-    assert made.environment == {"PYTHONPATH": "/opt/sglang"}
+    assert made.environment["PYTHONPATH"] == "/opt/sglang"
     assert made.command[made.command.index("--served-model-name") + 1] == "0.6B"
     assert {"--is-embedding", "--prefill-only-disable-kv-cache"} <= set(made.command)
     assert made.command[-2:] == ["--quantization", "fp8"]
