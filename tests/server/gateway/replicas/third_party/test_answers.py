@@ -138,9 +138,17 @@ def test_an_answer_of_many_small_rows_is_refused_before_it_is_parsed(
     """The parser holds the interpreter, and 64 MiB of them took seconds."""
     read, written, row = ANSWERS[kind]
     with pytest.raises(ReplicaError, match=f"too many objects for {texts} texts"):
-        read(written % (spaces + b",".join([row] * (8 * texts + 64))), texts)
+        read(written % (spaces + b",".join([row] * (8 * texts + 65))), texts)
     with pytest.raises(ReplicaError, match="or wrong indices"):
         read(written % (spaces + b",".join([row] * (texts + 1))), texts)
+
+
+@given(st.integers(1, 70), st.text('{["}] ,:index', max_size=20), st.integers(1, 200))
+def test_ranks_with_documents_of_any_brackets_are_read(texts: int, piece: str, often: int) -> None:
+    """VLLM repeats them, and source code has many."""
+    told = {"document": {"text": piece * often + "{[" * 1_000}}
+    ranks = [{"index": index, "relevance_score": 0.5, **told} for index in range(texts)]
+    assert len(read_results(orjson.dumps({"results": ranks}), texts).numbers) == texts
 
 
 @given(st.integers(1, 70), st.integers(0, 5))

@@ -59,6 +59,12 @@ _NESTED, _NESTED_PER_TEXT = 64, 8
 """Objects and arrays that an answer may have, and for each text. Engines write two for each, and a
 few about the answer."""
 
+_NESTING = (b"{", b"[")
+_RANKED = (b'"index"',)
+"""What each rank has one of: vLLM repeats the documents beside them, which may hold any number of
+brackets, but no name in quotes, since quotes are escaped in a text."""
+
+
 _ROUNDING = 1e-5
 """How far beyond 0 and 1 a probability may be that was computed in float32."""
 
@@ -189,7 +195,7 @@ def read_label_scores(body: bytes, texts: int) -> Scores:
 
 def read_results(body: bytes, texts: int) -> Scores:
     """Jina's results, in any order."""
-    answer = _decoded("it answers no results", _result_decoder, body, texts)
+    answer = _decoded("it answers no results", _result_decoder, body, texts, _RANKED)
     rows = _in_order([(row.index, row.relevance_score) for row in answer.results], texts)
     used = answer.usage or _Usage()
     counted = used.total_tokens if used.prompt_tokens < 0 else used.prompt_tokens
@@ -198,7 +204,7 @@ def read_results(body: bytes, texts: int) -> Scores:
 
 def read_ranks(body: bytes, texts: int) -> Scores:
     """TEI's ranks, in any order."""
-    answer = _decoded("it answers no ranks", _rank_decoder, body, texts)
+    answer = _decoded("it answers no ranks", _rank_decoder, body, texts, _RANKED)
     rows = _in_order([(row.index, row.score) for row in answer], texts)
     return Scores(np.array([_number(row) for row in rows]))
 
@@ -222,16 +228,22 @@ def scored_by_probabilities(numbers: NDArray[np.float64]) -> Rows:
 Value = TypeVar("Value")
 
 
-def _decoded(what: str, decoder: msgspec.json.Decoder[Value], body: bytes, texts: int) -> Value:
+def _decoded(
+    what: str,
+    decoder: msgspec.json.Decoder[Value],
+    body: bytes,
+    texts: int,
+    marks: tuple[bytes, ...] = _NESTING,
+) -> Value:
     """An answer for so many texts; ReplicaError, which begins with `what`, on nonsense.
 
     The decoder holds the interpreter until it is done. What it makes are objects, so an answer of
-    millions of small ones is refused before.
+    millions of small ones is refused before, by the `marks` of objects that it holds.
     """
     most = _NESTED + _NESTED_PER_TEXT * texts
     for start in range(0, len(body), _PIECE_BYTES):
         end = start + _PIECE_BYTES
-        most -= body.count(b"{", start, end) + body.count(b"[", start, end)
+        most -= sum(body.count(mark, start, end) for mark in marks)
         if most < 0:
             raise ReplicaError(f"{what}: too many objects for {texts} texts")
     return parsed(what, decoder.decode, body)
