@@ -61,7 +61,8 @@ def _reranking(reranker: str | None) -> dict[str, Schema]:
 
     def post(name: str, summary: str, request: str, answer: str, examples: Examples) -> Schema:
         body = body_of(request, examples if reranker else {}, reranker)
-        return {"post": operation(name, summary, answer, work=True, body=body, refusal="RankError")}
+        refusal = "RankError" if answer == "Scores" else "AnyRankError"  # TEI ranks alone
+        return {"post": operation(name, summary, answer, work=True, body=body, refusal=refusal)}
 
     rank, score = "Rank documents by relevance to a query", "Score pairs of texts"
     return {
@@ -294,6 +295,7 @@ def _pairs_scored() -> dict[str, Schema]:
         "Ranking": ranking,
         "TeiRanking": {"type": "array", "items": bare},
         "AnyRanking": _either("Ranking", "TeiRanking"),
+        "AnyRankError": _either("RankError", "TeiError"),
         "Scores": object_of(head | {"data": {"type": "array", "items": scored}} | used),
         "RankError": error | {"description": "OpenAI's form, and Cohere's beside it."},
     }
