@@ -6,7 +6,7 @@ that the device never idles. Small passes replay a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -237,7 +237,8 @@ class CudaEngine:
         least = layout.shape
         if self._kit.fixed_rows is not None:
             least = rounded_up(least, self._kit.fixed_rows)
-        return layout, fitting(self._shapes(layout), least) or least
+        by_size = sorted(self._captures(layout), key=lambda shape: shape.tokens)
+        return layout, fitting(by_size, least) or least
 
     def _compute(self, prepared: Sequence[Pass]) -> Vectors:
         with (
@@ -251,7 +252,7 @@ class CudaEngine:
     def _begun(self, each: Pass) -> Fetched | None:
         """The rest of a pass that is submitted at once: one text so short that the waking of a
         thread to submit it is seen. None if it is none, or others are submitting."""
-        captured = self._captured_for(each)
+        captured = self._captures(each.layout).get(each.shape)
         if captured is None or len(each.layout.lengths) > 1 or not _is_soon_done(each):
             return None
         with self._turns.if_free() as free:
@@ -286,7 +287,7 @@ class CudaEngine:
 
     def _start(self, each: Pass) -> Fetched:
         """Submit a pass; the returned function waits for its vectors."""
-        captured = self._captured_for(each)
+        captured = self._captures(each.layout).get(each.shape)
         if captured is None and each.layout.tokens > self._info.batch_tokens:
             vectors = self._turns.in_steps(self._steps(each), self._device.mark)
             with self._turns.whole():
@@ -298,15 +299,9 @@ class CudaEngine:
         inputs = each.inputs.to(self._device.torch_device, non_blocking=True)
         return self._opened().steps(*parts_of(inputs, each.shape, each.layout))
 
-    def _shapes(self, layout: Layout) -> list[Shape]:
-        """The captured sizes of passes of this kind, smallest first."""
-        shapes = self._in_pieces if layout.alone else self._captured
-        return sorted(shapes, key=lambda shape: shape.tokens)
-
-    def _captured_for(self, each: Pass) -> CapturedPass | PassInPieces | None:
-        if each.layout.alone:
-            return self._in_pieces.get(each.shape)
-        return self._captured.get(each.shape)
+    def _captures(self, layout: Layout) -> Mapping[Shape, CapturedPass | PassInPieces]:
+        """The captured passes of its kind, by size."""
+        return self._in_pieces if layout.alone else self._captured
 
     def _opened(self) -> Forward | EncoderForward:
         if self._forward is None:
